@@ -1,0 +1,31 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint check-env bench clean
+
+setup: .venv/.installed ## make .venv with the package in it
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "marlin-ckpt needs Python 3.11 or later")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	touch $@
+
+demo: setup ## train on this README, then look at what was saved
+	$(BIN)/marlin-ckpt train --config configs/quickstart.yaml
+	$(BIN)/marlin-ckpt list checkpoints/quickstart
+	$(BIN)/marlin-ckpt latest checkpoints/quickstart
+
+test: .venv/.installed-dev ## lint, types, layer contracts and all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+bench: .venv/.installed-dev ## time the commands and the discovery against their limits
+	$(BIN)/python benchmarks/discovery.py
