@@ -1,0 +1,258 @@
+"""The dataclasses behind the sections of the YAML, with their defaults and bounds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import PurePath
+from typing import Any
+
+from marlin_ckpt.errors import Fault
+from marlin_ckpt.fields import Checked, PathText, fits
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def _checkpoints_here() -> str:
+    return os.path.join(os.getcwd(), "checkpoints")
+
+
+def name_part_fault(value: str) -> str:
+    """Why a string cannot be a file's prefix or extension, or ""."""
+    if not value:
+        return "must not be empty"
+    if "/" in value or os.sep in value or "\0" in value:
+        return f"must not hold a path separator, but is {value!r}"
+    return ""
+
+
+def extension_fault(value: str) -> str:
+    """Why a string cannot be a file's extension, or ""."""
+    if value.startswith("."):
+        return f"goes without its dot: write {value.lstrip('.')!r}, not {value!r}"
+    return name_part_fault(value)
+
+
+@dataclass
+class DefaultCheckpointerArguments(Checked):
+    """What `DefaultCheckpointer` does; PyMarlin's fields with PyMarlin's defaults, and `weights_only`.
+
+    A plain mutable dataclass: set a field between two calls and the next call obeys it, and checks again.
+
+    Attributes:
+        checkpoint: save at all; everything else only says when, where and how.
+        delete_existing_checkpoints: at construction, remove the files of `file_ext` directly in `save_dir`.
+        period: save when the index is a multiple of it, or when forced.
+        save_dir: where checkpoints are written; made when it is missing.
+        model_state_save_dir: where model files are written; nothing: they are not written.
+        load_dir: where to load from, searched with its sub-directories; nothing: start fresh.
+        load_filename: the file under `load_dir` to load; nothing: the one with the greatest index.
+        file_prefix: what the names of files start with: `{file_prefix}_{index}.{file_ext}`.
+        file_ext: their extension, without its dot.
+        log_level: the least level that the checkpointer's logger lets through.
+        weights_only: refuse files that would import anything beyond plain values and tensors. False runs
+            whatever code a file names: only for files of your own.
+
+    Raises:
+        ArgumentsError: at construction, naming every field that is wrong.
+    """
+
+    checkpoint: bool = True
+    delete_existing_checkpoints: bool = False
+    period: int = field(default=1, metadata={"minimum": 1})
+    save_dir: PathText = field(default_factory=_checkpoints_here)
+    model_state_save_dir: PathText | None = field(default_factory=_checkpoints_here)
+    load_dir: PathText | None = None
+    load_filename: PathText | None = None
+    file_prefix: str = "model"
+    file_ext: str = "pt"
+    log_level: str = "INFO"
+    weights_only: bool = True
+
+    def faults(self) -> list[Fault]:
+        """Everything that is wrong with the fields now."""
+        found = super().faults()
+        told = {fault.field for fault in found}
+
+        def check(name: str, message: str) -> None:
+            if message and name not in told:
+                found.append(Fault(name, message))
+
+        if "save_dir" not in told:
+            check("save_dir", "" if os.fspath(self.save_dir) else "must not be empty")
+        if "file_prefix" not in told:
+            check("file_prefix", name_part_fault(self.file_prefix))
+        if "file_ext" not in told:
+            check("file_ext", extension_fault(self.file_ext))
+        if "log_level" not in told:
+            check("log_level", _choice_fault(self.log_level, LOG_LEVELS))
+        if "load_filename" not in told and self.load_filename is not None:
+            check("load_filename", _outside_fault(self.load_filename))
+        return found
+
+
+def _choice_fault(value: str, choices: tuple[str, ...]) -> str:
+    if value in choices:
+        return ""
+    near = get_close_matches(value.upper(), choices, n=1)
+    suggestion = f"; did you mean {near[0]}?" if near else ""
+    return f"expected one of {', '.join(choices)}, not {value!r}{suggestion}"
+
+
+def _outside_fault(filename: PathText) -> str:
+    path = PurePath(filename)
+    if path.is_absolute() or ".." in path.parts:
+        return f"must stay inside load_dir, but is {os.fspath(filename)!r}"
+    return ""
+
+
+@dataclass
+class TrainerArguments(Checked):
+    """How `Trainer` trains; PyMarlin's names and defaults where it has them.
+
+    Attributes:
+        epochs: how many epochs the run has in all, those done before a resume included.
+        train_batch_size: samples behind one optimizer step.
+        val_batch_size: samples in one validation batch.
+        gpu_batch_size_limit: samples that fit the device at once; a larger batch is accumulated.
+        max_train_steps_per_epoch: optimizer steps after which an epoch ends early; nothing: all data.
+        max_val_steps_per_epoch: validation batches after which validation ends early; nothing: all data.
+        clip_grads: clip the norm of the gradients before each step.
+        max_grad_norm: the norm to clip to.
+        reset_optimizers_schedulers: after a load, make new optimizers and schedulers instead of going on
+            with the saved ones.
+        device: `auto` (CUDA where there is one and `use_gpu` allows it, else the CPU) or a device's name as
+            torch spells it, such as `cuda:1`.
+        use_gpu: whether `auto` may choose CUDA.
+        backend: how the steps are run; `sp`: in this process.
+        log_level: the least level that the trainer's logger lets through.
+        checkpointer_args: for the `DefaultCheckpointer` that the trainer makes when it is given none; in
+            YAML this is the section `checkpointer`.
+
+    Raises:
+        ArgumentsError: at construction, naming every field that is wrong.
+    """
+
+    epochs: int = field(default=1, metadata={"minimum": 0})
+    train_batch_size: int = field(default=1, metadata={"minimum": 1})
+    val_batch_size: int = field(default=1, metadata={"minimum": 1})
+    gpu_batch_size_limit: int = field(default=512, metadata={"minimum": 1})
+    max_train_steps_per_epoch: int | None = field(default=None, metadata={"minimum": 1})
+    max_val_steps_per_epoch: int | None = field(default=None, metadata={"minimum": 1})
+    clip_grads: bool = True
+    max_grad_norm: float = field(default=1.0, metadata={"above": 0})
+    reset_optimizers_schedulers: bool = False
+    device: str = "auto"
+    use_gpu: bool = True
+    backend: str = field(default="sp", metadata={"choices": ("sp",)})
+    log_level: str = "INFO"
+    checkpointer_args: DefaultCheckpointerArguments = field(
+        default_factory=DefaultCheckpointerArguments, metadata={"yaml": False}
+    )
+
+    def faults(self) -> list[Fault]:
+        """Everything that is wrong with the fields now."""
+        found = super().faults()
+        told = {fault.field for fault in found}
+        if "log_level" not in told and (message := _choice_fault(self.log_level, LOG_LEVELS)):
+            found.append(Fault("log_level", message))
+        if "device" not in told and not self.device:
+            found.append(Fault("device", "must not be empty"))
+        return found
+
+
+@dataclass
+class TextArguments(Checked):
+    """`module.name: text`, a character-level transformer language model over text files.
+
+    Attributes:
+        name: `text`.
+        files: the UTF-8 text files to learn, in this order.
+        width: the size of the residual stream; a multiple of `heads`. GPT-2 small: 768.
+        depth: the number of blocks. GPT-2 small: 12.
+        heads: the attention heads of a block. GPT-2 small: 12.
+        context: the characters that a prediction may look back on. GPT-2 small: 1024.
+        vocabulary_size: rows of the embedding, at least the number of distinct characters; nothing: just
+            as many. GPT-2 small: 50257.
+        dropout: the share of activations dropped in training.
+        learning_rate: AdamW's.
+    """
+
+    name: str = "text"
+    files: list[str] = field(default_factory=list)
+    width: int = field(default=64, metadata={"minimum": 1})
+    depth: int = field(default=2, metadata={"minimum": 1})
+    heads: int = field(default=4, metadata={"minimum": 1})
+    context: int = field(default=64, metadata={"minimum": 2})
+    vocabulary_size: int | None = field(default=None, metadata={"minimum": 1})
+    dropout: float = field(default=0.0, metadata={"minimum": 0})
+    learning_rate: float = field(default=1e-3, metadata={"above": 0})
+
+    def faults(self) -> list[Fault]:
+        """Everything that is wrong with the fields now."""
+        found = super().faults()
+        told = {fault.field for fault in found}
+        if "files" not in told and not self.files:
+            found.append(Fault("files", "names no file to learn from"))
+        if not told & {"width", "heads"} and self.width % self.heads:
+            found.append(Fault("width", f"must be a multiple of heads ({self.heads}), but is {self.width}"))
+        if "dropout" not in told and not self.dropout < 1:
+            found.append(Fault("dropout", f"must be below 1, but is {self.dropout}"))
+        return found
+
+
+@dataclass
+class SpiralArguments(Checked):
+    """`module.name: spiral`, a classifier of points on spiral arms, for jobs of a second.
+
+    Attributes:
+        name: `spiral`.
+        points: how many points are generated, a fifth of them for validation.
+        arms: the number of classes.
+        width: the size of the hidden layers.
+        learning_rate: AdamW's.
+        data_seed: what the points are generated from.
+    """
+
+    name: str = "spiral"
+    points: int = field(default=600, metadata={"minimum": 10})
+    arms: int = field(default=3, metadata={"minimum": 2})
+    width: int = field(default=32, metadata={"minimum": 1})
+    learning_rate: float = field(default=1e-2, metadata={"above": 0})
+    data_seed: int = field(default=0, metadata={"minimum": 0})
+
+
+@dataclass
+class ImportedModuleArguments(Checked):
+    """`module.name: my_package.my_file:MyModule`, a `ModuleInterface` of the user's own.
+
+    Attributes:
+        name: the import path, a colon, the class.
+        args: keyword arguments for the class.
+    """
+
+    name: str = ""
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def faults(self) -> list[Fault]:
+        """Everything that is wrong with the fields now."""
+        found = super().faults()
+        if fits(self.name, str) and not _is_import_path(self.name):
+            names = ", ".join(MODULE_ARGUMENTS)
+            message = f"expected one of {names} or my_package.my_file:MyModule, not {self.name!r}"
+            near = get_close_matches(self.name, MODULE_ARGUMENTS, n=1)
+            found.append(Fault("name", message + (f"; did you mean {near[0]}?" if near else "")))
+        return found
+
+
+def _is_import_path(name: str) -> bool:
+    package, colon, cls = name.partition(":")
+    return bool(colon) and cls.isidentifier() and all(part.isidentifier() for part in package.split("."))
+
+
+ModuleArguments = TextArguments | SpiralArguments | ImportedModuleArguments
+MODULE_ARGUMENTS: dict[str, type[TextArguments | SpiralArguments]] = {
+    "text": TextArguments,
+    "spiral": SpiralArguments,
+}

@@ -1,0 +1,171 @@
+"""Everything that marlin-ckpt raises on purpose.
+
+MarlinError                       exit 1
++-- ArgumentsError (ValueError)   exit 2   a field of a dataclass of arguments, or an argument of a call
++-- ConfigError                   exit 2   a YAML file, a `--set`, or the module that it names
++-- StorageError (OSError)        exit 1   the disk, the permissions, the directory
++-- UnsavableStateError           exit 1   a state that cannot be pickled
++-- StateMismatchError            exit 1   a loaded state that does not fit the live object
++-- TrainingError                 exit 1   a run that cannot go on
++-- BadFileError                  exit 3
+|   +-- CorruptCheckpointError             bytes are missing or changed
+|   +-- NotACheckpointError                whole, but something else
+|   +-- UnsafeCheckpointError              loading it would import what is not known to be safe
++-- CheckpointNotFoundError (FileNotFoundError)   exit 4
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+__all__ = [
+    "ArgumentsError",
+    "BadFileError",
+    "CheckpointNotFoundError",
+    "ConfigError",
+    "CorruptCheckpointError",
+    "Fault",
+    "MarlinError",
+    "NotACheckpointError",
+    "StateMismatchError",
+    "StorageError",
+    "TrainingError",
+    "UnsafeCheckpointError",
+    "UnsavableStateError",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with one field.
+
+    Attributes:
+        field: the field's name, or the path of a key (`checkpointer.period`).
+        message: what was expected and what was found.
+        where: file and line, where there is one.
+    """
+
+    field: str
+    message: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: {self.field}: {self.message}" if self.where else f"{self.field}: {self.message}"
+        )
+
+
+class MarlinError(Exception):
+    """The base of all; `except MarlinError` suffices.
+
+    Attributes:
+        what: what was wrong, in one sentence without a full stop.
+        where: the file, directory or object that it is about, or "".
+        hint: the next thing to do, or "".
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, where: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.where}" if self.where else self.what
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call the class with `args` alone, which the subclasses that are also OSErrors
+        # do not keep, and errors cross process borders in data loaders and test runners.
+        return _restore, (type(self), self.what, dict(vars(self)))
+
+
+def _restore(kind: type[MarlinError], what: str, attributes: dict[str, Any]) -> MarlinError:
+    error = kind.__new__(kind, what)
+    vars(error).update(attributes)
+    error.args = (what,)
+    return error
+
+
+class _FaultsError(MarlinError):
+    exit_code = 2
+
+    def __init__(self, faults: list[Fault], hint: str = "") -> None:
+        super().__init__("\n".join(str(fault) for fault in faults), "", hint)
+        self.faults = tuple(faults)
+
+
+class ArgumentsError(_FaultsError, ValueError):
+    """Arguments are out of range or of the wrong type; `faults` names every one of them."""
+
+
+class ConfigError(_FaultsError):
+    """A configuration cannot be used; `faults` names every reason."""
+
+
+class StorageError(MarlinError, OSError):
+    """Reading, writing or removing failed; nothing that stood under a final name was changed.
+
+    Attributes:
+        errno: the operating system's number of the first cause, or None.
+    """
+
+    def __init__(self, what: str, where: str = "", hint: str = "", *, errno: int | None = None) -> None:
+        super().__init__(what, where, hint)
+        self._errno = errno
+
+    @property
+    def errno(self) -> int | None:  # type: ignore[override]
+        """The operating system's number of the first cause, or None."""
+        return self._errno
+
+    @classmethod
+    def of(cls, action: str, where: str, cause: OSError) -> StorageError:
+        """The error for a system call that failed while we did `action` (`cannot write`)."""
+        return cls(f"{action}: {cause.strerror or cause}", where, errno=cause.errno)
+
+
+class UnsavableStateError(MarlinError):
+    """A state holds something that cannot be pickled; no file was written."""
+
+
+class StateMismatchError(MarlinError):
+    """A checkpoint was read, but its state does not fit the module, optimizer or scheduler."""
+
+
+class TrainingError(MarlinError):
+    """A run cannot start or go on."""
+
+
+class BadFileError(MarlinError):
+    """A file's content is bad: corrupt, something else, or refused as unsafe."""
+
+    exit_code = 3
+
+
+class CorruptCheckpointError(BadFileError):
+    """Bytes of a file are missing or are not those that were written."""
+
+
+class NotACheckpointError(BadFileError):
+    """A file is not a checkpoint; the message says what it is."""
+
+
+class UnsafeCheckpointError(BadFileError):
+    """Loading a file would import names that are not known to be safe.
+
+    Attributes:
+        names: these names, such as `numpy.dtype`, sorted.
+    """
+
+    def __init__(self, what: str, where: str = "", hint: str = "", *, names: tuple[str, ...] = ()) -> None:
+        super().__init__(what, where, hint)
+        self.names = names
+
+
+class CheckpointNotFoundError(MarlinError, FileNotFoundError):
+    """There is no checkpoint where one was asked for."""
+
+    exit_code = 4
