@@ -1,0 +1,149 @@
+"""Atomic, durable publication of a file on a local file system.
+
+The order is: write a temporary file in the target's directory, fsync it, rename it over the final name, fsync
+the directory. After `publish` returned, the new file survives a power loss; whatever happens before, the old
+one is whole. Not promised: what a disk does that acknowledges a flush and then forgets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from marlin_ckpt.errors import StorageError
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.storage import temporary
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+Written = TypeVar("Written")
+
+
+def make_directory(directory: PathText) -> None:
+    """Makes a directory and its parents where they are missing, and makes new ones durable.
+
+    Raises:
+        StorageError: the path is a file, or cannot be made.
+    """
+    path = os.path.abspath(directory)
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    try:
+        for one in reversed(missing):
+            with contextlib.suppress(FileExistsError):  # another process made it meanwhile
+                os.mkdir(one)
+            _sync_directory(os.path.dirname(one))
+    except OSError as error:
+        raise StorageError.of("cannot make the directory", os.fspath(directory), error) from error
+    if not os.path.isdir(directory):
+        what = "cannot make the directory: a file is in the way"
+        raise StorageError(what, os.fspath(directory), errno=errno.ENOTDIR)
+
+
+def publish(path: PathText, write: Callable[[int], Written]) -> Written:
+    """Writes a file under its final name, whole and durable, or not at all.
+
+    Args:
+        path: the final name; a file that has it is replaced in one instant.
+        write: is given the file descriptor of the empty temporary file and fills it.
+
+    Returns:
+        what `write` returned.
+
+    Raises:
+        StorageError: a system call failed; the old file stands and the temporary one is removed. Whatever
+            else `write` raises passes through, after the same tidying.
+    """
+    text = os.fspath(path)
+    directory, name = os.path.split(os.path.abspath(text))
+    try:
+        directory_fd = os.open(directory, _DIRECTORY)
+    except OSError as error:
+        raise StorageError.of("cannot write", text, error) from error
+    try:
+        return _publish_in(directory_fd, name, write)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError.of("cannot write", text, error) from error
+    finally:
+        os.close(directory_fd)
+
+
+def _publish_in(directory_fd: int, name: str, write: Callable[[int], Written]) -> Written:
+    fd, temporary_name = temporary.create(directory_fd, name)
+    # The lock belongs to the open file, not to a descriptor: this second one holds it over the rename, while
+    # the first is closed before it, since some file systems report a failed write only then.
+    lock_fd = os.dup(fd)
+    try:
+        try:
+            written = write(fd)
+            # A failed fsync may have dropped the pages, and a second one may then report success (seen on
+            # xfs): the error ends this file's life.
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary_name, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary_name, dir_fd=directory_fd)
+        raise
+    finally:
+        os.close(lock_fd)
+    os.fsync(directory_fd)
+    return written
+
+
+def _sync_directory(directory: str) -> None:
+    fd = os.open(directory, _DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Writes all of a buffer; write(2) may take less than it is given.
+
+    Raises:
+        OSError: as write(2) does.
+    """
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def open_regular(path: PathText) -> int:
+    """Opens a regular file for reading, without waiting on a FIFO or a device.
+
+    Returns:
+        the file descriptor, which the caller closes.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file (errno EINVAL, `strerror` says what it is).
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = file_kind(os.fstat(fd).st_mode)
+    if kind != "a regular file":
+        os.close(fd)
+        raise OSError(errno.EINVAL, f"is {kind}", os.fspath(path))
+    return fd
+
+
+def file_kind(mode: int) -> str:
+    """What a file's mode says it is, in words."""
+    kinds = {
+        0o010000: "a FIFO",
+        0o020000: "a character device",
+        0o040000: "a directory",
+        0o060000: "a block device",
+        0o100000: "a regular file",
+        0o120000: "a symbolic link",
+        0o140000: "a socket",
+    }
+    return kinds.get(mode & 0o170000, "a special file")

@@ -1,0 +1,102 @@
+"""Temporary files: their names, and whether the run that wrote one still lives.
+
+A temporary file lies in its target's own directory, since a rename is atomic within one file system only.
+Its name is `.{target}.{host}.{pid}.{token}.marlin-tmp`: it says which file it is for and who writes it, and
+no search for checkpoints takes it for one. Its writer holds an flock(2) on it, which the kernel drops when
+the process ends, however it ends; so a file whose lock can be had belongs to a dead run. A process id alone
+would not tell: ids are used again, and mean nothing on another host.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import socket
+
+SUFFIX = ".marlin-tmp"
+_NAME = re.compile(
+    r"\.(?P<target>.+)\.(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}" + re.escape(SUFFIX), re.DOTALL
+)
+_NAME_MAX = 255  # bytes in one file name, NAME_MAX of linux/limits.h
+# Some file systems have no locks: NFS without its lock daemon, some FUSE ones.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is that of one of our temporary files."""
+    return name.endswith(SUFFIX) and _NAME.fullmatch(name) is not None
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()[:64]) or "localhost"
+
+
+def temporary_name(target: str) -> str:
+    """A new name for a temporary file, made for the file name `target` (shortened if it is very long)."""
+    tail = f".{_host()}.{os.getpid()}.{secrets.token_hex(4)}{SUFFIX}"
+    room = _NAME_MAX - 1 - len(tail)
+    return "." + os.fsdecode(os.fsencode(target)[:room]) + tail
+
+
+def create(directory_fd: int, target: str) -> tuple[int, str]:
+    """Makes and locks a temporary file for `target` in an open directory.
+
+    Returns:
+        its file descriptor and its name.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    # O_EXCL and O_NOFOLLOW: a planted file or link of that name is an error, never written through.
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        name = temporary_name(target)
+        fd = os.open(name, flags, 0o666, dir_fd=directory_fd)
+        if _lock(fd) is not False and os.fstat(fd).st_nlink:
+            return fd, name
+        # A cleaner saw the file in the instant before it was locked and has taken it away.
+        os.close(fd)
+
+
+def _lock(fd: int) -> bool | None:
+    """Takes the lock: True had, False held by another, None where the file system has no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        raise
+    return True
+
+
+def is_abandoned(directory_fd: int, name: str) -> bool:
+    """Whether the run that wrote a temporary file is dead.
+
+    Raises:
+        OSError: the file cannot be opened; FileNotFoundError when its run has just finished with it.
+    """
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        locked = _lock(fd)
+        return _is_dead_here(name) if locked is None else locked
+    finally:
+        os.close(fd)
+
+
+def _is_dead_here(name: str) -> bool:
+    """Without locks only the name is left to judge by, and only on the host that it names."""
+    match = _NAME.fullmatch(name)
+    if match is None or match["host"] != _host():
+        return False
+    try:
+        os.kill(int(match["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
