@@ -1,0 +1,184 @@
+"""What lies in a directory: the only discovery."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from marlin_ckpt.directory import naming
+from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.fields import PathText
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a directory, known by its name and its inode alone.
+
+    Attributes:
+        path: directory and name.
+        name: the file's name read by the grammar, or None where it does not fit.
+        size_bytes: the file's length.
+        modified_ns: the time of its last change, in nanoseconds since 1970.
+    """
+
+    path: str
+    name: naming.FileName | None
+    size_bytes: int
+    modified_ns: int
+
+    @property
+    def index(self) -> int | None:
+        """The index in the file's name, or None."""
+        return None if self.name is None else self.name.index
+
+
+def walk(directory: str, *, recursive: bool) -> Iterator[os.DirEntry[str]]:
+    """Everything in a directory that is no directory, in no order; links to directories are not entered.
+
+    A sub-directory that cannot be read is told to the log and passed over.
+
+    Raises:
+        OSError: the directory itself cannot be read.
+    """
+    pending = [directory]
+    while pending:
+        current = pending.pop()
+        try:
+            with os.scandir(current) as entries:
+                for entry in entries:
+                    if not entry.is_dir(follow_symlinks=False):
+                        yield entry
+                    elif recursive:
+                        pending.append(entry.path)
+        except OSError as error:
+            if current == directory:
+                raise
+            _logger.warning("cannot read the directory: %s: %s", error.strerror, current)
+
+
+def find(
+    directory: PathText, *, prefix: str | None = None, extension: str = "pt", recursive: bool = False
+) -> list[Entry]:
+    """The regular files of one extension, in order of their index.
+
+    Args:
+        directory: where to look.
+        prefix: only files that fit the grammar with this prefix; None: all files of the extension, those
+            that do not fit the grammar last.
+        extension: without its dot.
+        recursive: look in sub-directories too.
+
+    Raises:
+        CheckpointNotFoundError: there is no such directory.
+        StorageError: it cannot be read.
+    """
+    found = []
+    try:
+        for file in walk(os.fspath(directory), recursive=recursive):
+            if not naming.has_extension(file.name, extension):
+                continue
+            name = _read_name(file.name, prefix, extension)
+            if (name is not None or prefix is None) and (status := _status(file)) is not None:
+                found.append(Entry(file.path, name, status.st_size, status.st_mtime_ns))
+    except FileNotFoundError as error:
+        raise CheckpointNotFoundError("no such directory", os.fspath(directory)) from error
+    except OSError as error:
+        raise StorageError.of("cannot read the directory", os.fspath(directory), error) from error
+    return sorted(found, key=_order)
+
+
+def entry(path: PathText, extension: str | None = None) -> Entry | None:
+    """One file as `find` would list it; None where there is no regular file."""
+    text = os.fspath(path)
+    name = os.path.basename(text)
+    try:
+        status = os.stat(text)
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    ending = name.rpartition(".")[2] if extension is None else extension
+    return Entry(text, naming.parse_any(name, ending), status.st_size, status.st_mtime_ns)
+
+
+def _read_name(name: str, prefix: str | None, extension: str) -> naming.FileName | None:
+    return naming.parse_any(name, extension) if prefix is None else naming.parse(name, prefix, extension)
+
+
+def _order(entry: Entry) -> tuple[bool, int, str, str]:
+    if entry.name is None:
+        return (True, 0, "", entry.path)
+    return (False, entry.name.index, entry.name.kind, entry.path)
+
+
+def _status(file: os.DirEntry[str]) -> os.stat_result | None:
+    """The status of a regular file or of the one that a link points to; None for anything else."""
+    try:
+        return file.stat() if file.is_file() else None
+    except OSError:  # gone since the directory was read, or a link that leads nowhere
+        return None
+
+
+def get_latest_file(
+    load_dir: PathText, file_prefix: str, file_ext: str = "pt", logger: logging.Logger = _logger
+) -> str:
+    """The path of the checkpoint with the greatest index, by the names of the files alone.
+
+    Looks in sub-directories too. Where no name fits `{file_prefix}_{index}.{file_ext}`, names that only start
+    with the prefix are ordered by the last integer of their stem. Model files are never considered. Of equal
+    indices the file changed last wins, then the greater path.
+
+    Args:
+        load_dir: the directory to search.
+        file_prefix: what the names start with.
+        file_ext: the extension, without its dot.
+        logger: is told at level INFO when there is none.
+
+    Returns:
+        the path, or "" when there is none or no such directory.
+
+    Raises:
+        StorageError: the directory cannot be read.
+    """
+    directory = os.fspath(load_dir)
+    latest = _greatest(directory, file_ext, lambda name: _fitting_index(name, file_prefix, file_ext))
+    if not latest:
+        latest = _greatest(directory, file_ext, lambda name: naming.loose_index(name, file_prefix, file_ext))
+    if not latest:
+        logger.info("No checkpoint found under %s.", directory)
+    return latest
+
+
+def _fitting_index(name: str, prefix: str, extension: str) -> int | None:
+    parsed = naming.parse(name, prefix, extension)
+    return parsed.index if parsed is not None and parsed.kind is naming.Kind.CHECKPOINT else None
+
+
+def _greatest(directory: str, extension: str, index_of: Callable[[str], int | None]) -> str:
+    best: list[os.DirEntry[str]] = []
+    best_index = -1
+    tail = "." + extension
+    try:
+        for file in walk(directory, recursive=True):
+            if not file.name.endswith(tail) or (index := index_of(file.name)) is None or index < best_index:
+                continue
+            if _status(file) is None:
+                continue
+            if index > best_index:
+                best, best_index = [], index
+            best.append(file)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise StorageError.of("cannot read the directory", directory, error) from error
+    return max(best, key=_newest).path if best else ""
+
+
+def _newest(file: os.DirEntry[str]) -> tuple[int, str]:
+    status = _status(file)
+    return (status.st_mtime_ns if status else 0, file.path)

@@ -1,0 +1,93 @@
+r"""The grammar of file names, the only one.
+
+checkpoint   {prefix}_{index}.{extension}
+model file   {prefix}_model_{index}.{extension}; `_mode_`, as PyMarlin's documents spell it, is read as well
+
+The index is ASCII digits and nothing else: a regular expression's `\d` would take the digits of any script.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+_MODEL_MARKS = ("_model", "_mode")
+_INTEGER = re.compile(r"[0-9]+")
+_ANY_STEM = re.compile(r"(?P<prefix>.+?)(?P<mark>_model|_mode)?_(?P<index>[0-9]+)", re.DOTALL)
+
+
+class Kind(StrEnum):
+    """What a file holds: the three states of a run, or its module's state alone."""
+
+    CHECKPOINT = "checkpoint"
+    MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class FileName:
+    """A file name that fits the grammar."""
+
+    prefix: str
+    index: int
+    extension: str = "pt"
+    kind: Kind = Kind.CHECKPOINT
+
+    def __str__(self) -> str:
+        mark = _MODEL_MARKS[0] if self.kind is Kind.MODEL else ""
+        return f"{self.prefix}{mark}_{self.index}.{self.extension}"
+
+
+def has_extension(name: str, extension: str) -> bool:
+    """Whether a name ends in exactly `.extension` and has something before it."""
+    return name.endswith("." + extension) and len(name) > len(extension) + 1
+
+
+def parse(name: str, prefix: str, extension: str) -> FileName | None:
+    """Reads a file name by the grammar for one prefix and extension; None where it does not fit."""
+    if not (name.startswith(prefix) and name.endswith("." + extension)):
+        return None
+    rest = name[len(prefix) : -len(extension) - 1]
+    index = _index(rest)
+    if index is not None:
+        return FileName(prefix, index, extension)
+    for mark in _MODEL_MARKS:
+        if rest.startswith(mark) and (index := _index(rest[len(mark) :])) is not None:
+            return FileName(prefix, index, extension, Kind.MODEL)
+    return None
+
+
+def _index(text: str) -> int | None:
+    digits = text[1:]
+    if text[:1] == "_" and digits.isascii() and digits.isdigit():
+        return int(digits)
+    return None
+
+
+def parse_any(name: str, extension: str) -> FileName | None:
+    """Reads a file name by the grammar where the prefix is not known.
+
+    A name such as `a_model_3.pt` is read as the model file of the prefix `a`.
+    """
+    if not has_extension(name, extension):
+        return None
+    match = _ANY_STEM.fullmatch(name[: -len(extension) - 1])
+    if match is None:
+        return None
+    kind = Kind.MODEL if match["mark"] else Kind.CHECKPOINT
+    return FileName(match["prefix"], int(match["index"]), extension, kind)
+
+
+def loose_index(name: str, prefix: str, extension: str) -> int | None:
+    """The index of a name that starts with the prefix but does not fit the grammar (`model_epoch_7.pt`).
+
+    Returns:
+        the last integer of the name's stem, or None: no integer, another prefix or extension, a model file.
+    """
+    if not (name.startswith(prefix) and has_extension(name, extension)):
+        return None
+    fitting = parse(name, prefix, extension)
+    if fitting is not None:
+        return fitting.index if fitting.kind is Kind.CHECKPOINT else None
+    integers = _INTEGER.findall(name[: -len(extension) - 1])
+    return int(integers[-1]) if integers else None

@@ -1,0 +1,80 @@
+"""Decides what a run starts from and what it will replace, before it does either."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from marlin_ckpt.arguments import DefaultCheckpointerArguments
+from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory.naming import FileName, Kind
+from marlin_ckpt.errors import CheckpointNotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What happens at a run's start.
+
+    Attributes:
+        save_dir: where the run saves.
+        resumes_from: the checkpoint that it continues, or "".
+        deletes: the files of an earlier run that are removed first.
+        replaces: the files of an earlier run that the run will save over, as far as can be told.
+        keeps: those of an earlier run, under greater indices than the run will reach, that stay; `latest`
+            will go on naming one of them.
+    """
+
+    save_dir: str
+    resumes_from: str = ""
+    deletes: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
+
+
+def decide(args: DefaultCheckpointerArguments, *, epochs: int, resume: bool) -> Start:
+    """Looks at `save_dir` and decides; changes nothing.
+
+    Args:
+        args: the run's.
+        epochs: of the run, whose indices go from 0 to `epochs - 1`.
+        resume: continue from `save_dir` if there is something to continue.
+
+    Raises:
+        StorageError: the directory cannot be read.
+    """
+    save_dir = os.fspath(args.save_dir)
+    if resume and (latest := catalog.get_latest_file(save_dir, args.file_prefix, args.file_ext)):
+        return Start(save_dir, resumes_from=latest)
+    if not args.checkpoint:
+        return Start(save_dir)
+    try:
+        if args.delete_existing_checkpoints:
+            doomed = catalog.find(save_dir, extension=args.file_ext)
+            return Start(save_dir, deletes=tuple(entry.path for entry in doomed))
+        earlier = catalog.find(save_dir, prefix=args.file_prefix, extension=args.file_ext)
+    except CheckpointNotFoundError:
+        return Start(save_dir)
+    names = {
+        str(FileName(args.file_prefix, index, args.file_ext, Kind.CHECKPOINT))
+        for index in range(epochs)
+        if index % args.period == 0 or index == epochs - 1
+    }
+    names.add(str(FileName(args.file_prefix, epochs - 1, args.file_ext, Kind.MODEL)))
+    replaces = tuple(entry.path for entry in earlier if os.path.basename(entry.path) in names)
+    keeps = tuple(
+        entry.path
+        for entry in earlier
+        if entry.name and entry.name.kind is Kind.CHECKPOINT and entry.name.index >= epochs
+    )
+    return Start(save_dir, replaces=replaces, keeps=keeps)
+
+
+def apply(start: Start, args: DefaultCheckpointerArguments) -> None:
+    """Sets the arguments to what was decided.
+
+    A run that continues must not first delete what it continues from.
+    """
+    if start.resumes_from:
+        args.load_dir = os.path.dirname(start.resumes_from)
+        args.load_filename = os.path.basename(start.resumes_from)
+        args.delete_existing_checkpoints = False
