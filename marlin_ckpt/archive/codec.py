@@ -1,0 +1,241 @@
+"""Turns states into records and back; the only part of the archive that knows torch."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint, location_tag, normalize_storage_type
+from torch.storage import TypedStorage, UntypedStorage
+
+from marlin_ckpt.archive import manifest as manifests
+from marlin_ckpt.archive import reader
+from marlin_ckpt.archive.layout import ALIGNMENT
+from marlin_ckpt.archive.manifest import Manifest
+from marlin_ckpt.archive.writer import ContainerWriter
+from marlin_ckpt.errors import (
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    NotACheckpointError,
+    StorageError,
+    UnsafeCheckpointError,
+    UnsavableStateError,
+)
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.storage.local import open_regular, publish
+
+_PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no later one
+# What every state of modules and optimizers imports; anything else is asked about, at the price of a scan.
+_FAMILIAR = {
+    ("collections", "OrderedDict"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A state, pickled.
+
+    Attributes:
+        pickle: the record `data.pkl`.
+        storages: the storages of its tensors by record key, each once, in the order met.
+        is_familiar: whether it imports only what every state imports.
+    """
+
+    pickle: bytes
+    storages: dict[str, UntypedStorage]
+    is_familiar: bool
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles as `torch.save` does: storages by reference, so that views keep sharing theirs.
+
+    Types are asked, never attributes, since a `unittest.mock` object answers to all of them.
+    """
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=_PROTOCOL)
+        self.storages: dict[str, UntypedStorage] = {}
+        self.is_familiar = True
+        self._keys: dict[int, str] = {}
+        self._dtypes: dict[int, torch.dtype] = {}
+
+    def persistent_id(self, obj: Any) -> tuple[Any, ...] | None:
+        kind = type(obj)
+        if issubclass(kind, (UntypedStorage, TypedStorage)):
+            return self._storage_id(obj)
+        if issubclass(kind, (type, FunctionType, BuiltinFunctionType)):
+            name = (getattr(obj, "__module__", None), getattr(obj, "__qualname__", None))
+            self.is_familiar = self.is_familiar and name in _FAMILIAR
+        return None
+
+    def _storage_id(self, obj: Any) -> tuple[Any, ...]:
+        storage: UntypedStorage
+        if isinstance(obj, TypedStorage):
+            storage, dtype, numel = obj._untyped_storage, obj.dtype, obj._size()  # type: ignore[no-untyped-call]  # noqa: SLF001 - as torch.save
+            storage_type: Any = getattr(torch, obj._pickle_storage_type())  # type: ignore[no-untyped-call]  # noqa: SLF001
+        else:
+            storage, dtype, numel = obj, torch.uint8, obj.nbytes()
+            storage_type = normalize_storage_type(type(obj))  # type: ignore[no-untyped-call]
+        if storage.device.type != "meta" and storage.data_ptr():
+            known = self._dtypes.setdefault(storage.data_ptr(), dtype)
+            if known != dtype:
+                what = (
+                    f"two tensors view the same memory as {known} and as {dtype}; no torch file can hold that"
+                )
+                raise UnsavableStateError(what)
+        key = self._keys.setdefault(storage._cdata, str(len(self._keys)))  # noqa: SLF001
+        self.storages[key] = storage
+        return ("storage", storage_type, key, location_tag(storage), numel)
+
+
+def encode(state: Any) -> Encoded:
+    """Pickles a state.
+
+    Raises:
+        UnsavableStateError: something in it cannot be pickled.
+    """
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    try:
+        pickler.dump(state)
+    except UnsavableStateError:
+        raise
+    except RecursionError as error:
+        raise UnsavableStateError("the state is nested too deeply to be pickled") from error
+    except Exception as error:  # whatever a __reduce__ of the user's raises
+        raise UnsavableStateError(f"the state cannot be pickled: {error}") from error
+    return Encoded(file.getvalue(), pickler.storages, pickler.is_familiar)
+
+
+def _buffer(storage: UntypedStorage) -> memoryview:
+    """The bytes of a storage in the memory of this process, without a copy; the storage must outlive it."""
+    array = (ctypes.c_ubyte * storage.nbytes()).from_address(storage.data_ptr())
+    return memoryview(array).cast("B")
+
+
+def write_file(path: PathText, state: Any, manifest: Manifest) -> tuple[str, ...]:
+    """Writes a state to a file, atomically and durably.
+
+    Args:
+        path: the final name.
+        state: anything that can be pickled.
+        manifest: without its records, which are filled in here.
+
+    Returns:
+        the names that loading it would import and that `weights_only` refuses; usually none.
+
+    Raises:
+        UnsavableStateError: the state cannot be pickled.
+        StorageError: the file cannot be written. Either way the old file stands.
+    """
+    encoded = encode(state)
+
+    def write(fd: int) -> None:
+        writer = ContainerWriter(fd)
+        writer.add("data.pkl", encoded.pickle)
+        # Version 1: storages are in the order of their numbers; torch.serialization._save.
+        writer.add(".format_version", b"1")
+        writer.add(".storage_alignment", str(ALIGNMENT).encode())
+        writer.add("byteorder", sys.byteorder.encode())
+        for key, storage in encoded.storages.items():
+            local = storage if storage.device.type == "cpu" else storage.cpu()  # type: ignore[no-untyped-call]
+            writer.add(f"data/{key}", _buffer(local) if local.nbytes() else b"")
+        # The version of the container, caffe2::serialize::kProducedFileFormatVersion.
+        writer.add("version", b"3\n")
+        records = [{"name": one.name, "size": one.size, "crc32": one.crc32} for one in writer.records]
+        writer.add(manifests.NAME, replace(manifest, records=records).to_json())
+        writer.close()
+
+    publish(path, write)
+    return () if encoded.is_familiar else tuple(sorted(get_unsafe_globals_in_checkpoint(os.fspath(path))))
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    try:
+        fd = open_regular(path)
+    except FileNotFoundError as error:
+        raise CheckpointNotFoundError("no such file", path) from error
+    except OSError as error:
+        raise StorageError.of("cannot read", path, error) from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read_file(
+    path: PathText, *, weights_only: bool, log: Callable[[str], None]
+) -> tuple[Any, Manifest | None]:
+    """Reads a file to the CPU, after checking its structure and every checksum.
+
+    Args:
+        path: a file by `write_file` or `torch.save`.
+        weights_only: import nothing beyond plain values and tensors.
+        log: is told what a reader should know: that a file cannot be verified.
+
+    Returns:
+        the state, and the manifest if the file has one.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        StorageError: it cannot be read.
+        NotACheckpointError: it is something else.
+        CorruptCheckpointError: bytes are missing or changed.
+        UnsafeCheckpointError: it needs more than `weights_only` allows; nothing of it was executed.
+    """
+    text = os.fspath(path)
+    with _opened(text) as fd:
+        manifest = None
+        if reader.what_it_is(fd) == "legacy":
+            log(f"{text} is a legacy torch file, which has no checksums: it cannot be verified")
+        else:
+            container = reader.read_container(fd, text)
+            manifest = container.manifest
+            if any(record.name.endswith("/constants.pkl") for record in container.records):
+                raise NotACheckpointError("not a checkpoint but a TorchScript archive", text)
+            if reader.has_checksums(container):
+                reader.verify_checksums(fd, container)
+            else:
+                log(f"{text} was saved without checksums: it cannot be verified")
+        return _load(fd, text, weights_only=weights_only), manifest
+
+
+def _load(fd: int, path: str, *, weights_only: bool) -> Any:
+    with open(fd, "rb", closefd=False) as file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=weights_only)
+        except MemoryError as error:
+            raise StorageError("not enough memory to load the file", path) from error
+        except Exception as error:  # mutated pickles alone raise a dozen types
+            if weights_only and (names := _unsafe_names(file)):
+                raise UnsafeCheckpointError(
+                    f"refused as unsafe: loading it would import {', '.join(names)}",
+                    path,
+                    "if the file is your own, load it with weights_only: false",
+                    names=names,
+                ) from error
+            raise CorruptCheckpointError(f"cannot be unpickled: {_first_line(error)}", path) from error
+
+
+def _unsafe_names(file: io.BufferedReader) -> tuple[str, ...]:
+    file.seek(0)
+    try:
+        return tuple(sorted(get_unsafe_globals_in_checkpoint(file)))
+    except Exception:  # noqa: BLE001 - a pickle that cannot even be scanned is corrupt, not unsafe
+        return ()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,61 @@
+"""What can be said of files without reading their data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from marlin_ckpt.archive.manifest import Manifest
+from marlin_ckpt.archive.reader import read_container, what_it_is
+from marlin_ckpt.directory.catalog import Entry
+from marlin_ckpt.errors import BadFileError
+from marlin_ckpt.storage.local import open_regular
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One file of a directory, and what its container tells.
+
+    Attributes:
+        entry: the file.
+        manifest: ours, or None in a file by another tool.
+        intact: whether the container's structure holds; None where it cannot tell (legacy files have none).
+        reason: why it is not intact, or cannot be told; "" where it is.
+    """
+
+    entry: Entry
+    manifest: Manifest | None
+    intact: bool | None
+    reason: str = ""
+
+    @property
+    def kind(self) -> str:
+        """`checkpoint`, `model`, or `other` where neither manifest nor name tell."""
+        if self.manifest is not None:
+            return self.manifest.kind
+        return "other" if self.entry.name is None else self.entry.name.kind
+
+
+def inspect(entry: Entry) -> Inspection:
+    """Reads one file's container: its directory, its headers, its manifest, not its data."""
+    try:
+        fd = open_regular(entry.path)
+    except OSError as error:
+        return Inspection(entry, None, None, f"cannot be read: {error.strerror}")
+    try:
+        if what_it_is(fd) == "legacy":
+            return Inspection(entry, None, None, "a legacy torch file, which has no checksums")
+        container = read_container(fd, entry.path)
+        return Inspection(entry, container.manifest, intact=True)
+    except BadFileError as error:
+        return Inspection(entry, None, intact=False, reason=error.what)
+    except OSError as error:
+        return Inspection(entry, None, None, f"cannot be read: {error.strerror}")
+    finally:
+        os.close(fd)
+
+
+def survey(entries: Iterable[Entry]) -> list[Inspection]:
+    """Inspects files one after the other, in the order given."""
+    return [inspect(entry) for entry in entries]

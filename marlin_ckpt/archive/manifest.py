@@ -1,0 +1,82 @@
+"""The manifest: our own record inside a file."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from marlin_ckpt.directory.naming import Kind
+
+NAME = ".marlin/manifest.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a file is, when it was written, by which run and with which metrics.
+
+    Attributes:
+        kind: checkpoint or model file.
+        index: what the caller saved it under.
+        created: UTC time in ISO 8601, to the second.
+        run_id: the run that wrote it.
+        save_number: which save of that run it was, from 1.
+        metrics: names and values.
+        versions: of marlin-ckpt, torch and Python.
+        records: name, size in bytes and CRC32 of each record in front of the manifest.
+        format_version: of this JSON.
+    """
+
+    kind: Kind
+    index: int
+    created: str
+    run_id: str
+    save_number: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> bytes:
+        """The record's bytes; the same manifest gives the same bytes."""
+        return json.dumps(json_ready(asdict(self)), sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """Reads a record.
+
+        Raises:
+            ValueError: it is not a manifest, or one of a format that is not known here.
+        """
+        try:
+            values = json.loads(data)
+            version = values["format_version"]
+            if version != FORMAT_VERSION:
+                raise ValueError(
+                    f"the manifest has format {version!r}, this marlin-ckpt reads {FORMAT_VERSION}"
+                )
+            return cls(
+                kind=Kind(values["kind"]),
+                index=int(values["index"]),
+                created=str(values["created"]),
+                run_id=str(values["run_id"]),
+                save_number=int(values["save_number"]),
+                metrics={str(key): float(value) for key, value in values["metrics"].items()},
+                versions={str(key): str(value) for key, value in values["versions"].items()},
+                records=list(values["records"]),
+            )
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"the manifest is not one: {error!r}") from error
+
+
+def json_ready(value: Any) -> Any:
+    """A copy in which numbers that JSON cannot spell (NaN, the infinities) are strings that float() reads."""
+    if isinstance(value, dict):
+        return {key: json_ready(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

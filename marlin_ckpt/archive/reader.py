@@ -1,0 +1,219 @@
+"""Reads a container without torch and without unpickling anything."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+
+from isal import isal_zlib
+
+from marlin_ckpt.archive import layout, manifest
+from marlin_ckpt.archive.layout import Record
+from marlin_ckpt.archive.manifest import Manifest
+from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError
+
+# An end record may be followed by a comment of 65,535 bytes.
+_TAIL = layout.END64_LOCATOR.size + layout.END.size + layout.UINT16_MAX
+_PIECE = 1 << 18  # fits the second-level cache, where the CRC costs least
+# A legacy torch file starts with this pickled number, torch.serialization.MAGIC_NUMBER.
+_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_LARGEST_MANIFEST = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """The structure of one file.
+
+    Attributes:
+        path: where it is, for messages.
+        records: in the order of their place in the file.
+        data_offsets: where each record's data starts, by record name.
+        manifest: ours, or None in a file by another tool.
+    """
+
+    path: str
+    records: tuple[Record, ...]
+    data_offsets: dict[str, int]
+    manifest: Manifest | None
+
+
+def what_it_is(fd: int) -> str:  # noqa: PLR0911 - a table, with a line for each kind
+    """`zip`, `legacy` (torch before 1.6) or, in words, what else a file seems to be."""
+    start = os.pread(fd, 64, 0)
+    if start.startswith(layout.LOCAL_SIGNATURE):
+        return "zip"
+    if start.startswith(_LEGACY_MAGIC):
+        return "legacy"
+    if not start:
+        return "an empty file"
+    if start[:1] == b"\x80":
+        return "a bare pickle"
+    if start[8:9] == b"{":
+        return "a safetensors file"
+    if all(byte in b"\t\n\r" or byte >= 32 for byte in start) and b"\x7f" not in start:  # noqa: PLR2004 - space
+        return "a text file"
+    return "neither a zip nor a torch file"
+
+
+def read_container(fd: int, path: str) -> Container:
+    """Reads and checks the structure of a zip: the directory, the headers, the places of all records.
+
+    Args:
+        fd: the open file.
+        path: its name, for messages.
+
+    Raises:
+        CorruptCheckpointError: the structure does not hold; the file is truncated or damaged.
+        NotACheckpointError: it is no zip of a kind that torch writes.
+    """
+    kind = what_it_is(fd)
+    if kind != "zip":
+        raise NotACheckpointError(f"not a checkpoint but {kind}", path)
+    try:
+        records, directory_offset = _read_directory(fd)
+        if not any(record.name.partition("/")[2] == "data.pkl" for record in records):
+            raise NotACheckpointError("not a checkpoint but a zip of something else", path)
+        data_offsets = _check_places(fd, records, directory_offset)
+        return Container(path, tuple(records), data_offsets, _read_manifest(fd, records, data_offsets))
+    except _StructureError as error:
+        raise CorruptCheckpointError(str(error), path) from error
+    except (struct.error, UnicodeDecodeError) as error:
+        raise CorruptCheckpointError("the zip directory is damaged", path) from error
+
+
+class _StructureError(Exception):
+    pass
+
+
+def _read_directory(fd: int) -> tuple[list[Record], int]:
+    size = os.fstat(fd).st_size
+    tail_offset = max(0, size - _TAIL)
+    tail = os.pread(fd, size - tail_offset, tail_offset)
+    at = tail.rfind(layout.END_SIGNATURE)
+    if at < 0 or len(tail) - at < layout.END.size:
+        raise _StructureError("truncated: the zip directory at its end is missing")
+    *_, count, directory_size, offset, comment = layout.END.unpack_from(tail, at)
+    if at + layout.END.size + comment != len(tail):
+        raise _StructureError("bytes follow the end of the zip")
+    end = tail_offset + at
+    locator = at - layout.END64_LOCATOR.size
+    if locator >= 0 and tail.startswith(layout.END64_LOCATOR_SIGNATURE, locator):
+        _, _, end, _ = layout.END64_LOCATOR.unpack_from(tail, locator)
+        *_, count, directory_size, offset = _end64(fd, end, size)
+    if offset + directory_size != end:
+        raise _StructureError("the zip directory is not where the file's end says")
+    return _parse_entries(os.pread(fd, directory_size, offset), count), offset
+
+
+def _end64(fd: int, end: int, size: int) -> tuple[int, ...]:
+    data = os.pread(fd, layout.END64.size, end) if end < size else b""
+    if not data.startswith(layout.END64_SIGNATURE):
+        raise _StructureError("the zip64 end record is missing")
+    return layout.END64.unpack(data)[1:]  # all but the signature
+
+
+def _parse_entries(data: bytes, count: int) -> list[Record]:
+    records = []
+    at = 0
+    for _ in range(count):
+        fields = layout.CENTRAL_ENTRY.unpack_from(data, at)
+        signature, method, crc32 = fields[0], fields[4], fields[7]
+        packed, size, name_size, extra_size, comment_size = fields[8:13]
+        offset = fields[16]
+        if signature != layout.CENTRAL_SIGNATURE:
+            raise _StructureError("the zip directory is damaged")
+        at += layout.CENTRAL_ENTRY.size
+        name = data[at : at + name_size].decode()
+        extra = data[at + name_size : at + name_size + extra_size]
+        at += name_size + extra_size + comment_size
+        packed, size, offset = _zip64_values(extra, [size, packed, offset])
+        if method or packed != size:
+            raise _StructureError(f"record {name} is compressed; torch stores records as they are")
+        records.append(Record(name, size, crc32, offset))
+    if at != len(data):
+        raise _StructureError("the zip directory has another length than it says")
+    return sorted(records, key=lambda record: record.header_offset)
+
+
+def _zip64_values(extra: bytes, values: list[int]) -> tuple[int, int, int]:
+    """Replaces the values that are at their 32-bit limit by those of the zip64 extra field, in its order."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        if kind == 1:
+            where = at + 4
+            for place, value in enumerate(values):
+                if value == layout.UINT32_MAX:
+                    (values[place],) = struct.unpack_from("<Q", extra, where)
+                    where += 8
+        at += 4 + length
+    size, packed, offset = values
+    return packed, size, offset
+
+
+def _check_places(fd: int, records: list[Record], directory_offset: int) -> dict[str, int]:
+    """Compares each local header with the directory; records must not overlap nor share a name."""
+    offsets: dict[str, int] = {}
+    end = 0
+    for record in records:
+        header = os.pread(fd, layout.LOCAL_HEADER.size + len(record.name.encode()), record.header_offset)
+        fields = layout.LOCAL_HEADER.unpack_from(header)
+        name = header[layout.LOCAL_HEADER.size :].decode()
+        data_offset = record.header_offset + layout.LOCAL_HEADER.size + fields[9] + fields[10]
+        if fields[0] != layout.LOCAL_SIGNATURE or name != record.name or fields[9] != len(name.encode()):
+            raise _StructureError(f"the header of record {record.name} is damaged")
+        if record.header_offset < end or record.name in offsets:
+            raise _StructureError(f"record {record.name} overlaps or repeats another")
+        end = data_offset + record.size
+        offsets[record.name] = data_offset
+    if end > directory_offset:
+        raise _StructureError("truncated: the records do not fit in front of the zip directory")
+    return offsets
+
+
+def _read_manifest(fd: int, records: list[Record], data_offsets: dict[str, int]) -> Manifest | None:
+    record = next((one for one in records if one.name.partition("/")[2] == manifest.NAME), None)
+    if record is None:
+        return None
+    if record.size > _LARGEST_MANIFEST:
+        raise _StructureError("the manifest is too large to be one")
+    data = os.pread(fd, record.size, data_offsets[record.name])
+    if isal_zlib.crc32(data) != record.crc32:
+        raise _StructureError("the manifest is damaged: its CRC does not hold")
+    try:
+        found = Manifest.from_json(data)
+    except ValueError as error:
+        raise _StructureError(str(error)) from error
+    written = [{"name": one.name, "size": one.size, "crc32": one.crc32} for one in records if one != record]
+    if found.records != written:
+        raise _StructureError("the records are not those that the manifest lists")
+    return found
+
+
+def has_checksums(container: Container) -> bool:
+    """Whether the CRCs were computed; `torch.serialization.set_crc32_options(False)` leaves them all zero."""
+    return any(record.crc32 for record in container.records)
+
+
+def verify_checksums(fd: int, container: Container) -> None:
+    """Reads every byte of every record and compares its CRC32 with the directory's.
+
+    Raises:
+        CorruptCheckpointError: one differs; the message names the record.
+    """
+    # No mapping: a file that is truncated under one kills the process with SIGBUS.
+    buffer = memoryview(bytearray(_PIECE))
+    for record in container.records:
+        crc32 = 0
+        at = container.data_offsets[record.name]
+        end = at + record.size
+        while at < end:
+            size = os.preadv(fd, [buffer[: min(_PIECE, end - at)]], at)
+            if not size:
+                raise CorruptCheckpointError("truncated while it was read", container.path)
+            crc32 = isal_zlib.crc32(buffer[:size], crc32)
+            at += size
+        if crc32 != record.crc32:
+            what = f"corrupt: the CRC of record {record.name} does not hold"
+            raise CorruptCheckpointError(what, container.path)
