@@ -1,0 +1,261 @@
+"""The checkpointer for one process and one directory."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import operator
+import os
+import platform
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from marlin_ckpt.archive import codec
+from marlin_ckpt.archive.manifest import Manifest
+from marlin_ckpt.arguments import DefaultCheckpointerArguments
+from marlin_ckpt.checkpoint import PAYLOAD_KEYS, Checkpoint
+from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
+from marlin_ckpt.checkpointer.plain import plain
+from marlin_ckpt.directory import catalog, pruning
+from marlin_ckpt.directory.naming import FileName, Kind
+from marlin_ckpt.errors import ArgumentsError, Fault, MarlinError, NotACheckpointError
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.storage.local import make_directory
+from marlin_ckpt.version import __version__
+
+_LOGGER_NAME = "marlin_ckpt.checkpointer"
+
+
+class DefaultCheckpointer(AbstractCheckpointer):
+    """Saves to and loads from `{file_prefix}_{index}.{file_ext}` in directories of the local file system.
+
+    A save is reported when the file is durable under its name; a kill at any instant leaves the files before
+    it whole.
+
+    Attributes:
+        args: obeyed, and checked again, at each call.
+        run_id: of this run; `load` takes over that of the file it loads, since a resumed run is the same run.
+    """
+
+    def __init__(self, args: DefaultCheckpointerArguments) -> None:
+        """Takes the arguments; with `delete_existing_checkpoints`, empties `save_dir` of checkpoints.
+
+        Removed are the regular files directly in `save_dir` whose extension is exactly `file_ext`. What
+        cannot be removed is logged.
+
+        Args:
+            args: what to do; see there.
+
+        Raises:
+            ArgumentsError: the arguments are wrong.
+        """
+        self.args = args
+        self.run_id = secrets.token_hex(6)
+        self.logger = logging.getLogger(_LOGGER_NAME)
+        self._saves = 0
+        self._swept: set[str] = set()
+        self._warned = False
+        self._obey()
+        if args.delete_existing_checkpoints:
+            self._delete_existing()
+
+    def save(self, checkpoint_state: Checkpoint, index: int, force: bool = False) -> str | None:
+        """Saves the states when `checkpoint` is set and the index is a multiple of `period`, or when forced.
+
+        Args:
+            checkpoint_state: the states and metrics.
+            index: what to save them under, 0 or more.
+            force: save whatever the period says.
+
+        Returns:
+            the path of the file, durable when this returns; None when nothing was to be saved.
+
+        Raises:
+            ArgumentsError: the arguments, the index or a metric is wrong.
+            UnsavableStateError: the states cannot be pickled.
+            StorageError: the file cannot be written; an older one of its name stands untouched.
+        """
+        self._obey()
+        index = _index(index)
+        if not self.args.checkpoint or not (force or index % self.args.period == 0):
+            return None
+        metrics = _metrics(checkpoint_state.metrics)
+        return self._write(self.args.save_dir, Kind.CHECKPOINT, index, checkpoint_state.payload(), metrics)
+
+    def save_model(self, model_state: Any, index: int) -> str | None:
+        """Saves the module's state alone, when `checkpoint` and `model_state_save_dir` are set.
+
+        Args:
+            model_state: what `ModuleInterface.get_state` returned.
+            index: what to save it under, 0 or more.
+
+        Returns:
+            the path of the file, durable when this returns; None when nothing was to be saved.
+
+        Raises:
+            As `save` does.
+        """
+        self._obey()
+        index = _index(index)
+        if not (self.args.checkpoint and self.args.model_state_save_dir):
+            return None
+        return self._write(self.args.model_state_save_dir, Kind.MODEL, index, model_state, {})
+
+    def load(self) -> Checkpoint:
+        """Loads what `load_dir` and `load_filename` say, to the CPU.
+
+        PyMarlin's documents say that this returns None without a `load_dir`, but its code and its trainer
+        need an empty `Checkpoint`; so that it is here.
+
+        Returns:
+            the states and metrics; an empty `Checkpoint` without a `load_dir`, or when there is no
+            checkpoint under it.
+
+        Raises:
+            ArgumentsError: the arguments are wrong.
+            CheckpointNotFoundError: `load_filename` is not there.
+            StorageError: the file cannot be read.
+            NotACheckpointError, CorruptCheckpointError, UnsafeCheckpointError: its content is bad.
+        """
+        self._obey()
+        path = self._path_to_load()
+        if not path:
+            return Checkpoint()
+        self.logger.debug("Loading checkpoint %s", path)
+        payload, manifest = codec.read_file(
+            path, weights_only=self.args.weights_only, log=self.logger.warning
+        )
+        _check_payload(payload, path)
+        if manifest is not None:
+            self.run_id = manifest.run_id
+            self._saves = manifest.save_number
+        return Checkpoint(**payload, metrics=dict(manifest.metrics) if manifest else None)
+
+    @staticmethod
+    def get_latest_file(
+        load_dir: PathText, file_prefix: str, file_ext: str = "pt", logger: logging.Logger | None = None
+    ) -> str:
+        """The path of the checkpoint with the greatest index; see `marlin_ckpt.get_latest_file`."""
+        return catalog.get_latest_file(
+            load_dir, file_prefix, file_ext, logger or logging.getLogger(_LOGGER_NAME)
+        )
+
+    def check_mk_dir(self, dirpath: PathText) -> None:
+        """Makes a directory, with its parents, where it is missing.
+
+        Raises:
+            StorageError: the path is a file or cannot be made.
+        """
+        make_directory(dirpath)
+
+    def _obey(self) -> None:
+        self.args.check()
+        self.logger.setLevel(self.args.log_level)
+
+    def _delete_existing(self) -> None:
+        directory = os.fspath(self.args.save_dir)
+        if not os.path.lexists(directory):
+            return
+        extension = self.args.file_ext
+        self.logger.warning("Deleting the files with extension %s in %s.", extension, directory)
+        try:
+            outcome = pruning.carry_out(pruning.plan_cleaning(directory, extension=extension))
+        except MarlinError as error:
+            self.logger.error("Could not delete checkpoints: %s", error)  # noqa: TRY400 - no news in a traceback
+            return
+        for failure in outcome.failures:
+            self.logger.error("Could not delete %s: %s", failure.path, failure.error)
+
+    def _write(
+        self, directory: PathText, kind: Kind, index: int, state: Any, metrics: dict[str, float]
+    ) -> str:
+        self.check_mk_dir(directory)
+        self._sweep(os.fspath(directory))
+        name = str(FileName(self.args.file_prefix, index, self.args.file_ext, kind))
+        path = os.path.join(directory, name)
+        manifest = Manifest(
+            kind=kind,
+            index=index,
+            created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            run_id=self.run_id,
+            save_number=self._saves + 1,
+            metrics=metrics,
+            versions={
+                "marlin_ckpt": __version__,
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
+        )
+        unsafe = codec.write_file(path, plain(state), manifest)
+        self._saves += 1
+        if unsafe and not self._warned:
+            self._warned = True
+            self.logger.warning(
+                "%s will need weights_only: false to load, because it holds %s", path, ", ".join(unsafe)
+            )
+        self.logger.debug("Saved %s %s", kind, path)
+        return path
+
+    def _sweep(self, directory: str) -> None:
+        """Removes what dead runs left half written, once a directory: it can be as large as all else."""
+        if directory in self._swept or os.path.islink(directory):
+            return
+        self._swept.add(directory)
+        for removal in pruning.carry_out(pruning.plan_sweeping(directory)).removed:
+            self.logger.warning("Removed %s, left half written by a run that has died.", removal.path)
+
+    def _path_to_load(self) -> str:
+        load_dir, filename = self.args.load_dir, self.args.load_filename
+        if not load_dir or not os.fspath(load_dir):
+            if filename:
+                self.logger.warning("load_filename %s is ignored, since load_dir is not set.", filename)
+            return ""
+        if filename and os.fspath(filename):
+            return os.path.join(load_dir, filename)
+        return self.get_latest_file(load_dir, self.args.file_prefix, self.args.file_ext, self.logger)
+
+
+def _index(index: int) -> int:
+    try:
+        number = operator.index(index)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ArgumentsError([Fault("index", f"expected an integer of 0 or more, not {index!r}")])
+    return number
+
+
+def _metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    plain_metrics: dict[str, float] = {}
+    faults = []
+    for name, value in (metrics or {}).items():
+        try:
+            plain_metrics[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            faults.append(Fault(f"metrics[{name!r}]", f"expected a number, not {value!r}"))
+    if faults:
+        raise ArgumentsError(faults)
+    return plain_metrics
+
+
+def _check_payload(payload: Any, path: str) -> None:
+    if type(payload) is dict and set(payload) == set(PAYLOAD_KEYS):
+        return
+    what = f"not a checkpoint but {_describe(payload)}"
+    hint = f"a checkpoint is a dict of {', '.join(PAYLOAD_KEYS)}"
+    raise NotACheckpointError(what, path, hint)
+
+
+def _describe(payload: Any) -> str:
+    if not isinstance(payload, dict):
+        return f"a pickled {type(payload).__qualname__}"
+    if "pytorch-lightning_version" in payload:
+        return "a checkpoint by Lightning"
+    if payload and all(isinstance(value, torch.Tensor) for value in payload.values()):
+        return "a model file: a module's state alone"
+    keys = [repr(key) for key in payload]
+    shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")  # noqa: PLR2004 - enough to know it by
+    return f"a dict of {shown}" if keys else "an empty dict"
