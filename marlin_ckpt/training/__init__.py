@@ -1,0 +1,1 @@
+"""A trainer: a client of the checkpointer like any other."""

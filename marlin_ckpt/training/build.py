@@ -1,0 +1,64 @@
+"""Makes a trainer from a configuration."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from marlin_ckpt.arguments import ImportedModuleArguments, SpiralArguments, TextArguments
+from marlin_ckpt.checkpointer.default import DefaultCheckpointer
+from marlin_ckpt.config import Config
+from marlin_ckpt.errors import ConfigError, Fault
+from marlin_ckpt.training.module import ModuleInterface
+from marlin_ckpt.training.toys.spiral import Spiral
+from marlin_ckpt.training.toys.text import Text
+from marlin_ckpt.training.trainer import Trainer, TrainerObserver
+
+
+def build_trainer(config: Config, *, observer: TrainerObserver | None = None) -> Trainer:
+    """Makes the module, the checkpointer and the trainer, which loads what it continues from.
+
+    Args:
+        config: the whole configuration.
+        observer: told of the trainer's progress.
+
+    Raises:
+        ConfigError: the module cannot be made.
+        Whatever `Trainer` raises.
+    """
+    module = _build_module(config.module)
+    return Trainer(
+        module, config.trainer, checkpointer=DefaultCheckpointer(config.checkpointer), observer=observer
+    )
+
+
+_TOYS: dict[type, Callable[[Any], ModuleInterface]] = {TextArguments: Text, SpiralArguments: Spiral}
+
+
+def _build_module(args: TextArguments | SpiralArguments | ImportedModuleArguments) -> ModuleInterface:
+    if not isinstance(args, ImportedModuleArguments):
+        return _TOYS[type(args)](args)
+    kind = _import(args.name)
+    try:
+        return kind(**args.args)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            raise  # from inside the module's own code
+        raise ConfigError([Fault("module.args", f"do not fit {args.name}: {error}")]) from error
+
+
+def _import(name: str) -> type[ModuleInterface]:
+    path, _, attribute = name.partition(":")
+    # An installed command has its own folder at the head of sys.path, not the one that it is called in.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        kind = getattr(importlib.import_module(path), attribute, None)
+    except ImportError as error:
+        raise ConfigError([Fault("module.name", f"cannot import {path}: {error}")]) from error
+    if not (isinstance(kind, type) and issubclass(kind, ModuleInterface)):
+        message = f"{path} has no {attribute}" if kind is None else f"{name} is no ModuleInterface"
+        raise ConfigError([Fault("module.name", message)])
+    return kind

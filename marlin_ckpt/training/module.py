@@ -1,0 +1,135 @@
+"""What a trainer trains: a `torch.nn.Module` with optimizers, data, steps and callbacks; PyMarlin's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+SamplerClass = Callable[[Any], Sampler[int]]
+Loaders = DataLoader[Any] | dict[str, DataLoader[Any]]
+Schedulers = Iterable[torch.optim.lr_scheduler.LRScheduler]
+
+
+class Stage(Enum):
+    """What a forward pass is for."""
+
+    TRAIN = 1
+    VAL = 2
+    TEST = 3
+
+
+class CallbackInterface(ABC):  # noqa: B024 - each method may stay as it is
+    """What a trainer calls on the way; each does nothing unless overridden.
+
+    Outputs are what the steps returned, collected: tensors are detached, moved to the CPU and concatenated
+    along their first dimension (scalars are stacked), anything else is gathered in lists.
+    """
+
+    def on_begin_train_epoch(self, global_step: int, epoch: int) -> None:  # noqa: B027 - a callback may do nothing
+        """Called before an epoch's first step."""
+
+    def on_end_train_step(self, global_step: int, *outputs: Any) -> None:  # noqa: B027
+        """Called after each optimizer step, with the outputs of its batches."""
+
+    def on_end_backward(self, global_step: int, loss: torch.Tensor) -> None:  # noqa: B027
+        """Called after each backward pass, with the loss that it started from."""
+
+    def on_end_train_epoch(self, global_step: int, *outputs: Any) -> None:  # noqa: B027
+        """Called after an epoch and its validation, with the outputs of its training batches."""
+
+    def on_end_val_epoch(self, global_step: int, *outputs: Any, key: str = "default") -> None:  # noqa: B027
+        """Called after each validation loader, with its key and the outputs of its batches."""
+
+    def on_end_train(self, global_step: int) -> None:  # noqa: B027
+        """Called once, after everything has been saved."""
+
+
+class ModuleInterface(torch.nn.Module, CallbackInterface):
+    """Derive from it, implement the abstract methods, and give it to a `Trainer`."""
+
+    @abstractmethod
+    def get_optimizers_schedulers(
+        self, estimated_global_steps_per_epoch: int, epochs: int
+    ) -> tuple[Iterable[torch.optim.Optimizer], Schedulers]:
+        """Makes the optimizers and the schedulers, which are stepped after each optimizer step.
+
+        Args:
+            estimated_global_steps_per_epoch: optimizer steps in an epoch.
+            epochs: epochs in the run.
+        """
+
+    @abstractmethod
+    def get_train_dataloader(self, sampler: SamplerClass, batch_size: int) -> DataLoader[Any]:
+        """Makes the loader of the training data; called for each epoch.
+
+        Args:
+            sampler: a class, to be called with the data set.
+            batch_size: samples in one batch.
+        """
+
+    @abstractmethod
+    def get_val_dataloaders(self, sampler: SamplerClass, batch_size: int) -> Loaders:
+        """Makes the loader of the validation data, or several by name; called for each epoch.
+
+        Args:
+            sampler: a class, to be called with the data set.
+            batch_size: samples in one batch.
+        """
+
+    @abstractmethod
+    def train_step(self, global_step: int, batch: Any, device: torch.device) -> Any:
+        """Computes the loss of a batch.
+
+        Args:
+            global_step: the number of the optimizer step that this batch is for, from 1.
+            batch: what the loader gave, still to be moved to the device.
+            device: where the module is.
+
+        Returns:
+            the loss, a scalar tensor, or a tuple whose first is the loss.
+        """
+
+    @abstractmethod
+    def val_step(self, global_step: int, batch: Any, device: torch.device) -> Any:
+        """Computes what `on_end_val_epoch` needs of a batch; a tensor or a tuple.
+
+        Args:
+            global_step: optimizer steps done.
+            batch: what the loader gave, still to be moved to the device.
+            device: where the module is.
+        """
+
+    def test_step(self, global_step: int, batch: Any, device: torch.device) -> Any:
+        """Computes what a test needs of a batch; only for modules that are tested.
+
+        Raises:
+            NotImplementedError: unless overridden.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no test_step")
+
+    def forward(self, stage: Stage, global_step: int, batch: Any, device: torch.device) -> Any:
+        """Calls the step of a stage."""
+        steps = {Stage.TRAIN: self.train_step, Stage.VAL: self.val_step, Stage.TEST: self.test_step}
+        return steps[stage](global_step=global_step, batch=batch, device=device)
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the module; the state dict unless overridden."""
+        return self.state_dict()
+
+    def update_state(self, state: Mapping[str, Any] | None) -> None:
+        """Takes over what `get_state` returned once; nothing where there is none.
+
+        Raises:
+            RuntimeError: the state does not fit the module.
+        """
+        if state:
+            self.load_state_dict(state)
+
+    def get_metrics(self) -> dict[str, float]:
+        """What was measured since the last call, for the checkpoint's manifest; none unless overridden."""
+        return {}
