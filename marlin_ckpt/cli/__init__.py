@@ -1,0 +1,1 @@
+"""The command `marlin-ckpt`: one file a command, which parses, calls the library and hands on to render."""

@@ -1,0 +1,32 @@
+"""`marlin-ckpt latest`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.cli import render
+from marlin_ckpt.cli.options import Directory, Extension, Json
+from marlin_ckpt.directory import catalog
+from marlin_ckpt.errors import CheckpointNotFoundError
+
+EXAMPLE = "Example: marlin-ckpt latest checkpoints; exits 4 when there is none."
+
+
+def latest(
+    directory: Directory,
+    prefix: Annotated[
+        str, typer.Option("--prefix", metavar="P", help="What the names start with.")
+    ] = "model",
+    ext: Extension = "pt",
+    json: Json = False,
+) -> None:
+    """Print the path of the checkpoint with the greatest index, sub-directories included."""
+    path = catalog.get_latest_file(directory, prefix, ext)
+    if not path:
+        raise CheckpointNotFoundError(f"no checkpoint {prefix}_*.{ext} found under", directory)
+    if json:
+        render.document({"path": path})
+    else:
+        render.path(path)

@@ -1,0 +1,38 @@
+"""The options that several commands share, so that each means one thing everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.arguments import extension_fault, name_part_fault
+
+
+def _extension(value: str) -> str:
+    if fault := extension_fault(value):
+        raise typer.BadParameter(fault)
+    return value
+
+
+def _prefix(value: str | None) -> str | None:
+    if value is not None and (fault := name_part_fault(value)):
+        raise typer.BadParameter(fault)
+    return value
+
+
+Directory = Annotated[str, typer.Argument(metavar="DIR", help="The directory of checkpoints.")]
+Extension = Annotated[
+    str,
+    typer.Option(
+        "--ext", metavar="E", callback=_extension, help="The extension of the files, without its dot."
+    ),
+]
+Prefix = Annotated[
+    str | None,
+    typer.Option(
+        "--prefix", metavar="P", callback=_prefix, help="Only names {P}_{index} and {P}_model_{index}."
+    ),
+]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Look in sub-directories too.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

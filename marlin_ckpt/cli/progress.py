@@ -1,0 +1,97 @@
+"""What `train` shows while it runs, and what it reports at the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from marlin_ckpt.archive import inspection
+from marlin_ckpt.cli import render
+from marlin_ckpt.directory import catalog
+
+if TYPE_CHECKING:
+    from marlin_ckpt.directory.starting import Start
+    from marlin_ckpt.training.trainer import Trainer
+
+
+class RunProgress:
+    """Observes a trainer: a live line on a terminal, one line for each epoch and file elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        """Shows nothing yet.
+
+        Args:
+            quiet: show nothing at all.
+        """
+        self._quiet = quiet
+        self._bar = render.live_bar() if render.is_terminal() and not quiet else None
+        self._began_s = self._epoch_began_s = time.monotonic()
+        self._steps = self._epoch_steps = 0
+        self._saved: dict[str, None] = {}
+        self._metrics: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if isinstance(error, KeyboardInterrupt):
+            last = list(self._saved)[-1:]
+            render.talk(f"interrupted; last checkpoint: {render.escape(last[0]) if last else 'none'}")
+            if last:
+                render.talk("hint: the same command with --resume continues from it")
+
+    def on_epoch_begin(self, epoch: int, epochs: int, steps: int) -> None:
+        """Starts the epoch's line."""
+        self._epoch_began_s = time.monotonic()
+        self._epoch_steps = 0
+        if self._bar is not None:
+            self._bar.begin(f"epoch {epoch + 1}/{epochs}", steps)
+
+    def on_global_step(self, global_step: int, loss: float) -> None:  # noqa: ARG002 - the observer's interface
+        """Moves the line on."""
+        self._steps += 1
+        self._epoch_steps += 1
+        if self._bar is not None:
+            self._bar.advance(f"loss {loss:.4f}", self._speed())
+
+    def on_epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Prints the epoch's line."""
+        self._metrics = dict(metrics)
+        if not self._quiet:
+            shown = "  ".join(f"{render.escape(name)} {value:.4g}" for name, value in metrics.items())
+            render.talk(f"epoch {epoch + 1}: {self._epoch_steps} steps at {self._speed()}  {shown}")
+
+    def on_save(self, path: str, index: int) -> None:  # noqa: ARG002
+        """Prints a line for a file that is new."""
+        is_new = path not in self._saved
+        self._saved[path] = None
+        if self._bar is not None:
+            self._bar.saved(os.path.basename(path))
+        if is_new and not self._quiet:
+            render.talk(f"saved {render.escape(path)}")
+
+    def _speed(self) -> str:
+        elapsed_s = time.monotonic() - self._epoch_began_s
+        return f"{self._epoch_steps / elapsed_s:.1f} steps/s" if elapsed_s > 0 else "-"
+
+    def report(self, trainer: Trainer, start: Start) -> dict[str, Any]:
+        """The document that `--json` prints and that the table shows."""
+        files = [inspection.inspect(entry) for path in self._saved if (entry := catalog.entry(path))]
+        return {
+            "run_id": getattr(trainer.checkpointer, "run_id", None),
+            "resumed_from": start.resumes_from or None,
+            "epochs": trainer.last_epoch + 1,
+            "global_steps": trainer.global_steps_finished,
+            "seconds": round(time.monotonic() - self._began_s, 3),
+            "metrics": self._metrics,
+            "files": [render.inspection_json(one) for one in files],
+        }

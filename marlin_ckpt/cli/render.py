@@ -1,0 +1,294 @@
+"""The only place that prints: data to stdout, talk to stderr, every name made harmless."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError
+
+if TYPE_CHECKING:
+    from marlin_ckpt.archive.inspection import Inspection
+    from marlin_ckpt.cli.live import LiveBar
+    from marlin_ckpt.directory.pruning import Outcome, Plan
+    from marlin_ckpt.directory.starting import Start
+
+_PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell reports it
+
+
+def prepare() -> None:
+    """Makes printing of any text possible, whatever the terminal's encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def escape(text: str) -> str:
+    """A text in which nothing moves the cursor, changes a colour or turns the direction of writing.
+
+    Control characters, bidi controls and bytes that are not UTF-8 become what Python would write for them.
+    """
+    return text if text.isprintable() else "".join(map(_escape_one, text))
+
+
+def _escape_one(character: str) -> str:
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004 - a byte that os.fsdecode could not read, PEP 383
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+def data(text: str) -> None:
+    """Prints a line of data to stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def talk(text: str) -> None:
+    """Prints a line of talk to stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def is_terminal() -> bool:
+    """Whether talk goes to a person."""
+    return sys.stderr.isatty()
+
+
+def path(text: str) -> None:
+    """Prints a path alone: harmless on a terminal, byte for byte into a pipe, where a script opens it."""
+    if sys.stdout.isatty():
+        data(escape(text))
+        return
+    binary = getattr(sys.stdout, "buffer", None)
+    if binary is None:
+        data(escape(text))
+        return
+    sys.stdout.flush()
+    binary.write(os.fsencode(text) + b"\n")
+    binary.flush()
+
+
+def document(value: Any) -> None:
+    """Prints one JSON document, in ASCII: control characters and bytes beyond UTF-8 are escapes in it."""
+    import json
+
+    from marlin_ckpt.archive.manifest import json_ready
+
+    data(json.dumps(json_ready(value), indent=2))
+
+
+def reader_has_gone() -> int:
+    """Ends quietly when what reads our output has ended (`| head`); returns the exit code."""
+    # Python would complain at exit when it flushes what is left.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _PIPE_CLOSED
+
+
+class LogHandler(logging.Handler):
+    """Shows the library's log as talk."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one line."""
+        head = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        talk(head + escape(record.getMessage()))
+
+
+def error(problem: MarlinError) -> None:
+    """Prints what went wrong, then what to do next."""
+    if isinstance(problem, (ArgumentsError, ConfigError)):
+        for fault in problem.faults:
+            talk(f"error: {escape(str(fault))}")
+    else:
+        talk(f"error: {escape(str(problem))}")
+    if problem.hint:
+        talk(f"hint: {escape(problem.hint)}")
+
+
+def usage_error(message: str, command: str) -> None:
+    """Prints what was wrong with the arguments."""
+    talk(f"error: {escape(message)}")
+    talk(f"hint: {escape(command)}")
+
+
+def unexpected(problem: Exception) -> None:
+    """Prints an error that is not ours: of a user's module, or one that we did not think of."""
+    import traceback
+
+    frames = traceback.extract_tb(problem.__traceback__)
+    where = f": {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    talk(f"error: {type(problem).__name__}: {escape(str(problem))}{escape(where)}")
+    talk("hint: MARLIN_CKPT_TRACEBACK=1 in the environment shows where it came from")
+
+
+def size(size_bytes: float) -> str:
+    """A number of bytes in decimal units: 1.49 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:  # noqa: PLR2004
+            return f"{size_bytes:.3g} {unit}" if unit != "B" else f"{size_bytes:.0f} B"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} TB"
+
+
+def age(seconds: float) -> str:
+    """A time gone by, in its largest unit: 3 h."""
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+def _metrics(values: dict[str, float]) -> str:
+    return "  ".join(f"{escape(name)} {value:.4g}" for name, value in sorted(values.items()))
+
+
+def table(headers: list[str], rows: list[list[str]], right: set[int]) -> None:
+    """Prints a table: fitted to a terminal's width, else in plain columns, nothing cut off.
+
+    Args:
+        headers: the names of the columns; the last one may be folded.
+        rows: harmless texts.
+        right: the numbers of the columns to be set to the right.
+    """
+    if sys.stdout.isatty():
+        from marlin_ckpt.cli.live import print_table
+
+        print_table(headers, rows, right)
+        return
+    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+    for row in [headers, *rows]:
+        cells = [
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        data("  ".join(cells).rstrip())
+
+
+_INTACT = {True: "yes", False: "no", None: "?"}
+
+
+def inspections(found: list[Inspection], directory: str, *, now_s: float) -> None:
+    """Prints the table of `list`."""
+    if not found:
+        talk(f"no checkpoints in {escape(directory)}")
+        return
+    rows = []
+    for one in found:
+        number = "-" if one.entry.index is None else str(one.entry.index)
+        gone_s = now_s - one.entry.modified_ns / 1e9
+        metrics = _metrics(one.manifest.metrics) if one.manifest else ""
+        intact = _INTACT[one.intact] + (f": {escape(one.reason)}" if one.reason else "")
+        shown = escape(os.path.relpath(one.entry.path, directory))
+        rows.append([number, str(one.kind), size(one.entry.size_bytes), age(gone_s), metrics, intact, shown])
+    table(["index", "kind", "size", "age", "metrics", "intact", "file"], rows, {0, 2, 3})
+
+
+def inspection_json(one: Inspection) -> dict[str, Any]:
+    """One file as `list --json` and `train --json` describe it."""
+    modified = datetime.datetime.fromtimestamp(one.entry.modified_ns / 1e9, datetime.UTC)
+    manifest = one.manifest
+    return {
+        "path": one.entry.path,
+        "index": one.entry.index,
+        "kind": str(one.kind),
+        "size_bytes": one.entry.size_bytes,
+        "modified": modified.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "intact": one.intact,
+        "reason": one.reason or None,
+        "metrics": manifest.metrics if manifest else None,
+        "run_id": manifest.run_id if manifest else None,
+        "save_number": manifest.save_number if manifest else None,
+        "created": manifest.created if manifest else None,
+        "versions": manifest.versions if manifest else None,
+    }
+
+
+def confirm_removal(plan: Plan) -> None:
+    """Asks a person on a terminal before anything is removed; does not ask a script.
+
+    Raises:
+        typer.Abort: the answer was no.
+    """
+    if not sys.stdin.isatty():
+        return
+    for removal in plan.removals:
+        talk(f"{escape(removal.path)}  {size(removal.size_bytes)}")
+    total = sum(removal.size_bytes for removal in plan.removals)
+    typer.confirm(f"Remove {_count(len(plan.removals), 'file')}, {size(total)}?", abort=True, err=True)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def outcome(directory: str, done: Outcome, *, dry_run: bool) -> None:
+    """Prints what `clean` removed, would remove, or could not remove."""
+    verb = "would remove" if dry_run else "removed"
+    for removal in done.removed:
+        data(f"{verb} {escape(removal.path)}  {size(removal.size_bytes)}  ({escape(removal.reason)})")
+    for failure in done.failures:
+        talk(f"error: cannot remove: {escape(failure.error)}: {escape(failure.path)}")
+    freed = "would free" if dry_run else "freed"
+    talk(f"{_count(len(done.removed), 'file')} in {escape(directory)}, {size(done.bytes_freed)} {freed}")
+
+
+def outcome_json(directory: str, done: Outcome, *, dry_run: bool) -> dict[str, Any]:
+    """The document of `clean --json`."""
+    removed = [{"path": one.path, "size_bytes": one.size_bytes, "reason": one.reason} for one in done.removed]
+    return {
+        "directory": directory,
+        "dry_run": dry_run,
+        "removed": removed,
+        "failed": [{"path": one.path, "error": one.error} for one in done.failures],
+        "bytes_freed": done.bytes_freed,
+    }
+
+
+def announce_start(start: Start, *, quiet: bool) -> None:
+    """Says what a run continues from, and warns of what it will delete or replace."""
+    where = escape(start.save_dir)
+    if start.resumes_from and not quiet:
+        talk(f"resuming from {escape(start.resumes_from)}")
+    if start.deletes:
+        talk(f"warning: deletes {_count(len(start.deletes), 'file')} of an earlier run in {where}")
+    if start.replaces:
+        names = ", ".join(escape(os.path.basename(one)) for one in start.replaces[:3])
+        more = ", ..." if len(start.replaces) > 3 else ""  # noqa: PLR2004 - enough to know them by
+        files = _count(len(start.replaces), "file")
+        talk(f"warning: saves over {files} of an earlier run in {where}: {names}{more}")
+        talk("hint: --resume continues that run; another checkpointer.save_dir keeps it")
+    if start.keeps:
+        newest = escape(os.path.basename(start.keeps[-1]))
+        talk(f"warning: {newest} of an earlier run in {where} stays, and `latest` will go on naming it")
+
+
+def live_bar() -> LiveBar:
+    """A line on the terminal that shows how far a run is."""
+    from marlin_ckpt.cli.live import LiveBar
+
+    return LiveBar()
+
+
+def run_table(report: dict[str, Any]) -> None:
+    """Prints what a run wrote."""
+    rows = [
+        [
+            str(one["index"]),
+            one["kind"],
+            size(one["size_bytes"]),
+            _metrics(one["metrics"] or {}),
+            escape(one["path"]),
+        ]
+        for one in report["files"]
+    ]
+    if rows:
+        table(["index", "kind", "size", "metrics", "file"], rows, {0, 2})
+    epochs, steps = _count(report["epochs"], "epoch"), _count(report["global_steps"], "step")
+    with contextlib.suppress(BrokenPipeError):
+        talk(f"run {report['run_id']}: {epochs}, {steps}, {report['seconds']:.1f} s")

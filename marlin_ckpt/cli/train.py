@@ -1,0 +1,53 @@
+"""`marlin-ckpt train`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.cli import render
+from marlin_ckpt.cli.options import Json
+
+EXAMPLE = "Example: marlin-ckpt train --config configs/quickstart.yaml --set trainer.epochs=2 --resume"
+
+
+def train(
+    config: Annotated[str, typer.Option("--config", metavar="FILE", help="The YAML file of the run.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override one key, such as trainer.epochs=5; may be repeated."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue from save_dir if there is something to continue, else start."
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress and no table; only what went wrong.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train the module of a YAML file, saving checkpoints on the way."""
+    from marlin_ckpt.config import read_config
+    from marlin_ckpt.directory import starting
+
+    settings = read_config(config, overrides or ())
+    start = starting.decide(settings.checkpointer, epochs=settings.trainer.epochs, resume=resume)
+    render.announce_start(start, quiet=quiet)
+    starting.apply(start, settings.checkpointer)
+
+    from marlin_ckpt.cli.progress import RunProgress
+    from marlin_ckpt.training.build import build_trainer
+
+    with RunProgress(quiet=quiet) as progress:
+        trainer = build_trainer(settings, observer=progress)
+        trainer.train()
+    report = progress.report(trainer, start)
+    if json:
+        render.document(report)
+    elif not quiet:
+        render.run_table(report)
