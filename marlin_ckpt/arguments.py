@@ -9,29 +9,13 @@ from pathlib import PurePath
 from typing import Any
 
 from marlin_ckpt.errors import Fault
-from marlin_ckpt.fields import Checked, PathText, fits
+from marlin_ckpt.fields import Checked, PathText, extension_fault, fits, name_part_fault
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 def _checkpoints_here() -> str:
     return os.path.join(os.getcwd(), "checkpoints")
-
-
-def name_part_fault(value: str) -> str:
-    """Why a string cannot be a file's prefix or extension, or ""."""
-    if not value:
-        return "must not be empty"
-    if "/" in value or os.sep in value or "\0" in value:
-        return f"must not hold a path separator, but is {value!r}"
-    return ""
-
-
-def extension_fault(value: str) -> str:
-    """Why a string cannot be a file's extension, or ""."""
-    if value.startswith("."):
-        return f"goes without its dot: write {value.lstrip('.')!r}, not {value!r}"
-    return name_part_fault(value)
 
 
 @dataclass

@@ -93,6 +93,22 @@ def _bounds_fault(value: Any, field: Field[Any]) -> str:
     return ""
 
 
+def name_part_fault(value: str) -> str:
+    """Why a string cannot be a file's prefix or extension, or ""."""
+    if not value:
+        return "must not be empty"
+    if "/" in value or os.sep in value or "\0" in value:
+        return f"must not hold a path separator, but is {value!r}"
+    return ""
+
+
+def extension_fault(value: str) -> str:
+    """Why a string cannot be a file's extension, or ""."""
+    if value.startswith("."):
+        return f"goes without its dot: write {value.lstrip('.')!r}, not {value!r}"
+    return name_part_fault(value)
+
+
 class Checked:
     """A mixin for dataclasses that refuse bad values at construction, all at once."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from marlin_ckpt.arguments import extension_fault, name_part_fault
+from marlin_ckpt.fields import extension_fault, name_part_fault
 
 
 def _extension(value: str) -> str:

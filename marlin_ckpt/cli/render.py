@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import logging
 import os
 import sys
@@ -191,6 +189,8 @@ def inspections(found: list[Inspection], directory: str, *, now_s: float) -> Non
 
 def inspection_json(one: Inspection) -> dict[str, Any]:
     """One file as `list --json` and `train --json` describe it."""
+    import datetime
+
     modified = datetime.datetime.fromtimestamp(one.entry.modified_ns / 1e9, datetime.UTC)
     manifest = one.manifest
     return {
@@ -290,5 +290,4 @@ def run_table(report: dict[str, Any]) -> None:
     if rows:
         table(["index", "kind", "size", "metrics", "file"], rows, {0, 2})
     epochs, steps = _count(report["epochs"], "epoch"), _count(report["global_steps"], "step")
-    with contextlib.suppress(BrokenPipeError):
-        talk(f"run {report['run_id']}: {epochs}, {steps}, {report['seconds']:.1f} s")
+    talk(f"run {report['run_id']}: {epochs}, {steps}, {report['seconds']:.1f} s")

@@ -15,7 +15,7 @@ from marlin_ckpt.fields import PathText
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
     """One file of a directory, known by its name and its inode alone.
 
@@ -146,28 +146,23 @@ def get_latest_file(
         StorageError: the directory cannot be read.
     """
     directory = os.fspath(load_dir)
-    latest = _greatest(directory, file_ext, lambda name: _fitting_index(name, file_prefix, file_ext))
-    if not latest:
-        latest = _greatest(directory, file_ext, lambda name: naming.loose_index(name, file_prefix, file_ext))
+    latest = ""
+    for index_of in (naming.checkpoint_index, naming.loose_index):
+        latest = latest or _greatest(directory, index_of, file_prefix, file_ext)
     if not latest:
         logger.info("No checkpoint found under %s.", directory)
     return latest
 
 
-def _fitting_index(name: str, prefix: str, extension: str) -> int | None:
-    parsed = naming.parse(name, prefix, extension)
-    return parsed.index if parsed is not None and parsed.kind is naming.Kind.CHECKPOINT else None
-
-
-def _greatest(directory: str, extension: str, index_of: Callable[[str], int | None]) -> str:
+def _greatest(
+    directory: str, index_of: Callable[[str, str, str], int | None], prefix: str, extension: str
+) -> str:
     best: list[os.DirEntry[str]] = []
     best_index = -1
-    tail = "." + extension
     try:
         for file in walk(directory, recursive=True):
-            if not file.name.endswith(tail) or (index := index_of(file.name)) is None or index < best_index:
-                continue
-            if _status(file) is None:
+            index = index_of(file.name, prefix, extension)
+            if index is None or index < best_index or _status(file) is None:
                 continue
             if index > best_index:
                 best, best_index = [], index

@@ -12,9 +12,10 @@ from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.config import Config
 from marlin_ckpt.errors import ConfigError, Fault
 from marlin_ckpt.training.module import ModuleInterface
+from marlin_ckpt.training.observer import TrainerObserver
 from marlin_ckpt.training.toys.spiral import Spiral
 from marlin_ckpt.training.toys.text import Text
-from marlin_ckpt.training.trainer import Trainer, TrainerObserver
+from marlin_ckpt.training.trainer import Trainer
 
 
 def build_trainer(config: Config, *, observer: TrainerObserver | None = None) -> Trainer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import SequentialSampler
@@ -16,25 +16,7 @@ from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.errors import StateMismatchError, TrainingError
 from marlin_ckpt.training.backend import BACKENDS, TrainerBackend, TrainerBackendArguments
 from marlin_ckpt.training.module import ModuleInterface, SamplerClass
-
-
-class TrainerObserver(Protocol):
-    """Watches a trainer; what the command line's progress is made of.
-
-    Each method is called on the training thread and must return quickly.
-    """
-
-    def on_epoch_begin(self, epoch: int, epochs: int, steps: int) -> None:
-        """Before an epoch: its number from 0, the epochs and the global steps in it that are expected."""
-
-    def on_global_step(self, global_step: int, loss: float) -> None:
-        """After a global step: how many are done in the run, and the mean loss of this one."""
-
-    def on_epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """After an epoch and its validation."""
-
-    def on_save(self, path: str, index: int) -> None:
-        """After a file was saved."""
+from marlin_ckpt.training.observer import TrainerObserver
 
 
 class Trainer:

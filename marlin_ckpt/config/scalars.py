@@ -1,0 +1,109 @@
+"""Reads a scalar for the type of its field.
+
+PyYAML reads YAML 1.1, in which `no` is false, `12:30` is 750 and `1e-3` is a string. Here a scalar is read as
+YAML 1.2 reads it, and what the two read differently is refused where it matters, never guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from types import NoneType
+from typing import Any
+
+import yaml
+
+from marlin_ckpt.fields import alternatives, words
+
+NULL_TAG = "tag:yaml.org,2002:null"
+STRING_TAG = "tag:yaml.org,2002:str"
+
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+_NUMBER = re.compile(
+    r"[-+]?((0|[1-9][0-9_]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
+_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_NULLS = {"", "~", "null", "Null", "NULL"}
+_OLD_BOOLS = {"y", "n", "yes", "no", "on", "off"}
+
+
+class MismatchError(Exception):
+    """A value is not of its field's type."""
+
+
+def is_null(node: yaml.Node) -> bool:
+    """Whether a node says that there is nothing."""
+    return _is_plain(node) and node.value in _NULLS
+
+
+def _is_plain(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.style is None
+
+
+def read(node: yaml.Node, hint: Any) -> Any:
+    """Reads a scalar as one type.
+
+    Args:
+        node: the scalar.
+        hint: bool, int, float, str or NoneType.
+
+    Raises:
+        MismatchError: it is not of that type.
+    """
+    text = node.value
+    plain = _is_plain(node)
+    if hint is NoneType and is_null(node):
+        return None
+    if hint is bool and plain and text in _BOOLS:
+        return _BOOLS[text]
+    if hint is int and plain and _INTEGER.fullmatch(text):
+        return int(text)
+    if hint is float and plain and _NUMBER.fullmatch(text):
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if hint is str and isinstance(node, yaml.ScalarNode) and (not plain or _is_clearly_text(node)):
+        return text
+    raise MismatchError
+
+
+def _is_clearly_text(node: yaml.Node) -> bool:
+    return node.tag == STRING_TAG and not _NUMBER.fullmatch(node.value)
+
+
+def read_any(node: yaml.Node) -> Any:
+    """Reads a scalar of a field without a type.
+
+    Raises:
+        MismatchError: it has several readings.
+    """
+    for hint in (NoneType, bool, int, float, str):
+        try:
+            return read(node, hint)
+        except MismatchError:
+            continue
+    raise MismatchError
+
+
+def found(node: yaml.Node) -> str:
+    """What a node is, in the words of an error message."""
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    if isinstance(node, yaml.SequenceNode):
+        return "a list"
+    return "nothing" if is_null(node) else repr(node.value)
+
+
+def mismatch(node: yaml.Node, hint: Any) -> str:
+    """Why a node does not fit a field, and what to write instead."""
+    message = f"expected {words(hint)}, not {found(node)}"
+    if not _is_plain(node) or is_null(node):
+        return message
+    kinds = alternatives(hint)
+    if str in kinds:
+        return f"{message}; put it in quotes"
+    return f"{message}; write true or false" if bool in kinds else message
+
+
+def ambiguity(node: yaml.Node) -> str:
+    """Why a scalar of a field without a type is refused, and what to write instead."""
+    is_bool = node.value.lower() in _OLD_BOOLS
+    advice = "true or false" if is_bool else "a plain decimal number"
+    return f"{node.value!r} means different things to different readers; write {advice}, or put it in quotes"

@@ -1,0 +1,195 @@
+"""From a tree of YAML nodes to the dataclasses of the sections."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, get_args, get_origin
+
+import yaml
+
+from marlin_ckpt.arguments import (
+    MODULE_ARGUMENTS,
+    DefaultCheckpointerArguments,
+    ImportedModuleArguments,
+    ModuleArguments,
+    TrainerArguments,
+)
+from marlin_ckpt.config import scalars, tree
+from marlin_ckpt.errors import ArgumentsError, ConfigError, Fault
+from marlin_ckpt.fields import PathText, alternatives, hints_of
+
+_SECTIONS = ("module", "trainer", "checkpointer")
+_Items = dict[str, tuple[yaml.Node, yaml.Node]]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration.
+
+    Attributes:
+        module: what to train.
+        trainer: how.
+        checkpointer: what to save, when and where.
+    """
+
+    module: ModuleArguments
+    trainer: TrainerArguments
+    checkpointer: DefaultCheckpointerArguments
+
+
+def read_config(path: PathText, overrides: Iterable[str] = ()) -> Config:
+    """Reads a YAML file.
+
+    Args:
+        path: the file.
+        overrides: `KEY.PATH=VALUE` each, taking the place of the file's key.
+
+    Raises:
+        ConfigError: the file cannot be read or is wrong; all faults at once, each with its line.
+    """
+    where = os.fspath(path)
+    root = tree.compose(tree.read_text(where), where)
+    if root is None:
+        raise ConfigError([Fault("file", "is empty; it needs a section module", where)])
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(
+            [Fault("file", f"expected a mapping of sections, not {scalars.found(root)}", where)]
+        )
+    reading = _Reading(where)
+    reading.faults.extend(fault for text in overrides if (fault := tree.override(root, text)))
+    config = reading.config(root)
+    if reading.faults or config is None:
+        raise ConfigError(sorted(reading.faults, key=_place))
+    return config
+
+
+def _place(fault: Fault) -> tuple[str, int]:
+    name, _, line = fault.where.rpartition(":")
+    return (name, int(line)) if line.isdigit() else (fault.where, 0)
+
+
+class _Reading:
+    """One reading of one file: collects the faults on the way."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.faults: list[Fault] = []
+
+    def fault(self, node: yaml.Node, path: str, message: str) -> None:
+        self.faults.append(Fault(path, message, tree.location(node)))
+
+    def config(self, root: yaml.MappingNode) -> Config | None:
+        sections = self.items(root, "")
+        for key in sections.keys() - set(_SECTIONS):
+            self.unknown(sections[key][0], key, key, (*_SECTIONS, *tree.SPELLINGS))
+        if "module" not in sections:
+            self.faults.append(Fault("module", "is missing; it says what to train", self.where))
+        missing = tree.nothing(root.start_mark)
+        nodes = {name: sections.get(name, (missing, missing))[1] for name in _SECTIONS}
+        module = self.module(nodes["module"]) if "module" in sections else None
+        trainer = self.section(nodes["trainer"], "trainer", TrainerArguments)
+        checkpointer = self.section(nodes["checkpointer"], "checkpointer", DefaultCheckpointerArguments)
+        if module is None or trainer is None or checkpointer is None:
+            return None
+        trainer.checkpointer_args = checkpointer
+        return Config(module, trainer, checkpointer)
+
+    def module(self, node: yaml.Node) -> Any:
+        """Builds the section whose keys depend on the name of the module."""
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        name = next((value.value for key, value in pairs if key.value == "name"), "")
+        return self.section(node, "module", MODULE_ARGUMENTS.get(str(name), ImportedModuleArguments))
+
+    def items(self, node: yaml.Node, path: str) -> _Items:
+        """The keys of a mapping with their own and their values' nodes."""
+        if scalars.is_null(node):
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            self.fault(node, path, f"expected a mapping, not {scalars.found(node)}")
+            return {}
+        found: _Items = {}
+        for key_node, value_node in node.value:
+            key = tree.our_key(str(key_node.value), 1 if path else 0)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.fault(key_node, path or "file", "a key must be a string")
+            elif key in found:
+                first = tree.location(found[key][0])
+                self.fault(key_node, _join(path, key), f"is set twice, first at {first}")
+            else:
+                found[key] = (key_node, value_node)
+        return found
+
+    def section(self, node: yaml.Node, path: str, kind: Any) -> Any:
+        """Builds the dataclass of a section, or collects why it cannot be; None then."""
+        items = self.items(node, path)
+        known = [field.name for field in fields(kind) if field.metadata.get("yaml", True)]
+        before = len(self.faults)
+        values: dict[str, Any] = {}
+        for key, (key_node, value_node) in items.items():
+            if key not in known:
+                self.unknown(key_node, _join(path, key), key, known)
+                continue
+            try:
+                values[key] = self.value(value_node, hints_of(kind)[key], _join(path, key))
+            except scalars.MismatchError:
+                self.fault(value_node, _join(path, key), scalars.mismatch(value_node, hints_of(kind)[key]))
+        # The dataclass checks ranges, with the default where a value is known to be wrong already.
+        try:
+            built = kind(**values)
+        except ArgumentsError as error:
+            for fault in error.faults:
+                if fault.field in values or fault.field not in items:
+                    at = items[fault.field][1] if fault.field in items else node
+                    self.fault(at, _join(path, fault.field), fault.message)
+            return None
+        return built if len(self.faults) == before else None
+
+    def unknown(self, node: yaml.Node, path: str, key: str, known: Iterable[str]) -> None:
+        near = get_close_matches(key, list(known), n=1)
+        self.fault(node, path, "unknown key" + (f"; did you mean {near[0]}?" if near else ""))
+
+    def value(self, node: yaml.Node, hint: Any, path: str) -> Any:
+        """Reads a value for an annotated type.
+
+        Raises:
+            scalars.MismatchError: it does not fit.
+        """
+        for one in alternatives(hint):
+            origin = get_origin(one) or one
+            if origin is list and isinstance(node, yaml.SequenceNode):
+                (item,) = get_args(one)
+                return [self.item(part, item, f"{path}[{number}]") for number, part in enumerate(node.value)]
+            if origin is dict and isinstance(node, yaml.MappingNode):
+                return self.free(node, path)
+            try:
+                return scalars.read(node, origin)
+            except scalars.MismatchError:
+                continue
+        raise scalars.MismatchError
+
+    def item(self, node: yaml.Node, hint: Any, path: str) -> Any:
+        try:
+            return self.value(node, hint, path)
+        except scalars.MismatchError:
+            self.fault(node, path, scalars.mismatch(node, hint))
+            return None
+
+    def free(self, node: yaml.Node, path: str) -> Any:
+        """Reads a value of a field without a type."""
+        if isinstance(node, yaml.SequenceNode):
+            return [self.free(part, f"{path}[{number}]") for number, part in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            items = self.items(node, path).items()
+            return {key: self.free(part, _join(path, key)) for key, (_, part) in items}
+        try:
+            return scalars.read_any(node)
+        except scalars.MismatchError:
+            self.fault(node, path, scalars.ambiguity(node))
+            return None
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

@@ -1,0 +1,141 @@
+"""From text to a tree of YAML nodes, each of which knows its line."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import yaml
+
+from marlin_ckpt.config import scalars
+from marlin_ckpt.errors import ConfigError, Fault
+from marlin_ckpt.storage.local import open_regular
+
+_LARGEST_FILE = 256 << 10  # bytes; a hundred times what a configuration needs
+_DEEPEST = 32
+_SPELLINGS = {"chkp": "checkpointer", "ckpt": "checkpointer", "ckp": "checkpointer", "tr": "trainer"}
+SPELLINGS = tuple(_SPELLINGS)
+OVERRIDE = "--set "
+
+
+def read_text(where: str) -> str:
+    """The text of a file.
+
+    Raises:
+        ConfigError: it cannot be read, is too large, or is not UTF-8.
+    """
+    try:
+        with os.fdopen(open_regular(where), "rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError([Fault("file", f"cannot be read: {reason}", where)]) from error
+    if len(data) > _LARGEST_FILE:
+        raise ConfigError([Fault("file", f"is larger than {_LARGEST_FILE >> 10} KiB", where)])
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Fault("file", "is not UTF-8", f"{where}:{line}")]) from error
+
+
+class _Composer(yaml.SafeLoader):
+    """Builds the nodes and nothing from them; refuses what can grow without bound."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self._refuse("aliases are not supported; write the value out")
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            self._refuse(f"is nested more than {_DEEPEST} levels deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def _refuse(self, problem: str) -> None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+
+
+def compose(text: str, where: str) -> yaml.Node | None:
+    """Reads the one YAML document in a text; None where there is none.
+
+    Raises:
+        ConfigError: it is not YAML.
+    """
+    try:
+        loader = _Composer(text)
+        loader.name = where
+        return loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        problem = str(error.problem or error.context)
+        if "'\\t'" in problem:
+            problem = "a tab; YAML is indented with spaces"
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        at = where if where.startswith(OVERRIDE) else where + line
+        raise ConfigError([Fault("syntax", problem, at)]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([Fault("syntax", str(error).splitlines()[0], where)]) from error
+
+
+def location(node: yaml.Node) -> str:
+    """File and line of a node, or the `--set` that it comes from."""
+    name = str(node.start_mark.name)
+    return name if name.startswith(OVERRIDE) else f"{name}:{node.start_mark.line + 1}"
+
+
+def our_key(text: str, depth: int) -> str:
+    """A key in our spelling: PyMarlin's examples name the sections in several ways."""
+    return _SPELLINGS.get(text, text) if depth == 0 else text
+
+
+def nothing(mark: yaml.Mark) -> yaml.ScalarNode:
+    """A node that says that there is nothing."""
+    return yaml.ScalarNode(scalars.NULL_TAG, "", mark, mark)
+
+
+def override(root: yaml.MappingNode, text: str) -> Fault | None:
+    """Puts the value of `--set KEY.PATH=VALUE` into the tree, in the place of what it overrides.
+
+    Returns:
+        why it cannot be done, or None.
+
+    Raises:
+        ConfigError: the value is not YAML.
+    """
+    path, equals, value = text.partition("=")
+    *parents, last = keys = path.split(".")
+    if not equals or not all(keys):
+        return Fault(path or text, "expected KEY.PATH=VALUE", OVERRIDE.strip())
+    where = OVERRIDE + path
+    mark = yaml.Mark(where, 0, 0, 0, None, 0)
+    node = compose(value, where) or nothing(mark)
+    mapping: yaml.Node = root
+    for depth, key in enumerate(parents):
+        child = _child(mapping, key, depth)
+        if child is None or scalars.is_null(child):
+            child = yaml.MappingNode("tag:yaml.org,2002:map", [], mark, mark)
+            _put(mapping, key, child, depth)
+        if not isinstance(child, yaml.MappingNode):
+            return Fault(
+                path, f"{'.'.join(keys[: depth + 1])} is {scalars.found(child)}, not a mapping", where
+            )
+        mapping = child
+    _put(mapping, last, node, len(parents))
+    return None
+
+
+def _child(mapping: yaml.Node, key: str, depth: int) -> yaml.Node | None:
+    wanted = our_key(key, depth)
+    return next((part for name, part in mapping.value if our_key(str(name.value), depth) == wanted), None)
+
+
+def _put(mapping: yaml.Node, key: str, value: yaml.Node, depth: int) -> None:
+    key = our_key(key, depth)
+    kept = [(name, part) for name, part in mapping.value if our_key(str(name.value), depth) != key]
+    mapping.value = [
+        *kept,
+        (yaml.ScalarNode(scalars.STRING_TAG, key, value.start_mark, value.end_mark), value),
+    ]
