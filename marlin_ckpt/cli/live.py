@@ -37,7 +37,7 @@ class LiveBar:
 
     def begin(self, description: str, steps: int) -> None:
         """Starts an epoch of so many steps."""
-        self._progress.reset(self._task, description=description, total=steps, loss="", speed="")
+        self._progress.reset(self._task, description=description, total=steps)
 
     def advance(self, loss: str, speed: str) -> None:
         """Counts one step."""

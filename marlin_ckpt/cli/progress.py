@@ -49,6 +49,13 @@ class RunProgress:
             if last:
                 render.talk("hint: the same command with --resume continues from it")
 
+    def tell_if_finished(self, trainer: Trainer) -> None:
+        """Says so when the run that is resumed has no epoch left."""
+        if not self._quiet and 0 < trainer.args.epochs <= trainer.last_epoch + 1:
+            render.talk(
+                f"nothing left to train: epoch {trainer.last_epoch + 1}/{trainer.args.epochs} is done"
+            )
+
     def on_epoch_begin(self, epoch: int, epochs: int, steps: int) -> None:
         """Starts the epoch's line."""
         self._epoch_began_s = time.monotonic()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.directory.pruning import Outcome, Plan
     from marlin_ckpt.directory.starting import Start
 
+_SHORT_TABLE = 8
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell reports it
 
 
@@ -235,7 +236,7 @@ def outcome(directory: str, done: Outcome, *, dry_run: bool) -> None:
     for failure in done.failures:
         talk(f"error: cannot remove: {escape(failure.error)}: {escape(failure.path)}")
     freed = "would free" if dry_run else "freed"
-    talk(f"{_count(len(done.removed), 'file')} in {escape(directory)}, {size(done.bytes_freed)} {freed}")
+    talk(f"{_count(len(done.removed), 'file')} in {escape(directory)}, {freed} {size(done.bytes_freed)}")
 
 
 def outcome_json(directory: str, done: Outcome, *, dry_run: bool) -> dict[str, Any]:
@@ -276,7 +277,8 @@ def live_bar() -> LiveBar:
 
 
 def run_table(report: dict[str, Any]) -> None:
-    """Prints what a run wrote."""
+    """Prints what a run wrote: its last files and how many there are."""
+    files = report["files"]
     rows = [
         [
             str(one["index"]),
@@ -285,9 +287,10 @@ def run_table(report: dict[str, Any]) -> None:
             _metrics(one["metrics"] or {}),
             escape(one["path"]),
         ]
-        for one in report["files"]
+        for one in files[-_SHORT_TABLE:]
     ]
     if rows:
         table(["index", "kind", "size", "metrics", "file"], rows, {0, 2})
     epochs, steps = _count(report["epochs"], "epoch"), _count(report["global_steps"], "step")
-    talk(f"run {report['run_id']}: {epochs}, {steps}, {report['seconds']:.1f} s")
+    wrote = f"{_count(len(files), 'file')} written, {size(sum(one['size_bytes'] for one in files))}"
+    talk(f"run {report['run_id']}: {epochs}, {steps}, {report['seconds']:.1f} s; {wrote}")

@@ -45,6 +45,7 @@ def train(
 
     with RunProgress(quiet=quiet) as progress:
         trainer = build_trainer(settings, observer=progress)
+        progress.tell_if_finished(trainer)
         trainer.train()
     report = progress.report(trainer, start)
     if json:

@@ -64,9 +64,10 @@ class Trainer:
         self.device = _device(args)
         self.last_epoch = -1
         self._observer = observer
-        self._train_loss: float | None = None
 
         checkpoint = self.checkpointer.load()
+        # What was measured last stays true until an epoch measures anew: a finished run saves it again.
+        self._metrics = dict(checkpoint.metrics or {})
         _update("module", self.module, checkpoint.module_interface_state)
         self.module.to(self.device)
         self.optimizers, self.schedulers = self.module.get_optimizers_schedulers(
@@ -84,11 +85,13 @@ class Trainer:
                 self._observer.on_epoch_begin(epoch, self.args.epochs, self.estimated_global_steps_per_epoch)
             self.module.train()
             outputs = self.train_epoch()
-            self._train_loss = _mean_loss(outputs)
             self.validate()
             self.module.on_end_train_epoch(self.global_steps_finished, *outputs)
             self.last_epoch = epoch
-            self._save_after_epoch()
+            self._metrics = {**_mean_loss(outputs), **dict(self.module.get_metrics())}
+            if self._observer is not None:
+                self._observer.on_epoch_end(epoch, self._metrics)
+            self.save_checkpoint()
         if self.last_epoch >= 0:
             self.save_checkpoint(force=True)
             self.save_model_checkpoint()
@@ -113,12 +116,6 @@ class Trainer:
             self.module.on_end_val_epoch(self.global_steps_finished, *outputs, key=key)
         return outputs
 
-    def _save_after_epoch(self) -> None:
-        metrics = self.get_metrics()
-        if self._observer is not None:
-            self._observer.on_epoch_end(self.last_epoch, metrics)
-        self.save_checkpoint()
-
     def save_checkpoint(self, force: bool = False) -> None:
         """Hands the three states and the metrics to the checkpointer, under the last epoch as index.
 
@@ -129,7 +126,7 @@ class Trainer:
             module_interface_state=self.module.get_state(),
             trainer_state=self.get_state(),
             trainer_backend_state=self.trainer_backend.get_state(),
-            metrics=self.get_metrics(),
+            metrics=dict(self._metrics),
         )
         self._tell_saved(self.checkpointer.save(state, self.last_epoch, force))
 
@@ -140,11 +137,6 @@ class Trainer:
     def _tell_saved(self, path: str | None) -> None:
         if path and self._observer is not None:
             self._observer.on_save(path, self.last_epoch)
-
-    def get_metrics(self) -> dict[str, float]:
-        """The module's metrics, and the mean `train_loss` of the last epoch."""
-        own = {} if self._train_loss is None else {"train_loss": self._train_loss}
-        return {**own, **dict(self.module.get_metrics())}
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the trainer; a subclass may add its own."""
@@ -284,7 +276,7 @@ def _update(what: str, owner: Any, state: Any) -> None:
         raise StateMismatchError(message, hint="load a checkpoint of the same configuration") from error
 
 
-def _mean_loss(outputs: list[Any]) -> float | None:
+def _mean_loss(outputs: list[Any]) -> dict[str, float]:
     if outputs and isinstance(outputs[0], torch.Tensor) and outputs[0].numel():
-        return float(outputs[0].double().mean())
-    return None
+        return {"train_loss": float(outputs[0].double().mean())}
+    return {}

@@ -1,0 +1,79 @@
+"""What the tests share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import settings
+
+from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
+
+# Derandomised: CI fails only for what a change made fail. No deadline: machines are shared.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.load_profile("ci")
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+class PicklableMock(mock.MagicMock):
+    """The mock of PyMarlin's own tests: it pickles as a plain MagicMock."""
+
+    def __reduce__(self):
+        return (mock.MagicMock, ())
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The root of the source tree."""
+    return REPOSITORY
+
+
+@pytest.fixture
+def make_checkpointer(tmp_path: Path) -> Callable[..., DefaultCheckpointer]:
+    """Makes checkpointers that save to and load from `tmp_path / "checkpoints"` unless told otherwise."""
+
+    def make(**fields) -> DefaultCheckpointer:
+        directory = str(tmp_path / "checkpoints")
+        defaults = {"save_dir": directory, "model_state_save_dir": directory, "load_dir": directory}
+        return DefaultCheckpointer(DefaultCheckpointerArguments(**{**defaults, **fields}))
+
+    return make
+
+
+@pytest.fixture
+def make_checkpoint() -> Callable[..., Checkpoint]:
+    """Makes a small checkpoint whose tensors hold `value`."""
+
+    def make(value: float = 1.0, **metrics: float) -> Checkpoint:
+        return Checkpoint(
+            module_interface_state={"weight": torch.full((8, 8), value)},
+            trainer_state={"last_epoch": int(value)},
+            trainer_backend_state={"global_step_completed": 3},
+            metrics=metrics or None,
+        )
+
+    return make
+
+
+@pytest.fixture
+def run_command(repository: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """Runs `marlin-ckpt` in a process of its own; bytes in and out."""
+
+    def run(*arguments: str | bytes, **options) -> subprocess.CompletedProcess[bytes]:
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from marlin_ckpt.cli.main import main; sys.exit(main())",
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(repository), **options.pop("env", {})}
+        options = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 120, **options}
+        return subprocess.run([*command, *arguments], env=environment, check=False, **options)
+
+    return run
