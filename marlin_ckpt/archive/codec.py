@@ -8,9 +8,10 @@ import io
 import os
 import pickle
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from types import BuiltinFunctionType, FunctionType
+from types import FunctionType, NoneType
 from typing import Any
 
 import torch
@@ -34,12 +35,18 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import open_regular, publish
 
 _PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no later one
-# What every state of modules and optimizers imports; anything else is asked about, at the price of a scan.
-_FAMILIAR = {
-    ("collections", "OrderedDict"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-}
+# What every state of modules and optimizers holds and imports; of anything else torch is asked whether it
+# would load it, at the price of a scan.
+_FAMILIAR_TYPES = frozenset(
+    {dict, OrderedDict, list, tuple, str, bytes, int, float, bool, NoneType, torch.Tensor, torch.nn.Parameter}
+)
+_FAMILIAR_NAMES = frozenset(
+    {
+        ("collections", "OrderedDict"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("torch._utils", "_rebuild_parameter"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ class Encoded:
     Attributes:
         pickle: the record `data.pkl`.
         storages: the storages of its tensors by record key, each once, in the order met.
-        is_familiar: whether it imports only what every state imports.
+        is_familiar: whether it holds and imports only what every state does.
     """
 
     pickle: bytes
@@ -74,9 +81,8 @@ class _Pickler(pickle.Pickler):
         kind = type(obj)
         if issubclass(kind, (UntypedStorage, TypedStorage)):
             return self._storage_id(obj)
-        if issubclass(kind, (type, FunctionType, BuiltinFunctionType)):
-            name = (getattr(obj, "__module__", None), getattr(obj, "__qualname__", None))
-            self.is_familiar = self.is_familiar and name in _FAMILIAR
+        if kind not in _FAMILIAR_TYPES:
+            self.is_familiar = self.is_familiar and _is_familiar_name(obj)
         return None
 
     def _storage_id(self, obj: Any) -> tuple[Any, ...]:
@@ -97,6 +103,13 @@ class _Pickler(pickle.Pickler):
         key = self._keys.setdefault(storage._cdata, str(len(self._keys)))  # noqa: SLF001
         self.storages[key] = storage
         return ("storage", storage_type, key, location_tag(storage), numel)
+
+
+def _is_familiar_name(obj: Any) -> bool:
+    kind = type(obj)
+    if issubclass(kind, type) and issubclass(obj, (UntypedStorage, TypedStorage)):
+        return True
+    return issubclass(kind, (type, FunctionType)) and (obj.__module__, obj.__qualname__) in _FAMILIAR_NAMES
 
 
 def encode(state: Any) -> Encoded:

@@ -82,6 +82,9 @@ class DefaultCheckpointer(AbstractCheckpointer):
         index = _index(index)
         if not self.args.checkpoint or not (force or index % self.args.period == 0):
             return None
+        if not isinstance(checkpoint_state, Checkpoint):
+            kind = type(checkpoint_state).__qualname__
+            raise ArgumentsError([Fault("checkpoint_state", f"expected a Checkpoint, not a {kind}")])
         metrics = _metrics(checkpoint_state.metrics)
         return self._write(self.args.save_dir, Kind.CHECKPOINT, index, checkpoint_state.payload(), metrics)
 

@@ -12,7 +12,7 @@ from marlin_ckpt.version import __version__
 app = typer.Typer(
     help="Checkpoints for PyTorch that survive kills and full disks.",
     epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 bad content, 4 no checkpoint found, "
-    "5 directory in use, 130 interrupted.",
+    "130 interrupted.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

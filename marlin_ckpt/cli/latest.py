@@ -25,7 +25,9 @@ def latest(
     """Print the path of the checkpoint with the greatest index, sub-directories included."""
     path = catalog.get_latest_file(directory, prefix, ext)
     if not path:
-        raise CheckpointNotFoundError(f"no checkpoint {prefix}_*.{ext} found under", directory)
+        others = ", ".join(catalog.prefixes(directory, ext))
+        hint = f"there are checkpoints with --prefix {others}" if others else ""
+        raise CheckpointNotFoundError("no checkpoint found", directory, hint)
     if json:
         render.document({"path": path})
     else:

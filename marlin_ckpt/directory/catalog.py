@@ -92,6 +92,17 @@ def find(
     return sorted(found, key=_order)
 
 
+def prefixes(directory: PathText, extension: str = "pt") -> list[str]:
+    """The prefixes of the checkpoints in a directory and those below it, sorted.
+
+    Raises:
+        CheckpointNotFoundError: there is no such directory.
+        StorageError: it cannot be read.
+    """
+    names = [one.name for one in find(directory, extension=extension, recursive=True)]
+    return sorted({name.prefix for name in names if name and name.kind is naming.Kind.CHECKPOINT})
+
+
 def entry(path: PathText, extension: str | None = None) -> Entry | None:
     """One file as `find` would list it; None where there is no regular file."""
     text = os.fspath(path)

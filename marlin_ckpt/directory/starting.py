@@ -43,17 +43,19 @@ def decide(args: DefaultCheckpointerArguments, *, epochs: int, resume: bool) -> 
         StorageError: the directory cannot be read.
     """
     save_dir = os.fspath(args.save_dir)
-    if resume and (latest := catalog.get_latest_file(save_dir, args.file_prefix, args.file_ext)):
-        return Start(save_dir, resumes_from=latest)
-    if not args.checkpoint:
-        return Start(save_dir)
     try:
-        if args.delete_existing_checkpoints:
-            doomed = catalog.find(save_dir, extension=args.file_ext)
-            return Start(save_dir, deletes=tuple(entry.path for entry in doomed))
+        # Directly in save_dir, where this run saves: a sub-directory may be another run's.
         earlier = catalog.find(save_dir, prefix=args.file_prefix, extension=args.file_ext)
     except CheckpointNotFoundError:
         return Start(save_dir)
+    checkpoints = [entry for entry in earlier if entry.name and entry.name.kind is Kind.CHECKPOINT]
+    if resume and checkpoints:
+        return Start(save_dir, resumes_from=checkpoints[-1].path)
+    if not args.checkpoint:
+        return Start(save_dir)
+    if args.delete_existing_checkpoints:
+        doomed = catalog.find(save_dir, extension=args.file_ext)
+        return Start(save_dir, deletes=tuple(entry.path for entry in doomed))
     names = {
         str(FileName(args.file_prefix, index, args.file_ext, Kind.CHECKPOINT))
         for index in range(epochs)
@@ -61,11 +63,7 @@ def decide(args: DefaultCheckpointerArguments, *, epochs: int, resume: bool) -> 
     }
     names.add(str(FileName(args.file_prefix, epochs - 1, args.file_ext, Kind.MODEL)))
     replaces = tuple(entry.path for entry in earlier if os.path.basename(entry.path) in names)
-    keeps = tuple(
-        entry.path
-        for entry in earlier
-        if entry.name and entry.name.kind is Kind.CHECKPOINT and entry.name.index >= epochs
-    )
+    keeps = tuple(entry.path for entry in checkpoints if entry.index is not None and entry.index >= epochs)
     return Start(save_dir, replaces=replaces, keeps=keeps)
 
 
