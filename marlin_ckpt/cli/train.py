@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated
 
 import typer
@@ -40,6 +41,8 @@ def train(
     render.announce_start(start, quiet=quiet)
     starting.apply(start, settings.checkpointer)
 
+    # torch complains at each start where NumPy is not installed; nothing here needs it.
+    warnings.filterwarnings("ignore", "Failed to initialize NumPy")
     from marlin_ckpt.cli.progress import RunProgress
     from marlin_ckpt.training.build import build_trainer
 
