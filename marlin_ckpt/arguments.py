@@ -204,7 +204,7 @@ class SpiralArguments(Checked):
     arms: int = field(default=3, metadata={"minimum": 2})
     width: int = field(default=32, metadata={"minimum": 1})
     learning_rate: float = field(default=1e-2, metadata={"above": 0})
-    data_seed: int = field(default=0, metadata={"minimum": 0})
+    data_seed: int = field(default=0, metadata={"minimum": 0, "maximum": 2**63 - 1})
 
 
 @dataclass

@@ -6,7 +6,7 @@ import os
 from dataclasses import Field, fields
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from marlin_ckpt.errors import ArgumentsError, Fault
 
@@ -26,8 +26,16 @@ _WORDS = {
 
 @cache
 def hints_of(kind: type) -> dict[str, Any]:
-    """The resolved annotations of a dataclass, by field name."""
-    return get_type_hints(kind)
+    """The resolved annotations of a dataclass, by field name.
+
+    Where one cannot be resolved (it names a type that is local to a function), all that a class adds count
+    as Any.
+    """
+    try:
+        return get_type_hints(kind)
+    except NameError:
+        inherited = hints_of(kind.__mro__[1]) if len(kind.__mro__) > 1 else {}
+        return {**dict.fromkeys(kind.__annotations__, Any), **inherited}
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
@@ -40,32 +48,33 @@ def words(hint: Any) -> str:
     kinds = [get_origin(one) or one for one in alternatives(hint)]
     if str in kinds and os.PathLike in kinds:
         kinds.remove(str)
-    return " or ".join(_WORDS.get(kind, kind.__name__) for kind in kinds)
+    return " or ".join(_WORDS.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds)
 
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of the annotated type; a bool is no integer, an integer is a number."""
-    for one in alternatives(hint):
-        origin = get_origin(one) or one
-        if origin is list:
-            (item,) = get_args(one)
-            if type(value) is list and all(fits(part, item) for part in value):
-                return True
-        elif origin is float:
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                return True
-        elif origin is int:
-            if isinstance(value, int) and not isinstance(value, bool):
-                return True
-        elif isinstance(value, origin):
-            return True
-    return False
+    return any(_fits_one(value, one) for one in alternatives(hint))
+
+
+def _fits_one(value: Any, hint: Any) -> bool:
+    origin = get_origin(hint) or hint
+    if origin is Any:
+        return True
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin is list and get_args(hint):
+        return isinstance(value, list) and all(fits(part, get_args(hint)[0]) for part in value)
+    if origin in (int, float):
+        numbers = int if origin is int else (int, float)
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    # What is no class (a type variable) says nothing that could be checked.
+    return isinstance(value, origin) if isinstance(origin, type) else True
 
 
 def field_faults(arguments: Any) -> list[Fault]:
     """What is wrong with each field for itself: its type, then the bounds of its metadata.
 
-    A field's metadata may hold `minimum` and `above` (numbers) and `choices` (a tuple).
+    A field's metadata may hold `minimum`, `maximum` and `above` (numbers) and `choices` (a tuple).
     """
     faults = []
     kind: type = type(arguments)
@@ -80,10 +89,15 @@ def field_faults(arguments: Any) -> list[Fault]:
     return faults
 
 
-def _bounds_fault(value: Any, field: Field[Any]) -> str:
+def _bounds_fault(value: Any, field: Field[Any]) -> str:  # noqa: PLR0911 - one for each bound
     bounds = field.metadata
     if value is None:
         return ""
+    texts = map(_text_fault, value if isinstance(value, list) else [value])
+    if message := next(filter(None, texts), ""):
+        return message
+    if "maximum" in bounds and value > bounds["maximum"]:
+        return f"expected {bounds['maximum']} or less, not {value!r}"
     if "minimum" in bounds and not value >= bounds["minimum"]:
         return f"expected {bounds['minimum']} or more, not {value!r}"
     if "above" in bounds and not bounds["above"] < value < float("inf"):
@@ -107,6 +121,16 @@ def extension_fault(value: str) -> str:
     if value.startswith("."):
         return f"goes without its dot: write {value.lstrip('.')!r}, not {value!r}"
     return name_part_fault(value)
+
+
+def _text_fault(value: Any) -> str:
+    """Why a string can be no part of a path, and so no value of ours; "" for anything else."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        return f"must not hold a null byte, but is {value!r}" if b"\0" in os.fsencode(value) else ""
+    except UnicodeEncodeError:
+        return f"holds what is no character: {value!r}"
 
 
 class Checked:

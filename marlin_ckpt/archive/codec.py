@@ -7,6 +7,7 @@ import ctypes
 import io
 import os
 import pickle
+import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -40,6 +41,8 @@ _PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no lat
 _FAMILIAR_TYPES = frozenset(
     {dict, OrderedDict, list, tuple, str, bytes, int, float, bool, NoneType, torch.Tensor, torch.nn.Parameter}
 )
+# The opcode LONG1 holds 255 bytes with the sign; weights_only does not know LONG4.
+_HUGE_BITS = 255 * 8
 _FAMILIAR_NAMES = frozenset(
     {
         ("collections", "OrderedDict"),
@@ -57,11 +60,13 @@ class Encoded:
         pickle: the record `data.pkl`.
         storages: the storages of its tensors by record key, each once, in the order met.
         is_familiar: whether it holds and imports only what every state does.
+        has_huge_integer: whether it holds an integer that `weights_only` does not read.
     """
 
     pickle: bytes
     storages: dict[str, UntypedStorage]
     is_familiar: bool
+    has_huge_integer: bool
 
 
 class _Pickler(pickle.Pickler):
@@ -74,6 +79,7 @@ class _Pickler(pickle.Pickler):
         super().__init__(file, protocol=_PROTOCOL)
         self.storages: dict[str, UntypedStorage] = {}
         self.is_familiar = True
+        self.has_huge_integer = False
         self._keys: dict[int, str] = {}
         self._dtypes: dict[int, torch.dtype] = {}
 
@@ -83,6 +89,8 @@ class _Pickler(pickle.Pickler):
             return self._storage_id(obj)
         if kind not in _FAMILIAR_TYPES:
             self.is_familiar = self.is_familiar and _is_familiar_name(obj)
+        elif kind is int and obj.bit_length() >= _HUGE_BITS:
+            self.has_huge_integer = True
         return None
 
     def _storage_id(self, obj: Any) -> tuple[Any, ...]:
@@ -128,7 +136,7 @@ def encode(state: Any) -> Encoded:
         raise UnsavableStateError("the state is nested too deeply to be pickled") from error
     except Exception as error:  # whatever a __reduce__ of the user's raises
         raise UnsavableStateError(f"the state cannot be pickled: {error}") from error
-    return Encoded(file.getvalue(), pickler.storages, pickler.is_familiar)
+    return Encoded(file.getvalue(), pickler.storages, pickler.is_familiar, pickler.has_huge_integer)
 
 
 def _buffer(storage: UntypedStorage) -> memoryview:
@@ -146,7 +154,7 @@ def write_file(path: PathText, state: Any, manifest: Manifest) -> tuple[str, ...
         manifest: without its records, which are filled in here.
 
     Returns:
-        the names that loading it would import and that `weights_only` refuses; usually none.
+        what in it `weights_only` refuses: names that loading it would import; usually none.
 
     Raises:
         UnsavableStateError: the state cannot be pickled.
@@ -171,7 +179,8 @@ def write_file(path: PathText, state: Any, manifest: Manifest) -> tuple[str, ...
         writer.close()
 
     publish(path, write)
-    return () if encoded.is_familiar else tuple(sorted(get_unsafe_globals_in_checkpoint(os.fspath(path))))
+    refused = [] if encoded.is_familiar else sorted(get_unsafe_globals_in_checkpoint(os.fspath(path)))
+    return (*refused, *(["an integer of more than 255 bytes"] if encoded.has_huge_integer else []))
 
 
 @contextlib.contextmanager
@@ -232,23 +241,36 @@ def _load(fd: int, path: str, *, weights_only: bool) -> Any:
         except MemoryError as error:
             raise StorageError("not enough memory to load the file", path) from error
         except Exception as error:  # mutated pickles alone raise a dozen types
-            if weights_only and (names := _unsafe_names(file)):
+            reason = _reason(error)
+            if weights_only and (names := _unsafe_names(file, reason)):
                 raise UnsafeCheckpointError(
                     f"refused as unsafe: loading it would import {', '.join(names)}",
                     path,
                     "if the file is your own, load it with weights_only: false",
                     names=names,
                 ) from error
-            raise CorruptCheckpointError(f"cannot be unpickled: {_first_line(error)}", path) from error
+            if weights_only and "Unsupported operand" in reason:
+                raise UnsafeCheckpointError(
+                    f"refused: it holds what weights_only cannot read: {reason}",
+                    path,
+                    "if the file is your own, load it with weights_only: false",
+                ) from error
+            raise CorruptCheckpointError(f"cannot be unpickled: {reason}", path) from error
 
 
-def _unsafe_names(file: io.BufferedReader) -> tuple[str, ...]:
+def _unsafe_names(file: io.BufferedReader, reason: str) -> tuple[str, ...]:
     file.seek(0)
     try:
-        return tuple(sorted(get_unsafe_globals_in_checkpoint(file)))
-    except Exception:  # noqa: BLE001 - a pickle that cannot even be scanned is corrupt, not unsafe
-        return ()
+        names = get_unsafe_globals_in_checkpoint(file)
+    except Exception:  # noqa: BLE001 - a legacy file, or a pickle that cannot even be scanned
+        names = []
+    # Of a legacy file torch names the first one alone, in its message.
+    return tuple(sorted(names or re.findall(r"GLOBAL ([\w.]+)", reason)))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _reason(error: Exception) -> str:
+    """What torch's message says after the advice that it begins with, to load without weights_only."""
+    text = str(error).rpartition("WeightsUnpickler error:")[2]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    own = [line for line in lines if not line.startswith("Weights only load failed")]
+    return own[0] if own else type(error).__name__

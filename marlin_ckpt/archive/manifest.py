@@ -67,7 +67,7 @@ class Manifest:
                 versions={str(key): str(value) for key, value in values["versions"].items()},
                 records=list(values["records"]),
             )
-        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"the manifest is not one: {error!r}") from error
 
 

@@ -19,6 +19,7 @@ _PIECE = 1 << 18  # fits the second-level cache, where the CRC costs least
 # A legacy torch file starts with this pickled number, torch.serialization.MAGIC_NUMBER.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LARGEST_MANIFEST = 64 << 20
+_IS_DIRECTORY = 0x10  # the attribute of MS-DOS, in the external attributes of a zip entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,10 @@ def read_container(fd: int, path: str) -> Container:
         if not any(record.name.partition("/")[2] == "data.pkl" for record in records):
             raise NotACheckpointError("not a checkpoint but a zip of something else", path)
         data_offsets = _check_places(fd, records, directory_offset)
-        return Container(path, tuple(records), data_offsets, _read_manifest(fd, records, data_offsets))
+        found = _read_manifest(fd, records, data_offsets)
+        if found is not None:
+            _check_every_byte(fd, records, directory_offset)
+        return Container(path, tuple(records), data_offsets, found)
     except _StructureError as error:
         raise CorruptCheckpointError(str(error), path) from error
     except (struct.error, UnicodeDecodeError) as error:
@@ -118,7 +122,7 @@ def _parse_entries(data: bytes, count: int) -> list[Record]:
     at = 0
     for _ in range(count):
         fields = layout.CENTRAL_ENTRY.unpack_from(data, at)
-        signature, method, crc32 = fields[0], fields[4], fields[7]
+        signature, method, crc32, attributes = fields[0], fields[4], fields[7], fields[15]
         packed, size, name_size, extra_size, comment_size = fields[8:13]
         offset = fields[16]
         if signature != layout.CENTRAL_SIGNATURE:
@@ -130,6 +134,9 @@ def _parse_entries(data: bytes, count: int) -> list[Record]:
         packed, size, offset = _zip64_values(extra, [size, packed, offset])
         if method or packed != size:
             raise _StructureError(f"record {name} is compressed; torch stores records as they are")
+        if attributes & _IS_DIRECTORY:
+            # torch's reader would skip the data and hand out memory that nothing was read into.
+            raise _StructureError(f"record {name} says that it is a directory")
         records.append(Record(name, size, crc32, offset))
     if at != len(data):
         raise _StructureError("the zip directory has another length than it says")
@@ -189,6 +196,27 @@ def _read_manifest(fd: int, records: list[Record], data_offsets: dict[str, int])
     if found.records != written:
         raise _StructureError("the records are not those that the manifest lists")
     return found
+
+
+def _check_every_byte(fd: int, records: list[Record], directory_offset: int) -> None:
+    """Lays the container out anew from the records and compares: so what no CRC covers is accounted for."""
+    at = 0
+    for record in records:
+        header = layout.local_header(record.name, record.size, at)
+        descriptor = layout.descriptor(record)
+        end = at + len(header) + record.size
+        holds = (
+            record.header_offset == at
+            and os.pread(fd, len(header), at) == header
+            and os.pread(fd, len(descriptor), end) == descriptor
+        )
+        if not holds:
+            raise _StructureError(f"the header of record {record.name} is damaged")
+        at = end + len(descriptor)
+    directory = b"".join(map(layout.central_entry, records))
+    expected = directory + layout.end_records(len(records), len(directory), at)
+    if at != directory_offset or os.pread(fd, len(expected) + 1, at) != expected:
+        raise _StructureError("the zip directory is damaged")
 
 
 def has_checksums(container: Container) -> bool:

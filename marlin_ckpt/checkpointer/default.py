@@ -131,11 +131,12 @@ class DefaultCheckpointer(AbstractCheckpointer):
         payload, manifest = codec.read_file(
             path, weights_only=self.args.weights_only, log=self.logger.warning
         )
-        _check_payload(payload, path)
+        _check_payload(payload, manifest, path)
         if manifest is not None:
             self.run_id = manifest.run_id
             self._saves = manifest.save_number
-        return Checkpoint(**payload, metrics=dict(manifest.metrics) if manifest else None)
+            payload["metrics"] = dict(manifest.metrics)
+        return Checkpoint(**payload)
 
     @staticmethod
     def get_latest_file(
@@ -165,7 +166,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         extension = self.args.file_ext
         self.logger.warning("Deleting the files with extension %s in %s.", extension, directory)
         try:
-            outcome = pruning.carry_out(pruning.plan_cleaning(directory, extension=extension))
+            outcome = pruning.carry_out(pruning.plan_deleting(directory, extension=extension))
         except MarlinError as error:
             self.logger.error("Could not delete checkpoints: %s", error)  # noqa: TRY400 - no news in a traceback
             return
@@ -204,10 +205,15 @@ class DefaultCheckpointer(AbstractCheckpointer):
 
     def _sweep(self, directory: str) -> None:
         """Removes what dead runs left half written, once a directory: it can be as large as all else."""
-        if directory in self._swept or os.path.islink(directory):
+        if directory in self._swept:
             return
         self._swept.add(directory)
-        for removal in pruning.carry_out(pruning.plan_sweeping(directory)).removed:
+        try:
+            outcome = pruning.carry_out(pruning.plan_sweeping(directory))
+        except MarlinError as error:  # a save must not fail for what others left
+            self.logger.debug("Did not look for files of dead runs: %s", error)
+            return
+        for removal in outcome.removed:
             self.logger.warning("Removed %s, left half written by a run that has died.", removal.path)
 
     def _path_to_load(self) -> str:
@@ -244,10 +250,12 @@ def _metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     return plain_metrics
 
 
-def _check_payload(payload: Any, path: str) -> None:
-    if type(payload) is dict and set(payload) == set(PAYLOAD_KEYS):
+def _check_payload(payload: Any, manifest: Manifest | None, path: str) -> None:
+    is_model = manifest is not None and manifest.kind is Kind.MODEL
+    # PyMarlin's users write `checkpoint.__dict__`, which holds our metrics as well.
+    if not is_model and type(payload) is dict and set(payload) - {"metrics"} == set(PAYLOAD_KEYS):
         return
-    what = f"not a checkpoint but {_describe(payload)}"
+    what = f"not a checkpoint but {'a model file' if is_model else _describe(payload)}"
     hint = f"a checkpoint is a dict of {', '.join(PAYLOAD_KEYS)}"
     raise NotACheckpointError(what, path, hint)
 
@@ -258,7 +266,7 @@ def _describe(payload: Any) -> str:
     if "pytorch-lightning_version" in payload:
         return "a checkpoint by Lightning"
     if payload and all(isinstance(value, torch.Tensor) for value in payload.values()):
-        return "a model file: a module's state alone"
+        return "a model file"
     keys = [repr(key) for key in payload]
     shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")  # noqa: PLR2004 - enough to know it by
     return f"a dict of {shown}" if keys else "an empty dict"

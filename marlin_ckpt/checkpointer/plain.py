@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from marlin_ckpt.errors import UnsavableStateError
+
 _CONTAINERS = (dict, OrderedDict, list, tuple)
 _DATES = (datetime.datetime, datetime.date, datetime.time)
 
@@ -22,8 +24,14 @@ def plain(state: Any) -> Any:
     """A state in plain values.
 
     Containers are copied only when something in them changes; sharing between them, and cycles, are kept.
+
+    Raises:
+        UnsavableStateError: it is nested too deeply.
     """
-    return _Copier().copy(state) if _needs_work(state) else state
+    try:
+        return _Copier().copy(state) if _needs_work(state) else state
+    except RecursionError as error:
+        raise UnsavableStateError("the state is nested too deeply to be saved") from error
 
 
 def _needs_work(state: Any) -> bool:
@@ -61,10 +69,14 @@ class _Copier:
             self._done[id(value)] = (value, made)
             # torch hangs the versions of a state dict's modules on it, as an attribute.
             vars(made).update(vars(value)) if kind is OrderedDict else None
-            made.update((self.copy(key), self.copy(part)) for key, part in value.items())
+            keys = [self.copy(key) for key in value]
+            if len(set(keys)) < len(value):  # a path and the string it would become
+                keys = list(value)
+            made.update(zip(keys, (self.copy(part) for part in value.values()), strict=True))
         elif kind is tuple:
-            made = tuple(self.copy(part) for part in value)
-            self._done[id(value)] = (value, made)
+            made = tuple([self.copy(part) for part in value])
+            # A tuple that holds itself through a list was made while its parts were, as pickle does it.
+            made = self._done.setdefault(id(value), (value, made))[1]
         else:
             made = _plain_leaf(value)
             self._done[id(value)] = (value, made)
@@ -90,13 +102,10 @@ def _plain_leaf(value: Any) -> Any:
     return value
 
 
-def _has_fixed_zone(value: Any) -> bool:
+def _has_fixed_zone(value: datetime.datetime | datetime.date | datetime.time) -> bool:
     # A named zone knows its rules for other dates; an offset in a string does not.
-    return isinstance(value, datetime.date) and (
-        not isinstance(value, datetime.datetime)
-        or value.tzinfo is None
-        or type(value.tzinfo) is datetime.timezone
-    )
+    zone = value.tzinfo if isinstance(value, (datetime.datetime, datetime.time)) else None
+    return zone is None or type(zone) is datetime.timezone
 
 
 def _plain_array(array: Any) -> Any:

@@ -6,6 +6,7 @@ YAML 1.2 reads it, and what the two read differently is refused where it matters
 
 from __future__ import annotations
 
+import math
 import re
 from types import NoneType
 from typing import Any
@@ -17,9 +18,12 @@ from marlin_ckpt.fields import alternatives, words
 NULL_TAG = "tag:yaml.org,2002:null"
 STRING_TAG = "tag:yaml.org,2002:str"
 
-_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+# No underscores, no leading zeros, no other bases: YAML 1.1 and 1.2 and people read those differently. Python
+# reads no integer of more than 4,300 digits.
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,999})")
+_INTEGER_LIKE = re.compile(r"[-+]?[0-9][0-9_]*|0o[0-7_]+")
 _NUMBER = re.compile(
-    r"[-+]?((0|[1-9][0-9_]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+    r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NULLS = {"", "~", "null", "Null", "NULL"}
@@ -58,14 +62,23 @@ def read(node: yaml.Node, hint: Any) -> Any:
     if hint is int and plain and _INTEGER.fullmatch(text):
         return int(text)
     if hint is float and plain and _NUMBER.fullmatch(text):
-        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-    if hint is str and isinstance(node, yaml.ScalarNode) and (not plain or _is_clearly_text(node)):
+        number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        if math.isinf(number) and "inf" not in text.lower():
+            raise MismatchError  # 1e999
+        return number
+    if hint is str and is_text(node):
         return text
     raise MismatchError
 
 
+def is_text(node: yaml.Node) -> bool:
+    """Whether a node is a string to every reader."""
+    return isinstance(node, yaml.ScalarNode) and (not _is_plain(node) or _is_clearly_text(node))
+
+
 def _is_clearly_text(node: yaml.Node) -> bool:
-    return node.tag == STRING_TAG and not _NUMBER.fullmatch(node.value)
+    text = node.value
+    return node.tag == STRING_TAG and not (_NUMBER.fullmatch(text) or _INTEGER_LIKE.fullmatch(text))
 
 
 def read_any(node: yaml.Node) -> Any:
@@ -74,7 +87,10 @@ def read_any(node: yaml.Node) -> Any:
     Raises:
         MismatchError: it has several readings.
     """
-    for hint in (NoneType, bool, int, float, str):
+    hints: tuple[type, ...] = (NoneType, bool, int, float, str)
+    if _is_plain(node) and _INTEGER_LIKE.fullmatch(node.value):
+        hints = (int,)  # one that cannot be read exactly must not become a float
+    for hint in hints:
         try:
             return read(node, hint)
         except MismatchError:

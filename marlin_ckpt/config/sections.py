@@ -115,6 +115,8 @@ class _Reading:
             key = tree.our_key(str(key_node.value), 1 if path else 0)
             if not isinstance(key_node, yaml.ScalarNode):
                 self.fault(key_node, path or "file", "a key must be a string")
+            elif not scalars.is_text(key_node):
+                self.fault(key_node, path or "file", f"the key {key!r} is no string; put it in quotes")
             elif key in found:
                 first = tree.location(found[key][0])
                 self.fault(key_node, _join(path, key), f"is set twice, first at {first}")
@@ -124,16 +126,21 @@ class _Reading:
 
     def section(self, node: yaml.Node, path: str, kind: Any) -> Any:
         """Builds the dataclass of a section, or collects why it cannot be; None then."""
-        items = self.items(node, path)
-        known = [field.name for field in fields(kind) if field.metadata.get("yaml", True)]
         before = len(self.faults)
+        items = self.items(node, path)
+        if len(self.faults) > before and not isinstance(node, yaml.MappingNode):
+            return None
+        known = [field.name for field in fields(kind) if field.metadata.get("yaml", True)]
         values: dict[str, Any] = {}
         for key, (key_node, value_node) in items.items():
             if key not in known:
                 self.unknown(key_node, _join(path, key), key, known)
                 continue
+            count = len(self.faults)
             try:
-                values[key] = self.value(value_node, hints_of(kind)[key], _join(path, key))
+                value = self.value(value_node, hints_of(kind)[key], _join(path, key))
+                if len(self.faults) == count:
+                    values[key] = value
             except scalars.MismatchError:
                 self.fault(value_node, _join(path, key), scalars.mismatch(value_node, hints_of(kind)[key]))
         # The dataclass checks ranges, with the default where a value is known to be wrong already.

@@ -35,7 +35,7 @@ def read_text(where: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1  # not of data, which may begin with a mark
         raise ConfigError([Fault("file", "is not UTF-8", f"{where}:{line}")]) from error
 
 
@@ -47,6 +47,8 @@ class _Composer(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             self._refuse("aliases are not supported; write the value out")
+        if getattr(self.peek_event(), "tag", None) not in (None, "!"):  # type: ignore[no-untyped-call]
+            self._refuse("tags are not supported")
         self.depth += 1
         if self.depth > _DEEPEST:
             self._refuse(f"is nested more than {_DEEPEST} levels deep")
@@ -65,12 +67,18 @@ def compose(text: str, where: str) -> yaml.Node | None:
     Raises:
         ConfigError: it is not YAML.
     """
+    loader = None
     try:
         loader = _Composer(text)
         loader.name = where
         return loader.get_single_node()
+    except (ValueError, OverflowError) as error:  # PyYAML's own, for "\U00110000" and the like
+        at = where if loader is None or where.startswith(OVERRIDE) else f"{where}:{loader.line + 1}"
+        raise ConfigError([Fault("syntax", f"a number is out of range: {error}", at)]) from error
     except yaml.MarkedYAMLError as error:
         problem = str(error.problem or error.context)
+        if problem == "but found another document":
+            problem = "holds more than one document"
         if "'\\t'" in problem:
             problem = "a tab; YAML is indented with spaces"
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""

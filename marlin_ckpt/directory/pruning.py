@@ -8,6 +8,7 @@ meanwhile makes the removal fail, never go astray.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -20,7 +21,9 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage import temporary
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_Identity = tuple[int, int]
+# Device, inode and, of a file, the time of its last change: a freed inode number is used again at once.
+_Identity = tuple[int, ...]
+_Reason = Callable[[int, str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Removal:
         reason: why it goes.
         parts: the names of the sub-directories that lead to it, then its own.
         directories: device and inode of each directory on that way, the top first.
-        identity: its own device and inode.
+        identity: its own device, inode and time of change, in nanoseconds.
     """
 
     path: str
@@ -92,7 +95,7 @@ def plan_cleaning(
 
     def reason(directory_fd: int, name: str) -> str:
         if temporary.is_temporary(name):
-            return "left by a dead run" if temporary.is_abandoned(directory_fd, name) else ""
+            return _left_behind(directory_fd, name)
         if not naming.has_extension(name, extension):
             return ""
         if prefix is None:
@@ -100,6 +103,21 @@ def plan_cleaning(
         return f"prefix {prefix}" if naming.parse(name, prefix, extension) else ""
 
     return _plan(directory, reason, recursive=recursive)
+
+
+def plan_deleting(directory: PathText, *, extension: str) -> Plan:
+    """Decides what `delete_existing_checkpoints` removes: the regular files of one extension in a directory.
+
+    Raises:
+        CheckpointNotFoundError: there is no such directory.
+        StorageError: it cannot be read, or is a symbolic link.
+    """
+
+    def reason(_: int, name: str) -> str:
+        wanted = naming.has_extension(name, extension) and not temporary.is_temporary(name)
+        return f"extension {extension}" if wanted else ""
+
+    return _plan(directory, reason, recursive=False)
 
 
 def plan_sweeping(directory: PathText) -> Plan:
@@ -111,15 +129,18 @@ def plan_sweeping(directory: PathText) -> Plan:
     """
 
     def reason(directory_fd: int, name: str) -> str:
-        if temporary.is_temporary(name) and temporary.is_abandoned(directory_fd, name):
-            return "left by a dead run"
-        return ""
+        return _left_behind(directory_fd, name) if temporary.is_temporary(name) else ""
 
     return _plan(directory, reason, recursive=False)
 
 
-def _plan(directory: PathText, reason: Callable[[int, str], str], *, recursive: bool) -> Plan:
-    text = os.fspath(directory)
+def _left_behind(directory_fd: int, name: str) -> str:
+    return "left by a dead run" if temporary.is_abandoned(directory_fd, name) else ""
+
+
+def _plan(directory: PathText, reason: _Reason, *, recursive: bool) -> Plan:
+    # With a slash behind it a link would be followed, whatever O_NOFOLLOW says; shells complete it so.
+    text = os.fspath(directory).rstrip("/") or "/"
     try:
         fd = os.open(text, _DIRECTORY)
     except FileNotFoundError as error:
@@ -133,11 +154,16 @@ def _plan(directory: PathText, reason: Callable[[int, str], str], *, recursive: 
     removals: list[Removal] = []
     failures: list[Failure] = []
     try:
-        for item in _read(fd, text, (), (), reason, recursive=recursive):
-            if isinstance(item, Removal):
-                removals.append(item)
-            else:
-                failures.append(item)
+        pending: list[tuple[str, ...]] = [()]
+        while pending:
+            parts = pending.pop()
+            try:
+                below = _read(fd, text, parts, reason, removals, failures)
+                pending.extend(below if recursive else ())
+            except FileNotFoundError:
+                continue  # gone since its parent was read
+            except OSError as error:
+                failures.append(Failure(os.path.join(text, *parts), error.strerror or str(error)))
     finally:
         os.close(fd)
     return Plan(text, tuple(sorted(removals, key=_order)), tuple(failures))
@@ -148,46 +174,61 @@ def _order(removal: Removal) -> tuple[str, int, str]:
     return (os.path.dirname(removal.path), -1 if name is None else name.index, removal.path)
 
 
-def _read(  # noqa: PLR0913 - what a level of the recursion hands to the next
-    fd: int,
-    path: str,
+def _read(  # noqa: PLR0913, PLR0917 - one step of _plan
+    top_fd: int,
+    top: str,
     parts: tuple[str, ...],
-    above: tuple[_Identity, ...],
-    reason: Callable[[int, str], str],
-    *,
-    recursive: bool,
-) -> Iterator[Removal | Failure]:
-    """Reads one open directory and, where asked, those in it; descriptors stay open only along one branch."""
-    directories = (*above, _identity(os.fstat(fd)))
+    reason: _Reason,
+    removals: list[Removal],
+    failures: list[Failure],
+) -> list[tuple[str, ...]]:
+    """Reads one directory of the tree and returns the ways to those in it."""
+    below = []
+    with _opened(os.dup(top_fd), parts) as (fd, directories):
+        for name in os.listdir(fd):
+            where = os.path.join(top, *parts, name)
+            try:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    below.append((*parts, name))
+                elif stat.S_ISREG(status.st_mode) and (why := reason(fd, name)):
+                    identity = _file_identity(status)
+                    removals.append(
+                        Removal(where, status.st_size, why, (*parts, name), directories, identity)
+                    )
+            except FileNotFoundError:
+                continue  # gone since the directory was read
+            except OSError as error:
+                failures.append(Failure(where, error.strerror or str(error)))
+    return below
+
+
+@contextlib.contextmanager
+def _opened(top_fd: int, parts: tuple[str, ...]) -> Iterator[tuple[int, tuple[_Identity, ...]]]:
+    """Goes down from an open directory, which it closes, without following links.
+
+    Yields:
+        the last directory's descriptor, and the identity of each on the way.
+    """
+    fd = top_fd
     try:
-        names = os.listdir(fd)
-    except OSError as error:
-        yield Failure(path, error.strerror or str(error))
-        return
-    for name in names:
-        where = os.path.join(path, name)
-        try:
-            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            if stat.S_ISREG(status.st_mode):
-                if why := reason(fd, name):
-                    yield Removal(where, status.st_size, why, (*parts, name), directories, _identity(status))
-                continue
-            if not (recursive and stat.S_ISDIR(status.st_mode)):
-                continue
-            child = os.open(name, _DIRECTORY, dir_fd=fd)
-        except FileNotFoundError:
-            continue  # gone since the directory was read
-        except OSError as error:
-            yield Failure(where, error.strerror or str(error))
-            continue
-        try:
-            yield from _read(child, where, (*parts, name), directories, reason, recursive=True)
-        finally:
-            os.close(child)
+        directories = [_identity(os.fstat(fd))]
+        for part in parts:
+            child = os.open(part, _DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = child
+            directories.append(_identity(os.fstat(fd)))
+        yield fd, tuple(directories)
+    finally:
+        os.close(fd)
 
 
 def _identity(status: os.stat_result) -> _Identity:
     return (status.st_dev, status.st_ino)
+
+
+def _file_identity(status: os.stat_result) -> _Identity:
+    return (status.st_dev, status.st_ino, status.st_ctime_ns)
 
 
 def carry_out(plan: Plan) -> Outcome:
@@ -210,19 +251,17 @@ def carry_out(plan: Plan) -> Outcome:
 
 
 def _remove(directory: str, removal: Removal) -> None:
-    fd = os.open(directory, _DIRECTORY)
-    try:
-        for depth, identity in enumerate(removal.directories):
-            if depth:
-                child = os.open(removal.parts[depth - 1], _DIRECTORY, dir_fd=fd)
-                os.close(fd)
-                fd = child
-            if _identity(os.fstat(fd)) != identity:
-                raise OSError(errno.ESTALE, "another directory has taken its directory's place", removal.path)
-        name = removal.parts[-1]
+    *parents, name = removal.parts
+    with _opened(os.open(directory, _DIRECTORY), tuple(parents)) as (fd, directories):
+        if directories != removal.directories:
+            raise OSError(errno.ESTALE, "another directory has taken its directory's place", removal.path)
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if _identity(status) != removal.identity or not stat.S_ISREG(status.st_mode):
+        if _file_identity(status) != removal.identity or not stat.S_ISREG(status.st_mode):
             raise OSError(errno.ESTALE, "another file has taken its place", removal.path)
-        os.unlink(name, dir_fd=fd)
-    finally:
-        os.close(fd)
+        if not temporary.is_temporary(name):
+            os.unlink(name, dir_fd=fd)
+            return
+        with temporary.claim(fd, name) as abandoned:
+            if not abandoned:
+                raise OSError(errno.EBUSY, "a live run writes it", removal.path)
+            os.unlink(name, dir_fd=fd)

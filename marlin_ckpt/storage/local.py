@@ -72,31 +72,87 @@ def publish(path: PathText, write: Callable[[int], Written]) -> Written:
     except OSError as error:
         raise StorageError.of("cannot write", text, error) from error
     finally:
-        os.close(directory_fd)
+        _close_quietly(directory_fd)
 
 
 def _publish_in(directory_fd: int, name: str, write: Callable[[int], Written]) -> Written:
     fd, temporary_name = temporary.create(directory_fd, name)
-    # The lock belongs to the open file, not to a descriptor: this second one holds it over the rename, while
-    # the first is closed before it, since some file systems report a failed write only then.
-    lock_fd = os.dup(fd)
+    litter = [temporary_name]
+    lock_fd = -1
     try:
-        try:
-            written = write(fd)
-            # A failed fsync may have dropped the pages, and a second one may then report success (seen on
-            # xfs): the error ends this file's life.
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        # The lock belongs to the open file, not to a descriptor: this second one holds it over the rename,
+        # while the first is closed before it, since some file systems report a failed write only then.
+        lock_fd = _duplicate(fd)
+        written = _fill(fd, write)
+        kept = _keep(directory_fd, name, litter)
         os.rename(temporary_name, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary_name, dir_fd=directory_fd)
-        raise
+        litter.remove(temporary_name)
+        try:
+            os.fsync(directory_fd)
+        except OSError:
+            _put_back(directory_fd, name, kept)
+            raise
+        return written
     finally:
-        os.close(lock_fd)
-    os.fsync(directory_fd)
+        for one in litter:
+            with contextlib.suppress(OSError):
+                os.unlink(one, dir_fd=directory_fd)
+        _close_quietly(lock_fd)
+
+
+def _duplicate(fd: int) -> int:
+    try:
+        return os.dup(fd)
+    except OSError:
+        _close_quietly(fd)
+        raise
+
+
+def _fill(fd: int, write: Callable[[int], Written]) -> Written:
+    """Writes, syncs and closes; the first error is the one that is raised."""
+    try:
+        written = write(fd)
+        # A failed fsync may have dropped the pages, and a second one may then report success (seen on xfs):
+        # the error ends this file's life.
+        os.fsync(fd)
+    except BaseException:
+        _close_quietly(fd)
+        raise
+    os.close(fd)
     return written
+
+
+def _keep(directory_fd: int, name: str, litter: list[str]) -> str | None:
+    """Gives the old file a second name for as long as the new one is not durable.
+
+    Returns:
+        that name; "" where there is no old file, None where the file system has no hard links.
+    """
+    kept = temporary.temporary_name(name)
+    try:
+        os.link(name, kept, src_dir_fd=directory_fd, dst_dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return ""
+    except OSError:
+        return None
+    litter.append(kept)
+    return kept
+
+
+def _put_back(directory_fd: int, name: str, kept: str | None) -> None:
+    """Undoes a rename that could not be made durable; without hard links the new file, whole, stays."""
+    with contextlib.suppress(OSError):
+        if kept:
+            os.rename(kept, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+        elif kept is not None:
+            os.unlink(name, dir_fd=directory_fd)
+
+
+def _close_quietly(fd: int) -> None:
+    """Closes a descriptor through which nothing was written, or after an error that counts more."""
+    if fd >= 0:
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
 
 def _sync_directory(directory: str) -> None:

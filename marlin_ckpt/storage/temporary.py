@@ -9,20 +9,23 @@ would not tell: ids are used again, and mean nothing on another host.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import re
 import secrets
 import socket
+from collections.abc import Iterator
 
 SUFFIX = ".marlin-tmp"
 _NAME = re.compile(
     r"\.(?P<target>.+)\.(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}" + re.escape(SUFFIX), re.DOTALL
 )
 _NAME_MAX = 255  # bytes in one file name, NAME_MAX of linux/limits.h
-# Some file systems have no locks: NFS without its lock daemon, some FUSE ones.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+# Some file systems have no locks: NFS without its lock daemon, some FUSE ones. NFS wants a descriptor that is
+# open for writing, else EBADF.
+_NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def is_temporary(name: str) -> bool:
@@ -55,9 +58,20 @@ def create(directory_fd: int, target: str) -> tuple[int, str]:
     while True:
         name = temporary_name(target)
         fd = os.open(name, flags, 0o666, dir_fd=directory_fd)
-        if _lock(fd) is not False and os.fstat(fd).st_nlink:
-            return fd, name
-        # A cleaner saw the file in the instant before it was locked and has taken it away.
+        try:
+            if _lock(fd) is not False and os.fstat(fd).st_nlink:
+                return fd, name
+        except BaseException:
+            _discard(directory_fd, name, fd)
+            raise
+        # A cleaner saw the file in the instant before it was locked, and may have taken it away.
+        _discard(directory_fd, name, fd)
+
+
+def _discard(directory_fd: int, name: str, fd: int) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(name, dir_fd=directory_fd)
+    with contextlib.suppress(OSError):
         os.close(fd)
 
 
@@ -74,8 +88,12 @@ def _lock(fd: int) -> bool | None:
     return True
 
 
-def is_abandoned(directory_fd: int, name: str) -> bool:
-    """Whether the run that wrote a temporary file is dead.
+@contextlib.contextmanager
+def claim(directory_fd: int, name: str) -> Iterator[bool]:
+    """Finds out whether the run that wrote a temporary file is dead.
+
+    Yields:
+        whether it is; while the context lasts no run can begin to write under that name.
 
     Raises:
         OSError: the file cannot be opened; FileNotFoundError when its run has just finished with it.
@@ -83,9 +101,15 @@ def is_abandoned(directory_fd: int, name: str) -> bool:
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd)
     try:
         locked = _lock(fd)
-        return _is_dead_here(name) if locked is None else locked
+        yield _is_dead_here(name) if locked is None else locked
     finally:
         os.close(fd)
+
+
+def is_abandoned(directory_fd: int, name: str) -> bool:
+    """Whether the run that wrote a temporary file is dead; see `claim`."""
+    with claim(directory_fd, name) as abandoned:
+        return abandoned
 
 
 def _is_dead_here(name: str) -> bool:

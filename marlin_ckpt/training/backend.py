@@ -119,6 +119,10 @@ class SingleProcess(TrainerBackend):
                 if steps == limit:
                     break
         if accumulated:
+            # Each loss was divided by the full number of batches; the mean is over those that came.
+            for parameter in self.args.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self.args.gradient_accumulation / accumulated)
             self._global_step(step, callback)
         return epoch.collated()
 

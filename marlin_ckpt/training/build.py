@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from marlin_ckpt.arguments import ImportedModuleArguments, SpiralArguments, TextArguments
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.config import Config
@@ -42,6 +44,9 @@ def _build_module(args: TextArguments | SpiralArguments | ImportedModuleArgument
     if not isinstance(args, ImportedModuleArguments):
         return _TOYS[type(args)](args)
     kind = _import(args.name)
+    if args.args and kind.__init__ is torch.nn.Module.__init__:
+        message = f"do not fit {args.name}, which takes none: {', '.join(map(repr, args.args))}"
+        raise ConfigError([Fault("module.args", message)])
     try:
         return kind(**args.args)
     except TypeError as error:

@@ -59,8 +59,10 @@ class Trainer:
         self.args = args
         self.logger = logging.getLogger(__name__)
         self.logger.setLevel(args.log_level)
-        self.trainer_backend = trainer_backend or BACKENDS[args.backend]()
-        self.checkpointer = checkpointer or DefaultCheckpointer(args.checkpointer_args)
+        self.trainer_backend = BACKENDS[args.backend]() if trainer_backend is None else trainer_backend
+        self.checkpointer = (
+            DefaultCheckpointer(args.checkpointer_args) if checkpointer is None else checkpointer
+        )
         self.device = _device(args)
         self.last_epoch = -1
         self._observer = observer
@@ -262,7 +264,7 @@ def _device(args: TrainerArguments) -> torch.device:
     try:
         device = torch.device(args.device)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         what = f"the device {args.device!r} is not there"
         raise TrainingError(what, hint="trainer.device: auto takes what is") from error
     return device
@@ -271,7 +273,7 @@ def _device(args: TrainerArguments) -> torch.device:
 def _update(what: str, owner: Any, state: Any) -> None:
     try:
         owner.update_state(state)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"the loaded state does not fit the {what}: {error}"
         raise StateMismatchError(message, hint="load a checkpoint of the same configuration") from error
 
