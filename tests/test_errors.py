@@ -1,0 +1,124 @@
+"""What the errors carry, and that they survive the way to another process."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import pickle
+
+import pytest
+
+from marlin_ckpt import errors
+from marlin_ckpt.errors import (
+    ArgumentsError,
+    BadFileError,
+    CheckpointNotFoundError,
+    ConfigError,
+    CorruptCheckpointError,
+    Fault,
+    MarlinError,
+    NotACheckpointError,
+    StateMismatchError,
+    StorageError,
+    TrainingError,
+    UnsafeCheckpointError,
+    UnsavableStateError,
+)
+
+_FAULTS = [Fault("period", "expected 1 or more, not 0"), Fault("file_ext", "must not be empty", "a.yaml:3")]
+EVERY_ERROR = [
+    MarlinError("failed", "/tmp/x", "try again"),
+    ArgumentsError(_FAULTS, "see the reference"),
+    ConfigError(_FAULTS),
+    StorageError("cannot write: No space left on device", "/tmp/model_1.pt", "make room", errno=errno.ENOSPC),
+    UnsavableStateError("the state cannot be pickled"),
+    StateMismatchError("does not fit", "optimizer 0"),
+    TrainingError("no data"),
+    BadFileError("bad", "a\nb.pt"),
+    CorruptCheckpointError("truncated", "x[red].pt"),
+    NotACheckpointError("not a checkpoint but a text file", "/tmp/x", "look again"),
+    UnsafeCheckpointError("refused", "/tmp/x", "h", names=("numpy.dtype", "posix.system")),
+    CheckpointNotFoundError("no such file", "/tmp/\udce9.pt"),
+]
+_ids = [type(error).__name__ for error in EVERY_ERROR]
+
+
+def _attributes(error: MarlinError) -> dict[str, object]:
+    names = ("what", "where", "hint", "faults", "names", "errno", "exit_code", "args")
+    return {name: getattr(error, name) for name in names if hasattr(error, name)} | {"text": str(error)}
+
+
+def test_the_cases_below_hold_every_error_that_the_module_names():
+    named = {getattr(errors, name) for name in errors.__all__} - {Fault}
+    assert {type(error) for error in EVERY_ERROR} == named
+    assert errors.__all__ == sorted(errors.__all__)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("error", EVERY_ERROR, ids=_ids)
+def test_an_error_that_was_pickled_comes_back_with_its_attributes(error: MarlinError, protocol: int):
+    restored = pickle.loads(pickle.dumps(error, protocol))
+    assert type(restored) is type(error)
+    assert _attributes(restored) == _attributes(error)
+
+
+@pytest.mark.parametrize("error", EVERY_ERROR, ids=_ids)
+def test_an_error_that_was_copied_keeps_its_attributes(error: MarlinError):
+    for restored in (copy.copy(error), copy.deepcopy(error)):
+        assert _attributes(restored) == _attributes(error)
+
+
+def test_a_note_added_to_an_error_survives_pickling():
+    error = NotACheckpointError("not a checkpoint", "x")
+    error.add_note("rank 3")
+    assert pickle.loads(pickle.dumps(error)).__notes__ == ["rank 3"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "bases"),
+    [
+        (MarlinError, 1, (Exception,)),
+        (ArgumentsError, 2, (MarlinError, ValueError)),
+        (ConfigError, 2, (MarlinError,)),
+        (StorageError, 1, (MarlinError, OSError)),
+        (UnsavableStateError, 1, (MarlinError,)),
+        (StateMismatchError, 1, (MarlinError,)),
+        (TrainingError, 1, (MarlinError,)),
+        (BadFileError, 3, (MarlinError,)),
+        (CorruptCheckpointError, 3, (BadFileError,)),
+        (NotACheckpointError, 3, (BadFileError,)),
+        (UnsafeCheckpointError, 3, (BadFileError,)),
+        (CheckpointNotFoundError, 4, (MarlinError, FileNotFoundError)),
+    ],
+)
+def test_each_error_has_the_exit_code_and_the_families_that_callers_catch_by(kind, code, bases):
+    assert kind.exit_code == code
+    assert issubclass(kind, bases)
+    assert all(issubclass(kind, base) for base in bases)
+
+
+def test_the_text_is_what_and_where_and_leaves_out_where_when_there_is_none():
+    assert str(CorruptCheckpointError("truncated", "/tmp/x.pt")) == "truncated: /tmp/x.pt"
+    assert str(TrainingError("no data")) == "no data"
+
+
+def test_the_text_of_faults_has_a_line_for_each_with_its_place():
+    lines = str(ConfigError(_FAULTS)).splitlines()
+    assert lines == [
+        "period: expected 1 or more, not 0",
+        "a.yaml:3: file_ext: must not be empty",
+    ]
+
+
+def test_a_storage_error_says_the_cause_and_keeps_the_number_of_the_system():
+    cause = OSError(errno.ENOSPC, "No space left on device", "/some/temporary")
+    error = StorageError.of("cannot write", "/tmp/model_1.pt", cause)
+    with pytest.raises(OSError, match=r"cannot write: No space left on device: /tmp/model_1\.pt") as caught:
+        raise error from cause
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_storage_error_of_a_cause_without_number_still_says_it():
+    error = StorageError.of("cannot read", "/x", OSError("the stream is closed"))
+    assert str(error) == "cannot read: the stream is closed: /x"
+    assert error.errno is None

@@ -1,0 +1,179 @@
+"""Every command but `train` runs without torch in the process, and `latest` without most else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from marlin_ckpt import errors
+
+# None in sys.modules makes an import of that name fail, wherever it stands.
+_WITHOUT = """
+import sys
+for name in sys.argv.pop(1).split(","):
+    sys.modules[name] = None
+from marlin_ckpt.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def without(repository):
+    """Runs the command in a process in which some packages cannot be imported."""
+
+    def run(packages: str, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", _WITHOUT, packages, *arguments],
+            env={**os.environ, "PYTHONPATH": os.fspath(repository), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    return run
+
+
+@pytest.fixture
+def directory(make_checkpointer, make_checkpoint, tmp_path) -> Path:
+    """Checkpoints of ours and of others."""
+    checkpointer = make_checkpointer()
+    checkpointer.save(make_checkpoint(loss=0.5), 1)
+    checkpointer.save_model({"weight": torch.ones(2)}, 1)
+    torch.save({"epoch": 1}, tmp_path / "checkpoints" / "other_2.pt")
+    legacy = tmp_path / "checkpoints" / "legacy_3.pt"
+    torch.save({"epoch": 1}, legacy, _use_new_zipfile_serialization=False)
+    return tmp_path / "checkpoints"
+
+
+def test_list_runs_without_torch(without, directory):
+    ended = without("torch", "list", directory, "--json")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    listed = json.loads(ended.stdout)["checkpoints"]
+    assert [(one["index"], one["kind"], one["intact"], one["metrics"]) for one in listed] == [
+        (1, "checkpoint", True, {"loss": 0.5}),
+        (1, "model", True, {}),
+        (2, "checkpoint", True, None),
+        (3, "checkpoint", None, None),
+    ]
+    table = without("torch", "list", directory, "--recursive")
+    assert (table.returncode, len(table.stdout.splitlines()), table.stderr) == (0, 5, "")
+
+
+def test_clean_runs_without_torch(without, directory):
+    assert without("torch", "clean", directory, "--dry-run").returncode == 0
+    ended = without("torch", "clean", directory, "--json")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(json.loads(ended.stdout)["removed"]) == 4
+    assert os.listdir(directory) == []
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["plain", "json"])
+def test_latest_runs_with_neither_torch_nor_rich_nor_yaml_nor_isal(without, directory, options):
+    ended = without("torch,rich,yaml,isal,numpy", "latest", directory, *options)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert f"{directory / 'model_1.pt'}" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["latest", "/nonexistent"], 4),
+        (["list", "/nonexistent"], 4),
+        (["list"], 2),
+        (["--version"], 0),
+        ([], 0),
+        (["--help"], 0),
+        (["train", "--help"], 0),
+        (["train", "--config", "/nonexistent"], 2),
+        (["--show-completion", "bash"], 0),
+    ],
+)
+def test_help_and_errors_need_no_torch(without, arguments, code):
+    ended = without("torch", *arguments)
+    assert ended.returncode == code
+    assert "Traceback" not in ended.stderr
+    assert "ModuleNotFoundError" not in ended.stderr
+
+
+def test_completion_needs_no_torch(without):
+    request = {"_MARLIN_CKPT_COMPLETE": "complete_bash", "COMP_WORDS": "marlin-ckpt cl", "COMP_CWORD": "1"}
+    ended = without("torch", **request)
+    assert (ended.returncode, ended.stdout.split()) == (0, ["clean"])
+
+
+def test_a_wrong_configuration_is_told_without_torch(without, repository):
+    ended = without(
+        "torch", "train", "--config", repository / "configs/ci.yaml", "--set", "checkpointer.period=0"
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: --set checkpointer.period: ")
+
+
+ERRORS = [name for name in errors.__all__ if name != "Fault"]
+_TORCH_FREE_MODULES = [
+    "archive.inspection",
+    "archive.layout",
+    "archive.manifest",
+    "archive.reader",
+    "archive.writer",
+    "arguments",
+    "checkpoint",
+    "cli.app",
+    "cli.main",
+    "cli.progress",
+    "config",
+    "directory.catalog",
+    "directory.naming",
+    "directory.pruning",
+    "directory.starting",
+    "errors",
+    "storage.local",
+    "storage.temporary",
+]
+
+
+def run_python(script: str, repository: Path) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.fspath(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout
+
+
+def test_the_modules_below_the_checkpointer_import_without_torch(repository):
+    imports = "\n".join(f"import marlin_ckpt.{name}" for name in _TORCH_FREE_MODULES)
+    assert (
+        run_python(f"import sys\nsys.modules['torch'] = None\n{imports}\nprint('all')", repository) == "all\n"
+    )
+
+
+def test_importing_the_package_imports_nothing_of_others(repository):
+    script = """
+import sys
+before = set(sys.modules)
+import marlin_ckpt
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(sorted(new - set(sys.stdlib_module_names)))
+"""
+    assert run_python(script, repository) == "['marlin_ckpt']\n"
+
+
+@pytest.mark.parametrize("name", ["Checkpoint", "DefaultCheckpointerArguments", "get_latest_file", *ERRORS])
+def test_the_plain_names_of_the_package_need_no_torch(repository, name):
+    script = (
+        f"import sys\nsys.modules['torch'] = None\nfrom marlin_ckpt import {name}\nprint({name}.__name__)"
+    )
+    assert run_python(script, repository) == f"{name}\n"
