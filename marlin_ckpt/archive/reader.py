@@ -82,7 +82,7 @@ def read_container(fd: int, path: str) -> Container:
         return Container(path, tuple(records), data_offsets, found)
     except _StructureError as error:
         raise CorruptCheckpointError(str(error), path) from error
-    except (struct.error, UnicodeDecodeError) as error:
+    except (struct.error, UnicodeDecodeError, OverflowError) as error:
         raise CorruptCheckpointError("the zip directory is damaged", path) from error
 
 

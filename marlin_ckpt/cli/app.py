@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +35,28 @@ def _options(
     del version
 
 
-app.command("train", epilog=train.EXAMPLE)(train.train)
-app.command("list", epilog=listing.EXAMPLE)(listing.list_)
-app.command("latest", epilog=latest.EXAMPLE)(latest.latest)
-app.command("clean", epilog=clean.EXAMPLE)(clean.clean)
+class CarriedError(Exception):
+    """Carries an error past Typer, which has its own ideas of what a broken pipe or an end of file means."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _carrying(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except typer.TyperException:
+            raise
+        except Exception as error:
+            raise CarriedError(error) from error
+
+    return run
+
+
+app.command("train", epilog=train.EXAMPLE)(_carrying(train.train))
+app.command("list", epilog=listing.EXAMPLE)(_carrying(listing.list_))
+app.command("latest", epilog=latest.EXAMPLE)(_carrying(latest.latest))
+app.command("clean", epilog=clean.EXAMPLE)(_carrying(clean.clean))

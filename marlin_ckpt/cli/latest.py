@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from marlin_ckpt.cli import render
-from marlin_ckpt.cli.options import Directory, Extension, Json
+from marlin_ckpt.cli.options import Directory, Extension, Json, check_prefix
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.errors import CheckpointNotFoundError
 
@@ -17,7 +17,8 @@ EXAMPLE = "Example: marlin-ckpt latest checkpoints; exits 4 when there is none."
 def latest(
     directory: Directory,
     prefix: Annotated[
-        str, typer.Option("--prefix", metavar="P", help="What the names start with.")
+        str,
+        typer.Option("--prefix", metavar="P", callback=check_prefix, help="What the names start with."),
     ] = "model",
     ext: Extension = "pt",
     json: Json = False,

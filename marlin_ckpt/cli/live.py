@@ -7,7 +7,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from marlin_ckpt.cli.render import escape
+from marlin_ckpt.cli.text import escape
 
 
 class LiveBar:
@@ -52,7 +52,11 @@ def print_table(headers: list[str], rows: list[list[str]], right: set[int]) -> N
     """Prints a table fitted to the terminal; long cells are folded, never cut."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, header in enumerate(headers):
-        table.add_column(header, justify="right" if number in right else "left", overflow="fold")
+        # Figures stay whole; what is to the left may be folded.
+        if number in right:
+            table.add_column(header, justify="right", no_wrap=True)
+        else:
+            table.add_column(header, overflow="fold")
     for row in rows:
         # Text, not str: brackets in a file's name are no markup.
         table.add_row(*map(Text, row))

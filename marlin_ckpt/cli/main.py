@@ -9,13 +9,14 @@ import sys
 import typer
 
 from marlin_ckpt.cli import render
-from marlin_ckpt.cli.app import app
+from marlin_ckpt.cli.app import CarriedError, app
 from marlin_ckpt.errors import MarlinError
 
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+_READER_GONE = 141  # 128 + SIGPIPE
 
 
-def main(args: list[str] | None = None) -> int:  # noqa: PLR0911 - one for each way to end
+def main(args: list[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
@@ -24,35 +25,44 @@ def main(args: list[str] | None = None) -> int:  # noqa: PLR0911 - one for each 
     Returns:
         the exit code; see the README for what each means.
     """
-    arguments = sys.argv[1:] if args is None else list(args)
     render.prepare()
     handler = render.LogHandler()
     logging.getLogger("marlin_ckpt").addHandler(handler)
     try:
-        return app(arguments or ["--help"], prog_name="marlin-ckpt", standalone_mode=False) or 0
-    except typer.TyperException as error:
-        return _usage_error(error)
-    except typer.Abort:
-        render.talk("aborted: nothing was changed")
-        return 1
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except MarlinError as error:
-        render.error(error)
-        return error.exit_code
-    except BrokenPipeError:
-        return render.reader_has_gone()
-    except Exception as error:
-        if os.environ.get("MARLIN_CKPT_TRACEBACK"):
-            raise
-        render.unexpected(error)
-        return 1
+        code = _run((sys.argv[1:] if args is None else list(args)) or ["--help"])
+        render.flush()
+    except BaseException as error:  # noqa: BLE001 - every way to end has its code
+        return _code_of(error)
+    else:
+        return code
     finally:
         logging.getLogger("marlin_ckpt").removeHandler(handler)
 
 
-def _usage_error(error: typer.TyperException) -> int:
-    context = getattr(error, "ctx", None)
-    command = "marlin-ckpt" if context is None else context.command_path
-    render.usage_error(error.format_message(), f"{command} --help")
-    return error.exit_code
+def _run(arguments: list[str]) -> int:
+    try:
+        return app(arguments, prog_name="marlin-ckpt", standalone_mode=False) or 0
+    except CarriedError as carried:
+        raise carried.error from None
+
+
+def _code_of(error: BaseException) -> int:
+    """Says what ended the command, and returns its exit code."""
+    if isinstance(error, SystemExit):  # Typer's completion ends so
+        return error.code if isinstance(error.code, int) else 0
+    if isinstance(error, KeyboardInterrupt):
+        return _INTERRUPTED
+    if isinstance(error, render.ReaderGoneError):
+        return _READER_GONE
+    if isinstance(error, MarlinError):
+        render.error(error)
+        return error.exit_code
+    if isinstance(error, typer.TyperException):
+        context = getattr(error, "ctx", None)
+        command = "marlin-ckpt" if context is None else context.command_path
+        render.usage_error(error.format_message(), f"{command} --help")
+        return error.exit_code
+    if os.environ.get("MARLIN_CKPT_TRACEBACK") or not isinstance(error, Exception):
+        raise error
+    render.unexpected(error)
+    return 1

@@ -15,7 +15,8 @@ def _extension(value: str) -> str:
     return value
 
 
-def _prefix(value: str | None) -> str | None:
+def check_prefix(value: str | None) -> str | None:
+    """Refuses what no file's name can start with."""
     if value is not None and (fault := name_part_fault(value)):
         raise typer.BadParameter(fault)
     return value
@@ -31,7 +32,7 @@ Extension = Annotated[
 Prefix = Annotated[
     str | None,
     typer.Option(
-        "--prefix", metavar="P", callback=_prefix, help="Only names {P}_{index} and {P}_model_{index}."
+        "--prefix", metavar="P", callback=check_prefix, help="Only names {P}_{index} and {P}_model_{index}."
     ),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Look in sub-directories too.")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from marlin_ckpt.archive import inspection
 from marlin_ckpt.cli import render
+from marlin_ckpt.cli.text import escape
 from marlin_ckpt.directory import catalog
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class RunProgress:
             self._bar.stop()
         if isinstance(error, KeyboardInterrupt):
             last = list(self._saved)[-1:]
-            render.talk(f"interrupted; last checkpoint: {render.escape(last[0]) if last else 'none'}")
+            render.talk(f"interrupted; last checkpoint: {escape(last[0]) if last else 'none'}")
             if last:
                 render.talk("hint: the same command with --resume continues from it")
 
@@ -74,7 +75,7 @@ class RunProgress:
         """Prints the epoch's line."""
         self._metrics = dict(metrics)
         if not self._quiet:
-            shown = "  ".join(f"{render.escape(name)} {value:.4g}" for name, value in metrics.items())
+            shown = "  ".join(f"{escape(name)} {value:.4g}" for name, value in metrics.items())
             render.talk(f"epoch {epoch + 1}: {self._epoch_steps} steps at {self._speed()}  {shown}")
 
     def on_save(self, path: str, index: int) -> None:  # noqa: ARG002
@@ -84,7 +85,7 @@ class RunProgress:
         if self._bar is not None:
             self._bar.saved(os.path.basename(path))
         if is_new and not self._quiet:
-            render.talk(f"saved {render.escape(path)}")
+            render.talk(f"saved {escape(path)}")
 
     def _speed(self) -> str:
         elapsed_s = time.monotonic() - self._epoch_began_s

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TextIO
 
-import typer
-
-from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError
+from marlin_ckpt.cli.text import age, count, escape, metrics, size
+from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError, StorageError
 
 if TYPE_CHECKING:
     from marlin_ckpt.archive.inspection import Inspection
@@ -18,60 +20,75 @@ if TYPE_CHECKING:
     from marlin_ckpt.directory.starting import Start
 
 _SHORT_TABLE = 8
-_PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell reports it
 
 
 def prepare() -> None:
     """Makes printing of any text possible, whatever the terminal's encoding."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def escape(text: str) -> str:
-    """A text in which nothing moves the cursor, changes a colour or turns the direction of writing.
-
-    Control characters, bidi controls and bytes that are not UTF-8 become what Python would write for them.
-    """
-    return text if text.isprintable() else "".join(map(_escape_one, text))
-
-
-def _escape_one(character: str) -> str:
-    if character.isprintable():
-        return character
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004 - a byte that os.fsdecode could not read, PEP 383
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape", "surrogatepass").decode()
+class ReaderGoneError(Exception):
+    """What reads our output has ended (`| head`): nothing is left to say, and nobody to say it to."""
 
 
 def data(text: str) -> None:
-    """Prints a line of data to stdout."""
-    sys.stdout.write(text + "\n")
+    """Prints a line of data to stdout.
+
+    Raises:
+        ReaderGoneError: nobody reads it any more.
+        StorageError: it cannot be written.
+    """
+    with _stdout() as stream:
+        stream.write(text + "\n")
+
+
+@contextlib.contextmanager
+def _stdout() -> Iterator[TextIO]:
+    try:
+        yield sys.stdout
+    except BrokenPipeError as error:
+        _silence_stdout()
+        raise ReaderGoneError from error
+    except OSError as error:
+        _silence_stdout()
+        raise StorageError.of("cannot write the output", "stdout", error) from error
+
+
+def _silence_stdout() -> None:
+    # Python would complain at exit, when it flushes what is left.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def flush() -> None:
+    """Writes out what stdout holds back; raises as `data` does."""
+    with _stdout() as stream:
+        stream.flush()
 
 
 def talk(text: str) -> None:
-    """Prints a line of talk to stderr."""
-    sys.stderr.write(text + "\n")
+    """Prints a line of talk to stderr, if there is one to hear it."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            sys.stderr.write(text + "\n")
 
 
 def is_terminal() -> bool:
     """Whether talk goes to a person."""
-    return sys.stderr.isatty()
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def path(text: str) -> None:
     """Prints a path alone: harmless on a terminal, byte for byte into a pipe, where a script opens it."""
-    if sys.stdout.isatty():
-        data(escape(text))
-        return
     binary = getattr(sys.stdout, "buffer", None)
-    if binary is None:
+    if binary is None or sys.stdout.isatty():
         data(escape(text))
         return
-    sys.stdout.flush()
-    binary.write(os.fsencode(text) + b"\n")
-    binary.flush()
+    with _stdout() as stream:
+        stream.flush()
+        binary.write(os.fsencode(text) + b"\n")
 
 
 def document(value: Any) -> None:
@@ -81,13 +98,6 @@ def document(value: Any) -> None:
     from marlin_ckpt.archive.manifest import json_ready
 
     data(json.dumps(json_ready(value), indent=2))
-
-
-def reader_has_gone() -> int:
-    """Ends quietly when what reads our output has ended (`| head`); returns the exit code."""
-    # Python would complain at exit when it flushes what is left.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return _PIPE_CLOSED
 
 
 class LogHandler(logging.Handler):
@@ -126,27 +136,6 @@ def unexpected(problem: Exception) -> None:
     talk("hint: MARLIN_CKPT_TRACEBACK=1 in the environment shows where it came from")
 
 
-def size(size_bytes: float) -> str:
-    """A number of bytes in decimal units: 1.49 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:  # noqa: PLR2004
-            return f"{size_bytes:.3g} {unit}" if unit != "B" else f"{size_bytes:.0f} B"
-        size_bytes /= 1000
-    return f"{size_bytes:.3g} TB"
-
-
-def age(seconds: float) -> str:
-    """A time gone by, in its largest unit: 3 h."""
-    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{max(0, seconds):.0f} s"
-
-
-def _metrics(values: dict[str, float]) -> str:
-    return "  ".join(f"{escape(name)} {value:.4g}" for name, value in sorted(values.items()))
-
-
 def table(headers: list[str], rows: list[list[str]], right: set[int]) -> None:
     """Prints a table: fitted to a terminal's width, else in plain columns, nothing cut off.
 
@@ -181,10 +170,10 @@ def inspections(found: list[Inspection], directory: str, *, now_s: float) -> Non
     for one in found:
         number = "-" if one.entry.index is None else str(one.entry.index)
         gone_s = now_s - one.entry.modified_ns / 1e9
-        metrics = _metrics(one.manifest.metrics) if one.manifest else ""
+        measured = metrics(one.manifest.metrics) if one.manifest else ""
         intact = _INTACT[one.intact] + (f": {escape(one.reason)}" if one.reason else "")
         shown = escape(os.path.relpath(one.entry.path, directory))
-        rows.append([number, str(one.kind), size(one.entry.size_bytes), age(gone_s), metrics, intact, shown])
+        rows.append([number, str(one.kind), size(one.entry.size_bytes), age(gone_s), measured, intact, shown])
     table(["index", "kind", "size", "age", "metrics", "intact", "file"], rows, {0, 2, 3})
 
 
@@ -214,18 +203,18 @@ def confirm_removal(plan: Plan) -> None:
     """Asks a person on a terminal before anything is removed; does not ask a script.
 
     Raises:
-        typer.Abort: the answer was no.
+        MarlinError: the answer was no.
     """
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         return
     for removal in plan.removals:
         talk(f"{escape(removal.path)}  {size(removal.size_bytes)}")
     total = sum(removal.size_bytes for removal in plan.removals)
-    typer.confirm(f"Remove {_count(len(plan.removals), 'file')}, {size(total)}?", abort=True, err=True)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    # Not Typer's question, which takes Ctrl-C for a no.
+    sys.stderr.write(f"Remove {count(len(plan.removals), 'file')}, {size(total)}? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise MarlinError("aborted: nothing was removed")
 
 
 def outcome(directory: str, done: Outcome, *, dry_run: bool) -> None:
@@ -236,7 +225,7 @@ def outcome(directory: str, done: Outcome, *, dry_run: bool) -> None:
     for failure in done.failures:
         talk(f"error: cannot remove: {escape(failure.error)}: {escape(failure.path)}")
     freed = "would free" if dry_run else "freed"
-    talk(f"{_count(len(done.removed), 'file')} in {escape(directory)}, {freed} {size(done.bytes_freed)}")
+    talk(f"{count(len(done.removed), 'file')} in {escape(directory)}, {freed} {size(done.bytes_freed)}")
 
 
 def outcome_json(directory: str, done: Outcome, *, dry_run: bool) -> dict[str, Any]:
@@ -257,11 +246,11 @@ def announce_start(start: Start, *, quiet: bool) -> None:
     if start.resumes_from and not quiet:
         talk(f"resuming from {escape(start.resumes_from)}")
     if start.deletes:
-        talk(f"warning: deletes {_count(len(start.deletes), 'file')} of an earlier run in {where}")
+        talk(f"warning: deletes {count(len(start.deletes), 'file')} of an earlier run in {where}")
     if start.replaces:
         names = ", ".join(escape(os.path.basename(one)) for one in start.replaces[:3])
         more = ", ..." if len(start.replaces) > 3 else ""  # noqa: PLR2004 - enough to know them by
-        files = _count(len(start.replaces), "file")
+        files = count(len(start.replaces), "file")
         talk(f"warning: saves over {files} of an earlier run in {where}: {names}{more}")
         talk("hint: --resume continues that run; another checkpointer.save_dir keeps it")
     if start.keeps:
@@ -284,13 +273,13 @@ def run_table(report: dict[str, Any]) -> None:
             str(one["index"]),
             one["kind"],
             size(one["size_bytes"]),
-            _metrics(one["metrics"] or {}),
+            metrics(one["metrics"] or {}),
             escape(one["path"]),
         ]
         for one in files[-_SHORT_TABLE:]
     ]
     if rows:
         table(["index", "kind", "size", "metrics", "file"], rows, {0, 2})
-    epochs, steps = _count(report["epochs"], "epoch"), _count(report["global_steps"], "step")
-    wrote = f"{_count(len(files), 'file')} written, {size(sum(one['size_bytes'] for one in files))}"
+    epochs, steps = count(report["epochs"], "epoch"), count(report["global_steps"], "step")
+    wrote = f"{count(len(files), 'file')} written, {size(sum(one['size_bytes'] for one in files))}"
     talk(f"run {report['run_id']}: {epochs}, {steps}, {report['seconds']:.1f} s; {wrote}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
@@ -43,28 +44,39 @@ def decide(args: DefaultCheckpointerArguments, *, epochs: int, resume: bool) -> 
         StorageError: the directory cannot be read.
     """
     save_dir = os.fspath(args.save_dir)
-    try:
-        # Directly in save_dir, where this run saves: a sub-directory may be another run's.
-        earlier = catalog.find(save_dir, prefix=args.file_prefix, extension=args.file_ext)
-    except CheckpointNotFoundError:
-        return Start(save_dir)
+    # Directly in save_dir, where this run saves: a sub-directory may be another run's.
+    earlier = _files(save_dir, prefix=args.file_prefix, extension=args.file_ext)
     checkpoints = [entry for entry in earlier if entry.name and entry.name.kind is Kind.CHECKPOINT]
     if resume and checkpoints:
         return Start(save_dir, resumes_from=checkpoints[-1].path)
     if not args.checkpoint:
         return Start(save_dir)
+    last = epochs - 1
+    models = [] if args.model_state_save_dir is None else [_model_path(args, last)]
     if args.delete_existing_checkpoints:
-        doomed = catalog.find(save_dir, extension=args.file_ext)
-        return Start(save_dir, deletes=tuple(entry.path for entry in doomed))
-    names = {
-        str(FileName(args.file_prefix, index, args.file_ext, Kind.CHECKPOINT))
-        for index in range(epochs)
-        if index % args.period == 0 or index == epochs - 1
-    }
-    names.add(str(FileName(args.file_prefix, epochs - 1, args.file_ext, Kind.MODEL)))
-    replaces = tuple(entry.path for entry in earlier if os.path.basename(entry.path) in names)
-    keeps = tuple(entry.path for entry in checkpoints if entry.index is not None and entry.index >= epochs)
-    return Start(save_dir, replaces=replaces, keeps=keeps)
+        deletes = [entry.path for entry in _files(save_dir, extension=args.file_ext)]
+        return Start(save_dir, deletes=tuple(deletes), replaces=_existing(models, but=deletes))
+    saves = {index for index in range(epochs) if index % args.period == 0 or index == last}
+    replaces = [entry.path for entry in checkpoints if entry.index in saves]
+    keeps = [entry.path for entry in checkpoints if entry.index is not None and entry.index > last]
+    return Start(save_dir, replaces=(*replaces, *_existing(models)), keeps=tuple(keeps))
+
+
+def _files(directory: str, *, extension: str, prefix: str | None = None) -> list[catalog.Entry]:
+    try:
+        return catalog.find(directory, prefix=prefix, extension=extension)
+    except CheckpointNotFoundError:
+        return []
+
+
+def _model_path(args: DefaultCheckpointerArguments, index: int) -> str:
+    name = FileName(args.file_prefix, index, args.file_ext, Kind.MODEL)
+    return os.path.join(args.model_state_save_dir or "", str(name))
+
+
+def _existing(paths: list[str], but: Iterable[str] = ()) -> tuple[str, ...]:
+    gone = {os.path.abspath(path) for path in but}
+    return tuple(path for path in paths if catalog.entry(path) and os.path.abspath(path) not in gone)
 
 
 def apply(start: Start, args: DefaultCheckpointerArguments) -> None:

@@ -45,7 +45,7 @@ def _build_module(args: TextArguments | SpiralArguments | ImportedModuleArgument
         return _TOYS[type(args)](args)
     kind = _import(args.name)
     if args.args and kind.__init__ is torch.nn.Module.__init__:
-        message = f"do not fit {args.name}, which takes none: {', '.join(map(repr, args.args))}"
+        message = f"do not fit {args.name}: unexpected keyword argument {', '.join(map(repr, args.args))}"
         raise ConfigError([Fault("module.args", message)])
     try:
         return kind(**args.args)

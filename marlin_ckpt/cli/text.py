@@ -1,0 +1,49 @@
+"""Values as a person reads them, every name made harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def escape(text: str) -> str:
+    """A text in which nothing moves the cursor, changes a colour or turns the direction of writing.
+
+    Control characters, bidi controls and bytes that are not UTF-8 become what Python would write for them.
+    """
+    return text if text.isprintable() else "".join(map(_escape_one, text))
+
+
+def _escape_one(character: str) -> str:
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004 - a byte that os.fsdecode could not read, PEP 383
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+def size(size_bytes: float) -> str:
+    """A number of bytes in decimal units: 1.49 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 999.5:  # noqa: PLR2004 - what three digits would round to 1e+03
+            return f"{size_bytes:.3g} {unit}" if unit != "B" else f"{size_bytes:.0f} B"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} TB"
+
+
+def age(seconds: float) -> str:
+    """A time gone by, in its largest unit: 3 h."""
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things: 1 file, 2 files."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def metrics(values: Mapping[str, float]) -> str:
+    """Names and values in one cell."""
+    return "  ".join(f"{escape(name)} {value:.4g}" for name, value in sorted(values.items()))
