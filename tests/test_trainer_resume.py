@@ -24,6 +24,12 @@ from marlin_ckpt import (
 EPOCHS = 4
 
 
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path, monkeypatch):
+    """Model files go to `checkpoints` under the working directory unless told otherwise."""
+    monkeypatch.chdir(tmp_path)
+
+
 class Net(ModuleInterface):
     """A small network on fixed data in its own order: two runs differ only in what was loaded."""
 
