@@ -34,6 +34,7 @@ from marlin_ckpt.errors import (
 )
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import open_regular, publish
+from marlin_ckpt.storage.sink import open_sink
 
 _PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no later one
 # What every state of modules and optimizers holds and imports; of anything else torch is asked whether it
@@ -163,7 +164,11 @@ def write_file(path: PathText, state: Any, manifest: Manifest) -> tuple[str, ...
     encoded = encode(state)
 
     def write(fd: int) -> None:
-        writer = ContainerWriter(fd)
+        expected = len(encoded.pickle) + sum(one.nbytes() for one in encoded.storages.values())
+        with open_sink(fd, expected) as sink:
+            fill(ContainerWriter(sink))
+
+    def fill(writer: ContainerWriter) -> None:
         writer.add("data.pkl", encoded.pickle)
         # Version 1: storages are in the order of their numbers; torch.serialization._save.
         writer.add(".format_version", b"1")
