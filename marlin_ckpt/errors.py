@@ -146,7 +146,15 @@ class BadFileError(MarlinError):
 
 
 class CorruptCheckpointError(BadFileError):
-    """Bytes of a file are missing or are not those that were written."""
+    """Bytes of a file are missing or are not those that were written.
+
+    Attributes:
+        tensors: the names of the tensors that are known to be damaged.
+    """
+
+    def __init__(self, what: str, where: str = "", hint: str = "", *, tensors: tuple[str, ...] = ()) -> None:
+        super().__init__(what, where, hint)
+        self.tensors = tensors
 
 
 class NotACheckpointError(BadFileError):

@@ -133,14 +133,69 @@ def test_a_file_that_is_no_checkpoint_is_an_error_that_names_it_and_what_it_is(
     assert "Re-running" not in str(caught.value)
 
 
-def test_no_older_checkpoint_is_loaded_in_the_place_of_a_bad_one(
+def test_the_newest_intact_checkpoint_is_loaded_and_the_log_names_what_was_passed_over(
+    directory, make_checkpointer, make_checkpoint, caplog
+):
+    checkpointer = make_checkpointer()
+    for index in (1, 2, 3):
+        checkpointer.save(make_checkpoint(index), index)
+    flip_a_bit_of_the_data(directory / "model_3.pt")
+    (directory / "model_4.pt").write_bytes(b"torn")
+    assert make_checkpointer().load().trainer_state == {"last_epoch": 2}
+    passed_over = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(": ")[0] for text in passed_over] == ["Passed over", "Passed over"]
+    assert passed_over[0].endswith("model_4.pt")
+    assert "module_interface_state.weight" in passed_over[1]
+
+
+def test_where_files_are_there_and_none_is_intact_it_is_an_error_that_names_the_newest(
     directory, make_checkpointer, make_checkpoint
 ):
     checkpointer = make_checkpointer()
     checkpointer.save(make_checkpoint(), 1)
-    (directory / "model_2.pt").write_bytes(b"torn")
-    with pytest.raises(NotACheckpointError, match=r"model_2\.pt"):
+    checkpointer.save(make_checkpoint(), 2)
+    flip_a_bit_of_the_data(directory / "model_1.pt")
+    flip_a_bit_of_the_data(directory / "model_2.pt")
+    with pytest.raises(CorruptCheckpointError, match=r"model_2\.pt") as caught:
         checkpointer.load()
+    assert caught.value.tensors == ("module_interface_state.weight",)
+    assert "none of 2 checkpoints" in caught.value.hint
+
+
+def test_a_corrupt_file_that_was_named_is_an_error_that_names_the_newest_intact_one(
+    directory, make_checkpointer, make_checkpoint
+):
+    checkpointer = make_checkpointer(load_filename="model_2.pt")
+    for index in (1, 2, 3):
+        checkpointer.save(make_checkpoint(), index)
+    flip_a_bit_of_the_data(directory / "model_2.pt")
+    flip_a_bit_of_the_data(directory / "model_3.pt")
+    with pytest.raises(CorruptCheckpointError, match=r"model_2\.pt") as caught:
+        checkpointer.load()
+    assert caught.value.hint == f"the newest intact checkpoint is {directory / 'model_1.pt'}"
+
+
+def test_an_unsafe_newest_checkpoint_is_refused_and_not_passed_over(
+    directory, make_checkpointer, make_checkpoint
+):
+    make_checkpointer().save(make_checkpoint(), 1)
+    torch.save(dict.fromkeys(PAYLOAD, Unsafe()), directory / "model_2.pt")
+    with pytest.raises(UnsafeCheckpointError, match=r"model_2\.pt"):
+        make_checkpointer().load()
+
+
+class Unsafe:
+    """Of a type that `weights_only` does not know."""
+
+
+def flip_a_bit_of_the_data(path):
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        header = archive.getinfo("archive/data/0").header_offset
+    # 64 bytes after the header's aligned end the data of an 8 x 8 tensor is still going on.
+    at = (header + 128) // 64 * 64 + 64
+    data[at] ^= 1
+    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(

@@ -139,12 +139,32 @@ def replace_by_lightning(path: Path) -> None:
     torch.save({"pytorch-lightning_version": "2.5.0", "epoch": 1}, path)
 
 
-@pytest.mark.parametrize(
-    "spoil", [damage_by_truncation, damage_by_a_flipped_bit, replace_by_text, replace_by_lightning]
-)
-def test_a_bad_newest_checkpoint_exits_3_names_it_and_leaves_all_as_it_was(train, spoil):
+@pytest.mark.parametrize("spoil", [damage_by_truncation, damage_by_a_flipped_bit, replace_by_text])
+def test_a_newest_checkpoint_that_is_not_intact_is_passed_over_and_the_one_before_it_resumed(train, spoil):
     train(2)
     spoil(Path("saved/model_1.pt"))
+    code, _, err = train(3, "--resume")
+    assert code == 0
+    assert epochs_of(err) == [2, 3]
+    warning, resuming, *_ = err.splitlines()
+    assert warning.startswith("warning: passed over saved/model_1.pt: ")
+    assert resuming == "resuming from saved/model_0.pt"
+
+
+@pytest.mark.parametrize("spoil", [damage_by_truncation, damage_by_a_flipped_bit, replace_by_text])
+def test_where_no_checkpoint_is_intact_resuming_exits_3_and_leaves_all_as_it_was(train, spoil):
+    train(2)
+    spoil(Path("saved/model_0.pt"))
+    spoil(Path("saved/model_1.pt"))
+    before = {path.name: path.read_bytes() for path in Path("saved").iterdir()}
+    code, out, err = train(3, "--resume")
+    assert (code, out, epochs_of(err)) == (3, "", [])
+    assert {path.name: path.read_bytes() for path in Path("saved").iterdir()} == before
+
+
+def test_an_intact_file_of_another_tool_in_the_newest_ones_place_exits_3_and_names_it(train):
+    train(2)
+    replace_by_lightning(Path("saved/model_1.pt"))
     before = {path.name: path.read_bytes() for path in Path("saved").iterdir()}
     code, out, err = train(3, "--resume")
     assert (code, out, epochs_of(err)) == (3, "", [])

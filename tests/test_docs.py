@@ -36,7 +36,7 @@ def test_each_command_of_the_tour_prints_what_the_readme_shows(
     shutil.copytree(repository / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     tour = blocks(repository, "console")
-    assert len(tour) == 5
+    assert len(tour) == 6
     for block in tour:
         command, _, shown = block.partition("\n")
         name, *arguments = shlex.split(command.removeprefix("$ "))
@@ -63,7 +63,7 @@ def test_the_readme_names_every_command(repository: Path) -> None:
     assert named == [command.name for command in app.registered_commands]
 
 
-@pytest.mark.parametrize("name", ["train", "list", "latest", "clean"])
+@pytest.mark.parametrize("name", ["train", "list", "latest", "verify", "clean"])
 def test_the_help_of_a_command_offers_just_the_options_that_the_readme_names(
     name: str, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +105,7 @@ def test_the_change_log_has_a_section_for_what_is_not_released_and_the_version_i
 
 def test_the_make_targets_that_the_readme_names_are_there(repository: Path) -> None:
     text = (repository / "README.md").read_text()
-    named = set(re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE))
+    named = set(re.findall(r"(?:^|`|\()make (\w+)", text, re.MULTILINE))
     makefile = (repository / "Makefile").read_text()
     assert named == {"setup", "demo", "test", "bench"}
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in named)

@@ -23,6 +23,7 @@ from marlin_ckpt.archive import manifest as manifests
 from marlin_ckpt.archive import reader
 from marlin_ckpt.archive.layout import ALIGNMENT
 from marlin_ckpt.archive.manifest import Manifest
+from marlin_ckpt.archive.verification import check_records
 from marlin_ckpt.archive.writer import ContainerWriter
 from marlin_ckpt.errors import (
     CheckpointNotFoundError,
@@ -233,7 +234,7 @@ def read_file(
             if any(record.name.endswith("/constants.pkl") for record in container.records):
                 raise NotACheckpointError("not a checkpoint but a TorchScript archive", text)
             if reader.has_checksums(container):
-                reader.verify_checksums(fd, container)
+                check_records(fd, container)
             else:
                 log(f"{text} was saved without checksums: it cannot be verified")
         return _load(fd, text, weights_only=weights_only), manifest

@@ -15,7 +15,6 @@ from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError
 
 # An end record may be followed by a comment of 65,535 bytes.
 _TAIL = layout.END64_LOCATOR.size + layout.END.size + layout.UINT16_MAX
-_PIECE = 1 << 18  # fits the second-level cache, where the CRC costs least
 # A legacy torch file starts with this pickled number, torch.serialization.MAGIC_NUMBER.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LARGEST_MANIFEST = 64 << 20
@@ -222,26 +221,3 @@ def _check_every_byte(fd: int, records: list[Record], directory_offset: int) -> 
 def has_checksums(container: Container) -> bool:
     """Whether the CRCs were computed; `torch.serialization.set_crc32_options(False)` leaves them all zero."""
     return any(record.crc32 for record in container.records)
-
-
-def verify_checksums(fd: int, container: Container) -> None:
-    """Reads every byte of every record and compares its CRC32 with the directory's.
-
-    Raises:
-        CorruptCheckpointError: one differs; the message names the record.
-    """
-    # No mapping: a file that is truncated under one kills the process with SIGBUS.
-    buffer = memoryview(bytearray(_PIECE))
-    for record in container.records:
-        crc32 = 0
-        at = container.data_offsets[record.name]
-        end = at + record.size
-        while at < end:
-            size = os.preadv(fd, [buffer[: min(_PIECE, end - at)]], at)
-            if not size:
-                raise CorruptCheckpointError("truncated while it was read", container.path)
-            crc32 = isal_zlib.crc32(buffer[:size], crc32)
-            at += size
-        if crc32 != record.crc32:
-            what = f"corrupt: the CRC of record {record.name} does not hold"
-            raise CorruptCheckpointError(what, container.path)

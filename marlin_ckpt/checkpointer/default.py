@@ -13,15 +13,23 @@ from typing import Any
 
 import torch
 
-from marlin_ckpt.archive import codec
+from marlin_ckpt.archive import codec, verification
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
-from marlin_ckpt.checkpoint import PAYLOAD_KEYS, Checkpoint
+from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
+from marlin_ckpt.checkpointer.payload import check_payload
 from marlin_ckpt.checkpointer.plain import plain
 from marlin_ckpt.directory import catalog, pruning
 from marlin_ckpt.directory.naming import FileName, Kind
-from marlin_ckpt.errors import ArgumentsError, Fault, MarlinError, NotACheckpointError
+from marlin_ckpt.errors import (
+    ArgumentsError,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    Fault,
+    MarlinError,
+    NotACheckpointError,
+)
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import make_directory
 from marlin_ckpt.version import __version__
@@ -108,10 +116,11 @@ class DefaultCheckpointer(AbstractCheckpointer):
         return self._write(self.args.model_state_save_dir, Kind.MODEL, index, model_state, {})
 
     def load(self) -> Checkpoint:
-        """Loads what `load_dir` and `load_filename` say, to the CPU.
+        """Loads what `load_dir` and `load_filename` say, to the CPU, every byte checked.
 
-        PyMarlin's documents say that this returns None without a `load_dir`, but its code and its trainer
-        need an empty `Checkpoint`; so that it is here.
+        Without `load_filename` it is the newest file that is intact: one that is corrupt or something else is
+        passed over, and the log says why. PyMarlin's documents say that this returns None without a
+        `load_dir`, but its code and its trainer need an empty `Checkpoint`; so that it is here.
 
         Returns:
             the states and metrics; an empty `Checkpoint` without a `load_dir`, or when there is no
@@ -121,17 +130,51 @@ class DefaultCheckpointer(AbstractCheckpointer):
             ArgumentsError: the arguments are wrong.
             CheckpointNotFoundError: `load_filename` is not there.
             StorageError: the file cannot be read.
-            NotACheckpointError, CorruptCheckpointError, UnsafeCheckpointError: its content is bad.
+            NotACheckpointError, CorruptCheckpointError, UnsafeCheckpointError: the content of
+                `load_filename`, or of every file under `load_dir`, is bad.
         """
         self._obey()
-        path = self._path_to_load()
-        if not path:
+        load_dir, filename = self.args.load_dir, self.args.load_filename
+        if not load_dir or not os.fspath(load_dir):
+            if filename:
+                self.logger.warning("load_filename %s is ignored, since load_dir is not set.", filename)
             return Checkpoint()
+        if not filename or not os.fspath(filename):
+            return self._load_newest(load_dir)
+        try:
+            return self._read(os.path.join(load_dir, filename))
+        except CorruptCheckpointError as error:
+            intact = verification.newest_intact(self._candidates(load_dir))
+            error.hint = f"the newest intact checkpoint is {intact}" if intact else error.hint
+            raise
+
+    def _candidates(self, load_dir: PathText) -> list[str]:
+        return catalog.newest_first(load_dir, self.args.file_prefix, self.args.file_ext)
+
+    def _load_newest(self, load_dir: PathText) -> Checkpoint:
+        skipped: dict[str, MarlinError] = {}
+        while candidates := [path for path in self._candidates(load_dir) if path not in skipped]:
+            try:
+                return self._read(candidates[0])
+            except CheckpointNotFoundError:
+                # Replaced or pruned between the look and the reading: look again.
+                self.logger.debug("%s has vanished.", candidates[0])
+            except (CorruptCheckpointError, NotACheckpointError) as error:
+                skipped[candidates[0]] = error
+                self.logger.warning("Passed over: %s", error)
+        if skipped:
+            newest = next(iter(skipped.values()))
+            newest.hint = newest.hint or f"none of {len(skipped)} checkpoints under {load_dir} is intact"
+            raise newest
+        self.logger.info("No checkpoint found under %s.", os.fspath(load_dir))
+        return Checkpoint()
+
+    def _read(self, path: str) -> Checkpoint:
         self.logger.debug("Loading checkpoint %s", path)
         payload, manifest = codec.read_file(
             path, weights_only=self.args.weights_only, log=self.logger.warning
         )
-        _check_payload(payload, manifest, path)
+        check_payload(payload, manifest, path)
         if manifest is not None:
             self.run_id = manifest.run_id
             self._saves = manifest.save_number
@@ -216,16 +259,6 @@ class DefaultCheckpointer(AbstractCheckpointer):
         for removal in outcome.removed:
             self.logger.warning("Removed %s, left half written by a run that has died.", removal.path)
 
-    def _path_to_load(self) -> str:
-        load_dir, filename = self.args.load_dir, self.args.load_filename
-        if not load_dir or not os.fspath(load_dir):
-            if filename:
-                self.logger.warning("load_filename %s is ignored, since load_dir is not set.", filename)
-            return ""
-        if filename and os.fspath(filename):
-            return os.path.join(load_dir, filename)
-        return self.get_latest_file(load_dir, self.args.file_prefix, self.args.file_ext, self.logger)
-
 
 def _index(index: int) -> int:
     try:
@@ -248,25 +281,3 @@ def _metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     if faults:
         raise ArgumentsError(faults)
     return plain_metrics
-
-
-def _check_payload(payload: Any, manifest: Manifest | None, path: str) -> None:
-    is_model = manifest is not None and manifest.kind is Kind.MODEL
-    # PyMarlin's users write `checkpoint.__dict__`, which holds our metrics as well.
-    if not is_model and type(payload) is dict and set(payload) - {"metrics"} == set(PAYLOAD_KEYS):
-        return
-    what = f"not a checkpoint but {'a model file' if is_model else _describe(payload)}"
-    hint = f"a checkpoint is a dict of {', '.join(PAYLOAD_KEYS)}"
-    raise NotACheckpointError(what, path, hint)
-
-
-def _describe(payload: Any) -> str:
-    if not isinstance(payload, dict):
-        return f"a pickled {type(payload).__qualname__}"
-    if "pytorch-lightning_version" in payload:
-        return "a checkpoint by Lightning"
-    if payload and all(isinstance(value, torch.Tensor) for value in payload.values()):
-        return "a model file"
-    keys = [repr(key) for key in payload]
-    shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")  # noqa: PLR2004 - enough to know it by
-    return f"a dict of {shown}" if keys else "an empty dict"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from marlin_ckpt.cli import clean, latest, listing, render, train
+from marlin_ckpt.cli import clean, latest, listing, render, train, verify
 from marlin_ckpt.version import __version__
 
 app = typer.Typer(
@@ -59,4 +59,5 @@ def _carrying(command: Callable[..., Any]) -> Callable[..., Any]:
 app.command("train", epilog=train.EXAMPLE)(_carrying(train.train))
 app.command("list", epilog=listing.EXAMPLE)(_carrying(listing.list_))
 app.command("latest", epilog=latest.EXAMPLE)(_carrying(latest.latest))
+app.command("verify", epilog=verify.EXAMPLE)(_carrying(verify.verify))
 app.command("clean", epilog=clean.EXAMPLE)(_carrying(clean.clean))

@@ -25,6 +25,7 @@ def clean(
 
     Only regular files go, never anything through a symbolic link.
     """
+    from marlin_ckpt.cli import documents
     from marlin_ckpt.directory import pruning
 
     plan = pruning.plan_cleaning(directory, extension=ext, prefix=prefix, recursive=recursive)
@@ -35,7 +36,7 @@ def clean(
             render.confirm_removal(plan)
         outcome = pruning.carry_out(plan)
     if json:
-        render.document(render.outcome_json(directory, outcome, dry_run=dry_run))
+        render.document(documents.outcome(directory, outcome, dry_run=dry_run))
     else:
         render.outcome(directory, outcome, dry_run=dry_run)
     return 1 if outcome.failures else 0

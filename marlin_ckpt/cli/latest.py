@@ -14,6 +14,12 @@ from marlin_ckpt.errors import CheckpointNotFoundError
 EXAMPLE = "Example: marlin-ckpt latest checkpoints; exits 4 when there is none."
 
 
+def _newest_intact(directory: str, prefix: str, ext: str) -> str:
+    from marlin_ckpt.archive import verification
+
+    return verification.newest_intact(catalog.newest_first(directory, prefix, ext), render.skipped)
+
+
 def latest(
     directory: Directory,
     prefix: Annotated[
@@ -21,10 +27,13 @@ def latest(
         typer.Option("--prefix", metavar="P", callback=check_prefix, help="What the names start with."),
     ] = "model",
     ext: Extension = "pt",
+    intact: Annotated[
+        bool, typer.Option("--intact", help="Pass over files that do not verify, saying why on stderr.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Print the path of the checkpoint with the greatest index, sub-directories included."""
-    path = catalog.get_latest_file(directory, prefix, ext)
+    path = (_newest_intact if intact else catalog.get_latest_file)(directory, prefix, ext)
     if not path:
         others = ", ".join(catalog.prefixes(directory, ext))
         hint = f"there are checkpoints with --prefix {others}" if others else ""

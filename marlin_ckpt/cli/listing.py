@@ -22,13 +22,14 @@ def list_(
     The data itself is not read: intact is what the container's directory and headers tell.
     """
     from marlin_ckpt.archive import inspection
+    from marlin_ckpt.cli import documents
     from marlin_ckpt.directory import catalog
 
     found = catalog.find(directory, prefix=prefix, extension=ext, recursive=recursive)
     inspections = inspection.survey(found)
     if json:
         render.document(
-            {"directory": directory, "checkpoints": [render.inspection_json(one) for one in inspections]}
+            {"directory": directory, "checkpoints": [documents.inspection(one) for one in inspections]}
         )
     else:
         render.inspections(inspections, directory, now_s=time.time())

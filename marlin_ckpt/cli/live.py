@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -46,6 +56,15 @@ class LiveBar:
     def saved(self, name: str) -> None:
         """Shows the last file."""
         self._progress.update(self._task, last=f"last {escape(name)}")
+
+
+@contextlib.contextmanager
+def bytes_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar that shows how many bytes of a total are done; yields what is told of each further number."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda size: progress.advance(task, size)
 
 
 def print_table(headers: list[str], rows: list[list[str]], right: set[int]) -> None:

@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from marlin_ckpt.archive import inspection
-from marlin_ckpt.cli import render
-from marlin_ckpt.cli.text import escape
+from marlin_ckpt.cli import documents, render
+from marlin_ckpt.cli.text import count, escape
 from marlin_ckpt.directory import catalog
 
 if TYPE_CHECKING:
-    from marlin_ckpt.directory.starting import Start
+    from marlin_ckpt.checkpointer.starting import Start
     from marlin_ckpt.training.trainer import Trainer
 
 
@@ -53,9 +53,8 @@ class RunProgress:
     def tell_if_finished(self, trainer: Trainer) -> None:
         """Says so when the run that is resumed has no epoch left."""
         if not self._quiet and 0 < trainer.args.epochs <= trainer.last_epoch + 1:
-            render.talk(
-                f"nothing left to train: epoch {trainer.last_epoch + 1}/{trainer.args.epochs} is done"
-            )
+            done = count(trainer.last_epoch + 1, "epoch")
+            render.talk(f"nothing left to train: {done} done, trainer.epochs is {trainer.args.epochs}")
 
     def on_epoch_begin(self, epoch: int, epochs: int, steps: int) -> None:
         """Starts the epoch's line."""
@@ -101,5 +100,5 @@ class RunProgress:
             "global_steps": trainer.global_steps_finished,
             "seconds": round(time.monotonic() - self._began_s, 3),
             "metrics": self._metrics,
-            "files": [render.inspection_json(one) for one in files],
+            "files": [documents.inspection(one) for one in files],
         }

@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from marlin_ckpt.cli.text import age, count, escape, metrics, size
@@ -15,9 +15,10 @@ from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError, Storage
 
 if TYPE_CHECKING:
     from marlin_ckpt.archive.inspection import Inspection
+    from marlin_ckpt.archive.verification import Verdict
+    from marlin_ckpt.checkpointer.starting import Start
     from marlin_ckpt.cli.live import LiveBar
     from marlin_ckpt.directory.pruning import Outcome, Plan
-    from marlin_ckpt.directory.starting import Start
 
 _SHORT_TABLE = 8
 
@@ -60,6 +61,16 @@ def _silence_stdout() -> None:
     # Python would complain at exit, when it flushes what is left.
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def stdout_for_data_alone() -> Iterator[None]:
+    """While a user's code runs, what it prints is talk: a script reads nothing but our data from stdout."""
+    if sys.stderr is None:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def flush() -> None:
@@ -131,7 +142,11 @@ def unexpected(problem: Exception) -> None:
     import traceback
 
     frames = traceback.extract_tb(problem.__traceback__)
-    where = f": {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    # The place to look at is in the user's own code, though the error may be raised deep inside a library.
+    own = [
+        frame for frame in frames if not {"site-packages", "marlin_ckpt"} & {*frame.filename.split(os.sep)}
+    ]
+    where = f": {(own or frames)[-1].filename}:{(own or frames)[-1].lineno}" if frames else ""
     talk(f"error: {type(problem).__name__}: {escape(str(problem))}{escape(where)}")
     talk("hint: MARLIN_CKPT_TRACEBACK=1 in the environment shows where it came from")
 
@@ -177,26 +192,33 @@ def inspections(found: list[Inspection], directory: str, *, now_s: float) -> Non
     table(["index", "kind", "size", "age", "metrics", "intact", "file"], rows, {0, 2, 3})
 
 
-def inspection_json(one: Inspection) -> dict[str, Any]:
-    """One file as `list --json` and `train --json` describe it."""
-    import datetime
+def skipped(verdict: Verdict) -> None:
+    """Says why a file is passed over."""
+    talk(f"passed over {escape(verdict.path)}: {verdict.status}: {escape(verdict.reason)}")
 
-    modified = datetime.datetime.fromtimestamp(one.entry.modified_ns / 1e9, datetime.UTC)
-    manifest = one.manifest
-    return {
-        "path": one.entry.path,
-        "index": one.entry.index,
-        "kind": str(one.kind),
-        "size_bytes": one.entry.size_bytes,
-        "modified": modified.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "intact": one.intact,
-        "reason": one.reason or None,
-        "metrics": manifest.metrics if manifest else None,
-        "run_id": manifest.run_id if manifest else None,
-        "save_number": manifest.save_number if manifest else None,
-        "created": manifest.created if manifest else None,
-        "versions": manifest.versions if manifest else None,
-    }
+
+def verdicts(found: list[Verdict], *, quiet: bool) -> None:
+    """Prints a line for each verified file, and how many there are of each kind."""
+    for one in found:
+        if not quiet or one.status != "intact":
+            data(f"{one.status}  {escape(one.path)}" + (f"  ({escape(one.reason)})" if one.reason else ""))
+    if not quiet:
+        kinds = sorted({one.status for one in found})
+        counts = ", ".join(f"{sum(one.status is kind for one in found)} {kind}" for kind in kinds)
+        total = size(sum(one.size_bytes for one in found))
+        talk(f"{count(len(found), 'file')}, {total}: {counts or 'nothing to verify'}")
+
+
+@contextlib.contextmanager
+def bytes_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar of bytes on a terminal; yields what is to be told of each further number of bytes."""
+    if quiet or not is_terminal():
+        yield lambda _: None
+        return
+    from marlin_ckpt.cli.live import bytes_bar as live_bytes_bar
+
+    with live_bytes_bar(total) as advance:
+        yield advance
 
 
 def confirm_removal(plan: Plan) -> None:
@@ -228,31 +250,23 @@ def outcome(directory: str, done: Outcome, *, dry_run: bool) -> None:
     talk(f"{count(len(done.removed), 'file')} in {escape(directory)}, {freed} {size(done.bytes_freed)}")
 
 
-def outcome_json(directory: str, done: Outcome, *, dry_run: bool) -> dict[str, Any]:
-    """The document of `clean --json`."""
-    removed = [{"path": one.path, "size_bytes": one.size_bytes, "reason": one.reason} for one in done.removed]
-    return {
-        "directory": directory,
-        "dry_run": dry_run,
-        "removed": removed,
-        "failed": [{"path": one.path, "error": one.error} for one in done.failures],
-        "bytes_freed": done.bytes_freed,
-    }
-
-
 def announce_start(start: Start, *, quiet: bool) -> None:
     """Says what a run continues from, and warns of what it will delete or replace."""
     where = escape(start.save_dir)
+    for reason in start.skipped:
+        talk(f"warning: passed over {escape(reason)}")
     if start.resumes_from and not quiet:
         talk(f"resuming from {escape(start.resumes_from)}")
     if start.deletes:
         talk(f"warning: deletes {count(len(start.deletes), 'file')} of an earlier run in {where}")
     if start.replaces:
-        names = ", ".join(escape(os.path.basename(one)) for one in start.replaces[:3])
+        names = ", ".join(escape(one) for one in start.replaces[:3])
         more = ", ..." if len(start.replaces) > 3 else ""  # noqa: PLR2004 - enough to know them by
         files = count(len(start.replaces), "file")
-        talk(f"warning: saves over {files} of an earlier run in {where}: {names}{more}")
-        talk("hint: --resume continues that run; another checkpointer.save_dir keeps it")
+        talk(f"warning: saves over {files} of an earlier run: {names}{more}")
+        talk(
+            "hint: --resume continues a run; other directories for save_dir and model_state_save_dir keep it"
+        )
     if start.keeps:
         newest = escape(os.path.basename(start.keeps[-1]))
         talk(f"warning: {newest} of an earlier run in {where} stays, and `latest` will go on naming it")

@@ -33,20 +33,20 @@ def train(
     json: Json = False,
 ) -> None:
     """Train the module of a YAML file, saving checkpoints on the way."""
+    from marlin_ckpt.checkpointer import starting
     from marlin_ckpt.config import read_config
-    from marlin_ckpt.directory import starting
 
     settings = read_config(config, overrides or ())
     start = starting.decide(settings.checkpointer, epochs=settings.trainer.epochs, resume=resume)
     render.announce_start(start, quiet=quiet)
-    starting.apply(start, settings.checkpointer)
+    starting.apply(start, settings.checkpointer, epochs=settings.trainer.epochs)
 
     # torch complains at each start where NumPy is not installed; nothing here needs it.
     warnings.filterwarnings("ignore", "Failed to initialize NumPy")
     from marlin_ckpt.cli.progress import RunProgress
     from marlin_ckpt.training.build import build_trainer
 
-    with RunProgress(quiet=quiet) as progress:
+    with RunProgress(quiet=quiet) as progress, render.stdout_for_data_alone():
         trainer = build_trainer(settings, observer=progress)
         progress.tell_if_finished(trainer)
         trainer.train()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from marlin_ckpt.directory import naming
@@ -90,6 +90,27 @@ def find(
     except OSError as error:
         raise StorageError.of("cannot read the directory", os.fspath(directory), error) from error
     return sorted(found, key=_order)
+
+
+def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = False) -> list[Entry]:
+    """The files that a command line names: each file itself, of each directory those of some extensions.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file or directory.
+        StorageError: a directory cannot be read, or a path is neither.
+    """
+    found: list[Entry] = []
+    for path in paths:
+        if os.path.isdir(path):
+            for extension in extensions:
+                found.extend(find(path, extension=extension, recursive=recursive))
+        elif one := entry(path):
+            found.append(one)
+        elif os.path.lexists(path):
+            raise StorageError("neither a regular file nor a directory", path)
+        else:
+            raise CheckpointNotFoundError("no such file or directory", path)
+    return found
 
 
 def prefixes(directory: PathText, extension: str = "pt") -> list[str]:
@@ -183,6 +204,32 @@ def _greatest(
     except OSError as error:
         raise StorageError.of("cannot read the directory", directory, error) from error
     return max(best, key=_newest).path if best else ""
+
+
+def newest_first(directory: PathText, prefix: str, extension: str = "pt") -> list[str]:
+    """The paths of all checkpoints that `get_latest_file` chooses from, its choice first.
+
+    Returns:
+        them; none where there is no such directory.
+
+    Raises:
+        StorageError: the directory cannot be read.
+    """
+    text = os.fspath(directory)
+    for index_of in (naming.checkpoint_index, naming.loose_index):
+        try:
+            found = [
+                (index, *_newest(file))
+                for file in walk(text, recursive=True)
+                if (index := index_of(file.name, prefix, extension)) is not None and _status(file)
+            ]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError.of("cannot read the directory", text, error) from error
+        if found:
+            return [path for _, _, path in sorted(found, reverse=True)]
+    return []
 
 
 def _newest(file: os.DirEntry[str]) -> tuple[int, str]:

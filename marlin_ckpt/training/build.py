@@ -17,7 +17,7 @@ from marlin_ckpt.training.module import ModuleInterface
 from marlin_ckpt.training.observer import TrainerObserver
 from marlin_ckpt.training.toys.spiral import Spiral
 from marlin_ckpt.training.toys.text import Text
-from marlin_ckpt.training.trainer import Trainer
+from marlin_ckpt.training.trainer import Trainer, device_of
 
 
 def build_trainer(config: Config, *, observer: TrainerObserver | None = None) -> Trainer:
@@ -32,6 +32,8 @@ def build_trainer(config: Config, *, observer: TrainerObserver | None = None) ->
         Whatever `Trainer` raises.
     """
     module = _build_module(config.module)
+    # Before the checkpointer, which may delete what an earlier run left.
+    device_of(config.trainer)
     return Trainer(
         module, config.trainer, checkpointer=DefaultCheckpointer(config.checkpointer), observer=observer
     )

@@ -18,6 +18,8 @@ from marlin_ckpt.training.backend import BACKENDS, TrainerBackend, TrainerBacken
 from marlin_ckpt.training.module import ModuleInterface, SamplerClass
 from marlin_ckpt.training.observer import TrainerObserver
 
+_LONGEST_REASON = 300  # characters
+
 
 class Trainer:
     """Trains a module, saves after each epoch, and continues from what the checkpointer loads.
@@ -63,7 +65,7 @@ class Trainer:
         self.checkpointer = (
             DefaultCheckpointer(args.checkpointer_args) if checkpointer is None else checkpointer
         )
-        self.device = _device(args)
+        self.device = device_of(args)
         self.last_epoch = -1
         self._observer = observer
 
@@ -258,7 +260,12 @@ class Trainer:
         )
 
 
-def _device(args: TrainerArguments) -> torch.device:
+def device_of(args: TrainerArguments) -> torch.device:
+    """The device that the arguments choose.
+
+    Raises:
+        TrainingError: it is not there.
+    """
     if args.device == "auto":
         return torch.device("cuda" if args.use_gpu and torch.cuda.is_available() else "cpu")
     try:
@@ -274,7 +281,9 @@ def _update(what: str, owner: Any, state: Any) -> None:
     try:
         owner.update_state(state)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"the loaded state does not fit the {what}: {error}"
+        reason = " ".join(str(error).split())  # torch lists every key, a line each
+        shown = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."
+        message = f"the loaded state does not fit the {what}: {shown}"
         raise StateMismatchError(message, hint="load a checkpoint of the same configuration") from error
 
 

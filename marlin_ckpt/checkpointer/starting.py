@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from marlin_ckpt.archive import verification
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.naming import FileName, Kind
-from marlin_ckpt.errors import CheckpointNotFoundError
+from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Start:
     Attributes:
         save_dir: where the run saves.
         resumes_from: the checkpoint that it continues, or "".
+        skipped: newer ones that are not intact, each with the reason.
         deletes: the files of an earlier run that are removed first.
         replaces: the files of an earlier run that the run will save over, as far as can be told.
         keeps: those of an earlier run, under greater indices than the run will reach, that stay; `latest`
@@ -27,6 +30,7 @@ class Start:
 
     save_dir: str
     resumes_from: str = ""
+    skipped: tuple[str, ...] = ()
     deletes: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
@@ -48,8 +52,16 @@ def decide(args: DefaultCheckpointerArguments, *, epochs: int, resume: bool) -> 
     earlier = _files(save_dir, prefix=args.file_prefix, extension=args.file_ext)
     checkpoints = [entry for entry in earlier if entry.name and entry.name.kind is Kind.CHECKPOINT]
     if resume and checkpoints:
-        return Start(save_dir, resumes_from=checkpoints[-1].path)
+        newest_first = [entry.path for entry in reversed(checkpoints)]
+        skipped: list[str] = []
+        intact = verification.newest_intact(
+            newest_first, lambda verdict: skipped.append(f"{verdict.path}: {verdict.reason}")
+        )
+        # Where none is intact, loading the newest says what is wrong with it.
+        return Start(save_dir, resumes_from=intact or newest_first[0], skipped=tuple(skipped))
     if not args.checkpoint:
+        return Start(save_dir)
+    if not epochs:
         return Start(save_dir)
     last = epochs - 1
     models = [] if args.model_state_save_dir is None else [_model_path(args, last)]
@@ -79,12 +91,28 @@ def _existing(paths: list[str], but: Iterable[str] = ()) -> tuple[str, ...]:
     return tuple(path for path in paths if catalog.entry(path) and os.path.abspath(path) not in gone)
 
 
-def apply(start: Start, args: DefaultCheckpointerArguments) -> None:
-    """Sets the arguments to what was decided.
+def apply(start: Start, args: DefaultCheckpointerArguments, *, epochs: int) -> None:
+    """Sets the arguments to what was decided, and finds out before the first step whether there can be saved.
 
-    A run that continues must not first delete what it continues from.
+    A run that continues must not first delete what it continues from, nor one that trains nothing anything.
+
+    Raises:
+        StorageError: `save_dir` cannot be made or written to.
     """
     if start.resumes_from:
         args.load_dir = os.path.dirname(start.resumes_from)
         args.load_filename = os.path.basename(start.resumes_from)
+    if start.resumes_from or not epochs:
         args.delete_existing_checkpoints = False
+    if args.checkpoint and epochs:
+        _check_writable(start.save_dir)
+
+
+def _check_writable(directory: str) -> None:
+    """Asks the nearest directory that is there; makes none, since the run may still turn out impossible."""
+    existing = os.path.abspath(directory)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        hint = "choose another checkpointer.save_dir, or change its permissions"
+        raise StorageError("cannot write: Permission denied", existing, hint, errno=errno.EACCES)

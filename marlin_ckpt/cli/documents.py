@@ -1,0 +1,53 @@
+"""What `--json` prints: the keys are documented in the README and stable."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from marlin_ckpt.archive.inspection import Inspection
+from marlin_ckpt.archive.verification import Verdict
+from marlin_ckpt.directory.pruning import Outcome
+
+
+def inspection(one: Inspection) -> dict[str, Any]:
+    """One file as `list --json` and `train --json` describe it."""
+    modified = datetime.datetime.fromtimestamp(one.entry.modified_ns / 1e9, datetime.UTC)
+    manifest = one.manifest
+    return {
+        "path": one.entry.path,
+        "index": one.entry.index,
+        "kind": str(one.kind),
+        "size_bytes": one.entry.size_bytes,
+        "modified": modified.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "intact": one.intact,
+        "reason": one.reason or None,
+        "metrics": manifest.metrics if manifest else None,
+        "run_id": manifest.run_id if manifest else None,
+        "save_number": manifest.save_number if manifest else None,
+        "created": manifest.created if manifest else None,
+        "versions": manifest.versions if manifest else None,
+    }
+
+
+def verdict(one: Verdict) -> dict[str, Any]:
+    """One file as `verify --json` describes it."""
+    return {
+        "path": one.path,
+        "status": str(one.status),
+        "reason": one.reason or None,
+        "tensors": list(one.tensors),
+        "size_bytes": one.size_bytes,
+    }
+
+
+def outcome(directory: str, done: Outcome, *, dry_run: bool) -> dict[str, Any]:
+    """The document of `clean --json`."""
+    removed = [{"path": one.path, "size_bytes": one.size_bytes, "reason": one.reason} for one in done.removed]
+    return {
+        "directory": directory,
+        "dry_run": dry_run,
+        "removed": removed,
+        "failed": [{"path": one.path, "error": one.error} for one in done.failures],
+        "bytes_freed": done.bytes_freed,
+    }

@@ -1,0 +1,38 @@
+"""`marlin-ckpt verify`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.cli import render
+from marlin_ckpt.cli.options import Json, Recursive
+from marlin_ckpt.errors import BadFileError
+
+EXAMPLE = "Example: marlin-ckpt verify checkpoints --recursive; exits 3 when a file is corrupt."
+
+
+def verify(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files and directories.")],
+    recursive: Recursive = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only say what is not intact.")] = False,
+    json: Json = False,
+) -> int:
+    """Read files whole and say of each whether it is intact; in a directory, of its checkpoints and weights.
+
+    A file of ours is intact when every byte is accounted for; one by torch.save when its checksums hold.
+    """
+    from marlin_ckpt.archive import verification
+    from marlin_ckpt.cli import documents
+    from marlin_ckpt.directory import catalog
+
+    entries = catalog.named(paths, verification.EXTENSIONS, recursive=recursive)
+    with render.bytes_bar(sum(entry.size_bytes for entry in entries), quiet=quiet or json) as on_bytes:
+        verdicts = [verification.verify(entry.path, on_bytes) for entry in entries]
+    if json:
+        render.document({"files": [documents.verdict(verdict) for verdict in verdicts]})
+    else:
+        render.verdicts(verdicts, quiet=quiet)
+    corrupt = any(verdict.status is verification.Status.CORRUPT for verdict in verdicts)
+    return BadFileError.exit_code if corrupt else 0
