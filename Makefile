@@ -27,5 +27,7 @@ test: .venv/.installed-dev ## lint, types, layer contracts and all tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-bench: .venv/.installed-dev ## time the commands and the discovery against their limits
+bench: .venv/.installed-dev ## time discovery, saving and verifying against their limits
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/discovery.py
+	$(BIN)/python benchmarks/saving.py
