@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint check-env bench clean
+.PHONY: setup demo test bench
 
 setup: .venv/.installed ## make .venv with the package in it
 

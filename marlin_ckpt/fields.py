@@ -68,7 +68,10 @@ def _fits_one(value: Any, hint: Any) -> bool:
         numbers = int if origin is int else (int, float)
         return isinstance(value, numbers) and not isinstance(value, bool)
     # What is no class (a type variable) says nothing that could be checked.
-    return isinstance(value, origin) if isinstance(origin, type) else True
+    try:
+        return isinstance(value, origin) if isinstance(origin, type) else True
+    except TypeError:  # a Protocol or TypedDict of the user's
+        return True
 
 
 def field_faults(arguments: Any) -> list[Fault]:

@@ -141,13 +141,35 @@ def calls(checkpointer, seam) -> list[str]:
     return counting.made
 
 
+def keeping_aside(calls: list[str]) -> range:
+    """Where the old file is given a second name: between the new one's closing and the rename."""
+    rename = calls.index("rename")
+    return range(rename - calls[:rename][::-1].index("close"), rename)
+
+
+@pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", ["open", "flock"])
+def test_an_old_file_that_cannot_be_kept_aside_does_not_stop_the_new_one(
+    checkpointer, calls, tmp_path, seam, call, code
+):
+    (number,) = [one for one in keeping_aside(calls) if calls[one] == call]
+    seam(Failing(number, code))
+    checkpointer.save(checkpoint(3.0), 1)
+    seam()
+    assert checkpointer.load().module_interface_state["small"].tolist() == [3.0] * 3
+    assert os.listdir(tmp_path / "checkpoints") == ["model_1.pt"]
+
+
 @pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
 @pytest.mark.parametrize("call", ["open", "flock", "dup", "write", "fsync", "close", "rename"])
 def test_when_a_call_before_the_new_file_is_in_place_fails_the_error_tells_why_and_the_old_file_stands(
     checkpointer, calls, seam, call, code
 ):
-    before = calls[: calls.index("rename") + 1]
-    numbers = [number for number, name in enumerate(before) if name == call]
+    numbers = [
+        number
+        for number, name in enumerate(calls[: calls.index("rename") + 1])
+        if name == call and number not in keeping_aside(calls)
+    ]
     found = []
     for number in numbers:
         failing = Failing(number, code)

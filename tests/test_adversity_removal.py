@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from marlin_ckpt import DefaultCheckpointer, DefaultCheckpointerArguments
+from marlin_ckpt import DefaultCheckpointer, DefaultCheckpointerArguments, StorageError
 from marlin_ckpt.directory import pruning
+from marlin_ckpt.storage import local
 
 
 def clean(directory, **options) -> pruning.Outcome:
@@ -197,3 +200,29 @@ def test_the_same_swapping_leads_a_removal_by_path_outside(inside, outside, swap
     went = list(rounds_of_cleaning(swapper(inside / "sub"), inside, outside, by_path, 50_000))
     assert len(went) < 50_000
     assert not (outside / "model_1.pt").exists()
+
+
+def test_cleaning_removes_every_name_of_one_file(tmp_path):
+    (tmp_path / "model_1.pt").write_bytes(b"data")
+    os.link(tmp_path / "model_1.pt", tmp_path / "best.pt")
+    outcome = pruning.carry_out(pruning.plan_cleaning(tmp_path))
+    assert outcome.failures == ()
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_old_file_that_a_live_save_keeps_aside_is_not_taken_for_a_dead_runs(tmp_path, monkeypatch):
+    path = tmp_path / "model_1.pt"
+    local.publish(path, lambda fd: os.write(fd, b"old"))
+    sync = os.fsync
+
+    def cleaning(fd):
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            pruning.carry_out(pruning.plan_sweeping(tmp_path))
+            raise OSError(errno.EIO, "injected")
+        sync(fd)
+
+    monkeypatch.setattr(local.os, "fsync", cleaning)
+    with pytest.raises(StorageError, match="injected"):
+        local.publish(path, lambda fd: os.write(fd, b"new"))
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["model_1.pt"]

@@ -284,3 +284,8 @@ def test_finding_in_a_missing_directory_is_an_error_that_names_it(tmp_path: Path
     with pytest.raises(CheckpointNotFoundError, match="no such directory") as caught:
         catalog.find(tmp_path / "gone")
     assert caught.value.where == str(tmp_path / "gone")
+
+
+def test_the_model_file_of_a_longer_prefix_is_never_the_latest(tmp_path):
+    (tmp_path / "model_big_model_9.pt").touch()
+    assert get_latest_file(tmp_path, "model") == ""

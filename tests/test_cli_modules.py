@@ -188,12 +188,13 @@ def test_an_error_of_a_users_module_exits_1_in_one_line_with_its_place(train, mo
     assert hint == "hint: MARLIN_CKPT_TRACEBACK=1 in the environment shows where it came from"
 
 
-def test_a_syntax_error_of_a_users_module_exits_1_in_one_line(train, module):
+def test_a_syntax_error_of_a_users_module_exits_2_and_names_its_file(train, module):
     Path(f"{module}.py").write_text("x = (\n")
     code, _, err = train(f"{module}:Line")
-    assert code == 1
-    assert err.startswith("error: SyntaxError: ")
-    assert len(err.splitlines()) == 2
+    assert code == 2
+    assert err.startswith(f"error: module.name: cannot import {module}: ")
+    assert f"{module}.py, line 1" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_the_traceback_is_shown_to_those_who_ask_for_it(run_command, train, module, tmp_path):

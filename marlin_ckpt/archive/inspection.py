@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from marlin_ckpt.archive.manifest import Manifest
-from marlin_ckpt.archive.reader import read_container, what_it_is
+from marlin_ckpt.archive.reader import read_manifest, what_it_is
 from marlin_ckpt.directory.catalog import Entry
 from marlin_ckpt.errors import BadFileError
 from marlin_ckpt.storage.local import open_regular
@@ -38,7 +38,7 @@ class Inspection:
 
 
 def inspect(entry: Entry) -> Inspection:
-    """Reads one file's container: its directory, its headers, its manifest, not its data."""
+    """Reads one file's container: its directory and its manifest, not its data."""
     try:
         fd = open_regular(entry.path)
     except OSError as error:
@@ -46,8 +46,7 @@ def inspect(entry: Entry) -> Inspection:
     try:
         if what_it_is(fd) == "legacy":
             return Inspection(entry, None, None, "a legacy torch file, which has no checksums")
-        container = read_container(fd, entry.path)
-        return Inspection(entry, container.manifest, intact=True)
+        return Inspection(entry, read_manifest(fd, entry.path), intact=True)
     except BadFileError as error:
         return Inspection(entry, None, intact=False, reason=error.what)
     except OSError as error:

@@ -56,6 +56,21 @@ def what_it_is(fd: int) -> str:  # noqa: PLR0911 - a table, with a line for each
     return "neither a zip nor a torch file"
 
 
+def read_manifest(fd: int, path: str) -> Manifest | None:
+    """Reads what a container's directory tells, and the manifest if there is one; no other record's header.
+
+    A list of thousands of files asks for no more: reading every header would take a call for each record.
+
+    Args:
+        fd: the open file.
+        path: its name, for messages.
+
+    Raises:
+        As `read_container` does, for what the directory shows.
+    """
+    return _read(fd, path, every_header=False).manifest
+
+
 def read_container(fd: int, path: str) -> Container:
     """Reads and checks the structure of a zip: the directory, the headers, the places of all records.
 
@@ -67,6 +82,10 @@ def read_container(fd: int, path: str) -> Container:
         CorruptCheckpointError: the structure does not hold; the file is truncated or damaged.
         NotACheckpointError: it is no zip of a kind that torch writes.
     """
+    return _read(fd, path, every_header=True)
+
+
+def _read(fd: int, path: str, *, every_header: bool) -> Container:
     kind = what_it_is(fd)
     if kind != "zip":
         raise NotACheckpointError(f"not a checkpoint but {kind}", path)
@@ -74,9 +93,11 @@ def read_container(fd: int, path: str) -> Container:
         records, directory_offset = _read_directory(fd)
         if not any(record.name.partition("/")[2] == "data.pkl" for record in records):
             raise NotACheckpointError("not a checkpoint but a zip of something else", path)
-        data_offsets = _check_places(fd, records, directory_offset)
-        found = _read_manifest(fd, records, data_offsets)
-        if found is not None:
+        own = [record for record in records if record.name.partition("/")[2] == manifest.NAME]
+        _check_order(records, directory_offset)
+        data_offsets = _check_headers(fd, records if every_header else own, directory_offset)
+        found = _read_manifest(fd, own[0], records, data_offsets) if own else None
+        if found is not None and every_header:
             _check_every_byte(fd, records, directory_offset)
         return Container(path, tuple(records), data_offsets, found)
     except _StructureError as error:
@@ -158,8 +179,21 @@ def _zip64_values(extra: bytes, values: list[int]) -> tuple[int, int, int]:
     return packed, size, offset
 
 
-def _check_places(fd: int, records: list[Record], directory_offset: int) -> dict[str, int]:
-    """Compares each local header with the directory; records must not overlap nor share a name."""
+def _check_order(records: list[Record], directory_offset: int) -> None:
+    """Records must not share a name, nor overlap by what the directory alone tells."""
+    end = 0
+    for record in records:
+        if record.header_offset < end:
+            raise _StructureError(f"record {record.name} overlaps another")
+        end = record.header_offset + layout.LOCAL_HEADER.size + len(record.name.encode()) + record.size
+    if end > directory_offset:
+        raise _StructureError("truncated: the records do not fit in front of the zip directory")
+    if len({record.name for record in records}) < len(records):
+        raise _StructureError("two records have one name")
+
+
+def _check_headers(fd: int, records: list[Record], directory_offset: int) -> dict[str, int]:
+    """Compares local headers with the directory, and finds where the data starts."""
     offsets: dict[str, int] = {}
     end = 0
     for record in records:
@@ -169,8 +203,8 @@ def _check_places(fd: int, records: list[Record], directory_offset: int) -> dict
         data_offset = record.header_offset + layout.LOCAL_HEADER.size + fields[9] + fields[10]
         if fields[0] != layout.LOCAL_SIGNATURE or name != record.name or fields[9] != len(name.encode()):
             raise _StructureError(f"the header of record {record.name} is damaged")
-        if record.header_offset < end or record.name in offsets:
-            raise _StructureError(f"record {record.name} overlaps or repeats another")
+        if record.header_offset < end:
+            raise _StructureError(f"record {record.name} overlaps another")
         end = data_offset + record.size
         offsets[record.name] = data_offset
     if end > directory_offset:
@@ -178,10 +212,7 @@ def _check_places(fd: int, records: list[Record], directory_offset: int) -> dict
     return offsets
 
 
-def _read_manifest(fd: int, records: list[Record], data_offsets: dict[str, int]) -> Manifest | None:
-    record = next((one for one in records if one.name.partition("/")[2] == manifest.NAME), None)
-    if record is None:
-        return None
+def _read_manifest(fd: int, record: Record, records: list[Record], data_offsets: dict[str, int]) -> Manifest:
     if record.size > _LARGEST_MANIFEST:
         raise _StructureError("the manifest is too large to be one")
     data = os.pread(fd, record.size, data_offsets[record.name])

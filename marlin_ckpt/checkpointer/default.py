@@ -8,7 +8,6 @@ import operator
 import os
 import platform
 import secrets
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
-from marlin_ckpt.checkpointer.payload import check_payload
+from marlin_ckpt.checkpointer.payload import check_payload, plain_metrics
 from marlin_ckpt.checkpointer.plain import plain
 from marlin_ckpt.directory import catalog, pruning
 from marlin_ckpt.directory.naming import FileName, Kind
@@ -65,9 +64,11 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self.logger = logging.getLogger(_LOGGER_NAME)
         self._saves = 0
         self._swept: set[str] = set()
-        self._warned = False
+        self._warned_of: set[str] = set()
         self._obey()
         if args.delete_existing_checkpoints:
+            if args.load_dir and os.path.realpath(args.load_dir) == os.path.realpath(args.save_dir):
+                self.logger.warning("Nothing will be left to load: load_dir is save_dir, which is emptied.")
             self._delete_existing()
 
     def save(self, checkpoint_state: Checkpoint, index: int, force: bool = False) -> str | None:
@@ -93,7 +94,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         if not isinstance(checkpoint_state, Checkpoint):
             kind = type(checkpoint_state).__qualname__
             raise ArgumentsError([Fault("checkpoint_state", f"expected a Checkpoint, not a {kind}")])
-        metrics = _metrics(checkpoint_state.metrics)
+        metrics = plain_metrics(checkpoint_state.metrics)
         return self._write(self.args.save_dir, Kind.CHECKPOINT, index, checkpoint_state.payload(), metrics)
 
     def save_model(self, model_state: Any, index: int) -> str | None:
@@ -238,8 +239,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
         )
         unsafe = codec.write_file(path, plain(state), manifest)
         self._saves += 1
-        if unsafe and not self._warned:
-            self._warned = True
+        if new := set(unsafe) - self._warned_of:
+            self._warned_of |= new
             self.logger.warning(
                 "%s will need weights_only: false to load, because it holds %s", path, ", ".join(unsafe)
             )
@@ -268,16 +269,3 @@ def _index(index: int) -> int:
     if number < 0:
         raise ArgumentsError([Fault("index", f"expected an integer of 0 or more, not {index!r}")])
     return number
-
-
-def _metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    plain_metrics: dict[str, float] = {}
-    faults = []
-    for name, value in (metrics or {}).items():
-        try:
-            plain_metrics[str(name)] = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            faults.append(Fault(f"metrics[{name!r}]", f"expected a number, not {value!r}"))
-    if faults:
-        raise ArgumentsError(faults)
-    return plain_metrics

@@ -1,7 +1,8 @@
-"""What a file must hold to be a checkpoint, and what else it may turn out to be."""
+"""What a checkpoint consists of, and what else a file may turn out to hold."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,25 @@ import torch
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.checkpoint import PAYLOAD_KEYS
 from marlin_ckpt.directory.naming import Kind
-from marlin_ckpt.errors import NotACheckpointError
+from marlin_ckpt.errors import ArgumentsError, Fault, NotACheckpointError
+
+
+def plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """Metrics as plain numbers: a tensor or NumPy scalar of one element becomes its value.
+
+    Raises:
+        ArgumentsError: naming every one that is no number.
+    """
+    numbers: dict[str, float] = {}
+    faults = []
+    for name, value in (metrics or {}).items():
+        try:
+            numbers[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            faults.append(Fault(f"metrics[{name!r}]", f"expected a number, not {value!r}"))
+    if faults:
+        raise ArgumentsError(faults)
+    return numbers
 
 
 def check_payload(payload: Any, manifest: Manifest | None, path: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import PurePath
 from typing import Any
 
@@ -16,7 +16,8 @@ import torch
 
 from marlin_ckpt.errors import UnsavableStateError
 
-_CONTAINERS = (dict, OrderedDict, list, tuple)
+_DICTS = (dict, OrderedDict, Counter)
+_CONTAINERS = (*_DICTS, list, tuple, set)
 _DATES = (datetime.datetime, datetime.date, datetime.time)
 
 
@@ -64,7 +65,11 @@ class _Copier:
             made: Any = []
             self._done[id(value)] = (value, made)
             made.extend(self.copy(part) for part in value)
-        elif kind is dict or kind is OrderedDict:
+        elif kind is set:
+            made = {self.copy(part) for part in value}
+            made = made if len(made) == len(value) else value
+            self._done[id(value)] = (value, made)
+        elif kind in _DICTS:
             made = kind()
             self._done[id(value)] = (value, made)
             # torch hangs the versions of a state dict's modules on it, as an attribute.
@@ -79,7 +84,8 @@ class _Copier:
             made = self._done.setdefault(id(value), (value, made))[1]
         else:
             made = _plain_leaf(value)
-            self._done[id(value)] = (value, made)
+            if made is not value:
+                self._done[id(value)] = (value, made)
         return made
 
 

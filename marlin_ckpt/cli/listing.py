@@ -19,7 +19,7 @@ def list_(
 ) -> None:
     """List checkpoints in order of their index, with kind, size, age, metrics, and whether they are intact.
 
-    The data itself is not read: intact is what the container's directory and headers tell.
+    The data itself is not read: intact is what the container's directory tells.
     """
     from marlin_ckpt.archive import inspection
     from marlin_ckpt.cli import documents

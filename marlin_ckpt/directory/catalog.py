@@ -124,7 +124,7 @@ def prefixes(directory: PathText, extension: str = "pt") -> list[str]:
     return sorted({name.prefix for name in names if name and name.kind is naming.Kind.CHECKPOINT})
 
 
-def entry(path: PathText, extension: str | None = None) -> Entry | None:
+def entry(path: PathText) -> Entry | None:
     """One file as `find` would list it; None where there is no regular file."""
     text = os.fspath(path)
     name = os.path.basename(text)
@@ -134,8 +134,8 @@ def entry(path: PathText, extension: str | None = None) -> Entry | None:
         return None
     if not stat.S_ISREG(status.st_mode):
         return None
-    ending = name.rpartition(".")[2] if extension is None else extension
-    return Entry(text, naming.parse_any(name, ending), status.st_size, status.st_mtime_ns)
+    parsed = naming.parse_any(name, name.rpartition(".")[2])
+    return Entry(text, parsed, status.st_size, status.st_mtime_ns)
 
 
 def _read_name(name: str, prefix: str | None, extension: str) -> naming.FileName | None:

@@ -93,5 +93,8 @@ def loose_index(name: str, prefix: str, extension: str) -> int | None:
     fitting = parse(name, prefix, extension)
     if fitting is not None:
         return fitting.index if fitting.kind is Kind.CHECKPOINT else None
+    stranger = parse_any(name, extension)
+    if stranger is not None and stranger.kind is Kind.MODEL:
+        return None
     integers = _INTEGER.findall(name[: -len(extension) - 1])
     return int(integers[-1]) if integers else None

@@ -21,7 +21,8 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage import temporary
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Device, inode and, of a file, the time of its last change: a freed inode number is used again at once.
+# Device, inode and, of a file, when it was last written: a freed inode number is used again at once. Not the
+# time of its change, which removing another of its names moves.
 _Identity = tuple[int, ...]
 _Reason = Callable[[int, str], str]
 
@@ -36,7 +37,7 @@ class Removal:
         reason: why it goes.
         parts: the names of the sub-directories that lead to it, then its own.
         directories: device and inode of each directory on that way, the top first.
-        identity: its own device, inode and time of change, in nanoseconds.
+        identity: its own device, inode and time of last writing, in nanoseconds.
     """
 
     path: str
@@ -228,7 +229,7 @@ def _identity(status: os.stat_result) -> _Identity:
 
 
 def _file_identity(status: os.stat_result) -> _Identity:
-    return (status.st_dev, status.st_ino, status.st_ctime_ns)
+    return (status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
 def carry_out(plan: Plan) -> Outcome:

@@ -28,12 +28,12 @@ def make_directory(directory: PathText) -> None:
     Raises:
         StorageError: the path is a file, or cannot be made.
     """
-    path = os.path.abspath(directory)
     missing = []
-    while not os.path.lexists(path):
-        missing.append(path)
-        path = os.path.dirname(path)
     try:
+        path = os.path.abspath(directory)
+        while not os.path.lexists(path):
+            missing.append(path)
+            path = os.path.dirname(path)
         for one in reversed(missing):
             with contextlib.suppress(FileExistsError):  # another process made it meanwhile
                 os.mkdir(one)
@@ -60,8 +60,8 @@ def publish(path: PathText, write: Callable[[int], Written]) -> Written:
             else `write` raises passes through, after the same tidying.
     """
     text = os.fspath(path)
-    directory, name = os.path.split(os.path.abspath(text))
     try:
+        directory, name = os.path.split(os.path.abspath(text))
         directory_fd = os.open(directory, _DIRECTORY)
     except OSError as error:
         raise StorageError.of("cannot write", text, error) from error
@@ -78,17 +78,17 @@ def publish(path: PathText, write: Callable[[int], Written]) -> Written:
 def _publish_in(directory_fd: int, name: str, write: Callable[[int], Written]) -> Written:
     fd, temporary_name = temporary.create(directory_fd, name)
     litter = [temporary_name]
-    lock_fd = -1
+    lock_fd = old_fd = -1
     try:
         # The lock belongs to the open file, not to a descriptor: this second one holds it over the rename,
         # while the first is closed before it, since some file systems report a failed write only then.
         lock_fd = _duplicate(fd)
         written = _fill(fd, write)
-        kept = _keep(directory_fd, name, litter)
+        old_fd, kept = _keep(directory_fd, name, litter)
         os.rename(temporary_name, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
         litter.remove(temporary_name)
         try:
-            os.fsync(directory_fd)
+            _sync_open_directory(directory_fd)
         except OSError:
             _put_back(directory_fd, name, kept)
             raise
@@ -98,6 +98,7 @@ def _publish_in(directory_fd: int, name: str, write: Callable[[int], Written]) -
             with contextlib.suppress(OSError):
                 os.unlink(one, dir_fd=directory_fd)
         _close_quietly(lock_fd)
+        _close_quietly(old_fd)
 
 
 def _duplicate(fd: int) -> int:
@@ -122,21 +123,24 @@ def _fill(fd: int, write: Callable[[int], Written]) -> Written:
     return written
 
 
-def _keep(directory_fd: int, name: str, litter: list[str]) -> str | None:
+def _keep(directory_fd: int, name: str, litter: list[str]) -> tuple[int, str | None]:
     """Gives the old file a second name for as long as the new one is not durable.
 
     Returns:
-        that name; "" where there is no old file, None where the file system has no hard links.
+        a descriptor whose lock keeps cleaners from the second name, or -1, and that name; "" where there is
+        no old file, None where it cannot be kept: the file system has no hard links, say.
     """
-    kept = temporary.temporary_name(name)
+    old_fd = -1
     try:
+        old_fd = temporary.open_locked(directory_fd, name)
+        kept = temporary.temporary_name(name)
         os.link(name, kept, src_dir_fd=directory_fd, dst_dir_fd=directory_fd, follow_symlinks=False)
     except FileNotFoundError:
-        return ""
+        return old_fd, ""
     except OSError:
-        return None
+        return old_fd, None
     litter.append(kept)
-    return kept
+    return old_fd, kept
 
 
 def _put_back(directory_fd: int, name: str, kept: str | None) -> None:
@@ -158,9 +162,19 @@ def _close_quietly(fd: int) -> None:
 def _sync_directory(directory: str) -> None:
     fd = os.open(directory, _DIRECTORY)
     try:
-        os.fsync(fd)
+        _sync_open_directory(fd)
     finally:
         os.close(fd)
+
+
+def _sync_open_directory(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some network and FUSE file systems know no fsync of directories, and say so; they order renames
+        # themselves or not at all.
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:

@@ -88,6 +88,27 @@ def _lock(fd: int) -> bool | None:
     return True
 
 
+def open_locked(directory_fd: int, name: str) -> int:
+    """Opens a file that is to get a temporary name as well, and locks it first, so that no cleaner takes it.
+
+    Returns:
+        the file descriptor, whose closing lets go of the lock.
+
+    Raises:
+        OSError: it cannot be opened, or is locked by another.
+    """
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        locked = _lock(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    if locked is False:
+        os.close(fd)
+        raise BlockingIOError(errno.EAGAIN, "locked by another", name)
+    return fd
+
+
 @contextlib.contextmanager
 def claim(directory_fd: int, name: str) -> Iterator[bool]:
     """Finds out whether the run that wrote a temporary file is dead.

@@ -31,9 +31,9 @@ def build_trainer(config: Config, *, observer: TrainerObserver | None = None) ->
         ConfigError: the module cannot be made.
         Whatever `Trainer` raises.
     """
-    module = _build_module(config.module)
-    # Before the checkpointer, which may delete what an earlier run left.
+    # Both before the checkpointer, which may delete what an earlier run left.
     device_of(config.trainer)
+    module = _build_module(config.module)
     return Trainer(
         module, config.trainer, checkpointer=DefaultCheckpointer(config.checkpointer), observer=observer
     )
@@ -64,7 +64,7 @@ def _import(name: str) -> type[ModuleInterface]:
         sys.path.insert(0, "")
     try:
         kind = getattr(importlib.import_module(path), attribute, None)
-    except ImportError as error:
+    except (ImportError, SyntaxError) as error:
         raise ConfigError([Fault("module.name", f"cannot import {path}: {error}")]) from error
     if not (isinstance(kind, type) and issubclass(kind, ModuleInterface)):
         message = f"{path} has no {attribute}" if kind is None else f"{name} is no ModuleInterface"

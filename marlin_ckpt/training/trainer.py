@@ -13,6 +13,7 @@ from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
+from marlin_ckpt.checkpointer.payload import plain_metrics
 from marlin_ckpt.errors import StateMismatchError, TrainingError
 from marlin_ckpt.training.backend import BACKENDS, TrainerBackend, TrainerBackendArguments
 from marlin_ckpt.training.module import ModuleInterface, SamplerClass
@@ -57,6 +58,7 @@ class Trainer:
             Whatever the checkpointer's `load` raises.
         """
         args.check()
+        self.device = device_of(args)
         self.module = module
         self.args = args
         self.logger = logging.getLogger(__name__)
@@ -65,13 +67,14 @@ class Trainer:
         self.checkpointer = (
             DefaultCheckpointer(args.checkpointer_args) if checkpointer is None else checkpointer
         )
-        self.device = device_of(args)
         self.last_epoch = -1
         self._observer = observer
 
-        checkpoint = self.checkpointer.load()
+        # PyMarlin's documents let a checkpointer of one's own return None where there is nothing.
+        loaded: Any = self.checkpointer.load()
+        checkpoint = Checkpoint() if loaded is None else loaded
         # What was measured last stays true until an epoch measures anew: a finished run saves it again.
-        self._metrics = dict(checkpoint.metrics or {})
+        self._metrics = plain_metrics(checkpoint.metrics if type(checkpoint) is Checkpoint else None)
         _update("module", self.module, checkpoint.module_interface_state)
         self.module.to(self.device)
         self.optimizers, self.schedulers = self.module.get_optimizers_schedulers(
@@ -92,7 +95,7 @@ class Trainer:
             self.validate()
             self.module.on_end_train_epoch(self.global_steps_finished, *outputs)
             self.last_epoch = epoch
-            self._metrics = {**_mean_loss(outputs), **dict(self.module.get_metrics())}
+            self._metrics = plain_metrics({**_mean_loss(outputs), **dict(self.module.get_metrics())})
             if self._observer is not None:
                 self._observer.on_epoch_end(epoch, self._metrics)
             self.save_checkpoint()
@@ -104,14 +107,14 @@ class Trainer:
     def train_epoch(self) -> list[Any]:
         """Trains on all data once and returns the collected outputs."""
         dataloader = self.module.get_train_dataloader(
-            sampler=self.trainer_backend.train_sampler, batch_size=self.train_step_batch_size
+            sampler=self.train_sampler, batch_size=self.train_step_batch_size
         )
         return list(self.trainer_backend.train_dl(dataloader, self.module))
 
     def validate(self) -> list[Any]:
         """Runs the validation loaders one after the other and returns the last one's collected outputs."""
         loaders = self.module.get_val_dataloaders(
-            sampler=self.trainer_backend.val_sampler, batch_size=self.args.val_batch_size
+            sampler=self.val_sampler, batch_size=self.val_step_batch_size
         )
         self.module.eval()
         outputs: list[Any] = []
@@ -235,6 +238,8 @@ class Trainer:
         loader = self.module.get_train_dataloader(
             sampler=SequentialSampler, batch_size=self.train_step_batch_size
         )
+        if loader is None:  # a module that is only validated
+            return 0
         try:
             batches = len(loader)
         except TypeError as error:
@@ -278,6 +283,9 @@ def device_of(args: TrainerArguments) -> torch.device:
 
 
 def _update(what: str, owner: Any, state: Any) -> None:
+    if state is None:
+        owner.update_state(None)
+        return
     try:
         owner.update_state(state)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
