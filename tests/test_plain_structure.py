@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +113,20 @@ def test_arrays_and_tensors_stay_apart_from_the_memory_of_the_caller(round_trip)
     loaded = round_trip(array)
     array[0] = 99
     assert loaded.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ({np.int64(3), 4}, {3, 4}),
+        (Counter({np.str_("a"): np.int64(2)}), Counter(a=2)),
+        ([{Path("a")}], [{"a"}]),
+    ],
+    ids=["set", "counter", "set in a list"],
+)
+def test_sets_and_counters_are_made_of_plain_values_and_stay_what_they_are(state, expected):
+    made = plain(state)
+    assert made == expected
+    assert type(made) is type(expected)
+    parts = made if isinstance(made, (set, Counter)) else made[0]
+    assert {type(part) for part in parts} <= {int, str}
