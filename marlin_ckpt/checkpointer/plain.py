@@ -77,7 +77,8 @@ class _Copier:
             keys = [self.copy(key) for key in value]
             if len(set(keys)) < len(value):  # a path and the string it would become
                 keys = list(value)
-            made.update(zip(keys, (self.copy(part) for part in value.values()), strict=True))
+            for key, part in zip(keys, value.values(), strict=True):  # a Counter's update would count them
+                made[key] = self.copy(part)
         elif kind is tuple:
             made = tuple([self.copy(part) for part in value])
             # A tuple that holds itself through a list was made while its parts were, as pickle does it.

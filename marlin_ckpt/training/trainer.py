@@ -70,9 +70,8 @@ class Trainer:
         self.last_epoch = -1
         self._observer = observer
 
-        # PyMarlin's documents let a checkpointer of one's own return None where there is nothing.
         loaded: Any = self.checkpointer.load()
-        checkpoint = Checkpoint() if loaded is None else loaded
+        checkpoint = Checkpoint() if loaded is None else loaded  # PyMarlin's documents allow None
         # What was measured last stays true until an epoch measures anew: a finished run saves it again.
         self._metrics = plain_metrics(checkpoint.metrics if type(checkpoint) is Checkpoint else None)
         _update("module", self.module, checkpoint.module_interface_state)
