@@ -148,7 +148,9 @@ def _plan(directory: PathText, reason: _Reason, *, recursive: bool) -> Plan:
         raise CheckpointNotFoundError("no such directory", text) from error
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR) and os.path.islink(text):
-            hint = f"name the directory that it points to: {os.path.realpath(text)}"
+            hint = "name the directory that it points to"
+            with contextlib.suppress(OSError):  # the link may be gone again
+                hint += f": {os.path.realpath(text)}"
             what = "refused: removing through a symbolic link"
             raise StorageError(what, text, hint, errno=errno.ELOOP) from error
         raise StorageError.of("cannot read the directory", text, error) from error
