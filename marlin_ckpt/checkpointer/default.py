@@ -67,7 +67,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self._warned_of: set[str] = set()
         self._obey()
         if args.delete_existing_checkpoints:
-            if args.load_dir and os.path.realpath(args.load_dir) == os.path.realpath(args.save_dir):
+            if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
                 self.logger.warning("Nothing will be left to load: load_dir is save_dir, which is emptied.")
             self._delete_existing()
 
