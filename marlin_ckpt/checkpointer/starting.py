@@ -59,9 +59,7 @@ def decide(args: DefaultCheckpointerArguments, *, epochs: int, resume: bool) -> 
         )
         # Where none is intact, loading the newest says what is wrong with it.
         return Start(save_dir, resumes_from=intact or newest_first[0], skipped=tuple(skipped))
-    if not args.checkpoint:
-        return Start(save_dir)
-    if not epochs:
+    if not (args.checkpoint and epochs):
         return Start(save_dir)
     last = epochs - 1
     models = [] if args.model_state_save_dir is None else [_model_path(args, last)]

@@ -30,7 +30,7 @@ class RunProgress:
         self._quiet = quiet
         self._bar = render.live_bar() if render.is_terminal() and not quiet else None
         self._began_s = self._epoch_began_s = time.monotonic()
-        self._steps = self._epoch_steps = 0
+        self._epoch_steps = 0
         self._saved: dict[str, None] = {}
         self._metrics: dict[str, float] = {}
 
@@ -65,7 +65,6 @@ class RunProgress:
 
     def on_global_step(self, global_step: int, loss: float) -> None:  # noqa: ARG002 - the observer's interface
         """Moves the line on."""
-        self._steps += 1
         self._epoch_steps += 1
         if self._bar is not None:
             self._bar.advance(f"loss {loss:.4f}", self._speed())
