@@ -132,7 +132,17 @@ class UnsavableStateError(MarlinError):
 
 
 class StateMismatchError(MarlinError):
-    """A checkpoint was read, but its state does not fit the module, optimizer or scheduler."""
+    """A checkpoint was read, but its state does not fit the module, optimizer or scheduler.
+
+    Attributes:
+        differences: everything that is known to differ, a sentence each.
+    """
+
+    def __init__(
+        self, what: str, where: str = "", hint: str = "", *, differences: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(what, where, hint)
+        self.differences = differences
 
 
 class TrainingError(MarlinError):

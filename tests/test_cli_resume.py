@@ -178,7 +178,7 @@ def test_a_checkpoint_of_another_configuration_exits_1_and_says_it_does_not_fit(
     before = {path.name: path.read_bytes() for path in Path("saved").iterdir()}
     code, out, err = train(3, "--resume", "--set", "module.width=8")
     assert (code, out) == (1, "")
-    assert "error: the loaded state does not fit the module: " in err
+    assert "error: the state does not fit: module_interface_state." in err
     assert "Traceback" not in err
     assert {path.name: path.read_bytes() for path in Path("saved").iterdir()} == before
 

@@ -166,7 +166,7 @@ def test_reset_makes_new_optimizers_for_the_epochs_that_are_left_and_keeps_the_r
     [
         (lambda: Net(optimizers=2), ["1 optimizers", "makes 2"]),
         (lambda: Net(schedulers=0), ["1 schedulers", "makes 0"]),
-        (lambda: Net(width=7), ["module", "layers.0.weight", "[6, 3]", "[7, 3]"]),
+        (lambda: Net(width=7), ["module", "layers.0.weight", "(6, 3)", "(7, 3)"]),
     ],
 )
 def test_a_state_of_another_number_or_shape_is_refused_saying_which(whole_run, module, parts):

@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from isal import isal_zlib
-
 from marlin_ckpt.archive import reader
-from marlin_ckpt.archive.layout import Record
-from marlin_ckpt.archive.reader import Container
-from marlin_ckpt.archive.skeleton import tensor_names
+from marlin_ckpt.archive.transfer import OnBytes, read_records
 from marlin_ckpt.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
@@ -25,16 +20,10 @@ from marlin_ckpt.errors import (
 )
 from marlin_ckpt.storage.local import open_regular
 
-_PIECE = 256 << 10  # fits the second-level cache, where the CRC costs least
-_TASK = 16 << 20  # bytes that a thread takes at once
-_THREADS = min(4, os.cpu_count() or 1)
 _LARGEST_HEADER = 100 << 20  # of a safetensors file, by its specification
-_LARGEST_PICKLE = 64 << 20  # that is walked for the names of damaged tensors
 
 # What verify looks for in a directory.
 EXTENSIONS = ("bin", "ckpt", "pt", "pth", "safetensors")
-
-OnBytes = Callable[[int], None]
 
 
 class Status(StrEnum):
@@ -136,77 +125,8 @@ def _why_unverifiable(fd: int, path: str, on_bytes: OnBytes) -> str:
     container = reader.read_container(fd, path)
     if not reader.has_checksums(container):
         return "saved without checksums"
-    check_records(fd, container, on_bytes)
+    read_records(fd, container, on_bytes=on_bytes)
     return ""
-
-
-def check_records(fd: int, container: Container, on_bytes: OnBytes = lambda _: None) -> None:
-    """Reads every byte of every record and compares its CRC32 with the directory's.
-
-    Raises:
-        CorruptCheckpointError: some differ; it names the records and their tensors.
-        OSError: the file cannot be read.
-    """
-    # No mapping: a file that is truncated under one kills the process with SIGBUS.
-    found: dict[str, int] = {}
-    with ThreadPoolExecutor(_THREADS) as pool:
-        tasks = [pool.submit(_crcs, fd, container.path, task, on_bytes) for task in _tasks(container)]
-        for task in tasks:
-            for name, size, crc32 in task.result():
-                found[name] = isal_zlib.crc32_combine(found[name], crc32, size) if name in found else crc32
-    bad = [record for record in container.records if found.get(record.name, 0) != record.crc32]
-    if bad:
-        raise _corrupt(fd, container, bad)
-
-
-def _tasks(container: Container) -> Iterator[list[tuple[str, int, int]]]:
-    """Cuts the records into parts (name, offset, size) and gathers them into tasks of about equal size."""
-    task: list[tuple[str, int, int]] = []
-    room = _TASK
-    for record in container.records:
-        at = container.data_offsets[record.name]
-        end = at + record.size
-        while at < end:
-            size = min(room, end - at)
-            task.append((record.name, at, size))
-            at += size
-            room -= size
-            if not room:
-                yield task
-                task, room = [], _TASK
-    yield task
-
-
-def _crcs(
-    fd: int, path: str, task: list[tuple[str, int, int]], on_bytes: OnBytes
-) -> list[tuple[str, int, int]]:
-    buffer = memoryview(bytearray(_PIECE))
-    crcs = []
-    for name, offset, size in task:
-        crc32 = done = 0
-        while done < size:
-            read = os.preadv(fd, [buffer[: min(_PIECE, size - done)]], offset + done)
-            if not read:
-                raise CorruptCheckpointError("truncated while it was read", path)
-            crc32 = isal_zlib.crc32(buffer[:read], crc32)
-            done += read
-        on_bytes(size)
-        crcs.append((name, size, crc32))
-    return crcs
-
-
-def _corrupt(fd: int, container: Container, bad: list[Record]) -> CorruptCheckpointError:
-    names: dict[str, list[str]] = {}
-    damaged = {record.name for record in bad}
-    pickle = next(one for one in container.records if one.name.endswith("/data.pkl"))
-    if pickle.name not in damaged and pickle.size <= _LARGEST_PICKLE:
-        names = tensor_names(os.pread(fd, pickle.size, container.data_offsets[pickle.name]))
-    tensors = tuple(name for record in bad for name in names.get(record.name.rpartition("/")[2], []))
-    records = ", ".join(record.name for record in bad[:3]) + (", ..." if len(bad) > 3 else "")  # noqa: PLR2004
-    what = f"corrupt: the CRC of record {records} does not hold"
-    if tensors:
-        what += f" (tensor {', '.join(tensors[:3])}{', ...' if len(tensors) > 3 else ''})"  # noqa: PLR2004
-    return CorruptCheckpointError(what, container.path, tensors=tensors)
 
 
 def _check_safetensors(fd: int, path: str) -> None:

@@ -8,17 +8,19 @@ import operator
 import os
 import platform
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from marlin_ckpt.archive import codec, verification
+from marlin_ckpt.archive import decoder, encoder, verification
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.payload import check_payload, plain_metrics
 from marlin_ckpt.checkpointer.plain import plain
+from marlin_ckpt.checkpointer.restoring import Pair, Restoration
 from marlin_ckpt.directory import catalog, pruning
 from marlin_ckpt.directory.naming import FileName, Kind
 from marlin_ckpt.errors import (
@@ -116,12 +118,19 @@ class DefaultCheckpointer(AbstractCheckpointer):
             return None
         return self._write(self.args.model_state_save_dir, Kind.MODEL, index, model_state, {})
 
-    def load(self) -> Checkpoint:
-        """Loads what `load_dir` and `load_filename` say, to the CPU, every byte checked.
+    def load(self, into: Checkpoint | None = None) -> Checkpoint:
+        """Loads what `load_dir` and `load_filename` say, every byte checked, to the CPU or into live objects.
 
         Without `load_filename` it is the newest file that is intact: one that is corrupt or something else is
         passed over, and the log says why. PyMarlin's documents say that this returns None without a
         `load_dir`, but its code and its trainer need an empty `Checkpoint`; so that it is here.
+
+        Args:
+            into: live modules, optimizers, tensors and other objects with `load_state_dict`, in dicts and
+                lists as the file has their states: `Checkpoint(module, {"optimizer": optimizer})`. Keys,
+                shapes and dtypes are compared before anything is changed; then the file is read straight
+                into the tensors that there are, and each object's `load_state_dict` is called. Tensors of
+                another dtype are converted, which is logged. What is not named here is only returned.
 
         Returns:
             the states and metrics; an empty `Checkpoint` without a `load_dir`, or when there is no
@@ -132,18 +141,21 @@ class DefaultCheckpointer(AbstractCheckpointer):
             CheckpointNotFoundError: `load_filename` is not there.
             StorageError: the file cannot be read.
             NotACheckpointError, CorruptCheckpointError, UnsafeCheckpointError: the content of
-                `load_filename`, or of every file under `load_dir`, is bad.
+                `load_filename`, or of every file under `load_dir`, is bad. After a CorruptCheckpointError the
+                tensors of `into` hold anything: the damage may come to light when half of them are read.
+            StateMismatchError: a state does not fit the object that it is for.
         """
         self._obey()
+        restoration = None if into is None else Restoration(into)
         load_dir, filename = self.args.load_dir, self.args.load_filename
         if not load_dir or not os.fspath(load_dir):
             if filename:
                 self.logger.warning("load_filename %s is ignored, since load_dir is not set.", filename)
             return Checkpoint()
         if not filename or not os.fspath(filename):
-            return self._load_newest(load_dir)
+            return self._load_newest(load_dir, restoration)
         try:
-            return self._read(os.path.join(load_dir, filename))
+            return self._read(os.path.join(load_dir, filename), restoration)
         except CorruptCheckpointError as error:
             intact = verification.newest_intact(self._candidates(load_dir))
             error.hint = f"the newest intact checkpoint is {intact}" if intact else error.hint
@@ -152,11 +164,11 @@ class DefaultCheckpointer(AbstractCheckpointer):
     def _candidates(self, load_dir: PathText) -> list[str]:
         return catalog.newest_first(load_dir, self.args.file_prefix, self.args.file_ext)
 
-    def _load_newest(self, load_dir: PathText) -> Checkpoint:
+    def _load_newest(self, load_dir: PathText, restoration: Restoration | None) -> Checkpoint:
         skipped: dict[str, MarlinError] = {}
         while candidates := [path for path in self._candidates(load_dir) if path not in skipped]:
             try:
-                return self._read(candidates[0])
+                return self._read(candidates[0], restoration)
             except CheckpointNotFoundError:
                 # Replaced or pruned between the look and the reading: look again.
                 self.logger.debug("%s has vanished.", candidates[0])
@@ -170,12 +182,20 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self.logger.info("No checkpoint found under %s.", os.fspath(load_dir))
         return Checkpoint()
 
-    def _read(self, path: str) -> Checkpoint:
+    def _read(self, path: str, restoration: Restoration | None) -> Checkpoint:
         self.logger.debug("Loading checkpoint %s", path)
-        payload, manifest = codec.read_file(
-            path, weights_only=self.args.weights_only, log=self.logger.warning
+
+        def pairs(payload: Any, manifest: Manifest | None) -> Iterable[Pair]:
+            check_payload(payload, manifest, path)
+            return () if restoration is None else restoration.pairs(payload, path)
+
+        payload, manifest = decoder.read_file(
+            path, weights_only=self.args.weights_only, log=self.logger.warning, pairs=pairs
         )
-        check_payload(payload, manifest, path)
+        if restoration is not None:
+            restoration.finish(payload, path)
+            if restoration.converted:
+                self.logger.warning("Converted %s.", ", ".join(restoration.converted))
         if manifest is not None:
             self.run_id = manifest.run_id
             self._saves = manifest.save_number
@@ -237,7 +257,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
                 "python": platform.python_version(),
             },
         )
-        unsafe = codec.write_file(path, plain(state), manifest)
+        unsafe = encoder.write_file(path, plain(state), manifest)
         self._saves += 1
         if new := set(unsafe) - self._warned_of:
             self._warned_of |= new

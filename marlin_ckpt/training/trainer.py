@@ -15,11 +15,10 @@ from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.checkpointer.payload import plain_metrics
 from marlin_ckpt.errors import StateMismatchError, TrainingError
+from marlin_ckpt.training import states
 from marlin_ckpt.training.backend import BACKENDS, TrainerBackend, TrainerBackendArguments
 from marlin_ckpt.training.module import ModuleInterface, SamplerClass
 from marlin_ckpt.training.observer import TrainerObserver
-
-_LONGEST_REASON = 300  # characters
 
 
 class Trainer:
@@ -70,18 +69,16 @@ class Trainer:
         self.last_epoch = -1
         self._observer = observer
 
-        loaded: Any = self.checkpointer.load()
-        checkpoint = Checkpoint() if loaded is None else loaded  # PyMarlin's documents allow None
+        checkpoint = states.load(self.checkpointer, self.module)
         # What was measured last stays true until an epoch measures anew: a finished run saves it again.
         self._metrics = plain_metrics(checkpoint.metrics if type(checkpoint) is Checkpoint else None)
-        _update("module", self.module, checkpoint.module_interface_state)
         self.module.to(self.device)
         self.optimizers, self.schedulers = self.module.get_optimizers_schedulers(
             self.estimated_global_steps_per_epoch, args.epochs
         )
-        _update("trainer", self, checkpoint.trainer_state)
+        states.update("trainer", self, checkpoint.trainer_state)
         self.trainer_backend.init(self._backend_arguments())
-        _update("trainer backend", self.trainer_backend, checkpoint.trainer_backend_state)
+        states.update("trainer backend", self.trainer_backend, checkpoint.trainer_backend_state)
 
     def train(self) -> None:
         """Runs the epochs that are left, saving after each; then saves once more, forced, and the model."""
@@ -279,19 +276,6 @@ def device_of(args: TrainerArguments) -> torch.device:
         what = f"the device {args.device!r} is not there"
         raise TrainingError(what, hint="trainer.device: auto takes what is") from error
     return device
-
-
-def _update(what: str, owner: Any, state: Any) -> None:
-    if state is None:
-        owner.update_state(None)
-        return
-    try:
-        owner.update_state(state)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())  # torch lists every key, a line each
-        shown = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."
-        message = f"the loaded state does not fit the {what}: {shown}"
-        raise StateMismatchError(message, hint="load a checkpoint of the same configuration") from error
 
 
 def _mean_loss(outputs: list[Any]) -> dict[str, float]:

@@ -1,16 +1,12 @@
-"""Turns states into records and back; the only part of the archive that knows torch."""
+"""Turns states into records, and files."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import io
 import os
 import pickle
-import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import FunctionType, NoneType
 from typing import Any
@@ -20,21 +16,13 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, location_tag, 
 from torch.storage import TypedStorage, UntypedStorage
 
 from marlin_ckpt.archive import manifest as manifests
-from marlin_ckpt.archive import reader
 from marlin_ckpt.archive.layout import ALIGNMENT
 from marlin_ckpt.archive.manifest import Manifest
-from marlin_ckpt.archive.verification import check_records
+from marlin_ckpt.archive.memory import memory
 from marlin_ckpt.archive.writer import ContainerWriter
-from marlin_ckpt.errors import (
-    CheckpointNotFoundError,
-    CorruptCheckpointError,
-    NotACheckpointError,
-    StorageError,
-    UnsafeCheckpointError,
-    UnsavableStateError,
-)
+from marlin_ckpt.errors import UnsavableStateError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage.local import open_regular, publish
+from marlin_ckpt.storage.local import publish
 from marlin_ckpt.storage.sink import open_sink
 
 _PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no later one
@@ -141,12 +129,6 @@ def encode(state: Any) -> Encoded:
     return Encoded(file.getvalue(), pickler.storages, pickler.is_familiar, pickler.has_huge_integer)
 
 
-def _buffer(storage: UntypedStorage) -> memoryview:
-    """The bytes of a storage in the memory of this process, without a copy; the storage must outlive it."""
-    array = (ctypes.c_ubyte * storage.nbytes()).from_address(storage.data_ptr())
-    return memoryview(array).cast("B")
-
-
 def write_file(path: PathText, state: Any, manifest: Manifest) -> tuple[str, ...]:
     """Writes a state to a file, atomically and durably.
 
@@ -177,7 +159,7 @@ def write_file(path: PathText, state: Any, manifest: Manifest) -> tuple[str, ...
         writer.add("byteorder", sys.byteorder.encode())
         for key, storage in encoded.storages.items():
             local = storage if storage.device.type == "cpu" else storage.cpu()  # type: ignore[no-untyped-call]
-            writer.add(f"data/{key}", _buffer(local) if local.nbytes() else b"")
+            writer.add(f"data/{key}", memory(local.data_ptr(), local.nbytes()))
         # The version of the container, caffe2::serialize::kProducedFileFormatVersion.
         writer.add("version", b"3\n")
         records = [{"name": one.name, "size": one.size, "crc32": one.crc32} for one in writer.records]
@@ -187,96 +169,3 @@ def write_file(path: PathText, state: Any, manifest: Manifest) -> tuple[str, ...
     publish(path, write)
     refused = [] if encoded.is_familiar else sorted(get_unsafe_globals_in_checkpoint(os.fspath(path)))
     return (*refused, *(["an integer of more than 255 bytes"] if encoded.has_huge_integer else []))
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    try:
-        fd = open_regular(path)
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError("no such file", path) from error
-    except OSError as error:
-        raise StorageError.of("cannot read", path, error) from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def read_file(
-    path: PathText, *, weights_only: bool, log: Callable[[str], None]
-) -> tuple[Any, Manifest | None]:
-    """Reads a file to the CPU, after checking its structure and every checksum.
-
-    Args:
-        path: a file by `write_file` or `torch.save`.
-        weights_only: import nothing beyond plain values and tensors.
-        log: is told what a reader should know: that a file cannot be verified.
-
-    Returns:
-        the state, and the manifest if the file has one.
-
-    Raises:
-        CheckpointNotFoundError: there is no such file.
-        StorageError: it cannot be read.
-        NotACheckpointError: it is something else.
-        CorruptCheckpointError: bytes are missing or changed.
-        UnsafeCheckpointError: it needs more than `weights_only` allows; nothing of it was executed.
-    """
-    text = os.fspath(path)
-    with _opened(text) as fd:
-        manifest = None
-        if reader.what_it_is(fd) == "legacy":
-            log(f"{text} is a legacy torch file, which has no checksums: it cannot be verified")
-        else:
-            container = reader.read_container(fd, text)
-            manifest = container.manifest
-            if any(record.name.endswith("/constants.pkl") for record in container.records):
-                raise NotACheckpointError("not a checkpoint but a TorchScript archive", text)
-            if reader.has_checksums(container):
-                check_records(fd, container)
-            else:
-                log(f"{text} was saved without checksums: it cannot be verified")
-        return _load(fd, text, weights_only=weights_only), manifest
-
-
-def _load(fd: int, path: str, *, weights_only: bool) -> Any:
-    with open(fd, "rb", closefd=False) as file:
-        try:
-            return torch.load(file, map_location="cpu", weights_only=weights_only)
-        except MemoryError as error:
-            raise StorageError("not enough memory to load the file", path) from error
-        except Exception as error:  # mutated pickles alone raise a dozen types
-            reason = _reason(error)
-            if weights_only and (names := _unsafe_names(file, reason)):
-                raise UnsafeCheckpointError(
-                    f"refused as unsafe: loading it would import {', '.join(names)}",
-                    path,
-                    "if the file is your own, load it with weights_only: false",
-                    names=names,
-                ) from error
-            if weights_only and "Unsupported operand" in reason:
-                raise UnsafeCheckpointError(
-                    f"refused: it holds what weights_only cannot read: {reason}",
-                    path,
-                    "if the file is your own, load it with weights_only: false",
-                ) from error
-            raise CorruptCheckpointError(f"cannot be unpickled: {reason}", path) from error
-
-
-def _unsafe_names(file: io.BufferedReader, reason: str) -> tuple[str, ...]:
-    file.seek(0)
-    try:
-        names = get_unsafe_globals_in_checkpoint(file)
-    except Exception:  # noqa: BLE001 - a legacy file, or a pickle that cannot even be scanned
-        names = []
-    # Of a legacy file torch names the first one alone, in its message.
-    return tuple(sorted(names or re.findall(r"GLOBAL ([\w.]+)", reason)))
-
-
-def _reason(error: Exception) -> str:
-    """What torch's message says after the advice that it begins with, to load without weights_only."""
-    text = str(error).rpartition("WeightsUnpickler error:")[2]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    own = [line for line in lines if not line.startswith("Weights only load failed")]
-    return own[0] if own else type(error).__name__

@@ -1,0 +1,12 @@
+"""Memory that tensors own, as buffers."""
+
+from __future__ import annotations
+
+import ctypes
+
+
+def memory(address: int, size_bytes: int) -> memoryview:
+    """A stretch of this process's memory, without a copy; whatever owns it must outlive the view."""
+    if not size_bytes:
+        return memoryview(b"")
+    return memoryview((ctypes.c_ubyte * size_bytes).from_address(address)).cast("B")

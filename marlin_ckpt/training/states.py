@@ -1,0 +1,62 @@
+"""Hands loaded states to what they were taken from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
+from marlin_ckpt.errors import StateMismatchError
+from marlin_ckpt.training.module import ModuleInterface
+
+_LONGEST_REASON = 300  # characters
+
+
+def load(checkpointer: AbstractCheckpointer, module: ModuleInterface) -> Checkpoint:
+    """Loads, and hands the module its state.
+
+    A module whose state is its state dict, and no more, is read into directly.
+
+    Raises:
+        StateMismatchError: the state does not fit the module.
+        Whatever the checkpointer's `load` raises.
+    """
+    # A checkpointer of the user's may know PyMarlin's `load()` alone.
+    can_read_into = "into" in inspect.signature(checkpointer.load).parameters
+    reads_into = can_read_into and _is_its_state_dict(module)
+    options = {"into": Checkpoint(module_interface_state=module)} if reads_into else {}
+    load_it: Callable[..., Checkpoint | None] = checkpointer.load
+    loaded = load_it(**options) or Checkpoint()  # PyMarlin's documents allow None
+    if not reads_into or loaded.module_interface_state is None:
+        update("module", module, loaded.module_interface_state)
+    return loaded
+
+
+def _is_its_state_dict(module: ModuleInterface) -> bool:
+    kind: type = type(module)
+    return (
+        issubclass(kind, ModuleInterface)
+        and kind.get_state is ModuleInterface.get_state
+        and kind.update_state is ModuleInterface.update_state
+        and kind.state_dict is ModuleInterface.state_dict
+    )
+
+
+def update(what: str, owner: Any, state: Any) -> None:
+    """Calls an owner's `update_state`.
+
+    Raises:
+        StateMismatchError: the state does not fit.
+    """
+    if state is None:
+        owner.update_state(None)
+        return
+    try:
+        owner.update_state(state)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())  # torch lists every key, a line each
+        shown = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."
+        message = f"the loaded state does not fit the {what}: {shown}"
+        raise StateMismatchError(message, hint="load a checkpoint of the same configuration") from error
