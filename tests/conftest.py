@@ -22,6 +22,17 @@ settings.load_profile("ci")
 REPOSITORY = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--campaign", action="store_true", help="run the adversity campaigns at their full size")
+
+
+@pytest.fixture(scope="session")
+def cases(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """How many cases a campaign tries: a sample in each run, all of them with `--campaign`."""
+    whole = request.config.getoption("--campaign")
+    return lambda sample, full: full if whole else sample
+
+
 class PicklableMock(mock.MagicMock):
     """The mock of PyMarlin's own tests: it pickles as a plain MagicMock."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -165,13 +166,21 @@ def test_the_bytes_that_are_told_on_the_way_are_those_of_all_records(tmp_path: P
     assert 2300 * 4 <= sum(told) <= path.stat().st_size
 
 
-def test_a_vanished_file_is_passed_over_and_one_without_checksums_is_not_intact(tmp_path: Path) -> None:
+def test_files_without_checksums_or_without_a_target_are_not_the_newest_intact_one(tmp_path: Path) -> None:
     whole = save(tmp_path)
     without_checksums(tmp_path / "model_2.pt")
+    (tmp_path / "model_3.pt").symlink_to("nowhere")
     skipped: list[str] = []
     paths = [str(tmp_path / "model_3.pt"), str(tmp_path / "model_2.pt"), str(whole)]
-    assert newest_intact(paths, lambda verdict: skipped.append(verdict.path)) == str(whole)
+    assert newest_intact(lambda: paths, lambda verdict: skipped.append(verdict.path)) == str(whole)
     assert skipped == [str(tmp_path / "model_2.pt")]
+
+
+def test_a_newer_file_that_came_while_one_vanished_is_found(tmp_path: Path) -> None:
+    older, newer = save(tmp_path), tmp_path / "model_4.pt"
+    looks = [[str(tmp_path / "model_3.pt"), str(older)], [str(newer), str(older)]]
+    shutil.copy(older, newer)
+    assert newest_intact(lambda: looks.pop(0)) == str(newer)
 
 
 def test_a_missing_file_cannot_be_verified(tmp_path: Path) -> None:

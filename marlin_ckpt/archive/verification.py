@@ -86,24 +86,36 @@ def verify(path: str, on_bytes: OnBytes = lambda _: None) -> Verdict:
         os.close(fd)
 
 
-def newest_intact(paths: Iterable[str], on_skip: Callable[[Verdict], None] = lambda _: None) -> str:
+def newest_intact(
+    candidates: Callable[[], Iterable[str]], on_skip: Callable[[Verdict], None] = lambda _: None
+) -> str:
     """The first of some files, newest first, that verifies.
 
     Args:
-        paths: the files; one that has vanished is passed over.
-        on_skip: told of each that does not.
+        candidates: lists the files; called again where one has vanished meanwhile, since a newer one may have
+            come in its place.
+        on_skip: told of each file that does not verify, once.
 
     Returns:
         its path, or "" where none does. A file without checksums does not: nothing says that it is whole.
     """
-    for path in paths:
-        try:
-            verdict = verify(path)
-        except CheckpointNotFoundError:
-            continue
-        if verdict.status is Status.INTACT:
-            return path
-        on_skip(verdict)
+    skipped: set[str] = set()
+    has_vanished = True
+    while has_vanished:
+        has_vanished = False
+        for path in candidates():
+            if path in skipped:
+                continue
+            try:
+                verdict = verify(path)
+            except CheckpointNotFoundError:
+                skipped.add(path)  # a link that leads nowhere would be listed for ever
+                has_vanished = True
+                break
+            if verdict.status is Status.INTACT:
+                return path
+            skipped.add(path)
+            on_skip(verdict)
     return ""
 
 

@@ -157,7 +157,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         try:
             return self._read(os.path.join(load_dir, filename), restoration)
         except CorruptCheckpointError as error:
-            intact = verification.newest_intact(self._candidates(load_dir))
+            intact = verification.newest_intact(lambda: self._candidates(load_dir))
             error.hint = f"the newest intact checkpoint is {intact}" if intact else error.hint
             raise
 

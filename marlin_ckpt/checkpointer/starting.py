@@ -48,17 +48,15 @@ def decide(args: DefaultCheckpointerArguments, *, epochs: int, resume: bool) -> 
         StorageError: the directory cannot be read.
     """
     save_dir = os.fspath(args.save_dir)
-    # Directly in save_dir, where this run saves: a sub-directory may be another run's.
-    earlier = _files(save_dir, prefix=args.file_prefix, extension=args.file_ext)
-    checkpoints = [entry for entry in earlier if entry.name and entry.name.kind is Kind.CHECKPOINT]
+    checkpoints = _checkpoints(args)
     if resume and checkpoints:
-        newest_first = [entry.path for entry in reversed(checkpoints)]
         skipped: list[str] = []
         intact = verification.newest_intact(
-            newest_first, lambda verdict: skipped.append(f"{verdict.path}: {verdict.reason}")
+            lambda: [entry.path for entry in reversed(_checkpoints(args))],
+            lambda verdict: skipped.append(f"{verdict.path}: {verdict.reason}"),
         )
         # Where none is intact, loading the newest says what is wrong with it.
-        return Start(save_dir, resumes_from=intact or newest_first[0], skipped=tuple(skipped))
+        return Start(save_dir, resumes_from=intact or checkpoints[-1].path, skipped=tuple(skipped))
     if not (args.checkpoint and epochs):
         return Start(save_dir)
     last = epochs - 1
@@ -70,6 +68,12 @@ def decide(args: DefaultCheckpointerArguments, *, epochs: int, resume: bool) -> 
     replaces = [entry.path for entry in checkpoints if entry.index in saves]
     keeps = [entry.path for entry in checkpoints if entry.index is not None and entry.index > last]
     return Start(save_dir, replaces=(*replaces, *_existing(models)), keeps=tuple(keeps))
+
+
+def _checkpoints(args: DefaultCheckpointerArguments) -> list[catalog.Entry]:
+    # Directly in save_dir, where this run saves: a sub-directory may be another run's.
+    earlier = _files(os.fspath(args.save_dir), prefix=args.file_prefix, extension=args.file_ext)
+    return [entry for entry in earlier if entry.name and entry.name.kind is Kind.CHECKPOINT]
 
 
 def _files(directory: str, *, extension: str, prefix: str | None = None) -> list[catalog.Entry]:

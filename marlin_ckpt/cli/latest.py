@@ -17,7 +17,7 @@ EXAMPLE = "Example: marlin-ckpt latest checkpoints; exits 4 when there is none."
 def _newest_intact(directory: str, prefix: str, ext: str) -> str:
     from marlin_ckpt.archive import verification
 
-    return verification.newest_intact(catalog.newest_first(directory, prefix, ext), render.skipped)
+    return verification.newest_intact(lambda: catalog.newest_first(directory, prefix, ext), render.skipped)
 
 
 def latest(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
 
 from marlin_ckpt.cli import render
 from marlin_ckpt.cli.options import Json, Recursive
-from marlin_ckpt.errors import BadFileError
+from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError
 
 EXAMPLE = "Example: marlin-ckpt verify checkpoints --recursive; exits 3 when a file is corrupt."
 
@@ -29,7 +30,10 @@ def verify(
 
     entries = catalog.named(paths, verification.EXTENSIONS, recursive=recursive)
     with render.bytes_bar(sum(entry.size_bytes for entry in entries), quiet=quiet or json) as on_bytes:
-        verdicts = [verification.verify(entry.path, on_bytes) for entry in entries]
+        verdicts = []
+        for entry in entries:
+            with contextlib.suppress(CheckpointNotFoundError):  # pruned since the directory was read
+                verdicts.append(verification.verify(entry.path, on_bytes))
     if json:
         render.document({"files": [documents.verdict(verdict) for verdict in verdicts]})
     else:
