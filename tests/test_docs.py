@@ -63,7 +63,7 @@ def test_the_readme_names_every_command(repository: Path) -> None:
     assert named == [command.name for command in app.registered_commands]
 
 
-@pytest.mark.parametrize("name", ["train", "list", "latest", "verify", "clean"])
+@pytest.mark.parametrize("name", ["train", "list", "latest", "verify", "salvage", "clean"])
 def test_the_help_of_a_command_offers_just_the_options_that_the_readme_names(
     name: str, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

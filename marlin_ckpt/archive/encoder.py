@@ -7,7 +7,8 @@ import os
 import pickle
 import sys
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FunctionType, NoneType
 from typing import Any
 
@@ -15,11 +16,9 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, location_tag, normalize_storage_type
 from torch.storage import TypedStorage, UntypedStorage
 
-from marlin_ckpt.archive import manifest as manifests
-from marlin_ckpt.archive.layout import ALIGNMENT
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.archive.memory import memory
-from marlin_ckpt.archive.writer import ContainerWriter
+from marlin_ckpt.archive.writer import write_state
 from marlin_ckpt.errors import UnsavableStateError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import publish
@@ -146,25 +145,15 @@ def write_file(path: PathText, state: Any, manifest: Manifest) -> tuple[str, ...
     """
     encoded = encode(state)
 
+    def buffers() -> Iterator[tuple[str, memoryview]]:
+        for key, storage in encoded.storages.items():
+            local = storage if storage.device.type == "cpu" else storage.cpu()  # type: ignore[no-untyped-call]
+            yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
+
     def write(fd: int) -> None:
         expected = len(encoded.pickle) + sum(one.nbytes() for one in encoded.storages.values())
         with open_sink(fd, expected) as sink:
-            fill(ContainerWriter(sink))
-
-    def fill(writer: ContainerWriter) -> None:
-        writer.add("data.pkl", encoded.pickle)
-        # Version 1: storages are in the order of their numbers; torch.serialization._save.
-        writer.add(".format_version", b"1")
-        writer.add(".storage_alignment", str(ALIGNMENT).encode())
-        writer.add("byteorder", sys.byteorder.encode())
-        for key, storage in encoded.storages.items():
-            local = storage if storage.device.type == "cpu" else storage.cpu()  # type: ignore[no-untyped-call]
-            writer.add(f"data/{key}", memory(local.data_ptr(), local.nbytes()))
-        # The version of the container, caffe2::serialize::kProducedFileFormatVersion.
-        writer.add("version", b"3\n")
-        records = [{"name": one.name, "size": one.size, "crc32": one.crc32} for one in writer.records]
-        writer.add(manifests.NAME, replace(manifest, records=records).to_json())
-        writer.close()
+            write_state(sink, encoded.pickle, sys.byteorder.encode(), buffers(), manifest)
 
     publish(path, write)
     refused = [] if encoded.is_familiar else sorted(get_unsafe_globals_in_checkpoint(os.fspath(path)))

@@ -29,8 +29,8 @@ END_SIGNATURE = b"PK\x05\x06"
 END64_SIGNATURE = b"PK\x06\x06"
 END64_LOCATOR_SIGNATURE = b"PK\x06\x07"
 
+HAS_DESCRIPTOR = 0x0008
 _UTF8 = 0x0800
-_HAS_DESCRIPTOR = 0x0008
 _ZIP64_VERSION = 45
 _ZIP64_EXTRA = 0x0001
 _PADDING_EXTRA = b"FB"
@@ -69,7 +69,7 @@ def local_header(name: str, size: int, offset: int) -> bytes:
     start = offset + LOCAL_HEADER.size + len(encoded) + len(zip64) + 4
     padding = b"Z" * (-start % ALIGNMENT)
     extra = zip64 + struct.pack("<2sH", _PADDING_EXTRA, len(padding)) + padding
-    flags = _UTF8 | (_HAS_DESCRIPTOR if size else 0)
+    flags = _UTF8 | (HAS_DESCRIPTOR if size else 0)
     version = _ZIP64_VERSION if zip64 else 0
     shown = UINT32_MAX if size >= UINT32_MAX else 0
     fixed = LOCAL_HEADER.pack(
@@ -92,7 +92,7 @@ def central_entry(record: Record) -> bytes:
     values = [record.size, record.size] if record.size >= UINT32_MAX else []
     values += [record.header_offset] if record.header_offset >= UINT32_MAX else []
     extra = struct.pack(f"<HH{len(values)}Q", _ZIP64_EXTRA, 8 * len(values), *values) if values else b""
-    flags = _UTF8 | (_HAS_DESCRIPTOR if record.size else 0)
+    flags = _UTF8 | (HAS_DESCRIPTOR if record.size else 0)
     version = _ZIP64_VERSION if values else 0
     size = min(record.size, UINT32_MAX)
     offset = min(record.header_offset, UINT32_MAX)

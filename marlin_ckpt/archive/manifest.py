@@ -26,6 +26,7 @@ class Manifest:
         metrics: names and values.
         versions: of marlin-ckpt, torch and Python.
         records: name, size in bytes and CRC32 of each record in front of the manifest.
+        lost: the names of the tensors that were lost, in a file that `salvage` wrote.
         format_version: of this JSON.
     """
 
@@ -37,6 +38,7 @@ class Manifest:
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> bytes:
@@ -66,6 +68,7 @@ class Manifest:
                 metrics={str(key): float(value) for key, value in values["metrics"].items()},
                 versions={str(key): str(value) for key, value in values["versions"].items()},
                 records=list(values["records"]),
+                lost=[str(name) for name in values.get("lost", ())],
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"the manifest is not one: {error!r}") from error

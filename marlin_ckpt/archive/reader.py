@@ -90,7 +90,7 @@ def _read(fd: int, path: str, *, every_header: bool) -> Container:
     if kind != "zip":
         raise NotACheckpointError(f"not a checkpoint but {kind}", path)
     try:
-        records, directory_offset = _read_directory(fd)
+        records, directory_offset = read_directory(fd)
         if not any(record.name.partition("/")[2] == "data.pkl" for record in records):
             raise NotACheckpointError("not a checkpoint but a zip of something else", path)
         own = [record for record in records if record.name.partition("/")[2] == manifest.NAME]
@@ -100,40 +100,49 @@ def _read(fd: int, path: str, *, every_header: bool) -> Container:
         if found is not None and every_header:
             _check_every_byte(fd, records, directory_offset)
         return Container(path, tuple(records), data_offsets, found)
-    except _StructureError as error:
+    except StructureError as error:
         raise CorruptCheckpointError(str(error), path) from error
     except (struct.error, UnicodeDecodeError, OverflowError) as error:
         raise CorruptCheckpointError("the zip directory is damaged", path) from error
 
 
-class _StructureError(Exception):
-    pass
+class StructureError(Exception):
+    """A container does not hold together; its text says where."""
 
 
-def _read_directory(fd: int) -> tuple[list[Record], int]:
+# What reading a damaged directory raises.
+DAMAGE = (StructureError, struct.error, UnicodeDecodeError, OverflowError)
+
+
+def read_directory(fd: int) -> tuple[list[Record], int]:
+    """Reads the directory at a container's end: its records in the order of their place, and its own place.
+
+    Raises:
+        StructureError, struct.error, UnicodeDecodeError, OverflowError: it is damaged; see `DAMAGE`.
+    """
     size = os.fstat(fd).st_size
     tail_offset = max(0, size - _TAIL)
     tail = os.pread(fd, size - tail_offset, tail_offset)
     at = tail.rfind(layout.END_SIGNATURE)
     if at < 0 or len(tail) - at < layout.END.size:
-        raise _StructureError("truncated: the zip directory at its end is missing")
+        raise StructureError("truncated: the zip directory at its end is missing")
     *_, count, directory_size, offset, comment = layout.END.unpack_from(tail, at)
     if at + layout.END.size + comment != len(tail):
-        raise _StructureError("bytes follow the end of the zip")
+        raise StructureError("bytes follow the end of the zip")
     end = tail_offset + at
     locator = at - layout.END64_LOCATOR.size
     if locator >= 0 and tail.startswith(layout.END64_LOCATOR_SIGNATURE, locator):
         _, _, end, _ = layout.END64_LOCATOR.unpack_from(tail, locator)
         *_, count, directory_size, offset = _end64(fd, end, size)
     if offset + directory_size != end:
-        raise _StructureError("the zip directory is not where the file's end says")
+        raise StructureError("the zip directory is not where the file's end says")
     return _parse_entries(os.pread(fd, directory_size, offset), count), offset
 
 
 def _end64(fd: int, end: int, size: int) -> tuple[int, ...]:
     data = os.pread(fd, layout.END64.size, end) if end < size else b""
     if not data.startswith(layout.END64_SIGNATURE):
-        raise _StructureError("the zip64 end record is missing")
+        raise StructureError("the zip64 end record is missing")
     return layout.END64.unpack(data)[1:]  # all but the signature
 
 
@@ -146,20 +155,20 @@ def _parse_entries(data: bytes, count: int) -> list[Record]:
         packed, size, name_size, extra_size, comment_size = fields[8:13]
         offset = fields[16]
         if signature != layout.CENTRAL_SIGNATURE:
-            raise _StructureError("the zip directory is damaged")
+            raise StructureError("the zip directory is damaged")
         at += layout.CENTRAL_ENTRY.size
         name = data[at : at + name_size].decode()
         extra = data[at + name_size : at + name_size + extra_size]
         at += name_size + extra_size + comment_size
         packed, size, offset = _zip64_values(extra, [size, packed, offset])
         if method or packed != size:
-            raise _StructureError(f"record {name} is compressed; torch stores records as they are")
+            raise StructureError(f"record {name} is compressed; torch stores records as they are")
         if attributes & _IS_DIRECTORY:
             # torch's reader would skip the data and hand out memory that nothing was read into.
-            raise _StructureError(f"record {name} says that it is a directory")
+            raise StructureError(f"record {name} says that it is a directory")
         records.append(Record(name, size, crc32, offset))
     if at != len(data):
-        raise _StructureError("the zip directory has another length than it says")
+        raise StructureError("the zip directory has another length than it says")
     return sorted(records, key=lambda record: record.header_offset)
 
 
@@ -184,12 +193,12 @@ def _check_order(records: list[Record], directory_offset: int) -> None:
     end = 0
     for record in records:
         if record.header_offset < end:
-            raise _StructureError(f"record {record.name} overlaps another")
+            raise StructureError(f"record {record.name} overlaps another")
         end = record.header_offset + layout.LOCAL_HEADER.size + len(record.name.encode()) + record.size
     if end > directory_offset:
-        raise _StructureError("truncated: the records do not fit in front of the zip directory")
+        raise StructureError("truncated: the records do not fit in front of the zip directory")
     if len({record.name for record in records}) < len(records):
-        raise _StructureError("two records have one name")
+        raise StructureError("two records have one name")
 
 
 def _check_headers(fd: int, records: list[Record], directory_offset: int) -> dict[str, int]:
@@ -202,29 +211,29 @@ def _check_headers(fd: int, records: list[Record], directory_offset: int) -> dic
         name = header[layout.LOCAL_HEADER.size :].decode()
         data_offset = record.header_offset + layout.LOCAL_HEADER.size + fields[9] + fields[10]
         if fields[0] != layout.LOCAL_SIGNATURE or name != record.name or fields[9] != len(name.encode()):
-            raise _StructureError(f"the header of record {record.name} is damaged")
+            raise StructureError(f"the header of record {record.name} is damaged")
         if record.header_offset < end:
-            raise _StructureError(f"record {record.name} overlaps another")
+            raise StructureError(f"record {record.name} overlaps another")
         end = data_offset + record.size
         offsets[record.name] = data_offset
     if end > directory_offset:
-        raise _StructureError("truncated: the records do not fit in front of the zip directory")
+        raise StructureError("truncated: the records do not fit in front of the zip directory")
     return offsets
 
 
 def _read_manifest(fd: int, record: Record, records: list[Record], data_offsets: dict[str, int]) -> Manifest:
     if record.size > _LARGEST_MANIFEST:
-        raise _StructureError("the manifest is too large to be one")
+        raise StructureError("the manifest is too large to be one")
     data = os.pread(fd, record.size, data_offsets[record.name])
     if isal_zlib.crc32(data) != record.crc32:
-        raise _StructureError("the manifest is damaged: its CRC does not hold")
+        raise StructureError("the manifest is damaged: its CRC does not hold")
     try:
         found = Manifest.from_json(data)
     except ValueError as error:
-        raise _StructureError(str(error)) from error
+        raise StructureError(str(error)) from error
     written = [{"name": one.name, "size": one.size, "crc32": one.crc32} for one in records if one != record]
     if found.records != written:
-        raise _StructureError("the records are not those that the manifest lists")
+        raise StructureError("the records are not those that the manifest lists")
     return found
 
 
@@ -241,12 +250,12 @@ def _check_every_byte(fd: int, records: list[Record], directory_offset: int) -> 
             and os.pread(fd, len(descriptor), end) == descriptor
         )
         if not holds:
-            raise _StructureError(f"the header of record {record.name} is damaged")
+            raise StructureError(f"the header of record {record.name} is damaged")
         at = end + len(descriptor)
     directory = b"".join(map(layout.central_entry, records))
     expected = directory + layout.end_records(len(records), len(directory), at)
     if at != directory_offset or os.pread(fd, len(expected) + 1, at) != expected:
-        raise _StructureError("the zip directory is damaged")
+        raise StructureError("the zip directory is damaged")
 
 
 def has_checksums(container: Container) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from isal import isal_zlib
 
-from marlin_ckpt.archive import layout
-from marlin_ckpt.archive.layout import Record
+from marlin_ckpt.archive import layout, manifest
+from marlin_ckpt.archive.layout import ALIGNMENT, Record
+from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.storage.sink import PIECE_BYTES, Sink
 
 
@@ -54,3 +58,46 @@ class ContainerWriter:
     def _put(self, data: bytes | memoryview) -> None:
         self._offset += len(data)
         self._sink.put(data)
+
+
+# The records that say how the others are to be read: the version of the container is
+# caffe2::serialize::kProducedFileFormatVersion; format version 1 means that storages are in the order of
+# their numbers; torch.serialization._save.
+_FORMAT = {".format_version": b"1", ".storage_alignment": str(ALIGNMENT).encode()}
+_VERSION = {"version": b"3\n"}
+CONSTANT_RECORDS = frozenset({*_FORMAT, *_VERSION})
+
+
+def write_state(
+    sink: Sink,
+    pickle: bytes,
+    byteorder: bytes | None,
+    data: Iterable[tuple[str, bytes | memoryview]],
+    about: Manifest | None,
+) -> None:
+    """Writes a whole container, its records in the order of `torch.save`.
+
+    Args:
+        sink: takes the file's bytes.
+        pickle: the record `data.pkl`.
+        byteorder: `little` or `big`; None leaves it out, which torch reads as little.
+        data: the names (`data/0`) and bytes of the storages.
+        about: the manifest, without its records, which are filled in here.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    writer = ContainerWriter(sink)
+    writer.add("data.pkl", pickle)
+    for name, value in _FORMAT.items():
+        writer.add(name, value)
+    if byteorder is not None:
+        writer.add("byteorder", byteorder)
+    for name, buffer in data:
+        writer.add(name, buffer)
+    for name, value in _VERSION.items():
+        writer.add(name, value)
+    if about is not None:
+        records = [{"name": one.name, "size": one.size, "crc32": one.crc32} for one in writer.records]
+        writer.add(manifest.NAME, replace(about, records=records).to_json())
+    writer.close()

@@ -197,6 +197,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
             if restoration.converted:
                 self.logger.warning("Converted %s.", ", ".join(restoration.converted))
         if manifest is not None:
+            if manifest.lost:
+                self.logger.warning("%s was salvaged and lacks %s.", path, ", ".join(manifest.lost))
             self.run_id = manifest.run_id
             self._saves = manifest.save_number
             payload["metrics"] = dict(manifest.metrics)

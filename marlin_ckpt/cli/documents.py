@@ -6,6 +6,7 @@ import datetime
 from typing import Any
 
 from marlin_ckpt.archive.inspection import Inspection
+from marlin_ckpt.archive.salvage import Salvage
 from marlin_ckpt.archive.verification import Verdict
 from marlin_ckpt.directory.pruning import Outcome
 
@@ -38,6 +39,16 @@ def verdict(one: Verdict) -> dict[str, Any]:
         "reason": one.reason or None,
         "tensors": list(one.tensors),
         "size_bytes": one.size_bytes,
+    }
+
+
+def salvage(found: Salvage, output: str) -> dict[str, Any]:
+    """The document of `salvage --json`."""
+    return {
+        "path": found.path,
+        "output": output,
+        "records": len(found.intact),
+        "lost": [{"record": one.record, "tensors": list(one.tensors)} for one in found.lost],
     }
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from marlin_ckpt.cli import render
+from marlin_ckpt.cli import render, verdicts
 from marlin_ckpt.cli.options import Directory, Extension, Json, check_prefix
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.errors import CheckpointNotFoundError
@@ -17,7 +17,7 @@ EXAMPLE = "Example: marlin-ckpt latest checkpoints; exits 4 when there is none."
 def _newest_intact(directory: str, prefix: str, ext: str) -> str:
     from marlin_ckpt.archive import verification
 
-    return verification.newest_intact(lambda: catalog.newest_first(directory, prefix, ext), render.skipped)
+    return verification.newest_intact(lambda: catalog.newest_first(directory, prefix, ext), verdicts.skipped)
 
 
 def latest(

@@ -15,7 +15,6 @@ from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError, Storage
 
 if TYPE_CHECKING:
     from marlin_ckpt.archive.inspection import Inspection
-    from marlin_ckpt.archive.verification import Verdict
     from marlin_ckpt.checkpointer.starting import Start
     from marlin_ckpt.cli.live import LiveBar
     from marlin_ckpt.directory.pruning import Outcome, Plan
@@ -190,23 +189,6 @@ def inspections(found: list[Inspection], directory: str, *, now_s: float) -> Non
         shown = escape(os.path.relpath(one.entry.path, directory))
         rows.append([number, str(one.kind), size(one.entry.size_bytes), age(gone_s), measured, intact, shown])
     table(["index", "kind", "size", "age", "metrics", "intact", "file"], rows, {0, 2, 3})
-
-
-def skipped(verdict: Verdict) -> None:
-    """Says why a file is passed over."""
-    talk(f"passed over {escape(verdict.path)}: {verdict.status}: {escape(verdict.reason)}")
-
-
-def verdicts(found: list[Verdict], *, quiet: bool) -> None:
-    """Prints a line for each verified file, and how many there are of each kind."""
-    for one in found:
-        if not quiet or one.status != "intact":
-            data(f"{one.status}  {escape(one.path)}" + (f"  ({escape(one.reason)})" if one.reason else ""))
-    if not quiet:
-        kinds = sorted({one.status for one in found})
-        counts = ", ".join(f"{sum(one.status is kind for one in found)} {kind}" for kind in kinds)
-        total = size(sum(one.size_bytes for one in found))
-        talk(f"{count(len(found), 'file')}, {total}: {counts or 'nothing to verify'}")
 
 
 @contextlib.contextmanager

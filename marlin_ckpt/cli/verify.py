@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from marlin_ckpt.cli import render
+from marlin_ckpt.cli import render, verdicts
 from marlin_ckpt.cli.options import Json, Recursive
 from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError
 
@@ -30,13 +30,13 @@ def verify(
 
     entries = catalog.named(paths, verification.EXTENSIONS, recursive=recursive)
     with render.bytes_bar(sum(entry.size_bytes for entry in entries), quiet=quiet or json) as on_bytes:
-        verdicts = []
+        found = []
         for entry in entries:
             with contextlib.suppress(CheckpointNotFoundError):  # pruned since the directory was read
-                verdicts.append(verification.verify(entry.path, on_bytes))
+                found.append(verification.verify(entry.path, on_bytes))
     if json:
-        render.document({"files": [documents.verdict(verdict) for verdict in verdicts]})
+        render.document({"files": [documents.verdict(one) for one in found]})
     else:
-        render.verdicts(verdicts, quiet=quiet)
-    corrupt = any(verdict.status is verification.Status.CORRUPT for verdict in verdicts)
+        verdicts.verdicts(found, quiet=quiet)
+    corrupt = any(one.status is verification.Status.CORRUPT for one in found)
     return BadFileError.exit_code if corrupt else 0
