@@ -104,10 +104,14 @@ def read_file(
             if not reader.has_checksums(container):
                 log(f"{text} was saved without checksums: it cannot be verified")
             try:
-                pickle = _plain_pickle(fd, container)
-                if pickle is not None:
-                    return _read_plain(fd, container, pickle, pairs), manifest
+                made = _make_plain(fd, container, weights_only=weights_only)
+                if made is not None:
+                    state, storages = made
+                    read_records(fd, container, storages.places(pairs(state, manifest)))
+                    return state, manifest
                 read_records(fd, container)
+            except MarlinError:
+                raise
             except OSError as error:
                 raise StorageError.of("cannot read", text, error) from error
             state = _load_with_torch(fd, text, weights_only=weights_only)
@@ -129,35 +133,39 @@ def _opened(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _plain_pickle(fd: int, container: Container) -> bytes | None:
-    """The record `data.pkl` of a file whose tensors can be made before their bytes are read; else None."""
+def _make_plain(fd: int, container: Container, *, weights_only: bool) -> tuple[Any, Storages] | None:
+    """Makes the state of a file whose tensors can be made before their bytes are read; None for another."""
     records = {record.name.partition("/")[2]: record for record in container.records}
     pickle = read_record(fd, container, records["data.pkl"])
     order = records.get("byteorder")
-    if order is None or read_record(fd, container, order) != sys.byteorder.encode():
-        return None
-    plain = all(
-        (module, name) in _PLAIN_TAILS or (module in _PLAIN_MODULES and _PLAIN_TYPE.fullmatch(name))
-        for module, name in _GLOBAL.findall(pickle)
+    is_plain = (
+        order is not None
+        and read_record(fd, container, order) == sys.byteorder.encode()
+        and all(
+            (module, name) in _PLAIN_TAILS or (module in _PLAIN_MODULES and _PLAIN_TYPE.fullmatch(name))
+            for module, name in _GLOBAL.findall(pickle)
+        )
     )
-    return pickle if plain else None
-
-
-def _read_plain(fd: int, container: Container, pickle: bytes, pairs: FindPairs) -> Any:
-    """Makes the state, then reads the bytes of its tensors, each once and to its place."""
+    if not is_plain:
+        return None
     storages = Storages(container)
     # torch's own, whose memo is a dict; the one in C makes an array as long as a hostile index.
     unpickler = Unpickler(io.BytesIO(pickle), encoding="utf-8")
     unpickler.persistent_load = storages.load  # type: ignore[method-assign]
-    with _told_as_ours(fd, container.path, weights_only=True):
-        state = unpickler.load()  # type: ignore[no-untyped-call]
+    try:
+        with _told_as_ours(fd, container.path, weights_only=True):
+            state = unpickler.load()  # type: ignore[no-untyped-call]
+    except UnsafeCheckpointError:
+        if weights_only:
+            raise
+        return None
     storages.check()
-    read_records(fd, container, storages.places(pairs(state, container.manifest)))
-    return state
+    return state, storages
 
 
 def _load_with_torch(fd: int, path: str, *, weights_only: bool) -> Any:
     with open(fd, "rb", closefd=False) as file, _told_as_ours(fd, path, weights_only=weights_only):
+        file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=weights_only)
 
 

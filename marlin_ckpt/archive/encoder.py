@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copyreg
 import io
 import os
 import pickle
 import sys
-from collections import OrderedDict
+from collections import ChainMap, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FunctionType, NoneType
 from typing import Any
 
 import torch
+from torch._utils import _rebuild_tensor_v2
 from torch.serialization import get_unsafe_globals_in_checkpoint, location_tag, normalize_storage_type
 from torch.storage import TypedStorage, UntypedStorage
 
@@ -28,10 +30,19 @@ _PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no lat
 # What every state of modules and optimizers holds and imports; of anything else torch is asked whether it
 # would load it, at the price of a scan.
 _FAMILIAR_TYPES = frozenset(
-    {dict, OrderedDict, list, tuple, str, bytes, int, float, bool, NoneType, torch.Tensor, torch.nn.Parameter}
+    {dict, OrderedDict, list, tuple, str, bytes, float, bool, NoneType, torch.Tensor, torch.nn.Parameter}
 )
+_HAS_NAMES = hasattr(torch.Tensor, "names")  # until torch 2.12
 # The opcode LONG1 holds 255 bytes with the sign; weights_only does not know LONG4.
-_HUGE_BITS = 255 * 8
+_HUGE = 1 << (255 * 8 - 1)
+# The dtypes whose storages have a type of their own, by which they are pickled; torch.storage.
+_STORAGE_TYPES: dict[torch.dtype, Any] = {
+    torch.float64: torch.DoubleStorage, torch.float32: torch.FloatStorage, torch.float16: torch.HalfStorage,
+    torch.bfloat16: torch.BFloat16Storage, torch.int64: torch.LongStorage, torch.int32: torch.IntStorage,
+    torch.int16: torch.ShortStorage, torch.int8: torch.CharStorage, torch.uint8: torch.ByteStorage,
+    torch.bool: torch.BoolStorage, torch.complex64: torch.ComplexFloatStorage,
+    torch.complex128: torch.ComplexDoubleStorage,
+}  # fmt: skip
 _FAMILIAR_NAMES = frozenset(
     {
         ("collections", "OrderedDict"),
@@ -58,40 +69,92 @@ class Encoded:
     has_huge_integer: bool
 
 
+@dataclass(slots=True)
+class _StorageOf:
+    """The storage of a plain tensor, on its way into the pickle: a TypedStorage would be slow to make."""
+
+    storage: UntypedStorage
+    dtype: torch.dtype
+    location: str
+
+
+def _reduce(tensor: torch.Tensor) -> Any:
+    """What `torch.Tensor.__reduce_ex__` returns, five times as fast where the tensor is a plain one."""
+    if (
+        tensor.dtype not in _STORAGE_TYPES
+        or tensor.layout is not torch.strided
+        or not tensor.is_cpu
+        or tensor.is_nested
+        or tensor.is_conj()
+        or tensor.is_neg()
+        or (_HAS_NAMES and any(tensor.names))  # type: ignore[attr-defined]
+        or tensor._backward_hooks  # noqa: SLF001 - as torch asks
+        or vars(tensor)
+    ):
+        return tensor.__reduce_ex__(_PROTOCOL)  # type: ignore[no-untyped-call]
+    storage = _StorageOf(tensor.untyped_storage(), tensor.dtype, "cpu")
+    shape = tuple(tensor.shape)
+    return _rebuild_tensor_v2, (
+        storage, tensor.storage_offset(), shape, tensor.stride(), tensor.requires_grad, OrderedDict(),
+    )  # fmt: skip
+
+
+def _reduce_dict(value: OrderedDict[Any, Any]) -> Any:
+    """What its `__reduce__` returns, without a search for slots: the slowest part of a small tensor."""
+    return OrderedDict, (), vars(value) or None, None, iter(value.items())
+
+
 class _Pickler(pickle.Pickler):
     """Pickles as `torch.save` does: storages by reference, so that views keep sharing theirs.
 
     Types are asked, never attributes, since a `unittest.mock` object answers to all of them.
     """
 
+    dispatch_table = ChainMap[Any, Any](  # noqa: RUF012 - typeshed has it on the instance
+        {torch.Tensor: _reduce, OrderedDict: _reduce_dict}, copyreg.dispatch_table
+    )
+
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=_PROTOCOL)
         self.storages: dict[str, UntypedStorage] = {}
         self.is_familiar = True
         self.has_huge_integer = False
+        self._familiar: dict[int, Any] = {}
         self._keys: dict[int, str] = {}
         self._dtypes: dict[int, torch.dtype] = {}
 
-    def persistent_id(self, obj: Any) -> tuple[Any, ...] | None:
+    def persistent_id(self, obj: Any) -> tuple[Any, ...] | None:  # noqa: PLR0911 - a case for each kind
+        # Called for every object: nearly all are of the first two kinds.
         kind = type(obj)
-        if issubclass(kind, (UntypedStorage, TypedStorage)):
-            return self._storage_id(obj)
-        if kind not in _FAMILIAR_TYPES:
-            self.is_familiar = self.is_familiar and _is_familiar_name(obj)
-        elif kind is int and obj.bit_length() >= _HUGE_BITS:
-            self.has_huge_integer = True
+        if kind in _FAMILIAR_TYPES:
+            return None
+        if kind is int:
+            if not -_HUGE < obj < _HUGE:
+                self.has_huge_integer = True
+            return None
+        if kind is _StorageOf:
+            numel = obj.storage.nbytes() // obj.dtype.itemsize
+            return self._storage_id(obj.storage, obj.dtype, _STORAGE_TYPES[obj.dtype], numel, obj.location)
+        if id(obj) in self._familiar:
+            return None
+        if issubclass(kind, TypedStorage):
+            storage = obj._untyped_storage  # noqa: SLF001 - as torch.save
+            storage_type: Any = getattr(torch, obj._pickle_storage_type())  # noqa: SLF001
+            return self._storage_id(storage, obj.dtype, storage_type, obj._size(), location_tag(storage))  # noqa: SLF001
+        if issubclass(kind, UntypedStorage):
+            storage_type = normalize_storage_type(kind)  # type: ignore[no-untyped-call]
+            return self._storage_id(obj, torch.uint8, storage_type, obj.nbytes(), location_tag(obj))
+        if _is_familiar_name(obj):
+            self._familiar[id(obj)] = obj
+        else:
+            self.is_familiar = False
         return None
 
-    def _storage_id(self, obj: Any) -> tuple[Any, ...]:
-        storage: UntypedStorage
-        if isinstance(obj, TypedStorage):
-            storage, dtype, numel = obj._untyped_storage, obj.dtype, obj._size()  # type: ignore[no-untyped-call]  # noqa: SLF001 - as torch.save
-            storage_type: Any = getattr(torch, obj._pickle_storage_type())  # type: ignore[no-untyped-call]  # noqa: SLF001
-        else:
-            storage, dtype, numel = obj, torch.uint8, obj.nbytes()
-            storage_type = normalize_storage_type(type(obj))  # type: ignore[no-untyped-call]
-        if storage.device.type != "meta" and storage.data_ptr():
-            known = self._dtypes.setdefault(storage.data_ptr(), dtype)
+    def _storage_id(
+        self, storage: UntypedStorage, dtype: torch.dtype, storage_type: Any, numel: int, location: str
+    ) -> tuple[Any, ...]:
+        if location != "meta" and (address := storage.data_ptr()):
+            known = self._dtypes.setdefault(address, dtype)
             if known != dtype:
                 what = (
                     f"two tensors view the same memory as {known} and as {dtype}; no torch file can hold that"
@@ -99,7 +162,7 @@ class _Pickler(pickle.Pickler):
                 raise UnsavableStateError(what)
         key = self._keys.setdefault(storage._cdata, str(len(self._keys)))  # noqa: SLF001
         self.storages[key] = storage
-        return ("storage", storage_type, key, location_tag(storage), numel)
+        return ("storage", storage_type, key, location, numel)
 
 
 def _is_familiar_name(obj: Any) -> bool:

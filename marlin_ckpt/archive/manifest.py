@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from marlin_ckpt.directory.naming import Kind
@@ -43,7 +43,9 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The record's bytes; the same manifest gives the same bytes."""
-        return json.dumps(json_ready(asdict(self)), sort_keys=True, separators=(",", ":")).encode()
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values["metrics"] = json_ready(self.metrics)
+        return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
