@@ -27,7 +27,6 @@ test: .venv/.installed-dev ## lint, types, layer contracts and all tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-bench: .venv/.installed-dev ## time discovery, saving and verifying against their limits
+bench: .venv/.installed ## time it all beside the disk and the peers, and put the figures into docs/ and README.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(BIN)/python benchmarks/discovery.py
-	$(BIN)/python benchmarks/saving.py
+	$(BIN)/python -m benchmarks --json docs/benchmarks.json --chart docs/benchmarks.svg --readme README.md

@@ -1,24 +1,14 @@
-"""Times `latest` and the discovery against what they cannot beat, interleaved in one run.
-
-    python benchmarks/discovery.py [--rounds 20]
-
-Ratios of medians: `marlin-ckpt latest` on 1,000 files against a Typer program that does nothing, and
-`get_latest_file` on 100,000 files in one folder against a bare `os.scandir` pass.
-"""
+"""`latest` and the discovery beside what they cannot beat."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
-from interleaved import machine, medians, row
-
+from benchmarks.interleaved import Call, medians
+from benchmarks.report import Row, Setting
 from marlin_ckpt import get_latest_file
 
 _EMPTY_PROGRAM = """
@@ -35,12 +25,14 @@ app()
 _LATEST = "import sys; from marlin_ckpt.cli.main import main; sys.exit(main())"
 
 
-def _fill(directory: Path, files: int) -> None:
+def _fill(directory: Path, files: int) -> Path:
+    directory.mkdir()
     for index in range(files):
         (directory / f"model_{index}.pt").touch()
+    return directory
 
 
-def _process(program: str, directory: Path) -> Callable[[], object]:
+def _process(program: str, directory: Path) -> Call:
     command = [sys.executable, "-c", program, "latest", str(directory)]
     # Where bytecode may not be cached, ours alone would be compiled anew each time.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
@@ -53,28 +45,18 @@ def _scan(directory: Path) -> None:
             pass
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        few, many = Path(folder, "few"), Path(folder, "many")
-        for directory, files in ((few, 1_000), (many, 100_000)):
-            directory.mkdir()
-            _fill(directory, files)
-        processes = medians(
-            {"ours": _process(_LATEST, few), "limit": _process(_EMPTY_PROGRAM, few)}, args.rounds
+def finding(setting: Setting) -> list[Row]:
+    """`latest` beside a Typer program that does nothing, and the discovery beside one pass of a directory."""
+    rounds = setting.rounds * 4
+    few = _fill(setting.directory / "few", setting.sizes.few_files)
+    many = _fill(setting.directory / "many", setting.sizes.many_files)
+    processes = medians({"ours": _process(_LATEST, few), "limit": _process(_EMPTY_PROGRAM, few)}, rounds)
+    passes = medians({"ours": lambda: get_latest_file(many, "model"), "limit": lambda: _scan(many)}, rounds)
+    return [
+        Row("find", f"{what} of {files:,} files", against, timings["ours"].wall_s, timings["limit"].wall_s,
+            rounds, bound)
+        for what, files, against, timings, bound in (
+            ("`marlin-ckpt latest`", setting.sizes.few_files, "an empty Typer program", processes, 1.5),
+            ("`get_latest_file`", setting.sizes.many_files, "`os.scandir` alone", passes, 3.0),
         )
-        passes = medians(
-            {"ours": lambda: get_latest_file(many, "model"), "limit": lambda: _scan(many)}, args.rounds
-        )
-    print(f"{machine()}, typer {version('typer')}; medians of {args.rounds}")
-    for name, timings, bound in (
-        ("latest, 1,000 files / empty Typer program", processes, 1.5),
-        ("get_latest_file, 100,000 files / os.scandir", passes, 3.0),
-    ):
-        print(row(name, timings["ours"].wall_s, timings["limit"].wall_s, bound))
-
-
-if __name__ == "__main__":
-    main()
+    ]  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -24,28 +25,30 @@ class Timing:
 
 
 def medians(
-    calls: Mapping[str, Callable[[], object]], rounds: int, before: Callable[[], object] = lambda: None
+    calls: Mapping[str, Call], rounds: int, before: Call = lambda: None, *, warm_up: bool = True
 ) -> dict[str, Timing]:
-    """Times each call in each round, after one round that warms the caches; `before` is not timed."""
-    walls: dict[str, list[float]] = {name: [] for name in calls}
-    cpus: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
+    """Times each call once a round; each round begins with another one, since a call can hurt the next.
+
+    Args:
+        calls: what to time, by name.
+        rounds: how often.
+        before: done before each call and not timed.
+        warm_up: go through all calls once more, at first, and forget that round.
+    """
+    names = list(calls)
+    walls: dict[str, list[float]] = {name: [] for name in names}
+    cpus: dict[str, list[float]] = {name: [] for name in names}
+    gc.freeze()  # so that collecting what a call leaves behind does not walk through all of torch
+    for number in range(0 if warm_up else 1, rounds + 1):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            gc.collect()
             before()
             began, cpu_began = time.perf_counter(), time.process_time()
-            call()
+            calls[name]()
+            wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
             if number:
-                walls[name].append(time.perf_counter() - began)
-                cpus[name].append(time.process_time() - cpu_began)
-    return {name: Timing(statistics.median(walls[name]), statistics.median(cpus[name])) for name in calls}
-
-
-def machine() -> str:
-    """What the figures were measured on."""
-    return f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
-
-
-def row(name: str, ours_s: float, other_s: float, bound: float) -> str:
-    """One line of a table: the two times, their ratio, and what it must not exceed."""
-    times = f"{ours_s * 1e3:8.1f} ms / {other_s * 1e3:8.1f} ms"
-    return f"{name:48} {times} = {ours_s / other_s:.2f}  (at most {bound})"
+                walls[name].append(wall_s)
+                cpus[name].append(cpu_s)
+    gc.unfreeze()
+    return {name: Timing(statistics.median(walls[name]), statistics.median(cpus[name])) for name in names}

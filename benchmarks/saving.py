@@ -1,138 +1,163 @@
-"""Times saving and verifying against the disk's own speed and against what others do.
-
-    python benchmarks/saving.py [--directory DIR] [--rounds 5] [--layers 12]
-
-The state is GPT-2 small's with AdamW's moments, 1.49 GB at 12 layers; a save counts until it is durable.
-Ratios of medians, interleaved in one run.
-"""
+"""Saving: each save counts until the file and the directory that names it are synced."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import mmap
-import os
+import re
 import shutil
 import tempfile
-import warnings
-import zipfile
-from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import torch
-from interleaved import machine, medians, row
-from torch.distributed.checkpoint.state_dict_saver import save as distributed_save
-
+from benchmarks import peers
+from benchmarks.files import buffer, empty, write_raw
+from benchmarks.interleaved import Call, Timing, medians
+from benchmarks.report import Row, Setting
+from benchmarks.states import many_tensors, size_bytes, size_text, training
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
-from marlin_ckpt.archive.verification import verify
 
-_WIDTH, _VOCABULARY, _CONTEXT = 768, 50257, 1024  # GPT-2 small
-
-
-def _state(layers: int) -> dict[str, torch.Tensor]:
-    """The parameters of GPT-2 small and, beside each, AdamW's two moments."""
-    shapes: dict[str, tuple[int, ...]] = {"wte": (_VOCABULARY, _WIDTH), "wpe": (_CONTEXT, _WIDTH)}
-    for layer in range(layers):
-        for name, shape in {
-            "attn": (3 * _WIDTH, _WIDTH), "proj": (_WIDTH, _WIDTH), "up": (4 * _WIDTH, _WIDTH),
-            "down": (_WIDTH, 4 * _WIDTH), "ln_1": (_WIDTH,), "ln_2": (_WIDTH,),
-        }.items():  # fmt: skip
-            shapes[f"{layer}.{name}"] = shape
-    return {
-        f"{kind}.{name}": torch.randn(shape) for name, shape in shapes.items() for kind in ("p", "m", "v")
-    }
+_TORCH_SAVE = "torch.save + fsync"
+_RAW_MIB = (8, 64)  # in one write; the better one is the limit
+_MEMORY_MIB = 64  # that a save may take beyond the state
+_MEMORY_FILE_SYSTEM = Path("/dev/shm")
 
 
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)
-
-
-def _raw(path: Path, size_bytes: int) -> None:
-    buffer = mmap.mmap(-1, 64 << 20)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    with contextlib.suppress(OSError):
-        os.posix_fallocate(fd, 0, size_bytes)
-    direct = os.open(path, os.O_WRONLY | os.O_DIRECT)
-    written = 0
-    while written < size_bytes:
-        written += os.write(direct, buffer)
-    os.fsync(direct)
-    os.close(direct)
-    os.close(fd)
-
-
-def _savers(directory: Path, state: dict[str, torch.Tensor]) -> dict[str, Callable[[], object]]:
+def ours(checkpoint: Checkpoint, directory: Path) -> Call:
+    """Our save of a state."""
     arguments = DefaultCheckpointerArguments(save_dir=str(directory), model_state_save_dir=None)
     checkpointer = DefaultCheckpointer(arguments)
-    size_bytes = sum(tensor.nbytes for tensor in state.values())
+    return lambda: checkpointer.save(checkpoint, 0)
 
-    def torch_save() -> None:
-        torch.save({"module_interface_state": state}, directory / "torch.pt")
-        _sync(directory / "torch.pt")
 
-    savers: dict[str, Callable[[], object]] = {
-        "ours": lambda: checkpointer.save(Checkpoint(state, {}, {}), 0),
-        "raw O_DIRECT write": lambda: _raw(directory / "raw", size_bytes),
-        "torch.save + fsync": torch_save,
-        "torch.distributed.checkpoint": lambda: distributed_save(state, checkpoint_id=str(directory / "dcp")),
+def _beside_torch(
+    setting: Setting, checkpoint: Checkpoint, rounds: int, *, warm_up: bool = True
+) -> dict[str, Timing]:
+    directory = setting.directory
+    calls: dict[str, Call] = {
+        "ours": ours(checkpoint, directory),
+        _TORCH_SAVE: lambda: peers.torch_save(checkpoint, directory / "torch.pt"),
     }
-    if find_spec("safetensors"):
-        save_file = import_module("safetensors.torch").save_file
-
-        def safetensors() -> None:
-            save_file(state, directory / "s.safetensors")
-            _sync(directory / "s.safetensors")
-
-        savers["safetensors + fsync"] = safetensors
-    else:
-        print("safetensors is not installed and left out")
-    return savers
+    return medians(calls, rounds, lambda: empty(directory), warm_up=warm_up)
 
 
-def _empty(directory: Path) -> None:
-    for path in directory.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _row(group: str, what: str, timings: dict[str, Timing], rounds: int, bound: float) -> Row:
+    return Row(group, what, _TORCH_SAVE, timings["ours"].wall_s, timings[_TORCH_SAVE].wall_s, rounds, bound)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--directory", type=Path, help="where to save; a new temporary directory by default")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=12)
-    args = parser.parse_args()
-    bounds = {
-        "raw O_DIRECT write": 1.1,
-        "torch.save + fsync": 0.35,
-        "safetensors + fsync": 0.75,
-        "torch.distributed.checkpoint": 0.3,
-    }
-    warnings.filterwarnings("ignore", "torch.distributed is disabled")
-    state = _state(args.layers)
-    with tempfile.TemporaryDirectory(dir=args.directory) as folder:
-        directory = Path(folder)
-        savers = _savers(directory, state)
-        saving = medians(savers, args.rounds, lambda: _empty(directory))
-        savers["ours"]()
-        path = str(directory / "model_0.pt")
-        verifying = medians(
-            {"ours": lambda: verify(path), "zipfile.testzip": lambda: zipfile.ZipFile(path).testzip()},
-            args.rounds,
-        )
-    size_gb = sum(tensor.nbytes for tensor in state.values()) / 1e9
-    print(f"{machine()}, torch {torch.__version__}; {size_gb:.2f} GB, medians of {args.rounds}")
-    ours = saving.pop("ours")
-    for name, timing in saving.items():
-        print(row(f"save / {name}", ours.wall_s, timing.wall_s, bounds[name]))
-    print(row("save / torch.save, processor time", ours.cpu_s, saving["torch.save + fsync"].cpu_s, 0.35))
-    print(row("verify / testzip", verifying["ours"].wall_s, verifying["zipfile.testzip"].wall_s, 0.35))
+def everybody(setting: Setting) -> list[Row]:
+    """The medium state beside the disk's own speed and everybody who is installed."""
+    directory, checkpoint = setting.directory, training(setting.sizes.medium).checkpoint()
+    size = size_bytes(checkpoint)
+    if not _has_room(setting, size):
+        return []
+    calls: dict[str, Call] = {"ours": ours(checkpoint, directory)}
+    calls |= _raw(setting, size)
+    savers = {_TORCH_SAVE: peers.torch_save, **peers.found(directory, setting.leave_out)}
+    for name, save in savers.items():
+        calls[name] = partial(save, checkpoint, directory / "peer")
+    timings = medians(calls, setting.rounds, lambda: empty(directory))
+    what = f"save {size_text(size)}"
+    mine, torch_save = timings.pop("ours"), timings[_TORCH_SAVE]
+    raw = [timings.pop(name).wall_s for name in list(timings) if name.startswith("raw")]
+    rows = (
+        [Row("save", what, "raw O_DIRECT write", mine.wall_s, min(raw), setting.rounds, 1.1)] if raw else []
+    )
+    bounds = {_TORCH_SAVE: 0.35, **peers.BOUNDS}
+    rows += [
+        Row("save", what, name, mine.wall_s, timing.wall_s, setting.rounds, bounds[name])
+        for name, timing in timings.items()
+    ]
+    cpu = Row(
+        "save cpu", f"{what}, processor time", _TORCH_SAVE, mine.cpu_s, torch_save.cpu_s, setting.rounds, 0.35
+    )
+    return [*rows, cpu]
 
 
-if __name__ == "__main__":
-    main()
+def _raw(setting: Setting, size: int) -> dict[str, Call]:
+    path, memory = setting.directory / "raw", {mib: buffer(mib << 20) for mib in _RAW_MIB}
+    try:
+        write_raw(path, memory[_RAW_MIB[0]], 4096)
+    except OSError:
+        setting.leave_out("the raw write is left out, since this file system has no O_DIRECT")
+        return {}
+    return {f"raw {mib}": partial(write_raw, path, memory[mib], size) for mib in _RAW_MIB}
+
+
+def in_memory(setting: Setting) -> list[Row]:
+    """The medium state to a file system that is memory."""
+    if not _MEMORY_FILE_SYSTEM.is_dir():
+        setting.leave_out("saving to tmpfs is left out, since there is no /dev/shm")
+        return []
+    checkpoint = training(setting.sizes.medium).checkpoint()
+    with tempfile.TemporaryDirectory(dir=_MEMORY_FILE_SYSTEM) as folder:
+        setting = replace(setting, directory=Path(folder))
+        if not _has_room(setting, size_bytes(checkpoint)):
+            return []
+        timings = _beside_torch(setting, checkpoint, setting.rounds)
+    what = f"save {size_text(size_bytes(checkpoint))} to tmpfs"
+    return [_row("tmpfs", what, timings, setting.rounds, 0.45)]
+
+
+def small(setting: Setting) -> list[Row]:
+    """A state where the fixed costs of a save count."""
+    rounds, checkpoint = setting.rounds * 8, training(setting.sizes.small).checkpoint()
+    timings = _beside_torch(setting, checkpoint, rounds)
+    return [_row("small", f"save {size_text(size_bytes(checkpoint))}", timings, rounds, 0.9)]
+
+
+def many(setting: Setting) -> list[Row]:
+    """A state of so many tensors that pickling counts."""
+    rounds, count = setting.rounds * 4, setting.sizes.tensors
+    timings = _beside_torch(setting, many_tensors(count), rounds)
+    return [_row("many", f"save {count:,} tensors of 3 KB", timings, rounds, 0.7)]
+
+
+def large(setting: Setting) -> list[Row]:
+    """A state of more than 4 GiB, and the memory that saving it takes."""
+    checkpoint = training(setting.sizes.large).checkpoint()
+    size = size_bytes(checkpoint)
+    if not _has_room(setting, size):
+        return []
+    # Once through it takes as long as all the rest together, and there is little to warm.
+    timings = _beside_torch(setting, checkpoint, setting.rounds, warm_up=False)
+    what = f"save {size_text(size)}"
+    rows = [_row("large", what, timings, setting.rounds, 0.35)]
+    empty(setting.directory)
+    peaks = _peaks_mib(ours(checkpoint, setting.directory), setting.rounds)
+    if not peaks:
+        setting.leave_out("a save's memory is left out, since this kernel does not forget its peak")
+        return rows
+    limit = f"the limit of {_MEMORY_MIB} MiB"
+    return [
+        *rows,
+        Row("memory", f"{what}, memory beside it", limit, max(peaks), _MEMORY_MIB, len(peaks), 1, "MiB"),
+    ]
+
+
+def _peaks_mib(call: Call, rounds: int) -> list[float]:
+    """By how much the memory of this process grows, at most, during each call."""
+    peaks = []
+    for _ in range(rounds):
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): sets VmHWM to VmRSS
+        except OSError:
+            return []
+        before = _kib("/proc/self/status", "VmRSS")
+        call()
+        peaks.append((_kib("/proc/self/status", "VmHWM") - before) / 1024)
+    return peaks
+
+
+def _kib(path: str, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path(path).read_text(encoding="ascii"), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def _has_room(setting: Setting, size: int) -> bool:
+    """Whether the disk, and the memory that caches it, take one file of this size more."""
+    memory = _kib("/proc/meminfo", "MemAvailable") * 1024
+    if min(memory, shutil.disk_usage(setting.directory).free) > size * 1.2:
+        return True
+    setting.leave_out(f"a save of {size_text(size)} is left out, since there is no room for it")
+    return False

@@ -1,0 +1,1 @@
+"""What saving, verifying, restoring and finding cost, beside the disk's own speed and what others do."""

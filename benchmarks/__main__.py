@@ -1,0 +1,83 @@
+"""Measures everything, in groups, and writes it down: `python -m benchmarks --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import chart, discovery, report, restoring, saving, verifying
+from benchmarks.report import Row, Setting
+from benchmarks.states import FULL, QUICK
+
+# The largest last: it leaves the page cache and the disk the most to do.
+_GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
+    "find": discovery.finding,
+    "small": saving.small,
+    "many": saving.many,
+    "verify": verifying.verifying,
+    "restore": restoring.restoring,
+    "tmpfs": saving.in_memory,
+    "save": saving.everybody,
+    "large": saving.large,
+}
+_ORDER = ("save", "save cpu", "large", "memory", "tmpfs", "small", "many", "verify", "restore", "find")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(_GROUPS)}; all by default")
+    parser.add_argument("--rounds", type=int, help="how often each is timed, 5 by default; medians count")
+    parser.add_argument("--quick", action="store_true", help="tiny states, one round: whether it runs at all")
+    parser.add_argument("--directory", type=Path, help="on the disk to measure; the temporary one by default")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw them: .svg or .png")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="put them into its table")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.groups if name not in _GROUPS]:
+        parser.error(f"no such group: {', '.join(unknown)}")
+    if arguments.rounds is None:
+        arguments.rounds = 1 if arguments.quick else 5
+    elif arguments.rounds < 1:
+        parser.error("--rounds must be 1 or more")
+    return arguments
+
+
+def _place(row: Row) -> int:
+    return next(at for at, name in reversed(list(enumerate(_ORDER))) if row.group.startswith(name))
+
+
+def main() -> None:
+    arguments = _arguments()
+    left_out: list[str] = []
+
+    def leave_out(sentence: str) -> None:
+        print(sentence, flush=True)
+        left_out.append(sentence)
+
+    rows: list[Row] = []
+    sizes = QUICK if arguments.quick else FULL
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
+        machine = report.machine(Path(folder))
+        for name in arguments.groups or _GROUPS:
+            print(f"measuring: {name}", flush=True)
+            with tempfile.TemporaryDirectory(dir=folder) as own:
+                rows += _GROUPS[name](Setting(Path(own), arguments.rounds, sizes, leave_out))
+    rows.sort(key=_place)
+    print(f"\n{report.sentence(machine)}\n\n{report.table(rows)}")
+    if arguments.quick:
+        print("\nThis was --quick: it shows that all of it runs, and not how fast.")
+    if arguments.json:
+        document = report.document(machine, arguments.rounds, rows, left_out, quick=arguments.quick)
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if arguments.readme:
+        text = arguments.readme.read_text(encoding="utf-8")
+        arguments.readme.write_text(report.in_readme(text, machine, rows), encoding="utf-8")
+    if arguments.chart and not chart.draw(rows, report.sentence(machine), arguments.chart):
+        print("matplotlib is not installed: no chart")
+
+
+if __name__ == "__main__":
+    main()

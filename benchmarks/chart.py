@@ -1,0 +1,124 @@
+"""Draws how long saving, verifying and restoring take, ours and theirs; needs matplotlib."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.report import Row, amount
+
+_GROUPS = ("save", "verify warm", "verify cold", "restore warm", "restore cold")
+_NOTES = {
+    "save": ", until it is durable",
+    "verify warm": ": in the page cache",
+    "verify cold": ": from the disk",
+    "restore warm": ": in the page cache",
+    "restore cold": ": from the disk",
+}
+_LIMITS = ("raw O_DIRECT write", "dd bs=8M of=/dev/null")  # the disk's own speed
+_OURS, _THEIRS, _TEXT, _FAINT = "#1f6feb", "#c3cad3", "#1f2328", "#656d76"
+_WIDTH_INCHES, _LINE_INCHES = 9.0, 0.26
+_LEFT, _WIDTH = 0.345, 0.50  # of the bars, in the figure's width
+_MARGIN = 0.02
+_FOOTNOTE_CHARACTERS = 150
+
+
+class Bar(NamedTuple):
+    """One bar and what stands beside it."""
+
+    name: str
+    seconds: float
+    label: str
+
+
+class Section(NamedTuple):
+    """Bars that may be compared with one another, ours first."""
+
+    title: str
+    bars: list[Bar]
+
+
+def sections(rows: Iterable[Row]) -> list[Section]:
+    """The rows that are drawn."""
+    found = []
+    by_group = [(group, [row for row in rows if row.group == group]) for group in _GROUPS]
+    for group, members in by_group:
+        if not members:
+            continue
+        first = members[0]
+        bars = [Bar("marlin-ckpt", first.ours, amount(first.ours, "s"))]
+        for row in sorted(members, key=lambda row: row.other):
+            times = row.other / row.ours
+            bars.append(
+                Bar(row.against.replace("`", ""), row.other, f"{amount(row.other, 's')} ({times:.1f}\u00d7)")
+            )
+        what = first.what.split(",")[0]
+        found.append(Section(what[0].upper() + what[1:] + _NOTES[group], bars))
+    return found
+
+
+def draw(rows: Iterable[Row], footnote: str, path: Path) -> bool:
+    """Writes the chart; its numbers are also the picture's description, for those who cannot see it.
+
+    Returns:
+        whether it could: not without matplotlib.
+    """
+    if find_spec("matplotlib") is None:
+        return False
+    drawn = sections(list(rows))
+    matplotlib = import_module("matplotlib")
+    matplotlib.use("agg")
+    pyplot = import_module("matplotlib.pyplot")
+    legend = "Medians; \u00d7: times as long as marlin-ckpt; white: the disk's own speed."
+    note = textwrap.wrap(f"{legend} {footnote}", _FOOTNOTE_CHARACTERS)
+    lines = sum(len(section.bars) + 1.6 for section in drawn) + 0.4 + 0.6 * len(note)
+    # A salt of its own and no date: the same figures make the same file.
+    style = {
+        "svg.hashsalt": "marlin-ckpt",
+        "svg.fonttype": "none",
+        "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+        "font.size": 9,
+    }
+    with matplotlib.rc_context(style):
+        figure = pyplot.figure(figsize=(_WIDTH_INCHES, lines * _LINE_INCHES), facecolor="white")
+        axes = figure.add_axes((_LEFT, 0.0, _WIDTH, 1.0))
+        axes.set(xlim=(0, 1), ylim=(lines, 0))
+        axes.axis("off")
+        top = 0.9
+        for section in drawn:
+            top = _draw_section(axes, section, top)
+        figure.text(_MARGIN, 0.4 / lines, "\n".join(note), fontsize=7, color=_FAINT, va="bottom")
+        extra: dict[str, Any] = {"metadata": _metadata(drawn)} if path.suffix == ".svg" else {"dpi": 150}
+        figure.savefig(path, facecolor="white", **extra)
+        pyplot.close(figure)
+    return True
+
+
+def _draw_section(axes: Any, section: Section, top: float) -> float:
+    edge = (_MARGIN - _LEFT) / _WIDTH
+    axes.text(edge, top, section.title, weight="bold", color=_TEXT, va="center", fontsize=10)
+    longest = max(bar.seconds for bar in section.bars)
+    for at, bar in enumerate(section.bars):
+        place, length = top + 1 + at, bar.seconds / longest
+        fill = _OURS if at == 0 else "white" if bar.name in _LIMITS else _THEIRS
+        axes.barh(place, length, height=0.66, color=fill, edgecolor=_OURS if at == 0 else _THEIRS)
+        weight = "bold" if at == 0 else "normal"
+        axes.text(-0.015, place, bar.name, ha="right", va="center", color=_TEXT, weight=weight)
+        axes.text(length + 0.012, place, bar.label, va="center", color=_TEXT, weight=weight)
+    return top + len(section.bars) + 1.6
+
+
+def _metadata(drawn: list[Section]) -> dict[str, str | None]:
+    description = "; ".join(
+        f"{section.title}: " + ", ".join(f"{bar.name} {bar.label.split(' (')[0]}" for bar in section.bars)
+        for section in drawn
+    )
+    return {
+        "Date": None,
+        "Title": "How long saving, verifying and restoring take",
+        "Description": description,
+    }

@@ -1,0 +1,176 @@
+"""A run's setting, its rows, and how they are written down."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.states import Sizes
+from marlin_ckpt.version import __version__
+
+_DISTRIBUTIONS = (
+    "torch", "isal", "typer",
+    "safetensors", "torch_checkpointing", "lightning-fabric", "orbax-checkpoint", "jax",
+)  # fmt: skip
+_BEGIN, _END = "<!-- figures of docs/benchmarks.json -->\n", "<!-- end of the figures -->\n"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a group of rows is measured with.
+
+    Attributes:
+        directory: an empty one on the disk that is measured.
+        rounds: how often each call is timed; those of milliseconds several times as often.
+        sizes: how large the states are.
+        leave_out: told, in a sentence, what is not measured.
+    """
+
+    directory: Path
+    rounds: int
+    sizes: Sizes
+    leave_out: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of ours beside one of another's.
+
+    Attributes:
+        group: the rows that were measured in turn with one another, by name.
+        what: what was done.
+        against: who or what did it, or the limit.
+        ours: the median of our time, or our memory.
+        other: that of the other.
+        rounds: how many the medians are of.
+        bound: what `ours / other` must not exceed; None where it is only shown.
+        unit: `s` or `MiB`.
+    """
+
+    group: str
+    what: str
+    against: str
+    ours: float
+    other: float
+    rounds: int
+    bound: float | None = None
+    unit: str = "s"
+
+    @property
+    def ratio(self) -> float:
+        """Ours over the other."""
+        return self.ours / self.other
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as it is printed."""
+        bound = "" if self.bound is None else f"{self.bound:g}"
+        times = amount(self.ours, self.unit), amount(self.other, self.unit)
+        return (self.what, self.against, *times, f"{self.ratio:.2f}", bound)
+
+
+_TITLES = ("what", "beside", "ours", "theirs", "ratio", "at most")
+_TEXT_COLUMNS = 2
+
+
+def amount(value: float, unit: str) -> str:
+    """Three digits and the unit: `675 ms`, `2.86 s`, `24.6 MiB`."""
+    if unit == "s" and value < 0.9995:
+        value, unit = value * 1e3, "ms"
+    digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {unit}"
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The rows for a terminal; those over their bound say so."""
+    lines: list[tuple[str, ...]] = [(*_TITLES, "")]
+    lines += [
+        (*row.cells(), "over" if row.bound is not None and row.ratio > row.bound else "") for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if at < _TEXT_COLUMNS else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def machine(directory: Path) -> dict[str, Any]:
+    """What the figures were measured on, without anything that says whose it is."""
+    versions = {"marlin-ckpt": __version__}
+    for name in _DISTRIBUTIONS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "processor": _field("/proc/cpuinfo", "model name"),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "filesystem": _filesystem(directory),
+        "kernel": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def sentence(machine: dict[str, Any]) -> str:
+    """The machine and the versions in a line."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, "
+        f"{machine['filesystem']}, {machine['kernel']}, Python {machine['python']}, {versions}"
+    )
+
+
+def document(
+    machine: dict[str, Any], rounds: int, rows: Iterable[Row], left_out: list[str], *, quick: bool
+) -> dict[str, Any]:
+    """What the JSON holds."""
+    return {
+        "machine": machine,
+        "rounds": rounds,
+        "quick": quick,
+        "left_out": left_out,
+        "rows": [{**asdict(row), "ratio": row.ratio} for row in rows],
+    }
+
+
+def in_readme(text: str, machine: dict[str, Any], rows: Iterable[Row]) -> str:
+    """The README with these figures between its two marks.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    head, _, rest = text.partition(_BEGIN)
+    _, end, tail = rest.partition(_END)
+    if not end:
+        raise ValueError(f"the README has no place for figures: {_BEGIN.strip()} ... {_END.strip()}")
+    lines = [_TITLES, ("---", "---", "--:", "--:", "--:", "--:"), *(row.cells() for row in rows)]
+    figures = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{head}{_BEGIN}{figures}\n\nMeasured on {sentence(machine)}.\n{_END}{tail}"
+
+
+def _field(path: str, name: str) -> str:
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return platform.machine()
+
+
+def _filesystem(directory: Path) -> str:
+    device = directory.stat().st_dev
+    with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+        for line in mounts:
+            place, _, kind = line.partition(" - ")
+            if place.split()[2] == f"{os.major(device)}:{os.minor(device)}":
+                return kind.split()[0]
+    return "a file system of unknown kind"
