@@ -1,7 +1,7 @@
 """Kills a saving loop again and again and prints, as JSON, what each kill left behind.
 
 A process of its own, so that torch is imported once and no test has started its threads before the forks:
-`python saving_loop.py DIRECTORY KILLS {marlin,plain}`.
+`python saving_loop.py DIRECTORY MEGABYTES KIND=KILLS ...`, a kind being `direct`, `buffered` or `plain`.
 """
 
 from __future__ import annotations
@@ -22,49 +22,82 @@ from collections.abc import Callable
 import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, MarlinError
+from marlin_ckpt.storage import direct, sink
 from marlin_ckpt.storage.local import publish, write_all
 from marlin_ckpt.storage.temporary import is_temporary
 
-ELEMENTS = 5_000_000  # of 4 bytes each
 PATIENCE_S = 120
+NEW_NAMES = "model"  # each save under its own index
+ONE_NAME = "last"  # each save over the one before
 HELD = "held_0.pt"
 HELD_HALF = b"half of it. "
 REPORT = struct.Struct("<q")
 
+Save = Callable[[int], None]
+MakeSave = Callable[[str, str], Save]
 
-def state_of(index: int) -> Checkpoint:
-    return Checkpoint({"weight": torch.full((ELEMENTS,), float(index))}, {"index": index}, {})
+
+def name_of(prefix: str, number: int) -> str:
+    return f"{prefix}_{number if prefix == NEW_NAMES else 0}.pt"
 
 
-def checkpointer_for(directory: str, index: int = 0) -> DefaultCheckpointer:
+def checkpointer_for(directory: str, prefix: str = NEW_NAMES, filename: str = "") -> DefaultCheckpointer:
     return DefaultCheckpointer(
         DefaultCheckpointerArguments(
-            save_dir=directory, load_dir=directory, load_filename=f"model_{index}.pt", log_level="CRITICAL"
+            save_dir=directory,
+            load_dir=directory,
+            load_filename=filename or None,
+            file_prefix=prefix,
+            log_level="CRITICAL",
         )
     )
 
 
-def save_with_marlin(directory: str) -> Callable[[int], None]:
-    checkpointer = checkpointer_for(directory)
-    return lambda index: checkpointer.save(state_of(index), index)
+class Loop:
+    """The saves of one kind: how they are made, and what is to be found of them."""
+
+    def __init__(self, directory: str, kind: str, elements: int) -> None:
+        self.directory = directory
+        self.elements = elements
+        self._is_plain = kind == "plain"
+        sink._DIRECT_FROM_BYTES = 0 if kind == "direct" else sys.maxsize
+
+    def saving(self, prefix: str) -> Save:
+        """Makes a function that saves a state which holds a number."""
+        weight = torch.empty(self.elements)
+        checkpointer = checkpointer_for(self.directory, prefix)
+
+        def save(number: int) -> None:
+            state = Checkpoint({"weight": weight.fill_(number)}, {"number": number}, {})
+            if self._is_plain:
+                torch.save(state.payload(), os.path.join(self.directory, name_of(prefix, number)))
+            else:
+                checkpointer.save(state, number if prefix == NEW_NAMES else 0)
+
+        return save
+
+    def held_by(self, name: str) -> tuple[int, str]:
+        """The number that a file holds, and what is wrong with the file; "" when it is as it was saved."""
+        try:
+            loaded = checkpointer_for(self.directory, NEW_NAMES, name).load()
+        except MarlinError as error:
+            return -1, str(error)
+        low, high = torch.aminmax(loaded.module_interface_state["weight"])
+        number = loaded.trainer_state["number"]
+        found = (low.item(), high.item(), loaded.module_interface_state["weight"].numel())
+        return number, "" if found == (number, number, self.elements) else f"holds {found} for {number}"
 
 
-def save_plainly(directory: str) -> Callable[[int], None]:
-    return lambda index: torch.save(state_of(index).payload(), os.path.join(directory, f"model_{index}.pt"))
-
-
-def start_loop(make_save: Callable[[str], Callable[[int], None]], directory: str, first: int):
-    """Forks a child that saves under first, first + 1, ... and reports each index once `save` returned."""
+def start_loop(loop: Loop, prefix: str, first: int) -> tuple[int, int]:
+    """Forks a child that saves first, first + 1, ... and reports each number once `save` returned."""
     reports, report = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            save = make_save(directory)
-            index = first
-            while True:
-                save(index)
-                os.write(report, REPORT.pack(index))
-                index += 1
+            save = loop.saving(prefix)
+            for number in itertools.count(first):
+                save(number)
+                os.write(report, REPORT.pack(number))
         finally:
             os._exit(70)
     os.close(report)
@@ -111,20 +144,24 @@ def indices(directory: str) -> list[int]:
     return sorted(int(name.removeprefix("model_").removesuffix(".pt")) for name in names)
 
 
-def fault_of(directory: str, index: int) -> str:
-    """What is wrong with the checkpoint of one index; "" when it is the one that was saved."""
-    try:
-        loaded = checkpointer_for(directory, index).load()
-    except MarlinError as error:
-        return str(error)
-    low, high = torch.aminmax(loaded.module_interface_state["weight"])
-    numel = loaded.module_interface_state["weight"].numel()
-    found = (low.item(), high.item(), numel, loaded.trainer_state)
-    return "" if found == (index, index, ELEMENTS, {"index": index}) else f"holds {found}"
+def kill_at(loop: Loop, prefix: str, first: int, seconds: float, look: Callable[[], None]) -> list[int]:
+    """Kills a saving loop some seconds after its first save, once `look` has returned; what it reported."""
+    pid, reports = start_loop(loop, prefix, first)
+    reported = [next_report(reports, PATIENCE_S)]
+    look()
+    until = time.monotonic() + seconds
+    while (number := next_report(reports, until - time.monotonic())) is not None:
+        reported.append(number)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    while select.select([reports], [], [], 0)[0] and (data := os.read(reports, REPORT.size)):
+        reported.append(REPORT.unpack(data)[0])
+    os.close(reports)
+    return reported
 
 
-def measure_period(make_save: Callable[[str], Callable[[int], None]], directory: str) -> float:
-    pid, reports = start_loop(make_save, directory, 0)
+def measure_period(loop: Loop) -> float:
+    pid, reports = start_loop(loop, NEW_NAMES, 0)
     times = []
     while len(times) < 8:
         next_report(reports, PATIENCE_S)
@@ -135,53 +172,62 @@ def measure_period(make_save: Callable[[str], Callable[[int], None]], directory:
     return statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
 
 
-def main(directory: str, kills: int, kind: str) -> dict:
-    torch.set_num_threads(1)
-    logging.disable(logging.CRITICAL)
-    make_save = {"marlin": save_with_marlin, "plain": save_plainly}[kind]
+def goes_past_the_page_cache(directory: str) -> bool:
+    """Whether the file system takes O_DIRECT, so that saves of the kind `direct` are."""
+    started = []
+
+    class Counting(direct.DirectSink):
+        def __init__(self, *arguments) -> None:
+            super().__init__(*arguments)
+            started.append(self)
+
+    sink.DirectSink = Counting
+    Loop(directory, "direct", 1).saving(ONE_NAME)(0)
+    sink.DirectSink = direct.DirectSink
+    return bool(started)
+
+
+def kill_again_and_again(directory: str, kind: str, kills: int, elements: int) -> dict:
+    os.mkdir(directory)
     rng = random.Random(20261123)
-    found = {
-        "kills": 0,
-        "in_mid_save": 0,
-        "newest": [],
-        "previous": [],
-        "lost": [],
-        "left": [],
-        "touched": [],
-    }
-    period_s = measure_period(make_save, directory)
+    found = {"kills": 0, "in_mid_save": 0, "is_direct": goes_past_the_page_cache(directory)}
+    found |= {what: [] for what in ("newest", "previous", "lost", "left", "touched")}
+    loop = Loop(directory, kind, elements)
+    period_s = measure_period(loop)
     holder, say_let_go = start_holder(directory)
     held = {name for name in temporaries(directory) if name.startswith(f".{HELD}.")}
+    last = indices(directory)[-1]
     for kill in range(kills):
-        before = indices(directory)
+        prefix = ONE_NAME if kill % 2 else NEW_NAMES
         leftovers = temporaries(directory) - held
-        pid, reports = start_loop(make_save, directory, before[-1] + 1)
-        reported = [next_report(reports, PATIENCE_S)]
-        if stale := leftovers & temporaries(directory):
-            found["left"].append([kill, sorted(stale)])
-        until = time.monotonic() + rng.uniform(0, 1.5 * period_s)
-        while (index := next_report(reports, until - time.monotonic())) is not None:
-            reported.append(index)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        while select.select([reports], [], [], 0)[0] and (data := os.read(reports, REPORT.size)):
-            reported.append(REPORT.unpack(data)[0])
-        os.close(reports)
+        there = indices(directory)[-1]
+
+        def look(leftovers: set[str] = leftovers, kill: int = kill) -> None:
+            if stale := leftovers & temporaries(directory):
+                found["left"].append([kill, sorted(stale)])
+
+        reported = kill_at(loop, prefix, last + 1, rng.uniform(0, 1.5 * period_s), look)
+        last = reported[-1] + 1
         found["kills"] += 1
         after = indices(directory)
-        found["in_mid_save"] += bool(temporaries(directory) - held) or after[-1] > reported[-1]
-        if fault := fault_of(directory, after[-2]):
-            found["previous"].append([kill, fault])
-        if fault := fault_of(directory, after[-1]):
+        newest = name_of(prefix, after[-1])
+        number, fault = loop.held_by(newest)
+        if fault:
             found["newest"].append([kill, fault])
-        if missing := {before[-1], *reported} - set(after):
-            found["lost"].append([kill, sorted(missing)])
+        elif number not in (reported[-1], last):
+            found["lost"].append([kill, f"{reported[-1]} by {number}"])
+        found["in_mid_save"] += bool(temporaries(directory) - held) or number == last
+        if prefix == NEW_NAMES:
+            if missing := {there, *reported} - set(after):
+                found["lost"].append([kill, sorted(missing)])
+            if previous_fault := loop.held_by(name_of(prefix, after[-2]))[1]:
+                found["previous"].append([kill, previous_fault])
+            for index in after[:-2]:
+                os.unlink(os.path.join(directory, name_of(prefix, index)))
         if not held or not held <= temporaries(directory):
             found["touched"].append(kill)
         if fault:  # else the next kill would be blamed for it
-            save_plainly(directory)(after[-1])
-        for index in after[:-2]:
-            os.unlink(os.path.join(directory, f"model_{index}.pt"))
+            os.unlink(os.path.join(directory, newest))
     os.write(say_let_go, b".")
     os.waitpid(holder, 0)
     held_path = os.path.join(directory, HELD)
@@ -193,4 +239,11 @@ def main(directory: str, kills: int, kind: str) -> dict:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+    where, megabytes, *campaigns = sys.argv[1:]
+    results = {}
+    for kind, kills in (one.split("=") for one in campaigns):
+        directory = os.path.join(where, kind)
+        results[kind] = kill_again_and_again(directory, kind, int(kills), int(megabytes) * 1_000_000 // 4)
+    sys.stdout.write(json.dumps(results))

@@ -168,7 +168,8 @@ def _plan(directory: PathText, reason: _Reason, *, recursive: bool) -> Plan:
             except OSError as error:
                 failures.append(Failure(os.path.join(text, *parts), error.strerror or str(error)))
     finally:
-        os.close(fd)
+        with contextlib.suppress(OSError):  # nothing was written through it
+            os.close(fd)
     return Plan(text, tuple(sorted(removals, key=_order)), tuple(failures))
 
 

@@ -18,6 +18,8 @@ import threading
 _BLOCK_BYTES = 4096  # the greatest logical block of a disk in use
 _BUFFER_BYTES = 8 << 20
 _BUFFERS = 3
+# How a file system says that it has no O_DIRECT, or sets no space aside.
+REFUSALS = (errno.EINVAL, errno.EOPNOTSUPP)
 _WORTH_A_CALL_BYTES = 16 << 10
 
 
@@ -40,9 +42,10 @@ class DirectSink:
         try:
             # Without it each write also allocates, which takes half as long again (measured on ext4).
             os.posix_fallocate(fd, 0, _rounded(expected_bytes))
-        except OSError:
-            _set_direct(fd, on=False)
-            os.ftruncate(fd, 0)
+        except OSError as error:
+            if error.errno in REFUSALS:  # the file will be filled in another way; else it is thrown away
+                _set_direct(fd, on=False)
+                os.ftruncate(fd, 0)
             raise
         self._length = self._filled = 0
         self._error: BaseException | None = None
@@ -75,14 +78,14 @@ class DirectSink:
         self.stop()
         if self._error is not None:
             raise self._error
+        _set_direct(self._fd, on=False)
         os.ftruncate(self._fd, self._length)
 
     def stop(self) -> None:
-        """Ends the thread, and lets the file be read and written through the page cache again."""
+        """Ends the thread."""
         if self._thread.is_alive():
             self._full.put(None)
             self._thread.join()
-            _set_direct(self._fd, on=False)
 
     def _hand_over(self, size: int) -> None:
         self._full.put((self._buffer, size))

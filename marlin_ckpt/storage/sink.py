@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from typing import Protocol
 
-from marlin_ckpt.storage.direct import DirectSink
+from marlin_ckpt.storage.direct import REFUSALS, DirectSink
 from marlin_ckpt.storage.local import write_all
 
 # Below this the page cache takes the bytes faster than a disk's round trips; measured on ext4.
@@ -76,7 +75,7 @@ def open_sink(fd: int, expected_bytes: int) -> Iterator[Sink]:
     try:
         direct = DirectSink(fd, expected_bytes)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+        if error.errno not in REFUSALS:
             raise
         buffered = BufferedSink(fd)
         yield buffered
