@@ -13,7 +13,8 @@ import pytest
 
 from marlin_ckpt import StorageError
 from marlin_ckpt.storage import direct, local
-from tests.failing_calls import ABSORBED, ALL, CALLS, CODES, REFUSALS, Campaign, Fault, open_descriptors
+
+from .failing_calls import ABSORBED, ALL, CALLS, CODES, REFUSALS, Campaign, Fault, open_descriptors
 
 KINDS = {
     "direct": {},
