@@ -30,7 +30,7 @@ _PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no lat
 # What every state of modules and optimizers holds and imports; of anything else torch is asked whether it
 # would load it, at the price of a scan.
 _FAMILIAR_TYPES = frozenset(
-    {dict, OrderedDict, list, tuple, str, bytes, float, bool, NoneType, torch.Tensor, torch.nn.Parameter}
+    {dict, OrderedDict, list, str, bytes, float, bool, NoneType, torch.Tensor, torch.nn.Parameter}
 )
 _HAS_NAMES = hasattr(torch.Tensor, "names")  # until torch 2.12
 # The opcode LONG1 holds 255 bytes with the sign; weights_only does not know LONG4.
@@ -60,13 +60,13 @@ class Encoded:
         pickle: the record `data.pkl`.
         storages: the storages of its tensors by record key, each once, in the order met.
         is_familiar: whether it holds and imports only what every state does.
-        has_huge_integer: whether it holds an integer that `weights_only` does not read.
+        unreadable: what it holds that `weights_only` does not read, in words.
     """
 
     pickle: bytes
     storages: dict[str, UntypedStorage]
     is_familiar: bool
-    has_huge_integer: bool
+    unreadable: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -118,19 +118,26 @@ class _Pickler(pickle.Pickler):
         super().__init__(file, protocol=_PROTOCOL)
         self.storages: dict[str, UntypedStorage] = {}
         self.is_familiar = True
-        self.has_huge_integer = False
+        self.unreadable: set[str] = set()
+        self._tuples: set[int] = set()
         self._familiar: dict[int, Any] = {}
         self._keys: dict[int, str] = {}
         self._dtypes: dict[int, torch.dtype] = {}
 
-    def persistent_id(self, obj: Any) -> tuple[Any, ...] | None:  # noqa: PLR0911 - a case for each kind
+    def persistent_id(self, obj: Any) -> tuple[Any, ...] | None:  # noqa: C901, PLR0911 - a case for each kind
         # Called for every object: nearly all are of the first two kinds.
         kind = type(obj)
         if kind in _FAMILIAR_TYPES:
             return None
         if kind is int:
-            if not -_HUGE < obj < _HUGE:
-                self.has_huge_integer = True
+            if not -_HUGE <= obj < _HUGE:
+                self.unreadable.add("an integer of more than 255 bytes")
+            return None
+        if kind is tuple:
+            # One that is met again may hold itself; pickle writes an opcode for it that torch does not know.
+            if id(obj) in self._tuples and obj and _holds_itself(obj):
+                self.unreadable.add("a tuple that holds itself")
+            self._tuples.add(id(obj))
             return None
         if kind is _StorageOf:
             numel = obj.storage.nbytes() // obj.dtype.itemsize
@@ -153,6 +160,8 @@ class _Pickler(pickle.Pickler):
     def _storage_id(
         self, storage: UntypedStorage, dtype: torch.dtype, storage_type: Any, numel: int, location: str
     ) -> tuple[Any, ...]:
+        if location == "meta" and storage.nbytes():
+            raise UnsavableStateError("a storage on the meta device has no bytes to save")
         if location != "meta" and (address := storage.data_ptr()):
             known = self._dtypes.setdefault(address, dtype)
             if known != dtype:
@@ -163,6 +172,22 @@ class _Pickler(pickle.Pickler):
         key = self._keys.setdefault(storage._cdata, str(len(self._keys)))  # noqa: SLF001
         self.storages[key] = storage
         return ("storage", storage_type, key, location, numel)
+
+
+def _holds_itself(value: tuple[Any, ...]) -> bool:
+    seen: set[int] = set()
+    pending: list[Any] = [value]
+    while pending:
+        part = pending.pop()
+        kind = type(part)
+        if id(part) in seen or not issubclass(kind, (dict, list, tuple)):
+            continue
+        seen.add(id(part))
+        parts = [*part, *part.values()] if issubclass(kind, dict) else part
+        if any(one is value for one in parts):
+            return True
+        pending.extend(parts)
+    return False
 
 
 def _is_familiar_name(obj: Any) -> bool:
@@ -188,7 +213,7 @@ def encode(state: Any) -> Encoded:
         raise UnsavableStateError("the state is nested too deeply to be pickled") from error
     except Exception as error:  # whatever a __reduce__ of the user's raises
         raise UnsavableStateError(f"the state cannot be pickled: {error}") from error
-    return Encoded(file.getvalue(), pickler.storages, pickler.is_familiar, pickler.has_huge_integer)
+    return Encoded(file.getvalue(), pickler.storages, pickler.is_familiar, frozenset(pickler.unreadable))
 
 
 def write_file(path: PathText, state: Any, manifest: Manifest) -> tuple[str, ...]:
@@ -219,5 +244,14 @@ def write_file(path: PathText, state: Any, manifest: Manifest) -> tuple[str, ...
             write_state(sink, encoded.pickle, sys.byteorder.encode(), buffers(), manifest)
 
     publish(path, write)
-    refused = [] if encoded.is_familiar else sorted(get_unsafe_globals_in_checkpoint(os.fspath(path)))
-    return (*refused, *(["an integer of more than 255 bytes"] if encoded.has_huge_integer else []))
+    return _refused(os.fspath(path), encoded)
+
+
+def _refused(path: str, encoded: Encoded) -> tuple[str, ...]:
+    """What of a file `weights_only` would not read."""
+    if encoded.is_familiar:
+        return tuple(sorted(encoded.unreadable))
+    try:
+        return (*sorted(get_unsafe_globals_in_checkpoint(path)), *sorted(encoded.unreadable))
+    except pickle.UnpicklingError as error:  # torch's scan ends at the first opcode that it does not know
+        return tuple(sorted(encoded.unreadable)) or (str(error),)
