@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         StateMismatchError,
         StorageError,
         TrainingError,
+        UnknownFormatError,
         UnsafeCheckpointError,
         UnsavableStateError,
     )
@@ -56,6 +57,7 @@ _HOMES = {
     "TrainerArguments": "marlin_ckpt.arguments",
     "TrainerBackend": "marlin_ckpt.training.backend",
     "TrainingError": _ERRORS,
+    "UnknownFormatError": _ERRORS,
     "UnsafeCheckpointError": _ERRORS,
     "UnsavableStateError": _ERRORS,
     "get_latest_file": "marlin_ckpt.directory.catalog",
@@ -81,6 +83,7 @@ __all__ = [
     "TrainerArguments",
     "TrainerBackend",
     "TrainingError",
+    "UnknownFormatError",
     "UnsafeCheckpointError",
     "UnsavableStateError",
     "get_latest_file",

@@ -10,6 +10,7 @@ MarlinError                       exit 1
 +-- BadFileError                  exit 3
 |   +-- CorruptCheckpointError             bytes are missing or changed
 |   +-- NotACheckpointError                whole, but something else
+|   +-- UnknownFormatError                 written by a newer marlin-ckpt
 |   +-- UnsafeCheckpointError              loading it would import what is not known to be safe
 +-- CheckpointNotFoundError (FileNotFoundError)   exit 4
 """
@@ -31,6 +32,7 @@ __all__ = [
     "StateMismatchError",
     "StorageError",
     "TrainingError",
+    "UnknownFormatError",
     "UnsafeCheckpointError",
     "UnsavableStateError",
 ]
@@ -169,6 +171,10 @@ class CorruptCheckpointError(BadFileError):
 
 class NotACheckpointError(BadFileError):
     """A file is not a checkpoint; the message says what it is."""
+
+
+class UnknownFormatError(BadFileError):
+    """A file was written by a newer marlin-ckpt, in a format that this one does not know."""
 
 
 class UnsafeCheckpointError(BadFileError):

@@ -16,8 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlin_ckpt import Checkpoint, __version__
+from marlin_ckpt.archive import manifest as manifests
 from marlin_ckpt.archive.manifest import Manifest
+from marlin_ckpt.archive.verification import Status, verify
 from marlin_ckpt.directory.naming import Kind
+from marlin_ckpt.errors import UnknownFormatError
 
 
 def _manifest(path: str | Path) -> dict:
@@ -179,3 +182,23 @@ def test_reading_a_written_manifest_gives_the_same_manifest_back(manifest: Manif
 def test_what_is_no_manifest_of_this_format_is_a_value_error(data: bytes):
     with pytest.raises(ValueError, match=r"."):
         Manifest.from_json(data)
+
+
+def test_a_file_by_a_newer_marlin_ckpt_is_told_as_that_and_not_as_corrupt(
+    make_checkpointer, make_checkpoint, monkeypatch, caplog
+):
+    checkpointer = make_checkpointer()
+    checkpointer.save(make_checkpoint(1.0), 1)
+    monkeypatch.setattr(manifests.Manifest, "to_json", _of_format_2(manifests.Manifest.to_json))
+    newer = checkpointer.save(make_checkpoint(2.0), 2)
+    assert verify(newer).status is Status.UNVERIFIABLE
+    assert "format 2, this marlin-ckpt reads 1" in verify(newer).reason
+    with pytest.raises(UnknownFormatError) as caught:
+        make_checkpointer(load_filename="model_2.pt").load()
+    assert caught.value.hint == "a newer marlin-ckpt wrote it: upgrade"
+    assert checkpointer.load().trainer_state == {"last_epoch": 1}
+    assert "Passed over: the manifest has format 2" in caplog.text
+
+
+def _of_format_2(to_json):
+    return lambda manifest: to_json(manifest).replace(b'"format_version":1', b'"format_version":2')

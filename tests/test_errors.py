@@ -21,6 +21,7 @@ from marlin_ckpt.errors import (
     StateMismatchError,
     StorageError,
     TrainingError,
+    UnknownFormatError,
     UnsafeCheckpointError,
     UnsavableStateError,
 )
@@ -34,6 +35,7 @@ EVERY_ERROR = [
     UnsavableStateError("the state cannot be pickled"),
     StateMismatchError("does not fit", "optimizer 0"),
     TrainingError("no data"),
+    UnknownFormatError("the manifest has format 2", "x.pt", "upgrade"),
     BadFileError("bad", "a\nb.pt"),
     CorruptCheckpointError("truncated", "x[red].pt"),
     NotACheckpointError("not a checkpoint but a text file", "/tmp/x", "look again"),
@@ -84,6 +86,7 @@ def test_a_note_added_to_an_error_survives_pickling():
         (UnsavableStateError, 1, (MarlinError,)),
         (StateMismatchError, 1, (MarlinError,)),
         (TrainingError, 1, (MarlinError,)),
+        (UnknownFormatError, 3, (BadFileError,)),
         (BadFileError, 3, (MarlinError,)),
         (CorruptCheckpointError, 3, (BadFileError,)),
         (NotACheckpointError, 3, (BadFileError,)),

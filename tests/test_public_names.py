@@ -32,6 +32,7 @@ PUBLIC_NAMES = [
     "TrainerArguments",
     "TrainerBackend",
     "TrainingError",
+    "UnknownFormatError",
     "UnsafeCheckpointError",
     "UnsavableStateError",
     "get_latest_file",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import struct
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import torch
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 from marlin_ckpt.archive.verification import Status, newest_intact, verify
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError
+from marlin_ckpt.errors import CheckpointNotFoundError
 
 STATE = {"layer": {"weight": torch.arange(2000.0), "bias": torch.arange(5000.0, 5300.0)}}
 
@@ -23,61 +22,6 @@ STATE = {"layer": {"weight": torch.arange(2000.0), "bias": torch.arange(5000.0, 
 def save(directory: Path, index: int = 1) -> Path:
     arguments = DefaultCheckpointerArguments(save_dir=str(directory), model_state_save_dir=None)
     return Path(DefaultCheckpointer(arguments).save(Checkpoint(STATE, {"epoch": 1}, {}), index))
-
-
-def flipped(data: bytes, chance: random.Random) -> bytes:
-    at = chance.randrange(len(data))
-    return data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
-
-
-def truncated(data: bytes, chance: random.Random) -> bytes:
-    return data[: chance.randrange(len(data))]
-
-
-def zeroed(data: bytes, chance: random.Random) -> bytes:
-    at = chance.randrange(0, len(data), 512)
-    return data[:at] + bytes(len(data[at : at + 512])) + data[at + 512 :]
-
-
-def swapped(data: bytes, chance: random.Random) -> bytes:
-    blocks = [data[at : at + 512] for at in range(0, len(data), 512)]
-    first, second = chance.sample(range(len(blocks)), 2)
-    blocks[first], blocks[second] = blocks[second], blocks[first]
-    return b"".join(blocks)
-
-
-def appended(data: bytes, chance: random.Random) -> bytes:
-    return data + chance.randbytes(chance.randrange(1, 100))
-
-
-@pytest.mark.parametrize("damage", [flipped, truncated, zeroed, swapped, appended])
-def test_no_damage_to_a_file_of_ours_is_called_intact(
-    tmp_path: Path, damage: Callable[[bytes, random.Random], bytes]
-) -> None:
-    path = save(tmp_path)
-    whole = path.read_bytes()
-    chance = random.Random(0)
-    for _ in range(400):
-        damaged = damage(whole, chance)
-        path.write_bytes(damaged)
-        intact = verify(str(path)).status is Status.INTACT
-        assert intact == (damaged == whole)
-
-
-def test_no_damage_to_a_file_of_ours_loads_another_tensor_than_was_saved(tmp_path: Path) -> None:
-    path = save(tmp_path)
-    whole = path.read_bytes()
-    chance = random.Random(1)
-    checkpointer = DefaultCheckpointer(
-        DefaultCheckpointerArguments(load_dir=str(tmp_path), load_filename=path.name, log_level="CRITICAL")
-    )
-    for damage in (flipped, truncated, zeroed, swapped, appended):
-        for _ in range(60):
-            damaged = damage(whole, chance)
-            path.write_bytes(damaged)
-            if damaged != whole:
-                with pytest.raises(BadFileError):
-                    checkpointer.load()
 
 
 def test_the_tensors_that_are_damaged_are_named(tmp_path: Path) -> None:
@@ -236,3 +180,13 @@ def test_latest_intact_names_the_newest_file_that_verifies_and_says_why_others_d
     for index in (1, 2):
         (tmp_path / f"model_{index}.pt").write_text("torn")
     assert main(["latest", str(tmp_path), "--intact"]) == 4
+
+
+def test_a_file_by_torch_of_more_than_4_gib_is_intact(
+    tmp_path: Path, cases: Callable[[int, int], int]
+) -> None:
+    if not cases(0, 1):
+        pytest.skip("writes 5 GB: --campaign runs it")
+    path = tmp_path / "large.pt"
+    torch.save({str(number): torch.zeros(300_000_000, dtype=torch.int8) for number in range(17)}, path)
+    assert verify(str(path)).status is Status.INTACT

@@ -70,7 +70,7 @@ def _crc(fd: int, found: Found) -> int:
 def from_directory(fd: int) -> Iterator[Found]:
     """The records that the zip directory lists; none where it is damaged."""
     try:
-        records, _ = reader.read_directory(fd)
+        records, *_ = reader.read_directory(fd)
     except reader.DAMAGE:
         return
     for record in records:

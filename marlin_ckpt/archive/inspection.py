@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.archive.reader import read_manifest, what_it_is
 from marlin_ckpt.directory.catalog import Entry
-from marlin_ckpt.errors import BadFileError
+from marlin_ckpt.errors import BadFileError, UnknownFormatError
 from marlin_ckpt.storage.local import open_regular
 
 
@@ -47,6 +47,8 @@ def inspect(entry: Entry) -> Inspection:
         if what_it_is(fd) == "legacy":
             return Inspection(entry, None, None, "a legacy torch file, which has no checksums")
         return Inspection(entry, read_manifest(fd, entry.path), intact=True)
+    except UnknownFormatError as error:
+        return Inspection(entry, None, None, error.what)
     except BadFileError as error:
         return Inspection(entry, None, intact=False, reason=error.what)
     except OSError as error:

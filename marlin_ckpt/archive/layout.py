@@ -103,10 +103,12 @@ def central_entry(record: Record) -> bytes:
     return fixed + encoded + extra
 
 
-def end_records(count: int, directory_size: int, directory_offset: int) -> bytes:
-    """What ends the file and tells where the directory is."""
+def end_records(
+    count: int, directory_size: int, directory_offset: int, *, always_zip64: bool = False
+) -> bytes:
+    """What ends the file and tells where the directory is; torch writes the zip64 form of it always."""
     zip64 = b""
-    if count >= UINT16_MAX or directory_size >= UINT32_MAX or directory_offset >= UINT32_MAX:
+    if always_zip64 or count >= UINT16_MAX or directory_size >= UINT32_MAX or directory_offset >= UINT32_MAX:
         here = directory_offset + directory_size
         zip64 = END64.pack(
             END64_SIGNATURE, END64.size - 12, _ZIP64_VERSION, _ZIP64_VERSION, 0, 0,

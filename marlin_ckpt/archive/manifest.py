@@ -13,6 +13,10 @@ NAME = ".marlin/manifest.json"
 FORMAT_VERSION = 1
 
 
+class NewerFormat(ValueError):  # noqa: N818 - caught by the reader, which knows the file
+    """A manifest of a format that was not there yet."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a file is, when it was written, by which run and with which metrics.
@@ -52,15 +56,18 @@ class Manifest:
         """Reads a record.
 
         Raises:
-            ValueError: it is not a manifest, or one of a format that is not known here.
+            NewerFormat: it is one of a newer format.
+            ValueError: it is not a manifest.
         """
         try:
             values = json.loads(data)
             version = values["format_version"]
-            if version != FORMAT_VERSION:
-                raise ValueError(
-                    f"the manifest has format {version!r}, this marlin-ckpt reads {FORMAT_VERSION}"
+            if type(version) is int and version > FORMAT_VERSION:
+                raise NewerFormat(
+                    f"the manifest has format {version}, this marlin-ckpt reads {FORMAT_VERSION}"
                 )
+            if version != FORMAT_VERSION:
+                raise ValueError("the manifest has no known format")
             return cls(
                 kind=Kind(values["kind"]),
                 index=int(values["index"]),

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 from isal import isal_zlib
 
-from marlin_ckpt.archive import layout, manifest
+from marlin_ckpt.archive import framing, layout, manifest
+from marlin_ckpt.archive.framing import TAIL, StructureError
 from marlin_ckpt.archive.layout import Record
-from marlin_ckpt.archive.manifest import Manifest
-from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError
+from marlin_ckpt.archive.manifest import Manifest, NewerFormat
+from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError, UnknownFormatError
 
-# An end record may be followed by a comment of 65,535 bytes.
-_TAIL = layout.END64_LOCATOR.size + layout.END.size + layout.UINT16_MAX
 # A legacy torch file starts with this pickled number, torch.serialization.MAGIC_NUMBER.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_LARGEST_MANIFEST = 64 << 20
+_MOST_IN_MANIFEST = 1 << 20  # beside what it says of each record; JSON takes 25 times its length of memory
 _IS_DIRECTORY = 0x10  # the attribute of MS-DOS, in the external attributes of a zip entry
 
 
@@ -81,6 +80,7 @@ def read_container(fd: int, path: str) -> Container:
     Raises:
         CorruptCheckpointError: the structure does not hold; the file is truncated or damaged.
         NotACheckpointError: it is no zip of a kind that torch writes.
+        UnknownFormatError: a newer marlin-ckpt wrote it.
     """
     return _read(fd, path, every_header=True)
 
@@ -88,40 +88,61 @@ def read_container(fd: int, path: str) -> Container:
 def _read(fd: int, path: str, *, every_header: bool) -> Container:
     kind = what_it_is(fd)
     if kind != "zip":
+        if _ends_as_a_checkpoint(fd):
+            raise CorruptCheckpointError("the first bytes are damaged", path)
         raise NotACheckpointError(f"not a checkpoint but {kind}", path)
     try:
-        records, directory_offset = read_directory(fd)
-        if not any(record.name.partition("/")[2] == "data.pkl" for record in records):
-            raise NotACheckpointError("not a checkpoint but a zip of something else", path)
-        own = [record for record in records if record.name.partition("/")[2] == manifest.NAME]
+        records, entries, directory_offset = read_directory(fd)
         _check_order(records, directory_offset)
-        data_offsets = _check_headers(fd, records if every_header else own, directory_offset)
+        own = [record for record in records if record.name.partition("/")[2] == manifest.NAME]
+        is_checkpoint = _has_pickle(records)
+        # A damaged name must not make a checkpoint something else.
+        wanted = records if every_header or not is_checkpoint else own
+        data_offsets = _check_headers(fd, wanted, entries, directory_offset)
+        if not is_checkpoint:
+            raise NotACheckpointError("not a checkpoint but a zip of something else", path)
         found = _read_manifest(fd, own[0], records, data_offsets) if own else None
         if found is not None and every_header:
-            _check_every_byte(fd, records, directory_offset)
+            framing.check_as_ours(fd, records, directory_offset)
+        elif every_header:
+            framing.check_as_torchs(fd, records, entries, directory_offset)
         return Container(path, tuple(records), data_offsets, found)
+    except NewerFormat as error:
+        raise UnknownFormatError(str(error), path, "a newer marlin-ckpt wrote it: upgrade") from error
     except StructureError as error:
         raise CorruptCheckpointError(str(error), path) from error
     except (struct.error, UnicodeDecodeError, OverflowError) as error:
         raise CorruptCheckpointError("the zip directory is damaged", path) from error
 
 
-class StructureError(Exception):
-    """A container does not hold together; its text says where."""
-
-
 # What reading a damaged directory raises.
 DAMAGE = (StructureError, struct.error, UnicodeDecodeError, OverflowError)
 
 
-def read_directory(fd: int) -> tuple[list[Record], int]:
-    """Reads the directory at a container's end: its records in the order of their place, and its own place.
+def _has_pickle(records: list[Record]) -> bool:
+    return any(record.name.partition("/")[2] == "data.pkl" for record in records)
+
+
+def _ends_as_a_checkpoint(fd: int) -> bool:
+    """Whether a file that does not start as a zip ends as one that holds a checkpoint."""
+    try:
+        return _has_pickle(read_directory(fd)[0])
+    except DAMAGE:
+        return False
+
+
+def read_directory(fd: int) -> tuple[list[Record], dict[str, bytes], int]:
+    """Reads the directory at a container's end.
+
+    Returns:
+        the records in the order of their place, the bytes of each one's entry by its name, and the
+        directory's own place.
 
     Raises:
         StructureError, struct.error, UnicodeDecodeError, OverflowError: it is damaged; see `DAMAGE`.
     """
     size = os.fstat(fd).st_size
-    tail_offset = max(0, size - _TAIL)
+    tail_offset = max(0, size - TAIL)
     tail = os.pread(fd, size - tail_offset, tail_offset)
     at = tail.rfind(layout.END_SIGNATURE)
     if at < 0 or len(tail) - at < layout.END.size:
@@ -136,7 +157,7 @@ def read_directory(fd: int) -> tuple[list[Record], int]:
         *_, count, directory_size, offset = _end64(fd, end, size)
     if offset + directory_size != end:
         raise StructureError("the zip directory is not where the file's end says")
-    return _parse_entries(os.pread(fd, directory_size, offset), count), offset
+    return *_parse_entries(os.pread(fd, directory_size, offset), count), offset
 
 
 def _end64(fd: int, end: int, size: int) -> tuple[int, ...]:
@@ -146,8 +167,10 @@ def _end64(fd: int, end: int, size: int) -> tuple[int, ...]:
     return layout.END64.unpack(data)[1:]  # all but the signature
 
 
-def _parse_entries(data: bytes, count: int) -> list[Record]:
+def _parse_entries(data: bytes, count: int) -> tuple[list[Record], dict[str, bytes]]:
+    """The records in the order of their place, and the bytes of each one's entry."""
     records = []
+    entries: dict[str, bytes] = {}
     at = 0
     for _ in range(count):
         fields = layout.CENTRAL_ENTRY.unpack_from(data, at)
@@ -156,6 +179,7 @@ def _parse_entries(data: bytes, count: int) -> list[Record]:
         offset = fields[16]
         if signature != layout.CENTRAL_SIGNATURE:
             raise StructureError("the zip directory is damaged")
+        start = at
         at += layout.CENTRAL_ENTRY.size
         name = data[at : at + name_size].decode()
         extra = data[at + name_size : at + name_size + extra_size]
@@ -167,9 +191,10 @@ def _parse_entries(data: bytes, count: int) -> list[Record]:
             # torch's reader would skip the data and hand out memory that nothing was read into.
             raise StructureError(f"record {name} says that it is a directory")
         records.append(Record(name, size, crc32, offset))
+        entries[name] = data[start:at]
     if at != len(data):
         raise StructureError("the zip directory has another length than it says")
-    return sorted(records, key=lambda record: record.header_offset)
+    return sorted(records, key=lambda record: record.header_offset), entries
 
 
 def _zip64_values(extra: bytes, values: list[int]) -> tuple[int, int, int]:
@@ -201,7 +226,9 @@ def _check_order(records: list[Record], directory_offset: int) -> None:
         raise StructureError("two records have one name")
 
 
-def _check_headers(fd: int, records: list[Record], directory_offset: int) -> dict[str, int]:
+def _check_headers(
+    fd: int, records: list[Record], entries: dict[str, bytes], directory_offset: int
+) -> dict[str, int]:
     """Compares local headers with the directory, and finds where the data starts."""
     offsets: dict[str, int] = {}
     end = 0
@@ -212,6 +239,15 @@ def _check_headers(fd: int, records: list[Record], directory_offset: int) -> dic
         data_offset = record.header_offset + layout.LOCAL_HEADER.size + fields[9] + fields[10]
         if fields[0] != layout.LOCAL_SIGNATURE or name != record.name or fields[9] != len(name.encode()):
             raise StructureError(f"the header of record {record.name} is damaged")
+        # CRC and sizes are zero where a descriptor tells them, and at their limit where a zip64 field does.
+        expected = ({0, record.crc32}, {0, record.size}, {0, record.size})
+        agrees = all(
+            told in known or told == layout.UINT32_MAX
+            for told, known in zip(fields[6:9], expected, strict=True)
+        )
+        # Flags, method, time and date.
+        if not agrees or header[6:14] != entries[record.name][8:16]:
+            raise StructureError(f"the header of record {record.name} and the zip directory differ")
         if record.header_offset < end:
             raise StructureError(f"record {record.name} overlaps another")
         end = data_offset + record.size
@@ -222,40 +258,21 @@ def _check_headers(fd: int, records: list[Record], directory_offset: int) -> dic
 
 
 def _read_manifest(fd: int, record: Record, records: list[Record], data_offsets: dict[str, int]) -> Manifest:
-    if record.size > _LARGEST_MANIFEST:
+    if record.size > _MOST_IN_MANIFEST + sum(2 * len(one.name) + 64 for one in records):
         raise StructureError("the manifest is too large to be one")
     data = os.pread(fd, record.size, data_offsets[record.name])
     if isal_zlib.crc32(data) != record.crc32:
         raise StructureError("the manifest is damaged: its CRC does not hold")
     try:
         found = Manifest.from_json(data)
+    except NewerFormat:
+        raise
     except ValueError as error:
         raise StructureError(str(error)) from error
     written = [{"name": one.name, "size": one.size, "crc32": one.crc32} for one in records if one != record]
     if found.records != written:
         raise StructureError("the records are not those that the manifest lists")
     return found
-
-
-def _check_every_byte(fd: int, records: list[Record], directory_offset: int) -> None:
-    """Lays the container out anew from the records and compares: so what no CRC covers is accounted for."""
-    at = 0
-    for record in records:
-        header = layout.local_header(record.name, record.size, at)
-        descriptor = layout.descriptor(record)
-        end = at + len(header) + record.size
-        holds = (
-            record.header_offset == at
-            and os.pread(fd, len(header), at) == header
-            and os.pread(fd, len(descriptor), end) == descriptor
-        )
-        if not holds:
-            raise StructureError(f"the header of record {record.name} is damaged")
-        at = end + len(descriptor)
-    directory = b"".join(map(layout.central_entry, records))
-    expected = directory + layout.end_records(len(records), len(directory), at)
-    if at != directory_offset or os.pread(fd, len(expected) + 1, at) != expected:
-        raise StructureError("the zip directory is damaged")
 
 
 def has_checksums(container: Container) -> bool:

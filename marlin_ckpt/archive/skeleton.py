@@ -5,7 +5,7 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Self
 
 _MOST_NODES = 1_000_000  # a state of 100,000 tensors has fewer; a pickle bomb has more
@@ -72,11 +72,49 @@ class _Storage:
         self.key: str = pid[2]
 
 
+class _Counted(io.BytesIO):
+    """A pickle that ends after so many reads: each opcode may make an object of 64 times its length."""
+
+    _left = 2_000_000
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise pickle.UnpicklingError("a pickle of too many opcodes")
+        return super().read(size)
+
+
 class _Reader(pickle._Unpickler):  # noqa: SLF001 - see below
     # The one in Python, whose memo is a dict: the one in C makes an array as long as the greatest index that
     # the pickle names, which a few hostile bytes make tens of gigabytes.
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         return type("_Stub", (_Stub,), {"name": (module_name, global_name)})
+
+    # Without opcodes that torch's protocol lacks: some of them hash, or allocate what the pickle says.
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()  # noqa: SLF001
+        if code not in b"d\x8e\x8f\x90\x91\x95\x96"
+    }
+
+    def load_setitem(self) -> None:
+        self._check_keys(self.stack[-2:-1])  # type: ignore[attr-defined]
+        super().load_setitem()  # type: ignore[misc]
+
+    def load_setitems(self) -> None:
+        self._check_keys(self.stack[::2])  # type: ignore[attr-defined]
+        super().load_setitems()  # type: ignore[misc]
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    @staticmethod
+    def _check_keys(keys: list[Any]) -> None:
+        # The hash of a tuple in a million others ends the process, that of 2^40 shared ones never ends.
+        for key in keys:
+            parts = key if isinstance(key, tuple) else (key,)
+            if any(isinstance(part, (tuple, frozenset)) for part in parts):
+                raise pickle.UnpicklingError("a nested key")
 
     def persistent_load(self, pid: Any) -> Any:
         # ("storage", type, key, location, size); see torch.serialization._save.
@@ -108,7 +146,7 @@ def tensor_names(data_pkl: bytes) -> dict[str, list[str]]:
         `module_interface_state.layers.0.weight`; empty where the pickle cannot be read.
     """
     try:
-        state = _Reader(io.BytesIO(data_pkl)).load()
+        state = _Reader(_Counted(data_pkl)).load()
     except Exception:  # noqa: BLE001 - a damaged pickle raises anything; then there are no names to give
         return {}
     names: dict[str, list[str]] = {}
@@ -124,7 +162,7 @@ def record_sizes(data_pkl: bytes) -> dict[str, int | None]:
         None for those of a type that is not known here; empty where the pickle cannot be read.
     """
     try:
-        found = list(_storages(_Reader(io.BytesIO(data_pkl)).load()))
+        found = list(_storages(_Reader(_Counted(data_pkl)).load()))
     except Exception:  # noqa: BLE001 - as above
         return {}
     sizes: dict[str, int | None] = {}
@@ -150,7 +188,7 @@ def without_records(data_pkl: bytes, keys: Iterable[str]) -> tuple[bytes, dict[s
     """
     pruning = _Pruning(frozenset(keys))
     try:
-        state = _Reader(io.BytesIO(data_pkl)).load()
+        state = _Reader(_Counted(data_pkl)).load()
         if pruning.prune(state, ""):
             return None
         file = io.BytesIO()

@@ -17,6 +17,7 @@ from marlin_ckpt.errors import (
     CorruptCheckpointError,
     NotACheckpointError,
     StorageError,
+    UnknownFormatError,
 )
 from marlin_ckpt.storage.local import open_regular
 
@@ -79,6 +80,8 @@ def verify(path: str, on_bytes: OnBytes = lambda _: None) -> Verdict:
             return Verdict(path, Status.CORRUPT, error.what, error.tensors, size)
         except NotACheckpointError as error:
             return Verdict(path, Status.NOT_A_CHECKPOINT, error.what, (), size)
+        except UnknownFormatError as error:
+            return Verdict(path, Status.UNVERIFIABLE, error.what, (), size)
         return Verdict(path, Status.UNVERIFIABLE if reason else Status.INTACT, reason, (), size)
     except OSError as error:
         raise StorageError.of("cannot read", path, error) from error
@@ -153,7 +156,7 @@ def _check_safetensors(fd: int, path: str) -> None:
     try:
         header = json.loads(os.pread(fd, length, 8))
         spans = sorted(_span(value) for name, value in header.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptCheckpointError("the safetensors header is damaged", path) from error
     end = 0
     for start, stop in spans:

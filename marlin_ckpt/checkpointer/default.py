@@ -30,6 +30,7 @@ from marlin_ckpt.errors import (
     Fault,
     MarlinError,
     NotACheckpointError,
+    UnknownFormatError,
 )
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import make_directory
@@ -172,7 +173,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
             except CheckpointNotFoundError:
                 # Replaced or pruned between the look and the reading: look again.
                 self.logger.debug("%s has vanished.", candidates[0])
-            except (CorruptCheckpointError, NotACheckpointError) as error:
+            except (CorruptCheckpointError, NotACheckpointError, UnknownFormatError) as error:
                 skipped[candidates[0]] = error
                 self.logger.warning("Passed over: %s", error)
         if skipped:

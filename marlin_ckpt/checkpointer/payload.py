@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,6 +55,7 @@ def _describe(payload: Any) -> str:
         return "a checkpoint by Lightning"
     if payload and all(isinstance(value, torch.Tensor) for value in payload.values()):
         return "a model file"
-    keys = [repr(key) for key in payload]
-    shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")  # noqa: PLR2004 - enough to know it by
-    return f"a dict of {shown}" if keys else "an empty dict"
+    # reprlib's, since a key may be nested too deeply for repr() or be a tensor of 10^12 elements.
+    shown = ", ".join(reprlib.repr(key) for key in itertools.islice(payload, 5))
+    more = ", ..." if len(payload) > 5 else ""  # noqa: PLR2004 - enough to know it by
+    return f"a dict of {shown}{more}" if payload else "an empty dict"

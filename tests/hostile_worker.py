@@ -1,0 +1,201 @@
+"""Lets each command and `load` loose on hostile files, watched; a line of JSON for each call.
+
+python hostile_worker.py LIST START CONFIG CALL...
+
+LIST is what hostile_files.py prints, START the number of the file to start with, or NUMBER:CALL for what
+follows one of its calls, CONFIG the file for `train`, and CALL what is to be let loose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import inspect
+import io
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import typing
+from typing import Any
+
+import torch
+
+from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, MarlinError
+from marlin_ckpt.cli.main import main
+
+LONGEST_S = 20  # ends a call that hangs, and with it this process; the bound itself is compared in the end
+MOST_BYTES = 8 << 30  # of address space: a bomb must fail here and not take the machine with it
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+FORBIDDEN = (
+    "os.", "subprocess.", "socket.", "shutil.", "pty.", "ctypes.dlopen", "webbrowser.", "urllib.", "http.",
+    "exec", "compile", "import", "pickle.find_class", "marshal.", "code.__new__", "function.__new__",
+    "sys.settrace", "sys.setprofile", "builtins.", "cpython.run", "signal.",
+)  # fmt: skip
+ANNOTATIONS = (inspect.__file__, typing.__file__)
+HARMLESS = ("os.listdir", "os.scandir", "os.walk", "os.fwalk", "builtins.id")
+REPORT = os.dup(1)
+
+events: list[str] = []
+armed = threading.Event()
+
+
+def watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if not armed.is_set() or event in HARMLESS:
+        return
+    if event in ("compile", "exec") and sys._getframe(1).f_code.co_filename in ANNOTATIONS:
+        return  # Typer evaluates the annotations of the commands
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
+    if writes or event.startswith(FORBIDDEN):
+        events.append(f"{event} {arguments!r}"[:200])
+
+
+def memory(key: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith(key + ":"))
+
+
+def tell(**values: object) -> None:
+    os.write(REPORT, json.dumps(values).encode() + b"\n")
+
+
+def load(path: str) -> int:
+    directory, name = os.path.split(path)
+    arguments = DefaultCheckpointerArguments(load_dir=directory, load_filename=name, log_level="CRITICAL")
+    try:
+        DefaultCheckpointer(arguments).load()
+    except MarlinError as error:
+        sys.stderr.write(f"{type(error).__name__}\n")
+        return error.exit_code
+    return 0
+
+
+def calls(path: str, config: str) -> dict[str, list[str]]:
+    directory = os.path.dirname(path)
+    train = [
+        "train",
+        "--config",
+        config,
+        "--resume",
+        "--quiet",
+        "--set",
+        f"checkpointer.save_dir={directory}",
+    ]
+    return {
+        "list": ["list", directory],
+        "list --json": ["list", directory, "--json"],
+        "latest": ["latest", directory],
+        "latest --intact": ["latest", directory, "--intact"],
+        "verify": ["verify", path],
+        "verify --json": ["verify", path, "--json"],
+        "clean": ["clean", directory, "--dry-run"],
+        "load": [],
+        "train": train,
+    }
+
+
+def run(path: str, arguments: list[str]) -> tuple[int | str, bytes, bytes]:
+    """Makes one call with the hook armed; what it printed comes back with its exit code."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+    kept = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = out, err
+    code: int | str
+    armed.set()
+    try:
+        code = main(arguments) if arguments else load(path)
+    except BaseException as error:  # noqa: BLE001 - whatever gets out is what this looks for
+        code = f"{type(error).__name__}: {error}"[:200]
+    finally:
+        armed.clear()
+        sys.stdout, sys.stderr = kept
+    out.flush(), err.flush()
+    return code, out.buffer.getvalue(), err.buffer.getvalue()
+
+
+def measure(number: int, one: dict[str, Any], name: str, arguments: list[str], libc: ctypes.CDLL) -> None:
+    tell(begins=number, call=name)
+    gc.collect()  # quick, since what was there after the warming up is frozen
+    libc.malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew: proc(5)
+    before = memory("VmRSS")
+    events.clear()
+    signal.setitimer(signal.ITIMER_REAL, LONGEST_S)
+    began, busy = time.monotonic(), time.process_time()
+    code, out, err = run(one["path"], arguments)
+    seconds, busy = time.monotonic() - began, time.process_time() - busy
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    tell(
+        number=number, call=name, code=code, seconds=seconds, busy=busy, grown=memory("VmHWM") - before,
+        events=list(events), out=out.decode("utf-8", "surrogateescape")[:5000], err=err.decode()[:5000],
+    )  # fmt: skip
+
+
+def warm_up(config: str) -> None:
+    """Imports all that the commands import, so that an import later on is a file's doing."""
+    os.mkdir("warm")
+    arguments = DefaultCheckpointerArguments(save_dir="warm", model_state_save_dir=None)
+    state = Checkpoint({"weight": torch.ones(3)}, {}, {})
+    paths = [str(DefaultCheckpointer(arguments).save(state, 1)), "warm/torn_1.pt", "warm/unsafe_1.pt"]
+    with open(paths[0], "rb") as whole, open(paths[1], "wb") as torn:
+        torn.write(whole.read().replace(torch.ones(3).numpy().tobytes(), bytes(12)))
+    torch.save(state, paths[2])
+    torch.save({"epoch": 1}, "warm/legacy_1.pt", _use_new_zipfile_serialization=False)
+    torch.save(state, "warm/unsafelegacy_1.pt", _use_new_zipfile_serialization=False)
+    for path in [*paths, "warm/legacy_1.pt", "warm/unsafelegacy_1.pt"]:
+        for arguments in calls(os.path.abspath(path), config).values():
+            run(os.path.abspath(path), arguments)
+    # What torch imports when a tensor is compared or printed, and Python when a control is escaped.
+    assert repr(torch.ones(2))
+    with contextlib.suppress(ImportError):
+        importlib.import_module("torch.nested._internal.ops")
+    for codec in ("unicode_escape", "latin_1"):
+        "\x9b".encode(codec)
+    for name in os.listdir("warm"):
+        os.unlink(f"warm/{name}")
+    os.rmdir("warm")
+
+
+def control() -> None:
+    """Lets a pickle run, harmlessly, where loading is not limited to weights: the hook must see it."""
+    path = os.path.abspath("control.pt")
+
+    class Runs:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, ("true",)
+
+    torch.save({"a": Runs()}, path)
+    events.clear()
+    armed.set()
+    torch.load(path, weights_only=False)
+    armed.clear()
+    os.unlink(path)
+    tell(control=list(events))
+
+
+def work() -> None:
+    listing, where, config, *chosen = sys.argv[1:]
+    start, _, after = where.partition(":")
+    with open(listing) as file:
+        hostile = json.load(file)
+    warm_up(config)
+    gc.collect()
+    gc.freeze()
+    libc = ctypes.CDLL(None)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    sys.addaudithook(watch)
+    control()
+    for number, one in enumerate(hostile[int(start) :], int(start)):
+        for name, arguments in calls(one["path"], config).items():
+            if not after and name in chosen and (name != "train" or one["trained"]):
+                measure(number, one, name, arguments, libc)
+            after = "" if name == after else after
+
+
+if __name__ == "__main__":
+    work()
