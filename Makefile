@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test bench
+.PHONY: setup demo test campaign bench
 
 setup: .venv/.installed ## make .venv with the package in it
 
@@ -26,6 +26,9 @@ test: .venv/.installed-dev ## lint, types, layer contracts and all tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+campaign: .venv/.installed-dev ## the adversity tests at their full size: half an hour, 20 GB of disk, 16 GB of memory
+	$(BIN)/python -m pytest --campaign tests/test_adversity_*.py tests/test_oracle*.py tests/test_salvage.py tests/test_verification.py
 
 bench: .venv/.installed ## time it all beside the disk and the peers, and put the figures into docs/ and README.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
