@@ -238,7 +238,7 @@ def manifests() -> list[Hostile]:
         "is a list": b"[]",
         "is a number of 5,000 digits": b"9" * 5000,
         "is broken UTF-8": b'{"kind": "\xff"}',
-        "is of another format": {"format_version": 99},
+        "is of no known format": {"format_version": -1},
         "has a format nested deep": b'{"format_version":' + DEEP + b"}",
         "is of another kind": {"kind": "trojan"},
         "has a kind of controls": {"kind": "\x1b[2J\x1b]52;c;ZXZpbA==\x07"},

@@ -107,5 +107,5 @@ def test_the_make_targets_that_the_readme_names_are_there(repository: Path) -> N
     text = (repository / "README.md").read_text()
     named = set(re.findall(r"(?:^|`|\()make (\w+)", text, re.MULTILINE))
     makefile = (repository / "Makefile").read_text()
-    assert named == {"setup", "demo", "test", "bench"}
+    assert named == {"setup", "demo", "test", "campaign", "bench"}
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in named)
