@@ -21,7 +21,6 @@ from marlin_ckpt.archive.placement import Pair, Storages
 from marlin_ckpt.archive.reader import Container
 from marlin_ckpt.archive.transfer import read_record, read_records
 from marlin_ckpt.errors import (
-    CheckpointNotFoundError,
     CorruptCheckpointError,
     MarlinError,
     NotACheckpointError,
@@ -29,7 +28,7 @@ from marlin_ckpt.errors import (
     UnsafeCheckpointError,
 )
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage.local import open_regular
+from marlin_ckpt.storage.local import opened
 
 # A pickle that imports nothing else makes its tensors without a look at their bytes, which may then be read
 # after it. The types of storages and dtypes come on top.
@@ -94,7 +93,7 @@ def read_file(
         MarlinError: what `pairs` raised.
     """
     text = os.fspath(path)
-    with _opened(text) as fd:
+    with opened(text) as fd:
         if reader.what_it_is(fd) == "legacy":
             log(f"{text} is a legacy torch file, which has no checksums: it cannot be verified")
             state, manifest = _load_with_torch(fd, text, weights_only=weights_only), None
@@ -119,20 +118,6 @@ def read_file(
             state = _load_with_torch(fd, text, weights_only=weights_only)
         pairs(state, manifest)
         return state, manifest
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    try:
-        fd = open_regular(path)
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError("no such file", path) from error
-    except OSError as error:
-        raise StorageError.of("cannot read", path, error) from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _make_plain(fd: int, container: Container, *, weights_only: bool) -> tuple[Any, Storages] | None:

@@ -13,14 +13,13 @@ from marlin_ckpt.archive.evidence import Found
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.archive.writer import CONSTANT_RECORDS, write_state
 from marlin_ckpt.errors import (
-    CheckpointNotFoundError,
     CorruptCheckpointError,
     MarlinError,
     NotACheckpointError,
     StorageError,
 )
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage.local import open_regular, publish
+from marlin_ckpt.storage.local import opened, publish
 from marlin_ckpt.storage.sink import open_sink
 
 
@@ -71,23 +70,16 @@ def salvage(path: str, output: PathText) -> Salvage:
         StorageError: it cannot be read, or the new one not written.
         NotACheckpointError, CorruptCheckpointError: nothing can be salvaged; no file is written.
     """
-    try:
-        fd = open_regular(path)
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError("no such file", path) from error
-    except OSError as error:
-        raise StorageError.of("cannot read", path, error) from error
-    try:
-        if os.path.lexists(output):
-            raise StorageError("is already there", os.fspath(output), "choose another name for the output")
-        found = examine(fd, path)
-        _write(fd, found, output)
-    except MarlinError:
-        raise
-    except OSError as error:
-        raise StorageError.of("cannot read", path, error) from error
-    finally:
-        os.close(fd)
+    with opened(path) as fd:
+        try:
+            if os.path.lexists(output):
+                raise StorageError("is already there", os.fspath(output), "choose another output")
+            found = examine(fd, path)
+            _write(fd, found, output)
+        except MarlinError:
+            raise
+        except OSError as error:
+            raise StorageError.of("cannot read", path, error) from error
     return found
 
 

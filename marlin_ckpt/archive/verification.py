@@ -19,7 +19,7 @@ from marlin_ckpt.errors import (
     StorageError,
     UnknownFormatError,
 )
-from marlin_ckpt.storage.local import open_regular
+from marlin_ckpt.storage.local import opened
 
 _LARGEST_HEADER = 100 << 20  # of a safetensors file, by its specification
 
@@ -66,13 +66,7 @@ def verify(path: str, on_bytes: OnBytes = lambda _: None) -> Verdict:
         CheckpointNotFoundError: there is no such file.
         StorageError: it cannot be read.
     """
-    try:
-        fd = open_regular(path)
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError("no such file", path) from error
-    except OSError as error:
-        raise StorageError.of("cannot read", path, error) from error
-    try:
+    with opened(path) as fd:
         size = os.fstat(fd).st_size
         try:
             reason = _why_unverifiable(fd, path, on_bytes)
@@ -82,11 +76,9 @@ def verify(path: str, on_bytes: OnBytes = lambda _: None) -> Verdict:
             return Verdict(path, Status.NOT_A_CHECKPOINT, error.what, (), size)
         except UnknownFormatError as error:
             return Verdict(path, Status.UNVERIFIABLE, error.what, (), size)
-        return Verdict(path, Status.UNVERIFIABLE if reason else Status.INTACT, reason, (), size)
-    except OSError as error:
-        raise StorageError.of("cannot read", path, error) from error
-    finally:
-        os.close(fd)
+        except OSError as error:
+            raise StorageError.of("cannot read", path, error) from error
+    return Verdict(path, Status.UNVERIFIABLE if reason else Status.INTACT, reason, (), size)
 
 
 def newest_intact(

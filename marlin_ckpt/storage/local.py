@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from marlin_ckpt.errors import StorageError
+from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage import temporary
 
@@ -203,6 +203,26 @@ def open_regular(path: PathText) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, f"is {kind}", os.fspath(path))
     return fd
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[int]:
+    """Opens a regular file for reading and closes it again.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        StorageError: it cannot be opened.
+    """
+    try:
+        fd = open_regular(path)
+    except FileNotFoundError as error:
+        raise CheckpointNotFoundError("no such file", path) from error
+    except OSError as error:
+        raise StorageError.of("cannot read", path, error) from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def file_kind(mode: int) -> str:
