@@ -20,7 +20,7 @@ from marlin_ckpt.archive import manifest as manifests
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.archive.verification import Status, verify
 from marlin_ckpt.directory.naming import Kind
-from marlin_ckpt.errors import UnknownFormatError
+from marlin_ckpt.errors import UnknownFormatError, UnsavableStateError
 
 
 def _manifest(path: str | Path) -> dict:
@@ -202,3 +202,14 @@ def test_a_file_by_a_newer_marlin_ckpt_is_told_as_that_and_not_as_corrupt(
 
 def _of_format_2(to_json):
     return lambda manifest: to_json(manifest).replace(b'"format_version":1', b'"format_version":2')
+
+
+def test_what_is_saved_can_be_read_again_however_many_metrics_and_too_many_are_refused(make_checkpointer):
+    checkpointer = make_checkpointer()
+    many = {f"a metric with quite a long name, number {number}": 1.5 for number in range(50_000)}
+    checkpointer.save(Checkpoint({}, {}, {}, many), 1)
+    assert checkpointer.load().metrics == many
+    too_many = {f"{number} {'x' * 1000}": 1.5 for number in range(9000)}
+    with pytest.raises(UnsavableStateError, match="the metrics take"):
+        checkpointer.save(Checkpoint({}, {}, {}, too_many), 2)
+    assert checkpointer.load().metrics == many

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -297,3 +298,35 @@ def test_restoring_takes_less_than_a_tenth_of_the_states_size_of_memory(reposito
     extra, size = map(int, done.stdout.split())
     assert size > 200e6
     assert extra < size / 10
+
+
+def test_an_object_with_a_name_of_any_length_is_not_made_before_its_tensors_are_read(
+    make_checkpointer, monkeypatch
+):
+    class Doubled:
+        def __init__(self):
+            self.values = torch.arange(4000.0)
+
+        def __getstate__(self):
+            return {"values": self.values}
+
+        def __setstate__(self, state):
+            self.values = state["values"].clone()
+
+    name = "long" * 40
+    Doubled.__module__, Doubled.__qualname__ = name, "Doubled"
+    monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(Doubled=Doubled))
+    checkpointer = make_checkpointer()
+    checkpointer.save(Checkpoint({"x": Doubled()}, {}, {}), 0)
+    with torch.serialization.safe_globals([Doubled]):
+        loaded = checkpointer.load()
+    assert torch.equal(loaded.module_interface_state["x"].values, torch.arange(4000.0))
+
+
+def test_an_optimizer_of_hundreds_of_parameters_is_restored_into_the_memory_that_it_had(make_checkpointer):
+    checkpointer = make_checkpointer()
+    module = torch.nn.ParameterList(torch.ones(2) for _ in range(300))
+    saved(checkpointer, module, trained(module))
+    before = [parameter.data_ptr() for parameter in module]
+    loaded = checkpointer.load(into=Checkpoint(module))
+    assert [tensor.data_ptr() for tensor in loaded.module_interface_state.values()] == before

@@ -47,8 +47,11 @@ _PLAIN_NAMES = {
 }
 _PLAIN_TYPE = re.compile(rb"[A-Za-z0-9]+Storage|b?float\w+|u?int\d+|bool|complex\d+")
 # The opcode GLOBAL: a "c", two lines. Looked for at each "c", so that whatever bytes come before hide none;
-# no module's name holds control characters.
-_GLOBAL = re.compile(rb"(?=c([^\x00-\x1f]{1,99}+)\n([^\x00-\x1f]{1,99}+)\n)")
+# no module's name holds control characters. A line of 100 characters is not read to its end: the search would
+# take the square of a hostile file's length. It counts as a name, and as none that is plain.
+# Braces break it, lest numbers in their order, as an optimizer lists its parameters, look like such a line.
+_LINE = rb"(?:[ -z\x80-\xff]{100}|([^\x00-\x1f]{1,99}+)\n%b)"
+_GLOBAL = re.compile(rb"(?=c%b)" % (_LINE % (_LINE % b"")))
 
 
 def _tails(module: bytes) -> set[bytes]:

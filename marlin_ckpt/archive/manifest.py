@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,6 +12,16 @@ from marlin_ckpt.directory.naming import Kind
 
 NAME = ".marlin/manifest.json"
 FORMAT_VERSION = 1
+_MOST_BYTES = 8 << 20  # beside what it says of each record; reading JSON takes 25 times its length of memory
+
+
+def most_bytes(names: Iterable[str]) -> int:
+    """How long a manifest may be.
+
+    Args:
+        names: of the records in its file.
+    """
+    return _MOST_BYTES + sum(2 * len(name) + 64 for name in names)
 
 
 class NewerFormat(ValueError):  # noqa: N818 - caught by the reader, which knows the file

@@ -16,7 +16,6 @@ from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError, Unkn
 
 # A legacy torch file starts with this pickled number, torch.serialization.MAGIC_NUMBER.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_MOST_IN_MANIFEST = 1 << 20  # beside what it says of each record; JSON takes 25 times its length of memory
 _IS_DIRECTORY = 0x10  # the attribute of MS-DOS, in the external attributes of a zip entry
 
 
@@ -258,7 +257,7 @@ def _check_headers(
 
 
 def _read_manifest(fd: int, record: Record, records: list[Record], data_offsets: dict[str, int]) -> Manifest:
-    if record.size > _MOST_IN_MANIFEST + sum(2 * len(one.name) + 64 for one in records):
+    if record.size > manifest.most_bytes(one.name for one in records):
         raise StructureError("the manifest is too large to be one")
     data = os.pread(fd, record.size, data_offsets[record.name])
     if isal_zlib.crc32(data) != record.crc32:

@@ -10,6 +10,7 @@ from isal import isal_zlib
 from marlin_ckpt.archive import layout, manifest
 from marlin_ckpt.archive.layout import ALIGNMENT, Record
 from marlin_ckpt.archive.manifest import Manifest
+from marlin_ckpt.errors import UnsavableStateError
 from marlin_ckpt.storage.sink import PIECE_BYTES, Sink
 
 
@@ -85,6 +86,7 @@ def write_state(
         about: the manifest, without its records, which are filled in here.
 
     Raises:
+        UnsavableStateError: the manifest would be too long to be read again.
         OSError: the file cannot be written.
     """
     writer = ContainerWriter(sink)
@@ -99,5 +101,8 @@ def write_state(
         writer.add(name, value)
     if about is not None:
         records = [{"name": one.name, "size": one.size, "crc32": one.crc32} for one in writer.records]
-        writer.add(manifest.NAME, replace(about, records=records).to_json())
+        json = replace(about, records=records).to_json()
+        if len(json) > (most := manifest.most_bytes(one.name for one in writer.records)):
+            raise UnsavableStateError(f"the metrics take {len(json):,} bytes, more than {most:,}")
+        writer.add(manifest.NAME, json)
     writer.close()
