@@ -1,6 +1,7 @@
 """Fills a file past the page cache, with O_DIRECT: the disk's own speed, and no memory but a few buffers.
 
-The caller copies into one buffer while a thread writes another. The copy is made by memmove(3) through
+The caller copies into one buffer while two threads write others: with two writes under way the disk does not
+wait for the next one, and is faster than with one. The copy is made by memmove(3) through
 ctypes, which lets go of the interpreter's lock; a slice assignment would hold it, and the thread would wait
 for it up to the switch interval of 5 ms after each write.
 """
@@ -16,15 +17,17 @@ import queue
 import threading
 
 _BLOCK_BYTES = 4096  # the greatest logical block of a disk in use
-_BUFFER_BYTES = 8 << 20
-_BUFFERS = 3
+# Larger and more buffers, and more threads, were no faster on ext4.
+_BUFFER_BYTES = 4 << 20
+_BUFFERS = 4
+_THREADS = 2
 # How a file system says that it has no O_DIRECT, or sets no space aside.
 REFUSALS = (errno.EINVAL, errno.EOPNOTSUPP)
 _WORTH_A_CALL_BYTES = 16 << 10
 
 
 class DirectSink:
-    """Three buffers of 8 MiB in turn, aligned to pages, and the thread that writes them."""
+    """Four buffers of 4 MiB in turn, aligned to pages, and the threads that write them."""
 
     def __init__(self, fd: int, expected_bytes: int) -> None:
         """Sets the space aside and switches the page cache off.
@@ -47,15 +50,22 @@ class DirectSink:
                 _set_direct(fd, on=False)
                 os.ftruncate(fd, 0)
             raise
-        self._length = self._filled = 0
-        self._error: BaseException | None = None
+        self._length = self._filled = self._handed_over = 0
+        self._errors: list[BaseException] = []
         self._empty: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
-        self._full: queue.SimpleQueue[tuple[mmap.mmap, int] | None] = queue.SimpleQueue()
+        self._full: queue.SimpleQueue[tuple[mmap.mmap, int, int] | None] = queue.SimpleQueue()
         for _ in range(_BUFFERS):
             self._empty.put(mmap.mmap(-1, _BUFFER_BYTES))
         self._buffer = self._empty.get()
-        self._thread = threading.Thread(target=self._write, name="marlin-ckpt writer")
-        self._thread.start()
+        self._threads: list[threading.Thread] = []
+        try:
+            for number in range(_THREADS):
+                thread = threading.Thread(target=self._write, name=f"marlin-ckpt writer {number}")
+                thread.start()
+                self._threads.append(thread)
+        except RuntimeError as error:
+            self.stop()
+            raise OSError(errno.EAGAIN, "cannot start a thread that writes") from error
 
     def put(self, data: bytes | memoryview) -> None:
         """Appends bytes; they may be changed once this returns."""
@@ -76,44 +86,47 @@ class DirectSink:
             self._buffer[self._filled : size] = bytes(size - self._filled)
             self._hand_over(size)
         self.stop()
-        if self._error is not None:
-            raise self._error
+        if self._errors:
+            raise self._errors[0]
         _set_direct(self._fd, on=False)
         os.ftruncate(self._fd, self._length)
 
     def stop(self) -> None:
-        """Ends the thread."""
-        if self._thread.is_alive():
+        """Ends the threads."""
+        for _ in self._threads:
             self._full.put(None)
-            self._thread.join()
+        while self._threads:
+            self._threads.pop().join()
 
     def _hand_over(self, size: int) -> None:
-        self._full.put((self._buffer, size))
+        self._full.put((self._buffer, size, self._handed_over))
+        self._handed_over += size
         self._buffer = self._empty.get()
         self._filled = 0
-        if self._error is not None:
-            raise self._error
+        if self._errors:
+            raise self._errors[0]
 
     def _write(self) -> None:
-        offset = 0
         while (item := self._full.get()) is not None:
-            buffer, size = item
-            if self._error is None:
+            buffer, size, offset = item
+            if not self._errors:
                 try:
                     self._write_at(memoryview(buffer)[:size], offset)
                 except BaseException as error:  # noqa: BLE001 - raised where the caller can see it
-                    self._error = error
-            offset += size
+                    self._errors.append(error)
             self._empty.put(buffer)
 
     def _write_at(self, rest: memoryview, offset: int) -> None:
+        is_direct = True
         while rest:
             try:
                 written = os.pwrite(self._fd, rest, offset)
             except OSError as error:
                 # Some file systems refuse only now, or after a short write has left a crooked offset.
-                if error.errno != errno.EINVAL or not _set_direct(self._fd, on=False):
+                if error.errno != errno.EINVAL or not is_direct:
                     raise
+                _set_direct(self._fd, on=False)
+                is_direct = False
                 continue
             rest = rest[written:]
             offset += written
@@ -123,14 +136,11 @@ def _rounded(size: int) -> int:
     return -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
-def _set_direct(fd: int, *, on: bool) -> bool:
-    """Switches O_DIRECT on or off; returns whether that changed anything."""
+def _set_direct(fd: int, *, on: bool) -> None:
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     wanted = flags | os.O_DIRECT if on else flags & ~os.O_DIRECT
-    if wanted == flags:
-        return False
-    fcntl.fcntl(fd, fcntl.F_SETFL, wanted)
-    return True
+    if wanted != flags:
+        fcntl.fcntl(fd, fcntl.F_SETFL, wanted)
 
 
 def _copy(source: memoryview, buffer: mmap.mmap, at: int) -> None:
