@@ -7,7 +7,7 @@ import io
 import os
 import pickle
 import sys
-from collections import ChainMap, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FunctionType, NoneType
@@ -78,27 +78,6 @@ class _StorageOf:
     location: str
 
 
-def _reduce(tensor: torch.Tensor) -> Any:
-    """What `torch.Tensor.__reduce_ex__` returns, five times as fast where the tensor is a plain one."""
-    if (
-        tensor.dtype not in _STORAGE_TYPES
-        or tensor.layout is not torch.strided
-        or not tensor.is_cpu
-        or tensor.is_nested
-        or tensor.is_conj()
-        or tensor.is_neg()
-        or (_HAS_NAMES and any(tensor.names))  # type: ignore[attr-defined]
-        or tensor._backward_hooks  # noqa: SLF001 - as torch asks
-        or vars(tensor)
-    ):
-        return tensor.__reduce_ex__(_PROTOCOL)  # type: ignore[no-untyped-call]
-    storage = _StorageOf(tensor.untyped_storage(), tensor.dtype, "cpu")
-    shape = tuple(tensor.shape)
-    return _rebuild_tensor_v2, (
-        storage, tensor.storage_offset(), shape, tensor.stride(), tensor.requires_grad, OrderedDict(),
-    )  # fmt: skip
-
-
 def _reduce_dict(value: OrderedDict[Any, Any]) -> Any:
     """What its `__reduce__` returns, without a search for slots: the slowest part of a small tensor."""
     return OrderedDict, (), vars(value) or None, None, iter(value.items())
@@ -110,16 +89,18 @@ class _Pickler(pickle.Pickler):
     Types are asked, never attributes, since a `unittest.mock` object answers to all of them.
     """
 
-    dispatch_table = ChainMap[Any, Any](  # noqa: RUF012 - typeshed has it on the instance
-        {torch.Tensor: _reduce, OrderedDict: _reduce_dict}, copyreg.dispatch_table
-    )
-
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=_PROTOCOL)
+        # A dict, in which the pickler looks without a call.
+        self.dispatch_table = {
+            **copyreg.dispatch_table, torch.Tensor: self._reduce, OrderedDict: _reduce_dict
+        }  # fmt: skip
         self.storages: dict[str, UntypedStorage] = {}
         self.is_familiar = True
         self.unreadable: set[str] = set()
         self._tuples: set[int] = set()
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._flat: set[int] = set()  # those shapes, which hold nothing but integers
         self._familiar: dict[int, Any] = {}
         self._keys: dict[int, str] = {}
         self._dtypes: dict[int, torch.dtype] = {}
@@ -135,6 +116,8 @@ class _Pickler(pickle.Pickler):
             return None
         if kind is tuple:
             # One that is met again may hold itself; pickle writes an opcode for it that torch does not know.
+            if id(obj) in self._flat:
+                return None
             if id(obj) in self._tuples and obj and _holds_itself(obj):
                 self.unreadable.add("a tuple that holds itself")
             self._tuples.add(id(obj))
@@ -156,6 +139,34 @@ class _Pickler(pickle.Pickler):
         else:
             self.is_familiar = False
         return None
+
+    def _reduce(self, tensor: torch.Tensor) -> Any:
+        """What `torch.Tensor.__reduce_ex__` returns, five times as fast where the tensor is a plain one."""
+        if (
+            tensor.dtype not in _STORAGE_TYPES
+            or tensor.layout is not torch.strided
+            or not tensor.is_cpu
+            or tensor.is_nested
+            or tensor.is_conj()
+            or tensor.is_neg()
+            or (_HAS_NAMES and any(tensor.names))  # type: ignore[attr-defined]
+            or tensor._backward_hooks  # noqa: SLF001 - as torch asks
+            or vars(tensor)
+        ):
+            return tensor.__reduce_ex__(_PROTOCOL)  # type: ignore[no-untyped-call]
+        storage = _StorageOf(tensor.untyped_storage(), tensor.dtype, "cpu")
+        return _rebuild_tensor_v2, (
+            storage, tensor.storage_offset(), self._shared(tensor.shape), self._shared(tensor.stride()),
+            tensor.requires_grad, OrderedDict(),
+        )  # fmt: skip
+
+    def _shared(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The one tuple for all that are equal: of one that is met again only a reference is pickled."""
+        one = self._shapes.get(shape)
+        if one is None:
+            one = self._shapes[shape] = tuple(shape)
+            self._flat.add(id(one))
+        return one
 
     def _storage_id(
         self, storage: UntypedStorage, dtype: torch.dtype, storage_type: Any, numel: int, location: str

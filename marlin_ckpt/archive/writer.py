@@ -13,6 +13,8 @@ from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.errors import UnsavableStateError
 from marlin_ckpt.storage.sink import PIECE_BYTES, Sink
 
+_SMALL_BYTES = 16 << 10  # so few that copying them once more costs less than two more calls
+
 
 class ContainerWriter:
     """Writes records one after the other into an empty file."""
@@ -35,14 +37,20 @@ class ContainerWriter:
         view = memoryview(data).cast("B")
         full_name = f"{layout.ARCHIVE}/{name}"
         header_offset = self._offset
-        self._put(layout.local_header(full_name, len(view), header_offset))
-        crc32 = 0
-        for start in range(0, len(view), PIECE_BYTES):
-            piece = view[start : start + PIECE_BYTES]
-            self._put(piece)
-            crc32 = isal_zlib.crc32(piece, crc32)  # still in the processor's cache, from the copy
-        record = Record(full_name, len(view), crc32, header_offset)
-        self._put(layout.descriptor(record))
+        size = len(view)
+        header = layout.local_header(full_name, size, header_offset)
+        if size <= _SMALL_BYTES:
+            record = Record(full_name, size, isal_zlib.crc32(view), header_offset)
+            self._put(b"".join((header, view, layout.descriptor(record))))
+        else:
+            self._put(header)
+            crc32 = 0
+            for start in range(0, size, PIECE_BYTES):
+                piece = view[start : start + PIECE_BYTES]
+                self._put(piece)
+                crc32 = isal_zlib.crc32(piece, crc32)  # still in the processor's cache, from the copy
+            record = Record(full_name, size, crc32, header_offset)
+            self._put(layout.descriptor(record))
         self.records.append(record)
 
     def close(self) -> None:
