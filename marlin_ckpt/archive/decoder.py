@@ -11,11 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import _weights_only_unpickler
-from torch._weights_only_unpickler import Unpickler
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from marlin_ckpt.archive import reader
+from marlin_ckpt.archive import reader, unpickling
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.archive.placement import Pair, Storages
 from marlin_ckpt.archive.reader import Container
@@ -133,18 +131,17 @@ def _make_plain(fd: int, container: Container, *, weights_only: bool) -> tuple[A
         and read_record(fd, container, order) == sys.byteorder.encode()
         and all(
             (module, name) in _PLAIN_TAILS or (module in _PLAIN_MODULES and _PLAIN_TYPE.fullmatch(name))
-            for module, name in _GLOBAL.findall(pickle)
+            for module, name in map(re.Match.groups, _GLOBAL.finditer(pickle))
         )
     )
     if not is_plain:
         return None
     storages = Storages(container)
-    # torch's own, whose memo is a dict; the one in C makes an array as long as a hostile index.
-    unpickler = Unpickler(io.BytesIO(pickle), encoding="utf-8")
+    unpickler = unpickling.Unpickler(io.BytesIO(pickle), encoding="utf-8")
     unpickler.persistent_load = storages.load  # type: ignore[method-assign]
     try:
         with _told_as_ours(fd, container.path, weights_only=True):
-            state = unpickler.load()  # type: ignore[no-untyped-call]
+            state = unpickler.load()
     except UnsafeCheckpointError:
         if weights_only:
             raise
@@ -157,8 +154,8 @@ def _load_with_torch(fd: int, path: str, *, weights_only: bool) -> Any:
     with open(fd, "rb", closefd=False) as file, _told_as_ours(fd, path, weights_only=weights_only):
         file.seek(0)
         # Asked for weights_only, torch searches a failure's message with patterns that take minutes on a
-        # hostile name of 100,000 letters; handed its unpickler, it unpickles in the same way.
-        unpickler = _weights_only_unpickler if weights_only else None
+        # hostile name of 100,000 letters; handed an unpickler, it unpickles in the same way.
+        unpickler = unpickling if weights_only else None
         with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
             return torch.load(file, map_location="cpu", weights_only=False, pickle_module=unpickler)
 
@@ -178,8 +175,8 @@ def _told_as_ours(fd: int, path: str, *, weights_only: bool) -> Iterator[None]:
         if weights_only and (names := _unsafe_names(fd, reason)):
             what = f"refused as unsafe: loading it would import {', '.join(names)}"
             raise UnsafeCheckpointError(what, path, own, names=names) from error
-        if weights_only and "Unsupported operand" in reason:
-            what = f"refused: it holds what weights_only cannot read: {reason}"
+        if weights_only and ("Unsupported operand" in reason or isinstance(error, unpickling.ExcessError)):
+            what = f"refused: it holds what weights_only does not read: {reason}"
             raise UnsafeCheckpointError(what, path, own) from error
         raise CorruptCheckpointError(f"cannot be unpickled: {reason}", path) from error
 

@@ -124,7 +124,7 @@ def _corrupt(fd: int, container: Container, bad: list[Record]) -> CorruptCheckpo
         names = tensor_names(os.pread(fd, pickle.size, container.data_offsets[pickle.name]))
     tensors = tuple(name for record in bad for name in names.get(record.name.rpartition("/")[2], []))
     records = ", ".join(record.name for record in bad[:3]) + (", ..." if len(bad) > 3 else "")  # noqa: PLR2004
-    what = f"corrupt: the CRC of record {records} does not hold"
+    what = f"the CRC of record {records} does not hold"
     if tensors:
         what += f" (tensor {', '.join(tensors[:3])}{', ...' if len(tensors) > 3 else ''})"  # noqa: PLR2004
     return CorruptCheckpointError(what, container.path, tensors=tensors)

@@ -22,6 +22,7 @@ from marlin_ckpt.errors import (
 from marlin_ckpt.storage.local import opened
 
 _LARGEST_HEADER = 100 << 20  # of a safetensors file, by its specification
+_FREE_PARTS = 1_000_000  # of a header's JSON, beyond those that its tensors need
 
 # What verify looks for in a directory.
 EXTENSIONS = ("bin", "ckpt", "pt", "pth", "safetensors")
@@ -145,8 +146,12 @@ def _check_safetensors(fd: int, path: str) -> None:
     (length,) = struct.unpack("<Q", os.pread(fd, 8, 0))
     if not 2 <= length <= min(_LARGEST_HEADER, size - 8):  # noqa: PLR2004 - of "{}"
         raise CorruptCheckpointError("truncated: the safetensors header does not fit the file", path)
+    text = os.pread(fd, length, 8)
+    if sum(map(text.count, (b"[", b"{", b","))) > _FREE_PARTS + len(text) // 8:
+        what = "the safetensors header holds more than its tensors need, and would fill the memory"
+        raise CorruptCheckpointError(what, path)
     try:
-        header = json.loads(os.pread(fd, length, 8))
+        header = json.loads(text)
         spans = sorted(_span(value) for name, value in header.items() if name != "__metadata__")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptCheckpointError("the safetensors header is damaged", path) from error
