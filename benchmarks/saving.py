@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from benchmarks import peers
-from benchmarks.files import buffer, empty, write_raw
+from benchmarks.files import buffer, empty, write_raw, write_through_cache
 from benchmarks.interleaved import Call, Timing, medians
 from benchmarks.report import Row, Setting
 from benchmarks.states import many_tensors, size_bytes, size_text, training
@@ -18,6 +19,7 @@ from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArgu
 
 _TORCH_SAVE = "torch.save + fsync"
 _RAW_MIB = (8, 64)  # in one write; the better one is the limit
+_RAW = "raw write"
 _MEMORY_MIB = 64  # that a save may take beyond the state
 _MEMORY_FILE_SYSTEM = Path("/dev/shm")
 
@@ -30,12 +32,18 @@ def ours(checkpoint: Checkpoint, directory: Path) -> Call:
 
 
 def _beside_torch(
-    setting: Setting, checkpoint: Checkpoint, rounds: int, *, warm_up: bool = True
+    setting: Setting,
+    checkpoint: Checkpoint,
+    rounds: int,
+    others: Mapping[str, Call] | None = None,
+    *,
+    warm_up: bool = True,
 ) -> dict[str, Timing]:
     directory = setting.directory
     calls: dict[str, Call] = {
         "ours": ours(checkpoint, directory),
         _TORCH_SAVE: lambda: peers.torch_save(checkpoint, directory / "torch.pt"),
+        **(others or {}),
     }
     return medians(calls, rounds, lambda: empty(directory), warm_up=warm_up)
 
@@ -93,9 +101,12 @@ def in_memory(setting: Setting) -> list[Row]:
         setting = replace(setting, directory=Path(folder))
         if not _has_room(setting, size_bytes(checkpoint)):
             return []
-        timings = _beside_torch(setting, checkpoint, setting.rounds)
-    what = f"save {size_text(size_bytes(checkpoint))} to tmpfs"
-    return [_row("tmpfs", what, timings, setting.rounds, 0.45)]
+        size, memory = size_bytes(checkpoint), buffer(1 << 20)
+        raw = {_RAW: partial(write_through_cache, setting.directory / "raw", memory, size)}
+        timings = _beside_torch(setting, checkpoint, setting.rounds, raw)
+    what = f"save {size_text(size)} to tmpfs"
+    limit = Row("tmpfs", what, _RAW, timings["ours"].wall_s, timings[_RAW].wall_s, setting.rounds, None)
+    return [limit, _row("tmpfs", what, timings, setting.rounds, 0.45)]
 
 
 def small(setting: Setting) -> list[Row]:
