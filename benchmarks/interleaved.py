@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ class Timing:
 def medians(
     calls: Mapping[str, Call], rounds: int, before: Call = lambda: None, *, warm_up: bool = True
 ) -> dict[str, Timing]:
-    """Times each call once a round; each round begins with another one, since a call can hurt the next.
+    """Times each call once a round, in an order of the round's own, since a call can hurt the next.
 
     Args:
         calls: what to time, by name.
@@ -40,8 +41,7 @@ def medians(
     cpus: dict[str, list[float]] = {name: [] for name in names}
     gc.freeze()  # so that collecting what a call leaves behind does not walk through all of torch
     for number in range(0 if warm_up else 1, rounds + 1):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        for name in random.Random(number).sample(names, len(names)):
             gc.collect()
             before()
             began, cpu_began = time.perf_counter(), time.process_time()
