@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from benchmarks.report import Row, amount
 
-_GROUPS = ("save", "verify warm", "verify cold", "restore warm", "restore cold")
+_GROUPS = ("save", "save others", "verify warm", "verify cold", "restore warm", "restore cold")
 _NOTES = {
     "save": ", until it is durable",
+    "save others": ", beside libraries that were timed apart",
     "verify warm": ": in the page cache",
     "verify cold": ": from the disk",
     "restore warm": ": in the page cache",

@@ -101,16 +101,19 @@ _PEERS = {
 BOUNDS: dict[str, float | None] = {name: peer.bound for name, peer in _PEERS.items()}
 
 
-def found(directory: Path, leave_out: Callable[[str], None]) -> dict[str, Save]:
+def found(directory: Path, leave_out: Callable[[str], None], *, with_bound: bool) -> dict[str, Save]:
     """The peers that are installed and can save at all, by name.
 
     Args:
         directory: an empty one to try them in.
         leave_out: told of each of the others.
+        with_bound: those that we are held against, or the rest.
     """
     savers: dict[str, Save] = {}
     trial = Checkpoint({"weight": torch.zeros(64, 64)}, {"optimizer": {"step": torch.zeros(())}}, {})
     for number, (name, peer) in enumerate(_PEERS.items()):
+        if (peer.bound is not None) != with_bound:
+            continue
         if find_spec(peer.module) is None:
             leave_out(f"{peer.module} is not installed and left out")
             continue

@@ -52,33 +52,53 @@ def _row(group: str, what: str, timings: dict[str, Timing], rounds: int, bound: 
     return Row(group, what, _TORCH_SAVE, timings["ours"].wall_s, timings[_TORCH_SAVE].wall_s, rounds, bound)
 
 
-def everybody(setting: Setting) -> list[Row]:
-    """The medium state beside the disk's own speed and everybody who is installed."""
+def beside_the_disk(setting: Setting) -> list[Row]:
+    """The medium state beside the disk's own speed and those whom we are held against."""
     directory, checkpoint = setting.directory, training(setting.sizes.medium).checkpoint()
-    size = size_bytes(checkpoint)
-    if not _has_room(setting, size):
+    savers = {_TORCH_SAVE: peers.torch_save, **peers.found(directory, setting.leave_out, with_bound=True)}
+    raw = _raw(setting, size_bytes(checkpoint))
+    timings = _timed(setting, checkpoint, savers, raw)
+    if not timings:
         return []
-    calls: dict[str, Call] = {"ours": ours(checkpoint, directory)}
-    calls |= _raw(setting, size)
-    savers = {_TORCH_SAVE: peers.torch_save, **peers.found(directory, setting.leave_out)}
-    for name, save in savers.items():
-        calls[name] = partial(save, checkpoint, directory / "peer")
-    timings = medians(calls, setting.rounds, lambda: empty(directory))
-    what = f"save {size_text(size)}"
-    mine, torch_save = timings.pop("ours"), timings[_TORCH_SAVE]
-    raw = [timings.pop(name).wall_s for name in list(timings) if name.startswith("raw")]
-    rows = (
-        [Row("save", what, "raw O_DIRECT write", mine.wall_s, min(raw), setting.rounds, 1.1)] if raw else []
-    )
+    what = f"save {size_text(size_bytes(checkpoint))}"
+    mine, torch_save = timings["ours"], timings[_TORCH_SAVE]
+    rows = []
+    if raw:
+        limit = min(timings[name].wall_s for name in raw)
+        rows = [Row("save", what, "raw O_DIRECT write", mine.wall_s, limit, setting.rounds, 1.1)]
     bounds = {_TORCH_SAVE: 0.35, **peers.BOUNDS}
     rows += [
-        Row("save", what, name, mine.wall_s, timing.wall_s, setting.rounds, bounds[name])
-        for name, timing in timings.items()
+        Row("save", what, name, mine.wall_s, timings[name].wall_s, setting.rounds, bounds[name])
+        for name in savers
     ]
     cpu = Row(
         "save cpu", f"{what}, processor time", _TORCH_SAVE, mine.cpu_s, torch_save.cpu_s, setting.rounds, 0.35
     )
     return [*rows, cpu]
+
+
+def beside_others(setting: Setting) -> list[Row]:
+    """The same beside the rest of those who save; apart, since they leave threads and memory behind."""
+    directory, checkpoint = setting.directory, training(setting.sizes.medium).checkpoint()
+    savers = peers.found(directory, setting.leave_out, with_bound=False)
+    timings = _timed(setting, checkpoint, savers, {}) if savers else {}
+    what = f"save {size_text(size_bytes(checkpoint))}"
+    return [
+        Row("save others", what, name, timings["ours"].wall_s, timings[name].wall_s, setting.rounds, None)
+        for name in timings
+        if name != "ours"
+    ]
+
+
+def _timed(
+    setting: Setting, checkpoint: Checkpoint, savers: Mapping[str, peers.Save], others: Mapping[str, Call]
+) -> dict[str, Timing]:
+    if not _has_room(setting, size_bytes(checkpoint)):
+        return {}
+    directory = setting.directory
+    calls = {"ours": ours(checkpoint, directory), **others}
+    calls |= {name: partial(save, checkpoint, directory / "peer") for name, save in savers.items()}
+    return medians(calls, setting.rounds, lambda: empty(directory))
 
 
 def _raw(setting: Setting, size: int) -> dict[str, Call]:

@@ -14,7 +14,7 @@ import pytest
 
 _COLUMNS = ("what", "against", "ours", "other", "ratio", "bound")
 _SECONDS = {"ms": 1e-3, "s": 1.0, "MiB": 1.0}
-_DRAWN = {"save", "verify warm", "verify cold", "restore warm", "restore cold"}
+_DRAWN = {"save", "save others", "verify warm", "verify cold", "restore warm", "restore cold"}
 _PEERS = {
     "safetensors": "safetensors + fsync",
     "torch_checkpointing": "torch_checkpointing + fsync",
