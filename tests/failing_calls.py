@@ -18,7 +18,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, StorageError
 from marlin_ckpt.directory import pruning
-from marlin_ckpt.storage import direct, local, sink, temporary
+from marlin_ckpt.storage import direct, local, sink, temporary, writers
 
 CALLS = {"open", "close", "dup", "fstat", "stat", "listdir", "fcntl", "flock", "write", "pwrite"}
 CALLS |= {"posix_fallocate", "ftruncate", "fsync", "link", "rename", "unlink"}
@@ -158,9 +158,9 @@ class Campaign:
             patch.setattr(sink, "PIECE_BYTES", 4096)  # a dozen KB of state then take several writes
             patch.setattr(direct, "_BUFFER_BYTES", 4096)
             patch.setattr(sink, "open", mounts, raising=False)
-            for module in (pruning, temporary, local, sink, direct):
+            for module in (pruning, temporary, local, sink, direct, writers):
                 patch.setattr(module, "os", system.stand_in(module, os))
-            for module in (temporary, direct):
+            for module in (temporary, writers):
                 patch.setattr(module, "fcntl", system.stand_in(module, fcntl))
             state = Checkpoint({"weight": torch.full((3000,), value)}, {}, {})
             DefaultCheckpointer(self._arguments).save(state, 1)

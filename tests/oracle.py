@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from marlin_ckpt import MarlinError, UnsavableStateError
-from marlin_ckpt.archive import decoder, encoder
+from marlin_ckpt.archive import decoder, saving
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.directory.naming import Kind
 
@@ -28,7 +28,7 @@ Writer = Callable[[str, Any], tuple[str, ...]]
 
 def write(path: str, state: Any) -> tuple[str, ...]:
     """Writes with our writer; returns what `weights_only` will refuse."""
-    return encoder.write_file(path, state, MANIFEST)
+    return saving.write_file(path, state, MANIFEST).refused
 
 
 def read(path: str, *, weights_only: bool) -> Any:

@@ -13,7 +13,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 from marlin_ckpt.archive import writer
-from marlin_ckpt.storage import direct, sink
+from marlin_ckpt.storage import direct, sink, writers
 
 from .recorded_calls import Recorder
 
@@ -116,7 +116,7 @@ def record(root: Path, make_save: Callable[[str], Callable[[int], None]]) -> Rec
         patch.setattr(direct, "_BUFFER_BYTES", 4096)
         # The same calls on every file system, whether it has O_DIRECT or not.
         patch.setattr(sink, "_is_in_memory", lambda _: False)
-        patch.setattr(direct, "_set_direct", lambda _, *, on: on)
+        patch.setattr(writers, "set_direct", lambda _, *, on: on)
         recorder = Recorder(str(root), patch)
         save = make_save(str(root))
         for number in range(len(SAVES)):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from marlin_ckpt.archive import decoder, encoder
+from marlin_ckpt.archive import decoder, saving
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.directory.naming import Kind
 
@@ -55,7 +55,7 @@ def is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def main(path: str, size: int) -> dict[str, Any]:
     state = make_state(size)
     found: dict[str, Any] = {"state_kib": size >> 10}
-    found["ours_kib"] = peak_beyond_kib(lambda: encoder.write_file(path, state, MANIFEST))
+    found["ours_kib"] = peak_beyond_kib(lambda: saving.write_file(path, state, MANIFEST))
     mapped = torch.load(path, mmap=True, weights_only=True)
     found["mapped"] = is_same(state, mapped)
     del mapped

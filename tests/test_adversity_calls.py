@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from marlin_ckpt import Checkpoint, StorageError
-from marlin_ckpt.archive import encoder
+from marlin_ckpt.archive import saving
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.directory.naming import Kind
 from marlin_ckpt.storage import local, temporary
@@ -264,7 +264,7 @@ MANIFEST = Manifest(kind=Kind.CHECKPOINT, index=1, created="2026-11-23T00:00:00Z
 @given(largest=st.one_of(st.just(1), st.integers(1, 5000)), seed=st.integers(0, 2**32))
 def test_a_file_is_the_same_however_little_each_write_takes(tmp_path, seam, largest, seed):
     state = {"weight": torch.arange(500.0), "name": "\u00e9" * 50, "empty": torch.empty(0)}
-    encoder.write_file(tmp_path / "whole.pt", state, MANIFEST)
+    saving.write_file(tmp_path / "whole.pt", state, MANIFEST)
 
     chance = random.Random(seed)
 
@@ -274,6 +274,6 @@ def test_a_file_is_the_same_however_little_each_write_takes(tmp_path, seam, larg
         return real(*args, **kwargs)
 
     seam(short)
-    encoder.write_file(tmp_path / "pieces.pt", state, MANIFEST)
+    saving.write_file(tmp_path / "pieces.pt", state, MANIFEST)
     seam()
     assert (tmp_path / "pieces.pt").read_bytes() == (tmp_path / "whole.pt").read_bytes()

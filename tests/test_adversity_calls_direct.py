@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,16 +100,17 @@ def test_however_little_a_write_takes_the_file_is_whole(campaign, later):
     assert not campaign.found, "\n".join(campaign.found)
 
 
-def write_in_place(directory_fd: int, name: str, write: Callable[[int], None]) -> None:
-    local._fill(local.os.open(name, os.O_WRONLY | os.O_TRUNC, dir_fd=directory_fd), write)
+def write_in_place(directory_fd: int, name: str, write: Callable[[int], Any]) -> Any:
+    return local._fill(local.os.open(name, os.O_WRONLY | os.O_TRUNC, dir_fd=directory_fd), write)
 
 
-def sync_again(fd: int, write: Callable[[int], None]) -> None:
-    write(fd)
+def sync_again(fd: int, write: Callable[[int], Any]) -> Any:
+    written = write(fd)
     with contextlib.suppress(OSError):
         local.os.fsync(fd)
     local.os.fsync(fd)
     local.os.close(fd)
+    return written
 
 
 def stop_one_of_two(sink: direct.DirectSink, stop=direct.DirectSink.stop) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marlin_ckpt.storage import direct, sink
+from marlin_ckpt.storage import direct, sink, writers
 from marlin_ckpt.storage.direct import DirectSink
 from marlin_ckpt.storage.sink import PIECE_BYTES, BufferedSink, open_sink
 
@@ -117,7 +117,7 @@ def test_a_file_system_that_refuses_direct_writes_gets_buffered_ones(
             raise OSError(errno.EINVAL, "no O_DIRECT here")
         return real(fd, command, *arguments)
 
-    monkeypatch.setattr(direct.fcntl, "fcntl", refusing)
+    monkeypatch.setattr(writers.fcntl, "fcntl", refusing)
     with open_sink(file, 64 << 20) as filling:
         assert isinstance(filling, BufferedSink)
         filling.put(b"data")

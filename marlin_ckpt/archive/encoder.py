@@ -1,30 +1,21 @@
-"""Turns states into records, and files."""
+"""Turns a state into a pickle and the storages of its tensors."""
 
 from __future__ import annotations
 
 import copyreg
 import io
-import os
 import pickle
-import sys
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FunctionType, NoneType
 from typing import Any
 
 import torch
 from torch._utils import _rebuild_tensor_v2
-from torch.serialization import get_unsafe_globals_in_checkpoint, location_tag, normalize_storage_type
+from torch.serialization import location_tag, normalize_storage_type
 from torch.storage import TypedStorage, UntypedStorage
 
-from marlin_ckpt.archive.manifest import Manifest
-from marlin_ckpt.archive.memory import memory
-from marlin_ckpt.archive.writer import write_state
 from marlin_ckpt.errors import UnsavableStateError
-from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage.local import publish
-from marlin_ckpt.storage.sink import open_sink
 
 _PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no later one
 # What every state of modules and optimizers holds and imports; of anything else torch is asked whether it
@@ -67,6 +58,11 @@ class Encoded:
     storages: dict[str, UntypedStorage]
     is_familiar: bool
     unreadable: frozenset[str]
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes it has."""
+        return len(self.pickle) + sum(one.nbytes() for one in self.storages.values())
 
 
 @dataclass(slots=True)
@@ -225,44 +221,3 @@ def encode(state: Any) -> Encoded:
     except Exception as error:  # whatever a __reduce__ of the user's raises
         raise UnsavableStateError(f"the state cannot be pickled: {error}") from error
     return Encoded(file.getvalue(), pickler.storages, pickler.is_familiar, frozenset(pickler.unreadable))
-
-
-def write_file(path: PathText, state: Any, manifest: Manifest) -> tuple[str, ...]:
-    """Writes a state to a file, atomically and durably.
-
-    Args:
-        path: the final name.
-        state: anything that can be pickled.
-        manifest: without its records, which are filled in here.
-
-    Returns:
-        what in it `weights_only` refuses: names that loading it would import; usually none.
-
-    Raises:
-        UnsavableStateError: the state cannot be pickled.
-        StorageError: the file cannot be written. Either way the old file stands.
-    """
-    encoded = encode(state)
-
-    def buffers() -> Iterator[tuple[str, memoryview]]:
-        for key, storage in encoded.storages.items():
-            local = storage if storage.device.type == "cpu" else storage.cpu()  # type: ignore[no-untyped-call]
-            yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
-
-    def write(fd: int) -> None:
-        expected = len(encoded.pickle) + sum(one.nbytes() for one in encoded.storages.values())
-        with open_sink(fd, expected) as sink:
-            write_state(sink, encoded.pickle, sys.byteorder.encode(), buffers(), manifest)
-
-    publish(path, write)
-    return _refused(os.fspath(path), encoded)
-
-
-def _refused(path: str, encoded: Encoded) -> tuple[str, ...]:
-    """What of a file `weights_only` would not read."""
-    if encoded.is_familiar:
-        return tuple(sorted(encoded.unreadable))
-    try:
-        return (*sorted(get_unsafe_globals_in_checkpoint(path)), *sorted(encoded.unreadable))
-    except pickle.UnpicklingError as error:  # torch's scan ends at the first opcode that it does not know
-        return tuple(sorted(encoded.unreadable)) or (str(error),)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from isal import isal_zlib
 
@@ -75,6 +75,50 @@ class ContainerWriter:
 _FORMAT = {".format_version": b"1", ".storage_alignment": str(ALIGNMENT).encode()}
 _VERSION = {"version": b"3\n"}
 CONSTANT_RECORDS = frozenset({*_FORMAT, *_VERSION})
+_MANIFEST_OVERHEAD_BYTES = (
+    4096  # its header and its entry, and the records that end the file; more than enough
+)
+
+
+def _leading(pickle: bytes, byteorder: bytes | None) -> dict[str, bytes]:
+    """The records in front of the data, in their order."""
+    return {"data.pkl": pickle, **_FORMAT, **({} if byteorder is None else {"byteorder": byteorder})}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where a file will have its bytes.
+
+    Attributes:
+        offsets: of the data of each storage, by the name of its record (`data/0`).
+        size_bytes: what the file takes at most.
+    """
+
+    offsets: dict[str, int]
+    size_bytes: int
+
+
+def plan(pickle: bytes, byteorder: bytes | None, sizes: Mapping[str, int]) -> Plan:
+    """Tells where `write_state` will put the data.
+
+    Args:
+        pickle: as for `write_state`.
+        byteorder: as for `write_state`.
+        sizes: the lengths of the storages in bytes, by the names of their records, in their order.
+    """
+    leading = {name: len(data) for name, data in _leading(pickle, byteorder).items()}
+    trailing = {name: len(data) for name, data in _VERSION.items()}
+    offsets: dict[str, int] = {}
+    end = directory = 0
+    for name, size in [*leading.items(), *sizes.items(), *trailing.items()]:
+        record = Record(f"{layout.ARCHIVE}/{name}", size, 0, end)
+        offsets[name] = end + len(layout.local_header(record.name, size, end))
+        end = offsets[name] + size + len(layout.descriptor(record))
+        directory += len(layout.central_entry(record))
+    return Plan(
+        {name: offsets[name] for name in sizes},
+        end + directory + manifest.most_bytes(offsets) + _MANIFEST_OVERHEAD_BYTES,
+    )
 
 
 def write_state(
@@ -98,11 +142,8 @@ def write_state(
         OSError: the file cannot be written.
     """
     writer = ContainerWriter(sink)
-    writer.add("data.pkl", pickle)
-    for name, value in _FORMAT.items():
+    for name, value in _leading(pickle, byteorder).items():
         writer.add(name, value)
-    if byteorder is not None:
-        writer.add("byteorder", byteorder)
     for name, buffer in data:
         writer.add(name, buffer)
     for name, value in _VERSION.items():

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from marlin_ckpt.archive import decoder, encoder, verification
+from marlin_ckpt.archive import decoder, saving, verification
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
@@ -260,7 +260,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
                 "python": platform.python_version(),
             },
         )
-        unsafe = encoder.write_file(path, plain(state), manifest)
+        unsafe = saving.write_file(path, plain(state), manifest).refused
         self._saves += 1
         if new := set(unsafe) - self._warned_of:
             self._warned_of |= new

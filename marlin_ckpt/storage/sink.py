@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
-from marlin_ckpt.storage.direct import REFUSALS, DirectSink
+from marlin_ckpt.storage.direct import DirectSink
 from marlin_ckpt.storage.local import write_all
+from marlin_ckpt.storage.writers import REFUSALS, start_writeback
 
 # Below this the page cache takes the bytes faster than a disk's round trips; measured on ext4.
 _DIRECT_FROM_BYTES = 64 << 20
@@ -61,11 +62,7 @@ class BufferedSink:
 
     def _write(self, data: bytes | bytearray | memoryview) -> None:
         write_all(self._fd, data)
-        with contextlib.suppress(OSError):
-            # Linux starts to write the pages of a range that is not needed, where sync_file_range(2), which
-            # is there for that, is not to be had from Python; dirty ones stay (mm/fadvise.c). A save of
-            # 10 MB took 0.7 of the time, most of which an fsync with everything left to do had taken.
-            os.posix_fadvise(self._fd, self._written, len(data), os.POSIX_FADV_DONTNEED)
+        start_writeback(self._fd, self._written, len(data))
         self._written += len(data)
 
 
