@@ -20,7 +20,7 @@ def _checkpoints_here() -> str:
 
 @dataclass
 class DefaultCheckpointerArguments(Checked):
-    """What `DefaultCheckpointer` does; PyMarlin's fields with PyMarlin's defaults, and `weights_only`.
+    """What `DefaultCheckpointer` does; PyMarlin's fields with PyMarlin's defaults, and more.
 
     A plain mutable dataclass: set a field between two calls and the next call obeys it, and checks again.
 
@@ -35,6 +35,17 @@ class DefaultCheckpointerArguments(Checked):
         file_prefix: what the names of files start with: `{file_prefix}_{index}.{file_ext}`.
         file_ext: their extension, without its dot.
         log_level: the least level that the checkpointer's logger lets through.
+        async_save: copy the state aside and write the copy while training goes on; takes as much memory as
+            the state.
+        overlap: with `async_save`, copy what a known optimizer owns in the background too; its next step
+            waits for what is left. Writes to such tensors outside of a step are noticed by autograd's count
+            of changes, and the save is given up; writes through `.data` are not counted.
+        check_overlap: compare checksums of the tensors and their copies, so that writes through `.data` are
+            noticed as well; costs about half of what copying at once does.
+        when_busy: with `async_save`, what a save does while the one before it is still under way: `wait`, or
+            `skip` (a forced one waits all the same).
+        on_save_error: what a save that fails does: `raise`, with `async_save` at the next call, or `warn`
+            and go on.
         weights_only: refuse files that would import anything beyond plain values and tensors. False runs
             whatever code a file names: only for files of your own.
 
@@ -52,6 +63,11 @@ class DefaultCheckpointerArguments(Checked):
     file_prefix: str = "model"
     file_ext: str = "pt"
     log_level: str = "INFO"
+    async_save: bool = False
+    overlap: bool = True
+    check_overlap: bool = False
+    when_busy: str = field(default="wait", metadata={"choices": ("wait", "skip")})
+    on_save_error: str = field(default="raise", metadata={"choices": ("raise", "warn")})
     weights_only: bool = True
 
     def faults(self) -> list[Fault]:

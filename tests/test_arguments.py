@@ -19,7 +19,7 @@ from marlin_ckpt import (
 from marlin_ckpt.errors import Fault
 
 
-def test_the_defaults_are_those_of_the_reference_and_weights_only(tmp_path: Path, monkeypatch):
+def test_the_defaults_are_those_of_the_reference_and_of_what_is_ours(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert asdict(DefaultCheckpointerArguments()) == {
         "checkpoint": True,
@@ -32,6 +32,11 @@ def test_the_defaults_are_those_of_the_reference_and_weights_only(tmp_path: Path
         "file_prefix": "model",
         "file_ext": "pt",
         "log_level": "INFO",
+        "async_save": False,
+        "overlap": True,
+        "check_overlap": False,
+        "when_busy": "wait",
+        "on_save_error": "raise",
         "weights_only": True,
     }
 

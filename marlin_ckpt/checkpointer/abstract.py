@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
+
 from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.checkpointer.report import SaveReport
 
 
 class AbstractCheckpointer(ABC):
@@ -43,3 +46,13 @@ class AbstractCheckpointer(ABC):
     @abstractmethod
     def load(self) -> Checkpoint:
         """Loads the states to continue from; an empty `Checkpoint` where there is nothing to continue."""
+
+    def register(self, *optimizers: torch.optim.Optimizer) -> None:  # noqa: B027 - see below
+        """Is told the optimizers that the states come from; does nothing unless overridden."""
+
+    def wait(self) -> None:  # noqa: B027 - as above
+        """Returns when everything that was saved is durable; saves that return then need nothing here."""
+
+    def take_reports(self) -> list[SaveReport] | None:
+        """What became durable since this was last asked; None where `save` returns when it is."""
+        return None

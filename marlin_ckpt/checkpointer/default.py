@@ -8,29 +8,27 @@ import operator
 import os
 import platform
 import secrets
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import torch
 
-from marlin_ckpt.archive import decoder, saving, verification
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
-from marlin_ckpt.checkpointer.payload import check_payload, plain_metrics
-from marlin_ckpt.checkpointer.plain import plain
-from marlin_ckpt.checkpointer.restoring import Pair, Restoration
+from marlin_ckpt.checkpointer.loading import Loader
+from marlin_ckpt.checkpointer.payload import plain_metrics
+from marlin_ckpt.checkpointer.report import SaveReport
+from marlin_ckpt.checkpointer.restoring import Restoration
+from marlin_ckpt.checkpointer.saver import Job, Saver
 from marlin_ckpt.directory import catalog, pruning
 from marlin_ckpt.directory.naming import FileName, Kind
 from marlin_ckpt.errors import (
     ArgumentsError,
-    CheckpointNotFoundError,
-    CorruptCheckpointError,
     Fault,
     MarlinError,
-    NotACheckpointError,
-    UnknownFormatError,
+    StorageError,
+    UnsavableStateError,
 )
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import make_directory
@@ -43,7 +41,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
     """Saves to and loads from `{file_prefix}_{index}.{file_ext}` in directories of the local file system.
 
     A save is reported when the file is durable under its name; a kill at any instant leaves the files before
-    it whole.
+    it whole. With `async_save` close it, or use it in a `with` statement, to learn of the last save's end.
 
     Attributes:
         args: obeyed, and checked again, at each call.
@@ -67,7 +65,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self.logger = logging.getLogger(_LOGGER_NAME)
         self._saves = 0
         self._swept: set[str] = set()
-        self._warned_of: set[str] = set()
+        self._saver = Saver(self.logger)
         self._obey()
         if args.delete_existing_checkpoints:
             if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
@@ -83,12 +81,14 @@ class DefaultCheckpointer(AbstractCheckpointer):
             force: save whatever the period says.
 
         Returns:
-            the path of the file, durable when this returns; None when nothing was to be saved.
+            the path of the file, durable when this returns, or with `async_save` when `wait` does; None when
+            nothing was to be saved, or when it failed and `on_save_error` is `warn`.
 
         Raises:
             ArgumentsError: the arguments, the index or a metric is wrong.
             UnsavableStateError: the states cannot be pickled.
             StorageError: the file cannot be written; an older one of its name stands untouched.
+            MarlinError: what an earlier save failed with in the background.
         """
         self._obey()
         index = _index(index)
@@ -98,7 +98,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
             kind = type(checkpoint_state).__qualname__
             raise ArgumentsError([Fault("checkpoint_state", f"expected a Checkpoint, not a {kind}")])
         metrics = plain_metrics(checkpoint_state.metrics)
-        return self._write(self.args.save_dir, Kind.CHECKPOINT, index, checkpoint_state.payload(), metrics)
+        about = self._about(Kind.CHECKPOINT, index, metrics)
+        return self._save(self.args.save_dir, about, checkpoint_state.payload(), must_be_made=force)
 
     def save_model(self, model_state: Any, index: int) -> str | None:
         """Saves the module's state alone, when `checkpoint` and `model_state_save_dir` are set.
@@ -108,7 +109,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
             index: what to save it under, 0 or more.
 
         Returns:
-            the path of the file, durable when this returns; None when nothing was to be saved.
+            the path of the file, as `save` does.
 
         Raises:
             As `save` does.
@@ -117,7 +118,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
         index = _index(index)
         if not (self.args.checkpoint and self.args.model_state_save_dir):
             return None
-        return self._write(self.args.model_state_save_dir, Kind.MODEL, index, model_state, {})
+        about = self._about(Kind.MODEL, index, {})
+        return self._save(self.args.model_state_save_dir, about, model_state, must_be_made=True)
 
     def load(self, into: Checkpoint | None = None) -> Checkpoint:
         """Loads what `load_dir` and `load_filename` say, every byte checked, to the CPU or into live objects.
@@ -147,63 +149,50 @@ class DefaultCheckpointer(AbstractCheckpointer):
             StateMismatchError: a state does not fit the object that it is for.
         """
         self._obey()
-        restoration = None if into is None else Restoration(into)
-        load_dir, filename = self.args.load_dir, self.args.load_filename
-        if not load_dir or not os.fspath(load_dir):
-            if filename:
-                self.logger.warning("load_filename %s is ignored, since load_dir is not set.", filename)
-            return Checkpoint()
-        if not filename or not os.fspath(filename):
-            return self._load_newest(load_dir, restoration)
+        self.wait()
+        loaded = Loader(self.args, self.logger, None if into is None else Restoration(into)).load()
+        if loaded.manifest is not None:
+            self.run_id = loaded.manifest.run_id
+            self._saves = loaded.manifest.save_number
+        return loaded.checkpoint
+
+    def wait(self) -> None:
+        """Waits until the save under way is durable.
+
+        Raises:
+            MarlinError: what it failed with in the background, unless that was raised before.
+        """
+        self._saver.wait()
+
+    def close(self) -> None:
+        """Waits as `wait` does, and gives the memory for copies back; a later save takes it anew."""
+        self._saver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes; an exception that is on its way is not replaced by that of a save, which is logged."""
         try:
-            return self._read(os.path.join(load_dir, filename), restoration)
-        except CorruptCheckpointError as error:
-            intact = verification.newest_intact(lambda: self._candidates(load_dir))
-            error.hint = f"the newest intact checkpoint is {intact}" if intact else error.hint
-            raise
+            self.close()
+        except MarlinError as error:
+            if kind is None:
+                raise
+            self.logger.error("A save failed: %s", error)  # noqa: TRY400 - the other's traceback is what counts
 
-    def _candidates(self, load_dir: PathText) -> list[str]:
-        return catalog.newest_first(load_dir, self.args.file_prefix, self.args.file_ext)
+    def register(self, *optimizers: torch.optim.Optimizer) -> None:
+        """Names optimizers whose parameters and state nothing but their `step` changes.
 
-    def _load_newest(self, load_dir: PathText, restoration: Restoration | None) -> Checkpoint:
-        skipped: dict[str, MarlinError] = {}
-        while candidates := [path for path in self._candidates(load_dir) if path not in skipped]:
-            try:
-                return self._read(candidates[0], restoration)
-            except CheckpointNotFoundError:
-                # Replaced or pruned between the look and the reading: look again.
-                self.logger.debug("%s has vanished.", candidates[0])
-            except (CorruptCheckpointError, NotACheckpointError, UnknownFormatError) as error:
-                skipped[candidates[0]] = error
-                self.logger.warning("Passed over: %s", error)
-        if skipped:
-            newest = next(iter(skipped.values()))
-            newest.hint = newest.hint or f"none of {len(skipped)} checkpoints under {load_dir} is intact"
-            raise newest
-        self.logger.info("No checkpoint found under %s.", os.fspath(load_dir))
-        return Checkpoint()
+        With `async_save` and `overlap` these are copied while training goes on; the step waits for what is
+        left. An optimizer that was not named is known from its first step after the first such save on.
+        """
+        if self.args.async_save and self.args.overlap:
+            self._saver.register(*optimizers)
 
-    def _read(self, path: str, restoration: Restoration | None) -> Checkpoint:
-        self.logger.debug("Loading checkpoint %s", path)
-
-        def pairs(payload: Any, manifest: Manifest | None) -> Iterable[Pair]:
-            check_payload(payload, manifest, path)
-            return () if restoration is None else restoration.pairs(payload, path)
-
-        payload, manifest = decoder.read_file(
-            path, weights_only=self.args.weights_only, log=self.logger.warning, pairs=pairs
-        )
-        if restoration is not None:
-            restoration.finish(payload, path)
-            if restoration.converted:
-                self.logger.warning("Converted %s.", ", ".join(restoration.converted))
-        if manifest is not None:
-            if manifest.lost:
-                self.logger.warning("%s was salvaged and lacks %s.", path, ", ".join(manifest.lost))
-            self.run_id = manifest.run_id
-            self._saves = manifest.save_number
-            payload["metrics"] = dict(manifest.metrics)
-        return Checkpoint(**payload)
+    def take_reports(self) -> list[SaveReport]:
+        """What became durable since this was last asked."""
+        reports = self._saver.reports
+        return [reports.popleft() for _ in range(len(reports))]
 
     @staticmethod
     def get_latest_file(
@@ -240,14 +229,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
         for failure in outcome.failures:
             self.logger.error("Could not delete %s: %s", failure.path, failure.error)
 
-    def _write(
-        self, directory: PathText, kind: Kind, index: int, state: Any, metrics: dict[str, float]
-    ) -> str:
-        self.check_mk_dir(directory)
-        self._sweep(os.fspath(directory))
-        name = str(FileName(self.args.file_prefix, index, self.args.file_ext, kind))
-        path = os.path.join(directory, name)
-        manifest = Manifest(
+    def _about(self, kind: Kind, index: int, metrics: dict[str, float]) -> Manifest:
+        return Manifest(
             kind=kind,
             index=index,
             created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -260,14 +243,21 @@ class DefaultCheckpointer(AbstractCheckpointer):
                 "python": platform.python_version(),
             },
         )
-        unsafe = saving.write_file(path, plain(state), manifest).refused
+
+    def _save(self, directory: PathText, about: Manifest, state: Any, *, must_be_made: bool) -> str | None:
+        name = str(FileName(self.args.file_prefix, about.index, self.args.file_ext, about.kind))
+        path = os.path.join(directory, name)
+        try:
+            self.check_mk_dir(directory)
+            self._sweep(os.fspath(directory))
+            if not self._saver.save(self.args, Job(path, state, about, must_be_made)):
+                return None
+        except (StorageError, UnsavableStateError) as error:
+            if self.args.on_save_error == "raise":
+                raise
+            self.logger.error("Not saved: %s", error)  # noqa: TRY400 - no news in a traceback
+            return None
         self._saves += 1
-        if new := set(unsafe) - self._warned_of:
-            self._warned_of |= new
-            self.logger.warning(
-                "%s will need weights_only: false to load, because it holds %s", path, ", ".join(unsafe)
-            )
-        self.logger.debug("Saved %s %s", kind, path)
         return path
 
     def _sweep(self, directory: str) -> None:

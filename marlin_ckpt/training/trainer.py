@@ -77,6 +77,7 @@ class Trainer:
             self.estimated_global_steps_per_epoch, args.epochs
         )
         states.update("trainer", self, checkpoint.trainer_state)
+        self.checkpointer.register(*self.optimizers)
         self.trainer_backend.init(self._backend_arguments())
         states.update("trainer backend", self.trainer_backend, checkpoint.trainer_backend_state)
 
@@ -98,6 +99,8 @@ class Trainer:
         if self.last_epoch >= 0:
             self.save_checkpoint(force=True)
             self.save_model_checkpoint()
+            self.checkpointer.wait()
+            self._tell_saved(None)
         self.module.on_end_train(self.global_steps_finished)
 
     def train_epoch(self) -> list[Any]:
@@ -138,8 +141,11 @@ class Trainer:
         self._tell_saved(self.checkpointer.save_model(self.module.get_state(), self.last_epoch))
 
     def _tell_saved(self, path: str | None) -> None:
-        if path and self._observer is not None:
-            self._observer.on_save(path, self.last_epoch)
+        reports = self.checkpointer.take_reports()
+        saved = [(path, self.last_epoch)] if reports is None and path else []
+        for one_path, index in saved or [(report.path, report.index) for report in reports or ()]:
+            if self._observer is not None:
+                self._observer.on_save(one_path, index)
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the trainer; a subclass may add its own."""

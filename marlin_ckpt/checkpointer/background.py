@@ -1,0 +1,125 @@
+"""One thread that finishes a save while training goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import traceback
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from marlin_ckpt.errors import MarlinError, StorageError
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What the thread and its owner both see.
+
+    Attributes:
+        changed: held to look at the rest, told when the thread ends.
+        is_busy: whether it has not ended yet.
+        error: what it ended with and nobody has been told of.
+        is_left: whether nobody is there any more who could be told.
+    """
+
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    is_busy: bool = False
+    error: BaseException | None = None
+    is_left: bool = False
+
+
+class Background:
+    """Does one thing at a time, on a thread of its own; what it fails of reaches the owner once.
+
+    The thread is no daemon: the interpreter waits for it before it ends.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._shared = _Shared()
+        self._process = os.getpid()
+        # When the owner is dropped, or the interpreter ends, with a failure that nobody asked for.
+        weakref.finalize(self, _leave, self._shared, logger)
+
+    def is_busy(self) -> bool:
+        """Whether the last thing is still being done."""
+        self._forget_parent()
+        return self._shared.is_busy
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Does something in the background; the last thing must have ended.
+
+        Raises:
+            StorageError: no thread can be started.
+        """
+        shared, logger, tasks = self._shared, self._logger, [work]
+        shared.is_busy = True
+
+        def run() -> None:
+            error = _attempt(tasks)
+            with shared.changed:
+                shared.error = error
+                shared.is_busy = False
+                shared.changed.notify_all()
+                if shared.is_left:
+                    _tell(shared, logger)
+
+        try:
+            threading.Thread(target=run, name="marlin-ckpt save").start()
+        except RuntimeError as error:
+            shared.is_busy = False
+            raise StorageError(f"cannot start a thread that saves: {error}") from error
+
+    def wait(self) -> None:
+        """Waits until the last thing is done.
+
+        Raises:
+            BaseException: what it failed with, unless that has been raised already.
+        """
+        self._forget_parent()
+        shared = self._shared
+        with shared.changed:
+            shared.changed.wait_for(lambda: not shared.is_busy)
+            error, shared.error = shared.error, None
+        if error is not None:
+            raise error
+
+    def _forget_parent(self) -> None:
+        """In a child process there is no thread, whatever the parent had begun."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._shared.changed = threading.Condition()
+            self._shared.is_busy = False
+            self._shared.error = None
+
+
+def _attempt(tasks: list[Callable[[], None]]) -> BaseException | None:
+    """Does the one task, and returns what it raised.
+
+    Without its traceback, whose frames would keep the owner alive: when he leaves it may have to be told.
+    """
+    try:
+        tasks.pop()()
+    except BaseException as error:  # noqa: BLE001 - raised where the owner can see it
+        if not isinstance(error, MarlinError):
+            error.add_note("In the background:\n" + "".join(traceback.format_tb(error.__traceback__)))
+        one: BaseException | None = error
+        while one is not None:
+            one.__traceback__ = None
+            one = one.__cause__ or one.__context__
+        return error
+    return None
+
+
+def _leave(shared: _Shared, logger: logging.Logger) -> None:
+    with shared.changed:
+        shared.is_left = True
+        _tell(shared, logger)
+
+
+def _tell(shared: _Shared, logger: logging.Logger) -> None:
+    error, shared.error = shared.error, None
+    if error is not None:
+        logger.error("A save failed, and nobody waited for it: %s", error)

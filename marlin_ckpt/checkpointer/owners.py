@@ -1,0 +1,74 @@
+"""Which tensors only an optimizer's step changes, and a word before it does."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+_PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
+
+
+class KnownOptimizers:
+    """The optimizers that were named, and those that were seen to step.
+
+    torch calls a hook before each step of each optimizer; whoever has stepped once will be heard again.
+    """
+
+    def __init__(self, before_step: Callable[[], None]) -> None:
+        """Begins to listen.
+
+        Args:
+            before_step: called on the thread that steps, before it does.
+        """
+        self._known: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        known = self._known
+
+        def hook(optimizer: Optimizer, *_: Any) -> None:
+            known.add(optimizer)
+            before_step()
+
+        self._handle = register_optimizer_step_pre_hook(hook)
+
+    def add(self, optimizer: Optimizer) -> None:
+        """Takes an optimizer for known before its first step."""
+        self._known.add(optimizer)
+
+    def forget(self) -> None:
+        """Stops listening."""
+        self._handle.remove()
+        self._known.clear()
+
+    def tensors(self) -> dict[int, list[torch.Tensor]]:
+        """The parameters and the state of all known optimizers, by the identity of their storages.
+
+        Left out are those that may change in other ways, or whose changes autograd does not count.
+        """
+        found: dict[int, list[torch.Tensor]] = {}
+        for optimizer in list(self._known):
+            for tensor in _tensors([[group["params"] for group in optimizer.param_groups], optimizer.state]):
+                if (
+                    type(tensor) in _PLAIN_TENSORS
+                    and tensor.layout is torch.strided
+                    and tensor.is_cpu
+                    and not tensor.is_nested
+                    and not tensor.is_inference()
+                ):
+                    found.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)  # noqa: SLF001
+        return found
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested lists, tuples and dicts."""
+    pending = [values]
+    seen: set[int] = set()
+    while pending:
+        value = pending.pop()
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            pending.extend(value.values() if isinstance(value, dict) else value)

@@ -1,0 +1,40 @@
+"""What a save cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveReport:
+    """A file that is durable, and what it took, in seconds.
+
+    Attributes:
+        path: its path.
+        is_model: whether it is a model file, not a checkpoint.
+        index: what it was saved under.
+        size_bytes: its length.
+        stall_s: how long the caller waited: for `save`, and before an optimizer's step for the copy.
+        copy_s: how long the copy took that was made in the background; 0 where there was none.
+        write_s: how long it took to hand the bytes to the system.
+        sync_s: how long it then took until they were durable under the file's name.
+    """
+
+    path: str
+    is_model: bool
+    index: int
+    size_bytes: int
+    stall_s: float
+    copy_s: float
+    write_s: float
+    sync_s: float
+
+    @property
+    def bytes_per_s(self) -> float:
+        """The rate from the first byte written to durable."""
+        return self.size_bytes / max(self.write_s + self.sync_s, 1e-9)
+
+    def __str__(self) -> str:
+        times = {"stall": self.stall_s, "copy": self.copy_s, "write": self.write_s, "sync": self.sync_s}
+        told = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in times.items())
+        return f"{self.path}: {self.size_bytes:,} bytes at {self.bytes_per_s / 1e9:.2f} GB/s; {told}"

@@ -1,0 +1,275 @@
+"""Writes states to files: before the caller goes on, or while it does."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from isal import isal_zlib
+
+from marlin_ckpt.archive import saving
+from marlin_ckpt.archive.encoder import Encoded, encode
+from marlin_ckpt.archive.manifest import Manifest
+from marlin_ckpt.archive.memory import memory
+from marlin_ckpt.archive.saving import Image, Written
+from marlin_ckpt.archive.skeleton import tensor_names
+from marlin_ckpt.arguments import DefaultCheckpointerArguments
+from marlin_ckpt.checkpointer.background import Background
+from marlin_ckpt.checkpointer.owners import KnownOptimizers
+from marlin_ckpt.checkpointer.plain import plain
+from marlin_ckpt.checkpointer.report import SaveReport
+from marlin_ckpt.checkpointer.staging import Arena, Copy, Copying, Watched
+from marlin_ckpt.directory.naming import Kind
+from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.storage.writers import BLOCK_BYTES
+
+_MOST_REPORTS = 1000  # that are kept for somebody who may never ask
+_WORTH_A_THREAD_BYTES = 64 << 20  # of copies that the caller waits for
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A save that was asked for.
+
+    Attributes:
+        path: where to.
+        state: what.
+        manifest: about it.
+        must_be_made: whether it waits for the one before it, whatever `when_busy` says.
+    """
+
+    path: str
+    state: Any
+    manifest: Manifest
+    must_be_made: bool
+
+
+@dataclass(slots=True)
+class _Staged:
+    """A state on its way into memory, and what the caller has waited for it so far, in seconds."""
+
+    encoded: Encoded
+    image: Image
+    copying: Copying
+    stall_s: float
+    copy_s: float = 0.0
+
+    def finish_copying(self) -> tuple[str, ...]:
+        """What is done before a tensor may change; see `Copying.settle`."""
+        began = time.perf_counter()
+        moved = self.copying.settle()
+        self.stall_s += time.perf_counter() - began
+        return moved
+
+
+class _Moved(MarlinError):  # noqa: N818 - it ends no program
+    """A tensor has changed while it was copied."""
+
+
+@dataclass
+class _Awaited:
+    """What the next optimizer step has to wait for: at most one copy."""
+
+    staged: deque[_Staged] = field(default_factory=deque)
+    process: int = field(default_factory=os.getpid)
+
+    def before_step(self) -> None:
+        if self.process != os.getpid():  # a child: whoever copies is in the parent, and the memory not here
+            self.staged.clear()
+            self.process = os.getpid()
+        while self.staged:
+            self.staged.popleft().finish_copying()
+
+
+class Saver:
+    """Saves one state at a time; `reports` holds those that are durable and that nobody has asked for."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.reports: deque[SaveReport] = deque(maxlen=_MOST_REPORTS)
+        self._logger = logger
+        self._arena = Arena()
+        self._background = Background(logger)
+        self._awaited = _Awaited()
+        self._optimizers: KnownOptimizers | None = None
+        self._may_overlap = True
+        self._warned_of: set[str] = set()
+
+    def register(self, *optimizers: torch.optim.Optimizer) -> None:
+        """Listens for steps, and takes optimizers for known before their first one."""
+        if self._optimizers is None:
+            self._optimizers = KnownOptimizers(self._awaited.before_step)
+            # torch keeps the hook for ever, and with it whatever it holds.
+            weakref.finalize(self, self._optimizers.forget)
+        for optimizer in optimizers:
+            self._optimizers.add(optimizer)
+
+    def save(self, args: DefaultCheckpointerArguments, job: Job) -> bool:
+        """Saves a state, or copies it and saves the copy in the background.
+
+        Returns:
+            whether it was, or will be; False where the one before it is still under way and `when_busy` is
+            `skip`.
+
+        Raises:
+            UnsavableStateError: the state cannot be pickled.
+            StorageError: the file cannot be written, or there is no memory for the copy.
+            MarlinError: what the save before it failed with in the background.
+        """
+        if (
+            args.async_save
+            and args.when_busy == "skip"
+            and not job.must_be_made
+            and self._background.is_busy()
+        ):
+            self._logger.info("Skipped %s: the save before it is still under way.", job.path)
+            return False
+        began = time.perf_counter()
+        self.wait()
+        if args.async_save:
+            self._save_behind(args, job, began)
+        else:
+            written = saving.write_file(job.path, plain(job.state), job.manifest)
+            self._report(job, written, time.perf_counter() - began, 0.0)
+        return True
+
+    def wait(self) -> None:
+        """Waits for the save under way.
+
+        Raises:
+            MarlinError: what it failed with, unless that was raised before.
+        """
+        self._awaited.before_step()
+        self._background.wait()
+
+    def close(self) -> None:
+        """Waits as `wait` does, and gives the memory back."""
+        try:
+            self.wait()
+        finally:
+            self._arena.free()
+            if self._optimizers is not None:
+                self._optimizers.forget()
+                self._optimizers = None
+
+    def _save_behind(self, args: DefaultCheckpointerArguments, job: Job, began: float) -> None:
+        staged = self._stage(args, job)
+        staged.stall_s = time.perf_counter() - began
+        warns = args.on_save_error == "warn"
+        self._awaited.staged.append(staged)
+        try:
+            self._background.start(lambda: self._finish(job, staged, warns=warns))
+        except MarlinError:
+            self._awaited.staged.clear()
+            raise
+
+    def _stage(self, args: DefaultCheckpointerArguments, job: Job) -> _Staged:
+        """Copies at once what may change before the next step, and lists what may not."""
+        encoded = encode(plain(job.state))
+        plan = saving.plan_image(encoded)
+        before = self._arena.size_bytes
+        image = Image(self._arena.room(plan.size_bytes + BLOCK_BYTES), plan)
+        if self._arena.size_bytes != before:
+            taken = f"{encoded.size_bytes:,} bytes"
+            self._logger.info("Asynchronous saves keep a copy of the state in memory: %s.", taken)
+        owned: Mapping[int, list[torch.Tensor]] = {}
+        if args.overlap and self._may_overlap:
+            self.register()
+            owned = self._optimizers.tensors() if self._optimizers is not None else {}
+        start = ctypes.addressof(ctypes.c_char.from_buffer(image.memory))
+        now: list[Copy] = []
+        late: list[Copy] = []
+        watched: list[Watched] = []
+        held = []
+        sums: dict[str, int] = {}
+        for key, storage in encoded.storages.items():
+            target, size = start + plan.offsets[f"data/{key}"], storage.nbytes()
+            if owners := owned.get(storage._cdata):  # noqa: SLF001
+                late.append(Copy(target, storage.data_ptr(), size))
+                watched += [Watched(key, tensor, tensor._version) for tensor in owners]  # noqa: SLF001
+                if args.check_overlap:
+                    sums[key] = isal_zlib.crc32(memory(storage.data_ptr(), size))
+            else:
+                local = saving.on_cpu(storage)
+                held.append(local)
+                now.append(Copy(target, local.data_ptr(), size))
+        _copy_at_once(now)
+
+        def differ() -> list[str]:
+            places = {key: plan.offsets[f"data/{key}"] for key in sums}
+            sizes = {key: encoded.storages[key].nbytes() for key in sums}
+            return [
+                key
+                for key, at in places.items()
+                if isal_zlib.crc32(image.memory[at : at + sizes[key]]) != sums[key]
+            ]
+
+        return _Staged(encoded, image, Copying(late, watched, differ), 0.0)
+
+    def _finish(self, job: Job, staged: _Staged, *, warns: bool) -> None:
+        """What is left to do in the background."""
+        began = time.perf_counter()
+        staged.copying.work()
+        staged.copy_s = time.perf_counter() - began
+
+        def check() -> None:
+            if moved := staged.copying.settle():
+                names = tensor_names(staged.encoded.pickle)
+                raise _Moved(", ".join(name for key in moved for name in names.get(key, [f"storage {key}"])))
+
+        try:
+            written = saving.write_image(job.path, staged.encoded, job.manifest, staged.image, check)
+        except _Moved as error:
+            self._may_overlap = False
+            self._logger.warning(
+                "%s was not written, since %s changed outside of an optimizer's step while it was copied. "
+                "From now on saves copy everything before they return, as with overlap: false.",
+                job.path,
+                error.what,
+            )
+        except MarlinError as error:
+            if not warns:
+                raise
+            self._logger.error("Not saved: %s", error)  # noqa: TRY400 - no news in a traceback
+        else:
+            self._report(job, written, staged.stall_s, staged.copy_s)
+
+    def _report(self, job: Job, written: Written, stall_s: float, copy_s: float) -> None:
+        if new := set(written.refused) - self._warned_of:
+            self._warned_of |= new
+            self._logger.warning(
+                "%s will need weights_only: false to load, because it holds %s",
+                job.path,
+                ", ".join(written.refused),
+            )
+        report = SaveReport(
+            path=job.path,
+            is_model=job.manifest.kind is Kind.MODEL,
+            index=job.manifest.index,
+            size_bytes=written.size_bytes,
+            stall_s=stall_s,
+            copy_s=copy_s,
+            write_s=written.write_s,
+            sync_s=written.sync_s,
+        )
+        self._logger.debug("Saved %s", report)
+        self.reports.append(report)
+
+
+def _copy_at_once(copies: list[Copy]) -> None:
+    copying = Copying(copies)
+    if sum(one.size_bytes for one in copies) < _WORTH_A_THREAD_BYTES:
+        copying.work()
+        return
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(copying.work)
+        copying.settle()
+        other.result()
