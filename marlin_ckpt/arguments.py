@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from marlin_ckpt.errors import Fault
 from marlin_ckpt.fields import Checked, PathText, extension_fault, fits, name_part_fault
@@ -27,7 +27,8 @@ class DefaultCheckpointerArguments(Checked):
     Attributes:
         checkpoint: save at all; everything else only says when, where and how.
         delete_existing_checkpoints: at construction, remove the files of `file_ext` directly in `save_dir`.
-        period: save when the index is a multiple of it, or when forced.
+        period: save when the index is a multiple of it, or when forced; `auto`: as often as `max_overhead`
+            allows.
         save_dir: where checkpoints are written; made when it is missing.
         model_state_save_dir: where model files are written; nothing: they are not written.
         load_dir: where to load from, searched with its sub-directories; nothing: start fresh.
@@ -35,6 +36,10 @@ class DefaultCheckpointerArguments(Checked):
         file_prefix: what the names of files start with: `{file_prefix}_{index}.{file_ext}`.
         file_ext: their extension, without its dot.
         log_level: the least level that the checkpointer's logger lets through.
+        max_overhead: with `period: auto`, the share of the time that saves may cost; 0.035 is the bound of
+            CheckFreq (FAST '21).
+        mean_time_between_failures_hours: of the machine; with `period: auto`, never save more often than
+            loses least to saves and failures together.
         async_save: copy the state aside and write the copy while training goes on; takes as much memory as
             the state.
         overlap: with `async_save`, copy what a known optimizer owns in the background too; its next step
@@ -55,7 +60,7 @@ class DefaultCheckpointerArguments(Checked):
 
     checkpoint: bool = True
     delete_existing_checkpoints: bool = False
-    period: int = field(default=1, metadata={"minimum": 1})
+    period: int | Literal["auto"] = field(default=1, metadata={"minimum": 1})
     save_dir: PathText = field(default_factory=_checkpoints_here)
     model_state_save_dir: PathText | None = field(default_factory=_checkpoints_here)
     load_dir: PathText | None = None
@@ -63,6 +68,8 @@ class DefaultCheckpointerArguments(Checked):
     file_prefix: str = "model"
     file_ext: str = "pt"
     log_level: str = "INFO"
+    max_overhead: float = field(default=0.035, metadata={"above": 0, "maximum": 0.5})
+    mean_time_between_failures_hours: float | None = field(default=None, metadata={"above": 0})
     async_save: bool = False
     overlap: bool = True
     check_overlap: bool = False

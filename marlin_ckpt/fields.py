@@ -45,10 +45,16 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 
 def words(hint: Any) -> str:
     """An annotation in the words of an error message: `an integer or nothing`."""
-    kinds = [get_origin(one) or one for one in alternatives(hint)]
-    if str in kinds and os.PathLike in kinds:
-        kinds.remove(str)
-    return " or ".join(_WORDS.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds)
+    kinds = alternatives(hint)
+    is_path = any((get_origin(one) or one) is os.PathLike for one in kinds)
+    return " or ".join(_word(one) for one in kinds if not (is_path and one is str))
+
+
+def _word(hint: Any) -> str:
+    kind = get_origin(hint) or hint
+    if kind is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -99,6 +105,8 @@ def _bounds_fault(value: Any, field: Field[Any]) -> str:  # noqa: PLR0911 - one 
     texts = map(_text_fault, value if isinstance(value, list) else [value])
     if message := next(filter(None, texts), ""):
         return message
+    if isinstance(value, str) and "choices" not in bounds:
+        return ""
     if "maximum" in bounds and value > bounds["maximum"]:
         return f"expected {bounds['maximum']} or less, not {value!r}"
     if "minimum" in bounds and not value >= bounds["minimum"]:

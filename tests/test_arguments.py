@@ -32,6 +32,8 @@ def test_the_defaults_are_those_of_the_reference_and_of_what_is_ours(tmp_path: P
         "file_prefix": "model",
         "file_ext": "pt",
         "log_level": "INFO",
+        "max_overhead": 0.035,
+        "mean_time_between_failures_hours": None,
         "async_save": False,
         "overlap": True,
         "check_overlap": False,

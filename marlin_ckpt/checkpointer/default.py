@@ -73,7 +73,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
             self._delete_existing()
 
     def save(self, checkpoint_state: Checkpoint, index: int, force: bool = False) -> str | None:
-        """Saves the states when `checkpoint` is set and the index is a multiple of `period`, or when forced.
+        """Saves the states when `checkpoint` is set and the `period` says so, or when forced.
 
         Args:
             checkpoint_state: the states and metrics.
@@ -92,7 +92,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         """
         self._obey()
         index = _index(index)
-        if not self.args.checkpoint or not (force or index % self.args.period == 0):
+        if not self.args.checkpoint or not (force or self._is_due(index)):
             return None
         if not isinstance(checkpoint_state, Checkpoint):
             kind = type(checkpoint_state).__qualname__
@@ -189,6 +189,13 @@ class DefaultCheckpointer(AbstractCheckpointer):
         if self.args.async_save and self.args.overlap:
             self._saver.register(*optimizers)
 
+    def overhead(self) -> float:
+        """The share of the time since this checkpointer was made that its saves have cost.
+
+        It is the time that training waited, and what the steps took longer while a save was under way.
+        """
+        return self._saver.pace.share()
+
     def take_reports(self) -> list[SaveReport]:
         """What became durable since this was last asked."""
         reports = self._saver.reports
@@ -228,6 +235,12 @@ class DefaultCheckpointer(AbstractCheckpointer):
             return
         for failure in outcome.failures:
             self.logger.error("Could not delete %s: %s", failure.path, failure.error)
+
+    def _is_due(self, index: int) -> bool:
+        if self.args.period != "auto":
+            return index % self.args.period == 0
+        hours = self.args.mean_time_between_failures_hours
+        return self._saver.pace.is_due(self.args.max_overhead, None if hours is None else hours * 3600)
 
     def _about(self, kind: Kind, index: int, metrics: dict[str, float]) -> Manifest:
         return Manifest(

@@ -8,7 +8,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ from marlin_ckpt.archive.skeleton import tensor_names
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpointer.background import Background
 from marlin_ckpt.checkpointer.owners import KnownOptimizers
+from marlin_ckpt.checkpointer.pace import Pace
 from marlin_ckpt.checkpointer.plain import plain
 from marlin_ckpt.checkpointer.report import SaveReport
 from marlin_ckpt.checkpointer.staging import Arena, Copy, Copying, Watched
@@ -81,13 +82,22 @@ class _Awaited:
 
     staged: deque[_Staged] = field(default_factory=deque)
     process: int = field(default_factory=os.getpid)
+    pace: Pace = field(default_factory=Pace)
+    is_saving: Callable[[], bool] = lambda: False
 
     def before_step(self) -> None:
+        """Waits, and takes the time of the step."""
+        self.pace.before_step(is_saving=self.is_saving())
+        self.wait()
+
+    def wait(self) -> None:
         if self.process != os.getpid():  # a child: whoever copies is in the parent, and the memory not here
             self.staged.clear()
             self.process = os.getpid()
         while self.staged:
+            began = time.perf_counter()
             self.staged.popleft().finish_copying()
+            self.pace.waited(time.perf_counter() - began)
 
 
 class Saver:
@@ -98,7 +108,8 @@ class Saver:
         self._logger = logger
         self._arena = Arena()
         self._background = Background(logger)
-        self._awaited = _Awaited()
+        self._awaited = _Awaited(is_saving=self._background.is_busy)
+        self.pace = self._awaited.pace
         self._optimizers: KnownOptimizers | None = None
         self._may_overlap = True
         self._warned_of: set[str] = set()
@@ -134,11 +145,17 @@ class Saver:
             return False
         began = time.perf_counter()
         self.wait()
-        if args.async_save:
-            self._save_behind(args, job, began)
-        else:
-            written = saving.write_file(job.path, plain(job.state), job.manifest)
-            self._report(job, written, time.perf_counter() - began, 0.0)
+        self.pace.save_began()
+        try:
+            if args.async_save:
+                self._save_behind(args, job, began)
+            else:
+                self._save_now(job, began)
+        except BaseException:
+            self.pace.save_ended(time.perf_counter() - began)
+            raise
+        finally:
+            self.pace.waited(time.perf_counter() - began)
         return True
 
     def wait(self) -> None:
@@ -147,7 +164,7 @@ class Saver:
         Raises:
             MarlinError: what it failed with, unless that was raised before.
         """
-        self._awaited.before_step()
+        self._awaited.wait()
         self._background.wait()
 
     def close(self) -> None:
@@ -159,6 +176,12 @@ class Saver:
             if self._optimizers is not None:
                 self._optimizers.forget()
                 self._optimizers = None
+
+    def _save_now(self, job: Job, began: float) -> None:
+        written = saving.write_file(job.path, plain(job.state), job.manifest)
+        stall_s = time.perf_counter() - began
+        self.pace.save_ended(stall_s)
+        self._report(job, written, stall_s, 0.0)
 
     def _save_behind(self, args: DefaultCheckpointerArguments, job: Job, began: float) -> None:
         staged = self._stage(args, job)
@@ -241,6 +264,8 @@ class Saver:
             self._logger.error("Not saved: %s", error)  # noqa: TRY400 - no news in a traceback
         else:
             self._report(job, written, staged.stall_s, staged.copy_s)
+        finally:
+            self.pace.save_ended(staged.stall_s)
 
     def _report(self, job: Job, written: Written, stall_s: float, copy_s: float) -> None:
         if new := set(written.refused) - self._warned_of:

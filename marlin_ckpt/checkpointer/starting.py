@@ -64,7 +64,8 @@ def decide(args: DefaultCheckpointerArguments, *, epochs: int, resume: bool) -> 
     if args.delete_existing_checkpoints:
         deletes = [entry.path for entry in _files(save_dir, extension=args.file_ext)]
         return Start(save_dir, deletes=tuple(deletes), replaces=_existing(models, but=deletes))
-    saves = {index for index in range(epochs) if index % args.period == 0 or index == last}
+    period = 1 if args.period == "auto" else args.period  # any of them may be saved
+    saves = {index for index in range(epochs) if index % period == 0 or index == last}
     replaces = [entry.path for entry in checkpoints if entry.index in saves]
     keeps = [entry.path for entry in checkpoints if entry.index is not None and entry.index > last]
     return Start(save_dir, replaces=(*replaces, *_existing(models)), keeps=tuple(keeps))

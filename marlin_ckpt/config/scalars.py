@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from types import NoneType
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
@@ -48,7 +48,7 @@ def read(node: yaml.Node, hint: Any) -> Any:
 
     Args:
         node: the scalar.
-        hint: bool, int, float, str or NoneType.
+        hint: bool, int, float, str, NoneType or a Literal of strings.
 
     Raises:
         MismatchError: it is not of that type.
@@ -66,7 +66,7 @@ def read(node: yaml.Node, hint: Any) -> Any:
         if math.isinf(number) and "inf" not in text.lower():
             raise MismatchError  # 1e999
         return number
-    if hint is str and is_text(node):
+    if is_text(node) and (hint is str or (get_origin(hint) is Literal and text in get_args(hint))):
         return text
     raise MismatchError
 

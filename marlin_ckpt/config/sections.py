@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
@@ -172,7 +172,7 @@ class _Reading:
             if origin is dict and isinstance(node, yaml.MappingNode):
                 return self.free(node, path)
             try:
-                return scalars.read(node, origin)
+                return scalars.read(node, one if origin is Literal else origin)
             except scalars.MismatchError:
                 continue
         raise scalars.MismatchError
