@@ -15,7 +15,17 @@ import torch
 
 from marlin_ckpt.cli.main import main
 
-REPORT_KEYS = {"run_id", "resumed_from", "epochs", "global_steps", "seconds", "metrics", "files"}
+REPORT_KEYS = {
+    "run_id",
+    "resumed_from",
+    "epochs",
+    "global_steps",
+    "seconds",
+    "metrics",
+    "files",
+    "saves",
+    "overhead",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +63,10 @@ def test_off_a_terminal_each_epoch_and_each_file_has_one_line(train):
     for epoch in (1, 2, 3):
         patterns.append(rf"epoch {epoch}: 15 steps at [0-9.]+ steps/s  {metrics}")
         patterns.append(rf"saved saved/model_{epoch - 1}\.pt")
-    patterns.append(r"run [0-9a-f]{12}: 3 epochs, 45 steps, [0-9.]+ s; 3 files written, [0-9.]+ kB")
+    patterns.append(
+        r"run [0-9a-f]{12}: 3 epochs, 45 steps, [0-9.]+ s; 3 files written, [0-9.]+ kB; "
+        r"saves cost [0-9.]+% of the time"
+    )
     assert re.fullmatch("\n".join(patterns) + "\n", err)
 
 
@@ -87,6 +100,8 @@ def test_json_is_one_document_with_these_keys(train, capsys):
     assert (code, report.keys()) == (0, REPORT_KEYS)
     assert lines_starting(err, "epoch 3: ")
     assert (report["epochs"], report["global_steps"], report["resumed_from"]) == (3, 45, None)
+    assert {save["path"] for save in report["saves"]} == {file["path"] for file in report["files"]}
+    assert 0 < report["overhead"] < 1
     assert report["metrics"].keys() == {"train_loss", "val_loss", "val_accuracy"}
     assert report["seconds"] > 0
     main(["list", "saved", "--json"])

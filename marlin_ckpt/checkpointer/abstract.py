@@ -56,3 +56,7 @@ class AbstractCheckpointer(ABC):
     def take_reports(self) -> list[SaveReport] | None:
         """What became durable since this was last asked; None where `save` returns when it is."""
         return None
+
+    def overhead(self) -> float | None:
+        """The share of the time so far that saves have cost; None where it is not known."""
+        return None

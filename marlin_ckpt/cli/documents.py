@@ -8,6 +8,7 @@ from typing import Any
 from marlin_ckpt.archive.inspection import Inspection
 from marlin_ckpt.archive.salvage import Salvage
 from marlin_ckpt.archive.verification import Verdict
+from marlin_ckpt.checkpointer.report import SaveReport
 from marlin_ckpt.directory.pruning import Outcome
 
 
@@ -28,6 +29,20 @@ def inspection(one: Inspection) -> dict[str, Any]:
         "save_number": manifest.save_number if manifest else None,
         "created": manifest.created if manifest else None,
         "versions": manifest.versions if manifest else None,
+    }
+
+
+def save(one: SaveReport) -> dict[str, Any]:
+    """One save as `train --json` describes it; times are in seconds."""
+    return {
+        "path": one.path,
+        "index": one.index,
+        "size_bytes": one.size_bytes,
+        "stall_s": round(one.stall_s, 6),
+        "copy_s": round(one.copy_s, 6),
+        "write_s": round(one.write_s, 6),
+        "sync_s": round(one.sync_s, 6),
+        "bytes_per_s": round(one.bytes_per_s),
     }
 
 

@@ -14,6 +14,7 @@ from marlin_ckpt.cli.text import count, escape
 from marlin_ckpt.directory import catalog
 
 if TYPE_CHECKING:
+    from marlin_ckpt.checkpointer.report import SaveReport
     from marlin_ckpt.checkpointer.starting import Start
     from marlin_ckpt.training.trainer import Trainer
 
@@ -32,6 +33,7 @@ class RunProgress:
         self._began_s = self._epoch_began_s = time.monotonic()
         self._epoch_steps = 0
         self._saved: dict[str, None] = {}
+        self._saves: list[SaveReport] = []
         self._metrics: dict[str, float] = {}
 
     def __enter__(self) -> Self:
@@ -76,8 +78,10 @@ class RunProgress:
             shown = "  ".join(f"{escape(name)} {value:.4g}" for name, value in metrics.items())
             render.talk(f"epoch {epoch + 1}: {self._epoch_steps} steps at {self._speed()}  {shown}")
 
-    def on_save(self, path: str, index: int) -> None:  # noqa: ARG002
+    def on_save(self, path: str, index: int, report: SaveReport | None) -> None:  # noqa: ARG002
         """Prints a line for a file that is new."""
+        if report is not None:
+            self._saves.append(report)
         is_new = path not in self._saved
         self._saved[path] = None
         if self._bar is not None:
@@ -91,6 +95,7 @@ class RunProgress:
 
     def report(self, trainer: Trainer, start: Start) -> dict[str, Any]:
         """The document that `--json` prints and that the table shows."""
+        overhead = trainer.checkpointer.overhead()
         files = [inspection.inspect(entry) for path in self._saved if (entry := catalog.entry(path))]
         return {
             "run_id": getattr(trainer.checkpointer, "run_id", None),
@@ -100,4 +105,6 @@ class RunProgress:
             "seconds": round(time.monotonic() - self._began_s, 3),
             "metrics": self._metrics,
             "files": [documents.inspection(one) for one in files],
+            "saves": [documents.save(one) for one in self._saves],
+            "overhead": None if overhead is None else round(overhead, 6),
         }

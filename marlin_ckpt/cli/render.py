@@ -278,4 +278,5 @@ def run_table(report: dict[str, Any]) -> None:
         table(["index", "kind", "size", "metrics", "file"], rows, {0, 2})
     epochs, steps = count(report["epochs"], "epoch"), count(report["global_steps"], "step")
     wrote = f"{count(len(files), 'file')} written, {size(sum(one['size_bytes'] for one in files))}"
-    talk(f"run {report['run_id']}: {epochs}, {steps}, {report['seconds']:.1f} s; {wrote}")
+    share = "" if report["overhead"] is None else f"; saves cost {report['overhead']:.1%} of the time"
+    talk(f"run {report['run_id']}: {epochs}, {steps}, {report['seconds']:.1f} s; {wrote}{share}")

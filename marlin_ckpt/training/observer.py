@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from marlin_ckpt.checkpointer.report import SaveReport
+
 
 class TrainerObserver(Protocol):
     """Watches a trainer; what the command line's progress is made of.
@@ -21,5 +23,5 @@ class TrainerObserver(Protocol):
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """After an epoch and its validation."""
 
-    def on_save(self, path: str, index: int) -> None:
-        """After a file was saved."""
+    def on_save(self, path: str, index: int, report: SaveReport | None) -> None:
+        """After a file was saved, and is durable; with what it cost, where the checkpointer tells."""

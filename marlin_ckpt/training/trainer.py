@@ -85,6 +85,7 @@ class Trainer:
         """Runs the epochs that are left, saving after each; then saves once more, forced, and the model."""
         for epoch in range(self.last_epoch + 1, self.args.epochs):
             self.module.on_begin_train_epoch(self.global_steps_finished, epoch)
+            self._tell_saved(None)
             if self._observer is not None:
                 self._observer.on_epoch_begin(epoch, self.args.epochs, self.estimated_global_steps_per_epoch)
             self.module.train()
@@ -142,10 +143,12 @@ class Trainer:
 
     def _tell_saved(self, path: str | None) -> None:
         reports = self.checkpointer.take_reports()
-        saved = [(path, self.last_epoch)] if reports is None and path else []
-        for one_path, index in saved or [(report.path, report.index) for report in reports or ()]:
-            if self._observer is not None:
-                self._observer.on_save(one_path, index)
+        if self._observer is None:
+            return
+        if reports is None and path:
+            self._observer.on_save(path, self.last_epoch, None)
+        for report in reports or ():
+            self._observer.on_save(report.path, report.index, report)
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the trainer; a subclass may add its own."""
