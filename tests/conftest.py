@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -71,6 +72,23 @@ def make_checkpoint() -> Callable[..., Checkpoint]:
         )
 
     return make
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[str]:
+    """An empty one, in memory where that can be had: for hundreds of saves, each of which is synced."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(dir=memory) as path:
+        yield path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Keeps torch to one: two that wait for each other on busy cores make small steps a hundred times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -227,12 +227,9 @@ class Saver:
         _copy_at_once(now)
 
         def differ() -> list[str]:
-            places = {key: plan.offsets[f"data/{key}"] for key in sums}
-            sizes = {key: encoded.storages[key].nbytes() for key in sums}
+            places = [(key, plan.offsets[f"data/{key}"], encoded.storages[key].nbytes()) for key in sums]
             return [
-                key
-                for key, at in places.items()
-                if isal_zlib.crc32(image.memory[at : at + sizes[key]]) != sums[key]
+                key for key, at, size in places if isal_zlib.crc32(image.memory[at : at + size]) != sums[key]
             ]
 
         return _Staged(encoded, image, Copying(late, watched, differ), 0.0)
@@ -244,6 +241,7 @@ class Saver:
         staged.copy_s = time.perf_counter() - began
 
         def check() -> None:
+            staged.copying.wait_for_caller()
             if moved := staged.copying.settle():
                 names = tensor_names(staged.encoded.pickle)
                 raise _Moved(", ".join(name for key in moved for name in names.get(key, [f"storage {key}"])))

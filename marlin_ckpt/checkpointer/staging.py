@@ -12,6 +12,7 @@ import errno
 import mmap
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,6 +23,8 @@ import torch
 from marlin_ckpt.errors import StorageError
 
 _TASK_BYTES = 4 << 20  # copied between two looks at what is left
+_PATIENCE_S = 5.0  # with a caller who neither steps nor waits: an evaluation may last an hour
+_LOOK_AGAIN_S = 0.05  # whether the caller is still there
 
 
 class Copy(NamedTuple):
@@ -133,6 +136,7 @@ class Copying:
         self._tasks = deque(_tasks(copies))
         self._under_way = 0
         self._changed = threading.Condition()
+        self._caller = threading.current_thread()
         self._watched = list(watched)
         self._moved: tuple[str, ...] | None = None
 
@@ -166,7 +170,19 @@ class Copying:
                 moved = [key for key, tensor, version in self._watched if tensor._version != version]  # noqa: SLF001
                 self._moved = tuple(dict.fromkeys([*moved, *self._differ()]))
                 self._watched.clear()
+                self._changed.notify_all()
             return self._moved
+
+    def wait_for_caller(self) -> None:
+        """Waits, on another thread, until the one that began the copies settles them.
+
+        Autograd counts a change when it is complete. Only on the caller's own thread is it certain that none
+        is under way; where he neither steps nor waits for long, or has ended, his word is not waited for.
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        with self._changed:
+            while self._watched and self._caller.is_alive() and time.monotonic() < deadline:
+                self._changed.wait(_LOOK_AGAIN_S)
 
 
 def _tasks(copies: Iterable[Copy]) -> Iterable[list[Copy]]:
