@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import chart, discovery, report, restoring, saving, verifying
+from benchmarks import chart, discovery, report, restoring, saving, stalling, verifying
 from benchmarks.report import Row, Setting
 from benchmarks.states import FULL, QUICK
 
@@ -23,6 +23,7 @@ _GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
     "tmpfs": saving.in_memory,
     "find": discovery.finding,
     "large": saving.large,
+    "stall": stalling.stalling,
     "others": saving.beside_others,
 }
 _ORDER = (
@@ -36,6 +37,7 @@ _ORDER = (
     "many",
     "verify",
     "restore",
+    "stall",
     "find",
 )
 
