@@ -84,7 +84,7 @@ def directory(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Keeps torch to one: two that wait for each other on busy cores make small steps a hundred times as long."""
+    """Keeps torch to one: two that wait for each other on busy cores lengthen small steps a hundredfold."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -92,7 +92,7 @@ def write_image(
     encoded: Encoded,
     manifest: Manifest,
     image: Image,
-    before_publishing: Callable[[], None] = lambda: None,
+    before_renaming: Callable[[], None],
 ) -> Written:
     """Writes a pickled state to a file, as `write_file`, from an image of the file.
 
@@ -101,10 +101,10 @@ def write_image(
         encoded: the state; its storages are not read.
         manifest: as for `write_file`.
         image: with the data in it; the rest is filled in here.
-        before_publishing: called when all is written and before it gets its name; may raise.
+        before_renaming: called when all is durable but the name; may raise.
 
     Raises:
-        As `write_file` does, or what `before_publishing` raised.
+        As `write_file` does, or what `before_renaming` raised.
     """
     sizes = _sizes(encoded)
     data = [(name, image.memory[at : at + sizes[name]]) for name, at in image.plan.offsets.items()]
@@ -112,20 +112,32 @@ def write_image(
     def fill(fd: int) -> None:
         with open_image(fd, image.memory, encoded.size_bytes) as sink:
             write_state(sink, encoded.pickle, _BYTEORDER, data, manifest)
-        before_publishing()
 
-    return _publish(path, encoded, fill)
+    return _publish(path, encoded, fill, before_renaming)
 
 
-def _publish(path: PathText, encoded: Encoded, fill: Callable[[int], None]) -> Written:
+def _publish(
+    path: PathText,
+    encoded: Encoded,
+    fill: Callable[[int], None],
+    before_renaming: Callable[[], None] = lambda: None,
+) -> Written:
+    held_s = 0.0
+
     def write(fd: int) -> tuple[float, int]:
         fill(fd)
         return time.perf_counter(), os.fstat(fd).st_size
 
+    def hold() -> None:
+        nonlocal held_s
+        began = time.perf_counter()
+        before_renaming()
+        held_s = time.perf_counter() - began
+
     began = time.perf_counter()
-    filled, size_bytes = publish(path, write)
-    durable = time.perf_counter()
-    return Written(_refused(os.fspath(path), encoded), size_bytes, filled - began, durable - filled)
+    filled, size_bytes = publish(path, write, hold)
+    sync_s = time.perf_counter() - filled - held_s
+    return Written(_refused(os.fspath(path), encoded), size_bytes, filled - began, sync_s)
 
 
 def on_cpu(storage: UntypedStorage) -> UntypedStorage:

@@ -45,19 +45,22 @@ def make_directory(directory: PathText) -> None:
         raise StorageError(what, os.fspath(directory), errno=errno.ENOTDIR)
 
 
-def publish(path: PathText, write: Callable[[int], Written]) -> Written:
+def publish(
+    path: PathText, write: Callable[[int], Written], before_renaming: Callable[[], None] = lambda: None
+) -> Written:
     """Writes a file under its final name, whole and durable, or not at all.
 
     Args:
         path: the final name; a file that has it is replaced in one instant.
         write: is given the file descriptor of the empty temporary file and fills it.
+        before_renaming: called when the file's content is durable, and only its name is not yet there.
 
     Returns:
         what `write` returned.
 
     Raises:
         StorageError: a system call failed; the old file stands and the temporary one is removed. Whatever
-            else `write` raises passes through, after the same tidying.
+            else the functions raise passes through, after the same tidying.
     """
     text = os.fspath(path)
     try:
@@ -66,7 +69,7 @@ def publish(path: PathText, write: Callable[[int], Written]) -> Written:
     except OSError as error:
         raise StorageError.of("cannot write", text, error) from error
     try:
-        return _publish_in(directory_fd, name, write)
+        return _publish_in(directory_fd, name, write, before_renaming)
     except StorageError:
         raise
     except OSError as error:
@@ -75,7 +78,9 @@ def publish(path: PathText, write: Callable[[int], Written]) -> Written:
         _close_quietly(directory_fd)
 
 
-def _publish_in(directory_fd: int, name: str, write: Callable[[int], Written]) -> Written:
+def _publish_in(
+    directory_fd: int, name: str, write: Callable[[int], Written], before_renaming: Callable[[], None]
+) -> Written:
     fd, temporary_name = temporary.create(directory_fd, name)
     litter = [temporary_name]
     lock_fd = old_fd = -1
@@ -84,6 +89,7 @@ def _publish_in(directory_fd: int, name: str, write: Callable[[int], Written]) -
         # while the first is closed before it, since some file systems report a failed write only then.
         lock_fd = _duplicate(fd)
         written = _fill(fd, write)
+        before_renaming()
         old_fd, kept = _keep(directory_fd, name, litter)
         os.rename(temporary_name, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
         litter.remove(temporary_name)
