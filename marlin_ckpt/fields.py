@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import Field, fields
 from functools import cache
 from types import NoneType, UnionType
@@ -162,3 +163,22 @@ class Checked:
         """
         if faults := self.faults():
             raise ArgumentsError(faults)
+
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kKMGT]?)(i?)B?\s*")
+
+
+def size_of(text: str) -> int:
+    """Reads a number of bytes: `1.5GB`, `500 MB`, `64 MiB`, `1000000`.
+
+    Raises:
+        ValueError: it is not one, or less than one byte.
+    """
+    match = _SIZE.fullmatch(text)
+    size_bytes = 0
+    if match is not None:
+        unit = 1024 if match[3] else 1000
+        size_bytes = int(float(match[1]) * unit ** " KMGT".index(match[2].upper() or " "))
+    if match is None or (match[3] and not match[2]) or size_bytes < 1:
+        raise ValueError(f"expected a size, such as 1.5GB or 500MB, not {text!r}")
+    return size_bytes

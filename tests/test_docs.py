@@ -25,7 +25,7 @@ def blocks(repository: Path, language: str) -> list[str]:
 def shape(text: str) -> list[str]:
     """What stays of an output when ids, figures, times and the widths of columns are taken out."""
     text = re.sub(r"\b[0-9a-f]{12}\b", "ID", text)
-    text = re.sub(r"(?<![\w.])[0-9][0-9.]*(?: (?:B|kB|MB|s|min|h|d))?\b", "N", text)
+    text = re.sub(r"(?<![\w.])[0-9][0-9.]*(?: (?:B|kB|MB|GB|ms|s|min|h|d))?\b", "N", text)
     return [" ".join(line.split()) for line in text.splitlines()]
 
 
@@ -36,7 +36,7 @@ def test_each_command_of_the_tour_prints_what_the_readme_shows(
     shutil.copytree(repository / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     tour = blocks(repository, "console")
-    assert len(tour) == 6
+    assert len(tour) == 7
     for block in tour:
         command, _, shown = block.partition("\n")
         name, *arguments = shlex.split(command.removeprefix("$ "))
@@ -63,7 +63,7 @@ def test_the_readme_names_every_command(repository: Path) -> None:
     assert named == [command.name for command in app.registered_commands]
 
 
-@pytest.mark.parametrize("name", ["train", "list", "latest", "verify", "salvage", "clean"])
+@pytest.mark.parametrize("name", ["train", "list", "latest", "verify", "salvage", "clean", "advise"])
 def test_the_help_of_a_command_offers_just_the_options_that_the_readme_names(
     name: str, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

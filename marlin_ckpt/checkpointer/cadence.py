@@ -12,6 +12,14 @@ from statistics import median
 _RECENT = 5  # saves by which the next one's cost is told
 
 
+def best_interval_s(cost_s: float, mean_time_between_failures_s: float) -> float:
+    """The time between saves that loses least to saves and failures together.
+
+    Source: Young, "A first order approximation to the optimum checkpoint interval", CACM 17 (1974).
+    """
+    return math.sqrt(2 * cost_s * mean_time_between_failures_s)
+
+
 @dataclass(frozen=True, slots=True)
 class Cadence:
     """A budget of time that grows while a run goes on, and that each save draws on.
@@ -56,13 +64,10 @@ class Cadence:
         return max(affordable_s, self.last_s + self.least_interval_s())
 
     def least_interval_s(self) -> float:
-        """The time between saves that loses least to saves and failures together; 0 where it is not known.
-
-        Source: Young, "A first order approximation to the optimum checkpoint interval", CACM 17 (1974).
-        """
+        """The time between saves below which they lose more than failures do; 0 where it is not known."""
         if self.mean_time_between_failures_s is None or not self.costs_s:
             return 0.0
-        return math.sqrt(2 * median(self.costs_s) * self.mean_time_between_failures_s)
+        return best_interval_s(median(self.costs_s), self.mean_time_between_failures_s)
 
     def _budget_s(self, now_s: float) -> float:
         return self.budget_s + self.max_overhead * max(now_s - self.at_s, 0.0)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from marlin_ckpt.cli import clean, latest, listing, render, salvage, train, verify
+from marlin_ckpt.cli import advise, clean, latest, listing, render, salvage, train, verify
 from marlin_ckpt.version import __version__
 
 app = typer.Typer(
@@ -62,3 +62,4 @@ app.command("latest", epilog=latest.EXAMPLE)(_carrying(latest.latest))
 app.command("verify", epilog=verify.EXAMPLE)(_carrying(verify.verify))
 app.command("salvage", epilog=salvage.EXAMPLE)(_carrying(salvage.salvage))
 app.command("clean", epilog=clean.EXAMPLE)(_carrying(clean.clean))
+app.command("advise", epilog=advise.EXAMPLE)(_carrying(advise.advise))

@@ -39,6 +39,21 @@ def age(seconds: float) -> str:
     return f"{max(0, seconds):.0f} s"
 
 
+def duration(seconds: float) -> str:
+    """A time that something takes, in three digits: 41.2 ms, 3.5 min."""
+    if seconds < 0.9995:  # noqa: PLR2004 - what three digits would round to 1e+03
+        return f"{seconds * 1000:.3g} ms"
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def share(value: float) -> str:
+    """A part of a whole in per cent."""
+    return f"{value:.2%}"
+
+
 def count(number: int, noun: str) -> str:
     """A number of things: 1 file, 2 files."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
