@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from marlin_ckpt import Checkpoint
 from marlin_ckpt.archive import saving
-from marlin_ckpt.checkpointer import saver, staging
+from marlin_ckpt.checkpointer import staging
 
 from .async_runs import checkpointer
 from .async_trainings import CopiesAtTheBarrier, is_behind, without_versions
@@ -101,7 +101,7 @@ class HalfWay(TorchDispatchMode):
 def test_nor_does_one_change_that_takes_longer_than_the_whole_save(directory, monkeypatch):
     large = Large(0)
     begun, decided = threading.Event(), threading.Event()
-    work, write = saver.Copying.work, saving.write_image
+    work, write = staging.Copying.work, saving.write_image
 
     def copied_then(copying):
         assert not is_behind() or begun.wait(60)
@@ -113,7 +113,7 @@ def test_nor_does_one_change_that_takes_longer_than_the_whole_save(directory, mo
         finally:
             decided.set()
 
-    monkeypatch.setattr(saver.Copying, "work", copied_then)
+    monkeypatch.setattr(staging.Copying, "work", copied_then)
     monkeypatch.setattr(saving, "write_image", decided_then)
 
     def meanwhile():

@@ -49,11 +49,13 @@ class KnownOptimizers:
         """
         found: dict[int, list[torch.Tensor]] = {}
         for optimizer in list(self._known):
+            # The step may be one of a CUDA graph, which is replayed without a word to any hook.
+            is_capturable = any(group.get("capturable") for group in optimizer.param_groups)
             for tensor in _tensors([[group["params"] for group in optimizer.param_groups], optimizer.state]):
                 if (
                     type(tensor) in _PLAIN_TENSORS
                     and tensor.layout is torch.strided
-                    and tensor.is_cpu
+                    and (tensor.is_cpu or (tensor.is_cuda and not is_capturable))
                     and not tensor.is_nested
                     and not tensor.is_inference()
                 ):

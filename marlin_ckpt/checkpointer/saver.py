@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from isal import isal_zlib
 
 from marlin_ckpt.archive import saving
-from marlin_ckpt.archive.encoder import Encoded, encode
+from marlin_ckpt.archive.encoder import encode
 from marlin_ckpt.archive.manifest import Manifest
-from marlin_ckpt.archive.memory import memory
 from marlin_ckpt.archive.saving import Image, Written
 from marlin_ckpt.archive.skeleton import tensor_names
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
@@ -28,13 +24,13 @@ from marlin_ckpt.checkpointer.owners import KnownOptimizers
 from marlin_ckpt.checkpointer.pace import Pace
 from marlin_ckpt.checkpointer.plain import plain
 from marlin_ckpt.checkpointer.report import SaveReport
-from marlin_ckpt.checkpointer.staging import Arena, Copy, Copying, Watched
+from marlin_ckpt.checkpointer.snapshot import Snapshot, take
+from marlin_ckpt.checkpointer.staging import Arena
 from marlin_ckpt.directory.naming import Kind
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.storage.writers import BLOCK_BYTES
 
 _MOST_REPORTS = 1000  # that are kept for somebody who may never ask
-_WORTH_A_THREAD_BYTES = 64 << 20  # of copies that the caller waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +50,6 @@ class Job:
     must_be_made: bool
 
 
-@dataclass(slots=True)
-class _Staged:
-    """A state on its way into memory, and what the caller has waited for it so far, in seconds."""
-
-    encoded: Encoded
-    image: Image
-    copying: Copying
-    stall_s: float
-    copy_s: float = 0.0
-
-    def finish_copying(self) -> tuple[str, ...]:
-        """What is done before a tensor may change; see `Copying.settle`."""
-        began = time.perf_counter()
-        moved = self.copying.settle()
-        self.stall_s += time.perf_counter() - began
-        return moved
-
-
 class _Moved(MarlinError):  # noqa: N818 - it ends no program
     """A tensor has changed while it was copied."""
 
@@ -80,7 +58,7 @@ class _Moved(MarlinError):  # noqa: N818 - it ends no program
 class _Awaited:
     """What the next optimizer step has to wait for: at most one copy."""
 
-    staged: deque[_Staged] = field(default_factory=deque)
+    staged: deque[Snapshot] = field(default_factory=deque)
     process: int = field(default_factory=os.getpid)
     pace: Pace = field(default_factory=Pace)
     is_saving: Callable[[], bool] = lambda: False
@@ -96,7 +74,7 @@ class _Awaited:
             self.process = os.getpid()
         while self.staged:
             began = time.perf_counter()
-            self.staged.popleft().finish_copying()
+            self.staged.popleft().before_change()
             self.pace.waited(time.perf_counter() - began)
 
 
@@ -192,14 +170,16 @@ class Saver:
             self._background.start(lambda: self._finish(job, staged, warns=warns))
         except MarlinError:
             self._awaited.staged.clear()
+            staged.device_copies.wait()
             raise
 
-    def _stage(self, args: DefaultCheckpointerArguments, job: Job) -> _Staged:
+    def _stage(self, args: DefaultCheckpointerArguments, job: Job) -> Snapshot:
         """Copies at once what may change before the next step, and lists what may not."""
         encoded = encode(plain(job.state))
         plan = saving.plan_image(encoded)
         before = self._arena.size_bytes
-        image = Image(self._arena.room(plan.size_bytes + BLOCK_BYTES), plan)
+        is_pinned = any(storage.device.type == "cuda" for storage in encoded.storages.values())
+        image = Image(self._arena.room(plan.size_bytes + BLOCK_BYTES, is_pinned=is_pinned), plan)
         if self._arena.size_bytes != before:
             taken = f"{encoded.size_bytes:,} bytes"
             self._logger.info("Asynchronous saves keep a copy of the state in memory: %s.", taken)
@@ -207,37 +187,12 @@ class Saver:
         if args.overlap and self._may_overlap:
             self.register()
             owned = self._optimizers.tensors() if self._optimizers is not None else {}
-        start = ctypes.addressof(ctypes.c_char.from_buffer(image.memory))
-        now: list[Copy] = []
-        late: list[Copy] = []
-        watched: list[Watched] = []
-        held = []
-        sums: dict[str, int] = {}
-        for key, storage in encoded.storages.items():
-            target, size = start + plan.offsets[f"data/{key}"], storage.nbytes()
-            if owners := owned.get(storage._cdata):  # noqa: SLF001
-                late.append(Copy(target, storage.data_ptr(), size))
-                watched += [Watched(key, tensor, tensor._version) for tensor in owners]  # noqa: SLF001
-                if args.check_overlap:
-                    sums[key] = isal_zlib.crc32(memory(storage.data_ptr(), size))
-            else:
-                local = saving.on_cpu(storage)
-                held.append(local)
-                now.append(Copy(target, local.data_ptr(), size))
-        _copy_at_once(now)
+        return take(encoded, image, owned, is_checked=args.check_overlap)
 
-        def differ() -> list[str]:
-            places = [(key, plan.offsets[f"data/{key}"], encoded.storages[key].nbytes()) for key in sums]
-            return [
-                key for key, at, size in places if isal_zlib.crc32(image.memory[at : at + size]) != sums[key]
-            ]
-
-        return _Staged(encoded, image, Copying(late, watched, differ), 0.0)
-
-    def _finish(self, job: Job, staged: _Staged, *, warns: bool) -> None:
+    def _finish(self, job: Job, staged: Snapshot, *, warns: bool) -> None:
         """What is left to do in the background."""
         began = time.perf_counter()
-        staged.copying.work()
+        staged.copy_behind()
         staged.copy_s = time.perf_counter() - began
 
         def check() -> None:
@@ -285,14 +240,3 @@ class Saver:
         )
         self._logger.debug("Saved %s", report)
         self.reports.append(report)
-
-
-def _copy_at_once(copies: list[Copy]) -> None:
-    copying = Copying(copies)
-    if sum(one.size_bytes for one in copies) < _WORTH_A_THREAD_BYTES:
-        copying.work()
-        return
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(copying.work)
-        copying.settle()
-        other.result()

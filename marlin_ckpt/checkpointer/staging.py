@@ -13,6 +13,7 @@ import mmap
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import torch
 
+from marlin_ckpt.checkpointer import device
 from marlin_ckpt.errors import StorageError
 
 _TASK_BYTES = 4 << 20  # copied between two looks at what is left
@@ -60,14 +62,16 @@ class Arena:
 
     def __init__(self) -> None:
         self._memory: mmap.mmap | None = None
+        self._pinned: weakref.finalize[..., Arena] | None = None
         self._process = os.getpid()
         self.size_bytes = 0
 
-    def room(self, size_bytes: int) -> memoryview:
+    def room(self, size_bytes: int, *, is_pinned: bool = False) -> memoryview:
         """Gives memory that begins at a page's border; what it held from the last time is lost.
 
         Args:
             size_bytes: how much, at least.
+            is_pinned: pin it if that can be done, for copies from a device.
 
         Raises:
             StorageError: ENOMEM, there is not so much.
@@ -88,10 +92,20 @@ class Arena:
                 # at least: a data loader's workers would make each copy take three times as long.
                 self._memory.madvise(mmap.MADV_DONTFORK)
             self.size_bytes = size_bytes
+        if is_pinned and self._pinned is None:
+            address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+            if device.pin(address, self.size_bytes):
+                self._pinned = weakref.finalize(self, device.unpin, address)
+                self._pinned.atexit = False  # the process's end does it
         return memoryview(self._memory)
 
     def free(self) -> None:
         """Gives the memory back, once nothing looks at it any more."""
+        if self._pinned is not None:
+            unpin = self._pinned.detach()
+            if unpin is not None and self._process == os.getpid():
+                unpin[1](*unpin[2])
+            self._pinned = None
         self._memory, self.size_bytes = None, 0
 
 

@@ -1,0 +1,77 @@
+"""Copies from CUDA devices, in the order of each device's work and beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.storage import UntypedStorage
+
+Target = tuple[memoryview, UntypedStorage]
+
+_PORTABLE = 1  # cudaHostRegisterPortable, driver_types.h: pinned for every device
+
+
+class DeviceCopies:
+    """Copies of storages on devices into this process's memory, each device's on a stream of its own.
+
+    What was under way on a device's current stream is done before; where the memory is pinned, neither the
+    device's later work nor the caller waits.
+    """
+
+    def __init__(self, copies: Iterable[Target]) -> None:
+        """Begins.
+
+        Args:
+            copies: storages, and where their bytes are to go; both are kept alive until `wait` returns.
+        """
+        self._copies = [(target, storage) for target, storage in copies if storage.nbytes()]
+        self._events: list[tuple[torch.device, torch.cuda.Event]] = []
+        try:
+            for device in dict.fromkeys(storage.device for _, storage in self._copies):
+                self._begin(device)
+        except BaseException:
+            self.wait()  # or they would go on into memory that is used for something else
+            raise
+
+    def _begin(self, device: torch.device) -> None:
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        with torch.cuda.device(device):
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream(device))
+            self._events.append((device, event))
+            with torch.cuda.stream(stream):
+                try:
+                    for target, storage in self._copies:
+                        if storage.device == device:
+                            source = torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
+                            torch.frombuffer(target, dtype=torch.uint8).copy_(source, non_blocking=True)
+                finally:
+                    event.record(stream)
+
+    def before_change(self) -> None:
+        """Has what each device is given to do from now on wait for the copies; the caller does not wait."""
+        for device, event in self._events:
+            torch.cuda.current_stream(device).wait_event(event)
+
+    def wait(self) -> None:
+        """Waits for the copies."""
+        while self._events:
+            self._events[-1][1].synchronize()
+            self._events.pop()
+        self._copies.clear()
+
+
+def pin(address: int, size_bytes: int) -> bool:
+    """Pins memory, so that devices copy to it by themselves; returns whether it could be."""
+    return not int(_runtime().cudaHostRegister(address, size_bytes, _PORTABLE))
+
+
+def unpin(address: int) -> None:
+    """Undoes `pin`, before the memory is given back."""
+    _runtime().cudaHostUnregister(address)
+
+
+def _runtime() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
