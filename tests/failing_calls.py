@@ -18,7 +18,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, StorageError
 from marlin_ckpt.directory import pruning
-from marlin_ckpt.storage import direct, local, sink, temporary, writers
+from marlin_ckpt.storage import direct, image, local, sink, temporary, writers
 
 CALLS = {"open", "close", "dup", "fstat", "stat", "listdir", "fcntl", "flock", "write", "pwrite"}
 CALLS |= {"posix_fallocate", "ftruncate", "fsync", "link", "rename", "unlink"}
@@ -121,13 +121,20 @@ class System:
 class Campaign:
     """Saves as a new process does while calls fail, and judges what is then there."""
 
-    def __init__(self, directory: Path, *, past_the_cache: bool = True, over_an_older: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        past_the_cache: bool = True,
+        over_an_older: bool = True,
+        behind: bool = False,
+    ) -> None:
         self.directory = directory
         self.found: list[str] = []
         self.tried = 0
         self._past_the_cache = past_the_cache
         where = {"save_dir": str(directory), "load_dir": str(directory)}
-        self._arguments = DefaultCheckpointerArguments(**where, log_level="CRITICAL")
+        self._arguments = DefaultCheckpointerArguments(**where, log_level="CRITICAL", async_save=behind)
         self._old = b""
         if over_an_older:
             self._save(1.0, System(Fault()))
@@ -157,13 +164,16 @@ class Campaign:
             patch.setattr(sink, "_DIRECT_FROM_BYTES", 0 if self._past_the_cache else 1 << 40)
             patch.setattr(sink, "PIECE_BYTES", 4096)  # a dozen KB of state then take several writes
             patch.setattr(direct, "_BUFFER_BYTES", 4096)
+            patch.setattr(image, "_PIECE_BYTES", 4096)
+            patch.setattr(image, "_CACHED_PIECE_BYTES", 4096)
             patch.setattr(sink, "open", mounts, raising=False)
-            for module in (pruning, temporary, local, sink, direct, writers):
+            for module in (pruning, temporary, local, sink, direct, image, writers):
                 patch.setattr(module, "os", system.stand_in(module, os))
             for module in (temporary, writers):
                 patch.setattr(module, "fcntl", system.stand_in(module, fcntl))
             state = Checkpoint({"weight": torch.full((3000,), value)}, {}, {})
-            DefaultCheckpointer(self._arguments).save(state, 1)
+            with DefaultCheckpointer(self._arguments) as checkpointer:
+                checkpointer.save(state, 1)
         return system
 
     def _faults(self, fault: Fault) -> Iterator[str]:

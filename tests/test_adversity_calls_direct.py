@@ -21,12 +21,13 @@ KINDS = {
     "direct": {},
     "buffered": {"past_the_cache": False},
     "first": {"past_the_cache": False, "over_an_older": False},
+    "behind": {"behind": True},
 }
 
 
 def begin(kind: str, directory: Path) -> Campaign:
     campaign = Campaign(directory, **KINDS[kind])
-    if kind == "direct" and "pwrite temporary" not in campaign.labels:
+    if kind in ("direct", "behind") and "pwrite temporary" not in campaign.labels:
         pytest.skip("the file system of the temporary directory has no O_DIRECT")
     return campaign
 
@@ -100,7 +101,7 @@ def test_however_little_a_write_takes_the_file_is_whole(campaign, later):
     assert not campaign.found, "\n".join(campaign.found)
 
 
-def write_in_place(directory_fd: int, name: str, write: Callable[[int], Any]) -> Any:
+def write_in_place(directory_fd: int, name: str, write: Callable[[int], Any], _: Callable[[], None]) -> Any:
     return local._fill(local.os.open(name, os.O_WRONLY | os.O_TRUNC, dir_fd=directory_fd), write)
 
 
