@@ -121,7 +121,7 @@ def train(capsys, module):
 def test_a_users_module_is_imported_from_the_working_directory_and_given_its_args(train, module, capsys):
     code, _, err = train(f"{module}:Line", "{width: 3, slope: 0.5}")
     assert code == 0, err
-    assert "saved saved/model_0.pt\n" in err
+    assert "saved saved/model_0.pt  " in err
     state = torch.load("saved/model_0.pt", weights_only=True)
     assert state["module_interface_state"]["layer.weight"].shape == (3, 1)
     main(["list", "saved", "--json"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from marlin_ckpt.archive import inspection
 from marlin_ckpt.cli import documents, render
-from marlin_ckpt.cli.text import count, escape
+from marlin_ckpt.cli.text import count, duration, escape, size
 from marlin_ckpt.directory import catalog
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class RunProgress:
         if self._bar is not None:
             self._bar.saved(os.path.basename(path))
         if is_new and not self._quiet:
-            render.talk(f"saved {escape(path)}")
+            render.talk(f"saved {escape(path)}{'' if report is None else _costs(report)}")
 
     def _speed(self) -> str:
         elapsed_s = time.monotonic() - self._epoch_began_s
@@ -108,3 +108,9 @@ class RunProgress:
             "saves": [documents.save(one) for one in self._saves],
             "overhead": None if overhead is None else round(overhead, 6),
         }
+
+
+def _costs(one: SaveReport) -> str:
+    times = {"stall": one.stall_s, "copy": one.copy_s, "write": one.write_s, "sync": one.sync_s}
+    told = "".join(f"  {name} {duration(seconds)}" for name, seconds in times.items())
+    return f"  {size(one.size_bytes)} at {size(one.bytes_per_s)}/s{told}"
