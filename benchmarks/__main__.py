@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import chart, discovery, report, restoring, saving, stalling, verifying
+from benchmarks import chart, discovery, report, restoring, saving, slowing, stalling, verifying
 from benchmarks.report import Row, Setting
 from benchmarks.states import FULL, QUICK
 
@@ -24,6 +24,7 @@ _GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
     "find": discovery.finding,
     "large": saving.large,
     "stall": stalling.stalling,
+    "slow": slowing.slowing,
     "others": saving.beside_others,
 }
 _ORDER = (
@@ -38,6 +39,7 @@ _ORDER = (
     "verify",
     "restore",
     "stall",
+    "slow",
     "find",
 )
 

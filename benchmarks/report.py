@@ -15,7 +15,7 @@ from marlin_ckpt.version import __version__
 
 _DISTRIBUTIONS = (
     "torch", "isal", "typer",
-    "safetensors", "torch_checkpointing", "lightning-fabric", "orbax-checkpoint", "jax",
+    "safetensors", "torch_checkpointing", "lightning-fabric", "pytorch-lightning", "orbax-checkpoint", "jax",
 )  # fmt: skip
 _BEGIN, _END = "<!-- figures of docs/benchmarks.json -->\n", "<!-- end of the figures -->\n"
 

@@ -1,0 +1,150 @@
+"""How others save while training goes on: left out with a word where it is not installed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from benchmarks.loops import Loop
+from benchmarks.states import flat
+from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
+
+DISTRIBUTED = "torch.distributed.checkpoint.async_save"
+
+
+def _nothing() -> float:
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Saver:
+    """Somebody's asynchronous save.
+
+    Attributes:
+        save: begins one, and returns when the loop may go on.
+        finish: returns when it is done.
+        around_step: what the optimizer's step has to be done in.
+        hidden_s: how long the step itself was held up; asked once the save is done.
+        close: ends what it keeps running.
+    """
+
+    save: Callable[[Checkpoint], object]
+    finish: Callable[[], object]
+    around_step: Callable[[], AbstractContextManager[object]] = nullcontext
+    hidden_s: Callable[[], float] = _nothing
+    close: Callable[[], object] = _nothing
+
+
+def ours(loop: Loop, directory: Path, *, overlap: bool = True) -> Saver:
+    """Ours, which is told of the loop's optimizer."""
+    arguments = DefaultCheckpointerArguments(save_dir=str(directory), async_save=True, overlap=overlap)
+    checkpointer = DefaultCheckpointer(arguments)
+    checkpointer.register(loop.optimizer)
+    called: list[float] = []
+
+    def save(checkpoint: Checkpoint) -> None:
+        began = time.perf_counter()
+        checkpointer.save(checkpoint, 0)
+        called.append(time.perf_counter() - began)
+
+    def hidden_s() -> float:
+        (report,) = checkpointer.take_reports()
+        return max(report.stall_s - called[-1], 0.0)
+
+    return Saver(save, checkpointer.wait, hidden_s=hidden_s, close=checkpointer.close)
+
+
+def _distributed(directory: Path) -> Saver:
+    warnings.filterwarnings("ignore", "torch.distributed is disabled")
+    package = import_module("torch.distributed.checkpoint")
+    staging = import_module("torch.distributed.checkpoint.staging")
+    off = ("use_pinned_memory", "use_shared_memory", "use_async_staging", "use_non_blocking_copy")
+    options = staging.StagingOptions(**dict.fromkeys(off, False))  # they need a GPU
+    stager = staging.DefaultStager(options)
+    under_way: list[Any] = []
+
+    def save(checkpoint: Checkpoint) -> None:
+        state = dict(flat(checkpoint.payload()))
+        path = str(directory / f"dcp-{time.monotonic_ns()}")
+        under_way.append(package.async_save(state, checkpoint_id=path, async_stager=stager))
+
+    def finish() -> None:
+        response = under_way.pop()
+        getattr(response, "upload_completion", response).result()
+
+    return Saver(save, finish)
+
+
+def _torch_checkpointing(directory: Path) -> Saver:
+    package = import_module("torch_checkpointing")
+    storage = import_module("torch_checkpointing.storage.filesystem")
+    config = package.CheckpointManager.Config.with_async_save()
+    # Its O_DIRECT, on by default, fails with EINVAL on ext4.
+    config.storage_config = storage.LocalFileSystemStorageConfig(use_direct_io=False)
+    manager = config.build()
+    under_way: list[Any] = []
+
+    def save(checkpoint: Checkpoint) -> None:
+        path = str(directory / f"tc-{time.monotonic_ns()}")
+        under_way.append(manager.save(path, {"state": dict(flat(checkpoint.payload()))}))
+
+    return Saver(save, lambda: under_way.pop().result(), around_step=manager.lock, close=manager.close)
+
+
+def _lightning(directory: Path) -> Saver:
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plugins = import_module("pytorch_lightning.plugins.io.async_plugin")
+        torch_io = import_module("lightning_fabric.plugins.io.torch_io")
+    plugin = plugins.AsyncCheckpointIO(torch_io.TorchCheckpointIO())
+
+    def save(checkpoint: Checkpoint) -> None:
+        plugin.save_checkpoint(checkpoint.payload(), directory / f"lightning-{time.monotonic_ns()}.ckpt")
+
+    return Saver(save, plugin.teardown, close=plugin.teardown)
+
+
+_PEERS: dict[str, tuple[str, Callable[[Path], Saver]]] = {
+    DISTRIBUTED: ("torch", _distributed),
+    "torch_checkpointing, asynchronous": ("torch_checkpointing", _torch_checkpointing),
+    "Lightning's AsyncCheckpointIO": ("pytorch_lightning", _lightning),
+}
+
+
+@contextlib.contextmanager
+def others(directory: Path, leave_out: Callable[[str], None]) -> Iterator[dict[str, Saver]]:
+    """Those that are installed and can save at all, by name; closed in the end.
+
+    Args:
+        directory: where they save.
+        leave_out: told of each of the rest.
+    """
+    savers: dict[str, Saver] = {}
+    trial = Checkpoint({"weight": import_module("torch").zeros(64, 64)}, {}, {})
+    try:
+        for name, (module, make) in _PEERS.items():
+            if find_spec(module) is None:
+                leave_out(f"{module} is not installed, and its asynchronous save left out")
+                continue
+            try:
+                saver = make(directory)
+                saver.save(trial)
+                saver.finish()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others are still worth timing
+                leave_out(f"{name} is left out, since its save ends in {type(error).__name__}")
+            else:
+                savers[name] = saver
+        yield savers
+    finally:
+        for saver in savers.values():
+            saver.close()

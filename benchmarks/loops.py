@@ -1,0 +1,89 @@
+"""Training loops whose states are saved while they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.states import Shape
+from marlin_ckpt import Checkpoint
+from marlin_ckpt.arguments import TextArguments
+from marlin_ckpt.training.toys.text import Text
+
+_TEXT = Path(__file__).parent.parent / "README.md"
+_WINDOWS = 2  # a step then takes longer than the copy of the state
+_SAMPLES = 64  # likewise
+_TINY = 100  # the width of what --quick trains is less
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A module that trains with AdamW.
+
+    Attributes:
+        name: what it is.
+        module: what learns.
+        optimizer: what changes it.
+        loss: computed anew for each step.
+    """
+
+    name: str
+    module: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[], torch.Tensor]
+
+    def forward(self) -> None:
+        """Forward and backward, which leave the state as it is."""
+        self.loss().backward()  # type: ignore[no-untyped-call]
+
+    def step(self) -> None:
+        """What changes the state."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def checkpoint(self) -> Checkpoint:
+        """The state, sharing its memory."""
+        return Checkpoint(self.module.state_dict(), {"optimizer": self.optimizer.state_dict()}, {})
+
+
+def both(shape: Shape) -> Iterator[Callable[[], Loop]]:
+    """Makes a wide perceptron, then the module `text`, each of about as many parameters as a GPT-2 has."""
+    width, layers = (4096, 7) if shape.width > _TINY else (shape.width, 2)
+    yield lambda: wide(width, layers)
+    yield lambda: text(shape)
+
+
+def wide(width: int, layers: int) -> Loop:
+    """A perceptron of large matrices."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        *(part for _ in range(layers) for part in (torch.nn.Linear(width, width), torch.nn.ReLU()))
+    )
+    batch = torch.randn(_SAMPLES, width)
+    return _begun("a wide perceptron", module, lambda: module(batch).square().mean())
+
+
+def text(shape: Shape) -> Loop:
+    """The module `text`, as large as a GPT-2."""
+    torch.manual_seed(0)
+    arguments = TextArguments(
+        files=[str(_TEXT)],
+        context=min(shape.context, 64),
+        width=shape.width,
+        depth=shape.layers,
+        heads=4,
+        vocabulary_size=shape.vocabulary,
+    )
+    module = Text(arguments)
+    windows = torch.randint(0, len(module.characters), (_WINDOWS, arguments.context + 1))
+    return _begun("the module `text`", module, lambda: module.train_step(0, windows, torch.device("cpu")))
+
+
+def _begun(name: str, module: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Loop:
+    loop = Loop(name, module, torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True), loss)
+    loop.forward()
+    loop.step()  # now the moments are there too
+    return loop
