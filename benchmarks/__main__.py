@@ -72,8 +72,9 @@ def main() -> None:
     left_out: list[str] = []
 
     def leave_out(sentence: str) -> None:
-        print(sentence, flush=True)
-        left_out.append(sentence)
+        if sentence not in left_out:
+            print(sentence, flush=True)
+            left_out.append(sentence)
 
     rows: list[Row] = []
     sizes = QUICK if arguments.quick else FULL

@@ -134,7 +134,7 @@ def others(directory: Path, leave_out: Callable[[str], None]) -> Iterator[dict[s
     try:
         for name, (module, make) in _PEERS.items():
             if find_spec(module) is None:
-                leave_out(f"{module} is not installed, and its asynchronous save left out")
+                leave_out(f"{module} is not installed and left out")
                 continue
             try:
                 saver = make(directory)

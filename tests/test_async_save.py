@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import os
 import threading
 
@@ -51,6 +52,36 @@ def test_what_an_optimizer_owns_is_copied_before_its_next_step_and_not_after(tmp
         late.release()
         one.wait()
         assert same(torch.load(tmp_path / "model_0.pt"), wanted)
+
+
+def test_nothing_is_written_while_the_step_that_waits_for_the_copy_is_still_copying(tmp_path, monkeypatch):
+    run, gate, begun = Run(), Gate(monkeypatch), threading.Event()
+    gate.opened.set()
+    run.step()
+    wanted = copy.deepcopy(run.checkpoint().payload())
+    work, memmove, written_too_early = staging.Copying.work, ctypes.memmove, []
+
+    def left_to_the_step(copying):
+        if threading.current_thread().name == "marlin-ckpt save":
+            assert begun.wait(60)
+        work(copying)
+
+    def slowly(*args):
+        if not begun.is_set() and one_is_saving:
+            begun.set()
+            written_too_early.append(gate.reached.wait(0.5))
+        memmove(*args)
+
+    one_is_saving = False
+    monkeypatch.setattr(staging.Copying, "work", left_to_the_step)
+    monkeypatch.setattr(staging.ctypes, "memmove", slowly)
+    with checkpointer(tmp_path) as one:
+        one.register(run.optimizer)
+        one.save(run.checkpoint(), 0)
+        one_is_saving = True
+        run.step()
+    assert written_too_early == [False]
+    assert same(torch.load(tmp_path / "model_0.pt"), wanted)
 
 
 def test_what_a_forward_pass_changes_is_copied_before_save_returns(tmp_path, late):

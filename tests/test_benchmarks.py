@@ -20,6 +20,7 @@ _PEERS = {
     "torch_checkpointing": "torch_checkpointing + fsync",
     "lightning_fabric": "Lightning + fsync",
     "orbax": "Orbax + fsync",
+    "pytorch_lightning": "Lightning's AsyncCheckpointIO",
 }
 
 
@@ -91,6 +92,8 @@ def test_the_json_says_what_was_measured_on_what_and_how_often(quick: tuple[str,
         "verify warm",
         "restore warm",
         "restore cold",
+        "stall",
+        "slow",
         "find",
     }
     for row in document["rows"]:

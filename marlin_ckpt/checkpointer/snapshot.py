@@ -40,8 +40,8 @@ class Snapshot:
         return moved
 
     def copy_behind(self) -> None:
-        """Copies, on another thread, what the caller has not copied before."""
-        self.copying.work()
+        """Copies, on another thread, what the caller has not, and waits for what he is copying."""
+        self.copying.complete()
         self.device_copies.wait()
 
 

@@ -155,7 +155,7 @@ class Copying:
         self._moved: tuple[str, ...] | None = None
 
     def work(self) -> None:
-        """Copies what nobody else has begun with."""
+        """Copies what nobody else has begun with; what others have begun with may still be under way."""
         while True:
             with self._changed:
                 if not self._tasks:
@@ -170,16 +170,21 @@ class Copying:
                     self._under_way -= 1
                     self._changed.notify_all()
 
+    def complete(self) -> None:
+        """Finishes the copies, with whoever else works at them."""
+        self.work()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way)
+
     def settle(self) -> tuple[str, ...]:
-        """Finishes the copies, with whoever else works at them.
+        """Finishes the copies, and decides whether they are good.
 
         Returns:
             the storages' keys of tensors that have changed since they are watched: what was copied of them
             may be neither what they were nor what they are. The first call decides.
         """
-        self.work()
+        self.complete()
         with self._changed:
-            self._changed.wait_for(lambda: not self._under_way)
             if self._moved is None:
                 moved = [key for key, tensor, version in self._watched if tensor._version != version]  # noqa: SLF001
                 self._moved = tuple(dict.fromkeys([*moved, *self._differ()]))
