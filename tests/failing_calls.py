@@ -157,7 +157,7 @@ class Campaign:
         if self._old:
             (self.directory / TARGET).write_bytes(self._old)
 
-    def _save(self, value: float, system: System) -> System:
+    def _save(self, value: float, system: System, checkpointer: DefaultCheckpointer | None = None) -> System:
         # No mounts are listed, so that in a tmpfs, too, the page cache is gone past where that works.
         mounts = functools.partial(system.call, sink, "open", lambda *_, **__: io.StringIO())
         with pytest.MonkeyPatch.context() as patch:
@@ -167,13 +167,17 @@ class Campaign:
             patch.setattr(image, "_PIECE_BYTES", 4096)
             patch.setattr(image, "_CACHED_PIECE_BYTES", 4096)
             patch.setattr(sink, "open", mounts, raising=False)
+            if self._arguments.async_save and not self._past_the_cache:
+                patch.setattr(writers, "make_direct", _no_direct)
             for module in (pruning, temporary, local, sink, direct, image, writers):
                 patch.setattr(module, "os", system.stand_in(module, os))
             for module in (temporary, writers):
                 patch.setattr(module, "fcntl", system.stand_in(module, fcntl))
             state = Checkpoint({"weight": torch.full((3000,), value)}, {}, {})
-            with DefaultCheckpointer(self._arguments) as checkpointer:
-                checkpointer.save(state, 1)
+            if checkpointer is None:
+                checkpointer = self._last = DefaultCheckpointer(self._arguments)
+            checkpointer.save(state, 1)
+            checkpointer.wait()
         return system
 
     def _faults(self, fault: Fault) -> Iterator[str]:
@@ -202,6 +206,19 @@ class Campaign:
         if set(threading.enumerate()) - threads:
             yield "a thread is left"
         yield from self._faults_of_the_files(fatal[0][0] if fatal else "", labels)
+        if self._arguments.async_save:
+            yield from self._faults_of_going_on(self._last)
+
+    def _faults_of_going_on(self, checkpointer: DefaultCheckpointer) -> Iterator[str]:
+        try:
+            checkpointer.wait()
+            checkpointer.take_reports()
+            self._save(2.0, System(Fault()), checkpointer)
+            checkpointer.close()
+        except (StorageError, OSError) as error:
+            yield f"told again, or not able to save any more: {error!r}"
+        if len(checkpointer.take_reports()) != 1 or not self._is_new():
+            yield "the next save does not work"
 
     def _faults_of_the_files(self, fatal: str, struck: list[str]) -> Iterator[str]:
         # Nothing puts the old file back where it could not be kept, or cannot be renamed back.
@@ -231,6 +248,10 @@ class Campaign:
             state = DefaultCheckpointer(self._arguments).load().module_interface_state
             return torch.equal(state["weight"], torch.full((3000,), 2.0))
         return False
+
+
+def _no_direct(*_: object) -> None:
+    raise OSError(writers.REFUSALS[0], "no O_DIRECT")
 
 
 def open_descriptors() -> set[int]:

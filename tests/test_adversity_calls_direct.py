@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from marlin_ckpt import StorageError
+from marlin_ckpt.checkpointer import background
 from marlin_ckpt.storage import direct, local
 
 from .failing_calls import ABSORBED, ALL, CALLS, CODES, REFUSALS, Campaign, Fault, open_descriptors
@@ -22,6 +23,7 @@ KINDS = {
     "buffered": {"past_the_cache": False},
     "first": {"past_the_cache": False, "over_an_older": False},
     "behind": {"behind": True},
+    "behind, buffered": {"behind": True, "past_the_cache": False},
 }
 
 
@@ -142,3 +144,19 @@ def test_a_precaution_left_out_would_be_noticed(tmp_path, monkeypatch, harm, own
     for fd in open_descriptors() - descriptors:
         os.close(fd)
     assert any(harm in one for one in campaign.found)
+
+
+def test_a_failure_of_an_asynchronous_save_that_is_told_twice_would_be_noticed(tmp_path, monkeypatch):
+    campaign, told = begin("behind", tmp_path), []
+
+    def wait(behind: background.Background, wait: Callable[..., None] = background.Background.wait) -> None:
+        try:
+            wait(behind)
+        except StorageError as error:
+            told.append(error)
+        if told:
+            raise told[0]
+
+    monkeypatch.setattr(background.Background, "wait", wait)
+    campaign.strike(Fault(campaign.labels.index("pwrite temporary"), errno.EIO))
+    assert any("told again" in one for one in campaign.found)

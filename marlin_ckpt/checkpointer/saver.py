@@ -74,7 +74,8 @@ class _Awaited:
             self.process = os.getpid()
         while self.staged:
             began = time.perf_counter()
-            self.staged.popleft().before_change()
+            self.staged[0].before_change()
+            self.staged.popleft()  # only now: an interrupted wait is taken up by the next one
             self.pace.waited(time.perf_counter() - began)
 
 

@@ -157,24 +157,34 @@ class Copying:
     def work(self) -> None:
         """Copies what nobody else has begun with; what others have begun with may still be under way."""
         while True:
-            with self._changed:
-                if not self._tasks:
-                    return
-                task = self._tasks.popleft()
-                self._under_way += 1
+            task: list[Copy] = []
+            under_way = 0
             try:
+                with self._changed:
+                    if not self._tasks:
+                        return
+                    self._under_way += 1
+                    under_way = 1
+                    task = self._tasks[0]
+                    self._tasks.popleft()
                 for target, source, size_bytes in task:
                     ctypes.memmove(target, source, size_bytes)  # lets go of the interpreter's lock
+                task = []
             finally:
                 with self._changed:
-                    self._under_way -= 1
+                    if task:  # interrupted, Ctrl-C: whoever comes next does it
+                        self._tasks.append(task)
+                    self._under_way -= under_way
                     self._changed.notify_all()
 
     def complete(self) -> None:
         """Finishes the copies, with whoever else works at them."""
-        self.work()
-        with self._changed:
-            self._changed.wait_for(lambda: not self._under_way)
+        is_complete = False
+        while not is_complete:
+            self.work()
+            with self._changed:
+                self._changed.wait_for(lambda: not self._under_way)
+                is_complete = not self._tasks
 
     def settle(self) -> tuple[str, ...]:
         """Finishes the copies, and decides whether they are good.

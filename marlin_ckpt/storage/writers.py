@@ -67,12 +67,14 @@ class Writers:
     def _work(self) -> None:
         while (item := self._pieces.get()) is not None:
             piece, offset = item
-            if not self._errors:
+            try:
                 try:
-                    self._write_at(piece, offset)
-                except BaseException as error:  # noqa: BLE001 - raised where the caller can see it
-                    self._errors.append(error)
-            self._on_written(piece, offset)
+                    if not self._errors:
+                        self._write_at(piece, offset)
+                finally:
+                    self._on_written(piece, offset)
+            except BaseException as error:  # noqa: BLE001 - raised where the caller can see it
+                self._errors.append(error)
 
     def _write_at(self, rest: memoryview, offset: int) -> None:
         may_be_refused = True
