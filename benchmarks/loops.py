@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.states import Shape
+from benchmarks.states import Shape, flat
 from marlin_ckpt import Checkpoint
 from marlin_ckpt.arguments import TextArguments
 from marlin_ckpt.training.toys.text import Text
@@ -47,6 +47,11 @@ class Loop:
     def checkpoint(self) -> Checkpoint:
         """The state, sharing its memory."""
         return Checkpoint(self.module.state_dict(), {"optimizer": self.optimizer.state_dict()}, {})
+
+
+def aside(loop: Loop) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """For each tensor of the state another one, in memory that is there, and itself."""
+    return [(torch.ones_like(tensor), tensor) for _, tensor in flat(loop.checkpoint().payload())]
 
 
 def both(shape: Shape) -> Iterator[Callable[[], Loop]]:

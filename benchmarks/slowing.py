@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import threading
 import time
@@ -17,50 +18,53 @@ from benchmarks.states import size_bytes, size_text
 
 _STEPS = 10
 _RAW_BYTES = 8 << 20
+_SAVE, _LIMIT, _RAW = "marlin-ckpt save", "copy and write", "write"  # names of threads
 
 
 class _Steps:
-    """The times of single steps, with a save under way and without."""
+    """The times of single steps, by what went on beside the whole of them."""
 
     def __init__(self) -> None:
-        self.times: dict[bool, list[float]] = {True: [], False: []}
+        self.times: dict[str, list[float]] = {_SAVE: [], _LIMIT: [], "": []}
 
-    def block(self, loop: Loop, *, count: bool) -> None:
-        """Does a few, and counts their times or not."""
+    def block(self, loop: Loop) -> None:
+        """Does a few."""
         for _ in range(_STEPS):
-            began, is_busy = time.perf_counter(), _is_saving()
+            began, beside = time.perf_counter(), _beside_us()
             loop.forward()
             loop.step()
-            if count and is_busy == _is_saving():  # else it was both
-                self.times[is_busy].append(time.perf_counter() - began)
+            if beside == _beside_us() and beside in self.times:  # else it was both
+                self.times[beside].append(time.perf_counter() - began)
 
 
-def _is_saving() -> bool:
-    return any(thread.name == "marlin-ckpt save" for thread in threading.enumerate())
+def _beside_us() -> str:
+    names = {thread.name for thread in threading.enumerate()}
+    return next((name for name in (_SAVE, _LIMIT, _RAW) if name in names), "")
 
 
 @contextmanager
-def _beside(work: Callable[[], None]) -> Any:
-    thread = threading.Thread(target=work)
+def _beside(name: str, work: Callable[[], None]) -> Any:
+    thread = threading.Thread(target=work, name=name)
     thread.start()
     yield
     thread.join()
 
 
 def slowing(setting: Setting) -> list[Row]:
-    """Two loops with a save in every ten steps, with a raw write in its place, and with nothing."""
+    """Two loops with a save in every ten steps, with what no save can do without, and with nothing."""
     return [row for make in loops.both(setting.sizes.medium) for row in _slow_down(make(), setting)]
 
 
 def _slow_down(loop: Loop, setting: Setting) -> list[Row]:
     directory, size = setting.directory, size_bytes(loop.checkpoint())
     saver, memory, steps = behind.ours(loop, directory / "a"), buffer(_RAW_BYTES), _Steps()
+    pairs = loops.aside(loop)
 
     def timed(begin: Callable[[], object], beside: AbstractContextManager[object] | None = None) -> float:
         with beside or nullcontext():
             began = time.perf_counter()
             begin()
-            steps.block(loop, count=beside is None)
+            steps.block(loop)
             return time.perf_counter() - began
 
     def saved() -> float:
@@ -69,24 +73,34 @@ def _slow_down(loop: Loop, setting: Setting) -> list[Row]:
         saver.hidden_s()
         return took_s
 
-    def raw() -> float:
-        return timed(lambda: None, _beside(lambda: write_raw(directory / "raw", memory, size)))
+    def write() -> None:
+        write_raw(directory / "raw", memory, size)
+
+    def copy_and_write() -> None:
+        for target, source in pairs:
+            ctypes.memmove(target.data_ptr(), source.data_ptr(), source.nbytes)
+        write()
 
     rounds = setting.rounds
-    blocks: list[tuple[float, float, float]] = []
+    blocks: list[tuple[float, ...]] = []
     saved()  # takes fresh memory, and does not count
+    steps.times[_SAVE].clear()
     for _ in range(rounds):
-        blocks.append((saved(), raw(), timed(lambda: None)))
+        limit_s = timed(lambda: None, _beside(_LIMIT, copy_and_write))
+        blocks.append((saved(), timed(lambda: None, _beside(_RAW, write)), limit_s, timed(lambda: None)))
         empty(directory)
     saver.close()
-    mine, beside, alone = (statistics.median(times) for times in zip(*blocks, strict=True))
+    mine, raw, limit, alone = (statistics.median(times) for times in zip(*blocks, strict=True))
     what = f"{_STEPS} steps of {loop.name}, saving {size_text(size)}"
+    copy = "a copy and a raw write of as much"
     rows = [
-        Row("slow", what, "a raw write of as much beside them", mine, beside, rounds, 1.035),
+        Row("slow", what, "a raw write of as much beside them", mine, raw, rounds, 1.035),
+        Row("slow", what, f"{copy} beside them", mine, limit, rounds),
         Row("slow", what, "no save", mine, alone, rounds),
     ]
-    if steps.times[True]:
-        during, alone = (statistics.median(steps.times[is_busy]) for is_busy in (True, False))
-        step = f"a step of {loop.name} while a save is under way"
-        rows.append(Row("slow", step, "a step", during, alone, len(steps.times[True]), 1.11))
+    if all(steps.times.values()):
+        during, beside, alone = (statistics.median(times) for times in steps.times.values())
+        step, count = f"a step of {loop.name} while a save is under way", len(steps.times[_SAVE])
+        rows.append(Row("slow", step, f"a step beside {copy}", during, beside, count))
+        rows.append(Row("slow", step, "a step", during, alone, count, 1.11))
     return rows

@@ -5,15 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 
-import torch
-
 from benchmarks import behind, loops
 from benchmarks.behind import Saver
 from benchmarks.files import empty
 from benchmarks.loops import Loop
 from benchmarks.report import Row, Setting
-from benchmarks.states import flat, size_bytes, size_text
-from marlin_ckpt import Checkpoint
+from benchmarks.states import size_bytes, size_text
 
 
 def stalling(setting: Setting) -> list[Row]:
@@ -35,7 +32,7 @@ def _stalls(loop: Loop, setting: Setting) -> list[Row]:
                 for is_long in (True, False) if name == "ours" else (True,):
                     stalls.setdefault((name, is_long), []).append(_stall_s(loop, saver, is_long=is_long))
             empty(directory)
-    copy_s = _copy_s(loop.checkpoint(), setting.rounds)
+    copy_s = _copy_s(loop, setting.rounds)
     medians = {key: statistics.median(values[1:]) for key, values in stalls.items()}
     what = f"stall of saving {size_text(size)} behind {loop.name}"
     copy = "one warm copy of the state"
@@ -69,9 +66,9 @@ def _stall_s(loop: Loop, saver: Saver, *, is_long: bool) -> float:
     return stall_s + saver.hidden_s()
 
 
-def _copy_s(checkpoint: Checkpoint, rounds: int) -> float:
+def _copy_s(loop: Loop, rounds: int) -> float:
     """One copy of the state into memory that is there."""
-    pairs = [(torch.empty_like(tensor), tensor) for _, tensor in flat(checkpoint.payload())]
+    pairs = loops.aside(loop)
     times = []
     for _ in range(rounds + 1):
         began = time.perf_counter()
