@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         CheckpointNotFoundError,
         ConfigError,
         CorruptCheckpointError,
+        DirectoryInUseError,
         MarlinError,
         NotACheckpointError,
         StateMismatchError,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     )
     from marlin_ckpt.training.backend import SingleProcess, TrainerBackend
     from marlin_ckpt.training.module import ModuleInterface
+    from marlin_ckpt.training.preemption import Preempted
     from marlin_ckpt.training.trainer import Trainer
 
 _ERRORS = "marlin_ckpt.errors"
@@ -47,9 +49,11 @@ _HOMES = {
     "CorruptCheckpointError": _ERRORS,
     "DefaultCheckpointer": "marlin_ckpt.checkpointer.default",
     "DefaultCheckpointerArguments": "marlin_ckpt.arguments",
+    "DirectoryInUseError": _ERRORS,
     "MarlinError": _ERRORS,
     "ModuleInterface": "marlin_ckpt.training.module",
     "NotACheckpointError": _ERRORS,
+    "Preempted": "marlin_ckpt.training.preemption",
     "SingleProcess": "marlin_ckpt.training.backend",
     "StateMismatchError": _ERRORS,
     "StorageError": _ERRORS,
@@ -73,9 +77,11 @@ __all__ = [
     "CorruptCheckpointError",
     "DefaultCheckpointer",
     "DefaultCheckpointerArguments",
+    "DirectoryInUseError",
     "MarlinError",
     "ModuleInterface",
     "NotACheckpointError",
+    "Preempted",
     "SingleProcess",
     "StateMismatchError",
     "StorageError",

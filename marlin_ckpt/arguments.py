@@ -132,7 +132,19 @@ class TrainerArguments(Checked):
         device: `auto` (CUDA where there is one and `use_gpu` allows it, else the CPU) or a device's name as
             torch spells it, such as `cuda:1`.
         use_gpu: whether `auto` may choose CUDA.
-        backend: how the steps are run; `sp`: in this process.
+        backend: how the steps are run; `sp`: in this process; `sp-amp`: with automatic mixed precision.
+        amp_dtype: with `sp-amp`: `bfloat16`, `float16`, or `auto`, which prefers the first.
+        step_schedulers_by: whether the schedulers step after each global `step` or each `epoch`.
+        seed: of the module's first weights, the order of the data, and all else that is drawn; nothing: what
+            the generators happen to hold. A run that goes on keeps that of its beginning.
+        deterministic: have torch choose deterministic algorithms, or refuse what has none.
+        index_by: what checkpoints are counted by, in `period` and in the names of their files: `epoch`, or
+            global `step`.
+        checkpoint_every_minutes: save also when so much time has passed since the last save.
+        handle_signals: answer SIGTERM and SIGINT by saving and stopping, and SIGUSR1 by saving.
+        preempt_grace_seconds: what a machine leaves between a signal and the end; when a save takes longer,
+            the log says so.
+        exact: refuse to go on under conditions under which the run would not be the same run.
         log_level: the least level that the trainer's logger lets through.
         checkpointer_args: for the `DefaultCheckpointer` that the trainer makes when it is given none; in
             YAML this is the section `checkpointer`.
@@ -152,7 +164,16 @@ class TrainerArguments(Checked):
     reset_optimizers_schedulers: bool = False
     device: str = "auto"
     use_gpu: bool = True
-    backend: str = field(default="sp", metadata={"choices": ("sp",)})
+    backend: str = field(default="sp", metadata={"choices": ("sp", "sp-amp")})
+    amp_dtype: str = field(default="auto", metadata={"choices": ("auto", "bfloat16", "float16")})
+    step_schedulers_by: str = field(default="step", metadata={"choices": ("step", "epoch")})
+    seed: int | None = field(default=None, metadata={"minimum": 0, "maximum": 2**63 - 1})
+    deterministic: bool = False
+    index_by: str = field(default="epoch", metadata={"choices": ("epoch", "step")})
+    checkpoint_every_minutes: float | None = field(default=None, metadata={"above": 0})
+    handle_signals: bool = True
+    preempt_grace_seconds: float = field(default=30.0, metadata={"above": 0})
+    exact: bool = False
     log_level: str = "INFO"
     checkpointer_args: DefaultCheckpointerArguments = field(
         default_factory=DefaultCheckpointerArguments, metadata={"yaml": False}

@@ -13,6 +13,7 @@ MarlinError                       exit 1
 |   +-- UnknownFormatError                 written by a newer marlin-ckpt
 |   +-- UnsafeCheckpointError              loading it would import what is not known to be safe
 +-- CheckpointNotFoundError (FileNotFoundError)   exit 4
++-- DirectoryInUseError           exit 5   another run saves there
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "CheckpointNotFoundError",
     "ConfigError",
     "CorruptCheckpointError",
+    "DirectoryInUseError",
     "Fault",
     "MarlinError",
     "NotACheckpointError",
@@ -193,3 +195,19 @@ class CheckpointNotFoundError(MarlinError, FileNotFoundError):
     """There is no checkpoint where one was asked for."""
 
     exit_code = 4
+
+
+class DirectoryInUseError(MarlinError):
+    """Another run saves into a directory.
+
+    Attributes:
+        holder: what is known of it, such as `{"host": ..., "pid": ..., "run_id": ...}`.
+    """
+
+    exit_code = 5
+
+    def __init__(
+        self, what: str, where: str = "", hint: str = "", *, holder: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(what, where, hint)
+        self.holder = holder or {}

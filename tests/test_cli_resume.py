@@ -12,6 +12,8 @@ import torch
 
 from marlin_ckpt.cli.main import main
 
+from .folders import contents
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -99,10 +101,10 @@ def test_what_a_run_continues_from_is_not_deleted_first(train, listed):
 
 def test_resuming_a_finished_run_is_done_at_once(train, listed):
     train(2)
-    before = {path.name: path.read_bytes() for path in Path("saved").iterdir()}
+    before = contents("saved")
     code, _, err = train(2, "--resume")
     assert (code, epochs_of(err)) == (0, [])
-    assert before.keys() == set(os.listdir("saved"))
+    assert contents("saved") == before
 
 
 def test_resuming_a_finished_run_loses_none_of_what_its_files_tell(train, listed):
@@ -156,31 +158,31 @@ def test_where_no_checkpoint_is_intact_resuming_exits_3_and_leaves_all_as_it_was
     train(2)
     spoil(Path("saved/model_0.pt"))
     spoil(Path("saved/model_1.pt"))
-    before = {path.name: path.read_bytes() for path in Path("saved").iterdir()}
+    before = contents("saved")
     code, out, err = train(3, "--resume")
     assert (code, out, epochs_of(err)) == (3, "", [])
-    assert {path.name: path.read_bytes() for path in Path("saved").iterdir()} == before
+    assert contents("saved") == before
 
 
 def test_an_intact_file_of_another_tool_in_the_newest_ones_place_exits_3_and_names_it(train):
     train(2)
     replace_by_lightning(Path("saved/model_1.pt"))
-    before = {path.name: path.read_bytes() for path in Path("saved").iterdir()}
+    before = contents("saved")
     code, out, err = train(3, "--resume")
     assert (code, out, epochs_of(err)) == (3, "", [])
     (problem,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert problem.endswith(": saved/model_1.pt")
-    assert {path.name: path.read_bytes() for path in Path("saved").iterdir()} == before
+    assert contents("saved") == before
 
 
 def test_a_checkpoint_of_another_configuration_exits_1_and_says_it_does_not_fit(train):
     train(2)
-    before = {path.name: path.read_bytes() for path in Path("saved").iterdir()}
+    before = contents("saved")
     code, out, err = train(3, "--resume", "--set", "module.width=8")
     assert (code, out) == (1, "")
     assert "error: the state does not fit: module_interface_state." in err
     assert "Traceback" not in err
-    assert {path.name: path.read_bytes() for path in Path("saved").iterdir()} == before
+    assert contents("saved") == before
 
 
 def test_without_resume_a_run_starts_over(train):

@@ -15,6 +15,8 @@ import torch
 
 from marlin_ckpt.cli.main import main
 
+from .folders import visible
+
 REPORT_KEYS = {
     "run_id",
     "resumed_from",
@@ -89,12 +91,12 @@ def test_the_period_says_which_epochs_are_saved_and_the_last_always_is(train):
     _, _, err = train(**{"checkpointer.period": 2, "trainer.epochs": 4})
     told = [line.split()[1] for line in lines_starting(err, "saved ")]
     assert told == [f"saved/model_{index}.pt" for index in (0, 2, 3)]
-    assert sorted(os.listdir("saved")) == ["model_0.pt", "model_2.pt", "model_3.pt"]
+    assert visible("saved") == ["model_0.pt", "model_2.pt", "model_3.pt"]
 
 
 def test_quiet_saves_the_same_and_prints_nothing(train):
     assert train("--quiet") == (0, "", "")
-    assert sorted(os.listdir("saved")) == ["model_0.pt", "model_1.pt", "model_2.pt"]
+    assert visible("saved") == ["model_0.pt", "model_1.pt", "model_2.pt"]
 
 
 def test_json_is_one_document_with_these_keys(train, capsys):
@@ -145,7 +147,7 @@ def test_deleting_an_earlier_run_is_announced_before_it_begins(train):
     _, _, err = train(**{"trainer.epochs": 1})
     announced = err.splitlines()[: first_line_of_training(err)]
     assert announced[0] == "warning: deletes 3 files of an earlier run in saved"
-    assert sorted(os.listdir("saved")) == ["model_0.pt", "notes.ppt"]
+    assert visible("saved") == ["model_0.pt", "notes.ppt"]
 
 
 def test_saving_over_model_files_in_their_own_directory_is_announced(train):
@@ -170,7 +172,7 @@ def test_model_files_that_will_not_be_written_are_not_announced(train):
 )
 def test_text_that_cannot_be_read_exits_2_in_one_line_and_deletes_nothing(train, capsys, content, says):
     train()
-    before = sorted(os.listdir("saved"))
+    before = visible("saved")
     if content is not None:
         Path("novel.txt").write_bytes(content)
     Path("text.yaml").write_text(
@@ -181,7 +183,7 @@ def test_text_that_cannot_be_read_exits_2_in_one_line_and_deletes_nothing(train,
     out, err = capsys.readouterr()
     assert out == ""
     assert lines_starting(err, "error: ") == [f"error: module.files[0]: {says}: novel.txt"]
-    assert sorted(os.listdir("saved")) == before
+    assert visible("saved") == before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="without root the directory may already be someone else's")
@@ -224,9 +226,9 @@ def test_ctrl_c_exits_130_names_the_last_checkpoint_and_leaves_whole_files_alone
         f"interrupted; last checkpoint: {told[-1]}\n",
         "hint: the same command with --resume continues from it\n",
     ]
-    assert all(name.startswith("model_") and name.endswith(".pt") for name in os.listdir(saved))
-    for path in saved.iterdir():
-        assert torch.load(path, weights_only=True).keys() == {
+    assert all(name.startswith("model_") and name.endswith(".pt") for name in visible(saved))
+    for name in visible(saved):
+        assert torch.load(saved / name, weights_only=True).keys() == {
             "module_interface_state",
             "trainer_state",
             "trainer_backend_state",

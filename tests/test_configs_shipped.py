@@ -22,6 +22,8 @@ from marlin_ckpt.arguments import (
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.config import read_config
 
+from .folders import visible
+
 CONFIGS = Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 _KEY = re.compile(r"  (?P<key>[a-z_]+): (?P<value>.*?) +# (?P<comment>\S.*)")
@@ -71,7 +73,7 @@ def test_each_shipped_file_saves_in_a_folder_of_the_working_directory(name, work
 def test_the_file_for_ci_trains_and_leaves_its_checkpoints_and_nothing_else(train, workplace):
     report = train("ci.yaml")
     assert report["epochs"] == 3
-    assert sorted(os.listdir(workplace / "checkpoints" / "ci")) == ["model_0.pt", "model_1.pt", "model_2.pt"]
+    assert visible(workplace / "checkpoints" / "ci") == ["model_0.pt", "model_1.pt", "model_2.pt"]
     assert report["metrics"]["val_accuracy"] > 0.5
     assert sorted(os.listdir(workplace)) == ["CHANGELOG.md", "README.md", "checkpoints"]
 
@@ -81,13 +83,13 @@ def test_the_file_for_ci_replaces_what_an_earlier_job_left(train, workplace):
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"from an earlier job")
     train("ci.yaml", "trainer.epochs=1")
-    assert os.listdir(stale.parent) == ["model_0.pt"]
+    assert visible(stale.parent) == ["model_0.pt"]
 
 
 def test_the_quickstart_trains_on_the_projects_readme(train, workplace):
     report = train("quickstart.yaml", "trainer.epochs=2", "trainer.max_train_steps_per_epoch=4")
     assert report["global_steps"] == 8
-    assert sorted(os.listdir(workplace / "checkpoints" / "quickstart")) == [
+    assert visible(workplace / "checkpoints" / "quickstart") == [
         "model_0.pt",
         "model_1.pt",
         "model_model_1.pt",
@@ -100,7 +102,7 @@ def test_the_file_for_texts_trains_on_any_text_at_any_size(train, workplace):
     small = ("module.width=16", "module.depth=1", "trainer.max_train_steps_per_epoch=2", "trainer.epochs=1")
     report = train("text.yaml", "module.files=[novel.txt]", *small)
     assert report["global_steps"] == 1
-    assert sorted(os.listdir(workplace / "checkpoints" / "text")) == ["model_0.pt", "model_model_0.pt"]
+    assert visible(workplace / "checkpoints" / "text") == ["model_0.pt", "model_model_0.pt"]
 
 
 def _reference() -> str:

@@ -15,6 +15,7 @@ from marlin_ckpt.errors import (
     CheckpointNotFoundError,
     ConfigError,
     CorruptCheckpointError,
+    DirectoryInUseError,
     Fault,
     MarlinError,
     NotACheckpointError,
@@ -41,6 +42,7 @@ EVERY_ERROR = [
     NotACheckpointError("not a checkpoint but a text file", "/tmp/x", "look again"),
     UnsafeCheckpointError("refused", "/tmp/x", "h", names=("numpy.dtype", "posix.system")),
     CheckpointNotFoundError("no such file", "/tmp/\udce9.pt"),
+    DirectoryInUseError("another run saves there", "/tmp/x", holder={"pid": 7}),
 ]
 _ids = [type(error).__name__ for error in EVERY_ERROR]
 

@@ -26,6 +26,8 @@ from marlin_ckpt import (
     TrainerArguments,
 )
 
+from .folders import visible
+
 
 class PicklableMock(mock.MagicMock):
     """PyMarlin's: it pickles as a plain mock."""
@@ -266,4 +268,4 @@ def test_arguments_that_are_set_between_two_calls_are_obeyed_by_the_next(tmp_pat
     checkpointer.args.checkpoint = True
     checkpointer.args.model_state_save_dir = None
     Trainer(SquaresModule(SquaresData()), arguments, checkpointer=checkpointer).train()
-    assert os.listdir(tmp_path / "a") == ["model_0.pt"]
+    assert visible(tmp_path / "a") == ["model_0.pt"]

@@ -17,6 +17,8 @@ from marlin_ckpt import (
     TrainingError,
 )
 
+from .folders import visible
+
 INPUTS = torch.arange(8, dtype=torch.float32).reshape(8, 1) / 8
 TARGETS = 3 * INPUTS
 
@@ -134,7 +136,7 @@ def test_a_checkpointer_that_is_falsy_is_used_all_the_same(tmp_path, monkeypatch
 def test_without_a_checkpointer_the_arguments_of_the_default_one_are_obeyed(make_checkpointer, tmp_path):
     arguments = make_checkpointer(period=2, file_prefix="run").args
     Trainer(Line(), TrainerArguments(epochs=4, device="cpu", checkpointer_args=arguments)).train()
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+    assert visible(tmp_path / "checkpoints") == [
         "run_0.pt",
         "run_2.pt",
         "run_3.pt",
@@ -148,7 +150,8 @@ def test_each_checkpoint_holds_the_three_states_as_they_were_at_its_epoch():
     first, second, forced, model = (entry[-1] for entry in shelf.kept)
     assert first.module_interface_state["weight"] != second.module_interface_state["weight"]
     assert torch.equal(second.module_interface_state["weight"], module.weight)
-    assert forced == second
+    assert torch.equal(forced.module_interface_state["weight"], module.weight)
+    assert repr(forced) == repr(second)
     assert torch.equal(model["weight"], module.weight)
     assert [state.trainer_state["last_epoch"] for state in (first, second)] == [0, 1]
     assert [state.trainer_backend_state for state in (first, second)] == [

@@ -18,6 +18,8 @@ import pytest
 
 from marlin_ckpt import __version__
 
+from .folders import visible
+
 # What a clone of the repository does not have.
 _IGNORED = shutil.ignore_patterns(
     ".git",
@@ -127,4 +129,4 @@ def test_the_installed_command_lists_finds_and_cleans(
 def test_the_installed_command_trains(environment, outside, repository, tmp_path):
     shutil.copy(repository / "configs/ci.yaml", tmp_path)
     run(environment / "marlin-ckpt", "train", "--config", "ci.yaml", "--quiet", **outside)
-    assert sorted(os.listdir(tmp_path / "checkpoints/ci")) == ["model_0.pt", "model_1.pt", "model_2.pt"]
+    assert visible(tmp_path / "checkpoints/ci") == ["model_0.pt", "model_1.pt", "model_2.pt"]

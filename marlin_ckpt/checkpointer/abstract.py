@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -46,6 +47,18 @@ class AbstractCheckpointer(ABC):
     @abstractmethod
     def load(self) -> Checkpoint:
         """Loads the states to continue from; an empty `Checkpoint` where there is nothing to continue."""
+
+    def is_due(self, index: int) -> bool:  # noqa: ARG002 - see below
+        """Whether `save` would save under this index; True unless overridden, so that it decides."""
+        return True
+
+    def usual_save_s(self) -> float | None:
+        """How long a save takes until it is durable, in seconds; None where it is not known."""
+        return None
+
+    def running(self) -> AbstractContextManager[object]:
+        """Is entered while a trainer trains; does nothing unless overridden."""
+        return nullcontext()
 
     def register(self, *optimizers: torch.optim.Optimizer) -> None:  # noqa: B027 - see below
         """Is told the optimizers that the states come from; does nothing unless overridden."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import operator
 import os
 import platform
 import secrets
+from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
@@ -21,7 +23,7 @@ from marlin_ckpt.checkpointer.payload import plain_metrics
 from marlin_ckpt.checkpointer.report import SaveReport
 from marlin_ckpt.checkpointer.restoring import Restoration
 from marlin_ckpt.checkpointer.saver import Job, Saver
-from marlin_ckpt.directory import catalog, pruning
+from marlin_ckpt.directory import catalog, lease, notes, pruning
 from marlin_ckpt.directory.naming import FileName, Kind
 from marlin_ckpt.errors import (
     ArgumentsError,
@@ -65,6 +67,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self.logger = logging.getLogger(_LOGGER_NAME)
         self._saves = 0
         self._swept: set[str] = set()
+        self._save_s: float | None = None
+        self._is_running = False
         self._saver = Saver(self.logger)
         self._obey()
         if args.delete_existing_checkpoints:
@@ -92,7 +96,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         """
         self._obey()
         index = _index(index)
-        if not self.args.checkpoint or not (force or self._is_due(index)):
+        if not self.args.checkpoint or not (force or self.is_due(index)):
             return None
         if not isinstance(checkpoint_state, Checkpoint):
             kind = type(checkpoint_state).__qualname__
@@ -199,7 +203,35 @@ class DefaultCheckpointer(AbstractCheckpointer):
     def take_reports(self) -> list[SaveReport]:
         """What became durable since this was last asked."""
         reports = self._saver.reports
-        return [reports.popleft() for _ in range(len(reports))]
+        taken = [reports.popleft() for _ in range(len(reports))]
+        for one in taken:
+            if not one.is_model:
+                self._save_s = one.stall_s + one.copy_s + one.write_s + one.sync_s
+        if taken and self._is_running and self._save_s is not None:
+            notes.note_save(os.fspath(self.args.save_dir), self._save_s)
+        return taken
+
+    def usual_save_s(self) -> float | None:
+        """How long the last checkpoint into `save_dir` took until it was durable; None before the first."""
+        return notes.save_seconds(os.fspath(self.args.save_dir)) if self._save_s is None else self._save_s
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Holds the lease of `save_dir`, so that no second trainer saves into it.
+
+        Raises:
+            DirectoryInUseError: another process holds it.
+            StorageError: the directory cannot be made.
+        """
+        if not self.args.checkpoint:
+            yield
+            return
+        with lease.held(os.fspath(self.args.save_dir), self.run_id):
+            self._is_running = True
+            try:
+                yield
+            finally:
+                self._is_running = False
 
     @staticmethod
     def get_latest_file(
@@ -236,7 +268,10 @@ class DefaultCheckpointer(AbstractCheckpointer):
         for failure in outcome.failures:
             self.logger.error("Could not delete %s: %s", failure.path, failure.error)
 
-    def _is_due(self, index: int) -> bool:
+    def is_due(self, index: int) -> bool:
+        """Whether the period says that it is time to save."""
+        if not self.args.checkpoint:
+            return False
         if self.args.period != "auto":
             return index % self.args.period == 0
         hours = self.args.mean_time_between_failures_hours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from marlin_ckpt.archive import verification
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
-from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory import catalog, lease, notes
 from marlin_ckpt.directory.naming import FileName, Kind
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 
@@ -36,13 +37,42 @@ class Start:
     keeps: tuple[str, ...] = ()
 
 
-def decide(args: DefaultCheckpointerArguments, *, epochs: int, resume: bool) -> Start:
+def leased(args: DefaultCheckpointerArguments, *, epochs: int) -> contextlib.AbstractContextManager[object]:
+    """Holds the lease of `save_dir` where there is something in it that another run may be at.
+
+    A directory that is not there is not made yet, since the run may still turn out impossible.
+
+    Args:
+        args: the run's.
+        epochs: of the run.
+
+    Raises:
+        DirectoryInUseError: another run saves there.
+        StorageError: the directory cannot be written to.
+    """
+    save_dir = os.fspath(args.save_dir)
+    if not (args.checkpoint and epochs and os.path.isdir(save_dir)):
+        return contextlib.nullcontext()
+    _check_writable(save_dir)
+    return lease.held(save_dir)
+
+
+def decide(
+    args: DefaultCheckpointerArguments,
+    *,
+    epochs: int,
+    resume: bool,
+    index_by: str = "epoch",
+    guards: bool = True,
+) -> Start:
     """Looks at `save_dir` and decides; changes nothing.
 
     Args:
         args: the run's.
         epochs: of the run, whose indices go from 0 to `epochs - 1`.
         resume: continue from `save_dir` if there is something to continue.
+        index_by: what the run counts its indices by: `epoch`, or `step`, of which there may be any number.
+        guards: pass over a checkpoint with which several runs in a row have come to a bad end.
 
     Raises:
         StorageError: the directory cannot be read.
@@ -50,9 +80,10 @@ def decide(args: DefaultCheckpointerArguments, *, epochs: int, resume: bool) -> 
     save_dir = os.fspath(args.save_dir)
     checkpoints = _checkpoints(args)
     if resume and checkpoints:
-        skipped: list[str] = []
+        suspects = _suspects(save_dir, checkpoints) if guards else {}
+        skipped = list(suspects.values())
         intact = verification.newest_intact(
-            lambda: [entry.path for entry in reversed(_checkpoints(args))],
+            lambda: [one.path for one in reversed(_checkpoints(args)) if one.path not in suspects],
             lambda verdict: skipped.append(f"{verdict.path}: {verdict.reason}"),
         )
         # Where none is intact, loading the newest says what is wrong with it.
@@ -65,10 +96,25 @@ def decide(args: DefaultCheckpointerArguments, *, epochs: int, resume: bool) -> 
         deletes = [entry.path for entry in _files(save_dir, extension=args.file_ext)]
         return Start(save_dir, deletes=tuple(deletes), replaces=_existing(models, but=deletes))
     period = 1 if args.period == "auto" else args.period  # any of them may be saved
-    saves = {index for index in range(epochs) if index % period == 0 or index == last}
-    replaces = [entry.path for entry in checkpoints if entry.index in saves]
-    keeps = [entry.path for entry in checkpoints if entry.index is not None and entry.index > last]
+    if index_by == "step":
+        replaces, keeps = [one.path for one in checkpoints], []
+    else:
+        saves = {index for index in range(epochs) if index % period == 0 or index == last}
+        replaces = [one.path for one in checkpoints if one.index in saves]
+        keeps = [one.path for one in checkpoints if one.index is not None and one.index > last]
     return Start(save_dir, replaces=(*replaces, *_existing(models)), keeps=tuple(keeps))
+
+
+def _suspects(save_dir: str, checkpoints: list[catalog.Entry]) -> dict[str, str]:
+    """Checkpoints with which too many runs have come to a bad end; none where there is no other one."""
+    counts = notes.failed_starts(save_dir)
+    found = {
+        one.path: f"{one.path}: {counts[one.path]} runs in a row have begun with it and made no newer one; "
+        "--no-crash-loop-guard takes it all the same"
+        for one in checkpoints
+        if counts.get(one.path, 0) >= notes.MOST_STARTS
+    }
+    return found if len(found) < len(checkpoints) else {}
 
 
 def _checkpoints(args: DefaultCheckpointerArguments) -> list[catalog.Entry]:

@@ -45,9 +45,9 @@ class LiveBar:
         """Takes it away."""
         self._progress.stop()
 
-    def begin(self, description: str, steps: int) -> None:
-        """Starts an epoch of so many steps."""
-        self._progress.reset(self._task, description=description, total=steps)
+    def begin(self, description: str, steps: int, done: int) -> None:
+        """Starts an epoch of so many steps, some of which may be done."""
+        self._progress.reset(self._task, description=description, total=steps, completed=done)
 
     def advance(self, loss: str, speed: str) -> None:
         """Counts one step."""
@@ -65,6 +65,15 @@ def bytes_bar(total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda size: progress.advance(task, size)
+
+
+@contextlib.contextmanager
+def steps_bar(total: int) -> Iterator[Callable[[str, int], None]]:
+    """A bar of steps; yields what is told who has done how many."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting", total=total)
+        yield lambda name, done: progress.update(task, description=name, completed=done)
 
 
 def print_table(headers: list[str], rows: list[list[str]], right: set[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -12,6 +13,7 @@ from marlin_ckpt.archive import inspection
 from marlin_ckpt.cli import documents, render
 from marlin_ckpt.cli.text import count, duration, escape, size
 from marlin_ckpt.directory import catalog
+from marlin_ckpt.training.preemption import Preempted
 
 if TYPE_CHECKING:
     from marlin_ckpt.checkpointer.report import SaveReport
@@ -46,9 +48,11 @@ class RunProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, (KeyboardInterrupt, Preempted)):
+            is_term = isinstance(error, Preempted) and error.signal == signal.SIGTERM
+            how = "terminated" if is_term else "interrupted"
             last = list(self._saved)[-1:]
-            render.talk(f"interrupted; last checkpoint: {escape(last[0]) if last else 'none'}")
+            render.talk(f"{how}; last checkpoint: {escape(last[0]) if last else 'none'}")
             if last:
                 render.talk("hint: the same command with --resume continues from it")
 
@@ -58,12 +62,12 @@ class RunProgress:
             done = count(trainer.last_epoch + 1, "epoch")
             render.talk(f"nothing left to train: {done} done, trainer.epochs is {trainer.args.epochs}")
 
-    def on_epoch_begin(self, epoch: int, epochs: int, steps: int) -> None:
+    def on_epoch_begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:
         """Starts the epoch's line."""
         self._epoch_began_s = time.monotonic()
         self._epoch_steps = 0
         if self._bar is not None:
-            self._bar.begin(f"epoch {epoch + 1}/{epochs}", steps)
+            self._bar.begin(f"epoch {epoch + 1}/{epochs}", steps, done)
 
     def on_global_step(self, global_step: int, loss: float) -> None:  # noqa: ARG002 - the observer's interface
         """Moves the line on."""
@@ -83,6 +87,7 @@ class RunProgress:
         if report is not None:
             self._saves.append(report)
         is_new = path not in self._saved
+        self._saved.pop(path, None)
         self._saved[path] = None
         if self._bar is not None:
             self._bar.saved(os.path.basename(path))

@@ -13,11 +13,12 @@ from marlin_ckpt.arguments import ImportedModuleArguments, SpiralArguments, Text
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.config import Config
 from marlin_ckpt.errors import ConfigError, Fault
+from marlin_ckpt.training import setting
 from marlin_ckpt.training.module import ModuleInterface
 from marlin_ckpt.training.observer import TrainerObserver
 from marlin_ckpt.training.toys.spiral import Spiral
 from marlin_ckpt.training.toys.text import Text
-from marlin_ckpt.training.trainer import Trainer, device_of
+from marlin_ckpt.training.trainer import Trainer
 
 
 def build_trainer(config: Config, *, observer: TrainerObserver | None = None) -> Trainer:
@@ -31,8 +32,9 @@ def build_trainer(config: Config, *, observer: TrainerObserver | None = None) ->
         ConfigError: the module cannot be made.
         Whatever `Trainer` raises.
     """
-    # Both before the checkpointer, which may delete what an earlier run left.
-    device_of(config.trainer)
+    # All before the checkpointer, which may delete what an earlier run left.
+    setting.device_of(config.trainer)
+    setting.before_module(config.trainer)
     module = _build_module(config.module)
     return Trainer(
         module, config.trainer, checkpointer=DefaultCheckpointer(config.checkpointer), observer=observer

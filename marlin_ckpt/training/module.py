@@ -31,7 +31,7 @@ class CallbackInterface(ABC):  # noqa: B024 - each method may stay as it is
     """
 
     def on_begin_train_epoch(self, global_step: int, epoch: int) -> None:  # noqa: B027 - a callback may do nothing
-        """Called before an epoch's first step."""
+        """Called before an epoch's first step, and again when a run goes on in the middle of the epoch."""
 
     def on_end_train_step(self, global_step: int, *outputs: Any) -> None:  # noqa: B027
         """Called after each optimizer step, with the outputs of its batches."""
@@ -133,3 +133,10 @@ class ModuleInterface(torch.nn.Module, CallbackInterface):
     def get_metrics(self) -> dict[str, float]:
         """What was measured since the last call, for the checkpoint's manifest; none unless overridden."""
         return {}
+
+    def data_fingerprint(self) -> str:
+        """What tells the data that it trains on from other data, such as a hash; "" unless overridden.
+
+        A run that goes on with other data says so, since it is not the same run.
+        """
+        return ""

@@ -14,8 +14,8 @@ class TrainerObserver(Protocol):
     Each method is called on the training thread and must return quickly.
     """
 
-    def on_epoch_begin(self, epoch: int, epochs: int, steps: int) -> None:
-        """Before an epoch: its number from 0, the epochs and the global steps in it that are expected."""
+    def on_epoch_begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        """Before an epoch: its number from 0, the epochs, the global steps in it, and those done already."""
 
     def on_global_step(self, global_step: int, loss: float) -> None:
         """After a global step: how many are done in the run, and the mean loss of this one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,8 +11,11 @@ import torch
 class OutputCollector:
     """Gathers the outputs of many steps, one place of the returned tuple beside the other."""
 
-    def __init__(self) -> None:
-        self._places: list[list[Any]] = []
+    def __init__(self, collated: Iterable[Any] = ()) -> None:
+        """Begins with what another one had collated."""
+        self._places: list[list[Any]] = [
+            [place] if isinstance(place, torch.Tensor) else list(place) for place in collated
+        ]
 
     def collect(self, outputs: Any) -> None:
         """Adds the outputs of one step; tensors are detached and moved to the CPU."""

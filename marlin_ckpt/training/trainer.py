@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import SequentialSampler
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.checkpointer.payload import plain_metrics
-from marlin_ckpt.errors import StateMismatchError, TrainingError
-from marlin_ckpt.training import states
+from marlin_ckpt.errors import StateMismatchError
+from marlin_ckpt.training import conditions, fitting, preemption, setting, states, workers
 from marlin_ckpt.training.backend import BACKENDS, TrainerBackend, TrainerBackendArguments
-from marlin_ckpt.training.module import ModuleInterface, SamplerClass
+from marlin_ckpt.training.module import ModuleInterface
 from marlin_ckpt.training.observer import TrainerObserver
+from marlin_ckpt.training.order import Watched
+from marlin_ckpt.training.position import Position
+from marlin_ckpt.training.preemption import Preempted, Signals
+from marlin_ckpt.training.sizes import Sizes
 
 
-class Trainer:
-    """Trains a module, saves after each epoch, and continues from what the checkpointer loads.
+class Trainer(Sizes):
+    """Trains a module, saves on the way, and continues from what the checkpointer loads.
+
+    A run that goes on from a checkpoint is the run that was never stopped, bit for bit, wherever it was.
 
     Attributes:
         module: what is trained.
@@ -31,6 +38,7 @@ class Trainer:
         checkpointer: what saves and loads.
         last_epoch: the last epoch done, -1 before the first.
         optimizers, schedulers: the module's.
+        seed: what the order of the training data comes from.
     """
 
     def __init__(
@@ -52,12 +60,12 @@ class Trainer:
             observer: told of the progress.
 
         Raises:
-            StateMismatchError: a state was loaded that does not fit.
+            StateMismatchError: a state was loaded that does not fit, or with `exact` one of other conditions.
             TrainingError: the device is not there.
             Whatever the checkpointer's `load` raises.
         """
         args.check()
-        self.device = device_of(args)
+        self.device = setting.device_of(args)
         self.module = module
         self.args = args
         self.logger = logging.getLogger(__name__)
@@ -67,49 +75,92 @@ class Trainer:
             DefaultCheckpointer(args.checkpointer_args) if checkpointer is None else checkpointer
         )
         self.last_epoch = -1
+        self.seed = setting.before_training(args)
         self._observer = observer
+        self._position = Position()
+        self._saved: tuple[tuple[int, ...], str | None] = ((), None)
+        self._saved_s = time.monotonic()
+        self._signals = Signals()
 
         checkpoint = states.load(self.checkpointer, self.module)
         # What was measured last stays true until an epoch measures anew: a finished run saves it again.
         self._metrics = plain_metrics(checkpoint.metrics if type(checkpoint) is Checkpoint else None)
         self.module.to(self.device)
-        self.optimizers, self.schedulers = self.module.get_optimizers_schedulers(
-            self.estimated_global_steps_per_epoch, args.epochs
-        )
+        self._make_optimizers(args.epochs)
+        self._conditions = conditions.of(args, self.device, self.module.data_fingerprint(), self.optimizers)
         states.update("trainer", self, checkpoint.trainer_state)
         self.checkpointer.register(*self.optimizers)
         self.trainer_backend.init(self._backend_arguments())
         states.update("trainer backend", self.trainer_backend, checkpoint.trainer_backend_state)
+        self._take_position(checkpoint.trainer_state)
 
     def train(self) -> None:
-        """Runs the epochs that are left, saving after each; then saves once more, forced, and the model."""
-        for epoch in range(self.last_epoch + 1, self.args.epochs):
-            self.module.on_begin_train_epoch(self.global_steps_finished, epoch)
-            self._tell_saved(None)
-            if self._observer is not None:
-                self._observer.on_epoch_begin(epoch, self.args.epochs, self.estimated_global_steps_per_epoch)
-            self.module.train()
-            outputs = self.train_epoch()
+        """Runs what is left of the run, saving on the way; then saves once more, forced, and the model.
+
+        SIGTERM, SIGINT and SIGUSR1 are answered between two global steps, or two batches of a validation:
+        each saves, the first two then stop, and a second one of these ends the process at once.
+
+        Raises:
+            Preempted: a signal has stopped it; the state is saved.
+            DirectoryInUseError: another run saves where this one would.
+        """
+        with self.checkpointer.running(), self._listening() as self._signals:
+            self._saved_s = time.monotonic()
+            self._compare_grace()
+            self._answer()
+            epochs = range(self.last_epoch + 1, self.args.epochs)
+            for epoch in epochs:
+                self._run_epoch(epoch)
+            if self.last_epoch >= 0:
+                if epochs:
+                    self.save_checkpoint(force=True)
+                self.save_model_checkpoint()
+                self.checkpointer.wait()
+                self._tell_saved(None)
+            self.module.on_end_train(self.global_steps_finished)
+
+    def _run_epoch(self, epoch: int) -> None:
+        batches = self._position.batches(self.total_steps_finished)
+        if self._observer is not None:
+            done = -(-batches // self.gradient_accumulation)
+            self._observer.on_epoch_begin(
+                epoch, self.args.epochs, self.estimated_global_steps_per_epoch, done
+            )
+        self._position.begin_epoch()
+        self.module.on_begin_train_epoch(self.global_steps_finished, epoch)
+        self._tell_saved(None)
+        self.module.train()
+        outputs = self.train_epoch()
+        with self._position.held():
             self.validate()
-            self.module.on_end_train_epoch(self.global_steps_finished, *outputs)
-            self.last_epoch = epoch
-            self._metrics = plain_metrics({**_mean_loss(outputs), **dict(self.module.get_metrics())})
-            if self._observer is not None:
-                self._observer.on_epoch_end(epoch, self._metrics)
+        self.module.on_end_train_epoch(self.global_steps_finished, *outputs)
+        if self.args.step_schedulers_by == "epoch":
+            for scheduler in self.schedulers:
+                scheduler.step()
+        self.last_epoch = epoch
+        self._position.end_epoch(self.total_steps_finished)
+        self._metrics = plain_metrics({**_mean_loss(outputs), **dict(self.module.get_metrics())})
+        if self._observer is not None:
+            self._observer.on_epoch_end(epoch, self._metrics)
+        if self.args.index_by == "epoch" or self.checkpointer.is_due(self._index()):
             self.save_checkpoint()
-        if self.last_epoch >= 0:
-            self.save_checkpoint(force=True)
-            self.save_model_checkpoint()
-            self.checkpointer.wait()
-            self._tell_saved(None)
-        self.module.on_end_train(self.global_steps_finished)
+        self._answer()
 
     def train_epoch(self) -> list[Any]:
-        """Trains on all data once and returns the collected outputs."""
+        """Trains on what is left of the epoch's data and returns the outputs collected in all of it."""
         dataloader = self.module.get_train_dataloader(
             sampler=self.train_sampler, batch_size=self.train_step_batch_size
         )
-        return list(self.trainer_backend.train_dl(dataloader, self.module))
+        remaining = self._position.open(
+            dataloader, seed=self.seed, epoch=self.last_epoch + 1, batches_completed=self.total_steps_finished
+        )
+        if self._position.lost:
+            self._announce(self._position.lost)
+        try:
+            return list(self.trainer_backend.train_dl(remaining, self.module))
+        except BaseException:
+            remaining.stop()
+            raise
 
     def validate(self) -> list[Any]:
         """Runs the validation loaders one after the other and returns the last one's collected outputs."""
@@ -119,34 +170,94 @@ class Trainer:
         self.module.eval()
         outputs: list[Any] = []
         for key, loader in (loaders if isinstance(loaders, dict) else {"default": loaders}).items():
-            outputs = list(self.trainer_backend.validate_dl(loader))
+            workers.prepare(loader)
+            outputs = list(self.trainer_backend.validate_dl(Watched(loader, self._answer)))
             self.module.on_end_val_epoch(self.global_steps_finished, *outputs, key=key)
         return outputs
 
-    def save_checkpoint(self, force: bool = False) -> None:
-        """Hands the three states and the metrics to the checkpointer, under the last epoch as index.
+    def save_checkpoint(self, force: bool = False) -> str | None:
+        """Hands the three states and the metrics to the checkpointer.
+
+        The index is the last epoch, or within an epoch the one under way; with `index_by: step` it is the
+        number of global steps done.
 
         Args:
             force: save whatever the checkpointer's rules for when to save say.
+
+        Returns:
+            the path that the checkpointer returned.
         """
+        is_within = self._position.batches(self.total_steps_finished) > 0
         state = Checkpoint(
             module_interface_state=self.module.get_state(),
             trainer_state=self.get_state(),
             trainer_backend_state=self.trainer_backend.get_state(),
-            metrics=dict(self._metrics),
+            metrics={} if is_within else dict(self._metrics),  # which are of an earlier state
         )
-        self._tell_saved(self.checkpointer.save(state, self.last_epoch, force))
+        path = self.checkpointer.save(state, self._index(), force)
+        if path:
+            self._saved, self._saved_s = (self._progress(), path), time.monotonic()
+        self._tell_saved(path)
+        return path
 
     def save_model_checkpoint(self) -> None:
-        """Hands the module's state alone to the checkpointer, under the last epoch as index."""
-        self._tell_saved(self.checkpointer.save_model(self.module.get_state(), self.last_epoch))
+        """Hands the module's state alone to the checkpointer, under the index of the last checkpoint."""
+        self._tell_saved(self.checkpointer.save_model(self.module.get_state(), self._index()))
+
+    def _index(self) -> int:
+        if self.args.index_by == "step":
+            return self.global_steps_finished
+        is_within = self._position.batches(self.total_steps_finished) > 0
+        return max(self.last_epoch + is_within, 0)
+
+    def _progress(self) -> tuple[int, ...]:
+        return self.last_epoch, self.global_steps_finished, self.total_steps_finished
+
+    def _listening(self) -> contextlib.AbstractContextManager[Signals]:
+        return preemption.listening() if self.args.handle_signals else contextlib.nullcontext(Signals())
+
+    def _after_global_step(self, global_step: int, loss: float) -> None:
+        if self._observer is not None:
+            self._observer.on_global_step(global_step, loss)
+        minutes = self.args.checkpoint_every_minutes
+        is_late = minutes is not None and time.monotonic() - self._saved_s >= minutes * 60
+        if is_late or (self.args.index_by == "step" and self.checkpointer.is_due(global_step)):
+            self.save_checkpoint(force=is_late)
+        self._answer()
+
+    def _answer(self) -> None:
+        """Does what signals have asked for, where the state can be saved.
+
+        Raises:
+            Preempted: one has asked to stop.
+        """
+        if not (self._signals.stop or self._signals.save):
+            return
+        self._signals.save = False
+        at, path = self._saved
+        if at != self._progress():
+            path = self.save_checkpoint(force=True)
+        self.checkpointer.wait()
+        self._tell_saved(None)
+        if self._signals.stop:
+            raise Preempted(self._signals.stop, path)
+
+    def _compare_grace(self) -> None:
+        seconds, grace = self.checkpointer.usual_save_s(), self.args.preempt_grace_seconds
+        if self.args.handle_signals and seconds is not None and seconds > grace:
+            self.logger.warning(
+                "A save took %.0f s the last time, longer than preempt_grace_seconds (%g): after a signal, "
+                "the machine may be gone before the state is saved.",
+                seconds,
+                grace,
+            )
 
     def _tell_saved(self, path: str | None) -> None:
         reports = self.checkpointer.take_reports()
         if self._observer is None:
             return
         if reports is None and path:
-            self._observer.on_save(path, self.last_epoch, None)
+            self._observer.on_save(path, self._index(), None)
         for report in reports or ():
             self._observer.on_save(report.path, report.index, report)
 
@@ -156,135 +267,72 @@ class Trainer:
             "last_epoch": self.last_epoch,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            "seed": self.seed,
+            "conditions": self._conditions,
+            "position": self._position.state(self.total_steps_finished),
         }
 
     def update_state(self, state: Mapping[str, Any] | None) -> None:
-        """Takes over what `get_state` returned once; with `reset_optimizers_schedulers` the epoch alone.
+        """Takes over what `get_state` returned once; with `reset_optimizers_schedulers` not those.
 
         Args:
             state: the state, or None to leave everything as it is.
 
         Raises:
-            StateMismatchError: it holds another number of optimizers or schedulers.
+            StateMismatchError: it does not fit, and lists in what; with `exact`, also other conditions.
         """
         if not state:
             return
-        self.last_epoch = state["last_epoch"]
-        if self.args.reset_optimizers_schedulers:
+        resets = self.args.reset_optimizers_schedulers
+        fitting.check(state, self.optimizers, self.schedulers, resets=resets)
+        before = {**state.get("conditions", {}), "seed": state.get("seed", self.seed)}
+        now = {**self._conditions, "seed": before["seed"] if self.args.seed is None else self.args.seed}
+        self._announce(conditions.differences(before, now))
+        self.last_epoch, self.seed = state["last_epoch"], now["seed"]
+        if resets:
             self.logger.info("Optimizers and schedulers are new, not loaded.")
             if (left := self.args.epochs - self.last_epoch - 1) > 0:
-                self.optimizers, self.schedulers = self.module.get_optimizers_schedulers(
-                    self.estimated_global_steps_per_epoch, left
-                )
+                self._make_optimizers(left)
             return
-        owners: dict[str, list[Any]] = {
-            "optimizers": list(self.optimizers),
-            "schedulers": list(self.schedulers),
-        }
-        for name, live in owners.items():
-            if len(live) != len(state[name]):
-                what = f"the checkpoint holds {len(state[name])} {name}, the module makes {len(live)}"
-                raise StateMismatchError(
-                    what, hint="trainer.reset_optimizers_schedulers: true makes new ones"
-                )
-            for one, saved in zip(live, state[name], strict=True):
+        setting.expect_schedules_first()
+        for name in ("optimizers", "schedulers"):
+            for one, saved in zip(getattr(self, name), state[name], strict=True):
                 one.load_state_dict(saved)
 
-    @property
-    def train_step_batch_size(self) -> int:
-        """Samples in one batch: the greatest size that the device holds and the accumulation divides into."""
-        size, limit = self.args.train_batch_size, self.args.gpu_batch_size_limit
-        if size <= limit:
-            return size
-        if size % limit == 0:
-            return limit
-        while size > limit:
-            size //= 2
-        return size
+    def _take_position(self, state: Mapping[str, Any] | None) -> None:
+        if state and "position" in state:
+            self._position.load(state["position"], self.total_steps_finished)
+        else:
+            self._position.start_at(self.total_steps_finished)
 
-    @property
-    def gradient_accumulation(self) -> int:
-        """Batches behind one global step."""
-        return self.args.train_batch_size // self.train_step_batch_size
+    def _announce(self, differences: Sequence[str]) -> None:
+        if not differences:
+            return
+        what = "this resume will not be exact because " + "; ".join(differences)
+        if self.args.exact:
+            raise StateMismatchError(what, hint="undo the change", differences=tuple(differences))
+        self.logger.warning("%s.", what[0].upper() + what[1:])
 
-    @property
-    def val_step_batch_size(self) -> int:
-        """Samples in one validation batch."""
-        return self.args.val_batch_size
-
-    @property
-    def train_sampler(self) -> SamplerClass:
-        """The class of sampler for training data."""
-        return self.trainer_backend.train_sampler
-
-    @property
-    def val_sampler(self) -> SamplerClass:
-        """The class of sampler for validation data."""
-        return self.trainer_backend.val_sampler
-
-    @property
-    def global_steps_finished(self) -> int:
-        """Optimizer steps done in the whole run."""
-        return self.trainer_backend.get_global_steps_completed()
-
-    @property
-    def total_steps_finished(self) -> int:
-        """Training batches done in the whole run."""
-        return self.trainer_backend.get_batches_completed()
-
-    @property
-    def estimated_global_steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch.
-
-        Raises:
-            TrainingError: the loader has no length and `max_train_steps_per_epoch` is not set.
-        """
-        limit = self.args.max_train_steps_per_epoch
-        loader = self.module.get_train_dataloader(
-            sampler=SequentialSampler, batch_size=self.train_step_batch_size
+    def _make_optimizers(self, epochs: int) -> None:
+        optimizers, schedulers = self.module.get_optimizers_schedulers(
+            self.estimated_global_steps_per_epoch, epochs
         )
-        if loader is None:  # a module that is only validated
-            return 0
-        try:
-            batches = len(loader)
-        except TypeError as error:
-            if limit is None:
-                hint = "set trainer.max_train_steps_per_epoch"
-                raise TrainingError("the training data has no length", hint=hint) from error
-            return limit
-        steps = -(-batches // self.gradient_accumulation)
-        return steps if limit is None else min(steps, limit)
+        self.optimizers, self.schedulers = list(optimizers), list(schedulers or ())
 
     def _backend_arguments(self) -> TrainerBackendArguments:
         return TrainerBackendArguments(
             model=self.module,
             device=self.device,
             optimizers=self.optimizers,
-            schedulers=self.schedulers,
+            schedulers=self.schedulers if self.args.step_schedulers_by == "step" else (),
             gradient_accumulation=self.gradient_accumulation,
             max_train_steps_per_epoch=self.args.max_train_steps_per_epoch,
             max_val_steps_per_epoch=self.args.max_val_steps_per_epoch,
             clip_grads=self.args.clip_grads,
             max_grad_norm=self.args.max_grad_norm,
-            on_global_step=None if self._observer is None else self._observer.on_global_step,
+            on_global_step=self._after_global_step,
+            amp_dtype=self.args.amp_dtype,
         )
-
-
-def device_of(args: TrainerArguments) -> torch.device:
-    """The device that the arguments choose.
-
-    Raises:
-        TrainingError: it is not there.
-    """
-    if args.device == "auto":
-        return torch.device("cuda" if args.use_gpu and torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(args.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        what = f"the device {args.device!r} is not there"
-        raise TrainingError(what, hint="trainer.device: auto takes what is") from error
-    return device
 
 
 def _mean_loss(outputs: list[Any]) -> dict[str, float]:

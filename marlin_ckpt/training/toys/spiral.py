@@ -39,6 +39,10 @@ class Spiral(ModuleInterface):
         self._val_data = TensorDataset(points[:held_out], arms[:held_out])
         self._metrics: dict[str, float] = {}
 
+    def data_fingerprint(self) -> str:
+        """What the points are generated from."""
+        return f"{self.args.points} points on {self.args.arms} arms from seed {self.args.data_seed}"
+
     def get_optimizers_schedulers(
         self,
         estimated_global_steps_per_epoch: int,  # noqa: ARG002 - the interface's

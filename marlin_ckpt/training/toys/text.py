@@ -5,6 +5,7 @@ Shape suffixes: B batch, T characters of context, V vocabulary, C width, H heads
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import Any
 
@@ -87,6 +88,11 @@ class Text(ModuleInterface):
         self.norm = nn.LayerNorm(args.width)
         self.apply(_initialise)
         self._metrics: dict[str, float] = {}
+        self._fingerprint = hashlib.sha256(text.encode()).hexdigest()
+
+    def data_fingerprint(self) -> str:
+        """A hash of the text."""
+        return self._fingerprint
 
     def _windows(self, text: str) -> tuple[_Windows, _Windows]:
         codes = {character: code for code, character in enumerate(self.characters)}

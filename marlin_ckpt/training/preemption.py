@@ -1,0 +1,86 @@
+"""Signals that ask a run to stop, or to save; imports no torch, so that none is missed while that loads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+_SAVES = signal.SIGUSR1  # what SLURM's --signal=USR1@60 sends a minute before the time is up
+_SHOW_CURSOR = b"\x1b[?25h"  # DECTCEM; a progress bar hides it
+
+
+class Preempted(SystemExit):
+    """A signal has ended the training, and the state was saved; unless caught, it ends the process.
+
+    Attributes:
+        signal: which.
+        path: the file that holds the state, durable; None where none was to be written.
+        code: 128 + the signal's number: 143 for SIGTERM, 130 for SIGINT.
+    """
+
+    def __init__(self, number: int, path: str | None) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+        self.path = path
+
+
+class Signals:
+    """What has been asked for and not been answered; handlers set it and do nothing else.
+
+    Attributes:
+        stop: the signal that asks to stop, or 0.
+        save: whether a save is asked for.
+    """
+
+    def __init__(self) -> None:
+        self.stop = 0
+        self.save = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler's signature
+        """Takes a signal; a second one that asks to stop ends the process at once."""
+        if number == _SAVES:
+            self.save = True
+            return
+        if self.stop:
+            if os.isatty(2):
+                os.write(2, _SHOW_CURSOR)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.stop = number
+
+
+_listening: list[Signals] = []
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Signals]:
+    """Has SIGTERM, SIGINT and SIGUSR1 ask instead of end, until the context ends.
+
+    Inside of another such context it is the same; on another thread than the main one, where no handler can
+    be set, nothing is ever asked.
+    """
+    if _listening:
+        yield _listening[0]
+        return
+    asked = Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before: dict[int, Any] = {}
+    _listening.append(asked)
+    try:
+        for number in (*_STOPS, _SAVES):
+            # What is ignored stays so: nohup, and a shell's background jobs.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, asked.handle)
+        yield asked
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, signal.SIG_DFL if handler is None else handler)
+        _listening.clear()

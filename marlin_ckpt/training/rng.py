@@ -1,0 +1,90 @@
+"""The states of all random number generators that training draws from."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+
+def states() -> dict[str, Any]:
+    """What they are now: Python's, torch's, NumPy's where it is imported, and each CUDA device's."""
+    found: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and hasattr(numpy, "random"):
+        found["numpy"] = _tensors(numpy.random.get_state(legacy=False))
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        found["cuda"] = torch.cuda.get_rng_state_all()
+    return found
+
+
+def restore(saved: Mapping[str, Any]) -> list[str]:
+    """Sets them to what `states` returned once.
+
+    Returns:
+        what could not be restored, a sentence each.
+    """
+    lost = []
+    random.setstate(_tuples(saved["python"]))
+    torch.set_rng_state(saved["torch"].cpu())
+    if "numpy" in saved:
+        try:
+            importlib.import_module("numpy").random.set_state(_arrays(saved["numpy"]))
+        except ImportError:
+            lost.append("NumPy was imported and cannot be now")
+    if "cuda" in saved:
+        devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if devices == len(saved["cuda"]):
+            torch.cuda.set_rng_state_all([state.cpu() for state in saved["cuda"]])
+        else:
+            lost.append(f"there were {len(saved['cuda'])} CUDA devices and there are {devices}")
+    return lost
+
+
+@contextlib.contextmanager
+def preserved() -> Iterator[None]:
+    """Leaves them as they were, whatever is drawn inside."""
+    before = states()
+    try:
+        yield
+    finally:
+        restore(before)
+
+
+def seed_all(seed: int) -> None:
+    """Seeds them all."""
+    random.seed(seed)
+    torch.manual_seed(seed)  # the CUDA devices' too
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and hasattr(numpy, "random"):
+        numpy.random.seed(seed % 2**32)  # all that it takes
+
+
+def derived(seed: int, *names: object) -> int:
+    """A seed that belongs to a seed and to what it is for; below 2**63."""
+    text = ":".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def _tensors(value: Any) -> Any:
+    """NumPy's arrays as tensors, which `weights_only` loads."""
+    if isinstance(value, dict):
+        return {key: _tensors(one) for key, one in value.items()}
+    return torch.from_numpy(value.copy()) if hasattr(value, "__array__") else value
+
+
+def _arrays(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _arrays(one) for key, one in value.items()}
+    return value.numpy() if isinstance(value, torch.Tensor) else value
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, in case that a checkpointer of the user's made lists of them."""
+    return tuple(_tuples(one) for one in value) if isinstance(value, (list, tuple)) else value

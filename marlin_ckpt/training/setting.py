@@ -1,0 +1,61 @@
+"""What a run is set up with before its first step: device, seed, determinism."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import torch
+
+from marlin_ckpt.arguments import TrainerArguments
+from marlin_ckpt.errors import TrainingError
+from marlin_ckpt.training import rng
+
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS, "Results Reproducibility"
+
+
+def device_of(args: TrainerArguments) -> torch.device:
+    """The device that the arguments choose.
+
+    Raises:
+        TrainingError: it is not there.
+    """
+    if args.device == "auto":
+        return torch.device("cuda" if args.use_gpu and torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(args.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        what = f"the device {args.device!r} is not there"
+        raise TrainingError(what, hint="trainer.device: auto takes what is") from error
+    return device
+
+
+def expect_schedules_first() -> None:
+    """Silences torch where a schedule rightly steps before an optimizer has in this process.
+
+    A run goes on at an epoch's end, or the first losses were scaled too far and their step was left out.
+    """
+    warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before")
+
+
+def before_module(args: TrainerArguments) -> None:
+    """Seeds what a module draws when it is made, and has torch be deterministic if asked to."""
+    if args.deterministic:
+        os.environ.setdefault(_WORKSPACE, ":4096:8")
+        torch.use_deterministic_algorithms(mode=True)
+        torch.backends.cudnn.benchmark = False
+    if args.seed is not None:
+        rng.seed_all(args.seed)
+
+
+def before_training(args: TrainerArguments) -> int:
+    """Seeds what training draws, and returns the seed of the data's order.
+
+    Without a seed it is drawn, and so depends on one that the caller may have set.
+    """
+    before_module(args)
+    if args.seed is None:
+        return int(torch.randint(2**31, ()))
+    rng.seed_all(rng.derived(args.seed, "training"))
+    return args.seed

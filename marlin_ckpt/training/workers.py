@@ -1,0 +1,84 @@
+"""The worker processes of a data loader: what random numbers they draw, and which signals they obey."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.data import DataLoader, get_worker_info
+
+from marlin_ckpt.training import rng
+
+
+class _Seeding:
+    """Collates batches, and seeds the worker for each by the batch's number, whichever worker makes it."""
+
+    def __init__(self, collate: Callable[[Any], Any], seed: int, first: int) -> None:
+        self.collate = collate
+        self._seed = seed
+        self._next = first
+
+    def __call__(self, samples: Any) -> Any:
+        batch = self.collate(samples)
+        info = get_worker_info()
+        if info is not None:
+            self._next += info.num_workers
+            self._seed_for_next()
+        return batch
+
+    def begin(self, worker: int) -> None:
+        """Is called in the worker before its first batch; batches go round."""
+        self._next += worker
+        self._seed_for_next()
+
+    def _seed_for_next(self) -> None:
+        rng.seed_all(rng.derived(self._seed, self._next))
+
+
+def _obey_parent(parent: int) -> None:
+    """Takes each SIGTERM, and ends the process for that of the loader itself."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        continue
+    os._exit(0)
+
+
+class _Beginning:
+    """Begins a worker."""
+
+    def __init__(self, users: Callable[[int], None] | None, seeding: _Seeding | None) -> None:
+        self.users = users
+        self._seeding = seeding
+
+    def __call__(self, worker: int) -> None:
+        # A terminal, SLURM and Kubernetes signal the whole group; the trainer still needs its batches.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
+        if self.users is not None:
+            self.users(worker)
+        if self._seeding is not None:
+            self._seeding.begin(worker)
+
+
+def prepare(loader: Any, seed: int | None = None, first: int = 0) -> None:
+    """Prepares the workers of a loader, before it starts them; nothing where it has none.
+
+    Args:
+        loader: any iterable.
+        seed: what its workers' random numbers are to be derived from; None leaves them to the loader.
+        first: the number of the first batch that they will make.
+    """
+    if not isinstance(loader, DataLoader) or not loader.num_workers:
+        return
+    collate, begin = loader.collate_fn, loader.worker_init_fn
+    if isinstance(collate, _Seeding):  # the same loader, an epoch later
+        collate = collate.collate
+    if isinstance(begin, _Beginning):
+        begin = begin.users
+    seeding = None if seed is None else _Seeding(collate, seed, first)
+    loader.collate_fn = collate if seeding is None else seeding
+    loader.worker_init_fn = _Beginning(begin, seeding)
