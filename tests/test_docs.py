@@ -36,7 +36,7 @@ def test_each_command_of_the_tour_prints_what_the_readme_shows(
     shutil.copytree(repository / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     tour = blocks(repository, "console")
-    assert len(tour) == 7
+    assert len(tour) == 8
     for block in tour:
         command, _, shown = block.partition("\n")
         name, *arguments = shlex.split(command.removeprefix("$ "))
@@ -59,7 +59,7 @@ def test_each_python_block_of_the_readme_runs_and_saves_what_it_says(
 
 
 def test_the_readme_names_every_command(repository: Path) -> None:
-    named = re.findall(r"^\| `marlin-ckpt (\w+) ", (repository / "README.md").read_text(), re.MULTILINE)
+    named = re.findall(r"^\| `marlin-ckpt ([\w-]+) ", (repository / "README.md").read_text(), re.MULTILINE)
     assert named == [command.name for command in app.registered_commands]
 
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from marlin_ckpt.cli import advise, clean, latest, listing, render, salvage, train, verify
+from marlin_ckpt.cli import advise, clean, latest, listing, prove, render, salvage, train, verify
 from marlin_ckpt.version import __version__
 
 app = typer.Typer(
     help="Checkpoints for PyTorch that survive kills and full disks.",
     epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 bad content, 4 no checkpoint found, "
-    "130 interrupted.",
+    "5 directory in use, 130 interrupted, 143 terminated.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -57,6 +57,7 @@ def _carrying(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 app.command("train", epilog=train.EXAMPLE)(_carrying(train.train))
+app.command("prove-resume", epilog=prove.EXAMPLE)(_carrying(prove.prove_resume))
 app.command("list", epilog=listing.EXAMPLE)(_carrying(listing.list_))
 app.command("latest", epilog=latest.EXAMPLE)(_carrying(latest.latest))
 app.command("verify", epilog=verify.EXAMPLE)(_carrying(verify.verify))
