@@ -280,3 +280,67 @@ def test_an_epoch_that_goes_on_begins_where_it_was(tmp_path):
     with pytest.raises(Preempted):
         trainer_in(tmp_path, observer).train()
     assert observer.began == (1, 2)
+
+
+def test_a_checkpoint_without_random_numbers_resumes_with_a_word(tmp_path, caplog):
+    with pytest.raises(Preempted):
+        trainer_in(tmp_path, StopsAt(6)).train()
+    loaded = DefaultCheckpointer(DefaultCheckpointerArguments(load_dir=str(tmp_path))).load()
+    del loaded.trainer_state["position"]
+    DefaultCheckpointer(DefaultCheckpointerArguments(save_dir=str(tmp_path))).save(loaded, 5)
+    assert trainer_in(tmp_path).global_steps_finished == 6
+    assert "This resume will not be exact because the checkpoint holds no random numbers." in caplog.text
+
+
+def wider(state):
+    state["optimizers"][0]["state"][0]["exp_avg"] = torch.zeros(3, 3)
+    state["optimizers"][0]["state"][1]["exp_avg_sq"] = torch.zeros(1)
+
+
+def another_schedule(state):
+    state["schedulers"][0]["gamma"] = state["schedulers"][0].pop("T_max")
+
+
+def one_more_optimizer(state):
+    state["optimizers"].append(state["optimizers"][0])
+
+
+def incomplete(state):
+    del state["schedulers"], state["optimizers"]
+
+
+@pytest.mark.parametrize(
+    ("change", "differences"),
+    [
+        (
+            wider,
+            (
+                "optimizers[0].state[0].exp_avg is (3, 3), the parameter (16, 5)",
+                "optimizers[0].state[1].exp_avg_sq is (1,), the parameter (16,)",
+            ),
+        ),
+        (
+            another_schedule,
+            (
+                "schedulers[0] lacks T_max of CosineAnnealingLR",
+                "schedulers[0] has gamma, CosineAnnealingLR has not",
+            ),
+        ),
+        (one_more_optimizer, ("the checkpoint holds 2 optimizers, the module makes 1",)),
+        (incomplete, ("optimizers is missing", "schedulers is missing")),
+    ],
+)
+def test_a_state_that_does_not_fit_lists_all_that_differs_and_nothing_of_it_is_taken_over(
+    tmp_path, change, differences
+):
+    with pytest.raises(Preempted):
+        trainer_in(tmp_path, StopsAt(4)).train()
+    state = DefaultCheckpointer(DefaultCheckpointerArguments(load_dir=str(tmp_path))).load().trainer_state
+    trainer = trainer_in(tmp_path / "new")
+    before = dict(leaves(trainer.get_state()))
+    change(state)
+    with pytest.raises(StateMismatchError) as caught:
+        trainer.update_state(state)
+    assert caught.value.differences == differences
+    after = dict(leaves(trainer.get_state()))
+    assert {key for key in before if how_different(before[key], after[key])} == set()

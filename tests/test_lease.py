@@ -106,6 +106,11 @@ def test_a_directory_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
         pytest.fail("there is no such directory")
 
 
+def test_the_run_that_holds_it_is_named_as_soon_as_it_is_known(tmp_path):
+    with lease.held(str(tmp_path)), lease.held(str(tmp_path), "abc"):
+        assert json.loads((tmp_path / OWN_DIRECTORY / "lease.json").read_text())["run_id"] == "abc"
+
+
 def test_a_second_train_exits_5_and_changes_nothing(tmp_path, capsys, repository, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("saved").mkdir()

@@ -51,6 +51,8 @@ def held(directory: str, run_id: str = "") -> Iterator[None]:
     if key in _held:
         # To open and close the file once more would end the lock: fcntl(2).
         _held[key] += 1
+        if run_id:
+            notes.write(directory, _holder(run_id), _HOLDER)
         try:
             yield
         finally:

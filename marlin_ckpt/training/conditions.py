@@ -20,6 +20,7 @@ _ARGUMENTS = (
     "backend",
     "amp_dtype",
     "deterministic",
+    "index_by",  # files of both kinds of index would lie beside each other, and the greatest count
 )
 
 

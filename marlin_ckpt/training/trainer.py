@@ -302,8 +302,10 @@ class Trainer(Sizes):
     def _take_position(self, state: Mapping[str, Any] | None) -> None:
         if state and "position" in state:
             self._position.load(state["position"], self.total_steps_finished)
-        else:
-            self._position.start_at(self.total_steps_finished)
+            return
+        self._position.start_at(self.total_steps_finished)
+        if state:
+            self._announce(["the checkpoint holds no random numbers"])
 
     def _announce(self, differences: Sequence[str]) -> None:
         if not differences:
