@@ -17,6 +17,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -28,6 +29,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, MarlinError
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.directory.notes import OWN_DIRECTORY
 
 LONGEST_S = 20  # ends a call that hangs, and with it this process; the bound itself is compared in the end
 MOST_BYTES = 8 << 30  # of address space: a bomb must fail here and not take the machine with it
@@ -38,7 +40,8 @@ FORBIDDEN = (
     "sys.settrace", "sys.setprofile", "builtins.", "cpython.run", "signal.",
 )  # fmt: skip
 ANNOTATIONS = (inspect.__file__, typing.__file__)
-HARMLESS = ("os.listdir", "os.scandir", "os.walk", "os.fwalk", "builtins.id")
+HARMLESS = ("os.listdir", "os.scandir", "os.walk", "os.fwalk", "builtins.id", "socket.gethostname")
+IN_OUR_FOLDER = ("os.mkdir", "open", "os.rename", "os.remove")  # the lease of the directory, and notes
 REPORT = os.dup(1)
 
 events: list[str] = []
@@ -50,6 +53,8 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if event in ("compile", "exec") and sys._getframe(1).f_code.co_filename in ANNOTATIONS:
         return  # Typer evaluates the annotations of the commands
+    if event in IN_OUR_FOLDER and OWN_DIRECTORY in str(arguments[0]).split(os.sep):
+        return
     writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
     if writes or event.startswith(FORBIDDEN):
         events.append(f"{event} {arguments!r}"[:200])
@@ -156,9 +161,7 @@ def warm_up(config: str) -> None:
         importlib.import_module("torch.nested._internal.ops")
     for codec in ("unicode_escape", "latin_1"):
         "\x9b".encode(codec)
-    for name in os.listdir("warm"):
-        os.unlink(f"warm/{name}")
-    os.rmdir("warm")
+    shutil.rmtree("warm")
 
 
 def control() -> None:

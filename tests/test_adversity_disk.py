@@ -18,6 +18,9 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, StorageError
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.directory.notes import OWN_DIRECTORY
+
+from .folders import visible
 
 NOBODY = 65534
 
@@ -38,7 +41,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.parent.name != OWN_DIRECTORY
     }
 
 
@@ -190,7 +193,8 @@ def test_train_where_it_may_not_write_exits_1_and_names_path_and_cause(public, c
     capsys.readouterr()
     with unprivileged():
         assert train(public / "ci.yaml", public / where) == 1
-    assert_train_failed(capsys, errno.EACCES, public / "closed" / "model_0.pt", public / "closed" / "below")
+    named = ["model_0.pt", "below", OWN_DIRECTORY]
+    assert_train_failed(capsys, errno.EACCES, *(public / "closed" / name for name in named))
     assert os.listdir(public / "closed") == []
 
 
@@ -275,5 +279,5 @@ def test_a_directory_under_the_final_name_is_left_and_named(tmp_path, repository
         (in_the_way / name).write_bytes(b"kept")
     assert train(repository / "configs" / "ci.yaml", in_the_way.parent) == 1
     assert_train_failed(capsys, errno.EISDIR, in_the_way)
-    assert os.listdir(in_the_way.parent) == ["model_0.pt"]
+    assert visible(in_the_way.parent) == ["model_0.pt"]
     assert os.listdir(in_the_way) == inside

@@ -12,6 +12,8 @@ import pytest
 from marlin_ckpt import Checkpoint
 from marlin_ckpt.cli.main import main
 
+from .folders import visible
+
 # Name, index. Where a byte is not UTF-8 the name is one that only os.fsencode can spell.
 HOSTILE = [
     (b"new\nline_1.pt", 1),
@@ -163,7 +165,7 @@ def test_training_into_a_directory_with_a_hostile_name_prints_it_harmlessly(comm
         assert_harmless(out)
         assert rb"new\nline \x1b[31mred \u202e [/]" in err
         assert_harmless(err)
-    assert os.listdir(saved) == ["model_0.pt"]
+    assert visible(saved) == ["model_0.pt"]
 
 
 @pytest.fixture

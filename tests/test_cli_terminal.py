@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from .folders import visible
+
 # Takes the terminal over, so that its Ctrl-C reaches the command as it would from a shell.
 _COMMAND = """
 import fcntl, signal, sys, termios
@@ -193,7 +195,7 @@ def test_training_shows_epoch_step_loss_speed_and_last_checkpoint(on_terminal, r
     assert any(re.match(whole, frame) for frame in frames), frames
     assert max(map(len, frames)) <= 120
     assert shown.count(b"\x1b[?25h") == shown.count(b"\x1b[?25l") == 1
-    assert len(os.listdir(tmp_path / "saved")) == 40
+    assert len(visible(tmp_path / "saved")) == 40
 
 
 def test_the_progress_line_is_gone_at_the_end_and_the_table_stands(on_terminal, repository):
@@ -212,7 +214,7 @@ def test_the_progress_line_is_gone_at_the_end_and_the_table_stands(on_terminal, 
 def test_quiet_training_shows_nothing_on_a_terminal_either(on_terminal, repository, tmp_path):
     options = ["--quiet", "--set", "checkpointer.save_dir=saved"]
     assert on_terminal("train", "--config", repository / "configs/ci.yaml", *options) == (0, b"")
-    assert len(os.listdir(tmp_path / "saved")) == 3
+    assert len(visible(tmp_path / "saved")) == 3
 
 
 def test_ctrl_c_in_training_takes_the_progress_line_away_and_exits_130(on_terminal, repository, tmp_path):
@@ -224,7 +226,7 @@ def test_ctrl_c_in_training_takes_the_progress_line_away_and_exits_130(on_termin
     assert shown.count(b"\x1b[?25h") == 1
     assert re.fullmatch(r"interrupted; last checkpoint: saved/model_\d+\.pt", end[-2])
     assert end[-1] == "hint: the same command with --resume continues from it"
-    assert all(re.fullmatch(r"model_\d+\.pt", name) for name in os.listdir(tmp_path / "saved"))
+    assert all(re.fullmatch(r"model_\d+\.pt", name) for name in visible(tmp_path / "saved"))
     assert b"Traceback" not in shown
 
 

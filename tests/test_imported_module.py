@@ -9,6 +9,8 @@ import pytest
 
 from marlin_ckpt.cli.main import main
 
+from .folders import visible
+
 SOURCE = """\
 import torch
 from torch.utils.data import DataLoader
@@ -94,7 +96,7 @@ def test_a_module_in_the_working_directory_trains_with_its_arguments(train, tmp_
     assert metrics["train_loss"] == pytest.approx(0.25)
     assert metrics["weight"] == pytest.approx(0.4)
     assert metrics["labels"] == 2
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+    assert visible(tmp_path / "checkpoints") == [
         "model_0.pt",
         "model_model_0.pt",
     ]

@@ -23,6 +23,7 @@ from marlin_ckpt.storage.local import make_directory
 
 _LOCK, _HOLDER = "lease.lock", "lease.json"
 _TAKEN = (errno.EACCES, errno.EAGAIN)  # fcntl(2)
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # a run that deletes may go on, and make room
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _logger = logging.getLogger("marlin_ckpt.lease")
@@ -33,7 +34,7 @@ _held: dict[tuple[int, int, int], int] = {}  # process, device and inode: how of
 def held(directory: str, run_id: str = "") -> Iterator[None]:
     """Holds the lease of a directory, which is made if it is missing; within one process as often as wanted.
 
-    Where the file system has no locks the log says so, and nothing is held.
+    Where the file system has no locks, or no room for one, the log says so, and nothing is held.
 
     Args:
         directory: of checkpoints.
@@ -45,7 +46,14 @@ def held(directory: str, run_id: str = "") -> Iterator[None]:
     """
     own = os.path.join(directory, notes.OWN_DIRECTORY)
     make_directory(directory)
-    make_directory(own)
+    try:
+        make_directory(own)
+    except StorageError as error:
+        if error.errno not in _FULL:
+            raise
+        _go_without(directory, error)
+        yield
+        return
     found = os.stat(own)
     key = (os.getpid(), found.st_dev, found.st_ino)
     if key in _held:
@@ -72,7 +80,11 @@ def _locked(own: str, directory: str, run_id: str) -> Iterator[None]:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     except OSError as error:
-        raise StorageError.of("cannot open", path, error) from error
+        if error.errno not in _FULL:
+            raise StorageError.of("cannot open", path, error) from error
+        _go_without(directory, error)
+        yield
+        return
     try:
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,9 +93,7 @@ def _locked(own: str, directory: str, run_id: str) -> Iterator[None]:
                 raise _in_use(directory, notes.read(directory, _HOLDER)) from error
             if error.errno not in _NO_LOCKS:
                 raise StorageError.of("cannot lock", path, error) from error
-            _logger.warning(
-                "%s is on a file system without locks: nothing keeps two runs from saving into it.", directory
-            )
+            _go_without(directory, error)
             yield
             return
         if dead := notes.read(directory, _HOLDER):
@@ -96,6 +106,11 @@ def _locked(own: str, directory: str, run_id: str) -> Iterator[None]:
                 os.unlink(os.path.join(own, _HOLDER))
     finally:
         os.close(fd)
+
+
+def _go_without(directory: str, error: OSError) -> None:
+    why = os.strerror(error.errno or 0)
+    _logger.warning("There is no lease of %s (%s): nothing keeps two runs from it.", directory, why)
 
 
 def _in_use(directory: str, holder: dict[str, Any]) -> DirectoryInUseError:

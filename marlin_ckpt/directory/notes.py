@@ -34,10 +34,13 @@ def write(directory: str, values: Mapping[str, Any], name: str = _NOTES) -> None
     """Replaces a JSON object in the folder, which is there if anybody has held the directory's lease."""
     path = os.path.join(directory, OWN_DIRECTORY, name)
     new = f"{path}.new"  # there is one writer: whoever holds the lease
-    with contextlib.suppress(OSError):
+    try:
         with open(new, "w", encoding="utf-8") as file:
             json.dump(values, file)
         os.replace(new, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
 
 
 def save_seconds(directory: str) -> float | None:

@@ -21,6 +21,7 @@ from marlin_ckpt.training.proving import Job, state_leaves
 
 MOMENTS = ("step", "save", "validation")
 _KILLED = -9  # by SIGKILL, as subprocess tells it
+_COUNT = "the number of steps"
 _LAST_LINES = 3  # of what a process said before it failed
 
 
@@ -131,8 +132,12 @@ def prove(
             if kill is not None:
                 (struck if was_killed else missed).append(kill)
                 last = kill if was_killed else last
-        difference = first_difference(straight, resumed) or failure
-        if failure is None:
+        difference = first_difference(straight, resumed)
+        if failure is not None:
+            # The steps that the failure left undone are no difference of their own.
+            is_shorter = difference is None or difference.what == _COUNT
+            difference = failure if is_shorter else difference
+        else:
             difference = runs.compare_ends(difference, max(straight, default=0), last)
         return _proof(straight, tuple(struck), tuple(missed), difference)
 
@@ -150,16 +155,14 @@ def first_difference(
         step = record["step"]
         other = straight.get(step)
         if other is None:
-            return Difference(
-                step, "the number of steps", str(max(straight, default=0)), f"{step} or more", cause
-            )
+            return Difference(step, _COUNT, str(max(straight, default=0)), f"{step} or more", cause)
         for what, left, right in _pairs(other, record):
             if left != right:
                 return Difference(step, what, left, right, cause, hint=_hint(what, cause))
     done = {record["step"] for record, _ in resumed}
     for step in sorted(straight.keys() - done):
         cause = resumed[-1][1] if resumed else None
-        return Difference(step, "the number of steps", f"{step} or more", str(max(done, default=0)), cause)
+        return Difference(step, _COUNT, f"{step} or more", str(max(done, default=0)), cause)
     return None
 
 
