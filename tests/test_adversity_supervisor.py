@@ -17,7 +17,7 @@ from marlin_ckpt.training.leaves import how_different, leaves
 
 _CONFIG = """
 module: {name: "proven_modules:Careful", args: {workers: 1}}
-trainer: {epochs: 40, train_batch_size: 8, val_batch_size: 16, device: cpu, seed: 1, index_by: step}
+trainer: {epochs: EPOCHS, train_batch_size: 8, val_batch_size: 16, device: cpu, seed: 1, index_by: step}
 checkpointer: {period: 5, async_save: true, model_state_save_dir: null}
 """
 
@@ -40,7 +40,8 @@ def end(directory: Path) -> dict:
 
 def test_however_often_it_is_killed_the_weights_are_those_of_the_run_never_touched(tmp_path, cases):
     kills, draws = cases(4, 50), random.Random(7)
-    (tmp_path / "run.yaml").write_text(_CONFIG)
+    epochs = cases(40, 300)  # so many that it is not finished before the last kill
+    (tmp_path / "run.yaml").write_text(_CONFIG.replace("EPOCHS", str(epochs)))
     whole = start(tmp_path, "whole")
     said = whole.communicate(timeout=300)[1]
     assert whole.returncode == 0, said
@@ -65,7 +66,7 @@ def test_however_often_it_is_killed_the_weights_are_those_of_the_run_never_touch
     again = start(tmp_path, "cut")
     said = again.communicate(timeout=300)[1]
     assert again.returncode == 0
-    assert "nothing left to train: 40 epochs done" in said
+    assert f"nothing left to train: {epochs} epochs done" in said
     ours, theirs = end(tmp_path / "cut"), end(tmp_path / "whole")
     assert ours.keys() == theirs.keys()
     assert {key: told for key in ours if (told := how_different(ours[key], theirs[key]))} == {}

@@ -69,7 +69,7 @@ class _Teller:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._batches: list[str] = []
-        self._is_at_end = self._is_at_kill = False
+        self._is_at_end = self._is_at_kill = self._is_within = False
         self.trainer: Trainer | None = None
 
     def watch(self, trainer: Trainer) -> None:
@@ -82,10 +82,16 @@ class _Teller:
 
     def _before(self, step: Callable[..., Any], *, is_training: bool) -> Callable[..., Any]:
         def run(global_step: int, batch: Any, device: Any) -> Any:
+            if self._is_within:  # a validation step that calls the training step
+                return step(global_step=global_step, batch=batch, device=device)
             self._end_if_due(is_validation=not is_training)
             if is_training:
                 self._batches.append(" ".join(fingerprint(one) for _, one in leaves(batch)))
-            return step(global_step=global_step, batch=batch, device=device)
+            self._is_within = True
+            try:
+                return step(global_step=global_step, batch=batch, device=device)
+            finally:
+                self._is_within = False
 
         return run
 
