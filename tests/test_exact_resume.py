@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from marlin_ckpt import (
     DefaultCheckpointer,
@@ -20,9 +21,9 @@ from marlin_ckpt import (
 )
 from marlin_ckpt.training import rng
 from marlin_ckpt.training.leaves import how_different, leaves
-from marlin_ckpt.training.order import EpochSampler
+from marlin_ckpt.training.order import EpochSampler, Remaining
 
-from .proven_modules import Careful
+from .proven_modules import Careful, Points
 
 EPOCHS, STEPS = 3, 18  # 44 samples in batches of 8: 6 steps an epoch, the last one of 4
 
@@ -344,3 +345,19 @@ def test_a_state_that_does_not_fit_lists_all_that_differs_and_nothing_of_it_is_t
     assert caught.value.differences == differences
     after = dict(leaves(trainer.get_state()))
     assert {key for key in before if how_different(before[key], after[key])} == set()
+
+
+def drawn(workers: int, done: int = 0) -> list[float]:
+    """The sums of the batches that are left of an epoch, whose samples the workers move at random."""
+    data = Points()
+    loader = DataLoader(data, 4, sampler=EpochSampler(data), num_workers=workers)
+    remaining = Remaining(loader, seed=1, epoch=0, done=done)
+    return [float(inputs.double().sum()) for inputs, _ in remaining]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_draw_the_same_for_a_batch_wherever_a_run_goes_on_and_however_many_they_are(workers):
+    whole = drawn(2)
+    assert len(set(whole)) == 11
+    for done in (0, 1, 4, 5, 10, 11):
+        assert drawn(workers, done) == whole[done:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,9 +10,10 @@ import sys
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from marlin_ckpt import DefaultCheckpointer, DefaultCheckpointerArguments, Preempted
-from marlin_ckpt.training import preemption
+from marlin_ckpt.training import preemption, workers
 
 from .folders import visible
 from .proven_modules import Careful
@@ -23,6 +25,9 @@ def position(directory, name) -> tuple[int, int]:
     args = DefaultCheckpointerArguments(load_dir=str(directory), load_filename=name)
     loaded = DefaultCheckpointer(args).load()
     return loaded.trainer_state["last_epoch"], loaded.trainer_backend_state["global_step_completed"]
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class InValidation(Careful):
@@ -127,7 +132,7 @@ def test_a_machine_that_leaves_too_little_time_is_warned_of_at_the_start(tmp_pat
 _TWICE = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from marlin_ckpt.training import preemption
+from marlin_ckpt.training import preemption, workers
 with preemption.listening() as asked:
     os.kill(os.getpid(), signal.SIGTERM)
     assert asked.stop
@@ -162,9 +167,49 @@ trainer_in({str(tmp_path)!r}, Group(), lambda: Careful(workers=2), gpu_batch_siz
     assert position(tmp_path, "model_0.pt") == (-1, 2)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def test_a_save_that_was_given_up_is_made_again_before_the_run_stops(tmp_path):
+    class Clamped(Careful):
+        def on_end_train_step(self, global_step, *outputs):
+            if global_step == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = trainer_in(tmp_path, module=Clamped, checkpointer={"async_save": True}, index_by="step")
+    save = trainer.checkpointer.save
+
+    def given_up(state, index, force=False):
+        path = save(state, index, force)
+        if index == 6 and not force:
+            with torch.no_grad():
+                trainer.module.layers[0].weight.add_(1.0)
+        return path
+
+    trainer.checkpointer.save = given_up
+    with pytest.raises(Preempted) as caught:
+        trainer.train()
+    assert caught.value.path == str(tmp_path / "model_6.pt")
+    assert position(tmp_path, "model_6.pt") == (-1, 6)
+
+
+def _worker(connection):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    loader = DataLoader(range(4), num_workers=1)
+    workers.prepare(loader)
+    loader.worker_init_fn(0)
+    connection.send("ready")
+    while True:
+        connection.send(connection.recv())
+
+
+def test_a_worker_outlives_a_strangers_sigterm_and_obeys_its_loaders():
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=_worker, args=(theirs,), daemon=True)
+    worker.start()
+    assert ours.recv() == "ready"
+    subprocess.run(["/bin/kill", "-TERM", str(worker.pid)], check=True)
+    ours.send("still there?")
+    assert ours.poll(30)
+    assert ours.recv() == "still there?"
+    worker.terminate()
+    worker.join(30)
+    assert worker.exitcode == 0

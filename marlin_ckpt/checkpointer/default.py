@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-import operator
 import os
 import platform
 import secrets
@@ -17,13 +16,14 @@ import torch
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.checkpointer import tidying
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.loading import Loader
-from marlin_ckpt.checkpointer.payload import plain_metrics
+from marlin_ckpt.checkpointer.payload import checked_index, plain_metrics
 from marlin_ckpt.checkpointer.report import SaveReport
 from marlin_ckpt.checkpointer.restoring import Restoration
 from marlin_ckpt.checkpointer.saver import Job, Saver
-from marlin_ckpt.directory import catalog, lease, notes, pruning
+from marlin_ckpt.directory import catalog, lease, notes
 from marlin_ckpt.directory.naming import FileName, Kind
 from marlin_ckpt.errors import (
     ArgumentsError,
@@ -66,7 +66,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self.run_id = secrets.token_hex(6)
         self.logger = logging.getLogger(_LOGGER_NAME)
         self._saves = 0
-        self._swept: set[str] = set()
+        self._swept: set[PathText] = set()
         self._save_s: float | None = None
         self._is_running = False
         self._saver = Saver(self.logger)
@@ -74,7 +74,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         if args.delete_existing_checkpoints:
             if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
                 self.logger.warning("Nothing will be left to load: load_dir is save_dir, which is emptied.")
-            self._delete_existing()
+            tidying.delete_existing(os.fspath(args.save_dir), args.file_ext, self.logger)
 
     def save(self, checkpoint_state: Checkpoint, index: int, force: bool = False) -> str | None:
         """Saves the states when `checkpoint` is set and the `period` says so, or when forced.
@@ -95,7 +95,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
             MarlinError: what an earlier save failed with in the background.
         """
         self._obey()
-        index = _index(index)
+        index = checked_index(index)
         if not self.args.checkpoint or not (force or self.is_due(index)):
             return None
         if not isinstance(checkpoint_state, Checkpoint):
@@ -119,7 +119,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
             As `save` does.
         """
         self._obey()
-        index = _index(index)
+        index = checked_index(index)
         if not (self.args.checkpoint and self.args.model_state_save_dir):
             return None
         about = self._about(Kind.MODEL, index, {})
@@ -254,20 +254,6 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self.args.check()
         self.logger.setLevel(self.args.log_level)
 
-    def _delete_existing(self) -> None:
-        directory = os.fspath(self.args.save_dir)
-        if not os.path.lexists(directory):
-            return
-        extension = self.args.file_ext
-        self.logger.warning("Deleting the files with extension %s in %s.", extension, directory)
-        try:
-            outcome = pruning.carry_out(pruning.plan_deleting(directory, extension=extension))
-        except MarlinError as error:
-            self.logger.error("Could not delete checkpoints: %s", error)  # noqa: TRY400 - no news in a traceback
-            return
-        for failure in outcome.failures:
-            self.logger.error("Could not delete %s: %s", failure.path, failure.error)
-
     def is_due(self, index: int) -> bool:
         """Whether the period says that it is time to save."""
         if not self.args.checkpoint:
@@ -297,7 +283,9 @@ class DefaultCheckpointer(AbstractCheckpointer):
         path = os.path.join(directory, name)
         try:
             self.check_mk_dir(directory)
-            self._sweep(os.fspath(directory))
+            if directory not in self._swept:
+                self._swept.add(directory)
+                tidying.sweep(os.fspath(directory), self.logger)
             if not self._saver.save(self.args, Job(path, state, about, must_be_made)):
                 return None
         except (StorageError, UnsavableStateError) as error:
@@ -307,26 +295,3 @@ class DefaultCheckpointer(AbstractCheckpointer):
             return None
         self._saves += 1
         return path
-
-    def _sweep(self, directory: str) -> None:
-        """Removes what dead runs left half written, once a directory: it can be as large as all else."""
-        if directory in self._swept:
-            return
-        self._swept.add(directory)
-        try:
-            outcome = pruning.carry_out(pruning.plan_sweeping(directory))
-        except MarlinError as error:  # a save must not fail for what others left
-            self.logger.debug("Did not look for files of dead runs: %s", error)
-            return
-        for removal in outcome.removed:
-            self.logger.warning("Removed %s, left half written by a run that has died.", removal.path)
-
-
-def _index(index: int) -> int:
-    try:
-        number = operator.index(index)
-    except TypeError:
-        number = -1
-    if number < 0:
-        raise ArgumentsError([Fault("index", f"expected an integer of 0 or more, not {index!r}")])
-    return number

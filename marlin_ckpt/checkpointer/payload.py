@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -59,3 +60,18 @@ def _describe(payload: Any) -> str:
     shown = ", ".join(reprlib.repr(key) for key in itertools.islice(payload, 5))
     more = ", ..." if len(payload) > 5 else ""  # noqa: PLR2004 - enough to know it by
     return f"a dict of {shown}{more}" if payload else "an empty dict"
+
+
+def checked_index(index: int) -> int:
+    """An index as a plain integer.
+
+    Raises:
+        ArgumentsError: it is none, or below 0.
+    """
+    try:
+        number = operator.index(index)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ArgumentsError([Fault("index", f"expected an integer of 0 or more, not {index!r}")])
+    return number

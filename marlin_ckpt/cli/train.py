@@ -58,8 +58,7 @@ def train(
     checkpointer, trainer_args = settings.checkpointer, settings.trainer
     trainer_args.exact = trainer_args.exact or exact
     with contextlib.ExitStack() as stack:
-        if trainer_args.handle_signals:
-            stack.enter_context(preemption.listening())
+        stack.enter_context(preemption.listening(really=trainer_args.handle_signals))
         stack.enter_context(starting.leased(checkpointer, epochs=trainer_args.epochs))
         start = starting.decide(
             checkpointer,

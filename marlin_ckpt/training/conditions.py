@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from marlin_ckpt.arguments import TrainerArguments
+from marlin_ckpt.errors import StateMismatchError
 
 _PLAIN = (bool, int, float, str, type(None))
 _ARGUMENTS = (
@@ -79,6 +81,25 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for name, value in now.items()
         if name in before and before[name] != value
     ]
+
+
+def announce(differences: Sequence[str], logger: logging.Logger, *, is_error: bool) -> None:
+    """Says why a resume will not be exact; nothing where there is no reason.
+
+    Args:
+        differences: the reasons.
+        logger: what says it.
+        is_error: raise instead.
+
+    Raises:
+        StateMismatchError: it is an error.
+    """
+    if not differences:
+        return
+    what = "this resume will not be exact because " + "; ".join(differences)
+    if is_error:
+        raise StateMismatchError(what, hint="undo the change", differences=tuple(differences))
+    logger.warning("%s.", what[0].upper() + what[1:])
 
 
 def _shown(value: Any) -> str:

@@ -25,17 +25,13 @@ class EpochSampler(RandomSampler):
     def __init__(self, data_source: Sized) -> None:
         """Takes the data set, whose length counts."""
         super().__init__(data_source)
-        self._data_source = data_source
         self.seed = self.epoch = self.skip = 0
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(rng.derived(self.seed, "order", self.epoch))
-        order = torch.randperm(len(self._data_source), generator=generator)
+        order = torch.randperm(len(self), generator=generator)
         for start in range(self.skip, len(order), _CHUNK):
             yield from order[start : start + _CHUNK].tolist()
-
-    def __len__(self) -> int:
-        return len(self._data_source)
 
 
 class Remaining:

@@ -39,3 +39,10 @@ def _collate(values: list[Any]) -> Any:
     if not all(isinstance(value, torch.Tensor) for value in values):
         return values
     return torch.cat([value.reshape(1) if value.dim() == 0 else value for value in values])
+
+
+def mean_loss(outputs: list[Any]) -> dict[str, float]:
+    """The mean of an epoch's losses as `train_loss`; nothing where its steps returned no tensors."""
+    if outputs and isinstance(outputs[0], torch.Tensor) and outputs[0].numel():
+        return {"train_loss": float(outputs[0].double().mean())}
+    return {}

@@ -50,23 +50,21 @@ class Position:
             state["epoch"] = {"batches": batches, "rng": self._began_rng, "loader": loader}
         return state
 
-    def load(self, state: Mapping[str, Any], batches_completed: int) -> None:
-        """Takes over what `state` returned once.
+    def load(self, state: Mapping[str, Any] | None, batches_completed: int) -> None:
+        """Takes over what `state` returned once; without it begins at an epoch's border.
 
         Args:
-            state: that.
+            state: that, or None.
             batches_completed: those of the whole run then.
         """
+        self._began_batches = int(batches_completed)
+        if state is None:
+            return
         self._held_rng = state["rng"]
         self._loaded_epoch = state.get("epoch")
-        self._began_batches = batches_completed
         if self._loaded_epoch is not None:
             self._began_batches -= self._loaded_epoch["batches"]
             self._began_rng = self._loaded_epoch["rng"]
-
-    def start_at(self, batches_completed: int) -> None:
-        """Begins at an epoch's border, as with a checkpoint that knows nothing of positions."""
-        self._began_batches = int(batches_completed)
 
     def begin_epoch(self) -> None:
         """Restores the random numbers that the epoch began with, if it began before."""

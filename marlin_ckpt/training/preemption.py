@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+from marlin_ckpt.arguments import TrainerArguments
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _SAVES = signal.SIGUSR1  # what SLURM's --signal=USR1@60 sends a minute before the time is up
@@ -59,12 +62,15 @@ _listening: list[Signals] = []
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Signals]:
+def listening(*, really: bool = True) -> Iterator[Signals]:
     """Has SIGTERM, SIGINT and SIGUSR1 ask instead of end, until the context ends.
 
     Inside of another such context it is the same; on another thread than the main one, where no handler can
-    be set, nothing is ever asked.
+    be set, or where it is not really wanted, nothing is ever asked.
     """
+    if not really:
+        yield Signals()
+        return
     if _listening:
         yield _listening[0]
         return
@@ -84,3 +90,20 @@ def listening() -> Iterator[Signals]:
         for one, handler in before.items():
             signal.signal(one, signal.SIG_DFL if handler is None else handler)
         _listening.clear()
+
+
+def compare_grace(args: TrainerArguments, save_s: float | None, logger: logging.Logger) -> None:
+    """Warns where a save takes longer than a machine leaves after a signal.
+
+    Args:
+        args: the trainer's.
+        save_s: how long a save took, in seconds; None where that is not known.
+        logger: what warns.
+    """
+    if args.handle_signals and save_s is not None and save_s > args.preempt_grace_seconds:
+        logger.warning(
+            "A save took %.0f s the last time, longer than preempt_grace_seconds (%g): after a signal, "
+            "the machine may be gone before the state is saved.",
+            save_s,
+            args.preempt_grace_seconds,
+        )

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
@@ -108,7 +108,6 @@ def prove(
 
     Raises:
         TrainingError: the straight run fails.
-        StorageError: there is no room for the checkpoints, in the directory for temporary files.
     """
     with tempfile.TemporaryDirectory(prefix="marlin-ckpt-proof-") as directory:
         runs = _Runs(config, list(overrides), directory, steps, on_step)
@@ -270,7 +269,7 @@ class _Runs:
         if found is not None:
             if found.what in straight and found.what in resumed:
                 at_end = how_different(straight[found.what], resumed[found.what])
-                return Difference(**{**vars(found), "at_end": at_end})
+                return replace(found, at_end=at_end)
             return found
         for path in {**straight, **resumed}:
             if told := how_different(straight.get(path, "missing"), resumed.get(path, "missing")):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch.utils.data import SequentialSampler
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.errors import TrainingError
 from marlin_ckpt.training import rng
-from marlin_ckpt.training.backend import TrainerBackend
+from marlin_ckpt.training.backend import TrainerBackend, TrainerBackendArguments
 from marlin_ckpt.training.module import ModuleInterface, SamplerClass
 
 
@@ -17,6 +20,9 @@ class Sizes:
     args: TrainerArguments
     module: ModuleInterface
     trainer_backend: TrainerBackend
+    device: torch.device
+    optimizers: list[torch.optim.Optimizer]
+    schedulers: list[torch.optim.lr_scheduler.LRScheduler]
 
     @property
     def train_step_batch_size(self) -> int:
@@ -83,3 +89,24 @@ class Sizes:
             return limit
         steps = -(-batches // self.gradient_accumulation)
         return steps if limit is None else min(steps, limit)
+
+    def _make_optimizers(self, epochs: int) -> None:
+        optimizers, schedulers = self.module.get_optimizers_schedulers(
+            self.estimated_global_steps_per_epoch, epochs
+        )
+        self.optimizers, self.schedulers = list(optimizers), list(schedulers or ())
+
+    def _backend_arguments(self, on_global_step: Callable[[int, float], None]) -> TrainerBackendArguments:
+        return TrainerBackendArguments(
+            model=self.module,
+            device=self.device,
+            optimizers=self.optimizers,
+            schedulers=self.schedulers if self.args.step_schedulers_by == "step" else (),
+            gradient_accumulation=self.gradient_accumulation,
+            max_train_steps_per_epoch=self.args.max_train_steps_per_epoch,
+            max_val_steps_per_epoch=self.args.max_val_steps_per_epoch,
+            clip_grads=self.args.clip_grads,
+            max_grad_norm=self.args.max_grad_norm,
+            on_global_step=on_global_step,
+            amp_dtype=self.args.amp_dtype,
+        )

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import torch
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.checkpointer.payload import plain_metrics
-from marlin_ckpt.errors import StateMismatchError
+from marlin_ckpt.checkpointer.report import SaveReport
 from marlin_ckpt.training import conditions, fitting, preemption, setting, states, workers
-from marlin_ckpt.training.backend import BACKENDS, TrainerBackend, TrainerBackendArguments
+from marlin_ckpt.training.backend import BACKENDS, TrainerBackend
 from marlin_ckpt.training.module import ModuleInterface
 from marlin_ckpt.training.observer import TrainerObserver
 from marlin_ckpt.training.order import Watched
+from marlin_ckpt.training.outputs import mean_loss
 from marlin_ckpt.training.position import Position
 from marlin_ckpt.training.preemption import Preempted, Signals
 from marlin_ckpt.training.sizes import Sizes
@@ -79,6 +77,7 @@ class Trainer(Sizes):
         self._observer = observer
         self._position = Position()
         self._saved: tuple[tuple[int, ...], str | None] = ((), None)
+        self._durable: str | None = None
         self._saved_s = time.monotonic()
         self._signals = Signals()
 
@@ -90,7 +89,7 @@ class Trainer(Sizes):
         self._conditions = conditions.of(args, self.device, self.module.data_fingerprint(), self.optimizers)
         states.update("trainer", self, checkpoint.trainer_state)
         self.checkpointer.register(*self.optimizers)
-        self.trainer_backend.init(self._backend_arguments())
+        self.trainer_backend.init(self._backend_arguments(self._after_global_step))
         states.update("trainer backend", self.trainer_backend, checkpoint.trainer_backend_state)
         self._take_position(checkpoint.trainer_state)
 
@@ -104,9 +103,12 @@ class Trainer(Sizes):
             Preempted: a signal has stopped it; the state is saved.
             DirectoryInUseError: another run saves where this one would.
         """
-        with self.checkpointer.running(), self._listening() as self._signals:
+        with (
+            self.checkpointer.running(),
+            preemption.listening(really=self.args.handle_signals) as self._signals,
+        ):
             self._saved_s = time.monotonic()
-            self._compare_grace()
+            preemption.compare_grace(self.args, self.checkpointer.usual_save_s(), self.logger)
             self._answer()
             epochs = range(self.last_epoch + 1, self.args.epochs)
             for epoch in epochs:
@@ -123,9 +125,8 @@ class Trainer(Sizes):
         batches = self._position.batches(self.total_steps_finished)
         if self._observer is not None:
             done = -(-batches // self.gradient_accumulation)
-            self._observer.on_epoch_begin(
-                epoch, self.args.epochs, self.estimated_global_steps_per_epoch, done
-            )
+            steps = self.estimated_global_steps_per_epoch
+            self._observer.on_epoch_begin(epoch, self.args.epochs, steps, done)
         self._position.begin_epoch()
         self.module.on_begin_train_epoch(self.global_steps_finished, epoch)
         self._tell_saved(None)
@@ -139,7 +140,7 @@ class Trainer(Sizes):
                 scheduler.step()
         self.last_epoch = epoch
         self._position.end_epoch(self.total_steps_finished)
-        self._metrics = plain_metrics({**_mean_loss(outputs), **dict(self.module.get_metrics())})
+        self._metrics = plain_metrics({**mean_loss(outputs), **dict(self.module.get_metrics())})
         if self._observer is not None:
             self._observer.on_epoch_end(epoch, self._metrics)
         if self.args.index_by == "epoch" or self.checkpointer.is_due(self._index()):
@@ -154,8 +155,7 @@ class Trainer(Sizes):
         remaining = self._position.open(
             dataloader, seed=self.seed, epoch=self.last_epoch + 1, batches_completed=self.total_steps_finished
         )
-        if self._position.lost:
-            self._announce(self._position.lost)
+        self._announce(self._position.lost)
         try:
             return list(self.trainer_backend.train_dl(remaining, self.module))
         except BaseException:
@@ -194,6 +194,7 @@ class Trainer(Sizes):
             trainer_backend_state=self.trainer_backend.get_state(),
             metrics={} if is_within else dict(self._metrics),  # which are of an earlier state
         )
+        self._durable = None
         path = self.checkpointer.save(state, self._index(), force)
         if path:
             self._saved, self._saved_s = (self._progress(), path), time.monotonic()
@@ -213,9 +214,6 @@ class Trainer(Sizes):
     def _progress(self) -> tuple[int, ...]:
         return self.last_epoch, self.global_steps_finished, self.total_steps_finished
 
-    def _listening(self) -> contextlib.AbstractContextManager[Signals]:
-        return preemption.listening() if self.args.handle_signals else contextlib.nullcontext(Signals())
-
     def _after_global_step(self, global_step: int, loss: float) -> None:
         if self._observer is not None:
             self._observer.on_global_step(global_step, loss)
@@ -234,32 +232,26 @@ class Trainer(Sizes):
         if not (self._signals.stop or self._signals.save):
             return
         self._signals.save = False
-        at, path = self._saved
-        if at != self._progress():
-            path = self.save_checkpoint(force=True)
         self.checkpointer.wait()
         self._tell_saved(None)
+        at, path = self._saved
+        # One that was begun in the background may have failed, or been given up.
+        if at != self._progress() or path != self._durable:
+            path = self.save_checkpoint(force=True)
+            self.checkpointer.wait()
+            self._tell_saved(None)
         if self._signals.stop:
             raise Preempted(self._signals.stop, path)
 
-    def _compare_grace(self) -> None:
-        seconds, grace = self.checkpointer.usual_save_s(), self.args.preempt_grace_seconds
-        if self.args.handle_signals and seconds is not None and seconds > grace:
-            self.logger.warning(
-                "A save took %.0f s the last time, longer than preempt_grace_seconds (%g): after a signal, "
-                "the machine may be gone before the state is saved.",
-                seconds,
-                grace,
-            )
-
     def _tell_saved(self, path: str | None) -> None:
         reports = self.checkpointer.take_reports()
-        if self._observer is None:
-            return
+        told: list[tuple[str, int, SaveReport | None]] = [(one.path, one.index, one) for one in reports or ()]
         if reports is None and path:
-            self._observer.on_save(path, self._index(), None)
-        for report in reports or ():
-            self._observer.on_save(report.path, report.index, report)
+            told.append((path, self._index(), None))
+        for one in told:
+            self._durable = one[0]
+            if self._observer is not None:
+                self._observer.on_save(*one)
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the trainer; a subclass may add its own."""
@@ -300,44 +292,9 @@ class Trainer(Sizes):
                 one.load_state_dict(saved)
 
     def _take_position(self, state: Mapping[str, Any] | None) -> None:
-        if state and "position" in state:
-            self._position.load(state["position"], self.total_steps_finished)
-            return
-        self._position.start_at(self.total_steps_finished)
-        if state:
+        self._position.load((state or {}).get("position"), self.total_steps_finished)
+        if state and "position" not in state:
             self._announce(["the checkpoint holds no random numbers"])
 
     def _announce(self, differences: Sequence[str]) -> None:
-        if not differences:
-            return
-        what = "this resume will not be exact because " + "; ".join(differences)
-        if self.args.exact:
-            raise StateMismatchError(what, hint="undo the change", differences=tuple(differences))
-        self.logger.warning("%s.", what[0].upper() + what[1:])
-
-    def _make_optimizers(self, epochs: int) -> None:
-        optimizers, schedulers = self.module.get_optimizers_schedulers(
-            self.estimated_global_steps_per_epoch, epochs
-        )
-        self.optimizers, self.schedulers = list(optimizers), list(schedulers or ())
-
-    def _backend_arguments(self) -> TrainerBackendArguments:
-        return TrainerBackendArguments(
-            model=self.module,
-            device=self.device,
-            optimizers=self.optimizers,
-            schedulers=self.schedulers if self.args.step_schedulers_by == "step" else (),
-            gradient_accumulation=self.gradient_accumulation,
-            max_train_steps_per_epoch=self.args.max_train_steps_per_epoch,
-            max_val_steps_per_epoch=self.args.max_val_steps_per_epoch,
-            clip_grads=self.args.clip_grads,
-            max_grad_norm=self.args.max_grad_norm,
-            on_global_step=self._after_global_step,
-            amp_dtype=self.args.amp_dtype,
-        )
-
-
-def _mean_loss(outputs: list[Any]) -> dict[str, float]:
-    if outputs and isinstance(outputs[0], torch.Tensor) and outputs[0].numel():
-        return {"train_loss": float(outputs[0].double().mean())}
-    return {}
+        conditions.announce(differences, self.logger, is_error=self.args.exact)
