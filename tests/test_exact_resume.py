@@ -347,6 +347,41 @@ def test_a_state_that_does_not_fit_lists_all_that_differs_and_nothing_of_it_is_t
     assert {key for key in before if how_different(before[key], after[key])} == set()
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_where_the_trainers_state_does_not_fit_the_module_is_left_as_it_was(tmp_path, exact):
+    with pytest.raises(Preempted):
+        trainer_in(tmp_path, StopsAt(4)).train()
+
+    class Other(Careful):
+        def get_optimizers_schedulers(self, steps, epochs):
+            if exact:  # fits, but is not the same run
+                optimizers, schedulers = super().get_optimizers_schedulers(steps, epochs)
+                optimizers[0].param_groups[0]["weight_decay"] = 0.5
+                return optimizers, schedulers
+            return [torch.optim.SGD(self.parameters()), torch.optim.SGD(self.parameters())], []
+
+    module = Other()
+    before = {name: one.clone() for name, one in module.state_dict().items()}
+    with pytest.raises(StateMismatchError, match="weight_decay" if exact else "the module makes 2"):
+        trainer_in(tmp_path, module=lambda: module, exact=exact)
+    assert all(torch.equal(one, before[name]) for name, one in module.state_dict().items())
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_run_that_goes_on_says_when_its_loader_keeps_its_workers_over_epochs(tmp_path, caplog, keeps):
+    with pytest.raises(Preempted):
+        trainer_in(tmp_path, StopsAt(4)).train()
+
+    class Persistent(Careful):
+        def get_train_dataloader(self, sampler, batch_size):
+            options = {"num_workers": 1, "persistent_workers": keeps}
+            return DataLoader(self.data, batch_size, sampler=sampler(self.data), **options)
+
+    trainer_in(tmp_path, module=Persistent).train()
+    assert ("workers draw at random will not be" in caplog.text) is keeps
+    assert caplog.text.count("persistent_workers") == keeps
+
+
 def drawn(workers: int, done: int = 0) -> list[float]:
     """The sums of the batches that are left of an epoch, whose samples the workers move at random."""
     data = Points()

@@ -136,8 +136,9 @@ class DefaultCheckpointer(AbstractCheckpointer):
             into: live modules, optimizers, tensors and other objects with `load_state_dict`, in dicts and
                 lists as the file has their states: `Checkpoint(module, {"optimizer": optimizer})`. Keys,
                 shapes and dtypes are compared before anything is changed; then the file is read straight
-                into the tensors that there are, and each object's `load_state_dict` is called. Tensors of
-                another dtype are converted, which is logged. What is not named here is only returned.
+                into the tensors that there are, and each object's `load_state_dict` is called; one of your
+                own is asked first, by `check_state_dict` where it has that. Tensors of another dtype are
+                converted, which is logged. What is not named here is only returned.
 
         Returns:
             the states and metrics; an empty `Checkpoint` without a `load_dir`, or when there is no

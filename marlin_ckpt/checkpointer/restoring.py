@@ -74,6 +74,8 @@ class Restoration:
                 yield from self._compare_optimizers(saved, live, path)
         elif isinstance(live, (Mapping, list, tuple)):
             yield from self._compare_containers(saved, live, path)
+        elif not self._differences and hasattr(live, "check_state_dict"):
+            live.check_state_dict(saved)
 
     def _compare_containers(self, saved: Any, live: Any, path: str) -> Iterator[Pair]:
         if isinstance(live, Mapping) and isinstance(saved, Mapping):

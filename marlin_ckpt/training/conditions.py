@@ -69,6 +69,20 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, _PLAIN) else NotImplemented
 
 
+def since(state: Mapping[str, Any], now: Mapping[str, Any], asked: int | None, drawn: int) -> list[str]:
+    """What has changed since a trainer's state was saved, a sentence each.
+
+    Args:
+        state: what `Trainer.get_state` returned then.
+        now: the conditions now.
+        asked: the seed by the arguments now; None: that of the state is kept.
+        drawn: the seed that a state without one is taken to have had.
+    """
+    seed = state.get("seed", drawn)
+    before = {**state.get("conditions", {}), "seed": seed}
+    return differences(before, {**now, "seed": seed if asked is None else asked})
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What has changed, a sentence each; what only one of them knows of is left alone.
 

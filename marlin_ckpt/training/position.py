@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from marlin_ckpt.training import rng
 from marlin_ckpt.training.order import Remaining
+
+_logger = logging.getLogger(__name__)
 
 
 class Position:
@@ -27,6 +30,7 @@ class Position:
         self._held_rng: Mapping[str, Any] | None = None  # what counts until training goes on
         self._loaded_epoch: Mapping[str, Any] | None = None
         self._remaining: Remaining | None = None
+        self._goes_on = False
 
     def batches(self, batches_completed: int) -> int:
         """The batches that the epoch under way has done; 0 at an epoch's border.
@@ -60,6 +64,7 @@ class Position:
         self._began_batches = int(batches_completed)
         if state is None:
             return
+        self._goes_on = True
         self._held_rng = state["rng"]
         self._loaded_epoch = state.get("epoch")
         if self._loaded_epoch is not None:
@@ -88,6 +93,9 @@ class Position:
         """
         state = None if self._loaded_epoch is None else self._loaded_epoch["loader"]
         done = self.batches(batches_completed)
+        if self._goes_on:
+            self._goes_on = False
+            _warn_of_workers(loader)
         self._remaining = Remaining(loader, seed=seed, epoch=epoch, done=done, state=state)
         if self._held_rng is not None:
             self.lost = rng.restore(self._held_rng)
@@ -110,3 +118,18 @@ class Position:
         """
         self._began_batches = int(batches_completed)
         self._began_rng = self._remaining = None
+
+
+def _warn_of_workers(loader: Any) -> None:
+    if not getattr(loader, "num_workers", None):
+        return
+    if hasattr(loader, "load_state_dict"):
+        reason = "it restores them itself"
+    elif getattr(loader, "persistent_workers", None):
+        reason = "it keeps them from one epoch to the next (persistent_workers)"
+    else:
+        return
+    _logger.warning(
+        "What the data loader's workers draw at random will not be what they would have drawn, since %s.",
+        reason,
+    )

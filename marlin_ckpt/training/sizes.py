@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import SequentialSampler
 
 from marlin_ckpt.arguments import TrainerArguments
@@ -21,8 +23,8 @@ class Sizes:
     module: ModuleInterface
     trainer_backend: TrainerBackend
     device: torch.device
-    optimizers: list[torch.optim.Optimizer]
-    schedulers: list[torch.optim.lr_scheduler.LRScheduler]
+    optimizers: list[Optimizer]
+    schedulers: list[LRScheduler]
 
     @property
     def train_step_batch_size(self) -> int:
@@ -90,11 +92,10 @@ class Sizes:
         steps = -(-batches // self.gradient_accumulation)
         return steps if limit is None else min(steps, limit)
 
-    def _make_optimizers(self, epochs: int) -> None:
-        optimizers, schedulers = self.module.get_optimizers_schedulers(
-            self.estimated_global_steps_per_epoch, epochs
-        )
-        self.optimizers, self.schedulers = list(optimizers), list(schedulers or ())
+    def _new_optimizers(self, epochs: int) -> tuple[list[Optimizer], list[LRScheduler]]:
+        steps = self.estimated_global_steps_per_epoch
+        optimizers, schedulers = self.module.get_optimizers_schedulers(steps, epochs)
+        return list(optimizers), list(schedulers or ())
 
     def _backend_arguments(self, on_global_step: Callable[[int, float], None]) -> TrainerBackendArguments:
         return TrainerBackendArguments(

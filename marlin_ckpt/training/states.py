@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from marlin_ckpt.checkpoint import Checkpoint
@@ -14,10 +15,29 @@ from marlin_ckpt.training.module import ModuleInterface
 _LONGEST_REASON = 300  # characters
 
 
-def load(checkpointer: AbstractCheckpointer, module: ModuleInterface) -> Checkpoint:
+class _Judge:
+    """Stands where the trainer's state would go: says whether it fits, and takes nothing."""
+
+    def __init__(self, check: Callable[[Any], None]) -> None:
+        self._check = check
+
+    def check_state_dict(self, state: Any) -> None:
+        with _named("trainer"):
+            self._check(state)
+
+
+def load(
+    checkpointer: AbstractCheckpointer, module: ModuleInterface, check: Callable[[Any], None]
+) -> Checkpoint:
     """Loads, and hands the module its state.
 
     A module whose state is its state dict, and no more, is read into directly.
+
+    Args:
+        checkpointer: what loads.
+        module: what takes its state.
+        check: is given the trainer's state before the module changes, and raises where it does not fit;
+            not called for a module with an `update_state` of its own, which may make its optimizers others.
 
     Raises:
         StateMismatchError: the state does not fit the module.
@@ -26,7 +46,8 @@ def load(checkpointer: AbstractCheckpointer, module: ModuleInterface) -> Checkpo
     # A checkpointer of the user's may know PyMarlin's `load()` alone.
     can_read_into = "into" in inspect.signature(checkpointer.load).parameters
     reads_into = can_read_into and _is_its_state_dict(module)
-    options = {"into": Checkpoint(module_interface_state=module)} if reads_into else {}
+    into = Checkpoint(module_interface_state=module, trainer_state=_Judge(check))
+    options = {"into": into} if reads_into else {}
     load_it: Callable[..., Checkpoint | None] = checkpointer.load
     loaded = load_it(**options) or Checkpoint()  # PyMarlin's documents allow None
     if not reads_into or loaded.module_interface_state is None:
@@ -53,8 +74,15 @@ def update(what: str, owner: Any, state: Any) -> None:
     if state is None:
         owner.update_state(None)
         return
-    try:
+    with _named(what):
         owner.update_state(state)
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Says whose state it is that is not what it is taken for."""
+    try:
+        yield
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())  # torch lists every key, a line each
         shown = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."

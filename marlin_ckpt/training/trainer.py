@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from marlin_ckpt.arguments import TrainerArguments
@@ -13,7 +12,7 @@ from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.checkpointer.payload import plain_metrics
 from marlin_ckpt.checkpointer.report import SaveReport
-from marlin_ckpt.training import conditions, fitting, preemption, setting, states, workers
+from marlin_ckpt.training import conditions, preemption, setting, states, workers
 from marlin_ckpt.training.backend import BACKENDS, TrainerBackend
 from marlin_ckpt.training.module import ModuleInterface
 from marlin_ckpt.training.observer import TrainerObserver
@@ -21,10 +20,10 @@ from marlin_ckpt.training.order import Watched
 from marlin_ckpt.training.outputs import mean_loss
 from marlin_ckpt.training.position import Position
 from marlin_ckpt.training.preemption import Preempted, Signals
-from marlin_ckpt.training.sizes import Sizes
+from marlin_ckpt.training.trainer_state import TrainerState
 
 
-class Trainer(Sizes):
+class Trainer(TrainerState):
     """Trains a module, saves on the way, and continues from what the checkpointer loads.
 
     A run that goes on from a checkpoint is the run that was never stopped, bit for bit, wherever it was.
@@ -81,11 +80,11 @@ class Trainer(Sizes):
         self._saved_s = time.monotonic()
         self._signals = Signals()
 
-        checkpoint = states.load(self.checkpointer, self.module)
+        checkpoint = states.load(self.checkpointer, self.module, self._check_state)
         # What was measured last stays true until an epoch measures anew: a finished run saves it again.
         self._metrics = plain_metrics(checkpoint.metrics if type(checkpoint) is Checkpoint else None)
         self.module.to(self.device)
-        self._make_optimizers(args.epochs)
+        self.optimizers, self.schedulers = self._new_optimizers(args.epochs)
         self._conditions = conditions.of(args, self.device, self.module.data_fingerprint(), self.optimizers)
         states.update("trainer", self, checkpoint.trainer_state)
         self.checkpointer.register(*self.optimizers)
@@ -252,49 +251,3 @@ class Trainer(Sizes):
             self._durable = one[0]
             if self._observer is not None:
                 self._observer.on_save(*one)
-
-    def get_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the trainer; a subclass may add its own."""
-        return {
-            "last_epoch": self.last_epoch,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
-            "seed": self.seed,
-            "conditions": self._conditions,
-            "position": self._position.state(self.total_steps_finished),
-        }
-
-    def update_state(self, state: Mapping[str, Any] | None) -> None:
-        """Takes over what `get_state` returned once; with `reset_optimizers_schedulers` not those.
-
-        Args:
-            state: the state, or None to leave everything as it is.
-
-        Raises:
-            StateMismatchError: it does not fit, and lists in what; with `exact`, also other conditions.
-        """
-        if not state:
-            return
-        resets = self.args.reset_optimizers_schedulers
-        fitting.check(state, self.optimizers, self.schedulers, resets=resets)
-        before = {**state.get("conditions", {}), "seed": state.get("seed", self.seed)}
-        now = {**self._conditions, "seed": before["seed"] if self.args.seed is None else self.args.seed}
-        self._announce(conditions.differences(before, now))
-        self.last_epoch, self.seed = state["last_epoch"], now["seed"]
-        if resets:
-            self.logger.info("Optimizers and schedulers are new, not loaded.")
-            if (left := self.args.epochs - self.last_epoch - 1) > 0:
-                self._make_optimizers(left)
-            return
-        setting.expect_schedules_first()
-        for name in ("optimizers", "schedulers"):
-            for one, saved in zip(getattr(self, name), state[name], strict=True):
-                one.load_state_dict(saved)
-
-    def _take_position(self, state: Mapping[str, Any] | None) -> None:
-        self._position.load((state or {}).get("position"), self.total_steps_finished)
-        if state and "position" not in state:
-            self._announce(["the checkpoint holds no random numbers"])
-
-    def _announce(self, differences: Sequence[str]) -> None:
-        conditions.announce(differences, self.logger, is_error=self.args.exact)
