@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         UnsafeCheckpointError,
         UnsavableStateError,
     )
+    from marlin_ckpt.keep import BestArguments, RetentionArguments
     from marlin_ckpt.training.backend import SingleProcess, TrainerBackend
     from marlin_ckpt.training.module import ModuleInterface
     from marlin_ckpt.training.preemption import Preempted
@@ -43,6 +44,7 @@ _HOMES = {
     "AbstractCheckpointer": "marlin_ckpt.checkpointer.abstract",
     "ArgumentsError": _ERRORS,
     "BadFileError": _ERRORS,
+    "BestArguments": "marlin_ckpt.keep",
     "Checkpoint": "marlin_ckpt.checkpoint",
     "CheckpointNotFoundError": _ERRORS,
     "ConfigError": _ERRORS,
@@ -54,6 +56,7 @@ _HOMES = {
     "ModuleInterface": "marlin_ckpt.training.module",
     "NotACheckpointError": _ERRORS,
     "Preempted": "marlin_ckpt.training.preemption",
+    "RetentionArguments": "marlin_ckpt.keep",
     "SingleProcess": "marlin_ckpt.training.backend",
     "StateMismatchError": _ERRORS,
     "StorageError": _ERRORS,
@@ -71,6 +74,7 @@ __all__ = [
     "AbstractCheckpointer",
     "ArgumentsError",
     "BadFileError",
+    "BestArguments",
     "Checkpoint",
     "CheckpointNotFoundError",
     "ConfigError",
@@ -82,6 +86,7 @@ __all__ = [
     "ModuleInterface",
     "NotACheckpointError",
     "Preempted",
+    "RetentionArguments",
     "SingleProcess",
     "StateMismatchError",
     "StorageError",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from marlin_ckpt.errors import Fault
 from marlin_ckpt.fields import Checked, PathText, extension_fault, fits, name_part_fault
+from marlin_ckpt.keep import RetentionArguments
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -51,8 +52,12 @@ class DefaultCheckpointerArguments(Checked):
             `skip` (a forced one waits all the same).
         on_save_error: what a save that fails does: `raise`, with `async_save` at the next call, or `warn`
             and go on.
+        keep: which checkpoints of the run stay in `save_dir`; nothing: all of them.
+        check_space: refuse to begin a run for whose checkpoints, as far as `keep` keeps them, the disk has no
+            room.
         weights_only: refuse files that would import anything beyond plain values and tensors. False runs
             whatever code a file names: only for files of your own.
+        resume_from: a checkpoint to load instead of what `load_dir` and `load_filename` name.
 
     Raises:
         ArgumentsError: at construction, naming every field that is wrong.
@@ -75,12 +80,17 @@ class DefaultCheckpointerArguments(Checked):
     check_overlap: bool = False
     when_busy: str = field(default="wait", metadata={"choices": ("wait", "skip")})
     on_save_error: str = field(default="raise", metadata={"choices": ("raise", "warn")})
+    keep: RetentionArguments | None = None
+    check_space: bool = True
     weights_only: bool = True
+    resume_from: PathText | None = field(default=None, metadata={"yaml": False})
 
     def faults(self) -> list[Fault]:
         """Everything that is wrong with the fields now."""
         found = super().faults()
         told = {fault.field for fault in found}
+        if isinstance(self.keep, RetentionArguments):
+            found += [Fault(f"keep.{fault.field}", fault.message) for fault in self.keep.faults()]
 
         def check(name: str, message: str) -> None:
             if message and name not in told:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import Field, fields
+from dataclasses import Field, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -53,6 +53,8 @@ def words(hint: Any) -> str:
 
 def _word(hint: Any) -> str:
     kind = get_origin(hint) or hint
+    if is_dataclass(kind):
+        return "a mapping"
     if kind is Literal:
         return " or ".join(map(str, get_args(hint)))
     return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
@@ -182,3 +184,20 @@ def size_of(text: str) -> int:
     if match is None or (match[3] and not match[2]) or size_bytes < 1:
         raise ValueError(f"expected a size, such as 1.5GB or 500MB, not {text!r}")
     return size_bytes
+
+
+_DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h|d|w)\s*")
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def duration_of(text: str) -> float:
+    """Reads a time that something takes, in seconds: `90s`, `30min`, `12h`, `7d`, `2w`.
+
+    Raises:
+        ValueError: it is not one, or none at all.
+    """
+    match = _DURATION.fullmatch(text)
+    seconds = float(match[1]) * _SECONDS[match[2]] if match is not None else 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"expected a time, such as 30min, 12h, 7d or 2w, not {text!r}")
+    return seconds

@@ -39,7 +39,10 @@ def test_the_defaults_are_those_of_the_reference_and_of_what_is_ours(tmp_path: P
         "check_overlap": False,
         "when_busy": "wait",
         "on_save_error": "raise",
+        "keep": None,
+        "check_space": True,
         "weights_only": True,
+        "resume_from": None,
     }
 
 

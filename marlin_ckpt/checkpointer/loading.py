@@ -48,6 +48,9 @@ class Loader:
             As `DefaultCheckpointer.load` does.
         """
         load_dir, filename = self.args.load_dir, self.args.load_filename
+        if self.args.resume_from:
+            load_dir, filename = os.path.split(self.args.resume_from)
+            load_dir = load_dir or os.curdir
         if not load_dir or not os.fspath(load_dir):
             if filename:
                 self.logger.warning("load_filename %s is ignored, since load_dir is not set.", filename)

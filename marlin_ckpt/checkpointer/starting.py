@@ -149,8 +149,7 @@ def apply(start: Start, args: DefaultCheckpointerArguments, *, epochs: int) -> N
         StorageError: `save_dir` cannot be made or written to.
     """
     if start.resumes_from:
-        args.load_dir = os.path.dirname(start.resumes_from)
-        args.load_filename = os.path.basename(start.resumes_from)
+        args.resume_from = start.resumes_from
     if start.resumes_from or not epochs:
         args.delete_existing_checkpoints = False
     if args.checkpoint and epochs:

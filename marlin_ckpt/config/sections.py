@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
@@ -166,6 +166,10 @@ class _Reading:
         """
         for one in alternatives(hint):
             origin = get_origin(one) or one
+            if is_dataclass(origin):
+                if isinstance(node, yaml.MappingNode):
+                    return self.section(node, path, origin)
+                continue
             if origin is list and isinstance(node, yaml.SequenceNode):
                 (item,) = get_args(one)
                 return [self.item(part, item, f"{path}[{number}]") for number, part in enumerate(node.value)]

@@ -1,0 +1,174 @@
+"""Which checkpoints of a run are kept: a pure function of what they are, the rules and the time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from marlin_ckpt.keep import BestArguments, RetentionArguments
+
+_HOUR, _DAY = 3600, 86400
+_MONDAY = 3  # 1 January 1970 was a Thursday: the days since then, and three, are whole weeks on Mondays
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One file that retention decides about.
+
+    Attributes:
+        path: the file.
+        index: in its name.
+        time_s: when it was written, in seconds since 1970.
+        size_bytes: its length.
+        metrics: its manifest's.
+        run_id: of the run that wrote it; "" where that is not known.
+        apart: why it is not one of the run's intact checkpoints, so that it neither counts nor is touched;
+            "" where it is one.
+        pinned: why it stays whatever the rules say; "" where nothing but the rules keeps it.
+    """
+
+    path: str
+    index: int
+    time_s: float
+    size_bytes: int
+    metrics: dict[str, float]
+    run_id: str = ""
+    apart: str = ""
+    pinned: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of one file.
+
+    Attributes:
+        candidate: the file.
+        keep: whether it stays.
+        reasons: why, all of them.
+        is_wanted: whether any rule keeps it, be it too much for `max_total` or not.
+    """
+
+    candidate: Candidate
+    keep: bool
+    reasons: tuple[str, ...]
+    is_wanted: bool = False
+
+
+def decide(candidates: Iterable[Candidate], rules: RetentionArguments, *, now_s: float) -> list[Decision]:
+    """Decides about the files of one run in one directory.
+
+    Kept is what any rule keeps. The newest that counts, by index and by time, always stays. What
+    `rules.max_total` then asks for goes the oldest first, those that are best by a metric last and the worst
+    of them first.
+
+    Args:
+        candidates: the files, in any order.
+        rules: what to keep.
+        now_s: the time, in seconds since 1970.
+
+    Returns:
+        a decision for each file, in order of their index.
+    """
+    files = sorted(candidates, key=lambda one: (one.index, one.time_s, one.path))
+    counted = [one for one in files if not one.apart]
+    reasons: dict[str, list[str]] = {one.path: [] for one in files}
+    for one, reason in _stay(counted):
+        reasons[one.path].append(reason)
+    staying = {path for path, why in reasons.items() if why}
+    ranks: dict[str, int] = {}
+    wanted = set()
+    for one, reason, rank in _rules(counted, rules, now_s):
+        wanted.add(one.path)
+        reasons[one.path].append(reason)
+        if rank:
+            ranks[one.path] = min(rank, ranks.get(one.path, rank))
+    dropped = _over_budget([one for one in counted if reasons[one.path]], rules, staying, ranks)
+    return [
+        replace(_decision(one, reasons[one.path], dropped.get(one.path, "")), is_wanted=one.path in wanted)
+        for one in files
+    ]
+
+
+def _decision(one: Candidate, reasons: list[str], dropped: str) -> Decision:
+    if one.apart:
+        return Decision(one, keep=True, reasons=(f"left alone: {one.apart}",))
+    if dropped:
+        return Decision(one, keep=False, reasons=(dropped, *(f"though {why}" for why in reasons)))
+    return Decision(one, keep=bool(reasons), reasons=tuple(reasons) or ("no rule keeps it",))
+
+
+def _stay(counted: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:
+    """What no rule can let go."""
+    if not counted:
+        return
+    yield counted[-1], "newest"
+    written_last = max(counted, key=lambda one: (one.time_s, one.index, one.path))
+    if written_last is not counted[-1]:
+        yield written_last, "written last"
+    yield from ((one, one.pinned) for one in counted if one.pinned)
+
+
+def _rules(
+    counted: Sequence[Candidate], rules: RetentionArguments, now_s: float
+) -> Iterator[tuple[Candidate, str, int]]:
+    """What the rules keep, why, and for the best by a metric their rank, from 1."""
+    if rules.last is not None:
+        yield from ((one, f"last {rules.last}", 0) for one in counted[-rules.last :])
+    if rules.every is not None:
+        yield from ((one, f"every {rules.every}", 0) for one in counted if one.index % rules.every == 0)
+    for rule in rules.best_rules():
+        for rank, one in enumerate(_best(counted, rule), 1):
+            yield one, f"best {rule.metric} ({rank} of {rule.count})", rank
+    if (within_s := rules.within_s()) is not None:
+        young = [one for one in counted if one.time_s >= now_s - within_s]
+        yield from ((one, f"within {rules.within}", 0) for one in young)
+    for name, length, shift in (
+        ("hourly", _HOUR, 0),
+        ("daily", _DAY, 0),
+        ("weekly", 7 * _DAY, _MONDAY * _DAY),
+    ):
+        count = getattr(rules, name)
+        if count is not None:
+            yield from (
+                (one, f"{name} {count}", 0) for one in _newest_of_each(counted, length, shift)[:count]
+            )
+    if all(getattr(rules, one) is None for one in _KEEPING):
+        yield from ((one, "all", 0) for one in counted)
+
+
+_PERIODS = {"hourly": (_HOUR, 0), "daily": (_DAY, 0), "weekly": (7 * _DAY, _MONDAY * _DAY)}
+_KEEPING = ("last", "every", "best", "within", "hourly", "daily", "weekly")
+
+
+def _best(counted: Sequence[Candidate], rule: BestArguments) -> list[Candidate]:
+    """The best by a metric, the very best first; what has no finite value of it is never best."""
+    sign = 1 if rule.mode == "min" else -1
+    measured = [one for one in reversed(counted) if math.isfinite(one.metrics.get(rule.metric, math.nan))]
+    return sorted(measured, key=lambda one: sign * one.metrics[rule.metric])[: rule.count]
+
+
+def _newest_of_each(counted: Sequence[Candidate], length_s: int, shift_s: int) -> list[Candidate]:
+    """The newest of each period that has one, the last period first."""
+    newest: dict[int, Candidate] = {}
+    for one in sorted(counted, key=lambda one: (one.time_s, one.index, one.path)):
+        newest[int((one.time_s + shift_s) // length_s)] = one
+    return [newest[period] for period in sorted(newest, reverse=True)]
+
+
+def _over_budget(
+    kept: Sequence[Candidate], rules: RetentionArguments, staying: set[str], ranks: dict[str, int]
+) -> dict[str, str]:
+    """What is too much for `max_total`, and why it goes."""
+    limit = rules.max_bytes()
+    if limit is None:
+        return {}
+    total = sum(one.size_bytes for one in kept)
+    dropped = {}
+    for one in sorted(kept, key=lambda one: (one.path in ranks, -ranks.get(one.path, 0))):
+        if total <= limit:
+            break
+        if one.path not in staying:
+            total -= one.size_bytes
+            dropped[one.path] = f"over max_total {rules.max_total}"
+    return dropped

@@ -1,0 +1,111 @@
+"""The section `keep` of a checkpointer's YAML: which checkpoints retention keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from marlin_ckpt.errors import Fault
+from marlin_ckpt.fields import Checked, duration_of, size_of
+
+_COUNT = {"minimum": 1}
+
+
+@dataclass
+class BestArguments(Checked):
+    """One rule `best`.
+
+    Attributes:
+        metric: by its name in the checkpoints' metrics.
+        mode: whether the least (`min`) or the greatest value (`max`) is best.
+        count: how many of the best are kept; of equal ones the newer.
+    """
+
+    metric: str = ""
+    mode: str = field(default="min", metadata={"choices": ("min", "max")})
+    count: int = field(default=1, metadata=_COUNT)
+
+    def faults(self) -> list[Fault]:
+        """Everything that is wrong with the fields now."""
+        found = super().faults()
+        if self.metric == "":
+            found.append(Fault("metric", "is missing; it names what is compared"))
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.metric}:{self.mode}:{self.count}"
+
+
+@dataclass
+class RetentionArguments(Checked):
+    """Which checkpoints of a run are kept: those that any rule names; all others go.
+
+    Whatever the rules say, the newest intact checkpoint stays, and so does all that is not proven to be a
+    checkpoint of the run.
+
+    Attributes:
+        last: the newest so many.
+        every: those whose index is divisible by it.
+        best: those that are best by a metric; one rule or several.
+        within: those of so long a time before now: `7d`, `12h`.
+        hourly: the newest of each of the last so many hours that have one; hours, days and weeks, which begin
+            on Mondays, are those of UTC.
+        daily: the same of days.
+        weekly: the same of weeks.
+        max_total: how large those that are kept may be together: `50GB`; what exceeds it goes, the oldest
+            first, those that are best by a metric last. Without any other rule all are kept up to it.
+
+    Raises:
+        ArgumentsError: at construction, naming every field that is wrong; or nothing would be kept.
+    """
+
+    last: int | None = field(default=None, metadata=_COUNT)
+    every: int | None = field(default=None, metadata=_COUNT)
+    best: BestArguments | list[BestArguments] | None = None
+    within: str | None = None
+    hourly: int | None = field(default=None, metadata=_COUNT)
+    daily: int | None = field(default=None, metadata=_COUNT)
+    weekly: int | None = field(default=None, metadata=_COUNT)
+    max_total: str | int | None = field(default=None, metadata=_COUNT)
+
+    def faults(self) -> list[Fault]:
+        """Everything that is wrong with the fields now."""
+        found = super().faults()
+        told = {fault.field for fault in found}
+        readers: tuple[tuple[str, Callable[[str], float]], ...] = (
+            ("within", duration_of),
+            ("max_total", size_of),
+        )
+        for name, read in readers:
+            text = getattr(self, name)
+            if name in told or not isinstance(text, str):
+                continue
+            try:
+                read(text)
+            except ValueError as error:
+                found.append(Fault(name, str(error)))
+        for number, rule in enumerate(() if "best" in told else self.best_rules()):
+            where = f"best[{number}]" if isinstance(self.best, list) else "best"
+            found += [Fault(f"{where}.{fault.field}", fault.message) for fault in rule.faults()]
+        if not found and not self.best_rules() and all(getattr(self, one) is None for one in _OTHERS):
+            found.append(
+                Fault("rules", "are missing, so that nothing would be kept; name one, such as last: 3")
+            )
+        return found
+
+    def best_rules(self) -> list[BestArguments]:
+        """The rules `best`, however they were written."""
+        if self.best is None:
+            return []
+        return self.best if isinstance(self.best, list) else [self.best]
+
+    def within_s(self) -> float | None:
+        """`within` in seconds."""
+        return None if self.within is None else duration_of(self.within)
+
+    def max_bytes(self) -> int | None:
+        """`max_total` in bytes."""
+        return size_of(self.max_total) if isinstance(self.max_total, str) else self.max_total
+
+
+_OTHERS = ("last", "every", "within", "hourly", "daily", "weekly", "max_total")
