@@ -105,6 +105,7 @@ def test_json_is_one_document_the_same_before_and_after(clean, directory):
     assert document == {
         "directory": str(directory),
         "dry_run": False,
+        "to_trash": False,
         "removed": [
             {"path": str(directory / name), "size_bytes": 1000, "reason": "extension pt"}
             for name in ("best.pt", "model_9.pt", "model_model_9.pt", "model_10.pt")

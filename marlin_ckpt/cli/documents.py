@@ -10,6 +10,8 @@ from marlin_ckpt.archive.salvage import Salvage
 from marlin_ckpt.archive.verification import Verdict
 from marlin_ckpt.checkpointer.report import SaveReport
 from marlin_ckpt.directory.pruning import Outcome
+from marlin_ckpt.directory.retention import Decision
+from marlin_ckpt.directory.trash import Returned
 
 
 def inspection(one: Inspection) -> dict[str, Any]:
@@ -67,13 +69,36 @@ def salvage(found: Salvage, output: str) -> dict[str, Any]:
     }
 
 
-def outcome(directory: str, done: Outcome, *, dry_run: bool) -> dict[str, Any]:
+def outcome(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool = False) -> dict[str, Any]:
     """The document of `clean --json`."""
     removed = [{"path": one.path, "size_bytes": one.size_bytes, "reason": one.reason} for one in done.removed]
     return {
         "directory": directory,
         "dry_run": dry_run,
+        "to_trash": to_trash,
         "removed": removed,
         "failed": [{"path": one.path, "error": one.error} for one in done.failures],
-        "bytes_freed": done.bytes_freed,
+        "bytes_freed": 0 if to_trash else done.bytes_freed,
+    }
+
+
+def decision(one: Decision) -> dict[str, Any]:
+    """One checkpoint as `clean --json` with rules describes it."""
+    return {
+        "path": one.candidate.path,
+        "index": one.candidate.index,
+        "size_bytes": one.candidate.size_bytes,
+        "run_id": one.candidate.run_id or None,
+        "keep": one.keep,
+        "reasons": list(one.reasons),
+    }
+
+
+def returned(directory: str, done: Returned, *, dry_run: bool) -> dict[str, Any]:
+    """The document of `clean --undo --json`."""
+    return {
+        "directory": directory,
+        "dry_run": dry_run,
+        "returned": [{"path": one.path, "size_bytes": one.size_bytes} for one in done.files],
+        "failed": [{"path": one.path, "error": one.error} for one in done.failures],
     }

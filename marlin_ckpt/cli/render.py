@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from marlin_ckpt.cli.text import age, count, escape, metrics, size
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.archive.inspection import Inspection
     from marlin_ckpt.checkpointer.starting import Start
     from marlin_ckpt.cli.live import LiveBar
-    from marlin_ckpt.directory.pruning import Outcome, Plan
+    from marlin_ckpt.directory.pruning import Failure, Outcome, Plan
 
 _SHORT_TABLE = 8
 
@@ -203,15 +203,24 @@ def bytes_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def confirm_removal(plan: Plan) -> None:
+def can_ask() -> bool:
+    """Whether there is a person to answer."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def confirm_removal(plan: Plan, *, lists: bool) -> None:
     """Asks a person on a terminal before anything is removed; does not ask a script.
+
+    Args:
+        plan: what would be removed.
+        lists: whether to say first what that is.
 
     Raises:
         MarlinError: the answer was no.
     """
-    if sys.stdin is None or not sys.stdin.isatty():
+    if not can_ask():
         return
-    for removal in plan.removals:
+    for removal in plan.removals if lists else ():
         talk(f"{escape(removal.path)}  {size(removal.size_bytes)}")
     total = sum(removal.size_bytes for removal in plan.removals)
     # Not Typer's question, which takes Ctrl-C for a no.
@@ -221,15 +230,35 @@ def confirm_removal(plan: Plan) -> None:
         raise MarlinError("aborted: nothing was removed")
 
 
-def outcome(directory: str, done: Outcome, *, dry_run: bool) -> None:
+def outcome(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool = False) -> None:
     """Prints what `clean` removed, would remove, or could not remove."""
-    verb = "would remove" if dry_run else "removed"
+    verb = ("would move" if dry_run else "moved") if to_trash else ("would remove" if dry_run else "removed")
     for removal in done.removed:
         data(f"{verb} {escape(removal.path)}  {size(removal.size_bytes)}  ({escape(removal.reason)})")
-    for failure in done.failures:
+    failures(done.failures)
+    removed(directory, done, dry_run=dry_run, to_trash=to_trash)
+
+
+def failures(found: Iterable[Failure]) -> None:
+    """Says what could not be removed, and why."""
+    for failure in found:
         talk(f"error: cannot remove: {escape(failure.error)}: {escape(failure.path)}")
-    freed = "would free" if dry_run else "freed"
-    talk(f"{count(len(done.removed), 'file')} in {escape(directory)}, {freed} {size(done.bytes_freed)}")
+
+
+def removed(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool) -> None:
+    """Says how much has gone."""
+    files, total = count(len(done.removed), "file"), size(sum(one.size_bytes for one in done.removed))
+    if not to_trash:
+        talk(f"{files} in {escape(directory)}, {'would free' if dry_run else 'freed'} {total}")
+        return
+    talk(f"{files} in {escape(directory)} {'would go' if dry_run else 'went'} to its .trash, {total}")
+    if done.removed and not dry_run:
+        talk("hint: clean --undo brings them back, clean --empty-trash frees the space")
+
+
+def relative(path: str, directory: str) -> str:
+    """A path as it is within a directory."""
+    return os.path.relpath(path, directory)
 
 
 def announce_start(start: Start, *, quiet: bool) -> None:

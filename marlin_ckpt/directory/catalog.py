@@ -24,12 +24,16 @@ class Entry:
         name: the file's name read by the grammar, or None where it does not fit.
         size_bytes: the file's length.
         modified_ns: the time of its last change, in nanoseconds since 1970.
+        inode: its device and inode.
+        is_link: whether a symbolic link has the name, and all else is of the file that it leads to.
     """
 
     path: str
     name: naming.FileName | None
     size_bytes: int
     modified_ns: int
+    inode: tuple[int, int] = (0, 0)
+    is_link: bool = False
 
     @property
     def index(self) -> int | None:
@@ -40,7 +44,7 @@ class Entry:
 def walk(directory: str, *, recursive: bool) -> Iterator[os.DirEntry[str]]:
     """Everything in a directory that is no directory, in no order; links to directories are not entered.
 
-    A sub-directory that cannot be read is told to the log and passed over.
+    Nor is the trash. A sub-directory that cannot be read is told to the log and passed over.
 
     Raises:
         OSError: the directory itself cannot be read.
@@ -53,7 +57,7 @@ def walk(directory: str, *, recursive: bool) -> Iterator[os.DirEntry[str]]:
                 for entry in entries:
                     if not entry.is_dir(follow_symlinks=False):
                         yield entry
-                    elif recursive:
+                    elif recursive and entry.name != naming.TRASH:
                         pending.append(entry.path)
         except OSError as error:
             if current == directory:
@@ -84,12 +88,22 @@ def find(
                 continue
             name = _read_name(file.name, prefix, extension)
             if (name is not None or prefix is None) and (status := _status(file)) is not None:
-                found.append(Entry(file.path, name, status.st_size, status.st_mtime_ns))
+                found.append(_entry(file.path, name, status, is_link=file.is_symlink()))
     except FileNotFoundError as error:
         raise CheckpointNotFoundError("no such directory", os.fspath(directory)) from error
     except OSError as error:
         raise StorageError.of("cannot read the directory", os.fspath(directory), error) from error
     return sorted(found, key=_order)
+
+
+def link_targets(directory: PathText, *, recursive: bool = False) -> dict[str, str]:
+    """Where the symbolic links in a directory lead: by the real path of the target, the path of a link to it.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    links = (file.path for file in walk(os.fspath(directory), recursive=recursive) if file.is_symlink())
+    return {os.path.realpath(link): link for link in sorted(links, reverse=True)}
 
 
 def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = False) -> list[Entry]:
@@ -135,7 +149,12 @@ def entry(path: PathText) -> Entry | None:
     if not stat.S_ISREG(status.st_mode):
         return None
     parsed = naming.parse_any(name, name.rpartition(".")[2])
-    return Entry(text, parsed, status.st_size, status.st_mtime_ns)
+    return _entry(text, parsed, status, is_link=os.path.islink(text))
+
+
+def _entry(path: str, name: naming.FileName | None, status: os.stat_result, *, is_link: bool) -> Entry:
+    inode = (status.st_dev, status.st_ino)
+    return Entry(path, name, status.st_size, status.st_mtime_ns, inode, is_link)
 
 
 def _read_name(name: str, prefix: str | None, extension: str) -> naming.FileName | None:

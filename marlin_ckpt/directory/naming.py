@@ -8,9 +8,12 @@ The index is ASCII digits and nothing else: a regular expression's `\d` would ta
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+
+TRASH = ".trash"  # the folder in a directory into which `clean --to-trash` moves; nothing is found in it
 
 _MODEL_MARKS = ("_model", "_mode")
 _INTEGER = re.compile(r"[0-9]+")
@@ -98,3 +101,10 @@ def loose_index(name: str, prefix: str, extension: str) -> int | None:
         return None
     integers = _INTEGER.findall(name[: -len(extension) - 1])
     return int(integers[-1]) if integers else None
+
+
+def order(path: str) -> tuple[str, int, str]:
+    """What paths of any extension are sorted by: the directory, the index, the name."""
+    directory, name = os.path.split(path)
+    parsed = parse_any(name, name.rpartition(".")[2])
+    return directory, -1 if parsed is None else parsed.index, name

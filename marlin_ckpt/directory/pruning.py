@@ -12,19 +12,17 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from marlin_ckpt.directory import naming
-from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.directory import descent, naming
+from marlin_ckpt.directory.descent import Identity
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage import temporary
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Device, inode and, of a file, when it was last written: a freed inode number is used again at once. Not the
-# time of its change, which removing another of its names moves.
-_Identity = tuple[int, ...]
-_Reason = Callable[[int, str], str]
+# Given an open directory, the path of a file in it and the file's status: why it goes, or "".
+_Reason = Callable[[int, str, os.stat_result], str]
+Dispose = Callable[[int, "Removal"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +42,8 @@ class Removal:
     size_bytes: int
     reason: str
     parts: tuple[str, ...]
-    directories: tuple[_Identity, ...]
-    identity: _Identity
+    directories: tuple[Identity, ...]
+    identity: Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,8 @@ def plan_cleaning(
         StorageError: it cannot be read, or is a symbolic link.
     """
 
-    def reason(directory_fd: int, name: str) -> str:
+    def reason(directory_fd: int, path: str, _: os.stat_result) -> str:
+        name = os.path.basename(path)
         if temporary.is_temporary(name):
             return _left_behind(directory_fd, name)
         if not naming.has_extension(name, extension):
@@ -114,7 +113,8 @@ def plan_deleting(directory: PathText, *, extension: str) -> Plan:
         StorageError: it cannot be read, or is a symbolic link.
     """
 
-    def reason(_: int, name: str) -> str:
+    def reason(_: int, path: str, __: os.stat_result) -> str:
+        name = os.path.basename(path)
         wanted = naming.has_extension(name, extension) and not temporary.is_temporary(name)
         return f"extension {extension}" if wanted else ""
 
@@ -129,10 +129,44 @@ def plan_sweeping(directory: PathText) -> Plan:
         StorageError: it cannot be read, or is a symbolic link.
     """
 
-    def reason(directory_fd: int, name: str) -> str:
+    def reason(directory_fd: int, path: str, _: os.stat_result) -> str:
+        name = os.path.basename(path)
         return _left_behind(directory_fd, name) if temporary.is_temporary(name) else ""
 
     return _plan(directory, reason, recursive=False)
+
+
+def plan_all(directory: PathText) -> Plan:
+    """Decides to remove every regular file in a directory and below it.
+
+    Raises:
+        CheckpointNotFoundError: there is no such directory.
+        StorageError: it cannot be read, or is a symbolic link.
+    """
+    return _plan(directory, lambda _, __, ___: "in the trash", recursive=True)
+
+
+def plan_files(
+    directory: PathText, doomed: Mapping[str, tuple[Identity, str]], *, recursive: bool = False
+) -> Plan:
+    """Takes down the removal of files that were decided about by their paths.
+
+    Args:
+        directory: that they lie in, or below.
+        doomed: by path, which begins with the directory as it is given here without slashes at its end, what
+            the file is (`descent.file_identity`) and why it goes. One that is another file now stays.
+        recursive: whether some lie below it.
+
+    Raises:
+        CheckpointNotFoundError: there is no such directory.
+        StorageError: it cannot be read, or is a symbolic link.
+    """
+
+    def reason(_: int, path: str, status: os.stat_result) -> str:
+        identity, why = doomed.get(path, ((), ""))
+        return why if identity == descent.file_identity(status) else ""
+
+    return _plan(directory, reason, recursive=recursive)
 
 
 def _left_behind(directory_fd: int, name: str) -> str:
@@ -140,20 +174,8 @@ def _left_behind(directory_fd: int, name: str) -> str:
 
 
 def _plan(directory: PathText, reason: _Reason, *, recursive: bool) -> Plan:
-    # With a slash behind it a link would be followed, whatever O_NOFOLLOW says; shells complete it so.
-    text = os.fspath(directory).rstrip("/") or "/"
-    try:
-        fd = os.open(text, _DIRECTORY)
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError("no such directory", text) from error
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR) and os.path.islink(text):
-            hint = "name the directory that it points to"
-            with contextlib.suppress(OSError):  # the link may be gone again
-                hint += f": {os.path.realpath(text)}"
-            what = "refused: removing through a symbolic link"
-            raise StorageError(what, text, hint, errno=errno.ELOOP) from error
-        raise StorageError.of("cannot read the directory", text, error) from error
+    text = os.fspath(directory).rstrip("/") or "/"  # shells complete a link with a slash
+    fd = descent.open_top(text)
     removals: list[Removal] = []
     failures: list[Failure] = []
     try:
@@ -170,12 +192,7 @@ def _plan(directory: PathText, reason: _Reason, *, recursive: bool) -> Plan:
     finally:
         with contextlib.suppress(OSError):  # nothing was written through it
             os.close(fd)
-    return Plan(text, tuple(sorted(removals, key=_order)), tuple(failures))
-
-
-def _order(removal: Removal) -> tuple[str, int, str]:
-    name = naming.parse_any(removal.parts[-1], removal.parts[-1].rpartition(".")[2])
-    return (os.path.dirname(removal.path), -1 if name is None else name.index, removal.path)
+    return Plan(text, tuple(sorted(removals, key=lambda one: naming.order(one.path))), tuple(failures))
 
 
 def _read(  # noqa: PLR0913, PLR0917 - one step of _plan
@@ -188,15 +205,17 @@ def _read(  # noqa: PLR0913, PLR0917 - one step of _plan
 ) -> list[tuple[str, ...]]:
     """Reads one directory of the tree and returns the ways to those in it."""
     below = []
-    with _opened(os.dup(top_fd), parts) as (fd, directories):
+    with descent.opened(os.dup(top_fd), parts) as (fd, directories):
         for name in os.listdir(fd):
             where = os.path.join(top, *parts, name)
             try:
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
+                    if name == naming.TRASH:
+                        continue
                     below.append((*parts, name))
-                elif stat.S_ISREG(status.st_mode) and (why := reason(fd, name)):
-                    identity = _file_identity(status)
+                elif stat.S_ISREG(status.st_mode) and (why := reason(fd, where, status)):
+                    identity = descent.file_identity(status)
                     removals.append(
                         Removal(where, status.st_size, why, (*parts, name), directories, identity)
                     )
@@ -207,45 +226,26 @@ def _read(  # noqa: PLR0913, PLR0917 - one step of _plan
     return below
 
 
-@contextlib.contextmanager
-def _opened(top_fd: int, parts: tuple[str, ...]) -> Iterator[tuple[int, tuple[_Identity, ...]]]:
-    """Goes down from an open directory, which it closes, without following links.
-
-    Yields:
-        the last directory's descriptor, and the identity of each on the way.
-    """
-    fd = top_fd
-    try:
-        directories = [_identity(os.fstat(fd))]
-        for part in parts:
-            child = os.open(part, _DIRECTORY, dir_fd=fd)
-            os.close(fd)
-            fd = child
-            directories.append(_identity(os.fstat(fd)))
-        yield fd, tuple(directories)
-    finally:
-        os.close(fd)
+def _unlink(directory_fd: int, removal: Removal) -> None:
+    os.unlink(removal.parts[-1], dir_fd=directory_fd)
 
 
-def _identity(status: os.stat_result) -> _Identity:
-    return (status.st_dev, status.st_ino)
-
-
-def _file_identity(status: os.stat_result) -> _Identity:
-    return (status.st_dev, status.st_ino, status.st_mtime_ns)
-
-
-def carry_out(plan: Plan) -> Outcome:
+def carry_out(plan: Plan, dispose: Dispose = _unlink) -> Outcome:
     """Removes what a plan names; what cannot be removed is reported and the rest goes on.
 
     A file that has gone meanwhile counts neither as removed nor as a failure; one that has been replaced by
     another of its name stays.
+
+    Args:
+        plan: what to remove.
+        dispose: takes a file away, given its open directory; what a dead run left half written is always
+            unlinked.
     """
     removed = []
     failures = list(plan.unreadable)
     for removal in plan.removals:
         try:
-            _remove(plan.directory, removal)
+            _remove(plan.directory, removal, dispose)
             removed.append(removal)
         except FileNotFoundError:
             continue
@@ -254,16 +254,16 @@ def carry_out(plan: Plan) -> Outcome:
     return Outcome(tuple(removed), tuple(failures))
 
 
-def _remove(directory: str, removal: Removal) -> None:
+def _remove(directory: str, removal: Removal, dispose: Dispose) -> None:
     *parents, name = removal.parts
-    with _opened(os.open(directory, _DIRECTORY), tuple(parents)) as (fd, directories):
+    with descent.opened(os.open(directory, descent.DIRECTORY), tuple(parents)) as (fd, directories):
         if directories != removal.directories:
             raise OSError(errno.ESTALE, "another directory has taken its directory's place", removal.path)
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if _file_identity(status) != removal.identity or not stat.S_ISREG(status.st_mode):
+        if descent.file_identity(status) != removal.identity or not stat.S_ISREG(status.st_mode):
             raise OSError(errno.ESTALE, "another file has taken its place", removal.path)
         if not temporary.is_temporary(name):
-            os.unlink(name, dir_fd=fd)
+            dispose(fd, removal)
             return
         with temporary.claim(fd, name) as abandoned:
             if not abandoned:

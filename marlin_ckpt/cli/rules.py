@@ -1,0 +1,99 @@
+"""The options that are retention's rules, each as the key of its name in the YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from marlin_ckpt.errors import ArgumentsError
+from marlin_ckpt.fields import duration_of, size_of
+
+if TYPE_CHECKING:
+    from marlin_ckpt.keep import BestArguments, RetentionArguments
+
+
+def _read_by(read: Callable[[str], float]) -> Callable[[str | None], str | None]:
+    def check(value: str | None) -> str | None:
+        try:
+            _ = value is None or read(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        return value
+
+    return check
+
+
+def _newest_of(period: str) -> str:
+    return f"Keep the newest of each of the last N {period} of UTC that have one."
+
+
+Last = Annotated[int | None, typer.Option("--keep-last", min=1, metavar="N", help="Keep the newest N.")]
+Every = Annotated[
+    int | None,
+    typer.Option("--keep-every", min=1, metavar="K", help="Keep those whose index is divisible by K."),
+]
+Best = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep-best",
+        metavar="METRIC[:min|max[:N]]",
+        help="Keep the N (1) with the least or the greatest value; may be repeated.",
+    ),
+]
+Within = Annotated[
+    str | None,
+    typer.Option(
+        "--keep-within",
+        metavar="T",
+        callback=_read_by(duration_of),
+        help="Keep those of the last 12h, 7d, ...",
+    ),
+]
+Hourly = Annotated[int | None, typer.Option("--keep-hourly", min=1, metavar="N", help=_newest_of("hours"))]
+Daily = Annotated[int | None, typer.Option("--keep-daily", min=1, metavar="N", help=_newest_of("days"))]
+Weekly = Annotated[int | None, typer.Option("--keep-weekly", min=1, metavar="N", help=_newest_of("weeks"))]
+MaxTotal = Annotated[
+    str | None,
+    typer.Option(
+        "--max-total",
+        metavar="SIZE",
+        callback=_read_by(size_of),
+        help="Of what is kept, remove what exceeds 50GB, the oldest first.",
+    ),
+]
+
+
+def rules(best: list[str] | None, **others: int | str | None) -> RetentionArguments | None:
+    """The rules that were given; None where none was.
+
+    Args:
+        best: `METRIC`, `METRIC:MODE` or `METRIC:MODE:N` each.
+        others: the fields of `RetentionArguments` by their names.
+
+    Raises:
+        typer.BadParameter: one cannot be read.
+    """
+    from marlin_ckpt.keep import RetentionArguments
+
+    if not best and all(value is None for value in others.values()):
+        return None
+    return RetentionArguments(best=[_best(text) for text in best or ()] or None, **others)  # type: ignore[arg-type]
+
+
+def _best(text: str) -> BestArguments:
+    from marlin_ckpt.keep import BestArguments
+
+    metric, mode, count = text, "min", "1"
+    if text.count(":") > 1 and text.rpartition(":")[2].isdecimal():
+        metric, _, count = text.rpartition(":")
+    if metric.endswith((":min", ":max")):
+        metric, _, mode = metric.rpartition(":")
+    elif metric is not text:
+        metric = text  # a colon of its own
+    try:
+        return BestArguments(metric, mode, int(count) if metric is not text else 1)
+    except ArgumentsError as error:
+        expected = f"expected METRIC:min:N or METRIC:max:N, such as val_loss:min:2, not {text!r}"
+        raise typer.BadParameter(expected, param_hint="--keep-best") from error
