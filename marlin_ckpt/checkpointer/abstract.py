@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -55,6 +56,14 @@ class AbstractCheckpointer(ABC):
     def usual_save_s(self) -> float | None:
         """How long a save takes until it is durable, in seconds; None where it is not known."""
         return None
+
+    def check_space(  # noqa: B027 - see below
+        self, state: Checkpoint, optimizers: Iterable[torch.optim.Optimizer], indices: int
+    ) -> None:
+        """Is asked before a trainer's first step whether there is room for its checkpoints.
+
+        Does nothing unless overridden; see `DefaultCheckpointer.check_space`.
+        """
 
     def running(self) -> AbstractContextManager[object]:
         """Is entered while a trainer trains; does nothing unless overridden."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
+import copy
 import logging
 import os
-import platform
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 import torch
@@ -16,8 +15,9 @@ import torch
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
-from marlin_ckpt.checkpointer import tidying
+from marlin_ckpt.checkpointer import about, space, tidying
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
+from marlin_ckpt.checkpointer.keeper import Keeper
 from marlin_ckpt.checkpointer.loading import Loader
 from marlin_ckpt.checkpointer.payload import checked_index, plain_metrics
 from marlin_ckpt.checkpointer.report import SaveReport
@@ -34,7 +34,6 @@ from marlin_ckpt.errors import (
 )
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import make_directory
-from marlin_ckpt.version import __version__
 
 _LOGGER_NAME = "marlin_ckpt.checkpointer"
 
@@ -70,6 +69,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self._save_s: float | None = None
         self._is_running = False
         self._saver = Saver(self.logger)
+        self._keeper = Keeper(self.logger)
         self._obey()
         if args.delete_existing_checkpoints:
             if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
@@ -102,8 +102,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
             kind = type(checkpoint_state).__qualname__
             raise ArgumentsError([Fault("checkpoint_state", f"expected a Checkpoint, not a {kind}")])
         metrics = plain_metrics(checkpoint_state.metrics)
-        about = self._about(Kind.CHECKPOINT, index, metrics)
-        return self._save(self.args.save_dir, about, checkpoint_state.payload(), must_be_made=force)
+        manifest = self._about(Kind.CHECKPOINT, index, metrics)
+        return self._save(self.args.save_dir, manifest, checkpoint_state.payload(), must_be_made=force)
 
     def save_model(self, model_state: Any, index: int) -> str | None:
         """Saves the module's state alone, when `checkpoint` and `model_state_save_dir` are set.
@@ -122,8 +122,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
         index = checked_index(index)
         if not (self.args.checkpoint and self.args.model_state_save_dir):
             return None
-        about = self._about(Kind.MODEL, index, {})
-        return self._save(self.args.model_state_save_dir, about, model_state, must_be_made=True)
+        manifest = self._about(Kind.MODEL, index, {})
+        return self._save(self.args.model_state_save_dir, manifest, model_state, must_be_made=True)
 
     def load(self, into: Checkpoint | None = None) -> Checkpoint:
         """Loads what `load_dir` and `load_filename` say, every byte checked, to the CPU or into live objects.
@@ -216,6 +216,23 @@ class DefaultCheckpointer(AbstractCheckpointer):
         """How long the last checkpoint into `save_dir` took until it was durable; None before the first."""
         return notes.save_seconds(os.fspath(self.args.save_dir)) if self._save_s is None else self._save_s
 
+    def check_space(
+        self, state: Checkpoint, optimizers: Iterable[torch.optim.Optimizer], indices: int
+    ) -> None:
+        """Refuses a run for whose checkpoints `save_dir` has no room, unless `check_space` is off.
+
+        Args:
+            state: what would be saved now.
+            optimizers: whose states are in it, empty before their first step.
+            indices: how many indices the run will go through.
+
+        Raises:
+            StorageError: there is too little room.
+        """
+        if self.args.checkpoint and self.args.check_space:
+            size_bytes = space.predicted_bytes(state.payload(), optimizers)
+            space.check(self.args, size_bytes, indices, self.run_id)
+
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Holds the lease of `save_dir`, so that no second trainer saves into it.
@@ -265,29 +282,17 @@ class DefaultCheckpointer(AbstractCheckpointer):
         return self._saver.pace.is_due(self.args.max_overhead, None if hours is None else hours * 3600)
 
     def _about(self, kind: Kind, index: int, metrics: dict[str, float]) -> Manifest:
-        return Manifest(
-            kind=kind,
-            index=index,
-            created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            run_id=self.run_id,
-            save_number=self._saves + 1,
-            metrics=metrics,
-            versions={
-                "marlin_ckpt": __version__,
-                "torch": str(torch.__version__),
-                "python": platform.python_version(),
-            },
-        )
+        return about.now(kind, index, self.run_id, self._saves + 1, metrics)
 
-    def _save(self, directory: PathText, about: Manifest, state: Any, *, must_be_made: bool) -> str | None:
-        name = str(FileName(self.args.file_prefix, about.index, self.args.file_ext, about.kind))
+    def _save(self, directory: PathText, manifest: Manifest, state: Any, *, must_be_made: bool) -> str | None:
+        name = str(FileName(self.args.file_prefix, manifest.index, self.args.file_ext, manifest.kind))
         path = os.path.join(directory, name)
         try:
             self.check_mk_dir(directory)
             if directory not in self._swept:
                 self._swept.add(directory)
                 tidying.sweep(os.fspath(directory), self.logger)
-            if not self._saver.save(self.args, Job(path, state, about, must_be_made)):
+            if not self._saver.save(self.args, self._job(path, state, manifest, must_be_made=must_be_made)):
                 return None
         except (StorageError, UnsavableStateError) as error:
             if self.args.on_save_error == "raise":
@@ -296,3 +301,15 @@ class DefaultCheckpointer(AbstractCheckpointer):
             return None
         self._saves += 1
         return path
+
+    def _job(self, path: str, state: Any, manifest: Manifest, *, must_be_made: bool) -> Job:
+        args, run_id = copy.copy(self.args), self.run_id
+
+        def make_room() -> bool:
+            return self._keeper.make_room(args, run_id)
+
+        def on_durable() -> None:
+            if manifest.kind is Kind.CHECKPOINT:
+                self._keeper.saved(args, path, run_id, set(manifest.metrics))
+
+        return Job(path, state, manifest, must_be_made, make_room, on_durable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -27,9 +28,10 @@ from marlin_ckpt.checkpointer.report import SaveReport
 from marlin_ckpt.checkpointer.snapshot import Snapshot, take
 from marlin_ckpt.checkpointer.staging import Arena
 from marlin_ckpt.directory.naming import Kind
-from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.storage.writers import BLOCK_BYTES
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOST_REPORTS = 1000  # that are kept for somebody who may never ask
 
 
@@ -42,12 +44,16 @@ class Job:
         state: what.
         manifest: about it.
         must_be_made: whether it waits for the one before it, whatever `when_busy` says.
+        make_room: called when the disk is full; whether there is reason to try again.
+        on_durable: called when it is reported, in the thread that has written it.
     """
 
     path: str
     state: Any
     manifest: Manifest
     must_be_made: bool
+    make_room: Callable[[], bool] = lambda: False
+    on_durable: Callable[[], None] = lambda: None
 
 
 class _Moved(MarlinError):  # noqa: N818 - it ends no program
@@ -157,7 +163,8 @@ class Saver:
                 self._optimizers = None
 
     def _save_now(self, job: Job, began: float) -> None:
-        written = saving.write_file(job.path, plain(job.state), job.manifest)
+        state = plain(job.state)
+        written = _written(job, lambda: saving.write_file(job.path, state, job.manifest))
         stall_s = time.perf_counter() - began
         self.pace.save_ended(stall_s)
         self._report(job, written, stall_s, 0.0)
@@ -203,7 +210,8 @@ class Saver:
                 raise _Moved(", ".join(name for key in moved for name in names.get(key, [f"storage {key}"])))
 
         try:
-            written = saving.write_image(job.path, staged.encoded, job.manifest, staged.image, check)
+            image = (staged.encoded, job.manifest, staged.image)
+            written = _written(job, lambda: saving.write_image(job.path, *image, check))
         except _Moved as error:
             self._may_overlap = False
             self._logger.warning(
@@ -241,3 +249,14 @@ class Saver:
         )
         self._logger.debug("Saved %s", report)
         self.reports.append(report)
+        job.on_durable()
+
+
+def _written(job: Job, write: Callable[[], Written]) -> Written:
+    """Writes, once more where the disk was full and room could be made."""
+    try:
+        return write()
+    except StorageError as error:
+        if error.errno not in _FULL or not job.make_room():
+            raise
+        return write()

@@ -40,6 +40,9 @@ def train(
             "--no-crash-loop-guard", help="Continue also from a file with which runs have failed before."
         ),
     ] = False,
+    no_space_check: Annotated[
+        bool, typer.Option("--no-space-check", help="Begin also where the disk may become full.")
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="No progress and no table; only what went wrong.")
     ] = False,
@@ -56,6 +59,7 @@ def train(
 
     settings = read_config(config, overrides or ())
     checkpointer, trainer_args = settings.checkpointer, settings.trainer
+    checkpointer.check_space = checkpointer.check_space and not no_space_check
     trainer_args.exact = trainer_args.exact or exact
     with contextlib.ExitStack() as stack:
         stack.enter_context(preemption.listening(really=trainer_args.handle_signals))

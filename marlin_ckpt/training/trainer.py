@@ -73,6 +73,7 @@ class Trainer(TrainerState):
         )
         self.last_epoch = -1
         self.seed = setting.before_training(args)
+        self._by_step = args.index_by == "step"
         self._observer = observer
         self._position = Position()
         self._saved: tuple[tuple[int, ...], str | None] = ((), None)
@@ -110,6 +111,9 @@ class Trainer(TrainerState):
             preemption.compare_grace(self.args, self.checkpointer.usual_save_s(), self.logger)
             self._answer()
             epochs = range(self.last_epoch + 1, self.args.epochs)
+            if epochs:
+                indices = len(epochs) * (self.estimated_global_steps_per_epoch if self._by_step else 1)
+                self.checkpointer.check_space(self._state(), self.optimizers, indices)
             for epoch in epochs:
                 self._run_epoch(epoch)
             if self.last_epoch >= 0:
@@ -142,7 +146,7 @@ class Trainer(TrainerState):
         self._metrics = plain_metrics({**mean_loss(outputs), **dict(self.module.get_metrics())})
         if self._observer is not None:
             self._observer.on_epoch_end(epoch, self._metrics)
-        if self.args.index_by == "epoch" or self.checkpointer.is_due(self._index()):
+        if not self._by_step or self.checkpointer.is_due(self._index()):
             self.save_checkpoint()
         self._answer()
 
@@ -186,15 +190,8 @@ class Trainer(TrainerState):
         Returns:
             the path that the checkpointer returned.
         """
-        is_within = self._position.batches(self.total_steps_finished) > 0
-        state = Checkpoint(
-            module_interface_state=self.module.get_state(),
-            trainer_state=self.get_state(),
-            trainer_backend_state=self.trainer_backend.get_state(),
-            metrics={} if is_within else dict(self._metrics),  # which are of an earlier state
-        )
         self._durable = None
-        path = self.checkpointer.save(state, self._index(), force)
+        path = self.checkpointer.save(self._state(), self._index(), force)
         if path:
             self._saved, self._saved_s = (self._progress(), path), time.monotonic()
         self._tell_saved(path)
@@ -204,11 +201,20 @@ class Trainer(TrainerState):
         """Hands the module's state alone to the checkpointer, under the index of the last checkpoint."""
         self._tell_saved(self.checkpointer.save_model(self.module.get_state(), self._index()))
 
+    def _state(self) -> Checkpoint:
+        return Checkpoint(
+            module_interface_state=self.module.get_state(),
+            trainer_state=self.get_state(),
+            trainer_backend_state=self.trainer_backend.get_state(),
+            metrics={} if self._is_within else dict(self._metrics),  # which are of an earlier state
+        )
+
+    @property
+    def _is_within(self) -> bool:
+        return self._position.batches(self.total_steps_finished) > 0
+
     def _index(self) -> int:
-        if self.args.index_by == "step":
-            return self.global_steps_finished
-        is_within = self._position.batches(self.total_steps_finished) > 0
-        return max(self.last_epoch + is_within, 0)
+        return self.global_steps_finished if self._by_step else max(self.last_epoch + self._is_within, 0)
 
     def _progress(self) -> tuple[int, ...]:
         return self.last_epoch, self.global_steps_finished, self.total_steps_finished
@@ -218,7 +224,7 @@ class Trainer(TrainerState):
             self._observer.on_global_step(global_step, loss)
         minutes = self.args.checkpoint_every_minutes
         is_late = minutes is not None and time.monotonic() - self._saved_s >= minutes * 60
-        if is_late or (self.args.index_by == "step" and self.checkpointer.is_due(global_step)):
+        if is_late or (self._by_step and self.checkpointer.is_due(global_step)):
             self.save_checkpoint(force=is_late)
         self._answer()
 

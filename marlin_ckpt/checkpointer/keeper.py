@@ -1,0 +1,66 @@
+"""Keeps to a run's rules: after each save, and when the disk is full. What goes wrong here ends no run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from marlin_ckpt.archive.keeping import Keeping
+from marlin_ckpt.arguments import DefaultCheckpointerArguments
+from marlin_ckpt.directory import pruning
+from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.keep import RetentionArguments
+
+
+class Keeper:
+    """Removes what the rules of one run do not keep, and knows which files the run has written itself."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._keeping = Keeping()
+        self._warned_of: set[str] = set()
+
+    def saved(self, args: DefaultCheckpointerArguments, path: str, run_id: str, metrics: set[str]) -> None:
+        """Removes what the rules let go, now that a new checkpoint is durable.
+
+        Args:
+            args: the checkpointer's.
+            path: of the new checkpoint.
+            run_id: of the run.
+            metrics: the names of those that the new checkpoint has.
+        """
+        if not isinstance(args.keep, RetentionArguments):
+            return
+        self._keeping.trust(path)
+        if missing := {rule.metric for rule in args.keep.best_rules()} - metrics - self._warned_of:
+            self._warned_of |= missing
+            self._logger.warning("%s has no metric %s to keep it by.", path, ", ".join(sorted(missing)))
+        self._remove(args, run_id, {path: "just saved"})
+
+    def make_room(self, args: DefaultCheckpointerArguments, run_id: str) -> bool:
+        """Removes what the rules let go already; returns whether that has freed anything."""
+        return isinstance(args.keep, RetentionArguments) and self._remove(args, run_id, {}) > 0
+
+    def _remove(self, args: DefaultCheckpointerArguments, run_id: str, pinned: dict[str, str]) -> int:
+        if args.load_dir and args.load_filename:
+            pinned[os.path.join(args.load_dir, args.load_filename)] = "load_filename names it"
+        try:
+            plan = self._keeping.plan(
+                args.save_dir,
+                args.keep,  # type: ignore[arg-type] # the callers have looked
+                now_s=time.time(),
+                prefix=args.file_prefix,
+                extension=args.file_ext,
+                run_id=run_id,
+                pinned=pinned,
+            )
+        except MarlinError as error:
+            self._logger.warning("Removed no old checkpoints: %s", error)
+            return 0
+        outcome = pruning.carry_out(plan.removal)
+        for removal in outcome.removed:
+            self._logger.info("Removed %s: %s.", removal.path, removal.reason)
+        for failure in outcome.failures:
+            self._logger.warning("Could not remove %s: %s", failure.path, failure.error)
+        return outcome.bytes_freed
