@@ -1,4 +1,4 @@
-"""What retention makes of real directories: what counts, what is left alone, what is read before anything goes."""
+"""What retention makes of directories: what counts, what is left alone, what is read before a file goes."""
 
 from __future__ import annotations
 
