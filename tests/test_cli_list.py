@@ -148,11 +148,11 @@ def test_sub_directories_are_listed_only_when_asked_for(
     make_checkpointer(save_dir=str(directory / "sub" / "deep")).save(make_checkpoint(), 1)
     assert [one["index"] for one in list_json(directory)] == [5]
     assert [one["path"] for one in list_json(directory, "--recursive")] == [
-        str(directory / "sub/deep/model_1.pt"),
         str(directory / "model_5.pt"),
+        str(directory / "sub/deep/model_1.pt"),
     ]
     shown = [cells(line)[-1] for line in list_(directory, "--recursive")[1].splitlines()]
-    assert shown == ["file", "sub/deep/model_1.pt", "model_5.pt"]
+    assert shown == ["file", "model_5.pt", "sub/deep/model_1.pt"]
 
 
 def test_a_linked_directory_is_not_entered(

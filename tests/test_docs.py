@@ -36,7 +36,7 @@ def test_each_command_of_the_tour_prints_what_the_readme_shows(
     shutil.copytree(repository / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     tour = blocks(repository, "console")
-    assert len(tour) == 8
+    assert len(tour) == 9
     for block in tour:
         command, _, shown = block.partition("\n")
         name, *arguments = shlex.split(command.removeprefix("$ "))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Annotated
+
+import typer
 
 from marlin_ckpt.cli import render
 from marlin_ckpt.cli.options import Directory, Extension, Json, Prefix, Recursive
 
-EXAMPLE = "Example: marlin-ckpt list checkpoints --recursive"
+EXAMPLE = "Example: marlin-ckpt list runs --recursive --best val_loss --since 7d"
 
 
 def list_(
@@ -15,21 +18,53 @@ def list_(
     prefix: Prefix = None,
     ext: Extension = "pt",
     recursive: Recursive = False,
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="KEY", help="index, age, size, name, or a metric's name.")
+    ] = "index",
+    best: Annotated[
+        str | None,
+        typer.Option(
+            "--best", metavar="METRIC[:min|max]", help="Only files that have the metric, the best first."
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="T", help="Only files of the last 12h or 7d, or since a day."),
+    ] = None,
+    spark: Annotated[
+        str | None, typer.Option("--spark", metavar="METRIC", help="Draw a metric over the index, too.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """List checkpoints in order of their index, with kind, size, age, metrics, and whether they are intact.
 
-    The data itself is not read: intact is what the container's directory tells.
+    With --recursive they are grouped by run. The data itself is not read: intact is what the container's
+    directory tells.
     """
-    from marlin_ckpt.archive import inspection
-    from marlin_ckpt.cli import documents
+    from marlin_ckpt.archive import arranging, inspection
+    from marlin_ckpt.cli import documents, inspections
     from marlin_ckpt.directory import catalog
 
+    now_s = time.time()
+    best_by = None if best is None else _best(best)
+    try:
+        since_s = None if since is None else arranging.since_s(since, now_s=now_s)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from error
     found = catalog.find(directory, prefix=prefix, extension=ext, recursive=recursive)
-    inspections = inspection.survey(found)
+    everything = inspection.survey(found)
+    for name, option in ((best_by and best_by[0], "--best"), (spark, "--spark"), (sort, "--sort")):
+        if name and everything and name not in arranging.KEYS and not arranging.has_metric(everything, name):
+            raise typer.BadParameter(f"no file in {directory} has a metric {name!r}", param_hint=option)
+    shown = arranging.arrange(everything, by=sort, best=best_by, since=since_s, by_run=recursive)
     if json:
-        render.document(
-            {"directory": directory, "checkpoints": [documents.inspection(one) for one in inspections]}
-        )
-    else:
-        render.inspections(inspections, directory, now_s=time.time())
+        render.document({"directory": directory, "checkpoints": [documents.inspection(one) for one in shown]})
+        return
+    inspections.table(shown, directory, now_s=now_s, by_run=recursive)
+    if spark is not None:
+        inspections.sparks(shown, spark)
+
+
+def _best(text: str) -> tuple[str, str]:
+    name, colon, mode = text.rpartition(":")
+    return (name, mode) if colon and name and mode in ("min", "max") else (text, "min")

@@ -10,11 +10,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
-from marlin_ckpt.cli.text import age, count, escape, metrics, size
+from marlin_ckpt.cli.text import count, escape, metrics, size
 from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError, StorageError
 
 if TYPE_CHECKING:
-    from marlin_ckpt.archive.inspection import Inspection
     from marlin_ckpt.checkpointer.starting import Start
     from marlin_ckpt.cli.live import LiveBar
     from marlin_ckpt.directory.pruning import Failure, Outcome, Plan
@@ -170,25 +169,6 @@ def table(headers: list[str], rows: list[list[str]], right: set[int]) -> None:
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         data("  ".join(cells).rstrip())
-
-
-_INTACT = {True: "yes", False: "no", None: "?"}
-
-
-def inspections(found: list[Inspection], directory: str, *, now_s: float) -> None:
-    """Prints the table of `list`."""
-    if not found:
-        talk(f"no checkpoints in {escape(directory)}")
-        return
-    rows = []
-    for one in found:
-        number = "-" if one.entry.index is None else str(one.entry.index)
-        gone_s = now_s - one.entry.modified_ns / 1e9
-        measured = metrics(one.manifest.metrics) if one.manifest else ""
-        intact = _INTACT[one.intact] + (f": {escape(one.reason)}" if one.reason else "")
-        shown = escape(os.path.relpath(one.entry.path, directory))
-        rows.append([number, str(one.kind), size(one.entry.size_bytes), age(gone_s), measured, intact, shown])
-    table(["index", "kind", "size", "age", "metrics", "intact", "file"], rows, {0, 2, 3})
 
 
 @contextlib.contextmanager

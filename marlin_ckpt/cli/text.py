@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 def escape(text: str) -> str:
@@ -62,3 +62,16 @@ def count(number: int, noun: str) -> str:
 def metrics(values: Mapping[str, float]) -> str:
     """Names and values in one cell."""
     return "  ".join(f"{escape(name)} {value:.4g}" for name, value in sorted(values.items()))
+
+
+def spark(values: Sequence[float], width: int = 40) -> str:
+    """Finite numbers as a line of blocks, of lower and higher ones; of many numbers evenly chosen ones."""
+    step = max(1.0, (len(values) - 1) / (width - 1))
+    count = min(len(values), width)
+    chosen = [values[round(number * step)] / 2 for number in range(count)]  # whose differences are finite
+    least, span = min(chosen), max(chosen) - min(chosen)
+    top = len(_BLOCKS) - 1
+    return "".join(_BLOCKS[round((value - least) / span * top) if span else 0] for value in chosen)
+
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
