@@ -27,6 +27,7 @@ REPORT_KEYS = {
     "files",
     "saves",
     "overhead",
+    "removed",
 }
 
 

@@ -16,14 +16,13 @@ from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer import about, space, tidying
-from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
+from marlin_ckpt.checkpointer.accounting import Accounting
 from marlin_ckpt.checkpointer.keeper import Keeper
 from marlin_ckpt.checkpointer.loading import Loader
 from marlin_ckpt.checkpointer.payload import checked_index, plain_metrics
-from marlin_ckpt.checkpointer.report import SaveReport
 from marlin_ckpt.checkpointer.restoring import Restoration
 from marlin_ckpt.checkpointer.saver import Job, Saver
-from marlin_ckpt.directory import catalog, lease, notes
+from marlin_ckpt.directory import catalog, lease
 from marlin_ckpt.directory.naming import FileName, Kind
 from marlin_ckpt.errors import (
     ArgumentsError,
@@ -38,7 +37,7 @@ from marlin_ckpt.storage.local import make_directory
 _LOGGER_NAME = "marlin_ckpt.checkpointer"
 
 
-class DefaultCheckpointer(AbstractCheckpointer):
+class DefaultCheckpointer(Accounting):
     """Saves to and loads from `{file_prefix}_{index}.{file_ext}` in directories of the local file system.
 
     A save is reported when the file is durable under its name; a kill at any instant leaves the files before
@@ -66,8 +65,6 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self.logger = logging.getLogger(_LOGGER_NAME)
         self._saves = 0
         self._swept: set[PathText] = set()
-        self._save_s: float | None = None
-        self._is_running = False
         self._saver = Saver(self.logger)
         self._keeper = Keeper(self.logger)
         self._obey()
@@ -193,28 +190,6 @@ class DefaultCheckpointer(AbstractCheckpointer):
         """
         if self.args.async_save and self.args.overlap:
             self._saver.register(*optimizers)
-
-    def overhead(self) -> float:
-        """The share of the time since this checkpointer was made that its saves have cost.
-
-        It is the time that training waited, and what the steps took longer while a save was under way.
-        """
-        return self._saver.pace.share()
-
-    def take_reports(self) -> list[SaveReport]:
-        """What became durable since this was last asked."""
-        reports = self._saver.reports
-        taken = [reports.popleft() for _ in range(len(reports))]
-        for one in taken:
-            if not one.is_model:
-                self._save_s = one.stall_s + one.copy_s + one.write_s + one.sync_s
-        if taken and self._is_running and self._save_s is not None:
-            notes.note_save(os.fspath(self.args.save_dir), self._save_s)
-        return taken
-
-    def usual_save_s(self) -> float | None:
-        """How long the last checkpoint into `save_dir` took until it was durable; None before the first."""
-        return notes.save_seconds(os.fspath(self.args.save_dir)) if self._save_s is None else self._save_s
 
     def check_space(
         self, state: Checkpoint, optimizers: Iterable[torch.optim.Optimizer], indices: int

@@ -5,19 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 
 from marlin_ckpt.archive.keeping import Keeping
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import pruning
+from marlin_ckpt.directory.pruning import Removal
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.keep import RetentionArguments
 
+_MOST_REMOVED = 1000  # that are remembered for somebody who may never ask
+
 
 class Keeper:
-    """Removes what the rules of one run do not keep, and knows which files the run has written itself."""
+    """Removes what the rules of one run do not keep, and knows which files the run has written itself.
+
+    Attributes:
+        removed: what has gone, the last ones of many.
+    """
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
+        self.removed: deque[Removal] = deque(maxlen=_MOST_REMOVED)
         self._keeping = Keeping()
         self._warned_of: set[str] = set()
 
@@ -61,6 +70,7 @@ class Keeper:
         outcome = pruning.carry_out(plan.removal)
         for removal in outcome.removed:
             self._logger.info("Removed %s: %s.", removal.path, removal.reason)
+            self.removed.append(removal)
         for failure in outcome.failures:
             self._logger.warning("Could not remove %s: %s", failure.path, failure.error)
         return outcome.bytes_freed

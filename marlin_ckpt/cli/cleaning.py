@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -126,7 +127,7 @@ def _table(decisions: tuple[Decision, ...], directory: str) -> None:
             size(one.candidate.size_bytes),
             one.candidate.run_id[:_RUN_LETTERS] or "-",
             escape("; ".join(one.reasons)),
-            escape(render.relative(one.candidate.path, directory)),
+            escape(os.path.relpath(one.candidate.path, directory)),
         ]
         for one in decisions
     ]

@@ -9,7 +9,7 @@ from marlin_ckpt.archive.inspection import Inspection
 from marlin_ckpt.archive.salvage import Salvage
 from marlin_ckpt.archive.verification import Verdict
 from marlin_ckpt.checkpointer.report import SaveReport
-from marlin_ckpt.directory.pruning import Outcome
+from marlin_ckpt.directory.pruning import Outcome, Removal
 from marlin_ckpt.directory.retention import Decision
 from marlin_ckpt.directory.trash import Returned
 
@@ -71,15 +71,19 @@ def salvage(found: Salvage, output: str) -> dict[str, Any]:
 
 def outcome(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool = False) -> dict[str, Any]:
     """The document of `clean --json`."""
-    removed = [{"path": one.path, "size_bytes": one.size_bytes, "reason": one.reason} for one in done.removed]
     return {
         "directory": directory,
         "dry_run": dry_run,
         "to_trash": to_trash,
-        "removed": removed,
+        "removed": [removal(one) for one in done.removed],
         "failed": [{"path": one.path, "error": one.error} for one in done.failures],
         "bytes_freed": 0 if to_trash else done.bytes_freed,
     }
+
+
+def removal(one: Removal) -> dict[str, Any]:
+    """One file that has gone, or would."""
+    return {"path": one.path, "size_bytes": one.size_bytes, "reason": one.reason}
 
 
 def decision(one: Decision) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from typing import TYPE_CHECKING
 
 from marlin_ckpt.archive.arranging import metric, run_of
@@ -39,7 +40,7 @@ def _row(one: Inspection, directory: str, now_s: float) -> list[str]:
         age(now_s - one.entry.modified_ns / 1e9),
         metrics(one.manifest.metrics) if one.manifest else "",
         _INTACT[one.intact] + (f": {escape(one.reason)}" if one.reason else ""),
-        escape(render.relative(one.entry.path, directory)),
+        escape(os.path.relpath(one.entry.path, directory)),
     ]
 
 

@@ -18,6 +18,7 @@ from marlin_ckpt.training.preemption import Preempted
 if TYPE_CHECKING:
     from marlin_ckpt.checkpointer.report import SaveReport
     from marlin_ckpt.checkpointer.starting import Start
+    from marlin_ckpt.directory.pruning import Removal
     from marlin_ckpt.training.trainer import Trainer
 
 
@@ -102,6 +103,7 @@ class RunProgress:
         """The document that `--json` prints and that the table shows."""
         overhead = trainer.checkpointer.overhead()
         files = [inspection.inspect(entry) for path in self._saved if (entry := catalog.entry(path))]
+        removed: list[Removal] = getattr(trainer.checkpointer, "removed", list)()  # not every one removes
         return {
             "run_id": getattr(trainer.checkpointer, "run_id", None),
             "resumed_from": start.resumes_from or None,
@@ -110,6 +112,7 @@ class RunProgress:
             "seconds": round(time.monotonic() - self._began_s, 3),
             "metrics": self._metrics,
             "files": [documents.inspection(one) for one in files],
+            "removed": [documents.removal(one) for one in removed],
             "saves": [documents.save(one) for one in self._saves],
             "overhead": None if overhead is None else round(overhead, 6),
         }

@@ -109,6 +109,13 @@ def document(value: Any) -> None:
     data(json.dumps(json_ready(value), indent=2))
 
 
+def only_warnings() -> None:
+    """Keeps the library's log from saying what went as it should."""
+    for handler in logging.getLogger("marlin_ckpt").handlers:
+        if isinstance(handler, LogHandler):
+            handler.setLevel(logging.WARNING)
+
+
 class LogHandler(logging.Handler):
     """Shows the library's log as talk."""
 
@@ -236,11 +243,6 @@ def removed(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool) -> 
         talk("hint: clean --undo brings them back, clean --empty-trash frees the space")
 
 
-def relative(path: str, directory: str) -> str:
-    """A path as it is within a directory."""
-    return os.path.relpath(path, directory)
-
-
 def announce_start(start: Start, *, quiet: bool) -> None:
     """Says what a run continues from, and warns of what it will delete or replace."""
     where = escape(start.save_dir)
@@ -286,6 +288,9 @@ def run_table(report: dict[str, Any]) -> None:
     if rows:
         table(["index", "kind", "size", "metrics", "file"], rows, {0, 2})
     epochs, steps = count(report["epochs"], "epoch"), count(report["global_steps"], "step")
-    wrote = f"{count(len(files), 'file')} written, {size(sum(one['size_bytes'] for one in files))}"
+    gone = report["removed"]
+    total = sum(one["size_bytes"] for one in [*files, *gone])
+    wrote = f"{count(len(files) + len(gone), 'file')} written, {size(total)}"
+    wrote += f", {len(gone)} of them removed" if gone else ""
     share = "" if report["overhead"] is None else f"; saves cost {report['overhead']:.1%} of the time"
     talk(f"run {report['run_id']}: {epochs}, {steps}, {report['seconds']:.1f} s; {wrote}{share}")

@@ -57,6 +57,8 @@ def train(
     from marlin_ckpt.directory import notes
     from marlin_ckpt.training import preemption
 
+    if quiet:
+        render.only_warnings()
     settings = read_config(config, overrides or ())
     checkpointer, trainer_args = settings.checkpointer, settings.trainer
     checkpointer.check_space = checkpointer.check_space and not no_space_check
