@@ -213,3 +213,33 @@ def test_a_worker_outlives_a_strangers_sigterm_and_obeys_its_loaders():
     worker.terminate()
     worker.join(30)
     assert worker.exitcode == 0
+
+
+_DIES_HOLDING_A_LOCK = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from torch.utils.data import DataLoader
+from marlin_ckpt.training import workers
+loader = DataLoader(range(1000), num_workers=2)
+workers.prepare(loader)
+batches = iter(loader)
+next(batches)
+batches._workers_done_event._cond.acquire()
+print("dies", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_workers_of_a_trainer_that_was_killed_while_it_ended_them_end_too(repository):
+    # Else they would wait for ever for a lock of its, and hold its output open.
+    script = _DIES_HOLDING_A_LOCK.format(tests=os.fspath(repository / "tests"))
+    environment = {**os.environ, "PYTHONPATH": os.fspath(repository)}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "dies\n"), done.stderr

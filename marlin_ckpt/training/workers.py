@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -11,6 +12,8 @@ from typing import Any
 from torch.utils.data import DataLoader, get_worker_info
 
 from marlin_ckpt.training import rng
+
+_LOOK_S = 2.0
 
 
 class _Seeding:
@@ -38,10 +41,18 @@ class _Seeding:
         rng.seed_all(rng.derived(self._seed, self._next))
 
 
-def _obey_parent(parent: int) -> None:
-    """Takes each SIGTERM, and ends the process for that of the loader itself."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        continue
+def _obey_parent() -> None:
+    """Takes each SIGTERM; ends the process for that of the loader itself, and when its trainer has died.
+
+    torch's worker looks for its trainer too, but a trainer that was killed in the middle of ending its loader
+    has taken a lock with it for which the worker then waits for ever, and holds memory and pipes.
+    """
+    trainer, parent = multiprocessing.parent_process(), os.getppid()  # two where a server forks the workers
+    if trainer is None:
+        return
+    told = None
+    while trainer.is_alive() and os.getppid() == parent and (told is None or told.si_pid != trainer.pid):
+        told = signal.sigtimedwait({signal.SIGTERM}, _LOOK_S)
     os._exit(0)
 
 
@@ -57,7 +68,7 @@ class _Beginning:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_obey_parent, daemon=True).start()
         if self.users is not None:
             self.users(worker)
         if self._seeding is not None:
