@@ -83,7 +83,7 @@ class Keeping:
             run_id: only checkpoints of this run; None: of all, each for itself.
             recursive: sub-directories too.
             verify: what is read whole before anything goes; what fails there counts as corrupt.
-            pinned: real paths of files that stay, each with the reason.
+            pinned: paths of files that stay, each with the reason.
 
         Raises:
             CheckpointNotFoundError: there is no such directory.
@@ -145,7 +145,7 @@ class Keeping:
             self._proven.add(seen)
         return {}
 
-    def _candidate(self, entry: Entry, run_id: str | None, stay: Mapping[str, str]) -> Candidate:
+    def _candidate(self, entry: Entry, run_id: str | None, stay: Mapping[tuple[int, int], str]) -> Candidate:
         seen = _seen(entry)
         if seen not in self._inspections:
             self._inspections[seen] = inspect(entry)
@@ -159,7 +159,7 @@ class Keeping:
             metrics=about.metrics if about else {},
             run_id=about.run_id if about else "",
             apart=_apart(found, run_id),
-            pinned=stay.get(os.path.realpath(entry.path), "") if stay else "",
+            pinned=stay.get(entry.inode, ""),
         )
 
     def _forget_all_but(self, entries: Iterable[Entry]) -> None:
@@ -185,14 +185,14 @@ def _apart(found: Inspection, run_id: str | None) -> str:  # noqa: PLR0911 - a t
     return "of no known run" if about is None else f"of another run, {about.run_id}"
 
 
-def _pins(directory: str, pinned: Mapping[str, str], *, recursive: bool) -> dict[str, str]:
+def _pins(directory: str, pinned: Mapping[str, str], *, recursive: bool) -> dict[tuple[int, int], str]:
+    """Why files stay, by device and inode."""
     try:
         links = catalog.link_targets(directory, recursive=recursive)
     except OSError as error:
         raise StorageError.of("cannot read the directory", directory, error) from error
-    return {target: f"{os.path.relpath(link, directory)} links to it" for target, link in links.items()} | {
-        os.path.realpath(path): reason for path, reason in pinned.items()
-    }
+    stay = {inode: f"{os.path.relpath(link, directory)} links to it" for inode, link in links.items()}
+    return stay | {entry.inode: why for path, why in pinned.items() if (entry := catalog.entry(path))}
 
 
 def _time_s(entry: Entry, created: str) -> float:

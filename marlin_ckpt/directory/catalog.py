@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
@@ -96,14 +97,19 @@ def find(
     return sorted(found, key=_order)
 
 
-def link_targets(directory: PathText, *, recursive: bool = False) -> dict[str, str]:
-    """Where the symbolic links in a directory lead: by the real path of the target, the path of a link to it.
+def link_targets(directory: PathText, *, recursive: bool = False) -> dict[tuple[int, int], str]:
+    """Where symbolic links in a directory lead: by the target's device and inode, the path of a link to it.
 
     Raises:
         OSError: the directory cannot be read.
     """
-    links = (file.path for file in walk(os.fspath(directory), recursive=recursive) if file.is_symlink())
-    return {os.path.realpath(link): link for link in sorted(links, reverse=True)}
+    links = sorted(file.path for file in walk(os.fspath(directory), recursive=recursive) if file.is_symlink())
+    targets = {}
+    for link in reversed(links):
+        with contextlib.suppress(OSError):  # it leads nowhere
+            status = os.stat(link)
+            targets[status.st_dev, status.st_ino] = link
+    return targets
 
 
 def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = False) -> list[Entry]:

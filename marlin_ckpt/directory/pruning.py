@@ -166,7 +166,8 @@ def plan_files(
         identity, why = doomed.get(path, ((), ""))
         return why if identity == descent.file_identity(status) else ""
 
-    return _plan(directory, reason, recursive=recursive)
+    text = os.fspath(directory).rstrip("/") or "/"
+    return _plan(directory, reason, recursive=recursive) if doomed else Plan(text, ())
 
 
 def _left_behind(directory_fd: int, name: str) -> str:
