@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import logging
+import mmap
 import os
 import subprocess
 import sys
@@ -159,6 +160,34 @@ def test_a_forked_child_neither_waits_for_the_parents_save_nor_is_told_of_it(tmp
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     gate.opened.set()
     one.close()
+
+
+def test_a_forked_child_that_lets_go_of_the_memory_for_copies_lets_go_of_nothing_else():
+    arena = staging.Arena()
+    size = len(arena.room(1 << 20))
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            own = [mmap.mmap(-1, size) for _ in range(50)]  # would fill a hole where the memory is not there
+            arena.free()
+            for one in own:
+                one[size - 1] = 1
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_what_a_copy_is_made_into_is_not_copied_at_a_fork():
+    arena = staging.Arena()
+    room = arena.room(1 << 20)
+    room[:4] = b"told"
+    child = os.fork()
+    if not child:
+        os._exit(bytes(room[:4]) != bytes(4))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert bytes(room[:4]) == b"told"
 
 
 def test_a_checkpointer_that_is_dropped_leaves_no_hook_behind(tmp_path):

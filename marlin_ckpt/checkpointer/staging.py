@@ -27,6 +27,7 @@ from marlin_ckpt.errors import StorageError
 _TASK_BYTES = 4 << 20  # copied between two looks at what is left
 _PATIENCE_S = 5.0  # with a caller who neither steps nor waits: an evaluation may last an hour
 _LOOK_AGAIN_S = 0.05  # whether the caller is still there
+_MADV_WIPEONFORK = 18  # madvise(2), Linux 4.14; the module mmap does not name it
 
 
 class Copy(NamedTuple):
@@ -76,7 +77,7 @@ class Arena:
         Raises:
             StorageError: ENOMEM, there is not so much.
         """
-        is_inherited = self._process != os.getpid()  # and so not there: see below
+        is_inherited = self._process != os.getpid()  # without its content: see below
         if self._memory is None or size_bytes > self.size_bytes or is_inherited:
             self.free()
             self._process = os.getpid()
@@ -89,8 +90,10 @@ class Arena:
                 raise _no_memory(size_bytes, str(error)) from error
             with contextlib.suppress(OSError, AttributeError):
                 # After a fork each page would be copied once more by the first write to it, or cost a fault
-                # at least: a data loader's workers would make each copy take three times as long.
-                self._memory.madvise(mmap.MADV_DONTFORK)
+                # at least: a data loader's workers would make each copy take three times as long. They see
+                # zeros instead. Were the memory not there at all (MADV_DONTFORK), something else of theirs
+                # would come to lie in its place, and go with it when they let go of this object.
+                self._memory.madvise(_MADV_WIPEONFORK)
             self.size_bytes = size_bytes
         if is_pinned and self._pinned is None:
             address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
