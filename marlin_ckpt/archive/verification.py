@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from marlin_ckpt.archive import reader
 from marlin_ckpt.archive.transfer import OnBytes, read_records
+from marlin_ckpt.archive.weights import read_header
 from marlin_ckpt.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
@@ -20,9 +18,6 @@ from marlin_ckpt.errors import (
     UnknownFormatError,
 )
 from marlin_ckpt.storage.local import opened
-
-_LARGEST_HEADER = 100 << 20  # of a safetensors file, by its specification
-_FREE_PARTS = 1_000_000  # of a header's JSON, beyond those that its tensors need
 
 # What verify looks for in a directory.
 EXTENSIONS = ("bin", "ckpt", "pt", "pth", "safetensors")
@@ -128,44 +123,10 @@ def _why_unverifiable(fd: int, path: str, on_bytes: OnBytes) -> str:
     if kind == "legacy":
         return "a legacy torch file, which has no checksums: it cannot be verified"
     if kind == "a safetensors file":
-        _check_safetensors(fd, path)
+        read_header(fd, path)
         return "the structure holds; safetensors files have no checksums"
     container = reader.read_container(fd, path)
     if not reader.has_checksums(container):
         return "saved without checksums"
     read_records(fd, container, on_bytes=on_bytes)
     return ""
-
-
-def _check_safetensors(fd: int, path: str) -> None:
-    """Checks the structure that the format's specification demands: header, offsets without holes, length.
-
-    Source: the section "Format" of the safetensors README.
-    """
-    size = os.fstat(fd).st_size
-    (length,) = struct.unpack("<Q", os.pread(fd, 8, 0))
-    if not 2 <= length <= min(_LARGEST_HEADER, size - 8):  # noqa: PLR2004 - of "{}"
-        raise CorruptCheckpointError("truncated: the safetensors header does not fit the file", path)
-    text = os.pread(fd, length, 8)
-    if sum(map(text.count, (b"[", b"{", b","))) > _FREE_PARTS + len(text) // 8:
-        what = "the safetensors header holds more than its tensors need, and would fill the memory"
-        raise CorruptCheckpointError(what, path)
-    try:
-        header = json.loads(text)
-        spans = sorted(_span(value) for name, value in header.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise CorruptCheckpointError("the safetensors header is damaged", path) from error
-    end = 0
-    for start, stop in spans:
-        if start != end or stop < start:
-            raise CorruptCheckpointError("the safetensors offsets overlap or leave a hole", path)
-        end = stop
-    if 8 + length + end != size:
-        raise CorruptCheckpointError(
-            "truncated or too long: the safetensors data does not fit the file", path
-        )
-
-
-def _span(value: Any) -> tuple[int, int]:
-    start, stop = value["data_offsets"]
-    return int(start), int(stop)

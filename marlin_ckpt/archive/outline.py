@@ -1,0 +1,155 @@
+"""What a file holds, without torch, without running any of it, and without reading a tensor's data."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from marlin_ckpt.archive import legacy, reader, weights
+from marlin_ckpt.archive.manifest import Manifest
+from marlin_ckpt.archive.permissions import imported_name
+from marlin_ckpt.archive.reader import Container
+from marlin_ckpt.archive.stubs import Counted, ExcessError, Reader
+from marlin_ckpt.archive.tensor import Tensor
+from marlin_ckpt.archive.transfer import read_record
+from marlin_ckpt.archive.tree import MOST_NODES, Builder, Kind, Node
+from marlin_ckpt.archive.views import View
+from marlin_ckpt.errors import (
+    BadFileError,
+    CorruptCheckpointError,
+    NotACheckpointError,
+    StorageError,
+    UnsafeCheckpointError,
+)
+
+__all__ = ["Kind", "Node", "Outline", "Tensor", "read_outline"]
+
+_MOST_PICKLE_BYTES = 128 << 20  # a state of 50,000 tensors has a tenth of that
+_MOST_READS = 1_000_000
+_READS_A_RECORD = 60  # of the pickle, for each tensor with its name, its sizes and what it is made by
+_NODES_A_RECORD = 40
+_LONGEST_ORDER = 16  # bytes of the record `byteorder`, which says little or big
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a file holds.
+
+    Attributes:
+        path: the file.
+        format: `zip`, `legacy` (torch before 1.6) or `safetensors`.
+        size_bytes: the file's length.
+        manifest: ours, or None in a file by another tool.
+        root: the tree.
+        tensors: in the file's order; one that stands in several places is there for each.
+        imports: `module.name` of all that unpickling would import, sorted, in the names of Python 3.
+    """
+
+    path: str
+    format: str
+    size_bytes: int
+    manifest: Manifest | None
+    root: Node
+    tensors: tuple[Tensor, ...]
+    imports: tuple[str, ...]
+
+
+def read_outline(fd: int, path: str) -> Outline:
+    """Reads the structure and the pickle, or the header, and nothing else.
+
+    Args:
+        fd: the open file.
+        path: its name, for messages.
+
+    Raises:
+        CorruptCheckpointError: bytes are missing or changed, or the pickle cannot be read.
+        NotACheckpointError: it is something else.
+        UnknownFormatError: a newer marlin-ckpt wrote it.
+        UnsafeCheckpointError: the pickle would cost more than a state does.
+        StorageError: it cannot be read.
+    """
+    kind = reader.what_it_is(fd)
+    try:
+        if kind == "a safetensors file":
+            return _of_safetensors(fd, path)
+        return _of_legacy(fd, path) if kind == "legacy" else _of_zip(fd, path)
+    except BadFileError:
+        raise
+    except ExcessError as error:
+        raise UnsafeCheckpointError(f"refused: its pickle holds {error}", path) from error
+    except OSError as error:
+        raise StorageError.of("cannot read", path, error) from error
+    except MemoryError as error:
+        raise StorageError("not enough memory to look into the file", path) from error
+    except Exception as error:
+        # A pickle that lies raises anything.
+        what = f"cannot be unpickled: {str(error)[:200] or type(error).__name__}"
+        raise CorruptCheckpointError(what, path) from error
+
+
+def _of_zip(fd: int, path: str) -> Outline:
+    container = reader.read_container(fd, path)
+    records = {record.name: record for record in container.records}
+    if any(name.endswith("/constants.pkl") for name in records):
+        raise NotACheckpointError("not a checkpoint but a TorchScript archive", path)
+    record = next(one for name, one in records.items() if name.partition("/")[2] == "data.pkl")
+    if record.size > _MOST_PICKLE_BYTES:
+        raise ExcessError(f"{record.size} bytes")
+    pickled = read_record(fd, container, record)
+    unpickler = Reader(
+        Counted(pickled, _MOST_READS + _READS_A_RECORD * len(records)),
+        encoding="utf-8",
+        errors="surrogateescape",
+    )
+    state = unpickler.load()
+    archive = record.name.partition("/")[0]
+    order = _byteorder(fd, container, f"{archive}/byteorder")
+
+    def make_tensor(name: str, view: View) -> Tensor:
+        key = view.storage.key
+        data = records.get(f"{archive}/data/{key}")
+        start = container.data_offsets[data.name] if data else 0
+        return _tensor(name, view, start, data.size if data else 0, order)
+
+    builder = Builder(make_tensor, MOST_NODES + _NODES_A_RECORD * len(records))
+    root = builder.build(state)
+    size = os.fstat(fd).st_size
+    imports = sorted({imported_name(*name) for name in unpickler.names})
+    return Outline(path, "zip", size, container.manifest, root, tuple(builder.tensors), tuple(imports))
+
+
+def _byteorder(fd: int, container: Container, name: str) -> str:
+    """How the elements lie; torch before 2.1 did not say, and wrote them as its machine had them."""
+    for record in container.records:
+        if record.name == name and record.size <= _LONGEST_ORDER:
+            return "big" if read_record(fd, container, record) == b"big" else "little"
+    return "little"
+
+
+def _of_legacy(fd: int, path: str) -> Outline:
+    size = os.fstat(fd).st_size
+    found = legacy.read_legacy(fd, _MOST_READS)
+
+    def make_tensor(name: str, view: View) -> Tensor:
+        return _tensor(name, view, *found.places.get(view.storage.key, (0, 0)))
+
+    builder = Builder(make_tensor)
+    root = builder.build(found.state)
+    imports = sorted({imported_name(*name) for name in found.names})
+    return Outline(path, "legacy", size, None, root, tuple(builder.tensors), tuple(imports))
+
+
+def _tensor(name: str, view: View, start: int, size: int, order: str = "little") -> Tensor:
+    key = view.storage.key
+    return Tensor(name, view.dtype, view.shape, view.stride, view.offset, key, start, size, order)
+
+
+def _of_safetensors(fd: int, path: str) -> Outline:
+    header = weights.read_header(fd, path)
+    tensors = weights.tensors(header, path)
+    root = Node("", Kind.MAPPING)
+    if header.metadata:
+        texts = [Node(key, Kind.VALUE, value=text) for key, text in header.metadata.items()]
+        root.children.append(Node("__metadata__", Kind.MAPPING, children=texts))
+    root.children += [Node(tensor.name, Kind.TENSOR, tensor=tensor) for tensor in tensors]
+    return Outline(path, "safetensors", os.fstat(fd).st_size, None, root, tuple(tensors), ())
