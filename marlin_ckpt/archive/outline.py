@@ -147,9 +147,9 @@ def _tensor(name: str, view: View, start: int, size: int, order: str = "little")
 def _of_safetensors(fd: int, path: str) -> Outline:
     header = weights.read_header(fd, path)
     tensors = weights.tensors(header, path)
-    root = Node("", Kind.MAPPING)
+    nodes = [Node(tensor.name, Kind.TENSOR, tensor=tensor) for tensor in tensors]
     if header.metadata:
         texts = [Node(key, Kind.VALUE, value=text) for key, text in header.metadata.items()]
-        root.children.append(Node("__metadata__", Kind.MAPPING, children=texts))
-    root.children += [Node(tensor.name, Kind.TENSOR, tensor=tensor) for tensor in tensors]
+        nodes.insert(0, Node("__metadata__", Kind.MAPPING, children=texts))
+    root = Node("", Kind.MAPPING, children=nodes)
     return Outline(path, "safetensors", os.fstat(fd).st_size, None, root, tuple(tensors), ())

@@ -6,10 +6,13 @@ import copyreg
 import io
 import pickle
 import struct
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 MOST_READS = 2_000_000  # each opcode may make an object of 64 times its length
+_MOST_ALIKE = 1_000  # keys of one hash, each of which is compared with those before
+_SMALL_INTEGERS = 2**61 - 1  # below it no two have the same hash; sys.hash_info.modulus
 _MOST_NAMES = 20_000  # each becomes a class, of a kilobyte
 
 
@@ -147,6 +150,7 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - see below
     def __init__(self, file: Any, *, encoding: str = "ASCII", errors: str = "strict") -> None:
         super().__init__(file, encoding=encoding, errors=errors)
         self.names: dict[tuple[str, str], type[Stub]] = {}
+        self._hashes: Counter[tuple[int, int]] = Counter()
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         """The class that stands for a name."""
@@ -171,22 +175,22 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - see below
 
     def load_setitem(self) -> None:
         """Sets one item, unless hashing its key may never end."""
-        self._check_keys(self.stack[-2:-1])  # type: ignore[attr-defined]
+        self._check_keys(self.stack[-2:-1], *self.stack[-3:-2])  # type: ignore[attr-defined]
         super().load_setitem()  # type: ignore[misc]
 
     def load_setitems(self) -> None:
         """Sets items, unless hashing their keys may never end."""
-        self._check_keys(self.stack[::2])  # type: ignore[attr-defined]
+        self._check_keys(self.stack[::2], *self.metastack[-1][-1:])  # type: ignore[attr-defined]
         super().load_setitems()  # type: ignore[misc]
 
     def load_additems(self) -> None:
         """Adds to a set, unless hashing the items may never end."""
-        self._check_keys(self.stack)  # type: ignore[attr-defined]
+        self._check_keys(self.stack, *self.metastack[-1][-1:])  # type: ignore[attr-defined]
         super().load_additems()  # type: ignore[misc]
 
     def load_frozenset(self) -> None:
         """Makes a frozen set, unless hashing the items may never end."""
-        self._check_keys(self.stack)  # type: ignore[attr-defined]
+        self._check_keys(self.stack, self.stack)  # type: ignore[attr-defined]
         super().load_frozenset()  # type: ignore[misc]
 
     def load_bytearray8(self) -> None:
@@ -201,13 +205,19 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - see below
     dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.FRAME[0]] = load_frame
 
-    @staticmethod
-    def _check_keys(keys: list[Any]) -> None:
-        # The hash of a tuple in a million others ends the process, that of 2^40 shared ones never ends.
+    def _check_keys(self, keys: list[Any], target: Any) -> None:
+        # The hash of a tuple in a million others ends the process, that of 2^40 shared ones never ends, and
+        # so do a million keys of one hash.
         for key in keys:
+            if type(key) is str or (type(key) is int and -_SMALL_INTEGERS < key < _SMALL_INTEGERS):
+                continue
             parts = key if isinstance(key, tuple) else (key,)
             if any(isinstance(part, (tuple, frozenset)) for part in parts):
                 raise pickle.UnpicklingError("a nested key")
+            number = id(target), hash(key)
+            self._hashes[number] += 1
+            if self._hashes[number] > _MOST_ALIKE:
+                raise ExcessError("keys of one hash")
 
     def persistent_load(self, pid: Any) -> Any:
         """The storage that torch wrote a reference to."""

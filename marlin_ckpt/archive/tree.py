@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -11,7 +11,7 @@ from marlin_ckpt.archive.stubs import ExcessError, Stub
 from marlin_ckpt.archive.tensor import Tensor
 from marlin_ckpt.archive.views import View, is_name, view_of
 
-MOST_NODES = 400_000  # a state of 50,000 tensors has fewer
+MOST_NODES = 300_000  # a state of 50,000 tensors has fewer
 _MOST_REPEATS = 20_000  # of the nodes in containers that stand in several places
 _MOST_DEPTH = 200  # a module pickled whole has three levels for each of its own
 _MOST_TEXT = 32 << 20  # bytes of names, of which few bytes of a pickle can make very many
@@ -55,7 +55,7 @@ class Node:
     label: str = ""
     value: Any = None
     tensor: Tensor | None = None
-    children: list[Node] = field(default_factory=list)
+    children: Sequence[Node] = ()
 
 
 MakeTensor = Callable[[str, View], Tensor]
@@ -63,7 +63,7 @@ MakeTensor = Callable[[str, View], Tensor]
 
 @dataclass(slots=True)
 class _Frame:
-    node: Node
+    children: list[Node]
     path: str
     parts: Iterator[tuple[str, Any]]
     identity: int
@@ -107,7 +107,7 @@ class Builder:
                 self._on_path.discard(frame.identity)
                 self._open.pop()
             else:
-                frame.node.children.append(self._node(found[0], frame.path, found[1]))
+                frame.children.append(self._node(found[0], frame.path, found[1]))
         return root
 
     def _joined(self, path: str, key: str) -> str:
@@ -160,10 +160,14 @@ class Builder:
         else:
             self._seen.add(id(value))
             self._on_path.add(id(value))
-            self._open.append(_Frame(node, path, parts, id(value), is_repeated))
+            children: list[Node] = []
+            node.children = children
+            self._open.append(_Frame(children, path, parts, id(value), is_repeated))
 
     def _is_plain(self, value: Any) -> bool:
         """Whether a list is of plain values alone, and so one value, as a list of learning rates is."""
+        if not value:
+            return True
         if id(value) not in self._plain:
             self._plain[id(value)] = all(
                 type(part) in PLAIN and (type(part) is not int or part.bit_length() <= _LONGEST_INTEGER)
