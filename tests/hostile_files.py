@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 import hostile_pickles as pickles
+from hostile_outlines import outlines
 from hostile_zips import CORRUPT, MEGABYTE, Entry, Hostile, entries, manifests, zipped, zips
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -184,7 +185,7 @@ def names() -> list[Hostile]:
 
 def make_all(directory: str, groups: set[str]) -> list[dict[str, object]]:
     """Makes the files of some groups, and lists them."""
-    made = [*from_pickles(), *zips(), *manifests(), *weights(), *nodes(), *names()]
+    made = [*from_pickles(), *zips(), *manifests(), *weights(), *nodes(), *names(), *outlines()]
     listed = []
     for number, one in enumerate(made):
         if one.group not in groups:

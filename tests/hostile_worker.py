@@ -100,6 +100,11 @@ def calls(path: str, config: str) -> dict[str, list[str]]:
         "verify --json": ["verify", path, "--json"],
         "clean": ["clean", directory, "--dry-run"],
         "load": [],
+        "show": ["show", path],
+        "show --json": ["show", path, "--json", "--stats", "*"],
+        "show --stats": ["show", path, "--stats", "*"],
+        "show --tensors": ["show", path, "--tensors", "*", "--sort", "size"],
+        "show --depth": ["show", path, "--depth", "1000", "--sort", "name"],
         "train": train,
     }
 

@@ -67,6 +67,18 @@ def test_list_runs_without_torch(without, directory):
     assert (table.returncode, len(table.stdout.splitlines()), table.stderr) == (0, 5, "")
 
 
+def test_show_runs_without_torch_and_without_numpy_but_for_figures(without, directory):
+    for name in ("model_1.pt", "other_2.pt", "legacy_3.pt"):
+        for options in ([], ["--json"], ["--tensors", "*"], ["--depth", "3"]):
+            ended = without("torch,numpy,rich,yaml", "show", directory / name, *options)
+            assert ended.returncode == 0, ended.stderr
+            assert "Traceback" not in ended.stderr
+    ended = without("torch", "show", directory / "model_1.pt", "--stats", "*weight", "--json")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    (figures,) = json.loads(ended.stdout)["stats"]
+    assert (figures["min"], figures["max"], sum(figures["histogram"])) == (1, 1, 64)
+
+
 def test_clean_runs_without_torch(without, directory):
     assert without("torch", "clean", directory, "--dry-run").returncode == 0
     ended = without("torch", "clean", directory, "--json")

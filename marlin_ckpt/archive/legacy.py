@@ -8,6 +8,7 @@ torch/csrc/serialization.cpp.
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import struct
@@ -15,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from marlin_ckpt.archive.dtypes import STORAGES, dtype
-from marlin_ckpt.archive.stubs import Counted, Reader, Storage
+from marlin_ckpt.archive.stubs import Reader, Storage
 from marlin_ckpt.archive.views import is_name
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
+_FEW = 1_000  # opcodes of the pickles that torch itself makes up
 _MOST_BYTES = 128 << 20  # of the pickles, as many as they may have in a zip
 _PIECE_BYTES = 1 << 20
 _PROTOCOL_VERSION = 1001  # torch.serialization.PROTOCOL_VERSION
@@ -39,11 +41,11 @@ class Legacy:
     names: frozenset[tuple[str, str]]
 
 
-class _Window(Counted):
+class _Window(io.BytesIO):
     """The beginning of a file, of which more is read when it is asked for."""
 
-    def __init__(self, fd: int, reads: int) -> None:
-        super().__init__(b"", reads)
+    def __init__(self, fd: int) -> None:
+        super().__init__()
         self._fd, self._end = fd, 0
         self._limit = min(os.fstat(fd).st_size, _MOST_BYTES)
 
@@ -77,8 +79,8 @@ class _Window(Counted):
 class _Reader(Reader):
     """Reads a pickle whose storages follow it."""
 
-    def __init__(self, file: Any) -> None:
-        super().__init__(file, encoding="utf-8", errors="surrogateescape")
+    def __init__(self, file: Any, opcodes: int) -> None:
+        super().__init__(file, encoding="utf-8", errors="surrogateescape", opcodes=opcodes)
         self.storages: dict[str, Storage] = {}
 
     def persistent_load(self, pid: Any) -> Any:
@@ -90,22 +92,22 @@ class _Reader(Reader):
         return found
 
 
-def read_legacy(fd: int, reads: int) -> Legacy:
+def read_legacy(fd: int, opcodes: int) -> Legacy:
     """Reads the pickles and finds the storages.
 
     Args:
         fd: the open file.
-        reads: how many opcodes the pickles may have.
+        opcodes: how many the pickle of the state may have.
 
     Raises:
         ExcessError: they have more.
         Exception: of a file that lies, whatever its opcodes meet.
     """
-    window = _Window(fd, reads)
-    magic, protocol, _ = (Reader(window).load() for _ in range(3))
+    window = _Window(fd)
+    magic, protocol, _ = (Reader(window, opcodes=_FEW).load() for _ in range(3))
     if magic != _MAGIC or protocol != _PROTOCOL_VERSION:
         raise pickle.UnpicklingError("not of the protocol that torch wrote")
-    reader = _Reader(window)
+    reader = _Reader(window, opcodes)
     state = reader.load()
     keys = Reader(window, encoding="utf-8").load()
     if not isinstance(keys, list):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from marlin_ckpt.archive import legacy, reader, weights
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.archive.permissions import imported_name
 from marlin_ckpt.archive.reader import Container
-from marlin_ckpt.archive.stubs import Counted, ExcessError, Reader
+from marlin_ckpt.archive.stubs import MOST_OPCODES, ExcessError, Reader
 from marlin_ckpt.archive.tensor import Tensor
 from marlin_ckpt.archive.transfer import read_record
 from marlin_ckpt.archive.tree import MOST_NODES, Builder, Kind, Node
@@ -25,9 +27,11 @@ from marlin_ckpt.errors import (
 __all__ = ["Kind", "Node", "Outline", "Tensor", "read_outline"]
 
 _MOST_PICKLE_BYTES = 128 << 20  # a state of 50,000 tensors has a tenth of that
-_MOST_READS = 1_000_000
-_READS_A_RECORD = 60  # of the pickle, for each tensor with its name, its sizes and what it is made by
-_NODES_A_RECORD = 40
+_MORE_OPCODES = 1_000_000  # of a long pickle, a quarter of its length at most: a vocabulary takes so many
+_OPCODES_A_TENSOR = 40  # for its name, its sizes and what it is made by
+_NODES_A_TENSOR = 20  # for those of the optimizer's state that belong to it
+_LEAST_TENSOR = 256  # bytes of a legacy file for each tensor, with its part of the pickle
+_MOST_LEGACY = 20_000  # tensors of a legacy file
 _LONGEST_ORDER = 16  # bytes of the record `byteorder`, which says little or big
 
 
@@ -43,6 +47,7 @@ class Outline:
         root: the tree.
         tensors: in the file's order; one that stands in several places is there for each.
         imports: `module.name` of all that unpickling would import, sorted, in the names of Python 3.
+        numpy_types: the codes of the numpy dtypes in it, `f8`, sorted.
     """
 
     path: str
@@ -52,6 +57,7 @@ class Outline:
     root: Node
     tensors: tuple[Tensor, ...]
     imports: tuple[str, ...]
+    numpy_types: tuple[str, ...] = ()
 
 
 def read_outline(fd: int, path: str) -> Outline:
@@ -96,11 +102,8 @@ def _of_zip(fd: int, path: str) -> Outline:
     if record.size > _MOST_PICKLE_BYTES:
         raise ExcessError(f"{record.size} bytes")
     pickled = read_record(fd, container, record)
-    unpickler = Reader(
-        Counted(pickled, _MOST_READS + _READS_A_RECORD * len(records)),
-        encoding="utf-8",
-        errors="surrogateescape",
-    )
+    opcodes = MOST_OPCODES + min(len(pickled) // 4, _MORE_OPCODES) + _OPCODES_A_TENSOR * len(records)
+    unpickler = Reader(io.BytesIO(pickled), encoding="utf-8", errors="surrogateescape", opcodes=opcodes)
     state = unpickler.load()
     archive = record.name.partition("/")[0]
     order = _byteorder(fd, container, f"{archive}/byteorder")
@@ -111,11 +114,13 @@ def _of_zip(fd: int, path: str) -> Outline:
         start = container.data_offsets[data.name] if data else 0
         return _tensor(name, view, start, data.size if data else 0, order)
 
-    builder = Builder(make_tensor, MOST_NODES + _NODES_A_RECORD * len(records))
+    builder = Builder(make_tensor, MOST_NODES + _NODES_A_TENSOR * len(records))
     root = builder.build(state)
     size = os.fstat(fd).st_size
-    imports = sorted({imported_name(*name) for name in unpickler.names})
-    return Outline(path, "zip", size, container.manifest, root, tuple(builder.tensors), tuple(imports))
+    return Outline(
+        path, "zip", size, container.manifest, root, tuple(builder.tensors),
+        _imports(unpickler.names), _sorted(builder.numpy_types),
+    )  # fmt: skip
 
 
 def _byteorder(fd: int, container: Container, name: str) -> str:
@@ -128,15 +133,26 @@ def _byteorder(fd: int, container: Container, name: str) -> str:
 
 def _of_legacy(fd: int, path: str) -> Outline:
     size = os.fstat(fd).st_size
-    found = legacy.read_legacy(fd, _MOST_READS)
+    tensors = min(size // _LEAST_TENSOR, _MOST_LEGACY)
+    found = legacy.read_legacy(fd, MOST_OPCODES + _OPCODES_A_TENSOR * tensors)
 
     def make_tensor(name: str, view: View) -> Tensor:
         return _tensor(name, view, *found.places.get(view.storage.key, (0, 0)))
 
-    builder = Builder(make_tensor)
+    builder = Builder(make_tensor, MOST_NODES + _NODES_A_TENSOR * tensors)
     root = builder.build(found.state)
-    imports = sorted({imported_name(*name) for name in found.names})
-    return Outline(path, "legacy", size, None, root, tuple(builder.tensors), tuple(imports))
+    return Outline(
+        path, "legacy", size, None, root, tuple(builder.tensors),
+        _imports(found.names), _sorted(builder.numpy_types),
+    )  # fmt: skip
+
+
+def _imports(names: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    return _sorted({imported_name(*name) for name in names})
+
+
+def _sorted(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(names))
 
 
 def _tensor(name: str, view: View, start: int, size: int, order: str = "little") -> Tensor:

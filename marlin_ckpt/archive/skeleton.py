@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from marlin_ckpt.archive.stubs import Counted, Reader, Storage, Stub, Writer
+from marlin_ckpt.archive.stubs import Reader, Storage, Stub, Writer
 
 _MOST_NODES = 1_000_000  # a state of 100,000 tensors has fewer; a pickle bomb has more
 _PROTOCOL = 2  # that of torch.save
@@ -29,7 +29,7 @@ def tensor_names(data_pkl: bytes) -> dict[str, list[str]]:
         `module_interface_state.layers.0.weight`; empty where the pickle cannot be read.
     """
     try:
-        state = Reader(Counted(data_pkl)).load()
+        state = Reader(io.BytesIO(data_pkl)).load()
     except Exception:  # noqa: BLE001 - a damaged pickle raises anything; then there are no names to give
         return {}
     names: dict[str, list[str]] = {}
@@ -45,7 +45,7 @@ def record_sizes(data_pkl: bytes) -> dict[str, int | None]:
         None for those of a type that is not known here; empty where the pickle cannot be read.
     """
     try:
-        found = list(_storages(Reader(Counted(data_pkl)).load()))
+        found = list(_storages(Reader(io.BytesIO(data_pkl)).load()))
     except Exception:  # noqa: BLE001 - as above
         return {}
     sizes: dict[str, int | None] = {}
@@ -71,7 +71,7 @@ def without_records(data_pkl: bytes, keys: Iterable[str]) -> tuple[bytes, dict[s
     """
     pruning = _Pruning(frozenset(keys))
     try:
-        state = Reader(Counted(data_pkl)).load()
+        state = Reader(io.BytesIO(data_pkl)).load()
         if pruning.prune(state, ""):
             return None
         file = io.BytesIO()

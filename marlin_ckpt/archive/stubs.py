@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copyreg
-import io
 import pickle
 import struct
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
-MOST_READS = 2_000_000  # each opcode may make an object of 64 times its length
+MOST_OPCODES = 1_000_000
 _MOST_ALIKE = 1_000  # keys of one hash, each of which is compared with those before
 _SMALL_INTEGERS = 2**61 - 1  # below it no two have the same hash; sys.hash_info.modulus
 _MOST_NAMES = 20_000  # each becomes a class, of a kilobyte
@@ -107,39 +106,14 @@ class Storage:
         raise pickle.PicklingError("a storage is written by its persistent id")
 
 
-class Counted(io.BytesIO):
-    """A pickle that ends after so many reads.
-
-    Args:
-        data: the pickle.
-        reads: how many there may be.
-    """
-
-    def __init__(self, data: bytes, reads: int = MOST_READS) -> None:
-        super().__init__(data)
-        self._left = reads
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Reads as a file does.
-
-        Raises:
-            ExcessError: there were too many reads.
-        """
-        self._left -= 1
-        if self._left < 0:
-            raise ExcessError("a pickle of too many opcodes")
-        return super().read(size)
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        """Reads as a file does, and raises as `read` does."""
-        self._left -= 1
-        if self._left < 0:
-            raise ExcessError("a pickle of too many opcodes")
-        return super().readline(size)
-
-
 class Reader(pickle._Unpickler):  # noqa: SLF001 - see below
     """Reads one pickle into stubs.
+
+    Args:
+        file: the pickle; its `read` and `readline` are called for each opcode.
+        encoding: of the strings of Python 2.
+        errors: what becomes of those that are in another.
+        opcodes: how many there may be, since each may make an object of 64 times its length.
 
     Attributes:
         names: the class that stands for each name that the pickle would import.
@@ -147,17 +121,43 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - see below
 
     # The one in Python, whose memo is a dict: the one in C makes an array as long as the greatest index that
     # the pickle names, which a few hostile bytes make tens of gigabytes.
-    def __init__(self, file: Any, *, encoding: str = "ASCII", errors: str = "strict") -> None:
+    def __init__(
+        self, file: Any, *, encoding: str = "ASCII", errors: str = "strict", opcodes: int = MOST_OPCODES
+    ) -> None:
         super().__init__(file, encoding=encoding, errors=errors)
         self.names: dict[tuple[str, str], type[Stub]] = {}
         self._hashes: Counter[tuple[int, int]] = Counter()
+        self._opcodes = opcodes
+        self.read, self.readline = file.read, file.readline
+
+    def load(self) -> Any:
+        """Reads the pickle.
+
+        Raises:
+            ExcessError: it would cost more than a state does.
+            Exception: of a pickle that lies, whatever its opcodes meet.
+        """
+        self.metastack: list[list[Any]] = []
+        self.stack: list[Any] = []
+        self.append = self.stack.append
+        self.proto = 0
+        read, dispatch = self.read, self.dispatch
+        try:
+            for _ in range(self._opcodes):
+                code = read(1)
+                if not code:
+                    raise EOFError("it ends too early")
+                dispatch[code[0]](self)
+        except pickle._Stop as stop:  # type: ignore[attr-defined] # noqa: SLF001
+            return stop.value
+        raise ExcessError("too many opcodes")
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         """The class that stands for a name."""
         name = module_name, global_name
         if name not in self.names:
             if len(self.names) >= _MOST_NAMES:
-                raise ExcessError("a pickle of too many names")
+                raise ExcessError("too many names")
             self.names[name] = type("Stub", (Stub,), {"name": name, "__slots__": ()})
         return self.names[name]
 
@@ -170,33 +170,33 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - see below
 
     def load_frame(self) -> None:
         """Passes over a frame's length: the frame is part of the file, and is read from there."""
-        if len(self.read(8)) < 8:  # type: ignore[attr-defined] # noqa: PLR2004
+        if len(self.read(8)) < 8:  # noqa: PLR2004
             raise EOFError
 
     def load_setitem(self) -> None:
         """Sets one item, unless hashing its key may never end."""
-        self._check_keys(self.stack[-2:-1], *self.stack[-3:-2])  # type: ignore[attr-defined]
+        self._check_keys(self.stack[-2:-1], *self.stack[-3:-2])
         super().load_setitem()  # type: ignore[misc]
 
     def load_setitems(self) -> None:
         """Sets items, unless hashing their keys may never end."""
-        self._check_keys(self.stack[::2], *self.metastack[-1][-1:])  # type: ignore[attr-defined]
+        self._check_keys(self.stack[::2], *self.metastack[-1][-1:])
         super().load_setitems()  # type: ignore[misc]
 
     def load_additems(self) -> None:
         """Adds to a set, unless hashing the items may never end."""
-        self._check_keys(self.stack, *self.metastack[-1][-1:])  # type: ignore[attr-defined]
+        self._check_keys(self.stack, *self.metastack[-1][-1:])
         super().load_additems()  # type: ignore[misc]
 
     def load_frozenset(self) -> None:
         """Makes a frozen set, unless hashing the items may never end."""
-        self._check_keys(self.stack, self.stack)  # type: ignore[attr-defined]
+        self._check_keys(self.stack, self.stack)
         super().load_frozenset()  # type: ignore[misc]
 
     def load_bytearray8(self) -> None:
         """Reads bytes; pickle would make room for as many as are told before it reads them."""
-        (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
-        self.append(self.read(size))  # type: ignore[attr-defined]
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(self.read(size))
 
     dispatch[pickle.ADDITEMS[0]] = load_additems
     dispatch[pickle.FROZENSET[0]] = load_frozenset
@@ -217,7 +217,7 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - see below
             number = id(target), hash(key)
             self._hashes[number] += 1
             if self._hashes[number] > _MOST_ALIKE:
-                raise ExcessError("keys of one hash")
+                raise ExcessError("too many keys of one hash")
 
     def persistent_load(self, pid: Any) -> Any:
         """The storage that torch wrote a reference to."""

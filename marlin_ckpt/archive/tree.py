@@ -11,7 +11,7 @@ from marlin_ckpt.archive.stubs import ExcessError, Stub
 from marlin_ckpt.archive.tensor import Tensor
 from marlin_ckpt.archive.views import View, is_name, view_of
 
-MOST_NODES = 300_000  # a state of 50,000 tensors has fewer
+MOST_NODES = 100_000  # beside those of the tensors
 _MOST_REPEATS = 20_000  # of the nodes in containers that stand in several places
 _MOST_DEPTH = 200  # a module pickled whole has three levels for each of its own
 _MOST_TEXT = 32 << 20  # bytes of names, of which few bytes of a pickle can make very many
@@ -20,6 +20,7 @@ _LONGEST_NAME = 100  # characters of each half of an imported name that are show
 _MOST_SHOWN = 8  # arguments of an object, or parts of a tuple
 _SHORT = 40  # characters or bytes of a text in a label
 
+_LARGE = 1_000  # entries of a mapping that is one value if all of them are plain: a vocabulary, say
 _ROWS = (list, tuple, set, frozenset)
 PLAIN = (type(None), bool, int, float, str, bytes, complex)
 
@@ -45,7 +46,7 @@ class Node:
         kind: what stands there; ELSEWHERE for a container that is shown where it stood first, or that lies
             too deep to be shown.
         label: in words, what a person would want to read of an object, or of what is not shown.
-        value: of a VALUE: plain, or a list, tuple or set of plain values.
+        value: of a VALUE: plain, or a list, tuple or set of plain values, or a large mapping of them.
         tensor: of a TENSOR.
         children: in the file's order. A tensor has some where it is more than its elements.
     """
@@ -79,10 +80,12 @@ class Builder:
 
     Attributes:
         tensors: those of the tree, in its order.
+        numpy_types: the codes of the numpy dtypes in it, `f8`.
     """
 
     def __init__(self, make_tensor: MakeTensor, most_nodes: int = MOST_NODES) -> None:
         self.tensors: list[Tensor] = []
+        self.numpy_types: set[str] = set()
         self._make_tensor = make_tensor
         self._nodes_left = most_nodes
         self._repeats_left = _MOST_REPEATS
@@ -129,8 +132,10 @@ class Builder:
         if view is not None:
             return self._tensor_node(key, self._joined(above, key), view)
         if isinstance(value, Stub):
+            if value.name == ("numpy", "dtype") and _is_code(value.arguments[:1]):
+                self.numpy_types.add(value.arguments[0])
             value = _plain_object(value)
-        if type(value) in PLAIN or (isinstance(value, _ROWS) and self._is_plain(value)):
+        if type(value) in PLAIN or self._is_one_value(value):
             return Node(key, Kind.VALUE, value=value)
         if id(value) in self._on_path:
             return Node(key, Kind.ELSEWHERE, label="what it lies in")
@@ -164,14 +169,20 @@ class Builder:
             node.children = children
             self._open.append(_Frame(children, path, parts, id(value), is_repeated))
 
+    def _is_one_value(self, value: Any) -> bool:
+        return (isinstance(value, _ROWS) or (isinstance(value, dict) and len(value) > _LARGE)) and (
+            self._is_plain(value)
+        )
+
     def _is_plain(self, value: Any) -> bool:
-        """Whether a list is of plain values alone, and so one value, as a list of learning rates is."""
+        """Whether a list or a mapping is of plain values alone, and so one value, as a list of rates is."""
         if not value:
             return True
         if id(value) not in self._plain:
+            parts = (*value, *value.values()) if isinstance(value, dict) else value
             self._plain[id(value)] = all(
                 type(part) in PLAIN and (type(part) is not int or part.bit_length() <= _LONGEST_INTEGER)
-                for part in value
+                for part in parts
             )
         return self._plain[id(value)]
 
@@ -237,6 +248,11 @@ def _plain_object(stub: Stub) -> Any:
         case "torch", "Size", (tuple() as sizes,):
             return sizes
     return stub
+
+
+def _is_code(arguments: tuple[Any, ...]) -> bool:
+    code = arguments[0] if arguments else None
+    return type(code) is str and code.isalnum() and len(code) <= _MOST_SHOWN
 
 
 def _what(value: Any) -> tuple[Kind, str]:

@@ -92,9 +92,15 @@ def _rebuilt(name: str, arguments: tuple[Any, ...], others: Iterable[Any]) -> Vi
     sizes, steps = _sizes(shape), _sizes(stride)
     if kind is None or sizes is None or steps is None or len(sizes) != len(steps):
         return None
-    if not _is_int64(offset) or abs(math.prod(sizes)) >= _LIMIT:
+    # Conjugated or negated: what the elements are worth is not what lies in the storage.
+    is_marked = any(isinstance(one, dict) and _says_yes(one) for one in arguments[6:8])
+    if is_marked or not _is_int64(offset) or abs(math.prod(sizes)) >= _LIMIT:
         return None
     return View(storage, kind, offset + _offset(storage), sizes, steps, tuple(others))
+
+
+def _says_yes(metadata: dict[Any, Any]) -> bool:
+    return len(metadata) > _MOST_ARGUMENTS or any(one is True for one in metadata.values())
 
 
 def _whole(storage: Storage) -> View | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from marlin_ckpt.cli import advise, clean, latest, listing, prove, render, salvage, train, verify
+from marlin_ckpt.cli import advise, clean, latest, listing, prove, render, salvage, show, train, verify
 from marlin_ckpt.version import __version__
 
 app = typer.Typer(
@@ -60,6 +60,7 @@ app.command("train", epilog=train.EXAMPLE)(_carrying(train.train))
 app.command("prove-resume", epilog=prove.EXAMPLE)(_carrying(prove.prove_resume))
 app.command("list", epilog=listing.EXAMPLE)(_carrying(listing.list_))
 app.command("latest", epilog=latest.EXAMPLE)(_carrying(latest.latest))
+app.command("show", epilog=show.EXAMPLE)(_carrying(show.show))
 app.command("verify", epilog=verify.EXAMPLE)(_carrying(verify.verify))
 app.command("salvage", epilog=salvage.EXAMPLE)(_carrying(salvage.salvage))
 app.command("clean", epilog=clean.EXAMPLE)(_carrying(clean.clean))

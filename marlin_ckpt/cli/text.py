@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def escape(text: str) -> str:
@@ -75,3 +77,19 @@ def spark(values: Sequence[float], width: int = 40) -> str:
 
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+_LONGEST_TEXT = 40  # characters of a value
+_MOST_PARTS = 6  # of a list
+
+
+def value(one: Any) -> str:
+    """A plain value, or a list of them, in few characters."""
+    if isinstance(one, (list, tuple, set, frozenset, dict)):
+        parts = [value(part) for part in itertools.islice(one, _MOST_PARTS)]
+        if len(one) > _MOST_PARTS:
+            parts[_MOST_PARTS // 2 :] = [f"... {len(one):,} in all"]
+        return ("({})" if isinstance(one, tuple) else "[{}]").format(", ".join(parts))
+    if isinstance(one, (str, bytes)):
+        return escape(repr(one[:_LONGEST_TEXT])) + "..." * (len(one) > _LONGEST_TEXT)
+    return str(one)
