@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PEERS := pytorch-lightning transformers accelerate pytorch-ignite safetensors
 
-.PHONY: setup demo test campaign bench
+.PHONY: setup demo test test-peers campaign bench
 
 setup: .venv/.installed ## make .venv with the package in it
 
@@ -26,6 +27,14 @@ test: .venv/.installed-dev ## lint, types, layer contracts and all tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+test-peers: .venv-peers/.installed ## what other packages really write, in a .venv-peers with these packages
+	.venv-peers/bin/python -m pytest tests/peers
+
+.venv-peers/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest hypothesis $(PEERS)
+	touch $@
 
 campaign: .venv/.installed-dev ## the adversity tests at their full size: half an hour, 20 GB of disk, 16 GB of memory
 	$(BIN)/python -m pytest --campaign tests/test_adversity_*.py tests/test_oracle*.py tests/test_salvage.py tests/test_verification.py

@@ -20,6 +20,8 @@ from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArgu
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
 
+collect_ignore = ["peers"]  # which need what `make test-peers` installs; named on the command line they run
+
 REPOSITORY = Path(__file__).parent.parent
 
 

@@ -26,7 +26,7 @@ _MOST_GROUPS = 16  # of an optimizer's hyper-parameters
 _MOST_DTYPES = 3
 _DIGITS = re.compile(r"(\d+)")
 _BARS = " ▁▂▃▄▅▆▇█"
-_LONGEST_LABEL = 60  # characters of what an object is
+_LONGEST_LABEL = 60  # characters of a part of a name, or of what an object is, in the tree
 _LONGEST_KEY = 200  # characters; no name that anybody gave is longer
 
 
@@ -207,7 +207,7 @@ def _rows(whole: Branch, order: str, is_open: Callable[[Branch, int], bool]) -> 
     while pending:
         branch, level = pending.pop()
         end = _end(branch) if level > 1 else branch
-        name = "  " * (level - 1) + _short(_path(branch, end) or "(the whole)")
+        name = "  " * (level - 1) + _short(_path(branch, end) or "(the whole)", _LONGEST_LABEL)
         numbers = [f"{end.numel:,}", size(end.size_bytes)] if end.tensors else ["", ""]
         yield [name, _holds(end), _dtypes(end), *numbers]
         if is_open(end, level):
