@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from isal import isal_zlib
@@ -47,14 +49,14 @@ def read_records(
     with ThreadPoolExecutor(_THREADS) as pool:
         tasks = [
             pool.submit(_read_task, fd, container.path, task, places or {}, on_bytes)
-            for task in _tasks(container)
+            for task in _tasks(container.records, container.data_offsets)
         ]
         for task in tasks:
             for name, size, crc32 in task.result():
                 found[name] = isal_zlib.crc32_combine(found[name], crc32, size) if name in found else crc32
     bad = [record for record in container.records if found.get(record.name, 0) != record.crc32]
     if bad and reader.has_checksums(container):
-        raise _corrupt(fd, container, bad)
+        raise damaged(fd, container, bad)
 
 
 def read_record(fd: int, container: Container, record: Record) -> bytes:
@@ -65,24 +67,41 @@ def read_record(fd: int, container: Container, record: Record) -> bytes:
         OSError: the file cannot be read.
     """
     data = bytearray(record.size)
-    ((_, _, crc32),) = _read_task(
-        fd,
-        container.path,
-        [(record.name, 0, container.data_offsets[record.name], record.size)],
-        {record.name: memoryview(data)},
-        lambda _: None,
-    )
-    if crc32 != record.crc32 and reader.has_checksums(container):
-        raise _corrupt(fd, container, [record])
+    check_record(fd, container, record, memoryview(data))
     return bytes(data)
 
 
-def _tasks(container: Container) -> Iterator[list[_Part]]:
+def check_record(fd: int, container: Container, record: Record, place: memoryview | None = None) -> None:
+    """Reads one record whole and compares its CRC32 with the directory's, where there are CRCs.
+
+    Args:
+        fd: the open file.
+        container: its structure.
+        record: one of its records.
+        place: memory for the data, exactly as long; without it the data is read and forgotten.
+
+    Raises:
+        CorruptCheckpointError: the CRC does not hold; it names the record and its tensors.
+        OSError: the file cannot be read.
+    """
+    tasks = list(_tasks([record], container.data_offsets))
+    places = {} if place is None else {record.name: place}
+    crc32 = 0
+    with ThreadPoolExecutor(_THREADS) if len(tasks) > 1 else contextlib.nullcontext() as pool:
+        read = functools.partial(_read_task, fd, container.path, places=places, on_bytes=lambda _: None)
+        for parts in map(read, tasks) if pool is None else pool.map(read, tasks):
+            for _, size, part in parts:
+                crc32 = isal_zlib.crc32_combine(crc32, part, size)
+    if crc32 != record.crc32 and reader.has_checksums(container):
+        raise damaged(fd, container, [record])
+
+
+def _tasks(records: Iterable[Record], data_offsets: Mapping[str, int]) -> Iterator[list[_Part]]:
     """Cuts the records into parts and gathers them into tasks of about equal size."""
     task: list[_Part] = []
     room = _TASK_BYTES
-    for record in container.records:
-        start = container.data_offsets[record.name]
+    for record in records:
+        start = data_offsets[record.name]
         done = 0
         while done < record.size:
             size = min(room, record.size - done)
@@ -116,7 +135,8 @@ def _read_task(
     return crcs
 
 
-def _corrupt(fd: int, container: Container, bad: list[Record]) -> CorruptCheckpointError:
+def damaged(fd: int, container: Container, bad: list[Record]) -> CorruptCheckpointError:
+    """The error for records whose CRC does not hold; it names them and their tensors."""
     names: dict[str, list[str]] = {}
     damaged = {record.name for record in bad}
     pickle = next(one for one in container.records if one.name.endswith("/data.pkl"))

@@ -8,7 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from marlin_ckpt.cli import advise, clean, latest, listing, prove, render, salvage, show, train, verify
+from marlin_ckpt.cli import (
+    advise,
+    average,
+    clean,
+    diff,
+    export,
+    latest,
+    listing,
+    prove,
+    render,
+    salvage,
+    show,
+    train,
+    verify,
+)
 from marlin_ckpt.version import __version__
 
 app = typer.Typer(
@@ -63,5 +77,8 @@ app.command("latest", epilog=latest.EXAMPLE)(_carrying(latest.latest))
 app.command("show", epilog=show.EXAMPLE)(_carrying(show.show))
 app.command("verify", epilog=verify.EXAMPLE)(_carrying(verify.verify))
 app.command("salvage", epilog=salvage.EXAMPLE)(_carrying(salvage.salvage))
+app.command("diff", epilog=diff.EXAMPLE)(_carrying(diff.diff))
+app.command("export", epilog=export.EXAMPLE)(_carrying(export.export))
+app.command("average", epilog=average.EXAMPLE)(_carrying(average.average))
 app.command("clean", epilog=clean.EXAMPLE)(_carrying(clean.clean))
 app.command("advise", epilog=advise.EXAMPLE)(_carrying(advise.advise))

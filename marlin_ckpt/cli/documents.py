@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.archive.inspection import Inspection
 from marlin_ckpt.archive.salvage import Salvage
@@ -12,6 +13,12 @@ from marlin_ckpt.checkpointer.report import SaveReport
 from marlin_ckpt.directory.pruning import Outcome, Removal
 from marlin_ckpt.directory.retention import Decision
 from marlin_ckpt.directory.trash import Returned
+
+if TYPE_CHECKING:  # these read values, with numpy
+    from marlin_ckpt.archive.comparison import Comparison, Difference
+    from marlin_ckpt.archive.export import Exported
+    from marlin_ckpt.archive.measuring import Measure
+    from marlin_ckpt.archive.tensor import Tensor
 
 
 def inspection(one: Inspection) -> dict[str, Any]:
@@ -105,4 +112,66 @@ def returned(directory: str, done: Returned, *, dry_run: bool) -> dict[str, Any]
         "dry_run": dry_run,
         "returned": [{"path": one.path, "size_bytes": one.size_bytes} for one in done.files],
         "failed": [{"path": one.path, "error": one.error} for one in done.failures],
+    }
+
+
+def comparison(paths: tuple[str, str], found: Comparison, *, with_same: bool) -> dict[str, Any]:
+    """The document of `diff --json`."""
+    told = [one for one in found.tensors if with_same or one.change != "same"]
+    return {
+        "paths": list(paths),
+        "states": [state or None for state in found.states],
+        "same": found.is_same,
+        "counts": {kind: sum(one.change == kind for one in found.tensors) for kind in _CHANGES},
+        "tensors": [_difference(one) for one in told],
+        "layers": [
+            {"name": one.name, "tensors": one.tensors, "changed": one.changed, **_measure(one.measure)}
+            for one in found.layers
+        ],
+        "values": [
+            {"name": one.name, "before": one.before or None, "after": one.after or None}
+            for one in found.values
+        ],
+    }
+
+
+_CHANGES = ("removed", "added", "reshaped", "changed", "same")
+
+
+def _difference(one: Difference) -> dict[str, Any]:
+    told = {
+        "name": one.name,
+        "change": str(one.change),
+        "before": _tensor(one.before),
+        "after": _tensor(one.after),
+    }
+    return told if one.measure is None else {**told, **_measure(one.measure)}
+
+
+def _tensor(one: Tensor | None) -> dict[str, Any] | None:
+    return None if one is None else {"dtype": one.dtype, "shape": list(one.shape)}
+
+
+def _measure(one: Measure) -> dict[str, Any]:
+    return {
+        "relative": one.relative,
+        "maximum": one.maximum,
+        "cosine": one.cosine,
+        "differing": one.differing,
+        "not_finite": one.not_finite,
+    }
+
+
+def exported(paths: Sequence[str], done: Exported) -> dict[str, Any]:
+    """The document of `export --json` and `average --json`."""
+    return {
+        "paths": list(paths),
+        "output": done.path,
+        "state": done.state or None,
+        "tensors": done.tensors,
+        "size_bytes": done.size_bytes,
+        "shared": done.shared,
+        "left_out": list(done.left_out),
+        "values_left_out": done.values_left_out,
+        "became_infinite": done.became_infinite,
     }

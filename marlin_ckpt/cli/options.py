@@ -37,3 +37,20 @@ Prefix = Annotated[
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Look in sub-directories too.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Output = Annotated[
+    str,
+    typer.Option("--output", "-o", metavar="OUT", help="A new file: .safetensors, or .pt, .pth or .bin."),
+]
+State = Annotated[
+    str | None,
+    typer.Option("--state", metavar="NAME", help="The state to take; the module's unless told otherwise."),
+]
+StripPrefix = Annotated[
+    str,
+    typer.Option("--strip-prefix", metavar="P", help="Only names that begin with P, and without it."),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="D", help="Round floating-point tensors to bf16, fp16 or fp32."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]

@@ -1,0 +1,126 @@
+"""How far the values of two tensors lie apart, in numbers that add up over blocks of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Sums over the elements of two tensors a and b of one shape and dtype, in float64.
+
+    An element that is infinite or NaN in a or b counts in `differing` and `not_finite`, if its bits differ,
+    and in nothing else: one NaN would else hide what is to be told of all the others.
+
+    Attributes:
+        differing: how many elements differ in their bits; 0.0 and -0.0 do, two NaNs of one payload do not.
+        not_finite: how many of those are infinite or NaN in a or b.
+        squares: the sum of |a|^2.
+        other_squares: the sum of |b|^2.
+        difference_squares: the sum of |a - b|^2.
+        product: the sum of a * b; the real part of a * conj(b) where they are complex.
+        maximum: the greatest |a - b|.
+    """
+
+    differing: int = 0
+    not_finite: int = 0
+    squares: float = 0.0
+    other_squares: float = 0.0
+    difference_squares: float = 0.0
+    product: float = 0.0
+    maximum: float = 0.0
+
+    def __add__(self, other: Self) -> Measure:
+        return Measure(
+            self.differing + other.differing,
+            self.not_finite + other.not_finite,
+            self.squares + other.squares,
+            self.other_squares + other.other_squares,
+            self.difference_squares + other.difference_squares,
+            self.product + other.product,
+            max(self.maximum, other.maximum),
+        )
+
+    @property
+    def relative(self) -> float:
+        """The norm of the difference by the norm of a; infinite where a is all zeros, or too far away."""
+        if self.difference_squares == 0:
+            return 0.0
+        if not self.squares or not math.isfinite(self.difference_squares):
+            return math.inf
+        return math.sqrt(self.difference_squares / self.squares)
+
+    @property
+    def cosine(self) -> float | None:
+        """Of the angle between a and b; None where one of them is all zeros."""
+        norms = math.sqrt(self.squares) * math.sqrt(self.other_squares)
+        if not norms or not math.isfinite(norms):
+            return None
+        return max(-1.0, min(1.0, self.product / norms))
+
+
+def measure(a: Array, b: Array, differs: Array) -> Measure:
+    """Measures two blocks.
+
+    Args:
+        a: flat, of any dtype of numpy's.
+        b: as many values of the same dtype.
+        differs: of each whether their bits differ, which values that were widened no longer tell.
+    """
+    differing = int(np.count_nonzero(differs))
+
+    with np.errstate(all="ignore"):
+        if a.dtype.kind in "biu":
+            return _measure_integers(a, b, differing)
+        wide = np.complex128 if a.dtype.kind == "c" else np.float64
+        a, b = a.astype(wide), b.astype(wide)
+        apart = a - b
+        is_finite = np.isfinite(apart)
+        not_finite = 0
+        if not is_finite.all():
+            not_finite = int(np.count_nonzero(differs & ~is_finite))
+            a, b, apart = a[is_finite], b[is_finite], apart[is_finite]
+        maximum = float(np.abs(apart).max(initial=0.0))
+        return _sums(a, b, apart, Measure(differing, not_finite, maximum=maximum))
+
+
+def _measure_integers(a: Array, b: Array, differing: int) -> Measure:
+    """Integers of 64 bits are subtracted as such: in float64 neighbours beyond 2^53 would be equal."""
+    if a.dtype.kind == "b":
+        a, b = a.view(np.uint8), b.view(np.uint8)
+    apart = np.maximum(a, b).astype(np.uint64) - np.minimum(a, b).astype(np.uint64)
+    wide = [part.astype(np.float64) for part in (a, b, apart)]
+    counted = Measure(differing, maximum=float(apart.max(initial=0)))
+    return _sums(wide[0], wide[1], wide[2], counted)
+
+
+def _sums(a: Array, b: Array, apart: Array, counted: Measure) -> Measure:
+    if a.dtype.kind == "c":  # as twice as many real numbers, whose sums are those that are wanted
+        a, b, apart = a.view(np.float64), b.view(np.float64), apart.view(np.float64)
+
+    def dot(x: Array, y: Array) -> float:
+        # Not BLAS, whose threads wait for each other where cores are busy, and add in an order of their own.
+        return float(np.einsum("i,i->", x, y))
+
+    return counted + Measure(0, 0, dot(a, a), dot(b, b), dot(apart, apart), dot(a, b))
+
+
+def differences(a: memoryview, b: memoryview, item_bytes: int) -> Array:
+    """Of each element whether its bits differ.
+
+    Args:
+        a: the elements' bytes.
+        b: as many.
+        item_bytes: the length of one element.
+    """
+    word = f"u{min(item_bytes, 8)}"
+    differs: Array = np.not_equal(np.frombuffer(a, word), np.frombuffer(b, word))
+    if item_bytes == 16:  # noqa: PLR2004 - complex128
+        differs = np.logical_or(differs[::2], differs[1::2])
+    return differs

@@ -1,0 +1,46 @@
+"""`marlin-ckpt average`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.cli import comparing, render
+from marlin_ckpt.cli.options import Dtype, Force, Json, Output, State, StripPrefix
+
+EXAMPLE = "Example: marlin-ckpt average model_5.pt model_6.pt model_7.pt -o averaged.safetensors"
+
+
+def average(
+    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Checkpoints, the newest last.")],
+    output: Output,
+    decay: Annotated[
+        float | None,
+        typer.Option("--decay", metavar="D", help="Each file counts D times what the one after it does."),
+    ] = None,
+    state: State = None,
+    strip_prefix: StripPrefix = "",
+    dtype: Dtype = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write the average of the weights of several checkpoints to a file of its own, as export does.
+
+    It is computed in float64. Tensors of whole numbers are taken from the last file.
+    """
+    from marlin_ckpt.archive import averaging
+    from marlin_ckpt.archive.checked import open_checked
+    from marlin_ckpt.archive.export import Wanted
+    from marlin_ckpt.archive.output import Output as Target
+    from marlin_ckpt.cli import documents
+
+    target, wanted = Target(output, force=force), Wanted.of(state, strip_prefix, dtype)
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open_checked(file)) for file in files]
+        done = averaging.average(opened, target, wanted, decay)
+    if json:
+        render.document(documents.exported(files, done))
+    else:
+        comparing.exported(done)
