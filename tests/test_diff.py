@@ -21,7 +21,8 @@ from marlin_ckpt.cli.main import main
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
-    torch.int64, torch.int32, torch.int8, torch.uint8, torch.uint16, torch.bool, torch.complex64, torch.complex128,
+    torch.int64, torch.int32, torch.int8, torch.uint8, torch.uint16, torch.bool, torch.complex64,
+    torch.complex128,
 ]  # fmt: skip
 
 

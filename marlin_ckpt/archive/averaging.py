@@ -62,7 +62,7 @@ def average(
     last = chosen[-1]
     for file, selected in zip(files[:-1], chosen[:-1], strict=True):
         _check_alike(file.outline.path, selected.tensors, files[-1].outline.path, last.tensors)
-    done = export.summary(target, last, files[-1].outline)
+    done = export.summary(target, files[-1].outline, chosen)
 
     drafts: list[Draft] = []
     for name, one in last.tensors.items():

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from marlin_ckpt.archive import dtypes
 from marlin_ckpt.archive.drafts import Draft
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.archive.stubs import Storage, Stub, Writer
@@ -15,13 +16,15 @@ from marlin_ckpt.errors import UnsavableStateError
 from marlin_ckpt.storage.sink import open_sink
 
 _PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL
-# The dtypes that are pickled by the type of their storage, torch.storage; others are pickled themselves.
+# The dtypes that are pickled by the type of their storage, torch.storage.
 _STORAGE_TYPES = {
     "float64": "DoubleStorage", "float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage",
     "bfloat16": "BFloat16Storage", "int32": "IntStorage", "int16": "ShortStorage", "int8": "CharStorage",
     "uint8": "ByteStorage", "bool": "BoolStorage", "complex64": "ComplexFloatStorage",
     "complex128": "ComplexDoubleStorage",
 }  # fmt: skip
+# Those that are pickled themselves, torch.storage._new_dtypes. Quantized tensors have a scale besides.
+_NEW_DTYPES = {"uint16", "uint32", "uint64"} | {name for name in dtypes.DTYPES if name.startswith("float8")}
 
 
 class _Names:
@@ -46,7 +49,7 @@ def state_pickle(drafts: Iterable[Draft]) -> tuple[bytes, list[Draft]]:
         the record `data.pkl`, and the drafts in the order of the records `data/0`, `data/1`, ...
 
     Raises:
-        UnsavableStateError: a name cannot be pickled.
+        UnsavableStateError: a name cannot be pickled, or a dtype makes no plain tensor.
     """
     names = _Names()
     stored: dict[str, Draft] = {}
@@ -55,6 +58,8 @@ def state_pickle(drafts: Iterable[Draft]) -> tuple[bytes, list[Draft]]:
     listed = list(drafts)
     by_name = {one.name: one for one in listed}
     for one in listed:
+        if one.dtype not in _STORAGE_TYPES and one.dtype not in _NEW_DTYPES:
+            raise UnsavableStateError(f"no plain tensor is of the dtype {one.dtype}, as {one.name} is")
         kept = by_name[one.same_as or one.name]
         key = keys.setdefault(kept.name, str(len(keys)))
         stored[key] = kept

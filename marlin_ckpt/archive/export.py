@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -93,9 +93,12 @@ def select(outline: Outline, wanted: Wanted) -> Selected:
     Raises:
         MarlinError: there is no such state.
         NotACheckpointError: nothing in it is a tensor.
-        UnsavableStateError: no name begins with the prefix, or two tensors get one name.
+        UnsavableStateError: no name begins with the prefix, two tensors get one name, or one is not plain.
     """
     state = selection.module_state(outline) if wanted.state is None else wanted.state
+    for name, label in selection.unplain_of(outline, state).items():
+        if name.startswith(wanted.prefix):
+            raise UnsavableStateError(f"{name} is no plain tensor: {label}", outline.path)
     found = selection.tensors_of(outline, state)
     if not found:
         raise NotACheckpointError("nothing in it is a tensor", outline.path)
@@ -114,18 +117,21 @@ def select(outline: Outline, wanted: Wanted) -> Selected:
     return Selected(state, tensors, tuple(name for name, _ in found if not name.startswith(wanted.prefix)))
 
 
-def shared_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names that stand for the very elements of another, with the first of its names in their order.
+def shared_names(files: Sequence[Mapping[str, Tensor]]) -> dict[str, str]:
+    """Names that stand for the very elements of another in each file, with the first of its names.
 
     Tensors that have some elements in common, but not all, are none of these: each is written whole.
+
+    Args:
+        files: the tensors of one or more files, by the same names.
     """
     first: dict[tuple[object, ...], str] = {}
     shared = {}
-    for name in sorted(tensors):
-        one = tensors[name]
-        view = one.storage, one.offset, one.shape, one.stride, one.dtype
-        if one.numel and first.setdefault(view, name) != name:
-            shared[name] = first[view]
+    for name in sorted(files[0]):
+        each = [tensors[name] for tensors in files]
+        views = tuple((one.storage, one.offset, one.shape, one.stride, one.dtype) for one in each)
+        if each[0].numel and first.setdefault(views, name) != name:
+            shared[name] = first[views]
     return shared
 
 
@@ -146,7 +152,7 @@ def export(file: CheckedFile, target: Output, wanted: Wanted) -> Exported:
     target.check()
     outline = file.outline
     selected = select(outline, wanted)
-    done = summary(target, selected, outline)
+    done = summary(target, outline, [selected])
     drafts = [_draft(file, name, one, wanted, done) for name, one in selected.tensors.items()]
     done.size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
     is_module = selected.state == selection.module_state(outline)
@@ -155,11 +161,18 @@ def export(file: CheckedFile, target: Output, wanted: Wanted) -> Exported:
     return done
 
 
-def summary(target: Output, selected: Selected, outline: Outline) -> Exported:
-    """What can be said before anything is written."""
-    values = len(selection.values_of(outline, selected.state))
-    shared = shared_names(selected.tensors)
-    return Exported(target.path, selected.state, len(selected.tensors), 0, shared, selected.left_out, values)
+def summary(target: Output, outline: Outline, each: Sequence[Selected]) -> Exported:
+    """What can be said before anything is written.
+
+    Args:
+        target: the new file.
+        outline: of the last of the files that it is made of.
+        each: what was selected of each of them.
+    """
+    last = each[-1]
+    values = len(selection.values_of(outline, last.state))
+    shared = shared_names([one.tensors for one in each])
+    return Exported(target.path, last.state, len(last.tensors), 0, shared, last.left_out, values)
 
 
 def _draft(file: CheckedFile, name: str, tensor: Tensor, wanted: Wanted, done: Exported) -> Draft:

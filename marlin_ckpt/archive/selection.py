@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-from marlin_ckpt.archive.outline import Kind, Outline, Tensor
+from marlin_ckpt.archive.outline import Kind, Node, Outline, Tensor
 from marlin_ckpt.checkpoint import PAYLOAD_KEYS
 from marlin_ckpt.errors import MarlinError
 
@@ -99,14 +99,30 @@ def numbered(found: Iterable[tuple[str, Found]]) -> dict[str, Found]:
 def values_of(outline: Outline, state: str) -> dict[str, str]:
     """The values of a state that are no tensors, by their names within it, as Python writes them."""
     found: list[tuple[str, str]] = []
+    for name, node in _walk(outline, state):
+        if node.kind in (Kind.VALUE, Kind.OBJECT):
+            found.append((name, repr(node.value) if node.kind is Kind.VALUE else node.label))
+        elif node.kind in _CONTAINERS and not node.children:
+            found.append((name, f"an empty {node.kind}"))
+    return numbered(found)
+
+
+def unplain_of(outline: Outline, state: str) -> dict[str, str]:
+    """The tensors of a state that are more than their elements, sparse ones say, and how torch makes them."""
+    return numbered(
+        (name, node.label)
+        for name, node in _walk(outline, state)
+        if node.kind is Kind.OBJECT and node.label.startswith("torch._utils._rebuild_")
+    )
+
+
+def _walk(outline: Outline, state: str) -> Iterator[tuple[str, Node]]:
+    """All that is in a state, each with its name within it."""
     pending = [("", outline.root)]
     while pending:
         above, node = pending.pop()
         name = f"{above}.{node.key}" if above and node.key[:1] not in ("", "[") else above + node.key
         inner = _within(name, state)
-        if inner is not None and node.kind in (Kind.VALUE, Kind.OBJECT):
-            found.append((inner, repr(node.value) if node.kind is Kind.VALUE else node.label))
-        elif inner is not None and node.kind in _CONTAINERS and not node.children:
-            found.append((inner, f"an empty {node.kind}"))
+        if inner is not None:
+            yield inner, node
         pending.extend((name, child) for child in reversed(node.children))
-    return numbered(found)
