@@ -158,7 +158,7 @@ def test_the_sum_of_the_measures_of_parts_is_the_measure_of_the_whole(values, cu
 
     def measure(part: slice) -> measuring.Measure:
         x, y = a[part].copy(), b[part].copy()
-        return measuring.measure(x, y, measuring.differences(x.data.cast("B"), y.data.cast("B"), 4))
+        return measuring.Ruler().measure(x, y, measuring.differences(x.data.cast("B"), y.data.cast("B"), 4))
 
     parts, whole = measure(slice(0, cut)) + measure(slice(cut, None)), measure(slice(None))
     assert (parts.differing, parts.not_finite, parts.maximum) == (

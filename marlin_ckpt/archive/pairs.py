@@ -15,7 +15,7 @@ from isal import isal_zlib
 
 from marlin_ckpt.archive import dtypes, measuring
 from marlin_ckpt.archive.checked import CheckedFile, is_in_order, is_whole, widened
-from marlin_ckpt.archive.measuring import Measure
+from marlin_ckpt.archive.measuring import Measure, Ruler
 from marlin_ckpt.archive.outline import Tensor
 from marlin_ckpt.errors import CorruptCheckpointError
 
@@ -84,7 +84,7 @@ class Pairs:
         differs = measuring.differences(one.data, other.data, a.item_bytes)
         if not differs.any():
             return None
-        return measuring.measure(widened(one, a.dtype), widened(other, a.dtype), differs)
+        return Ruler().measure(widened(one, a.dtype), widened(other, a.dtype), differs)
 
     def _submit(self, pool: ThreadPoolExecutor, a: Tensor, b: Tensor) -> list[Future[_Part]]:
         for file, tensor in ((self._a, a), (self._b, b)):
@@ -98,7 +98,7 @@ class Pairs:
         ]
 
     def _compare(self, a: Tensor, b: Tensor, start: int, size: int) -> _Part:
-        part = _Part(size)
+        part, ruler = _Part(size), Ruler()
         scratch = memoryview(bytearray(_PIECE_BYTES)), memoryview(bytearray(_PIECE_BYTES))
         crc32, other_crc32 = part.crc32s
         for at in range(start, start + size, _PIECE_BYTES):
@@ -108,7 +108,7 @@ class Pairs:
             crc32, other_crc32 = isal_zlib.crc32(one, crc32), isal_zlib.crc32(other, other_crc32)
             differs = measuring.differences(one, other, a.item_bytes)
             if differs.any():
-                part.measure = (part.measure or Measure()) + _measure(one, other, a.dtype, differs)
+                part.measure = (part.measure or Measure()) + _measure(ruler, one, other, a.dtype, differs)
             else:
                 part.equal.append((at, length))
         part.crc32s = crc32, other_crc32
@@ -129,11 +129,12 @@ class Pairs:
 
     def _equal(self, a: Tensor, parts: list[_Part]) -> Iterator[Measure]:
         """What the pieces that are the same add to the norms, which only tensors that differ need."""
-        scratch = memoryview(bytearray(_PIECE_BYTES))
+        scratch, ruler = memoryview(bytearray(_PIECE_BYTES)), Ruler()
         for part in parts:
             for at, size in part.equal:
                 piece = _read(self._a, a, at, scratch[:size])
-                yield _measure(piece, piece, a.dtype, measuring.differences(piece, piece, a.item_bytes))
+                same = measuring.differences(piece, piece, a.item_bytes)
+                yield _measure(ruler, piece, piece, a.dtype, same)
 
 
 def _read(file: CheckedFile, tensor: Tensor, at: int, place: memoryview) -> memoryview:
@@ -148,6 +149,6 @@ def _read(file: CheckedFile, tensor: Tensor, at: int, place: memoryview) -> memo
     return place
 
 
-def _measure(a: memoryview, b: memoryview, dtype: str, differs: measuring.Array) -> Measure:
+def _measure(ruler: Ruler, a: memoryview, b: memoryview, dtype: str, differs: measuring.Array) -> Measure:
     one, other = (widened(np.frombuffer(part, dtypes.dtype(dtype).numpy), dtype) for part in (a, b))
-    return measuring.measure(one, other, differs)
+    return ruler.measure(one, other, differs)
