@@ -16,6 +16,7 @@ from marlin_ckpt.archive.output import Output
 from marlin_ckpt.errors import ArgumentsError, Fault, StateMismatchError, UnsavableStateError
 
 _MOST_TOLD = 5
+_BLOCK = 1 << 14  # elements at a time, as in `rounding`
 
 
 def weights(count: int, decay: float | None = None) -> list[float]:
@@ -94,7 +95,9 @@ def _average(sources: Sequence[tuple[CheckedFile, Tensor]], weights: Sequence[fl
     with np.errstate(all="ignore"):
         for (file, tensor), weight in zip(sources, weights, strict=True):
             values = file.values(tensor)
-            total += values if weight == 1 else np.multiply(values, weight, dtype=total.dtype)
+            for start in range(0, len(values), _BLOCK):
+                part = slice(start, start + _BLOCK)
+                total[part] += np.multiply(values[part], weight, dtype=total.dtype)
         total /= sum(weights)
         return total.astype(dtype) if dtype.startswith("complex") else total
 

@@ -211,10 +211,9 @@ def rounded_draft(name: str, tensor: Tensor, dtype: str, done: Exported, read: C
     """
 
     def make() -> memoryview:
-        values = read()
-        found = rounding.rounded(values, dtype)
-        if count := rounding.became_infinite(values, found, dtype):
-            done.became_infinite[name] = count
+        found, became_infinite = rounding.rounded(read(), dtype)
+        if became_infinite:
+            done.became_infinite[name] = became_infinite
         return _bytes_of(found)
 
     return Draft(name, dtype, dtypes.dtype(dtype).item_bytes, tensor.shape, done.shared.get(name, ""), make)

@@ -10,6 +10,9 @@ Array = np.ndarray[Any, Any]
 
 # What `--dtype` takes, and torch's name for each.
 SHORT_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+_CODES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+# Elements at a time: larger memory is given back to the system each time, which costs more than all else.
+_BLOCK = 1 << 14
 _INFINITY = 0x7F80
 _BFLOAT16_NAN = 0x7FC0  # c10::detail::round_to_nearest_even
 
@@ -19,7 +22,7 @@ def is_floating(dtype: str) -> bool:
     return dtype.startswith(("float", "bfloat"))
 
 
-def rounded(values: Array, dtype: str) -> Array:
+def rounded(values: Array, dtype: str) -> tuple[Array, int]:
     """Rounds to `float64`, `float32`, `float16` or `bfloat16`.
 
     Args:
@@ -27,16 +30,25 @@ def rounded(values: Array, dtype: str) -> Array:
         dtype: torch's name of the new one. From float64 to 16 bits it goes by way of float32, as in torch.
 
     Returns:
-        the values in that dtype; the bits of bfloat16, which numpy lacks, as uint16. What is too large for
-        the dtype is infinite in it.
+        the values in that dtype, bfloat16, which numpy lacks, as its bits in uint16; and how many finite ones
+        are too large for the dtype, and infinite in it.
     """
+    result = np.empty(len(values), _CODES[dtype])
+    became_infinite = 0
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if dtype == "float64":
-            return values.astype(np.float64, copy=False)
-        single = values.astype(np.float32, copy=False)
-        if dtype == "float32":
-            return single
-        return single.astype(np.float16) if dtype == "float16" else _bfloat16_bits(single)
+        for start in range(0, len(values), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            block = values[part]
+            result[part] = _rounded_block(block, dtype)
+            became_infinite += _became_infinite(block, result[part], dtype)
+    return result, became_infinite
+
+
+def _rounded_block(values: Array, dtype: str) -> Array:
+    if dtype == "float64":
+        return values
+    single = values.astype(np.float32, copy=False)
+    return _bfloat16_bits(single) if dtype == "bfloat16" else single.astype(_CODES[dtype], copy=False)
 
 
 def _bfloat16_bits(values: Array) -> Array:
@@ -48,8 +60,7 @@ def _bfloat16_bits(values: Array) -> Array:
     return kept
 
 
-def became_infinite(values: Array, result: Array, dtype: str) -> int:
-    """How many finite values are infinite in what `rounded` made of them."""
+def _became_infinite(values: Array, result: Array, dtype: str) -> int:
     # In bfloat16: all of the exponent's bits, and none of the others.
     infinite = (result & 0x7FFF) == _INFINITY if dtype == "bfloat16" else np.isinf(result)
-    return int(np.count_nonzero(infinite & np.isfinite(values)))
+    return int(np.count_nonzero(np.isfinite(values[infinite]))) if infinite.any() else 0
