@@ -41,6 +41,7 @@ FORBIDDEN = (
 )  # fmt: skip
 ANNOTATIONS = (inspect.__file__, typing.__file__)
 HARMLESS = ("os.listdir", "os.scandir", "os.walk", "os.fwalk", "builtins.id", "socket.gethostname")
+OUTPUTS = ("exported.safetensors", "averaged.pt")  # what two of the calls are to write
 IN_OUR_FOLDER = ("os.mkdir", "open", "os.rename", "os.remove")  # the lease of the directory, and notes
 REPORT = os.dup(1)
 
@@ -55,9 +56,17 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
         return  # Typer evaluates the annotations of the commands
     if event in IN_OUR_FOLDER and OWN_DIRECTORY in str(arguments[0]).split(os.sep):
         return
+    if is_output(arguments):
+        return
     writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
     if writes or event.startswith(FORBIDDEN):
         events.append(f"{event} {arguments!r}"[:200])
+
+
+def is_output(arguments: tuple[Any, ...]) -> bool:
+    """Whether an event is about a file that a call is to write, or its temporary one."""
+    names = [os.path.basename(one).removeprefix(".") for one in arguments if isinstance(one, str)]
+    return any(name.startswith(OUTPUTS) for name in names)
 
 
 def memory(key: str) -> int:
@@ -105,6 +114,9 @@ def calls(path: str, config: str) -> dict[str, list[str]]:
         "show --stats": ["show", path, "--stats", "*"],
         "show --tensors": ["show", path, "--tensors", "*", "--sort", "size"],
         "show --depth": ["show", path, "--depth", "1000", "--sort", "name"],
+        "diff": ["diff", path, path, "--all"],
+        "export": ["export", path, "-o", OUTPUTS[0], "--force"],
+        "average": ["average", path, path, "-o", OUTPUTS[1], "--force"],
         "train": train,
     }
 
@@ -140,6 +152,9 @@ def measure(number: int, one: dict[str, Any], name: str, arguments: list[str], l
     code, out, err = run(one["path"], arguments)
     seconds, busy = time.monotonic() - began, time.process_time() - busy
     signal.setitimer(signal.ITIMER_REAL, 0)
+    for output in OUTPUTS:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(output)
     tell(
         number=number, call=name, code=code, seconds=seconds, busy=busy, grown=memory("VmHWM") - before,
         events=list(events), out=out.decode("utf-8", "surrogateescape")[:5000], err=err.decode()[:5000],

@@ -61,6 +61,8 @@ def average(
     each = weights(len(files), decay)
     chosen = [export.select(file.outline, wanted) for file in files]
     last = chosen[-1]
+    for file, selected in zip(files, chosen, strict=True):
+        file.expect(selected.tensors.values())
     for file, selected in zip(files[:-1], chosen[:-1], strict=True):
         _check_alike(file.outline.path, selected.tensors, files[-1].outline.path, last.tensors)
     done = export.summary(target, files[-1].outline, chosen)
@@ -91,15 +93,18 @@ def _check_dtype(name: str, dtype: str) -> None:
 def _average(sources: Sequence[tuple[CheckedFile, Tensor]], weights: Sequence[float]) -> Array:
     """The weighted mean in float64, or complex128 rounded to the tensors' own dtype; flat."""
     dtype = sources[0][1].dtype
-    total: Array = np.zeros(sources[0][1].numel, np.complex128 if dtype.startswith("complex") else np.float64)
+    is_complex = dtype.startswith("complex")
+    total: Array = np.empty(0)
     with np.errstate(all="ignore"):
         for (file, tensor), weight in zip(sources, weights, strict=True):
             values = file.values(tensor)
+            if not len(total):  # not before the file has shown that it holds as many elements as it says
+                total = np.zeros(len(values), np.complex128 if is_complex else np.float64)
             for start in range(0, len(values), _BLOCK):
                 part = slice(start, start + _BLOCK)
                 total[part] += np.multiply(values[part], weight, dtype=total.dtype)
         total /= sum(weights)
-        return total.astype(dtype) if dtype.startswith("complex") else total
+        return total.astype(dtype) if is_complex else total
 
 
 def _check_alike(path: str, tensors: Mapping[str, Tensor], last: str, expected: Mapping[str, Tensor]) -> None:

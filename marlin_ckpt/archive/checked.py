@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +19,9 @@ from marlin_ckpt.storage.local import opened
 
 Array = np.ndarray[Any, Any]
 
-# So much may be read in all: a few bytes of a file can say that it holds the same megabyte a million times.
-_FREE_BYTES = 256 << 20
+# What is read in all may be so much more than the file, of whose bytes few make a tensor of any size, and any
+# number of them.
+_FREE_BYTES = 32 << 20
 _MOST_TIMES = 8
 
 
@@ -37,7 +38,6 @@ class CheckedFile:
         self.outline: Outline = read_outline(fd, path)
         self._container: Container | None = None
         self._records: dict[int, Record] = {}
-        self._left_bytes = _FREE_BYTES + _MOST_TIMES * self.outline.size_bytes
         if self.outline.format == "zip":
             self._container = container = reader.read_container(fd, path)
             if reader.has_checksums(container):
@@ -58,15 +58,16 @@ class CheckedFile:
         except OSError as error:
             raise StorageError.of("cannot read", self.outline.path, error) from error
 
-    def spend(self, tensor: Tensor) -> None:
-        """Takes note that a tensor is about to be read.
+    def expect(self, tensors: Iterable[Tensor]) -> None:
+        """Refuses to read tensors that say they have far more elements than the file has bytes for.
 
         Raises:
-            UnsafeCheckpointError: more was read by now than a file of this length has to tell.
+            UnsafeCheckpointError: they do.
         """
-        self._left_bytes -= tensor.size_bytes
-        if self._left_bytes < 0:
-            what = f"refused: its tensors repeat the same bytes over and over (tensor {tensor.name})"
+        size = sum(one.size_bytes for one in tensors)
+        if size > _FREE_BYTES + _MOST_TIMES * self.outline.size_bytes:
+            own = f"the {self.outline.size_bytes:,} of the file"
+            what = f"refused: its tensors have elements of {size:,} bytes in {own}"
             raise UnsafeCheckpointError(what, self.outline.path)
 
     def confirm(self, tensor: Tensor, crc32: int) -> None:
@@ -108,10 +109,8 @@ class CheckedFile:
         Raises:
             CorruptCheckpointError: the checksum does not hold, or values lie outside of the storage.
             UnknownFormatError: the dtype is not known here.
-            UnsafeCheckpointError: as `spend`.
             OSError: the file cannot be read.
         """
-        self.spend(tensor)
         if is_whole(tensor):
             values: Array = np.empty(tensor.numel, dtypes.dtype(tensor.dtype).numpy)
             if self.check(tensor, values.view(np.uint8).data):

@@ -131,7 +131,7 @@ def compare(
 
     Raises:
         MarlinError: one of them has no such state.
-        BadFileError: one of them is damaged, or cannot be read here.
+        BadFileError: one of them is damaged, or cannot be read here, or would cost too much.
         StorageError: one of them cannot be read.
     """
     states = _states(a, b, state)
@@ -149,6 +149,8 @@ def compare(
             alike[name] = (one, other)
         else:
             found.append(Difference(name, Change.RESHAPED, one, other))
+    a.expect(one for one, _ in alike.values())
+    b.expect(other for _, other in alike.values())
     for (name, (one, other)), measure in zip(alike.items(), Pairs(a, b).measure(alike.values()), strict=True):
         found.append(
             Difference(name, Change.SAME if measure is None else Change.CHANGED, one, other, measure)

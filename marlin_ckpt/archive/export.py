@@ -152,6 +152,7 @@ def export(file: CheckedFile, target: Output, wanted: Wanted) -> Exported:
     target.check()
     outline = file.outline
     selected = select(outline, wanted)
+    file.expect(selected.tensors.values())
     done = summary(target, outline, [selected])
     drafts = [_draft(file, name, one, wanted, done) for name, one in selected.tensors.items()]
     done.size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)

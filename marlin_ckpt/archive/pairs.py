@@ -88,7 +88,6 @@ class Pairs:
 
     def _submit(self, pool: ThreadPoolExecutor, a: Tensor, b: Tensor) -> list[Future[_Part]]:
         for file, tensor in ((self._a, a), (self._b, b)):
-            file.spend(tensor)
             if not is_whole(tensor):
                 file.check(tensor)  # the ranges below are not all that the checksum is of
         starts = range(0, a.size_bytes, _RANGE_BYTES)
