@@ -221,6 +221,13 @@ def test_layers_are_told_with_the_greatest_change_first(files):
     assert layers[1].measure.relative == pytest.approx(math.sqrt((4 * 0.25 + 4) / 8))
 
 
+def test_an_optimizer_s_count_of_steps_does_not_hide_its_moments(files):
+    state = {"0.step": torch.tensor(1.0), "0.exp_avg": torch.ones(4), "1.step": torch.tensor(1.0)}
+    after = {"0.step": torch.tensor(9.0), "0.exp_avg": torch.ones(4) * 1.5, "1.step": torch.tensor(3.0)}
+    layers = compare(*files(state, after)).layers
+    assert [(one.name, one.changed, one.measure.maximum) for one in layers] == [("1", 1, 2.0), ("0", 2, 0.5)]
+
+
 def test_a_state_dict_is_compared_with_the_module_s_state_of_a_checkpoint(
     tmp_path, make_checkpointer, make_checkpoint, capsys
 ):

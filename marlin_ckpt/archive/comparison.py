@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
+import operator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -50,7 +52,8 @@ class Layer:
         name: of the parent, `layers.0` for `layers.0.weight`; "" for tensors without one.
         changed: how many differ.
         tensors: how many there are in both files.
-        measure: of those that differ, all their elements as one tensor's.
+        measure: of those that differ, all their elements as one tensor's; without scalars, such as an
+            optimizer's count of steps, where there is anything else.
     """
 
     name: str
@@ -101,17 +104,18 @@ class Comparison:
     @property
     def layers(self) -> list[Layer]:
         """The layers with changed values, the greatest relative change first."""
-        sums: dict[str, Measure] = {}
-        changed: dict[str, int] = {}
-        tensors: dict[str, int] = {}
+        members: dict[str, list[Difference]] = {}
         for one in self.tensors:
-            parent = one.name.rpartition(".")[0]
             if one.change in (Change.SAME, Change.CHANGED):
-                tensors[parent] = tensors.get(parent, 0) + 1
-            if one.measure is not None:
-                sums[parent] = sums.get(parent, Measure()) + one.measure
-                changed[parent] = changed.get(parent, 0) + 1
-        found = [Layer(name, changed[name], tensors[name], total) for name, total in sums.items()]
+                members.setdefault(one.name.rpartition(".")[0], []).append(one)
+        found = []
+        for name, tensors in members.items():
+            changed = [one for one in tensors if one.measure is not None]
+            larger = [one for one in changed if one.before is not None and one.before.shape]
+            measures = [one.measure for one in larger or changed if one.measure is not None]
+            if measures:
+                total = functools.reduce(operator.add, measures)
+                found.append(Layer(name, len(changed), len(tensors), total))
         return sorted(found, key=lambda one: (-one.measure.relative, -one.measure.differing, one.name))
 
 

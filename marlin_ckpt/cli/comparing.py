@@ -27,7 +27,7 @@ def differences(paths: tuple[str, str], found: Comparison, *, with_same: bool, e
         each: whether changed tensors are told of one by one, and not only their layers.
     """
     for path, state in zip(paths, found.states, strict=True):
-        if state:
+        if state and found.states[0] != found.states[1]:
             render.talk(f"compared: {escape(state)} of {escape(path)}")
     for value in found.values:
         before, after = (_shortened(text) or "(none)" for text in (value.before, value.after))
