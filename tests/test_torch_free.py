@@ -193,3 +193,21 @@ def test_the_plain_names_of_the_package_need_no_torch(repository, name):
         f"import sys\nsys.modules['torch'] = None\nfrom marlin_ckpt import {name}\nprint({name}.__name__)"
     )
     assert run_python(script, repository) == f"{name}\n"
+
+
+def test_diff_export_and_average_run_without_torch(without, directory, tmp_path):
+    files = [directory / "model_1.pt", directory / "model_model_1.pt"]
+    assert without("torch", "diff", files[0], files[0]).returncode == 0
+    ended = without("torch", "diff", *files, "--json")
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert json.loads(ended.stdout)["states"] == ["module_interface_state", None]
+    for name in ("weights.safetensors", "weights.pt"):
+        assert without("torch", "export", files[0], "-o", tmp_path / name, "--dtype", "bf16").returncode == 0
+        averaged = without("torch", "average", files[0], files[0], "-o", tmp_path / f"averaged_{name}")
+        assert (averaged.returncode, averaged.stdout) == (0, "")
+    assert torch.load(tmp_path / "weights.pt", weights_only=True)["weight"].dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "clean"])
+def test_what_looks_at_no_value_needs_no_numpy(without, directory, command):
+    assert without("torch,numpy,safetensors", command, directory).returncode == 0
