@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,3 +103,37 @@ def test_a_directory_that_is_not_there_is_told(tmp_path, capsys):
     target = tmp_path / "none" / "o.safetensors"
     assert main(["export", str(tmp_path / "source.pt"), "-o", str(target)]) == 1
     assert capsys.readouterr().err == f"error: cannot write: {os.strerror(errno.ENOENT)}: {target}\n"
+
+
+_MEASURED = """
+import resource, sys
+sys.modules["torch"] = None
+from marlin_ckpt.cli.main import main
+code = main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def peak(repository: Path, *arguments: str | Path) -> int:
+    """The most memory that a command has at once, in bytes."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _MEASURED, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(repository)}, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode in (0, 1), ended.stderr
+    return int(ended.stderr.splitlines()[-1])
+
+
+def test_memory_is_bounded_by_the_largest_tensors_and_that_of_diff_by_blocks(directory, repository):
+    large = {f"w{number}": torch.rand(8 << 20) for number in range(4)}  # of 32 MiB each
+    paths = [Path(directory, name) for name in ("small.pt", "a.pt", "b.pt")]
+    for path, state in zip(
+        paths, ({"w": torch.ones(1)}, large, {**large, "w3": large["w3"] + 1}), strict=True
+    ):
+        torch.save(state, path)
+    target = Path(directory, "o.safetensors")
+    least = peak(repository, "diff", paths[0], paths[0])
+    assert peak(repository, "diff", paths[1], paths[2]) - least < 32 << 20
+    for command, tensors in (["export", paths[1]], 3), (["average", paths[1], paths[2]], 6):
+        assert peak(repository, *command, "-o", target, "--force") - least < (32 * tensors + 32) << 20
