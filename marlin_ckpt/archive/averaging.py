@@ -66,31 +66,32 @@ def average(
     for file, selected in zip(files[:-1], chosen[:-1], strict=True):
         _check_alike(file.outline.path, selected.tensors, files[-1].outline.path, last.tensors)
     done = export.summary(target, files[-1].outline, chosen)
-
-    drafts: list[Draft] = []
-    for name, one in last.tensors.items():
+    drafts = []
+    for name in last.tensors:
         sources = [(file, other.tensors[name]) for file, other in zip(files, chosen, strict=True)]
-        dtype = export.dtype_of(one, wanted)
-        average = functools.partial(_average, sources, each)
-        if rounding.is_floating(one.dtype):
-            _check_dtype(name, dtype)
-            drafts.append(export.rounded_draft(name, one, dtype, done, average))
-        elif one.dtype.startswith("complex"):
-            drafts.append(export.draft(name, one, done, average))
-        else:
-            drafts.append(export.draft(name, one, done, functools.partial(files[-1].bits, one)))
+        drafts.append(_draft(name, sources, each, wanted, done))
     done.size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
     output.write(target, drafts, None, {"format": "pt"})
     return done
 
 
-def _check_dtype(name: str, dtype: str) -> None:
-    if dtype.startswith("float8"):
-        what = f"an average is not rounded to {dtype}, the dtype of {name}"
-        raise UnsavableStateError(what, hint="give the new file another dtype with --dtype")
+_Sources = Sequence[tuple[CheckedFile, Tensor]]
 
 
-def _average(sources: Sequence[tuple[CheckedFile, Tensor]], weights: Sequence[float]) -> Array:
+def _draft(name: str, sources: _Sources, weights: Sequence[float], wanted: Wanted, done: Exported) -> Draft:
+    last, tensor = sources[-1]
+    dtype = export.dtype_of(tensor, wanted)
+    average = functools.partial(_average, sources, weights)
+    if rounding.is_floating(tensor.dtype):
+        if dtype.startswith("float8"):
+            what = f"an average is not rounded to {dtype}, the dtype of {name}"
+            raise UnsavableStateError(what, hint="give the new file another dtype with --dtype")
+        return export.rounded_draft(name, tensor, dtype, done, average)
+    read = average if tensor.dtype.startswith("complex") else functools.partial(last.bits, tensor)
+    return export.draft(name, tensor, done, read)
+
+
+def _average(sources: _Sources, weights: Sequence[float]) -> Array:
     """The weighted mean in float64, or complex128 rounded to the tensors' own dtype; flat."""
     dtype = sources[0][1].dtype
     is_complex = dtype.startswith("complex")

@@ -109,7 +109,7 @@ class CheckedFile:
         Raises:
             CorruptCheckpointError: the checksum does not hold, or values lie outside of the storage.
             UnknownFormatError: the dtype is not known here.
-            OSError: the file cannot be read.
+            StorageError: the file cannot be read.
         """
         if is_whole(tensor):
             values: Array = np.empty(tensor.numel, dtypes.dtype(tensor.dtype).numpy)

@@ -97,9 +97,10 @@ class Comparison:
         """Whether nothing differs."""
         return not self.values and all(one.change is Change.SAME for one in self.tensors)
 
-    def of(self, change: Change) -> list[Difference]:
-        """The tensors of which one thing became."""
-        return [one for one in self.tensors if one.change is change]
+    @property
+    def counts(self) -> dict[str, int]:
+        """Of how many tensors each thing became."""
+        return {str(change): sum(one.change is change for one in self.tensors) for change in Change}
 
     @property
     def layers(self) -> list[Layer]:
@@ -143,16 +144,7 @@ def compare(
         _matching(selection.numbered(selection.tensors_of(file.outline, name)), pattern)
         for file, name in zip((a, b), states, strict=True)
     )
-    found = [Difference(name, Change.REMOVED, before[name], None) for name in before if name not in after] + [
-        Difference(name, Change.ADDED, None, after[name]) for name in after if name not in before
-    ]
-    both = {name: (one, after[name]) for name, one in before.items() if name in after}
-    alike = {}
-    for name, (one, other) in both.items():
-        if (one.dtype, one.shape) == (other.dtype, other.shape):
-            alike[name] = (one, other)
-        else:
-            found.append(Difference(name, Change.RESHAPED, one, other))
+    found, alike = _matched(before, after)
     a.expect(one for one, _ in alike.values())
     b.expect(other for _, other in alike.values())
     for (name, (one, other)), measure in zip(alike.items(), Pairs(a, b).measure(alike.values()), strict=True):
@@ -161,6 +153,22 @@ def compare(
         )
     values = [] if pattern else _values(a, b, states)
     return Comparison(states, tuple(sorted(found, key=_rank)), tuple(values))
+
+
+def _matched(
+    before: dict[str, Tensor], after: dict[str, Tensor]
+) -> tuple[list[Difference], dict[str, tuple[Tensor, Tensor]]]:
+    """What can be said by names, shapes and dtypes, and the pairs of which the values must be compared."""
+    found = [Difference(name, Change.REMOVED, one, None) for name, one in before.items() if name not in after]
+    found += [Difference(name, Change.ADDED, None, one) for name, one in after.items() if name not in before]
+    alike = {}
+    for name in [name for name in before if name in after]:
+        one, other = before[name], after[name]
+        if (one.dtype, one.shape) == (other.dtype, other.shape):
+            alike[name] = one, other
+        else:
+            found.append(Difference(name, Change.RESHAPED, one, other))
+    return found, alike
 
 
 def _states(a: CheckedFile, b: CheckedFile, state: str | None) -> tuple[str, str]:

@@ -62,8 +62,8 @@ class Pairs:
 
         Raises:
             CorruptCheckpointError: a checksum does not hold, or values lie outside of a storage.
-            NotACheckpointError: a dtype is not known here.
-            OSError: a file cannot be read.
+            UnknownFormatError: a dtype is not known here.
+            StorageError: a file cannot be read.
         """
         pending: deque[tuple[Tensor, Tensor, list[Future[_Part]]]] = deque()
         with ThreadPoolExecutor(_THREADS) as pool:

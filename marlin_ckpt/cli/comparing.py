@@ -44,15 +44,11 @@ def differences(paths: tuple[str, str], found: Comparison, *, with_same: bool, e
         ([escape(one.name) or "-", f"{one.changed} of {one.tensors}"], one.measure) for one in found.layers
     ]
     _table("layer", layers)
-    counts = [(kind, sum(one.change == kind for one in found.tensors)) for kind in _KINDS]
-    told = ", ".join(f"{number} {kind}" for kind, number in counts if number)
+    told = ", ".join(f"{number} {kind}" for kind, number in found.counts.items() if number)
     values = f"; {count(len(found.values), 'other value')} differ{'s' * (len(found.values) == 1)}" * bool(
         found.values
     )
     render.talk(f"{count(len(found.tensors), 'tensor')}: {told or 'none to compare'}{values}")
-
-
-_KINDS = ("removed", "added", "reshaped", "changed", "same")
 
 
 def _table(noun: str, rows: list[tuple[list[str], Measure]]) -> None:

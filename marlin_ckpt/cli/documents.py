@@ -122,7 +122,7 @@ def comparison(paths: tuple[str, str], found: Comparison, *, with_same: bool) ->
         "paths": list(paths),
         "states": [state or None for state in found.states],
         "same": found.is_same,
-        "counts": {kind: sum(one.change == kind for one in found.tensors) for kind in _CHANGES},
+        "counts": found.counts,
         "tensors": [_difference(one) for one in told],
         "layers": [
             {"name": one.name, "tensors": one.tensors, "changed": one.changed, **_measure(one.measure)}
@@ -133,9 +133,6 @@ def comparison(paths: tuple[str, str], found: Comparison, *, with_same: bool) ->
             for one in found.values
         ],
     }
-
-
-_CHANGES = ("removed", "added", "reshaped", "changed", "same")
 
 
 def _difference(one: Difference) -> dict[str, Any]:
