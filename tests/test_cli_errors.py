@@ -13,7 +13,19 @@ import pytest
 from marlin_ckpt import __version__
 from marlin_ckpt.cli.main import main
 
-COMMANDS = ["train", "list", "latest", "verify", "salvage", "diff", "export", "average", "clean", "advise"]
+COMMANDS = [
+    "train",
+    "list",
+    "latest",
+    "show",
+    "verify",
+    "salvage",
+    "diff",
+    "export",
+    "average",
+    "clean",
+    "advise",
+]
 
 
 @pytest.fixture
