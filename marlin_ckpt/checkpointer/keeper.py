@@ -6,11 +6,13 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Iterable
 
 from marlin_ckpt.archive.keeping import Keeping
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import pruning
 from marlin_ckpt.directory.pruning import Removal
+from marlin_ckpt.directory.retention import Decision
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.keep import RetentionArguments
 
@@ -29,6 +31,7 @@ class Keeper:
         self.removed: deque[Removal] = deque(maxlen=_MOST_REMOVED)
         self._keeping = Keeping()
         self._warned_of: set[str] = set()
+        self._has_refused = False
 
     def saved(self, args: DefaultCheckpointerArguments, path: str, run_id: str, metrics: set[str]) -> None:
         """Removes what the rules let go, now that a new checkpoint is durable.
@@ -49,15 +52,18 @@ class Keeper:
 
     def make_room(self, args: DefaultCheckpointerArguments, run_id: str) -> bool:
         """Removes what the rules let go already; returns whether that has freed anything."""
-        return isinstance(args.keep, RetentionArguments) and self._remove(args, run_id, {}) > 0
+        return self._remove(args, run_id, {}) > 0
 
     def _remove(self, args: DefaultCheckpointerArguments, run_id: str, pinned: dict[str, str]) -> int:
+        rules = args.keep
+        if not isinstance(rules, RetentionArguments):
+            return 0
         if args.load_dir and args.load_filename:
             pinned[os.path.join(args.load_dir, args.load_filename)] = "load_filename names it"
         try:
             plan = self._keeping.plan(
                 args.save_dir,
-                args.keep,  # type: ignore[arg-type] # the callers have looked
+                rules,
                 now_s=time.time(),
                 prefix=args.file_prefix,
                 extension=args.file_ext,
@@ -67,6 +73,11 @@ class Keeper:
         except MarlinError as error:
             self._logger.warning("Removed no old checkpoints: %s", error)
             return 0
+        if plan.removal.removals and _keeps_nothing(plan.decisions, rules):
+            if not self._has_refused:
+                self._has_refused = True
+                self._logger.warning("Removed no old checkpoints: no rule of keep keeps any of them.")
+            return 0
         outcome = pruning.carry_out(plan.removal)
         for removal in outcome.removed:
             self._logger.info("Removed %s: %s.", removal.path, removal.reason)
@@ -74,3 +85,8 @@ class Keeper:
         for failure in outcome.failures:
             self._logger.warning("Could not remove %s: %s", failure.path, failure.error)
         return outcome.bytes_freed
+
+
+def _keeps_nothing(decisions: Iterable[Decision], rules: RetentionArguments) -> bool:
+    """Whether the rules wait for a metric that no checkpoint has: one that is misspelt will never come."""
+    return bool(rules.best_rules()) and not any(one.is_wanted for one in decisions)
