@@ -32,6 +32,7 @@ class Keeper:
         self._keeping = Keeping()
         self._warned_of: set[str] = set()
         self._has_refused = False
+        self._has_saved = False
 
     def saved(self, args: DefaultCheckpointerArguments, path: str, run_id: str, metrics: set[str]) -> None:
         """Removes what the rules let go, now that a new checkpoint is durable.
@@ -42,6 +43,7 @@ class Keeper:
             run_id: of the run.
             metrics: the names of those that the new checkpoint has.
         """
+        self._has_saved = True
         if not isinstance(args.keep, RetentionArguments):
             return
         self._keeping.trust(path)
@@ -52,7 +54,10 @@ class Keeper:
 
     def make_room(self, args: DefaultCheckpointerArguments, run_id: str) -> bool:
         """Removes what the rules let go already; returns whether that has freed anything."""
-        return self._remove(args, run_id, {}) > 0
+        pinned = {}
+        if args.resume_from and not self._has_saved:
+            pinned[os.fspath(args.resume_from)] = "the run goes on from it"
+        return self._remove(args, run_id, pinned) > 0
 
     def _remove(self, args: DefaultCheckpointerArguments, run_id: str, pinned: dict[str, str]) -> int:
         rules = args.keep

@@ -1,0 +1,43 @@
+"""Retention in a run that goes on from an earlier file."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from marlin_ckpt import RetentionArguments
+from marlin_ckpt.storage import local
+
+from .folders import visible
+
+
+@pytest.mark.parametrize("async_save", [False, True])
+def test_on_a_full_disk_the_file_that_the_run_goes_on_from_stays_until_a_newer_one_is_durable(
+    make_checkpointer, make_checkpoint, tmp_path, monkeypatch, async_save
+):
+    folder = tmp_path / "checkpoints"
+    first = make_checkpointer()
+    for index in range(5):
+        first.save(make_checkpoint(), index)
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with make_checkpointer(
+        async_save=async_save,
+        keep=RetentionArguments(last=1),
+        on_save_error="warn",
+        load_dir=None,
+        resume_from=os.fspath(folder / "model_3.pt"),  # since model_4.pt has brought runs to a bad end
+    ) as second:
+        second.load()
+        with monkeypatch.context() as patch:
+            patch.setattr(local, "_fill", fail)
+            second.save(make_checkpoint(), 4)
+            second.wait()
+        assert visible(folder) == ["model_3.pt", "model_4.pt"]
+        second.save(make_checkpoint(), 5)
+        second.wait()
+        assert visible(folder) == ["model_5.pt"]
