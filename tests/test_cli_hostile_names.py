@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from marlin_ckpt import Checkpoint
+from marlin_ckpt.cli import render
 from marlin_ckpt.cli.main import main
 
 from .folders import visible
@@ -200,3 +201,20 @@ def test_an_error_about_a_hostile_argument_is_harmless(command, configured, argu
     assert out == b""
     lines = assert_harmless(err)
     assert lines[0].startswith("error: ")
+
+
+def test_the_id_of_a_run_does_nothing_to_the_terminal(make_checkpointer, make_checkpoint, tmp_path, capsys):
+    checkpointer = make_checkpointer()
+    checkpointer.save(make_checkpoint(), 1)
+    checkpointer.run_id = "\x1b[31mred\x1b[0m"
+    checkpointer.save(make_checkpoint(), 2)
+    assert main(["clean", str(tmp_path / "checkpoints"), "--keep-last", "1", "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert "\\x1b[31mred" in out
+    assert "\x1b" not in out + err
+
+
+def test_the_id_of_a_resumed_run_does_nothing_to_the_terminal(capsys):
+    report = {"files": [], "removed": [], "epochs": 1, "global_steps": 1, "seconds": 1.0, "overhead": None}
+    render.run_table({**report, "run_id": "\x1b[31mred"})
+    assert "\x1b" not in capsys.readouterr().err

@@ -125,7 +125,7 @@ def _table(decisions: tuple[Decision, ...], directory: str) -> None:
             "keep" if one.keep else "remove",
             str(one.candidate.index),
             size(one.candidate.size_bytes),
-            one.candidate.run_id[:_RUN_LETTERS] or "-",
+            escape(one.candidate.run_id[:_RUN_LETTERS]) or "-",
             escape("; ".join(one.reasons)),
             escape(os.path.relpath(one.candidate.path, directory)),
         ]

@@ -293,4 +293,5 @@ def run_table(report: dict[str, Any]) -> None:
     wrote = f"{count(len(files) + len(gone), 'file')} written, {size(total)}"
     wrote += f", {len(gone)} of them removed" if gone else ""
     share = "" if report["overhead"] is None else f"; saves cost {report['overhead']:.1%} of the time"
-    talk(f"run {report['run_id']}: {epochs}, {steps}, {report['seconds']:.1f} s; {wrote}{share}")
+    run_id = escape(str(report["run_id"]))  # taken over from the file that the run went on from
+    talk(f"run {run_id}: {epochs}, {steps}, {report['seconds']:.1f} s; {wrote}{share}")
