@@ -12,7 +12,7 @@ import torch
 from marlin_ckpt import RetentionArguments
 from marlin_ckpt.archive import verification
 from marlin_ckpt.archive.keeping import Keeping, Verify
-from marlin_ckpt.directory import pruning
+from marlin_ckpt.directory import pruning, retention
 
 NOW = 2e9
 
@@ -210,3 +210,26 @@ def test_a_salvaged_file_with_tensors_lost_takes_no_place(saved, tmp_path):
     found = plan(saved)
     assert found.decisions[-1].reasons == ("left alone: salvaged, with tensors lost",)
     assert [one.candidate.index for one in found.decisions if one.keep] == [5, 6]
+
+
+def test_a_newest_file_that_is_damaged_is_read_once_and_not_after_each_save(saved, monkeypatch):
+    flip(saved / "model_5.pt")
+    read = []
+    real = verification.verify
+    monkeypatch.setattr(verification, "verify", lambda path: read.append(path) or real(path))
+    keeping = Keeping()
+    for _ in range(3):
+        assert goes(saved, keeping) == [f"model_{index}.pt" for index in range(4)]
+    assert [os.path.basename(path) for path in read] == ["model_5.pt", "model_4.pt"]
+
+
+def test_of_many_damaged_files_each_is_decided_about_once(saved, monkeypatch):
+    for index in range(1, 6):
+        flip(saved / f"model_{index}.pt")
+    decisions = []
+    real = retention.decide
+    monkeypatch.setattr(
+        retention, "decide", lambda *args, **options: decisions.append(1) or real(*args, **options)
+    )
+    assert goes(saved) == []
+    assert len(decisions) == 2

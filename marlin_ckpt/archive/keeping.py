@@ -48,12 +48,12 @@ class Keeping:
 
     def __init__(self) -> None:
         self._inspections: dict[_Seen, Inspection] = {}
-        self._proven: set[_Seen] = set()
+        self._verdicts: dict[_Seen, str] = {}  # why it is not intact; "" where it is
 
     def trust(self, path: str) -> None:
         """Takes a file for intact as it is now: this process has written and checked it."""
         if entry := catalog.entry(path):
-            self._proven.add(_seen(entry))
+            self._verdicts[_seen(entry)] = ""
 
     def plan(  # noqa: PLR0913 - what decides, each by its name
         self,
@@ -124,26 +124,34 @@ class Keeping:
             if verify is Verify.NONE or all(one.keep for one in decisions):
                 return decisions
             kept = [one.candidate for one in decisions if one.keep and not one.candidate.apart]
-            wrong = self._first_not_intact(kept[-1:] if verify is Verify.NEWEST else kept, entries)
+            if verify is Verify.NEWEST:  # and where it fails the next one, which would be the newest then
+                kept = [one.candidate for one in reversed(decisions) if not one.candidate.apart]
+            wrong = self._not_intact(kept, entries, until_one_holds=verify is Verify.NEWEST)
             if not wrong:
                 return decisions
             candidates = [replace(one, apart=wrong.get(one.path, one.apart)) for one in candidates]
 
-    def _first_not_intact(
-        self, candidates: Iterable[Candidate], entries: Mapping[str, Entry]
+    def _not_intact(
+        self, candidates: Iterable[Candidate], entries: Mapping[str, Entry], *, until_one_holds: bool
     ) -> dict[str, str]:
+        wrong = {}
         for one in candidates:
-            seen = _seen(entries[one.path])
-            if seen in self._proven:
-                continue
+            if reason := self._why_not_intact(entries[one.path]):
+                wrong[one.path] = reason
+            elif until_one_holds:
+                break
+        return wrong
+
+    def _why_not_intact(self, entry: Entry) -> str:
+        seen = _seen(entry)
+        if seen not in self._verdicts:
             try:
-                verdict = verification.verify(one.path)
+                verdict = verification.verify(entry.path)
             except CheckpointNotFoundError:
-                return {one.path: "it has vanished"}
-            if verdict.status is not verification.Status.INTACT:
-                return {one.path: f"{verdict.status}: {verdict.reason}"}
-            self._proven.add(seen)
-        return {}
+                return "it has vanished"
+            is_intact = verdict.status is verification.Status.INTACT
+            self._verdicts[seen] = "" if is_intact else f"{verdict.status}: {verdict.reason}"
+        return self._verdicts[seen]
 
     def _candidate(self, entry: Entry, run_id: str | None, stay: Mapping[tuple[int, int], str]) -> Candidate:
         seen = _seen(entry)
@@ -165,7 +173,7 @@ class Keeping:
     def _forget_all_but(self, entries: Iterable[Entry]) -> None:
         there = {_seen(one) for one in entries}
         self._inspections = {seen: one for seen, one in self._inspections.items() if seen in there}
-        self._proven &= there
+        self._verdicts = {seen: one for seen, one in self._verdicts.items() if seen in there}
 
 
 def _apart(found: Inspection, run_id: str | None) -> str:  # noqa: PLR0911 - a table, with a line for each kind
