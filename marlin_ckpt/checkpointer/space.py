@@ -27,7 +27,7 @@ def check(args: DefaultCheckpointerArguments, size_bytes: int, indices: int, run
     Args:
         args: the checkpointer's.
         size_bytes: of one checkpoint.
-        indices: how many indices the run will go through.
+        indices: how many indices the run has still to go through.
         run_id: of the run.
 
     Raises:
@@ -35,15 +35,20 @@ def check(args: DefaultCheckpointerArguments, size_bytes: int, indices: int, run
     """
     rules = args.keep if isinstance(args.keep, RetentionArguments) else None
     directory = os.fspath(args.save_dir)
-    period = 1 if args.period == "auto" else args.period
-    kept = most_kept(rules, -(-indices // period) + 1, indices)  # the last one is saved whatever the period
+    kept = _most_kept(args, rules, indices)
     needed = needed_bytes(size_bytes, rules, kept)
     try:
         free = free_bytes(directory)
     except OSError:  # a file system that does not tell
         return
-    if needed <= free or (needed := needed - _own_bytes(args, directory, run_id)) <= free:
+    if needed <= free:
         return
+    if rules is not None and (own := _own(args, directory, run_id)):  # they count among what it will keep
+        kept = _most_kept(args, rules, (own[-1].index or 0) + 1 + indices)
+        whole = needed_bytes(size_bytes, rules, kept) - sum(one.size_bytes for one in own)
+        needed = max(0, min(needed, whole))
+        if needed <= free:
+            return
     what = f"a checkpoint of {size_bytes:,} bytes"
     if rules is not None:
         what = f"{kept} checkpoints of {size_bytes:,} bytes and one more"
@@ -52,18 +57,19 @@ def check(args: DefaultCheckpointerArguments, size_bytes: int, indices: int, run
     raise StorageError(what, directory, hint, errno=errno.ENOSPC)
 
 
-def _own_bytes(args: DefaultCheckpointerArguments, directory: str, run_id: str) -> int:
-    """What the run has kept so far: it counts among what it will keep."""
+def _most_kept(args: DefaultCheckpointerArguments, rules: RetentionArguments | None, indices: int) -> int:
+    period = 1 if args.period == "auto" else args.period
+    return most_kept(rules, -(-indices // period) + 1, indices)  # the last one is saved whatever the period
+
+
+def _own(args: DefaultCheckpointerArguments, directory: str, run_id: str) -> list[catalog.Entry]:
+    """What the run has kept so far, in order of the index."""
     try:
         found = catalog.find(directory, prefix=args.file_prefix, extension=args.file_ext)
     except MarlinError:
-        return 0
+        return []
     inspected = inspection.survey(one for one in found if one.name and one.name.kind is Kind.CHECKPOINT)
-    return sum(
-        one.entry.size_bytes
-        for one in inspected
-        if one.manifest is not None and one.manifest.run_id == run_id
-    )
+    return [one.entry for one in inspected if one.manifest is not None and one.manifest.run_id == run_id]
 
 
 def free_bytes(directory: str) -> int:
