@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from marlin_ckpt.archive import inspection
@@ -132,13 +133,15 @@ def predicted_bytes(state: object, optimizers: Iterable[Optimizer]) -> int:
         for optimizer in optimizers
         for group in optimizer.param_groups
         for parameter in group["params"]
-        if parameter.requires_grad and parameter not in optimizer.state
+        if parameter.requires_grad and parameter not in optimizer.state and not is_lazy(parameter)
     )
     return int(sum(storages.values()) + to_come)
 
 
 def _collect(value: object, storages: dict[int, int], seen: set[int]) -> None:
     if isinstance(value, torch.Tensor):
+        if is_lazy(value):
+            return  # its size is not known before the first step
         if value.layout is torch.strided:
             storage = value.untyped_storage()
             storages[storage._cdata] = storage.nbytes()  # noqa: SLF001 - what tells storages apart, as in torch.save
