@@ -233,3 +233,18 @@ def test_of_many_damaged_files_each_is_decided_about_once(saved, monkeypatch):
     )
     assert goes(saved) == []
     assert len(decisions) == 2
+
+
+def test_an_older_file_without_checksums_takes_no_place_of_one_that_can_be_verified(saved):
+    torch.serialization.set_crc32_options(False)
+    try:
+        for index in (20, 21, 23):
+            torch.save({"a": torch.ones(2)}, saved / f"model_{index}.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    for index in (19, 22, 24):
+        torch.save({"a": torch.ones(2)}, saved / f"model_{index}.pt")
+    found = plan(saved, last=2)
+    reasons = {one.candidate.index: one.reasons for one in found.decisions}
+    assert reasons[20] == reasons[21] == reasons[23] == ("left alone: saved without checksums",)
+    assert [one.candidate.index for one in found.decisions if not one.keep] == [0, 1, 2, 3, 19]

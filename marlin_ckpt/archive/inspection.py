@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from marlin_ckpt.archive.manifest import Manifest
-from marlin_ckpt.archive.reader import read_manifest, what_it_is
+from marlin_ckpt.archive.reader import has_checksums, read_outline, what_it_is
 from marlin_ckpt.directory.catalog import Entry
 from marlin_ckpt.errors import BadFileError, UnknownFormatError
 from marlin_ckpt.storage.local import open_regular
@@ -20,7 +20,8 @@ class Inspection:
     Attributes:
         entry: the file.
         manifest: ours, or None in a file by another tool.
-        intact: whether the container's structure holds; None where it cannot tell (legacy files have none).
+        intact: whether the container's structure holds; None where it cannot tell (legacy files have none,
+            and nothing proves the data of one that was saved without checksums).
         reason: why it is not intact, or cannot be told; "" where it is.
     """
 
@@ -46,7 +47,9 @@ def inspect(entry: Entry) -> Inspection:
     try:
         if what_it_is(fd) == "legacy":
             return Inspection(entry, None, None, "a legacy torch file, which has no checksums")
-        return Inspection(entry, read_manifest(fd, entry.path), intact=True)
+        outline = read_outline(fd, entry.path)
+        reason = "" if has_checksums(outline) else "saved without checksums"
+        return Inspection(entry, outline.manifest, None if reason else True, reason)
     except UnknownFormatError as error:
         return Inspection(entry, None, None, error.what)
     except BadFileError as error:
