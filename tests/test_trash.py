@@ -151,3 +151,19 @@ def test_emptying_removes_what_is_in_it_and_the_folders(directory):
     trash.remove_folders(directory)
     assert sorted(os.listdir(directory)) == ["sub"]
     assert trash.plan_emptying(directory) is None
+
+
+def test_a_removal_that_could_move_nothing_is_not_the_last_one(directory, monkeypatch):
+    before = tree(directory)
+    throw_away(directory, recursive=False)
+
+    def fail(*_, **__):
+        raise OSError(18, "Invalid cross-device link")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fail)
+        assert len(throw_away(directory).failures) == 1
+    assert os.listdir(directory / ".trash") == ["000001"]
+    (directory / ".trash" / "000002").mkdir()  # as a kill leaves it
+    assert len(trash.bring_back(directory).files) == 2
+    assert tree(directory) == before

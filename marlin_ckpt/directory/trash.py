@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from marlin_ckpt.directory import descent, naming, pruning
 from marlin_ckpt.directory.naming import TRASH
 from marlin_ckpt.directory.pruning import Dispose, Failure, Plan, Removal
-from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
 from marlin_ckpt.fields import PathText
 
 _DIGITS = 6
@@ -70,6 +70,8 @@ def filling(directory: PathText) -> Iterator[Dispose]:
     finally:
         for fd in batches:
             os.close(fd)
+            with contextlib.suppress(MarlinError):  # where nothing could be moved
+                remove_folders(text)
 
 
 def _new_batch(directory: str) -> int:
@@ -119,10 +121,14 @@ def bring_back(directory: PathText, *, dry_run: bool = False) -> Returned:
     top = descent.open_top(text)
     try:
         with descent.opened(os.dup(top), (TRASH,)) as (trash, _):
-            batch = max((name for name in os.listdir(trash) if _is_batch(name)), key=int, default="")
+            batches = sorted(filter(_is_batch, os.listdir(trash)), key=int, reverse=True)
+        # A removal that failed or was killed before it moved a file has left a folder with none in it.
+        batch, found = next(
+            ((one, files) for one in batches if (files := [*_files(top, text, (TRASH, one))])), ("", [])
+        )
         if not batch:
             raise CheckpointNotFoundError("there is nothing in the trash", text)
-        found = sorted(_files(top, text, (TRASH, batch)), key=lambda one: naming.order(one.path))
+        found.sort(key=lambda one: naming.order(one.path))
         if dry_run:
             return Returned(tuple(found), ())
         returned, failures = [], []
