@@ -180,7 +180,8 @@ def size_of(text: str) -> int:
     size_bytes = 0
     if match is not None:
         unit = 1024 if match[3] else 1000
-        size_bytes = int(float(match[1]) * unit ** " KMGT".index(match[2].upper() or " "))
+        size = float(match[1]) * unit ** " KMGT".index(match[2].upper() or " ")
+        size_bytes = int(size) if size < float("inf") else 0
     if match is None or (match[3] and not match[2]) or size_bytes < 1:
         raise ValueError(f"expected a size, such as 1.5GB or 500MB, not {text!r}")
     return size_bytes

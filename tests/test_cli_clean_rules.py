@@ -121,6 +121,8 @@ def test_rules_that_keep_nothing_at_all_are_taken_for_a_slip(clean, saved):
         (("--keep-best", ":min:2"), "expected METRIC:min:N"),
         (("--keep-within", "7 days"), "expected a time, such as"),
         (("--max-total", "50 GB!"), "expected a size, such as"),
+        (("--max-total", "9" * 400), "expected a size, such as"),
+        (("--keep-best", "loss:min:" + "9" * 5000), "expected METRIC:min:N"),
         (("--verify", "all"), "--run and --verify go with a rule"),
         (("--run", "0123"), "--run and --verify go with a rule"),
         (("--keep-last", "1", "--verify", "some"), "some"),

@@ -94,6 +94,6 @@ def _best(text: str) -> BestArguments:
         metric = text  # a colon of its own
     try:
         return BestArguments(metric, mode, int(count) if metric is not text else 1)
-    except ArgumentsError as error:
+    except (ArgumentsError, ValueError) as error:  # int() reads no more than 4,300 digits
         expected = f"expected METRIC:min:N or METRIC:max:N, such as val_loss:min:2, not {text!r}"
         raise typer.BadParameter(expected, param_hint="--keep-best") from error
