@@ -213,3 +213,16 @@ def test_a_path_that_no_file_can_have_is_refused_with_its_line(path, kind, text)
         _read_typed(path, kind, text)
     (fault,) = caught.value.faults
     assert (fault.where, fault.field) == (f"{path}:3", ".".join(FIELDS[kind]))
+
+
+@pytest.mark.parametrize(
+    "keep", ["{last: three}", "{lst: 3}", "{best: {metric: x, mode: mim}}", "{within: 7}"]
+)
+def test_a_rule_that_cannot_be_read_is_not_told_as_missing_too(tmp_path, keep):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"module: {{name: spiral}}\ncheckpointer:\n  keep: {keep}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    (fault,) = caught.value.faults
+    assert fault.field.startswith("checkpointer.keep.")
+    assert "are missing" not in fault.message

@@ -143,11 +143,14 @@ class _Reading:
                     values[key] = value
             except scalars.MismatchError:
                 self.fault(value_node, _join(path, key), scalars.mismatch(value_node, hints_of(kind)[key]))
+        is_whole = len(self.faults) == before
         # The dataclass checks ranges, with the default where a value is known to be wrong already.
         try:
             built = kind(**values)
         except ArgumentsError as error:
             for fault in error.faults:
+                if not is_whole and fault.field not in known:
+                    continue  # what spans the fields cannot be told while one of them is not read
                 if fault.field in values or fault.field not in items:
                     at = items[fault.field][1] if fault.field in items else node
                     self.fault(at, _join(path, fault.field), fault.message)
