@@ -91,6 +91,8 @@ def test_a_day_is_one_of_utc_and_a_time_may_have_a_zone():
         (("--sort", "los"), "no file in"),
         (("--best", "los:max"), "has a metric 'los'"),
         (("--spark", "los"), "has a metric 'los'"),
+        (("--best", "index"), "has a metric 'index'"),
+        (("--spark", "age"), "has a metric 'age'"),
         (("--since", "yesterday"), "expected a time such as 2d"),
     ],
 )

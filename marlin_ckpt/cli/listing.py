@@ -53,8 +53,9 @@ def list_(
         raise typer.BadParameter(str(error), param_hint="--since") from error
     found = catalog.find(directory, prefix=prefix, extension=ext, recursive=recursive)
     everything = inspection.survey(found)
-    for name, option in ((best_by and best_by[0], "--best"), (spark, "--spark"), (sort, "--sort")):
-        if name and everything and name not in arranging.KEYS and not arranging.has_metric(everything, name):
+    metric = None if sort in arranging.KEYS else sort
+    for name, option in ((best_by and best_by[0], "--best"), (spark, "--spark"), (metric, "--sort")):
+        if name and everything and not arranging.has_metric(everything, name):
             raise typer.BadParameter(f"no file in {directory} has a metric {name!r}", param_hint=option)
     shown = arranging.arrange(everything, by=sort, best=best_by, since=since_s, by_run=recursive)
     if json:
