@@ -137,7 +137,6 @@ def _rules(
         yield from ((one, "all", 0) for one in counted)
 
 
-_PERIODS = {"hourly": (_HOUR, 0), "daily": (_DAY, 0), "weekly": (7 * _DAY, _MONDAY * _DAY)}
 _KEEPING = ("last", "every", "best", "within", "hourly", "daily", "weekly")
 
 
