@@ -215,6 +215,14 @@ def test_the_id_of_a_run_does_nothing_to_the_terminal(make_checkpointer, make_ch
 
 
 def test_the_id_of_a_resumed_run_does_nothing_to_the_terminal(capsys):
-    report = {"files": [], "removed": [], "epochs": 1, "global_steps": 1, "seconds": 1.0, "overhead": None}
+    report = {
+        "files": [],
+        "removed": [],
+        "epochs": 1,
+        "global_steps": 1,
+        "seconds": 1.0,
+        "overhead": None,
+        "saves": [],
+    }
     render.run_table({**report, "run_id": "\x1b[31mred"})
     assert "\x1b" not in capsys.readouterr().err

@@ -49,6 +49,13 @@ def test_the_last_line_counts_what_was_written_and_what_went(train):
     assert ", 2 of them removed; saves cost" in err
 
 
+def test_what_went_of_the_run_before_it_was_resumed_is_not_counted_as_written(train):
+    train()
+    _, _, err = train("--resume", "--set", "trainer.epochs=8", "--set", "checkpointer.keep={last: 1}")
+    assert "2 files written" in err
+    assert ", 1 of them removed, 4 earlier removed; saves cost" in err
+
+
 def test_quiet_says_nothing_of_what_went(train):
     assert train("--quiet")[2] == ""
 

@@ -289,9 +289,12 @@ def run_table(report: dict[str, Any]) -> None:
         table(["index", "kind", "size", "metrics", "file"], rows, {0, 2})
     epochs, steps = count(report["epochs"], "epoch"), count(report["global_steps"], "step")
     gone = report["removed"]
-    total = sum(one["size_bytes"] for one in [*files, *gone])
-    wrote = f"{count(len(files) + len(gone), 'file')} written, {size(total)}"
-    wrote += f", {len(gone)} of them removed" if gone else ""
+    saved = {one["path"] for one in report["saves"]}
+    own = [one for one in gone if one["path"] in saved]  # the others are of the run before it was resumed
+    total = sum(one["size_bytes"] for one in [*files, *own])
+    wrote = f"{count(len(files) + len(own), 'file')} written, {size(total)}"
+    wrote += f", {len(own)} of them removed" if own else ""
+    wrote += f", {len(gone) - len(own)} earlier removed" if len(gone) > len(own) else ""
     share = "" if report["overhead"] is None else f"; saves cost {report['overhead']:.1%} of the time"
     run_id = escape(str(report["run_id"]))  # taken over from the file that the run went on from
     talk(f"run {run_id}: {epochs}, {steps}, {report['seconds']:.1f} s; {wrote}{share}")
