@@ -194,6 +194,19 @@ def test_undo_over_what_stands_in_its_place_fails_for_that_file_and_says_what_to
     assert [one["path"] for one in document["failed"]] == [str(saved / "model_3.pt")]
 
 
+def test_the_newest_file_is_durable_before_any_goes(clean, saved, monkeypatch):
+    events = []
+    sync, unlink = os.fsync, os.unlink
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda fd: events.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))) or sync(fd),
+    )
+    monkeypatch.setattr(os, "unlink", lambda name, **how: events.append("unlink") or unlink(name, **how))
+    assert clean(saved, "--keep-last", "6")[0] == 0
+    assert events == ["model_7.pt", saved.name, "unlink", "unlink"]
+
+
 def test_a_directory_without_checkpoints_is_no_error(clean, tmp_path):
     assert clean(tmp_path, "--keep-last", "1") == (
         0,

@@ -14,6 +14,7 @@ from marlin_ckpt.directory.pruning import Outcome, Plan
 from marlin_ckpt.directory.retention import Decision
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.keep import RetentionArguments
+from marlin_ckpt.storage import local
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,10 @@ def retain(how: How, what: What, rules: RetentionArguments) -> int:
     asks = how.asks and render.can_ask() and not how.json
     if asks:
         _table(plan.decisions, how.directory)
+    if plan.removal.removals and not how.dry_run:
+        for one in plan.decisions:
+            if "newest" in one.reasons:  # a copy, or by torch.save, may not be on the disk yet
+                local.make_durable(one.candidate.path)
     done = _carry_out(plan.removal, how, lists=how.json)
     if how.json:
         document = documents.outcome(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)

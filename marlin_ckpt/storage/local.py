@@ -173,6 +173,23 @@ def _sync_directory(directory: str) -> None:
         os.close(fd)
 
 
+def make_durable(path: str) -> None:
+    """Waits until a file that others may have written is on the disk, and its name is.
+
+    Raises:
+        StorageError: a system call failed.
+    """
+    try:
+        fd = open_regular(path)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        _sync_directory(os.path.dirname(path) or os.curdir)
+    except OSError as error:
+        raise StorageError.of("cannot make durable", path, error) from error
+
+
 def _sync_open_directory(fd: int) -> None:
     try:
         os.fsync(fd)
