@@ -8,6 +8,7 @@ import os
 import pytest
 
 from marlin_ckpt import RetentionArguments
+from marlin_ckpt.archive import verification
 from marlin_ckpt.storage import local
 
 from .folders import visible
@@ -41,3 +42,17 @@ def test_on_a_full_disk_the_file_that_the_run_goes_on_from_stays_until_a_newer_o
         second.save(make_checkpoint(), 5)
         second.wait()
         assert visible(folder) == ["model_5.pt"]
+
+
+def test_a_save_dir_that_is_a_link_to_a_directory_is_kept_to_the_rules_too(
+    make_checkpointer, make_checkpoint, tmp_path, monkeypatch
+):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "linked").symlink_to("scratch")
+    monkeypatch.setattr(verification, "verify", pytest.fail)
+    checkpointer = make_checkpointer(
+        save_dir=f"{tmp_path}/linked/", load_dir=None, keep=RetentionArguments(last=1)
+    )
+    for index in range(3):
+        checkpointer.save(make_checkpoint(), index)
+    assert visible(tmp_path / "scratch") == ["model_2.pt"]

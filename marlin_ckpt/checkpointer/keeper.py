@@ -46,7 +46,7 @@ class Keeper:
         self._has_saved = True
         if not isinstance(args.keep, RetentionArguments):
             return
-        self._keeping.trust(path)
+        self._keeping.trust(os.path.join(_own_directory(args), os.path.basename(path)))
         if missing := {rule.metric for rule in args.keep.best_rules()} - metrics - self._warned_of:
             self._warned_of |= missing
             self._logger.warning("%s has no metric %s to keep it by.", path, ", ".join(sorted(missing)))
@@ -67,7 +67,7 @@ class Keeper:
             pinned[os.path.join(args.load_dir, args.load_filename)] = "load_filename names it"
         try:
             plan = self._keeping.plan(
-                args.save_dir,
+                _own_directory(args),
                 rules,
                 now_s=time.time(),
                 prefix=args.file_prefix,
@@ -95,3 +95,9 @@ class Keeper:
 def _keeps_nothing(decisions: Iterable[Decision], rules: RetentionArguments) -> bool:
     """Whether the rules wait for a metric that no checkpoint has: one that is misspelt will never come."""
     return bool(rules.best_rules()) and not any(one.is_wanted for one in decisions)
+
+
+def _own_directory(args: DefaultCheckpointerArguments) -> str:
+    """The directory that the run writes into; `save_dir` may be a link to it, which removing refuses."""
+    text = os.fspath(args.save_dir).rstrip("/") or "/"
+    return os.path.realpath(text) if os.path.islink(text) else text
