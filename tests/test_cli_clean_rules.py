@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.storage import temporary
 
 
 @pytest.fixture
@@ -214,3 +215,21 @@ def test_a_directory_without_checkpoints_is_no_error(clean, tmp_path):
         f"no checkpoints in {tmp_path}\n0 files in {tmp_path}, freed 0 B\n",
     )
     assert clean(tmp_path / "gone", "--keep-last", "1")[0] == 4
+
+
+def test_a_run_that_has_no_checkpoint_there_is_not_found(clean, saved):
+    code, out, err = clean(saved, "--keep-last", "1", "--run", "0123456789ab")
+    assert (code, out) == (4, "")
+    assert err == f"error: no checkpoint of run 0123456789ab: {saved}\n"
+    assert there(saved) == list(range(8))
+
+
+def test_what_a_dead_run_left_is_removed_and_not_said_to_be_in_the_trash(clean, saved):
+    left = saved / f".model_9.pt.elsewhere.1.0123abcd{temporary.SUFFIX}"
+    left.write_bytes(b"half")
+    code, out, _ = clean(saved, "--to-trash")
+    assert code == 0
+    told = {line.split()[1]: line.split()[0] for line in out.splitlines()}
+    assert told[str(left)] == "removed"
+    assert told[str(saved / "model_1.pt")] == "moved"
+    assert not left.exists()

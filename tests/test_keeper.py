@@ -69,8 +69,8 @@ def test_nothing_goes_before_the_new_file_is_durable(
     saving, make_checkpoint, tmp_path, monkeypatch, async_save
 ):
     events = []
-    real_sync, real_carry = local._sync_open_directory, pruning.carry_out
-    monkeypatch.setattr(local, "_sync_open_directory", lambda fd: events.append("sync") or real_sync(fd))
+    real_sync, real_carry = local.sync_open_directory, pruning.carry_out
+    monkeypatch.setattr(local, "sync_open_directory", lambda fd: events.append("sync") or real_sync(fd))
 
     def carry(plan):
         events.extend(f"remove {os.path.basename(one.path)}" for one in plan.removals)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from marlin_ckpt.archive.manifest import Manifest
-from marlin_ckpt.archive.reader import has_checksums, read_outline, what_it_is
+from marlin_ckpt.archive.reader import has_checksums, read_listing, what_it_is
 from marlin_ckpt.directory.catalog import Entry
 from marlin_ckpt.errors import BadFileError, UnknownFormatError
 from marlin_ckpt.storage.local import open_regular
@@ -47,9 +47,9 @@ def inspect(entry: Entry) -> Inspection:
     try:
         if what_it_is(fd) == "legacy":
             return Inspection(entry, None, None, "a legacy torch file, which has no checksums")
-        outline = read_outline(fd, entry.path)
-        reason = "" if has_checksums(outline) else "saved without checksums"
-        return Inspection(entry, outline.manifest, None if reason else True, reason)
+        listing = read_listing(fd, entry.path)
+        reason = "" if has_checksums(listing) else "saved without checksums"
+        return Inspection(entry, listing.manifest, None if reason else True, reason)
     except UnknownFormatError as error:
         return Inspection(entry, None, None, error.what)
     except BadFileError as error:

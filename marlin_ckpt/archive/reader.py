@@ -54,7 +54,7 @@ def what_it_is(fd: int) -> str:  # noqa: PLR0911 - a table, with a line for each
     return "neither a zip nor a torch file"
 
 
-def read_outline(fd: int, path: str) -> Container:
+def read_listing(fd: int, path: str) -> Container:
     """Reads what a container's directory tells, and the manifest if there is one; no other record's header.
 
     A list of thousands of files asks for no more: reading every header would take a call for each record.

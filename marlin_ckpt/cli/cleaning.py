@@ -7,12 +7,12 @@ import time
 from dataclasses import dataclass
 
 from marlin_ckpt.archive.keeping import Keeping, Verify
-from marlin_ckpt.cli import documents, render
+from marlin_ckpt.cli import documents, removals, render
 from marlin_ckpt.cli.text import count, escape, size
 from marlin_ckpt.directory import pruning, trash
 from marlin_ckpt.directory.pruning import Outcome, Plan
 from marlin_ckpt.directory.retention import Decision
-from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.storage import local
 
@@ -56,7 +56,7 @@ def remove_all(how: How, what: What) -> int:
     if how.json:
         render.document(documents.outcome(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash))
     else:
-        render.outcome(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)
+        removals.outcome(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)
     return 1 if done.failures else 0
 
 
@@ -72,8 +72,10 @@ def retain(how: How, what: What, rules: RetentionArguments) -> int:
         recursive=what.recursive,
         verify=Verify(what.verify),
     )
+    if what.run_id is not None and all(one.candidate.run_id != what.run_id for one in plan.decisions):
+        raise CheckpointNotFoundError(f"no checkpoint of run {what.run_id}", how.directory)
     _refuse_what_keeps_nothing(plan.decisions, rules)
-    asks = how.asks and render.can_ask() and not how.json
+    asks = how.asks and removals.can_ask() and not how.json
     if asks:
         _table(plan.decisions, how.directory)
     if plan.removal.removals and not how.dry_run:
@@ -87,8 +89,8 @@ def retain(how: How, what: What, rules: RetentionArguments) -> int:
     else:
         if not asks:
             _table(plan.decisions, how.directory)
-        render.failures(done.failures)
-        render.removed(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)
+        removals.failures(done.failures)
+        removals.removed(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)
     return 1 if done.failures else 0
 
 
@@ -113,7 +115,7 @@ def _carry_out(plan: Plan, how: How, *, lists: bool) -> Outcome:
     if how.dry_run:
         return Outcome(plan.removals, plan.unreadable)
     if plan.removals and how.asks:
-        render.confirm_removal(plan, lists=lists)
+        removals.confirm_removal(plan, lists=lists)
     if not how.to_trash:
         return pruning.carry_out(plan)
     with trash.filling(plan.directory) as dispose:
@@ -171,5 +173,5 @@ def empty_trash(how: How) -> int:
     if how.json:
         render.document(documents.outcome(how.directory, done, dry_run=how.dry_run))
     else:
-        render.outcome(how.directory, done, dry_run=how.dry_run)
+        removals.outcome(how.directory, done, dry_run=how.dry_run)
     return 1 if done.failures else 0

@@ -23,14 +23,13 @@ if TYPE_CHECKING:  # these read values, with numpy
 
 def inspection(one: Inspection) -> dict[str, Any]:
     """One file as `list --json` and `train --json` describe it."""
-    modified = datetime.datetime.fromtimestamp(one.entry.modified_ns / 1e9, datetime.UTC)
     manifest = one.manifest
     return {
         "path": one.entry.path,
         "index": one.entry.index,
         "kind": str(one.kind),
         "size_bytes": one.entry.size_bytes,
-        "modified": modified.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "modified": _time(one.entry.modified_ns),
         "intact": one.intact,
         "reason": one.reason or None,
         "metrics": manifest.metrics if manifest else None,
@@ -39,6 +38,13 @@ def inspection(one: Inspection) -> dict[str, Any]:
         "created": manifest.created if manifest else None,
         "versions": manifest.versions if manifest else None,
     }
+
+
+def _time(ns: int) -> str | None:
+    try:
+        return datetime.datetime.fromtimestamp(ns / 1e9, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):  # beyond the year 9999, which some file systems hold
+        return None
 
 
 def save(one: SaveReport) -> dict[str, Any]:

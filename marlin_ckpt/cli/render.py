@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from marlin_ckpt.cli.text import count, escape, metrics, size
@@ -16,7 +16,6 @@ from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError, Storage
 if TYPE_CHECKING:
     from marlin_ckpt.checkpointer.starting import Start
     from marlin_ckpt.cli.live import LiveBar
-    from marlin_ckpt.directory.pruning import Failure, Outcome, Plan
 
 _SHORT_TABLE = 8
 
@@ -188,59 +187,6 @@ def bytes_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
 
     with live_bytes_bar(total) as advance:
         yield advance
-
-
-def can_ask() -> bool:
-    """Whether there is a person to answer."""
-    return sys.stdin is not None and sys.stdin.isatty()
-
-
-def confirm_removal(plan: Plan, *, lists: bool) -> None:
-    """Asks a person on a terminal before anything is removed; does not ask a script.
-
-    Args:
-        plan: what would be removed.
-        lists: whether to say first what that is.
-
-    Raises:
-        MarlinError: the answer was no.
-    """
-    if not can_ask():
-        return
-    for removal in plan.removals if lists else ():
-        talk(f"{escape(removal.path)}  {size(removal.size_bytes)}")
-    total = sum(removal.size_bytes for removal in plan.removals)
-    # Not Typer's question, which takes Ctrl-C for a no.
-    sys.stderr.write(f"Remove {count(len(plan.removals), 'file')}, {size(total)}? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise MarlinError("aborted: nothing was removed")
-
-
-def outcome(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool = False) -> None:
-    """Prints what `clean` removed, would remove, or could not remove."""
-    verb = ("would move" if dry_run else "moved") if to_trash else ("would remove" if dry_run else "removed")
-    for removal in done.removed:
-        data(f"{verb} {escape(removal.path)}  {size(removal.size_bytes)}  ({escape(removal.reason)})")
-    failures(done.failures)
-    removed(directory, done, dry_run=dry_run, to_trash=to_trash)
-
-
-def failures(found: Iterable[Failure]) -> None:
-    """Says what could not be removed, and why."""
-    for failure in found:
-        talk(f"error: cannot remove: {escape(failure.error)}: {escape(failure.path)}")
-
-
-def removed(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool) -> None:
-    """Says how much has gone."""
-    files, total = count(len(done.removed), "file"), size(sum(one.size_bytes for one in done.removed))
-    if not to_trash:
-        talk(f"{files} in {escape(directory)}, {'would free' if dry_run else 'freed'} {total}")
-        return
-    talk(f"{files} in {escape(directory)} {'would go' if dry_run else 'went'} to its .trash, {total}")
-    if done.removed and not dry_run:
-        talk("hint: clean --undo brings them back, clean --empty-trash frees the space")
 
 
 def announce_start(start: Start, *, quiet: bool) -> None:

@@ -18,6 +18,7 @@ from marlin_ckpt.directory.naming import TRASH
 from marlin_ckpt.directory.pruning import Dispose, Failure, Plan, Removal
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.storage import local
 
 _DIGITS = 6
 # What link(2) says where a file system has no hard links.
@@ -175,7 +176,7 @@ def _return(top: int, batch: tuple[str, ...], one: Trashed) -> None:
     ):
         try:
             os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
-            os.fsync(target)
+            local.sync_open_directory(target)
         except FileExistsError:
             there, here = (os.stat(name, dir_fd=fd, follow_symlinks=False) for fd in (source, target))
             if not os.path.samestat(there, here):  # else an earlier try was interrupted here

@@ -94,7 +94,7 @@ def _publish_in(
         os.rename(temporary_name, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
         litter.remove(temporary_name)
         try:
-            _sync_open_directory(directory_fd)
+            sync_open_directory(directory_fd)
         except OSError:
             _put_back(directory_fd, name, kept)
             raise
@@ -168,7 +168,7 @@ def _close_quietly(fd: int) -> None:
 def _sync_directory(directory: str) -> None:
     fd = os.open(directory, _DIRECTORY)
     try:
-        _sync_open_directory(fd)
+        sync_open_directory(fd)
     finally:
         os.close(fd)
 
@@ -190,7 +190,12 @@ def make_durable(path: str) -> None:
         raise StorageError.of("cannot make durable", path, error) from error
 
 
-def _sync_open_directory(fd: int) -> None:
+def sync_open_directory(fd: int) -> None:
+    """Waits until the names in an open directory are on the disk, as far as its file system can tell.
+
+    Raises:
+        OSError: the system call failed.
+    """
     try:
         os.fsync(fd)
     except OSError as error:
