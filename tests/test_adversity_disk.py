@@ -139,6 +139,9 @@ def test_train_onto_a_full_disk_exits_1_and_names_the_file_and_the_cause(
     before = contents(small_disk)
     options = ["checkpointer.delete_existing_checkpoints=false", "module.width=64"]
     assert train(repository / "configs" / "ci.yaml", older.parent, *options) == 1
+    assert "error: too little room for a checkpoint of" in capsys.readouterr().err
+    options.append("checkpointer.check_space=false")
+    assert train(repository / "configs" / "ci.yaml", older.parent, *options) == 1
     assert_train_failed(capsys, errno.ENOSPC, older)
     assert contents(small_disk) == before
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, MarlinError
-from marlin_ckpt.directory import pruning
+from marlin_ckpt.directory import descent, pruning
 from marlin_ckpt.storage import local, temporary
 
 FINAL, OTHER = "model_1.pt", "model_2.pt"
@@ -185,7 +185,7 @@ def attack(monkeypatch, tmp_path):
     def repeat(operation: Callable, rounds: int, **options) -> tuple[str, Adversary]:
         adversary = Adversary(tmp_path, operation.__name__, **options)
         monkeypatch.setattr(temporary, "secrets", SimpleNamespace(token_hex=adversary.token))
-        for module in (local, temporary, pruning):
+        for module in (local, temporary, pruning, descent):
             monkeypatch.setattr(module, "os", Seam(os, adversary))
         monkeypatch.setattr(temporary, "fcntl", Seam(fcntl, adversary))
         for number in range(rounds):

@@ -28,6 +28,7 @@ class Restoration:
         """
         self._into = into.payload()
         self._differences: list[str] = []
+        self._is_left_to_judge = False  # what does not fit here, a module may still make fit, or say why not
         self.converted: list[str] = []
 
     def pairs(self, payload: Mapping[str, Any], path: str) -> list[Pair]:
@@ -45,6 +46,7 @@ class Restoration:
         """
         self._differences.clear()
         self.converted.clear()
+        self._is_left_to_judge = False
         found = list(self._compare(dict(payload), self._into, ""))
         if self._differences:
             shown = self._differences[:_MOST_SHOWN]
@@ -74,7 +76,7 @@ class Restoration:
                 yield from self._compare_optimizers(saved, live, path)
         elif isinstance(live, (Mapping, list, tuple)):
             yield from self._compare_containers(saved, live, path)
-        elif not self._differences and hasattr(live, "check_state_dict"):
+        elif hasattr(live, "check_state_dict") and not (self._differences or self._is_left_to_judge):
             live.check_state_dict(saved)
 
     def _compare_containers(self, saved: Any, live: Any, path: str) -> Iterator[Pair]:
@@ -109,6 +111,7 @@ class Restoration:
         self._differences += [f"{_join(path, key)} is not in the module" for key in saved if key not in state]
         if len(self._differences) > differences and _judges_itself(live):
             del self._differences[differences:], self.converted[converted:]
+            self._is_left_to_judge = True
             return
         yield from found
 
