@@ -8,11 +8,11 @@ import fcntl
 import functools
 import os
 import random
+import secrets
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -184,7 +184,7 @@ def attack(monkeypatch, tmp_path):
 
     def repeat(operation: Callable, rounds: int, **options) -> tuple[str, Adversary]:
         adversary = Adversary(tmp_path, operation.__name__, **options)
-        monkeypatch.setattr(temporary, "secrets", SimpleNamespace(token_hex=adversary.token))
+        monkeypatch.setattr(secrets, "token_hex", adversary.token)
         for module in (local, temporary, pruning, descent):
             monkeypatch.setattr(module, "os", Seam(os, adversary))
         monkeypatch.setattr(temporary, "fcntl", Seam(fcntl, adversary))

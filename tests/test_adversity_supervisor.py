@@ -40,7 +40,7 @@ def end(directory: Path) -> dict:
 
 def test_however_often_it_is_killed_the_weights_are_those_of_the_run_never_touched(tmp_path, cases):
     kills, draws = cases(4, 50), random.Random(7)
-    epochs = cases(40, 120)  # so many that it is not finished before the last kill
+    epochs = cases(20, 120)  # so many that it is not finished before the last kill
     (tmp_path / "run.yaml").write_text(_CONFIG.replace("EPOCHS", str(epochs)))
     whole = start(tmp_path, "whole")
     said = whole.communicate(timeout=300)[1]

@@ -36,12 +36,13 @@ def prove(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COUNTER", str(tmp_path / "counter"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    def run(module: str, *options: str, args: dict | None = None, **overrides):
+    def run(module: str, *options: str, args: dict | None = None, as_json: bool = True, **overrides):
         Path("run.yaml").write_text(_CONFIG.format(module=module, args=json.dumps(args or {})))
         sets = [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
-        code = main(["prove-resume", "--config", "run.yaml", "--json", *sets, *options])
+        how = ["--json"] if as_json else []
+        code = main(["prove-resume", "--config", "run.yaml", *how, *sets, *options])
         out, err = capsys.readouterr()
-        return code, json.loads(out) if out else None, err
+        return code, json.loads(out) if out and as_json else out or None, err
 
     return run
 
@@ -145,20 +146,16 @@ def test_a_kill_at_no_step_is_a_usage_error(prove, kill_at):
     assert "--kill-at" in err
 
 
-def test_for_people_it_prints_the_verdict_and_what_was_compared(prove, capsys):
-    prove("Careful", "--steps", "4", "--kill-at", "2")
-    code = main(["prove-resume", "--config", "run.yaml", "--steps", "4", "--kill-at", "2"])
-    out, err = capsys.readouterr()
+def test_for_people_it_prints_the_verdict_and_what_was_compared(prove):
+    code, out, err = prove("Careful", "--steps", "4", "--kill-at", "2", as_json=False)
     assert code == 0
     assert out.splitlines()[0] == "identical: 4 steps, straight and killed after 2"
     assert out.splitlines()[1].startswith("compared bit for bit: 4 batches, 4 losses, ")
     assert err.splitlines() == ["training without a stop", "training, killed and resumed"]
 
 
-def test_for_people_it_prints_the_first_difference_and_by_how_much(prove, capsys):
-    prove("Counting", "--steps", "4", "--kill-at", "2")
-    code = main(["prove-resume", "--config", "run.yaml", "--steps", "4", "--kill-at", "2", "--quiet"])
-    out, err = capsys.readouterr()
+def test_for_people_it_prints_the_first_difference_and_by_how_much(prove):
+    code, out, err = prove("Counting", "--steps", "4", "--kill-at", "2", "--quiet", as_json=False)
     assert code == 3
     assert out.splitlines()[0] == "different: after step 3: loss"
     assert "  after the kill at 2; killed after 2" in out

@@ -14,8 +14,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
-import socket
 from collections.abc import Iterator
 
 SUFFIX = ".marlin-tmp"
@@ -34,11 +32,15 @@ def is_temporary(name: str) -> bool:
 
 
 def _host() -> str:
+    import socket  # noqa: PLC0415 - here, since commands that only read start faster without
+
     return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()[:64]) or "localhost"
 
 
 def temporary_name(target: str) -> str:
     """A new name for a temporary file, made for the file name `target` (shortened if it is very long)."""
+    import secrets  # noqa: PLC0415 - as above
+
     tail = f".{_host()}.{os.getpid()}.{secrets.token_hex(4)}{SUFFIX}"
     room = _NAME_MAX - 1 - len(tail)
     return "." + os.fsdecode(os.fsencode(target)[:room]) + tail
