@@ -75,7 +75,7 @@ class Keeper:
                 run_id=run_id,
                 pinned=pinned,
             )
-        except MarlinError as error:
+        except (MarlinError, OSError) as error:
             self._logger.warning("Removed no old checkpoints: %s", error)
             return 0
         if plan.removal.removals and _keeps_nothing(plan.decisions, rules):
