@@ -15,6 +15,7 @@ import torch
 from hypothesis import settings
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
+from marlin_ckpt.cli.main import main
 
 # Derandomised: CI fails only for what a change made fail. No deadline: machines are shared.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -74,6 +75,17 @@ def make_checkpoint() -> Callable[..., Checkpoint]:
         )
 
     return make
+
+
+@pytest.fixture
+def run_main(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs `marlin-ckpt` in this process; gives the exit code, and what went to stdout and to stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        code = main([*map(os.fspath, arguments)])
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

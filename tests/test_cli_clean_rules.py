@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from marlin_ckpt.cli.main import main
 from marlin_ckpt.storage import temporary
 
 
 @pytest.fixture
-def clean(capsys):
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        code = main(["clean", *map(os.fspath, arguments)])
-        return code, *capsys.readouterr()
-
-    return run
+def clean(run_main):
+    return functools.partial(run_main, "clean")
 
 
 @pytest.fixture

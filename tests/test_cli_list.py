@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import math
 import os
@@ -11,8 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-from marlin_ckpt.cli.main import main
 
 FILE_KEYS = {
     "path",
@@ -31,12 +30,8 @@ FILE_KEYS = {
 
 
 @pytest.fixture
-def list_(capsys):
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        code = main(["list", *map(os.fspath, arguments)])
-        return code, *capsys.readouterr()
-
-    return run
+def list_(run_main):
+    return functools.partial(run_main, "list")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -14,17 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlin_ckpt.archive import arranging
-from marlin_ckpt.cli.main import main
 from marlin_ckpt.cli.text import spark
 
 
 @pytest.fixture
-def list_(capsys):
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        code = main(["list", *map(os.fspath, arguments)])
-        return code, *capsys.readouterr()
-
-    return run
+def list_(run_main):
+    return functools.partial(run_main, "list")
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import torch
 from torch import _weights_only_unpickler as torchs
 
 from marlin_ckpt.archive import unpickling
-from marlin_ckpt.archive.unpickling import ExcessError, Unpickler
+from marlin_ckpt.archive.excess import ExcessError
+from marlin_ckpt.archive.unpickling import Unpickler
 
 from .hostile_pickles import AMPLIFIED, PRIME, call, imported, number, state, text, tuple_of
 

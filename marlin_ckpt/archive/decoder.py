@@ -14,6 +14,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from marlin_ckpt.archive import reader, unpickling
+from marlin_ckpt.archive.excess import ExcessError
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.archive.placement import Pair, Storages
 from marlin_ckpt.archive.reader import Container
@@ -175,7 +176,7 @@ def _told_as_ours(fd: int, path: str, *, weights_only: bool) -> Iterator[None]:
         if weights_only and (names := _unsafe_names(fd, reason)):
             what = f"refused as unsafe: loading it would import {', '.join(names)}"
             raise UnsafeCheckpointError(what, path, own, names=names) from error
-        if weights_only and ("Unsupported operand" in reason or isinstance(error, unpickling.ExcessError)):
+        if weights_only and ("Unsupported operand" in reason or isinstance(error, ExcessError)):
             what = f"refused: it holds what weights_only does not read: {reason}"
             raise UnsafeCheckpointError(what, path, own) from error
         raise CorruptCheckpointError(f"cannot be unpickled: {reason}", path) from error

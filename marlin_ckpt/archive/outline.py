@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from marlin_ckpt.archive import legacy, reader, weights
+from marlin_ckpt.archive.excess import ExcessError
 from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.archive.permissions import imported_name
 from marlin_ckpt.archive.reader import Container
-from marlin_ckpt.archive.stubs import MOST_OPCODES, ExcessError, Reader
+from marlin_ckpt.archive.stubs import MOST_OPCODES, Reader
 from marlin_ckpt.archive.tensor import Tensor
 from marlin_ckpt.archive.transfer import read_record
 from marlin_ckpt.archive.tree import MOST_NODES, Builder, Kind, Node

@@ -9,14 +9,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
+from marlin_ckpt.archive.excess import SMALL_INTEGERS, ExcessError
+
 MOST_OPCODES = 1_000_000
 _MOST_ALIKE = 1_000  # keys of one hash, each of which is compared with those before
-_SMALL_INTEGERS = 2**61 - 1  # below it no two have the same hash; sys.hash_info.modulus
 _MOST_NAMES = 20_000  # each becomes a class, of a kilobyte
-
-
-class ExcessError(pickle.UnpicklingError):
-    """The pickle would cost more than a state does."""
 
 
 class Stub:
@@ -209,7 +206,7 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - see below
         # The hash of a tuple in a million others ends the process, that of 2^40 shared ones never ends, and
         # so do a million keys of one hash.
         for key in keys:
-            if type(key) is str or (type(key) is int and -_SMALL_INTEGERS < key < _SMALL_INTEGERS):
+            if type(key) is str or (type(key) is int and -SMALL_INTEGERS < key < SMALL_INTEGERS):
                 continue
             parts = key if isinstance(key, tuple) else (key,)
             if any(isinstance(part, (tuple, frozenset)) for part in parts):

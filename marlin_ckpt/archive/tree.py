@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from marlin_ckpt.archive.stubs import ExcessError, Stub
+from marlin_ckpt.archive.excess import ExcessError
+from marlin_ckpt.archive.stubs import Stub
 from marlin_ckpt.archive.tensor import Tensor
 from marlin_ckpt.archive.views import View, is_name, view_of
 

@@ -17,17 +17,12 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 from torch import _weights_only_unpickler as torchs
 
-# What a pickler writes at least for a container, its reference for later included, and for each of its parts.
-# So a pickle's length bounds what a pickler made of a state costs; what goes beyond has some room of its own.
+from marlin_ckpt.archive.excess import SMALL_INTEGERS, ExcessError, parts_of_key
+
+# What a pickler writes at least for a container and each of its parts. So a pickle's length bounds what one
+# made of a state costs; what goes beyond has some room of its own.
 _CONTAINER_BYTES = 6
 _FREE_BYTES = _CONTAINER_BYTES * 1_000_000
-_MOST_NESTED = 100  # tuples in a key; hash() takes the processor's stack for each
-_MOST_PARTS = 10_000  # of the tuples in a key, which may all be one
-_SMALL_INTEGERS = 2**61 - 1  # below it no two have the same hash; sys.hash_info.modulus
-
-
-class ExcessError(pickle.UnpicklingError):
-    """The pickle would cost more than its length allows a state to."""
 
 
 class Unpickler(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array as long as a hostile index
@@ -204,8 +199,7 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an arra
         self._set_items(self.pop_mark())  # type: ignore[attr-defined]
 
     def _set_items(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        if type(target) not in (dict, OrderedDict, Counter):
+        if type(target := self.stack[-1]) not in (dict, OrderedDict, Counter):
             raise pickle.UnpicklingError("it would set an item of what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) is not str:
@@ -216,15 +210,8 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an arra
         """Counts what hashing costs: the parts of a tuple, and the keys before it that have the same hash."""
         kind = type(key)
         if issubclass(kind, tuple):
-            pending, parts = [(key, 0)], 0
-            while pending:
-                part, depth = pending.pop()
-                parts += len(part)
-                if depth > _MOST_NESTED or parts > _MOST_PARTS:
-                    raise ExcessError("a key of too many tuples in tuples")
-                pending.extend((inner, depth + 1) for inner in part if isinstance(inner, tuple))
-            self._charge(parts)
-        elif kind is not float and not (kind is int and not -_SMALL_INTEGERS < key < _SMALL_INTEGERS):
+            self._charge(parts_of_key(key))
+        elif kind is not float and not (kind is int and not -SMALL_INTEGERS < key < SMALL_INTEGERS):
             return
         number = id(target), hash(key)
         self._hashes[number] += 1
