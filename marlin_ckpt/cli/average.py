@@ -15,7 +15,7 @@ EXAMPLE = "Example: marlin-ckpt average model_5.pt model_6.pt model_7.pt -o aver
 
 def average(
     files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Checkpoints, the newest last.")],
-    output: Output,
+    destination: Output,
     decay: Annotated[
         float | None,
         typer.Option("--decay", metavar="D", help="Each file counts D times what the one after it does."),
@@ -36,7 +36,7 @@ def average(
     from marlin_ckpt.archive.output import Output as Target
     from marlin_ckpt.cli import documents
 
-    target, wanted = Target(output, force=force), Wanted.of(state, strip_prefix, dtype)
+    target, wanted = Target(destination, force=force), Wanted.of(state, strip_prefix, dtype)
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open_checked(file)) for file in files]
         done = averaging.average(opened, target, wanted, decay)

@@ -14,7 +14,7 @@ EXAMPLE = "Example: marlin-ckpt export model_7.pt -o model.safetensors --dtype b
 
 def export(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint, or another file of tensors.")],
-    output: Output,
+    destination: Output,
     state: State = None,
     strip_prefix: StripPrefix = "",
     dtype: Dtype = None,
@@ -30,7 +30,7 @@ def export(
     from marlin_ckpt.archive.output import Output as Target
     from marlin_ckpt.cli import documents
 
-    target, wanted = Target(output, force=force), exports.Wanted.of(state, strip_prefix, dtype)
+    target, wanted = Target(destination, force=force), exports.Wanted.of(state, strip_prefix, dtype)
     with open_checked(file) as opened:
         done = exports.export(opened, target, wanted)
     if json:

@@ -15,7 +15,7 @@ EXAMPLE = "Example: marlin-ckpt salvage model_7.pt -o rescued.pt; exits 3 when s
 
 def salvage(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A truncated or damaged file.")],
-    output: Annotated[
+    destination: Annotated[
         str, typer.Option("--output", "-o", metavar="OUT", help="Where to write what is intact; a new file.")
     ],
     json: Json = False,
@@ -27,9 +27,9 @@ def salvage(
     from marlin_ckpt.archive import salvage as salvages
     from marlin_ckpt.cli import documents
 
-    found = salvages.salvage(file, output)
+    found = salvages.salvage(file, destination)
     if json:
-        render.document(documents.salvage(found, output))
+        render.document(documents.salvage(found, destination))
     else:
-        verdicts.salvaged(found, output)
+        verdicts.salvaged(found, destination)
     return BadFileError.exit_code if found.lost else 0

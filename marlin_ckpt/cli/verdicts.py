@@ -31,11 +31,11 @@ def verdicts(found: list[Verdict], *, quiet: bool) -> None:
         render.talk(f"{count(len(found), 'file')}, {total}: {counts or 'nothing to verify'}")
 
 
-def salvaged(found: Salvage, output: str) -> None:
+def salvaged(found: Salvage, destination: str) -> None:
     """Prints a line for each lost tensor, or record without one, and what was written."""
     for one in found.lost:
         for name in one.tensors or (f"record {one.record}",):
             render.data(f"lost  {escape(name)}" + (f"  ({escape(one.record)})" if one.tensors else ""))
     intact = size(sum(one.size for one in found.intact))
     lost = count(sum(len(one.tensors) for one in found.lost), "tensor")
-    render.talk(f"wrote {escape(output)}: {count(len(found.intact), 'record')} intact, {intact}; {lost} lost")
+    render.talk(f"wrote {escape(destination)}: {count(len(found.intact), 'record')} intact, {intact}; {lost} lost")
