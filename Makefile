@@ -37,7 +37,7 @@ test-peers: .venv-peers/.installed ## what other packages really write, in a .ve
 	touch $@
 
 campaign: .venv/.installed-dev ## the adversity tests at their full size: half an hour, 20 GB of disk, 16 GB of memory
-	$(BIN)/python -m pytest --campaign tests/test_adversity_*.py tests/test_oracle*.py tests/test_salvage.py tests/test_verification.py
+	$(BIN)/python -m pytest --campaign tests/adversity tests/unit/formats/test_oracle*.py tests/unit/operations/test_salvage.py tests/unit/formats/test_verification.py
 
 bench: .venv/.installed ## time it all beside the disk and the peers, and put the figures into docs/ and README.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

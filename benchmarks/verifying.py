@@ -11,7 +11,7 @@ from benchmarks.files import evict
 from benchmarks.interleaved import Call, medians
 from benchmarks.report import Row, Setting
 from benchmarks.states import size_bytes, size_text, training
-from marlin_ckpt.archive.verification import Status, verify
+from marlin_ckpt.formats.verification import Status, verify
 
 
 def verifying(setting: Setting) -> list[Row]:

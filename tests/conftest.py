@@ -16,14 +16,13 @@ from hypothesis import settings
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 from marlin_ckpt.cli.main import main
+from tests.support.folders import REPOSITORY
 
 # Derandomised: CI fails only for what a change made fail. No deadline: machines are shared.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
 
 collect_ignore = ["peers"]  # which need what `make test-peers` installs; named on the command line they run
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from marlin_ckpt.checkpoint import Checkpoint
-from marlin_ckpt.checkpointer.report import SaveReport
+from marlin_ckpt.reports import SaveReport
 
 
 class AbstractCheckpointer(ABC):

@@ -6,11 +6,11 @@ import os
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
-from marlin_ckpt.checkpointer.keeper import Keeper
-from marlin_ckpt.checkpointer.report import SaveReport
-from marlin_ckpt.checkpointer.saver import Saver
 from marlin_ckpt.directory import notes
-from marlin_ckpt.directory.pruning import Removal
+from marlin_ckpt.directory.removing import Removal
+from marlin_ckpt.directory.retention.in_run import Keeper
+from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.saving.saver import Saver
 
 
 class Accounting(AbstractCheckpointer):

@@ -12,18 +12,11 @@ from typing import Any, Self
 
 import torch
 
-from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
-from marlin_ckpt.checkpointer import about, space, tidying
 from marlin_ckpt.checkpointer.accounting import Accounting
-from marlin_ckpt.checkpointer.keeper import Keeper
-from marlin_ckpt.checkpointer.loading import Loader
-from marlin_ckpt.checkpointer.payload import checked_index, plain_metrics
-from marlin_ckpt.checkpointer.restoring import Restoration
-from marlin_ckpt.checkpointer.saver import Job, Saver
-from marlin_ckpt.directory import catalog, lease
-from marlin_ckpt.directory.naming import FileName, Kind
+from marlin_ckpt.directory import catalog, lease, leftovers
+from marlin_ckpt.directory.retention.in_run import Keeper
 from marlin_ckpt.errors import (
     ArgumentsError,
     Fault,
@@ -32,7 +25,14 @@ from marlin_ckpt.errors import (
     UnsavableStateError,
 )
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage.local import make_directory
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.loading.load import Loader
+from marlin_ckpt.loading.payload import checked_index, plain_metrics
+from marlin_ckpt.loading.restoring import Restoration
+from marlin_ckpt.naming import FileName, Kind
+from marlin_ckpt.saving import about, space
+from marlin_ckpt.saving.saver import Job, Saver
+from marlin_ckpt.storage.local.publishing import make_directory
 
 _LOGGER_NAME = "marlin_ckpt.checkpointer"
 
@@ -71,7 +71,7 @@ class DefaultCheckpointer(Accounting):
         if args.delete_existing_checkpoints:
             if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
                 self.logger.warning("Nothing will be left to load: load_dir is save_dir, which is emptied.")
-            tidying.delete_existing(os.fspath(args.save_dir), args.file_ext, self.logger)
+            leftovers.delete_existing(os.fspath(args.save_dir), args.file_ext, self.logger)
 
     def save(self, checkpoint_state: Checkpoint, index: int, force: bool = False) -> str | None:
         """Saves the states when `checkpoint` is set and the `period` says so, or when forced.
@@ -266,7 +266,7 @@ class DefaultCheckpointer(Accounting):
             self.check_mk_dir(directory)
             if directory not in self._swept:
                 self._swept.add(directory)
-                tidying.sweep(os.fspath(directory), self.logger)
+                leftovers.sweep(os.fspath(directory), self.logger)
             if not self._saver.save(self.args, self._job(path, state, manifest, must_be_made=must_be_made)):
                 return None
         except (StorageError, UnsavableStateError) as error:

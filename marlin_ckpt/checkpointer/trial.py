@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from marlin_ckpt.archive.manifest import Manifest
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
-from marlin_ckpt.checkpointer.advice import Figures
-from marlin_ckpt.checkpointer.loading import Loader
-from marlin_ckpt.checkpointer.restoring import Restoration
-from marlin_ckpt.checkpointer.saver import Job, Saver
-from marlin_ckpt.checkpointer.staging import available_bytes
-from marlin_ckpt.directory.naming import Kind
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage.temporary import temporary_name
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.loading.load import Loader
+from marlin_ckpt.loading.restoring import Restoration
+from marlin_ckpt.naming import Kind
+from marlin_ckpt.operations.advice import Figures
+from marlin_ckpt.saving.saver import Job, Saver
+from marlin_ckpt.saving.staging import available_bytes
+from marlin_ckpt.storage.local.temporary import temporary_name
 
 ROUNDS = 3
 MOST_BYTES = 2_000_000_000  # more take longer and tell no more: times grow with the size

@@ -8,21 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from marlin_ckpt.cli import (
-    advise,
-    average,
-    clean,
-    diff,
-    export,
-    latest,
-    listing,
-    prove,
-    render,
-    salvage,
-    show,
-    train,
-    verify,
-)
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.commands.change import average, clean, export
+from marlin_ckpt.cli.commands.check import salvage, verify
+from marlin_ckpt.cli.commands.look import diff, latest, list_, show
+from marlin_ckpt.cli.commands.run import advise, prove, train
 from marlin_ckpt.version import __version__
 
 app = typer.Typer(
@@ -36,7 +26,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        render.data(f"marlin-ckpt {__version__}")
+        output.data(f"marlin-ckpt {__version__}")
         raise typer.Exit
 
 
@@ -72,7 +62,7 @@ def _carrying(command: Callable[..., Any]) -> Callable[..., Any]:
 
 app.command("train", epilog=train.EXAMPLE)(_carrying(train.train))
 app.command("prove-resume", epilog=prove.EXAMPLE)(_carrying(prove.prove_resume))
-app.command("list", epilog=listing.EXAMPLE)(_carrying(listing.list_))
+app.command("list", epilog=list_.EXAMPLE)(_carrying(list_.list_))
 app.command("latest", epilog=latest.EXAMPLE)(_carrying(latest.latest))
 app.command("show", epilog=show.EXAMPLE)(_carrying(show.show))
 app.command("verify", epilog=verify.EXAMPLE)(_carrying(verify.verify))

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from marlin_ckpt.cli import render
+from marlin_ckpt.cli import output
 from marlin_ckpt.cli.app import CarriedError, app
 from marlin_ckpt.errors import MarlinError
 
@@ -25,12 +25,12 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         the exit code; see the README for what each means.
     """
-    render.prepare()
-    handler = render.LogHandler()
+    output.prepare()
+    handler = output.LogHandler()
     logging.getLogger("marlin_ckpt").addHandler(handler)
     try:
         code = _run((sys.argv[1:] if args is None else list(args)) or ["--help"])
-        render.flush()
+        output.flush()
     except BaseException as error:  # noqa: BLE001 - every way to end has its code
         return _code_of(error)
     else:
@@ -52,17 +52,17 @@ def _code_of(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 0
     if isinstance(error, KeyboardInterrupt):
         return _INTERRUPTED
-    if isinstance(error, render.ReaderGoneError):
+    if isinstance(error, output.ReaderGoneError):
         return _READER_GONE
     if isinstance(error, MarlinError):
-        render.error(error)
+        output.error(error)
         return error.exit_code
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
         command = "marlin-ckpt" if context is None else context.command_path
-        render.usage_error(error.format_message(), f"{command} --help")
+        output.usage_error(error.format_message(), f"{command} --help")
         return error.exit_code
     if os.environ.get("MARLIN_CKPT_TRACEBACK") or not isinstance(error, Exception):
         raise error
-    render.unexpected(error)
+    output.unexpected(error)
     return 1

@@ -19,7 +19,7 @@ from typing import Any
 
 from marlin_ckpt.directory import notes
 from marlin_ckpt.errors import DirectoryInUseError, StorageError
-from marlin_ckpt.storage.local import make_directory
+from marlin_ckpt.storage.local.publishing import make_directory
 
 _LOCK, _HOLDER = "lease.lock", "lease.json"
 _TAKEN = (errno.EACCES, errno.EAGAIN)  # fcntl(2)

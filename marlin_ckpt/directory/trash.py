@@ -13,12 +13,13 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from marlin_ckpt.directory import descent, naming, pruning
-from marlin_ckpt.directory.naming import TRASH
-from marlin_ckpt.directory.pruning import Dispose, Failure, Plan, Removal
+from marlin_ckpt import naming
+from marlin_ckpt.directory import removing
+from marlin_ckpt.directory.removing import Dispose, Failure, Plan, Removal
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage import local
+from marlin_ckpt.naming import TRASH
+from marlin_ckpt.storage.local import descent, publishing
 
 _DIGITS = 6
 # What link(2) says where a file system has no hard links.
@@ -176,7 +177,7 @@ def _return(top: int, batch: tuple[str, ...], one: Trashed) -> None:
     ):
         try:
             os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
-            local.sync_open_directory(target)
+            publishing.sync_open_directory(target)
         except FileExistsError:
             there, here = (os.stat(name, dir_fd=fd, follow_symlinks=False) for fd in (source, target))
             if not os.path.samestat(there, here):  # else an earlier try was interrupted here
@@ -202,7 +203,7 @@ def plan_emptying(directory: PathText) -> Plan | None:
     text = os.fspath(directory).rstrip("/") or "/"
     os.close(descent.open_top(text))
     try:
-        return pruning.plan_all(os.path.join(text, TRASH))
+        return removing.plan_all(os.path.join(text, TRASH))
     except CheckpointNotFoundError:
         return None
 

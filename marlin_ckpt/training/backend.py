@@ -12,8 +12,8 @@ from torch.utils.data import SequentialSampler
 
 from marlin_ckpt.training import setting
 from marlin_ckpt.training.module import CallbackInterface, ModuleInterface, SamplerClass, Schedulers, Stage
-from marlin_ckpt.training.order import EpochSampler
 from marlin_ckpt.training.outputs import OutputCollector, as_tuple
+from marlin_ckpt.training.resume.order import EpochSampler
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from marlin_ckpt.checkpointer.report import SaveReport
+from marlin_ckpt.reports import SaveReport
 
 
 class TrainerObserver(Protocol):

@@ -9,7 +9,7 @@ import torch
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.errors import TrainingError
-from marlin_ckpt.training import rng
+from marlin_ckpt.training.resume import rng
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS, "Results Reproducibility"
 

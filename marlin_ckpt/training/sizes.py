@@ -11,9 +11,9 @@ from torch.utils.data import SequentialSampler
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.errors import TrainingError
-from marlin_ckpt.training import rng
 from marlin_ckpt.training.backend import TrainerBackend, TrainerBackendArguments
 from marlin_ckpt.training.module import ModuleInterface, SamplerClass
+from marlin_ckpt.training.resume import rng
 
 
 class Sizes:

@@ -10,16 +10,17 @@ from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
-from marlin_ckpt.checkpointer.payload import plain_metrics
-from marlin_ckpt.checkpointer.report import SaveReport
-from marlin_ckpt.training import conditions, preemption, setting, states, workers
+from marlin_ckpt.loading.payload import plain_metrics
+from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.training import preemption, setting, states, workers
 from marlin_ckpt.training.backend import BACKENDS, TrainerBackend
 from marlin_ckpt.training.module import ModuleInterface
 from marlin_ckpt.training.observer import TrainerObserver
-from marlin_ckpt.training.order import Watched
 from marlin_ckpt.training.outputs import mean_loss
-from marlin_ckpt.training.position import Position
 from marlin_ckpt.training.preemption import Preempted, Signals
+from marlin_ckpt.training.resume import conditions
+from marlin_ckpt.training.resume.order import Watched
+from marlin_ckpt.training.resume.position import Position
 from marlin_ckpt.training.trainer_state import TrainerState
 
 

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from marlin_ckpt.training import conditions, fitting, rng, setting
-from marlin_ckpt.training.position import Position
+from marlin_ckpt.training import setting
+from marlin_ckpt.training.resume import conditions, fitting, rng
+from marlin_ckpt.training.resume.position import Position
 from marlin_ckpt.training.sizes import Sizes
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, get_worker_info
 
-from marlin_ckpt.training import rng
+from marlin_ckpt.training.resume import rng
 
 _LOOK_S = 2.0
 

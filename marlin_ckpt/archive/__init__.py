@@ -1,1 +1,0 @@
-"""Inside one file."""

@@ -1,0 +1,47 @@
+"""`marlin-ckpt average`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.options import Dtype, Force, Json, Output, State, StripPrefix
+from marlin_ckpt.cli.views import comparing
+
+EXAMPLE = "Example: marlin-ckpt average model_5.pt model_6.pt model_7.pt -o averaged.safetensors"
+
+
+def average(
+    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Checkpoints, the newest last.")],
+    destination: Output,
+    decay: Annotated[
+        float | None,
+        typer.Option("--decay", metavar="D", help="Each file counts D times what the one after it does."),
+    ] = None,
+    state: State = None,
+    strip_prefix: StripPrefix = "",
+    dtype: Dtype = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write the average of the weights of several checkpoints to a file of its own, as export does.
+
+    It is computed in float64. Tensors of whole numbers are taken from the last file.
+    """
+    from marlin_ckpt.cli.views import documents
+    from marlin_ckpt.formats.values.checked import open_checked
+    from marlin_ckpt.operations import averaging
+    from marlin_ckpt.operations.export import Wanted
+    from marlin_ckpt.operations.output import Output as Target
+
+    target, wanted = Target(destination, force=force), Wanted.of(state, strip_prefix, dtype)
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open_checked(file)) for file in files]
+        done = averaging.average(opened, target, wanted, decay)
+    if json:
+        output.document(documents.exported(files, done))
+    else:
+        comparing.exported(done)

@@ -1,0 +1,74 @@
+"""`marlin-ckpt clean`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from marlin_ckpt.cli import rules
+from marlin_ckpt.cli.options import Directory, Extension, Json, Prefix, Recursive
+
+EXAMPLE = "Example: marlin-ckpt clean checkpoints --keep-last 3 --keep-best val_loss:min:2 --dry-run"
+
+
+def clean(
+    directory: Directory,
+    ext: Extension = "pt",
+    prefix: Prefix = None,
+    recursive: Recursive = False,
+    keep_last: rules.Last = None,
+    keep_every: rules.Every = None,
+    keep_best: rules.Best = None,
+    keep_within: rules.Within = None,
+    keep_hourly: rules.Hourly = None,
+    keep_daily: rules.Daily = None,
+    keep_weekly: rules.Weekly = None,
+    max_total: rules.MaxTotal = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="ID", help="With rules: only checkpoints of this run.")
+    ] = None,
+    verify: Annotated[
+        Literal["all", "newest", "none"],
+        typer.Option("--verify", help="With rules: what is read whole before any file goes."),
+    ] = "newest",
+    to_trash: Annotated[
+        bool, typer.Option("--to-trash", help="Move into .trash inside the directory instead.")
+    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Bring back what --to-trash moved last.")] = False,
+    empty_trash: Annotated[
+        bool, typer.Option("--empty-trash", help="Remove what lies in .trash for good.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal.")] = False,
+    json: Json = False,
+) -> int:
+    """Remove checkpoints: those that no rule keeps, or without a rule all files of one extension.
+
+    What any rule keeps stays. The rules are applied to each run apart; the newest intact checkpoint of a run
+    stays whatever they say. Without a rule all regular files of the extension go, and what dead runs left
+    half written. Nothing is removed through a symbolic link.
+    """
+    from marlin_ckpt.cli.views import cleaning
+
+    given = rules.rules(
+        keep_best,
+        last=keep_last,
+        every=keep_every,
+        within=keep_within,
+        hourly=keep_hourly,
+        daily=keep_daily,
+        weekly=keep_weekly,
+        max_total=max_total,
+    )
+    if given is None and (run is not None or verify != "newest"):
+        raise typer.BadParameter("--run and --verify go with a rule, such as --keep-last 3")
+    if undo + empty_trash + to_trash > 1 or ((undo or empty_trash) and given is not None):
+        raise typer.BadParameter("--undo and --empty-trash go alone, each with the directory")
+    how = cleaning.How(directory, to_trash=to_trash, dry_run=dry_run, asks=not (yes or dry_run), json=json)
+    if undo:
+        return cleaning.undo(how)
+    if empty_trash:
+        return cleaning.empty_trash(how)
+    what = cleaning.What(ext, prefix, run, verify, recursive=recursive)
+    return cleaning.remove_all(how, what) if given is None else cleaning.retain(how, what, given)

@@ -1,0 +1,40 @@
+"""`marlin-ckpt export`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.options import Dtype, Force, Json, Output, State, StripPrefix
+from marlin_ckpt.cli.views import comparing
+
+EXAMPLE = "Example: marlin-ckpt export model_7.pt -o model.safetensors --dtype bf16"
+
+
+def export(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint, or another file of tensors.")],
+    destination: Output,
+    state: State = None,
+    strip_prefix: StripPrefix = "",
+    dtype: Dtype = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write the weights of a checkpoint to a file of their own: safetensors, or a bare state dict.
+
+    Every byte is checked on the way, and the new file gets its name only when it is whole and durable.
+    """
+    from marlin_ckpt.cli.views import documents
+    from marlin_ckpt.formats.values.checked import open_checked
+    from marlin_ckpt.operations import export as exports
+    from marlin_ckpt.operations.output import Output as Target
+
+    target, wanted = Target(destination, force=force), exports.Wanted.of(state, strip_prefix, dtype)
+    with open_checked(file) as opened:
+        done = exports.export(opened, target, wanted)
+    if json:
+        output.document(documents.exported([file], done))
+    else:
+        comparing.exported(done)

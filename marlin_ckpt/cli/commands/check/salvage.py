@@ -1,0 +1,36 @@
+"""`marlin-ckpt salvage`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.options import Json
+from marlin_ckpt.cli.views import verdicts
+from marlin_ckpt.errors import BadFileError
+
+EXAMPLE = "Example: marlin-ckpt salvage model_7.pt -o rescued.pt; exits 3 when something of it is lost."
+
+
+def salvage(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A truncated or damaged file.")],
+    destination: Annotated[
+        str, typer.Option("--output", "-o", metavar="OUT", help="Where to write what is intact; a new file.")
+    ],
+    json: Json = False,
+) -> int:
+    """Write what is intact of a damaged file to a new one, and list the tensors that are lost.
+
+    A tensor counts as intact when its checksum holds, and as lost otherwise: nothing is guessed or filled in.
+    """
+    from marlin_ckpt.cli.views import documents
+    from marlin_ckpt.operations import salvage as salvages
+
+    found = salvages.salvage(file, destination)
+    if json:
+        output.document(documents.salvage(found, destination))
+    else:
+        verdicts.salvaged(found, destination)
+    return BadFileError.exit_code if found.lost else 0

@@ -1,0 +1,43 @@
+"""`marlin-ckpt verify`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.options import Json, Recursive
+from marlin_ckpt.cli.views import verdicts
+from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError
+
+EXAMPLE = "Example: marlin-ckpt verify checkpoints --recursive; exits 3 when a file is corrupt."
+
+
+def verify(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files and directories.")],
+    recursive: Recursive = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only say what is not intact.")] = False,
+    json: Json = False,
+) -> int:
+    """Read files whole and say of each whether it is intact; in a directory, of its checkpoints and weights.
+
+    A file of ours is intact when every byte is accounted for; one by torch.save when its checksums hold.
+    """
+    from marlin_ckpt.cli.views import documents
+    from marlin_ckpt.directory import catalog
+    from marlin_ckpt.formats import verification
+
+    entries = catalog.named(paths, verification.EXTENSIONS, recursive=recursive)
+    with output.bytes_bar(sum(entry.size_bytes for entry in entries), quiet=quiet or json) as on_bytes:
+        found = []
+        for entry in entries:
+            with contextlib.suppress(CheckpointNotFoundError):  # pruned since the directory was read
+                found.append(verification.verify(entry.path, on_bytes))
+    if json:
+        output.document({"files": [documents.verdict(one) for one in found]})
+    else:
+        verdicts.verdicts(found, quiet=quiet)
+    corrupt = any(one.status is verification.Status.CORRUPT for one in found)
+    return BadFileError.exit_code if corrupt else 0

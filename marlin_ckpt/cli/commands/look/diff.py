@@ -1,0 +1,50 @@
+"""`marlin-ckpt diff`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.options import Json
+from marlin_ckpt.cli.views import comparing
+
+EXAMPLE = "Example: marlin-ckpt diff model_1.pt model_2.pt; exits 1 when something differs, as diff does."
+
+_DIFFERENT = 1
+
+
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="A file of tensors.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="The file to compare it with.")],
+    state: Annotated[
+        str | None,
+        typer.Option("--state", metavar="NAME", help="Only this state, such as module_interface_state."),
+    ] = None,
+    tensors: Annotated[
+        str | None,
+        typer.Option(
+            "--tensors", metavar="PATTERN", help="Only tensors of such names, one by one: '*.bias'."
+        ),
+    ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Tell of each tensor, also where nothing changed.")
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Compare the tensors and other values of two files: what is new, gone, of another shape, or changed.
+
+    Two tensors are the same when all their bits are. Norms and the cosine leave out what is infinite or NaN.
+    """
+    from marlin_ckpt.cli.views import documents
+    from marlin_ckpt.formats.values.checked import open_checked
+    from marlin_ckpt.operations import comparison
+
+    with open_checked(before) as a, open_checked(after) as b:
+        found = comparison.compare(a, b, state, tensors)
+    if json:
+        output.document(documents.comparison((before, after), found, with_same=all_))
+    else:
+        comparing.differences((before, after), found, with_same=all_, each=all_ or tensors is not None)
+    return 0 if found.is_same else _DIFFERENT

@@ -1,0 +1,45 @@
+"""`marlin-ckpt latest`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.options import Directory, Extension, Json, check_prefix
+from marlin_ckpt.cli.views import verdicts
+from marlin_ckpt.directory import catalog
+from marlin_ckpt.errors import CheckpointNotFoundError
+
+EXAMPLE = "Example: marlin-ckpt latest checkpoints; exits 4 when there is none."
+
+
+def _newest_intact(directory: str, prefix: str, ext: str) -> str:
+    from marlin_ckpt.formats import verification
+
+    return verification.newest_intact(lambda: catalog.newest_first(directory, prefix, ext), verdicts.skipped)
+
+
+def latest(
+    directory: Directory,
+    prefix: Annotated[
+        str,
+        typer.Option("--prefix", metavar="P", callback=check_prefix, help="What the names start with."),
+    ] = "model",
+    ext: Extension = "pt",
+    intact: Annotated[
+        bool, typer.Option("--intact", help="Pass over files that do not verify, saying why on stderr.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Print the path of the checkpoint with the greatest index, sub-directories included."""
+    path = (_newest_intact if intact else catalog.get_latest_file)(directory, prefix, ext)
+    if not path:
+        others = ", ".join(catalog.prefixes(directory, ext))
+        hint = f"there are checkpoints with --prefix {others}" if others else ""
+        raise CheckpointNotFoundError("no checkpoint found", directory, hint)
+    if json:
+        output.document({"path": path})
+    else:
+        output.path(path)

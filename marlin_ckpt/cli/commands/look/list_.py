@@ -1,0 +1,72 @@
+"""`marlin-ckpt list`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.options import Directory, Extension, Json, Prefix, Recursive
+
+EXAMPLE = "Example: marlin-ckpt list runs --recursive --best val_loss --since 7d"
+
+
+def list_(
+    directory: Directory,
+    prefix: Prefix = None,
+    ext: Extension = "pt",
+    recursive: Recursive = False,
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="KEY", help="index, age, size, name, or a metric's name.")
+    ] = "index",
+    best: Annotated[
+        str | None,
+        typer.Option(
+            "--best", metavar="METRIC[:min|max]", help="Only files that have the metric, the best first."
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="T", help="Only files of the last 12h or 7d, or since a day."),
+    ] = None,
+    spark: Annotated[
+        str | None, typer.Option("--spark", metavar="METRIC", help="Draw a metric over the index, too.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List checkpoints in order of their index, with kind, size, age, metrics, and whether they are intact.
+
+    With --recursive they are grouped by run. The data itself is not read: intact is what the container's
+    directory tells.
+    """
+    from marlin_ckpt.cli.views import documents, listing
+    from marlin_ckpt.directory import catalog
+    from marlin_ckpt.formats import inspection
+    from marlin_ckpt.operations import ordering
+
+    now_s = time.time()
+    best_by = None if best is None else _best(best)
+    try:
+        since_s = None if since is None else ordering.since_s(since, now_s=now_s)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from error
+    found = catalog.find(directory, prefix=prefix, extension=ext, recursive=recursive)
+    everything = inspection.survey(found)
+    metric = None if sort in ordering.KEYS else sort
+    for name, option in ((best_by and best_by[0], "--best"), (spark, "--spark"), (metric, "--sort")):
+        if name and everything and not ordering.has_metric(everything, name):
+            raise typer.BadParameter(f"no file in {directory} has a metric {name!r}", param_hint=option)
+    shown = ordering.arrange(everything, by=sort, best=best_by, since=since_s, by_run=recursive)
+    if json:
+        output.document({"directory": directory, "checkpoints": [documents.inspection(one) for one in shown]})
+        return
+    listing.table(shown, directory, now_s=now_s, by_run=recursive)
+    if spark is not None:
+        listing.sparks(shown, spark)
+
+
+def _best(text: str) -> tuple[str, str]:
+    name, colon, mode = text.rpartition(":")
+    return (name, mode) if colon and name and mode in ("min", "max") else (text, "min")

@@ -1,0 +1,94 @@
+"""`marlin-ckpt train`."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.options import Json
+
+EXAMPLE = "Example: marlin-ckpt train --config configs/quickstart.yaml --set trainer.epochs=2 --resume"
+
+Config = Annotated[str, typer.Option("--config", metavar="FILE", help="The YAML file of the run.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override one key, such as trainer.epochs=5; may be repeated."
+    ),
+]
+
+
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue from save_dir if there is something to continue, else start."
+        ),
+    ] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Refuse to continue where the run would not be the same run.")
+    ] = False,
+    no_crash_loop_guard: Annotated[
+        bool,
+        typer.Option(
+            "--no-crash-loop-guard", help="Continue also from a file with which runs have failed before."
+        ),
+    ] = False,
+    no_space_check: Annotated[
+        bool, typer.Option("--no-space-check", help="Begin also where the disk may become full.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress and no table; only what went wrong.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train the module of a YAML file, saving checkpoints on the way.
+
+    SIGTERM and Ctrl-C save and stop, SIGUSR1 saves; a second SIGTERM or Ctrl-C ends at once.
+    """
+    from marlin_ckpt.config import read_config
+    from marlin_ckpt.directory import notes
+    from marlin_ckpt.operations import starting
+    from marlin_ckpt.training import preemption
+
+    if quiet:
+        output.only_warnings()
+    settings = read_config(config, overrides or ())
+    checkpointer, trainer_args = settings.checkpointer, settings.trainer
+    checkpointer.check_space = checkpointer.check_space and not no_space_check
+    trainer_args.exact = trainer_args.exact or exact
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(preemption.listening(really=trainer_args.handle_signals))
+        stack.enter_context(starting.leased(checkpointer, epochs=trainer_args.epochs))
+        start = starting.decide(
+            checkpointer,
+            epochs=trainer_args.epochs,
+            resume=resume,
+            index_by=trainer_args.index_by,
+            guards=not no_crash_loop_guard,
+        )
+        output.announce_start(start, quiet=quiet)
+        starting.apply(start, checkpointer, epochs=trainer_args.epochs)
+
+        # torch complains at each start where NumPy is not installed; nothing here needs it.
+        warnings.filterwarnings("ignore", "Failed to initialize NumPy")
+        from marlin_ckpt.cli.views.progress import RunProgress
+        from marlin_ckpt.training.build import build_trainer
+
+        stack.enter_context(notes.counted_start(start.resumes_from))
+        progress = stack.enter_context(RunProgress(quiet=quiet))
+        stack.enter_context(output.stdout_for_data_alone())
+        trainer = build_trainer(settings, observer=progress)
+        progress.tell_if_finished(trainer)
+        trainer.train()
+    report = progress.report(trainer, start)
+    if json:
+        output.document(report)
+    elif not quiet:
+        output.run_table(report)

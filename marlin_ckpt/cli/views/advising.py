@@ -1,0 +1,72 @@
+"""What is said by `advise`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.views.text import duration, escape, share, size
+
+if TYPE_CHECKING:
+    from marlin_ckpt.operations.advice import Advice, Figures, Period
+
+_DIGITS = 6
+
+
+def tables(directory: str, tried: int, figures: Figures, advice: Advice) -> None:
+    """Prints what a save takes, and what comes of several periods."""
+    how = "" if tried >= figures.size_bytes else f", in proportion to {size(tried)} that were written"
+    output.talk(f"a state of {size(figures.size_bytes)} in {escape(directory)}{how}")
+    rate = f"{size(figures.size_bytes / max(figures.save_s, 1e-9))}/s"
+    rows = [
+        ["save", duration(figures.save_s), f"until durable, {rate}"],
+        ["stall", duration(advice.stall_s), "what training waits with async_save: true"],
+        ["cost", duration(advice.cost_s), "the stall, and what the background takes of busy processors"],
+        ["restore", duration(figures.restore_s), "from the disk into live tensors"],
+    ]
+    output.table(["", "time", ""], rows, {1})
+    output.data("")
+    rows = [_row(one, advice) for one in advice.periods]
+    titles = ["period", "steps", "overhead", "lost per failure", "waste", ""]
+    known = [
+        number for number, cell in enumerate(rows[0]) if cell or titles[number] not in ("steps", "waste")
+    ]
+    shown = [[row[number] for number in known] for row in [titles, *rows]]
+    output.table(shown[0], shown[1:], set(range(len(known) - 1)))
+
+
+def _row(one: Period, advice: Advice) -> list[str]:
+    notes = []
+    if one == advice.shortest:
+        notes.append("the shortest within the budget")
+    if one == advice.best:
+        notes.append("the least waste")
+    steps = "" if one.steps is None else f"{one.steps:,}"
+    waste = "" if one.waste is None else share(one.waste)
+    return [duration(one.period_s), steps, share(one.overhead), duration(one.lost_s), waste, ", ".join(notes)]
+
+
+def document(directory: str, tried: int, figures: Figures, advice: Advice) -> dict[str, Any]:
+    """The document of `advise --json`; times are in seconds."""
+    return {
+        "directory": directory,
+        "size_bytes": figures.size_bytes,
+        "measured_bytes": tried,
+        "save_s": round(figures.save_s, _DIGITS),
+        "stall_s": round(advice.stall_s, _DIGITS),
+        "cost_s": round(advice.cost_s, _DIGITS),
+        "restore_s": round(figures.restore_s, _DIGITS),
+        "bytes_per_s": round(figures.size_bytes / max(figures.save_s, 1e-9)),
+        "shortest_period_s": round(advice.shortest.period_s, _DIGITS),
+        "best_period_s": None if advice.best is None else round(advice.best.period_s, _DIGITS),
+        "periods": [
+            {
+                "period_s": round(one.period_s, _DIGITS),
+                "steps": one.steps,
+                "overhead": round(one.overhead, _DIGITS),
+                "lost_s": round(one.lost_s, _DIGITS),
+                "waste": None if one.waste is None else round(one.waste, _DIGITS),
+            }
+            for one in advice.periods
+        ],
+    }

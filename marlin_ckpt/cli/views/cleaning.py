@@ -1,0 +1,178 @@
+"""What `clean` does and says."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.views import documents, removals
+from marlin_ckpt.cli.views.text import count, escape, size
+from marlin_ckpt.directory import removing, trash
+from marlin_ckpt.directory.removing import Outcome, Plan
+from marlin_ckpt.directory.retention.decide import Decision
+from marlin_ckpt.directory.retention.plan import Keeping, Verify
+from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
+from marlin_ckpt.keep import RetentionArguments
+from marlin_ckpt.storage.local import publishing
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a removal is done.
+
+    Attributes:
+        directory: as it was given.
+        to_trash: move instead.
+        dry_run: only say what would be done.
+        asks: a person on a terminal is asked first.
+        json: say it as a document.
+    """
+
+    directory: str
+    to_trash: bool
+    dry_run: bool
+    asks: bool
+    json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """Which files a removal is about."""
+
+    extension: str
+    prefix: str | None
+    run_id: str | None
+    verify: str
+    recursive: bool
+
+
+def remove_all(how: How, what: What) -> int:
+    """Removes all files of an extension; returns the exit code."""
+    plan = removing.plan_cleaning(
+        how.directory, extension=what.extension, prefix=what.prefix, recursive=what.recursive
+    )
+    done = _carry_out(plan, how, lists=True)
+    if how.json:
+        output.document(documents.outcome(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash))
+    else:
+        removals.outcome(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)
+    return 1 if done.failures else 0
+
+
+def retain(how: How, what: What, rules: RetentionArguments) -> int:
+    """Removes what no rule keeps; returns the exit code."""
+    plan = Keeping().plan(
+        how.directory,
+        rules,
+        now_s=time.time(),
+        prefix=what.prefix,
+        extension=what.extension,
+        run_id=what.run_id,
+        recursive=what.recursive,
+        verify=Verify(what.verify),
+    )
+    if what.run_id is not None and all(one.candidate.run_id != what.run_id for one in plan.decisions):
+        raise CheckpointNotFoundError(f"no checkpoint of run {what.run_id}", how.directory)
+    _refuse_what_keeps_nothing(plan.decisions, rules)
+    asks = how.asks and removals.can_ask() and not how.json
+    if asks:
+        _table(plan.decisions, how.directory)
+    if plan.removal.removals and not how.dry_run:
+        for one in plan.decisions:
+            if "newest" in one.reasons:  # a copy, or by torch.save, may not be on the disk yet
+                publishing.make_durable(one.candidate.path)
+    done = _carry_out(plan.removal, how, lists=how.json)
+    if how.json:
+        document = documents.outcome(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)
+        output.document({**document, "checkpoints": [documents.decision(one) for one in plan.decisions]})
+    else:
+        if not asks:
+            _table(plan.decisions, how.directory)
+        removals.failures(done.failures)
+        removals.removed(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)
+    return 1 if done.failures else 0
+
+
+def _refuse_what_keeps_nothing(decisions: tuple[Decision, ...], rules: RetentionArguments) -> None:
+    """Takes rules by which nothing would be kept for a slip.
+
+    Raises:
+        MarlinError: they would remove all but what stays anyway.
+    """
+    counted = [one for one in decisions if not one.candidate.apart]
+    for rule in rules.best_rules():
+        known = {name for one in counted for name in one.candidate.metrics}
+        if counted and rule.metric not in known:
+            hint = f"they have {', '.join(sorted(known))}" if known else "they have none"
+            raise MarlinError(f"refused: no checkpoint has the metric {rule.metric}", "", hint)
+    if any(not one.keep for one in counted) and not any(one.is_wanted for one in counted):
+        what = f"refused: no rule keeps any of {count(len(counted), 'checkpoint')}"
+        raise MarlinError(what, "", "add --keep-last 1 to keep the newest alone")
+
+
+def _carry_out(plan: Plan, how: How, *, lists: bool) -> Outcome:
+    if how.dry_run:
+        return Outcome(plan.removals, plan.unreadable)
+    if plan.removals and how.asks:
+        removals.confirm_removal(plan, lists=lists)
+    if not how.to_trash:
+        return removing.carry_out(plan)
+    with trash.filling(plan.directory) as dispose:
+        return removing.carry_out(plan, dispose)
+
+
+def _table(decisions: tuple[Decision, ...], directory: str) -> None:
+    if not decisions:
+        output.talk(f"no checkpoints in {escape(directory)}")
+        return
+    runs = {one.candidate.run_id for one in decisions if not one.candidate.apart}
+    rows = [
+        [
+            "keep" if one.keep else "remove",
+            str(one.candidate.index),
+            size(one.candidate.size_bytes),
+            escape(one.candidate.run_id[:_RUN_LETTERS]) or "-",
+            escape("; ".join(one.reasons)),
+            escape(os.path.relpath(one.candidate.path, directory)),
+        ]
+        for one in decisions
+    ]
+    titles = ["", "index", "size", "run", "why", "file"]
+    shown = [number for number in range(len(titles)) if titles[number] != "run" or len(runs) > 1]
+    cells = [[row[number] for number in shown] for row in [titles, *rows]]
+    output.table(cells[0], cells[1:], {1, 2})
+
+
+_RUN_LETTERS = 12
+
+
+def undo(how: How) -> int:
+    """Brings back what was moved last; returns the exit code."""
+    done = trash.bring_back(how.directory, dry_run=how.dry_run)
+    if how.json:
+        output.document(documents.returned(how.directory, done, dry_run=how.dry_run))
+    else:
+        verb = "would bring back" if how.dry_run else "brought back"
+        for one in done.files:
+            output.data(f"{verb} {escape(one.path)}  {size(one.size_bytes)}")
+        for failure in done.failures:
+            output.talk(f"error: cannot bring back: {escape(failure.error)}: {escape(failure.path)}")
+        if done.failures:
+            output.talk("hint: what stands in its place must go first; the trash keeps it until then")
+        output.talk(f"{count(len(done.files), 'file')} {verb} to {escape(how.directory)}")
+    return 1 if done.failures else 0
+
+
+def empty_trash(how: How) -> int:
+    """Removes what lies in the trash for good; returns the exit code."""
+    plan = trash.plan_emptying(how.directory)
+    done = Outcome((), ()) if plan is None else _carry_out(plan, how, lists=True)
+    if not how.dry_run:
+        trash.remove_folders(how.directory)
+    if how.json:
+        output.document(documents.outcome(how.directory, done, dry_run=how.dry_run))
+    else:
+        removals.outcome(how.directory, done, dry_run=how.dry_run)
+    return 1 if done.failures else 0

@@ -1,0 +1,125 @@
+"""What `train` shows while it runs, and what it reports at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.views import documents
+from marlin_ckpt.cli.views.text import count, duration, escape, size
+from marlin_ckpt.directory import catalog
+from marlin_ckpt.formats import inspection
+from marlin_ckpt.training.preemption import Preempted
+
+if TYPE_CHECKING:
+    from marlin_ckpt.directory.removing import Removal
+    from marlin_ckpt.operations.starting import Start
+    from marlin_ckpt.reports import SaveReport
+    from marlin_ckpt.training.trainer import Trainer
+
+
+class RunProgress:
+    """Observes a trainer: a live line on a terminal, one line for each epoch and file elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        """Shows nothing yet.
+
+        Args:
+            quiet: show nothing at all.
+        """
+        self._quiet = quiet
+        self._bar = output.live_bar() if output.is_terminal() and not quiet else None
+        self._began_s = self._epoch_began_s = time.monotonic()
+        self._epoch_steps = 0
+        self._saved: dict[str, None] = {}
+        self._saves: list[SaveReport] = []
+        self._metrics: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if isinstance(error, (KeyboardInterrupt, Preempted)):
+            is_term = isinstance(error, Preempted) and error.signal == signal.SIGTERM
+            how = "terminated" if is_term else "interrupted"
+            last = list(self._saved)[-1:]
+            output.talk(f"{how}; last checkpoint: {escape(last[0]) if last else 'none'}")
+            if last:
+                output.talk("hint: the same command with --resume continues from it")
+
+    def tell_if_finished(self, trainer: Trainer) -> None:
+        """Says so when the run that is resumed has no epoch left."""
+        if not self._quiet and 0 < trainer.args.epochs <= trainer.last_epoch + 1:
+            done = count(trainer.last_epoch + 1, "epoch")
+            output.talk(f"nothing left to train: {done} done, trainer.epochs is {trainer.args.epochs}")
+
+    def on_epoch_begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        """Starts the epoch's line."""
+        self._epoch_began_s = time.monotonic()
+        self._epoch_steps = 0
+        if self._bar is not None:
+            self._bar.begin(f"epoch {epoch + 1}/{epochs}", steps, done)
+
+    def on_global_step(self, global_step: int, loss: float) -> None:  # noqa: ARG002 - the observer's interface
+        """Moves the line on."""
+        self._epoch_steps += 1
+        if self._bar is not None:
+            self._bar.advance(f"loss {loss:.4f}", self._speed())
+
+    def on_epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Prints the epoch's line."""
+        self._metrics = dict(metrics)
+        if not self._quiet:
+            shown = "  ".join(f"{escape(name)} {value:.4g}" for name, value in metrics.items())
+            output.talk(f"epoch {epoch + 1}: {self._epoch_steps} steps at {self._speed()}  {shown}")
+
+    def on_save(self, path: str, index: int, report: SaveReport | None) -> None:  # noqa: ARG002
+        """Prints a line for a file that is new."""
+        if report is not None:
+            self._saves.append(report)
+        is_new = path not in self._saved
+        self._saved.pop(path, None)
+        self._saved[path] = None
+        if self._bar is not None:
+            self._bar.saved(os.path.basename(path))
+        if is_new and not self._quiet:
+            output.talk(f"saved {escape(path)}{'' if report is None else _costs(report)}")
+
+    def _speed(self) -> str:
+        elapsed_s = time.monotonic() - self._epoch_began_s
+        return f"{self._epoch_steps / elapsed_s:.1f} steps/s" if elapsed_s > 0 else "-"
+
+    def report(self, trainer: Trainer, start: Start) -> dict[str, Any]:
+        """The document that `--json` prints and that the table shows."""
+        overhead = trainer.checkpointer.overhead()
+        files = [inspection.inspect(entry) for path in self._saved if (entry := catalog.entry(path))]
+        removed: list[Removal] = getattr(trainer.checkpointer, "removed", list)()  # not every one removes
+        return {
+            "run_id": getattr(trainer.checkpointer, "run_id", None),
+            "resumed_from": start.resumes_from or None,
+            "epochs": trainer.last_epoch + 1,
+            "global_steps": trainer.global_steps_finished,
+            "seconds": round(time.monotonic() - self._began_s, 3),
+            "metrics": self._metrics,
+            "files": [documents.inspection(one) for one in files],
+            "removed": [documents.removal(one) for one in removed],
+            "saves": [documents.save(one) for one in self._saves],
+            "overhead": None if overhead is None else round(overhead, 6),
+        }
+
+
+def _costs(one: SaveReport) -> str:
+    times = {"stall": one.stall_s, "copy": one.copy_s, "write": one.write_s, "sync": one.sync_s}
+    told = "".join(f"  {name} {duration(seconds)}" for name, seconds in times.items())
+    return f"  {size(one.size_bytes)} at {size(one.bytes_per_s)}/s{told}"

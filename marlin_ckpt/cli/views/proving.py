@@ -1,0 +1,82 @@
+"""What `prove-resume` shows and prints."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.views.text import count, escape
+from marlin_ckpt.training.proof.proof import Difference, Proof
+
+_RUNS = {"straight": "training without a stop", "resumed": "training, killed and resumed"}
+
+
+@contextlib.contextmanager
+def steps_bar(steps: int, *, quiet: bool) -> Iterator[Callable[[str, int], None]]:
+    """A bar of the steps of both runs on a terminal, a line for each run elsewhere."""
+    if quiet:
+        yield lambda _name, _step: None
+        return
+    if not output.is_terminal():
+        begun: set[str] = set()
+
+        def tell_once(name: str, _step: int) -> None:
+            if name not in begun:
+                begun.add(name)
+                output.talk(_RUNS[name])
+
+        yield tell_once
+        return
+    from marlin_ckpt.cli.views.live import steps_bar as live_steps_bar
+
+    with live_steps_bar(2 * steps) as show:
+        yield lambda name, step: show(name, step + (steps if name == "resumed" else 0))
+
+
+def document(found: Proof) -> dict[str, Any]:
+    """What `--json` prints."""
+    difference = found.difference
+    return {
+        "identical": difference is None,
+        "steps": found.steps,
+        "kills": [str(one) for one in found.kills],
+        "missed": [str(one) for one in found.missed],
+        "compared": {
+            "batches": found.batches,
+            "losses": found.losses,
+            "tensors": found.tensors,
+            "values": found.values,
+        },
+        "difference": None
+        if difference is None
+        else {**asdict(difference), "cause": difference.cause and str(difference.cause)},
+    }
+
+
+def tell(found: Proof) -> None:
+    """Prints it for people."""
+    for one in found.missed:
+        output.talk(f"warning: no kill at {one}: the run came to no such moment")
+    kills = ", ".join(map(str, found.kills)) or "nothing"
+    if found.difference is None:
+        output.data(f"identical: {count(found.steps, 'step')}, straight and killed after {kills}")
+        compared = f"{found.batches:,} batches, {found.losses:,} losses, {found.tensors:,} tensors"
+        output.data(f"compared bit for bit: {compared} and {found.values:,} values, step by step")
+        return
+    _tell_difference(found.difference, kills)
+
+
+def _tell_difference(found: Difference, kills: str) -> None:
+    output.data(f"different: after step {found.step}: {escape(found.what)}")
+    for name, value in (("straight", found.straight), ("resumed", found.resumed)):
+        if value:
+            output.data(f"  {name}: {escape(value)}")
+    if found.at_end:
+        output.data(f"  in the last checkpoints: {escape(found.at_end)}")
+    before = "before the first kill" if found.cause is None else f"after the kill at {found.cause}"
+    output.data(f"  {before}; killed after {kills}")
+    if found.hint:
+        output.talk(f"hint: {found.hint}")

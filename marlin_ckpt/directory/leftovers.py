@@ -1,0 +1,34 @@
+"""Removes what earlier runs left, and logs what it did; a failure ends no run."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from marlin_ckpt.directory import removing
+from marlin_ckpt.errors import MarlinError
+
+
+def delete_existing(directory: str, extension: str, logger: logging.Logger) -> None:
+    """Removes the regular files of an extension directly in a directory."""
+    if not os.path.lexists(directory):
+        return
+    logger.warning("Deleting the files with extension %s in %s.", extension, directory)
+    try:
+        outcome = removing.carry_out(removing.plan_deleting(directory, extension=extension))
+    except MarlinError as error:
+        logger.error("Could not delete checkpoints: %s", error)  # noqa: TRY400 - no news in a traceback
+        return
+    for failure in outcome.failures:
+        logger.error("Could not delete %s: %s", failure.path, failure.error)
+
+
+def sweep(directory: str, logger: logging.Logger) -> None:
+    """Removes what dead runs left half written, which can be as large as all else."""
+    try:
+        outcome = removing.carry_out(removing.plan_sweeping(directory))
+    except MarlinError as error:  # a save must not fail for what others left
+        logger.debug("Did not look for files of dead runs: %s", error)
+        return
+    for removal in outcome.removed:
+        logger.warning("Removed %s, left half written by a run that has died.", removal.path)

@@ -1,0 +1,174 @@
+"""What a file holds, without torch, without running any of it, and without reading a tensor's data."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from marlin_ckpt.errors import (
+    BadFileError,
+    CorruptCheckpointError,
+    NotACheckpointError,
+    StorageError,
+    UnsafeCheckpointError,
+)
+from marlin_ckpt.formats import legacy
+from marlin_ckpt.formats.content.tree import MOST_NODES, Builder, Kind, Node
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.pickle.budget import ExcessError
+from marlin_ckpt.formats.pickle.permissions import imported_name
+from marlin_ckpt.formats.pickle.stubs import MOST_OPCODES, Reader
+from marlin_ckpt.formats.pickle.views import View
+from marlin_ckpt.formats.safetensors import header as safetensors
+from marlin_ckpt.formats.values.tensor import Tensor
+from marlin_ckpt.formats.zip import reader
+from marlin_ckpt.formats.zip.reader import Container
+from marlin_ckpt.formats.zip.records import read_record
+
+__all__ = ["Kind", "Node", "Outline", "Tensor", "read_outline"]
+
+_MOST_PICKLE_BYTES = 128 << 20  # a state of 50,000 tensors has a tenth of that
+_MORE_OPCODES = 1_000_000  # of a long pickle, a quarter of its length at most: a vocabulary takes so many
+_OPCODES_A_TENSOR = 40  # for its name, its sizes and what it is made by
+_NODES_A_TENSOR = 20  # for those of the optimizer's state that belong to it
+_LEAST_TENSOR = 256  # bytes of a legacy file for each tensor, with its part of the pickle
+_MOST_LEGACY = 20_000  # tensors of a legacy file
+_LONGEST_ORDER = 16  # bytes of the record `byteorder`, which says little or big
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a file holds.
+
+    Attributes:
+        path: the file.
+        format: `zip`, `legacy` (torch before 1.6) or `safetensors`.
+        size_bytes: the file's length.
+        manifest: ours, or None in a file by another tool.
+        root: the tree.
+        tensors: in the file's order; one that stands in several places is there for each.
+        imports: `module.name` of all that unpickling would import, sorted, in the names of Python 3.
+        numpy_types: the codes of the numpy dtypes in it, `f8`, sorted.
+    """
+
+    path: str
+    format: str
+    size_bytes: int
+    manifest: Manifest | None
+    root: Node
+    tensors: tuple[Tensor, ...]
+    imports: tuple[str, ...]
+    numpy_types: tuple[str, ...] = ()
+
+
+def read_outline(fd: int, path: str) -> Outline:
+    """Reads the structure and the pickle, or the header, and nothing else.
+
+    Args:
+        fd: the open file.
+        path: its name, for messages.
+
+    Raises:
+        CorruptCheckpointError: bytes are missing or changed, or the pickle cannot be read.
+        NotACheckpointError: it is something else.
+        UnknownFormatError: a newer marlin-ckpt wrote it.
+        UnsafeCheckpointError: the pickle would cost more than a state does.
+        StorageError: it cannot be read.
+    """
+    kind = reader.what_it_is(fd)
+    try:
+        if kind == "a safetensors file":
+            return _of_safetensors(fd, path)
+        return _of_legacy(fd, path) if kind == "legacy" else _of_zip(fd, path)
+    except BadFileError:
+        raise
+    except ExcessError as error:
+        raise UnsafeCheckpointError(f"refused: its pickle holds {error}", path) from error
+    except OSError as error:
+        raise StorageError.of("cannot read", path, error) from error
+    except MemoryError as error:
+        raise StorageError("not enough memory to look into the file", path) from error
+    except Exception as error:
+        # A pickle that lies raises anything.
+        what = f"cannot be unpickled: {str(error)[:200] or type(error).__name__}"
+        raise CorruptCheckpointError(what, path) from error
+
+
+def _of_zip(fd: int, path: str) -> Outline:
+    container = reader.read_container(fd, path)
+    records = {record.name: record for record in container.records}
+    if any(name.endswith("/constants.pkl") for name in records):
+        raise NotACheckpointError("not a checkpoint but a TorchScript archive", path)
+    record = next(one for name, one in records.items() if name.partition("/")[2] == "data.pkl")
+    if record.size > _MOST_PICKLE_BYTES:
+        raise ExcessError(f"{record.size} bytes")
+    pickled = read_record(fd, container, record)
+    opcodes = MOST_OPCODES + min(len(pickled) // 4, _MORE_OPCODES) + _OPCODES_A_TENSOR * len(records)
+    unpickler = Reader(io.BytesIO(pickled), encoding="utf-8", errors="surrogateescape", opcodes=opcodes)
+    state = unpickler.load()
+    archive = record.name.partition("/")[0]
+    order = _byteorder(fd, container, f"{archive}/byteorder")
+
+    def make_tensor(name: str, view: View) -> Tensor:
+        key = view.storage.key
+        data = records.get(f"{archive}/data/{key}")
+        start = container.data_offsets[data.name] if data else 0
+        return _tensor(name, view, start, data.size if data else 0, order)
+
+    builder = Builder(make_tensor, MOST_NODES + _NODES_A_TENSOR * len(records))
+    root = builder.build(state)
+    size = os.fstat(fd).st_size
+    return Outline(
+        path, "zip", size, container.manifest, root, tuple(builder.tensors),
+        _imports(unpickler.names), _sorted(builder.numpy_types),
+    )  # fmt: skip
+
+
+def _byteorder(fd: int, container: Container, name: str) -> str:
+    """How the elements lie; torch before 2.1 did not say, and wrote them as its machine had them."""
+    for record in container.records:
+        if record.name == name and record.size <= _LONGEST_ORDER:
+            return "big" if read_record(fd, container, record) == b"big" else "little"
+    return "little"
+
+
+def _of_legacy(fd: int, path: str) -> Outline:
+    size = os.fstat(fd).st_size
+    tensors = min(size // _LEAST_TENSOR, _MOST_LEGACY)
+    found = legacy.read_legacy(fd, MOST_OPCODES + _OPCODES_A_TENSOR * tensors)
+
+    def make_tensor(name: str, view: View) -> Tensor:
+        return _tensor(name, view, *found.places.get(view.storage.key, (0, 0)))
+
+    builder = Builder(make_tensor, MOST_NODES + _NODES_A_TENSOR * tensors)
+    root = builder.build(found.state)
+    return Outline(
+        path, "legacy", size, None, root, tuple(builder.tensors),
+        _imports(found.names), _sorted(builder.numpy_types),
+    )  # fmt: skip
+
+
+def _imports(names: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    return _sorted({imported_name(*name) for name in names})
+
+
+def _sorted(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(names))
+
+
+def _tensor(name: str, view: View, start: int, size: int, order: str = "little") -> Tensor:
+    key = view.storage.key
+    return Tensor(name, view.dtype, view.shape, view.stride, view.offset, key, start, size, order)
+
+
+def _of_safetensors(fd: int, path: str) -> Outline:
+    header = safetensors.read_header(fd, path)
+    tensors = safetensors.tensors(header, path)
+    nodes = [Node(tensor.name, Kind.TENSOR, tensor=tensor) for tensor in tensors]
+    if header.metadata:
+        texts = [Node(key, Kind.VALUE, value=text) for key, text in header.metadata.items()]
+        nodes.insert(0, Node("__metadata__", Kind.MAPPING, children=texts))
+    root = Node("", Kind.MAPPING, children=nodes)
+    return Outline(path, "safetensors", os.fstat(fd).st_size, None, root, tuple(tensors), ())

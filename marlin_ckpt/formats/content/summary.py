@@ -1,0 +1,170 @@
+"""A file's tree as a person wants to see it: names split at their dots, what repeats itself told once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from marlin_ckpt.formats.content.tree import Kind, Node
+
+_MOST_PARTS = 10  # of a dotted name; what follows is not split
+_MOST_SPLIT = 10  # levels of the tree, below which no name is split
+_NUMBERED = re.compile(r"(\[?)(\d{1,9})\]?")
+_MOST_TOLD = 8  # numbered siblings that differ in their shapes alone and are told one by one
+
+
+@dataclass(slots=True, eq=False)
+class Branch:
+    """One line of the summary, and what lies below it.
+
+    Attributes:
+        key: the last part of its name; a range, `0-11`, where it stands for several siblings.
+        node: what stands there, or the first of what it stands for; None where only names begin alike.
+        times: how many siblings it stands for.
+        shape: of a tensor; None of others, and where those that it stands for differ.
+        is_value_common: whether the values are one where it stands for several.
+        dtypes: of all its tensors.
+        tensors: how many there are, below it too.
+        numel: how many elements these have; what is another name of one told before does not count.
+        size_bytes: of these elements.
+        same_as: the name of the tensor whose other name this is, or "".
+        children: below it.
+    """
+
+    key: str
+    node: Node | None = None
+    times: int = 1
+    shape: tuple[int, ...] | None = None
+    is_value_common: bool = True
+    dtypes: set[str] = field(default_factory=set)
+    tensors: int = 0
+    numel: int = 0
+    size_bytes: int = 0
+    same_as: str = ""
+    children: list[Branch] = field(default_factory=list)
+    alike: tuple[int, int] = (0, 0)
+
+
+def summarise(root: Node) -> Branch:
+    """Makes the summary of a file's tree."""
+    return _Summary().branch(root, 0)
+
+
+class _Summary:
+    def __init__(self) -> None:
+        self._first: dict[tuple[Any, ...], str] = {}  # names of the tensors told so far, by their memory
+        self._numbers: dict[Any, int] = {}  # of structures, so that comparing two takes no walk
+
+    def branch(self, node: Node, depth: int) -> Branch:
+        """One node with all below it; the tree is 200 deep at most."""
+        made = self._tensor(node) if node.kind is Kind.TENSOR else Branch(node.key, node)
+        places: dict[tuple[str, ...], Branch] = {(): made}
+        for child in node.children:
+            below = self.branch(child, depth + 1)
+            parts: tuple[str, ...] = (child.key,)
+            if child.kind is Kind.TENSOR and depth < _MOST_SPLIT:
+                parts = tuple(child.key.split(".", _MOST_PARTS))
+            below.key = parts[-1]
+            self._place(places, parts[:-1]).children.append(below)
+        for parts in sorted(places, key=len, reverse=True):
+            self._finish(places[parts])
+        return made
+
+    def _place(self, places: dict[tuple[str, ...], Branch], parts: tuple[str, ...]) -> Branch:
+        """The branch of a name's beginning, made where it is missing."""
+        if parts not in places:
+            places[parts] = Branch(parts[-1])
+            self._place(places, parts[:-1]).children.append(places[parts])
+        return places[parts]
+
+    def _tensor(self, node: Node) -> Branch:
+        tensor = node.tensor
+        if tensor is None:
+            raise TypeError("a node of a tensor without one")
+        memory = (tensor.storage, tensor.offset, tensor.shape, tensor.stride, tensor.dtype)
+        first = self._first.setdefault(memory, tensor.name)
+        made = Branch(node.key, node, shape=tensor.shape, dtypes={tensor.dtype}, tensors=1)
+        if first == tensor.name:
+            made.numel, made.size_bytes = tensor.numel, tensor.size_bytes
+        else:
+            made.same_as = first
+        return made
+
+    def _finish(self, branch: Branch) -> None:
+        """Tells alike children once, and adds up."""
+        branch.children = _merged(branch.children)
+        for child in branch.children:
+            branch.dtypes |= child.dtypes
+            branch.tensors += child.tensors
+            branch.numel += child.numel
+            branch.size_bytes += child.size_bytes
+        branch.alike = self._number(branch, strict=True), self._number(branch, strict=False)
+
+    def _number(self, branch: Branch, *, strict: bool) -> int:
+        node = branch.node
+        kind = None if node is None else (node.kind, node.label, type(node.value))
+        own = (kind, frozenset(branch.dtypes), bool(branch.same_as), branch.shape if strict else None)
+        below = tuple((child.key, child.alike[0 if strict else 1]) for child in branch.children)
+        return self._numbers.setdefault((strict, own, below), len(self._numbers))
+
+
+def _merged(children: list[Branch]) -> list[Branch]:
+    """Makes one of numbered neighbours of one structure; where many are left, of one structure but shapes."""
+    merged = [_merge(group) for group in _groups(children, 0)]
+    if sum(_NUMBERED.fullmatch(child.key) is not None for child in merged) > _MOST_TOLD:
+        merged = [_merge(group) for group in _groups(children, 1)]
+    return merged
+
+
+def _groups(children: list[Branch], which: int) -> Iterator[list[Branch]]:
+    group: list[Branch] = []
+    before = -1
+    for child in children:
+        match = _NUMBERED.fullmatch(child.key)
+        number = int(match[2]) if match else -1
+        goes_on = group and match and number == before + 1 and child.alike[which] == group[0].alike[which]
+        if group and not goes_on:
+            yield group
+            group = []
+        group.append(child)
+        before = number if match else -2
+    if group:
+        yield group
+
+
+def _merge(group: list[Branch]) -> Branch:
+    first = group[0]
+    if len(group) == 1:
+        return first
+    match = _NUMBERED.fullmatch(first.key)
+    last = _NUMBERED.fullmatch(group[-1].key)
+    key = f"{match[1]}{match[2]}-{last[2]}" + "]" * bool(match[1]) if match and last else first.key
+    made = _united(group, key)
+    made.times = len(group)
+    return made
+
+
+def _united(group: list[Branch], key: str) -> Branch:
+    """One branch for several of one structure; their children are of one structure too."""
+    first = group[0]
+    made = Branch(key, first.node, first.times, first.shape, alike=first.alike)
+    for one in group:
+        if one.shape != made.shape:
+            made.shape = None
+        made.is_value_common &= one.is_value_common and _is_same_value(one.node, first.node)
+        made.dtypes |= one.dtypes
+        made.tensors += one.tensors
+        made.numel += one.numel
+        made.size_bytes += one.size_bytes
+    below = zip(*(one.children for one in group), strict=True)
+    made.children = [_united(list(parts), parts[0].key) for parts in below]
+    return made
+
+
+def _is_same_value(one: Node | None, other: Node | None) -> bool:
+    if one is None or other is None or one.value is other.value:
+        return True
+    # A list may be long, and stand in very many places.
+    return not isinstance(one.value, (list, tuple, set, frozenset)) and bool(one.value == other.value)

@@ -1,0 +1,289 @@
+"""What a file holds, as a tree: made of stubs, with every claim bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from marlin_ckpt.formats.pickle.budget import ExcessError
+from marlin_ckpt.formats.pickle.stubs import Stub
+from marlin_ckpt.formats.pickle.views import View, is_name, view_of
+from marlin_ckpt.formats.values.tensor import Tensor
+
+MOST_NODES = 100_000  # beside those of the tensors
+_MOST_REPEATS = 20_000  # of the nodes in containers that stand in several places
+_MOST_DEPTH = 200  # a module pickled whole has three levels for each of its own
+_MOST_TEXT = 32 << 20  # bytes of names, of which few bytes of a pickle can make very many
+_LONGEST_INTEGER = 256  # bits; Python takes the square of its length to spell one, and refuses long ones
+_LONGEST_NAME = 100  # characters of each half of an imported name that are shown
+_MOST_SHOWN = 8  # arguments of an object, or parts of a tuple
+_SHORT = 40  # characters or bytes of a text in a label
+
+_LARGE = 1_000  # entries of a mapping that is one value if all of them are plain: a vocabulary, say
+_ROWS = (list, tuple, set, frozenset)
+PLAIN = (type(None), bool, int, float, str, bytes, complex)
+
+
+class Kind(StrEnum):
+    """What a node stands for."""
+
+    MAPPING = "mapping"
+    LIST = "list"
+    TUPLE = "tuple"
+    VALUE = "value"
+    OBJECT = "object"
+    TENSOR = "tensor"
+    ELSEWHERE = "elsewhere"
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One place in a file.
+
+    Attributes:
+        key: the last part of its name, `weight` or `[0]`; "" at the root.
+        kind: what stands there; ELSEWHERE for a container that is shown where it stood first, or that lies
+            too deep to be shown.
+        label: in words, what a person would want to read of an object, or of what is not shown.
+        value: of a VALUE: plain, or a list, tuple or set of plain values, or a large mapping of them.
+        tensor: of a TENSOR.
+        children: in the file's order. A tensor has some where it is more than its elements.
+    """
+
+    key: str
+    kind: Kind
+    label: str = ""
+    value: Any = None
+    tensor: Tensor | None = None
+    children: Sequence[Node] = ()
+
+
+MakeTensor = Callable[[str, View], Tensor]
+
+
+@dataclass(slots=True)
+class _Frame:
+    children: list[Node]
+    path: str
+    parts: Iterator[tuple[str, Any]]
+    identity: int
+    is_repeated: bool
+
+
+class Builder:
+    """Makes the tree; each container once, and again where it is shared only within bounds.
+
+    Args:
+        make_tensor: places a tensor in the file, given its name.
+        most_nodes: beyond which the file is refused.
+
+    Attributes:
+        tensors: those of the tree, in its order.
+        numpy_types: the codes of the numpy dtypes in it, `f8`.
+    """
+
+    def __init__(self, make_tensor: MakeTensor, most_nodes: int = MOST_NODES) -> None:
+        self.tensors: list[Tensor] = []
+        self.numpy_types: set[str] = set()
+        self._make_tensor = make_tensor
+        self._nodes_left = most_nodes
+        self._repeats_left = _MOST_REPEATS
+        self._text_left = _MOST_TEXT
+        self._open: list[_Frame] = []
+        self._on_path: set[int] = set()
+        self._seen: set[int] = set()
+        self._plain: dict[int, bool] = {}
+        self._made: list[Any] = []  # keeps what was made meanwhile, so that no two things have one id
+
+    def build(self, value: Any) -> Node:
+        """Makes the tree of a value.
+
+        Raises:
+            ExcessError: it has more nodes than any state, or longer names.
+        """
+        root = self._node("", "", value)
+        while self._open:
+            frame = self._open[-1]
+            found = next(frame.parts, None)
+            if found is None:
+                self._on_path.discard(frame.identity)
+                self._open.pop()
+            else:
+                frame.children.append(self._node(found[0], frame.path, found[1]))
+        return root
+
+    def _joined(self, path: str, key: str) -> str:
+        joined = f"{path}.{key}" if path and key and key[0] != "[" else path + key
+        self._text_left -= len(joined) if joined.isascii() else 4 * len(joined)
+        if self._text_left < 0:
+            raise ExcessError("names that would fill the memory")
+        return joined
+
+    def _node(self, key: str, above: str, value: Any) -> Node:
+        self._nodes_left -= 1
+        if self._nodes_left < 0:
+            raise ExcessError("more values than any state has")
+        if type(value) in PLAIN:
+            return Node(key, Kind.VALUE, value=_bounded(value))
+        if is_name(value):
+            return Node(key, Kind.OBJECT, label=name_text(value))
+        view = view_of(value)
+        if view is not None:
+            return self._tensor_node(key, self._joined(above, key), view)
+        if isinstance(value, Stub):
+            if value.name == ("numpy", "dtype") and _is_code(value.arguments[:1]):
+                self.numpy_types.add(value.arguments[0])
+            value = _plain_object(value)
+        if type(value) in PLAIN or self._is_one_value(value):
+            return Node(key, Kind.VALUE, value=value)
+        if id(value) in self._on_path:
+            return Node(key, Kind.ELSEWHERE, label="what it lies in")
+        node = Node(key, *_what(value))
+        self._enter(node, self._joined(above, key), value, _size(value), self._parts(value))
+        return node
+
+    def _tensor_node(self, key: str, path: str, view: View) -> Node:
+        tensor = self._make_tensor(path, view)
+        self.tensors.append(tensor)
+        node = Node(key, Kind.TENSOR, tensor=tensor)
+        others = [one for one in view.others if one]
+        if others:
+            self._made.append(others)
+            self._enter(node, path, others, len(others), self._parts_of(others))
+        return node
+
+    def _enter(self, node: Node, path: str, value: Any, size: int, parts: Iterator[tuple[str, Any]]) -> None:
+        """Has the parts of a container made next, unless that goes beyond the bounds."""
+        is_repeated = id(value) in self._seen or (bool(self._open) and self._open[-1].is_repeated)
+        if is_repeated:
+            self._repeats_left -= 1 + size
+        if len(self._open) >= _MOST_DEPTH:
+            node.kind, node.label = Kind.ELSEWHERE, f"nested deeper than {_MOST_DEPTH}"
+        elif is_repeated and self._repeats_left < 0:
+            node.kind, node.label = Kind.ELSEWHERE, "what stands elsewhere too"
+        else:
+            self._seen.add(id(value))
+            self._on_path.add(id(value))
+            children: list[Node] = []
+            node.children = children
+            self._open.append(_Frame(children, path, parts, id(value), is_repeated))
+
+    def _is_one_value(self, value: Any) -> bool:
+        return (isinstance(value, _ROWS) or (isinstance(value, dict) and len(value) > _LARGE)) and (
+            self._is_plain(value)
+        )
+
+    def _is_plain(self, value: Any) -> bool:
+        """Whether a list or a mapping is of plain values alone, and so one value, as a list of rates is."""
+        if not value:
+            return True
+        if id(value) not in self._plain:
+            parts = (*value, *value.values()) if isinstance(value, dict) else value
+            self._plain[id(value)] = all(
+                type(part) in PLAIN and (type(part) is not int or part.bit_length() <= _LONGEST_INTEGER)
+                for part in parts
+            )
+        return self._plain[id(value)]
+
+    def _parts(self, value: Any) -> Iterator[tuple[str, Any]]:
+        """The parts of a container, each with its key."""
+        if isinstance(value, dict):
+            yield from ((key_text(key), part) for key, part in value.items())
+        elif isinstance(value, _ROWS):
+            yield from ((f"[{number}]", part) for number, part in enumerate(value))
+        elif isinstance(value, Stub):
+            state = value.state
+            if value.name in _MAPPINGS and isinstance(state, dict):
+                # A state_dict carries its modules' versions, which load_state_dict alone wants.
+                state = {key: part for key, part in state.items() if key != "_metadata"}
+            yield from self._parts_of((*value.arguments, *value.items, state))
+            for key, part in value.pairs:
+                yield key_text(key), part
+
+    def _parts_of(self, inner: Any) -> Iterator[tuple[str, Any]]:
+        """What an object is made of, under the object's own name: the parts of what has parts."""
+        for one in inner:
+            if isinstance(one, dict) or (isinstance(one, _ROWS) and not self._is_plain(one)):
+                yield from self._parts(one)
+            elif one and not is_name(one) and type(one) not in PLAIN:
+                yield "", one
+
+
+def key_text(key: Any) -> str:
+    """A key of a mapping as it stands in a name."""
+    if type(key) is str:
+        return key
+    if type(key) is tuple and len(key) <= _MOST_SHOWN:
+        return f"({', '.join(map(_argument, key))})"
+    return _argument(key)
+
+
+def name_text(stub: Any) -> str:
+    """What a stub stands for, `collections.OrderedDict`; names of any length are cut."""
+    return ".".join(part[:_LONGEST_NAME] for part in stub.name)
+
+
+def _bounded(value: Any) -> Any:
+    if type(value) is int and value.bit_length() > _LONGEST_INTEGER:
+        return f"an integer of {value.bit_length()} bits"
+    return value
+
+
+_KINDS: dict[type[Any], Kind] = {dict: Kind.MAPPING, list: Kind.LIST, tuple: Kind.TUPLE, set: Kind.LIST}
+_MAPPINGS = {("collections", "OrderedDict"), ("collections", "defaultdict"), ("collections", "Counter")}
+
+
+def _plain_object(stub: Stub) -> Any:
+    """The plain value that an object stands for where pickle has no opcode for it; else the object."""
+    if stub.state is not None or stub.items or stub.pairs:
+        return stub
+    match (*stub.name, stub.arguments):
+        case "_codecs", "encode", (str() as text, "latin1" | "latin-1") if len(text) <= _SHORT:
+            return text.encode("latin-1", "replace")
+        case "__builtin__" | "builtins", "complex", (float() as real, float() as imaginary):
+            return complex(real, imaginary)
+        case "__builtin__" | "builtins", "set" | "frozenset", (list() as parts,):
+            return parts
+        case "torch", "Size", (tuple() as sizes,):
+            return sizes
+    return stub
+
+
+def _is_code(arguments: tuple[Any, ...]) -> bool:
+    code = arguments[0] if arguments else None
+    return type(code) is str and code.isalnum() and len(code) <= _MOST_SHOWN
+
+
+def _what(value: Any) -> tuple[Kind, str]:
+    """What a container is, and what to call it."""
+    if not isinstance(value, Stub):
+        return _KINDS.get(type(value), Kind.OBJECT), ""
+    if value.name in _MAPPINGS:
+        return Kind.MAPPING, value.name[1]
+    arguments = value.arguments
+    if value.name == ("_codecs", "encode") and arguments and isinstance(arguments[0], str):
+        return Kind.OBJECT, f"{len(arguments[0])} bytes"
+    shown = [*map(_argument, arguments[:_MOST_SHOWN]), *["..."] * (len(arguments) > _MOST_SHOWN)]
+    return Kind.OBJECT, name_text(value) + (f"({', '.join(shown)})" if shown else "")
+
+
+def _argument(value: Any) -> str:
+    """A value in few characters."""
+    if is_name(value):
+        return name_text(value)
+    if type(value) in (str, bytes):
+        return repr(value[:_SHORT]) + "..." * (len(value) > _SHORT)
+    if type(value) in PLAIN:
+        return str(_bounded(value))
+    if isinstance(value, tuple) and len(value) <= _MOST_SHOWN and all(type(one) in PLAIN for one in value):
+        return f"({', '.join(map(_argument, value))})"
+    return name_text(value) if isinstance(value, Stub) else "..."
+
+
+def _size(value: Any) -> int:
+    """How many steps it takes to go over a container's own parts."""
+    if isinstance(value, Stub):
+        return len(value.arguments) + len(value.items) + len(value.pairs)
+    return len(value) if isinstance(value, Sized) else 0

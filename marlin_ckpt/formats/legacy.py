@@ -1,0 +1,131 @@
+"""Reads what files by torch before 1.6 say of themselves.
+
+Such a file is a row of pickles (a magic number, the protocol, the writer's system, the state, the keys of
+the storages), then each storage: the number of its elements as an int64, and its bytes. Source:
+`_legacy_save` and `_legacy_load` in torch/serialization.py, `THPStorage_writeFileRaw` in
+torch/csrc/serialization.cpp.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from marlin_ckpt.formats.pickle.stubs import Reader, Storage
+from marlin_ckpt.formats.pickle.views import is_name
+from marlin_ckpt.formats.values.dtypes import STORAGES, dtype
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
+_FEW = 1_000  # opcodes of the pickles that torch itself makes up
+_MOST_BYTES = 128 << 20  # of the pickles, as many as they may have in a zip
+_PIECE_BYTES = 1 << 20
+_PROTOCOL_VERSION = 1001  # torch.serialization.PROTOCOL_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Legacy:
+    """What a file holds.
+
+    Attributes:
+        state: in stubs.
+        places: by the storages' keys, where each one's data starts and how many bytes it has.
+        names: what unpickling it would import, as modules and names.
+    """
+
+    state: Any
+    places: dict[str, tuple[int, int]]
+    names: frozenset[tuple[str, str]]
+
+
+class _Window(io.BytesIO):
+    """The beginning of a file, of which more is read when it is asked for."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd, self._end = fd, 0
+        self._limit = min(os.fstat(fd).st_size, _MOST_BYTES)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Reads as a file does, but never less than it is asked for; raises EOFError instead."""
+        end = self.tell() + (size or 0)
+        if end > self._end:
+            self._fill(end)
+        return super().read(size)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Reads as a file does, but never less than a line; raises EOFError instead."""
+        here = self.tell()
+        while not (line := super().readline(size)).endswith(b"\n"):
+            self._fill(self._end + 1)
+            self.seek(here)
+        return line
+
+    def _fill(self, end: int) -> None:
+        if end > self._limit:
+            raise EOFError("it ends too early")
+        here = self.seek(0, os.SEEK_CUR)
+        self.seek(self._end)
+        wanted = min(self._limit, max(end, 2 * self._end, _PIECE_BYTES)) - self._end
+        self._end += self.write(os.pread(self._fd, wanted, self._end))
+        self.seek(here)
+        if end > self._end:
+            raise EOFError("it ends too early")
+
+
+class _Reader(Reader):
+    """Reads a pickle whose storages follow it."""
+
+    def __init__(self, file: Any, opcodes: int) -> None:
+        super().__init__(file, encoding="utf-8", errors="surrogateescape", opcodes=opcodes)
+        self.storages: dict[str, Storage] = {}
+
+    def persistent_load(self, pid: Any) -> Any:
+        """The storage, or the module's class, that torch wrote a reference to."""
+        if isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module":
+            return pid[1]
+        found: Storage = super().persistent_load(pid)
+        self.storages.setdefault(found.key, found)
+        return found
+
+
+def read_legacy(fd: int, opcodes: int) -> Legacy:
+    """Reads the pickles and finds the storages.
+
+    Args:
+        fd: the open file.
+        opcodes: how many the pickle of the state may have.
+
+    Raises:
+        ExcessError: they have more.
+        Exception: of a file that lies, whatever its opcodes meet.
+    """
+    window = _Window(fd)
+    magic, protocol, _ = (Reader(window, opcodes=_FEW).load() for _ in range(3))
+    if magic != _MAGIC or protocol != _PROTOCOL_VERSION:
+        raise pickle.UnpicklingError("not of the protocol that torch wrote")
+    reader = _Reader(window, opcodes)
+    state = reader.load()
+    keys = Reader(window, encoding="utf-8").load()
+    if not isinstance(keys, list):
+        raise pickle.UnpicklingError("no list of storages")
+    places: dict[str, tuple[int, int]] = {}
+    at, size = window.tell(), os.fstat(fd).st_size
+    for key in keys:
+        item_bytes = (
+            dtype(_dtype_name(reader.storages[key])).item_bytes or 1
+        )  # of parts of bytes, torch says 1
+        (numel,) = struct.unpack("<q", os.pread(fd, 8, at))
+        if not 0 <= numel * item_bytes <= size - at - 8:
+            raise EOFError("truncated: a storage does not fit the file")
+        places[key] = at + 8, numel * item_bytes
+        at += 8 + numel * item_bytes
+    return Legacy(state, places, frozenset(reader.names))
+
+
+def _dtype_name(storage: Storage) -> str:
+    kind = storage.pid[1]
+    return STORAGES.get(kind.name[1], "") if is_name(kind) else ""

@@ -1,0 +1,105 @@
+"""The manifest: our own record inside a file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from marlin_ckpt.naming import Kind
+
+NAME = ".marlin/manifest.json"
+FORMAT_VERSION = 1
+_MOST_BYTES = 8 << 20  # beside what it says of each record; reading JSON takes 25 times its length of memory
+
+
+def most_bytes(names: Iterable[str]) -> int:
+    """How long a manifest may be.
+
+    Args:
+        names: of the records in its file.
+    """
+    return _MOST_BYTES + sum(2 * len(name) + 64 for name in names)
+
+
+class NewerFormat(ValueError):  # noqa: N818 - caught by the reader, which knows the file
+    """A manifest of a format that was not there yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a file is, when it was written, by which run and with which metrics.
+
+    Attributes:
+        kind: checkpoint or model file.
+        index: what the caller saved it under.
+        created: UTC time in ISO 8601, to the second.
+        run_id: the run that wrote it.
+        save_number: which save of that run it was, from 1.
+        metrics: names and values.
+        versions: of marlin-ckpt, torch and Python.
+        records: name, size in bytes and CRC32 of each record in front of the manifest.
+        lost: the names of the tensors that were lost, in a file that `salvage` wrote.
+        format_version: of this JSON.
+    """
+
+    kind: Kind
+    index: int
+    created: str
+    run_id: str
+    save_number: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> bytes:
+        """The record's bytes; the same manifest gives the same bytes."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values["metrics"] = json_ready(self.metrics)
+        return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """Reads a record.
+
+        Raises:
+            NewerFormat: it is one of a newer format.
+            ValueError: it is not a manifest.
+        """
+        try:
+            values = json.loads(data)
+            version = values["format_version"]
+            if type(version) is int and version > FORMAT_VERSION:
+                raise NewerFormat(
+                    f"the manifest has format {version}, this marlin-ckpt reads {FORMAT_VERSION}"
+                )
+            if version != FORMAT_VERSION:
+                raise ValueError("the manifest has no known format")
+            return cls(
+                kind=Kind(values["kind"]),
+                index=int(values["index"]),
+                created=str(values["created"]),
+                run_id=str(values["run_id"]),
+                save_number=int(values["save_number"]),
+                metrics={str(key): float(value) for key, value in values["metrics"].items()},
+                versions={str(key): str(value) for key, value in values["versions"].items()},
+                records=list(values["records"]),
+                lost=[str(name) for name in values.get("lost", ())],
+            )
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"the manifest is not one: {error!r}") from error
+
+
+def json_ready(value: Any) -> Any:
+    """A copy in which numbers that JSON cannot spell (NaN, the infinities) are strings that float() reads."""
+    if isinstance(value, dict):
+        return {key: json_ready(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

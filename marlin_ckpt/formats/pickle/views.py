@@ -1,0 +1,136 @@
+"""Which stubs of a pickle are tensors, and what they say of themselves.
+
+Source of the functions and their arguments: torch/_utils.py and torch/_tensor.py of torch 2.13.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from marlin_ckpt.formats.pickle.stubs import Storage, Stub
+from marlin_ckpt.formats.values.dtypes import STORAGES
+
+_MOST_WRAPPED = 16  # a parameter of a subclass of a parameter ...; torch nests three
+_MOST_ARGUMENTS = 16  # of a function that rebuilds a tensor; torch's have nine at most
+_MOST_DIMENSIONS = 64  # torch's own limit
+_LIMIT = 2**63  # sizes, strides and numbers of elements are int64
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A tensor as the pickle makes it.
+
+    Attributes:
+        storage: what it views.
+        dtype: in torch's spelling.
+        offset: of its first element, in elements.
+        shape: its sizes.
+        stride: in elements.
+        others: what else belongs to it: a subclass's attributes, a quantizer's scales.
+    """
+
+    storage: Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    others: tuple[Any, ...] = ()
+
+
+def view_of(value: Any) -> View | None:
+    """Makes out a tensor or a bare storage.
+
+    Returns:
+        None for anything else, also for a tensor that torch could not make: of sizes beyond 64 bits, say.
+    """
+    if isinstance(value, Storage):
+        return _whole(value)
+    others: list[Any] = []
+    for _ in range(_MOST_WRAPPED):
+        if not isinstance(value, Stub):
+            return None
+        if value.state is not None:
+            others.append(value.state)
+        name, arguments = value.name[1], value.arguments
+        if value.name[0] not in ("torch._utils", "torch._tensor"):
+            return None
+        if name in ("_rebuild_parameter", "_rebuild_parameter_with_state") and arguments:
+            value = arguments[0]
+            others.extend(arguments[3:4])
+        elif name == "_rebuild_from_type_v2" and len(arguments) == 4:  # noqa: PLR2004 - see there
+            function, _, given, state = arguments
+            if not is_name(function) or not isinstance(given, tuple) or len(given) > _MOST_ARGUMENTS:
+                return None
+            value = function(*given)
+            others.append(state)
+        else:
+            return _rebuilt(name, arguments, others)
+    return None
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value is a name that the pickle would import: a class, a function, a dtype."""
+    return isinstance(value, type) and issubclass(value, Stub)
+
+
+def _rebuilt(name: str, arguments: tuple[Any, ...], others: Iterable[Any]) -> View | None:
+    if name not in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"):
+        return None
+    if len(arguments) < 4 or not isinstance(arguments[0], Storage):  # noqa: PLR2004 - as all of them have
+        return None
+    storage, offset, shape, stride = arguments[:4]
+    kind = _dtype(storage)
+    if name == "_rebuild_tensor_v3":
+        if len(arguments) < 7 or not is_name(arguments[6]):  # noqa: PLR2004 - the dtype is the seventh
+            return None
+        kind = arguments[6].name[1]
+    elif name == "_rebuild_qtensor":
+        others = (*others, *arguments[4:5])
+    sizes, steps = _sizes(shape), _sizes(stride)
+    if kind is None or sizes is None or steps is None or len(sizes) != len(steps):
+        return None
+    # Conjugated or negated: what the elements are worth is not what lies in the storage.
+    is_marked = any(isinstance(one, dict) and _says_yes(one) for one in arguments[6:8])
+    if is_marked or not _is_int64(offset) or abs(math.prod(sizes)) >= _LIMIT:
+        return None
+    return View(storage, kind, offset + _offset(storage), sizes, steps, tuple(others))
+
+
+def _says_yes(metadata: dict[Any, Any]) -> bool:
+    return len(metadata) > _MOST_ARGUMENTS or any(one is True for one in metadata.values())
+
+
+def _whole(storage: Storage) -> View | None:
+    kind = _dtype(storage)
+    numel: Any = storage.pid[4] if len(storage.pid) > 4 else None  # noqa: PLR2004 - see `Storage.pid`
+    if kind is None or not _is_int64(numel):
+        return None
+    return View(storage, kind, _offset(storage), (int(numel),), (1,))
+
+
+def _dtype(storage: Storage) -> str | None:
+    kind = storage.pid[1]
+    return STORAGES.get(kind.name[1]) if is_name(kind) else None
+
+
+def _offset(storage: Storage) -> int:
+    """Where in its storage a view of it starts; legacy files of torch before 0.4 have such."""
+    view = storage.pid[5] if len(storage.pid) > 5 else None  # noqa: PLR2004 - in legacy files alone
+    if isinstance(view, tuple) and len(view) == 3 and _is_int64(view[1]):  # noqa: PLR2004 - key, offset, size
+        return int(view[1])
+    return 0
+
+
+def _sizes(value: Any) -> tuple[int, ...] | None:
+    if isinstance(value, Stub) and value.name == ("torch", "Size") and len(value.arguments) == 1:
+        value = value.arguments[0]
+    if not isinstance(value, (tuple, list)) or len(value) > _MOST_DIMENSIONS:
+        return None
+    return tuple(value) if all(map(_is_int64, value)) else None
+
+
+def _is_int64(value: Any) -> bool:
+    return type(value) is int and -_LIMIT <= value < _LIMIT

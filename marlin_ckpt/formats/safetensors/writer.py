@@ -1,0 +1,101 @@
+"""Writes a safetensors file, tensor by tensor.
+
+The library's own `serialize_file` wants all tensors in memory at once, and writes to a temporary file of its
+own, which nobody tidies up after a kill, which it does not sync, and which only its owner may read (release
+0.8). So the bytes are laid out here as it lays them out, and the library reads the result before that gets
+its name. Source of the format: section "Format" of the README of safetensors; of the order: its tensor.rs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+import safetensors
+
+from marlin_ckpt.errors import MarlinError, UnsavableStateError
+from marlin_ckpt.formats.drafts import Draft
+from marlin_ckpt.storage.local.sink import PIECE_BYTES, open_sink
+
+# In the order in which the library puts the data, largest alignment first: torch's names, the format's names.
+_CODES = {
+    "uint64": "U64", "int64": "I64", "float64": "F64", "complex64": "C64", "float32": "F32", "uint32": "U32",
+    "int32": "I32", "bfloat16": "BF16", "float16": "F16", "uint16": "U16", "int16": "I16",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ", "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+_RANKS = {dtype: rank for rank, dtype in enumerate(_CODES)}
+_ALIGNMENT = 8
+_METADATA = "__metadata__"
+
+
+def header(drafts: Sequence[Draft], metadata: Mapping[str, str]) -> bytes:
+    """What a safetensors file begins with: its length and JSON that says where each tensor's bytes are.
+
+    Args:
+        drafts: in the order of their bytes.
+        metadata: texts by their names.
+
+    Raises:
+        UnsavableStateError: a name or a dtype is none that the format knows.
+    """
+    values: dict[str, object] = {_METADATA: dict(sorted(metadata.items()))}
+    end = 0
+    for one in drafts:
+        if one.dtype not in _CODES:
+            raise UnsavableStateError(f"safetensors files hold no {one.dtype}, the dtype of {one.name}")
+        if one.name == _METADATA:
+            raise UnsavableStateError(f"no tensor of a safetensors file can have the name {_METADATA}")
+        span = [end, end := end + one.size_bytes]
+        values[one.name] = {"dtype": _CODES[one.dtype], "shape": list(one.shape), "data_offsets": span}
+    try:
+        text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise UnsavableStateError("a tensor's name is no text that UTF-8 can hold") from error
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def in_order(drafts: Iterable[Draft]) -> list[Draft]:
+    """Drafts in the order in which their bytes are to follow the header."""
+    return sorted(drafts, key=lambda one: (_RANKS.get(one.dtype, 0), one.name))
+
+
+def write(fd: int, drafts: Iterable[Draft], metadata: Mapping[str, str]) -> None:
+    """Fills an empty file, and has the library read what it begins with.
+
+    Drafts that are the same as another are left out, and named in the metadata with the one that they are, as
+    `safetensors.torch.save_model` does.
+
+    Args:
+        fd: the file, open for reading and writing.
+        drafts: each with a name of its own.
+        metadata: texts by their names; these come before the names of tensors.
+
+    Raises:
+        UnsavableStateError: as `header`.
+        OSError: the file cannot be written.
+        MarlinError: the library does not read it.
+    """
+    listed = list(drafts)
+    kept = in_order(one for one in listed if not one.same_as)
+    same = {one.name: one.same_as for one in listed if one.same_as}
+    head = header(kept, {**same, **metadata})
+    with open_sink(fd, len(head) + sum(one.size_bytes for one in kept)) as sink:
+        for start in range(0, len(head), PIECE_BYTES):
+            sink.put(head[start : start + PIECE_BYTES])
+        for one in kept:
+            view = one.read()
+            for start in range(0, one.size_bytes, PIECE_BYTES):
+                sink.put(view[start : start + PIECE_BYTES])
+    _prove(fd, {one.name for one in kept})
+
+
+def _prove(fd: int, names: set[str]) -> None:
+    try:
+        with safetensors.safe_open(f"/proc/self/fd/{fd}", framework="np") as file:
+            found = set(file.keys())
+    except safetensors.SafetensorError as error:
+        raise MarlinError(f"the safetensors library does not read what was written: {error}") from error
+    if found != names:
+        raise MarlinError("the safetensors library reads other names than were written")

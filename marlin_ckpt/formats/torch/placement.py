@@ -1,0 +1,148 @@
+"""Where the bytes of a state's tensors go: into new memory, or into that of live tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.autograd.graph import increment_version
+from torch.storage import TypedStorage, UntypedStorage
+
+from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.formats.torch.memory import memory
+from marlin_ckpt.formats.zip.reader import Container
+
+# Beside the order in which all tensors may be.
+_CHANNELS_LAST = {4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass
+class _Loaded:
+    """A storage that a pickle refers to.
+
+    Attributes:
+        record: the name of the record that holds its bytes.
+        size_bytes: their number.
+        typed: the storage made for it, with the type that the pickle gives it.
+        references: how many tensors were built on it.
+        pairs: tensors that were, each with a live one.
+    """
+
+    record: str
+    size_bytes: int
+    typed: TypedStorage
+    references: int = 0
+    pairs: list[Pair] = field(default_factory=list)
+
+    @property
+    def storage(self) -> UntypedStorage:
+        return self.typed._untyped_storage  # noqa: SLF001 - as torch.load
+
+    def can_move(self) -> bool:
+        """Whether all that is built on it is paired with one live stretch of memory that its bytes fill."""
+        return (
+            len({id(loaded) for loaded, _ in self.pairs}) == self.references
+            and len({live.data_ptr() for _, live in self.pairs}) == 1
+            and all(_agree(loaded, live, self.size_bytes) for loaded, live in self.pairs)
+        )
+
+
+class Storages:
+    """The storages of one file's tensors: their memory, and the records that fill it."""
+
+    def __init__(self, container: Container) -> None:
+        self._path = container.path
+        self._records = {record.name.partition("/")[2]: record for record in container.records}
+        self._loaded: dict[str, _Loaded] = {}
+
+    def load(self, pid: Any) -> TypedStorage:
+        """What a persistent id stands for; see `torch.serialization._save` and `_load`."""
+        _, kind, key, _, numel = pid
+        dtype = torch.uint8 if kind is UntypedStorage else kind.dtype
+        size_bytes = numel * dtype.itemsize
+        record = self._records.get(f"data/{key}")
+        if record is None or record.size != size_bytes:
+            found = "is missing" if record is None else f"holds {record.size} bytes"
+            raise CorruptCheckpointError(
+                f"record data/{key} {found}, a tensor needs {size_bytes}", self._path
+            )
+        one = self._loaded.get(key)
+        if one is None:
+            storage = UntypedStorage(size_bytes, device="cpu")  # type: ignore[no-untyped-call]
+            typed = TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
+            one = self._loaded[key] = _Loaded(record.name, size_bytes, typed)
+        elif one.typed.dtype != dtype:
+            raise CorruptCheckpointError(f"record data/{key} is of two dtypes", self._path)
+        one.references += 1
+        return one.typed
+
+    def check(self) -> None:
+        """Refuses a tensor that reaches beyond its record: torch has made its storage larger."""
+        for one in self._loaded.values():
+            if one.storage.nbytes() != one.size_bytes:
+                raise CorruptCheckpointError(f"a tensor reaches beyond the record {one.record}", self._path)
+
+    def places(self, pairs: Iterable[Pair]) -> dict[str, memoryview]:
+        """Moves tensors of the state onto the memory of live ones, where that is safe.
+
+        Args:
+            pairs: tensors of the state, each with a live one.
+
+        Returns:
+            where each record is to be read to, by its name.
+        """
+        filled = [one for one in self._loaded.values() if one.size_bytes]
+        owners = {one.storage.data_ptr(): one for one in filled}
+        for loaded, live in pairs:
+            if (owner := owners.get(loaded.untyped_storage().data_ptr())) is not None:
+                owner.pairs.append((loaded, live))
+        moved = _without_overlaps([one for one in filled if one.can_move()])
+        places = {one.record: memory(one.storage.data_ptr(), one.size_bytes) for one in filled}
+        for one in moved:
+            places[one.record] = memory(one.pairs[0][1].data_ptr(), one.size_bytes)
+            for loaded, live in one.pairs:
+                _move(loaded, live)
+        return places
+
+
+def _agree(loaded: torch.Tensor, live: torch.Tensor, size_bytes: int) -> bool:
+    """Whether the bytes of the one are those of the other, in the same order and without gaps."""
+    return (
+        type(live) in (torch.Tensor, torch.nn.Parameter)
+        and live.device.type == "cpu"
+        and live.layout == torch.strided
+        and not live.is_nested
+        and live.dtype == loaded.dtype
+        and live.shape == loaded.shape
+        and loaded.nbytes == size_bytes
+        and not (live.is_conj() or live.is_neg() or loaded.is_conj() or loaded.is_neg())
+        and any(
+            loaded.is_contiguous(memory_format=order) and live.is_contiguous(memory_format=order)
+            for order in (torch.contiguous_format, *_CHANNELS_LAST.get(loaded.dim(), ()))
+        )
+    )
+
+
+def _without_overlaps(candidates: list[_Loaded]) -> list[_Loaded]:
+    """Leaves out what would be read over one another: tensors tied in the live object but not in the file."""
+    spans = sorted(((one.pairs[0][1].data_ptr(), one) for one in candidates), key=lambda span: span[0])
+    kept = []
+    for number, (start, one) in enumerate(spans):
+        before = spans[number - 1] if number else None
+        after = spans[number + 1] if number + 1 < len(spans) else None
+        clear_before = before is None or before[0] + before[1].size_bytes <= start
+        clear_after = after is None or start + one.size_bytes <= after[0]
+        if clear_before and clear_after:
+            kept.append(one)
+    return kept
+
+
+def _move(loaded: torch.Tensor, live: torch.Tensor) -> None:
+    """Lets a tensor of the state share the live one's memory, and tells autograd that this changes."""
+    with torch.no_grad():
+        loaded.set_(live.untyped_storage(), live.storage_offset(), loaded.size(), loaded.stride())
+    increment_version(live)

@@ -1,0 +1,202 @@
+"""Turns files into states: into new tensors, or straight into the memory of live ones."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from marlin_ckpt.errors import (
+    CorruptCheckpointError,
+    MarlinError,
+    NotACheckpointError,
+    StorageError,
+    UnsafeCheckpointError,
+)
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.pickle.budget import ExcessError
+from marlin_ckpt.formats.torch import unpickling
+from marlin_ckpt.formats.torch.placement import Pair, Storages
+from marlin_ckpt.formats.zip import reader
+from marlin_ckpt.formats.zip.reader import Container
+from marlin_ckpt.formats.zip.records import read_record, read_records
+from marlin_ckpt.storage.local.publishing import opened
+
+# A pickle that imports nothing else makes its tensors without a look at their bytes, which may then be read
+# after it. The types of storages and dtypes come on top.
+_PLAIN_NAMES = {
+    (b"torch", b"Size"),
+    (b"torch._utils", b"_rebuild_parameter"),
+    (b"torch._utils", b"_rebuild_tensor_v2"),
+    (b"torch._utils", b"_rebuild_tensor_v3"),
+    (b"torch.storage", b"UntypedStorage"),
+    (b"collections", b"Counter"),
+    (b"collections", b"OrderedDict"),
+    (b"collections", b"defaultdict"),
+    (b"__builtin__", b"complex"),
+    (b"__builtin__", b"set"),
+    (b"_codecs", b"encode"),
+}
+_PLAIN_TYPE = re.compile(rb"[A-Za-z0-9]+Storage|b?float\w+|u?int\d+|bool|complex\d+")
+# The opcode GLOBAL: a "c", two lines. Looked for at each "c", so that whatever bytes come before hide none;
+# no module's name holds control characters. A line of 100 characters is not read to its end: the search would
+# take the square of a hostile file's length. It counts as a name, and as none that is plain.
+# Braces break it, lest numbers in their order, as an optimizer lists its parameters, look like such a line.
+_LINE = rb"(?:[ -z\x80-\xff]{100}|([^\x00-\x1f]{1,99}+)\n%b)"
+_GLOBAL = re.compile(rb"(?=c%b)" % (_LINE % (_LINE % b"")))
+
+
+def _tails(module: bytes) -> set[bytes]:
+    """What is left of a module's name after each "c" in it, where `_GLOBAL` finds a name that is none."""
+    return {module, *(module[at + 1 :] for at in range(len(module)) if module[at : at + 1] == b"c")}
+
+
+_PLAIN_TAILS = frozenset((tail, name) for module, name in _PLAIN_NAMES for tail in _tails(module))
+_PLAIN_MODULES = frozenset(_tails(b"torch"))
+
+FindPairs = Callable[[Any, Manifest | None], Iterable[Pair]]
+
+
+def read_file(
+    path: PathText,
+    *,
+    weights_only: bool,
+    log: Callable[[str], None],
+    pairs: FindPairs = lambda *_: (),
+) -> tuple[Any, Manifest | None]:
+    """Reads a file to the CPU, checking its structure and every checksum.
+
+    Args:
+        path: a file by `write_file` or `torch.save`.
+        weights_only: import nothing beyond plain values and tensors.
+        log: is told what a reader should know: that a file cannot be verified.
+        pairs: is given the state and the manifest before a byte of any tensor is read, and returns tensors
+            of the state, each with a live one that it may share its memory with from now on. Where shape,
+            dtype and strides agree the bytes are read there; they are lost even if a CRC turns out wrong.
+            It may refuse the state by raising a `MarlinError`.
+
+    Returns:
+        the state, and the manifest if the file has one.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        StorageError: it cannot be read.
+        NotACheckpointError: it is something else.
+        UnknownFormatError: a newer marlin-ckpt wrote it.
+        CorruptCheckpointError: bytes are missing or changed.
+        UnsafeCheckpointError: it needs more than `weights_only` allows; nothing of it was executed.
+        MarlinError: what `pairs` raised.
+    """
+    text = os.fspath(path)
+    with opened(text) as fd:
+        if reader.what_it_is(fd) == "legacy":
+            log(f"{text} is a legacy torch file, which has no checksums: it cannot be verified")
+            state, manifest = _load_with_torch(fd, text, weights_only=weights_only), None
+        else:
+            container = reader.read_container(fd, text)
+            manifest = container.manifest
+            if any(record.name.endswith("/constants.pkl") for record in container.records):
+                raise NotACheckpointError("not a checkpoint but a TorchScript archive", text)
+            if not reader.has_checksums(container):
+                log(f"{text} was saved without checksums: it cannot be verified")
+            try:
+                made = _make_plain(fd, container, weights_only=weights_only)
+                if made is not None:
+                    state, storages = made
+                    read_records(fd, container, storages.places(pairs(state, manifest)))
+                    return state, manifest
+                read_records(fd, container)
+            except MarlinError:
+                raise
+            except OSError as error:
+                raise StorageError.of("cannot read", text, error) from error
+            state = _load_with_torch(fd, text, weights_only=weights_only)
+        pairs(state, manifest)
+        return state, manifest
+
+
+def _make_plain(fd: int, container: Container, *, weights_only: bool) -> tuple[Any, Storages] | None:
+    """Makes the state of a file whose tensors can be made before their bytes are read; None for another."""
+    records = {record.name.partition("/")[2]: record for record in container.records}
+    pickle = read_record(fd, container, records["data.pkl"])
+    order = records.get("byteorder")
+    is_plain = (
+        order is not None
+        and read_record(fd, container, order) == sys.byteorder.encode()
+        and all(
+            (module, name) in _PLAIN_TAILS or (module in _PLAIN_MODULES and _PLAIN_TYPE.fullmatch(name))
+            for module, name in map(re.Match.groups, _GLOBAL.finditer(pickle))
+        )
+    )
+    if not is_plain:
+        return None
+    storages = Storages(container)
+    unpickler = unpickling.Unpickler(io.BytesIO(pickle), encoding="utf-8")
+    unpickler.persistent_load = storages.load  # type: ignore[method-assign]
+    try:
+        with _told_as_ours(fd, container.path, weights_only=True):
+            state = unpickler.load()
+    except UnsafeCheckpointError:
+        if weights_only:
+            raise
+        return None
+    storages.check()
+    return state, storages
+
+
+def _load_with_torch(fd: int, path: str, *, weights_only: bool) -> Any:
+    with open(fd, "rb", closefd=False) as file, _told_as_ours(fd, path, weights_only=weights_only):
+        file.seek(0)
+        # Asked for weights_only, torch searches a failure's message with patterns that take minutes on a
+        # hostile name of 100,000 letters; handed an unpickler, it unpickles in the same way.
+        unpickler = unpickling if weights_only else None
+        with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
+            return torch.load(file, map_location="cpu", weights_only=False, pickle_module=unpickler)
+
+
+@contextlib.contextmanager
+def _told_as_ours(fd: int, path: str, *, weights_only: bool) -> Iterator[None]:
+    """Turns whatever unpickling raises into one of our errors; mutated pickles alone raise a dozen types."""
+    try:
+        yield
+    except MarlinError:
+        raise
+    except MemoryError as error:
+        raise StorageError("not enough memory to load the file", path) from error
+    except Exception as error:
+        reason = _reason(error)
+        own = "if the file is your own, load it with weights_only: false"
+        if weights_only and (names := _unsafe_names(fd, reason)):
+            what = f"refused as unsafe: loading it would import {', '.join(names)}"
+            raise UnsafeCheckpointError(what, path, own, names=names) from error
+        if weights_only and ("Unsupported operand" in reason or isinstance(error, ExcessError)):
+            what = f"refused: it holds what weights_only does not read: {reason}"
+            raise UnsafeCheckpointError(what, path, own) from error
+        raise CorruptCheckpointError(f"cannot be unpickled: {reason}", path) from error
+
+
+def _unsafe_names(fd: int, reason: str) -> tuple[str, ...]:
+    try:
+        with open(fd, "rb", closefd=False) as file:
+            file.seek(0)
+            names = get_unsafe_globals_in_checkpoint(file)
+    except Exception:  # noqa: BLE001 - a legacy file, or a pickle that cannot even be scanned
+        names = []
+    # Of a legacy file torch names the first one alone, in its message.
+    return tuple(sorted(names or re.findall(r"GLOBAL ([\w.]+)", reason)))
+
+
+def _reason(error: Exception) -> str:
+    """What torch's message says after the advice that it begins with, to load without weights_only."""
+    text = str(error).rpartition("WeightsUnpickler error:")[2][:1000]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    own = [line for line in lines if not line.startswith("Weights only load failed")]
+    return own[0] if own else type(error).__name__

@@ -1,0 +1,160 @@
+"""Writes states to files: from where their tensors are, or from an image of the file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch.serialization import get_unsafe_globals_in_checkpoint
+from torch.storage import UntypedStorage
+
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.torch.memory import memory
+from marlin_ckpt.formats.torch.pickler import Encoded, encode
+from marlin_ckpt.formats.zip import writer
+from marlin_ckpt.formats.zip.writer import Plan, write_state
+from marlin_ckpt.storage.local.image import open_image
+from marlin_ckpt.storage.local.publishing import publish
+from marlin_ckpt.storage.local.sink import open_sink
+
+_BYTEORDER = sys.byteorder.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a save.
+
+    Attributes:
+        refused: what in the file `weights_only` refuses: names that loading it would import; usually none.
+        size_bytes: the file's length.
+        write_s: how long it took to hand the bytes to the system, in seconds.
+        sync_s: how long it then took until the file was durable under its name.
+    """
+
+    refused: tuple[str, ...]
+    size_bytes: int
+    write_s: float
+    sync_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A file in memory, in which the data of the storages lies at its place.
+
+    Attributes:
+        memory: `plan.size_bytes` and a block, beginning at a page's border.
+        plan: where the data lies.
+    """
+
+    memory: memoryview
+    plan: Plan
+
+
+def write_file(path: PathText, state: Any, manifest: Manifest) -> Written:
+    """Writes a state to a file, atomically and durably.
+
+    Args:
+        path: the final name.
+        state: anything that can be pickled.
+        manifest: without its records, which are filled in here.
+
+    Raises:
+        UnsavableStateError: the state cannot be pickled.
+        StorageError: the file cannot be written. Either way the old file stands.
+    """
+    encoded = encode(state)
+
+    def data() -> Iterator[tuple[str, memoryview]]:
+        for key, storage in encoded.storages.items():
+            local = on_cpu(storage)
+            yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
+
+    def fill(fd: int) -> None:
+        with open_sink(fd, encoded.size_bytes) as sink:
+            write_state(sink, encoded.pickle, _BYTEORDER, data(), manifest)
+
+    return _publish(path, encoded, fill)
+
+
+def plan_image(encoded: Encoded) -> Plan:
+    """Where a file of a pickled state will have its bytes."""
+    return writer.plan(encoded.pickle, _BYTEORDER, _sizes(encoded))
+
+
+def write_image(
+    path: PathText,
+    encoded: Encoded,
+    manifest: Manifest,
+    image: Image,
+    before_renaming: Callable[[], None],
+) -> Written:
+    """Writes a pickled state to a file, as `write_file`, from an image of the file.
+
+    Args:
+        path: the final name.
+        encoded: the state; its storages are not read.
+        manifest: as for `write_file`.
+        image: with the data in it; the rest is filled in here.
+        before_renaming: called when all is durable but the name; may raise.
+
+    Raises:
+        As `write_file` does, or what `before_renaming` raised.
+    """
+    sizes = _sizes(encoded)
+    data = [(name, image.memory[at : at + sizes[name]]) for name, at in image.plan.offsets.items()]
+
+    def fill(fd: int) -> None:
+        with open_image(fd, image.memory, encoded.size_bytes) as sink:
+            write_state(sink, encoded.pickle, _BYTEORDER, data, manifest)
+
+    return _publish(path, encoded, fill, before_renaming)
+
+
+def _publish(
+    path: PathText,
+    encoded: Encoded,
+    fill: Callable[[int], None],
+    before_renaming: Callable[[], None] = lambda: None,
+) -> Written:
+    held_s = 0.0
+
+    def write(fd: int) -> tuple[float, int]:
+        fill(fd)
+        return time.perf_counter(), os.fstat(fd).st_size
+
+    def hold() -> None:
+        nonlocal held_s
+        began = time.perf_counter()
+        before_renaming()
+        held_s = time.perf_counter() - began
+
+    began = time.perf_counter()
+    filled, size_bytes = publish(path, write, hold)
+    sync_s = time.perf_counter() - filled - held_s
+    return Written(_refused(os.fspath(path), encoded), size_bytes, filled - began, sync_s)
+
+
+def on_cpu(storage: UntypedStorage) -> UntypedStorage:
+    """A storage in this process's memory: itself, or a copy of one on a device."""
+    local: UntypedStorage = storage if storage.device.type == "cpu" else storage.cpu()  # type: ignore[no-untyped-call]
+    return local
+
+
+def _sizes(encoded: Encoded) -> dict[str, int]:
+    return {f"data/{key}": storage.nbytes() for key, storage in encoded.storages.items()}
+
+
+def _refused(path: str, encoded: Encoded) -> tuple[str, ...]:
+    """What of a file `weights_only` would not read."""
+    if encoded.is_familiar:
+        return tuple(sorted(encoded.unreadable))
+    try:
+        return (*sorted(get_unsafe_globals_in_checkpoint(path)), *sorted(encoded.unreadable))
+    except pickle.UnpicklingError as error:  # torch's scan ends at the first opcode that it does not know
+        return tuple(sorted(encoded.unreadable)) or (str(error),)

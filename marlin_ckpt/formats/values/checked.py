@@ -1,0 +1,165 @@
+"""Reads the values of tensors from one file, and compares the checksum of every record that they lie in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from marlin_ckpt.errors import BadFileError, MarlinError, StorageError, UnsafeCheckpointError
+from marlin_ckpt.formats.content.outline import Outline, Tensor, read_outline
+from marlin_ckpt.formats.values import arrays, dtypes
+from marlin_ckpt.formats.zip import reader
+from marlin_ckpt.formats.zip.reader import Container
+from marlin_ckpt.formats.zip.records import check_record, damaged
+from marlin_ckpt.formats.zip.structures import Record
+from marlin_ckpt.storage.local.publishing import opened
+
+Array = np.ndarray[Any, Any]
+
+# What is read in all may be so much more than the file, of whose bytes few make a tensor of any size, and any
+# number of them.
+_FREE_BYTES = 32 << 20
+_MOST_TIMES = 8
+
+
+class CheckedFile:
+    """A file whose tensors are read; what the file has checksums for is never taken unchecked.
+
+    Attributes:
+        fd: the open file.
+        outline: what is in it.
+    """
+
+    def __init__(self, fd: int, path: str) -> None:
+        self.fd = fd
+        self.outline: Outline = read_outline(fd, path)
+        self._container: Container | None = None
+        self._records: dict[int, Record] = {}
+        if self.outline.format == "zip":
+            self._container = container = reader.read_container(fd, path)
+            if reader.has_checksums(container):
+                self._records = {
+                    container.data_offsets[one.name]: one for one in container.records if one.size
+                }
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Has the errors of what is done meanwhile tell of this file."""
+        try:
+            yield
+        except BadFileError as error:
+            error.where = error.where or self.outline.path
+            raise
+        except MarlinError:
+            raise
+        except OSError as error:
+            raise StorageError.of("cannot read", self.outline.path, error) from error
+
+    def expect(self, tensors: Iterable[Tensor]) -> None:
+        """Refuses to read tensors that say they have far more elements than the file has bytes for.
+
+        Raises:
+            UnsafeCheckpointError: they do.
+        """
+        size = sum(one.size_bytes for one in tensors)
+        if size > _FREE_BYTES + _MOST_TIMES * self.outline.size_bytes:
+            own = f"the {self.outline.size_bytes:,} of the file"
+            what = f"refused: its tensors have elements of {size:,} bytes in {own}"
+            raise UnsafeCheckpointError(what, self.outline.path)
+
+    def confirm(self, tensor: Tensor, crc32: int) -> None:
+        """Compares the checksum of a tensor's record, which somebody read, unless that was done before.
+
+        Raises:
+            CorruptCheckpointError: it is not the one that the file has.
+        """
+        record = self._records.pop(tensor.start, None)
+        if record is not None and self._container is not None and record.crc32 != crc32:
+            raise damaged(self.fd, self._container, [record])
+
+    def check(self, tensor: Tensor, place: memoryview | None = None) -> bool:
+        """Reads a tensor's record, unless that was done before, and compares its checksum.
+
+        Args:
+            tensor: one of the file.
+            place: memory for the record's data, exactly as long.
+
+        Returns:
+            whether there was something to read.
+
+        Raises:
+            CorruptCheckpointError: it does not hold.
+        """
+        record = self._records.pop(tensor.start, None)
+        if record is None or self._container is None:
+            return False
+        with self.reading():
+            check_record(self.fd, self._container, record, place)
+        return True
+
+    def bits(self, tensor: Tensor) -> Array:
+        """Reads a tensor whole.
+
+        Returns:
+            its elements, flat, in row-major order; those of a dtype that numpy lacks as unsigned integers.
+
+        Raises:
+            CorruptCheckpointError: the checksum does not hold, or values lie outside of the storage.
+            UnknownFormatError: the dtype is not known here.
+            StorageError: the file cannot be read.
+        """
+        if is_whole(tensor):
+            values: Array = np.empty(tensor.numel, dtypes.dtype(tensor.dtype).numpy)
+            if self.check(tensor, values.view(np.uint8).data):
+                return values
+        self.check(tensor)
+        with self.reading():
+            return np.ascontiguousarray(arrays.read_bits(self.fd, tensor)).reshape(-1)
+
+    def values(self, tensor: Tensor) -> Array:
+        """Reads a tensor as `bits` does, and widens what numpy lacks to float32, which is exact."""
+        return widened(self.bits(tensor), tensor.dtype)
+
+
+def is_in_order(tensor: Tensor) -> bool:
+    """Whether a tensor's bytes follow each other in the file, as the processor has them."""
+    end = tensor.offset * tensor.item_bytes + tensor.size_bytes
+    is_inside = tensor.offset >= 0 and 0 < end <= tensor.storage_bytes
+    return is_inside and tensor.is_contiguous and tensor.item_bytes > 0 and tensor.byteorder == sys.byteorder
+
+
+def is_whole(tensor: Tensor) -> bool:
+    """Whether these bytes are all that is in the storage."""
+    return is_in_order(tensor) and tensor.size_bytes == tensor.storage_bytes
+
+
+def widened(bits: Array, dtype: str) -> Array:
+    """The values that bits stand for.
+
+    Args:
+        bits: flat, as `CheckedFile.bits` gives them.
+        dtype: torch's name of what they are.
+    """
+    if dtypes.dtype(dtype).is_numpys:
+        return bits
+    if dtype == "bfloat16":
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+    table: Array = np.frombuffer(dtypes.eight_bit_values(dtype), "<f4")
+    return table[bits]
+
+
+@contextmanager
+def open_checked(path: str) -> Iterator[CheckedFile]:
+    """Opens a file to read its tensors.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        StorageError: it cannot be read.
+        BadFileError: as `read_outline` does.
+    """
+    with opened(path) as fd:
+        yield CheckedFile(fd, path)

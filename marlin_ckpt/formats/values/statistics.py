@@ -1,0 +1,92 @@
+"""Figures of one tensor's values, in memory for a block of them. Importing this imports numpy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from marlin_ckpt.formats.values import arrays
+from marlin_ckpt.formats.values.tensor import Tensor
+
+BINS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a tensor's values are like; of complex ones, their magnitudes.
+
+    Attributes:
+        tensor: whose they are.
+        minimum: of the finite values; NaN, as the following ones, where there is none.
+        maximum: of the finite values.
+        mean: of the finite values.
+        std: their standard deviation, divided by n - 1 as torch does.
+        nans: how many values are NaN.
+        infinities: how many are infinite.
+        histogram: how many finite values lie in each of 16 equal parts of minimum to maximum.
+    """
+
+    tensor: Tensor
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+    nans: int
+    infinities: int
+    histogram: tuple[int, ...]
+
+
+@np.errstate(all="ignore")
+def statistics(fd: int, tensor: Tensor) -> Statistics:
+    """Reads a tensor's values, twice, and works its figures out in float64.
+
+    Args:
+        fd: the open file.
+        tensor: where they lie.
+
+    Raises:
+        As `arrays.read` does.
+    """
+    count = nans = infinities = 0
+    low, high, mean, squares = math.inf, -math.inf, 0.0, 0.0
+    for block in arrays.blocks(fd, tensor):
+        values = _real(block)
+        missing = int(np.isnan(values).sum())
+        finite = values[np.isfinite(values)]
+        nans += missing
+        infinities += values.size - finite.size - missing
+        if not finite.size:
+            continue
+        low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+        # Chan, Golub and LeVeque: the mean and the sum of squares of two parts give those of the whole.
+        own = float(finite.mean())
+        step = own - mean
+        total = count + finite.size
+        squares += float(np.square(finite - own).sum()) + step * step * count * finite.size / total
+        mean += step * finite.size / total
+        count = total
+    if not count:
+        return Statistics(tensor, math.nan, math.nan, math.nan, math.nan, nans, infinities, (0,) * BINS)
+    std = math.sqrt(squares / (count - 1)) if count > 1 else math.nan
+    bins = _histogram(fd, tensor, low, high)
+    return Statistics(tensor, low, high, mean, std, nans, infinities, bins)
+
+
+def _histogram(fd: int, tensor: Tensor, low: float, high: float) -> tuple[int, ...]:
+    counts = np.zeros(BINS, "i8")
+    width = high / BINS - low / BINS
+    for block in arrays.blocks(fd, tensor):
+        values = _real(block)
+        values = values[np.isfinite(values)]
+        places = np.zeros(values.size, "i8")
+        if width > 0:
+            places = np.clip(values / width - low / width, 0, BINS - 1).astype("i8")
+        counts += np.bincount(places, minlength=BINS)
+    return tuple(counts.tolist())
+
+
+def _real(block: Any) -> Any:
+    return np.abs(block).astype("f8") if np.iscomplexobj(block) else block.astype("f8")

@@ -1,0 +1,70 @@
+"""One tensor of a file, by what the file says of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from marlin_ckpt.formats.values.dtypes import dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Where a tensor's elements lie. Nothing here has been compared with the file's length.
+
+    Attributes:
+        name: its dotted path, `module_interface_state.layers.0.weight`; list items are `[0]`.
+        dtype: in torch's spelling, `float32`.
+        shape: as the file tells it; a hostile file may tell negative sizes.
+        stride: in elements, one for each size.
+        offset: of the first element, in elements from the storage's start.
+        storage: a key that is equal for tensors that share a storage, and no others of the file.
+        start: where in the file the storage's first byte is.
+        storage_bytes: how many bytes of it the file holds; 0 where it holds none.
+        byteorder: `little` or `big`.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    storage: str
+    start: int
+    storage_bytes: int
+    byteorder: str = "little"
+
+    @property
+    def numel(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape) if all(size >= 0 for size in self.shape) else 0
+
+    @property
+    def item_bytes(self) -> int:
+        """The size of an element; 0 where the type is not known here."""
+        return dtype(self.dtype).item_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of its elements, whether or not they share their memory."""
+        return self.numel * self.item_bytes
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether its elements follow each other without gaps, the last dimension fastest."""
+        step = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
+            if size not in (0, 1) and stride != step:
+                return not self.numel
+            step *= size
+        return True
+
+
+def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a tensor without gaps, in elements."""
+    stride = []
+    step = 1
+    for size in reversed(shape):
+        stride.append(step)
+        step *= max(1, size)
+    return tuple(reversed(stride))

@@ -1,0 +1,158 @@
+"""Writes a container from buffers, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from isal import isal_zlib
+
+from marlin_ckpt.errors import UnsavableStateError
+from marlin_ckpt.formats import manifest
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.zip import structures
+from marlin_ckpt.formats.zip.structures import ALIGNMENT, Record
+from marlin_ckpt.storage.local.sink import PIECE_BYTES, Sink
+
+_SMALL_BYTES = 16 << 10  # so few that copying them once more costs less than two more calls
+
+
+class ContainerWriter:
+    """Writes records one after the other into an empty file."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._offset = 0
+        self.records: list[Record] = []
+
+    def add(self, name: str, data: bytes | memoryview) -> None:
+        """Appends a record.
+
+        Args:
+            name: its name inside the archive, `data/0`.
+            data: its bytes, contiguous.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        view = memoryview(data).cast("B")
+        full_name = f"{structures.ARCHIVE}/{name}"
+        header_offset = self._offset
+        size = len(view)
+        header = structures.local_header(full_name, size, header_offset)
+        if size <= _SMALL_BYTES:
+            record = Record(full_name, size, isal_zlib.crc32(view), header_offset)
+            self._put(b"".join((header, view, structures.descriptor(record))))
+        else:
+            self._put(header)
+            crc32 = 0
+            for start in range(0, size, PIECE_BYTES):
+                piece = view[start : start + PIECE_BYTES]
+                self._put(piece)
+                crc32 = isal_zlib.crc32(piece, crc32)  # still in the processor's cache, from the copy
+            record = Record(full_name, size, crc32, header_offset)
+            self._put(structures.descriptor(record))
+        self.records.append(record)
+
+    def close(self) -> None:
+        """Appends the directory.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        start = self._offset
+        for record in self.records:
+            self._put(structures.central_entry(record))
+        self._put(structures.end_records(len(self.records), self._offset - start, start))
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._offset += len(data)
+        self._sink.put(data)
+
+
+# The records that say how the others are to be read: the version of the container is
+# caffe2::serialize::kProducedFileFormatVersion; format version 1 means that storages are in the order of
+# their numbers; torch.serialization._save.
+_FORMAT = {".format_version": b"1", ".storage_alignment": str(ALIGNMENT).encode()}
+_VERSION = {"version": b"3\n"}
+CONSTANT_RECORDS = frozenset({*_FORMAT, *_VERSION})
+_MANIFEST_OVERHEAD_BYTES = (
+    4096  # its header and its entry, and the records that end the file; more than enough
+)
+
+
+def _leading(pickle: bytes, byteorder: bytes | None) -> dict[str, bytes]:
+    """The records in front of the data, in their order."""
+    return {"data.pkl": pickle, **_FORMAT, **({} if byteorder is None else {"byteorder": byteorder})}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where a file will have its bytes.
+
+    Attributes:
+        offsets: of the data of each storage, by the name of its record (`data/0`).
+        size_bytes: what the file takes at most.
+    """
+
+    offsets: dict[str, int]
+    size_bytes: int
+
+
+def plan(pickle: bytes, byteorder: bytes | None, sizes: Mapping[str, int]) -> Plan:
+    """Tells where `write_state` will put the data.
+
+    Args:
+        pickle: as for `write_state`.
+        byteorder: as for `write_state`.
+        sizes: the lengths of the storages in bytes, by the names of their records, in their order.
+    """
+    leading = {name: len(data) for name, data in _leading(pickle, byteorder).items()}
+    trailing = {name: len(data) for name, data in _VERSION.items()}
+    offsets: dict[str, int] = {}
+    end = directory = 0
+    for name, size in [*leading.items(), *sizes.items(), *trailing.items()]:
+        record = Record(f"{structures.ARCHIVE}/{name}", size, 0, end)
+        offsets[name] = end + len(structures.local_header(record.name, size, end))
+        end = offsets[name] + size + len(structures.descriptor(record))
+        directory += len(structures.central_entry(record))
+    return Plan(
+        {name: offsets[name] for name in sizes},
+        end + directory + manifest.most_bytes(offsets) + _MANIFEST_OVERHEAD_BYTES,
+    )
+
+
+def write_state(
+    sink: Sink,
+    pickle: bytes,
+    byteorder: bytes | None,
+    data: Iterable[tuple[str, bytes | memoryview]],
+    about: Manifest | None,
+) -> None:
+    """Writes a whole container, its records in the order of `torch.save`.
+
+    Args:
+        sink: takes the file's bytes.
+        pickle: the record `data.pkl`.
+        byteorder: `little` or `big`; None leaves it out, which torch reads as little.
+        data: the names (`data/0`) and bytes of the storages.
+        about: the manifest, without its records, which are filled in here.
+
+    Raises:
+        UnsavableStateError: the manifest would be too long to be read again.
+        OSError: the file cannot be written.
+    """
+    writer = ContainerWriter(sink)
+    for name, value in _leading(pickle, byteorder).items():
+        writer.add(name, value)
+    for name, buffer in data:
+        writer.add(name, buffer)
+    for name, value in _VERSION.items():
+        writer.add(name, value)
+    if about is not None:
+        records = [{"name": one.name, "size": one.size, "crc32": one.crc32} for one in writer.records]
+        json = replace(about, records=records).to_json()
+        if len(json) > (most := manifest.most_bytes(one.name for one in writer.records)):
+            raise UnsavableStateError(f"the metrics take {len(json):,} bytes, more than {most:,}")
+        writer.add(manifest.NAME, json)
+    writer.close()

@@ -1,0 +1,107 @@
+"""Finds the checkpoint that is to be loaded, and loads it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from marlin_ckpt.arguments import DefaultCheckpointerArguments
+from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.directory import catalog
+from marlin_ckpt.errors import (
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    MarlinError,
+    NotACheckpointError,
+    UnknownFormatError,
+)
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats import verification
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.torch import reader
+from marlin_ckpt.loading.payload import check_payload
+from marlin_ckpt.loading.restoring import Pair, Restoration
+
+
+class Loaded(NamedTuple):
+    """A checkpoint, and the manifest of its file, if there was one."""
+
+    checkpoint: Checkpoint
+    manifest: Manifest | None = None
+
+
+class Loader:
+    """One load, as the arguments say; see `DefaultCheckpointer.load`."""
+
+    def __init__(
+        self, args: DefaultCheckpointerArguments, logger: logging.Logger, restoration: Restoration | None
+    ) -> None:
+        self.args = args
+        self.logger = logger
+        self._restoration = restoration
+
+    def load(self) -> Loaded:
+        """Loads, and restores what it is to be loaded into.
+
+        Raises:
+            As `DefaultCheckpointer.load` does.
+        """
+        load_dir, filename = self.args.load_dir, self.args.load_filename
+        if self.args.resume_from:
+            load_dir, filename = os.path.split(self.args.resume_from)
+            load_dir = load_dir or os.curdir
+        if not load_dir or not os.fspath(load_dir):
+            if filename:
+                self.logger.warning("load_filename %s is ignored, since load_dir is not set.", filename)
+            return Loaded(Checkpoint())
+        if not filename or not os.fspath(filename):
+            return self._load_newest(load_dir)
+        try:
+            return self._read(os.path.join(load_dir, filename))
+        except CorruptCheckpointError as error:
+            intact = verification.newest_intact(lambda: self._candidates(load_dir))
+            error.hint = f"the newest intact checkpoint is {intact}" if intact else error.hint
+            raise
+
+    def _candidates(self, load_dir: PathText) -> list[str]:
+        return catalog.newest_first(load_dir, self.args.file_prefix, self.args.file_ext)
+
+    def _load_newest(self, load_dir: PathText) -> Loaded:
+        skipped: dict[str, MarlinError] = {}
+        while candidates := [path for path in self._candidates(load_dir) if path not in skipped]:
+            try:
+                return self._read(candidates[0])
+            except CheckpointNotFoundError:
+                # Replaced or pruned between the look and the reading: look again.
+                self.logger.debug("%s has vanished.", candidates[0])
+            except (CorruptCheckpointError, NotACheckpointError, UnknownFormatError) as error:
+                skipped[candidates[0]] = error
+                self.logger.warning("Passed over: %s", error)
+        if skipped:
+            newest = next(iter(skipped.values()))
+            newest.hint = newest.hint or f"none of {len(skipped)} checkpoints under {load_dir} is intact"
+            raise newest
+        self.logger.info("No checkpoint found under %s.", os.fspath(load_dir))
+        return Loaded(Checkpoint())
+
+    def _read(self, path: str) -> Loaded:
+        self.logger.debug("Loading checkpoint %s", path)
+
+        def pairs(payload: Any, manifest: Manifest | None) -> Iterable[Pair]:
+            check_payload(payload, manifest, path)
+            return () if self._restoration is None else self._restoration.pairs(payload, path)
+
+        payload, manifest = reader.read_file(
+            path, weights_only=self.args.weights_only, log=self.logger.warning, pairs=pairs
+        )
+        if self._restoration is not None:
+            self._restoration.finish(payload, path)
+            if self._restoration.converted:
+                self.logger.warning("Converted %s.", ", ".join(self._restoration.converted))
+        if manifest is not None:
+            if manifest.lost:
+                self.logger.warning("%s was salvaged and lacks %s.", path, ", ".join(manifest.lost))
+            payload["metrics"] = dict(manifest.metrics)
+        return Loaded(Checkpoint(**payload), manifest)

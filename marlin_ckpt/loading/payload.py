@@ -1,0 +1,77 @@
+"""What a checkpoint consists of, and what else a file may turn out to hold."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from marlin_ckpt.checkpoint import PAYLOAD_KEYS
+from marlin_ckpt.errors import ArgumentsError, Fault, NotACheckpointError
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.naming import Kind
+
+
+def plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """Metrics as plain numbers: a tensor or NumPy scalar of one element becomes its value.
+
+    Raises:
+        ArgumentsError: naming every one that is no number.
+    """
+    numbers: dict[str, float] = {}
+    faults = []
+    for name, value in (metrics or {}).items():
+        try:
+            numbers[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            faults.append(Fault(f"metrics[{name!r}]", f"expected a number, not {value!r}"))
+    if faults:
+        raise ArgumentsError(faults)
+    return numbers
+
+
+def check_payload(payload: Any, manifest: Manifest | None, path: str) -> None:
+    """Refuses what is no checkpoint.
+
+    Raises:
+        NotACheckpointError: saying what it is.
+    """
+    is_model = manifest is not None and manifest.kind is Kind.MODEL
+    # PyMarlin's users write `checkpoint.__dict__`, which holds our metrics as well.
+    if not is_model and type(payload) is dict and set(payload) - {"metrics"} == set(PAYLOAD_KEYS):
+        return
+    what = f"not a checkpoint but {'a model file' if is_model else _describe(payload)}"
+    hint = f"a checkpoint is a dict of {', '.join(PAYLOAD_KEYS)}"
+    raise NotACheckpointError(what, path, hint)
+
+
+def _describe(payload: Any) -> str:
+    if not isinstance(payload, dict):
+        return f"a pickled {type(payload).__qualname__}"
+    if "pytorch-lightning_version" in payload:
+        return "a checkpoint by Lightning"
+    if payload and all(isinstance(value, torch.Tensor) for value in payload.values()):
+        return "a model file"
+    # reprlib's, since a key may be nested too deeply for repr() or be a tensor of 10^12 elements.
+    shown = ", ".join(reprlib.repr(key) for key in itertools.islice(payload, 5))
+    more = ", ..." if len(payload) > 5 else ""  # noqa: PLR2004 - enough to know it by
+    return f"a dict of {shown}{more}" if payload else "an empty dict"
+
+
+def checked_index(index: int) -> int:
+    """An index as a plain integer.
+
+    Raises:
+        ArgumentsError: it is none, or below 0.
+    """
+    try:
+        number = operator.index(index)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ArgumentsError([Fault("index", f"expected an integer of 0 or more, not {index!r}")])
+    return number

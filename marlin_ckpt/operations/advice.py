@@ -1,0 +1,129 @@
+"""What saving a state will cost a run, and how often it should be done: from times that were measured.
+
+Nothing here looks at a clock or a disk.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from marlin_ckpt.cadence import best_interval_s
+
+_USUAL_S = (60.0, 600.0, 3600.0, 21600.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What saves of a state take, in seconds.
+
+    Attributes:
+        size_bytes: of the state.
+        save_s: from the call until the file is durable.
+        call_s: how long `save` with `async_save` holds its caller up.
+        copy_s: how long the copy takes that is made behind it, for which the next step waits.
+        processor_s: what the background takes of the processors.
+        restore_s: how long loading into live tensors takes, from the disk.
+        cores: how many processors share the work.
+    """
+
+    size_bytes: int
+    save_s: float
+    call_s: float
+    copy_s: float
+    processor_s: float
+    restore_s: float
+    cores: int
+
+    def scaled_to(self, size_bytes: int) -> Figures:
+        """The figures of a state of another size, each in proportion to it."""
+        factor = size_bytes / self.size_bytes
+        return Figures(
+            size_bytes=size_bytes,
+            save_s=self.save_s * factor,
+            call_s=self.call_s * factor,
+            copy_s=self.copy_s * factor,
+            processor_s=self.processor_s * factor,
+            restore_s=self.restore_s * factor,
+            cores=self.cores,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Period:
+    """What comes of saving so often; see `advise`.
+
+    Attributes:
+        period_s: the time from save to save.
+        overhead: the share of the time that saves take.
+        lost_s: the work that a failure is expected to undo: half a period, and the save that is under way.
+        waste: the share of the time that saves, lost work and restoring take together; None where it is not
+            known how often the machine fails.
+        steps: how many steps a period has; None where it is not known how long they take.
+    """
+
+    period_s: float
+    overhead: float
+    lost_s: float
+    waste: float | None
+    steps: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """How often to save.
+
+    Attributes:
+        stall_s: how long a save holds training up.
+        cost_s: what a save costs training at most: its stall, and the processors' time that the background
+            takes from a loop that leaves none of them idle.
+        shortest: the shortest period within the budget.
+        best: the one that loses least in all; None where it is not known how often the machine fails.
+        periods: these and some usual ones, the shortest first.
+    """
+
+    stall_s: float
+    cost_s: float
+    shortest: Period
+    best: Period | None
+    periods: tuple[Period, ...]
+
+
+def advise(
+    figures: Figures, *, max_overhead: float, step_s: float | None, mean_time_between_failures_s: float | None
+) -> Advice:
+    """Tells how often to save.
+
+    Args:
+        figures: what saves take.
+        max_overhead: the share of the time that they may take, above 0 and below 1.
+        step_s: how long a training step takes; None where it is not known, and nothing is taken to hide the
+            copy.
+        mean_time_between_failures_s: of the machine, or None.
+    """
+    stall_s = figures.call_s + max(0.0, figures.copy_s - (step_s or 0.0))
+    cost_s = stall_s + figures.processor_s / figures.cores
+
+    def period(wanted_s: float) -> Period:
+        steps = None if step_s is None else max(1, math.ceil(wanted_s / step_s - 1e-9))
+        period_s = wanted_s if step_s is None or steps is None else steps * step_s
+        overhead, lost_s = cost_s / period_s, period_s / 2 + figures.save_s
+        waste = None
+        if mean_time_between_failures_s is not None:
+            waste = overhead + (lost_s + figures.restore_s) / mean_time_between_failures_s
+        return Period(period_s=period_s, overhead=overhead, lost_s=lost_s, waste=waste, steps=steps)
+
+    # One save at a time: none is shorter than the disk needs.
+    shortest_s = max(cost_s / max_overhead, figures.save_s)
+    shortest, best = period(shortest_s), None
+    if mean_time_between_failures_s is not None:
+        best = period(max(shortest_s, best_interval_s(cost_s, mean_time_between_failures_s)))
+    usual = [period(one_s) for one_s in _USUAL_S if one_s > shortest_s]
+    of_each_length = {one.period_s: one for one in (*usual, best or shortest, shortest)}
+    return Advice(
+        stall_s=stall_s,
+        cost_s=cost_s,
+        shortest=shortest,
+        best=best,
+        periods=tuple(of_each_length[length] for length in sorted(of_each_length)),
+    )

@@ -1,0 +1,128 @@
+"""Averages the weights of several checkpoints, a tensor at a time. Without torch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from marlin_ckpt.errors import ArgumentsError, Fault, StateMismatchError, UnsavableStateError
+from marlin_ckpt.formats.content.outline import Tensor
+from marlin_ckpt.formats.drafts import Draft
+from marlin_ckpt.formats.values import rounding
+from marlin_ckpt.formats.values.checked import Array, CheckedFile
+from marlin_ckpt.operations import export, output
+from marlin_ckpt.operations.export import Exported, Wanted
+from marlin_ckpt.operations.output import Output
+
+_MOST_TOLD = 5
+_BLOCK = 1 << 14  # elements at a time, as in `rounding`
+
+
+def weights(count: int, decay: float | None = None) -> list[float]:
+    """How much each file counts beside the last one, which counts 1.
+
+    Args:
+        count: how many files there are.
+        decay: each file counts this much of what the one after it does, above 0 and at most 1; None is 1.
+
+    Raises:
+        ArgumentsError: one of them is out of range.
+    """
+    if decay is not None and not 0 < decay <= 1:
+        raise ArgumentsError([Fault("decay", f"expected a number above 0 and at most 1, not {decay:g}")])
+    if count < 1:
+        raise ArgumentsError([Fault("files", "expected at least one")])
+    return [(1.0 if decay is None else decay) ** (count - 1 - number) for number in range(count)]
+
+
+def average(
+    files: Sequence[CheckedFile], target: Output, wanted: Wanted, decay: float | None = None
+) -> Exported:
+    """Writes the average of the weights of several checkpoints to a file of its own.
+
+    Floating-point and complex tensors are summed in float64 and rounded once, to 16 bits by way of float32.
+    Those of other dtypes are taken from the last file.
+
+    Args:
+        files: the checkpoints, the newest last.
+        target: the new file.
+        wanted: which of their tensors, and as what.
+        decay: as for `weights`.
+
+    Returns:
+        what was written.
+
+    Raises:
+        StateMismatchError: they have other tensors than the last one, or such of other shapes or dtypes.
+        MarlinError, BadFileError: as `export` does; no file is written.
+    """
+    target.check()
+    each = weights(len(files), decay)
+    chosen = [export.select(file.outline, wanted) for file in files]
+    last = chosen[-1]
+    for file, selected in zip(files, chosen, strict=True):
+        file.expect(selected.tensors.values())
+    for file, selected in zip(files[:-1], chosen[:-1], strict=True):
+        _check_alike(file.outline.path, selected.tensors, files[-1].outline.path, last.tensors)
+    done = export.summary(target, files[-1].outline, chosen)
+    drafts = []
+    for name in last.tensors:
+        sources = [(file, other.tensors[name]) for file, other in zip(files, chosen, strict=True)]
+        drafts.append(_draft(name, sources, each, wanted, done))
+    done.size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
+    output.write(target, drafts, None, {"format": "pt"})
+    return done
+
+
+_Sources = Sequence[tuple[CheckedFile, Tensor]]
+
+
+def _draft(name: str, sources: _Sources, weights: Sequence[float], wanted: Wanted, done: Exported) -> Draft:
+    last, tensor = sources[-1]
+    dtype = export.dtype_of(tensor, wanted)
+    average = functools.partial(_average, sources, weights)
+    if rounding.is_floating(tensor.dtype):
+        if dtype.startswith("float8"):
+            what = f"an average is not rounded to {dtype}, the dtype of {name}"
+            raise UnsavableStateError(what, hint="give the new file another dtype with --dtype")
+        return export.rounded_draft(name, tensor, dtype, done, average)
+    read = average if tensor.dtype.startswith("complex") else functools.partial(last.bits, tensor)
+    return export.draft(name, tensor, done, read)
+
+
+def _average(sources: _Sources, weights: Sequence[float]) -> Array:
+    """The weighted mean in float64, or complex128 rounded to the tensors' own dtype; flat."""
+    dtype = sources[0][1].dtype
+    is_complex = dtype.startswith("complex")
+    total: Array = np.empty(0)
+    with np.errstate(all="ignore"):
+        for (file, tensor), weight in zip(sources, weights, strict=True):
+            values = file.values(tensor)
+            if not len(total):  # not before the file has shown that it holds as many elements as it says
+                total = np.zeros(len(values), np.complex128 if is_complex else np.float64)
+            for start in range(0, len(values), _BLOCK):
+                part = slice(start, start + _BLOCK)
+                total[part] += np.multiply(values[part], weight, dtype=total.dtype)
+        total /= sum(weights)
+        return total.astype(dtype) if is_complex else total
+
+
+def _check_alike(path: str, tensors: Mapping[str, Tensor], last: str, expected: Mapping[str, Tensor]) -> None:
+    """Compares names, shapes and dtypes."""
+    differences = [f"{name} is missing in {path}" for name in expected if name not in tensors]
+    differences += [f"{name} is missing in {last}" for name in tensors if name not in expected]
+    for name, one in expected.items():
+        other = tensors.get(name, one)
+        if (other.dtype, other.shape) != (one.dtype, one.shape):
+            differences.append(f"{name} is {_described(other)} in {path}, {_described(one)} in {last}")
+    if differences:
+        told = "; ".join(differences[:_MOST_TOLD]) + "; ..." * (len(differences) > _MOST_TOLD)
+        raise StateMismatchError(
+            f"the files do not hold the same tensors: {told}", differences=tuple(differences)
+        )
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"

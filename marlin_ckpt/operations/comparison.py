@@ -1,0 +1,205 @@
+"""What differs between two files: which tensors, by how much, and which other values. Without torch."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import operator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from marlin_ckpt.formats.content.outline import Tensor
+from marlin_ckpt.formats.values.checked import CheckedFile
+from marlin_ckpt.formats.values.measuring import Measure
+from marlin_ckpt.operations import selection
+from marlin_ckpt.operations.pairs import Pairs
+
+
+class Change(StrEnum):
+    """What became of a tensor from one file to the other."""
+
+    REMOVED = "removed"
+    ADDED = "added"
+    RESHAPED = "reshaped"
+    CHANGED = "changed"
+    SAME = "same"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One tensor, by its name.
+
+    Attributes:
+        name: in both files, or in the one that has it.
+        change: what became of it; RESHAPED where shape or dtype differ, and the values are not compared.
+        before: in the first file, None where it is not there.
+        after: in the second one.
+        measure: how far the values lie apart, where they differ.
+    """
+
+    name: str
+    change: Change
+    before: Tensor | None
+    after: Tensor | None
+    measure: Measure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The tensors of one parent that differ in their values, taken together.
+
+    Attributes:
+        name: of the parent, `layers.0` for `layers.0.weight`; "" for tensors without one.
+        changed: how many differ.
+        tensors: how many there are in both files.
+        measure: of those that differ, all their elements as one tensor's; without scalars, such as an
+            optimizer's count of steps, where there is anything else.
+    """
+
+    name: str
+    changed: int
+    tensors: int
+    measure: Measure
+
+
+@dataclass(frozen=True, slots=True)
+class ValueDifference:
+    """A plain value, such as an epoch, that differs.
+
+    Attributes:
+        name: its place, dotted as a tensor's name.
+        before: as Python writes it, "" where the first file has none there.
+        after: the same of the second.
+    """
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What differs between two files.
+
+    Attributes:
+        states: which state of each file was compared, "" for all of it.
+        tensors: one for each name: removed, added, reshaped, changed and same ones, and among those the
+            greatest relative change first.
+        values: the plain values that differ, in the order of the files.
+    """
+
+    states: tuple[str, str]
+    tensors: tuple[Difference, ...]
+    values: tuple[ValueDifference, ...]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether nothing differs."""
+        return not self.values and all(one.change is Change.SAME for one in self.tensors)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Of how many tensors each thing became."""
+        return {str(change): sum(one.change is change for one in self.tensors) for change in Change}
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers with changed values, the greatest relative change first."""
+        members: dict[str, list[Difference]] = {}
+        for one in self.tensors:
+            if one.change in (Change.SAME, Change.CHANGED):
+                members.setdefault(one.name.rpartition(".")[0], []).append(one)
+        found = []
+        for name, tensors in members.items():
+            changed = [one for one in tensors if one.measure is not None]
+            larger = [one for one in changed if one.before is not None and one.before.shape]
+            measures = [one.measure for one in larger or changed if one.measure is not None]
+            if measures:
+                total = functools.reduce(operator.add, measures)
+                found.append(Layer(name, len(changed), len(tensors), total))
+        return sorted(found, key=lambda one: (-one.measure.relative, -one.measure.differing, one.name))
+
+
+def compare(
+    a: CheckedFile, b: CheckedFile, state: str | None = None, pattern: str | None = None
+) -> Comparison:
+    """Compares two files, reading all that it compares.
+
+    Where one of them holds a run's states and the other is a bare state dict, the module's state is compared
+    with that.
+
+    Args:
+        a: the first.
+        b: the second.
+        state: the only state to compare, by its name in each of them that has one.
+        pattern: the only tensors to compare, as `fnmatch` has it, and no other values.
+
+    Raises:
+        MarlinError: one of them has no such state.
+        BadFileError: one of them is damaged, or cannot be read here, or would cost too much.
+        StorageError: one of them cannot be read.
+    """
+    states = _states(a, b, state)
+    before, after = (
+        _matching(selection.numbered(selection.tensors_of(file.outline, name)), pattern)
+        for file, name in zip((a, b), states, strict=True)
+    )
+    found, alike = _matched(before, after)
+    a.expect(one for one, _ in alike.values())
+    b.expect(other for _, other in alike.values())
+    for (name, (one, other)), measure in zip(alike.items(), Pairs(a, b).measure(alike.values()), strict=True):
+        found.append(
+            Difference(name, Change.SAME if measure is None else Change.CHANGED, one, other, measure)
+        )
+    values = [] if pattern else _values(a, b, states)
+    return Comparison(states, tuple(sorted(found, key=_rank)), tuple(values))
+
+
+def _matched(
+    before: dict[str, Tensor], after: dict[str, Tensor]
+) -> tuple[list[Difference], dict[str, tuple[Tensor, Tensor]]]:
+    """What can be said by names, shapes and dtypes, and the pairs of which the values must be compared."""
+    found = [Difference(name, Change.REMOVED, one, None) for name, one in before.items() if name not in after]
+    found += [Difference(name, Change.ADDED, None, one) for name, one in after.items() if name not in before]
+    alike = {}
+    for name in [name for name in before if name in after]:
+        one, other = before[name], after[name]
+        if (one.dtype, one.shape) == (other.dtype, other.shape):
+            alike[name] = one, other
+        else:
+            found.append(Difference(name, Change.RESHAPED, one, other))
+    return found, alike
+
+
+def _states(a: CheckedFile, b: CheckedFile, state: str | None) -> tuple[str, str]:
+    """Which state of each file is compared; "" for all of it."""
+    own, other = selection.module_state(a.outline), selection.module_state(b.outline)
+    if state is not None:
+        # Of a bare state dict there is one state only, which has no name there.
+        return ("" if not own and state == other else state), ("" if not other and state == own else state)
+    return (own, other) if bool(own) != bool(other) else ("", "")
+
+
+def _matching(tensors: dict[str, Tensor], pattern: str | None) -> dict[str, Tensor]:
+    if pattern is None:
+        return tensors
+    return {name: one for name, one in tensors.items() if fnmatch.fnmatchcase(name, pattern)}
+
+
+def _rank(one: Difference) -> tuple[int, float, int, str]:
+    measure = one.measure or Measure()
+    return list(Change).index(one.change), -measure.relative, -measure.differing, one.name
+
+
+def _values(a: CheckedFile, b: CheckedFile, states: tuple[str, str]) -> list[ValueDifference]:
+    before, after = (
+        selection.values_of(file.outline, name) for file, name in zip((a, b), states, strict=True)
+    )
+    names = dict.fromkeys([*before, *after])
+    if a.outline.format != b.outline.format:  # texts beside the tensors that only safetensors files have
+        names = {name: None for name in names if not name.startswith(f"{selection.METADATA}.")}
+    return [
+        ValueDifference(name, before.get(name, ""), after.get(name, ""))
+        for name in names
+        if before.get(name, "") != after.get(name, "")
+    ]

@@ -1,0 +1,237 @@
+"""Takes the weights out of a checkpoint, into a file that other tools read. Without torch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import numpy as np
+
+from marlin_ckpt.errors import ArgumentsError, Fault, NotACheckpointError, UnsavableStateError
+from marlin_ckpt.formats.content.outline import Outline, Tensor
+from marlin_ckpt.formats.drafts import Draft
+from marlin_ckpt.formats.values import dtypes, rounding
+from marlin_ckpt.formats.values.checked import Array, CheckedFile
+from marlin_ckpt.naming import Kind
+from marlin_ckpt.operations import output, selection
+from marlin_ckpt.operations.output import Output
+
+_MOST_TOLD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which tensors are taken out, and as what.
+
+    Attributes:
+        state: the name of the state; None for the module's.
+        prefix: what the names begin with that is taken off; those that do not begin so are left out.
+        dtype: torch's name of the dtype that floating-point tensors are rounded to; None leaves theirs.
+    """
+
+    state: str | None = None
+    prefix: str = ""
+    dtype: str | None = None
+
+    @classmethod
+    def of(cls, state: str | None, prefix: str, dtype: str | None) -> Self:
+        """Reads what a user asks for; the dtype is `bf16`, `fp16`, `fp32` or None.
+
+        Raises:
+            ArgumentsError: it is none of these.
+        """
+        if dtype is not None and dtype not in rounding.SHORT_NAMES:
+            expected = ", ".join(rounding.SHORT_NAMES)
+            raise ArgumentsError([Fault("dtype", f"expected one of {expected}, not {dtype}")])
+        return cls(state, prefix, None if dtype is None else rounding.SHORT_NAMES[dtype])
+
+
+@dataclass(slots=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the new file.
+        state: the name of the state that was taken out; "" for the whole of a bare state dict.
+        tensors: how many tensors the new file has by name.
+        size_bytes: of their elements; those that have several names count once.
+        shared: names that are other names of a tensor, with its first name.
+        left_out: names of tensors that do not begin with the prefix.
+        values_left_out: how many values of the state are no tensors.
+        became_infinite: names of tensors with finite values that the new dtype cannot hold, and how many.
+    """
+
+    path: str
+    state: str
+    tensors: int
+    size_bytes: int
+    shared: dict[str, str]
+    left_out: tuple[str, ...]
+    values_left_out: int
+    became_infinite: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """The tensors of one file that are wanted.
+
+    Attributes:
+        state: the name of the state that they are of.
+        tensors: by their new names, in the file's order.
+        left_out: names of tensors that do not begin with the prefix.
+    """
+
+    state: str
+    tensors: dict[str, Tensor]
+    left_out: tuple[str, ...]
+
+
+def select(outline: Outline, wanted: Wanted) -> Selected:
+    """Finds the wanted tensors of a file.
+
+    Raises:
+        MarlinError: there is no such state.
+        NotACheckpointError: nothing in it is a tensor.
+        UnsavableStateError: no name begins with the prefix, two tensors get one name, or one is not plain.
+    """
+    state = selection.module_state(outline) if wanted.state is None else wanted.state
+    for name, label in selection.unplain_of(outline, state).items():
+        if name.startswith(wanted.prefix):
+            raise UnsavableStateError(f"{name} is no plain tensor: {label}", outline.path)
+    found = selection.tensors_of(outline, state)
+    if not found:
+        raise NotACheckpointError("nothing in it is a tensor", outline.path)
+    named = [(name, one) for name, one in found if name.startswith(wanted.prefix)]
+    if not named:
+        some = ", ".join(name for name, _ in found[:_MOST_TOLD]) + ", ..." * (len(found) > _MOST_TOLD)
+        what = f"no tensor's name begins with {wanted.prefix}"
+        raise UnsavableStateError(what, outline.path, f"there are {some}")
+    tensors: dict[str, Tensor] = {}
+    for name, one in named:
+        short = name.removeprefix(wanted.prefix)
+        if not short or short in tensors:
+            what = f"two tensors would have the name {short}" if short else f"{name} would have no name"
+            raise UnsavableStateError(what, outline.path)
+        tensors[short] = one
+    return Selected(state, tensors, tuple(name for name, _ in found if not name.startswith(wanted.prefix)))
+
+
+def shared_names(files: Sequence[Mapping[str, Tensor]]) -> dict[str, str]:
+    """Names that stand for the very elements of another in each file, with the first of its names.
+
+    Tensors that have some elements in common, but not all, are none of these: each is written whole.
+
+    Args:
+        files: the tensors of one or more files, by the same names.
+    """
+    first: dict[tuple[object, ...], str] = {}
+    shared = {}
+    for name in sorted(files[0]):
+        each = [tensors[name] for tensors in files]
+        views = tuple((one.storage, one.offset, one.shape, one.stride, one.dtype) for one in each)
+        if each[0].numel and first.setdefault(views, name) != name:
+            shared[name] = first[views]
+    return shared
+
+
+def export(file: CheckedFile, target: Output, wanted: Wanted) -> Exported:
+    """Writes the weights of a checkpoint to a file of their own.
+
+    Args:
+        file: the checkpoint.
+        target: the new file.
+        wanted: which of its tensors, and as what.
+
+    Returns:
+        what was written.
+
+    Raises:
+        MarlinError, BadFileError: as `select` and `output.write` do; no file is written.
+    """
+    target.check()
+    outline = file.outline
+    selected = select(outline, wanted)
+    file.expect(selected.tensors.values())
+    done = summary(target, outline, [selected])
+    drafts = [_draft(file, name, one, wanted, done) for name, one in selected.tensors.items()]
+    done.size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
+    is_module = selected.state == selection.module_state(outline)
+    about = replace(outline.manifest, kind=Kind.MODEL, records=[]) if outline.manifest and is_module else None
+    output.write(target, drafts, about, _metadata(outline))
+    return done
+
+
+def summary(target: Output, outline: Outline, each: Sequence[Selected]) -> Exported:
+    """What can be said before anything is written.
+
+    Args:
+        target: the new file.
+        outline: of the last of the files that it is made of.
+        each: what was selected of each of them.
+    """
+    last = each[-1]
+    values = len(selection.values_of(outline, last.state))
+    shared = shared_names([one.tensors for one in each])
+    return Exported(target.path, last.state, len(last.tensors), 0, shared, last.left_out, values)
+
+
+def _draft(file: CheckedFile, name: str, tensor: Tensor, wanted: Wanted, done: Exported) -> Draft:
+    dtype = dtype_of(tensor, wanted)
+    if dtype == tensor.dtype:
+        return draft(name, tensor, done, functools.partial(file.bits, tensor))
+    return rounded_draft(name, tensor, dtype, done, functools.partial(file.values, tensor))
+
+
+def dtype_of(tensor: Tensor, wanted: Wanted) -> str:
+    """The dtype that a tensor is written in."""
+    return wanted.dtype if wanted.dtype and rounding.is_floating(tensor.dtype) else tensor.dtype
+
+
+def draft(name: str, tensor: Tensor, done: Exported, read: Callable[[], Array]) -> Draft:
+    """A tensor to be written with its own dtype; `read` makes its bits, flat, as `CheckedFile.bits` does."""
+    return Draft(
+        name,
+        tensor.dtype,
+        tensor.item_bytes,
+        tensor.shape,
+        done.shared.get(name, ""),
+        lambda: _bytes_of(read()),
+    )
+
+
+def rounded_draft(name: str, tensor: Tensor, dtype: str, done: Exported, read: Callable[[], Array]) -> Draft:
+    """A floating-point tensor to be written with another dtype than its values have.
+
+    Args:
+        name: in the new file.
+        tensor: what it is made of.
+        dtype: of the new file's.
+        done: is told, when it is written, what became infinite.
+        read: makes its values, flat.
+    """
+
+    def make() -> memoryview:
+        found, became_infinite = rounding.rounded(read(), dtype)
+        if became_infinite:
+            done.became_infinite[name] = became_infinite
+        return _bytes_of(found)
+
+    return Draft(name, dtype, dtypes.dtype(dtype).item_bytes, tensor.shape, done.shared.get(name, ""), make)
+
+
+def _bytes_of(values: Array) -> memoryview:
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).view(np.uint8).data
+
+
+def _metadata(outline: Outline) -> dict[str, str]:
+    """What a safetensors file tells of where it comes from; `format` is what transformers asks for."""
+    aliases = selection.aliases(outline)
+    kept = {key: text for key, text in selection.metadata_of(outline).items() if key not in aliases}
+    manifest = outline.manifest
+    told = {}
+    if manifest is not None:
+        told = {"index": str(manifest.index), "run_id": manifest.run_id, "created": manifest.created}
+        told |= {f"metrics.{name}": repr(value) for name, value in manifest.metrics.items()}
+    return {"format": "pt", **kept, **told}

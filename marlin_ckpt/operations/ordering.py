@@ -1,0 +1,96 @@
+"""In which order files are listed, and which of them."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from marlin_ckpt import naming
+from marlin_ckpt.fields import duration_of
+from marlin_ckpt.formats.inspection import Inspection
+
+KEYS = ("index", "age", "size", "name")  # beside the names of metrics
+
+
+def since_s(text: str, *, now_s: float) -> float:
+    """Reads since when files are wanted, in seconds since 1970: `2d`, `12h`, or a day or time in ISO 8601.
+
+    Args:
+        text: that; a day or time without a zone is one of UTC.
+        now_s: what a length of time is counted back from.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return now_s - duration_of(text)
+    except ValueError:
+        pass
+    try:
+        when = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"expected a time such as 2d, 12h or 2026-01-31, not {text!r}") from None
+    return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def metric(one: Inspection, name: str) -> float:
+    """The value of a file's metric; NaN where it has none."""
+    return one.manifest.metrics.get(name, math.nan) if one.manifest else math.nan
+
+
+def has_metric(found: Iterable[Inspection], name: str) -> bool:
+    """Whether any file has a metric."""
+    return any(one.manifest is not None and name in one.manifest.metrics for one in found)
+
+
+def run_of(one: Inspection) -> tuple[str, str]:
+    """Which run a file is of: its directory, and the run's id, or "" where that is not known."""
+    return os.path.dirname(one.entry.path), one.manifest.run_id if one.manifest else ""
+
+
+def arrange(
+    found: Iterable[Inspection],
+    *,
+    by: str = "index",
+    best: tuple[str, str] | None = None,
+    since: float | None = None,
+    by_run: bool = False,
+) -> list[Inspection]:
+    """Chooses files and puts them in order.
+
+    Args:
+        found: the files.
+        by: one of `KEYS` (the least index, the oldest, the smallest, the first name first) or a metric, the
+            least value first and files without one last.
+        best: a metric and `min` or `max`: only files that have a finite value of it, the best first; of equal
+            ones the greater index.
+        since: only files that were written then or later, in seconds since 1970.
+        by_run: directory by directory and run by run.
+    """
+
+    def order(one: Inspection) -> tuple[Any, ...]:
+        return (run_of(one) if by_run else (), key(one), naming.order(one.entry.path))
+
+    key = _KEYS.get(by) or (lambda one: _nan_last(metric(one, by)))
+    chosen = [one for one in found if since is None or one.entry.modified_ns >= since * 1e9]
+    if best is not None:
+        name, mode = best
+        sign = 1 if mode == "min" else -1
+        chosen = [one for one in chosen if math.isfinite(metric(one, name))]
+        key = lambda one: (sign * metric(one, name), -(one.entry.index or 0))  # noqa: E731
+    return sorted(chosen, key=order)
+
+
+def _nan_last(value: float) -> tuple[bool, float]:
+    return (True, 0.0) if math.isnan(value) else (False, value)
+
+
+_KEYS: dict[str, Callable[[Inspection], Any]] = {
+    "index": lambda one: (one.entry.name is None, one.entry.index or 0, one.kind),
+    "age": lambda one: one.entry.modified_ns,
+    "size": lambda one: one.entry.size_bytes,
+    "name": lambda one: os.path.basename(one.entry.path),
+}

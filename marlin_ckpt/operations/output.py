@@ -1,0 +1,77 @@
+"""Files of weights that are written for others to read: a bare state dict, or safetensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from marlin_ckpt.errors import ArgumentsError, Fault, StorageError
+from marlin_ckpt.formats.drafts import Draft
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.safetensors import writer
+from marlin_ckpt.formats.zip import state_dict
+from marlin_ckpt.storage.local.publishing import publish
+
+SAFETENSORS = "safetensors"
+BARE = ("pt", "pth", "bin")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where weights are written.
+
+    Attributes:
+        path: the file; its extension says in which format.
+        force: whether a file that is there is replaced.
+    """
+
+    path: str
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ArgumentsError: the extension is none of a known format."""
+        if self.extension not in (SAFETENSORS, *BARE):
+            known = ", ".join(f".{one}" for one in (SAFETENSORS, *BARE))
+            raise ArgumentsError([Fault("output", f"expected a name that ends in {known}, not {self.path}")])
+
+    @property
+    def extension(self) -> str:
+        """What follows the name's last dot."""
+        return os.path.splitext(self.path)[1].removeprefix(".")
+
+    def check(self) -> None:
+        """Looks whether the file may be written, before anything is read for it.
+
+        Raises:
+            StorageError: something has its name.
+        """
+        if not self.force and os.path.lexists(self.path):
+            raise StorageError(
+                "is already there", self.path, "choose another output, or replace it with --force"
+            )
+
+
+def write(output: Output, drafts: Sequence[Draft], about: Manifest | None, metadata: dict[str, str]) -> None:
+    """Writes a file whole and durable, or not at all.
+
+    Args:
+        output: where to.
+        drafts: the tensors, each with a name of its own.
+        about: the manifest of a bare state dict, without its records; None leaves it out.
+        metadata: texts that a safetensors file carries.
+
+    Raises:
+        StorageError: it cannot be written, or something has its name.
+        UnsavableStateError: the format cannot hold a name or a dtype.
+        MarlinError: what reading a tensor raised.
+    """
+    output.check()
+
+    def fill(fd: int) -> None:
+        if output.extension == SAFETENSORS:
+            writer.write(fd, drafts, metadata)
+        else:
+            state_dict.write(fd, drafts, about)
+
+    publish(output.path, fill, before_renaming=output.check)

@@ -1,0 +1,153 @@
+"""Compares the values of tensors of two files with each other, in blocks, several at a time."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from isal import isal_zlib
+
+from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.formats.content.outline import Tensor
+from marlin_ckpt.formats.values import dtypes, measuring
+from marlin_ckpt.formats.values.checked import CheckedFile, is_in_order, is_whole, widened
+from marlin_ckpt.formats.values.measuring import Measure, Ruler
+
+_PIECE_BYTES = 512 << 10  # of each file; with what is computed from them they fit the processor's caches
+_RANGE_BYTES = 16 << 20  # that a thread takes at once
+_THREADS = 4
+_MOST_PENDING = 4 * _THREADS
+
+
+@dataclass(slots=True)
+class _Part:
+    """What a thread found in a range of two tensors.
+
+    Attributes:
+        size: of the range in bytes.
+        crc32s: of its bytes in either file.
+        measure: of the pieces that differ.
+        equal: where the pieces lie that do not, and how long each is.
+    """
+
+    size: int
+    crc32s: tuple[int, int] = (0, 0)
+    measure: Measure | None = None
+    equal: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Pairs:
+    """Pairs of tensors of two files.
+
+    Args:
+        a: the first file.
+        b: the second.
+    """
+
+    def __init__(self, a: CheckedFile, b: CheckedFile) -> None:
+        self._a = a
+        self._b = b
+
+    def measure(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Measure | None]:
+        """Compares pairs of tensors of one shape and dtype.
+
+        Yields:
+            of each pair, in their order, how far it lies apart, or None where every bit is the same.
+
+        Raises:
+            CorruptCheckpointError: a checksum does not hold, or values lie outside of a storage.
+            UnknownFormatError: a dtype is not known here.
+            StorageError: a file cannot be read.
+        """
+        pending: deque[tuple[Tensor, Tensor, list[Future[_Part]]]] = deque()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for a, b in pairs:
+                if not (is_in_order(a) and is_in_order(b)):
+                    while pending:
+                        yield self._finish(*pending.popleft())
+                    yield self._measure_whole(a, b)
+                    continue
+                pending.append((a, b, self._submit(pool, a, b)))
+                while sum(len(futures) for *_, futures in pending) > _MOST_PENDING:
+                    yield self._finish(*pending.popleft())
+            while pending:
+                yield self._finish(*pending.popleft())
+
+    def _measure_whole(self, a: Tensor, b: Tensor) -> Measure | None:
+        one, other = self._a.bits(a), self._b.bits(b)
+        differs = measuring.differences(one.data, other.data, a.item_bytes)
+        if not differs.any():
+            return None
+        return Ruler().measure(widened(one, a.dtype), widened(other, a.dtype), differs)
+
+    def _submit(self, pool: ThreadPoolExecutor, a: Tensor, b: Tensor) -> list[Future[_Part]]:
+        for file, tensor in ((self._a, a), (self._b, b)):
+            if not is_whole(tensor):
+                file.check(tensor)  # the ranges below are not all that the checksum is of
+        starts = range(0, a.size_bytes, _RANGE_BYTES)
+        return [
+            pool.submit(self._compare, a, b, start, min(_RANGE_BYTES, a.size_bytes - start))
+            for start in starts
+        ]
+
+    def _compare(self, a: Tensor, b: Tensor, start: int, size: int) -> _Part:
+        part, ruler = _Part(size), Ruler()
+        scratch = memoryview(bytearray(_PIECE_BYTES)), memoryview(bytearray(_PIECE_BYTES))
+        crc32, other_crc32 = part.crc32s
+        for at in range(start, start + size, _PIECE_BYTES):
+            length = min(_PIECE_BYTES, start + size - at)
+            one = _read(self._a, a, at, scratch[0][:length])
+            other = _read(self._b, b, at, scratch[1][:length])
+            crc32, other_crc32 = isal_zlib.crc32(one, crc32), isal_zlib.crc32(other, other_crc32)
+            differs = measuring.differences(one, other, a.item_bytes)
+            if differs.any():
+                part.measure = (part.measure or Measure()) + _measure(ruler, one, other, a.dtype, differs)
+            else:
+                part.equal.append((at, length))
+        part.crc32s = crc32, other_crc32
+        return part
+
+    def _finish(self, a: Tensor, b: Tensor, futures: list[Future[_Part]]) -> Measure | None:
+        parts = [future.result() for future in futures]
+        for number, (file, tensor) in enumerate(((self._a, a), (self._b, b))):
+            if is_whole(tensor):
+                crc32 = 0
+                for part in parts:
+                    crc32 = isal_zlib.crc32_combine(crc32, part.crc32s[number], part.size)
+                file.confirm(tensor, crc32)
+        measures = [part.measure for part in parts if part.measure is not None]
+        if not measures:
+            return None
+        return functools.reduce(operator.add, [*measures, *self._equal(a, parts)])
+
+    def _equal(self, a: Tensor, parts: list[_Part]) -> Iterator[Measure]:
+        """What the pieces that are the same add to the norms, which only tensors that differ need."""
+        scratch, ruler = memoryview(bytearray(_PIECE_BYTES)), Ruler()
+        for part in parts:
+            for at, size in part.equal:
+                piece = _read(self._a, a, at, scratch[:size])
+                same = measuring.differences(piece, piece, a.item_bytes)
+                yield _measure(ruler, piece, piece, a.dtype, same)
+
+
+def _read(file: CheckedFile, tensor: Tensor, at: int, place: memoryview) -> memoryview:
+    start = tensor.start + tensor.offset * tensor.item_bytes + at
+    done = 0
+    with file.reading():
+        while done < len(place):
+            read = os.preadv(file.fd, [place[done:]], start + done)
+            if not read:
+                raise CorruptCheckpointError("truncated while it was read")
+            done += read
+    return place
+
+
+def _measure(ruler: Ruler, a: memoryview, b: memoryview, dtype: str, differs: measuring.Array) -> Measure:
+    one, other = (widened(np.frombuffer(part, dtypes.dtype(dtype).numpy), dtype) for part in (a, b))
+    return ruler.measure(one, other, differs)

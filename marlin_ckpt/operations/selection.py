@@ -1,0 +1,128 @@
+"""Which tensors of a file are meant: those of one of its states, by their names within it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+from marlin_ckpt.checkpoint import PAYLOAD_KEYS
+from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.formats.content.outline import Kind, Node, Outline, Tensor
+
+# Where checkpoints keep the module's state: ours and PyMarlin's, Lightning's, and what tutorials call it.
+MODULE_STATES = (PAYLOAD_KEYS[0], "state_dict", "model_state_dict", "model")
+_MOST_TOLD = 8
+METADATA = "__metadata__"
+_CONTAINERS = (Kind.MAPPING, Kind.LIST, Kind.TUPLE)
+
+Found = TypeVar("Found")
+
+
+def module_state(outline: Outline) -> str:
+    """The name of the entry that holds the module's state; "" where the file is a bare state dict."""
+    tops = {_top(one.name) for one in outline.tensors}
+    return next((name for name in MODULE_STATES if name in tops), "")
+
+
+def tensors_of(outline: Outline, state: str) -> list[tuple[str, Tensor]]:
+    """The tensors of a state with their names within it, in the file's order; two may have one name.
+
+    Args:
+        outline: what is in the file.
+        state: the name of an entry, also of one further in (`trainer_state.optimizer`); "" for all of it.
+
+    Raises:
+        MarlinError: there is no tensor in such a state; the hint says which there are.
+    """
+    named = {one.name: one for one in outline.tensors}
+    aliased = [replace(named[kept], name=name) for name, kept in aliases(outline).items()]
+    listed = [*outline.tensors, *aliased]
+    found = [(inner, one) for one in listed if (inner := _within(one.name, state)) is not None]
+    if state and not found:
+        tops = list(dict.fromkeys(_top(one.name) for one in outline.tensors))
+        told = ", ".join(tops[:_MOST_TOLD]) + (", ..." if len(tops) > _MOST_TOLD else "")
+        hint = f"there are tensors in {told}" if tops else ""
+        raise MarlinError(f"no tensor is in a state of the name {state}", outline.path, hint)
+    return found
+
+
+def aliases(outline: Outline) -> dict[str, str]:
+    """The names that `safetensors.torch.save_model` left out, each with the one that it kept.
+
+    It puts them into the metadata of the file, since no two tensors can share their bytes there.
+    """
+    if outline.format != "safetensors":
+        return {}
+    names = {one.name for one in outline.tensors}
+    told = metadata_of(outline)
+    return {name: kept for name, kept in told.items() if name not in names and kept in names}
+
+
+def metadata_of(outline: Outline) -> dict[str, str]:
+    """The texts that a safetensors file carries beside its tensors, by their names."""
+    if outline.format != "safetensors":
+        return {}
+    return {
+        node.key: str(node.value)
+        for top in outline.root.children
+        if top.key == METADATA and top.kind is Kind.MAPPING
+        for node in top.children
+    }
+
+
+def _within(name: str, state: str) -> str | None:
+    if not state:
+        return name
+    if name == state:
+        return name.rpartition(".")[2]
+    if name.startswith((f"{state}.", f"{state}[")):
+        return name[len(state) :].removeprefix(".")
+    return None
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0].partition("[")[0]
+
+
+def numbered(found: Iterable[tuple[str, Found]]) -> dict[str, Found]:
+    """What was found, by name; where two have one, {"a": {"b": 1}, "a.b": 2}, a number follows."""
+    seen: Counter[str] = Counter()
+    named = {}
+    for name, one in found:
+        seen[name] += 1
+        named[name if seen[name] == 1 else f"{name} ({seen[name]})"] = one
+    return named
+
+
+def values_of(outline: Outline, state: str) -> dict[str, str]:
+    """The values of a state that are no tensors, by their names within it, as Python writes them."""
+    found: list[tuple[str, str]] = []
+    for name, node in _walk(outline, state):
+        if node.kind in (Kind.VALUE, Kind.OBJECT):
+            found.append((name, repr(node.value) if node.kind is Kind.VALUE else node.label))
+        elif node.kind in _CONTAINERS and not node.children:
+            found.append((name, f"an empty {node.kind}"))
+    return numbered(found)
+
+
+def unplain_of(outline: Outline, state: str) -> dict[str, str]:
+    """The tensors of a state that are more than their elements, sparse ones say, and how torch makes them."""
+    return numbered(
+        (name, node.label)
+        for name, node in _walk(outline, state)
+        if node.kind is Kind.OBJECT and node.label.startswith("torch._utils._rebuild_")
+    )
+
+
+def _walk(outline: Outline, state: str) -> Iterator[tuple[str, Node]]:
+    """All that is in a state, each with its name within it."""
+    pending = [("", outline.root)]
+    while pending:
+        above, node = pending.pop()
+        name = f"{above}.{node.key}" if above and node.key[:1] not in ("", "[") else above + node.key
+        inner = _within(name, state)
+        if inner is not None:
+            yield inner, node
+        pending.extend((name, child) for child in reversed(node.children))

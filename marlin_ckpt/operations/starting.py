@@ -1,0 +1,167 @@
+"""Decides what a run starts from and what it will replace, before it does either."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from marlin_ckpt.arguments import DefaultCheckpointerArguments
+from marlin_ckpt.directory import catalog, lease, notes
+from marlin_ckpt.entries import Entry
+from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.formats import verification
+from marlin_ckpt.naming import FileName, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What happens at a run's start.
+
+    Attributes:
+        save_dir: where the run saves.
+        resumes_from: the checkpoint that it continues, or "".
+        skipped: newer ones that are not intact, each with the reason.
+        deletes: the files of an earlier run that are removed first.
+        replaces: the files of an earlier run that the run will save over, as far as can be told.
+        keeps: those of an earlier run, under greater indices than the run will reach, that stay; `latest`
+            will go on naming one of them.
+    """
+
+    save_dir: str
+    resumes_from: str = ""
+    skipped: tuple[str, ...] = ()
+    deletes: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
+
+
+def leased(args: DefaultCheckpointerArguments, *, epochs: int) -> contextlib.AbstractContextManager[object]:
+    """Holds the lease of `save_dir` where there is something in it that another run may be at.
+
+    A directory that is not there is not made yet, since the run may still turn out impossible.
+
+    Args:
+        args: the run's.
+        epochs: of the run.
+
+    Raises:
+        DirectoryInUseError: another run saves there.
+        StorageError: the directory cannot be written to.
+    """
+    save_dir = os.fspath(args.save_dir)
+    if not (args.checkpoint and epochs and os.path.isdir(save_dir)):
+        return contextlib.nullcontext()
+    _check_writable(save_dir)
+    return lease.held(save_dir)
+
+
+def decide(
+    args: DefaultCheckpointerArguments,
+    *,
+    epochs: int,
+    resume: bool,
+    index_by: str = "epoch",
+    guards: bool = True,
+) -> Start:
+    """Looks at `save_dir` and decides; changes nothing.
+
+    Args:
+        args: the run's.
+        epochs: of the run, whose indices go from 0 to `epochs - 1`.
+        resume: continue from `save_dir` if there is something to continue.
+        index_by: what the run counts its indices by: `epoch`, or `step`, of which there may be any number.
+        guards: pass over a checkpoint with which several runs in a row have come to a bad end.
+
+    Raises:
+        StorageError: the directory cannot be read.
+    """
+    save_dir = os.fspath(args.save_dir)
+    checkpoints = _checkpoints(args)
+    if resume and checkpoints:
+        suspects = _suspects(save_dir, checkpoints) if guards else {}
+        skipped = list(suspects.values())
+        intact = verification.newest_intact(
+            lambda: [one.path for one in reversed(_checkpoints(args)) if one.path not in suspects],
+            lambda verdict: skipped.append(f"{verdict.path}: {verdict.reason}"),
+        )
+        # Where none is intact, loading the newest says what is wrong with it.
+        return Start(save_dir, resumes_from=intact or checkpoints[-1].path, skipped=tuple(skipped))
+    if not (args.checkpoint and epochs):
+        return Start(save_dir)
+    last = epochs - 1
+    models = [] if args.model_state_save_dir is None else [_model_path(args, last)]
+    if args.delete_existing_checkpoints:
+        deletes = [entry.path for entry in _files(save_dir, extension=args.file_ext)]
+        return Start(save_dir, deletes=tuple(deletes), replaces=_existing(models, but=deletes))
+    period = 1 if args.period == "auto" else args.period  # any of them may be saved
+    if index_by == "step":
+        replaces, keeps = [one.path for one in checkpoints], []
+    else:
+        saves = {index for index in range(epochs) if index % period == 0 or index == last}
+        replaces = [one.path for one in checkpoints if one.index in saves]
+        keeps = [one.path for one in checkpoints if one.index is not None and one.index > last]
+    return Start(save_dir, replaces=(*replaces, *_existing(models)), keeps=tuple(keeps))
+
+
+def _suspects(save_dir: str, checkpoints: list[Entry]) -> dict[str, str]:
+    """Checkpoints with which too many runs have come to a bad end; none where there is no other one."""
+    counts = notes.failed_starts(save_dir)
+    found = {
+        one.path: f"{one.path}: {counts[one.path]} runs in a row have begun with it and made no newer one; "
+        "--no-crash-loop-guard takes it all the same"
+        for one in checkpoints
+        if counts.get(one.path, 0) >= notes.MOST_STARTS
+    }
+    return found if len(found) < len(checkpoints) else {}
+
+
+def _checkpoints(args: DefaultCheckpointerArguments) -> list[Entry]:
+    # Directly in save_dir, where this run saves: a sub-directory may be another run's.
+    earlier = _files(os.fspath(args.save_dir), prefix=args.file_prefix, extension=args.file_ext)
+    return [entry for entry in earlier if entry.name and entry.name.kind is Kind.CHECKPOINT]
+
+
+def _files(directory: str, *, extension: str, prefix: str | None = None) -> list[Entry]:
+    try:
+        return catalog.find(directory, prefix=prefix, extension=extension)
+    except CheckpointNotFoundError:
+        return []
+
+
+def _model_path(args: DefaultCheckpointerArguments, index: int) -> str:
+    name = FileName(args.file_prefix, index, args.file_ext, Kind.MODEL)
+    return os.path.join(args.model_state_save_dir or "", str(name))
+
+
+def _existing(paths: list[str], but: Iterable[str] = ()) -> tuple[str, ...]:
+    gone = {os.path.abspath(path) for path in but}
+    return tuple(path for path in paths if catalog.entry(path) and os.path.abspath(path) not in gone)
+
+
+def apply(start: Start, args: DefaultCheckpointerArguments, *, epochs: int) -> None:
+    """Sets the arguments to what was decided, and finds out before the first step whether there can be saved.
+
+    A run that continues must not first delete what it continues from, nor one that trains nothing anything.
+
+    Raises:
+        StorageError: `save_dir` cannot be made or written to.
+    """
+    if start.resumes_from:
+        args.resume_from = start.resumes_from
+    if start.resumes_from or not epochs:
+        args.delete_existing_checkpoints = False
+    if args.checkpoint and epochs:
+        _check_writable(start.save_dir)
+
+
+def _check_writable(directory: str) -> None:
+    """Asks the nearest directory that is there; makes none, since the run may still turn out impossible."""
+    existing = os.path.abspath(directory)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        hint = "choose another checkpointer.save_dir, or change its permissions"
+        raise StorageError("cannot write: Permission denied", existing, hint, errno=errno.EACCES)

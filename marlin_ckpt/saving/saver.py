@@ -1,0 +1,262 @@
+"""Writes states to files: before the caller goes on, or while it does."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from marlin_ckpt.arguments import DefaultCheckpointerArguments
+from marlin_ckpt.errors import MarlinError, StorageError
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.pickle.storages import tensor_names
+from marlin_ckpt.formats.torch import writer
+from marlin_ckpt.formats.torch.pickler import encode
+from marlin_ckpt.formats.torch.writer import Image, Written
+from marlin_ckpt.naming import Kind
+from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.saving.background import Background
+from marlin_ckpt.saving.owners import KnownOptimizers
+from marlin_ckpt.saving.pace import Pace
+from marlin_ckpt.saving.plain import plain
+from marlin_ckpt.saving.snapshot import Snapshot, take
+from marlin_ckpt.saving.staging import Arena
+from marlin_ckpt.storage.local.writers import BLOCK_BYTES
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MOST_REPORTS = 1000  # that are kept for somebody who may never ask
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A save that was asked for.
+
+    Attributes:
+        path: where to.
+        state: what.
+        manifest: about it.
+        must_be_made: whether it waits for the one before it, whatever `when_busy` says.
+        make_room: called when the disk is full; whether there is reason to try again.
+        on_durable: called when it is reported, in the thread that has written it.
+    """
+
+    path: str
+    state: Any
+    manifest: Manifest
+    must_be_made: bool
+    make_room: Callable[[], bool] = lambda: False
+    on_durable: Callable[[], None] = lambda: None
+
+
+class _Moved(MarlinError):  # noqa: N818 - it ends no program
+    """A tensor has changed while it was copied."""
+
+
+@dataclass
+class _Awaited:
+    """What the next optimizer step has to wait for: at most one copy."""
+
+    staged: deque[Snapshot] = field(default_factory=deque)
+    process: int = field(default_factory=os.getpid)
+    pace: Pace = field(default_factory=Pace)
+    is_saving: Callable[[], bool] = lambda: False
+
+    def before_step(self) -> None:
+        """Waits, and takes the time of the step."""
+        self.pace.before_step(is_saving=self.is_saving())
+        self.wait()
+
+    def wait(self) -> None:
+        if self.process != os.getpid():  # a child: whoever copies is in the parent, and the memory not here
+            self.staged.clear()
+            self.process = os.getpid()
+        while self.staged:
+            began = time.perf_counter()
+            self.staged[0].before_change()
+            self.staged.popleft()  # only now: an interrupted wait is taken up by the next one
+            self.pace.waited(time.perf_counter() - began)
+
+
+class Saver:
+    """Saves one state at a time; `reports` holds those that are durable and that nobody has asked for."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.reports: deque[SaveReport] = deque(maxlen=_MOST_REPORTS)
+        self._logger = logger
+        self._arena = Arena()
+        self._background = Background(logger)
+        self._awaited = _Awaited(is_saving=self._background.is_busy)
+        self.pace = self._awaited.pace
+        self._optimizers: KnownOptimizers | None = None
+        self._may_overlap = True
+        self._warned_of: set[str] = set()
+
+    def register(self, *optimizers: torch.optim.Optimizer) -> None:
+        """Listens for steps, and takes optimizers for known before their first one."""
+        if self._optimizers is None:
+            self._optimizers = KnownOptimizers(self._awaited.before_step)
+            # torch keeps the hook for ever, and with it whatever it holds.
+            weakref.finalize(self, self._optimizers.forget)
+        for optimizer in optimizers:
+            self._optimizers.add(optimizer)
+
+    def save(self, args: DefaultCheckpointerArguments, job: Job) -> bool:
+        """Saves a state, or copies it and saves the copy in the background.
+
+        Returns:
+            whether it was, or will be; False where the one before it is still under way and `when_busy` is
+            `skip`.
+
+        Raises:
+            UnsavableStateError: the state cannot be pickled.
+            StorageError: the file cannot be written, or there is no memory for the copy.
+            MarlinError: what the save before it failed with in the background.
+        """
+        if (
+            args.async_save
+            and args.when_busy == "skip"
+            and not job.must_be_made
+            and self._background.is_busy()
+        ):
+            self._logger.info("Skipped %s: the save before it is still under way.", job.path)
+            return False
+        began = time.perf_counter()
+        self.wait()
+        self.pace.save_began()
+        try:
+            if args.async_save:
+                self._save_behind(args, job, began)
+            else:
+                self._save_now(job, began)
+        except BaseException:
+            self.pace.save_ended(time.perf_counter() - began)
+            raise
+        finally:
+            self.pace.waited(time.perf_counter() - began)
+        return True
+
+    def wait(self) -> None:
+        """Waits for the save under way.
+
+        Raises:
+            MarlinError: what it failed with, unless that was raised before.
+        """
+        self._awaited.wait()
+        self._background.wait()
+
+    def close(self) -> None:
+        """Waits as `wait` does, and gives the memory back."""
+        try:
+            self.wait()
+        finally:
+            self._arena.free()
+            if self._optimizers is not None:
+                self._optimizers.forget()
+                self._optimizers = None
+
+    def _save_now(self, job: Job, began: float) -> None:
+        state = plain(job.state)
+        written = _written(job, lambda: writer.write_file(job.path, state, job.manifest))
+        stall_s = time.perf_counter() - began
+        self.pace.save_ended(stall_s)
+        self._report(job, written, stall_s, 0.0)
+
+    def _save_behind(self, args: DefaultCheckpointerArguments, job: Job, began: float) -> None:
+        staged = self._stage(args, job)
+        staged.stall_s = time.perf_counter() - began
+        warns = args.on_save_error == "warn"
+        self._awaited.staged.append(staged)
+        try:
+            self._background.start(lambda: self._finish(job, staged, warns=warns))
+        except MarlinError:
+            self._awaited.staged.clear()
+            staged.device_copies.wait()
+            raise
+
+    def _stage(self, args: DefaultCheckpointerArguments, job: Job) -> Snapshot:
+        """Copies at once what may change before the next step, and lists what may not."""
+        encoded = encode(plain(job.state))
+        plan = writer.plan_image(encoded)
+        before = self._arena.size_bytes
+        is_pinned = any(storage.device.type == "cuda" for storage in encoded.storages.values())
+        image = Image(self._arena.room(plan.size_bytes + BLOCK_BYTES, is_pinned=is_pinned), plan)
+        if self._arena.size_bytes != before:
+            taken = f"{encoded.size_bytes:,} bytes"
+            self._logger.info("Asynchronous saves keep a copy of the state in memory: %s.", taken)
+        owned: Mapping[int, list[torch.Tensor]] = {}
+        if args.overlap and self._may_overlap:
+            self.register()
+            owned = self._optimizers.tensors() if self._optimizers is not None else {}
+        return take(encoded, image, owned, is_checked=args.check_overlap)
+
+    def _finish(self, job: Job, staged: Snapshot, *, warns: bool) -> None:
+        """What is left to do in the background."""
+        began = time.perf_counter()
+        staged.copy_behind()
+        staged.copy_s = time.perf_counter() - began
+
+        def check() -> None:
+            staged.copying.wait_for_caller()
+            if moved := staged.copying.settle():
+                names = tensor_names(staged.encoded.pickle)
+                raise _Moved(", ".join(name for key in moved for name in names.get(key, [f"storage {key}"])))
+
+        try:
+            image = (staged.encoded, job.manifest, staged.image)
+            written = _written(job, lambda: writer.write_image(job.path, *image, check))
+        except _Moved as error:
+            self._may_overlap = False
+            self._logger.warning(
+                "%s was not written, since %s changed outside of an optimizer's step while it was copied. "
+                "From now on saves copy everything before they return, as with overlap: false.",
+                job.path,
+                error.what,
+            )
+        except MarlinError as error:
+            if not warns:
+                raise
+            self._logger.error("Not saved: %s", error)  # noqa: TRY400 - no news in a traceback
+        else:
+            self._report(job, written, staged.stall_s, staged.copy_s)
+        finally:
+            self.pace.save_ended(staged.stall_s)
+
+    def _report(self, job: Job, written: Written, stall_s: float, copy_s: float) -> None:
+        if new := set(written.refused) - self._warned_of:
+            self._warned_of |= new
+            self._logger.warning(
+                "%s will need weights_only: false to load, because it holds %s",
+                job.path,
+                ", ".join(written.refused),
+            )
+        report = SaveReport(
+            path=job.path,
+            is_model=job.manifest.kind is Kind.MODEL,
+            index=job.manifest.index,
+            size_bytes=written.size_bytes,
+            stall_s=stall_s,
+            copy_s=copy_s,
+            write_s=written.write_s,
+            sync_s=written.sync_s,
+        )
+        self._logger.debug("Saved %s", report)
+        self.reports.append(report)
+        job.on_durable()
+
+
+def _written(job: Job, write: Callable[[], Written]) -> Written:
+    """Writes, once more where the disk was full and room could be made."""
+    try:
+        return write()
+    except StorageError as error:
+        if error.errno not in _FULL or not job.make_room():
+            raise
+        return write()

@@ -1,0 +1,104 @@
+"""Takes a state aside: at once what a forward pass may change, the rest while training goes on."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from isal import isal_zlib
+
+from marlin_ckpt.formats.torch.memory import memory
+from marlin_ckpt.formats.torch.pickler import Encoded
+from marlin_ckpt.formats.torch.writer import Image, on_cpu
+from marlin_ckpt.saving.device import DeviceCopies, Target
+from marlin_ckpt.saving.staging import Copy, Copying, Watched
+
+_WORTH_A_THREAD_BYTES = 64 << 20  # of copies that the caller waits for
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A state on its way into memory, and what the caller has waited for it so far, in seconds."""
+
+    encoded: Encoded
+    image: Image
+    copying: Copying
+    device_copies: DeviceCopies
+    stall_s: float = 0.0
+    copy_s: float = 0.0
+
+    def before_change(self) -> tuple[str, ...]:
+        """What is done before a tensor may change; see `Copying.settle`."""
+        began = time.perf_counter()
+        self.device_copies.before_change()
+        moved = self.copying.settle()
+        self.stall_s += time.perf_counter() - began
+        return moved
+
+    def copy_behind(self) -> None:
+        """Copies, on another thread, what the caller has not, and waits for what he is copying."""
+        self.copying.complete()
+        self.device_copies.wait()
+
+
+def take(
+    encoded: Encoded, image: Image, owned: Mapping[int, list[torch.Tensor]], *, is_checked: bool
+) -> Snapshot:
+    """Copies at once what may change before the next step, and lists what may not.
+
+    Args:
+        encoded: the state.
+        image: where the copies go.
+        owned: the tensors that nothing but an optimizer's step changes, by the identity of their storages.
+        is_checked: compare checksums too, which takes the processor's own copies: what is on a device is then
+            copied at once.
+    """
+    start = ctypes.addressof(ctypes.c_char.from_buffer(image.memory))
+    now: list[Copy] = []
+    late: list[Copy] = []
+    device_now: list[Target] = []
+    device_late: list[Target] = []
+    watched: list[Watched] = []
+    held = []
+    sums: dict[str, int] = {}
+    for key, storage in encoded.storages.items():
+        at, size = image.plan.offsets[f"data/{key}"], storage.nbytes()
+        owners = owned.get(storage._cdata, [])  # noqa: SLF001
+        is_cuda = storage.device.type == "cuda"
+        if is_cuda:
+            is_late = bool(owners) and not is_checked
+            (device_late if is_late else device_now).append((image.memory[at : at + size], storage))
+            owners = owners if is_late else []
+        elif owners:
+            late.append(Copy(start + at, storage.data_ptr(), size))
+            if is_checked:
+                sums[key] = isal_zlib.crc32(memory(storage.data_ptr(), size))
+        else:
+            local = on_cpu(storage)
+            held.append(local)
+            now.append(Copy(start + at, local.data_ptr(), size))
+        watched += [Watched(key, tensor, tensor._version) for tensor in owners]  # noqa: SLF001
+    at_once = DeviceCopies(device_now)
+    _copy_at_once(now)
+    at_once.wait()
+
+    def differ() -> list[str]:
+        places = [(key, image.plan.offsets[f"data/{key}"], encoded.storages[key].nbytes()) for key in sums]
+        return [key for key, at, size in places if isal_zlib.crc32(image.memory[at : at + size]) != sums[key]]
+
+    return Snapshot(encoded, image, Copying(late, watched, differ), DeviceCopies(device_late))
+
+
+def _copy_at_once(copies: list[Copy]) -> None:
+    copying = Copying(copies)
+    if sum(one.size_bytes for one in copies) < _WORTH_A_THREAD_BYTES:
+        copying.work()
+        return
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(copying.work)
+        copying.settle()
+        other.result()

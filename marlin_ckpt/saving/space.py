@@ -1,0 +1,173 @@
+"""Whether a disk has room for what a run will keep on it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from marlin_ckpt.arguments import DefaultCheckpointerArguments
+from marlin_ckpt.directory import catalog
+from marlin_ckpt.entries import Entry
+from marlin_ckpt.errors import MarlinError, StorageError
+from marlin_ckpt.formats import inspection
+from marlin_ckpt.keep import RetentionArguments
+from marlin_ckpt.naming import Kind
+
+_UNKNOWN = (
+    2  # tensors of a parameter's size that an optimizer of an unknown kind is taken to keep: Adam's number
+)
+
+
+def check(args: DefaultCheckpointerArguments, size_bytes: int, indices: int, run_id: str) -> None:
+    """Compares what a run will keep with what is free, and with what the run has there already.
+
+    Args:
+        args: the checkpointer's.
+        size_bytes: of one checkpoint.
+        indices: how many indices the run has still to go through.
+        run_id: of the run.
+
+    Raises:
+        StorageError: there is too little room.
+    """
+    rules = args.keep if isinstance(args.keep, RetentionArguments) else None
+    directory = os.fspath(args.save_dir)
+    kept = _most_kept(args, rules, indices)
+    needed = needed_bytes(size_bytes, rules, kept)
+    try:
+        free = free_bytes(directory)
+    except OSError:  # a file system that does not tell
+        return
+    if needed <= free:
+        return
+    if rules is not None and (own := _own(args, directory, run_id)):  # they count among what it will keep
+        kept = _most_kept(args, rules, (own[-1].index or 0) + 1 + indices)
+        whole = needed_bytes(size_bytes, rules, kept) - sum(one.size_bytes for one in own)
+        needed = max(0, min(needed, whole))
+        if needed <= free:
+            return
+    what = f"a checkpoint of {size_bytes:,} bytes"
+    if rules is not None:
+        what = f"{kept} checkpoints of {size_bytes:,} bytes and one more"
+    hint = "free space, keep fewer (checkpointer.keep), or go on all the same with --no-space-check"
+    what = f"too little room for {what}: {needed:,} bytes are needed, {free:,} are free"
+    raise StorageError(what, directory, hint, errno=errno.ENOSPC)
+
+
+def _most_kept(args: DefaultCheckpointerArguments, rules: RetentionArguments | None, indices: int) -> int:
+    period = 1 if args.period == "auto" else args.period
+    return most_kept(rules, -(-indices // period) + 1, indices)  # the last one is saved whatever the period
+
+
+def _own(args: DefaultCheckpointerArguments, directory: str, run_id: str) -> list[Entry]:
+    """What the run has kept so far, in order of the index."""
+    try:
+        found = catalog.find(directory, prefix=args.file_prefix, extension=args.file_ext)
+    except MarlinError:
+        return []
+    inspected = inspection.survey(one for one in found if one.name and one.name.kind is Kind.CHECKPOINT)
+    return [one.entry for one in inspected if one.manifest is not None and one.manifest.run_id == run_id]
+
+
+def free_bytes(directory: str) -> int:
+    """What an unprivileged process may still write where a directory is, or will be.
+
+    Raises:
+        OSError: the file system does not tell.
+    """
+    existing = os.path.abspath(directory)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    found = os.statvfs(existing)
+    return int(found.f_bavail * found.f_frsize)
+
+
+def most_kept(rules: RetentionArguments | None, saves: int, indices: int) -> int:
+    """How many checkpoints rules keep at most.
+
+    Args:
+        rules: those; None: nothing is said of what is kept, and one is counted.
+        saves: how many the run will make at most.
+        indices: how many indices it will go through.
+    """
+    if rules is None:
+        return 1
+    counts = [rules.last, rules.hourly, rules.daily, rules.weekly]
+    kept = sum(count for count in counts if count is not None)
+    kept += sum(rule.count for rule in rules.best_rules())
+    if rules.every is not None:
+        kept += -(-indices // rules.every)
+    return max(1, saves if rules.within is not None or not kept else min(kept, saves))
+
+
+def needed_bytes(size_bytes: int, rules: RetentionArguments | None, kept: int) -> int:
+    """What the checkpoints of a run take: those that are kept, and one more, written before any goes.
+
+    Args:
+        size_bytes: of one.
+        rules: what keeps them; None: one is all that is asked for.
+        kept: how many are kept at most.
+    """
+    if rules is None:
+        return size_bytes
+    limit = rules.max_bytes()
+    kept_bytes = size_bytes * kept
+    return size_bytes + (kept_bytes if limit is None else min(kept_bytes, max(limit, size_bytes)))
+
+
+def predicted_bytes(state: object, optimizers: Iterable[Optimizer]) -> int:
+    """How large a checkpoint will be once its optimizers have stepped.
+
+    Args:
+        state: what would be saved now.
+        optimizers: whose states it holds, empty before their first step.
+    """
+    storages: dict[int, int] = {}
+    _collect(state, storages, set())
+    to_come = sum(
+        parameter.nbytes * _tensors_kept(type(optimizer), group)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.requires_grad and parameter not in optimizer.state and not is_lazy(parameter)
+    )
+    return int(sum(storages.values()) + to_come)
+
+
+def _collect(value: object, storages: dict[int, int], seen: set[int]) -> None:
+    if isinstance(value, torch.Tensor):
+        if is_lazy(value):
+            return  # its size is not known before the first step
+        if value.layout is torch.strided:
+            storage = value.untyped_storage()
+            storages[storage._cdata] = storage.nbytes()  # noqa: SLF001 - what tells storages apart, as in torch.save
+        return
+    if id(value) in seen:
+        return
+    if isinstance(value, Mapping):
+        seen.add(id(value))
+        for part in value.values():
+            _collect(part, storages, seen)
+    elif isinstance(value, (list, tuple)):
+        seen.add(id(value))
+        for part in value:
+            _collect(part, storages, seen)
+
+
+def _tensors_kept(kind: type[Optimizer], group: Mapping[str, object]) -> int:
+    """How many tensors of a parameter's size an optimizer keeps for it, by its page in torch.optim."""
+    counts = {
+        "SGD": bool(group.get("momentum")),
+        "Adagrad": 1,
+        "Muon": 1,
+        "RMSprop": 1 + bool(group.get("momentum")) + bool(group.get("centered")),
+        "Adafactor": 0,  # keeps sums of rows and columns
+        "Adam": 2 + bool(group.get("amsgrad")),
+        "AdamW": 2 + bool(group.get("amsgrad")),
+    }
+    return int(next((counts[one.__name__] for one in kind.__mro__ if one.__name__ in counts), _UNKNOWN))

@@ -1,0 +1,235 @@
+"""Copies a state aside, so that training may go on while the copy is written.
+
+The copy is made in an image of the file: each storage goes to the very place where the file will have it. The
+image's memory is kept from save to save, since fresh memory costs several times what a copy into it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from marlin_ckpt.errors import StorageError
+from marlin_ckpt.saving import device
+
+_TASK_BYTES = 4 << 20  # copied between two looks at what is left
+_PATIENCE_S = 5.0  # with a caller who neither steps nor waits: an evaluation may last an hour
+_LOOK_AGAIN_S = 0.05  # whether the caller is still there
+_MADV_WIPEONFORK = 18  # madvise(2), Linux 4.14; the module mmap does not name it
+
+
+class Copy(NamedTuple):
+    """Bytes to be copied.
+
+    Attributes:
+        target: the address they go to.
+        source: the address where they are.
+        size_bytes: how many.
+    """
+
+    target: int
+    source: int
+    size_bytes: int
+
+
+class Watched(NamedTuple):
+    """A tensor that must not change until it is copied.
+
+    Attributes:
+        key: of its storage, `0` for the record `data/0`.
+        tensor: the tensor, which autograd counts the changes of.
+        version: the count when the save was asked for.
+    """
+
+    key: str
+    tensor: torch.Tensor
+    version: int
+
+
+class Arena:
+    """Memory that is reused from save to save, and replaced when a state needs more."""
+
+    def __init__(self) -> None:
+        self._memory: mmap.mmap | None = None
+        self._pinned: weakref.finalize[..., Arena] | None = None
+        self._process = os.getpid()
+        self.size_bytes = 0
+
+    def room(self, size_bytes: int, *, is_pinned: bool = False) -> memoryview:
+        """Gives memory that begins at a page's border; what it held from the last time is lost.
+
+        Args:
+            size_bytes: how much, at least.
+            is_pinned: pin it if that can be done, for copies from a device.
+
+        Raises:
+            StorageError: ENOMEM, there is not so much.
+        """
+        is_inherited = self._process != os.getpid()  # without its content: see below
+        if self._memory is None or size_bytes > self.size_bytes or is_inherited:
+            self.free()
+            self._process = os.getpid()
+            available = available_bytes()
+            if available is not None and size_bytes > available:
+                raise _no_memory(size_bytes, f"{available:,} bytes are available")
+            try:
+                self._memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            except (OSError, OverflowError, MemoryError) as error:
+                raise _no_memory(size_bytes, str(error)) from error
+            with contextlib.suppress(OSError, AttributeError):
+                # After a fork each page would be copied once more by the first write to it, or cost a fault
+                # at least: a data loader's workers would make each copy take three times as long. They see
+                # zeros instead. Were the memory not there at all (MADV_DONTFORK), something else of theirs
+                # would come to lie in its place, and go with it when they let go of this object.
+                self._memory.madvise(_MADV_WIPEONFORK)
+            self.size_bytes = size_bytes
+        if is_pinned and self._pinned is None:
+            address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+            if device.pin(address, self.size_bytes):
+                self._pinned = weakref.finalize(self, device.unpin, address)
+                self._pinned.atexit = False  # the process's end does it
+        return memoryview(self._memory)
+
+    def free(self) -> None:
+        """Gives the memory back, once nothing looks at it any more."""
+        if self._pinned is not None:
+            unpin = self._pinned.detach()
+            if unpin is not None and self._process == os.getpid():
+                unpin[1](*unpin[2])
+            self._pinned = None
+        self._memory, self.size_bytes = None, 0
+
+
+def _no_memory(size_bytes: int, reason: str) -> StorageError:
+    what = f"no memory for a copy of the state, {size_bytes:,} bytes: {reason}"
+    return StorageError(what, "", "async_save: false needs none", errno=errno.ENOMEM)
+
+
+def available_bytes() -> int | None:
+    """How much memory can be had without swapping, in this container; None where the system does not tell."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        group = Path("/sys/fs/cgroup")  # cgroup v2, as a container sees its own
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        cache = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        found.append(max(limit - used + cache, 0))
+    return min(found, default=None)
+
+
+class Copying:
+    """Copies that any number of threads work off together."""
+
+    def __init__(
+        self,
+        copies: Iterable[Copy],
+        watched: Iterable[Watched] = (),
+        differ: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        """Takes what is to be done; `work` does it.
+
+        Args:
+            copies: what is to be copied.
+            watched: the tensors that it is copied from and that must not change meanwhile.
+            differ: tells, when all is copied, the keys of storages whose copy is known to be wrong.
+        """
+        self._differ = differ
+        self._tasks = deque(_tasks(copies))
+        self._under_way = 0
+        self._changed = threading.Condition()
+        self._caller = threading.current_thread()
+        self._watched = list(watched)
+        self._moved: tuple[str, ...] | None = None
+
+    def work(self) -> None:
+        """Copies what nobody else has begun with; what others have begun with may still be under way."""
+        while True:
+            task: list[Copy] = []
+            under_way = 0
+            try:
+                with self._changed:
+                    if not self._tasks:
+                        return
+                    self._under_way += 1
+                    under_way = 1
+                    task = self._tasks[0]
+                    self._tasks.popleft()
+                for target, source, size_bytes in task:
+                    ctypes.memmove(target, source, size_bytes)  # lets go of the interpreter's lock
+                task = []
+            finally:
+                with self._changed:
+                    if task:  # interrupted, Ctrl-C: whoever comes next does it
+                        self._tasks.append(task)
+                    self._under_way -= under_way
+                    self._changed.notify_all()
+
+    def complete(self) -> None:
+        """Finishes the copies, with whoever else works at them."""
+        is_complete = False
+        while not is_complete:
+            self.work()
+            with self._changed:
+                self._changed.wait_for(lambda: not self._under_way)
+                is_complete = not self._tasks
+
+    def settle(self) -> tuple[str, ...]:
+        """Finishes the copies, and decides whether they are good.
+
+        Returns:
+            the storages' keys of tensors that have changed since they are watched: what was copied of them
+            may be neither what they were nor what they are. The first call decides.
+        """
+        self.complete()
+        with self._changed:
+            if self._moved is None:
+                moved = [key for key, tensor, version in self._watched if tensor._version != version]  # noqa: SLF001
+                self._moved = tuple(dict.fromkeys([*moved, *self._differ()]))
+                self._watched.clear()
+                self._changed.notify_all()
+            return self._moved
+
+    def wait_for_caller(self) -> None:
+        """Waits, on another thread, until the one that began the copies settles them.
+
+        Autograd counts a change when it is complete. Only on the caller's own thread is it certain that none
+        is under way; where he neither steps nor waits for long, or has ended, his word is not waited for.
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        with self._changed:
+            while self._watched and self._caller.is_alive() and time.monotonic() < deadline:
+                self._changed.wait(_LOOK_AGAIN_S)
+
+
+def _tasks(copies: Iterable[Copy]) -> Iterable[list[Copy]]:
+    """Cuts the copies up and gathers them into tasks of about equal size."""
+    task: list[Copy] = []
+    room = _TASK_BYTES
+    for target, source, size_bytes in copies:
+        done = 0
+        while done < size_bytes:
+            size = min(room, size_bytes - done)
+            task.append(Copy(target + done, source + done, size))
+            done += size
+            room -= size
+            if not room:
+                yield task
+                task, room = [], _TASK_BYTES
+    if task:
+        yield task

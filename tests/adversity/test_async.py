@@ -1,0 +1,82 @@
+"""Runs that save asynchronously and are killed, ended, or let go on for long."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from tests.support.folders import REPOSITORY, SUPPORT
+
+
+def found_by(script, **times):
+    """What a script found; see async_child.py."""
+    with tempfile.TemporaryDirectory() as directory:
+        arguments = [f"{kind}={count}" for kind, count in times.items()]
+        ended = subprocess.run(
+            [sys.executable, str(SUPPORT / script), directory, *arguments],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True, text=True, check=False, timeout=1500,
+        )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+@pytest.fixture(scope="module")
+def killed(cases):
+    few = cases(6, 20)
+    return found_by("async_kills.py", direct=cases(5, 150), buffered=cases(5, 150), early=few, plain=few)
+
+
+@pytest.mark.parametrize("kind", ["direct", "buffered"])
+def test_after_a_kill_at_any_moment_every_checkpoint_that_was_reported_is_there_and_intact(killed, kind):
+    found = killed[kind]
+    assert (found["torn"], found["lost"]) == ([], [])
+    assert found["durable"] >= found["kills"]
+
+
+@pytest.mark.parametrize("kind", ["direct", "buffered"])
+def test_what_a_kill_leaves_half_written_is_cleared_away_by_the_next_run(killed, kind):
+    assert killed[kind]["left"] == []
+    assert killed[kind]["in_mid_save"] > killed[kind]["kills"] / 2
+
+
+def test_the_same_kills_lose_checkpoints_that_count_as_soon_as_save_returns(killed):
+    assert killed["early"]["lost"]
+
+
+def test_the_same_kills_tear_what_torch_saves_in_a_thread(killed):
+    assert killed["plain"]["torn"]
+
+
+@pytest.fixture(scope="module")
+def ended(cases):
+    saves = cases(40, 200)
+    return found_by(
+        "async_ends.py",
+        exits=cases(15, 100), daemon=6, succeeding=saves, failing=saves, leaking=cases(20, 40),
+    )  # fmt: skip
+
+
+def test_no_exit_at_any_moment_hangs_loses_what_was_saved_or_hides_a_failure(ended):
+    assert ended["exits"]["faults"] == []
+    assert ended["exits"]["failing"] >= ended["exits"]["exits"] // 5
+
+
+def test_the_same_exits_lose_what_a_daemon_thread_saves(ended):
+    assert ended["daemon"]["faults"]
+
+
+@pytest.mark.parametrize("how", ["succeeding", "failing"])
+def test_memory_does_not_grow_from_save_to_save(ended, how):
+    found = ended[how]
+    assert bool(found["failed"]) == (how == "failing")
+    assert found["later"] <= 1.05 * found["early"]
+
+
+def test_memory_that_is_taken_anew_for_each_save_would_be_seen_to_grow(ended):
+    assert ended["leaking"]["later"] > 1.05 * ended["leaking"]["early"]

@@ -1,0 +1,170 @@
+"""Every system call of a save is made to fail in turn: past the page cache, and through it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marlin_ckpt import StorageError
+from marlin_ckpt.saving import background
+from marlin_ckpt.storage.local import direct, publishing
+from tests.support.failing_calls import (
+    ABSORBED,
+    ALL,
+    CALLS,
+    CODES,
+    REFUSALS,
+    Campaign,
+    Fault,
+    open_descriptors,
+)
+
+KINDS = {
+    "direct": {},
+    "buffered": {"past_the_cache": False},
+    "first": {"past_the_cache": False, "over_an_older": False},
+    "behind": {"behind": True},
+    "behind, buffered": {"behind": True, "past_the_cache": False},
+}
+
+
+def begin(kind: str, directory: Path) -> Campaign:
+    campaign = Campaign(directory, **KINDS[kind])
+    if kind in ("direct", "behind") and "pwrite temporary" not in campaign.labels:
+        pytest.skip("the file system of the temporary directory has no O_DIRECT")
+    return campaign
+
+
+@pytest.fixture(params=KINDS)
+def campaign(request, tmp_path: Path) -> Campaign:
+    return begin(request.param, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def codes(cases: Callable[[int, int], int]) -> dict[str, list[int]]:
+    """The errors to try, by what becomes of the calls after the one that fails."""
+    everything = [*CODES, *REFUSALS]
+    return {
+        "once": everything,
+        "from then on": everything[: cases(len(CODES), len(everything))],
+        "then others": everything[: cases(2, len(everything))],
+    }
+
+
+def faults(campaign: Campaign, codes: dict[str, list[int]], later: str) -> Iterator[Fault]:
+    for number in campaign.own:
+        for code in codes[later]:
+            other = errno.EIO if code == errno.EROFS else errno.EROFS
+            yield Fault(number, code, {"once": 0, "from then on": code, "then others": other}[later])
+
+
+def test_more_than_800_failures_are_tried_in_every_kind_of_call_that_a_save_makes(tmp_path, codes):
+    tried, made = 0, set()
+    for kind in KINDS:
+        (tmp_path / kind).mkdir()
+        campaign = begin(kind, tmp_path / kind)
+        tried += sum(1 for later in codes for _ in faults(campaign, codes, later))
+        made |= {campaign.labels[number].split()[0] for number in campaign.own}
+    assert made == CALLS - {"stat", "listdir"}  # these are the sweep's
+    assert tried > 800
+
+
+@pytest.mark.parametrize("later", ["once", "from then on", "then others"])
+def test_whichever_call_fails_the_first_cause_is_told_and_the_old_file_stands_or_the_call_is_done_without(
+    campaign, codes, later
+):
+    for fault in faults(campaign, codes, later):
+        campaign.strike(fault)
+    assert not campaign.found, "\n".join(campaign.found)
+
+
+@pytest.mark.parametrize("later", [0, errno.EIO], ids=["once", "from then on"])
+@pytest.mark.parametrize("campaign", ["direct"], indirect=True)
+def test_whichever_call_fails_while_litter_is_removed_the_save_does_without_it(campaign, later):
+    for number in campaign.sweep:
+        for code in CODES:
+            campaign.strike(Fault(number, code, later and code))
+    assert not campaign.found, "\n".join(campaign.found)
+
+
+def test_after_a_failure_that_a_save_does_without_it_still_bears_any_other(campaign, cases):
+    for number in campaign.own:
+        for code in ABSORBED.get(campaign.labels[number], ALL - ALL) & {*REFUSALS, errno.EIO}:
+            for later_from in range(number + 1, len(campaign.labels), cases(5, 1)):
+                campaign.strike(Fault(number, code, errno.ENOSPC, later_from))
+    assert not campaign.found, "\n".join(campaign.found)
+
+
+@pytest.mark.parametrize("later", [0, errno.EIO], ids=["once", "from then on"])
+def test_however_little_a_write_takes_the_file_is_whole(campaign, later):
+    for number, label in enumerate(campaign.labels):
+        for short_bytes in (1, 512, 1000, 4095) if "write" in label else ():
+            campaign.strike(Fault(number, errno.EIO, later, short_bytes=short_bytes))
+    assert campaign.tried >= 12
+    assert not campaign.found, "\n".join(campaign.found)
+
+
+def write_in_place(directory_fd: int, name: str, write: Callable[[int], Any], _: Callable[[], None]) -> Any:
+    return publishing._fill(publishing.os.open(name, os.O_WRONLY | os.O_TRUNC, dir_fd=directory_fd), write)
+
+
+def sync_again(fd: int, write: Callable[[int], Any]) -> Any:
+    written = write(fd)
+    with contextlib.suppress(OSError):
+        publishing.os.fsync(fd)
+    publishing.os.fsync(fd)
+    publishing.os.close(fd)
+    return written
+
+
+def stop_one_of_two(sink: direct.DirectSink, stop=direct.DirectSink.stop) -> None:
+    stop(sink)
+    threading.Thread(target=LET_GO.wait).start()
+
+
+LET_GO = threading.Event()
+CARELESS = [
+    ("old file", publishing, "_publish_in", write_in_place),
+    ("old file", publishing, "_put_back", lambda *_: None),
+    ("fsync repeated", publishing, "_fill", sync_again),
+    ("a descriptor", publishing, "_close_quietly", lambda _: None),
+    ("a thread", direct.DirectSink, "stop", stop_one_of_two),
+    ("litter", os, "unlink", lambda *_, **__: None),
+    ("errno None", StorageError, "of", lambda action, where, _: StorageError(action, where)),
+]
+
+
+@pytest.mark.parametrize(("harm", "owner", "name", "careless"), CARELESS)
+def test_a_precaution_left_out_would_be_noticed(tmp_path, monkeypatch, harm, owner, name, careless):
+    campaign, descriptors = begin("direct", tmp_path), open_descriptors()
+    monkeypatch.setattr(owner, name, careless)
+    LET_GO.clear()
+    for number in campaign.own:
+        campaign.strike(Fault(number, errno.EIO))
+    LET_GO.set()
+    for fd in open_descriptors() - descriptors:
+        os.close(fd)
+    assert any(harm in one for one in campaign.found)
+
+
+def test_a_failure_of_an_asynchronous_save_that_is_told_twice_would_be_noticed(tmp_path, monkeypatch):
+    campaign, told = begin("behind", tmp_path), []
+
+    def wait(behind: background.Background, wait: Callable[..., None] = background.Background.wait) -> None:
+        try:
+            wait(behind)
+        except StorageError as error:
+            told.append(error)
+        if told:
+            raise told[0]
+
+    monkeypatch.setattr(background.Background, "wait", wait)
+    campaign.strike(Fault(campaign.labels.index("pwrite temporary"), errno.EIO))
+    assert any("told again" in one for one in campaign.found)

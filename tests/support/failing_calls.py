@@ -1,0 +1,259 @@
+"""Saves while system calls fail, and judges what is then there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import functools
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, StorageError
+from marlin_ckpt.directory import removing
+from marlin_ckpt.storage.local import direct, image, publishing, sink, temporary, writers
+
+CALLS = {"open", "close", "dup", "fstat", "stat", "listdir", "fcntl", "flock", "write", "pwrite"}
+CALLS |= {"posix_fallocate", "ftruncate", "fsync", "link", "rename", "unlink"}
+TARGET = "model_1.pt"
+LEFT = f".{TARGET}.elsewhere.1.0123abcd{temporary.SUFFIX}"
+CODES = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EINTR]
+REFUSALS = [errno.EINVAL, errno.EOPNOTSUPP]
+ALL = frozenset(CODES + REFUSALS)
+
+# What a save does without. A refusal of O_DIRECT, of space set aside, of locks or of a directory's fsync is a
+# file system's answer and no failure; of the others none is needed for a new file that is whole and durable.
+ABSORBED = {
+    **dict.fromkeys(["open mountinfo", "open old", "flock old", "link", "unlink"], ALL),
+    **dict.fromkeys(["close lock", "close old", "close directory"], ALL),
+    **dict.fromkeys(["fcntl on", "posix_fallocate temporary"], frozenset(REFUSALS)),
+    **dict.fromkeys(["pwrite temporary", "fsync directory"], frozenset([errno.EINVAL])),
+    "flock temporary": {errno.EOPNOTSUPP},
+}
+
+
+def absorbs(label: str, code: int) -> bool:
+    return label.startswith("sweep") or code in ABSORBED.get(label, ())
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The number of the call that fails, and from which one on others do."""
+
+    number: int = -1
+    code: int = 0
+    later: int = 0
+    later_from: int = 0
+    short_bytes: int = 0
+
+    def strikes(self, number: int) -> int:
+        if number == self.number >= 0:
+            return self.code
+        return self.later if number > max(self.number, self.later_from - 1) else 0
+
+
+class System:
+    """Makes the system calls of a save, but for those that fail."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.labels: list[str] = []
+        self.struck: list[tuple[str, int]] = []
+        self.fsync_repeated = False
+        self._fault = fault
+        self._roles: dict[int, str] = {}
+        self._unsynced: set[int] = set()
+        self._is_sweeping = True
+
+    def call(self, module, name: str, real: Callable, *args, **kwargs):
+        code = self._fault.strikes(len(self.labels))
+        self._is_sweeping &= module is not publishing
+        self.labels.append(label := self._label(module, name, args))
+        inode = os.fstat(args[0]).st_ino if name == "fsync" else 0
+        self.fsync_repeated |= inode in self._unsynced
+        if code:
+            self.struck.append((label, code))
+            if self._fault.short_bytes:
+                return self._write_less(name, *args) if "write" in name else real(*args, **kwargs)
+            if name == "close":  # Linux closes a descriptor even when it reports an error
+                real(*args, **kwargs)
+            if name == "fsync":
+                self._unsynced.add(inode)
+            raise OSError(code, os.strerror(code))
+        # Only a loss of power shows what an fsync does, and it takes most of the time of a save.
+        result = None if name == "fsync" else real(*args, **kwargs)
+        if name in {"open", "dup"} and isinstance(result, int):
+            self._roles[result] = "lock" if name == "dup" else label.split()[-1]
+        return result
+
+    def _label(self, module, name: str, args: tuple) -> str:
+        if self._is_sweeping:
+            return f"sweep {name}"
+        if name == "open":
+            role = {publishing: "directory", sink: "mountinfo"}.get(module)
+            return f"open {role or ('temporary' if temporary.is_temporary(args[0]) else 'old')}"
+        if name == "fcntl":
+            return "fcntl off" if "pwrite temporary" in self.labels else "fcntl on"
+        if isinstance(args[0], int):
+            return f"{name} {self._roles[args[0]]}"
+        return f"{name} back" if name != "link" and "rename" in self.labels and TARGET in args else name
+
+    def _write_less(self, name: str, fd: int, data: memoryview, *offset: int) -> int:
+        data = data[: self._fault.short_bytes]
+        if name == "write":
+            return os.write(fd, data)
+        with open(f"/proc/self/fd/{fd}", "r+b", buffering=0) as through_the_cache:  # takes any length
+            return os.pwrite(through_the_cache.fileno(), data, *offset)
+
+    def stand_in(self, module, of) -> object:
+        stand_in = type("StandIn", (), {"__getattr__": lambda _, name: getattr(of, name)})()
+        for name in CALLS & set(dir(of)):
+            setattr(stand_in, name, functools.partial(self.call, module, name, getattr(of, name)))
+        return stand_in
+
+
+class Campaign:
+    """Saves as a new process does while calls fail, and judges what is then there."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        past_the_cache: bool = True,
+        over_an_older: bool = True,
+        behind: bool = False,
+    ) -> None:
+        self.directory = directory
+        self.found: list[str] = []
+        self.tried = 0
+        self._past_the_cache = past_the_cache
+        where = {"save_dir": str(directory), "load_dir": str(directory)}
+        self._arguments = DefaultCheckpointerArguments(**where, log_level="CRITICAL", async_save=behind)
+        self._old = b""
+        if over_an_older:
+            self._save(1.0, System(Fault()))
+            self._old = self._content()
+        self._start_again()
+        self.labels = self._save(1.0, System(Fault())).labels
+        self._start_again()
+        self.sweep = [number for number, label in enumerate(self.labels) if label.startswith("sweep")]
+        self.own = range(len(self.sweep), len(self.labels))
+
+    def strike(self, fault: Fault) -> None:
+        self.tried += 1
+        self.found += [f"{self.labels[fault.number]}, {fault}: {one}" for one in self._faults(fault)]
+        self._start_again()
+
+    def _start_again(self) -> None:
+        for name in os.listdir(self.directory):
+            os.unlink(self.directory / name)
+        (self.directory / LEFT).touch()
+        if self._old:
+            (self.directory / TARGET).write_bytes(self._old)
+
+    def _save(self, value: float, system: System, checkpointer: DefaultCheckpointer | None = None) -> System:
+        # No mounts are listed, so that in a tmpfs, too, the page cache is gone past where that works.
+        mounts = functools.partial(system.call, sink, "open", lambda *_, **__: io.StringIO())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sink, "_DIRECT_FROM_BYTES", 0 if self._past_the_cache else 1 << 40)
+            patch.setattr(sink, "PIECE_BYTES", 4096)  # a dozen KB of state then take several writes
+            patch.setattr(direct, "_BUFFER_BYTES", 4096)
+            patch.setattr(image, "_PIECE_BYTES", 4096)
+            patch.setattr(image, "_CACHED_PIECE_BYTES", 4096)
+            patch.setattr(sink, "open", mounts, raising=False)
+            if self._arguments.async_save and not self._past_the_cache:
+                patch.setattr(writers, "make_direct", _no_direct)
+            for module in (removing, temporary, publishing, sink, direct, image, writers):
+                patch.setattr(module, "os", system.stand_in(module, os))
+            for module in (temporary, writers):
+                patch.setattr(module, "fcntl", system.stand_in(module, fcntl))
+            state = Checkpoint({"weight": torch.full((3000,), value)}, {}, {})
+            if checkpointer is None:
+                checkpointer = self._last = DefaultCheckpointer(self._arguments)
+            checkpointer.save(state, 1)
+            checkpointer.wait()
+        return system
+
+    def _faults(self, fault: Fault) -> Iterator[str]:
+        descriptors, threads = open_descriptors(), set(threading.enumerate())
+        system = System(fault)
+        found = 0
+        try:
+            self._save(2.0, system)
+        except StorageError as error:
+            found = error.errno
+            if os.path.join(self.directory, TARGET) not in str(error):
+                yield f"no path in {error}"
+        except OSError as error:
+            found = error.errno
+            yield f"a bare {error!r}"
+        fatal = [one for one in system.struck if not (fault.short_bytes or absorbs(*one))]
+        labels = [label for label, _ in system.struck]
+        if found != (fatal[0][1] if fatal else 0):
+            yield f"errno {found} after {system.struck}"
+        if labels[:1] != [self.labels[fault.number]]:
+            yield f"struck were {labels}"
+        if system.fsync_repeated:
+            yield "fsync repeated after it failed"
+        if open_descriptors() != descriptors:
+            yield "a descriptor is left"
+        if set(threading.enumerate()) - threads:
+            yield "a thread is left"
+        yield from self._faults_of_the_files(fatal[0][0] if fatal else "", labels)
+        if self._arguments.async_save:
+            yield from self._faults_of_going_on(self._last)
+
+    def _faults_of_going_on(self, checkpointer: DefaultCheckpointer) -> Iterator[str]:
+        try:
+            checkpointer.wait()
+            checkpointer.take_reports()
+            self._save(2.0, System(Fault()), checkpointer)
+            checkpointer.close()
+        except (StorageError, OSError) as error:
+            yield f"told again, or not able to save any more: {error!r}"
+        if len(checkpointer.take_reports()) != 1 or not self._is_new():
+            yield "the next save does not work"
+
+    def _faults_of_the_files(self, fatal: str, struck: list[str]) -> Iterator[str]:
+        # Nothing puts the old file back where it could not be kept, or cannot be renamed back.
+        unkept = {"open old", "flock old", "link", "rename back", "unlink back"} & set(struck)
+        is_new = self._is_new()
+        if fatal and self._content() != self._old:
+            if not (is_new and unkept and fatal == "fsync directory"):
+                yield "the old file is gone"
+        elif not fatal and not is_new:
+            yield "no new file"
+        litter = set(os.listdir(self.directory)) - {TARGET}
+        permitted = {LEFT} if struck and "sweep" in struck[0] else set()
+        if litter - permitted and "unlink" not in struck:
+            yield f"litter: {litter}"
+        if litter:
+            self._save(3.0, System(Fault()))
+            if os.listdir(self.directory) != [TARGET]:
+                yield "litter that the next start does not clear away"
+
+    def _content(self) -> bytes:
+        with contextlib.suppress(FileNotFoundError):
+            return (self.directory / TARGET).read_bytes()
+        return b""
+
+    def _is_new(self) -> bool:
+        with contextlib.suppress(Exception):  # whatever a torn file makes torch raise
+            state = DefaultCheckpointer(self._arguments).load().module_interface_state
+            return torch.equal(state["weight"], torch.full((3000,), 2.0))
+        return False
+
+
+def _no_direct(*_: object) -> None:
+    raise OSError(writers.REFUSALS[0], "no O_DIRECT")
+
+
+def open_descriptors() -> set[int]:
+    listed = set(map(int, os.listdir("/proc/self/fd")))  # with the one that the listing itself used
+    return {fd for fd in listed if os.path.lexists(f"/proc/self/fd/{fd}")}

@@ -1,0 +1,143 @@
+"""The unpickler of `weights_only` reads what torch's reads, and refuses what costs more than its length."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import Counter, OrderedDict
+from typing import Any
+
+import pytest
+import torch
+from torch import _weights_only_unpickler as torchs
+
+from marlin_ckpt.formats.pickle.budget import ExcessError
+from marlin_ckpt.formats.torch import unpickling
+from marlin_ckpt.formats.torch.unpickling import Unpickler
+from tests.support.hostile_pickles import AMPLIFIED, PRIME, call, imported, number, state, text, tuple_of
+
+
+def read(data: bytes) -> Any:
+    return unpickling.load(io.BytesIO(data))
+
+
+def pickled(value: Any) -> bytes:
+    return pickle.dumps(value, protocol=2)
+
+
+class Added:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Added) and other.value == self.value
+
+    __hash__ = object.__hash__
+
+
+class AddedWithSetState(Added):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.value = ("set", state["value"])
+
+
+LARGE = {
+    "a list of a million integers": list(range(1_000_000)),
+    "a list of 300,000 lists": [[] for _ in range(300_000)],
+    "300,000 pairs as keys": {(one, str(one)): None for one in range(300_000)},
+    "200,000 keys of 64 bits": {(one + 1) * 0x9E3779B97F4A7C15: one for one in range(200_000)},
+    "a key of 50 tuples in each other": {eval("(" * 50 + "1" + ",)" * 50): 1},
+    "a set of 100,000": set(range(100_000)),
+    "a counter": Counter("abracadabra" * 1000),
+    "bytes of 3 MB": {"x": b"abc" * 1_000_000, "y": bytearray(b"abc" * 1000)},
+    "an ordered dict with attributes": OrderedDict(a=1, b=[2.5, None, True, -(2**70)]),
+}
+
+
+@pytest.mark.parametrize("title", LARGE)
+def test_large_states_of_plain_values_come_back(title):
+    assert read(pickled(LARGE[title])) == LARGE[title]
+
+
+@pytest.mark.parametrize("value", [Added([1]), AddedWithSetState(2)])
+def test_a_class_that_the_user_allows_is_built_as_torch_builds_it(value):
+    data = pickled(value)
+    with pytest.raises(pickle.UnpicklingError, match=f"GLOBAL .*{type(value).__name__}"):
+        read(data)
+    with torch.serialization.safe_globals([type(value)]):
+        assert read(data) == torchs.load(io.BytesIO(data))
+
+
+def test_every_opcode_that_torch_reads_is_known_but_for_one_that_makes_nothing():
+    known = {
+        name for name in dir(torchs) if name.isupper() and isinstance(getattr(pickle, name, None), bytes)
+    }
+    missing = {name for name in known if getattr(pickle, name)[0] not in Unpickler._loads}
+    assert missing == {"EMPTY_SET"}
+
+
+@pytest.mark.parametrize("title", [title for title in AMPLIFIED if "tensor" not in title])
+def test_a_few_bytes_that_cost_much_are_refused(title):
+    with pytest.raises(ExcessError):
+        read(AMPLIFIED[title])
+
+
+def test_keys_of_one_hash_are_refused_before_they_take_the_square_of_their_number_in_steps():
+    keys = b"".join(number(one * PRIME) + b"N" for one in range(1, 20_001))
+    with pytest.raises(ExcessError):
+        read(state(b"}(" + keys + b"u"))
+
+
+def test_an_object_that_is_copied_over_and_over_is_refused():
+    once = text("x" * 1_000_000) + b"q\x01"
+    again = (imported("_codecs", "encode") + b"h\x01" + text("latin1") + b"\x86R") * 100
+    with pytest.raises(ExcessError):
+        read(state(b"](" + once + again + b"e"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        call("builtins", "bytearray", number(5)),
+        call("_codecs", "encode", text("00"), text("hex")),
+        call("collections", "OrderedDict", b"](" + tuple_of(number(1), number(2)) + b"e"),
+        call("torch", "Tensor", number(5)),
+        call("torch", "FloatTensor", number(5)),
+        call("torch.storage", "UntypedStorage", number(5)),
+        call("torch", "Size", text("ab")),
+        call(
+            "torch._tensor",
+            "_rebuild_from_type_v2",
+            imported("builtins", "bytearray"),
+            b"N",
+            tuple_of(number(5)),
+            b"}",
+        ),
+    ],
+)
+def test_calls_that_no_pickler_writes_are_refused(value):
+    with pytest.raises(ExcessError):
+        read(state(value))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x80\x02",
+        b"\x80\x02)",
+        b"\x80\x02]K\x01s.",
+        b"\x80\x02}K\x01a.",
+        b"\x80\x02}(K\x01u.",
+        b"\x80\x02K\x01Q.",
+        b"\x80\x02(K\x01tQ.",
+        b"\x80\x02h\x07.",
+        b"\x80\x02K\x01)R.",
+        b"\x80\x02]}b.",
+        b"\x80\x02cos\nsystem\n)R.",
+        b"\x80\x02\x8f.",
+        b"\x80\x02c__builtin__\nset\n]\x81.",
+    ],
+)
+def test_a_pickle_that_lies_raises_and_leaves_nothing_behind(data):
+    with pytest.raises((pickle.UnpicklingError, EOFError, IndexError, KeyError, ValueError)):
+        read(data)

@@ -1,0 +1,131 @@
+"""A wheel built from the tree, installed into an empty directory and used from outside the tree."""
+
+from __future__ import annotations
+
+import email
+import json
+import os
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from marlin_ckpt import __version__
+from tests.support.folders import REPOSITORY, visible
+
+# What a clone of the repository does not have.
+_IGNORED = shutil.ignore_patterns(
+    ".git",
+    ".venv",
+    ".*_cache",
+    "__pycache__",
+    ".hypothesis",
+    "checkpoints",
+    "dist",
+    "build",
+    "shared",
+    "*.egg-info",
+)
+
+
+def run(*command: str | Path, **options) -> subprocess.CompletedProcess[str]:
+    ended = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, check=False, timeout=300, **options
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy, so that nothing is left in the tree."""
+    source = tmp_path_factory.mktemp("source") / "marlin-ckpt"
+    built = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(REPOSITORY, source, ignore=_IGNORED)
+    run(sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps", "-w", built, source)
+    (found,) = built.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory) -> Path:
+    """An empty environment with the wheel in it; the dependencies are those of the running one."""
+    directory = tmp_path_factory.mktemp("installed") / "environment"
+    venv.create(directory, with_pip=False, symlinks=True)
+    scheme = {"base": str(directory), "platbase": str(directory)}
+    packages = Path(sysconfig.get_path("purelib", "venv", scheme))
+    scripts = Path(sysconfig.get_path("scripts", "venv", scheme))
+    install = [
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-index",
+        "--ignore-installed",
+        "--no-warn-script-location",
+    ]
+    run(sys.executable, "-m", "pip", "--python", scripts / "python", "install", *install, wheel)
+    # A plain path, not addsitedir: .pth files over there would bring an editable install of the tree in.
+    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    return scripts
+
+
+@pytest.fixture
+def outside(tmp_path) -> dict:
+    """How a user calls the command: from a directory of his own, with nothing that points to the tree."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return {"cwd": tmp_path, "env": {**inherited, "PYTHONDONTWRITEBYTECODE": "1"}}
+
+
+def test_the_wheel_has_the_whole_package_and_nothing_else(wheel, repository):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    package = repository / "marlin_ckpt"
+    files = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    assert names == {str(path.relative_to(repository)) for path in files}
+    assert "marlin_ckpt/py.typed" in names
+
+
+def test_the_wheel_has_the_entry_point_the_licence_and_honest_metadata(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (info,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        entry_points = archive.read(f"{info}/entry_points.txt").decode()
+        metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
+        licence = archive.read(f"{info}/licenses/LICENSE").decode()
+    assert "marlin-ckpt = marlin_ckpt.cli.main:main" in entry_points.splitlines()
+    assert (metadata["Name"], metadata["Version"]) == ("marlin-ckpt", __version__)
+    assert metadata["Requires-Python"] == ">=3.11"
+    required = {line.replace(" ", "") for line in metadata.get_all("Requires-Dist")}
+    assert "torch>=2.10" in required
+    assert {"typer<0.29,>=0.26", "typer>=0.26,<0.29"} & required
+    assert "MIT License" in licence
+
+
+def test_the_installed_command_is_that_of_the_wheel(environment, outside, repository):
+    script = "import marlin_ckpt; print(marlin_ckpt.__file__)"
+    found = Path(run(environment / "python", "-c", script, **outside).stdout.strip())
+    assert not found.is_relative_to(repository)
+    assert found.is_relative_to(environment.parent)
+    assert run(environment / "marlin-ckpt", "--version", **outside).stdout == f"marlin-ckpt {__version__}\n"
+
+
+def test_the_installed_command_lists_finds_and_cleans(
+    environment, outside, make_checkpointer, make_checkpoint
+):
+    path = make_checkpointer().save(make_checkpoint(loss=0.5), 3)
+    command = environment / "marlin-ckpt"
+    (listed,) = json.loads(run(command, "list", "checkpoints", "--json", **outside).stdout)["checkpoints"]
+    assert (listed["index"], listed["intact"], listed["metrics"]) == (3, True, {"loss": 0.5})
+    assert run(command, "latest", "checkpoints", **outside).stdout == "checkpoints/model_3.pt\n"
+    assert json.loads(run(command, "clean", "checkpoints", "--json", **outside).stdout)["bytes_freed"] > 0
+    assert not os.path.exists(path)
+
+
+def test_the_installed_command_trains(environment, outside, repository, tmp_path):
+    shutil.copy(repository / "configs/ci.yaml", tmp_path)
+    run(environment / "marlin-ckpt", "train", "--config", "ci.yaml", "--quiet", **outside)
+    assert visible(tmp_path / "checkpoints/ci") == ["model_0.pt", "model_1.pt", "model_2.pt"]

@@ -1,0 +1,202 @@
+"""Asynchronous saves that fail, and processes that end or fork while one is under way."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import mmap
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from marlin_ckpt import StorageError
+from marlin_ckpt.formats.torch import writer
+from marlin_ckpt.saving import staging
+from tests.support.async_runs import Gate, Run, checkpointer
+from tests.support.folders import REPOSITORY
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    one = Gate(monkeypatch)
+    yield one
+    one.opened.set()
+
+
+def full_disk(*_: Any) -> None:
+    raise StorageError("cannot write: no space left", errno=errno.ENOSPC)
+
+
+@pytest.mark.parametrize("ask", ["save", "wait", "close", "with", "load"])
+def test_what_fails_in_the_background_is_raised_by_the_next_call_and_only_once(tmp_path, monkeypatch, ask):
+    run, one = Run(), checkpointer(tmp_path)
+    monkeypatch.setattr(writer, "write_image", full_disk)
+    assert one.save(run.checkpoint(), 0)
+    monkeypatch.undo()
+    calls = {
+        "save": lambda: one.save(run.checkpoint(), 1),
+        "wait": one.wait,
+        "close": one.close,
+        "with": lambda: one.__exit__(None, None, None),
+        "load": one.load,
+    }
+    with pytest.raises(StorageError, match="no space left") as caught:
+        calls[ask]()
+    assert caught.value.errno == errno.ENOSPC
+    one.wait()
+    one.save(run.checkpoint(), 2)
+    one.close()
+    assert sorted(os.listdir(tmp_path)) == ["model_2.pt"]
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_with_on_save_error_warn_a_failure_is_logged_once_and_the_run_goes_on(
+    tmp_path, monkeypatch, caplog, is_async
+):
+    run = Run()
+    with checkpointer(tmp_path, on_save_error="warn", async_save=is_async) as one:
+        monkeypatch.setattr(writer, "write_image" if is_async else "write_file", full_disk)
+        one.save(run.checkpoint(), 0)
+        one.wait()
+        monkeypatch.undo()
+        one.save(run.checkpoint(), 1)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
+        "Not saved: cannot write: no space left"
+    ]
+    assert os.listdir(tmp_path) == ["model_1.pt"]
+
+
+def test_an_exception_on_its_way_is_not_replaced_by_that_of_a_save(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(writer, "write_image", full_disk)
+    with pytest.raises(ZeroDivisionError), checkpointer(tmp_path) as one:
+        one.save(Run().checkpoint(), 0)
+        raise ZeroDivisionError
+    assert "A save failed: cannot write: no space left" in caplog.text
+
+
+def test_a_failure_that_nobody_asks_for_is_logged_when_the_checkpointer_is_dropped(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(writer, "write_image", full_disk)
+    one = checkpointer(tmp_path)
+    one.save(Run().checkpoint(), 0)
+    for thread in threading.enumerate():
+        if thread.name == "marlin-ckpt save":
+            thread.join()
+    del one
+    gc.collect()
+    assert "nobody waited for it: cannot write: no space left" in caplog.text
+
+
+def test_a_save_that_no_memory_can_be_had_for_says_how_much_and_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "available_bytes", lambda: 1000)
+    with checkpointer(tmp_path) as one:
+        with pytest.raises(StorageError, match=r"no memory .* 1,000 bytes are available") as caught:
+            one.save(Run().checkpoint(), 0)
+        assert caught.value.errno == errno.ENOMEM
+        assert "async_save: false" in caught.value.hint
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_memory_for_copies_is_taken_once_and_said_once(tmp_path, caplog):
+    run = Run()
+    caplog.set_level(logging.INFO)
+    with checkpointer(tmp_path) as one:
+        for index in range(5):
+            run.step()
+            one.save(run.checkpoint(), index)
+    assert caplog.text.count("keep a copy of the state in memory") == 1
+
+
+def test_the_interpreter_finishes_a_save_before_it_ends_and_tells_of_one_that_failed(tmp_path):
+    script = """
+import sys, torch
+from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
+from marlin_ckpt.formats.torch import writer
+from marlin_ckpt import StorageError
+one = DefaultCheckpointer(DefaultCheckpointerArguments(save_dir=sys.argv[1], async_save=True))
+if len(sys.argv) > 2:
+    def fail(*_): raise StorageError("cannot write: no space left")
+    writer.write_image = fail
+one.save(Checkpoint({"weight": torch.ones(1_000_000)}, {}, {}), 0)
+"""
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / name), *more],
+            cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120,
+        )
+        for name, more in (("good", []), ("bad", ["fail"]))
+    ]  # fmt: skip
+    assert [one.returncode for one in done] == [0, 0]
+    assert torch.load(tmp_path / "good" / "model_0.pt")["module_interface_state"]["weight"].sum() == 1_000_000
+    assert "no space left" not in done[0].stderr
+    assert "A save failed, and nobody waited for it: cannot write: no space left" in done[1].stderr
+
+
+def test_a_forked_child_neither_waits_for_the_parents_save_nor_is_told_of_it(tmp_path, gate):
+    run = Run()
+    one = checkpointer(tmp_path)
+    one.register(run.optimizer)
+    one.save(run.checkpoint(), 0)
+    assert gate.reached.wait(60)
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            run.optimizer.step()
+            one.wait()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    gate.opened.set()
+    one.close()
+
+
+def test_a_forked_child_that_lets_go_of_the_memory_for_copies_lets_go_of_nothing_else():
+    arena = staging.Arena()
+    size = len(arena.room(1 << 20))
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            own = [mmap.mmap(-1, size) for _ in range(50)]  # would fill a hole where the memory is not there
+            arena.free()
+            for one in own:
+                one[size - 1] = 1
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_what_a_copy_is_made_into_is_not_copied_at_a_fork():
+    try:
+        mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE).madvise(staging._MADV_WIPEONFORK)
+    except OSError:
+        pytest.skip("this kernel does not know MADV_WIPEONFORK")
+    arena = staging.Arena()
+    room = arena.room(1 << 20)
+    room[:4] = b"told"
+    child = os.fork()
+    if not child:
+        os._exit(bytes(room[:4]) != bytes(4))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert bytes(room[:4]) == b"told"
+
+
+def test_a_checkpointer_that_is_dropped_leaves_no_hook_behind(tmp_path):
+    hooks = sys.modules[torch.optim.Optimizer.__module__]._global_optimizer_pre_hooks
+    before = len(hooks)
+    one = checkpointer(tmp_path)
+    one.register(Run().optimizer)
+    assert len(hooks) == before + 1
+    del one
+    gc.collect()
+    assert len(hooks) == before

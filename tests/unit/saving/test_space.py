@@ -1,0 +1,57 @@
+"""Whether there is room for a run that goes on: what it has there counts as far as rules replace it."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from marlin_ckpt import Checkpoint, RetentionArguments, StorageError
+from marlin_ckpt.saving import space
+
+
+@pytest.fixture
+def check(make_checkpointer, make_checkpoint, monkeypatch):
+    """Checks, for a run that has saved some indices, whether there is room, in checkpoints, for more."""
+
+    def run(keep, saved, left: int, free: float) -> None:
+        checkpointer = make_checkpointer(keep=keep, load_dir=None)
+        for index in saved:
+            checkpointer.save(make_checkpoint(), index)
+        folder = checkpointer.args.save_dir
+        sizes = [os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder)]
+        state = make_checkpoint()
+        monkeypatch.setattr(space, "predicted_bytes", lambda *_: max(sizes))
+        bytes_free = int(free * max(sizes))
+        monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=bytes_free, f_frsize=1))
+        checkpointer.check_space(state, [], left)
+
+    return run
+
+
+def test_without_rules_what_is_there_makes_no_room(check):
+    with pytest.raises(StorageError, match="too little room for a checkpoint"):
+        check(None, range(3), 10, 0.9)
+    check(None, range(3), 10, 1.0)
+
+
+def test_what_a_rule_keeps_for_good_makes_no_room(check):
+    with pytest.raises(StorageError, match="too little room"):
+        check(RetentionArguments(every=10), range(0, 90, 10), 10, 0.9)
+    check(RetentionArguments(every=10), range(0, 90, 10), 10, 2.0)
+
+
+def test_what_will_be_replaced_makes_room(check):
+    check(RetentionArguments(last=3, every=10), [0, 10, 20, 27, 28, 29], 9, 2.1)
+    with pytest.raises(StorageError, match="too little room"):
+        check(RetentionArguments(last=3, every=10), [0, 10, 20, 27, 28, 29], 9, 1.9)
+
+
+def test_a_module_that_has_no_sizes_yet_is_no_obstacle(make_checkpointer):
+    module = torch.nn.Sequential(torch.nn.Linear(10, 10, bias=False), torch.nn.LazyLinear(4))
+    optimizer = torch.optim.AdamW(module.parameters())
+    state = Checkpoint(module.state_dict(), {"optimizer": optimizer.state_dict()})
+    assert space.predicted_bytes(state.payload(), [optimizer]) == 3 * 400
+    make_checkpointer().check_space(state, [optimizer], 3)

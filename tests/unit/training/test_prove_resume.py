@@ -1,0 +1,192 @@
+"""`marlin-ckpt prove-resume` finds exact resumes identical, and names what is not in the others."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marlin_ckpt.cli.main import main
+from marlin_ckpt.training.proof.proof import Kill, first_difference
+from tests.support.folders import SUPPORT
+
+_CONFIG = """
+module:
+  name: proven_modules:{module}
+  args: {args}
+trainer:
+  epochs: 3
+  train_batch_size: 8
+  val_batch_size: 16
+  device: cpu
+checkpointer:
+  save_dir: never-used
+"""
+
+
+@pytest.fixture
+def prove(capsys, tmp_path, monkeypatch):
+    """Proves a module of `proven_modules.py`: returns the exit code, the document, and the talk."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(SUPPORT)
+    monkeypatch.setenv("PYTHONPATH", os.fspath(SUPPORT))
+    monkeypatch.setenv("COUNTER", str(tmp_path / "counter"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(module: str, *options: str, args: dict | None = None, as_json: bool = True, **overrides):
+        Path("run.yaml").write_text(_CONFIG.format(module=module, args=json.dumps(args or {})))
+        sets = [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
+        how = ["--json"] if as_json else []
+        code = main(["prove-resume", "--config", "run.yaml", *how, *sets, *options])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out and as_json else out or None, err
+
+    return run
+
+
+# 44 samples in batches of 8 are 6 steps an epoch, the last one of 4.
+_EVERYWHERE = "1,3:save,5,6,6:validation,7,8,9:save,11,12,12:validation,13,14:save,15,16,17,18:save"
+_CASES = [
+    ({"workers": 2, "foreach": True}, {"trainer.gpu_batch_size_limit": 2, "checkpointer.async_save": "true"}),
+    ({}, {}),
+    ({"fused": True}, {"trainer.gpu_batch_size_limit": 2}),
+    ({"loader": "shuffle"}, {"trainer.max_train_steps_per_epoch": 4}),
+    ({"loader": "stream", "workers": 1}, {"trainer.max_train_steps_per_epoch": 6}),
+    ({"schedule": "epoch"}, {"trainer.step_schedulers_by": "epoch", "trainer.backend": "sp-amp"}),
+]
+
+
+@pytest.mark.parametrize("number", range(len(_CASES)))
+def test_a_module_that_draws_from_torch_alone_resumes_identically_wherever_it_is_killed(prove, cases, number):
+    if number >= cases(1, len(_CASES)):
+        pytest.skip(
+            "one of them in each run: --campaign runs all; test_exact_resume.py does without processes"
+        )
+    args, overrides = _CASES[number]
+    everywhere = _EVERYWHERE.split(",")
+    kills = everywhere if cases(0, 1) else ["3:save", "6:validation", "8"]
+    in_epoch = overrides.get("trainer.max_train_steps_per_epoch", 6)
+    steps = 3 * in_epoch if cases(0, 1) else 10
+    if in_epoch != 6:
+        kills = [one for one in kills if ":validation" not in one]  # whose steps end no epoch
+    kills = [one for one in kills if int(one.partition(":")[0]) < steps]
+    code, found, err = prove(
+        "Careful", "--steps", str(steps), "--kill-at", ",".join(kills), args=args, **overrides
+    )
+    assert (code, found and found["difference"]) == (0, None), err
+    assert found["identical"]
+    assert found["steps"] == steps
+    assert len(found["kills"]) + len(found["missed"]) == len(kills)
+    assert len(found["missed"]) <= sum(":validation" in one for one in kills)
+    assert found["compared"]["losses"] == steps
+    assert found["compared"]["tensors"] > steps * 20
+
+
+@pytest.mark.parametrize("name", ["text", "spiral"])
+def test_the_modules_that_come_with_us_resume_identically(
+    capsys, cases, tmp_path, repository, monkeypatch, name
+):
+    if not cases(0, 1):
+        pytest.skip("--campaign runs it")
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = {"text": "quickstart.yaml", "spiral": "ci.yaml"}[name]
+    kills = ",".join(map(str, range(1, 40, 2)))
+    assert (
+        main(["prove-resume", "--config", f"configs/{config}", "--steps", "40", "--kill-at", kills, "--json"])
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert (found["identical"], len(found["kills"])) == (True, 20)
+
+
+def test_a_generator_of_the_modules_own_is_found_after_the_first_kill(prove):
+    code, found, _ = prove("OwnGenerator", "--steps", "8", "--kill-at", "4")
+    assert code == 3
+    assert (found["difference"]["step"], found["difference"]["what"]) == (5, "loss")
+    assert found["difference"]["cause"] == "4"
+    assert "get_state" in found["difference"]["hint"]
+
+
+def test_a_loader_that_shuffles_by_the_clock_is_found_and_is_no_matter_of_resuming(prove):
+    code, found, _ = prove("ByTime", "--steps", "8", "--kill-at", "4")
+    assert code == 3
+    assert (found["difference"]["step"], found["difference"]["what"]) == (1, "batch")
+    assert found["difference"]["cause"] is None
+    assert "no kill came before it" in found["difference"]["hint"]
+
+
+def test_an_optimizers_rate_that_changed_is_named(prove):
+    code, found, _ = prove("AnotherRate", "--steps", "8", "--kill-at", "4")
+    assert code == 3
+    assert found["difference"]["what"] == "the run cannot go on"
+    assert "optimizers[0].param_groups[0].lr was 0.01 and is 0.02" in found["difference"]["resumed"]
+
+
+def test_a_count_that_dies_with_the_process_is_found(prove):
+    code, found, _ = prove("Counting", "--steps", "6", "--kill-at", "3")
+    assert code == 3
+    assert (found["difference"]["step"], found["difference"]["what"]) == (4, "loss")
+
+
+def test_a_run_that_fails_without_any_kill_is_an_error_that_says_how(prove):
+    code, found, err = prove("Broken", "--steps", "6", "--kill-at", "3")
+    assert (code, found) == (1, None)
+    assert "the run fails, killed or not" in err
+    assert "out of luck" in err
+
+
+@pytest.mark.parametrize("kill_at", ["0", "x", "5:lunch", "5,", "20", "3,21:save"])
+def test_a_kill_at_no_step_is_a_usage_error(prove, kill_at):
+    code, found, err = prove("Careful", "--steps", "20", "--kill-at", kill_at)
+    assert (code, found) == (2, None)
+    assert "--kill-at" in err
+
+
+def test_for_people_it_prints_the_verdict_and_what_was_compared(prove):
+    code, out, err = prove("Careful", "--steps", "4", "--kill-at", "2", as_json=False)
+    assert code == 0
+    assert out.splitlines()[0] == "identical: 4 steps, straight and killed after 2"
+    assert out.splitlines()[1].startswith("compared bit for bit: 4 batches, 4 losses, ")
+    assert err.splitlines() == ["training without a stop", "training, killed and resumed"]
+
+
+def test_for_people_it_prints_the_first_difference_and_by_how_much(prove):
+    code, out, err = prove("Counting", "--steps", "4", "--kill-at", "2", "--quiet", as_json=False)
+    assert code == 3
+    assert out.splitlines()[0] == "different: after step 3: loss"
+    assert "  after the kill at 2; killed after 2" in out
+    assert err.startswith("hint: the batches are the same")
+
+
+def record(step: int, **changes) -> dict:
+    return {"step": step, "batches": ["b"], "loss": "1.0", "states": {"a": "x", "b": "y"}, **changes}
+
+
+@given(
+    st.integers(1, 8),
+    st.integers(1, 8),
+    st.sampled_from(
+        [{"loss": "2.0"}, {"batches": ["c"]}, {"states": {"a": "x", "b": "z"}}, {"states": {"a": "x"}}]
+    ),
+)
+def test_the_first_difference_is_that_of_the_earliest_record(first, second, change):
+    straight = {step: record(step) for step in range(1, 9)}
+    resumed = [(record(step, **(change if step in (first, second) else {})), Kill(1)) for step in range(1, 9)]
+    found = first_difference(straight, resumed)
+    assert found.step == min(first, second)
+    assert found.what == {"loss": "loss", "batches": "batch", "states": "b"}[next(iter(change))]
+
+
+@given(st.integers(1, 8))
+def test_a_run_that_ended_early_or_late_differs_in_its_number_of_steps(length):
+    straight = {step: record(step) for step in range(1, 9)}
+    resumed = [(record(step), None) for step in range(1, length + 1)]
+    found = first_difference(straight, resumed)
+    assert (found is None) == (length == 8)
+    late = first_difference({1: record(1)}, [(record(1), None), (record(2), None)])
+    assert (late.step, late.what) == (2, "the number of steps")
