@@ -9,7 +9,7 @@ import yaml
 
 from marlin_ckpt.config import scalars
 from marlin_ckpt.errors import ConfigError, Fault
-from marlin_ckpt.storage.local.publishing import open_regular
+from marlin_ckpt.storage.local.files import open_regular
 
 _LARGEST_FILE = 256 << 10  # bytes; a hundred times what a configuration needs
 _DEEPEST = 32

@@ -10,7 +10,7 @@ from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError, UnknownFormatError
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.zip.reader import has_checksums, read_listing, what_it_is
-from marlin_ckpt.storage.local.publishing import open_regular
+from marlin_ckpt.storage.local.files import open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,10 @@ class Inspection:
 def inspect(entry: Entry) -> Inspection:
     """Reads one file's container: its directory and its manifest, not its data."""
     try:
-        fd = open_regular(entry.path)
-    except OSError as error:
-        return Inspection(entry, None, None, f"cannot be read: {error.strerror}")
-    try:
-        if what_it_is(fd) == "legacy":
-            return Inspection(entry, None, None, "a legacy torch file, which has no checksums")
-        listing = read_listing(fd, entry.path)
+        with open_source(entry.path) as source:
+            if what_it_is(source) == "legacy":
+                return Inspection(entry, None, None, "a legacy torch file, which has no checksums")
+            listing = read_listing(source)
         reason = "" if has_checksums(listing) else "saved without checksums"
         return Inspection(entry, listing.manifest, None if reason else True, reason)
     except UnknownFormatError as error:
@@ -55,9 +52,7 @@ def inspect(entry: Entry) -> Inspection:
     except BadFileError as error:
         return Inspection(entry, None, intact=False, reason=error.what)
     except OSError as error:
-        return Inspection(entry, None, None, f"cannot be read: {error.strerror}")
-    finally:
-        os.close(fd)
+        return Inspection(entry, None, None, f"cannot be read: {os.strerror(error.errno or 0)}")
 
 
 def survey(entries: Iterable[Entry]) -> list[Inspection]:

@@ -18,6 +18,7 @@ from typing import Any
 from marlin_ckpt.formats.pickle.stubs import Reader, Storage
 from marlin_ckpt.formats.pickle.views import is_name
 from marlin_ckpt.formats.values.dtypes import STORAGES, dtype
+from marlin_ckpt.storage.source import Source
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 _FEW = 1_000  # opcodes of the pickles that torch itself makes up
@@ -44,10 +45,10 @@ class Legacy:
 class _Window(io.BytesIO):
     """The beginning of a file, of which more is read when it is asked for."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, source: Source) -> None:
         super().__init__()
-        self._fd, self._end = fd, 0
-        self._limit = min(os.fstat(fd).st_size, _MOST_BYTES)
+        self._source, self._end = source, 0
+        self._limit = min(source.size_bytes, _MOST_BYTES)
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Reads as a file does, but never less than it is asked for; raises EOFError instead."""
@@ -70,7 +71,7 @@ class _Window(io.BytesIO):
         here = self.seek(0, os.SEEK_CUR)
         self.seek(self._end)
         wanted = min(self._limit, max(end, 2 * self._end, _PIECE_BYTES)) - self._end
-        self._end += self.write(os.pread(self._fd, wanted, self._end))
+        self._end += self.write(self._source.read(self._end, wanted))
         self.seek(here)
         if end > self._end:
             raise EOFError("it ends too early")
@@ -92,18 +93,18 @@ class _Reader(Reader):
         return found
 
 
-def read_legacy(fd: int, opcodes: int) -> Legacy:
+def read_legacy(source: Source, opcodes: int) -> Legacy:
     """Reads the pickles and finds the storages.
 
     Args:
-        fd: the open file.
+        source: the file.
         opcodes: how many the pickle of the state may have.
 
     Raises:
         ExcessError: they have more.
         Exception: of a file that lies, whatever its opcodes meet.
     """
-    window = _Window(fd)
+    window = _Window(source)
     magic, protocol, _ = (Reader(window, opcodes=_FEW).load() for _ in range(3))
     if magic != _MAGIC or protocol != _PROTOCOL_VERSION:
         raise pickle.UnpicklingError("not of the protocol that torch wrote")
@@ -113,12 +114,12 @@ def read_legacy(fd: int, opcodes: int) -> Legacy:
     if not isinstance(keys, list):
         raise pickle.UnpicklingError("no list of storages")
     places: dict[str, tuple[int, int]] = {}
-    at, size = window.tell(), os.fstat(fd).st_size
+    at, size = window.tell(), source.size_bytes
     for key in keys:
         item_bytes = (
             dtype(_dtype_name(reader.storages[key])).item_bytes or 1
         )  # of parts of bytes, torch says 1
-        (numel,) = struct.unpack("<q", os.pread(fd, 8, at))
+        (numel,) = struct.unpack("<q", source.read(at, 8))
         if not 0 <= numel * item_bytes <= size - at - 8:
             raise EOFError("truncated: a storage does not fit the file")
         places[key] = at + 8, numel * item_bytes

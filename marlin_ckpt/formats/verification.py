@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,13 +10,13 @@ from marlin_ckpt.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
     NotACheckpointError,
-    StorageError,
     UnknownFormatError,
 )
 from marlin_ckpt.formats.safetensors.header import read_header
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.records import OnBytes, read_records
-from marlin_ckpt.storage.local.publishing import opened
+from marlin_ckpt.storage.local.files import open_source
+from marlin_ckpt.storage.source import Source
 
 # What verify looks for in a directory.
 EXTENSIONS = ("bin", "ckpt", "pt", "pth", "safetensors")
@@ -62,18 +61,16 @@ def verify(path: str, on_bytes: OnBytes = lambda _: None) -> Verdict:
         CheckpointNotFoundError: there is no such file.
         StorageError: it cannot be read.
     """
-    with opened(path) as fd:
-        size = os.fstat(fd).st_size
+    with open_source(path) as source:
+        size = source.size_bytes
         try:
-            reason = _why_unverifiable(fd, path, on_bytes)
+            reason = _why_unverifiable(source, on_bytes)
         except CorruptCheckpointError as error:
             return Verdict(path, Status.CORRUPT, error.what, error.tensors, size)
         except NotACheckpointError as error:
             return Verdict(path, Status.NOT_A_CHECKPOINT, error.what, (), size)
         except UnknownFormatError as error:
             return Verdict(path, Status.UNVERIFIABLE, error.what, (), size)
-        except OSError as error:
-            raise StorageError.of("cannot read", path, error) from error
     return Verdict(path, Status.UNVERIFIABLE if reason else Status.INTACT, reason, (), size)
 
 
@@ -110,7 +107,7 @@ def newest_intact(
     return ""
 
 
-def _why_unverifiable(fd: int, path: str, on_bytes: OnBytes) -> str:
+def _why_unverifiable(source: Source, on_bytes: OnBytes) -> str:
     """Checks what there is to check.
 
     Returns:
@@ -119,14 +116,14 @@ def _why_unverifiable(fd: int, path: str, on_bytes: OnBytes) -> str:
     Raises:
         BadFileError: it is bad.
     """
-    kind = reader.what_it_is(fd)
+    kind = reader.what_it_is(source)
     if kind == "legacy":
         return "a legacy torch file, which has no checksums: it cannot be verified"
     if kind == "a safetensors file":
-        read_header(fd, path)
+        read_header(source)
         return "the structure holds; safetensors files have no checksums"
-    container = reader.read_container(fd, path)
+    container = reader.read_container(source)
     if not reader.has_checksums(container):
         return "saved without checksums"
-    read_records(fd, container, on_bytes=on_bytes)
+    read_records(source, container, on_bytes=on_bytes)
     return ""

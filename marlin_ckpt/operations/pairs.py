@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -138,13 +137,8 @@ class Pairs:
 
 def _read(file: CheckedFile, tensor: Tensor, at: int, place: memoryview) -> memoryview:
     start = tensor.start + tensor.offset * tensor.item_bytes + at
-    done = 0
-    with file.reading():
-        while done < len(place):
-            read = os.preadv(file.fd, [place[done:]], start + done)
-            if not read:
-                raise CorruptCheckpointError("truncated while it was read")
-            done += read
+    if file.source.read_into(start, place) < len(place):
+        raise CorruptCheckpointError("truncated while it was read", file.source.path)
     return place
 
 

@@ -10,7 +10,6 @@ from isal import isal_zlib
 
 from marlin_ckpt.errors import (
     CorruptCheckpointError,
-    MarlinError,
     NotACheckpointError,
     StorageError,
 )
@@ -21,8 +20,10 @@ from marlin_ckpt.formats.pickle import storages
 from marlin_ckpt.formats.zip import reader, recovery
 from marlin_ckpt.formats.zip.recovery import Found
 from marlin_ckpt.formats.zip.writer import CONSTANT_RECORDS, write_state
-from marlin_ckpt.storage.local.publishing import opened, publish
+from marlin_ckpt.storage.local.files import open_source
+from marlin_ckpt.storage.local.publishing import publish
 from marlin_ckpt.storage.local.sink import open_sink
+from marlin_ckpt.storage.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,63 +73,59 @@ def salvage(path: str, output: PathText) -> Salvage:
         StorageError: it cannot be read, or the new one not written.
         NotACheckpointError, CorruptCheckpointError: nothing can be salvaged; no file is written.
     """
-    with opened(path) as fd:
-        try:
-            if os.path.lexists(output):
-                raise StorageError("is already there", os.fspath(output), "choose another output")
-            found = examine(fd, path)
-            _write(fd, found, output)
-        except MarlinError:
-            raise
-        except OSError as error:
-            raise StorageError.of("cannot read", path, error) from error
+    with open_source(path) as source:
+        if os.path.lexists(output):
+            raise StorageError("is already there", os.fspath(output), "choose another output")
+        found = examine(source)
+        _write(source, found, output)
     return found
 
 
-def examine(fd: int, path: str) -> Salvage:
+def examine(source: Source) -> Salvage:
     """Looks for every record of a file that its CRC still proves.
 
     A record is looked for where the zip directory says that it is; where the manifest's list puts it; and at
     each local header, with the data descriptor that fits it.
 
     Args:
-        fd: the open file.
-        path: its name, for messages.
+        source: the file.
 
     Raises:
         NotACheckpointError: it is no zip of torch's kind.
         CorruptCheckpointError: nothing of it can be proven or told apart.
         OSError: it cannot be read.
     """
-    kind = reader.what_it_is(fd)
+    kind = reader.what_it_is(source)
     if kind in ("legacy", "a safetensors file"):
         what = "nothing can be salvaged: files of this format have no checksums that could prove anything"
-        raise NotACheckpointError(what, path)
-    seen = recovery.Evidence(fd)
-    listed = {found.name: found for found in recovery.from_directory(fd)}
+        raise NotACheckpointError(what, source.path)
+    seen = recovery.Evidence(source)
+    listed = {found.name: found for found in recovery.from_directory(source)}
     for found in listed.values():
         seen.consider(found)
     if not listed or len(seen.proven) < len(listed):
-        for found in recovery.from_headers(fd):
+        for found in recovery.from_headers(source):
             known = listed.get(found.name, found)
             if (known.size, known.crc32) == (found.size, found.crc32):
                 seen.consider(found)
-    own = recovery.read_manifest(fd, seen.proven)
+    own = recovery.read_manifest(source, seen.proven)
     for found in recovery.from_manifest(own):
         held = seen.proven.get(found.name, found)
         if (held.size, held.crc32) != (found.size, found.crc32):
             del seen.proven[found.name]
         seen.consider(found)
     if not seen.proven:
-        raise NotACheckpointError("nothing can be salvaged: no record in it has a checksum that holds", path)
+        raise NotACheckpointError(
+            "nothing can be salvaged: no record in it has a checksum that holds", source.path
+        )
     if "data.pkl" not in seen.proven:
         what = "nothing can be salvaged: the record data.pkl, which says what the others are, is lost"
-        raise CorruptCheckpointError(what, path)
-    return _assess(fd, path, seen.proven, set(listed), own)
+        raise CorruptCheckpointError(what, source.path)
+    return _assess(source, seen.proven, set(listed), own)
 
 
-def _assess(fd: int, path: str, proven: dict[str, Found], listed: set[str], own: Manifest | None) -> Salvage:
-    pickle = recovery.read_found(fd, proven["data.pkl"])
+def _assess(source: Source, proven: dict[str, Found], listed: set[str], own: Manifest | None) -> Salvage:
+    pickle = recovery.read_found(source, proven["data.pkl"])
     sizes = {f"data/{key}": size for key, size in storages.record_sizes(pickle).items()}
     expected = {*sizes, *listed, *(found.name for found in recovery.from_manifest(own))} - {manifest.NAME}
     expected -= CONSTANT_RECORDS  # those of the new file are its own
@@ -140,7 +137,7 @@ def _assess(fd: int, path: str, proven: dict[str, Found], listed: set[str], own:
     keys = [name.removeprefix("data/") for name in lost]
     rest = storages.without_records(pickle, keys) if lost else (pickle, {})
     if rest is None:
-        raise CorruptCheckpointError("nothing can be salvaged: what holds the tensors is lost", path)
+        raise CorruptCheckpointError("nothing can be salvaged: what holds the tensors is lost", source.path)
     pruned, names = rest
     losses = [
         Lost(name, tuple(names.get(name.removeprefix("data/"), ()))) for name in sorted(lost, key=_by_number)
@@ -148,7 +145,7 @@ def _assess(fd: int, path: str, proven: dict[str, Found], listed: set[str], own:
     tensors = [tensor for one in losses for tensor in one.tensors]
     kept = sorted((one for name, one in proven.items() if name not in lost), key=lambda one: one.start)
     return Salvage(
-        path,
+        source.path,
         tuple(kept),
         tuple(losses),
         pruned if tensors else pickle,
@@ -161,19 +158,19 @@ def _by_number(name: str) -> tuple[str, int]:
     return stem, int(last) if last.isdecimal() else -1
 
 
-def _write(fd: int, salvage: Salvage, output: PathText) -> None:
+def _write(source: Source, salvage: Salvage, output: PathText) -> None:
     """Writes what is left, checking every CRC once more on the way."""
 
     def buffers() -> Iterator[tuple[str, bytes]]:
         for one in salvage.intact:
             if one.name.startswith("data/"):
-                data = recovery.read_found(fd, one)
+                data = recovery.read_found(source, one)
                 if isal_zlib.crc32(data) != one.crc32:
                     raise CorruptCheckpointError("changed while it was read", salvage.path)
                 yield one.name, data
 
     def fill(target: int) -> None:
-        orders = [recovery.read_found(fd, one) for one in salvage.intact if one.name == "byteorder"]
+        orders = [recovery.read_found(source, one) for one in salvage.intact if one.name == "byteorder"]
         with open_sink(target, sum(one.size for one in salvage.intact)) as sink:
             write_state(sink, salvage.pickle, orders[0] if orders else None, buffers(), salvage.manifest)
 

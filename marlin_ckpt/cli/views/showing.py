@@ -17,6 +17,7 @@ from marlin_ckpt.formats.content.outline import Kind, Outline, Tensor
 from marlin_ckpt.formats.content.summary import Branch, summarise
 from marlin_ckpt.formats.pickle import permissions
 from marlin_ckpt.formats.pickle.permissions import Permission
+from marlin_ckpt.storage.source import Source
 
 if TYPE_CHECKING:
     from marlin_ckpt.formats.values.statistics import Statistics
@@ -65,13 +66,13 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
-def read(fd: int, found: Outline, listed: Sequence[Tensor]) -> list[Statistics]:
+def read(source: Source, found: Outline, listed: Sequence[Tensor]) -> list[Statistics]:
     """Reads some tensors of a file, and checks their records where they have checksums."""
     from marlin_ckpt.formats.values import statistics
     from marlin_ckpt.formats.values.checking import check_tensors
 
-    check_tensors(fd, found, listed)
-    return [statistics.statistics(fd, one) for one in listed]
+    check_tensors(source, found, listed)
+    return [statistics.statistics(source, one) for one in listed]
 
 
 def outline(found: Outline, depth: int | None, order: str) -> None:

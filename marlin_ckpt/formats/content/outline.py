@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from marlin_ckpt.formats.values.tensor import Tensor
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.reader import Container
 from marlin_ckpt.formats.zip.records import read_record
+from marlin_ckpt.storage.source import Source
 
 __all__ = ["Kind", "Node", "Outline", "Tensor", "read_outline"]
 
@@ -63,12 +63,11 @@ class Outline:
     numpy_types: tuple[str, ...] = ()
 
 
-def read_outline(fd: int, path: str) -> Outline:
+def read_outline(source: Source) -> Outline:
     """Reads the structure and the pickle, or the header, and nothing else.
 
     Args:
-        fd: the open file.
-        path: its name, for messages.
+        source: the file.
 
     Raises:
         CorruptCheckpointError: bytes are missing or changed, or the pickle cannot be read.
@@ -77,39 +76,37 @@ def read_outline(fd: int, path: str) -> Outline:
         UnsafeCheckpointError: the pickle would cost more than a state does.
         StorageError: it cannot be read.
     """
-    kind = reader.what_it_is(fd)
+    kind = reader.what_it_is(source)
     try:
         if kind == "a safetensors file":
-            return _of_safetensors(fd, path)
-        return _of_legacy(fd, path) if kind == "legacy" else _of_zip(fd, path)
-    except BadFileError:
+            return _of_safetensors(source)
+        return _of_legacy(source) if kind == "legacy" else _of_zip(source)
+    except (BadFileError, StorageError):
         raise
     except ExcessError as error:
-        raise UnsafeCheckpointError(f"refused: its pickle holds {error}", path) from error
-    except OSError as error:
-        raise StorageError.of("cannot read", path, error) from error
+        raise UnsafeCheckpointError(f"refused: its pickle holds {error}", source.path) from error
     except MemoryError as error:
-        raise StorageError("not enough memory to look into the file", path) from error
+        raise StorageError("not enough memory to look into the file", source.path) from error
     except Exception as error:
         # A pickle that lies raises anything.
         what = f"cannot be unpickled: {str(error)[:200] or type(error).__name__}"
-        raise CorruptCheckpointError(what, path) from error
+        raise CorruptCheckpointError(what, source.path) from error
 
 
-def _of_zip(fd: int, path: str) -> Outline:
-    container = reader.read_container(fd, path)
+def _of_zip(source: Source) -> Outline:
+    container = reader.read_container(source)
     records = {record.name: record for record in container.records}
     if any(name.endswith("/constants.pkl") for name in records):
-        raise NotACheckpointError("not a checkpoint but a TorchScript archive", path)
+        raise NotACheckpointError("not a checkpoint but a TorchScript archive", source.path)
     record = next(one for name, one in records.items() if name.partition("/")[2] == "data.pkl")
     if record.size > _MOST_PICKLE_BYTES:
         raise ExcessError(f"{record.size} bytes")
-    pickled = read_record(fd, container, record)
+    pickled = read_record(source, container, record)
     opcodes = MOST_OPCODES + min(len(pickled) // 4, _MORE_OPCODES) + _OPCODES_A_TENSOR * len(records)
     unpickler = Reader(io.BytesIO(pickled), encoding="utf-8", errors="surrogateescape", opcodes=opcodes)
     state = unpickler.load()
     archive = record.name.partition("/")[0]
-    order = _byteorder(fd, container, f"{archive}/byteorder")
+    order = _byteorder(source, container, f"{archive}/byteorder")
 
     def make_tensor(name: str, view: View) -> Tensor:
         key = view.storage.key
@@ -119,25 +116,25 @@ def _of_zip(fd: int, path: str) -> Outline:
 
     builder = Builder(make_tensor, MOST_NODES + _NODES_A_TENSOR * len(records))
     root = builder.build(state)
-    size = os.fstat(fd).st_size
+    size = source.size_bytes
     return Outline(
-        path, "zip", size, container.manifest, root, tuple(builder.tensors),
+        source.path, "zip", size, container.manifest, root, tuple(builder.tensors),
         _imports(unpickler.names), _sorted(builder.numpy_types),
     )  # fmt: skip
 
 
-def _byteorder(fd: int, container: Container, name: str) -> str:
+def _byteorder(source: Source, container: Container, name: str) -> str:
     """How the elements lie; torch before 2.1 did not say, and wrote them as its machine had them."""
     for record in container.records:
         if record.name == name and record.size <= _LONGEST_ORDER:
-            return "big" if read_record(fd, container, record) == b"big" else "little"
+            return "big" if read_record(source, container, record) == b"big" else "little"
     return "little"
 
 
-def _of_legacy(fd: int, path: str) -> Outline:
-    size = os.fstat(fd).st_size
+def _of_legacy(source: Source) -> Outline:
+    size = source.size_bytes
     tensors = min(size // _LEAST_TENSOR, _MOST_LEGACY)
-    found = legacy.read_legacy(fd, MOST_OPCODES + _OPCODES_A_TENSOR * tensors)
+    found = legacy.read_legacy(source, MOST_OPCODES + _OPCODES_A_TENSOR * tensors)
 
     def make_tensor(name: str, view: View) -> Tensor:
         return _tensor(name, view, *found.places.get(view.storage.key, (0, 0)))
@@ -145,7 +142,7 @@ def _of_legacy(fd: int, path: str) -> Outline:
     builder = Builder(make_tensor, MOST_NODES + _NODES_A_TENSOR * tensors)
     root = builder.build(found.state)
     return Outline(
-        path, "legacy", size, None, root, tuple(builder.tensors),
+        source.path, "legacy", size, None, root, tuple(builder.tensors),
         _imports(found.names), _sorted(builder.numpy_types),
     )  # fmt: skip
 
@@ -163,12 +160,12 @@ def _tensor(name: str, view: View, start: int, size: int, order: str = "little")
     return Tensor(name, view.dtype, view.shape, view.stride, view.offset, key, start, size, order)
 
 
-def _of_safetensors(fd: int, path: str) -> Outline:
-    header = safetensors.read_header(fd, path)
-    tensors = safetensors.tensors(header, path)
+def _of_safetensors(source: Source) -> Outline:
+    header = safetensors.read_header(source)
+    tensors = safetensors.tensors(header, source.path)
     nodes = [Node(tensor.name, Kind.TENSOR, tensor=tensor) for tensor in tensors]
     if header.metadata:
         texts = [Node(key, Kind.VALUE, value=text) for key, text in header.metadata.items()]
         nodes.insert(0, Node("__metadata__", Kind.MAPPING, children=texts))
     root = Node("", Kind.MAPPING, children=nodes)
-    return Outline(path, "safetensors", os.fstat(fd).st_size, None, root, tuple(tensors), ())
+    return Outline(source.path, "safetensors", source.size_bytes, None, root, tuple(tensors), ())

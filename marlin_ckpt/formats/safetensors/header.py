@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.values.dtypes import SAFETENSORS
 from marlin_ckpt.formats.values.tensor import Tensor, contiguous_stride
+from marlin_ckpt.storage.source import Source
 
 _LARGEST_HEADER = 100 << 20  # by the specification
 _FREE_PARTS = 1_000_000  # of the header's JSON, beyond those that its tensors need
@@ -34,38 +34,37 @@ class Header:
     data_offset: int
 
 
-def read_header(fd: int, path: str) -> Header:
+def read_header(source: Source) -> Header:
     """Reads the header and checks what the specification demands: offsets without holes, the file's length.
 
     Args:
-        fd: the open file.
-        path: its name, for messages.
+        source: the file.
 
     Raises:
         CorruptCheckpointError: it does not hold.
     """
-    size = os.fstat(fd).st_size
-    (length,) = struct.unpack("<Q", os.pread(fd, 8, 0))
+    size = source.size_bytes
+    (length,) = struct.unpack("<Q", source.read(0, 8))
     if not 2 <= length <= min(_LARGEST_HEADER, size - 8):  # noqa: PLR2004 - of "{}"
-        raise CorruptCheckpointError("truncated: the safetensors header does not fit the file", path)
-    text = os.pread(fd, length, 8)
+        raise CorruptCheckpointError("truncated: the safetensors header does not fit the file", source.path)
+    text = source.read(8, length)
     if sum(map(text.count, (b"[", b"{", b","))) > _FREE_PARTS + len(text) // 8:
         what = "the safetensors header holds more than its tensors need, and would fill the memory"
-        raise CorruptCheckpointError(what, path)
+        raise CorruptCheckpointError(what, source.path)
     try:
         entries = json.loads(text)
         metadata = entries.pop("__metadata__", {})
         spans = sorted(_span(value) for value in entries.values())
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise CorruptCheckpointError("the safetensors header is damaged", path) from error
+        raise CorruptCheckpointError("the safetensors header is damaged", source.path) from error
     end = 0
     for start, stop in spans:
         if start != end or stop < start:
-            raise CorruptCheckpointError("the safetensors offsets overlap or leave a hole", path)
+            raise CorruptCheckpointError("the safetensors offsets overlap or leave a hole", source.path)
         end = stop
     if 8 + length + end != size:
         raise CorruptCheckpointError(
-            "truncated or too long: the safetensors data does not fit the file", path
+            "truncated or too long: the safetensors data does not fit the file", source.path
         )
     return Header(entries, _texts(metadata), 8 + length)
 

@@ -28,7 +28,8 @@ from marlin_ckpt.formats.torch.placement import Pair, Storages
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.reader import Container
 from marlin_ckpt.formats.zip.records import read_record, read_records
-from marlin_ckpt.storage.local.publishing import opened
+from marlin_ckpt.storage.local.files import open_source
+from marlin_ckpt.storage.source import Source, SourceFile
 
 # A pickle that imports nothing else makes its tensors without a look at their bytes, which may then be read
 # after it. The types of storages and dtypes come on top.
@@ -96,41 +97,36 @@ def read_file(
         MarlinError: what `pairs` raised.
     """
     text = os.fspath(path)
-    with opened(text) as fd:
-        if reader.what_it_is(fd) == "legacy":
+    with open_source(text) as source:
+        if reader.what_it_is(source) == "legacy":
             log(f"{text} is a legacy torch file, which has no checksums: it cannot be verified")
-            state, manifest = _load_with_torch(fd, text, weights_only=weights_only), None
+            state, manifest = _load_with_torch(source, weights_only=weights_only), None
         else:
-            container = reader.read_container(fd, text)
+            container = reader.read_container(source)
             manifest = container.manifest
             if any(record.name.endswith("/constants.pkl") for record in container.records):
                 raise NotACheckpointError("not a checkpoint but a TorchScript archive", text)
             if not reader.has_checksums(container):
                 log(f"{text} was saved without checksums: it cannot be verified")
-            try:
-                made = _make_plain(fd, container, weights_only=weights_only)
-                if made is not None:
-                    state, storages = made
-                    read_records(fd, container, storages.places(pairs(state, manifest)))
-                    return state, manifest
-                read_records(fd, container)
-            except MarlinError:
-                raise
-            except OSError as error:
-                raise StorageError.of("cannot read", text, error) from error
-            state = _load_with_torch(fd, text, weights_only=weights_only)
+            made = _make_plain(source, container, weights_only=weights_only)
+            if made is not None:
+                state, storages = made
+                read_records(source, container, storages.places(pairs(state, manifest)))
+                return state, manifest
+            read_records(source, container)
+            state = _load_with_torch(source, weights_only=weights_only)
         pairs(state, manifest)
         return state, manifest
 
 
-def _make_plain(fd: int, container: Container, *, weights_only: bool) -> tuple[Any, Storages] | None:
+def _make_plain(source: Source, container: Container, *, weights_only: bool) -> tuple[Any, Storages] | None:
     """Makes the state of a file whose tensors can be made before their bytes are read; None for another."""
     records = {record.name.partition("/")[2]: record for record in container.records}
-    pickle = read_record(fd, container, records["data.pkl"])
+    pickle = read_record(source, container, records["data.pkl"])
     order = records.get("byteorder")
     is_plain = (
         order is not None
-        and read_record(fd, container, order) == sys.byteorder.encode()
+        and read_record(source, container, order) == sys.byteorder.encode()
         and all(
             (module, name) in _PLAIN_TAILS or (module in _PLAIN_MODULES and _PLAIN_TYPE.fullmatch(name))
             for module, name in map(re.Match.groups, _GLOBAL.finditer(pickle))
@@ -142,7 +138,7 @@ def _make_plain(fd: int, container: Container, *, weights_only: bool) -> tuple[A
     unpickler = unpickling.Unpickler(io.BytesIO(pickle), encoding="utf-8")
     unpickler.persistent_load = storages.load  # type: ignore[method-assign]
     try:
-        with _told_as_ours(fd, container.path, weights_only=True):
+        with _told_as_ours(source, weights_only=True):
             state = unpickler.load()
     except UnsafeCheckpointError:
         if weights_only:
@@ -152,9 +148,8 @@ def _make_plain(fd: int, container: Container, *, weights_only: bool) -> tuple[A
     return state, storages
 
 
-def _load_with_torch(fd: int, path: str, *, weights_only: bool) -> Any:
-    with open(fd, "rb", closefd=False) as file, _told_as_ours(fd, path, weights_only=weights_only):
-        file.seek(0)
+def _load_with_torch(source: Source, *, weights_only: bool) -> Any:
+    with io.BufferedReader(SourceFile(source)) as file, _told_as_ours(source, weights_only=weights_only):
         # Asked for weights_only, torch searches a failure's message with patterns that take minutes on a
         # hostile name of 100,000 letters; handed an unpickler, it unpickles in the same way.
         unpickler = unpickling if weights_only else None
@@ -163,30 +158,29 @@ def _load_with_torch(fd: int, path: str, *, weights_only: bool) -> Any:
 
 
 @contextlib.contextmanager
-def _told_as_ours(fd: int, path: str, *, weights_only: bool) -> Iterator[None]:
+def _told_as_ours(source: Source, *, weights_only: bool) -> Iterator[None]:
     """Turns whatever unpickling raises into one of our errors; mutated pickles alone raise a dozen types."""
     try:
         yield
     except MarlinError:
         raise
     except MemoryError as error:
-        raise StorageError("not enough memory to load the file", path) from error
+        raise StorageError("not enough memory to load the file", source.path) from error
     except Exception as error:
         reason = _reason(error)
         own = "if the file is your own, load it with weights_only: false"
-        if weights_only and (names := _unsafe_names(fd, reason)):
+        if weights_only and (names := _unsafe_names(source, reason)):
             what = f"refused as unsafe: loading it would import {', '.join(names)}"
-            raise UnsafeCheckpointError(what, path, own, names=names) from error
+            raise UnsafeCheckpointError(what, source.path, own, names=names) from error
         if weights_only and ("Unsupported operand" in reason or isinstance(error, ExcessError)):
             what = f"refused: it holds what weights_only does not read: {reason}"
-            raise UnsafeCheckpointError(what, path, own) from error
-        raise CorruptCheckpointError(f"cannot be unpickled: {reason}", path) from error
+            raise UnsafeCheckpointError(what, source.path, own) from error
+        raise CorruptCheckpointError(f"cannot be unpickled: {reason}", source.path) from error
 
 
-def _unsafe_names(fd: int, reason: str) -> tuple[str, ...]:
+def _unsafe_names(source: Source, reason: str) -> tuple[str, ...]:
     try:
-        with open(fd, "rb", closefd=False) as file:
-            file.seek(0)
+        with io.BufferedReader(SourceFile(source)) as file:
             names = get_unsafe_globals_in_checkpoint(file)
     except Exception:  # noqa: BLE001 - a legacy file, or a pickle that cannot even be scanned
         names = []

@@ -5,7 +5,6 @@ Importing this imports numpy, which takes longer than most commands.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,19 +14,19 @@ from numpy.typing import NDArray
 from marlin_ckpt.errors import CorruptCheckpointError, UnknownFormatError, UnsafeCheckpointError
 from marlin_ckpt.formats.values.dtypes import Dtype, dtype, eight_bit_values
 from marlin_ckpt.formats.values.tensor import Tensor
+from marlin_ckpt.storage.source import Source
 
 Array = NDArray[Any]
 
 BLOCK = 1 << 20  # elements
 _MOST_REPEATED = 1 << 24  # elements of an expanded tensor, beyond those that it views
-_LONGEST_READ = 1 << 30  # bytes that one call is asked for; Linux gives 2 GiB at most
 
 
-def read(fd: int, tensor: Tensor, *, widened: bool = False) -> Array:
+def read(source: Source, tensor: Tensor, *, widened: bool = False) -> Array:
     """Reads a tensor's values.
 
     Args:
-        fd: the open file.
+        source: the file.
         tensor: where they lie.
         widened: give float16 as float32 too, in which their sums do not overflow.
 
@@ -41,10 +40,10 @@ def read(fd: int, tensor: Tensor, *, widened: bool = False) -> Array:
         UnsafeCheckpointError: the tensor has far more elements than places in its storage.
         OSError: the file cannot be read.
     """
-    return _valued(read_bits(fd, tensor), tensor, widened=widened)
+    return _valued(read_bits(source, tensor), tensor, widened=widened)
 
 
-def read_bits(fd: int, tensor: Tensor) -> Array:
+def read_bits(source: Source, tensor: Tensor) -> Array:
     """Reads a tensor's elements as they lie in the file; raises as `read` does.
 
     Returns:
@@ -59,7 +58,7 @@ def read_bits(fd: int, tensor: Tensor) -> Array:
             return np.empty(shape, kind.numpy)
         except ValueError as error:  # a size of 2^62 beside one of 0
             raise _outside(tensor) from error
-    span = _read_span(fd, tensor, kind, first, last + 1 - first)
+    span = _read_span(source, tensor, kind, first, last + 1 - first)
     strides = [
         step * kind.item_bytes if size > 1 else 0 for size, step in zip(shape, tensor.stride, strict=True)
     ]
@@ -67,12 +66,12 @@ def read_bits(fd: int, tensor: Tensor) -> Array:
 
 
 def blocks(
-    fd: int, tensor: Tensor, elements: int = BLOCK, *, widened: bool = False, bits: bool = False
+    source: Source, tensor: Tensor, elements: int = BLOCK, *, widened: bool = False, bits: bool = False
 ) -> Iterator[Array]:
     """Reads a tensor in pieces, in row-major order; raises as `read` does.
 
     Args:
-        fd: the open file.
+        source: the file.
         tensor: where its elements lie.
         elements: the most that a piece may have.
         widened: as for `read`.
@@ -84,11 +83,11 @@ def blocks(
     """
     kind = _kind(tensor)
     first, _ = _span(tensor)
-    whole = None if tensor.is_contiguous else read_bits(fd, tensor)
+    whole = None if tensor.is_contiguous else read_bits(source, tensor)
     for start in range(0, tensor.numel, elements):
         count = min(elements, tensor.numel - start)
         if whole is None:
-            piece = _read_span(fd, tensor, kind, first + start, count)
+            piece = _read_span(source, tensor, kind, first + start, count)
         else:
             piece = whole.flat[start : start + count]
         yield piece if bits else _valued(piece, tensor, widened=widened)
@@ -131,18 +130,13 @@ def _outside(tensor: Tensor) -> CorruptCheckpointError:
     return CorruptCheckpointError(what, tensors=(tensor.name,))
 
 
-def _read_span(fd: int, tensor: Tensor, kind: Dtype, first: int, count: int) -> Array:
+def _read_span(source: Source, tensor: Tensor, kind: Dtype, first: int, count: int) -> Array:
     order = ">" if tensor.byteorder == "big" else "<"
     data = np.empty(count * kind.item_bytes, "u1")
     view = data.data
-    at = tensor.start + first * kind.item_bytes
-    while view:
-        read = os.preadv(fd, [view[:_LONGEST_READ]], at)
-        if not read:
-            raise CorruptCheckpointError(
-                f"truncated: the file ends within tensor {tensor.name}", tensors=(tensor.name,)
-            )
-        view, at = view[read:], at + read
+    if source.read_into(tensor.start + first * kind.item_bytes, view) < len(view):
+        what = f"truncated: the file ends within tensor {tensor.name}"
+        raise CorruptCheckpointError(what, tensors=(tensor.name,))
     found: Array = data.view(order + kind.numpy)
     return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from marlin_ckpt.errors import BadFileError, MarlinError, StorageError, UnsafeCheckpointError
+from marlin_ckpt.errors import BadFileError, UnsafeCheckpointError
 from marlin_ckpt.formats.content.outline import Outline, Tensor, read_outline
 from marlin_ckpt.formats.values import arrays, dtypes
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.reader import Container
 from marlin_ckpt.formats.zip.records import check_record, damaged
 from marlin_ckpt.formats.zip.structures import Record
-from marlin_ckpt.storage.local.publishing import opened
+from marlin_ckpt.storage.local.files import open_source
+from marlin_ckpt.storage.source import Source
 
 Array = np.ndarray[Any, Any]
 
@@ -30,17 +31,17 @@ class CheckedFile:
     """A file whose tensors are read; what the file has checksums for is never taken unchecked.
 
     Attributes:
-        fd: the open file.
+        source: the file.
         outline: what is in it.
     """
 
-    def __init__(self, fd: int, path: str) -> None:
-        self.fd = fd
-        self.outline: Outline = read_outline(fd, path)
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.outline: Outline = read_outline(source)
         self._container: Container | None = None
         self._records: dict[int, Record] = {}
         if self.outline.format == "zip":
-            self._container = container = reader.read_container(fd, path)
+            self._container = container = reader.read_container(source)
             if reader.has_checksums(container):
                 self._records = {
                     container.data_offsets[one.name]: one for one in container.records if one.size
@@ -48,16 +49,12 @@ class CheckedFile:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Has the errors of what is done meanwhile tell of this file."""
+        """Adds the path of this file to errors that lack one."""
         try:
             yield
         except BadFileError as error:
             error.where = error.where or self.outline.path
             raise
-        except MarlinError:
-            raise
-        except OSError as error:
-            raise StorageError.of("cannot read", self.outline.path, error) from error
 
     def expect(self, tensors: Iterable[Tensor]) -> None:
         """Refuses to read tensors that say they have far more elements than the file has bytes for.
@@ -79,7 +76,7 @@ class CheckedFile:
         """
         record = self._records.pop(tensor.start, None)
         if record is not None and self._container is not None and record.crc32 != crc32:
-            raise damaged(self.fd, self._container, [record])
+            raise damaged(self.source, self._container, [record])
 
     def check(self, tensor: Tensor, place: memoryview | None = None) -> bool:
         """Reads a tensor's record, unless that was done before, and compares its checksum.
@@ -98,7 +95,7 @@ class CheckedFile:
         if record is None or self._container is None:
             return False
         with self.reading():
-            check_record(self.fd, self._container, record, place)
+            check_record(self.source, self._container, record, place)
         return True
 
     def bits(self, tensor: Tensor) -> Array:
@@ -118,7 +115,7 @@ class CheckedFile:
                 return values
         self.check(tensor)
         with self.reading():
-            return np.ascontiguousarray(arrays.read_bits(self.fd, tensor)).reshape(-1)
+            return np.ascontiguousarray(arrays.read_bits(self.source, tensor)).reshape(-1)
 
     def values(self, tensor: Tensor) -> Array:
         """Reads a tensor as `bits` does, and widens what numpy lacks to float32, which is exact."""
@@ -161,5 +158,5 @@ def open_checked(path: str) -> Iterator[CheckedFile]:
         StorageError: it cannot be read.
         BadFileError: as `read_outline` does.
     """
-    with opened(path) as fd:
-        yield CheckedFile(fd, path)
+    with open_source(path) as source:
+        yield CheckedFile(source)

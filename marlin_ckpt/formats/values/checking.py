@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from marlin_ckpt.errors import StorageError
 from marlin_ckpt.formats.content.outline import Outline, Tensor
 from marlin_ckpt.formats.zip.reader import read_container
 from marlin_ckpt.formats.zip.records import read_records
+from marlin_ckpt.storage.source import Source
 
 
-def check_tensors(fd: int, outline: Outline, tensors: Iterable[Tensor]) -> None:
+def check_tensors(source: Source, outline: Outline, tensors: Iterable[Tensor]) -> None:
     """Reads the records in which some tensors lie.
 
     Args:
-        fd: the open file.
+        source: the file.
         outline: of it.
         tensors: of it; in a format without checksums nothing is read.
 
@@ -25,14 +25,11 @@ def check_tensors(fd: int, outline: Outline, tensors: Iterable[Tensor]) -> None:
     """
     if outline.format != "zip":
         return
-    container = read_container(fd, outline.path)
+    container = read_container(source)
     starts = {one.start for one in tensors}
     records = [
         record
         for record in container.records
         if container.data_offsets[record.name] in starts or record.name.endswith("/data.pkl")
     ]
-    try:
-        read_records(fd, dataclasses.replace(container, records=tuple(records)))
-    except OSError as error:
-        raise StorageError.of("cannot read", outline.path, error) from error
+    read_records(source, dataclasses.replace(container, records=tuple(records)))

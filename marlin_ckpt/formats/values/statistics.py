@@ -10,6 +10,7 @@ import numpy as np
 
 from marlin_ckpt.formats.values import arrays
 from marlin_ckpt.formats.values.tensor import Tensor
+from marlin_ckpt.storage.source import Source
 
 BINS = 16
 
@@ -40,11 +41,11 @@ class Statistics:
 
 
 @np.errstate(all="ignore")
-def statistics(fd: int, tensor: Tensor) -> Statistics:
+def statistics(source: Source, tensor: Tensor) -> Statistics:
     """Reads a tensor's values, twice, and works its figures out in float64.
 
     Args:
-        fd: the open file.
+        source: the file.
         tensor: where they lie.
 
     Raises:
@@ -52,7 +53,7 @@ def statistics(fd: int, tensor: Tensor) -> Statistics:
     """
     count = nans = infinities = 0
     low, high, mean, squares = math.inf, -math.inf, 0.0, 0.0
-    for block in arrays.blocks(fd, tensor):
+    for block in arrays.blocks(source, tensor):
         values = _real(block)
         missing = int(np.isnan(values).sum())
         finite = values[np.isfinite(values)]
@@ -71,14 +72,14 @@ def statistics(fd: int, tensor: Tensor) -> Statistics:
     if not count:
         return Statistics(tensor, math.nan, math.nan, math.nan, math.nan, nans, infinities, (0,) * BINS)
     std = math.sqrt(squares / (count - 1)) if count > 1 else math.nan
-    bins = _histogram(fd, tensor, low, high)
+    bins = _histogram(source, tensor, low, high)
     return Statistics(tensor, low, high, mean, std, nans, infinities, bins)
 
 
-def _histogram(fd: int, tensor: Tensor, low: float, high: float) -> tuple[int, ...]:
+def _histogram(source: Source, tensor: Tensor, low: float, high: float) -> tuple[int, ...]:
     counts = np.zeros(BINS, "i8")
     width = high / BINS - low / BINS
-    for block in arrays.blocks(fd, tensor):
+    for block in arrays.blocks(source, tensor):
         values = _real(block)
         values = values[np.isfinite(values)]
         places = np.zeros(values.size, "i8")

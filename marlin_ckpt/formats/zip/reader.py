@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from marlin_ckpt.formats.manifest import Manifest, NewerFormat
 from marlin_ckpt.formats.zip import canonical, structures
 from marlin_ckpt.formats.zip.canonical import TAIL, StructureError
 from marlin_ckpt.formats.zip.structures import Record
+from marlin_ckpt.storage.source import Source
 
 # A legacy torch file starts with this pickled number, torch.serialization.MAGIC_NUMBER.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -37,9 +37,9 @@ class Container:
     manifest: Manifest | None
 
 
-def what_it_is(fd: int) -> str:  # noqa: PLR0911 - a table, with a line for each kind
+def what_it_is(source: Source) -> str:  # noqa: PLR0911 - a table, with a line for each kind
     """`zip`, `legacy` (torch before 1.6) or, in words, what else a file seems to be."""
-    start = os.pread(fd, 64, 0)
+    start = source.read(0, 64)
     if start.startswith(structures.LOCAL_SIGNATURE):
         return "zip"
     if start.startswith(_LEGACY_MAGIC):
@@ -55,64 +55,62 @@ def what_it_is(fd: int) -> str:  # noqa: PLR0911 - a table, with a line for each
     return "neither a zip nor a torch file"
 
 
-def read_listing(fd: int, path: str) -> Container:
+def read_listing(source: Source) -> Container:
     """Reads what a container's directory tells, and the manifest if there is one; no other record's header.
 
     A list of thousands of files asks for no more: reading every header would take a call for each record.
 
     Args:
-        fd: the open file.
-        path: its name, for messages.
+        source: the file.
 
     Raises:
         As `read_container` does, for what the directory shows.
     """
-    return _read(fd, path, every_header=False)
+    return _read(source, every_header=False)
 
 
-def read_container(fd: int, path: str) -> Container:
+def read_container(source: Source) -> Container:
     """Reads and checks the structure of a zip: the directory, the headers, the places of all records.
 
     Args:
-        fd: the open file.
-        path: its name, for messages.
+        source: the file.
 
     Raises:
         CorruptCheckpointError: the structure does not hold; the file is truncated or damaged.
         NotACheckpointError: it is no zip of a kind that torch writes.
         UnknownFormatError: a newer marlin-ckpt wrote it.
     """
-    return _read(fd, path, every_header=True)
+    return _read(source, every_header=True)
 
 
-def _read(fd: int, path: str, *, every_header: bool) -> Container:
-    kind = what_it_is(fd)
+def _read(source: Source, *, every_header: bool) -> Container:
+    kind = what_it_is(source)
     if kind != "zip":
-        if _ends_as_a_checkpoint(fd):
-            raise CorruptCheckpointError("the first bytes are damaged", path)
-        raise NotACheckpointError(f"not a checkpoint but {kind}", path)
+        if _ends_as_a_checkpoint(source):
+            raise CorruptCheckpointError("the first bytes are damaged", source.path)
+        raise NotACheckpointError(f"not a checkpoint but {kind}", source.path)
     try:
-        records, entries, directory_offset = read_directory(fd)
+        records, entries, directory_offset = read_directory(source)
         _check_order(records, directory_offset)
         own = [record for record in records if record.name.partition("/")[2] == manifest.NAME]
         is_checkpoint = _has_pickle(records)
         # A damaged name must not make a checkpoint something else.
         wanted = records if every_header or not is_checkpoint else own
-        data_offsets = _check_headers(fd, wanted, entries, directory_offset)
+        data_offsets = _check_headers(source, wanted, entries, directory_offset)
         if not is_checkpoint:
-            raise NotACheckpointError("not a checkpoint but a zip of something else", path)
-        found = _read_manifest(fd, own[0], records, data_offsets) if own else None
+            raise NotACheckpointError("not a checkpoint but a zip of something else", source.path)
+        found = _read_manifest(source, own[0], records, data_offsets) if own else None
         if found is not None and every_header:
-            canonical.check_as_ours(fd, records, directory_offset)
+            canonical.check_as_ours(source, records, directory_offset)
         elif every_header:
-            canonical.check_as_torchs(fd, records, entries, directory_offset)
-        return Container(path, tuple(records), data_offsets, found)
+            canonical.check_as_torchs(source, records, entries, directory_offset)
+        return Container(source.path, tuple(records), data_offsets, found)
     except NewerFormat as error:
-        raise UnknownFormatError(str(error), path, "a newer marlin-ckpt wrote it: upgrade") from error
+        raise UnknownFormatError(str(error), source.path, "a newer marlin-ckpt wrote it: upgrade") from error
     except StructureError as error:
-        raise CorruptCheckpointError(str(error), path) from error
+        raise CorruptCheckpointError(str(error), source.path) from error
     except (struct.error, UnicodeDecodeError, OverflowError) as error:
-        raise CorruptCheckpointError("the zip directory is damaged", path) from error
+        raise CorruptCheckpointError("the zip directory is damaged", source.path) from error
 
 
 # What reading a damaged directory raises.
@@ -123,15 +121,15 @@ def _has_pickle(records: list[Record]) -> bool:
     return any(record.name.partition("/")[2] == "data.pkl" for record in records)
 
 
-def _ends_as_a_checkpoint(fd: int) -> bool:
+def _ends_as_a_checkpoint(source: Source) -> bool:
     """Whether a file that does not start as a zip ends as one that holds a checkpoint."""
     try:
-        return _has_pickle(read_directory(fd)[0])
+        return _has_pickle(read_directory(source)[0])
     except DAMAGE:
         return False
 
 
-def read_directory(fd: int) -> tuple[list[Record], dict[str, bytes], int]:
+def read_directory(source: Source) -> tuple[list[Record], dict[str, bytes], int]:
     """Reads the directory at a container's end.
 
     Returns:
@@ -141,9 +139,9 @@ def read_directory(fd: int) -> tuple[list[Record], dict[str, bytes], int]:
     Raises:
         StructureError, struct.error, UnicodeDecodeError, OverflowError: it is damaged; see `DAMAGE`.
     """
-    size = os.fstat(fd).st_size
+    size = source.size_bytes
     tail_offset = max(0, size - TAIL)
-    tail = os.pread(fd, size - tail_offset, tail_offset)
+    tail = source.read(tail_offset, size - tail_offset)
     at = tail.rfind(structures.END_SIGNATURE)
     if at < 0 or len(tail) - at < structures.END.size:
         raise StructureError("truncated: the zip directory at its end is missing")
@@ -154,14 +152,14 @@ def read_directory(fd: int) -> tuple[list[Record], dict[str, bytes], int]:
     locator = at - structures.END64_LOCATOR.size
     if locator >= 0 and tail.startswith(structures.END64_LOCATOR_SIGNATURE, locator):
         _, _, end, _ = structures.END64_LOCATOR.unpack_from(tail, locator)
-        *_, count, directory_size, offset = _end64(fd, end, size)
+        *_, count, directory_size, offset = _end64(source, end, size)
     if offset + directory_size != end:
         raise StructureError("the zip directory is not where the file's end says")
-    return *_parse_entries(os.pread(fd, directory_size, offset), count), offset
+    return *_parse_entries(source.read(offset, directory_size), count), offset
 
 
-def _end64(fd: int, end: int, size: int) -> tuple[int, ...]:
-    data = os.pread(fd, structures.END64.size, end) if end < size else b""
+def _end64(source: Source, end: int, size: int) -> tuple[int, ...]:
+    data = source.read(end, structures.END64.size) if end < size else b""
     if not data.startswith(structures.END64_SIGNATURE):
         raise StructureError("the zip64 end record is missing")
     return structures.END64.unpack(data)[1:]  # all but the signature
@@ -227,13 +225,13 @@ def _check_order(records: list[Record], directory_offset: int) -> None:
 
 
 def _check_headers(
-    fd: int, records: list[Record], entries: dict[str, bytes], directory_offset: int
+    source: Source, records: list[Record], entries: dict[str, bytes], directory_offset: int
 ) -> dict[str, int]:
     """Compares local headers with the directory, and finds where the data starts."""
     offsets: dict[str, int] = {}
     end = 0
     for record in records:
-        header = os.pread(fd, structures.LOCAL_HEADER.size + len(record.name.encode()), record.header_offset)
+        header = source.read(record.header_offset, structures.LOCAL_HEADER.size + len(record.name.encode()))
         fields = structures.LOCAL_HEADER.unpack_from(header)
         name = header[structures.LOCAL_HEADER.size :].decode()
         data_offset = record.header_offset + structures.LOCAL_HEADER.size + fields[9] + fields[10]
@@ -257,10 +255,12 @@ def _check_headers(
     return offsets
 
 
-def _read_manifest(fd: int, record: Record, records: list[Record], data_offsets: dict[str, int]) -> Manifest:
+def _read_manifest(
+    source: Source, record: Record, records: list[Record], data_offsets: dict[str, int]
+) -> Manifest:
     if record.size > manifest.most_bytes(one.name for one in records):
         raise StructureError("the manifest is too large to be one")
-    data = os.pread(fd, record.size, data_offsets[record.name])
+    data = source.read(data_offsets[record.name], record.size)
     if isal_zlib.crc32(data) != record.crc32:
         raise StructureError("the manifest is damaged: its CRC does not hold")
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +14,7 @@ from marlin_ckpt.formats.pickle.storages import tensor_names
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.reader import Container
 from marlin_ckpt.formats.zip.structures import Record
+from marlin_ckpt.storage.source import Source
 
 _PIECE_BYTES = 512 << 10  # fits the second-level cache, where the CRC costs least
 _TASK_BYTES = 16 << 20  # that a thread takes at once
@@ -26,7 +26,7 @@ _Part = tuple[str, int, int, int]  # a record's name, where in it, where in the 
 
 
 def read_records(
-    fd: int,
+    source: Source,
     container: Container,
     places: Mapping[str, memoryview] | None = None,
     on_bytes: OnBytes = lambda _: None,
@@ -34,7 +34,7 @@ def read_records(
     """Reads every byte of every record and compares its CRC32 with the directory's, where there are CRCs.
 
     Args:
-        fd: the open file.
+        source: the file.
         container: its structure.
         places: memory for the data of some records, by name, each exactly as long as its record; it is
             written to even if the CRC turns out not to hold. The others are read and forgotten.
@@ -48,7 +48,7 @@ def read_records(
     found: dict[str, int] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
         tasks = [
-            pool.submit(_read_task, fd, container.path, task, places or {}, on_bytes)
+            pool.submit(_read_task, source, task, places or {}, on_bytes)
             for task in _tasks(container.records, container.data_offsets)
         ]
         for task in tasks:
@@ -56,10 +56,10 @@ def read_records(
                 found[name] = isal_zlib.crc32_combine(found[name], crc32, size) if name in found else crc32
     bad = [record for record in container.records if found.get(record.name, 0) != record.crc32]
     if bad and reader.has_checksums(container):
-        raise damaged(fd, container, bad)
+        raise damaged(source, container, bad)
 
 
-def read_record(fd: int, container: Container, record: Record) -> bytes:
+def read_record(source: Source, container: Container, record: Record) -> bytes:
     """Reads one record whole.
 
     Raises:
@@ -67,15 +67,17 @@ def read_record(fd: int, container: Container, record: Record) -> bytes:
         OSError: the file cannot be read.
     """
     data = bytearray(record.size)
-    check_record(fd, container, record, memoryview(data))
+    check_record(source, container, record, memoryview(data))
     return bytes(data)
 
 
-def check_record(fd: int, container: Container, record: Record, place: memoryview | None = None) -> None:
+def check_record(
+    source: Source, container: Container, record: Record, place: memoryview | None = None
+) -> None:
     """Reads one record whole and compares its CRC32 with the directory's, where there are CRCs.
 
     Args:
-        fd: the open file.
+        source: the file.
         container: its structure.
         record: one of its records.
         place: memory for the data, exactly as long; without it the data is read and forgotten.
@@ -88,12 +90,12 @@ def check_record(fd: int, container: Container, record: Record, place: memoryvie
     places = {} if place is None else {record.name: place}
     crc32 = 0
     with ThreadPoolExecutor(_THREADS) if len(tasks) > 1 else contextlib.nullcontext() as pool:
-        read = functools.partial(_read_task, fd, container.path, places=places, on_bytes=lambda _: None)
+        read = functools.partial(_read_task, source, places=places, on_bytes=lambda _: None)
         for parts in map(read, tasks) if pool is None else pool.map(read, tasks):
             for _, size, part in parts:
                 crc32 = isal_zlib.crc32_combine(crc32, part, size)
     if crc32 != record.crc32 and reader.has_checksums(container):
-        raise damaged(fd, container, [record])
+        raise damaged(source, container, [record])
 
 
 def _tasks(records: Iterable[Record], data_offsets: Mapping[str, int]) -> Iterator[list[_Part]]:
@@ -115,7 +117,7 @@ def _tasks(records: Iterable[Record], data_offsets: Mapping[str, int]) -> Iterat
 
 
 def _read_task(
-    fd: int, path: str, task: list[_Part], places: Mapping[str, memoryview], on_bytes: OnBytes
+    source: Source, task: list[_Part], places: Mapping[str, memoryview], on_bytes: OnBytes
 ) -> list[tuple[str, int, int]]:
     scratch = memoryview(bytearray(_PIECE_BYTES))
     crcs = []
@@ -125,23 +127,22 @@ def _read_task(
         while done < size:
             length = min(_PIECE_BYTES, size - done)
             piece = scratch[:length] if place is None else place[start + done : start + done + length]
-            read = os.preadv(fd, [piece], offset + done)
-            if not read:
-                raise CorruptCheckpointError("truncated while it was read", path)
-            crc32 = isal_zlib.crc32(piece[:read], crc32)
-            done += read
+            if source.read_into(offset + done, piece) < length:
+                raise CorruptCheckpointError("truncated while it was read", source.path)
+            crc32 = isal_zlib.crc32(piece, crc32)
+            done += length
         on_bytes(size)
         crcs.append((name, size, crc32))
     return crcs
 
 
-def damaged(fd: int, container: Container, bad: list[Record]) -> CorruptCheckpointError:
+def damaged(source: Source, container: Container, bad: list[Record]) -> CorruptCheckpointError:
     """The error for records whose CRC does not hold; it names them and their tensors."""
     names: dict[str, list[str]] = {}
     damaged = {record.name for record in bad}
     pickle = next(one for one in container.records if one.name.endswith("/data.pkl"))
     if pickle.name not in damaged and pickle.size <= _LARGEST_PICKLE_BYTES:
-        names = tensor_names(os.pread(fd, pickle.size, container.data_offsets[pickle.name]))
+        names = tensor_names(source.read(container.data_offsets[pickle.name], pickle.size))
     tensors = tuple(name for record in bad for name in names.get(record.name.rpartition("/")[2], []))
     records = ", ".join(record.name for record in bad[:3]) + (", ..." if len(bad) > 3 else "")  # noqa: PLR2004
     what = f"the CRC of record {records} does not hold"

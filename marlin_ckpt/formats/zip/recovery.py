@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import os
 import re
 import struct
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from marlin_ckpt.formats import manifest
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.zip import reader, structures
 from marlin_ckpt.formats.zip.structures import Record
+from marlin_ckpt.storage.source import Source
 
 _PIECE_BYTES = 1 << 20
 _LONGEST_NAME = 1024
@@ -38,10 +38,10 @@ class Found:
 class Evidence:
     """Records whose CRC was seen to hold."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, source: Source) -> None:
+        self._source = source
         # Lying records that overlap would else keep us reading the same bytes over and over.
-        self._left_bytes = 4 * os.fstat(fd).st_size
+        self._left_bytes = 4 * source.size_bytes
         self._starts: list[int] = []
         self._ends: list[int] = []
         self.proven: dict[str, Found] = {}
@@ -53,16 +53,16 @@ class Evidence:
         if found.name in self.proven or is_inside or found.size > self._left_bytes:
             return
         self._left_bytes -= found.size
-        if _crc(self._fd, found) == found.crc32:
+        if _crc(self._source, found) == found.crc32:
             self.proven[found.name] = found
             self._starts.insert(at, found.start)
             self._ends.insert(at, found.start + found.size)
 
 
-def _crc(fd: int, found: Found) -> int:
+def _crc(source: Source, found: Found) -> int:
     crc32 = done = 0
     while done < found.size:
-        data = os.pread(fd, min(_PIECE_BYTES, found.size - done), found.start + done)
+        data = source.read(found.start + done, min(_PIECE_BYTES, found.size - done))
         if not data:
             return -1
         crc32 = isal_zlib.crc32(data, crc32)
@@ -70,14 +70,14 @@ def _crc(fd: int, found: Found) -> int:
     return crc32
 
 
-def from_directory(fd: int) -> Iterator[Found]:
+def from_directory(source: Source) -> Iterator[Found]:
     """The records that the zip directory lists; none where it is damaged."""
     try:
-        records, *_ = reader.read_directory(fd)
+        records, *_ = reader.read_directory(source)
     except reader.DAMAGE:
         return
     for record in records:
-        header = os.pread(fd, structures.LOCAL_HEADER.size, record.header_offset)
+        header = source.read(record.header_offset, structures.LOCAL_HEADER.size)
         name_size = len(record.name.encode())
         start = record.header_offset + len(
             structures.local_header(record.name, record.size, record.header_offset)
@@ -89,18 +89,18 @@ def from_directory(fd: int) -> Iterator[Found]:
         yield Found(_inner(record.name), start, record.size, record.crc32)
 
 
-def from_headers(fd: int) -> Iterator[Found]:
+def from_headers(source: Source) -> Iterator[Found]:
     """Walks the local headers; each record's size and CRC follow its data, in the descriptor that fits it."""
     headers: list[int] = []
     ends: dict[int, list[tuple[int, int]]] = {}
-    for at, is_header in _signatures(fd):
+    for at, is_header in _signatures(source):
         if is_header:
             headers.append(at)
             continue
-        for size, crc32 in _described(os.pread(fd, _DESCRIPTOR64.size, at)):
+        for size, crc32 in _described(source.read(at, _DESCRIPTOR64.size)):
             ends.setdefault(at - size, []).append((size, crc32))
     for at in headers:
-        data = os.pread(fd, structures.LOCAL_HEADER.size + _LONGEST_NAME, at)
+        data = source.read(at, structures.LOCAL_HEADER.size + _LONGEST_NAME)
         if len(data) < structures.LOCAL_HEADER.size:
             continue
         _, _, flags, method, _, _, crc32, packed, size, named, extra = structures.LOCAL_HEADER.unpack_from(
@@ -124,11 +124,11 @@ def _described(descriptor: bytes) -> Iterator[tuple[int, int]]:
                 yield size, crc32
 
 
-def _signatures(fd: int) -> Iterator[tuple[int, bool]]:
+def _signatures(source: Source) -> Iterator[tuple[int, bool]]:
     """Where in a file local headers and data descriptors may start, and whether it is a header."""
     at = 0
     tail = b""
-    while data := os.pread(fd, _PIECE_BYTES, at):
+    while data := source.read(at, _PIECE_BYTES):
         block = tail + data
         for match in _SIGNATURE.finditer(block):
             yield at - len(tail) + match.start(), match.group() == structures.LOCAL_SIGNATURE
@@ -146,24 +146,21 @@ def from_manifest(own: Manifest | None) -> Iterator[Found]:
         at = start + record.size + len(structures.descriptor(record))
 
 
-def read_manifest(fd: int, proven: dict[str, Found]) -> Manifest | None:
+def read_manifest(source: Source, proven: dict[str, Found]) -> Manifest | None:
     """The manifest, if it is proven and one of a format that is known here."""
     if manifest.NAME not in proven:
         return None
     try:
-        found = Manifest.from_json(read_found(fd, proven[manifest.NAME]))
+        found = Manifest.from_json(read_found(source, proven[manifest.NAME]))
         list(from_manifest(found))
     except (ValueError, KeyError, TypeError, OverflowError, struct.error):
         return None
     return found
 
 
-def read_found(fd: int, found: Found) -> bytes:
+def read_found(source: Source, found: Found) -> bytes:
     """A record's data."""
-    data = bytearray()
-    while len(data) < found.size and (part := os.pread(fd, found.size - len(data), found.start + len(data))):
-        data += part
-    return bytes(data)
+    return source.read(found.start, found.size)
 
 
 def _inner(name: str) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
-from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.errors import StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import temporary
+from marlin_ckpt.storage.local.files import open_regular
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -214,54 +215,3 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
-
-
-def open_regular(path: PathText) -> int:
-    """Opens a regular file for reading, without waiting on a FIFO or a device.
-
-    Returns:
-        the file descriptor, which the caller closes.
-
-    Raises:
-        OSError: it cannot be opened, or is not a regular file (errno EINVAL, `strerror` says what it is).
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    kind = file_kind(os.fstat(fd).st_mode)
-    if kind != "a regular file":
-        os.close(fd)
-        raise OSError(errno.EINVAL, f"is {kind}", os.fspath(path))
-    return fd
-
-
-@contextlib.contextmanager
-def opened(path: str) -> Iterator[int]:
-    """Opens a regular file for reading and closes it again.
-
-    Raises:
-        CheckpointNotFoundError: there is no such file.
-        StorageError: it cannot be opened.
-    """
-    try:
-        fd = open_regular(path)
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError("no such file", path) from error
-    except OSError as error:
-        raise StorageError.of("cannot read", path, error) from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def file_kind(mode: int) -> str:
-    """What a file's mode says it is, in words."""
-    kinds = {
-        0o010000: "a FIFO",
-        0o020000: "a character device",
-        0o040000: "a directory",
-        0o060000: "a block device",
-        0o100000: "a regular file",
-        0o120000: "a symbolic link",
-        0o140000: "a socket",
-    }
-    return kinds.get(mode & 0o170000, "a special file")

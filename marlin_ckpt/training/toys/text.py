@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from marlin_ckpt.arguments import TextArguments
 from marlin_ckpt.errors import ConfigError, Fault
-from marlin_ckpt.storage.local.publishing import open_regular
+from marlin_ckpt.storage.local.files import open_regular
 from marlin_ckpt.training.module import ModuleInterface, SamplerClass, Schedulers
 
 _VALIDATION_SHARE = 10  # every tenth window is held out

@@ -21,7 +21,7 @@ from torch import nn
 from marlin_ckpt import Checkpoint, CorruptCheckpointError, NotACheckpointError, UnknownFormatError
 from marlin_ckpt.formats.content.outline import Kind, Node, Outline, Tensor, read_outline
 from marlin_ckpt.formats.values import arrays
-from marlin_ckpt.storage.local.publishing import opened
+from marlin_ckpt.storage.local.files import open_source
 
 FORMATS = {"zip": True, "legacy": False}
 EIGHT_BITS = ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"]
@@ -32,8 +32,8 @@ DTYPES = [
 
 
 def outline(path: Path | str) -> Outline:
-    with opened(os.fspath(path)) as fd:
-        return read_outline(fd, os.fspath(path))
+    with open_source(os.fspath(path)) as source:
+        return read_outline(source)
 
 
 def outline_of(state: Any, path: Path, kind: str = "zip") -> Outline:
@@ -42,9 +42,9 @@ def outline_of(state: Any, path: Path, kind: str = "zip") -> Outline:
 
 
 def values(path: Path, tensor: Tensor, **options: bool) -> np.ndarray:
-    with opened(os.fspath(path)) as fd:
-        read = arrays.read(fd, tensor, **options)
-        pieces = [*arrays.blocks(fd, tensor, 5, **options), read.reshape(-1)[:0]]
+    with open_source(os.fspath(path)) as source:
+        read = arrays.read(source, tensor, **options)
+        pieces = [*arrays.blocks(source, tensor, 5, **options), read.reshape(-1)[:0]]
     np.testing.assert_array_equal(np.concatenate(pieces), read.reshape(-1))
     assert all(piece.size <= 5 for piece in pieces)
     return read
@@ -119,9 +119,9 @@ def test_each_of_the_256_values_of_a_type_of_8_bits_is_torchs(tmp_path, name):
 def test_each_bfloat16_is_exactly_the_float32_that_torch_makes_of_it(tmp_path):
     live = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.bfloat16)
     found = outline_of([live], tmp_path / "a.pt").tensors[0]
-    with opened(os.fspath(tmp_path / "a.pt")) as fd:
-        read = arrays.read(fd, found)
-        bits = arrays.read_bits(fd, found)
+    with open_source(os.fspath(tmp_path / "a.pt")) as source:
+        read = arrays.read(source, found)
+        bits = arrays.read_bits(source, found)
     assert read.tobytes() == live.float().numpy().tobytes()
     np.testing.assert_array_equal(bits.view(np.int16), live.view(torch.int16).numpy())
 

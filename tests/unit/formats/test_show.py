@@ -28,7 +28,7 @@ from marlin_ckpt.formats.content.outline import read_outline
 from marlin_ckpt.formats.content.summary import summarise
 from marlin_ckpt.formats.pickle import permissions
 from marlin_ckpt.formats.pickle.permissions import Permission, permission
-from marlin_ckpt.storage.local.publishing import opened
+from marlin_ckpt.storage.local.files import open_source
 
 
 @pytest.fixture
@@ -241,8 +241,8 @@ def optimizers() -> list[type[torch.optim.Optimizer]]:
 @pytest.mark.parametrize("kind", optimizers(), ids=lambda kind: kind.__name__)
 def test_each_optimizer_of_torch_is_known_by_its_keys(kind, tmp_path):
     torch.save({"of": kind([nn.Parameter(torch.ones(3, 3))]).state_dict()}, tmp_path / "a.pt")
-    with opened(str(tmp_path / "a.pt")) as fd:
-        (found,) = find_optimizers(read_outline(fd, "a.pt").root)
+    with open_source(str(tmp_path / "a.pt")) as source:
+        (found,) = find_optimizers(read_outline(source).root)
     assert (found.name, found.kind, found.groups[0]["params"]) == ("of", kind.__name__, 1)
 
 
@@ -305,11 +305,11 @@ def test_figures_do_not_depend_on_how_the_values_are_cut_into_blocks(values, siz
     torch.save([torch.tensor(values)], path)
     original = arrays.blocks
     try:
-        with opened(str(path)) as fd, pytest.MonkeyPatch.context() as patch:
-            (tensor,) = read_outline(fd, str(path)).tensors
-            whole = statistics.statistics(fd, tensor)
+        with open_source(str(path)) as source, pytest.MonkeyPatch.context() as patch:
+            (tensor,) = read_outline(source).tensors
+            whole = statistics.statistics(source, tensor)
             patch.setattr(arrays, "blocks", lambda fd, tensor: original(fd, tensor, size))
-            cut = statistics.statistics(fd, tensor)
+            cut = statistics.statistics(source, tensor)
     finally:
         path.unlink()
     assert (whole.nans, whole.infinities, whole.histogram) == (cut.nans, cut.infinities, cut.histogram)
@@ -368,8 +368,8 @@ def test_the_summary_loses_no_tensor_and_no_element(parts):
     path = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp") / f"summary{os.getpid()}.pt"
     torch.save(state, path)
     try:
-        with opened(str(path)) as fd:
-            found = read_outline(fd, "a")
+        with open_source(str(path)) as source:
+            found = read_outline(source)
     finally:
         path.unlink()
     whole = summarise(found.root)

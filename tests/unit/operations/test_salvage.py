@@ -17,6 +17,7 @@ from marlin_ckpt.errors import BadFileError, MarlinError, StorageError
 from marlin_ckpt.formats.verification import Status, verify
 from marlin_ckpt.formats.zip import reader, structures
 from marlin_ckpt.operations.salvage import salvage
+from marlin_ckpt.storage.local.files import FileSource
 
 WEIGHTS = {f"layers.{number}.weight": torch.randn(40 + number, 50) for number in range(20)}
 STATE = {
@@ -38,7 +39,7 @@ def damaged(request, tmp_path, make_checkpointer) -> Path:
 
 def records(path: Path) -> dict[str, tuple[int, int]]:
     with path.open("rb") as file:
-        container = reader.read_container(file.fileno(), str(path))
+        container = reader.read_container(FileSource(file.fileno(), str(path)))
     return {
         one.name.partition("/")[2]: (container.data_offsets[one.name], one.size) for one in container.records
     }

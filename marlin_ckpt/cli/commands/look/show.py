@@ -44,12 +44,12 @@ def show(
     """
     from marlin_ckpt.cli.views import showing
     from marlin_ckpt.formats.content import outline
-    from marlin_ckpt.storage.local.publishing import opened
+    from marlin_ckpt.storage.local.files import open_source
 
-    with opened(file) as fd:
-        found = outline.read_outline(fd, file)
+    with open_source(file) as source:
+        found = outline.read_outline(source)
         listed = showing.chosen(found, tensors, sort)
-        figures = None if stats is None else showing.read(fd, found, showing.chosen(found, stats, sort))
+        figures = None if stats is None else showing.read(source, found, showing.chosen(found, stats, sort))
     if json:
         from marlin_ckpt.cli.views import shown
 

@@ -1,0 +1,64 @@
+"""What formats read from: the bytes of one object of a store, at any offset."""
+
+from __future__ import annotations
+
+import io
+from typing import Protocol
+
+
+class Source(Protocol):
+    """One object of a store, open for reading.
+
+    Attributes:
+        path: its name, for messages.
+        size_bytes: its length when it was opened.
+    """
+
+    path: str
+    size_bytes: int
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fills a buffer with the bytes from an offset on; what the system reads in pieces is put together.
+
+        Args:
+            offset: of the first byte.
+            buffer: writable memory.
+
+        Returns:
+            how many bytes were read: fewer than the buffer holds only where the object ends.
+
+        Raises:
+            StorageError: they cannot be read.
+        """
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Reads up to `size` bytes, fewer only where the object ends; raises as `read_into`."""
+
+
+class SourceFile(io.RawIOBase):
+    """A source as a file object, for readers that want one; `io.BufferedReader` makes it fast."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self._source = source
+        self._at = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Moves to an offset, as `io.IOBase.seek`."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size_bytes}[whence]
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        """Fills a buffer from the present offset on."""
+        read = self._source.read_into(self._at, memoryview(buffer).cast("B"))
+        self._at += read
+        return read
