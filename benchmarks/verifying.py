@@ -11,7 +11,8 @@ from benchmarks.files import evict
 from benchmarks.interleaved import Call, medians
 from benchmarks.report import Row, Setting
 from benchmarks.states import size_bytes, size_text, training
-from marlin_ckpt.formats.verification import Status, verify
+from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.formats.verification import verify
 
 
 def verifying(setting: Setting) -> list[Row]:

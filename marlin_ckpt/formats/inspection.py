@@ -7,28 +7,34 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import BadFileError, UnknownFormatError
+from marlin_ckpt.errors import BadFileError, NotACheckpointError, UnknownFormatError
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.formats.zip.reader import has_checksums, read_listing, what_it_is
+from marlin_ckpt.formats.registry import open_format
+from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.storage.local.files import open_source
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One file of a directory, and what its container tells.
+    """One file of a directory, and what its structure tells.
 
     Attributes:
         entry: the file.
+        status: what is said of it; None where it cannot be read.
+        reason: why it is not complete, or cannot be read; "" where it is complete.
         manifest: ours, or None in a file by another tool.
-        intact: whether the container's structure holds; None where it cannot tell (legacy files have none,
-            and nothing proves the data of one that was saved without checksums).
-        reason: why it is not intact, or cannot be told; "" where it is.
     """
 
     entry: Entry
-    manifest: Manifest | None
-    intact: bool | None
+    status: Status | None
     reason: str = ""
+    manifest: Manifest | None = None
+
+    @property
+    def intact(self) -> bool | None:
+        """Whether the structure holds; None where it cannot tell, as where nothing proves the data."""
+        known = {Status.COMPLETE: True, Status.CORRUPT: False, Status.NOT_A_CHECKPOINT: False}
+        return known.get(self.status) if self.status is not None else None
 
     @property
     def kind(self) -> str:
@@ -39,20 +45,19 @@ class Inspection:
 
 
 def inspect(entry: Entry) -> Inspection:
-    """Reads one file's container: its directory and its manifest, not its data."""
+    """Looks at one file's structure and its manifest, not at its data."""
     try:
         with open_source(entry.path) as source:
-            if what_it_is(source) == "legacy":
-                return Inspection(entry, None, None, "a legacy torch file, which has no checksums")
-            listing = read_listing(source)
-        reason = "" if has_checksums(listing) else "saved without checksums"
-        return Inspection(entry, listing.manifest, None if reason else True, reason)
+            found = open_format(source).inspect(source)
     except UnknownFormatError as error:
-        return Inspection(entry, None, None, error.what)
+        return Inspection(entry, Status.UNVERIFIABLE, error.what)
+    except NotACheckpointError as error:
+        return Inspection(entry, Status.NOT_A_CHECKPOINT, error.what)
     except BadFileError as error:
-        return Inspection(entry, None, intact=False, reason=error.what)
+        return Inspection(entry, Status.CORRUPT, error.what)
     except OSError as error:
-        return Inspection(entry, None, None, f"cannot be read: {os.strerror(error.errno or 0)}")
+        return Inspection(entry, None, f"cannot be read: {os.strerror(error.errno or 0)}")
+    return Inspection(entry, found.status, found.reason, found.manifest)
 
 
 def survey(entries: Iterable[Entry]) -> list[Inspection]:

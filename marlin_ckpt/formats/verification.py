@@ -3,51 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 
 from marlin_ckpt.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
     NotACheckpointError,
     UnknownFormatError,
+    UnsafeCheckpointError,
 )
-from marlin_ckpt.formats.safetensors.header import read_header
-from marlin_ckpt.formats.zip import reader
-from marlin_ckpt.formats.zip.records import OnBytes, read_records
+from marlin_ckpt.formats.registry import open_format
+from marlin_ckpt.formats.verdicts import Status, Verdict
+from marlin_ckpt.formats.zip.records import OnBytes
 from marlin_ckpt.storage.local.files import open_source
-from marlin_ckpt.storage.source import Source
 
 # What verify looks for in a directory.
 EXTENSIONS = ("bin", "ckpt", "pt", "pth", "safetensors")
-
-
-class Status(StrEnum):
-    """What can be said of a file."""
-
-    INTACT = "intact"
-    CORRUPT = "corrupt"
-    UNVERIFIABLE = "unverifiable"
-    NOT_A_CHECKPOINT = "not a checkpoint"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What was found out about one file.
-
-    Attributes:
-        path: the file.
-        status: the verdict.
-        reason: where it is corrupt, why it is unverifiable, what it is instead; "" where it is intact.
-        tensors: the names of the tensors whose bytes are damaged, as far as the file still tells.
-        size_bytes: its length.
-    """
-
-    path: str
-    status: Status
-    reason: str = ""
-    tensors: tuple[str, ...] = ()
-    size_bytes: int = 0
 
 
 def verify(path: str, on_bytes: OnBytes = lambda _: None) -> Verdict:
@@ -64,14 +34,14 @@ def verify(path: str, on_bytes: OnBytes = lambda _: None) -> Verdict:
     with open_source(path) as source:
         size = source.size_bytes
         try:
-            reason = _why_unverifiable(source, on_bytes)
+            found = open_format(source).verify(source, on_bytes)
         except CorruptCheckpointError as error:
-            return Verdict(path, Status.CORRUPT, error.what, error.tensors, size)
+            return Verdict(path, Status.CORRUPT, error.what, error.tensors, size, error.hint)
         except NotACheckpointError as error:
-            return Verdict(path, Status.NOT_A_CHECKPOINT, error.what, (), size)
-        except UnknownFormatError as error:
-            return Verdict(path, Status.UNVERIFIABLE, error.what, (), size)
-    return Verdict(path, Status.UNVERIFIABLE if reason else Status.INTACT, reason, (), size)
+            return Verdict(path, Status.NOT_A_CHECKPOINT, error.what, (), size, error.hint)
+        except (UnknownFormatError, UnsafeCheckpointError) as error:
+            return Verdict(path, Status.UNVERIFIABLE, error.what, (), size, error.hint)
+    return Verdict(path, found.status, found.reason, (), size)
 
 
 def newest_intact(
@@ -104,26 +74,4 @@ def newest_intact(
                 return path
             skipped.add(path)
             on_skip(verdict)
-    return ""
-
-
-def _why_unverifiable(source: Source, on_bytes: OnBytes) -> str:
-    """Checks what there is to check.
-
-    Returns:
-        why nothing more can be said of a file that is not known to be bad; "" where everything holds.
-
-    Raises:
-        BadFileError: it is bad.
-    """
-    kind = reader.what_it_is(source)
-    if kind == "legacy":
-        return "a legacy torch file, which has no checksums: it cannot be verified"
-    if kind == "a safetensors file":
-        read_header(source)
-        return "the structure holds; safetensors files have no checksums"
-    container = reader.read_container(source)
-    if not reader.has_checksums(container):
-        return "saved without checksums"
-    read_records(source, container, on_bytes=on_bytes)
     return ""

@@ -15,9 +15,10 @@ from marlin_ckpt.errors import (
 )
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import manifest
+from marlin_ckpt.formats.format import Format, detect
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle import storages
-from marlin_ckpt.formats.zip import reader, recovery
+from marlin_ckpt.formats.zip import recovery
 from marlin_ckpt.formats.zip.recovery import Found
 from marlin_ckpt.formats.zip.writer import CONSTANT_RECORDS, write_state
 from marlin_ckpt.storage.local.files import open_source
@@ -95,8 +96,7 @@ def examine(source: Source) -> Salvage:
         CorruptCheckpointError: nothing of it can be proven or told apart.
         OSError: it cannot be read.
     """
-    kind = reader.what_it_is(source)
-    if kind in ("legacy", "a safetensors file"):
+    if detect(source) in (Format.LEGACY, Format.SAFETENSORS):
         what = "nothing can be salvaged: files of this format have no checksums that could prove anything"
         raise NotACheckpointError(what, source.path)
     seen = recovery.Evidence(source)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from marlin_ckpt.checkpoint import PAYLOAD_KEYS
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.formats.content.outline import Kind, Node, Outline, Tensor
+from marlin_ckpt.formats.format import Format
 
 # Where checkpoints keep the module's state: ours and PyMarlin's, Lightning's, and what tutorials call it.
 MODULE_STATES = (PAYLOAD_KEYS[0], "state_dict", "model_state_dict", "model")
@@ -53,7 +54,7 @@ def aliases(outline: Outline) -> dict[str, str]:
 
     It puts them into the metadata of the file, since no two tensors can share their bytes there.
     """
-    if outline.format != "safetensors":
+    if outline.format is not Format.SAFETENSORS:
         return {}
     names = {one.name for one in outline.tensors}
     told = metadata_of(outline)
@@ -62,7 +63,7 @@ def aliases(outline: Outline) -> dict[str, str]:
 
 def metadata_of(outline: Outline) -> dict[str, str]:
     """The texts that a safetensors file carries beside its tensors, by their names."""
-    if outline.format != "safetensors":
+    if outline.format is not Format.SAFETENSORS:
         return {}
     return {
         node.key: str(node.value)

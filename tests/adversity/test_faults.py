@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from marlin_ckpt import BadFileError, Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
-from marlin_ckpt.formats.verification import Status, verify
+from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.formats.verification import verify
 
 BLOCK = 4096
 MEMORY = "/dev/shm"  # where there is one: 40,000 damaged files cost no disk its life

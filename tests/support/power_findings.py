@@ -14,7 +14,7 @@ import torch
 from marlin_ckpt import MarlinError, naming
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.formats import verification
-from marlin_ckpt.formats.verification import Status
+from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.storage.local.temporary import is_temporary
 from tests.support.power_loss import Call, Disk, Mark, Tree
 from tests.support.recorded_saves import CHECKPOINTS, checkpointer_for, state_of

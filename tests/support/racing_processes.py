@@ -30,6 +30,7 @@ from marlin_ckpt import (
 )
 from marlin_ckpt.directory import catalog, removing
 from marlin_ckpt.formats import inspection, verification
+from marlin_ckpt.formats.verdicts import Status
 
 SAVERS = 2
 LOADERS = 3
@@ -210,7 +211,7 @@ def go_on_verifying(board: Board, directory: str) -> dict:
             except CheckpointNotFoundError:
                 continue
             found["verified"] += 1
-            if verdict.status is not verification.Status.INTACT:
+            if verdict.status is not Status.INTACT:
                 found["faults"].append(f"{verdict.path}: {verdict.status}: {verdict.reason}")
     return found
 

@@ -10,7 +10,7 @@ from marlin_ckpt.directory.removing import Outcome, Removal
 from marlin_ckpt.directory.retention.decide import Decision
 from marlin_ckpt.directory.trash import Returned
 from marlin_ckpt.formats.inspection import Inspection
-from marlin_ckpt.formats.verification import Verdict
+from marlin_ckpt.formats.verdicts import Verdict
 from marlin_ckpt.operations.salvage import Salvage
 from marlin_ckpt.reports import SaveReport
 

@@ -8,7 +8,7 @@ from marlin_ckpt.cli import output
 from marlin_ckpt.cli.views.text import count, escape, size
 
 if TYPE_CHECKING:
-    from marlin_ckpt.formats.verification import Verdict
+    from marlin_ckpt.formats.verdicts import Verdict
     from marlin_ckpt.operations.salvage import Salvage
 
 
@@ -20,9 +20,10 @@ def skipped(verdict: Verdict) -> None:
 def verdicts(found: list[Verdict], *, quiet: bool) -> None:
     """Prints a line for each verified file, and how many there are of each kind."""
     for one in found:
+        why = [text for text in (one.reason, one.hint) if text]
         if not quiet or one.status != "intact":
             output.data(
-                f"{one.status}  {escape(one.path)}" + (f"  ({escape(one.reason)})" if one.reason else "")
+                f"{one.status}  {escape(one.path)}" + (f"  ({escape('; '.join(why))})" if why else "")
             )
     if not quiet:
         kinds = sorted({one.status for one in found})

@@ -18,6 +18,7 @@ from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.inspection import Inspection, inspect
+from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.naming import Kind
 
@@ -151,7 +152,7 @@ class Keeping:
                 verdict = verification.verify(entry.path)
             except CheckpointNotFoundError:
                 return "it has vanished"
-            is_intact = verdict.status is verification.Status.INTACT
+            is_intact = verdict.status is Status.INTACT
             self._verdicts[seen] = "" if is_intact else f"{verdict.status}: {verdict.reason}"
         return self._verdicts[seen]
 
@@ -178,14 +179,12 @@ class Keeping:
         self._verdicts = {seen: one for seen, one in self._verdicts.items() if seen in there}
 
 
-def _apart(found: Inspection, run_id: str | None) -> str:  # noqa: PLR0911 - a table, with a line for each kind
+def _apart(found: Inspection, run_id: str | None) -> str:
     about = found.manifest
     if found.entry.is_link:
         return "a symbolic link"
-    if found.intact is False:
-        return f"corrupt: {found.reason}"
-    if found.intact is None:
-        return found.reason
+    if found.status is not Status.COMPLETE:
+        return f"corrupt: {found.reason}" if found.status is Status.CORRUPT else found.reason
     if about is not None and about.kind is not Kind.CHECKPOINT:
         return f"it holds a {about.kind}"
     if about is not None and about.lost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from marlin_ckpt.errors import (
@@ -15,6 +15,7 @@ from marlin_ckpt.errors import (
 )
 from marlin_ckpt.formats import legacy
 from marlin_ckpt.formats.content.tree import MOST_NODES, Builder, Kind, Node
+from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.budget import ExcessError
 from marlin_ckpt.formats.pickle.permissions import imported_name
@@ -44,7 +45,7 @@ class Outline:
 
     Attributes:
         path: the file.
-        format: `zip`, `legacy` (torch before 1.6) or `safetensors`.
+        format: how it is encoded.
         size_bytes: the file's length.
         manifest: ours, or None in a file by another tool.
         root: the tree.
@@ -54,7 +55,7 @@ class Outline:
     """
 
     path: str
-    format: str
+    format: Format
     size_bytes: int
     manifest: Manifest | None
     root: Node
@@ -76,11 +77,9 @@ def read_outline(source: Source) -> Outline:
         UnsafeCheckpointError: the pickle would cost more than a state does.
         StorageError: it cannot be read.
     """
-    kind = reader.what_it_is(source)
+    of = _OUTLINES[format_of(source)]
     try:
-        if kind == "a safetensors file":
-            return _of_safetensors(source)
-        return _of_legacy(source) if kind == "legacy" else _of_zip(source)
+        return of(source)
     except (BadFileError, StorageError):
         raise
     except ExcessError as error:
@@ -118,7 +117,7 @@ def _of_zip(source: Source) -> Outline:
     root = builder.build(state)
     size = source.size_bytes
     return Outline(
-        source.path, "zip", size, container.manifest, root, tuple(builder.tensors),
+        source.path, Format.ZIP, size, container.manifest, root, tuple(builder.tensors),
         _imports(unpickler.names), _sorted(builder.numpy_types),
     )  # fmt: skip
 
@@ -142,7 +141,7 @@ def _of_legacy(source: Source) -> Outline:
     builder = Builder(make_tensor, MOST_NODES + _NODES_A_TENSOR * tensors)
     root = builder.build(found.state)
     return Outline(
-        source.path, "legacy", size, None, root, tuple(builder.tensors),
+        source.path, Format.LEGACY, size, None, root, tuple(builder.tensors),
         _imports(found.names), _sorted(builder.numpy_types),
     )  # fmt: skip
 
@@ -168,4 +167,11 @@ def _of_safetensors(source: Source) -> Outline:
         texts = [Node(key, Kind.VALUE, value=text) for key, text in header.metadata.items()]
         nodes.insert(0, Node("__metadata__", Kind.MAPPING, children=texts))
     root = Node("", Kind.MAPPING, children=nodes)
-    return Outline(source.path, "safetensors", source.size_bytes, None, root, tuple(tensors), ())
+    return Outline(source.path, Format.SAFETENSORS, source.size_bytes, None, root, tuple(tensors), ())
+
+
+_OUTLINES: dict[Format, Callable[[Source], Outline]] = {
+    Format.ZIP: _of_zip,
+    Format.LEGACY: _of_legacy,
+    Format.SAFETENSORS: _of_safetensors,
+}

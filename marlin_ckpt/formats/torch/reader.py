@@ -21,6 +21,7 @@ from marlin_ckpt.errors import (
     UnsafeCheckpointError,
 )
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.budget import ExcessError
 from marlin_ckpt.formats.torch import unpickling
@@ -98,7 +99,10 @@ def read_file(
     """
     text = os.fspath(path)
     with open_source(text) as source:
-        if reader.what_it_is(source) == "legacy":
+        file_format = format_of(source)
+        if file_format is Format.SAFETENSORS:
+            raise NotACheckpointError("not a checkpoint but a safetensors file", text)
+        if file_format is Format.LEGACY:
             log(f"{text} is a legacy torch file, which has no checksums: it cannot be verified")
             state, manifest = _load_with_torch(source, weights_only=weights_only), None
         else:

@@ -11,6 +11,7 @@ import numpy as np
 
 from marlin_ckpt.errors import BadFileError, UnsafeCheckpointError
 from marlin_ckpt.formats.content.outline import Outline, Tensor, read_outline
+from marlin_ckpt.formats.format import Format
 from marlin_ckpt.formats.values import arrays, dtypes
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.reader import Container
@@ -40,7 +41,7 @@ class CheckedFile:
         self.outline: Outline = read_outline(source)
         self._container: Container | None = None
         self._records: dict[int, Record] = {}
-        if self.outline.format == "zip":
+        if self.outline.format is Format.ZIP:
             self._container = container = reader.read_container(source)
             if reader.has_checksums(container):
                 self._records = {

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from marlin_ckpt.formats.content.outline import Outline, Tensor
+from marlin_ckpt.formats.format import Format
 from marlin_ckpt.formats.zip.reader import read_container
 from marlin_ckpt.formats.zip.records import read_records
 from marlin_ckpt.storage.source import Source
@@ -23,7 +24,7 @@ def check_tensors(source: Source, outline: Outline, tensors: Iterable[Tensor]) -
         CorruptCheckpointError: a CRC does not hold; it names the records and their tensors.
         StorageError: the file cannot be read.
     """
-    if outline.format != "zip":
+    if outline.format is not Format.ZIP:
         return
     container = read_container(source)
     starts = {one.start for one in tensors}

@@ -15,8 +15,6 @@ from marlin_ckpt.formats.zip.canonical import TAIL, StructureError
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
 
-# A legacy torch file starts with this pickled number, torch.serialization.MAGIC_NUMBER.
-_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _IS_DIRECTORY = 0x10  # the attribute of MS-DOS, in the external attributes of a zip entry
 
 
@@ -35,24 +33,6 @@ class Container:
     records: tuple[Record, ...]
     data_offsets: dict[str, int]
     manifest: Manifest | None
-
-
-def what_it_is(source: Source) -> str:  # noqa: PLR0911 - a table, with a line for each kind
-    """`zip`, `legacy` (torch before 1.6) or, in words, what else a file seems to be."""
-    start = source.read(0, 64)
-    if start.startswith(structures.LOCAL_SIGNATURE):
-        return "zip"
-    if start.startswith(_LEGACY_MAGIC):
-        return "legacy"
-    if not start:
-        return "an empty file"
-    if start[:1] == b"\x80":
-        return "a bare pickle"
-    if start[8:9] == b"{":
-        return "a safetensors file"
-    if all(byte in b"\t\n\r" or byte >= 32 for byte in start) and b"\x7f" not in start:  # noqa: PLR2004 - space
-        return "a text file"
-    return "neither a zip nor a torch file"
 
 
 def read_listing(source: Source) -> Container:
@@ -84,11 +64,6 @@ def read_container(source: Source) -> Container:
 
 
 def _read(source: Source, *, every_header: bool) -> Container:
-    kind = what_it_is(source)
-    if kind != "zip":
-        if _ends_as_a_checkpoint(source):
-            raise CorruptCheckpointError("the first bytes are damaged", source.path)
-        raise NotACheckpointError(f"not a checkpoint but {kind}", source.path)
     try:
         records, entries, directory_offset = read_directory(source)
         _check_order(records, directory_offset)
@@ -121,7 +96,7 @@ def _has_pickle(records: list[Record]) -> bool:
     return any(record.name.partition("/")[2] == "data.pkl" for record in records)
 
 
-def _ends_as_a_checkpoint(source: Source) -> bool:
+def ends_as_a_checkpoint(source: Source) -> bool:
     """Whether a file that does not start as a zip ends as one that holds a checkpoint."""
     try:
         return _has_pickle(read_directory(source)[0])

@@ -19,7 +19,8 @@ from marlin_ckpt import Checkpoint, __version__
 from marlin_ckpt.errors import UnknownFormatError, UnsavableStateError
 from marlin_ckpt.formats import manifest as manifests
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.formats.verification import Status, verify
+from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.formats.verification import verify
 from marlin_ckpt.naming import Kind
 
 

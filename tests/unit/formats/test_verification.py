@@ -14,7 +14,8 @@ import torch
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.errors import CheckpointNotFoundError
-from marlin_ckpt.formats.verification import Status, newest_intact, verify
+from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.formats.verification import newest_intact, verify
 
 STATE = {"layer": {"weight": torch.arange(2000.0), "bias": torch.arange(5000.0, 5300.0)}}
 
@@ -152,7 +153,7 @@ def test_the_command_takes_several_paths_and_prints_one_document(
 ) -> None:
     whole = save(tmp_path / "a")
     (tmp_path / "b.pt").write_text("notes")
-    assert main(["verify", "--json", "--recursive", str(tmp_path / "a"), str(tmp_path / "b.pt")]) == 0
+    assert main(["verify", "--json", "--recursive", str(tmp_path / "a"), str(tmp_path / "b.pt")]) == 3
     files = json.loads(capsys.readouterr().out)["files"]
     assert [(one["path"], one["status"]) for one in files] == [
         (str(whole), "intact"),

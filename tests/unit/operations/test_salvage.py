@@ -14,7 +14,8 @@ import torch
 from marlin_ckpt import Checkpoint
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.errors import BadFileError, MarlinError, StorageError
-from marlin_ckpt.formats.verification import Status, verify
+from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.formats.verification import verify
 from marlin_ckpt.formats.zip import reader, structures
 from marlin_ckpt.operations.salvage import salvage
 from marlin_ckpt.storage.local.files import FileSource

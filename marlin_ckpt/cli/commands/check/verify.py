@@ -28,6 +28,7 @@ def verify(
     from marlin_ckpt.cli.views import documents
     from marlin_ckpt.directory import catalog
     from marlin_ckpt.formats import verification
+    from marlin_ckpt.formats.verdicts import Status
 
     entries = catalog.named(paths, verification.EXTENSIONS, recursive=recursive)
     with output.bytes_bar(sum(entry.size_bytes for entry in entries), quiet=quiet or json) as on_bytes:
@@ -39,5 +40,7 @@ def verify(
         output.document({"files": [documents.verdict(one) for one in found]})
     else:
         verdicts.verdicts(found, quiet=quiet)
-    corrupt = any(one.status is verification.Status.CORRUPT for one in found)
-    return BadFileError.exit_code if corrupt else 0
+    is_bad = any(
+        one.status.is_bad or (one.status is Status.NOT_A_CHECKPOINT and one.path in paths) for one in found
+    )
+    return BadFileError.exit_code if is_bad else 0

@@ -1,0 +1,85 @@
+"""What can be asked of each format: one object for each, found by the format's value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from marlin_ckpt.formats.format import Format, format_of
+from marlin_ckpt.formats.safetensors.header import read_header
+from marlin_ckpt.formats.verdicts import Finding, Status
+from marlin_ckpt.formats.zip import reader
+from marlin_ckpt.formats.zip.reader import Container
+from marlin_ckpt.formats.zip.records import OnBytes, read_records
+from marlin_ckpt.storage.source import Source
+
+
+class FileFormat(Protocol):
+    """A format of files.
+
+    Each method raises `BadFileError` for a file that is damaged or is not what it seems, and `StorageError`
+    for one that cannot be read.
+    """
+
+    def inspect(self, source: Source) -> Finding:
+        """Looks at the structure, as little of it as tells what the file is; reads no tensor."""
+
+    def verify(self, source: Source, on_bytes: OnBytes) -> Finding:
+        """Reads every byte and compares every checksum; `on_bytes` is told how many more were read."""
+
+
+class _Zip:
+    """What `torch.save` writes, and we."""
+
+    def inspect(self, source: Source) -> Finding:
+        return _of_container(reader.read_listing(source), Status.COMPLETE)
+
+    def verify(self, source: Source, on_bytes: OnBytes) -> Finding:
+        container = reader.read_container(source)
+        if reader.has_checksums(container):
+            read_records(source, container, on_bytes=on_bytes)
+        return _of_container(container, Status.INTACT)
+
+
+class _Legacy:
+    """What torch wrote before 1.6."""
+
+    _FINDING = Finding(Status.UNVERIFIABLE, "a legacy torch file, which has no checksums")
+
+    def inspect(self, source: Source) -> Finding:
+        del source
+        return self._FINDING
+
+    def verify(self, source: Source, on_bytes: OnBytes) -> Finding:
+        del source, on_bytes
+        return self._FINDING
+
+
+class _Safetensors:
+    """What Hugging Face's safetensors writes."""
+
+    def inspect(self, source: Source) -> Finding:
+        read_header(source)
+        return Finding(Status.UNVERIFIABLE, "the structure holds; safetensors files have no checksums")
+
+    def verify(self, source: Source, on_bytes: OnBytes) -> Finding:
+        del on_bytes
+        return self.inspect(source)
+
+
+_FORMATS: Mapping[Format, FileFormat] = {
+    Format.ZIP: _Zip(),
+    Format.LEGACY: _Legacy(),
+    Format.SAFETENSORS: _Safetensors(),
+}
+
+
+def open_format(source: Source) -> FileFormat:
+    """What can be asked of a file; raises as `format_of` does."""
+    return _FORMATS[format_of(source)]
+
+
+def _of_container(container: Container, status: Status) -> Finding:
+    if not reader.has_checksums(container):
+        return Finding(Status.UNVERIFIABLE, "saved without checksums", container.manifest)
+    return Finding(status, "", container.manifest)

@@ -1,0 +1,65 @@
+"""What can be said of a file: the verdicts, and what a look at it found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from marlin_ckpt.formats.manifest import Manifest
+
+
+class Status(StrEnum):
+    """What is said of a file.
+
+    All but COMPLETE are verdicts of `verify`, which reads the file whole; COMPLETE says that the structure
+    alone was looked at, and nothing is missing.
+    """
+
+    INTACT = "intact"
+    UNVERIFIABLE = "unverifiable"
+    REPACKED = "repacked"
+    CORRUPT = "corrupt"
+    INCOMPLETE = "incomplete"
+    NOT_A_CHECKPOINT = "not a checkpoint"
+    COMPLETE = "complete"
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the file is a checkpoint of which something is damaged or missing."""
+        return self in (Status.CORRUPT, Status.INCOMPLETE)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a format found of a file that is not bad.
+
+    Attributes:
+        status: INTACT, COMPLETE, REPACKED or UNVERIFIABLE.
+        reason: why it is neither of the first two; "" where it is.
+        manifest: ours, or None in a file by another tool.
+    """
+
+    status: Status
+    reason: str = ""
+    manifest: Manifest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found out about one file by reading it whole.
+
+    Attributes:
+        path: the file.
+        status: the verdict.
+        reason: where it is corrupt, why it is unverifiable, what it is instead; "" where it is intact.
+        tensors: the names of the tensors whose bytes are damaged, as far as the file still tells.
+        size_bytes: its length.
+        hint: what to do about it, or "".
+    """
+
+    path: str
+    status: Status
+    reason: str = ""
+    tensors: tuple[str, ...] = ()
+    size_bytes: int = 0
+    hint: str = ""

@@ -1,0 +1,129 @@
+"""Files are told apart by their structure, and what is no checkpoint is named."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError
+from marlin_ckpt.formats.format import Foreign, Format, detect, format_of
+from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.formats.verification import verify
+from marlin_ckpt.storage.local.files import open_source
+
+
+class InMemory:
+    """The bytes of a file as a `Source`."""
+
+    path = "a file"
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size_bytes = len(data)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        part = self._data[offset : offset + len(buffer)]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._data[offset : offset + size]
+
+
+def safetensors_file(header_bytes: int) -> bytes:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    return struct.pack("<Q", header_bytes) + header.ljust(header_bytes) + bytes(8)
+
+
+def saved(**options: bool) -> bytes:
+    file = io.BytesIO()
+    torch.save({"w": torch.ones(3)}, file, **options)
+    return file.getvalue()
+
+
+def packed_tar() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("a"), io.BytesIO())
+    return file.getvalue()
+
+
+def numpy_file() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.ones(3))
+    return file.getvalue()
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5\n"
+FOREIGN = {
+    "an empty file": b"",
+    "a git-lfs pointer": POINTER,
+    "a web page": b"<!DOCTYPE html>\n<html><body>404</body></html>",
+    "a gzip file": gzip.compress(b"x"),
+    "a bzip2 file": bz2.compress(b"x"),
+    "an xz file": lzma.compress(b"x"),
+    "a Zstandard file": b"\x28\xb5\x2f\xfd" + bytes(9),
+    "a tar file": packed_tar(),
+    "a GGUF file": b"GGUF\x03\x00\x00\x00" + bytes(50),
+    "an HDF5 file": b"\x89HDF\r\n\x1a\n" + bytes(50),
+    "a NumPy file": numpy_file(),
+    "a bare pickle": b"\x80\x04}\x94.",
+    "a text file": "notes on the run, in Zürich\n".encode(),
+    "a file that begins with zeros": bytes(5000),
+    "neither a zip nor a torch file": b"\x00\x01\x02 some bytes",
+}
+
+
+@pytest.mark.parametrize(("what", "data"), FOREIGN.items(), ids=FOREIGN)
+def test_what_is_no_checkpoint_is_named_by_its_first_bytes(what: str, data: bytes, tmp_path: Path) -> None:
+    found = detect(InMemory(data))
+    assert isinstance(found, Foreign)
+    assert found.what == what
+    path = tmp_path / "weights.pt"
+    path.write_bytes(data)
+    verdict = verify(os.fspath(path))
+    assert (verdict.status, verdict.reason) == (Status.NOT_A_CHECKPOINT, f"not a checkpoint but {what}")
+    assert verdict.hint == found.hint
+
+
+def test_each_format_is_known_by_its_structure() -> None:
+    assert detect(InMemory(saved())) is Format.ZIP
+    assert detect(InMemory(saved(_use_new_zipfile_serialization=False))) is Format.LEGACY
+    assert detect(InMemory(safetensors_file(120))) is Format.SAFETENSORS
+
+
+@given(st.integers(100, 3000))
+def test_a_safetensors_file_is_one_whatever_its_first_byte_is(length: int) -> None:
+    assert detect(InMemory(safetensors_file(length))) is Format.SAFETENSORS
+
+
+def test_a_brace_at_the_ninth_byte_alone_makes_no_safetensors_file() -> None:
+    assert isinstance(detect(InMemory(b"12345678{ is a text")), Foreign)
+
+
+def test_a_checkpoint_whose_first_bytes_are_damaged_is_corrupt_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"\x00\x00\x00\x00" + saved()[4:])
+    with open_source(os.fspath(path)) as source, pytest.raises(CorruptCheckpointError, match="first bytes"):
+        format_of(source)
+
+
+def test_the_error_says_what_to_do_about_a_pointer() -> None:
+    with pytest.raises(NotACheckpointError) as caught:
+        format_of(InMemory(POINTER))
+    assert (caught.value.where, caught.value.hint) == ("a file", "`git lfs pull` fetches the file")
