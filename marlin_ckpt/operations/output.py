@@ -12,6 +12,7 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.safetensors import writer
 from marlin_ckpt.formats.zip import state_dict
 from marlin_ckpt.storage.local.publishing import publish
+from marlin_ckpt.storage.target import Target
 
 SAFETENSORS = "safetensors"
 BARE = ("pt", "pth", "bin")
@@ -68,10 +69,11 @@ def write(output: Output, drafts: Sequence[Draft], about: Manifest | None, metad
     """
     output.check()
 
-    def fill(fd: int) -> None:
+    def fill(target: Target) -> None:
         if output.extension == SAFETENSORS:
-            writer.write(fd, drafts, metadata)
+            writer.write(target, drafts, metadata)
         else:
-            state_dict.write(fd, drafts, about)
+            state_dict.write(target, drafts, about)
 
-    publish(output.path, fill, before_renaming=output.check)
+    size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
+    publish(output.path, fill, size_bytes, before_renaming=output.check)

@@ -23,8 +23,8 @@ from marlin_ckpt.formats.zip.recovery import Found
 from marlin_ckpt.formats.zip.writer import CONSTANT_RECORDS, write_state
 from marlin_ckpt.storage.local.files import open_source
 from marlin_ckpt.storage.local.publishing import publish
-from marlin_ckpt.storage.local.sink import open_sink
 from marlin_ckpt.storage.source import Source
+from marlin_ckpt.storage.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +169,8 @@ def _write(source: Source, salvage: Salvage, output: PathText) -> None:
                     raise CorruptCheckpointError("changed while it was read", salvage.path)
                 yield one.name, data
 
-    def fill(target: int) -> None:
+    def fill(target: Target) -> None:
         orders = [recovery.read_found(source, one) for one in salvage.intact if one.name == "byteorder"]
-        with open_sink(target, sum(one.size for one in salvage.intact)) as sink:
-            write_state(sink, salvage.pickle, orders[0] if orders else None, buffers(), salvage.manifest)
+        write_state(target, salvage.pickle, orders[0] if orders else None, buffers(), salvage.manifest)
 
-    publish(output, fill)
+    publish(output, fill, sum(one.size for one in salvage.intact))

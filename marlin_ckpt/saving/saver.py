@@ -29,7 +29,7 @@ from marlin_ckpt.saving.pace import Pace
 from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.saving.snapshot import Snapshot, take
 from marlin_ckpt.saving.staging import Arena
-from marlin_ckpt.storage.local.writers import BLOCK_BYTES
+from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOST_REPORTS = 1000  # that are kept for somebody who may never ask

@@ -20,8 +20,8 @@ from marlin_ckpt import Checkpoint, StorageError
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.naming import Kind
-from marlin_ckpt.storage.local import publishing, temporary
-from marlin_ckpt.storage.local.publishing import publish, write_all
+from marlin_ckpt.storage.local import publishing, system_calls, temporary
+from marlin_ckpt.storage.local.publishing import publish
 
 SYSTEM_CALLS = {"open", "mkdir", "write", "fsync", "close", "dup", "rename", "unlink", "flock"}
 
@@ -43,8 +43,8 @@ def seam(monkeypatch):
     """Puts a function between the storage layer and the system; none takes it away again."""
 
     def install(around: Callable | None = None) -> None:
-        monkeypatch.setattr(publishing, "os", Seam(os, around) if around else os)
-        monkeypatch.setattr(temporary, "os", Seam(os, around) if around else os)
+        for module in (publishing, system_calls, temporary):
+            monkeypatch.setattr(module, "os", Seam(os, around) if around else os)
         monkeypatch.setattr(temporary, "fcntl", Seam(fcntl, around) if around else fcntl)
 
     return install
@@ -240,14 +240,14 @@ def test_whichever_call_fails_while_a_save_makes_its_directory_the_error_names_i
 
 @pytest.mark.parametrize("free", [0, 1, 2])
 def test_a_process_out_of_descriptors_gets_an_error_and_leaves_no_litter(tmp_path, free):
-    publish(tmp_path / "model_1.pt", lambda fd: write_all(fd, b"old"))
+    publish(tmp_path / "model_1.pt", lambda target: target.put(b"old"), 3)
     in_use = open_descriptors()
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unused = [fd for fd in range(len(in_use) + free + 1) if fd not in in_use]
     resource.setrlimit(resource.RLIMIT_NOFILE, (unused[free], hard))
     try:
         with pytest.raises(StorageError) as caught:
-            publish(tmp_path / "model_1.pt", lambda fd: write_all(fd, b"new"))
+            publish(tmp_path / "model_1.pt", lambda target: target.put(b"new"), 3)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     assert caught.value.errno == errno.EMFILE

@@ -8,13 +8,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from marlin_ckpt import StorageError
 from marlin_ckpt.saving import background
-from marlin_ckpt.storage.local import direct, publishing
+from marlin_ckpt.storage.local import publishing
+from marlin_ckpt.storage.local.threads import WritingThreads
 from tests.support.failing_calls import (
     ABSORBED,
     ALL,
@@ -37,7 +37,7 @@ KINDS = {
 
 def begin(kind: str, directory: Path) -> Campaign:
     campaign = Campaign(directory, **KINDS[kind])
-    if kind in ("direct", "behind") and "pwrite temporary" not in campaign.labels:
+    if kind in ("direct", "behind") and "pwrite threads" not in campaign.labels:
         pytest.skip("the file system of the temporary directory has no O_DIRECT")
     return campaign
 
@@ -111,21 +111,24 @@ def test_however_little_a_write_takes_the_file_is_whole(campaign, later):
     assert not campaign.found, "\n".join(campaign.found)
 
 
-def write_in_place(directory_fd: int, name: str, write: Callable[[int], Any], _: Callable[[], None]) -> Any:
-    return publishing._fill(publishing.os.open(name, os.O_WRONLY | os.O_TRUNC, dir_fd=directory_fd), write)
+def write_in_place(
+    directory_fd: int, name: str, write: Callable[[int], int], _: Callable[[], None]
+) -> publishing.Published:
+    fd = publishing.os.open(name, os.O_WRONLY | os.O_TRUNC, dir_fd=directory_fd)
+    return publishing.Published(publishing._fill(fd, write)[0], 0, 0)
 
 
-def sync_again(fd: int, write: Callable[[int], Any]) -> Any:
-    written = write(fd)
+def sync_again(fd: int, write: Callable[[int], int]) -> tuple[int, float]:
+    size_bytes = write(fd)
     with contextlib.suppress(OSError):
         publishing.os.fsync(fd)
     publishing.os.fsync(fd)
     publishing.os.close(fd)
-    return written
+    return size_bytes, 0
 
 
-def stop_one_of_two(sink: direct.DirectSink, stop=direct.DirectSink.stop) -> None:
-    stop(sink)
+def stop_one_of_two(threads: WritingThreads, stop=WritingThreads.stop) -> None:
+    stop(threads)
     threading.Thread(target=LET_GO.wait).start()
 
 
@@ -135,7 +138,7 @@ CARELESS = [
     ("old file", publishing, "_put_back", lambda *_: None),
     ("fsync repeated", publishing, "_fill", sync_again),
     ("a descriptor", publishing, "_close_quietly", lambda _: None),
-    ("a thread", direct.DirectSink, "stop", stop_one_of_two),
+    ("a thread", WritingThreads, "stop", stop_one_of_two),
     ("litter", os, "unlink", lambda *_, **__: None),
     ("errno None", StorageError, "of", lambda action, where, _: StorageError(action, where)),
 ]
@@ -166,5 +169,5 @@ def test_a_failure_of_an_asynchronous_save_that_is_told_twice_would_be_noticed(t
             raise told[0]
 
     monkeypatch.setattr(background.Background, "wait", wait)
-    campaign.strike(Fault(campaign.labels.index("pwrite temporary"), errno.EIO))
+    campaign.strike(Fault(campaign.labels.index("pwrite threads"), errno.EIO))
     assert any("told again" in one for one in campaign.found)

@@ -19,7 +19,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, MarlinError
 from marlin_ckpt.directory import removing
-from marlin_ckpt.storage.local import descent, publishing, temporary
+from marlin_ckpt.storage.local import descent, publishing, system_calls, temporary
 
 FINAL, OTHER = "model_1.pt", "model_2.pt"
 DEAD = ".model_1.pt.elsewhere.1.0123abcd.marlin-tmp"
@@ -185,7 +185,7 @@ def attack(monkeypatch, tmp_path):
     def repeat(operation: Callable, rounds: int, **options) -> tuple[str, Adversary]:
         adversary = Adversary(tmp_path, operation.__name__, **options)
         monkeypatch.setattr(secrets, "token_hex", adversary.token)
-        for module in (publishing, temporary, removing, descent):
+        for module in (publishing, system_calls, temporary, removing, descent):
             monkeypatch.setattr(module, "os", Seam(os, adversary))
         monkeypatch.setattr(temporary, "fcntl", Seam(fcntl, adversary))
         for number in range(rounds):
@@ -236,7 +236,7 @@ def delete_existing(directory: Path) -> None:
 
 
 def publish(directory: Path) -> None:
-    publishing.publish(directory / FINAL, lambda fd: publishing.write_all(fd, b"new"))
+    publishing.publish(directory / FINAL, lambda target: target.put(b"new"), 3)
 
 
 def plain_save(directory: Path) -> None:

@@ -212,7 +212,7 @@ def test_cleaning_removes_every_name_of_one_file(tmp_path):
 
 def test_the_old_file_that_a_live_save_keeps_aside_is_not_taken_for_a_dead_runs(tmp_path, monkeypatch):
     path = tmp_path / "model_1.pt"
-    publishing.publish(path, lambda fd: os.write(fd, b"old"))
+    publishing.publish(path, lambda target: target.put(b"old"), 3)
     sync = os.fsync
 
     def cleaning(fd):
@@ -223,6 +223,6 @@ def test_the_old_file_that_a_live_save_keeps_aside_is_not_taken_for_a_dead_runs(
 
     monkeypatch.setattr(publishing.os, "fsync", cleaning)
     with pytest.raises(StorageError, match="injected"):
-        publishing.publish(path, lambda fd: os.write(fd, b"new"))
+        publishing.publish(path, lambda target: target.put(b"new"), 3)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["model_1.pt"]

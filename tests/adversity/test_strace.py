@@ -147,6 +147,8 @@ def test_what_the_kernel_refuses_and_a_save_needs_not_does_not_stop_it(calls, sa
                 assert len(found["litter"]) == 1
                 found["litter"] = []
             wrong += [f"{call}, {code}: {one}" for one in faults_of(found, 0, "new")]
+            # glibc emulates a missing fallocate(2) by writing one byte into each block.
+            wrong += [line for line in found["log"] if re.search(r"pwrite64\(.*, 1, [0-9]+\)", line)]
             tried += 1
     assert tried >= 5
     assert not wrong, "\n".join(wrong)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import signal
 import threading
@@ -15,7 +14,9 @@ import torch
 from marlin_ckpt import Checkpoint
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.saving import staging
-from marlin_ckpt.storage.local import image, writers
+from marlin_ckpt.storage.local import direct, system_calls
+from marlin_ckpt.storage.local import writer as local_writer
+from marlin_ckpt.storage.local.threads import WritingThreads
 from tests.support.async_runs import checkpointer, same
 from tests.support.async_trainings import is_behind
 
@@ -67,8 +68,9 @@ def as_it_is(checkpoint: Checkpoint) -> Checkpoint:
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(image, "_PIECE_BYTES", 4096)
-    monkeypatch.setattr(image, "_CACHED_PIECE_BYTES", 4096)
+    monkeypatch.setattr(local_writer, "_DIRECT_FROM_BYTES", 0)
+    monkeypatch.setattr(direct, "_PIECE_BYTES", 4096)
+    monkeypatch.setattr(local_writer, "_CACHED_PIECE_BYTES", 4096)
     monkeypatch.setattr(staging, "_TASK_BYTES", 4096)
 
 
@@ -84,10 +86,6 @@ def no_hang():
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
-
-
-def no_direct(*_):
-    raise OSError(errno.EINVAL, "no O_DIRECT")
 
 
 def savers():
@@ -140,10 +138,10 @@ def faults_of_a_death(directory, monkeypatch, owner, name, number):
 
 
 DEATHS = [
-    ("direct", os, "posix_fallocate", 1),
+    ("direct", system_calls, "allocate", 1),
     ("direct", os, "pwrite", 2),
-    ("buffered", os, "pwrite", 2),
-    ("buffered", writers, "start_writeback", 2),
+    ("buffered", os, "write", 2),
+    ("buffered", system_calls, "start_writeback", 2),
     ("buffered", writer, "write_state", 1),
     ("buffered", ctypes, "memmove", 2),
     ("buffered", os, "fsync", 1),
@@ -158,12 +156,12 @@ def test_a_thread_that_dies_in_the_middle_of_a_save_is_told_of_once_and_the_next
     tmp_path, monkeypatch, way, owner, name, number
 ):
     if way == "buffered":
-        monkeypatch.setattr(writers, "make_direct", no_direct)
+        monkeypatch.setattr(local_writer, "_DIRECT_FROM_BYTES", 1 << 40)
     assert list(faults_of_a_death(tmp_path, monkeypatch, owner, name, number)) == []
 
 
 def test_a_death_that_nobody_looks_at_would_be_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(writers.Writers, "check", lambda _: None)
+    monkeypatch.setattr(WritingThreads, "check", lambda _: None)
     assert "not told" in list(faults_of_a_death(tmp_path, monkeypatch, os, "pwrite", 2))
 
 
@@ -210,7 +208,6 @@ def test_while_the_disk_takes_nothing_the_loop_goes_on_and_the_file_is_that_of_w
 
 
 def test_no_step_goes_on_while_a_synchronous_save_waits_for_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr("marlin_ckpt.storage.local.sink._DIRECT_FROM_BYTES", 0)
     steps_went_on = train_on_a_slow_disk(tmp_path, monkeypatch, behind=False)
     if not steps_went_on:
         pytest.skip("the file system of the temporary directory has no O_DIRECT")

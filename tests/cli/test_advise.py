@@ -96,7 +96,7 @@ def test_a_disk_that_is_full_exits_1_and_leaves_nothing(advise, tmp_path, monkey
     def full(*_):
         raise StorageError("cannot write: no space left", str(tmp_path), errno=errno.ENOSPC)
 
-    monkeypatch.setattr(writer, "open_image", full)
+    monkeypatch.setattr(writer, "write_state", full)
     code, out, err = advise(tmp_path, "--size", "1MB")
     assert (code, out) == (1, "")
     assert "error: cannot write: no space left" in err

@@ -9,6 +9,7 @@ import random
 import select
 import signal
 import statistics
+import sys
 import threading
 import time
 from collections import deque
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 
 from marlin_ckpt import Checkpoint
-from marlin_ckpt.storage.local import writers
+from marlin_ckpt.storage.local import writer
 from tests.support.async_child import (
     MESSAGE,
     NEW_NAMES,
@@ -33,10 +34,6 @@ from tests.support.async_child import (
 )
 
 ONE_NAME = "last"  # each save over the one before
-
-
-def no_direct(*_: Any) -> None:
-    raise OSError(writers.REFUSALS[0], "no O_DIRECT")
 
 
 def saving(directory: str, kind: str, prefix: str) -> Callable[[Checkpoint, int], list[int]]:
@@ -57,8 +54,7 @@ def saving(directory: str, kind: str, prefix: str) -> Callable[[Checkpoint, int]
             return durable
 
         return save
-    if kind == "buffered":
-        writers.make_direct = no_direct
+    writer._DIRECT_FROM_BYTES = sys.maxsize if kind == "buffered" else 0
     one = checkpointer_for(directory, prefix)
 
     def save_behind(checkpoint: Checkpoint, number: int) -> list[int]:

@@ -18,10 +18,10 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, StorageError
 from marlin_ckpt.directory import removing
-from marlin_ckpt.storage.local import direct, image, publishing, sink, temporary, writers
+from marlin_ckpt.storage.local import direct, publishing, system_calls, temporary, threads, writer
 
 CALLS = {"open", "close", "dup", "fstat", "stat", "listdir", "fcntl", "flock", "write", "pwrite"}
-CALLS |= {"posix_fallocate", "ftruncate", "fsync", "link", "rename", "unlink"}
+CALLS |= {"allocate", "ftruncate", "fsync", "link", "rename", "unlink"}
 TARGET = "model_1.pt"
 LEFT = f".{TARGET}.elsewhere.1.0123abcd{temporary.SUFFIX}"
 CODES = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EINTR]
@@ -33,8 +33,8 @@ ALL = frozenset(CODES + REFUSALS)
 ABSORBED = {
     **dict.fromkeys(["open mountinfo", "open old", "flock old", "link", "unlink"], ALL),
     **dict.fromkeys(["close lock", "close old", "close directory"], ALL),
-    **dict.fromkeys(["fcntl on", "posix_fallocate temporary"], frozenset(REFUSALS)),
-    **dict.fromkeys(["pwrite temporary", "fsync directory"], frozenset([errno.EINVAL])),
+    **dict.fromkeys(["fcntl on", "allocate temporary"], frozenset(REFUSALS)),
+    **dict.fromkeys(["pwrite threads", "fsync directory"], frozenset([errno.EINVAL])),
     "flock temporary": {errno.EOPNOTSUPP},
 }
 
@@ -89,17 +89,19 @@ class System:
         # Only a loss of power shows what an fsync does, and it takes most of the time of a save.
         result = None if name == "fsync" else real(*args, **kwargs)
         if name in {"open", "dup"} and isinstance(result, int):
-            self._roles[result] = "lock" if name == "dup" else label.split()[-1]
+            self._roles[result] = "threads" if module is threads else label.split()[-1]
+            if name == "dup" and module is publishing:
+                self._roles[args[0]] = "lock"
         return result
 
     def _label(self, module, name: str, args: tuple) -> str:
         if self._is_sweeping:
             return f"sweep {name}"
         if name == "open":
-            role = {publishing: "directory", sink: "mountinfo"}.get(module)
+            role = {publishing: "directory", writer: "mountinfo"}.get(module)
             return f"open {role or ('temporary' if temporary.is_temporary(args[0]) else 'old')}"
         if name == "fcntl":
-            return "fcntl off" if "pwrite temporary" in self.labels else "fcntl on"
+            return "fcntl off" if "pwrite threads" in self.labels else "fcntl on"
         if isinstance(args[0], int):
             return f"{name} {self._roles[args[0]]}"
         return f"{name} back" if name != "link" and "rename" in self.labels and TARGET in args else name
@@ -159,19 +161,17 @@ class Campaign:
 
     def _save(self, value: float, system: System, checkpointer: DefaultCheckpointer | None = None) -> System:
         # No mounts are listed, so that in a tmpfs, too, the page cache is gone past where that works.
-        mounts = functools.partial(system.call, sink, "open", lambda *_, **__: io.StringIO())
+        mounts = functools.partial(system.call, writer, "open", lambda *_, **__: io.StringIO())
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sink, "_DIRECT_FROM_BYTES", 0 if self._past_the_cache else 1 << 40)
-            patch.setattr(sink, "PIECE_BYTES", 4096)  # a dozen KB of state then take several writes
-            patch.setattr(direct, "_BUFFER_BYTES", 4096)
-            patch.setattr(image, "_PIECE_BYTES", 4096)
-            patch.setattr(image, "_CACHED_PIECE_BYTES", 4096)
-            patch.setattr(sink, "open", mounts, raising=False)
-            if self._arguments.async_save and not self._past_the_cache:
-                patch.setattr(writers, "make_direct", _no_direct)
-            for module in (removing, temporary, publishing, sink, direct, image, writers):
+            patch.setattr(writer, "_DIRECT_FROM_BYTES", 0 if self._past_the_cache else 1 << 40)
+            patch.setattr(writer, "_CACHED_PIECE_BYTES", 4096)  # a dozen KB of state then take several writes
+            patch.setattr(direct, "_PIECE_BYTES", 4096)
+            patch.setattr(writer, "open", mounts, raising=False)
+            allocate = functools.partial(system.call, system_calls, "allocate", system_calls.allocate)
+            patch.setattr(system_calls, "allocate", allocate)
+            for module in (removing, temporary, publishing, writer, direct, threads, system_calls):
                 patch.setattr(module, "os", system.stand_in(module, os))
-            for module in (temporary, writers):
+            for module in (temporary, system_calls):
                 patch.setattr(module, "fcntl", system.stand_in(module, fcntl))
             state = Checkpoint({"weight": torch.full((3000,), value)}, {}, {})
             if checkpointer is None:
@@ -248,10 +248,6 @@ class Campaign:
             state = DefaultCheckpointer(self._arguments).load().module_interface_state
             return torch.equal(state["weight"], torch.full((3000,), 2.0))
         return False
-
-
-def _no_direct(*_: object) -> None:
-    raise OSError(writers.REFUSALS[0], "no O_DIRECT")
 
 
 def open_descriptors() -> set[int]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from marlin_ckpt.storage.local import system_calls
 from tests.support.power_loss import ROOT, Call, Enter, Mark, Resize, Sync, Write
 
 
@@ -22,10 +23,12 @@ class Recorder:
         self._nodes = {root: ROOT}
         self._descriptors: dict[int, tuple[int, str]] = {}
         self._numbers = itertools.count(ROOT + 1)
-        on_descriptors = ("write", "pwrite", "posix_fallocate", "ftruncate", "fsync")
+        on_descriptors = ("write", "pwrite", "ftruncate", "fsync")
         for name in (*on_descriptors, "open", "close", "dup", "mkdir", "rename", "link", "unlink"):
             method = self._changed if name in on_descriptors else getattr(self, f"_{name}")
             monkeypatch.setattr(os, name, functools.partial(method, name, getattr(os, name)))
+        allocate = functools.partial(self._changed, "allocate", system_calls.allocate)
+        monkeypatch.setattr(system_calls, "allocate", allocate)
 
     def mark(self, path: str, save: int, *, is_reported: bool) -> None:
         self.trace.append(Mark(os.path.relpath(path, self.root), save, is_reported))
@@ -38,7 +41,7 @@ class Recorder:
         node, path = self._descriptors[fd]
         if name == "fsync":
             self.trace.append(Sync(node, os.path.relpath(path, self.root)))
-        elif name in {"posix_fallocate", "ftruncate"}:
+        elif name in {"allocate", "ftruncate"}:
             self.trace.append(Resize(node, os.fstat(fd).st_size))
         else:
             offset = args[1] if name == "pwrite" else os.lseek(fd, 0, os.SEEK_CUR) - result

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
-from marlin_ckpt.formats.zip import writer
-from marlin_ckpt.storage.local import direct, sink, writers
+from marlin_ckpt.storage.local import direct, system_calls, writer
 from tests.support.recorded_calls import Recorder
 
 CHECKPOINTS = "runs/first/checkpoints"  # none of the three is there before the first save
@@ -109,13 +108,12 @@ def record(root: Path, make_save: Callable[[str], Callable[[int], None]]) -> Rec
     """Records all saves, the thresholds lowered so that small files take every way that large ones take."""
     root.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sink, "_DIRECT_FROM_BYTES", 4 * LARGE)
-        patch.setattr(sink, "PIECE_BYTES", 1024)
-        patch.setattr(writer, "PIECE_BYTES", 1024)
-        patch.setattr(direct, "_BUFFER_BYTES", 4096)
+        patch.setattr(writer, "_DIRECT_FROM_BYTES", 4 * LARGE)
+        patch.setattr(writer, "_CACHED_PIECE_BYTES", 512)
+        patch.setattr(direct, "_PIECE_BYTES", 4096)
         # The same calls on every file system, whether it has O_DIRECT or not.
-        patch.setattr(sink, "_is_in_memory", lambda _: False)
-        patch.setattr(writers, "set_direct", lambda _, *, on: on)
+        patch.setattr(writer, "_is_in_memory", lambda _: False)
+        patch.setattr(system_calls, "set_direct", lambda _, *, on: on)
         recorder = Recorder(str(root), patch)
         save = make_save(str(root))
         for number in range(len(SAVES)):

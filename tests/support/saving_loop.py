@@ -16,15 +16,17 @@ import signal
 import statistics
 import struct
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
 import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, MarlinError
-from marlin_ckpt.storage.local import direct, sink
-from marlin_ckpt.storage.local.publishing import publish, write_all
+from marlin_ckpt.storage.local import direct, system_calls, writer
+from marlin_ckpt.storage.local.publishing import publish
 from marlin_ckpt.storage.local.temporary import is_temporary
+from marlin_ckpt.storage.target import Target
 
 PATIENCE_S = 120
 NEW_NAMES = "model"  # each save under its own index
@@ -60,7 +62,7 @@ class Loop:
         self.directory = directory
         self.elements = elements
         self._is_plain = kind == "plain"
-        sink._DIRECT_FROM_BYTES = 0 if kind == "direct" else sys.maxsize
+        writer._DIRECT_FROM_BYTES = 0 if kind == "direct" else sys.maxsize
 
     def saving(self, prefix: str) -> Save:
         """Makes a function that saves a state which holds a number."""
@@ -120,14 +122,14 @@ def start_holder(directory: str):
     pid = os.fork()
     if pid == 0:
 
-        def write(fd: int) -> None:
-            write_all(fd, HELD_HALF)
+        def write(target: Target) -> None:
+            target.put(HELD_HALF)
             os.write(say_ready, b".")
             os.read(let_go, 1)
-            write_all(fd, HELD_HALF)
+            target.put(HELD_HALF)
 
         try:
-            publish(os.path.join(directory, HELD), write)
+            publish(os.path.join(directory, HELD), write, 2 * len(HELD_HALF))
         finally:
             os._exit(0)
     if not select.select([ready], [], [], PATIENCE_S)[0]:
@@ -174,17 +176,14 @@ def measure_period(loop: Loop) -> float:
 
 def goes_past_the_page_cache(directory: str) -> bool:
     """Whether the file system takes O_DIRECT, so that saves of the kind `direct` are."""
-    started = []
-
-    class Counting(direct.DirectSink):
-        def __init__(self, *arguments) -> None:
-            super().__init__(*arguments)
-            started.append(self)
-
-    sink.DirectSink = Counting
-    Loop(directory, "direct", 1).saving(ONE_NAME)(0)
-    sink.DirectSink = direct.DirectSink
-    return bool(started)
+    with tempfile.TemporaryFile(dir=directory) as file:
+        try:
+            direct.DirectPieces(file.fileno(), 1, None)
+        except OSError as error:
+            if error.errno in system_calls.REFUSALS:
+                return False
+            raise
+    return True
 
 
 def kill_again_and_again(directory: str, kind: str, kills: int, elements: int) -> dict:

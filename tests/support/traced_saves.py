@@ -25,7 +25,7 @@ from marlin_ckpt import (
     MarlinError,
     StorageError,
 )
-from marlin_ckpt.storage.local import direct, sink
+from marlin_ckpt.storage.local import direct, writer
 from marlin_ckpt.storage.local.temporary import is_temporary
 
 ELEMENTS = 3000  # with buffers of a block, a save takes several writes
@@ -50,7 +50,7 @@ def save(kind: str, directory: str, value: float, index: int = 1) -> None:
     if kind == "plain":
         torch.save(state_of(value).payload(), os.path.join(directory, f"model_{index}.pt"))
         return
-    sink._DIRECT_FROM_BYTES = 0 if kind == "direct" else sys.maxsize
+    writer._DIRECT_FROM_BYTES = 0 if kind == "direct" else sys.maxsize
     checkpointer_for(directory).save(state_of(value), index)
 
 
@@ -136,7 +136,7 @@ def run(directory: str, kind: str, inject: str | None) -> dict:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
-    direct._BUFFER_BYTES = sink.PIECE_BYTES = 4096
+    direct._PIECE_BYTES = writer._CACHED_PIECE_BYTES = 4096
     for number, case in enumerate(sys.stdin):
         result = run(os.path.join(sys.argv[1], str(number)), *json.loads(case))
         sys.stdout.write(json.dumps(result) + "\n")

@@ -2,20 +2,22 @@
 
 The library's own `serialize_file` wants all tensors in memory at once, and writes to a temporary file of its
 own, which nobody tidies up after a kill, which it does not sync, and which only its owner may read (release
-0.8). So the bytes are laid out here as it lays them out, and the library reads the result before that gets
-its name. Source of the format: section "Format" of the README of safetensors; of the order: its tensor.rs.
+0.8). So the bytes are laid out here as it lays them out, and the library reads what they begin with before
+anything is written. Source of the format: section "Format" of the README of safetensors; of the order: its
+tensor.rs.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 
 import safetensors
 
 from marlin_ckpt.errors import MarlinError, UnsavableStateError
 from marlin_ckpt.formats.drafts import Draft
-from marlin_ckpt.storage.local.sink import PIECE_BYTES, open_sink
+from marlin_ckpt.storage.target import Target
 
 # In the order in which the library puts the data, largest alignment first: torch's names, the format's names.
 _CODES = {
@@ -61,14 +63,14 @@ def in_order(drafts: Iterable[Draft]) -> list[Draft]:
     return sorted(drafts, key=lambda one: (_RANKS.get(one.dtype, 0), one.name))
 
 
-def write(fd: int, drafts: Iterable[Draft], metadata: Mapping[str, str]) -> None:
-    """Fills an empty file, and has the library read what it begins with.
+def write(target: Target, drafts: Iterable[Draft], metadata: Mapping[str, str]) -> None:
+    """Fills an empty file, once the library has read what it will begin with.
 
     Drafts that are the same as another are left out, and named in the metadata with the one that they are, as
     `safetensors.torch.save_model` does.
 
     Args:
-        fd: the file, open for reading and writing.
+        target: the empty file.
         drafts: each with a name of its own.
         metadata: texts by their names; these come before the names of tensors.
 
@@ -81,21 +83,22 @@ def write(fd: int, drafts: Iterable[Draft], metadata: Mapping[str, str]) -> None
     kept = in_order(one for one in listed if not one.same_as)
     same = {one.name: one.same_as for one in listed if one.same_as}
     head = header(kept, {**same, **metadata})
-    with open_sink(fd, len(head) + sum(one.size_bytes for one in kept)) as sink:
-        for start in range(0, len(head), PIECE_BYTES):
-            sink.put(head[start : start + PIECE_BYTES])
-        for one in kept:
-            view = one.read()
-            for start in range(0, one.size_bytes, PIECE_BYTES):
-                sink.put(view[start : start + PIECE_BYTES])
-    _prove(fd, {one.name for one in kept})
+    _prove(head, kept)
+    target.put(head)
+    for one in kept:
+        target.put(one.read())
 
 
-def _prove(fd: int, names: set[str]) -> None:
-    try:
-        with safetensors.safe_open(f"/proc/self/fd/{fd}", framework="np") as file:
-            found = set(file.keys())
-    except safetensors.SafetensorError as error:
-        raise MarlinError(f"the safetensors library does not read what was written: {error}") from error
-    if found != names:
-        raise MarlinError("the safetensors library reads other names than were written")
+def _prove(head: bytes, drafts: Sequence[Draft]) -> None:
+    """Has the library read a file in memory that begins so and has a hole for the data, at no cost."""
+    with open(os.memfd_create("safetensors"), "wb", buffering=0) as file:
+        file.write(head)
+        file.truncate(len(head) + sum(one.size_bytes for one in drafts))
+        try:
+            with safetensors.safe_open(f"/proc/self/fd/{file.fileno()}", framework="np") as read:
+                found = set(read.keys())
+        except safetensors.SafetensorError as error:
+            what = f"the safetensors library does not read what would be written: {error}"
+            raise MarlinError(what) from error
+    if found != {one.name for one in drafts}:
+        raise MarlinError("the safetensors library reads other names than would be written")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,28 +18,21 @@ from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
 from marlin_ckpt.formats.zip import writer
 from marlin_ckpt.formats.zip.writer import Plan, write_state
-from marlin_ckpt.storage.local.image import open_image
-from marlin_ckpt.storage.local.publishing import publish
-from marlin_ckpt.storage.local.sink import open_sink
+from marlin_ckpt.storage.local.publishing import Published, publish
+from marlin_ckpt.storage.target import Fill
 
 _BYTEORDER = sys.byteorder.encode()
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class Written(Published):
     """What became of a save.
 
     Attributes:
         refused: what in the file `weights_only` refuses: names that loading it would import; usually none.
-        size_bytes: the file's length.
-        write_s: how long it took to hand the bytes to the system, in seconds.
-        sync_s: how long it then took until the file was durable under its name.
     """
 
     refused: tuple[str, ...]
-    size_bytes: int
-    write_s: float
-    sync_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +67,8 @@ def write_file(path: PathText, state: Any, manifest: Manifest) -> Written:
             local = on_cpu(storage)
             yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
 
-    def fill(fd: int) -> None:
-        with open_sink(fd, encoded.size_bytes) as sink:
-            write_state(sink, encoded.pickle, _BYTEORDER, data(), manifest)
-
-    return _publish(path, encoded, fill)
+    done = publish(path, _filling(encoded, data(), manifest), encoded.size_bytes)
+    return _written(path, encoded, done)
 
 
 def plan_image(encoded: Encoded) -> Plan:
@@ -108,36 +97,17 @@ def write_image(
     """
     sizes = _sizes(encoded)
     data = [(name, image.memory[at : at + sizes[name]]) for name, at in image.plan.offsets.items()]
-
-    def fill(fd: int) -> None:
-        with open_image(fd, image.memory, encoded.size_bytes) as sink:
-            write_state(sink, encoded.pickle, _BYTEORDER, data, manifest)
-
-    return _publish(path, encoded, fill, before_renaming)
+    fill = _filling(encoded, data, manifest)
+    done = publish(path, fill, encoded.size_bytes, image=image.memory, before_renaming=before_renaming)
+    return _written(path, encoded, done)
 
 
-def _publish(
-    path: PathText,
-    encoded: Encoded,
-    fill: Callable[[int], None],
-    before_renaming: Callable[[], None] = lambda: None,
-) -> Written:
-    held_s = 0.0
+def _filling(encoded: Encoded, data: Iterable[tuple[str, memoryview]], manifest: Manifest) -> Fill:
+    return lambda target: write_state(target, encoded.pickle, _BYTEORDER, data, manifest)
 
-    def write(fd: int) -> tuple[float, int]:
-        fill(fd)
-        return time.perf_counter(), os.fstat(fd).st_size
 
-    def hold() -> None:
-        nonlocal held_s
-        began = time.perf_counter()
-        before_renaming()
-        held_s = time.perf_counter() - began
-
-    began = time.perf_counter()
-    filled, size_bytes = publish(path, write, hold)
-    sync_s = time.perf_counter() - filled - held_s
-    return Written(_refused(os.fspath(path), encoded), size_bytes, filled - began, sync_s)
+def _written(path: PathText, encoded: Encoded, done: Published) -> Written:
+    return Written(done.size_bytes, done.write_s, done.sync_s, _refused(os.fspath(path), encoded))
 
 
 def on_cpu(storage: UntypedStorage) -> UntypedStorage:

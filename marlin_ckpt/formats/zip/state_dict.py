@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from marlin_ckpt.errors import UnsavableStateError
@@ -13,7 +13,7 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.stubs import Storage, Stub, Writer
 from marlin_ckpt.formats.values import dtypes
 from marlin_ckpt.formats.zip.writer import write_state
-from marlin_ckpt.storage.local.sink import open_sink
+from marlin_ckpt.storage.target import Target
 
 _PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL
 # The dtypes that are pickled by the type of their storage, torch.storage.
@@ -98,11 +98,11 @@ def _tensor(names: _Names, one: Draft, key: str) -> Stub:
     return names.get("torch._utils", "_rebuild_tensor_v3")(*arguments, names.get("torch", one.dtype))
 
 
-def write(fd: int, drafts: Iterable[Draft], about: Manifest | None) -> None:
+def write(target: Target, drafts: Iterable[Draft], about: Manifest | None) -> None:
     """Fills an empty file with a state dict that `torch.load` reads with `weights_only`.
 
     Args:
-        fd: the file, open for writing.
+        target: the empty file.
         drafts: each with a name of its own.
         about: the manifest, without its records.
 
@@ -111,10 +111,5 @@ def write(fd: int, drafts: Iterable[Draft], about: Manifest | None) -> None:
         OSError: the file cannot be written.
     """
     pickle, stored = state_pickle(drafts)
-
-    def buffers() -> Iterator[tuple[str, memoryview]]:
-        for key, one in enumerate(stored):
-            yield f"data/{key}", one.read()
-
-    with open_sink(fd, len(pickle) + sum(one.size_bytes for one in stored)) as sink:
-        write_state(sink, pickle, b"little", buffers(), about)
+    data = ((f"data/{key}", one.read()) for key, one in enumerate(stored))
+    write_state(target, pickle, b"little", data, about)

@@ -10,17 +10,33 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
 
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import temporary
 from marlin_ckpt.storage.local.files import open_regular
+from marlin_ckpt.storage.local.writer import open_writer
+from marlin_ckpt.storage.target import Fill
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-Written = TypeVar("Written")
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of a file.
+
+    Attributes:
+        size_bytes: its length.
+        write_s: how long it took to hand the bytes to the system, in seconds.
+        sync_s: how long it then took until the file was durable under its name, without `before_renaming`.
+    """
+
+    size_bytes: int
+    write_s: float
+    sync_s: float
 
 
 def make_directory(directory: PathText) -> None:
@@ -47,17 +63,21 @@ def make_directory(directory: PathText) -> None:
 
 
 def publish(
-    path: PathText, write: Callable[[int], Written], before_renaming: Callable[[], None] = lambda: None
-) -> Written:
+    path: PathText,
+    fill: Fill,
+    expected_bytes: int,
+    *,
+    image: memoryview | None = None,
+    before_renaming: Callable[[], None] = lambda: None,
+) -> Published:
     """Writes a file under its final name, whole and durable, or not at all.
 
     Args:
         path: the final name; a file that has it is replaced in one instant.
-        write: is given the file descriptor of the empty temporary file and fills it.
+        fill: is given the empty file, and puts its content into it.
+        expected_bytes: how long the file will be, roughly.
+        image: memory in which parts of the file lie at their place already; see `DirectPieces`.
         before_renaming: called when the file's content is durable, and only its name is not yet there.
-
-    Returns:
-        what `write` returned.
 
     Raises:
         StorageError: a system call failed; the old file stands and the temporary one is removed. Whatever
@@ -69,6 +89,12 @@ def publish(
         directory_fd = os.open(directory, _DIRECTORY)
     except OSError as error:
         raise StorageError.of("cannot write", text, error) from error
+
+    def write(fd: int) -> int:
+        with open_writer(fd, expected_bytes, image) as writer:
+            fill(writer)
+            return writer.finish()
+
     try:
         return _publish_in(directory_fd, name, write, before_renaming)
     except StorageError:
@@ -80,17 +106,19 @@ def publish(
 
 
 def _publish_in(
-    directory_fd: int, name: str, write: Callable[[int], Written], before_renaming: Callable[[], None]
-) -> Written:
-    fd, temporary_name = temporary.create(directory_fd, name)
+    directory_fd: int, name: str, write: Callable[[int], int], before_renaming: Callable[[], None]
+) -> Published:
+    began = time.perf_counter()
+    lock_fd, temporary_name = temporary.create(directory_fd, name)
     litter = [temporary_name]
-    lock_fd = old_fd = -1
+    old_fd = -1
     try:
-        # The lock belongs to the open file, not to a descriptor: this second one holds it over the rename,
-        # while the first is closed before it, since some file systems report a failed write only then.
-        lock_fd = _duplicate(fd)
-        written = _fill(fd, write)
+        # The lock belongs to the open file, not to a descriptor: the first one holds it over the rename,
+        # while the second is closed before it, since some file systems report a failed write only then.
+        size_bytes, written = _fill(os.dup(lock_fd), write)
+        durable = time.perf_counter()
         before_renaming()
+        renaming = time.perf_counter()
         old_fd, kept = _keep(directory_fd, name, litter)
         os.rename(temporary_name, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
         litter.remove(temporary_name)
@@ -99,7 +127,8 @@ def _publish_in(
         except OSError:
             _put_back(directory_fd, name, kept)
             raise
-        return written
+        sync_s = time.perf_counter() - renaming + durable - written
+        return Published(size_bytes, written - began, sync_s)
     finally:
         for one in litter:
             with contextlib.suppress(OSError):
@@ -108,18 +137,15 @@ def _publish_in(
         _close_quietly(old_fd)
 
 
-def _duplicate(fd: int) -> int:
-    try:
-        return os.dup(fd)
-    except OSError:
-        _close_quietly(fd)
-        raise
+def _fill(fd: int, write: Callable[[int], int]) -> tuple[int, float]:
+    """Writes, syncs and closes; the first error is the one that is raised.
 
-
-def _fill(fd: int, write: Callable[[int], Written]) -> Written:
-    """Writes, syncs and closes; the first error is the one that is raised."""
+    Returns:
+        the file's length, and when it was written, before the fsync.
+    """
     try:
-        written = write(fd)
+        size_bytes = write(fd)
+        written = time.perf_counter()
         # A failed fsync may have dropped the pages, and a second one may then report success (seen on xfs):
         # the error ends this file's life.
         os.fsync(fd)
@@ -127,7 +153,7 @@ def _fill(fd: int, write: Callable[[int], Written]) -> Written:
         _close_quietly(fd)
         raise
     os.close(fd)
-    return written
+    return size_bytes, written
 
 
 def _keep(directory_fd: int, name: str, litter: list[str]) -> tuple[int, str | None]:
@@ -204,14 +230,3 @@ def sync_open_directory(fd: int) -> None:
         # themselves or not at all.
         if error.errno != errno.EINVAL:
             raise
-
-
-def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
-    """Writes all of a buffer; write(2) may take less than it is given.
-
-    Raises:
-        OSError: as write(2) does.
-    """
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]

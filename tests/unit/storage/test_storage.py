@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from marlin_ckpt import StorageError, naming
 from marlin_ckpt.storage.local import temporary
-from marlin_ckpt.storage.local.publishing import make_directory, publish, write_all
+from marlin_ckpt.storage.local.publishing import make_directory, publish
+from marlin_ckpt.storage.target import Target
 
 FILE_NAMES = st.binary(min_size=1, max_size=255).filter(
     lambda name: not {0, ord("/")} & set(name) and name not in {b".", b".."}
@@ -27,7 +28,7 @@ FILE_NAMES = st.binary(min_size=1, max_size=255).filter(
 
 
 def writes(data: bytes):
-    return lambda fd: write_all(fd, data)
+    return lambda target: target.put(data)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def directory_fd(tmp_path):
 # Makes a temporary file as a save does, says so, and stays in the middle of it.
 WRITER = """
 import os, sys
-from marlin_ckpt.storage import temporary
+from marlin_ckpt.storage.local import temporary
 temporary.create(os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECTORY), "model_1.pt")
 print("made", flush=True)
 sys.stdin.read()
@@ -67,7 +68,7 @@ def kill(process: subprocess.Popen) -> None:
 def test_a_published_file_has_the_mode_that_the_umask_leaves(tmp_path, umask):
     before = os.umask(umask)
     try:
-        publish(tmp_path / "model_1.pt", writes(b"new"))
+        publish(tmp_path / "model_1.pt", writes(b"new"), 3)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "model_1.pt").stat().st_mode) == 0o666 & ~umask
@@ -78,7 +79,7 @@ def test_a_link_under_the_final_name_is_replaced_and_its_other_name_keeps_its_co
     best, target = tmp_path / "best.pt", tmp_path / "model_1.pt"
     best.write_bytes(b"kept")
     link(best, target)
-    publish(target, writes(b"new"))
+    publish(target, writes(b"new"), 3)
     assert best.read_bytes() == b"kept"
     assert target.read_bytes() == b"new"
     assert not target.is_symlink()
@@ -87,7 +88,7 @@ def test_a_link_under_the_final_name_is_replaced_and_its_other_name_keeps_its_co
 
 def test_a_link_that_leads_nowhere_is_replaced_and_nothing_is_made_where_it_led(tmp_path):
     (tmp_path / "model_1.pt").symlink_to(tmp_path / "elsewhere")
-    publish(tmp_path / "model_1.pt", writes(b"new"))
+    publish(tmp_path / "model_1.pt", writes(b"new"), 3)
     assert os.listdir(tmp_path) == ["model_1.pt"]
     assert (tmp_path / "model_1.pt").read_bytes() == b"new"
 
@@ -103,13 +104,13 @@ def test_a_planted_temporary_file_is_neither_written_through_nor_removed(tmp_pat
     token = planted.name.removesuffix(temporary.SUFFIX)[-8:]
     monkeypatch.setattr(secrets, "token_hex", lambda _: token)
     with pytest.raises(StorageError) as caught:
-        publish(tmp_path / "model_1.pt", writes(b"new"))
+        publish(tmp_path / "model_1.pt", writes(b"new"), 3)
     assert caught.value.errno == errno.EEXIST
     assert str(tmp_path / "model_1.pt") in str(caught.value)
     assert sorted(os.listdir(tmp_path)) == sorted([victim.name, planted.name])
     assert victim.read_bytes() == b"precious"
     monkeypatch.undo()
-    publish(tmp_path / "model_1.pt", writes(b"new"))
+    publish(tmp_path / "model_1.pt", writes(b"new"), 3)
     assert (tmp_path / "model_1.pt").read_bytes() == b"new"
     assert planted.read_bytes() == (b"precious" if kind == "link" else b"planted")
 
@@ -121,7 +122,7 @@ def test_two_savers_that_race_for_one_name_leave_one_whole_file(tmp_path):
     def save(content: bytes) -> None:
         start.wait()
         for _ in range(100):
-            publish(tmp_path / "model_1.pt", writes(content))
+            publish(tmp_path / "model_1.pt", writes(content), len(content))
 
     savers = [threading.Thread(target=save, args=(content,)) for content in contents]
     for saver in savers:
@@ -137,14 +138,14 @@ def test_two_savers_that_race_for_one_name_leave_one_whole_file(tmp_path):
 
 
 def test_an_interrupt_in_mid_write_leaves_the_old_file_and_no_litter(tmp_path):
-    publish(tmp_path / "model_1.pt", writes(b"old"))
+    publish(tmp_path / "model_1.pt", writes(b"old"), 3)
 
-    def write(fd: int) -> None:
-        write_all(fd, b"ne")
+    def write(target: Target) -> None:
+        target.put(b"ne")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        publish(tmp_path / "model_1.pt", write)
+        publish(tmp_path / "model_1.pt", write, 2)
     assert os.listdir(tmp_path) == ["model_1.pt"]
     assert (tmp_path / "model_1.pt").read_bytes() == b"old"
 
@@ -153,7 +154,7 @@ def test_an_interrupt_in_mid_write_leaves_the_old_file_and_no_litter(tmp_path):
 @pytest.mark.parametrize("letter", ["m", "\u00e9", "\udcff"])
 def test_a_file_is_published_under_any_name_that_a_file_system_takes(tmp_path, length, letter):
     name = os.fsdecode((os.fsencode(letter) * 255)[:length])
-    publish(tmp_path / name, writes(b"whole"))
+    publish(tmp_path / name, writes(b"whole"), 3)
     assert os.listdir(tmp_path) == [name]
     assert (tmp_path / name).read_bytes() == b"whole"
 
@@ -249,7 +250,7 @@ def test_without_locks_only_a_process_that_is_surely_gone_abandons_its_file(
 
 
 def test_a_file_is_published_where_the_file_system_has_no_locks(tmp_path, no_locks):
-    publish(tmp_path / "model_1.pt", writes(b"new"))
+    publish(tmp_path / "model_1.pt", writes(b"new"), 3)
     assert os.listdir(tmp_path) == ["model_1.pt"]
     assert (tmp_path / "model_1.pt").read_bytes() == b"new"
 

@@ -1,0 +1,62 @@
+"""A container holds what was put into it, and its checksums hold, whatever other threads do meanwhile."""
+
+from __future__ import annotations
+
+import io
+import os
+import types
+import zipfile
+
+import pytest
+from isal import isal_zlib
+
+from marlin_ckpt.formats.zip import writer
+from marlin_ckpt.formats.zip.writer import ContainerWriter
+
+
+class Memory:
+    """A target that keeps the bytes."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def put(self, data: bytes | memoryview) -> int:
+        stored = bytes(data)
+        self.content += stored
+        return isal_zlib.crc32(stored)
+
+    def records(self) -> dict[str, bytes]:
+        with zipfile.ZipFile(io.BytesIO(self.content)) as container:
+            assert container.testzip() is None
+            return {name.partition("/")[2]: container.read(name) for name in container.namelist()}
+
+
+def test_small_and_large_records_follow_each_other_in_the_order_in_which_they_are_added() -> None:
+    sizes = [0, 1, 16 << 10, (16 << 10) + 1, 300 << 10, 5, *[9_000] * 60, 70_000, 3]
+    wanted = {f"data/{number}": os.urandom(size) for number, size in enumerate(sizes)}
+    target = Memory()
+    container = ContainerWriter(target)
+    for name, data in wanted.items():
+        container.add(name, data)
+    container.close()
+    assert target.records() == wanted
+    assert list(target.records()) == list(wanted)
+
+
+@pytest.mark.parametrize("size", [8, 16 << 10, 1 << 20])
+def test_the_checksum_holds_of_a_record_whose_memory_changes_once_it_is_summed(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    source = bytearray(size)
+
+    def changed_at_once(data: bytes | memoryview, *start: int) -> int:
+        found = isal_zlib.crc32(data, *start)
+        source[:] = b"\1" * size
+        return found
+
+    monkeypatch.setattr(writer, "isal_zlib", types.SimpleNamespace(crc32=changed_at_once))
+    target = Memory()
+    container = ContainerWriter(target)
+    container.add("data/0", memoryview(source))
+    container.close()
+    assert target.records() == {"data/0": bytes(size)}
