@@ -211,3 +211,15 @@ class DirectoryInUseError(MarlinError):
     ) -> None:
         super().__init__(what, where, hint)
         self.holder = holder or {}
+
+
+def drop_frames(error: BaseException) -> None:
+    """Drops the tracebacks of an error that is kept for later, and of the errors that led to it.
+
+    The frames of a traceback hold whatever was worked on: the state of a whole checkpoint, or the owner of
+    the thread that failed.
+    """
+    one: BaseException | None = error
+    while one is not None:
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__

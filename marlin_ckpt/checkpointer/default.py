@@ -272,7 +272,8 @@ class DefaultCheckpointer(Accounting):
         except (StorageError, UnsavableStateError) as error:
             if self.args.on_save_error == "raise":
                 raise
-            self.logger.error("Not saved: %s", error)  # noqa: TRY400 - no news in a traceback
+            # Its text: a handler that keeps records would keep the state with the error.
+            self.logger.error("Not saved: %s", str(error))  # noqa: TRY400 - no news in a traceback
             return None
         self._saves += 1
         return path

@@ -16,6 +16,7 @@ from marlin_ckpt.errors import (
     MarlinError,
     NotACheckpointError,
     UnknownFormatError,
+    drop_frames,
 )
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import verification
@@ -69,20 +70,25 @@ class Loader:
         return catalog.newest_first(load_dir, self.args.file_prefix, self.args.file_ext)
 
     def _load_newest(self, load_dir: PathText) -> Loaded:
-        skipped: dict[str, MarlinError] = {}
-        while candidates := [path for path in self._candidates(load_dir) if path not in skipped]:
+        passed_over: set[str] = set()
+        newest: MarlinError | None = None
+        while candidates := [path for path in self._candidates(load_dir) if path not in passed_over]:
             try:
                 return self._read(candidates[0])
             except CheckpointNotFoundError:
-                # Replaced or pruned between the look and the reading: look again.
+                # Replaced or removed between the listing and the reading: list again.
                 self.logger.debug("%s has vanished.", candidates[0])
             except (CorruptCheckpointError, NotACheckpointError, UnknownFormatError) as error:
-                skipped[candidates[0]] = error
+                drop_frames(error)  # which hold the state of this file while the next one is read
+                passed_over.add(candidates[0])
+                newest = newest or error
                 self.logger.warning("Passed over: %s", error)
-        if skipped:
-            newest = next(iter(skipped.values()))
-            newest.hint = newest.hint or f"none of {len(skipped)} checkpoints under {load_dir} is intact"
-            raise newest
+        if newest is not None:
+            newest.hint = newest.hint or f"none of {len(passed_over)} checkpoints under {load_dir} is intact"
+            try:
+                raise newest
+            finally:
+                del newest  # its traceback holds this frame
         self.logger.info("No checkpoint found under %s.", os.fspath(load_dir))
         return Loaded(Checkpoint())
 

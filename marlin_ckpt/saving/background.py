@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from marlin_ckpt.errors import MarlinError, StorageError
+from marlin_ckpt.errors import MarlinError, StorageError, drop_frames
 
 
 @dataclass(slots=True)
@@ -83,8 +83,11 @@ class Background:
         with shared.changed:
             shared.changed.wait_for(lambda: not shared.is_busy)
             error, shared.error = shared.error, None
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback holds this frame, and so the callers' states
 
     def _forget_parent(self) -> None:
         """In a child process there is no thread, whatever the parent had begun."""
@@ -96,19 +99,13 @@ class Background:
 
 
 def _attempt(tasks: list[Callable[[], None]]) -> BaseException | None:
-    """Does the one task, and returns what it raised.
-
-    Without its traceback, whose frames would keep the owner alive: when he leaves it may have to be told.
-    """
+    """Does the one task, and returns what it raised, without frames that would keep the owner alive."""
     try:
         tasks.pop()()
     except BaseException as error:  # noqa: BLE001 - raised where the owner can see it
         if not isinstance(error, MarlinError):
             error.add_note("In the background:\n" + "".join(traceback.format_tb(error.__traceback__)))
-        one: BaseException | None = error
-        while one is not None:
-            one.__traceback__ = None
-            one = one.__cause__ or one.__context__
+        drop_frames(error)
         return error
     return None
 

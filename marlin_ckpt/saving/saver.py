@@ -223,7 +223,7 @@ class Saver:
         except MarlinError as error:
             if not warns:
                 raise
-            self._logger.error("Not saved: %s", error)  # noqa: TRY400 - no news in a traceback
+            self._logger.error("Not saved: %s", str(error))  # noqa: TRY400 - no news in a traceback
         else:
             self._report(job, written, staged.stall_s, staged.copy_s)
         finally:

@@ -79,6 +79,46 @@ def _reduce_dict(value: OrderedDict[Any, Any]) -> Any:
     return OrderedDict, (), vars(value) or None, None, iter(value.items())
 
 
+class _TensorReducer:
+    """Says how each tensor of one state is pickled.
+
+    Attributes:
+        shape_ids: the identities of the tuples that it has made, which hold nothing but integers.
+    """
+
+    def __init__(self) -> None:
+        self.shape_ids: set[int] = set()
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def reduce(self, tensor: torch.Tensor) -> Any:
+        """What `torch.Tensor.__reduce_ex__` returns, five times as fast where the tensor is a plain one."""
+        if (
+            tensor.dtype not in _STORAGE_TYPES
+            or tensor.layout is not torch.strided
+            or not tensor.is_cpu
+            or tensor.is_nested
+            or tensor.is_conj()
+            or tensor.is_neg()
+            or (_HAS_NAMES and any(tensor.names))  # type: ignore[attr-defined]
+            or tensor._backward_hooks  # noqa: SLF001 - as torch asks
+            or vars(tensor)
+        ):
+            return tensor.__reduce_ex__(_PROTOCOL)  # type: ignore[no-untyped-call]
+        storage = _StorageOf(tensor.untyped_storage(), tensor.dtype, "cpu")
+        return _rebuild_tensor_v2, (
+            storage, tensor.storage_offset(), self._shared(tensor.shape), self._shared(tensor.stride()),
+            tensor.requires_grad, OrderedDict(),
+        )  # fmt: skip
+
+    def _shared(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The one tuple for all that are equal: of one that is met again only a reference is pickled."""
+        one = self._shapes.get(shape)
+        if one is None:
+            one = self._shapes[shape] = tuple(shape)
+            self.shape_ids.add(id(one))
+        return one
+
+
 class _Pickler(pickle.Pickler):
     """Pickles as `torch.save` does: storages by reference, so that views keep sharing theirs.
 
@@ -87,16 +127,17 @@ class _Pickler(pickle.Pickler):
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=_PROTOCOL)
-        # A dict, in which the pickler looks without a call.
+        tensors = _TensorReducer()
+        # A dict, in which the pickler looks without a call. A method of its own in there would make a cycle,
+        # which keeps the whole state in memory until the cyclic collector runs.
         self.dispatch_table = {
-            **copyreg.dispatch_table, torch.Tensor: self._reduce, OrderedDict: _reduce_dict
+            **copyreg.dispatch_table, torch.Tensor: tensors.reduce, OrderedDict: _reduce_dict
         }  # fmt: skip
         self.storages: dict[str, UntypedStorage] = {}
         self.is_familiar = True
         self.unreadable: set[str] = set()
         self._tuples: set[int] = set()
-        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self._flat: set[int] = set()  # those shapes, which hold nothing but integers
+        self._flat = tensors.shape_ids
         self._familiar: dict[int, Any] = {}
         self._keys: dict[int, str] = {}
         self._dtypes: dict[int, torch.dtype] = {}
@@ -135,34 +176,6 @@ class _Pickler(pickle.Pickler):
         else:
             self.is_familiar = False
         return None
-
-    def _reduce(self, tensor: torch.Tensor) -> Any:
-        """What `torch.Tensor.__reduce_ex__` returns, five times as fast where the tensor is a plain one."""
-        if (
-            tensor.dtype not in _STORAGE_TYPES
-            or tensor.layout is not torch.strided
-            or not tensor.is_cpu
-            or tensor.is_nested
-            or tensor.is_conj()
-            or tensor.is_neg()
-            or (_HAS_NAMES and any(tensor.names))  # type: ignore[attr-defined]
-            or tensor._backward_hooks  # noqa: SLF001 - as torch asks
-            or vars(tensor)
-        ):
-            return tensor.__reduce_ex__(_PROTOCOL)  # type: ignore[no-untyped-call]
-        storage = _StorageOf(tensor.untyped_storage(), tensor.dtype, "cpu")
-        return _rebuild_tensor_v2, (
-            storage, tensor.storage_offset(), self._shared(tensor.shape), self._shared(tensor.stride()),
-            tensor.requires_grad, OrderedDict(),
-        )  # fmt: skip
-
-    def _shared(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The one tuple for all that are equal: of one that is met again only a reference is pickled."""
-        one = self._shapes.get(shape)
-        if one is None:
-            one = self._shapes[shape] = tuple(shape)
-            self._flat.add(id(one))
-        return one
 
     def _storage_id(
         self, storage: UntypedStorage, dtype: torch.dtype, storage_type: Any, numel: int, location: str

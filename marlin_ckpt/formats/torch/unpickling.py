@@ -38,7 +38,6 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an arra
         self._room = file.seek(0, os.SEEK_END) - start + _FREE_BYTES
         file.seek(start)
         self._hashes: Counter[tuple[int, int]] = Counter()
-        self._opcodes = {code: load.__get__(self) for code, load in self._loads.items()}
         self.read, self.readline = file.read, file.readline
 
     def load(self) -> Any:
@@ -52,7 +51,9 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an arra
         self.metastack: list[list[Any]] = []
         self.stack: list[Any] = []
         self.append = self.stack.append
-        read, opcodes = self.read, self._opcodes
+        # Not kept in an attribute: the cycle would keep the state in memory until the cyclic collector runs.
+        opcodes = {code: load.__get__(self) for code, load in self._loads.items()}
+        read = self.read
         try:
             while code := read(1):
                 opcodes[code[0]]()
