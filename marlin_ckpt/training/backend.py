@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,21 @@ class TrainerBackendArguments:
     max_grad_norm: float = 1.0
     on_global_step: Callable[[int, float], None] | None = None
     amp_dtype: str = "auto"
+
+
+def weakly(method: Callable[[int, float], None]) -> Callable[[int, float], None]:
+    """A bound method that does not keep its owner alive.
+
+    A trainer holds its backend: if that held the trainer, the tensors of both would be freed only when the
+    cyclic collector runs.
+    """
+    reference = weakref.WeakMethod(method)
+
+    def call(global_step: int, loss: float) -> None:
+        if (alive := reference()) is not None:
+            alive(global_step, loss)
+
+    return call
 
 
 class TrainerBackend(ABC):

@@ -1,39 +1,38 @@
-"""The loop over epochs."""
+"""Trains a module epoch by epoch, saves on the way, and goes on from what was saved."""
 
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Mapping
 from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.loading.payload import plain_metrics
-from marlin_ckpt.reports import SaveReport
-from marlin_ckpt.training import preemption, setting, states, workers
-from marlin_ckpt.training.backend import BACKENDS, TrainerBackend
-from marlin_ckpt.training.module import ModuleInterface
+from marlin_ckpt.training import setting, sizes, states, workers
+from marlin_ckpt.training.backend import BACKENDS, TrainerBackend, TrainerBackendArguments, weakly
+from marlin_ckpt.training.module import ModuleInterface, SamplerClass
 from marlin_ckpt.training.observer import TrainerObserver
 from marlin_ckpt.training.outputs import mean_loss
-from marlin_ckpt.training.preemption import Preempted, Signals
-from marlin_ckpt.training.resume import conditions
+from marlin_ckpt.training.resume import rng
+from marlin_ckpt.training.resume.continuation import Continuation
 from marlin_ckpt.training.resume.order import Watched
-from marlin_ckpt.training.resume.position import Position
-from marlin_ckpt.training.trainer_state import TrainerState
+from marlin_ckpt.training.saves import Saves
 
 
-class Trainer(TrainerState):
+class Trainer:
     """Trains a module, saves on the way, and continues from what the checkpointer loads.
 
     A run that goes on from a checkpoint is the run that was never stopped, bit for bit, wherever it was.
 
     Attributes:
-        module: what is trained.
-        args: how.
-        trainer_backend: what runs the steps.
-        checkpointer: what saves and loads.
+        module, args: what is trained, and how.
+        trainer_backend, checkpointer: what runs the steps, and what saves and loads.
         last_epoch: the last epoch done, -1 before the first.
         optimizers, schedulers: the module's.
         seed: what the order of the training data comes from.
@@ -50,12 +49,7 @@ class Trainer(TrainerState):
     ) -> None:
         """Loads once, and hands the three states back to the module, to itself and to the backend.
 
-        Args:
-            module: what to train.
-            args: how.
-            trainer_backend: what runs the steps; None: the one that `args.backend` names.
-            checkpointer: what saves and loads; None: a `DefaultCheckpointer` of `args.checkpointer_args`.
-            observer: told of the progress.
+        `args` name the backend and the checkpointer that are not given; the observer follows the progress.
 
         Raises:
             StateMismatchError: a state was loaded that does not fit, or with `exact` one of other conditions.
@@ -64,8 +58,7 @@ class Trainer(TrainerState):
         """
         args.check()
         self.device = setting.device_of(args)
-        self.module = module
-        self.args = args
+        self.module, self.args = module, args
         self.logger = logging.getLogger(__name__)
         self.logger.setLevel(args.log_level)
         self.trainer_backend = BACKENDS[args.backend]() if trainer_backend is None else trainer_backend
@@ -76,23 +69,79 @@ class Trainer(TrainerState):
         self.seed = setting.before_training(args)
         self._by_step = args.index_by == "step"
         self._observer = observer
-        self._position = Position()
-        self._saved: tuple[tuple[int, ...], str | None] = ((), None)
-        self._durable: str | None = None
-        self._saved_s = time.monotonic()
-        self._signals = Signals()
-
+        self._continuation = Continuation(args, self.logger)
+        self._position = self._continuation.position
+        self._saves = Saves(observer)
         checkpoint = states.load(self.checkpointer, self.module, self._check_state)
         # What was measured last stays true until an epoch measures anew: a finished run saves it again.
         self._metrics = plain_metrics(checkpoint.metrics if type(checkpoint) is Checkpoint else None)
         self.module.to(self.device)
         self.optimizers, self.schedulers = self._new_optimizers(args.epochs)
-        self._conditions = conditions.of(args, self.device, self.module.data_fingerprint(), self.optimizers)
+        self._conditions = self._continuation.conditions(self.module, self.device, self.optimizers)
         states.update("trainer", self, checkpoint.trainer_state)
         self.checkpointer.register(*self.optimizers)
-        self.trainer_backend.init(self._backend_arguments(self._after_global_step))
+        self.trainer_backend.init(
+            TrainerBackendArguments(
+                model=self.module,
+                device=self.device,
+                optimizers=self.optimizers,
+                schedulers=self.schedulers if args.step_schedulers_by == "step" else (),
+                gradient_accumulation=self.gradient_accumulation,
+                max_train_steps_per_epoch=args.max_train_steps_per_epoch,
+                max_val_steps_per_epoch=args.max_val_steps_per_epoch,
+                clip_grads=args.clip_grads,
+                max_grad_norm=args.max_grad_norm,
+                on_global_step=weakly(self._after_global_step),
+                amp_dtype=args.amp_dtype,
+            )
+        )
         states.update("trainer backend", self.trainer_backend, checkpoint.trainer_backend_state)
-        self._take_position(checkpoint.trainer_state)
+        self._continuation.load_position(checkpoint.trainer_state, self.total_steps_finished)
+
+    @property
+    def train_step_batch_size(self) -> int:
+        """Samples in one batch, as many as the device holds; see `sizes.step_batch_size`."""
+        return sizes.step_batch_size(self.args)
+
+    @property
+    def gradient_accumulation(self) -> int:
+        """Batches behind one global step."""
+        return self.args.train_batch_size // self.train_step_batch_size
+
+    @property
+    def val_step_batch_size(self) -> int:
+        """Samples in one validation batch."""
+        return self.args.val_batch_size
+
+    @property
+    def train_sampler(self) -> SamplerClass:
+        """The class of sampler for training data."""
+        return self.trainer_backend.train_sampler
+
+    @property
+    def val_sampler(self) -> SamplerClass:
+        """The class of sampler for validation data."""
+        return self.trainer_backend.val_sampler
+
+    @property
+    def global_steps_finished(self) -> int:
+        """Optimizer steps done in the whole run."""
+        return self.trainer_backend.get_global_steps_completed()
+
+    @property
+    def total_steps_finished(self) -> int:
+        """Training batches done in the whole run."""
+        return self.trainer_backend.get_batches_completed()
+
+    @property
+    def estimated_global_steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch.
+
+        Raises:
+            TrainingError: the loader has no length and `max_train_steps_per_epoch` is not set.
+        """
+        limit, size = self.args.max_train_steps_per_epoch, self.train_step_batch_size
+        return sizes.global_steps(self.module, size, self.gradient_accumulation, limit)
 
     def train(self) -> None:
         """Runs what is left of the run, saving on the way; then saves once more, forced, and the model.
@@ -104,12 +153,7 @@ class Trainer(TrainerState):
             Preempted: a signal has stopped it; the state is saved.
             DirectoryInUseError: another run saves where this one would.
         """
-        with (
-            self.checkpointer.running(),
-            preemption.listening(really=self.args.handle_signals) as self._signals,
-        ):
-            self._saved_s = time.monotonic()
-            preemption.compare_grace(self.args, self.checkpointer.usual_save_s(), self.logger)
+        with self.checkpointer.running(), self._saves.running(self.args, self.checkpointer, self.logger):
             self._answer()
             epochs = range(self.last_epoch + 1, self.args.epochs)
             if epochs:
@@ -117,23 +161,21 @@ class Trainer(TrainerState):
                 self.checkpointer.check_space(self._state(), self.optimizers, indices)
             for epoch in epochs:
                 self._run_epoch(epoch)
+            if epochs:
+                self.save_checkpoint(force=True)
             if self.last_epoch >= 0:
-                if epochs:
-                    self.save_checkpoint(force=True)
                 self.save_model_checkpoint()
-                self.checkpointer.wait()
-                self._tell_saved(None)
+                self._saves.settle(self.checkpointer)
             self.module.on_end_train(self.global_steps_finished)
 
     def _run_epoch(self, epoch: int) -> None:
-        batches = self._position.batches(self.total_steps_finished)
         if self._observer is not None:
-            done = -(-batches // self.gradient_accumulation)
+            done = -(-self._position.batches(self.total_steps_finished) // self.gradient_accumulation)
             steps = self.estimated_global_steps_per_epoch
             self._observer.on_epoch_begin(epoch, self.args.epochs, steps, done)
         self._position.begin_epoch()
         self.module.on_begin_train_epoch(self.global_steps_finished, epoch)
-        self._tell_saved(None)
+        self._saves.report(self.checkpointer)
         self.module.train()
         outputs = self.train_epoch()
         with self._position.held():
@@ -156,15 +198,11 @@ class Trainer(TrainerState):
         dataloader = self.module.get_train_dataloader(
             sampler=self.train_sampler, batch_size=self.train_step_batch_size
         )
-        remaining = self._position.open(
+        with self._position.open(
             dataloader, seed=self.seed, epoch=self.last_epoch + 1, batches_completed=self.total_steps_finished
-        )
-        self._announce(self._position.lost)
-        try:
+        ) as remaining:
+            self._continuation.announce(self._position.lost)
             return list(self.trainer_backend.train_dl(remaining, self.module))
-        except BaseException:
-            remaining.stop()
-            raise
 
     def validate(self) -> list[Any]:
         """Runs the validation loaders one after the other and returns the last one's collected outputs."""
@@ -180,27 +218,56 @@ class Trainer(TrainerState):
         return outputs
 
     def save_checkpoint(self, force: bool = False) -> str | None:
-        """Hands the three states and the metrics to the checkpointer.
+        """Hands the three states and the metrics to the checkpointer, and returns its path.
 
         The index is the last epoch, or within an epoch the one under way; with `index_by: step` it is the
         number of global steps done.
-
-        Args:
-            force: save whatever the checkpointer's rules for when to save say.
-
-        Returns:
-            the path that the checkpointer returned.
         """
-        self._durable = None
-        path = self.checkpointer.save(self._state(), self._index(), force)
-        if path:
-            self._saved, self._saved_s = (self._progress(), path), time.monotonic()
-        self._tell_saved(path)
-        return path
+        return self._saves.save(self.checkpointer, self._state(), self._index(), self._place(), force=force)
 
     def save_model_checkpoint(self) -> None:
         """Hands the module's state alone to the checkpointer, under the index of the last checkpoint."""
-        self._tell_saved(self.checkpointer.save_model(self.module.get_state(), self._index()))
+        self._saves.save_model(self.checkpointer, self.module.get_state(), self._index())
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the trainer; a subclass may add its own."""
+        return {
+            "last_epoch": self.last_epoch,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            "seed": self.seed,
+            "conditions": self._conditions,
+            "position": self._position.state(self.total_steps_finished),
+        }
+
+    def update_state(self, state: Mapping[str, Any] | None) -> None:
+        """Takes over what `get_state` returned once, but for what `reset_optimizers_schedulers` makes new.
+
+        Raises:
+            StateMismatchError: it does not fit, and lists in what; with `exact`, also other conditions.
+        """
+        if not state:
+            return
+        self._continuation.check(state, self.optimizers, self.schedulers)
+        self.seed = self._continuation.seed(state, self._conditions, self.seed)
+        self.last_epoch = state["last_epoch"]
+        self._continuation.load(state, self.optimizers, self.schedulers)
+        if self.args.reset_optimizers_schedulers and (left := self.args.epochs - self.last_epoch - 1) > 0:
+            self.optimizers, self.schedulers = self._new_optimizers(left)
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuses what `update_state` would refuse, before anything is loaded."""
+        with rng.preserved():
+            optimizers, schedulers = self._new_optimizers(self.args.epochs)
+        self._continuation.check(state, optimizers, schedulers)
+        if self.args.exact:
+            now = self._continuation.conditions(self.module, self.device, optimizers)
+            self._continuation.seed(state, now, self.seed)
+
+    def _new_optimizers(self, epochs: int) -> tuple[list[Optimizer], list[LRScheduler]]:
+        steps = self.estimated_global_steps_per_epoch
+        optimizers, schedulers = self.module.get_optimizers_schedulers(steps, epochs)
+        return list(optimizers), list(schedulers or ())
 
     def _state(self) -> Checkpoint:
         return Checkpoint(
@@ -217,44 +284,17 @@ class Trainer(TrainerState):
     def _index(self) -> int:
         return self.global_steps_finished if self._by_step else max(self.last_epoch + self._is_within, 0)
 
-    def _progress(self) -> tuple[int, ...]:
+    def _place(self) -> tuple[int, ...]:
         return self.last_epoch, self.global_steps_finished, self.total_steps_finished
 
     def _after_global_step(self, global_step: int, loss: float) -> None:
         if self._observer is not None:
             self._observer.on_global_step(global_step, loss)
-        minutes = self.args.checkpoint_every_minutes
-        is_late = minutes is not None and time.monotonic() - self._saved_s >= minutes * 60
+        is_late = self._saves.is_late(self.args.checkpoint_every_minutes)
         if is_late or (self._by_step and self.checkpointer.is_due(global_step)):
             self.save_checkpoint(force=is_late)
         self._answer()
 
     def _answer(self) -> None:
-        """Does what signals have asked for, where the state can be saved.
-
-        Raises:
-            Preempted: one has asked to stop.
-        """
-        if not (self._signals.stop or self._signals.save):
-            return
-        self._signals.save = False
-        self.checkpointer.wait()
-        self._tell_saved(None)
-        at, path = self._saved
-        # One that was begun in the background may have failed, or been given up.
-        if at != self._progress() or path != self._durable:
-            path = self.save_checkpoint(force=True)
-            self.checkpointer.wait()
-            self._tell_saved(None)
-        if self._signals.stop:
-            raise Preempted(self._signals.stop, path)
-
-    def _tell_saved(self, path: str | None) -> None:
-        reports = self.checkpointer.take_reports()
-        told: list[tuple[str, int, SaveReport | None]] = [(one.path, one.index, one) for one in reports or ()]
-        if reports is None and path:
-            told.append((path, self._index(), None))
-        for one in told:
-            self._durable = one[0]
-            if self._observer is not None:
-                self._observer.on_save(*one)
+        """Does what signals have asked for; called where the state can be saved."""
+        self._saves.answer(self.checkpointer, self._place(), lambda: self.save_checkpoint(force=True))

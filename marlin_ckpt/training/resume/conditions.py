@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from marlin_ckpt.arguments import TrainerArguments
-from marlin_ckpt.errors import StateMismatchError
 
 _PLAIN = (bool, int, float, str, type(None))
 _ARGUMENTS = (
@@ -69,20 +67,6 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, _PLAIN) else NotImplemented
 
 
-def since(state: Mapping[str, Any], now: Mapping[str, Any], asked: int | None, drawn: int) -> list[str]:
-    """What has changed since a trainer's state was saved, a sentence each.
-
-    Args:
-        state: what `Trainer.get_state` returned then.
-        now: the conditions now.
-        asked: the seed by the arguments now; None: that of the state is kept.
-        drawn: the seed that a state without one is taken to have had.
-    """
-    seed = state.get("seed", drawn)
-    before = {**state.get("conditions", {}), "seed": seed}
-    return differences(before, {**now, "seed": seed if asked is None else asked})
-
-
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What has changed, a sentence each; what only one of them knows of is left alone.
 
@@ -95,25 +79,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for name, value in now.items()
         if name in before and before[name] != value
     ]
-
-
-def announce(differences: Sequence[str], logger: logging.Logger, *, is_error: bool) -> None:
-    """Says why a resume will not be exact; nothing where there is no reason.
-
-    Args:
-        differences: the reasons.
-        logger: what says it.
-        is_error: raise instead.
-
-    Raises:
-        StateMismatchError: it is an error.
-    """
-    if not differences:
-        return
-    what = "this resume will not be exact because " + "; ".join(differences)
-    if is_error:
-        raise StateMismatchError(what, hint="undo the change", differences=tuple(differences))
-    logger.warning("%s.", what[0].upper() + what[1:])
 
 
 def _shown(value: Any) -> str:

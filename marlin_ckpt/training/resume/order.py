@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sized
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
@@ -88,9 +88,13 @@ class Remaining:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
 
-    def stop(self) -> None:
-        """Ends the worker processes, which the traceback of an exception would keep."""
-        getattr(self._batches, "_shutdown_workers", lambda: None)()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """After an exception, whose traceback would keep them, ends the worker processes."""
+        if kind is not None:
+            getattr(self._batches, "_shutdown_workers", lambda: None)()
 
     def state(self) -> Any:
         """What the loader says of its own position; None where it says nothing."""

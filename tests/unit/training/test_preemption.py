@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from marlin_ckpt import DefaultCheckpointer, DefaultCheckpointerArguments, Preempted
 from marlin_ckpt.training import preemption, workers
-from tests.support.folders import REPOSITORY, SUPPORT, visible
+from tests.support.folders import REPOSITORY, visible
 from tests.support.proven_modules import Careful
 from tests.unit.training.test_exact_resume import StopsAt, assert_same, trainer_in
 
@@ -129,9 +129,8 @@ def test_a_machine_that_leaves_too_little_time_is_warned_of_at_the_start(tmp_pat
 
 
 _TWICE = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-from marlin_ckpt.training import preemption, workers
+import os, signal
+from marlin_ckpt.training import preemption
 with preemption.listening() as asked:
     os.kill(os.getpid(), signal.SIGTERM)
     assert asked.stop
@@ -142,7 +141,7 @@ with preemption.listening() as asked:
 
 
 def test_a_second_signal_ends_the_process_at_once():
-    command = [sys.executable, "-c", _TWICE.format(tests=SUPPORT)]
+    command = [sys.executable, "-c", _TWICE]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (ended.returncode, ended.stdout) == (-signal.SIGTERM, "still here\n")
 

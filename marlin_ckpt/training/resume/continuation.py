@@ -1,0 +1,113 @@
+"""Takes over a trainer's state, and says why a resume from it will not be exact."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from marlin_ckpt.arguments import TrainerArguments
+from marlin_ckpt.errors import StateMismatchError
+from marlin_ckpt.training import setting
+from marlin_ckpt.training.module import ModuleInterface
+from marlin_ckpt.training.resume import conditions, fitting
+from marlin_ckpt.training.resume.position import Position
+
+
+class Continuation:
+    """Goes on from a trainer's state.
+
+    Attributes:
+        position: where within its epoch the run is.
+    """
+
+    def __init__(self, args: TrainerArguments, logger: logging.Logger) -> None:
+        self.position = Position()
+        self._args = args
+        self._logger = logger
+
+    def check(
+        self, state: Mapping[str, Any], optimizers: Sequence[Optimizer], schedulers: Sequence[LRScheduler]
+    ) -> None:
+        """Compares a state with the optimizers and schedulers that the module has made.
+
+        Raises:
+            StateMismatchError: it does not fit; it lists in what.
+        """
+        fitting.check(state, optimizers, schedulers, resets=self._args.reset_optimizers_schedulers)
+
+    def conditions(
+        self, module: ModuleInterface, device: torch.device, optimizers: Iterable[Optimizer]
+    ) -> dict[str, Any]:
+        """What the next step depends on beside the state.
+
+        Args:
+            module: what is trained.
+            device: that it is trained on.
+            optimizers: as the module made them.
+        """
+        return conditions.of(self._args, device, module.data_fingerprint(), optimizers)
+
+    def seed(self, state: Mapping[str, Any], now: Mapping[str, Any], drawn: int) -> int:
+        """The seed to go on with; announces how the conditions differ from those of the state.
+
+        Args:
+            state: what `Trainer.get_state` returned once.
+            now: the conditions of this run.
+            drawn: its seed so far, which a state without a seed is taken to have had.
+
+        Raises:
+            StateMismatchError: they differ, and with `exact` they must not.
+        """
+        saved: int = state.get("seed", drawn)
+        seed = saved if self._args.seed is None else self._args.seed
+        before = {**state.get("conditions", {}), "seed": saved}
+        self.announce(conditions.differences(before, {**now, "seed": seed}))
+        return seed
+
+    def load(
+        self, state: Mapping[str, Any], optimizers: Sequence[Optimizer], schedulers: Sequence[LRScheduler]
+    ) -> None:
+        """Hands optimizers and schedulers their states, unless they are to be new."""
+        if self._args.reset_optimizers_schedulers:
+            self._logger.info("Optimizers and schedulers are new, not loaded.")
+            return
+        setting.expect_schedules_first()
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for scheduler, saved in zip(schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(saved)
+
+    def load_position(self, state: Mapping[str, Any] | None, batches_completed: int) -> None:
+        """Goes on where the run was within its epoch; at the border of one where no state was loaded.
+
+        Args:
+            state: what `Trainer.get_state` returned once, or None.
+            batches_completed: the training batches done in the whole run.
+
+        Raises:
+            StateMismatchError: the state does not say where that was, and with `exact` it must.
+        """
+        self.position.load((state or {}).get("position"), batches_completed)
+        if state and "position" not in state:
+            self.announce(["the checkpoint holds no random numbers"])
+
+    def announce(self, reasons: Sequence[str]) -> None:
+        """Warns that the resume will not be exact; nothing where there is no reason.
+
+        Args:
+            reasons: why, a sentence each.
+
+        Raises:
+            StateMismatchError: instead of the warning, with `exact`.
+        """
+        if not reasons:
+            return
+        what = "this resume will not be exact because " + "; ".join(reasons)
+        if self._args.exact:
+            raise StateMismatchError(what, hint="undo the change", differences=tuple(reasons))
+        self._logger.warning("%s.", what[0].upper() + what[1:])

@@ -1,0 +1,138 @@
+"""Saves the states of a run, and follows each save until it is durable."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from marlin_ckpt.arguments import TrainerArguments
+from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
+from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.training import preemption
+from marlin_ckpt.training.observer import TrainerObserver
+from marlin_ckpt.training.preemption import Preempted, Signals
+
+Place = tuple[
+    int, ...
+]  # how far a run is: epochs, global steps and batches; as long as it is there, its state is the same
+
+
+class Saves:
+    """What of one run has been saved, and what of that is durable.
+
+    The checkpointer is an argument of each method, since a trainer's may be replaced.
+
+    Attributes:
+        signals: what has been asked for.
+    """
+
+    def __init__(self, observer: TrainerObserver | None) -> None:
+        self.signals = Signals()
+        self._observer = observer
+        self._last: tuple[Place, str | None] = ((), None)
+        self._durable: str | None = None
+        self._began_s = time.monotonic()
+
+    @contextlib.contextmanager
+    def running(
+        self, args: TrainerArguments, checkpointer: AbstractCheckpointer, logger: logging.Logger
+    ) -> Iterator[None]:
+        """Listens to signals until the context ends; what `is_late` measures begins now.
+
+        Args:
+            args: the trainer's.
+            checkpointer: what saves.
+            logger: warns where a save takes longer than a signal leaves time for.
+        """
+        with preemption.listening(really=args.handle_signals) as self.signals:
+            self._began_s = time.monotonic()
+            preemption.compare_grace(args, checkpointer.usual_save_s(), logger)
+            yield
+
+    def is_late(self, minutes: float | None) -> bool:
+        """Whether the last checkpoint is older than so many minutes; never for None."""
+        return minutes is not None and time.monotonic() - self._began_s >= minutes * 60
+
+    def save(
+        self,
+        checkpointer: AbstractCheckpointer,
+        state: Checkpoint,
+        index: int,
+        place: Place,
+        *,
+        force: bool,
+    ) -> str | None:
+        """Saves a checkpoint; returns the path, as the checkpointer does.
+
+        Args:
+            checkpointer: what saves.
+            state: of the run.
+            index: what to save it under.
+            place: how far the run is.
+            force: save whatever the checkpointer's rules for when to save say.
+        """
+        self._durable = None
+        path = checkpointer.save(state, index, force)
+        if path:
+            self._last, self._began_s = (place, path), time.monotonic()
+        self._report(checkpointer, path, index)
+        return path
+
+    def save_model(self, checkpointer: AbstractCheckpointer, state: Any, index: int) -> None:
+        """Saves the module's state alone."""
+        self._report(checkpointer, checkpointer.save_model(state, index), index)
+
+    def report(self, checkpointer: AbstractCheckpointer) -> None:
+        """Reports to the observer what has become durable."""
+        self._report(checkpointer, None, 0)
+
+    def settle(self, checkpointer: AbstractCheckpointer) -> None:
+        """Waits until everything that was saved is durable, and reports it.
+
+        Raises:
+            MarlinError: what a save failed with in the background.
+        """
+        checkpointer.wait()
+        self.report(checkpointer)
+
+    def answer(
+        self, checkpointer: AbstractCheckpointer, place: Place, save: Callable[[], str | None]
+    ) -> None:
+        """Does what signals have asked for: saves, unless the last save holds this state, and stops.
+
+        Args:
+            checkpointer: what saves.
+            place: how far the run is.
+            save: saves a checkpoint and returns its path.
+
+        Raises:
+            Preempted: a signal has asked to stop.
+            MarlinError: what a save failed with.
+        """
+        if not (self.signals.stop or self.signals.save):
+            return
+        self.signals.save = False
+        self.settle(checkpointer)
+        at, path = self._last
+        # One that was begun in the background may have failed, or been given up.
+        if at != place or path != self._durable:
+            path = save()
+            self.settle(checkpointer)
+        if self.signals.stop:
+            raise Preempted(self.signals.stop, path)
+
+    def _report(self, checkpointer: AbstractCheckpointer, path: str | None, index: int) -> None:
+        reports = checkpointer.take_reports()
+        durable: list[tuple[str, int, SaveReport | None]] = [
+            (one.path, one.index, one) for one in reports or ()
+        ]
+        if reports is None and path:  # a checkpointer without reports returns when the file is durable
+            durable.append((path, index, None))
+        for one in durable:
+            self._durable = one[0]
+            if self._observer is not None:
+                self._observer.on_save(*one)
