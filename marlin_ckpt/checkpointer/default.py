@@ -14,9 +14,10 @@ import torch
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.accounting import Accounting
-from marlin_ckpt.directory import catalog, lease, leftovers
-from marlin_ckpt.directory.retention.in_run import Keeper
+from marlin_ckpt.directory import catalog, lease, leftovers, needed_space
+from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.errors import (
     ArgumentsError,
     Fault,
@@ -30,14 +31,15 @@ from marlin_ckpt.loading.load import Loader
 from marlin_ckpt.loading.payload import checked_index, plain_metrics
 from marlin_ckpt.loading.restoring import Restoration
 from marlin_ckpt.naming import FileName, Kind
-from marlin_ckpt.saving import about, space
+from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.saving import about, predicted_size
 from marlin_ckpt.saving.saver import Job, Saver
 from marlin_ckpt.storage.local.publishing import make_directory
 
 _LOGGER_NAME = "marlin_ckpt.checkpointer"
 
 
-class DefaultCheckpointer(Accounting):
+class DefaultCheckpointer(AbstractCheckpointer):
     """Saves to and loads from `{file_prefix}_{index}.{file_ext}` in directories of the local file system.
 
     A save is reported when the file is durable under its name; a kill at any instant leaves the files before
@@ -66,7 +68,7 @@ class DefaultCheckpointer(Accounting):
         self._saves = 0
         self._swept: set[PathText] = set()
         self._saver = Saver(self.logger)
-        self._keeper = Keeper(self.logger)
+        self._accounting = Accounting()
         self._obey()
         if args.delete_existing_checkpoints:
             if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
@@ -205,8 +207,8 @@ class DefaultCheckpointer(Accounting):
             StorageError: there is too little room.
         """
         if self.args.checkpoint and self.args.check_space:
-            size_bytes = space.predicted_bytes(state.payload(), optimizers)
-            space.check(self.args, size_bytes, indices, self.run_id)
+            size_bytes = predicted_size.predicted_bytes(state.payload(), optimizers)
+            needed_space.check(self.args, size_bytes, indices, self.run_id)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -219,12 +221,27 @@ class DefaultCheckpointer(Accounting):
         if not self.args.checkpoint:
             yield
             return
-        with lease.held(os.fspath(self.args.save_dir), self.run_id):
-            self._is_running = True
-            try:
-                yield
-            finally:
-                self._is_running = False
+        with lease.held(os.fspath(self.args.save_dir), self.run_id), self._accounting.running():
+            yield
+
+    def overhead(self) -> float:
+        """The share of the time since this checkpointer was made that its saves have cost.
+
+        It is the time that training waited, and what the steps took longer while a save was under way.
+        """
+        return self._saver.pace.share()
+
+    def take_reports(self) -> list[SaveReport]:
+        """What became durable since this was last asked."""
+        return self._accounting.take(self._saver.reports, os.fspath(self.args.save_dir))
+
+    def usual_save_s(self) -> float | None:
+        """How long the last checkpoint into `save_dir` took until it was durable; None before the first."""
+        return self._accounting.usual_save_s(os.fspath(self.args.save_dir))
+
+    def removed(self) -> list[Removal]:
+        """What `keep` has removed since this checkpointer was made, with the reasons; the last 1,000."""
+        return list(self._saver.keeper.removed)
 
     @staticmethod
     def get_latest_file(
@@ -267,7 +284,7 @@ class DefaultCheckpointer(Accounting):
             if directory not in self._swept:
                 self._swept.add(directory)
                 leftovers.sweep(os.fspath(directory), self.logger)
-            if not self._saver.save(self.args, self._job(path, state, manifest, must_be_made=must_be_made)):
+            if not self._saver.save(Job(copy.copy(self.args), path, state, manifest, must_be_made)):
                 return None
         except (StorageError, UnsavableStateError) as error:
             if self.args.on_save_error == "raise":
@@ -277,15 +294,3 @@ class DefaultCheckpointer(Accounting):
             return None
         self._saves += 1
         return path
-
-    def _job(self, path: str, state: Any, manifest: Manifest, *, must_be_made: bool) -> Job:
-        args, run_id = copy.copy(self.args), self.run_id
-
-        def make_room() -> bool:
-            return self._keeper.make_room(args, run_id)
-
-        def on_durable() -> None:
-            if manifest.kind is Kind.CHECKPOINT:
-                self._keeper.saved(args, path, run_id, set(manifest.metrics))
-
-        return Job(path, state, manifest, must_be_made, make_room, on_durable)

@@ -68,9 +68,9 @@ def measure(
     try:
         with _removed_in_the_end(directory) as path:
             for _ in range(ROUNDS + 1):
-                job = Job(path, state.payload(), about, must_be_made=True)
+                job = Job(arguments, path, state.payload(), about, must_be_made=True)
                 began, used = time.perf_counter(), _background_s()
-                saver.save(arguments, job)
+                saver.save(job)
                 calls.append(time.perf_counter() - began)
                 saver.wait()
                 saves.append(time.perf_counter() - began)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
+from marlin_ckpt.directory.retention.in_run import Keeper
 from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.storages import tensor_names
@@ -40,20 +41,18 @@ class Job:
     """A save that was asked for.
 
     Attributes:
+        args: the checkpointer's, which do not change while the save is under way.
         path: where to.
         state: what.
         manifest: about it.
         must_be_made: whether it waits for the one before it, whatever `when_busy` says.
-        make_room: called when the disk is full; whether there is reason to try again.
-        on_durable: called when it is reported, in the thread that has written it.
     """
 
+    args: DefaultCheckpointerArguments
     path: str
     state: Any
     manifest: Manifest
     must_be_made: bool
-    make_room: Callable[[], bool] = lambda: False
-    on_durable: Callable[[], None] = lambda: None
 
 
 class _Moved(MarlinError):  # noqa: N818 - it ends no program
@@ -86,10 +85,17 @@ class _Awaited:
 
 
 class Saver:
-    """Saves one state at a time; `reports` holds those that are durable and that nobody has asked for."""
+    """Saves one state at a time.
+
+    Attributes:
+        reports: of the saves that are durable and that nobody has asked for yet.
+        keeper: removes old checkpoints, after each save and when the disk is full.
+        pace: what the saves have cost.
+    """
 
     def __init__(self, logger: logging.Logger) -> None:
         self.reports: deque[SaveReport] = deque(maxlen=_MOST_REPORTS)
+        self.keeper = Keeper(logger)
         self._logger = logger
         self._arena = Arena()
         self._background = Background(logger)
@@ -108,7 +114,7 @@ class Saver:
         for optimizer in optimizers:
             self._optimizers.add(optimizer)
 
-    def save(self, args: DefaultCheckpointerArguments, job: Job) -> bool:
+    def save(self, job: Job) -> bool:
         """Saves a state, or copies it and saves the copy in the background.
 
         Returns:
@@ -120,20 +126,16 @@ class Saver:
             StorageError: the file cannot be written, or there is no memory for the copy.
             MarlinError: what the save before it failed with in the background.
         """
-        if (
-            args.async_save
-            and args.when_busy == "skip"
-            and not job.must_be_made
-            and self._background.is_busy()
-        ):
+        may_skip = job.args.async_save and job.args.when_busy == "skip" and not job.must_be_made
+        if may_skip and self._background.is_busy():
             self._logger.info("Skipped %s: the save before it is still under way.", job.path)
             return False
         began = time.perf_counter()
         self.wait()
         self.pace.save_began()
         try:
-            if args.async_save:
-                self._save_behind(args, job, began)
+            if job.args.async_save:
+                self._save_behind(job, began)
             else:
                 self._save_now(job, began)
         except BaseException:
@@ -164,24 +166,23 @@ class Saver:
 
     def _save_now(self, job: Job, began: float) -> None:
         state = plain(job.state)
-        written = _written(job, lambda: writer.write_file(job.path, state, job.manifest))
+        written = self._written(job, lambda: writer.write_file(job.path, state, job.manifest))
         stall_s = time.perf_counter() - began
         self.pace.save_ended(stall_s)
         self._report(job, written, stall_s, 0.0)
 
-    def _save_behind(self, args: DefaultCheckpointerArguments, job: Job, began: float) -> None:
-        staged = self._stage(args, job)
+    def _save_behind(self, job: Job, began: float) -> None:
+        staged = self._stage(job)
         staged.stall_s = time.perf_counter() - began
-        warns = args.on_save_error == "warn"
         self._awaited.staged.append(staged)
         try:
-            self._background.start(lambda: self._finish(job, staged, warns=warns))
+            self._background.start(lambda: self._finish(job, staged))
         except MarlinError:
             self._awaited.staged.clear()
             staged.device_copies.wait()
             raise
 
-    def _stage(self, args: DefaultCheckpointerArguments, job: Job) -> Snapshot:
+    def _stage(self, job: Job) -> Snapshot:
         """Copies at once what may change before the next step, and lists what may not."""
         encoded = encode(plain(job.state))
         plan = writer.plan_image(encoded)
@@ -192,12 +193,12 @@ class Saver:
             taken = f"{encoded.size_bytes:,} bytes"
             self._logger.info("Asynchronous saves keep a copy of the state in memory: %s.", taken)
         owned: Mapping[int, list[torch.Tensor]] = {}
-        if args.overlap and self._may_overlap:
+        if job.args.overlap and self._may_overlap:
             self.register()
             owned = self._optimizers.tensors() if self._optimizers is not None else {}
-        return take(encoded, image, owned, is_checked=args.check_overlap)
+        return take(encoded, image, owned, is_checked=job.args.check_overlap)
 
-    def _finish(self, job: Job, staged: Snapshot, *, warns: bool) -> None:
+    def _finish(self, job: Job, staged: Snapshot) -> None:
         """What is left to do in the background."""
         began = time.perf_counter()
         staged.copy_behind()
@@ -211,7 +212,7 @@ class Saver:
 
         try:
             image = (staged.encoded, job.manifest, staged.image)
-            written = _written(job, lambda: writer.write_image(job.path, *image, check))
+            written = self._written(job, lambda: writer.write_image(job.path, *image, check))
         except _Moved as error:
             self._may_overlap = False
             self._logger.warning(
@@ -221,13 +222,22 @@ class Saver:
                 error.what,
             )
         except MarlinError as error:
-            if not warns:
+            if job.args.on_save_error == "raise":
                 raise
             self._logger.error("Not saved: %s", str(error))  # noqa: TRY400 - no news in a traceback
         else:
             self._report(job, written, staged.stall_s, staged.copy_s)
         finally:
             self.pace.save_ended(staged.stall_s)
+
+    def _written(self, job: Job, write: Callable[[], Written]) -> Written:
+        """Writes, once more where the disk was full and room could be made."""
+        try:
+            return write()
+        except StorageError as error:
+            if error.errno not in _FULL or not self.keeper.make_room(job.args, job.manifest.run_id):
+                raise
+            return write()
 
     def _report(self, job: Job, written: Written, stall_s: float, copy_s: float) -> None:
         if new := set(written.refused) - self._warned_of:
@@ -249,14 +259,5 @@ class Saver:
         )
         self._logger.debug("Saved %s", report)
         self.reports.append(report)
-        job.on_durable()
-
-
-def _written(job: Job, write: Callable[[], Written]) -> Written:
-    """Writes, once more where the disk was full and room could be made."""
-    try:
-        return write()
-    except StorageError as error:
-        if error.errno not in _FULL or not job.make_room():
-            raise
-        return write()
+        if job.manifest.kind is Kind.CHECKPOINT:
+            self.keeper.saved(job.args, job.path, job.manifest.run_id, set(job.manifest.metrics))

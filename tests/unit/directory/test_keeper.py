@@ -17,8 +17,8 @@ from marlin_ckpt import (
     RetentionArguments,
     StorageError,
 )
-from marlin_ckpt.directory import removing
-from marlin_ckpt.saving import space
+from marlin_ckpt.directory import needed_space, removing
+from marlin_ckpt.saving import predicted_size
 from marlin_ckpt.storage.local import publishing
 from tests.support.folders import visible
 
@@ -244,14 +244,14 @@ def test_where_no_room_can_be_made_the_old_checkpoints_stay(
 )
 def test_what_the_rules_keep_at_most_is_foretold(rules, saves, indices, expected):
     arguments = None if rules is None else RetentionArguments(**rules)
-    assert space.most_kept(arguments, saves, indices) == expected
+    assert needed_space.most_kept(arguments, saves, indices) == expected
 
 
 def test_what_is_needed_is_what_is_kept_and_one_more_or_what_max_total_allows():
-    assert space.needed_bytes(10, None, 1) == 10
-    assert space.needed_bytes(10, RetentionArguments(last=3), 3) == 40
-    assert space.needed_bytes(10, RetentionArguments(last=9, max_total=50), 9) == 60
-    assert space.needed_bytes(10, RetentionArguments(max_total=5), 9) == 20
+    assert needed_space.needed_bytes(10, None, 1) == 10
+    assert needed_space.needed_bytes(10, RetentionArguments(last=3), 3) == 40
+    assert needed_space.needed_bytes(10, RetentionArguments(last=9, max_total=50), 9) == 60
+    assert needed_space.needed_bytes(10, RetentionArguments(max_total=5), 9) == 20
 
 
 @pytest.mark.parametrize(
@@ -275,12 +275,12 @@ def test_the_size_of_a_checkpoint_is_foretold_before_the_first_step(make, tmp_pa
     def state() -> dict:
         return {"module": module.state_dict(), "optimizers": [optimizer.state_dict()]}
 
-    foretold = space.predicted_bytes(state(), [optimizer])
+    foretold = predicted_size.predicted_bytes(state(), [optimizer])
     module(torch.randn(4, 300)).sum().backward()
     optimizer.step()
     torch.save(state(), tmp_path / "after.pt")
     assert foretold == pytest.approx(os.path.getsize(tmp_path / "after.pt"), rel=0.05)
-    assert space.predicted_bytes(state(), [optimizer]) == pytest.approx(foretold, rel=0.01)
+    assert predicted_size.predicted_bytes(state(), [optimizer]) == pytest.approx(foretold, rel=0.01)
 
 
 def test_a_run_for_which_there_is_no_room_ends_before_its_first_step(saving, monkeypatch, tmp_path):
@@ -307,7 +307,7 @@ def test_what_the_run_has_kept_so_far_counts_as_kept(saving, make_checkpoint, mo
     for index in range(3):
         checkpointer.save(make_checkpoint(), index)
     state = make_checkpoint()
-    size = space.predicted_bytes(state.payload(), [])
+    size = predicted_size.predicted_bytes(state.payload(), [])
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=2 * size, f_frsize=1))
     checkpointer.check_space(state, [], 100)
     with pytest.raises(StorageError, match="too little room"):
