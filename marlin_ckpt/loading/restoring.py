@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.errors import StateMismatchError
+from marlin_ckpt.loading import optimizers
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -72,7 +73,7 @@ class Restoration:
             if isinstance(saved, Mapping) and not _changes_states(live):
                 yield from self._compare_modules(saved, live, path)
         elif isinstance(live, Optimizer):
-            if isinstance(saved, Mapping) and not _changes_its_state(live):
+            if not _changes_its_state(live):
                 yield from self._compare_optimizers(saved, live, path)
         elif isinstance(live, (Mapping, list, tuple)):
             yield from self._compare_containers(saved, live, path)
@@ -115,25 +116,13 @@ class Restoration:
             return
         yield from found
 
-    def _compare_optimizers(self, saved: Mapping[str, Any], live: Optimizer, path: str) -> Iterator[Pair]:
-        state = live.state_dict()
-        groups = [len(group["params"]) for group in state["param_groups"]]
-        saved_groups = [len(group["params"]) for group in saved["param_groups"]]
-        if saved_groups != groups:
-            self._differences.append(
-                f"{path} has groups of {saved_groups} parameters in the file, of {groups} here"
-            )
+    def _compare_optimizers(self, saved: Any, live: Optimizer, path: str) -> Iterator[Pair]:
+        if found := optimizers.differences(saved, live, path):
+            self._differences += found
             return
-        ids = [number for group in state["param_groups"] for number in group["params"]]
-        saved_ids = [number for group in saved["param_groups"] for number in group["params"]]
-        # An optimizer that has not stepped yet holds nothing to compare with.
-        for number, saved_number in zip(ids, saved_ids, strict=True):
-            values = state["state"].get(number, {})
-            saved_values = saved["state"].get(saved_number, {})
-            for key in values:
-                if isinstance(values[key], torch.Tensor) and isinstance(saved_values.get(key), torch.Tensor):
-                    where = f"{_join(path, 'state')}.{number}.{key}"
-                    yield from self._compare_tensors(saved_values[key], values[key], where)
+        for one in optimizers.kept(saved, live):
+            if one.live is not None:
+                yield from self._compare_tensors(one.saved, one.live, f"{path}.{one.name}")
 
     def _hand_over(self, saved: Any, live: Any, path: str, file: str) -> None:
         if saved is None:  # nothing was saved of it

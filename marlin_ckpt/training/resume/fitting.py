@@ -1,16 +1,13 @@
-"""Finds out whether a trainer's state fits, before anything of it is taken over."""
+"""Compares a saved trainer's state with the optimizers and schedulers of the trainer that would load it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from marlin_ckpt.errors import StateMismatchError
+from marlin_ckpt.loading.optimizers import differences as optimizer_differences
 
-# What optimizers keep for each element of a parameter; other tensors of theirs have shapes of their own.
-_ELEMENTWISE = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum", "exp_inf"}
 _REQUIRED = ("last_epoch", "optimizers", "schedulers")
 
 
@@ -23,7 +20,7 @@ def check(
         state: what `Trainer.get_state` returned once.
         optimizers: the module's.
         schedulers: the module's.
-        resets: whether its optimizers and schedulers are left aside.
+        resets: whether the saved optimizers and schedulers are not used, and so need not fit.
 
     Raises:
         StateMismatchError: they differ; it lists in what.
@@ -44,23 +41,9 @@ def _differences(
         if len(live) != len(state[name]):
             yield f"the checkpoint holds {len(state[name])} {name}, the module makes {len(live)}"
     for number, (one, saved) in enumerate(zip(optimizers, state["optimizers"], strict=False)):
-        yield from _optimizer_differences(f"optimizers[{number}]", one, saved)
+        yield from optimizer_differences(saved, one, f"optimizers[{number}]")
     for number, (one, saved) in enumerate(zip(schedulers, state["schedulers"], strict=False)):
         yield from _scheduler_differences(f"schedulers[{number}]", one, saved)
-
-
-def _optimizer_differences(name: str, live: torch.optim.Optimizer, saved: Any) -> Iterator[str]:
-    groups = [len(group["params"]) for group in live.param_groups]
-    saved_groups = [len(group["params"]) for group in saved["param_groups"]]
-    if groups != saved_groups:
-        yield f"{name} has parameter groups of {saved_groups} parameters, the module's of {groups}"
-        return
-    parameters = [one for group in live.param_groups for one in group["params"]]
-    for key, tensors in saved["state"].items():
-        shape = tuple(parameters[key].shape) if isinstance(key, int) and key < len(parameters) else None
-        for what, tensor in tensors.items():
-            if what in _ELEMENTWISE and shape is not None and tuple(tensor.shape) != shape:
-                yield f"{name}.state[{key}].{what} is {tuple(tensor.shape)}, the parameter {shape}"
 
 
 def _scheduler_differences(name: str, live: Any, saved: Mapping[str, Any]) -> Iterator[str]:

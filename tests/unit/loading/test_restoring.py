@@ -217,6 +217,47 @@ def test_an_optimizer_of_other_groups_is_refused_before_the_module_is_changed(ma
     assert same(dict(other.state_dict()), before)
 
 
+def test_a_state_for_parameters_of_other_shapes_is_refused_by_an_optimizer_that_has_not_stepped(
+    make_checkpointer,
+):
+    checkpointer = make_checkpointer()
+    module = torch.nn.Linear(2, 3)
+    saved(checkpointer, module, trained(module))
+    other = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(other.parameters())
+    with pytest.raises(StateMismatchError) as caught:
+        checkpointer.load(into=Checkpoint(None, {"optimizer": optimizer}))
+    assert (
+        "trainer_state.optimizer.state[0].exp_avg is (3, 2) in the file, (2, 3) here"
+        in caught.value.differences
+    )
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        [1],
+        {"state": {}, "param_groups": None},
+        {"state": {}, "param_groups": [1]},
+        {"state": {}, "param_groups": [{"lr": 1}]},
+        {"state": [], "param_groups": [{"params": [0, 1]}]},
+        {"state": {0: 1}, "param_groups": [{"params": [0, 1]}]},
+    ],
+    ids=repr,
+)
+def test_what_is_no_state_of_an_optimizer_is_refused_before_the_module_is_changed(make_checkpointer, state):
+    checkpointer = make_checkpointer()
+    module, live = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    checkpointer.save(Checkpoint(module.state_dict(), {"optimizer": state}), 0)
+    before = copied(dict(live.state_dict()))
+    into = Checkpoint(live, {"optimizer": torch.optim.AdamW(live.parameters())})
+    with pytest.raises(StateMismatchError, match="optimizer is no state of an optimizer"):
+        checkpointer.load(into=into)
+    assert same(dict(live.state_dict()), before)
+
+
 def test_a_module_that_reads_states_in_its_own_way_is_left_to_do_so(make_checkpointer):
     class Doubling(torch.nn.Linear):
         def _load_from_state_dict(self, state_dict, prefix, *rest):

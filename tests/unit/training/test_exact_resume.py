@@ -315,8 +315,8 @@ def incomplete(state):
         (
             wider,
             (
-                "optimizers[0].state[0].exp_avg is (3, 3), the parameter (16, 5)",
-                "optimizers[0].state[1].exp_avg_sq is (1,), the parameter (16,)",
+                "optimizers[0].state[0].exp_avg is (3, 3) in the file, (16, 5) here",
+                "optimizers[0].state[1].exp_avg_sq is (1,) in the file, (16,) here",
             ),
         ),
         (
