@@ -1,1 +1,7 @@
-"""loading."""
+"""Loads states from files, and restores live modules, optimizers and tensors from them.
+
+load        Loader: finds the newest intact checkpoint, or the one that is named, and loads it
+payload     what a checkpoint consists of, and what a file holds if it is none
+restoring   Restoration: compares a state with live objects, then hands it to them
+optimizers  compares the saved state of an optimizer with a live one
+"""

@@ -1,1 +1,13 @@
-"""saving."""
+"""Saves states to files: before the call returns, or in the background while training goes on.
+
+saver           Saver: one save at a time, of either kind; here a save begins
+plain           turns values that weights_only refuses into plain ones
+about           the manifest of a file that is about to be written
+snapshot        copies a state for a save in the background: at once, or while training goes on
+staging         the memory of these copies, and the threads that make them
+device          copies from CUDA devices
+owners          which tensors only an optimizer's step changes, and may be copied until then
+background      the thread that finishes a save
+pace            what saves have cost, and when the next one is due
+predicted_size  how large a checkpoint will be once its optimizers have stepped
+"""

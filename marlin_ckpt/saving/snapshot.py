@@ -31,13 +31,12 @@ class Snapshot:
     stall_s: float = 0.0
     copy_s: float = 0.0
 
-    def before_change(self) -> tuple[str, ...]:
+    def before_change(self) -> None:
         """What is done before a tensor may change; see `Copying.settle`."""
         began = time.perf_counter()
         self.device_copies.before_change()
-        moved = self.copying.settle()
+        self.copying.settle()
         self.stall_s += time.perf_counter() - began
-        return moved
 
     def copy_behind(self) -> None:
         """Copies, on another thread, what the caller has not, and waits for what he is copying."""

@@ -1,1 +1,18 @@
-"""A trainer: a client of the checkpointer like any other."""
+"""Trains a module, saves on the way, and goes on from a checkpoint as if the run had never stopped.
+
+module      ModuleInterface: what users implement
+trainer     Trainer: the loop over epochs
+backend     TrainerBackend and its implementations, which run the steps of an epoch
+states      hands loaded states to the module, the trainer and the backend
+saves       Saves: what has been saved and is durable; saves and stops when a signal asks for it
+preemption  the signals
+observer    TrainerObserver: who follows the progress, such as the command line
+setting     device, seeds and determinism, before the first step
+sizes       batch sizes and the number of steps in an epoch
+outputs     collects what steps return
+workers     the worker processes of data loaders: their seeds and signals
+build       makes a trainer from a configuration
+resume/     what makes a resumed run exact
+proof/      prove-resume: compares a run that is killed and resumed with one that is not
+toys/       small modules for trying things out
+"""

@@ -56,12 +56,7 @@ def weakly(method: Callable[[int, float], None]) -> Callable[[int, float], None]
     cyclic collector runs.
     """
     reference = weakref.WeakMethod(method)
-
-    def call(global_step: int, loss: float) -> None:
-        if (alive := reference()) is not None:
-            alive(global_step, loss)
-
-    return call
+    return lambda step, loss: None if (alive := reference()) is None else alive(step, loss)
 
 
 class TrainerBackend(ABC):

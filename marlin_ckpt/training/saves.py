@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
@@ -16,9 +15,8 @@ from marlin_ckpt.training import preemption
 from marlin_ckpt.training.observer import TrainerObserver
 from marlin_ckpt.training.preemption import Preempted, Signals
 
-Place = tuple[
-    int, ...
-]  # how far a run is: epochs, global steps and batches; as long as it is there, its state is the same
+# How far a run is: the epochs, global steps and batches done. At the same place its state is the same.
+Place = tuple[int, ...]
 
 
 class Saves:
@@ -58,13 +56,7 @@ class Saves:
         return minutes is not None and time.monotonic() - self._began_s >= minutes * 60
 
     def save(
-        self,
-        checkpointer: AbstractCheckpointer,
-        state: Checkpoint,
-        index: int,
-        place: Place,
-        *,
-        force: bool,
+        self, checkpointer: AbstractCheckpointer, state: Checkpoint, index: int, place: Place, force: bool
     ) -> str | None:
         """Saves a checkpoint; returns the path, as the checkpointer does.
 
@@ -79,16 +71,27 @@ class Saves:
         path = checkpointer.save(state, index, force)
         if path:
             self._last, self._began_s = (place, path), time.monotonic()
-        self._report(checkpointer, path, index)
+        self.report(checkpointer, path, index)
         return path
 
-    def save_model(self, checkpointer: AbstractCheckpointer, state: Any, index: int) -> None:
-        """Saves the module's state alone."""
-        self._report(checkpointer, checkpointer.save_model(state, index), index)
+    def report(self, checkpointer: AbstractCheckpointer, path: str | None = None, index: int = 0) -> None:
+        """Reports to the observer what has become durable.
 
-    def report(self, checkpointer: AbstractCheckpointer) -> None:
-        """Reports to the observer what has become durable."""
-        self._report(checkpointer, None, 0)
+        Args:
+            checkpointer: what saves.
+            path: of the file that it has just saved; None where it has saved none.
+            index: of that file.
+        """
+        reports = checkpointer.take_reports()
+        durable: list[tuple[str, int, SaveReport | None]] = [
+            (one.path, one.index, one) for one in reports or ()
+        ]
+        if reports is None and path:  # a checkpointer without reports returns when the file is durable
+            durable.append((path, index, None))
+        for one in durable:
+            self._durable = one[0]
+            if self._observer is not None:
+                self._observer.on_save(*one)
 
     def settle(self, checkpointer: AbstractCheckpointer) -> None:
         """Waits until everything that was saved is durable, and reports it.
@@ -124,15 +127,3 @@ class Saves:
             self.settle(checkpointer)
         if self.signals.stop:
             raise Preempted(self.signals.stop, path)
-
-    def _report(self, checkpointer: AbstractCheckpointer, path: str | None, index: int) -> None:
-        reports = checkpointer.take_reports()
-        durable: list[tuple[str, int, SaveReport | None]] = [
-            (one.path, one.index, one) for one in reports or ()
-        ]
-        if reports is None and path:  # a checkpointer without reports returns when the file is durable
-            durable.append((path, index, None))
-        for one in durable:
-            self._durable = one[0]
-            if self._observer is not None:
-                self._observer.on_save(*one)

@@ -19,7 +19,7 @@ from marlin_ckpt.training.backend import BACKENDS, TrainerBackend, TrainerBacken
 from marlin_ckpt.training.module import ModuleInterface, SamplerClass
 from marlin_ckpt.training.observer import TrainerObserver
 from marlin_ckpt.training.outputs import mean_loss
-from marlin_ckpt.training.resume import rng
+from marlin_ckpt.training.resume import conditions, fitting, rng
 from marlin_ckpt.training.resume.continuation import Continuation
 from marlin_ckpt.training.resume.order import Watched
 from marlin_ckpt.training.saves import Saves
@@ -68,16 +68,15 @@ class Trainer:
         self.last_epoch = -1
         self.seed = setting.before_training(args)
         self._by_step = args.index_by == "step"
-        self._observer = observer
         self._continuation = Continuation(args, self.logger)
         self._position = self._continuation.position
-        self._saves = Saves(observer)
+        self._observer, self._saves = observer, Saves(observer)
         checkpoint = states.load(self.checkpointer, self.module, self._check_state)
         # What was measured last stays true until an epoch measures anew: a finished run saves it again.
         self._metrics = plain_metrics(checkpoint.metrics if type(checkpoint) is Checkpoint else None)
         self.module.to(self.device)
         self.optimizers, self.schedulers = self._new_optimizers(args.epochs)
-        self._conditions = self._continuation.conditions(self.module, self.device, self.optimizers)
+        self._conditions = conditions.of(args, self.device, self.module.data_fingerprint(), self.optimizers)
         states.update("trainer", self, checkpoint.trainer_state)
         self.checkpointer.register(*self.optimizers)
         self.trainer_backend.init(
@@ -223,11 +222,12 @@ class Trainer:
         The index is the last epoch, or within an epoch the one under way; with `index_by: step` it is the
         number of global steps done.
         """
-        return self._saves.save(self.checkpointer, self._state(), self._index(), self._place(), force=force)
+        return self._saves.save(self.checkpointer, self._state(), self._index(), self._place(), force)
 
     def save_model_checkpoint(self) -> None:
         """Hands the module's state alone to the checkpointer, under the index of the last checkpoint."""
-        self._saves.save_model(self.checkpointer, self.module.get_state(), self._index())
+        path = self.checkpointer.save_model(self.module.get_state(), self._index())
+        self._saves.report(self.checkpointer, path, self._index())
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the trainer; a subclass may add its own."""
@@ -248,7 +248,7 @@ class Trainer:
         """
         if not state:
             return
-        self._continuation.check(state, self.optimizers, self.schedulers)
+        fitting.check(state, self.optimizers, self.schedulers, self.args)
         self.seed = self._continuation.seed(state, self._conditions, self.seed)
         self.last_epoch = state["last_epoch"]
         self._continuation.load(state, self.optimizers, self.schedulers)
@@ -259,9 +259,9 @@ class Trainer:
         """Refuses what `update_state` would refuse, before anything is loaded."""
         with rng.preserved():
             optimizers, schedulers = self._new_optimizers(self.args.epochs)
-        self._continuation.check(state, optimizers, schedulers)
+        fitting.check(state, optimizers, schedulers, self.args)
         if self.args.exact:
-            now = self._continuation.conditions(self.module, self.device, optimizers)
+            now = conditions.of(self.args, self.device, self.module.data_fingerprint(), optimizers)
             self._continuation.seed(state, now, self.seed)
 
     def _new_optimizers(self, epochs: int) -> tuple[list[Optimizer], list[LRScheduler]]:

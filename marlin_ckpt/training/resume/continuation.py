@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.errors import StateMismatchError
 from marlin_ckpt.training import setting
-from marlin_ckpt.training.module import ModuleInterface
-from marlin_ckpt.training.resume import conditions, fitting
+from marlin_ckpt.training.resume import conditions
 from marlin_ckpt.training.resume.position import Position
 
 
@@ -29,28 +27,6 @@ class Continuation:
         self.position = Position()
         self._args = args
         self._logger = logger
-
-    def check(
-        self, state: Mapping[str, Any], optimizers: Sequence[Optimizer], schedulers: Sequence[LRScheduler]
-    ) -> None:
-        """Compares a state with the optimizers and schedulers that the module has made.
-
-        Raises:
-            StateMismatchError: it does not fit; it lists in what.
-        """
-        fitting.check(state, optimizers, schedulers, resets=self._args.reset_optimizers_schedulers)
-
-    def conditions(
-        self, module: ModuleInterface, device: torch.device, optimizers: Iterable[Optimizer]
-    ) -> dict[str, Any]:
-        """What the next step depends on beside the state.
-
-        Args:
-            module: what is trained.
-            device: that it is trained on.
-            optimizers: as the module made them.
-        """
-        return conditions.of(self._args, device, module.data_fingerprint(), optimizers)
 
     def seed(self, state: Mapping[str, Any], now: Mapping[str, Any], drawn: int) -> int:
         """The seed to go on with; announces how the conditions differ from those of the state.

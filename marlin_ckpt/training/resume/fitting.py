@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.errors import StateMismatchError
 from marlin_ckpt.loading.optimizers import differences as optimizer_differences
 
@@ -12,7 +13,7 @@ _REQUIRED = ("last_epoch", "optimizers", "schedulers")
 
 
 def check(
-    state: Mapping[str, Any], optimizers: Sequence[Any], schedulers: Sequence[Any], *, resets: bool
+    state: Mapping[str, Any], optimizers: Sequence[Any], schedulers: Sequence[Any], args: TrainerArguments
 ) -> None:
     """Compares a trainer's state with its optimizers and schedulers.
 
@@ -20,13 +21,15 @@ def check(
         state: what `Trainer.get_state` returned once.
         optimizers: the module's.
         schedulers: the module's.
-        resets: whether the saved optimizers and schedulers are not used, and so need not fit.
+        args: the trainer's; with `reset_optimizers_schedulers` the saved ones are not used, and need not fit.
 
     Raises:
         StateMismatchError: they differ; it lists in what.
     """
     missing = tuple(f"{name} is missing" for name in _REQUIRED if name not in state)
-    differences = missing or (() if resets else tuple(_differences(state, optimizers, schedulers)))
+    differences = missing or (
+        () if args.reset_optimizers_schedulers else tuple(_differences(state, optimizers, schedulers))
+    )
     if differences:
         what = "the loaded state does not fit the trainer: " + "; ".join(differences)
         hint = "load a checkpoint of the same configuration; "

@@ -35,7 +35,19 @@ class EpochSampler(RandomSampler):
             yield from order[start : start + _CHUNK].tolist()
 
 
-class Remaining:
+class _Wrapped:
+    """Is for its users the loader that it wraps."""
+
+    loader: Any
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+
+class Remaining(_Wrapped):
     """The batches of an epoch that have not been trained on yet; else the loader itself.
 
     Attributes:
@@ -82,12 +94,6 @@ class Remaining:
             yield from self._batches
             self._is_finished = True
 
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)
-
     def __enter__(self) -> Self:
         return self
 
@@ -104,7 +110,7 @@ class Remaining:
         return {"is_finished": self._is_finished, "loader": self.loader.state_dict()}
 
 
-class Watched:
+class Watched(_Wrapped):
     """A loader with a look at something else before each batch."""
 
     def __init__(self, loader: Any, look: Callable[[], None]) -> None:
@@ -115,12 +121,6 @@ class Watched:
         for batch in self.loader:
             self._look()
             yield batch
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)
 
 
 def _sampler(loader: Any) -> tuple[Any, int]:

@@ -1,1 +1,5 @@
-"""The modules that the command can train without any code of the user's."""
+"""Small modules that train in seconds, for a first run, for the tests and for prove-resume.
+
+spiral  classifies points on spiral arms
+text    predicts the next character of a text
+"""
