@@ -60,23 +60,23 @@ class AbstractCheckpointer(ABC):
     def check_space(  # noqa: B027 - see below
         self, state: Checkpoint, optimizers: Iterable[torch.optim.Optimizer], indices: int
     ) -> None:
-        """Is asked before a trainer's first step whether there is room for its checkpoints.
+        """Called before a trainer's first step; refuses a run for whose checkpoints there is no room.
 
         Does nothing unless overridden; see `DefaultCheckpointer.check_space`.
         """
 
     def running(self) -> AbstractContextManager[object]:
-        """Is entered while a trainer trains; does nothing unless overridden."""
+        """The context in which a trainer trains; does nothing unless overridden."""
         return nullcontext()
 
     def register(self, *optimizers: torch.optim.Optimizer) -> None:  # noqa: B027 - see below
-        """Is told the optimizers that the states come from; does nothing unless overridden."""
+        """Called with the optimizers whose states will be saved; does nothing unless overridden."""
 
     def wait(self) -> None:  # noqa: B027 - as above
         """Returns when everything that was saved is durable; saves that return then need nothing here."""
 
     def take_reports(self) -> list[SaveReport] | None:
-        """What became durable since this was last asked; None where `save` returns when it is."""
+        """The reports of what became durable since the last call; None where `save` makes none."""
         return None
 
     def overhead(self) -> float | None:

@@ -27,10 +27,10 @@ class Accounting:
             self._is_running = False
 
     def take(self, reports: deque[SaveReport], directory: str) -> list[SaveReport]:
-        """Empties the reports.
+        """Returns the reports and clears them.
 
         Args:
-            reports: of saves that nobody has asked for yet.
+            reports: of the saves that have become durable since the last call.
             directory: that the checkpoints are saved into.
         """
         taken = [reports.popleft() for _ in range(len(reports))]

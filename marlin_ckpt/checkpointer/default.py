@@ -176,7 +176,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Closes; an exception that is on its way is not replaced by that of a save, which is logged."""
+        """Closes; where an exception ends the context, one of a save is logged and does not replace it."""
         try:
             self.close()
         except MarlinError as error:
@@ -187,8 +187,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
     def register(self, *optimizers: torch.optim.Optimizer) -> None:
         """Names optimizers whose parameters and state nothing but their `step` changes.
 
-        With `async_save` and `overlap` these are copied while training goes on; the step waits for what is
-        left. An optimizer that was not named is known from its first step after the first such save on.
+        With `async_save` and `overlap` these are copied while training goes on, and the next step waits for
+        the rest of the copy. An optimizer that was not named is noticed at its first step after such a save.
         """
         if self.args.async_save and self.args.overlap:
             self._saver.register(*optimizers)
@@ -232,7 +232,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         return self._saver.pace.share()
 
     def take_reports(self) -> list[SaveReport]:
-        """What became durable since this was last asked."""
+        """The reports of saves that became durable since the last call."""
         return self._accounting.take(self._saver.reports, os.fspath(self.args.save_dir))
 
     def usual_save_s(self) -> float | None:

@@ -25,14 +25,14 @@ from marlin_ckpt.saving.staging import available_bytes
 from marlin_ckpt.storage.local.temporary import temporary_name
 
 ROUNDS = 3
-MOST_BYTES = 2_000_000_000  # more take longer and tell no more: times grow with the size
+MOST_BYTES = 2_000_000_000  # more take longer and show no more: times grow with the size
 _TENSORS = 200
 _LEAST_BYTES = 4096  # of a tensor
 _SPARE = 4  # the state, its copy and the restored one, and as much for others
 
 
 def trial_bytes(size_bytes: int) -> int:
-    """How large a state is tried for one of a size: less where it or the memory is too large or small."""
+    """The size of the state to measure with, for one of a given size: less where memory or time is short."""
     available = available_bytes()
     room = MOST_BYTES if available is None else min(MOST_BYTES, available // _SPARE)
     return max(min(size_bytes, room), _LEAST_BYTES)
@@ -43,13 +43,13 @@ def measure(
 ) -> Figures:
     """Saves a state of parameters a few times and restores it once.
 
-    The files have names of temporary ones, so that nothing takes them for checkpoints, and are removed; those
-    of a trial that was killed are removed by the next run that saves there.
+    The files are named like temporary ones, so that nothing takes them for checkpoints, and are removed. What
+    a killed trial leaves is removed by the next run that saves there.
 
     Args:
         directory: where to.
         size_bytes: of the state.
-        on_bytes: told of each further number of bytes written or read; `(ROUNDS + 2) * size_bytes` in all.
+        on_bytes: called with each number of bytes written or read; `(ROUNDS + 2) * size_bytes` in all.
 
     Raises:
         StorageError: the disk has no room, say.
@@ -107,7 +107,7 @@ def _removed_in_the_end(directory: PathText) -> Iterator[str]:
 
 
 def _background_s() -> float:
-    """What this process has used of the processors, but for this thread."""
+    """The processor time that the other threads of this process have used, in seconds."""
     return time.process_time() - time.thread_time()
 
 

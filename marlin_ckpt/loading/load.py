@@ -34,7 +34,7 @@ class Loaded(NamedTuple):
 
 
 class Loader:
-    """One load, as the arguments say; see `DefaultCheckpointer.load`."""
+    """Loads once, as the arguments say; see `DefaultCheckpointer.load`."""
 
     def __init__(
         self, args: DefaultCheckpointerArguments, logger: logging.Logger, restoration: Restoration | None
@@ -44,7 +44,7 @@ class Loader:
         self._restoration = restoration
 
     def load(self) -> Loaded:
-        """Loads, and restores what it is to be loaded into.
+        """Loads, and restores the live objects of the restoration.
 
         Raises:
             As `DefaultCheckpointer.load` does.

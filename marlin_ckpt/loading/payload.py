@@ -1,4 +1,4 @@
-"""What a checkpoint consists of, and what else a file may turn out to hold."""
+"""What a checkpoint consists of, and what a file holds that is none."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
 
 
 def check_payload(payload: Any, manifest: Manifest | None, path: str) -> None:
-    """Refuses what is no checkpoint.
+    """Refuses a payload that is no checkpoint.
 
     Raises:
         NotACheckpointError: saying what it is.

@@ -1,4 +1,4 @@
-"""Restores a loaded state into live modules, optimizers and tensors; decides first whether it fits."""
+"""Restores a loaded state into live modules, optimizers and tensors, after it has decided whether it fits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HINT = "load a checkpoint of the same configuration"
 
 
 class Restoration:
-    """What is to be restored: live objects, in the places where a file holds their states."""
+    """Live objects, arranged as a file has their states, and how they differ from these."""
 
     def __init__(self, into: Checkpoint) -> None:
         """Takes the live objects.
@@ -29,21 +29,21 @@ class Restoration:
         """
         self._into = into.payload()
         self._differences: list[str] = []
-        self._is_left_to_judge = False  # what does not fit here, a module may still make fit, or say why not
+        self._is_left_to_judge = False  # a module that loads states in its own way decides what fits it
         self.converted: list[str] = []
 
     def pairs(self, payload: Mapping[str, Any], path: str) -> list[Pair]:
         """Compares keys, shapes and dtypes of a payload with those of the live objects.
 
         Args:
-            payload: the three states; no tensor's bytes are looked at.
-            path: of the file, for messages.
+            payload: the three states; the bytes of their tensors are not needed yet.
+            path: of the file, for error messages.
 
         Returns:
             tensors of the payload, each with the live one whose memory its bytes may be read into.
 
         Raises:
-            StateMismatchError: something does not fit; it lists what.
+            StateMismatchError: something does not fit; it lists all that does not.
         """
         self._differences.clear()
         self.converted.clear()
@@ -57,7 +57,7 @@ class Restoration:
         return found
 
     def finish(self, payload: Mapping[str, Any], path: str) -> None:
-        """Hands the states, their bytes now read, to the live objects.
+        """Hands the states to the live objects, once all bytes are read.
 
         Raises:
             StateMismatchError: an object refuses its state.
@@ -157,7 +157,7 @@ def _join(path: str, key: Any) -> str:
 
 
 def _changes_states(module: torch.nn.Module) -> bool:
-    """Whether a module, or one in it, makes something of its own of a state that it is given or gives."""
+    """Whether a module, or one in it, changes the states that it returns or loads."""
     return type(module).load_state_dict is not torch.nn.Module.load_state_dict or any(
         part._load_state_dict_pre_hooks  # noqa: SLF001 - torch has no other way to ask
         or part._state_dict_hooks  # noqa: SLF001
@@ -167,7 +167,7 @@ def _changes_states(module: torch.nn.Module) -> bool:
 
 
 def _judges_itself(module: torch.nn.Module) -> bool:
-    """Whether a module, or one in it, reads states of older versions, as BatchNorm does, or extra ones."""
+    """Whether a module, or one in it, may load what differs: states of older versions, as BatchNorm does."""
     plain = torch.nn.Module
     return any(
         type(part)._load_from_state_dict is not plain._load_from_state_dict  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""What a manifest says of a file that is about to be written."""
+"""Makes the manifest of a file that is about to be written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from marlin_ckpt.version import __version__
 
 
 def now(kind: Kind, index: int, run_id: str, save_number: int, metrics: dict[str, float]) -> Manifest:
-    """A manifest, without its records, of a file that is written now; see `Manifest` for the arguments."""
+    """The manifest of a file that is written now, without its records; see `Manifest` for the arguments."""
     return Manifest(
         kind=kind,
         index=index,

@@ -1,4 +1,4 @@
-"""One thread that finishes a save while training goes on."""
+"""The thread that finishes a save while training goes on."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from marlin_ckpt.errors import MarlinError, StorageError, drop_frames
 
 @dataclass(slots=True)
 class _Shared:
-    """What the thread and its owner both see.
+    """What the thread and its owner share.
 
     Attributes:
-        changed: held to look at the rest, told when the thread ends.
-        is_busy: whether it has not ended yet.
-        error: what it ended with and nobody has been told of.
-        is_left: whether nobody is there any more who could be told.
+        changed: held while the rest is read or written, notified when the thread ends.
+        is_busy: whether the thread still runs.
+        error: what it failed with, until that is raised or logged.
+        is_left: whether the owner is gone, so that an error can only be logged.
     """
 
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -31,7 +31,7 @@ class _Shared:
 
 
 class Background:
-    """Does one thing at a time, on a thread of its own; what it fails of reaches the owner once.
+    """Runs one task at a time on a thread; an error of the task is raised once, by `wait`.
 
     The thread is no daemon: the interpreter waits for it before it ends.
     """
@@ -40,16 +40,16 @@ class Background:
         self._logger = logger
         self._shared = _Shared()
         self._process = os.getpid()
-        # When the owner is dropped, or the interpreter ends, with a failure that nobody asked for.
+        # Logs an error that nobody has waited for, when the owner is dropped or the interpreter ends.
         weakref.finalize(self, _leave, self._shared, logger)
 
     def is_busy(self) -> bool:
-        """Whether the last thing is still being done."""
+        """Whether a task is under way."""
         self._forget_parent()
         return self._shared.is_busy
 
     def start(self, work: Callable[[], None]) -> None:
-        """Does something in the background; the last thing must have ended.
+        """Runs a task in the background; the one before it must have ended.
 
         Raises:
             StorageError: no thread can be started.
@@ -73,10 +73,10 @@ class Background:
             raise StorageError(f"cannot start a thread that saves: {error}") from error
 
     def wait(self) -> None:
-        """Waits until the last thing is done.
+        """Waits until no task is under way.
 
         Raises:
-            BaseException: what it failed with, unless that has been raised already.
+            BaseException: what the last task failed with, unless that has been raised already.
         """
         self._forget_parent()
         shared = self._shared
@@ -90,7 +90,7 @@ class Background:
             del error  # its traceback holds this frame, and so the callers' states
 
     def _forget_parent(self) -> None:
-        """In a child process there is no thread, whatever the parent had begun."""
+        """In a forked child, forgets the parent's task, whose thread the child does not have."""
         if self._process != os.getpid():
             self._process = os.getpid()
             self._shared.changed = threading.Condition()
@@ -99,7 +99,7 @@ class Background:
 
 
 def _attempt(tasks: list[Callable[[], None]]) -> BaseException | None:
-    """Does the one task, and returns what it raised, without frames that would keep the owner alive."""
+    """Runs the one task, and returns what it raised, without frames that would keep the owner alive."""
     try:
         tasks.pop()()
     except BaseException as error:  # noqa: BLE001 - raised where the owner can see it

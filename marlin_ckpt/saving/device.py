@@ -1,4 +1,4 @@
-"""Copies from CUDA devices, in the order of each device's work and beside it."""
+"""Copies from CUDA devices, in parallel to the work that each device is given afterwards."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PORTABLE = 1  # cudaHostRegisterPortable, driver_types.h: pinned for every devi
 class DeviceCopies:
     """Copies of storages on devices into this process's memory, each device's on a stream of its own.
 
-    What was under way on a device's current stream is done before; where the memory is pinned, neither the
-    device's later work nor the caller waits.
+    A copy waits for the work that its device's current stream has been given before it. Where the memory is
+    pinned, neither later work of the device nor the caller waits for the copy.
     """
 
     def __init__(self, copies: Iterable[Target]) -> None:
-        """Begins.
+        """Begins to copy.
 
         Args:
             copies: storages, and where their bytes are to go; both are kept alive until `wait` returns.
@@ -32,7 +32,7 @@ class DeviceCopies:
             for device in dict.fromkeys(storage.device for _, storage in self._copies):
                 self._begin(device)
         except BaseException:
-            self.wait()  # or they would go on into memory that is used for something else
+            self.wait()  # or they would write into memory that is by then used for something else
             raise
 
     def _begin(self, device: torch.device) -> None:
@@ -51,7 +51,7 @@ class DeviceCopies:
                     event.record(stream)
 
     def before_change(self) -> None:
-        """Has what each device is given to do from now on wait for the copies; the caller does not wait."""
+        """Makes all later work of the devices wait for the copies; the caller does not wait."""
         for device, event in self._events:
             torch.cuda.current_stream(device).wait_event(event)
 

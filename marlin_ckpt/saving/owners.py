@@ -1,4 +1,4 @@
-"""Which tensors only an optimizer's step changes, and a word before it does."""
+"""The tensors that nothing but an optimizer's step changes, and a call before each step."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
 
 
 class KnownOptimizers:
-    """The optimizers that were named, and those that were seen to step.
+    """The optimizers that were named, and those that have stepped since this was made.
 
-    torch calls a hook before each step of each optimizer; whoever has stepped once will be heard again.
+    torch calls a hook before each step of each optimizer, so that one that has stepped once will be noticed
+    again before its parameters change.
     """
 
     def __init__(self, before_step: Callable[[], None]) -> None:
-        """Begins to listen.
+        """Registers the hook.
 
         Args:
-            before_step: called on the thread that steps, before it does.
+            before_step: called before each step, on the thread that steps.
         """
         self._known: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         known = self._known
@@ -34,22 +35,22 @@ class KnownOptimizers:
         self._handle = register_optimizer_step_pre_hook(hook)
 
     def add(self, optimizer: Optimizer) -> None:
-        """Takes an optimizer for known before its first step."""
+        """Names an optimizer before its first step."""
         self._known.add(optimizer)
 
     def forget(self) -> None:
-        """Stops listening."""
+        """Removes the hook, and forgets the optimizers."""
         self._handle.remove()
         self._known.clear()
 
     def tensors(self) -> dict[int, list[torch.Tensor]]:
         """The parameters and the state of all known optimizers, by the identity of their storages.
 
-        Left out are those that may change in other ways, or whose changes autograd does not count.
+        Excluded are tensors that may change in other ways, or whose changes autograd does not count.
         """
         found: dict[int, list[torch.Tensor]] = {}
         for optimizer in list(self._known):
-            # The step may be one of a CUDA graph, which is replayed without a word to any hook.
+            # Its step may be part of a CUDA graph, which is replayed without any hook being called.
             is_capturable = any(group.get("capturable") for group in optimizer.param_groups)
             for tensor in _tensors([[group["params"] for group in optimizer.param_groups], optimizer.state]):
                 if (

@@ -1,4 +1,4 @@
-"""Measures what saves cost a run, for `cadence` to tell when the next one is due."""
+"""Measures what saves cost a run, from which `cadence` computes when the next one is due."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Pace:
         self.cost_s = 0.0
 
     def waited(self, seconds: float) -> None:
-        """Notes that training was held up, for a save or a copy."""
+        """Notes for how long training has waited for a save or a copy."""
         self._waited_s += seconds
 
     def save_began(self) -> None:
-        """Notes when a save was asked for."""
+        """Notes that a save begins now."""
         self._save_began_s = self._clock()
         self._was_saving = self._is_under_way = True
 
     def save_ended(self, stall_s: float) -> None:
-        """Notes, from any thread, that the save is over, and how long it held training up in all."""
+        """Notes, from any thread, that the save has ended, and its whole stall."""
         self._ended.append(stall_s)
 
     def before_step(self, *, is_saving: bool) -> None:

@@ -1,4 +1,4 @@
-"""Turns values that `weights_only` loading refuses into plain ones, where that loses nothing.
+"""Converts values that `weights_only` loading refuses to plain ones, where that loses nothing.
 
 NumPy scalars become Python numbers, NumPy arrays become tensors of the same dtype, paths become strings,
 dates and times become their ISO 8601 strings. What has no lossless plain form is left as it is.

@@ -8,9 +8,8 @@ import torch
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-_UNKNOWN = (
-    2  # tensors of a parameter's size that an unknown kind of optimizer is taken to keep: Adam's number
-)
+# Tensors of a parameter's size that an optimizer of an unknown kind is taken to keep; Adam's number.
+_UNKNOWN = 2
 
 
 def predicted_bytes(state: object, optimizers: Iterable[Optimizer]) -> int:
@@ -38,7 +37,7 @@ def _collect(value: object, storages: dict[int, int], seen: set[int]) -> None:
             return  # its size is not known before the first step
         if value.layout is torch.strided:
             storage = value.untyped_storage()
-            storages[storage._cdata] = storage.nbytes()  # noqa: SLF001 - what tells storages apart, as in torch.save
+            storages[storage._cdata] = storage.nbytes()  # noqa: SLF001 - a storage's identity, as in torch.save
         return
     if id(value) in seen:
         return

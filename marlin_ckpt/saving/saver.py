@@ -1,4 +1,4 @@
-"""Writes states to files: before the caller goes on, or while it does."""
+"""Saves states: before the call returns, or in the background."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from marlin_ckpt.saving.staging import Arena
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_MOST_REPORTS = 1000  # that are kept for somebody who may never ask
+_MOST_REPORTS = 1000  # that are kept for a caller who may never take them
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class Job:
 
     Attributes:
         args: the checkpointer's, which do not change while the save is under way.
-        path: where to.
-        state: what.
-        manifest: about it.
-        must_be_made: whether it waits for the one before it, whatever `when_busy` says.
+        path: of the file.
+        state: what is saved.
+        manifest: of the file, without its records.
+        must_be_made: whether it waits for the save before it, whatever `when_busy` says.
     """
 
     args: DefaultCheckpointerArguments
@@ -61,7 +61,7 @@ class _Moved(MarlinError):  # noqa: N818 - it ends no program
 
 @dataclass
 class _Awaited:
-    """What the next optimizer step has to wait for: at most one copy."""
+    """The copy, one at most, that the next optimizer step has to wait for."""
 
     staged: deque[Snapshot] = field(default_factory=deque)
     process: int = field(default_factory=os.getpid)
@@ -69,12 +69,12 @@ class _Awaited:
     is_saving: Callable[[], bool] = lambda: False
 
     def before_step(self) -> None:
-        """Waits, and takes the time of the step."""
+        """Notes the time of the step, and waits for the copy."""
         self.pace.before_step(is_saving=self.is_saving())
         self.wait()
 
     def wait(self) -> None:
-        if self.process != os.getpid():  # a child: whoever copies is in the parent, and the memory not here
+        if self.process != os.getpid():  # a child has neither the copying thread nor the copy's memory
             self.staged.clear()
             self.process = os.getpid()
         while self.staged:
@@ -106,7 +106,7 @@ class Saver:
         self._warned_of: set[str] = set()
 
     def register(self, *optimizers: torch.optim.Optimizer) -> None:
-        """Listens for steps, and takes optimizers for known before their first one."""
+        """Names optimizers before their first step, and watches for steps of all optimizers."""
         if self._optimizers is None:
             self._optimizers = KnownOptimizers(self._awaited.before_step)
             # torch keeps the hook for ever, and with it whatever it holds.
@@ -118,13 +118,12 @@ class Saver:
         """Saves a state, or copies it and saves the copy in the background.
 
         Returns:
-            whether it was, or will be; False where the one before it is still under way and `when_busy` is
-            `skip`.
+            False where it is skipped, since the save before it is still under way and `when_busy` is `skip`.
 
         Raises:
             UnsavableStateError: the state cannot be pickled.
             StorageError: the file cannot be written, or there is no memory for the copy.
-            MarlinError: what the save before it failed with in the background.
+            MarlinError: the save before it has failed in the background.
         """
         may_skip = job.args.async_save and job.args.when_busy == "skip" and not job.must_be_made
         if may_skip and self._background.is_busy():
@@ -183,7 +182,7 @@ class Saver:
             raise
 
     def _stage(self, job: Job) -> Snapshot:
-        """Copies at once what may change before the next step, and lists what may not."""
+        """Begins the copy of a state, in memory that is kept for the next save."""
         encoded = encode(plain(job.state))
         plan = writer.plan_image(encoded)
         before = self._arena.size_bytes
@@ -199,7 +198,7 @@ class Saver:
         return take(encoded, image, owned, is_checked=job.args.check_overlap)
 
     def _finish(self, job: Job, staged: Snapshot) -> None:
-        """What is left to do in the background."""
+        """Finishes the copy and writes it, in the background."""
         began = time.perf_counter()
         staged.copy_behind()
         staged.copy_s = time.perf_counter() - began
@@ -231,7 +230,7 @@ class Saver:
             self.pace.save_ended(staged.stall_s)
 
     def _written(self, job: Job, write: Callable[[], Written]) -> Written:
-        """Writes, once more where the disk was full and room could be made."""
+        """Writes; a second time if the disk was full and removing old checkpoints has made room."""
         try:
             return write()
         except StorageError as error:

@@ -1,4 +1,4 @@
-"""Takes a state aside: at once what a forward pass may change, the rest while training goes on."""
+"""Copies a state into memory: at once what a forward pass may change, the rest during training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ _WORTH_A_THREAD_BYTES = 64 << 20  # of copies that the caller waits for
 
 @dataclass(slots=True)
 class Snapshot:
-    """A state on its way into memory, and what the caller has waited for it so far, in seconds."""
+    """A state that is being copied into memory.
+
+    Attributes:
+        encoded: the state, pickled, and its storages.
+        image: what it is copied into.
+        copying: the copies within this process's memory.
+        device_copies: the copies from devices.
+        stall_s: how long the caller has waited so far, in seconds.
+        copy_s: how long the thread in the background has copied.
+    """
 
     encoded: Encoded
     image: Image
@@ -32,14 +41,14 @@ class Snapshot:
     copy_s: float = 0.0
 
     def before_change(self) -> None:
-        """What is done before a tensor may change; see `Copying.settle`."""
+        """Finishes the copies; called before any tensor may change."""
         began = time.perf_counter()
         self.device_copies.before_change()
         self.copying.settle()
         self.stall_s += time.perf_counter() - began
 
     def copy_behind(self) -> None:
-        """Copies, on another thread, what the caller has not, and waits for what he is copying."""
+        """Finishes the copies on another thread than the caller's."""
         self.copying.complete()
         self.device_copies.wait()
 
@@ -47,14 +56,14 @@ class Snapshot:
 def take(
     encoded: Encoded, image: Image, owned: Mapping[int, list[torch.Tensor]], *, is_checked: bool
 ) -> Snapshot:
-    """Copies at once what may change before the next step, and lists what may not.
+    """Copies at once what may change before the next optimizer step; the rest is left to the snapshot.
 
     Args:
         encoded: the state.
         image: where the copies go.
         owned: the tensors that nothing but an optimizer's step changes, by the identity of their storages.
-        is_checked: compare checksums too, which takes the processor's own copies: what is on a device is then
-            copied at once.
+        is_checked: also compare checksums of the source and the copy; what is on a device is then copied at
+            once, since the processor cannot read it.
     """
     start = ctypes.addressof(ctypes.c_char.from_buffer(image.memory))
     now: list[Copy] = []

@@ -1,6 +1,6 @@
-"""Copies a state aside, so that training may go on while the copy is written.
+"""Copies a state, so that training may go on while the copy is written.
 
-The copy is made in an image of the file: each storage goes to the very place where the file will have it. The
+The copy is an image of the file: each storage is copied to the offset at which the file will hold it. The
 image's memory is kept from save to save, since fresh memory costs several times what a copy into it does.
 """
 
@@ -25,8 +25,8 @@ from marlin_ckpt.errors import StorageError
 from marlin_ckpt.saving import device
 
 _TASK_BYTES = 4 << 20  # copied between two looks at what is left
-_PATIENCE_S = 5.0  # with a caller who neither steps nor waits: an evaluation may last an hour
-_LOOK_AGAIN_S = 0.05  # whether the caller is still there
+_PATIENCE_S = 5.0  # how long to wait for a caller who neither steps nor waits: an evaluation may last an hour
+_LOOK_AGAIN_S = 0.05  # between two checks whether the caller's thread still runs
 _MADV_WIPEONFORK = 18  # madvise(2), Linux 4.14; the module mmap does not name it
 
 
@@ -68,14 +68,14 @@ class Arena:
         self.size_bytes = 0
 
     def room(self, size_bytes: int, *, is_pinned: bool = False) -> memoryview:
-        """Gives memory that begins at a page's border; what it held from the last time is lost.
+        """Gives memory that begins at a page boundary; what it held before is lost.
 
         Args:
             size_bytes: how much, at least.
-            is_pinned: pin it if that can be done, for copies from a device.
+            is_pinned: pin it, where the system can, for copies from a device.
 
         Raises:
-            StorageError: ENOMEM, there is not so much.
+            StorageError: ENOMEM, there is less memory than that.
         """
         is_inherited = self._process != os.getpid()  # without its content: see below
         if self._memory is None or size_bytes > self.size_bytes or is_inherited:
@@ -89,10 +89,10 @@ class Arena:
             except (OSError, OverflowError, MemoryError) as error:
                 raise _no_memory(size_bytes, str(error)) from error
             with contextlib.suppress(OSError, AttributeError):
-                # After a fork each page would be copied once more by the first write to it, or cost a fault
-                # at least: a data loader's workers would make each copy take three times as long. They see
-                # zeros instead. Were the memory not there at all (MADV_DONTFORK), something else of theirs
-                # would come to lie in its place, and go with it when they let go of this object.
+                # After a fork the first write to each page would copy it, or cost a fault at least: with the
+                # workers of a data loader each copy would take three times as long. They see zeros instead.
+                # Without the memory (MADV_DONTFORK) the kernel might map something else of theirs at its
+                # address, which would be unmapped with this object.
                 self._memory.madvise(_MADV_WIPEONFORK)
             self.size_bytes = size_bytes
         if is_pinned and self._pinned is None:
@@ -103,7 +103,7 @@ class Arena:
         return memoryview(self._memory)
 
     def free(self) -> None:
-        """Gives the memory back, once nothing looks at it any more."""
+        """Gives the memory back; it is freed when the last view of it is."""
         if self._pinned is not None:
             unpin = self._pinned.detach()
             if unpin is not None and self._process == os.getpid():
@@ -118,7 +118,7 @@ def _no_memory(size_bytes: int, reason: str) -> StorageError:
 
 
 def available_bytes() -> int | None:
-    """How much memory can be had without swapping, in this container; None where the system does not tell."""
+    """How much memory can be had without swapping, in this container; None where the system does not say."""
     found = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -134,7 +134,7 @@ def available_bytes() -> int | None:
 
 
 class Copying:
-    """Copies that any number of threads work off together."""
+    """Copies that any number of threads make together."""
 
     def __init__(
         self,
@@ -142,12 +142,12 @@ class Copying:
         watched: Iterable[Watched] = (),
         differ: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        """Takes what is to be done; `work` does it.
+        """Takes the copies, which `work` makes.
 
         Args:
             copies: what is to be copied.
-            watched: the tensors that it is copied from and that must not change meanwhile.
-            differ: tells, when all is copied, the keys of storages whose copy is known to be wrong.
+            watched: the tensors that it is copied from, which must not change meanwhile.
+            differ: returns, when everything is copied, the keys of storages whose copy is known to be wrong.
         """
         self._differ = differ
         self._tasks = deque(_tasks(copies))
@@ -158,7 +158,7 @@ class Copying:
         self._moved: tuple[str, ...] | None = None
 
     def work(self) -> None:
-        """Copies what nobody else has begun with; what others have begun with may still be under way."""
+        """Makes the copies that no other thread has begun; on return others may still be under way."""
         while True:
             task: list[Copy] = []
             under_way = 0
@@ -175,13 +175,13 @@ class Copying:
                 task = []
             finally:
                 with self._changed:
-                    if task:  # interrupted, Ctrl-C: whoever comes next does it
+                    if task:  # interrupted, Ctrl-C: the next call of `work` does it
                         self._tasks.append(task)
                     self._under_way -= under_way
                     self._changed.notify_all()
 
     def complete(self) -> None:
-        """Finishes the copies, with whoever else works at them."""
+        """Returns when all copies are made, whichever thread makes them."""
         is_complete = False
         while not is_complete:
             self.work()
@@ -190,11 +190,11 @@ class Copying:
                 is_complete = not self._tasks
 
     def settle(self) -> tuple[str, ...]:
-        """Finishes the copies, and decides whether they are good.
+        """Finishes the copies, and decides whether they are valid; the first call decides.
 
         Returns:
-            the storages' keys of tensors that have changed since they are watched: what was copied of them
-            may be neither what they were nor what they are. The first call decides.
+            the keys of the storages whose tensors have changed since they are watched. Their copies may hold
+            a mixture of old and new values.
         """
         self.complete()
         with self._changed:
@@ -206,10 +206,10 @@ class Copying:
             return self._moved
 
     def wait_for_caller(self) -> None:
-        """Waits, on another thread, until the one that began the copies settles them.
+        """Waits, on another thread, until the caller's thread has called `settle`.
 
-        Autograd counts a change when it is complete. Only on the caller's own thread is it certain that none
-        is under way; where he neither steps nor waits for long, or has ended, his word is not waited for.
+        Autograd counts a change when it is complete, so that only the caller's own thread knows that none is
+        under way. This does not wait for ever for a thread that has ended, or neither steps nor waits.
         """
         deadline = time.monotonic() + _PATIENCE_S
         with self._changed:
@@ -218,7 +218,7 @@ class Copying:
 
 
 def _tasks(copies: Iterable[Copy]) -> Iterable[list[Copy]]:
-    """Cuts the copies up and gathers them into tasks of about equal size."""
+    """Splits the copies into tasks of equal size, except for the last."""
     task: list[Copy] = []
     room = _TASK_BYTES
     for target, source, size_bytes in copies:

@@ -31,8 +31,8 @@ class TrainerBackendArguments:
         max_val_steps_per_epoch: batches after which a validation ends; None: all data.
         clip_grads: clip the norm of all gradients before each global step.
         max_grad_norm: the norm to clip to.
-        on_global_step: told the number of global steps done and the mean loss after each; may take the states
-            for a checkpoint, and raises where training is to end.
+        on_global_step: called after each global step, with the number of them done and the mean loss of this
+            one; may save a checkpoint, and raises an exception where training is to end.
         amp_dtype: of the passes of a backend with mixed precision: `bfloat16`, `float16`, or `auto`.
     """
 

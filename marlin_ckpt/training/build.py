@@ -26,13 +26,13 @@ def build_trainer(config: Config, *, observer: TrainerObserver | None = None) ->
 
     Args:
         config: the whole configuration.
-        observer: told of the trainer's progress.
+        observer: follows the trainer's progress.
 
     Raises:
         ConfigError: the module cannot be made.
         Whatever `Trainer` raises.
     """
-    # All before the checkpointer, which may delete what an earlier run left.
+    # Everything that can fail comes before the checkpointer, which may delete what an earlier run has left.
     setting.device_of(config.trainer)
     setting.before_module(config.trainer)
     module = _build_module(config.module)

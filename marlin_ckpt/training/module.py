@@ -135,8 +135,8 @@ class ModuleInterface(torch.nn.Module, CallbackInterface):
         return {}
 
     def data_fingerprint(self) -> str:
-        """What tells the data that it trains on from other data, such as a hash; "" unless overridden.
+        """Identifies the training data, by a hash for example; "" unless overridden.
 
-        A run that goes on with other data says so, since it is not the same run.
+        A resumed run warns where it differs: with other data it is not the same run.
         """
         return ""

@@ -9,10 +9,10 @@ import torch
 
 
 class OutputCollector:
-    """Gathers the outputs of many steps, one place of the returned tuple beside the other."""
+    """Gathers the outputs of many steps, a list for each place of the tuples that they return."""
 
     def __init__(self, collated: Iterable[Any] = ()) -> None:
-        """Begins with what another one had collated."""
+        """Begins with what another collector has collated."""
         self._places: list[list[Any]] = [
             [place] if isinstance(place, torch.Tensor) else list(place) for place in collated
         ]

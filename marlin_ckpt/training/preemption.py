@@ -19,7 +19,7 @@ _SHOW_CURSOR = b"\x1b[?25h"  # DECTCEM; a progress bar hides it
 
 
 class Preempted(SystemExit):
-    """A signal has ended the training, and the state was saved; unless caught, it ends the process.
+    """A signal has ended the training, and the state was saved; ends the process unless it is caught.
 
     Attributes:
         signal: which.
@@ -34,7 +34,7 @@ class Preempted(SystemExit):
 
 
 class Signals:
-    """What has been asked for and not been answered; handlers set it and do nothing else.
+    """What signals have asked for; the handlers only set it.
 
     Attributes:
         stop: the signal that asks to stop, or 0.
@@ -46,7 +46,7 @@ class Signals:
         self.save = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler's signature
-        """Takes a signal; a second one that asks to stop ends the process at once."""
+        """Notes a signal; a second one that asks to stop ends the process at once."""
         if number == _SAVES:
             self.save = True
             return
@@ -63,10 +63,10 @@ _listening: list[Signals] = []
 
 @contextlib.contextmanager
 def listening(*, really: bool = True) -> Iterator[Signals]:
-    """Has SIGTERM, SIGINT and SIGUSR1 ask instead of end, until the context ends.
+    """Handles SIGTERM, SIGINT and SIGUSR1 until the context ends: they set what is yielded, and nothing more.
 
-    Inside of another such context it is the same; on another thread than the main one, where no handler can
-    be set, or where it is not really wanted, nothing is ever asked.
+    A context inside another yields the same object. Where handlers are not wanted, or cannot be set because
+    this is not the main thread, signals keep their effect.
     """
     if not really:
         yield Signals()
@@ -93,7 +93,7 @@ def listening(*, really: bool = True) -> Iterator[Signals]:
 
 
 def compare_grace(args: TrainerArguments, save_s: float | None, logger: logging.Logger) -> None:
-    """Warns where a save takes longer than a machine leaves after a signal.
+    """Warns where a save takes longer than the time that a machine leaves after a signal.
 
     Args:
         args: the trainer's.

@@ -1,4 +1,4 @@
-"""What a run is set up with before its first step: device, seed, determinism."""
+"""Sets up the process before a run's first step: device, seeds, determinism."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def device_of(args: TrainerArguments) -> torch.device:
     """The device that the arguments choose.
 
     Raises:
-        TrainingError: it is not there.
+        TrainingError: it is not available.
     """
     if args.device == "auto":
         return torch.device("cuda" if args.use_gpu and torch.cuda.is_available() else "cpu")
@@ -32,15 +32,15 @@ def device_of(args: TrainerArguments) -> torch.device:
 
 
 def expect_schedules_first() -> None:
-    """Silences torch where a schedule rightly steps before an optimizer has in this process.
+    """Silences torch's warning of a schedule that steps before any optimizer, which is right in two cases.
 
-    A run goes on at an epoch's end, or the first losses were scaled too far and their step was left out.
+    A resumed run may begin at an epoch's end, and the scaler of mixed precision may skip the first steps.
     """
     warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before")
 
 
 def before_module(args: TrainerArguments) -> None:
-    """Seeds what a module draws when it is made, and has torch be deterministic if asked to."""
+    """Seeds what a module draws when it is made; makes torch deterministic where the arguments say so."""
     if args.deterministic:
         os.environ.setdefault(_WORKSPACE, ":4096:8")
         torch.use_deterministic_algorithms(mode=True)
@@ -52,7 +52,7 @@ def before_module(args: TrainerArguments) -> None:
 def before_training(args: TrainerArguments) -> int:
     """Seeds what training draws, and returns the seed of the data's order.
 
-    Without a seed it is drawn, and so depends on one that the caller may have set.
+    Where the arguments have no seed, one is drawn, which depends on a seed that the caller may have set.
     """
     before_module(args)
     if args.seed is None:

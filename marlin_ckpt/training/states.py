@@ -1,4 +1,4 @@
-"""Hands loaded states to what they were taken from."""
+"""Hands loaded states back to the module, the trainer and the backend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST_REASON = 300  # characters
 
 
 class _Judge:
-    """Stands where the trainer's state would go: says whether it fits, and takes nothing."""
+    """Takes the trainer's place in `load(into=)`: decides whether the state fits, and loads nothing."""
 
     def __init__(self, check: Callable[[Any], None]) -> None:
         self._check = check
@@ -31,7 +31,7 @@ def load(
 ) -> Checkpoint:
     """Loads, and hands the module its state.
 
-    A module whose state is its state dict, and no more, is read into directly.
+    The file is read straight into a module whose state is its state dict and nothing else.
 
     Args:
         checkpointer: what loads.
@@ -80,7 +80,7 @@ def update(what: str, owner: Any, state: Any) -> None:
 
 @contextlib.contextmanager
 def _named(what: str) -> Iterator[None]:
-    """Says whose state it is that is not what it is taken for."""
+    """Turns what is raised by a state that does not fit into a StateMismatchError that names its owner."""
     try:
         yield
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""The worker processes of a data loader: what random numbers they draw, and which signals they obey."""
+"""The worker processes of a data loader: the seeds of their random numbers, and the signals they obey."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOOK_S = 2.0
 
 
 class _Seeding:
-    """Collates batches, and seeds the worker for each by the batch's number, whichever worker makes it."""
+    """Collates batches, and seeds the worker for each batch by its number, whichever worker makes it."""
 
     def __init__(self, collate: Callable[[Any], Any], seed: int, first: int) -> None:
         self.collate = collate
@@ -33,7 +33,7 @@ class _Seeding:
         return batch
 
     def begin(self, worker: int) -> None:
-        """Is called in the worker before its first batch; batches go round."""
+        """Called in a worker before its first batch; the workers make batches in turn."""
         self._next += worker
         self._seed_for_next()
 
@@ -42,12 +42,15 @@ class _Seeding:
 
 
 def _obey_parent() -> None:
-    """Takes each SIGTERM; ends the process for that of the loader itself, and when its trainer has died.
+    """Receives each SIGTERM; ends the process when the loader itself has sent it, or the trainer has died.
 
-    torch's worker looks for its trainer too, but a trainer that was killed in the middle of ending its loader
-    has taken a lock with it for which the worker then waits for ever, and holds memory and pipes.
+    torch's worker watches its trainer too, but when a trainer is killed while it ends its loader, the worker
+    waits for ever for a lock that the trainer held, and keeps memory and pipes.
     """
-    trainer, parent = multiprocessing.parent_process(), os.getppid()  # two where a server forks the workers
+    trainer, parent = (
+        multiprocessing.parent_process(),
+        os.getppid(),
+    )  # two processes where a server forks the workers
     if trainer is None:
         return
     told = None
@@ -57,7 +60,7 @@ def _obey_parent() -> None:
 
 
 class _Beginning:
-    """Begins a worker."""
+    """Sets up a worker process, when it begins."""
 
     def __init__(self, users: Callable[[int], None] | None, seeding: _Seeding | None) -> None:
         self.users = users
@@ -76,11 +79,11 @@ class _Beginning:
 
 
 def prepare(loader: Any, seed: int | None = None, first: int = 0) -> None:
-    """Prepares the workers of a loader, before it starts them; nothing where it has none.
+    """Sets up the workers that a loader will start; does nothing for a loader without workers.
 
     Args:
         loader: any iterable.
-        seed: what its workers' random numbers are to be derived from; None leaves them to the loader.
+        seed: from which the random numbers of its workers are derived; None leaves them to the loader.
         first: the number of the first batch that they will make.
     """
     if not isinstance(loader, DataLoader) or not loader.num_workers:

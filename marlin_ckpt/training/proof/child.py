@@ -1,4 +1,4 @@
-"""A process of a proof of exact resuming: trains, tells of each step, and kills itself when it is to.
+"""A process of a proof of exact resuming: trains, reports each step, and kills itself at a given moment.
 
 It is run as `python -m marlin_ckpt.training.proof.child JOB`, with a JSON object: see `Job`.
 """
@@ -26,7 +26,7 @@ from marlin_ckpt.training.resume.leaves import fingerprint, leaves
 from marlin_ckpt.training.trainer import Trainer
 
 _SEED = 0  # where the configuration has none: two runs can only be the same from the same seed
-# Told by the trainer's state beside what a run goes on with: not its own, or a loader's own affair.
+# Not compared: the conditions are no state, and the position of a loader has no fixed form.
 _LEFT_OUT = ("trainer_state/conditions", "trainer_state/position/epoch/loader")
 
 
@@ -42,7 +42,7 @@ class Job:
         period: it saves at the multiples of it.
         kill_at: the global step after which it kills itself; 0: never.
         moment: when then: at once (`step`), while a file is written (`save`), or in `validation`.
-        fd: of the pipe that it tells of its steps.
+        fd: of the pipe that it writes its reports to.
     """
 
     config: str
@@ -64,7 +64,7 @@ class _Enough(BaseException):
 
 
 class _Teller:
-    """Observes the trainer: tells of each step, and ends the process when it is time to."""
+    """Observes the trainer: reports each step, and ends the process at the given moment."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -73,7 +73,7 @@ class _Teller:
         self.trainer: Trainer | None = None
 
     def watch(self, trainer: Trainer) -> None:
-        """Wraps the module's steps."""
+        """Wraps the steps of the trainer's module."""
         self.trainer = trainer
         self._come_to(trainer.global_steps_finished)
         module: Any = trainer.module
@@ -96,18 +96,18 @@ class _Teller:
         return run
 
     def on_epoch_begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:  # noqa: ARG002
-        """Ends if it is time to."""
+        """Ends the process if it is time."""
         self._end_if_due()
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:  # noqa: ARG002
-        """Ends if it is time to."""
+        """Ends the process if it is time."""
         self._end_if_due()
 
     def on_save(self, path: str, index: int, report: SaveReport | None) -> None:
-        """Needs nothing."""
+        """Nothing is reported of saves."""
 
     def on_global_step(self, global_step: int, loss: float) -> None:
-        """Tells of the step."""
+        """Reports the step."""
         told = {
             "step": global_step,
             "batches": self._batches,
@@ -144,7 +144,7 @@ def _states(trainer: Trainer | None) -> dict[str, Any]:
 
 
 def state_leaves(states: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """What of a checkpoint's states has to be the same in both runs."""
+    """The leaves of a checkpoint's states that must be the same in both runs."""
     return [(path, one) for path, one in leaves(states) if not path.startswith(_LEFT_OUT)]
 
 

@@ -20,7 +20,7 @@ from marlin_ckpt.training.proof.child import Job, state_leaves
 from marlin_ckpt.training.resume.leaves import how_different
 
 MOMENTS = ("step", "save", "validation")
-_KILLED = -9  # by SIGKILL, as subprocess tells it
+_KILLED = -9  # by SIGKILL, as subprocess reports it
 _COUNT = "the number of steps"
 _LAST_LINES = 3  # of what a process said before it failed
 
@@ -50,7 +50,7 @@ class Difference:
         what: `batch`, `loss`, a state's key, or what went wrong.
         straight: what it was in the run that was never stopped.
         resumed: what it was in the other one.
-        cause: the last kill before it; None where there was none, so that it is no matter of resuming.
+        cause: the last kill before it; None where there was none, so that resuming is not the reason.
         at_end: by how much it differs after the last step, where it does.
         hint: what to look for.
     """
@@ -91,7 +91,7 @@ OnStep = Callable[[str, int], None]
 
 
 class _Failed(MarlinError):  # noqa: N818 - becomes a TrainingError or a difference
-    """A process has ended otherwise than it should."""
+    """A process has failed."""
 
 
 def prove(
@@ -104,7 +104,7 @@ def prove(
         overrides: `KEY=VALUE` each.
         steps: how many global steps.
         kills: when the second run is killed; in any order.
-        on_step: told `straight` or `resumed` and the number of each step that is done.
+        on_step: called after each step, with `straight` or `resumed` and the number of the step.
 
     Raises:
         TrainingError: the straight run fails.
@@ -216,10 +216,10 @@ class _Runs:
         self._on_step = on_step
 
     def run(self, name: str, kill: Kill | None) -> tuple[list[Record], bool]:
-        """Runs one process; returns what it told, and whether it was killed.
+        """Runs one process; returns what it reported, and whether it was killed.
 
         Raises:
-            _Failed: it ended otherwise.
+            _Failed: it has failed.
         """
         directory = os.path.join(self._directory, name)
         os.makedirs(directory, exist_ok=True)
@@ -235,7 +235,7 @@ class _Runs:
             fd=writing,
         )
         command = [sys.executable, "-m", "marlin_ckpt.training.proof.child", job.to_json()]
-        # What a module says is for its own run: a killed process's last words come to a file.
+        # The output of a module is no part of ours; its last lines are shown where the process fails.
         with open(os.path.join(self._directory, "said"), "w+b") as said, os.fdopen(reading, "rb") as pipe:
             process = subprocess.Popen(  # noqa: S603 - ourselves
                 command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=(writing,)

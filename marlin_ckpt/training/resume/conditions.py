@@ -1,4 +1,4 @@
-"""What a run's next step depends on beside its state: a resume under other conditions is another run."""
+"""What a run's next step depends on besides its state: a resume under other conditions is another run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ARGUMENTS = (
     "backend",
     "amp_dtype",
     "deterministic",
-    "index_by",  # files of both kinds of index would lie beside each other, and the greatest count
+    "index_by",  # one directory would hold both kinds of index, and the greatest one would be loaded
 )
 
 
@@ -49,7 +49,7 @@ def of(
 
 
 def _hyper_parameters(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Any]:
-    """Those that the module gave its optimizers, before a schedule changed them, by where they stand."""
+    """The hyper-parameters that the module gave its optimizers, before a schedule changed them, by name."""
     return {
         f"optimizers[{number}].param_groups[{place}].{name}": value
         for number, optimizer in enumerate(optimizers)
@@ -68,11 +68,11 @@ def _plain(value: Any) -> Any:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What has changed, a sentence each; what only one of them knows of is left alone.
+    """What has changed, a sentence each; conditions that only one of the two has are ignored.
 
     Args:
-        before: of the run that saved.
-        now: of the one that goes on.
+        before: the conditions of the run that saved.
+        now: those of the run that resumes.
     """
     return [
         f"{name} was {_shown(before[name])} and is {_shown(value)}"

@@ -37,7 +37,7 @@ class Continuation:
             drawn: its seed so far, which a state without a seed is taken to have had.
 
         Raises:
-            StateMismatchError: they differ, and with `exact` they must not.
+            StateMismatchError: they differ, and `exact` forbids that.
         """
         saved: int = state.get("seed", drawn)
         seed = saved if self._args.seed is None else self._args.seed
@@ -59,14 +59,14 @@ class Continuation:
             scheduler.load_state_dict(saved)
 
     def load_position(self, state: Mapping[str, Any] | None, batches_completed: int) -> None:
-        """Goes on where the run was within its epoch; at the border of one where no state was loaded.
+        """Resumes at the position of a state; without a state the run is between two epochs.
 
         Args:
             state: what `Trainer.get_state` returned once, or None.
             batches_completed: the training batches done in the whole run.
 
         Raises:
-            StateMismatchError: the state does not say where that was, and with `exact` it must.
+            StateMismatchError: the state has no position, and `exact` demands one.
         """
         self.position.load((state or {}).get("position"), batches_completed)
         if state and "position" not in state:

@@ -1,4 +1,4 @@
-"""The leaves of a state or a batch, and what tells whether two of them are equal bit for bit."""
+"""The leaves of a state or a batch, and whether two of them are equal bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of the training data, and a loader that goes on in the middle of it."""
+"""The order of the training data, and the batches of an epoch that are left."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from marlin_ckpt.training import workers
 from marlin_ckpt.training.resume import rng
 
-_CHUNK = 1 << 16  # of the order, that is made a list of at once
+_CHUNK = 1 << 16  # samples whose numbers are converted at once
 
 
 class EpochSampler(RandomSampler):
     """Every sample of a data set once, in an order that the seed and the epoch alone decide.
 
     Attributes:
-        seed: of all epochs' orders.
-        epoch: whose order it is.
-        skip: how many samples at the head of the order are left out, since they have been used.
+        seed: of the orders of all epochs.
+        epoch: the epoch that is iterated over.
+        skip: how many samples at the beginning of the order are skipped, since they have been used.
     """
 
     def __init__(self, data_source: Sized) -> None:
@@ -36,7 +36,7 @@ class EpochSampler(RandomSampler):
 
 
 class _Wrapped:
-    """Is for its users the loader that it wraps."""
+    """Has the attributes and the length of the loader that it wraps."""
 
     loader: Any
 
@@ -48,24 +48,25 @@ class _Wrapped:
 
 
 class Remaining(_Wrapped):
-    """The batches of an epoch that have not been trained on yet; else the loader itself.
+    """The batches of an epoch that have not been trained on yet; in all else it is the loader.
 
     Attributes:
         loader: that they come from.
     """
 
     def __init__(self, loader: Any, *, seed: int, epoch: int, done: int, state: Any = None) -> None:
-        """Begins to load, and leaves out what has been done.
+        """Begins to load after the batches that have been done.
 
-        What is left out is not loaded where the sampler is an `EpochSampler` or the loader knows its own
-        state (`load_state_dict`, as torchdata's `StatefulDataLoader`); else it is loaded and thrown away.
+        These are not loaded again where the sampler is an `EpochSampler`, or where the loader restores its
+        own position (`load_state_dict`, as torchdata's `StatefulDataLoader`); else they are loaded and
+        dropped.
 
         Args:
             loader: of the epoch's batches.
             seed: of the run's data.
             epoch: from 0.
             done: the batches that have been trained on.
-            state: what `state` was then, or None.
+            state: what `state` returned when these batches were done, or None.
         """
         self.loader = loader
         self._keeps_state = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
@@ -82,7 +83,7 @@ class Remaining(_Wrapped):
                 sampler.skip, to_throw_away = done * batch_size, 0
         elif hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
-        # A loader that replays makes all batches anew, the first included.
+        # A loader that replays makes all batches again, from the first one on.
         first = done if not to_throw_away else 0
         workers.prepare(loader, None if self._keeps_state else rng.derived(seed, "workers", epoch), first)
         self._batches = iter(loader)
@@ -98,20 +99,20 @@ class Remaining(_Wrapped):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """After an exception, whose traceback would keep them, ends the worker processes."""
+        """Ends the worker processes after an exception, whose traceback would keep them alive."""
         if kind is not None:
             getattr(self._batches, "_shutdown_workers", lambda: None)()
 
     def state(self) -> Any:
-        """What the loader says of its own position; None where it says nothing."""
+        """The state of the loader, which holds its position; None for a loader without one."""
         if not self._keeps_state:
             return None
-        # What a loader that has come to its end says of itself is the beginning of the next epoch.
+        # At its end a loader's state is that of the beginning of the next epoch.
         return {"is_finished": self._is_finished, "loader": self.loader.state_dict()}
 
 
 class Watched(_Wrapped):
-    """A loader with a look at something else before each batch."""
+    """A loader that calls a function before each batch."""
 
     def __init__(self, loader: Any, look: Callable[[], None]) -> None:
         self.loader = loader
@@ -124,7 +125,7 @@ class Watched(_Wrapped):
 
 
 def _sampler(loader: Any) -> tuple[Any, int]:
-    """What yields the samples' numbers, and how many of them make a batch; 0 where that is not known."""
+    """The sampler of a loader, and the samples in a batch; 0 where that is not known."""
     if not isinstance(loader, DataLoader):
         return None, 0
     batches = cast("Any", loader.batch_sampler)

@@ -1,4 +1,4 @@
-"""Where within its epoch a run is, and the random numbers that it goes on with from there."""
+"""Where within its epoch a run is, and the states of the random number generators there."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _logger = logging.getLogger(__name__)
 
 
 class Position:
-    """Follows a run through its epochs; goes on in the middle of one as if it had never stopped.
+    """Follows a run through its epochs, and resumes it in the middle of one as if it had never stopped.
 
-    What the module and the loader draw at an epoch's beginning they draw again when a run goes on within it,
-    so the states from then are kept beside those from now.
+    The module and the loader draw random numbers at the beginning of an epoch, and draw them again when a run
+    is resumed within it. So the generators' states at the beginning are kept beside the present ones.
 
     Attributes:
         lost: what could not be restored, a sentence each.
@@ -33,7 +33,7 @@ class Position:
         self._goes_on = False
 
     def batches(self, batches_completed: int) -> int:
-        """The batches that the epoch under way has done; 0 at an epoch's border.
+        """The batches done of the present epoch; 0 between two epochs.
 
         Args:
             batches_completed: those of the whole run.
@@ -55,10 +55,10 @@ class Position:
         return state
 
     def load(self, state: Mapping[str, Any] | None, batches_completed: int) -> None:
-        """Takes over what `state` returned once; without it begins at an epoch's border.
+        """Takes over what `state` returned once; without it the run is between two epochs.
 
         Args:
-            state: that, or None.
+            state: what `state` returned, or None.
             batches_completed: those of the whole run then.
         """
         self._began_batches = int(batches_completed)
@@ -72,7 +72,7 @@ class Position:
             self._began_rng = self._loaded_epoch["rng"]
 
     def begin_epoch(self) -> None:
-        """Restores the random numbers that the epoch began with, if it began before."""
+        """Restores the random numbers with which a resumed epoch began; keeps those of a new one."""
         if self._loaded_epoch is not None:
             if self._began_rng is not None:
                 self.lost = rng.restore(self._began_rng)
@@ -83,7 +83,7 @@ class Position:
         self._began_rng = rng.states()
 
     def open(self, loader: Any, *, seed: int, epoch: int, batches_completed: int) -> Remaining:
-        """Begins to load the epoch's batches that are left, and goes on with the random numbers from there.
+        """Begins to load the batches that are left, and restores the random numbers of the present position.
 
         Args:
             loader: of all the epoch's batches.
@@ -105,13 +105,13 @@ class Position:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """What is drawn inside does not count for a checkpoint made there: it will be drawn again."""
+        """A checkpoint made inside holds the generators' states from before: the numbers are drawn again."""
         self._held_rng = rng.states()
         yield
         self._held_rng = None
 
     def end_epoch(self, batches_completed: int) -> None:
-        """Comes to an epoch's border.
+        """Ends an epoch.
 
         Args:
             batches_completed: those of the whole run.

@@ -14,7 +14,7 @@ import torch
 
 
 def states() -> dict[str, Any]:
-    """What they are now: Python's, torch's, NumPy's where it is imported, and each CUDA device's."""
+    """The present states: Python's, torch's, NumPy's where it is imported, and each CUDA device's."""
     found: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
     numpy = sys.modules.get("numpy")
     if numpy is not None and hasattr(numpy, "random"):
@@ -25,7 +25,7 @@ def states() -> dict[str, Any]:
 
 
 def restore(saved: Mapping[str, Any]) -> list[str]:
-    """Sets them to what `states` returned once.
+    """Restores the states that `states` returned once.
 
     Returns:
         what could not be restored, a sentence each.
@@ -49,7 +49,7 @@ def restore(saved: Mapping[str, Any]) -> list[str]:
 
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
-    """Leaves them as they were, whatever is drawn inside."""
+    """Restores the present states when the context ends, whatever is drawn inside."""
     before = states()
     try:
         yield
@@ -58,7 +58,7 @@ def preserved() -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
-    """Seeds them all."""
+    """Seeds all generators."""
     random.seed(seed)
     torch.manual_seed(seed)  # the CUDA devices' too
     numpy = sys.modules.get("numpy")
@@ -67,7 +67,7 @@ def seed_all(seed: int) -> None:
 
 
 def derived(seed: int, *names: object) -> int:
-    """A seed that belongs to a seed and to what it is for; below 2**63."""
+    """A seed below 2**63 that a seed and the names of its purpose determine."""
     text = ":".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
@@ -86,5 +86,5 @@ def _arrays(value: Any) -> Any:
 
 
 def _tuples(value: Any) -> Any:
-    """Lists as tuples, in case that a checkpointer of the user's made lists of them."""
+    """Lists as tuples: a checkpointer of the user's may have converted the tuples to lists."""
     return tuple(_tuples(one) for one in value) if isinstance(value, (list, tuple)) else value
