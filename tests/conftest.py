@@ -1,46 +1,52 @@
-"""What the tests share."""
+"""What all tests share: one thread, whole campaigns on demand, and small checkpoints."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
 from hypothesis import settings
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
-from marlin_ckpt.cli.main import main
+from tests.support.campaign import PARTS, part_of
 from tests.support.folders import REPOSITORY
 
 # Derandomised: CI fails only for what a change made fail. No deadline: machines are shared.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
 
+# One thread, here and in every process started from here: several that wait for one another on busy
+# cores lengthen the small steps of the tests a hundredfold.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 collect_ignore = ["peers"]  # which need what `make test-peers` installs; named on the command line they run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--campaign", action="store_true", help="run the adversity campaigns at their full size")
+    parser.addoption(
+        "--campaign", choices=["all", *PARTS], help="run this part of the campaign, at its full size"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Passes over the files that are in no part of the campaign, or in another than is asked for."""
+    asked = config.getoption("--campaign")
+    if asked is None or not collection_path.is_file():
+        return None
+    part = part_of(collection_path)
+    return True if part is None or asked not in ("all", part) else None
 
 
 @pytest.fixture(scope="session")
 def cases(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
-    """How many cases a campaign tries: a sample in each run, all of them with `--campaign`."""
-    whole = request.config.getoption("--campaign")
+    """How many cases a test of the campaign tries: a sample in each run, all of them with `--campaign`."""
+    whole = request.config.getoption("--campaign") is not None
     return lambda sample, full: full if whole else sample
-
-
-class PicklableMock(mock.MagicMock):
-    """The mock of PyMarlin's own tests: it pickles as a plain MagicMock."""
-
-    def __reduce__(self):
-        return (mock.MagicMock, ())
 
 
 @pytest.fixture
@@ -77,45 +83,8 @@ def make_checkpoint() -> Callable[..., Checkpoint]:
 
 
 @pytest.fixture
-def run_main(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs `marlin-ckpt` in this process; gives the exit code, and what went to stdout and to stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        code = main([*map(os.fspath, arguments)])
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
 def directory(tmp_path: Path) -> Iterator[str]:
     """An empty one, in memory where that can be had: for hundreds of saves, each of which is synced."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
     with tempfile.TemporaryDirectory(dir=memory) as path:
         yield path
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Keeps torch to one: two that wait for each other on busy cores lengthen small steps a hundredfold."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def run_command(repository: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """Runs `marlin-ckpt` in a process of its own; bytes in and out."""
-
-    def run(*arguments: str | bytes, **options) -> subprocess.CompletedProcess[bytes]:
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from marlin_ckpt.cli.main import main; sys.exit(main())",
-        ]
-        environment = {**os.environ, "PYTHONPATH": str(repository), **options.pop("env", {})}
-        options = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 120, **options}
-        return subprocess.run([*command, *arguments], env=environment, check=False, **options)
-
-    return run

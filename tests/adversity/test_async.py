@@ -55,10 +55,10 @@ def test_the_same_kills_tear_what_torch_saves_in_a_thread(killed):
 
 @pytest.fixture(scope="module")
 def ended(cases):
-    saves = cases(40, 200)
+    saves = cases(20, 200)
     return found_by(
         "async_ends.py",
-        exits=cases(15, 100), daemon=6, succeeding=saves, failing=saves, leaking=cases(20, 40),
+        exits=cases(6, 100), daemon=cases(3, 6), succeeding=saves, failing=saves, leaking=cases(12, 40),
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def found(kills: int, cases: Callable[[int, int], int], tmp_path_factory: pytest
     campaigns = [f"direct={kills}", f"buffered={kills}", f"plain={PLAIN_KILLS}"]
     command = [sys.executable, str(repository / "tests" / "support" / "saving_loop.py")]
     command += [str(tmp_path_factory.mktemp("killed")), str(megabytes), *campaigns]
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
     done = subprocess.run(command, env=environment, capture_output=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout)

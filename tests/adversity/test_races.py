@@ -20,7 +20,7 @@ from tests.support.folders import REPOSITORY
 def run_racing_processes(repository: Path, directory: Path, loads: int, seconds: int, kind: str) -> dict:
     script = repository / "tests" / "support" / "racing_processes.py"
     command = [sys.executable, str(script), str(directory), str(loads), str(seconds), kind]
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
     done = subprocess.run(command, env=environment, capture_output=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout)

@@ -22,18 +22,11 @@ from marlin_ckpt.formats import verification
 from tests.support.folders import visible
 from tests.support.keeping_loop import loss, rules
 
-SAVES = 200
 
-
-def start(directory: Path, repository: Path, how: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        str(repository / "tests" / "support" / "keeping_loop.py"),
-        str(directory),
-        str(SAVES),
-        how,
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+def start(directory: Path, repository: Path, saves: int, how: str) -> subprocess.Popen[str]:
+    loop = repository / "tests" / "support" / "keeping_loop.py"
+    command = [sys.executable, str(loop), str(directory), str(saves), how]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -56,11 +49,11 @@ def named(indices) -> list[str]:
 def test_a_run_killed_every_few_saves_ends_with_what_the_pure_function_names(
     directory, repository, cases, how
 ):
-    kills, draws = cases(4, 40), random.Random(3)
+    kills, saves, draws = cases(2, 40), cases(60, 200), random.Random(3)
     folder = Path(directory) / "run"
     for _ in range(kills):
-        run = start(folder, repository, how)
-        left, reported = draws.randint(1, max(2, SAVES // kills - 2)), -1
+        run = start(folder, repository, saves, how)
+        left, reported = draws.randint(1, max(2, saves // kills - 2)), -1
         for line in run.stdout:
             if line.startswith("saved"):
                 reported, left = int(line.split()[1]), left - 1
@@ -72,10 +65,10 @@ def test_a_run_killed_every_few_saves_ends_with_what_the_pure_function_names(
         assert run.returncode in (0, -signal.SIGKILL)
         newest = verification.newest_intact(lambda: catalog.newest_first(folder, "model"))
         assert int(Path(newest).stem.split("_")[1]) >= reported
-    with start(folder, repository, how) as last:
-        assert "saved 198" in last.stdout.read()
+    with start(folder, repository, saves, how) as last:
+        assert f"saved {saves - 2}" in last.stdout.read()
     assert last.returncode == 0
-    assert visible(folder) == named(range(SAVES))
+    assert visible(folder) == named(range(saves))
 
 
 class Ended(BaseException):
@@ -138,13 +131,13 @@ ERRORS = [Ended(), OSError(5, "Input/output error")]
 @pytest.mark.parametrize("error", ERRORS, ids=["killed", "EIO"])
 @pytest.mark.parametrize("options", [(), ("--to-trash",)], ids=["unlink", "trash"])
 def test_clean_interrupted_at_any_call_leaves_the_newest_intact_file(
-    original, tmp_path, monkeypatch, capsys, error, options
+    original, tmp_path, monkeypatch, capsys, cases, error, options
 ):
     before = contents(original)
     command = ["clean", "", "--keep-last", "1", "--yes", *options]
-    number, is_struck = 0, True
+    number, is_struck = cases(2, 0) * ERRORS.index(error), True  # each error strikes other calls of a sample
     while is_struck:
-        number += 1
+        number += cases(5, 1)
         folder = tmp_path / f"copy{number}"
         shutil.copytree(original, folder)
         command[1] = str(folder)
@@ -172,11 +165,11 @@ def test_clean_interrupted_at_any_call_leaves_the_newest_intact_file(
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=["killed", "EIO"])
-def test_an_undo_interrupted_at_any_call_loses_nothing(original, tmp_path, monkeypatch, capsys, error):
+def test_an_undo_interrupted_at_any_call_loses_nothing(original, tmp_path, monkeypatch, capsys, cases, error):
     before = contents(original)
-    number, is_struck = 0, True
+    number, is_struck = cases(2, 0) * ERRORS.index(error), True  # each error strikes other calls of a sample
     while is_struck:
-        number += 1
+        number += cases(5, 1)
         folder = tmp_path / f"copy{number}"
         shutil.copytree(original, folder)
         main(["clean", str(folder), "--to-trash", "--yes"])

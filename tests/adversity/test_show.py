@@ -14,12 +14,12 @@ GROUPS = ["looking", "ordinary", "amplified", "swollen"]
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory, cases: Callable[[int, int], int]) -> Session:
-    return attack(tmp_path_factory.mktemp("looking"), GROUPS, CALLS[: cases(2, len(CALLS))])
+    return attack(tmp_path_factory.mktemp("looking"), GROUPS, CALLS[: cases(2, len(CALLS))], cases(2, 1))
 
 
 def test_there_are_more_than_40_files_that_lie_about_their_tensors(session):
     assert sum(file["group"] == "looking" for file in session.files.values()) > 40
-    assert len(session.calls) >= 2 * len(session.files)
+    assert len(session.calls) >= len(session.files)
 
 
 def test_nothing_of_any_file_runs(session):

@@ -69,7 +69,7 @@ def save(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dic
         str(repository / "tests" / "support" / "traced_saves.py"),
         tmp_path_factory.mktemp("traced"),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
 

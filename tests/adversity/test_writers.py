@@ -20,7 +20,7 @@ from marlin_ckpt.storage.local.threads import WritingThreads
 from tests.support.async_runs import checkpointer, same
 from tests.support.async_trainings import is_behind
 
-pytestmark = pytest.mark.usefixtures("one_thread", "small_pieces", "no_hang")
+pytestmark = pytest.mark.usefixtures("small_pieces", "no_hang")
 PATIENCE_S = 60
 NAME = "model_0.pt"
 

@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_rest_goes(clean, users_dir
 # A child that holds a temporary file as a save does, and tells its name.
 _WRITER = """
 import os, sys
-from marlin_ckpt.storage import temporary
+from marlin_ckpt.storage.local import temporary
 fd, name = temporary.create(os.open(sys.argv[1], os.O_RDONLY), "model_3.pt")
 os.write(fd, b"half written")
 print(name, flush=True)

@@ -83,15 +83,6 @@ not_a_class = 3
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A small model costs more in threads that wait for one another than in sums, on a shared machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def module(tmp_path, monkeypatch) -> str:
     """The name of a user's module in the working directory, never imported before."""

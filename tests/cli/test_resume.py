@@ -14,15 +14,6 @@ from marlin_ckpt.cli.main import main
 from tests.support.folders import contents
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A small model costs more in threads that wait for one another than in sums, on a shared machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def train(capsys, repository, tmp_path, monkeypatch):
     """Runs so many epochs of configs/ci.yaml, which deletes existing checkpoints, saving to `saved`."""

@@ -40,7 +40,6 @@ def on_terminal(repository, tmp_path):
         master, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         environment = {**os.environ, "PYTHONPATH": os.fspath(repository), "TERM": "xterm-256color"}
-        environment["OMP_NUM_THREADS"] = "1"  # a small model's threads would only wait for one another
         for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
             environment.pop(name, None)
         with subprocess.Popen(

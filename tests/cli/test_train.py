@@ -30,15 +30,6 @@ REPORT_KEYS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A small model costs more in threads that wait for one another than in sums, on a shared machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def train(capsys, repository, tmp_path, monkeypatch):
     """Runs configs/ci.yaml, which saves below the test's own directory."""
@@ -212,7 +203,7 @@ def test_ctrl_c_exits_130_names_the_last_checkpoint_and_leaves_whole_files_alone
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.fspath(repository), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.fspath(repository)},
     ) as child:
         lines = iter(child.stderr.readline, "")
         talk = [next(line for line in lines if line.startswith("saved "))]

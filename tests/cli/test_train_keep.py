@@ -11,8 +11,6 @@ import pytest
 from marlin_ckpt.cli.main import main
 from tests.support.folders import visible
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def train(capsys, tmp_path, monkeypatch):

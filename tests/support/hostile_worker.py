@@ -1,9 +1,10 @@
 """Lets each command and `load` loose on hostile files, watched; a line of JSON for each call.
 
-python hostile_worker.py LIST START CONFIG CALL...
+python hostile_worker.py LIST START CONFIG ONE_IN CALL...
 
 LIST is what hostile_files.py prints, START the number of the file to start with, or NUMBER:CALL for what
-follows one of its calls, CONFIG the file for `train`, and CALL what is to be let loose.
+follows one of its calls, CONFIG the file for `train`, and CALL what is to be let loose: the calls take
+turns with the files so that each is made with one in ONE_IN.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ def control() -> None:
 
 
 def work() -> None:
-    listing, where, config, *chosen = sys.argv[1:]
+    listing, where, config, one_in, *chosen = sys.argv[1:]
     start, _, after = where.partition(":")
     with open(listing) as file:
         hostile = json.load(file)
@@ -215,7 +216,8 @@ def work() -> None:
     control()
     for number, one in enumerate(hostile[int(start) :], int(start)):
         for name, arguments in calls(one["path"], config).items():
-            if not after and name in chosen and (name != "train" or one["trained"]):
+            is_chosen = name in chosen and (number + chosen.index(name)) % int(one_in) == 0
+            if not after and is_chosen and (name != "train" or one["trained"]):
                 measure(number, one, name, arguments, libc)
             after = "" if name == after else after
 

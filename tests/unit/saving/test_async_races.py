@@ -17,8 +17,6 @@ from marlin_ckpt.saving import staging
 from tests.support.async_runs import checkpointer
 from tests.support.async_trainings import CopiesAtTheBarrier, is_behind, without_versions
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Large:
     """Parameters of several megabytes each."""

@@ -14,8 +14,6 @@ from marlin_ckpt.saving import saver
 from tests.support.async_runs import checkpointer
 from tests.support.async_trainings import Adversary, CopiesAtTheBarrier, Training, described, described_file
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def quick_switches():

@@ -17,8 +17,6 @@ from tests.support.async_trainings import (
     without_versions,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def saved(directory, training, *, is_async, is_named=False):
     """What the files of a training hold, each of which was saved between two steps."""

@@ -26,9 +26,6 @@ def position(directory, name) -> tuple[int, int]:
     return loaded.trainer_state["last_epoch"], loaded.trainer_backend_state["global_step_completed"]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 class InValidation(Careful):
     """Is sent SIGTERM in its second validation."""
 
@@ -129,7 +126,8 @@ def test_a_machine_that_leaves_too_little_time_is_warned_of_at_the_start(tmp_pat
 
 
 _TWICE = """
-import os, signal
+import os, signal, sys
+sys.path.insert(0, {root!r})
 from marlin_ckpt.training import preemption
 with preemption.listening() as asked:
     os.kill(os.getpid(), signal.SIGTERM)
@@ -141,7 +139,7 @@ with preemption.listening() as asked:
 
 
 def test_a_second_signal_ends_the_process_at_once():
-    command = [sys.executable, "-c", _TWICE]
+    command = [sys.executable, "-c", _TWICE.format(root=os.fspath(REPOSITORY))]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (ended.returncode, ended.stdout) == (-signal.SIGTERM, "still here\n")
 
@@ -214,8 +212,7 @@ def test_a_worker_outlives_a_strangers_sigterm_and_obeys_its_loaders():
 
 
 _DIES_HOLDING_A_LOCK = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
+import os, signal
 from torch.utils.data import DataLoader
 from marlin_ckpt.training import workers
 loader = DataLoader(range(1000), num_workers=2)
@@ -230,10 +227,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_the_workers_of_a_trainer_that_was_killed_while_it_ended_them_end_too(repository):
     # Else they would wait for ever for a lock of its, and hold its output open.
-    script = _DIES_HOLDING_A_LOCK.format(tests=os.fspath(repository / "tests"))
     environment = {**os.environ, "PYTHONPATH": os.fspath(repository)}
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", _DIES_HOLDING_A_LOCK],
         env=environment,
         capture_output=True,
         text=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.training.proof.proof import Kill, first_difference
+from marlin_ckpt.cli.views import proving
+from marlin_ckpt.training.proof.proof import Difference, Kill, Proof, first_difference
 from tests.support.folders import SUPPORT
 
 _CONFIG = """
@@ -35,15 +37,13 @@ def prove(capsys, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(SUPPORT)
     monkeypatch.setenv("PYTHONPATH", os.fspath(SUPPORT))
     monkeypatch.setenv("COUNTER", str(tmp_path / "counter"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    def run(module: str, *options: str, args: dict | None = None, as_json: bool = True, **overrides):
+    def run(module: str, *options: str, args: dict | None = None, **overrides):
         Path("run.yaml").write_text(_CONFIG.format(module=module, args=json.dumps(args or {})))
         sets = [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
-        how = ["--json"] if as_json else []
-        code = main(["prove-resume", "--config", "run.yaml", *how, *sets, *options])
+        code = main(["prove-resume", "--config", "run.yaml", "--json", *sets, *options])
         out, err = capsys.readouterr()
-        return code, json.loads(out) if out and as_json else out or None, err
+        return code, json.loads(out) if out else None, err
 
     return run
 
@@ -63,14 +63,11 @@ _CASES = [
 @pytest.mark.parametrize("number", range(len(_CASES)))
 def test_a_module_that_draws_from_torch_alone_resumes_identically_wherever_it_is_killed(prove, cases, number):
     if number >= cases(1, len(_CASES)):
-        pytest.skip(
-            "one of them in each run: --campaign runs all; test_exact_resume.py does without processes"
-        )
+        pytest.skip("one of them in each run: --campaign runs all; test_exact_resume.py without processes")
     args, overrides = _CASES[number]
-    everywhere = _EVERYWHERE.split(",")
-    kills = everywhere if cases(0, 1) else ["3:save", "6:validation", "8"]
+    kills = _EVERYWHERE.split(",") if cases(0, 1) else ["3:save", "6:validation"]
     in_epoch = overrides.get("trainer.max_train_steps_per_epoch", 6)
-    steps = 3 * in_epoch if cases(0, 1) else 10
+    steps = cases(8, 3 * in_epoch)
     if in_epoch != 6:
         kills = [one for one in kills if ":validation" not in one]  # whose steps end no epoch
     kills = [one for one in kills if int(one.partition(":")[0]) < steps]
@@ -93,7 +90,6 @@ def test_the_modules_that_come_with_us_resume_identically(
     if not cases(0, 1):
         pytest.skip("--campaign runs it")
     monkeypatch.chdir(repository)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     config = {"text": "quickstart.yaml", "spiral": "ci.yaml"}[name]
     kills = ",".join(map(str, range(1, 40, 2)))
     assert (
@@ -105,14 +101,16 @@ def test_the_modules_that_come_with_us_resume_identically(
 
 
 def test_a_generator_of_the_modules_own_is_found_after_the_first_kill(prove):
-    code, found, _ = prove("OwnGenerator", "--steps", "8", "--kill-at", "4")
+    code, found, _ = prove("OwnGenerator", "--steps", "4", "--kill-at", "2")
     assert code == 3
-    assert (found["difference"]["step"], found["difference"]["what"]) == (5, "loss")
-    assert found["difference"]["cause"] == "4"
+    assert (found["difference"]["step"], found["difference"]["what"]) == (3, "loss")
+    assert found["difference"]["cause"] == "2"
     assert "get_state" in found["difference"]["hint"]
 
 
-def test_a_loader_that_shuffles_by_the_clock_is_found_and_is_no_matter_of_resuming(prove):
+def test_a_loader_that_shuffles_by_the_clock_is_found_and_is_no_matter_of_resuming(prove, cases):
+    if not cases(0, 1):
+        pytest.skip("--campaign runs it")
     code, found, _ = prove("ByTime", "--steps", "8", "--kill-at", "4")
     assert code == 3
     assert (found["difference"]["step"], found["difference"]["what"]) == (1, "batch")
@@ -121,20 +119,22 @@ def test_a_loader_that_shuffles_by_the_clock_is_found_and_is_no_matter_of_resumi
 
 
 def test_an_optimizers_rate_that_changed_is_named(prove):
-    code, found, _ = prove("AnotherRate", "--steps", "8", "--kill-at", "4")
+    code, found, _ = prove("AnotherRate", "--steps", "2", "--kill-at", "1")
     assert code == 3
     assert found["difference"]["what"] == "the run cannot go on"
     assert "optimizers[0].param_groups[0].lr was 0.01 and is 0.02" in found["difference"]["resumed"]
 
 
-def test_a_count_that_dies_with_the_process_is_found(prove):
+def test_a_count_that_dies_with_the_process_is_found(prove, cases):
+    if not cases(0, 1):
+        pytest.skip("--campaign runs it")
     code, found, _ = prove("Counting", "--steps", "6", "--kill-at", "3")
     assert code == 3
     assert (found["difference"]["step"], found["difference"]["what"]) == (4, "loss")
 
 
 def test_a_run_that_fails_without_any_kill_is_an_error_that_says_how(prove):
-    code, found, err = prove("Broken", "--steps", "6", "--kill-at", "3")
+    code, found, err = prove("Broken", "--steps", "2", "--kill-at", "1")
     assert (code, found) == (1, None)
     assert "the run fails, killed or not" in err
     assert "out of luck" in err
@@ -147,20 +147,43 @@ def test_a_kill_at_no_step_is_a_usage_error(prove, kill_at):
     assert "--kill-at" in err
 
 
-def test_for_people_it_prints_the_verdict_and_what_was_compared(prove):
-    code, out, err = prove("Careful", "--steps", "4", "--kill-at", "2", as_json=False)
-    assert code == 0
-    assert out.splitlines()[0] == "identical: 4 steps, straight and killed after 2"
-    assert out.splitlines()[1].startswith("compared bit for bit: 4 batches, 4 losses, ")
-    assert err.splitlines() == ["training without a stop", "training, killed and resumed"]
+PROVEN = Proof(
+    steps=4, kills=(Kill(2),), missed=(), batches=4, losses=4, tensors=180, values=160, difference=None
+)
 
 
-def test_for_people_it_prints_the_first_difference_and_by_how_much(prove):
-    code, out, err = prove("Counting", "--steps", "4", "--kill-at", "2", "--quiet", as_json=False)
-    assert code == 3
-    assert out.splitlines()[0] == "different: after step 3: loss"
-    assert "  after the kill at 2; killed after 2" in out
-    assert err.startswith("hint: the batches are the same")
+def test_for_people_it_prints_the_verdict_and_what_was_compared(capsys):
+    proving.tell(PROVEN)
+    assert capsys.readouterr().out.splitlines() == [
+        "identical: 4 steps, straight and killed after 2",
+        "compared bit for bit: 4 batches, 4 losses, 180 tensors and 160 values, step by step",
+    ]
+
+
+def test_for_people_it_prints_the_first_difference_and_by_how_much(capsys):
+    found = Difference(3, "weight", "[2] #a", "[2] #b", Kill(2), at_end="by 0.5", hint="look there")
+    proving.tell(replace(PROVEN, missed=(Kill(9),), difference=found))
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "different: after step 3: weight",
+        "  straight: [2] #a",
+        "  resumed: [2] #b",
+        "  in the last checkpoints: by 0.5",
+        "  after the kill at 2; killed after 2",
+    ]
+    assert err.splitlines() == [
+        "warning: no kill at 9: the run came to no such moment", "hint: look there",
+    ]  # fmt: skip
+
+
+def test_off_a_terminal_each_run_is_named_once_and_with_quiet_none_is(capsys):
+    for quiet in (False, True):
+        with proving.steps_bar(2, quiet=quiet) as on_step:
+            for name in ("straight", "resumed"):
+                on_step(name, 1)
+                on_step(name, 2)
+        told = capsys.readouterr().err.splitlines()
+        assert told == ([] if quiet else ["training without a stop", "training, killed and resumed"])
 
 
 def record(step: int, **changes) -> dict:

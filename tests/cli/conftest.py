@@ -1,0 +1,37 @@
+"""How the tests of the command run it: in this process, or in one of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from marlin_ckpt.cli.main import main
+
+
+@pytest.fixture
+def run_main(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs `marlin-ckpt` in this process; gives the exit code, and what went to stdout and to stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        code = main([*map(os.fspath, arguments)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def run_command(repository: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """Runs `marlin-ckpt` in a process of its own; bytes in and out."""
+
+    def run(*arguments: str | bytes, **options) -> subprocess.CompletedProcess[bytes]:
+        environment = {**os.environ, "PYTHONPATH": str(repository), **options.pop("env", {})}
+        options = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 120, **options}
+        command = [sys.executable, "-m", "marlin_ckpt", *arguments]
+        return subprocess.run(command, env=environment, check=False, **options)
+
+    return run

@@ -1,0 +1,52 @@
+"""The parts of the campaign: which files of tests run together at their full size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.folders import REPOSITORY
+
+TESTS = REPOSITORY / "tests"
+# By part, the files of tests in it; each part takes about ten minutes at most.
+PARTS = {
+    "files": [  # damaged files, and whatever states can be saved
+        "adversity/test_faults.py",
+        "unit/formats/test_damage.py",
+        "unit/formats/test_oracle.py",
+        "unit/formats/test_oracle_controls.py",
+        "unit/formats/test_oracle_sizes.py",
+        "unit/formats/test_verification.py",
+        "unit/operations/test_salvage.py",
+    ],
+    "hostile": [  # files made to attack whoever reads them
+        "adversity/test_hostile.py",
+        "adversity/test_show.py",
+        "adversity/test_weights.py",
+    ],
+    "kills": ["adversity/test_async.py", "adversity/test_kills.py"],
+    "power": ["adversity/test_power.py"],
+    "calls": [  # that fail, by themselves, by the kernel, and on a full disk
+        "adversity/test_calls.py",
+        "adversity/test_calls_direct.py",
+        "adversity/test_disk.py",
+        "adversity/test_strace.py",
+    ],
+    "races": [  # of processes, of threads, and of those that plant links
+        "adversity/test_planted.py",
+        "adversity/test_races.py",
+        "adversity/test_writers.py",
+        "unit/directory/test_lease.py",
+        "unit/saving/test_async_races.py",
+        "unit/saving/test_async_schedules.py",
+        "unit/saving/test_cadence.py",
+    ],
+    "retention": ["adversity/test_removal.py", "adversity/test_retention.py"],
+    "resume": ["cli/test_prove_resume.py"],
+    "supervisor": ["adversity/test_supervisor.py"],
+}
+
+
+def part_of(path: Path) -> str | None:
+    """The part that a file of tests belongs to; None where it belongs to none."""
+    name = path.relative_to(TESTS).as_posix()
+    return next((part for part, names in PARTS.items() if name in names), None)
