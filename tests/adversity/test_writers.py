@@ -279,3 +279,40 @@ def test_an_interrupt_while_the_caller_copies_never_leaves_a_file_without_what_w
             training.step()
     if os.path.exists(Path(directory) / NAME):
         assert training.is_in(Path(directory) / NAME, wanted)
+
+
+def test_a_save_that_is_interrupted_again_and_again_leaves_the_old_file_and_nobody_who_writes(
+    tmp_path, monkeypatch
+):
+    training, struck, ending = Training(), [], threading.Event()
+    one = checkpointer(tmp_path, async_save=False)
+    one.save(training.checkpoint(), 0)
+    old = (tmp_path / NAME).read_bytes()
+    pwrite, end = os.pwrite, WritingThreads._end
+
+    def slow(*args):
+        struck.append(args[0])
+        for _ in range(3 if len(struck) == 1 else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+            while not ending.wait(0.05):  # one that comes just before a wait is seen only after it
+                os.kill(os.getpid(), signal.SIGINT)
+            ending.clear()
+        return pwrite(*args)
+
+    def told(writing):
+        ending.set()
+        end(writing)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", slow)
+        patch.setattr(WritingThreads, "_end", told)
+        with pytest.raises(KeyboardInterrupt):
+            one.save(training.checkpoint(), 0)
+    if not struck:
+        pytest.skip("the file system of the temporary directory has no O_DIRECT")
+    assert (tmp_path / NAME).read_bytes() == old
+    assert os.listdir(tmp_path) == [NAME]
+    assert savers() == []
+    training.step()
+    one.save(training.checkpoint(), 0)
+    assert training.is_in(tmp_path / NAME, training.checkpoint())
