@@ -124,7 +124,7 @@ def entry(path: PathText) -> Entry | None:
     name = os.path.basename(text)
     try:
         status = os.stat(text)
-    except OSError:
+    except (OSError, ValueError):  # no file has a name with a null byte in it
         return None
     if not stat.S_ISREG(status.st_mode):
         return None

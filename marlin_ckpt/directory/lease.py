@@ -15,26 +15,40 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from marlin_ckpt.directory import notes
+from marlin_ckpt.directory import own
 from marlin_ckpt.errors import DirectoryInUseError, StorageError
+from marlin_ckpt.storage.local import descent
 from marlin_ckpt.storage.local.publishing import make_directory
 
 _LOCK, _HOLDER = "lease.lock", "lease.json"
+_MOST_LETTERS = 80  # of a name that anybody may have written
 _TAKEN = (errno.EACCES, errno.EAGAIN)  # fcntl(2)
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # a run that deletes may go on, and make room
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _logger = logging.getLogger("marlin_ckpt.lease")
-_held: dict[tuple[int, int, int], int] = {}  # process, device and inode: how often
+
+
+@dataclass(slots=True)
+class _Held:
+    """A lease that this process holds: its locked file, and how often it is held."""
+
+    lock: int
+    times: int = 0
+
+
+_held: dict[tuple[int, ...], _Held] = {}  # by the process, and the folder's device and inode
 
 
 @contextlib.contextmanager
 def held(directory: str, run_id: str = "") -> Iterator[None]:
     """Holds the lease of a directory, which is made if it is missing; within one process as often as wanted.
 
-    Where the file system has no locks, or no room for one, the log says so, and nothing is held.
+    Where the file system has no locks, or no room for one, or where somebody has planted a link in the place
+    of our own files, the log says so, and nothing is held.
 
     Args:
         directory: of checkpoints.
@@ -44,73 +58,74 @@ def held(directory: str, run_id: str = "") -> Iterator[None]:
         DirectoryInUseError: another process holds it.
         StorageError: the directory cannot be made or written to.
     """
-    own = os.path.join(directory, notes.OWN_DIRECTORY)
     make_directory(directory)
-    try:
-        make_directory(own)
-    except StorageError as error:
-        if error.errno not in _FULL:
-            raise
-        _go_without(directory, error)
+    with contextlib.ExitStack() as stack:
+        try:
+            own.make(directory)
+            folder = stack.enter_context(own.folder(directory))
+            key = (os.getpid(), *descent.directory_identity(os.fstat(folder)))
+            # To open and close the file once more would end the lock: fcntl(2).
+            lock = -1 if key in _held else own.open_to_lock(folder, _LOCK)
+        except OSError as error:
+            if error.errno not in _FULL and not own.is_planted(error):
+                if isinstance(error, StorageError):
+                    raise
+                raise _cannot_lock(directory, error) from error
+            _go_without(directory, error)
+        else:
+            if lock < 0 or _take(lock, directory):
+                stack.enter_context(_counted(key, lock, folder))
+                if lock >= 0 or run_id:
+                    own.write(directory, _HOLDER, _holder(run_id))
         yield
-        return
-    found = os.stat(own)
-    key = (os.getpid(), found.st_dev, found.st_ino)
-    if key in _held:
-        # To open and close the file once more would end the lock: fcntl(2).
-        _held[key] += 1
-        if run_id:
-            notes.write(directory, _holder(run_id), _HOLDER)
-        try:
-            yield
-        finally:
-            _held[key] -= 1
-        return
-    with _locked(own, directory, run_id):
-        _held[key] = 1
-        try:
-            yield
-        finally:
-            del _held[key]
 
 
 @contextlib.contextmanager
-def _locked(own: str, directory: str, run_id: str) -> Iterator[None]:
-    path = os.path.join(own, _LOCK)
+def _counted(key: tuple[int, ...], lock: int, folder: int) -> Iterator[None]:
+    """Counts how often this process holds a lease, and lets go of it with the last time."""
+    held = _held.setdefault(key, _Held(lock))
+    held.times += 1
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise StorageError.of("cannot open", path, error) from error
-        _go_without(directory, error)
         yield
-        return
-    try:
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _TAKEN:
-                raise _in_use(directory, notes.read(directory, _HOLDER)) from error
-            if error.errno not in _NO_LOCKS:
-                raise StorageError.of("cannot lock", path, error) from error
-            _go_without(directory, error)
-            yield
-            return
-        if dead := notes.read(directory, _HOLDER):
-            _logger.info("Took over the lease of %s from %s, which has died.", directory, _name(dead))
-        notes.write(directory, _holder(run_id), _HOLDER)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(own, _HOLDER))
     finally:
-        os.close(fd)
+        held.times -= 1
+        if not held.times:
+            del _held[key]
+            with contextlib.suppress(OSError):
+                os.unlink(_HOLDER, dir_fd=folder)
+            os.close(held.lock)
+
+
+def _take(lock: int, directory: str) -> bool:
+    """Locks an open file, and closes it where that fails; returns whether the file system has locks.
+
+    Raises:
+        DirectoryInUseError: another process holds it.
+        StorageError: it cannot be locked.
+    """
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        if error.errno in _TAKEN:
+            raise _in_use(directory, own.read(directory, _HOLDER)) from error
+        if error.errno not in _NO_LOCKS:
+            raise _cannot_lock(directory, error) from error
+        _go_without(directory, error)
+        return False
+    if dead := own.read(directory, _HOLDER):
+        _logger.info("Took over the lease of %s from %s, which has died.", directory, _name(dead))
+    return True
+
+
+def _cannot_lock(directory: str, error: OSError) -> StorageError:
+    return StorageError.of("cannot lock", os.path.join(directory, own.OWN_DIRECTORY, _LOCK), error)
 
 
 def _go_without(directory: str, error: OSError) -> None:
-    why = os.strerror(error.errno or 0)
-    _logger.warning("There is no lease of %s (%s): nothing keeps two runs from it.", directory, why)
+    _logger.warning(
+        "There is no lease of %s (%s): nothing keeps two runs from it.", directory, own.why(error)
+    )
 
 
 def _in_use(directory: str, holder: dict[str, Any]) -> DirectoryInUseError:
@@ -121,8 +136,9 @@ def _in_use(directory: str, holder: dict[str, Any]) -> DirectoryInUseError:
 def _name(holder: dict[str, Any]) -> str:
     if not holder:
         return "another run"
-    run = f"run {holder['run_id']}, " if holder.get("run_id") else ""
-    return f"another run ({run}process {holder.get('pid')} on {holder.get('host')})"
+    run_id, pid, host = (str(holder.get(key) or "")[:_MOST_LETTERS] for key in ("run_id", "pid", "host"))
+    run = f"run {run_id}, " if run_id else ""
+    return f"another run ({run}process {pid} on {host})"
 
 
 def _holder(run_id: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, MarlinError
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.directory.notes import OWN_DIRECTORY
+from marlin_ckpt.directory.own import OWN_DIRECTORY
 
 LONGEST_S = 20  # ends a call that hangs, and with it this process; the bound itself is compared in the end
 MOST_BYTES = 8 << 30  # of address space: a bomb must fail here and not take the machine with it

@@ -65,8 +65,13 @@ def open_source(path: str) -> Iterator[FileSource]:
             os.close(fd)
 
 
-def open_regular(path: PathText) -> int:
-    """Opens a regular file for reading, without waiting on a FIFO or a device.
+def open_regular(path: PathText, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> int:
+    """Opens a regular file, without waiting on a FIFO or a device.
+
+    Args:
+        path: the file.
+        flags: of open(2): to write, or not to follow a link, say.
+        dir_fd: the directory that a relative path begins in.
 
     Returns:
         the file descriptor, which the caller closes.
@@ -74,12 +79,26 @@ def open_regular(path: PathText) -> int:
     Raises:
         OSError: it cannot be opened, or is not a regular file (errno EINVAL, `strerror` says what it is).
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666, dir_fd=dir_fd)
     kind = file_kind(os.fstat(fd).st_mode)
     if kind != "a regular file":
         os.close(fd)
         raise OSError(errno.EINVAL, f"is {kind}", os.fspath(path))
     return fd
+
+
+def read_at_most(fd: int, most_bytes: int) -> bytes:
+    """Reads a small file from where the descriptor stands to its end.
+
+    Raises:
+        OSError: it cannot be read, or is longer (errno EFBIG).
+    """
+    data = bytearray()
+    while piece := os.read(fd, most_bytes + 1 - len(data)):
+        data += piece
+        if len(data) > most_bytes:
+            raise OSError(errno.EFBIG, f"is longer than {most_bytes:,} bytes")
+    return bytes(data)
 
 
 def file_kind(mode: int) -> str:

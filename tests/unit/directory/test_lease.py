@@ -17,7 +17,7 @@ import pytest
 from marlin_ckpt import DirectoryInUseError, StorageError
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.directory import lease
-from marlin_ckpt.directory.notes import OWN_DIRECTORY
+from marlin_ckpt.directory.own import OWN_DIRECTORY
 
 _HOLDS = """
 import sys, time

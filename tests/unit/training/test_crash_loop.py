@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from marlin_ckpt.directory import lease, notes
+from marlin_ckpt.directory.own import OWN_DIRECTORY
 from marlin_ckpt.operations import starting
 from tests.support.folders import visible
 
@@ -105,7 +106,7 @@ def test_a_newer_checkpoint_is_taken_whatever_happened_with_the_older_one(saved)
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"starts": 5}', '{"starts": {"x": "y"}}', "[" * 100000])
 def test_notes_that_are_damaged_count_as_none(saved, content):
-    Path(saved.directory, notes.OWN_DIRECTORY, "notes.json").write_text(content)
+    Path(saved.directory, OWN_DIRECTORY, "notes.json").write_text(content)
     assert begins_with(saved) == ("model_2.pt", ())
     crash(os.path.join(saved.directory, "model_2.pt"))
     assert list(notes.failed_starts(saved.directory).values()) == [1]

@@ -1,0 +1,134 @@
+"""The folder that a directory of checkpoints has for our own bookkeeping: the only place that opens it.
+
+Somebody else may be able to write to the directory. So the folder is opened without following a link, and of
+what lies in it only regular files, without waiting; a file is replaced by writing another and renaming it.
+What was planted is reported once and passed over: a run needs none of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from marlin_ckpt.errors import StorageError
+from marlin_ckpt.storage.local import descent
+from marlin_ckpt.storage.local.files import open_regular, read_at_most
+from marlin_ckpt.storage.local.publishing import make_directory, write_all
+
+OWN_DIRECTORY = ".marlin-ckpt"
+_MOST_BYTES = 1 << 20  # of one file
+_PLANTED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)  # a link, or another kind of file
+
+_logger = logging.getLogger("marlin_ckpt.directory")
+
+
+@contextlib.contextmanager
+def folder(directory: str) -> Iterator[int]:
+    """Opens the folder; yields its descriptor.
+
+    Raises:
+        OSError: it is not there, or is a link.
+    """
+    fd = os.open(os.path.join(directory, OWN_DIRECTORY), descent.DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def make(directory: str) -> None:
+    """Makes the folder where it is missing, and durable.
+
+    Raises:
+        StorageError: it cannot be made, or something else has its name.
+    """
+    make_directory(os.path.join(directory, OWN_DIRECTORY))
+
+
+def is_planted(error: OSError) -> bool:
+    """Whether an error says that a link, or another kind of file, is where the folder or a file should be."""
+    return error.errno in _PLANTED
+
+
+def why(error: Exception) -> str:
+    """Why something of our own was passed over, in a few words."""
+    if isinstance(error, StorageError):
+        return error.what
+    if isinstance(error, OSError):
+        is_link = error.errno in (errno.ELOOP, errno.ENOTDIR)
+        return "a symbolic link is not followed here" if is_link else error.strerror or str(error)
+    return "nested too deep" if isinstance(error, RecursionError) else str(error)
+
+
+def open_to_lock(folder_fd: int, name: str) -> int:
+    """Opens a file for locks, made if it is missing; the caller closes it.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+    """
+    return open_regular(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, dir_fd=folder_fd)
+
+
+def read(directory: str, name: str) -> dict[str, Any]:
+    """A JSON object from the folder; an empty one where there is none that can be read."""
+    try:
+        with folder(directory) as folder_fd:
+            return _read_object(folder_fd, name)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        _say_once("Passed over", os.path.join(directory, OWN_DIRECTORY, name), why(error))
+        return {}
+
+
+def _read_object(folder_fd: int, name: str) -> dict[str, Any]:
+    fd = open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder_fd)
+    try:
+        found = json.loads(read_at_most(fd, _MOST_BYTES))
+    finally:
+        os.close(fd)
+    if isinstance(found, dict):
+        return found
+    raise ValueError("not a JSON object")  # noqa: TRY004 - of a file's content, as json's own
+
+
+def write(directory: str, name: str, values: Mapping[str, Any]) -> None:
+    """Replaces a JSON object in the folder, which is there if anybody has held the directory's lease."""
+    try:
+        data = json.dumps(values).encode()
+        with folder(directory) as folder_fd:
+            _replace(folder_fd, name, data)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, RecursionError) as error:
+        _say_once("Did not write", os.path.join(directory, OWN_DIRECTORY, name), why(error))
+
+
+def _replace(folder_fd: int, name: str, data: bytes) -> None:
+    new = f"{name}.new"  # there is one writer: whoever holds the lease
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new, dir_fd=folder_fd)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(new, flags, 0o666, dir_fd=folder_fd)
+    try:
+        try:
+            write_all(fd, data)
+        finally:
+            os.close(fd)
+        os.rename(new, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(new, dir_fd=folder_fd)
+        raise
+
+
+@functools.cache
+def _say_once(what: str, path: str, why: str) -> None:
+    """Logs a warning; the same one is not repeated at each save."""
+    _logger.warning("%s %s: %s", what, path, why)
