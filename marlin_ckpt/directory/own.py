@@ -95,7 +95,7 @@ def _read_object(folder_fd: int, name: str) -> dict[str, Any]:
         os.close(fd)
     if isinstance(found, dict):
         return found
-    raise ValueError("not a JSON object")  # noqa: TRY004 - of a file's content, as json's own
+    raise ValueError("not a JSON object")
 
 
 def write(directory: str, name: str, values: Mapping[str, Any]) -> None:
