@@ -114,21 +114,37 @@ class StorageError(MarlinError, OSError):
 
     Attributes:
         errno: the operating system's number of the first cause, or None.
+        strerror: what the operating system called it, or None.
     """
 
-    def __init__(self, what: str, where: str = "", hint: str = "", *, errno: int | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        where: str = "",
+        hint: str = "",
+        *,
+        errno: int | None = None,
+        strerror: str | None = None,
+    ) -> None:
         super().__init__(what, where, hint)
         self._errno = errno
+        self._strerror = strerror
 
     @property
     def errno(self) -> int | None:  # type: ignore[override]
         """The operating system's number of the first cause, or None."""
         return self._errno
 
+    @property
+    def strerror(self) -> str | None:  # type: ignore[override]
+        """What the operating system called it, or None."""
+        return self._strerror
+
     @classmethod
     def of(cls, action: str, where: str, cause: OSError) -> StorageError:
         """The error for a system call that failed while we did `action` (`cannot write`)."""
-        return cls(f"{action}: {cause.strerror or cause}", where, errno=cause.errno)
+        why = cause.strerror or str(cause)
+        return cls(f"{action}: {why}", where, errno=cause.errno, strerror=why)
 
 
 class UnsavableStateError(MarlinError):

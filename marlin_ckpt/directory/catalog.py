@@ -1,93 +1,168 @@
-"""What lies in a directory: the only discovery."""
+"""What lies in a store: the only discovery."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
 
 from marlin_ckpt import naming
-from marlin_ckpt.entries import Entry
+from marlin_ckpt.entries import Entry, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats import layouts
+from marlin_ckpt.storage.local.descent import directory_identity
+from marlin_ckpt.storage.local.store import item_of, open_store
+from marlin_ckpt.storage.store import Store
+
+_PATH_MAX = 4096  # bytes of a path that open(2) takes, with the null byte at its end: linux/limits.h
 
 _logger = logging.getLogger(__name__)
+_OnError = Callable[[str, OSError], None]
+_IndexOf = Callable[[str, str, str], int | None]  # of a name, for a prefix and an extension
 
 
-def walk(directory: str, *, recursive: bool) -> Iterator[os.DirEntry[str]]:
-    """Everything in a directory that is no directory, in no order; links to directories are not entered.
+class Level(NamedTuple):
+    """What lies directly in one folder.
 
-    Nor is the trash. A sub-directory that cannot be read is told to the log and passed over.
+    Attributes:
+        folder: its name; "" is the store itself.
+        objects: the names of what is no folder.
+        links: the names of those that are symbolic links.
+        checkpoints: the folders that are one checkpoint each.
+    """
+
+    folder: str
+    objects: tuple[str, ...]
+    links: tuple[str, ...]
+    checkpoints: tuple[Entry, ...]
+
+
+def walk(store: Store, start: str = "", *, recursive: bool, on_error: _OnError) -> Iterator[Level]:
+    """Goes through a store, folder by folder.
+
+    A folder that is itself a checkpoint is not entered, nor is the trash.
+
+    Args:
+        store: that is looked through.
+        start: the folder to begin with.
+        recursive: go into sub-folders.
+        on_error: told of each sub-folder that cannot be read.
 
     Raises:
-        OSError: the directory itself cannot be read.
+        CheckpointNotFoundError: there is no such folder.
+        StorageError: the first folder cannot be read.
     """
-    pending = [directory]
+    pending = [start]
     while pending:
-        current = pending.pop()
+        folder = pending.pop()
         try:
-            with os.scandir(current) as entries:
-                for entry in entries:
-                    if not entry.is_dir(follow_symlinks=False):
-                        yield entry
-                    elif recursive and entry.name != naming.TRASH:
-                        pending.append(entry.path)
+            listing = store.list(folder)
+            checkpoints = {name: one for name in listing.folders if (one := _as_checkpoint(store, name))}
         except OSError as error:
-            if current == directory:
+            if folder == start:
                 raise
-            _logger.warning("cannot read the directory: %s: %s", error.strerror, current)
+            if not isinstance(error, FileNotFoundError):  # else it has gone since its parent was read
+                on_error(folder, error)
+            continue
+        if recursive:
+            below = (name for name in listing.folders if name not in checkpoints)
+            pending.extend(name for name in below if os.path.basename(name) != naming.TRASH)
+        yield Level(folder, listing.objects, listing.links, tuple(checkpoints.values()))
+
+
+def _as_checkpoint(store: Store, folder: str) -> Entry | None:
+    """A folder as one checkpoint, by the layout that knows it."""
+    for layout in layouts.layouts():
+        name = layout.fits(os.path.basename(folder))
+        if name is None:
+            continue
+        files = [os.path.basename(one) for one in store.list(folder).objects]
+        members = [item for one in layout.members(files) if (item := store.head(f"{folder}/{one}"))]
+        found = store.head(folder)
+        if members and found is not None:
+            whole = found._replace(size_bytes=sum(item.size_bytes for item in members))
+            return Entry(store.place, whole, name, layout.name, tuple(members))
+    return None
+
+
+def _readable(store: Store, *, recursive: bool, on_error: _OnError | None = None) -> Iterator[Level]:
+    """Walks through what can be opened by its path afterwards; what cannot be read goes to the log."""
+
+    def log(folder: str, error: OSError) -> None:
+        path = os.path.join(store.place, folder)
+        _logger.warning("cannot read the directory: %s: %s", error.strerror, path)
+
+    for level in walk(store, recursive=recursive, on_error=on_error or log):
+        if len(os.fsencode(os.path.join(store.place, level.folder))) < _PATH_MAX:
+            yield level
+        else:
+            log(level.folder, OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)))
 
 
 def find(
     directory: PathText, *, prefix: str | None = None, extension: str = "pt", recursive: bool = False
 ) -> list[Entry]:
-    """The regular files of one extension, in order of their index.
+    """The checkpoints and other regular files of one extension, in order of their index.
 
     Args:
         directory: where to look.
-        prefix: only files that fit the grammar with this prefix; None: all files of the extension, those
+        prefix: only what fits the grammar with this prefix; None: all files of the extension, those
             that do not fit the grammar last.
-        extension: without its dot.
+        extension: of files, without its dot; folders that are a checkpoint count whatever theirs is.
         recursive: look in sub-directories too.
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read.
     """
+    with open_store(directory) as store:
+        return find_in(store, prefix=prefix, extension=extension, recursive=recursive)
+
+
+def find_in(
+    store: Store,
+    *,
+    prefix: str | None = None,
+    extension: str = "pt",
+    recursive: bool = False,
+    on_error: _OnError | None = None,
+) -> list[Entry]:
+    """What `find` finds, in a store.
+
+    Of sub-folders that cannot be read `on_error` is told, where it is given, in place of the log.
+    """
     found = []
-    try:
-        for file in walk(os.fspath(directory), recursive=recursive):
-            if not naming.has_extension(file.name, extension):
+    for level in _readable(store, recursive=recursive, on_error=on_error):
+        found += [one for one in level.checkpoints if prefix in (None, one.name and one.name.prefix)]
+        for path in level.objects:
+            if not naming.has_extension(path, extension):
                 continue
-            name = _read_name(file.name, prefix, extension)
-            if (name is not None or prefix is None) and (status := _status(file)) is not None:
-                found.append(_entry(file.path, name, status, is_link=file.is_symlink()))
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError("no such directory", os.fspath(directory)) from error
-    except OSError as error:
-        raise StorageError.of("cannot read the directory", os.fspath(directory), error) from error
+            name = _read_name(path.rpartition("/")[2], prefix, extension)
+            if (name is not None or prefix is None) and (item := _file(store, path)) is not None:
+                found.append(Entry(store.place, item, name))
     return sorted(found, key=_order)
 
 
-def link_targets(directory: PathText, *, recursive: bool = False) -> dict[tuple[int, int], str]:
-    """Where symbolic links in a directory lead: by the target's device and inode, the path of a link to it.
+def link_targets(store: Store, *, recursive: bool = False) -> dict[tuple[int, ...], str]:
+    """Where symbolic links in a store lead: by the target's device and inode, the name of a link to it.
 
     Raises:
-        OSError: the directory cannot be read.
+        StorageError: the store cannot be read.
     """
-    links = sorted(file.path for file in walk(os.fspath(directory), recursive=recursive) if file.is_symlink())
-    targets = {}
-    for link in reversed(links):
-        with contextlib.suppress(OSError):  # it leads nowhere
-            status = os.stat(link)
-            targets[status.st_dev, status.st_ino] = link
-    return targets
+    links = [name for level in _readable(store, recursive=recursive) for name in level.links]
+    found = (item for name in sorted(links, reverse=True) if (item := _look(store, name)))
+    return {item.inode: item.name for item in found}
 
 
 def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = False) -> list[Entry]:
     """The files that a command line names: each file itself, of each directory those of some extensions.
+
+    A folder that is a checkpoint counts as a file does.
 
     Raises:
         CheckpointNotFoundError: there is no such file or directory.
@@ -95,11 +170,12 @@ def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = 
     """
     found: list[Entry] = []
     for path in paths:
-        if os.path.isdir(path):
-            for extension in extensions:
-                found.extend(find(path, extension=extension, recursive=recursive))
-        elif one := entry(path):
+        if one := entry(path):
             found.append(one)
+        elif os.path.isdir(path):
+            for extension in extensions:
+                more = find(path, extension=extension, recursive=recursive)
+                found.extend(one for one in more if not one.layout or one not in found)
         elif os.path.lexists(path):
             raise StorageError("neither a regular file nor a directory", path)
         else:
@@ -119,22 +195,30 @@ def prefixes(directory: PathText, extension: str = "pt") -> list[str]:
 
 
 def entry(path: PathText) -> Entry | None:
-    """One file as `find` would list it; None where there is no regular file."""
-    text = os.fspath(path)
-    name = os.path.basename(text)
+    """One checkpoint or other file as `find` would list it; None where there is none."""
+    text = os.fspath(path).rstrip("/")
+    place, last = os.path.split(text)
     try:
-        status = os.stat(text)
+        status, above = os.stat(text), os.stat(place or os.curdir)
+        item = item_of(last, status, directory_identity(above), is_link=os.path.islink(text))
+        if item is not None and item.is_folder:
+            with open_store(place or os.curdir) as store:
+                found = _as_checkpoint(store, last)
+            return found and replace(found, place=place)
     except (OSError, ValueError):  # no file has a name with a null byte in it
         return None
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    parsed = naming.parse_any(name, name.rpartition(".")[2])
-    return _entry(text, parsed, status, is_link=os.path.islink(text))
+    return item and Entry(place, item, naming.parse_any(last, last.rpartition(".")[2]))
 
 
-def _entry(path: str, name: naming.FileName | None, status: os.stat_result, *, is_link: bool) -> Entry:
-    inode = (status.st_dev, status.st_ino)
-    return Entry(path, name, status.st_size, status.st_mtime_ns, inode, is_link)
+def _look(store: Store, name: str) -> Item | None:
+    with contextlib.suppress(StorageError):  # what cannot be looked at is passed over
+        return store.head(name)
+    return None
+
+
+def _file(store: Store, name: str) -> Item | None:
+    item = _look(store, name)
+    return None if item is None or item.is_folder else item
 
 
 def _read_name(name: str, prefix: str | None, extension: str) -> naming.FileName | None:
@@ -145,14 +229,6 @@ def _order(entry: Entry) -> tuple[bool, int, str, str]:
     if entry.name is None:
         return (True, 0, "", entry.path)
     return (False, entry.name.index, entry.name.kind, entry.path)
-
-
-def _status(file: os.DirEntry[str]) -> os.stat_result | None:
-    """The status of a regular file or of the one that a link points to; None for anything else."""
-    try:
-        return file.stat() if file.is_file() else None
-    except OSError:  # gone since the directory was read, or a link that leads nowhere
-        return None
 
 
 def get_latest_file(
@@ -176,61 +252,50 @@ def get_latest_file(
     Raises:
         StorageError: the directory cannot be read.
     """
-    directory = os.fspath(load_dir)
-    latest = ""
-    for index_of in (naming.checkpoint_index, naming.loose_index):
-        latest = latest or _greatest(directory, index_of, file_prefix, file_ext)
+    latest = next(newest_first(load_dir, file_prefix, file_ext), "")
     if not latest:
-        logger.info("No checkpoint found under %s.", directory)
+        logger.info("No checkpoint found under %s.", os.fspath(load_dir))
     return latest
 
 
-def _greatest(
-    directory: str, index_of: Callable[[str, str, str], int | None], prefix: str, extension: str
-) -> str:
-    best: list[os.DirEntry[str]] = []
-    best_index = -1
-    try:
-        for file in walk(directory, recursive=True):
-            index = index_of(file.name, prefix, extension)
-            if index is None or index < best_index or _status(file) is None:
-                continue
-            if index > best_index:
-                best, best_index = [], index
-            best.append(file)
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise StorageError.of("cannot read the directory", directory, error) from error
-    return max(best, key=_newest).path if best else ""
-
-
-def newest_first(directory: PathText, prefix: str, extension: str = "pt") -> list[str]:
+def newest_first(directory: PathText, prefix: str, extension: str = "pt") -> Iterator[str]:
     """The paths of all checkpoints that `get_latest_file` chooses from, its choice first.
 
-    Returns:
-        them; none where there is no such directory.
+    There are none where there is no such directory. All names are read at the first step, and of the files
+    only those looked at that are asked for.
 
     Raises:
         StorageError: the directory cannot be read.
     """
-    text = os.fspath(directory)
-    for index_of in (naming.checkpoint_index, naming.loose_index):
-        try:
-            found = [
-                (index, *_newest(file))
-                for file in walk(text, recursive=True)
-                if (index := index_of(file.name, prefix, extension)) is not None and _status(file)
-            ]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StorageError.of("cannot read the directory", text, error) from error
-        if found:
-            return [path for _, _, path in sorted(found, reverse=True)]
-    return []
+    try:
+        with open_store(directory) as store:
+            levels = list(_readable(store, recursive=True))
+            for index_of in (naming.checkpoint_index, naming.loose_index):
+                has_found = False
+                for items in _groups(store, levels, index_of, prefix, extension):
+                    for item in sorted(items, key=lambda one: (one.modified_ns, one.name), reverse=True):
+                        has_found = True
+                        yield os.path.join(store.place, item.name)
+                if has_found:
+                    return
+    except CheckpointNotFoundError:
+        return
 
 
-def _newest(file: os.DirEntry[str]) -> tuple[int, str]:
-    status = _status(file)
-    return (status.st_mtime_ns if status else 0, file.path)
+def _groups(
+    store: Store, levels: Iterable[Level], index_of: _IndexOf, prefix: str, extension: str
+) -> Iterator[list[Item]]:
+    """What has one index, the greatest index first, looked at only now."""
+    names: dict[int, list[str]] = {}
+    folders: dict[int, list[Item]] = {}
+    for level in levels:
+        for name in level.objects:
+            index = index_of(name.rpartition("/")[2], prefix, extension)
+            if index is not None:
+                names.setdefault(index, []).append(name)
+        for one in level.checkpoints:
+            if one.name and one.name.prefix == prefix and one.name.kind is naming.Kind.CHECKPOINT:
+                folders.setdefault(one.name.index, []).append(one.item)
+    for index in sorted(names.keys() | folders.keys(), reverse=True):
+        files = (_file(store, name) for name in names.get(index, ()))
+        yield [*folders.get(index, ()), *filter(None, files)]

@@ -19,7 +19,8 @@ from typing import Any
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.storage.local import descent
 from marlin_ckpt.storage.local.files import open_regular, read_at_most
-from marlin_ckpt.storage.local.publishing import make_directory, write_all
+from marlin_ckpt.storage.local.publishing import make_directory
+from marlin_ckpt.storage.local.system_calls import write_all
 
 OWN_DIRECTORY = ".marlin-ckpt"
 _MOST_BYTES = 1 << 20  # of one file
@@ -118,7 +119,7 @@ def _replace(folder_fd: int, name: str, data: bytes) -> None:
     fd = os.open(new, flags, 0o666, dir_fd=folder_fd)
     try:
         try:
-            write_all(fd, data)
+            write_all(fd, memoryview(data))
         finally:
             os.close(fd)
         os.rename(new, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)

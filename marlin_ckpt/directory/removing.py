@@ -1,48 +1,49 @@
-"""Removing files of one directory tree, relative to open directories.
+"""Removing what lies in one store: what is decided and what is done are the same value.
 
-What is decided and what is done are the same value, and between the two nothing leads elsewhere: a directory
-is opened without following links and must be the one that was read when the decision was made, a file is
-removed by its name in that open directory, and must be the file that was seen. A symbolic link swapped in
-meanwhile makes the removal fail, never go astray.
+Between the two nothing leads elsewhere: what goes is reached by names alone, without following links, and
+must be in the folder that was read, and be what was seen, when the decision was made. A symbolic link swapped
+in meanwhile makes the removal fail, never go astray.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import functools
 import os
-import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from marlin_ckpt import naming
+from marlin_ckpt.directory import catalog
+from marlin_ckpt.entries import Entry, Identity, Item
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage.local import descent, temporary
-from marlin_ckpt.storage.local.descent import Identity
+from marlin_ckpt.naming import FileName
+from marlin_ckpt.storage.local import temporary
+from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.store import Store
 
-# Given an open directory, the path of a file in it and the file's status: why it goes, or "".
-_Reason = Callable[[int, str, os.stat_result], str]
-Dispose = Callable[[int, "Removal"], None]
+# Why something goes, given its name without its folder and, of a folder, as which checkpoint; "": it stays.
+_Reason = Callable[[str, FileName | None], str]
+_Fail = Callable[[str, OSError], None]
+Dispose = Callable[[Store, "Removal"], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """One file to be removed.
+    """One file to be removed, or one folder that is a checkpoint.
 
     Attributes:
-        path: the file, under the directory as it was given.
-        size_bytes: its length.
+        path: it, under the directory as it was given.
+        size_bytes: its length, of a folder that of its files together.
         reason: why it goes.
-        parts: the names of the sub-directories that lead to it, then its own.
-        directories: device and inode of each directory on that way, the top first.
-        identity: its own device, inode and time of last writing, in nanoseconds.
+        name: relative to the directory.
+        identity: what it is; another in its place stays.
     """
 
     path: str
     size_bytes: int
     reason: str
-    parts: tuple[str, ...]
-    directories: tuple[Identity, ...]
+    name: str
     identity: Identity
 
 
@@ -92,33 +93,25 @@ def plan_cleaning(
         StorageError: it cannot be read, or is a symbolic link.
     """
 
-    def reason(directory_fd: int, path: str, _: os.stat_result) -> str:
-        name = os.path.basename(path)
-        if temporary.is_temporary(name):
-            return _left_behind(directory_fd, name)
-        if not naming.has_extension(name, extension):
-            return ""
+    def reason(name: str, checkpoint: FileName | None) -> str:
         if prefix is None:
-            return f"extension {extension}"
-        return f"prefix {prefix}" if naming.parse(name, prefix, extension) else ""
+            return _by_extension(name, checkpoint, extension)
+        fits = checkpoint or naming.parse(name, prefix, extension)
+        return f"prefix {prefix}" if fits is not None and fits.prefix == prefix else ""
 
     return _plan(directory, reason, recursive=recursive)
 
 
 def plan_deleting(directory: PathText, *, extension: str) -> Plan:
-    """Decides what `delete_existing_checkpoints` removes: the regular files of one extension in a directory.
+    """Decides what `delete_existing_checkpoints` removes: what directly in a directory is of one extension.
+
+    These are regular files; folders that are a checkpoint go with them, whatever theirs is.
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read, or is a symbolic link.
     """
-
-    def reason(_: int, path: str, __: os.stat_result) -> str:
-        name = os.path.basename(path)
-        wanted = naming.has_extension(name, extension) and not temporary.is_temporary(name)
-        return f"extension {extension}" if wanted else ""
-
-    return _plan(directory, reason, recursive=False)
+    return _plan(directory, functools.partial(_by_extension, extension=extension), sweeps=False)
 
 
 def plan_sweeping(directory: PathText) -> Plan:
@@ -128,145 +121,105 @@ def plan_sweeping(directory: PathText) -> Plan:
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read, or is a symbolic link.
     """
-
-    def reason(directory_fd: int, path: str, _: os.stat_result) -> str:
-        name = os.path.basename(path)
-        return _left_behind(directory_fd, name) if temporary.is_temporary(name) else ""
-
-    return _plan(directory, reason, recursive=False)
+    return _plan(directory, lambda _, __: "")
 
 
-def plan_all(directory: PathText) -> Plan:
-    """Decides to remove every regular file in a directory and below it.
+def plan_all(directory: PathText, folder: str) -> Plan:
+    """Decides to remove everything in the trash, which is a folder of a directory, and below it.
 
     Raises:
-        CheckpointNotFoundError: there is no such directory.
-        StorageError: it cannot be read, or is a symbolic link.
+        CheckpointNotFoundError: there is no such directory or folder.
+        StorageError: one cannot be read, or is a symbolic link.
     """
-    return _plan(directory, lambda _, __, ___: "in the trash", recursive=True)
+    return _plan(directory, lambda _, __: "in the trash", folder, recursive=True)
 
 
-def plan_files(
-    directory: PathText, doomed: Mapping[str, tuple[Identity, str]], *, recursive: bool = False
+def planned(entry: Entry, why: str) -> Removal:
+    """The removal of a checkpoint that was decided about."""
+    return Removal(entry.path, entry.size_bytes, why, entry.item.name, entry.item.identity)
+
+
+def _by_extension(name: str, checkpoint: FileName | None, extension: str) -> str:
+    if checkpoint is not None:
+        return f"extension {checkpoint.extension}"
+    return f"extension {extension}" if naming.has_extension(name, extension) else ""
+
+
+def _plan(
+    directory: PathText, reason: _Reason, start: str = "", *, recursive: bool = False, sweeps: bool = True
 ) -> Plan:
-    """Takes down the removal of files that were decided about by their paths.
-
-    Args:
-        directory: that they lie in, or below.
-        doomed: by path, which begins with the directory as it is given here without slashes at its end, what
-            the file is (`descent.file_identity`) and why it goes. One that is another file now stays.
-        recursive: whether some lie below it.
-
-    Raises:
-        CheckpointNotFoundError: there is no such directory.
-        StorageError: it cannot be read, or is a symbolic link.
-    """
-
-    def reason(_: int, path: str, status: os.stat_result) -> str:
-        identity, why = doomed.get(path, ((), ""))
-        return why if identity == descent.file_identity(status) else ""
-
-    text = os.fspath(directory).rstrip("/") or "/"
-    return _plan(directory, reason, recursive=recursive) if doomed else Plan(text, ())
-
-
-def _left_behind(directory_fd: int, name: str) -> str:
-    return "left by a dead run" if temporary.is_abandoned(directory_fd, name) else ""
-
-
-def _plan(directory: PathText, reason: _Reason, *, recursive: bool) -> Plan:
-    text = os.fspath(directory).rstrip("/") or "/"  # shells complete a link with a slash
-    fd = descent.open_top(text)
+    place = os.fspath(directory).rstrip("/") or "/"
     removals: list[Removal] = []
     failures: list[Failure] = []
+
+    def fail(name: str, error: OSError) -> None:
+        failures.append(Failure(os.path.join(place, name), error.strerror or str(error)))
+
+    with open_store(place, follows=False) as store:
+        for level in catalog.walk(store, start, recursive=recursive, on_error=fail):
+            going = [(name, why) for name in level.objects if (why := reason(os.path.basename(name), None))]
+            going += _left_behind(store, level.folder, fail) if sweeps else []
+            for name, why in going:
+                if item := _look(store, name, fail):
+                    removals.append(planned(Entry(place, item, None), why))
+            folders = ((one, reason(os.path.basename(one.item.name), one.name)) for one in level.checkpoints)
+            removals += [planned(one, why) for one, why in folders if why]
+    return Plan(place, tuple(sorted(removals, key=lambda one: naming.order(one.path))), tuple(failures))
+
+
+def _left_behind(store: Store, folder: str, fail: _Fail) -> Iterator[tuple[str, str]]:
+    """What dead runs left half written in a folder, with the reason."""
+    for name in store.unfinished(folder):
+        try:
+            if store.is_abandoned(name):
+                yield name, "left by a dead run"
+        except FileNotFoundError:
+            continue  # its run has just finished with it
+        except OSError as error:
+            fail(name, error)
+
+
+def _look(store: Store, name: str, fail: _Fail) -> Item | None:
+    """What is to go, unless it has gone already, or is a link."""
     try:
-        pending: list[tuple[str, ...]] = [()]
-        while pending:
-            parts = pending.pop()
-            try:
-                below = _read(fd, text, parts, reason, removals, failures)
-                pending.extend(below if recursive else ())
-            except FileNotFoundError:
-                continue  # gone since its parent was read
-            except OSError as error:
-                failures.append(Failure(os.path.join(text, *parts), error.strerror or str(error)))
-    finally:
-        with contextlib.suppress(OSError):  # nothing was written through it
-            os.close(fd)
-    return Plan(text, tuple(sorted(removals, key=lambda one: naming.order(one.path))), tuple(failures))
+        item = store.head(name)
+        if item is not None and item.is_link:
+            return None
+        if item is not None and item.is_folder:  # that a dead run left half written
+            files = map(store.head, store.list(name).objects)
+            return item._replace(size_bytes=sum(one.size_bytes for one in files if one is not None))
+    except OSError as error:
+        fail(name, error)
+        return None
+    return item
 
 
-def _read(  # noqa: PLR0913, PLR0917 - one step of _plan
-    top_fd: int,
-    top: str,
-    parts: tuple[str, ...],
-    reason: _Reason,
-    removals: list[Removal],
-    failures: list[Failure],
-) -> list[tuple[str, ...]]:
-    """Reads one directory of the tree and returns the ways to those in it."""
-    below = []
-    with descent.opened(os.dup(top_fd), parts) as (fd, directories):
-        for name in os.listdir(fd):
-            where = os.path.join(top, *parts, name)
-            try:
-                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if stat.S_ISDIR(status.st_mode):
-                    if name == naming.TRASH:
-                        continue
-                    below.append((*parts, name))
-                elif stat.S_ISREG(status.st_mode) and (why := reason(fd, where, status)):
-                    identity = descent.file_identity(status)
-                    removals.append(
-                        Removal(where, status.st_size, why, (*parts, name), directories, identity)
-                    )
-            except FileNotFoundError:
-                continue  # gone since the directory was read
-            except OSError as error:
-                failures.append(Failure(where, error.strerror or str(error)))
-    return below
+def _remove(store: Store, removal: Removal) -> None:
+    store.remove(removal.name, removal.identity)
 
 
-def _unlink(directory_fd: int, removal: Removal) -> None:
-    os.unlink(removal.parts[-1], dir_fd=directory_fd)
-
-
-def carry_out(plan: Plan, dispose: Dispose = _unlink) -> Outcome:
+def carry_out(plan: Plan, dispose: Dispose = _remove) -> Outcome:
     """Removes what a plan names; what cannot be removed is reported and the rest goes on.
 
-    A file that has gone meanwhile counts neither as removed nor as a failure; one that has been replaced by
-    another of its name stays.
+    What has gone meanwhile counts neither as removed nor as a failure; what has been replaced by another of
+    its name stays.
 
     Args:
         plan: what to remove.
-        dispose: takes a file away, given its open directory; what a dead run left half written is always
-            unlinked.
+        dispose: takes it away; what a dead run left half written is always removed.
     """
-    removed = []
+    removed: list[Removal] = []
     failures = list(plan.unreadable)
-    for removal in plan.removals:
-        try:
-            _remove(plan.directory, removal, dispose)
-            removed.append(removal)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            failures.append(Failure(removal.path, error.strerror or str(error)))
+    with contextlib.ExitStack() as stack:
+        store = None
+        for removal in plan.removals:
+            try:
+                store = store or stack.enter_context(open_store(plan.directory, follows=False))
+                is_rest = temporary.is_temporary(os.path.basename(removal.name))
+                (_remove if is_rest else dispose)(store, removal)
+                removed.append(removal)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                failures.append(Failure(removal.path, error.strerror or str(error)))
     return Outcome(tuple(removed), tuple(failures))
-
-
-def _remove(directory: str, removal: Removal, dispose: Dispose) -> None:
-    *parents, name = removal.parts
-    with descent.opened(os.open(directory, descent.DIRECTORY), tuple(parents)) as (fd, directories):
-        if directories != removal.directories:
-            raise OSError(errno.ESTALE, "another directory has taken its directory's place", removal.path)
-        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if descent.file_identity(status) != removal.identity or not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.ESTALE, "another file has taken its place", removal.path)
-        if not temporary.is_temporary(name):
-            dispose(fd, removal)
-            return
-        with temporary.claim(fd, name) as abandoned:
-            if not abandoned:
-                raise OSError(errno.EBUSY, "a live run writes it", removal.path)
-            os.unlink(name, dir_fd=fd)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError, NotACheckpointError, UnknownFormatError
+from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.storage.local.files import open_source
+from marlin_ckpt.storage.local.store import open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,11 @@ class Inspection:
 
 
 def inspect(entry: Entry) -> Inspection:
-    """Looks at one file's structure and its manifest, not at its data."""
+    """Looks at the structure of one checkpoint and at its manifest, not at its data."""
     try:
+        if layout := layouts.of(entry):
+            with open_store(entry.place) as store:
+                return layout.inspect(store, entry)
         with open_source(entry.path) as source:
             found = open_format(source).inspect(source)
     except UnknownFormatError as error:
@@ -56,7 +62,8 @@ def inspect(entry: Entry) -> Inspection:
     except BadFileError as error:
         return Inspection(entry, Status.CORRUPT, error.what)
     except OSError as error:
-        return Inspection(entry, None, f"cannot be read: {os.strerror(error.errno or 0)}")
+        why = os.strerror(error.errno or errno.ENOENT)  # it has gone, where no system call says otherwise
+        return Inspection(entry, None, f"cannot be read: {why}")
     return Inspection(entry, found.status, found.reason, found.manifest)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
@@ -11,26 +12,32 @@ from marlin_ckpt.errors import (
     UnknownFormatError,
     UnsafeCheckpointError,
 )
+from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.formats.verdicts import Status, Verdict
 from marlin_ckpt.formats.zip.records import OnBytes
 from marlin_ckpt.storage.local.files import open_source
+from marlin_ckpt.storage.local.store import open_store
 
 # What verify looks for in a directory.
 EXTENSIONS = ("bin", "ckpt", "pt", "pth", "safetensors")
 
 
-def verify(path: str, on_bytes: OnBytes = lambda _: None) -> Verdict:
-    """Reads a whole file and compares it with all that it says of itself.
+def verify(what: Entry | str, on_bytes: OnBytes = lambda _: None) -> Verdict:
+    """Reads a whole checkpoint and compares it with all that it says of itself.
 
     Args:
-        path: the file.
+        what: the checkpoint, or the path of a file.
         on_bytes: told, from several threads, how many more bytes have been read.
 
     Raises:
         CheckpointNotFoundError: there is no such file.
         StorageError: it cannot be read.
     """
+    if isinstance(what, Entry) and (layout := layouts.of(what)):
+        with open_store(what.place) as store:
+            return layout.verify(store, what, on_bytes)
+    path = what.path if isinstance(what, Entry) else what
     with open_source(path) as source:
         size = source.size_bytes
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
@@ -66,21 +66,21 @@ class Loader:
             error.hint = f"the newest intact checkpoint is {intact}" if intact else error.hint
             raise
 
-    def _candidates(self, load_dir: PathText) -> list[str]:
+    def _candidates(self, load_dir: PathText) -> Iterator[str]:
         return catalog.newest_first(load_dir, self.args.file_prefix, self.args.file_ext)
 
     def _load_newest(self, load_dir: PathText) -> Loaded:
         passed_over: set[str] = set()
         newest: MarlinError | None = None
-        while candidates := [path for path in self._candidates(load_dir) if path not in passed_over]:
+        while path := next((one for one in self._candidates(load_dir) if one not in passed_over), ""):
             try:
-                return self._read(candidates[0])
+                return self._read(path)
             except CheckpointNotFoundError:
                 # Replaced or removed between the listing and the reading: list again.
-                self.logger.debug("%s has vanished.", candidates[0])
+                self.logger.debug("%s has vanished.", path)
             except (CorruptCheckpointError, NotACheckpointError, UnknownFormatError) as error:
                 drop_frames(error)  # which hold the state of this file while the next one is read
-                passed_over.add(candidates[0])
+                passed_over.add(path)
                 newest = newest or error
                 self.logger.warning("Passed over: %s", error)
         if newest is not None:

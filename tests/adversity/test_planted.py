@@ -19,13 +19,13 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, MarlinError
 from marlin_ckpt.directory import removing
-from marlin_ckpt.storage.local import descent, publishing, system_calls, temporary
+from marlin_ckpt.storage.local import descent, files, publishing, store, system_calls, temporary
 
 FINAL, OTHER = "model_1.pt", "model_2.pt"
 DEAD = ".model_1.pt.elsewhere.1.0123abcd.marlin-tmp"
 HARMFUL = ["link", "link to nothing", "link to a directory", "hard link", "directory", "file"]
-REMOVING = {"open", "dup", "fstat", "listdir", "stat", "unlink", "close"}
-CALLS = {*REMOVING, "flock", "write", "fsync", "link", "rename"}
+REMOVING = {"open", "fstat", "scandir", "stat", "unlink", "close"}
+CALLS = {*REMOVING, "dup", "flock", "write", "fsync", "link", "rename"}
 
 
 def fill(directory: Path) -> None:
@@ -185,7 +185,7 @@ def attack(monkeypatch, tmp_path):
     def repeat(operation: Callable, rounds: int, **options) -> tuple[str, Adversary]:
         adversary = Adversary(tmp_path, operation.__name__, **options)
         monkeypatch.setattr(secrets, "token_hex", adversary.token)
-        for module in (publishing, system_calls, temporary, removing, descent):
+        for module in (files, publishing, system_calls, temporary, store, descent):
             monkeypatch.setattr(module, "os", Seam(os, adversary))
         monkeypatch.setattr(temporary, "fcntl", Seam(fcntl, adversary))
         for number in range(rounds):
@@ -247,7 +247,7 @@ def plain_save(directory: Path) -> None:
     ("operation", "calls"),
     [
         (save, CALLS),
-        (load, {"open", "fstat", "close"}),
+        (load, {"open", "fstat", "scandir", "close"}),
         (clean, REMOVING | {"flock"}),
         (sweep, REMOVING | {"flock"}),
         (delete_existing, REMOVING),

@@ -89,11 +89,11 @@ def test_a_load_whose_newest_files_vanish_after_the_look_gives_the_newest_that_i
     look, paths = catalog.newest_first, []
 
     def look_and_remove(*args):
-        found = look(*args)
+        found = list(look(*args))
         if len(paths) < vanishing:
             paths.append(found[0])
             os.unlink(found[0])
-        return found
+        return iter(found)
 
     monkeypatch.setattr(catalog, "newest_first", look_and_remove)
     assert saved.load().trainer_state == {"last_epoch": 4 - vanishing}

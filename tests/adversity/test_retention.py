@@ -191,10 +191,10 @@ def test_an_undo_interrupted_at_any_call_loses_nothing(original, tmp_path, monke
 def test_files_that_vanish_or_appear_while_it_decides_change_nothing_for_the_others(original, monkeypatch):
     real = verification.verify
 
-    def verify(path: str):
+    def verify(one):
         (original / "model_0.pt").unlink(missing_ok=True)
         shutil.copy(original / "model_3.pt", original / "model_9.pt")
-        return real(path)
+        return real(one)
 
     monkeypatch.setattr(verification, "verify", verify)
     plan = Keeping().plan(str(original), RetentionArguments(last=1), now_s=2e9)
@@ -206,10 +206,10 @@ def test_files_that_vanish_or_appear_while_it_decides_change_nothing_for_the_oth
 def test_a_newest_file_that_vanishes_before_it_is_verified_takes_no_other_with_it(original, monkeypatch):
     real = verification.verify
 
-    def verify(path: str):
-        if path.endswith("model_4.pt"):
-            os.unlink(path)
-        return real(path)
+    def verify(one):
+        if one.path.endswith("model_4.pt"):
+            os.unlink(one.path)
+        return real(one)
 
     monkeypatch.setattr(verification, "verify", verify)
     plan = Keeping().plan(str(original), RetentionArguments(last=1), now_s=2e9)

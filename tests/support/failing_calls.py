@@ -17,10 +17,19 @@ import pytest
 import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, StorageError
-from marlin_ckpt.directory import removing
-from marlin_ckpt.storage.local import direct, publishing, system_calls, temporary, threads, writer
+from marlin_ckpt.storage.local import (
+    descent,
+    direct,
+    files,
+    publishing,
+    store,
+    system_calls,
+    temporary,
+    threads,
+    writer,
+)
 
-CALLS = {"open", "close", "dup", "fstat", "stat", "listdir", "fcntl", "flock", "write", "pwrite"}
+CALLS = {"open", "close", "dup", "fstat", "stat", "scandir", "fcntl", "flock", "write", "pwrite"}
 CALLS |= {"allocate", "ftruncate", "fsync", "link", "rename", "unlink"}
 TARGET = "model_1.pt"
 LEFT = f".{TARGET}.elsewhere.1.0123abcd{temporary.SUFFIX}"
@@ -169,7 +178,17 @@ class Campaign:
             patch.setattr(writer, "open", mounts, raising=False)
             allocate = functools.partial(system.call, system_calls, "allocate", system_calls.allocate)
             patch.setattr(system_calls, "allocate", allocate)
-            for module in (removing, temporary, publishing, writer, direct, threads, system_calls):
+            for module in (
+                store,
+                descent,
+                files,
+                temporary,
+                publishing,
+                writer,
+                direct,
+                threads,
+                system_calls,
+            ):
                 patch.setattr(module, "os", system.stand_in(module, os))
             for module in (temporary, system_calls):
                 patch.setattr(module, "fcntl", system.stand_in(module, fcntl))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -46,7 +47,7 @@ def outcome(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool = Fa
     """Prints what `clean` removed, would remove, or could not remove."""
     moves = ("would move" if dry_run else "moved") if to_trash else ("would remove" if dry_run else "removed")
     for removal in done.removed:
-        is_rest = to_trash and temporary.is_temporary(removal.parts[-1])  # which no trash takes
+        is_rest = to_trash and temporary.is_temporary(os.path.basename(removal.name))  # which no trash takes
         verb = ("would remove" if dry_run else "removed") if is_rest else moves
         output.data(f"{verb} {escape(removal.path)}  {size(removal.size_bytes)}  ({escape(removal.reason)})")
     failures(done.failures)

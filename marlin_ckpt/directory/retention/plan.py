@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import os
 from collections.abc import Iterable, Mapping
@@ -13,16 +12,13 @@ from marlin_ckpt import naming
 from marlin_ckpt.directory import catalog, removing
 from marlin_ckpt.directory.retention import decide
 from marlin_ckpt.directory.retention.decide import Candidate, Decision
+from marlin_ckpt.directory.retention.survey import Survey
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats import verification
-from marlin_ckpt.formats.inspection import Inspection, inspect
-from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.naming import Kind
-
-_Seen = tuple[str, int, int, tuple[int, int]]
+from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.store import Store
 
 
 class Verify(StrEnum):
@@ -39,7 +35,7 @@ class RetentionPlan:
 
     Attributes:
         decisions: one for each checkpoint, in order of the index.
-        removal: of those that go, for `pruning.carry_out`.
+        removal: of those that go, for `removing.carry_out`.
     """
 
     decisions: tuple[Decision, ...]
@@ -50,13 +46,8 @@ class Keeping:
     """Plans retention, for one directory or many; what it knows of a file it does not read again."""
 
     def __init__(self) -> None:
-        self._inspections: dict[_Seen, Inspection] = {}
-        self._verdicts: dict[_Seen, str] = {}  # why it is not intact; "" where it is
-
-    def trust(self, path: str) -> None:
-        """Takes a file for intact as it is now: this process has written and checked it."""
-        if entry := catalog.entry(path):
-            self._verdicts[_seen(entry)] = ""
+        self._survey = Survey()
+        self.trust = self._survey.trust
 
     def plan(  # noqa: PLR0913 - what decides, each by its name
         self,
@@ -92,26 +83,33 @@ class Keeping:
             CheckpointNotFoundError: there is no such directory.
             StorageError: it, or what is to be verified, cannot be read.
         """
-        text = os.fspath(directory).rstrip("/") or "/"
-        found = catalog.find(text, prefix=prefix, extension=extension, recursive=recursive)
-        entries = [one for one in found if one.name is not None and one.name.kind is Kind.CHECKPOINT]
-        stay = _pins(text, pinned or {}, recursive=recursive)
-        by_path = {one.path: one for one in entries}
+        place = os.fspath(directory).rstrip("/") or "/"
+        failures: list[removing.Failure] = []
+
+        def fail(name: str, error: OSError) -> None:
+            failures.append(removing.Failure(os.path.join(place, name), error.strerror or str(error)))
+
+        with open_store(place, follows=False) as store:
+            found = catalog.find_in(
+                store, prefix=prefix, extension=extension, recursive=recursive, on_error=fail
+            )
+            stay = _pins(store, pinned or {}, recursive=recursive)
+        entries = {one.path: one for one in found if one.name and one.name.kind is Kind.CHECKPOINT}
         groups: dict[tuple[str, str, str], list[Candidate]] = {}
-        for one in entries:
-            candidate = self._candidate(one, run_id, stay)
+        for path, one in entries.items():
+            candidate = self._survey.candidate(one, run_id, stay)
             own_prefix = one.name.prefix if one.name else ""
-            key = (os.path.dirname(one.path), own_prefix, candidate.run_id if run_id is None else "")
+            key = (os.path.dirname(path), own_prefix, candidate.run_id if run_id is None else "")
             groups.setdefault(key, []).append(candidate)
-        self._forget_all_but(entries)
-        settled = (self._settle(group, rules, now_s, verify, by_path) for group in groups.values())
+        self._survey.forget_all_but(entries.values())
+        settled = (self._settle(group, rules, now_s, verify, entries) for group in groups.values())
         decisions = sorted(itertools.chain(*settled), key=lambda one: naming.order(one.candidate.path))
-        doomed = {
-            one.candidate.path: (_identity(by_path[one.candidate.path]), "; ".join(one.reasons))
+        removals = (
+            removing.planned(entries[one.candidate.path], "; ".join(one.reasons))
             for one in decisions
             if not one.keep
-        }
-        return RetentionPlan(tuple(decisions), removing.plan_files(text, doomed, recursive=recursive))
+        )
+        return RetentionPlan(tuple(decisions), removing.Plan(place, tuple(removals), tuple(failures)))
 
     def _settle(
         self,
@@ -139,81 +137,15 @@ class Keeping:
     ) -> dict[str, str]:
         wrong = {}
         for one in candidates:
-            if reason := self._why_not_intact(entries[one.path]):
+            if reason := self._survey.why_not_intact(entries[one.path]):
                 wrong[one.path] = reason
             elif until_one_holds:
                 break
         return wrong
 
-    def _why_not_intact(self, entry: Entry) -> str:
-        seen = _seen(entry)
-        if seen not in self._verdicts:
-            try:
-                verdict = verification.verify(entry.path)
-            except CheckpointNotFoundError:
-                return "it has vanished"
-            is_intact = verdict.status is Status.INTACT
-            self._verdicts[seen] = "" if is_intact else f"{verdict.status}: {verdict.reason}"
-        return self._verdicts[seen]
 
-    def _candidate(self, entry: Entry, run_id: str | None, stay: Mapping[tuple[int, int], str]) -> Candidate:
-        seen = _seen(entry)
-        if seen not in self._inspections:
-            self._inspections[seen] = inspect(entry)
-        found = self._inspections[seen]
-        about = found.manifest
-        return Candidate(
-            path=entry.path,
-            index=entry.index or 0,
-            time_s=_time_s(entry, about.created if about else ""),
-            size_bytes=entry.size_bytes,
-            metrics=about.metrics if about else {},
-            run_id=about.run_id if about else "",
-            apart=_apart(found, run_id),
-            pinned=stay.get(entry.inode, ""),
-        )
-
-    def _forget_all_but(self, entries: Iterable[Entry]) -> None:
-        there = {_seen(one) for one in entries}
-        self._inspections = {seen: one for seen, one in self._inspections.items() if seen in there}
-        self._verdicts = {seen: one for seen, one in self._verdicts.items() if seen in there}
-
-
-def _apart(found: Inspection, run_id: str | None) -> str:
-    about = found.manifest
-    if found.entry.is_link:
-        return "a symbolic link"
-    if found.status is not Status.COMPLETE:
-        return f"corrupt: {found.reason}" if found.status is Status.CORRUPT else found.reason
-    if about is not None and about.kind is not Kind.CHECKPOINT:
-        return f"it holds a {about.kind}"
-    if about is not None and about.lost:
-        return "salvaged, with tensors lost"
-    if run_id is None or (about is not None and about.run_id == run_id):
-        return ""
-    return "of no known run" if about is None else f"of another run, {about.run_id}"
-
-
-def _pins(directory: str, pinned: Mapping[str, str], *, recursive: bool) -> dict[tuple[int, int], str]:
+def _pins(store: Store, pinned: Mapping[str, str], *, recursive: bool) -> dict[tuple[int, ...], str]:
     """Why files stay, by device and inode."""
-    try:
-        links = catalog.link_targets(directory, recursive=recursive)
-    except OSError as error:
-        raise StorageError.of("cannot read the directory", directory, error) from error
-    stay = {inode: f"{os.path.relpath(link, directory)} links to it" for inode, link in links.items()}
-    return stay | {entry.inode: why for path, why in pinned.items() if (entry := catalog.entry(path))}
-
-
-def _time_s(entry: Entry, created: str) -> float:
-    try:
-        return datetime.datetime.fromisoformat(created).timestamp()
-    except (ValueError, OverflowError):
-        return entry.modified_ns / 1e9
-
-
-def _seen(entry: Entry) -> _Seen:
-    return entry.path, entry.size_bytes, entry.modified_ns, entry.inode
-
-
-def _identity(entry: Entry) -> tuple[int, ...]:
-    return (*entry.inode, entry.modified_ns)
+    links = catalog.link_targets(store, recursive=recursive)
+    stay = {inode: f"{name} links to it" for inode, name in links.items()}
+    return stay | {entry.item.inode: why for path, why in pinned.items() if (entry := catalog.entry(path))}

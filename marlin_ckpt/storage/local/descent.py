@@ -1,34 +1,35 @@
-"""Going down a directory tree by open directories, without following a symbolic link."""
+"""Going about a directory tree by open directories, without following a symbolic link."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
 
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.storage.local.files import sync_open_directory
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-Identity = tuple[int, ...]
+DirectoryIdentity = tuple[int, int]
 
 
-def open_top(text: str) -> int:
+def open_top(text: str, *, follows: bool) -> int:
     """Opens the directory that a person named.
 
     Args:
         text: without a slash at its end, with which a link would be followed whatever O_NOFOLLOW says.
+        follows: a link to a directory will do.
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
-        StorageError: it cannot be read, or is a symbolic link.
+        StorageError: it cannot be read, or is a symbolic link that is not followed.
     """
     try:
-        return os.open(text, DIRECTORY)
+        return os.open(text, DIRECTORY & ~os.O_NOFOLLOW if follows else DIRECTORY)
     except FileNotFoundError as error:
         raise CheckpointNotFoundError("no such directory", text) from error
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR) and os.path.islink(text):
+        if not follows and error.errno in (errno.ELOOP, errno.ENOTDIR) and os.path.islink(text):
             hint = "name the directory that it points to"
             with contextlib.suppress(OSError):  # the link may be gone again
                 hint += f": {os.path.realpath(text)}"
@@ -37,39 +38,90 @@ def open_top(text: str) -> int:
         raise StorageError.of("cannot read the directory", text, error) from error
 
 
-@contextlib.contextmanager
-def opened(top_fd: int, parts: tuple[str, ...]) -> Iterator[tuple[int, tuple[Identity, ...]]]:
-    """Goes down from an open directory, which it closes.
-
-    Args:
-        top_fd: the directory.
-        parts: the names of the sub-directories on the way.
-
-    Yields:
-        the last directory's descriptor, and the identity of each on the way.
-    """
-    fd = top_fd
-    try:
-        directories = [directory_identity(os.fstat(fd))]
-        for part in parts:
-            child = os.open(part, DIRECTORY, dir_fd=fd)
-            os.close(fd)
-            fd = child
-            directories.append(directory_identity(os.fstat(fd)))
-        yield fd, tuple(directories)
-    finally:
-        os.close(fd)
-
-
-def directory_identity(status: os.stat_result) -> Identity:
+def directory_identity(status: os.stat_result) -> DirectoryIdentity:
     """What tells a directory from another of its name: device and inode."""
     return (status.st_dev, status.st_ino)
 
 
-def file_identity(status: os.stat_result) -> Identity:
-    """What tells a file from another of its name.
+class Descent:
+    """A place in a directory tree, reached from the top by names alone.
 
-    Device, inode and when it was last written: a freed inode number is used again at once. Not the time of
-    its change, which removing another of its names moves.
+    It holds one descriptor beside the top's however deep it is, and a step to a parent or child costs the
+    same everywhere, so that a walk takes time in proportion to the tree. It goes up by "..", which is no
+    link, and only to the very directory that it came from; else it begins anew at the top.
+
+    Attributes:
+        fd: the directory where it is, open until it goes elsewhere.
+        here: that directory's device and inode.
     """
-    return (status.st_dev, status.st_ino, status.st_mtime_ns)
+
+    def __init__(self, top: int) -> None:
+        """Begins at the top, an open directory, which the caller closes last."""
+        self.fd = self._top = top
+        self.here = self._top_identity = directory_identity(os.fstat(top))
+        self._way: list[DirectoryIdentity] = []  # of those above, the top first
+        self._folder = ""
+
+    def go(self, folder: str, *, makes: bool = False) -> int:
+        """Goes to a folder.
+
+        Args:
+            folder: the names that lead to it, with "/" between them; "" is the top.
+            makes: what is missing on the way is made, and durable.
+
+        Returns:
+            the directory's descriptor.
+
+        Raises:
+            OSError: it cannot be opened, or a link is on the way.
+        """
+        if folder != self._folder:
+            while self._folder and not f"{folder}/".startswith(f"{self._folder}/"):
+                self._up()
+            below = folder[len(self._folder) :].strip("/")
+            for name in below.split("/") if below else ():
+                self._down(name, makes=makes)
+        return self.fd
+
+    def restart(self) -> None:
+        """Goes to the top, and closes all else."""
+        self._switch_to(self._top)
+        self.here = self._top_identity
+        self._way.clear()
+        self._folder = ""
+
+    def _down(self, name: str, *, makes: bool) -> None:
+        if name in ("", ".", ".."):
+            raise OSError(errno.EINVAL, "not a name in a store", name)
+        try:
+            below = os.open(name, DIRECTORY, dir_fd=self.fd)
+        except FileNotFoundError:
+            if not makes:
+                raise
+            with contextlib.suppress(FileExistsError):  # another process made it meanwhile
+                os.mkdir(name, dir_fd=self.fd)
+            sync_open_directory(self.fd)
+            below = os.open(name, DIRECTORY, dir_fd=self.fd)
+        self._way.append(self.here)
+        self._folder = f"{self._folder}/{name}" if self._folder else name
+        self._switch_to(below)
+        self.here = directory_identity(os.fstat(below))
+
+    def _up(self) -> None:
+        expected = self._way.pop()
+        self._folder = self._folder.rpartition("/")[0]
+        try:
+            above = os.open("..", DIRECTORY, dir_fd=self.fd) if self._folder else self._top
+        except OSError:  # it has been removed, say
+            self.restart()
+            return
+        self._switch_to(above)
+        self.here = directory_identity(os.fstat(above))
+        if self.here != expected:  # it has been moved elsewhere
+            self.restart()
+
+    def _switch_to(self, fd: int) -> None:
+        before, self.fd = self.fd, fd
+        if before != self._top:
+            with contextlib.suppress(OSError):  # nothing was written through it
+                os.close(before)

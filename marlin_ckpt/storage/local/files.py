@@ -101,6 +101,21 @@ def read_at_most(fd: int, most_bytes: int) -> bytes:
     return bytes(data)
 
 
+def sync_open_directory(fd: int) -> None:
+    """Waits until the names in an open directory are on the disk, as far as its file system can tell.
+
+    Raises:
+        OSError: the system call failed.
+    """
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some network and FUSE file systems know no fsync of directories, and say so; they order renames
+        # themselves or not at all.
+        if error.errno != errno.EINVAL:
+            raise
+
+
 def file_kind(mode: int) -> str:
     """What a file's mode says it is, in words."""
     kinds = {

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import temporary
-from marlin_ckpt.storage.local.files import open_regular
+from marlin_ckpt.storage.local.files import open_regular, sync_open_directory
 from marlin_ckpt.storage.local.writer import open_writer
 from marlin_ckpt.storage.target import Fill
 
@@ -215,18 +215,3 @@ def make_durable(path: str) -> None:
         _sync_directory(os.path.dirname(path) or os.curdir)
     except OSError as error:
         raise StorageError.of("cannot make durable", path, error) from error
-
-
-def sync_open_directory(fd: int) -> None:
-    """Waits until the names in an open directory are on the disk, as far as its file system can tell.
-
-    Raises:
-        OSError: the system call failed.
-    """
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        # Some network and FUSE file systems know no fsync of directories, and say so; they order renames
-        # themselves or not at all.
-        if error.errno != errno.EINVAL:
-            raise

@@ -81,7 +81,7 @@ def test_just_what_was_asked_for_is_read_whole(saved, monkeypatch, verify, reads
     read = []
     real = verification.verify
     monkeypatch.setattr(
-        verification, "verify", lambda path: read.append(os.path.basename(path)) or real(path)
+        verification, "verify", lambda one: read.append(os.path.basename(one.path)) or real(one)
     )
     keeping = Keeping()
     assert len(goes(saved, keeping, last=2, verify=verify)) == 4
@@ -101,7 +101,7 @@ def test_what_a_run_wrote_itself_is_not_read_again_until_it_changes(saved, monke
     keeping.trust(os.fspath(saved / "model_5.pt"))
     read = []
     real = verification.verify
-    monkeypatch.setattr(verification, "verify", lambda path: read.append(path) or real(path))
+    monkeypatch.setattr(verification, "verify", lambda one: read.append(one.path) or real(one))
     assert len(goes(saved, keeping)) == 5
     assert read == []
     os.utime(saved / "model_5.pt", ns=(1, 1))
@@ -217,7 +217,7 @@ def test_a_newest_file_that_is_damaged_is_read_once_and_not_after_each_save(save
     flip(saved / "model_5.pt")
     read = []
     real = verification.verify
-    monkeypatch.setattr(verification, "verify", lambda path: read.append(path) or real(path))
+    monkeypatch.setattr(verification, "verify", lambda one: read.append(one.path) or real(one))
     keeping = Keeping()
     for _ in range(3):
         assert goes(saved, keeping) == [f"model_{index}.pt" for index in range(4)]

@@ -97,19 +97,36 @@ def removed_from(tree: dict, remove: Callable[[str], None]) -> set[str]:
         remove(inside)
         after = snapshot(top)
         assert after == {path: what for path, what in before.items() if path in after}
-        gone = set(before) - set(after)
-        assert all(stat.S_ISREG(before[path][0]) for path in gone)
-        return {os.path.relpath(path, inside) for path in gone}
+        gone = {os.path.relpath(path, inside): before[path] for path in set(before) - set(after)}
+        assert all(
+            stat.S_ISREG(what[0]) or any(map(is_left_by_a_dead_run, name.split(os.sep)))
+            for name, what in gone.items()
+        )
+        return set(gone)
 
 
 def fitting(tree: dict, fits: Callable[[str], bool], *, recursive: bool) -> set[str]:
-    """The rule, said once more: regular files whose names fit, reached through folders alone."""
+    """The rule, said once more: regular files whose names fit, reached through folders alone.
+
+    A folder that a dead run left half written goes with all in it.
+    """
     found = {name for name, kind in tree.items() if kind == "file" and fits(name)}
-    if recursive:
-        for name, below in tree.items():
-            if isinstance(below, dict):
-                found |= {os.path.join(name, one) for one in fitting(below, fits, recursive=True)}
+    for name, below in tree.items():
+        if is_folder(below) and is_left_by_a_dead_run(name) and fits(name):
+            found |= {name} | {os.path.join(name, one) for one in all_in(below)}
+        elif recursive and isinstance(below, dict):
+            found |= {os.path.join(name, one) for one in fitting(below, fits, recursive=True)}
     return found
+
+
+def is_folder(kind: object) -> bool:
+    return kind == "directory" or isinstance(kind, dict)
+
+
+def all_in(tree: object) -> Iterator[str]:
+    for name, below in tree.items() if isinstance(tree, dict) else ():
+        yield name
+        yield from (os.path.join(name, one) for one in all_in(below))
 
 
 def is_left_by_a_dead_run(name: str) -> bool:
@@ -254,7 +271,7 @@ def test_a_temporary_file_that_its_run_locks_only_after_the_decision_stays(tmp_p
 
 @pytest.fixture
 def deep(tmp_path: Path) -> Iterator[Path]:
-    """A file, and beside it folders in folders, more than Python's stack has frames."""
+    """A file, and beside it folders in folders, deeper than Python's stack, with one at the bottom."""
     (tmp_path / "model_1.pt").write_bytes(b"to go")
     here = os.open(tmp_path, os.O_RDONLY)
     for _ in range(1500):
@@ -262,17 +279,23 @@ def deep(tmp_path: Path) -> Iterator[Path]:
         below = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = below
+    os.close(os.open("model_2.pt", os.O_CREAT | os.O_WRONLY, dir_fd=here))
     os.close(here)
     yield tmp_path
     subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # shutil.rmtree recurses, too
 
 
-def test_a_tree_deeper_than_pythons_stack_is_cleaned_or_told_in_part_but_is_no_crash(deep, capsys):
-    code = main(["clean", str(deep), "--recursive"])
-    captured = capsys.readouterr()
-    assert not (deep / "model_1.pt").exists()
-    assert f"removed {deep / 'model_1.pt'}" in captured.out
-    assert code == ("error: cannot remove: " in captured.err)
+def test_a_tree_deeper_than_pythons_stack_is_cleaned_to_its_bottom(deep, capsys):
+    assert main(["clean", str(deep), "--recursive"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_file_deeper_than_pythons_stack_goes_to_the_trash_and_comes_back(deep, capsys):
+    assert main(["clean", str(deep), "--recursive", "--to-trash"]) == 0
+    assert main(["clean", str(deep), "--undo"]) == 0
+    assert not (deep / ".trash").exists()
+    assert main(["clean", str(deep), "--recursive", "--dry-run"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 6
 
 
 def test_a_directory_that_cannot_be_read_is_an_error_that_names_it(tmp_path):

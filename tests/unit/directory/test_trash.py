@@ -161,7 +161,7 @@ def test_a_removal_that_could_move_nothing_is_not_the_last_one(directory, monkey
         raise OSError(18, "Invalid cross-device link")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", fail)
+        patch.setattr(os, "link", fail)
         assert len(throw_away(directory).failures) == 1
     assert os.listdir(directory / ".trash") == ["000001"]
     (directory / ".trash" / "000002").mkdir()  # as a kill leaves it

@@ -35,7 +35,7 @@ def verify(
         found = []
         for entry in entries:
             with contextlib.suppress(CheckpointNotFoundError):  # pruned since the directory was read
-                found.append(verification.verify(entry.path, on_bytes))
+                found.append(verification.verify(entry, on_bytes))
     if json:
         output.document({"files": [documents.verdict(one) for one in found]})
     else:

@@ -1,0 +1,356 @@
+"""A local directory as a store: opened once, and everything in it reached from there without a link."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from marlin_ckpt.entries import Identity, Item
+from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.storage.local import descent, temporary
+from marlin_ckpt.storage.local.descent import Descent, DirectoryIdentity
+from marlin_ckpt.storage.local.files import FileSource, open_regular, sync_open_directory
+from marlin_ckpt.storage.store import Listing
+from marlin_ckpt.storage.target import Fill
+
+# What link(2) says where a file system has no hard links.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+class LocalStore:
+    """A directory as a `Store`; `open_store` makes one.
+
+    The identity of an object is the device and inode of its folder and of itself, and the time of its last
+    change: a freed inode number is used again at once. Not the time at which its inode changed, which
+    removing another of its names moves.
+    """
+
+    has_append = True
+
+    def __init__(self, place: str, top: int) -> None:
+        self.place = place
+        self._top = top
+        # Two places, so that moving many objects from folder to folder goes back and forth in neither.
+        self._at, self._target = Descent(top), Descent(top)
+
+    def close(self) -> None:
+        """Closes what is open but for the directory itself."""
+        self._at.restart()
+        self._target.restart()
+
+    def list(self, folder: str = "") -> Listing:
+        """The names in a folder; see `Store.list`."""
+        before = f"{folder}/" if folder else ""
+        objects, folders, links = [], [], []
+        with self._doing("cannot read the directory", folder), os.scandir(self._at.go(folder)) as found:
+            for one in found:
+                if temporary.is_temporary(one.name):
+                    continue
+                if one.is_dir(follow_symlinks=False):
+                    folders.append(before + one.name)
+                    continue
+                objects.append(before + one.name)
+                if one.is_symlink():
+                    links.append(before + one.name)
+        return Listing(tuple(objects), tuple(folders), tuple(links))
+
+    def head(self, name: str) -> Item | None:
+        """Looks at one file or folder; see `Store.head`."""
+        folder, _, last = name.rpartition("/")
+        try:
+            return self._look(self._at.go(folder), name, last)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError.of("cannot look at", self._path(name), error) from error
+
+    def _look(self, fd: int, name: str, last: str) -> Item | None:
+        status = os.stat(last, dir_fd=fd, follow_symlinks=False)
+        is_link = stat.S_ISLNK(status.st_mode)
+        if is_link:
+            try:
+                status = os.stat(last, dir_fd=fd)
+            except OSError:  # it leads nowhere
+                return None
+        return item_of(name, status, self._at.here, is_link=is_link)
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[FileSource]:
+        """Opens a file for reading; see `Store.open`."""
+        folder, _, last = name.rpartition("/")
+        with self._doing("cannot read", name):
+            fd = open_regular(last, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._at.go(folder))
+        try:
+            yield FileSource(fd, self._path(name))
+        finally:
+            with contextlib.suppress(OSError):  # nothing was written through it
+                os.close(fd)
+
+    def publish(
+        self,
+        name: str,
+        size_bytes: int,
+        fill: Fill,
+        *,
+        replaces: Identity | None = None,
+    ) -> Item:
+        """Writes a file whole and durable, or not at all; see `Store.publish`.
+
+        What has the name is looked at once the new content is durable, right before it is renamed. Between
+        these two another writer could come, which is what the lease of a directory is for.
+        """
+        from marlin_ckpt.storage.local import publishing  # noqa: PLC0415 - commands that only read go without
+
+        path = self._path(name)
+        folder, _, last = name.rpartition("/")
+
+        def check() -> None:
+            if self._identity(name) != replaces:
+                raise _another(path)
+
+        self._at.restart()  # the folder that has the name now is the one to write to
+        with self._doing("cannot write", name):
+            fd = self._at.go(folder, makes=True)
+            try:
+                # Whatever the folder's own name leads to meanwhile.
+                publishing.publish(f"/proc/self/fd/{fd}/{last}", fill, size_bytes, before_renaming=check)
+            except StorageError as error:
+                error.where = path
+                raise
+            found = self._look(fd, name, last)
+        if found is None:
+            raise _another(path)
+        return found
+
+    def _identity(self, name: str) -> Identity | None:
+        found = self.head(name)
+        return None if found is None else found.identity
+
+    def move(self, name: str, to: str, identity: Identity) -> None:
+        """Renames a file or folder over nothing; see `Store.move`."""
+        folder, _, last = name.rpartition("/")
+        new_folder, _, new = to.rpartition("/")
+        with self._doing("cannot move", name):
+            source = self._at.go(folder)
+            found = self._unchanged(source, name, last, identity)
+            target = self._target.go(new_folder, makes=True)
+            if not found.is_folder and _link(source, last, target, new):
+                sync_open_directory(target)
+                os.unlink(last, dir_fd=source)
+                return
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(new, dir_fd=target, follow_symlinks=False)
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._path(to))
+            os.rename(last, new, src_dir_fd=source, dst_dir_fd=target)
+            sync_open_directory(target)
+
+    def remove(self, name: str, identity: Identity) -> None:
+        """Removes a file or folder if it is unchanged; see `Store.remove`.
+
+        A folder gets the name of a temporary one first: a kill leaves it whole, or as something that a dead
+        run has left, which the next sweep removes.
+        """
+        folder, _, last = name.rpartition("/")
+        with self._doing("cannot remove", name), contextlib.ExitStack() as stack:
+            fd = self._at.go(folder)
+            found = self._unchanged(fd, name, last, identity)
+            if temporary.is_temporary(last) and not stack.enter_context(temporary.claim(fd, last)):
+                raise OSError(errno.EBUSY, "a live run writes it", name)
+            if found.is_folder:
+                _remove_folder(fd, last)
+            else:
+                os.unlink(last, dir_fd=fd)
+
+    def _unchanged(self, fd: int, name: str, last: str, identity: Identity) -> Item:
+        found = self._look(fd, name, last)
+        if found is None or found.is_link or found.identity != identity:
+            raise _another(self._path(name))
+        return found
+
+    def remove_empty(self, folder: str) -> None:
+        """Removes a folder and those in it as far as they are empty; see `Store.remove_empty`."""
+        found, pending = [], [folder]
+        while pending:
+            found.append(pending.pop())
+            with contextlib.suppress(OSError):
+                pending.extend(self.list(found[-1]).folders)
+        for one in reversed(found):
+            above, _, last = one.rpartition("/")
+            with contextlib.suppress(OSError):
+                os.rmdir(last, dir_fd=self._at.go(above))
+
+    def free_space(self) -> int | None:
+        """What an unprivileged process may still write; see `Store.free_space`."""
+        try:
+            found = os.fstatvfs(self._top)
+        except OSError:
+            return None
+        return found.f_bavail * found.f_frsize
+
+    def unfinished(self, folder: str = "") -> tuple[str, ...]:
+        """The names of temporary files and folders; see `Store.unfinished`."""
+        before = f"{folder}/" if folder else ""
+        with self._doing("cannot read the directory", folder), os.scandir(self._at.go(folder)) as found:
+            return tuple(
+                before + one.name
+                for one in found
+                if temporary.is_temporary(one.name)
+                and (one.is_file(follow_symlinks=False) or one.is_dir(follow_symlinks=False))
+            )
+
+    def is_abandoned(self, name: str) -> bool:
+        """Whether the run that wrote a temporary file is dead; see `Store.is_abandoned`."""
+        folder, _, last = name.rpartition("/")
+        with self._doing("cannot look at", name):
+            return temporary.is_abandoned(self._at.go(folder), last)
+
+    def append(self, name: str, data: bytes) -> None:
+        """Adds to the end of a file; see `Store.append`."""
+        from marlin_ckpt.storage.local.system_calls import write_all  # noqa: PLC0415 - as above
+
+        folder, _, last = name.rpartition("/")
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        with self._doing("cannot write", name):
+            fd = open_regular(last, flags, dir_fd=self._at.go(folder, makes=True))
+            try:
+                write_all(fd, memoryview(data))
+            finally:
+                os.close(fd)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.place, name) if name else self.place
+
+    @contextlib.contextmanager
+    def _doing(self, action: str, name: str) -> Iterator[None]:
+        """Turns what the system says into our errors."""
+        try:
+            yield
+        except (StorageError, CheckpointNotFoundError):
+            raise
+        except FileNotFoundError as error:
+            raise CheckpointNotFoundError("no such file or directory", self._path(name)) from error
+        except OSError as error:
+            raise StorageError.of(action, self._path(name), error) from error
+
+
+@contextlib.contextmanager
+def open_store(directory: PathText, *, follows: bool = True) -> Iterator[LocalStore]:
+    """Opens a directory as a store for as long as the context lasts.
+
+    Args:
+        directory: that a person named.
+        follows: it may be a link to one; where something is to be removed, none is.
+
+    Raises:
+        CheckpointNotFoundError: there is no such directory.
+        StorageError: it cannot be read, or is a link that is not followed.
+    """
+    place = os.fspath(directory)
+    # Shells complete the name of a link with a slash, which would have it followed.
+    top = descent.open_top(place.rstrip("/") or "/", follows=follows)
+    try:
+        store = LocalStore(place, top)
+        try:
+            yield store
+        finally:
+            store.close()
+    finally:
+        with contextlib.suppress(OSError):  # nothing was written through it
+            os.close(top)
+
+
+def item_of(name: str, status: os.stat_result, above: DirectoryIdentity, *, is_link: bool) -> Item | None:
+    """A regular file or directory as `LocalStore.head` describes it; None for anything else.
+
+    Args:
+        name: relative to the store.
+        status: its own, or of what a link leads to.
+        above: device and inode of the directory that it is in.
+        is_link: whether a link has the name.
+    """
+    is_folder = stat.S_ISDIR(status.st_mode)
+    if not is_folder and not stat.S_ISREG(status.st_mode):
+        return None
+    inode = (status.st_dev, status.st_ino)
+    size_bytes = 0 if is_folder else status.st_size
+    identity = (*above, *inode, status.st_mtime_ns)
+    return Item(name, size_bytes, status.st_mtime_ns, identity, inode, is_folder, is_link)
+
+
+def _another(path: str) -> StorageError:
+    what = "another file has taken its place"
+    return StorageError(what, path, errno=errno.ESTALE, strerror=what)
+
+
+def _link(source: int, name: str, target: int, new: str) -> bool:
+    """Gives a file a second name, which nothing has; returns whether the file system has hard links.
+
+    Raises:
+        OSError: EEXIST where something else has the name, or whatever else goes wrong.
+    """
+    try:
+        os.link(name, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    except FileExistsError:
+        there, here = (
+            os.stat(one, dir_fd=fd, follow_symlinks=False) for one, fd in ((new, target), (name, source))
+        )
+        if not os.path.samestat(there, here):  # else an earlier try was interrupted here
+            raise
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return False
+        raise
+    return True
+
+
+def _remove_folder(fd: int, name: str) -> None:
+    """Removes a folder with all in it, under the name of a temporary one, locked as these are."""
+    lock = -1
+    try:
+        if not temporary.is_temporary(name):
+            lock = temporary.open_locked(fd, name)
+            going = temporary.temporary_name(name)
+            os.rename(name, going, src_dir_fd=fd, dst_dir_fd=fd)
+            sync_open_directory(fd)
+            name = going
+        top = os.open(name, descent.DIRECTORY, dir_fd=fd)
+        try:
+            _empty(top)
+        finally:
+            os.close(top)
+        os.rmdir(name, dir_fd=fd)
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def _empty(top: int) -> None:
+    """Removes everything below an open directory but what is mounted there.
+
+    Raises:
+        OSError: something cannot be removed, or another file system is mounted in it (errno EXDEV).
+    """
+    at = Descent(top)
+    device, _ = at.here
+    try:
+        found, pending = [], [""]
+        while pending:
+            folder = pending.pop()
+            found.append(folder)
+            fd = at.go(folder)
+            if at.here[0] != device:
+                raise OSError(errno.EXDEV, "another file system is mounted in it", folder)
+            for name in os.listdir(fd):
+                if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                    pending.append(f"{folder}/{name}" if folder else name)
+                else:
+                    os.unlink(name, dir_fd=fd)
+        for folder in reversed(found[1:]):
+            above, _, name = folder.rpartition("/")
+            os.rmdir(name, dir_fd=at.go(above))
+    finally:
+        at.restart()
