@@ -20,7 +20,7 @@ from marlin_ckpt import Checkpoint, StorageError
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.naming import Kind
-from marlin_ckpt.storage.local import publishing, system_calls, temporary
+from marlin_ckpt.storage.local import files, publishing, system_calls, temporary
 from marlin_ckpt.storage.local.publishing import publish
 
 SYSTEM_CALLS = {"open", "mkdir", "write", "fsync", "close", "dup", "rename", "unlink", "flock"}
@@ -43,7 +43,7 @@ def seam(monkeypatch):
     """Puts a function between the storage layer and the system; none takes it away again."""
 
     def install(around: Callable | None = None) -> None:
-        for module in (publishing, system_calls, temporary):
+        for module in (files, publishing, system_calls, temporary):
             monkeypatch.setattr(module, "os", Seam(os, around) if around else os)
         monkeypatch.setattr(temporary, "fcntl", Seam(fcntl, around) if around else fcntl)
 

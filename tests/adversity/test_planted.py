@@ -153,7 +153,7 @@ class Adversary:
             return None
         if name == "open" and self._weakness == "flags":
             args = (args[0], args[1] & ~(os.O_EXCL | os.O_NOFOLLOW), *args[2:])
-        fds = [kwargs[option] for option in ("dir_fd", "src_dir_fd", "dst_dir_fd") if option in kwargs]
+        fds = [fd for one in ("dir_fd", "src_dir_fd", "dst_dir_fd") if (fd := kwargs.get(one)) is not None]
         paths = [os.path.join(self._paths[fd], one) for fd, one in zip(fds, args, strict=False)]
         if self._weakness == "dir_fd":
             args = (*paths, *args[len(paths) :])

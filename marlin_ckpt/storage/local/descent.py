@@ -78,7 +78,7 @@ class Descent:
         if folder != self._folder:
             while self._folder and not f"{folder}/".startswith(f"{self._folder}/"):
                 self._up()
-            below = folder[len(self._folder) :].strip("/")
+            below = folder[len(self._folder) + bool(self._folder) :]
             for name in below.split("/") if below else ():
                 self._down(name, makes=makes)
         return self.fd

@@ -60,7 +60,7 @@ class LocalStore:
 
     def head(self, name: str) -> Item | None:
         """Looks at one file or folder; see `Store.head`."""
-        folder, _, last = name.rpartition("/")
+        folder, last = _split(name)
         try:
             return self._look(self._at.go(folder), name, last)
         except FileNotFoundError:
@@ -81,7 +81,7 @@ class LocalStore:
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[FileSource]:
         """Opens a file for reading; see `Store.open`."""
-        folder, _, last = name.rpartition("/")
+        folder, last = _split(name)
         with self._doing("cannot read", name):
             fd = open_regular(last, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._at.go(folder))
         try:
@@ -106,7 +106,7 @@ class LocalStore:
         from marlin_ckpt.storage.local import publishing  # noqa: PLC0415 - commands that only read go without
 
         path = self._path(name)
-        folder, _, last = name.rpartition("/")
+        folder, last = _split(name)
 
         def check() -> None:
             if self._identity(name) != replaces:
@@ -132,8 +132,8 @@ class LocalStore:
 
     def move(self, name: str, to: str, identity: Identity) -> None:
         """Renames a file or folder over nothing; see `Store.move`."""
-        folder, _, last = name.rpartition("/")
-        new_folder, _, new = to.rpartition("/")
+        folder, last = _split(name)
+        new_folder, new = _split(to)
         with self._doing("cannot move", name):
             source = self._at.go(folder)
             found = self._unchanged(source, name, last, identity)
@@ -154,7 +154,7 @@ class LocalStore:
         A folder gets the name of a temporary one first: a kill leaves it whole, or as something that a dead
         run has left, which the next sweep removes.
         """
-        folder, _, last = name.rpartition("/")
+        folder, last = _split(name)
         with self._doing("cannot remove", name), contextlib.ExitStack() as stack:
             fd = self._at.go(folder)
             found = self._unchanged(fd, name, last, identity)
@@ -179,7 +179,7 @@ class LocalStore:
             with contextlib.suppress(OSError):
                 pending.extend(self.list(found[-1]).folders)
         for one in reversed(found):
-            above, _, last = one.rpartition("/")
+            above, last = _split(one)
             with contextlib.suppress(OSError):
                 os.rmdir(last, dir_fd=self._at.go(above))
 
@@ -204,7 +204,7 @@ class LocalStore:
 
     def is_abandoned(self, name: str) -> bool:
         """Whether the run that wrote a temporary file is dead; see `Store.is_abandoned`."""
-        folder, _, last = name.rpartition("/")
+        folder, last = _split(name)
         with self._doing("cannot look at", name):
             return temporary.is_abandoned(self._at.go(folder), last)
 
@@ -212,7 +212,7 @@ class LocalStore:
         """Adds to the end of a file; see `Store.append`."""
         from marlin_ckpt.storage.local.system_calls import write_all  # noqa: PLC0415 - as above
 
-        folder, _, last = name.rpartition("/")
+        folder, last = _split(name)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         with self._doing("cannot write", name):
             fd = open_regular(last, flags, dir_fd=self._at.go(folder, makes=True))
@@ -279,6 +279,18 @@ def item_of(name: str, status: os.stat_result, above: DirectoryIdentity, *, is_l
     size_bytes = 0 if is_folder else status.st_size
     identity = (*above, *inode, status.st_mtime_ns)
     return Item(name, size_bytes, status.st_mtime_ns, identity, inode, is_folder, is_link)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The folder and the last part of a name.
+
+    Raises:
+        StorageError: it would lead out of the store.
+    """
+    folder, slash, last = name.rpartition("/")
+    if last in ("", ".", "..") or (slash and f"/{folder}"[-1] == "/"):
+        raise StorageError("not a name in a store", name, errno=errno.EINVAL)
+    return folder, last
 
 
 def _another(path: str) -> StorageError:
