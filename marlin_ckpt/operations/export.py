@@ -11,12 +11,12 @@ import numpy as np
 
 from marlin_ckpt.errors import ArgumentsError, Fault, NotACheckpointError, UnsavableStateError
 from marlin_ckpt.formats.content.outline import Outline, Tensor
-from marlin_ckpt.formats.drafts import Draft
 from marlin_ckpt.formats.values import dtypes, rounding
 from marlin_ckpt.formats.values.checked import Array, CheckedFile
+from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.naming import Kind
-from marlin_ckpt.operations import output, selection
-from marlin_ckpt.operations.output import Output
+from marlin_ckpt.operations import selection, weights_file
+from marlin_ckpt.operations.weights_file import WeightsFile
 
 _MOST_TOLD = 3
 
@@ -136,7 +136,7 @@ def shared_names(files: Sequence[Mapping[str, Tensor]]) -> dict[str, str]:
     return shared
 
 
-def export(file: CheckedFile, target: Output, wanted: Wanted) -> Exported:
+def export(file: CheckedFile, target: WeightsFile, wanted: Wanted) -> Exported:
     """Writes the weights of a checkpoint to a file of their own.
 
     Args:
@@ -148,7 +148,7 @@ def export(file: CheckedFile, target: Output, wanted: Wanted) -> Exported:
         what was written.
 
     Raises:
-        MarlinError, BadFileError: as `select` and `output.write` do; no file is written.
+        MarlinError, BadFileError: as `select` and `weights_file.write` do; no file is written.
     """
     target.check()
     outline = file.outline
@@ -159,11 +159,11 @@ def export(file: CheckedFile, target: Output, wanted: Wanted) -> Exported:
     done.size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
     is_module = selected.state == selection.module_state(outline)
     about = replace(outline.manifest, kind=Kind.MODEL, records=[]) if outline.manifest and is_module else None
-    output.write(target, drafts, about, _metadata(outline))
+    weights_file.write(target, drafts, about, _metadata(outline))
     return done
 
 
-def summary(target: Output, outline: Outline, each: Sequence[Selected]) -> Exported:
+def summary(target: WeightsFile, outline: Outline, each: Sequence[Selected]) -> Exported:
     """What can be said before anything is written.
 
     Args:

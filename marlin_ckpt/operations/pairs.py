@@ -14,9 +14,9 @@ from isal import isal_zlib
 
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.content.outline import Tensor
-from marlin_ckpt.formats.values import dtypes, measuring
+from marlin_ckpt.formats.values import distance, dtypes
 from marlin_ckpt.formats.values.checked import CheckedFile, is_in_order, is_whole, widened
-from marlin_ckpt.formats.values.measuring import Measure, Ruler
+from marlin_ckpt.formats.values.distance import Distance, Ruler
 
 _PIECE_BYTES = 512 << 10  # of each file; with what is computed from them they fit the processor's caches
 _RANGE_BYTES = 16 << 20  # that a thread takes at once
@@ -31,13 +31,13 @@ class _Part:
     Attributes:
         size: of the range in bytes.
         crc32s: of its bytes in either file.
-        measure: of the pieces that differ.
+        distance: of the pieces that differ.
         equal: where the pieces lie that do not, and how long each is.
     """
 
     size: int
     crc32s: tuple[int, int] = (0, 0)
-    measure: Measure | None = None
+    distance: Distance | None = None
     equal: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -53,7 +53,7 @@ class Pairs:
         self._a = a
         self._b = b
 
-    def measure(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Measure | None]:
+    def measure(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Distance | None]:
         """Compares pairs of tensors of one shape and dtype.
 
         Yields:
@@ -78,9 +78,9 @@ class Pairs:
             while pending:
                 yield self._finish(*pending.popleft())
 
-    def _measure_whole(self, a: Tensor, b: Tensor) -> Measure | None:
+    def _measure_whole(self, a: Tensor, b: Tensor) -> Distance | None:
         one, other = self._a.bits(a), self._b.bits(b)
-        differs = measuring.differences(one.data, other.data, a.item_bytes)
+        differs = distance.differences(one.data, other.data, a.item_bytes)
         if not differs.any():
             return None
         return Ruler().measure(widened(one, a.dtype), widened(other, a.dtype), differs)
@@ -104,15 +104,15 @@ class Pairs:
             one = _read(self._a, a, at, scratch[0][:length])
             other = _read(self._b, b, at, scratch[1][:length])
             crc32, other_crc32 = isal_zlib.crc32(one, crc32), isal_zlib.crc32(other, other_crc32)
-            differs = measuring.differences(one, other, a.item_bytes)
+            differs = distance.differences(one, other, a.item_bytes)
             if differs.any():
-                part.measure = (part.measure or Measure()) + _measure(ruler, one, other, a.dtype, differs)
+                part.distance = (part.distance or Distance()) + _measure(ruler, one, other, a.dtype, differs)
             else:
                 part.equal.append((at, length))
         part.crc32s = crc32, other_crc32
         return part
 
-    def _finish(self, a: Tensor, b: Tensor, futures: list[Future[_Part]]) -> Measure | None:
+    def _finish(self, a: Tensor, b: Tensor, futures: list[Future[_Part]]) -> Distance | None:
         parts = [future.result() for future in futures]
         for number, (file, tensor) in enumerate(((self._a, a), (self._b, b))):
             if is_whole(tensor):
@@ -120,18 +120,18 @@ class Pairs:
                 for part in parts:
                     crc32 = isal_zlib.crc32_combine(crc32, part.crc32s[number], part.size)
                 file.confirm(tensor, crc32)
-        measures = [part.measure for part in parts if part.measure is not None]
-        if not measures:
+        distances = [part.distance for part in parts if part.distance is not None]
+        if not distances:
             return None
-        return functools.reduce(operator.add, [*measures, *self._equal(a, parts)])
+        return functools.reduce(operator.add, [*distances, *self._equal(a, parts)])
 
-    def _equal(self, a: Tensor, parts: list[_Part]) -> Iterator[Measure]:
+    def _equal(self, a: Tensor, parts: list[_Part]) -> Iterator[Distance]:
         """What the pieces that are the same add to the norms, which only tensors that differ need."""
         scratch, ruler = memoryview(bytearray(_PIECE_BYTES)), Ruler()
         for part in parts:
             for at, size in part.equal:
                 piece = _read(self._a, a, at, scratch[:size])
-                same = measuring.differences(piece, piece, a.item_bytes)
+                same = distance.differences(piece, piece, a.item_bytes)
                 yield _measure(ruler, piece, piece, a.dtype, same)
 
 
@@ -142,6 +142,6 @@ def _read(file: CheckedFile, tensor: Tensor, at: int, place: memoryview) -> memo
     return place
 
 
-def _measure(ruler: Ruler, a: memoryview, b: memoryview, dtype: str, differs: measuring.Array) -> Measure:
+def _measure(ruler: Ruler, a: memoryview, b: memoryview, dtype: str, differs: distance.Array) -> Distance:
     one, other = (widened(np.frombuffer(part, dtypes.dtype(dtype).numpy), dtype) for part in (a, b))
     return ruler.measure(one, other, differs)

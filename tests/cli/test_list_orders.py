@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlin_ckpt.cli.views.text import spark
-from marlin_ckpt.operations import ordering
+from marlin_ckpt.operations import listing
 
 
 @pytest.fixture
@@ -76,9 +76,9 @@ def test_since_leaves_older_files_out(indices, saved, since, expected):
 
 
 def test_a_day_is_one_of_utc_and_a_time_may_have_a_zone():
-    assert ordering.since_s("1970-01-02", now_s=0) == 86400
-    assert ordering.since_s("1970-01-02T01:00+01:00", now_s=0) == 86400
-    assert ordering.since_s("2h", now_s=7200) == 0
+    assert listing.since_s("1970-01-02", now_s=0) == 86400
+    assert listing.since_s("1970-01-02T01:00+01:00", now_s=0) == 86400
+    assert listing.since_s("2h", now_s=7200) == 0
 
 
 @pytest.mark.parametrize(

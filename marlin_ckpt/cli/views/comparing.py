@@ -8,9 +8,9 @@ from marlin_ckpt.cli import output
 from marlin_ckpt.cli.views.text import count, escape, size
 
 if TYPE_CHECKING:
-    from marlin_ckpt.formats.values.measuring import Measure
+    from marlin_ckpt.formats.values.distance import Distance
     from marlin_ckpt.formats.values.tensor import Tensor
-    from marlin_ckpt.operations.comparison import Comparison, Difference
+    from marlin_ckpt.operations.diff import Comparison, Difference
     from marlin_ckpt.operations.export import Exported
 
 _LONGEST_VALUE = 60
@@ -33,15 +33,15 @@ def differences(paths: tuple[str, str], found: Comparison, *, with_same: bool, e
         before, after = (_shortened(text) or "(none)" for text in (value.before, value.after))
         output.data(f"value  {escape(value.name)}  {before} -> {after}")
     for one in found.tensors:
-        if one.measure is None and (with_same or one.change != "same"):
+        if one.distance is None and (with_same or one.change != "same"):
             output.data(f"{one.change}  {escape(one.name)}  {_change(one)}")
     if each:
         _table(
             "tensor",
-            [([escape(one.name), _kind(one.after)], one.measure) for one in found.tensors if one.measure],
+            [([escape(one.name), _kind(one.after)], one.distance) for one in found.tensors if one.distance],
         )
     layers = [
-        ([escape(one.name) or "-", f"{one.changed} of {one.tensors}"], one.measure) for one in found.layers
+        ([escape(one.name) or "-", f"{one.changed} of {one.tensors}"], one.distance) for one in found.layers
     ]
     _table("layer", layers)
     told = ", ".join(f"{number} {kind}" for kind, number in found.counts.items() if number)
@@ -51,18 +51,18 @@ def differences(paths: tuple[str, str], found: Comparison, *, with_same: bool, e
     output.talk(f"{count(len(found.tensors), 'tensor')}: {told or 'none to compare'}{values}")
 
 
-def _table(noun: str, rows: list[tuple[list[str], Measure]]) -> None:
+def _table(noun: str, rows: list[tuple[list[str], Distance]]) -> None:
     if not rows:
         return
     second = "tensors" if noun == "layer" else "type"
     headers = ["relative", "maximum", "cosine", "differing", second, noun]
     cells = []
-    for (name, kind), measure in rows:
-        cosine = "-" if measure.cosine is None else f"{measure.cosine:.6f}"
-        differing = f"{measure.differing:,}" + f" ({measure.not_finite:,} not finite)" * bool(
-            measure.not_finite
+    for (name, kind), distance in rows:
+        cosine = "-" if distance.cosine is None else f"{distance.cosine:.6f}"
+        differing = f"{distance.differing:,}" + f" ({distance.not_finite:,} not finite)" * bool(
+            distance.not_finite
         )
-        cells.append([f"{measure.relative:.3g}", f"{measure.maximum:.3g}", cosine, differing, kind, name])
+        cells.append([f"{distance.relative:.3g}", f"{distance.maximum:.3g}", cosine, differing, kind, name])
     output.table(headers, cells, {0, 1, 2, 3})
 
 

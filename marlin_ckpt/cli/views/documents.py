@@ -15,9 +15,9 @@ from marlin_ckpt.operations.salvage import Salvage
 from marlin_ckpt.reports import SaveReport
 
 if TYPE_CHECKING:  # these read values, with numpy
-    from marlin_ckpt.formats.values.measuring import Measure
+    from marlin_ckpt.formats.values.distance import Distance
     from marlin_ckpt.formats.values.tensor import Tensor
-    from marlin_ckpt.operations.comparison import Comparison, Difference
+    from marlin_ckpt.operations.diff import Comparison, Difference
     from marlin_ckpt.operations.export import Exported
 
 
@@ -131,7 +131,7 @@ def comparison(paths: tuple[str, str], found: Comparison, *, with_same: bool) ->
         "counts": found.counts,
         "tensors": [_difference(one) for one in told],
         "layers": [
-            {"name": one.name, "tensors": one.tensors, "changed": one.changed, **_measure(one.measure)}
+            {"name": one.name, "tensors": one.tensors, "changed": one.changed, **_distance(one.distance)}
             for one in found.layers
         ],
         "values": [
@@ -148,14 +148,14 @@ def _difference(one: Difference) -> dict[str, Any]:
         "before": _tensor(one.before),
         "after": _tensor(one.after),
     }
-    return told if one.measure is None else {**told, **_measure(one.measure)}
+    return told if one.distance is None else {**told, **_distance(one.distance)}
 
 
 def _tensor(one: Tensor | None) -> dict[str, Any] | None:
     return None if one is None else {"dtype": one.dtype, "shape": list(one.shape)}
 
 
-def _measure(one: Measure) -> dict[str, Any]:
+def _distance(one: Distance) -> dict[str, Any]:
     return {
         "relative": one.relative,
         "maximum": one.maximum,

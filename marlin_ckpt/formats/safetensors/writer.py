@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import safetensors
 
 from marlin_ckpt.errors import MarlinError, UnsavableStateError
-from marlin_ckpt.formats.drafts import Draft
+from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.storage.target import Target
 
 # In the order in which the library puts the data, largest alignment first: torch's names, the format's names.

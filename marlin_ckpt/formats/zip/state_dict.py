@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from marlin_ckpt.errors import UnsavableStateError
-from marlin_ckpt.formats.drafts import Draft
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.stubs import Storage, Stub, Writer
 from marlin_ckpt.formats.values import dtypes
+from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.formats.zip.writer import write_state
 from marlin_ckpt.storage.target import Target
 

@@ -18,15 +18,15 @@ from safetensors.torch import load_file
 from marlin_ckpt import Checkpoint, errors
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.formats.values.checked import open_checked
-from marlin_ckpt.operations import averaging
+from marlin_ckpt.operations import average
 from marlin_ckpt.operations.export import Wanted
-from marlin_ckpt.operations.output import Output
+from marlin_ckpt.operations.weights_file import WeightsFile
 
 
 def run_average(sources: list[Path], output: Path, decay: float | None = None, **wanted):
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open_checked(str(source))) for source in sources]
-        return averaging.average(files, Output(str(output)), Wanted(**wanted), decay)
+        return average.average(files, WeightsFile(str(output)), Wanted(**wanted), decay)
 
 
 def load(path: Path) -> dict[str, torch.Tensor]:
@@ -95,10 +95,10 @@ def test_the_average_of_one_file_and_of_copies_of_it_is_that_file(save, tmp_path
 
 
 def test_the_newest_file_counts_most_and_each_before_it_so_much_less():
-    assert averaging.weights(3) == [1, 1, 1]
-    assert averaging.weights(3, 0.5) == [0.25, 0.5, 1]
+    assert average.weights(3) == [1, 1, 1]
+    assert average.weights(3, 0.5) == [0.25, 0.5, 1]
     with pytest.raises(errors.ArgumentsError, match="at least one"):
-        averaging.weights(0)
+        average.weights(0)
 
 
 @pytest.mark.parametrize("decay", ["0", "-1", "1.5", "nan", "inf"])

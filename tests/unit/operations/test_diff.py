@@ -16,9 +16,9 @@ from safetensors.torch import save_file, save_model
 
 from marlin_ckpt import Checkpoint, errors
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.formats.values import measuring
+from marlin_ckpt.formats.values import distance
 from marlin_ckpt.formats.values.checked import open_checked
-from marlin_ckpt.operations import comparison, pairs
+from marlin_ckpt.operations import diff, pairs
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
@@ -27,9 +27,9 @@ DTYPES = [
 ]  # fmt: skip
 
 
-def compare(a: Path, b: Path, **options) -> comparison.Comparison:
+def compare(a: Path, b: Path, **options) -> diff.Comparison:
     with open_checked(str(a)) as before, open_checked(str(b)) as after:
-        return comparison.compare(before, after, **options)
+        return diff.compare(before, after, **options)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def files(tmp_path):
     return write
 
 
-def changes(found: comparison.Comparison) -> dict[str, str]:
+def changes(found: diff.Comparison) -> dict[str, str]:
     return {one.name: str(one.change) for one in found.tensors}
 
 
@@ -91,12 +91,12 @@ def test_the_figures_are_those_of_torch_for_each_dtype(files, dtype):
     wide = torch.complex128 if dtype.is_complex else torch.float64
     x, y = a.to(wide).flatten(), b.to(wide).flatten()
     product = torch.real(torch.vdot(x, y)) if dtype.is_complex else x @ y
-    assert one.measure.differing == int(
+    assert one.distance.differing == int(
         (a.view(torch.uint8) != b.view(torch.uint8)).view(350, -1).any(1).sum()
     )
-    assert one.measure.maximum == pytest.approx(float((x - y).abs().max()))
-    assert one.measure.relative == pytest.approx(float((x - y).norm() / x.norm()))
-    assert one.measure.cosine == pytest.approx(float(product / x.norm() / y.norm()))
+    assert one.distance.maximum == pytest.approx(float((x - y).abs().max()))
+    assert one.distance.relative == pytest.approx(float((x - y).norm() / x.norm()))
+    assert one.distance.cosine == pytest.approx(float(product / x.norm() / y.norm()))
 
 
 @pytest.mark.parametrize("changed", [0, 1 << 17, (9 << 20) // 2, (9 << 20) - 1])
@@ -106,13 +106,13 @@ def test_blocks_that_are_the_same_count_in_the_norms(files, changed):
     b = a.clone()
     b[changed] += 1
     (one,) = compare(*files({"x": a}, {"x": b})).tensors
-    assert (one.measure.differing, one.measure.maximum) == (1, 1.0)
-    assert one.measure.relative == pytest.approx(1 / float(a.double().norm()), rel=1e-12)
+    assert (one.distance.differing, one.distance.maximum) == (1, 1.0)
+    assert one.distance.relative == pytest.approx(1 / float(a.double().norm()), rel=1e-12)
 
 
 def test_zeros_of_two_signs_differ_in_their_bits_alone(files):
     (one,) = compare(*files({"x": torch.zeros(2)}, {"x": torch.tensor([0.0, -0.0])})).tensors
-    assert (one.change, one.measure.differing, one.measure.relative, one.measure.maximum) == (
+    assert (one.change, one.distance.differing, one.distance.relative, one.distance.maximum) == (
         "changed",
         1,
         0,
@@ -126,28 +126,28 @@ def test_nans_of_one_payload_are_the_same_and_of_two_are_not(files):
     x, y = torch.from_numpy(a), torch.from_numpy(b)
     assert compare(*files({"x": x}, {"x": x.clone()})).is_same
     (one,) = compare(*files({"x": x}, {"x": y})).tensors
-    assert (one.measure.differing, one.measure.not_finite) == (1, 1)
+    assert (one.distance.differing, one.distance.not_finite) == (1, 1)
 
 
 def test_what_is_not_finite_is_counted_and_hides_nothing_of_the_rest(files):
     a = torch.tensor([3.0, 4.0, 1.0, math.inf, math.inf])
     b = torch.tensor([3.0, 5.0, math.nan, math.inf, -math.inf])
     (one,) = compare(*files({"x": a}, {"x": b})).tensors
-    assert (one.measure.differing, one.measure.not_finite, one.measure.maximum) == (3, 2, 1.0)
-    assert one.measure.relative == pytest.approx(1 / 5)
+    assert (one.distance.differing, one.distance.not_finite, one.distance.maximum) == (3, 2, 1.0)
+    assert one.distance.relative == pytest.approx(1 / 5)
 
 
 def test_what_was_all_zeros_has_an_infinite_change_and_no_cosine(files):
     (one,) = compare(*files({"x": torch.zeros(2)}, {"x": torch.ones(2)})).tensors
-    assert (one.measure.relative, one.measure.cosine) == (math.inf, None)
+    assert (one.distance.relative, one.distance.cosine) == (math.inf, None)
 
 
 def test_neighbours_among_great_integers_differ_by_one(files):
     a = torch.tensor([2**62, -(2**63)])
     (one,) = compare(*files({"x": a}, {"x": a + 1})).tensors
-    assert (one.measure.maximum, one.measure.differing) == (1.0, 2)
+    assert (one.distance.maximum, one.distance.differing) == (1.0, 2)
     (one,) = compare(*files({"x": torch.tensor([-(2**63)])}, {"x": torch.tensor([2**63 - 1])})).tensors
-    assert one.measure.maximum == 2.0**64
+    assert one.distance.maximum == 2.0**64
 
 
 @given(
@@ -157,9 +157,9 @@ def test_neighbours_among_great_integers_differ_by_one(files):
 def test_the_sum_of_the_measures_of_parts_is_the_measure_of_the_whole(values, cut):
     a, b = (np.array(column, np.float32) for column in zip(*values, strict=True))
 
-    def measure(part: slice) -> measuring.Measure:
+    def measure(part: slice) -> distance.Distance:
         x, y = a[part].copy(), b[part].copy()
-        return measuring.Ruler().measure(x, y, measuring.differences(x.data.cast("B"), y.data.cast("B"), 4))
+        return distance.Ruler().measure(x, y, distance.differences(x.data.cast("B"), y.data.cast("B"), 4))
 
     parts, whole = measure(slice(0, cut)) + measure(slice(cut, None)), measure(slice(None))
     assert (parts.differing, parts.not_finite, parts.maximum) == (
@@ -190,7 +190,7 @@ def test_views_are_compared_by_their_elements(files, view):
     one = view(base)
     assert compare(*files({"x": one}, {"x": one.clone().contiguous()})).is_same
     found = compare(*files({"x": one}, {"x": view(base + 1).clone()}))
-    assert [other.measure.differing for other in found.tensors if other.measure] == [one.numel()] * bool(
+    assert [other.distance.differing for other in found.tensors if other.distance] == [one.numel()] * bool(
         one.numel()
     )
 
@@ -218,15 +218,15 @@ def test_layers_are_told_with_the_greatest_change_first(files):
     }
     layers = compare(*files(state, after)).layers
     assert [(one.name, one.changed, one.tensors) for one in layers] == [("b", 1, 2), ("a", 2, 2)]
-    assert layers[0].measure.relative == pytest.approx(2)
-    assert layers[1].measure.relative == pytest.approx(math.sqrt((4 * 0.25 + 4) / 8))
+    assert layers[0].distance.relative == pytest.approx(2)
+    assert layers[1].distance.relative == pytest.approx(math.sqrt((4 * 0.25 + 4) / 8))
 
 
 def test_an_optimizer_s_count_of_steps_does_not_hide_its_moments(files):
     state = {"0.step": torch.tensor(1.0), "0.exp_avg": torch.ones(4), "1.step": torch.tensor(1.0)}
     after = {"0.step": torch.tensor(9.0), "0.exp_avg": torch.ones(4) * 1.5, "1.step": torch.tensor(3.0)}
     layers = compare(*files(state, after)).layers
-    assert [(one.name, one.changed, one.measure.maximum) for one in layers] == [("1", 1, 2.0), ("0", 2, 0.5)]
+    assert [(one.name, one.changed, one.distance.maximum) for one in layers] == [("1", 1, 2.0), ("0", 2, 0.5)]
 
 
 def test_a_state_dict_is_compared_with_the_module_s_state_of_a_checkpoint(

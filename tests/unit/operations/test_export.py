@@ -20,13 +20,13 @@ from safetensors.torch import load_file, load_model, save_file
 
 from marlin_ckpt import Checkpoint, errors
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.formats.drafts import Draft
 from marlin_ckpt.formats.safetensors import writer
 from marlin_ckpt.formats.values import rounding
 from marlin_ckpt.formats.values.checked import open_checked
+from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.operations import export
 from marlin_ckpt.operations.export import Wanted
-from marlin_ckpt.operations.output import Output
+from marlin_ckpt.operations.weights_file import WeightsFile
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
@@ -41,7 +41,7 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 def run_export(source: Path | str, output: Path, **wanted) -> export.Exported:
     with open_checked(str(source)) as file:
-        return export.export(file, Output(str(output)), Wanted(**wanted))
+        return export.export(file, WeightsFile(str(output)), Wanted(**wanted))
 
 
 def load(path: Path) -> dict[str, torch.Tensor]:

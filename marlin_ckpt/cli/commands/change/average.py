@@ -33,14 +33,14 @@ def average(
     """
     from marlin_ckpt.cli.views import documents
     from marlin_ckpt.formats.values.checked import open_checked
-    from marlin_ckpt.operations import averaging
+    from marlin_ckpt.operations import average
     from marlin_ckpt.operations.export import Wanted
-    from marlin_ckpt.operations.output import Output as Target
+    from marlin_ckpt.operations.weights_file import WeightsFile
 
-    target, wanted = Target(destination, force=force), Wanted.of(state, strip_prefix, dtype)
+    target, wanted = WeightsFile(destination, force=force), Wanted.of(state, strip_prefix, dtype)
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open_checked(file)) for file in files]
-        done = averaging.average(opened, target, wanted, decay)
+        done = average.average(opened, target, wanted, decay)
     if json:
         output.document(documents.exported(files, done))
     else:

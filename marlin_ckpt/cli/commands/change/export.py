@@ -29,9 +29,9 @@ def export(
     from marlin_ckpt.cli.views import documents
     from marlin_ckpt.formats.values.checked import open_checked
     from marlin_ckpt.operations import export as exports
-    from marlin_ckpt.operations.output import Output as Target
+    from marlin_ckpt.operations.weights_file import WeightsFile
 
-    target, wanted = Target(destination, force=force), exports.Wanted.of(state, strip_prefix, dtype)
+    target, wanted = WeightsFile(destination, force=force), exports.Wanted.of(state, strip_prefix, dtype)
     with open_checked(file) as opened:
         done = exports.export(opened, target, wanted)
     if json:

@@ -39,10 +39,10 @@ def diff(
     """
     from marlin_ckpt.cli.views import documents
     from marlin_ckpt.formats.values.checked import open_checked
-    from marlin_ckpt.operations import comparison
+    from marlin_ckpt.operations import diff
 
     with open_checked(before) as a, open_checked(after) as b:
-        found = comparison.compare(a, b, state, tensors)
+        found = diff.compare(a, b, state, tensors)
     if json:
         output.document(documents.comparison((before, after), found, with_same=all_))
     else:

@@ -41,30 +41,30 @@ def list_(
     With --recursive they are grouped by run. The data itself is not read: intact is what the container's
     directory tells.
     """
-    from marlin_ckpt.cli.views import documents, listing
+    from marlin_ckpt.cli.views import checkpoints, documents
     from marlin_ckpt.directory import catalog
     from marlin_ckpt.formats import inspection
-    from marlin_ckpt.operations import ordering
+    from marlin_ckpt.operations import listing
 
     now_s = time.time()
     best_by = None if best is None else _best(best)
     try:
-        since_s = None if since is None else ordering.since_s(since, now_s=now_s)
+        since_s = None if since is None else listing.since_s(since, now_s=now_s)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from error
     found = catalog.find(directory, prefix=prefix, extension=ext, recursive=recursive)
     everything = inspection.survey(found)
-    metric = None if sort in ordering.KEYS else sort
+    metric = None if sort in listing.KEYS else sort
     for name, option in ((best_by and best_by[0], "--best"), (spark, "--spark"), (metric, "--sort")):
-        if name and everything and not ordering.has_metric(everything, name):
+        if name and everything and not listing.has_metric(everything, name):
             raise typer.BadParameter(f"no file in {directory} has a metric {name!r}", param_hint=option)
-    shown = ordering.arrange(everything, by=sort, best=best_by, since=since_s, by_run=recursive)
+    shown = listing.arrange(everything, by=sort, best=best_by, since=since_s, by_run=recursive)
     if json:
         output.document({"directory": directory, "checkpoints": [documents.inspection(one) for one in shown]})
         return
-    listing.table(shown, directory, now_s=now_s, by_run=recursive)
+    checkpoints.table(shown, directory, now_s=now_s, by_run=recursive)
     if spark is not None:
-        listing.sparks(shown, spark)
+        checkpoints.sparks(shown, spark)
 
 
 def _best(text: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.views.text import age, escape, metrics, size, spark
-from marlin_ckpt.operations.ordering import metric, run_of
+from marlin_ckpt.operations.listing import metric, run_of
 
 if TYPE_CHECKING:
     from marlin_ckpt.formats.inspection import Inspection

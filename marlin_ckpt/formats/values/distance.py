@@ -14,7 +14,7 @@ _BLOCK = 1 << 16  # elements; what is computed from them fits the processor's ca
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class Distance:
     """Sums over the elements of two tensors a and b of one shape and dtype, in float64.
 
     An element that is infinite or NaN in a or b counts in `differing` and `not_finite`, if its bits differ,
@@ -38,8 +38,8 @@ class Measure:
     product: float = 0.0
     maximum: float = 0.0
 
-    def __add__(self, other: Self) -> Measure:
-        return Measure(
+    def __add__(self, other: Self) -> Distance:
+        return Distance(
             self.differing + other.differing,
             self.not_finite + other.not_finite,
             self.squares + other.squares,
@@ -77,7 +77,7 @@ class Ruler:
         self._wide = np.empty((3, _BLOCK))
         self._flags = np.empty(_BLOCK, np.bool_)
 
-    def measure(self, a: Array, b: Array, differs: Array) -> Measure:
+    def measure(self, a: Array, b: Array, differs: Array) -> Distance:
         """Measures two tensors.
 
         Args:
@@ -87,14 +87,14 @@ class Ruler:
         """
         kinds = {"f": self._measure_reals, "c": _measure_any}
         measure = kinds.get(a.dtype.kind, _measure_integers)
-        total = Measure()
+        total = Distance()
         with np.errstate(all="ignore"):
             for start in range(0, len(a), _BLOCK):
                 part = slice(start, start + _BLOCK)
                 total += measure(a[part], b[part], differs[part])
         return total
 
-    def _measure_reals(self, a: Array, b: Array, differs: Array) -> Measure:
+    def _measure_reals(self, a: Array, b: Array, differs: Array) -> Distance:
         count = len(a)
         one, other, apart = self._wide[:, :count]
         np.copyto(one, a)
@@ -103,10 +103,10 @@ class Ruler:
         if not np.isfinite(apart, out=self._flags[:count]).all():
             return _measure_any(one, other, differs)
         maximum = float(np.abs(apart, out=apart).max())
-        return _sums(one, other, apart, Measure(int(np.count_nonzero(differs)), maximum=maximum))
+        return _sums(one, other, apart, Distance(int(np.count_nonzero(differs)), maximum=maximum))
 
 
-def _measure_any(a: Array, b: Array, differs: Array) -> Measure:
+def _measure_any(a: Array, b: Array, differs: Array) -> Distance:
     """Also of numbers that are complex, infinite or none."""
     wide = np.complex128 if a.dtype.kind == "c" else np.float64
     a, b = a.astype(wide), b.astype(wide)
@@ -115,20 +115,20 @@ def _measure_any(a: Array, b: Array, differs: Array) -> Measure:
     not_finite = int(np.count_nonzero(differs & ~is_finite))
     a, b, apart = a[is_finite], b[is_finite], apart[is_finite]
     maximum = float(np.abs(apart).max(initial=0.0))
-    return _sums(a, b, apart, Measure(int(np.count_nonzero(differs)), not_finite, maximum=maximum))
+    return _sums(a, b, apart, Distance(int(np.count_nonzero(differs)), not_finite, maximum=maximum))
 
 
-def _measure_integers(a: Array, b: Array, differs: Array) -> Measure:
+def _measure_integers(a: Array, b: Array, differs: Array) -> Distance:
     """Integers of 64 bits are subtracted as such: in float64 neighbours beyond 2^53 would be equal."""
     if a.dtype.kind == "b":
         a, b = a.view(np.uint8), b.view(np.uint8)
     apart = np.maximum(a, b).astype(np.uint64) - np.minimum(a, b).astype(np.uint64)
     wide = [part.astype(np.float64) for part in (a, b, apart)]
-    counted = Measure(int(np.count_nonzero(differs)), maximum=float(apart.max(initial=0)))
+    counted = Distance(int(np.count_nonzero(differs)), maximum=float(apart.max(initial=0)))
     return _sums(wide[0], wide[1], wide[2], counted)
 
 
-def _sums(a: Array, b: Array, apart: Array, counted: Measure) -> Measure:
+def _sums(a: Array, b: Array, apart: Array, counted: Distance) -> Distance:
     if a.dtype.kind == "c":  # as twice as many real numbers, whose sums are those that are wanted
         a, b, apart = a.view(np.float64), b.view(np.float64), apart.view(np.float64)
 
@@ -136,7 +136,7 @@ def _sums(a: Array, b: Array, apart: Array, counted: Measure) -> Measure:
         # Not BLAS, whose threads wait for each other where cores are busy, and add in an order of their own.
         return float(np.einsum("i,i->", x, y))
 
-    return counted + Measure(0, 0, dot(a, a), dot(b, b), dot(apart, apart), dot(a, b))
+    return counted + Distance(0, 0, dot(a, a), dot(b, b), dot(apart, apart), dot(a, b))
 
 
 def differences(a: memoryview, b: memoryview, item_bytes: int) -> Array:

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from marlin_ckpt.formats.content.outline import Tensor
 from marlin_ckpt.formats.values.checked import CheckedFile
-from marlin_ckpt.formats.values.measuring import Measure
+from marlin_ckpt.formats.values.distance import Distance
 from marlin_ckpt.operations import selection
 from marlin_ckpt.operations.pairs import Pairs
 
@@ -34,14 +34,14 @@ class Difference:
         change: what became of it; RESHAPED where shape or dtype differ, and the values are not compared.
         before: in the first file, None where it is not there.
         after: in the second one.
-        measure: how far the values lie apart, where they differ.
+        distance: how far the values lie apart, where they differ.
     """
 
     name: str
     change: Change
     before: Tensor | None
     after: Tensor | None
-    measure: Measure | None = None
+    distance: Distance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ class Layer:
         name: of the parent, `layers.0` for `layers.0.weight`; "" for tensors without one.
         changed: how many differ.
         tensors: how many there are in both files.
-        measure: of those that differ, all their elements as one tensor's; without scalars, such as an
+        distance: of those that differ, all their elements as one tensor's; without scalars, such as an
             optimizer's count of steps, where there is anything else.
     """
 
     name: str
     changed: int
     tensors: int
-    measure: Measure
+    distance: Distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +111,13 @@ class Comparison:
                 members.setdefault(one.name.rpartition(".")[0], []).append(one)
         found = []
         for name, tensors in members.items():
-            changed = [one for one in tensors if one.measure is not None]
+            changed = [one for one in tensors if one.distance is not None]
             larger = [one for one in changed if one.before is not None and one.before.shape]
-            measures = [one.measure for one in larger or changed if one.measure is not None]
-            if measures:
-                total = functools.reduce(operator.add, measures)
+            distances = [one.distance for one in larger or changed if one.distance is not None]
+            if distances:
+                total = functools.reduce(operator.add, distances)
                 found.append(Layer(name, len(changed), len(tensors), total))
-        return sorted(found, key=lambda one: (-one.measure.relative, -one.measure.differing, one.name))
+        return sorted(found, key=lambda one: (-one.distance.relative, -one.distance.differing, one.name))
 
 
 def compare(
@@ -147,9 +147,11 @@ def compare(
     found, alike = _matched(before, after)
     a.expect(one for one, _ in alike.values())
     b.expect(other for _, other in alike.values())
-    for (name, (one, other)), measure in zip(alike.items(), Pairs(a, b).measure(alike.values()), strict=True):
+    for (name, (one, other)), distance in zip(
+        alike.items(), Pairs(a, b).measure(alike.values()), strict=True
+    ):
         found.append(
-            Difference(name, Change.SAME if measure is None else Change.CHANGED, one, other, measure)
+            Difference(name, Change.SAME if distance is None else Change.CHANGED, one, other, distance)
         )
     values = [] if pattern else _values(a, b, states)
     return Comparison(states, tuple(sorted(found, key=_rank)), tuple(values))
@@ -187,8 +189,8 @@ def _matching(tensors: dict[str, Tensor], pattern: str | None) -> dict[str, Tens
 
 
 def _rank(one: Difference) -> tuple[int, float, int, str]:
-    measure = one.measure or Measure()
-    return list(Change).index(one.change), -measure.relative, -measure.differing, one.name
+    distance = one.distance or Distance()
+    return list(Change).index(one.change), -distance.relative, -distance.differing, one.name
 
 
 def _values(a: CheckedFile, b: CheckedFile, states: tuple[str, str]) -> list[ValueDifference]:

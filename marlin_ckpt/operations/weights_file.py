@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from marlin_ckpt.errors import ArgumentsError, Fault, StorageError
-from marlin_ckpt.formats.drafts import Draft
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.safetensors import writer
+from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.formats.zip import state_dict
 from marlin_ckpt.storage.local.publishing import publish
 from marlin_ckpt.storage.target import Target
@@ -19,7 +19,7 @@ BARE = ("pt", "pth", "bin")
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class WeightsFile:
     """Where weights are written.
 
     Attributes:
@@ -53,11 +53,13 @@ class Output:
             )
 
 
-def write(output: Output, drafts: Sequence[Draft], about: Manifest | None, metadata: dict[str, str]) -> None:
+def write(
+    file: WeightsFile, drafts: Sequence[Draft], about: Manifest | None, metadata: dict[str, str]
+) -> None:
     """Writes a file whole and durable, or not at all.
 
     Args:
-        output: where to.
+        file: where to.
         drafts: the tensors, each with a name of its own.
         about: the manifest of a bare state dict, without its records; None leaves it out.
         metadata: texts that a safetensors file carries.
@@ -67,13 +69,13 @@ def write(output: Output, drafts: Sequence[Draft], about: Manifest | None, metad
         UnsavableStateError: the format cannot hold a name or a dtype.
         MarlinError: what reading a tensor raised.
     """
-    output.check()
+    file.check()
 
     def fill(target: Target) -> None:
-        if output.extension == SAFETENSORS:
+        if file.extension == SAFETENSORS:
             writer.write(target, drafts, metadata)
         else:
             state_dict.write(target, drafts, about)
 
     size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
-    publish(output.path, fill, size_bytes, before_renaming=output.check)
+    publish(file.path, fill, size_bytes, before_renaming=file.check)

@@ -9,12 +9,12 @@ import numpy as np
 
 from marlin_ckpt.errors import ArgumentsError, Fault, StateMismatchError, UnsavableStateError
 from marlin_ckpt.formats.content.outline import Tensor
-from marlin_ckpt.formats.drafts import Draft
 from marlin_ckpt.formats.values import rounding
 from marlin_ckpt.formats.values.checked import Array, CheckedFile
-from marlin_ckpt.operations import export, output
+from marlin_ckpt.formats.values.draft import Draft
+from marlin_ckpt.operations import export, weights_file
 from marlin_ckpt.operations.export import Exported, Wanted
-from marlin_ckpt.operations.output import Output
+from marlin_ckpt.operations.weights_file import WeightsFile
 
 _MOST_TOLD = 5
 _BLOCK = 1 << 14  # elements at a time, as in `rounding`
@@ -38,7 +38,7 @@ def weights(count: int, decay: float | None = None) -> list[float]:
 
 
 def average(
-    files: Sequence[CheckedFile], target: Output, wanted: Wanted, decay: float | None = None
+    files: Sequence[CheckedFile], target: WeightsFile, wanted: Wanted, decay: float | None = None
 ) -> Exported:
     """Writes the average of the weights of several checkpoints to a file of its own.
 
@@ -72,7 +72,7 @@ def average(
         sources = [(file, other.tensors[name]) for file, other in zip(files, chosen, strict=True)]
         drafts.append(_draft(name, sources, each, wanted, done))
     done.size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
-    output.write(target, drafts, None, {"format": "pt"})
+    weights_file.write(target, drafts, None, {"format": "pt"})
     return done
 
 
