@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -13,6 +14,19 @@ def _extension(value: str) -> str:
     if fault := extension_fault(value):
         raise typer.BadParameter(fault)
     return value
+
+
+def read_by(read: Callable[[str], float]) -> Callable[[str | None], str | None]:
+    """A callback of an option that refuses what a function cannot read, in the words of its ValueError."""
+
+    def check(value: str | None) -> str | None:
+        try:
+            _ = value is None or read(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        return value
+
+    return check
 
 
 def check_prefix(value: str | None) -> str | None:

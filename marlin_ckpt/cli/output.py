@@ -1,4 +1,4 @@
-"""The only place that prints: data to stdout, talk to stderr, every name made harmless."""
+"""The only place that prints: data to stdout, talk to stderr; and asks, where a person is there to answer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
-from marlin_ckpt.cli.views.text import count, escape, metrics, size
+from marlin_ckpt.cli.text import escape
 from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError, StorageError
 
 if TYPE_CHECKING:
-    from marlin_ckpt.cli.views.live import LiveBar
-    from marlin_ckpt.operations.starting import Start
-
-_SHORT_TABLE = 8
+    from marlin_ckpt.cli.terminal import RunBar
 
 
 def prepare() -> None:
@@ -164,9 +161,9 @@ def table(headers: list[str], rows: list[list[str]], right: set[int]) -> None:
         right: the numbers of the columns to be set to the right.
     """
     if sys.stdout.isatty():
-        from marlin_ckpt.cli.views.live import print_table
+        from marlin_ckpt.cli.terminal import table_text
 
-        print_table(headers, rows, right)
+        data(table_text(headers, rows, right, sys.stdout))
         return
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     for row in [headers, *rows]:
@@ -179,68 +176,50 @@ def table(headers: list[str], rows: list[list[str]], right: set[int]) -> None:
 
 @contextlib.contextmanager
 def bytes_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar of bytes on a terminal; yields what is to be told of each further number of bytes."""
+    """Shows a bar of bytes on a terminal, and nothing elsewhere.
+
+    Args:
+        total: how many bytes there are in all.
+        quiet: show nothing.
+
+    Yields:
+        a function to be called with each further number of bytes.
+    """
     if quiet or not is_terminal():
         yield lambda _: None
         return
-    from marlin_ckpt.cli.views.live import bytes_bar as live_bytes_bar
+    from marlin_ckpt.cli import terminal
 
-    with live_bytes_bar(total) as advance:
+    with terminal.bytes_bar(total, sys.stderr) as advance:
         yield advance
 
 
-def announce_start(start: Start, *, quiet: bool) -> None:
-    """Says what a run continues from, and warns of what it will delete or replace."""
-    where = escape(start.save_dir)
-    for reason in start.skipped:
-        talk(f"warning: passed over {escape(reason)}")
-    if start.resumes_from and not quiet:
-        talk(f"resuming from {escape(start.resumes_from)}")
-    if start.deletes:
-        talk(f"warning: deletes {count(len(start.deletes), 'file')} of an earlier run in {where}")
-    if start.replaces:
-        names = ", ".join(escape(one) for one in start.replaces[:3])
-        more = ", ..." if len(start.replaces) > 3 else ""  # noqa: PLR2004 - enough to know them by
-        files = count(len(start.replaces), "file")
-        talk(f"warning: saves over {files} of an earlier run: {names}{more}")
-        talk(
-            "hint: --resume continues a run; other directories for save_dir and model_state_save_dir keep it"
-        )
-    if start.keeps:
-        newest = escape(os.path.basename(start.keeps[-1]))
-        talk(f"warning: {newest} of an earlier run in {where} stays, and `latest` will go on naming it")
+@contextlib.contextmanager
+def steps_bar(total: int) -> Iterator[Callable[[str, int], None]]:
+    """Shows a bar of steps on the terminal; yields a function to be called with a name and the steps done."""
+    from marlin_ckpt.cli import terminal
+
+    with terminal.steps_bar(total, sys.stderr) as show:
+        yield show
 
 
-def live_bar() -> LiveBar:
+def run_bar() -> RunBar:
     """A line on the terminal that shows how far a run is."""
-    from marlin_ckpt.cli.views.live import LiveBar
+    from marlin_ckpt.cli.terminal import RunBar
 
-    return LiveBar()
+    return RunBar(sys.stderr)
 
 
-def run_table(report: dict[str, Any]) -> None:
-    """Prints what a run wrote: its last files and how many there are."""
-    files = report["files"]
-    rows = [
-        [
-            str(one["index"]),
-            one["kind"],
-            size(one["size_bytes"]),
-            metrics(one["metrics"] or {}),
-            escape(one["path"]),
-        ]
-        for one in files[-_SHORT_TABLE:]
-    ]
-    if rows:
-        table(["index", "kind", "size", "metrics", "file"], rows, {0, 2})
-    epochs, steps = count(report["epochs"], "epoch"), count(report["global_steps"], "step")
-    gone = report["removed"]
-    saved = {one["path"] for one in report["saves"]}
-    own = [one for one in gone if one["path"] in saved]  # the others are of the run before it was resumed
-    total = sum(one["size_bytes"] for one in [*files, *own])
-    wrote = f"{count(len(files) + len(own), 'file')} written, {size(total)}"
-    wrote += f", {len(own)} of them removed" if own else ""
-    wrote += f", {len(gone) - len(own)} earlier removed" if len(gone) > len(own) else ""
-    share = "" if report["overhead"] is None else f"; saves cost {report['overhead']:.1%} of the time"
-    run_id = escape(str(report["run_id"]))  # taken over from the file that the run went on from
-    talk(f"run {run_id}: {epochs}, {steps}, {report['seconds']:.1f} s; {wrote}{share}")
+def can_ask() -> bool:
+    """Whether a person is there to answer a question."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def ask(question: str) -> bool:
+    """Asks a question on stderr that only `y` or `yes` answers with yes.
+
+    Typer's own question would take Ctrl-C for a no.
+    """
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

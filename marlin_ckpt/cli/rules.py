@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from marlin_ckpt.cli.options import read_by
 from marlin_ckpt.errors import ArgumentsError
 from marlin_ckpt.fields import duration_of, size_of
 
 if TYPE_CHECKING:
     from marlin_ckpt.keep import BestArguments, RetentionArguments
-
-
-def _read_by(read: Callable[[str], float]) -> Callable[[str | None], str | None]:
-    def check(value: str | None) -> str | None:
-        try:
-            _ = value is None or read(value)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
-        return value
-
-    return check
 
 
 def _newest_of(period: str) -> str:
@@ -47,7 +36,7 @@ Within = Annotated[
     typer.Option(
         "--keep-within",
         metavar="T",
-        callback=_read_by(duration_of),
+        callback=read_by(duration_of),
         help="Keep those of the last 12h, 7d, ...",
     ),
 ]
@@ -59,7 +48,7 @@ MaxTotal = Annotated[
     typer.Option(
         "--max-total",
         metavar="SIZE",
-        callback=_read_by(size_of),
+        callback=read_by(size_of),
         help="Of what is kept, remove what exceeds 50GB, the oldest first.",
     ),
 ]

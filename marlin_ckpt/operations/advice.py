@@ -1,7 +1,4 @@
-"""What saving a state will cost a run, and how often it should be done: from times that were measured.
-
-Nothing here looks at a clock or a disk.
-"""
+"""Advises how often a run should save, from the measured times that a save takes."""
 
 from __future__ import annotations
 
@@ -9,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 from marlin_ckpt.cadence import best_interval_s
+from marlin_ckpt.directory import catalog
+from marlin_ckpt.errors import CheckpointNotFoundError
 
 _USUAL_S = (60.0, 600.0, 3600.0, 21600.0)
 
@@ -87,6 +86,26 @@ class Advice:
     shortest: Period
     best: Period | None
     periods: tuple[Period, ...]
+
+
+def state_bytes(directory: str, given: int | None) -> int:
+    """The size of the state that a run in a directory saves.
+
+    Args:
+        directory: where it saves.
+        given: that size, where it is known; None takes that of the largest checkpoint.
+
+    Raises:
+        CheckpointNotFoundError: there is no such directory, or no checkpoint in it to take the size of.
+        StorageError: the directory cannot be read.
+    """
+    found = catalog.find(directory)
+    if given is not None:
+        return given
+    if not found:
+        hint = f"marlin-ckpt advise {directory} --size 1.5GB"
+        raise CheckpointNotFoundError("no checkpoint to take the size of", directory, hint)
+    return max(entry.size_bytes for entry in found)
 
 
 def advise(

@@ -95,11 +95,16 @@ class Comparison:
     @property
     def is_same(self) -> bool:
         """Whether nothing differs."""
-        return not self.values and all(one.change is Change.SAME for one in self.tensors)
+        return not self.values and not self.differing
+
+    @property
+    def differing(self) -> list[Difference]:
+        """The tensors that differ."""
+        return [one for one in self.tensors if one.change is not Change.SAME]
 
     @property
     def counts(self) -> dict[str, int]:
-        """Of how many tensors each thing became."""
+        """How many tensors there are of each change."""
         return {str(change): sum(one.change is change for one in self.tensors) for change in Change}
 
     @property

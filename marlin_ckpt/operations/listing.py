@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -49,6 +50,27 @@ def has_metric(found: Iterable[Inspection], name: str) -> bool:
 def run_of(one: Inspection) -> tuple[str, str]:
     """Which run a file is of: its directory, and the run's id, or "" where that is not known."""
     return os.path.dirname(one.entry.path), one.manifest.run_id if one.manifest else ""
+
+
+def metric_by_run(found: Iterable[Inspection], name: str) -> list[tuple[str, list[float]]]:
+    """The course of a metric in each run.
+
+    Returns:
+        the id of each run that has finite values of the metric, and these values in order of their index.
+    """
+    courses = []
+    for (_, run_id), files in itertools.groupby(sorted(found, key=run_of), run_of):
+        ordered = sorted(files, key=lambda one: one.entry.index or 0)
+        values = [value for one in ordered if math.isfinite(value := metric(one, name))]
+        if values:
+            courses.append((run_id, values))
+    return courses
+
+
+def best_by(text: str) -> tuple[str, str]:
+    """Reads `METRIC`, `METRIC:min` or `METRIC:max`; returns the metric and the mode, which is else `min`."""
+    name, colon, mode = text.rpartition(":")
+    return (name, mode) if colon and name and mode in ("min", "max") else (text, "min")
 
 
 def arrange(

@@ -1,10 +1,13 @@
-"""Which tensors of a file are meant: those of one of its states, by their names within it."""
+"""Selects tensors and values of a file: by the state that holds them, or by a pattern of their names."""
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from enum import StrEnum
 from typing import TypeVar
 
 from marlin_ckpt.checkpoint import PAYLOAD_KEYS
@@ -18,7 +21,50 @@ _MOST_TOLD = 8
 METADATA = "__metadata__"
 _CONTAINERS = (Kind.MAPPING, Kind.LIST, Kind.TUPLE)
 
+_DIGITS = re.compile(r"(\d+)")
+_LONGEST_NAME = 200  # characters that are sorted by; no name that anybody gave is longer
+
 Found = TypeVar("Found")
+
+
+class Order(StrEnum):
+    """What tensors, or parts of a tree, are sorted by."""
+
+    ORDER = "order"  # the file's own
+    NAME = "name"
+    SIZE = "size"
+
+
+def matching(outline: Outline, pattern: str | None, order: Order) -> list[Tensor]:
+    """The tensors of a file whose names match a pattern, sorted.
+
+    Args:
+        outline: what is in the file.
+        pattern: as `fnmatch` reads it, `*` is any text; None: all tensors.
+        order: what they are sorted by.
+
+    Raises:
+        MarlinError: the file has tensors, but none of them matches.
+    """
+    found = [one for one in outline.tensors if pattern is None or fnmatch.fnmatchcase(one.name, pattern)]
+    if outline.tensors and not found:
+        hint = f"its first tensor is {outline.tensors[0].name}"
+        raise MarlinError(f"no tensor has a name like {pattern}", outline.path, hint)
+    return arranged(found, order, lambda one: one.name, lambda one: one.size_bytes)
+
+
+def arranged(
+    items: Iterable[Found], order: Order, name: Callable[[Found], str], size_bytes: Callable[[Found], int]
+) -> list[Found]:
+    """Sorts by name, `h.2` before `h.10`, or by size, the largest first, or not at all."""
+    if order is Order.SIZE:
+        return sorted(items, key=size_bytes, reverse=True)
+    return sorted(items, key=lambda one: _natural(name(one))) if order is Order.NAME else list(items)
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    parts = _DIGITS.split(name[:_LONGEST_NAME])
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def module_state(outline: Outline) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from marlin_ckpt import Checkpoint
-from marlin_ckpt.cli import output
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.cli.views import run
 from tests.support.folders import visible
 
 # Name, index. Where a byte is not UTF-8 the name is one that only os.fsencode can spell.
@@ -223,5 +223,5 @@ def test_the_id_of_a_resumed_run_does_nothing_to_the_terminal(capsys):
         "overhead": None,
         "saves": [],
     }
-    output.run_table({**report, "run_id": "\x1b[31mred"})
+    run.show({**report, "run_id": "\x1b[31mred"})
     assert "\x1b" not in capsys.readouterr().err

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marlin_ckpt.cli.views.text import spark
+from marlin_ckpt.cli.text import spark
 from marlin_ckpt.operations import listing
 
 

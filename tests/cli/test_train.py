@@ -128,7 +128,7 @@ def test_saving_over_an_earlier_run_is_announced_before_it_begins(train):
     assert announced == [
         "warning: saves over 2 files of an earlier run: saved/model_0.pt, saved/model_1.pt",
         "hint: --resume continues a run; other directories for save_dir and model_state_save_dir keep it",
-        "warning: model_2.pt of an earlier run in saved stays, and `latest` will go on naming it",
+        "warning: model_2.pt of an earlier run in saved stays: `latest` will go on naming it",
     ]
 
 

@@ -1,15 +1,15 @@
-"""What `list` prints."""
+"""The checkpoints of a directory, as `list` prints them, and what `train` says of each."""
 
 from __future__ import annotations
 
-import itertools
-import math
+import datetime
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.views.text import age, escape, metrics, size, spark
-from marlin_ckpt.operations.listing import metric, run_of
+from marlin_ckpt.cli.text import age, escape, metrics, size, spark
+from marlin_ckpt.operations.listing import metric_by_run, run_of
 
 if TYPE_CHECKING:
     from marlin_ckpt.formats.inspection import Inspection
@@ -17,8 +17,15 @@ if TYPE_CHECKING:
 _INTACT = {True: "yes", False: "no", None: "?"}
 
 
-def table(found: list[Inspection], directory: str, *, now_s: float, by_run: bool) -> None:
-    """Prints a row for each file; with a column for the run where there are several."""
+def show(found: Sequence[Inspection], directory: str, *, now_s: float, by_run: bool) -> None:
+    """Prints a row for each file.
+
+    Args:
+        found: the files.
+        directory: the one that they were found in.
+        now_s: the time, in seconds since 1970, that ages are counted to.
+        by_run: add a column for the run, where there are several.
+    """
     if not found:
         output.talk(f"no checkpoints in {escape(directory)}")
         return
@@ -44,12 +51,40 @@ def _row(one: Inspection, directory: str, now_s: float) -> list[str]:
     ]
 
 
-def sparks(found: list[Inspection], name: str) -> None:
-    """Prints a line for each run: a metric over the index."""
+def show_metric(found: Sequence[Inspection], name: str) -> None:
+    """Prints a line for each run: a metric over the index, drawn with blocks."""
     output.data("")
-    for (_, run_id), files in itertools.groupby(sorted(found, key=run_of), run_of):
-        ordered = sorted(files, key=lambda one: one.entry.index or 0)
-        values = [value for one in ordered if math.isfinite(value := metric(one, name))]
-        if values:
-            ends = f"{values[0]:.4g} to {values[-1]:.4g}, least {min(values):.4g}, greatest {max(values):.4g}"
-            output.data(f"{escape(name)} of run {escape(run_id) or '-'}  {spark(values)}  {ends}")
+    for run_id, values in metric_by_run(found, name):
+        ends = f"{values[0]:.4g} to {values[-1]:.4g}, least {min(values):.4g}, greatest {max(values):.4g}"
+        output.data(f"{escape(name)} of run {escape(run_id) or '-'}  {spark(values)}  {ends}")
+
+
+def document(directory: str, found: Sequence[Inspection]) -> dict[str, Any]:
+    """The document of `list --json`."""
+    return {"directory": directory, "checkpoints": [checkpoint(one) for one in found]}
+
+
+def checkpoint(one: Inspection) -> dict[str, Any]:
+    """One file as the documents of `list` and `train` describe it."""
+    manifest = one.manifest
+    return {
+        "path": one.entry.path,
+        "index": one.entry.index,
+        "kind": str(one.kind),
+        "size_bytes": one.entry.size_bytes,
+        "modified": _time(one.entry.modified_ns),
+        "intact": one.intact,
+        "reason": one.reason or None,
+        "metrics": manifest.metrics if manifest else None,
+        "run_id": manifest.run_id if manifest else None,
+        "save_number": manifest.save_number if manifest else None,
+        "created": manifest.created if manifest else None,
+        "versions": manifest.versions if manifest else None,
+    }
+
+
+def _time(ns: int) -> str | None:
+    try:
+        return datetime.datetime.fromtimestamp(ns / 1e9, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):  # beyond the year 9999, which some file systems hold
+        return None

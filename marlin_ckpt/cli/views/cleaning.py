@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.views import documents, removals
-from marlin_ckpt.cli.views.text import count, escape, size
+from marlin_ckpt.cli.text import count, escape, size
+from marlin_ckpt.cli.views import removals
 from marlin_ckpt.directory import removing, trash
 from marlin_ckpt.directory.removing import Outcome, Plan
 from marlin_ckpt.directory.retention.decide import Decision
@@ -55,7 +55,7 @@ def remove_all(how: How, what: What) -> int:
     )
     done = _carry_out(plan, how, lists=True)
     if how.json:
-        output.document(documents.outcome(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash))
+        output.document(removals.document(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash))
     else:
         removals.outcome(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)
     return 1 if done.failures else 0
@@ -76,7 +76,7 @@ def retain(how: How, what: What, rules: RetentionArguments) -> int:
     if what.run_id is not None and all(one.candidate.run_id != what.run_id for one in plan.decisions):
         raise CheckpointNotFoundError(f"no checkpoint of run {what.run_id}", how.directory)
     _refuse_what_keeps_nothing(plan.decisions, rules)
-    asks = how.asks and removals.can_ask() and not how.json
+    asks = how.asks and output.can_ask() and not how.json
     if asks:
         _table(plan.decisions, how.directory)
     if plan.removal.removals and not how.dry_run:
@@ -85,8 +85,8 @@ def retain(how: How, what: What, rules: RetentionArguments) -> int:
                 publishing.make_durable(one.candidate.path)
     done = _carry_out(plan.removal, how, lists=how.json)
     if how.json:
-        document = documents.outcome(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)
-        output.document({**document, "checkpoints": [documents.decision(one) for one in plan.decisions]})
+        document = removals.document(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)
+        output.document({**document, "checkpoints": [removals.decision(one) for one in plan.decisions]})
     else:
         if not asks:
             _table(plan.decisions, how.directory)
@@ -152,7 +152,7 @@ def undo(how: How) -> int:
     """Brings back what was moved last; returns the exit code."""
     done = trash.bring_back(how.directory, dry_run=how.dry_run)
     if how.json:
-        output.document(documents.returned(how.directory, done, dry_run=how.dry_run))
+        output.document(removals.returned(how.directory, done, dry_run=how.dry_run))
     else:
         verb = "would bring back" if how.dry_run else "brought back"
         for one in done.files:
@@ -172,7 +172,7 @@ def empty_trash(how: How) -> int:
     if not how.dry_run:
         trash.remove_folders(how.directory)
     if how.json:
-        output.document(documents.outcome(how.directory, done, dry_run=how.dry_run))
+        output.document(removals.document(how.directory, done, dry_run=how.dry_run))
     else:
         removals.outcome(how.directory, done, dry_run=how.dry_run)
     return 1 if done.failures else 0

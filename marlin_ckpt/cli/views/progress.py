@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.views import documents
-from marlin_ckpt.cli.views.text import count, duration, escape, size
+from marlin_ckpt.cli.text import count, duration, escape, size
+from marlin_ckpt.cli.views import checkpoints, removals, run
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.formats import inspection
 from marlin_ckpt.training.preemption import Preempted
@@ -33,7 +33,7 @@ class RunProgress:
             quiet: show nothing at all.
         """
         self._quiet = quiet
-        self._bar = output.live_bar() if output.is_terminal() and not quiet else None
+        self._bar = output.run_bar() if output.is_terminal() and not quiet else None
         self._began_s = self._epoch_began_s = time.monotonic()
         self._epoch_steps = 0
         self._saved: dict[str, None] = {}
@@ -112,9 +112,9 @@ class RunProgress:
             "global_steps": trainer.global_steps_finished,
             "seconds": round(time.monotonic() - self._began_s, 3),
             "metrics": self._metrics,
-            "files": [documents.inspection(one) for one in files],
-            "removed": [documents.removal(one) for one in removed],
-            "saves": [documents.save(one) for one in self._saves],
+            "files": [checkpoints.checkpoint(one) for one in files],
+            "removed": [removals.removal(one) for one in removed],
+            "saves": [run.save(one) for one in self._saves],
             "overhead": None if overhead is None else round(overhead, 6),
         }
 

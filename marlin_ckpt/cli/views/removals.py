@@ -1,24 +1,20 @@
-"""What is asked and said of files that go."""
+"""The files that `clean` removes or brings back: the question, the lines and the document."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.views.text import count, escape, size
+from marlin_ckpt.cli.text import count, escape, size
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.storage.local import temporary
 
 if TYPE_CHECKING:
-    from marlin_ckpt.directory.removing import Failure, Outcome, Plan
-
-
-def can_ask() -> bool:
-    """Whether there is a person to answer."""
-    return sys.stdin is not None and sys.stdin.isatty()
+    from marlin_ckpt.directory.removing import Failure, Outcome, Plan, Removal
+    from marlin_ckpt.directory.retention.decide import Decision
+    from marlin_ckpt.directory.trash import Returned
 
 
 def confirm_removal(plan: Plan, *, lists: bool) -> None:
@@ -31,15 +27,12 @@ def confirm_removal(plan: Plan, *, lists: bool) -> None:
     Raises:
         MarlinError: the answer was no.
     """
-    if not can_ask():
+    if not output.can_ask():
         return
     for removal in plan.removals if lists else ():
         output.talk(f"{escape(removal.path)}  {size(removal.size_bytes)}")
     total = sum(removal.size_bytes for removal in plan.removals)
-    # Not Typer's question, which takes Ctrl-C for a no.
-    sys.stderr.write(f"Remove {count(len(plan.removals), 'file')}, {size(total)}? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if not output.ask(f"Remove {count(len(plan.removals), 'file')}, {size(total)}?"):
         raise MarlinError("aborted: nothing was removed")
 
 
@@ -69,3 +62,42 @@ def removed(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool) -> 
     output.talk(f"{files} in {escape(directory)} {'would go' if dry_run else 'went'} to its .trash, {total}")
     if done.removed and not dry_run:
         output.talk("hint: clean --undo brings them back, clean --empty-trash frees the space")
+
+
+def document(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool = False) -> dict[str, Any]:
+    """The document of `clean --json`."""
+    return {
+        "directory": directory,
+        "dry_run": dry_run,
+        "to_trash": to_trash,
+        "removed": [removal(one) for one in done.removed],
+        "failed": [{"path": one.path, "error": one.error} for one in done.failures],
+        "bytes_freed": 0 if to_trash else done.bytes_freed,
+    }
+
+
+def removal(one: Removal) -> dict[str, Any]:
+    """One file that has gone, or would."""
+    return {"path": one.path, "size_bytes": one.size_bytes, "reason": one.reason}
+
+
+def decision(one: Decision) -> dict[str, Any]:
+    """One checkpoint as `clean --json` with rules describes it."""
+    return {
+        "path": one.candidate.path,
+        "index": one.candidate.index,
+        "size_bytes": one.candidate.size_bytes,
+        "run_id": one.candidate.run_id or None,
+        "keep": one.keep,
+        "reasons": list(one.reasons),
+    }
+
+
+def returned(directory: str, done: Returned, *, dry_run: bool) -> dict[str, Any]:
+    """The document of `clean --undo --json`."""
+    return {
+        "directory": directory,
+        "dry_run": dry_run,
+        "returned": [{"path": one.path, "size_bytes": one.size_bytes} for one in done.files],
+        "failed": [{"path": one.path, "error": one.error} for one in done.failures],
+    }

@@ -1,44 +1,50 @@
-"""What is said of files that were read whole: by `verify`, `latest --intact` and `salvage`."""
+"""The verdicts of `verify` on files, and on those that a search for an intact one excludes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.views.text import count, escape, size
+from marlin_ckpt.cli.text import count, escape, size
 
 if TYPE_CHECKING:
     from marlin_ckpt.formats.verdicts import Verdict
-    from marlin_ckpt.operations.salvage import Salvage
 
 
-def skipped(verdict: Verdict) -> None:
-    """Says why a file is passed over."""
+def passed_over(verdict: Verdict) -> None:
+    """Prints why a search for an intact file excludes this one."""
     output.talk(f"passed over {escape(verdict.path)}: {verdict.status}: {escape(verdict.reason)}")
 
 
-def verdicts(found: list[Verdict], *, quiet: bool) -> None:
-    """Prints a line for each verified file, and how many there are of each kind."""
+def show(found: list[Verdict], *, quiet: bool) -> None:
+    """Prints a line for each file, and how many there are of each verdict.
+
+    Args:
+        found: the verdicts.
+        quiet: print only the lines of files that are not intact.
+    """
     for one in found:
-        why = [text for text in (one.reason, one.hint) if text]
+        why = "; ".join(text for text in (one.reason, one.hint) if text)
         if not quiet or one.status != "intact":
-            output.data(
-                f"{one.status}  {escape(one.path)}" + (f"  ({escape('; '.join(why))})" if why else "")
-            )
+            output.data(f"{one.status}  {escape(one.path)}" + (f"  ({escape(why)})" if why else ""))
     if not quiet:
-        kinds = sorted({one.status for one in found})
-        counts = ", ".join(f"{sum(one.status is kind for one in found)} {kind}" for kind in kinds)
+        numbers = Counter(one.status for one in found)
+        counts = ", ".join(f"{number} {status}" for status, number in sorted(numbers.items()))
         total = size(sum(one.size_bytes for one in found))
         output.talk(f"{count(len(found), 'file')}, {total}: {counts or 'nothing to verify'}")
 
 
-def salvaged(found: Salvage, destination: str) -> None:
-    """Prints a line for each lost tensor, or record without one, and what was written."""
-    for one in found.lost:
-        for name in one.tensors or (f"record {one.record}",):
-            output.data(f"lost  {escape(name)}" + (f"  ({escape(one.record)})" if one.tensors else ""))
-    intact = size(sum(one.size for one in found.intact))
-    lost = count(sum(len(one.tensors) for one in found.lost), "tensor")
-    output.talk(
-        f"wrote {escape(destination)}: {count(len(found.intact), 'record')} intact, {intact}; {lost} lost"
-    )
+def document(found: list[Verdict]) -> dict[str, Any]:
+    """The document of `verify --json`."""
+    return {"files": [_file(one) for one in found]}
+
+
+def _file(one: Verdict) -> dict[str, Any]:
+    return {
+        "path": one.path,
+        "status": str(one.status),
+        "reason": one.reason or None,
+        "tensors": list(one.tensors),
+        "size_bytes": one.size_bytes,
+    }

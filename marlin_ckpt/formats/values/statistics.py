@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from marlin_ckpt.formats.content.outline import Outline
 from marlin_ckpt.formats.values import arrays
+from marlin_ckpt.formats.values.checking import check_tensors
 from marlin_ckpt.formats.values.tensor import Tensor
 from marlin_ckpt.storage.source import Source
 
@@ -74,6 +77,16 @@ def statistics(source: Source, tensor: Tensor) -> Statistics:
     std = math.sqrt(squares / (count - 1)) if count > 1 else math.nan
     bins = _histogram(source, tensor, low, high)
     return Statistics(tensor, low, high, mean, std, nans, infinities, bins)
+
+
+def checked_statistics(source: Source, outline: Outline, tensors: Sequence[Tensor]) -> list[Statistics]:
+    """Reads some tensors of a file, and compares the checksums of their records where it has any.
+
+    Raises:
+        As `check_tensors` and `arrays.read` do.
+    """
+    check_tensors(source, outline, tensors)
+    return [statistics(source, one) for one in tensors]
 
 
 def _histogram(source: Source, tensor: Tensor, low: float, high: float) -> tuple[int, ...]:

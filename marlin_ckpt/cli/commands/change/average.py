@@ -9,7 +9,6 @@ import typer
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Dtype, Force, Json, Output, State, StripPrefix
-from marlin_ckpt.cli.views import comparing
 
 EXAMPLE = "Example: marlin-ckpt average model_5.pt model_6.pt model_7.pt -o averaged.safetensors"
 
@@ -31,17 +30,17 @@ def average(
 
     It is computed in float64. Tensors of whole numbers are taken from the last file.
     """
-    from marlin_ckpt.cli.views import documents
+    from marlin_ckpt.cli.views import weights_file as view
     from marlin_ckpt.formats.values.checked import open_checked
-    from marlin_ckpt.operations import average
+    from marlin_ckpt.operations import average as operation
     from marlin_ckpt.operations.export import Wanted
     from marlin_ckpt.operations.weights_file import WeightsFile
 
     target, wanted = WeightsFile(destination, force=force), Wanted.of(state, strip_prefix, dtype)
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open_checked(file)) for file in files]
-        done = average.average(opened, target, wanted, decay)
+        done = operation.average(opened, target, wanted, decay)
     if json:
-        output.document(documents.exported(files, done))
+        output.document(view.document(files, done))
     else:
-        comparing.exported(done)
+        view.show(done)

@@ -8,7 +8,6 @@ import typer
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Dtype, Force, Json, Output, State, StripPrefix
-from marlin_ckpt.cli.views import comparing
 
 EXAMPLE = "Example: marlin-ckpt export model_7.pt -o model.safetensors --dtype bf16"
 
@@ -26,15 +25,15 @@ def export(
 
     Every byte is checked on the way, and the new file gets its name only when it is whole and durable.
     """
-    from marlin_ckpt.cli.views import documents
+    from marlin_ckpt.cli.views import weights_file as view
     from marlin_ckpt.formats.values.checked import open_checked
-    from marlin_ckpt.operations import export as exports
+    from marlin_ckpt.operations import export as operation
     from marlin_ckpt.operations.weights_file import WeightsFile
 
-    target, wanted = WeightsFile(destination, force=force), exports.Wanted.of(state, strip_prefix, dtype)
+    target, wanted = WeightsFile(destination, force=force), operation.Wanted.of(state, strip_prefix, dtype)
     with open_checked(file) as opened:
-        done = exports.export(opened, target, wanted)
+        done = operation.export(opened, target, wanted)
     if json:
-        output.document(documents.exported([file], done))
+        output.document(view.document([file], done))
     else:
-        comparing.exported(done)
+        view.show(done)

@@ -8,7 +8,6 @@ import typer
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Json
-from marlin_ckpt.cli.views import verdicts
 from marlin_ckpt.errors import BadFileError
 
 EXAMPLE = "Example: marlin-ckpt salvage model_7.pt -o rescued.pt; exits 3 when something of it is lost."
@@ -25,12 +24,12 @@ def salvage(
 
     A tensor counts as intact when its checksum holds, and as lost otherwise: nothing is guessed or filled in.
     """
-    from marlin_ckpt.cli.views import documents
-    from marlin_ckpt.operations import salvage as salvages
+    from marlin_ckpt.cli.views import salvage as view
+    from marlin_ckpt.operations import salvage as operation
 
-    found = salvages.salvage(file, destination)
+    found = operation.salvage(file, destination)
     if json:
-        output.document(documents.salvage(found, destination))
+        output.document(view.document(found, destination))
     else:
-        verdicts.salvaged(found, destination)
+        view.show(found, destination)
     return BadFileError.exit_code if found.lost else 0

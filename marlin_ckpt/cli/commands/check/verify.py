@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Annotated
 
 import typer
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Json, Recursive
-from marlin_ckpt.cli.views import verdicts
-from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError
+from marlin_ckpt.errors import BadFileError
 
 EXAMPLE = "Example: marlin-ckpt verify checkpoints --recursive; exits 3 when a file is corrupt."
 
@@ -25,22 +23,16 @@ def verify(
 
     A file of ours is intact when every byte is accounted for; one by torch.save when its checksums hold.
     """
-    from marlin_ckpt.cli.views import documents
+    from marlin_ckpt.cli.views import verdicts as view
     from marlin_ckpt.directory import catalog
     from marlin_ckpt.formats import verification
-    from marlin_ckpt.formats.verdicts import Status
+    from marlin_ckpt.operations import verify as operation
 
     entries = catalog.named(paths, verification.EXTENSIONS, recursive=recursive)
     with output.bytes_bar(sum(entry.size_bytes for entry in entries), quiet=quiet or json) as on_bytes:
-        found = []
-        for entry in entries:
-            with contextlib.suppress(CheckpointNotFoundError):  # pruned since the directory was read
-                found.append(verification.verify(entry, on_bytes))
+        found = operation.verify(entries, on_bytes)
     if json:
-        output.document({"files": [documents.verdict(one) for one in found]})
+        output.document(view.document(found))
     else:
-        verdicts.verdicts(found, quiet=quiet)
-    is_bad = any(
-        one.status.is_bad or (one.status is Status.NOT_A_CHECKPOINT and one.path in paths) for one in found
-    )
-    return BadFileError.exit_code if is_bad else 0
+        view.show(found, quiet=quiet)
+    return BadFileError.exit_code if operation.is_bad(found, paths) else 0

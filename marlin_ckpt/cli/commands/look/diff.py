@@ -8,7 +8,6 @@ import typer
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Json
-from marlin_ckpt.cli.views import comparing
 
 EXAMPLE = "Example: marlin-ckpt diff model_1.pt model_2.pt; exits 1 when something differs, as diff does."
 
@@ -29,22 +28,24 @@ def diff(
         ),
     ] = None,
     all_: Annotated[
-        bool, typer.Option("--all", help="Tell of each tensor, also where nothing changed.")
+        bool, typer.Option("--all", help="List each tensor, also where nothing changed.")
     ] = False,
     json: Json = False,
 ) -> int:
-    """Compare the tensors and other values of two files: what is new, gone, of another shape, or changed.
+    """Compare the tensors and other values of two files: which are added, removed, reshaped or changed.
 
-    Two tensors are the same when all their bits are. Norms and the cosine leave out what is infinite or NaN.
+    Two tensors are the same when all their bits are. Norms and the cosine exclude values that are infinite
+    or NaN.
     """
-    from marlin_ckpt.cli.views import documents
+    from marlin_ckpt.cli.views import comparison as view
     from marlin_ckpt.formats.values.checked import open_checked
-    from marlin_ckpt.operations import diff
+    from marlin_ckpt.operations.diff import compare
 
+    paths = before, after
     with open_checked(before) as a, open_checked(after) as b:
-        found = diff.compare(a, b, state, tensors)
+        found = compare(a, b, state, tensors)
     if json:
-        output.document(documents.comparison((before, after), found, with_same=all_))
+        output.document(view.document(paths, found, with_same=all_))
     else:
-        comparing.differences((before, after), found, with_same=all_, each=all_ or tensors is not None)
+        view.show(paths, found, with_same=all_, each=all_ or tensors is not None)
     return 0 if found.is_same else _DIFFERENT

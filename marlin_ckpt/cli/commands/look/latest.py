@@ -8,7 +8,6 @@ import typer
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Directory, Extension, Json, check_prefix
-from marlin_ckpt.cli.views import verdicts
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.errors import CheckpointNotFoundError
 
@@ -16,9 +15,10 @@ EXAMPLE = "Example: marlin-ckpt latest checkpoints; exits 4 when there is none."
 
 
 def _newest_intact(directory: str, prefix: str, ext: str) -> str:
+    from marlin_ckpt.cli.views import verdicts as view
     from marlin_ckpt.formats import verification
 
-    return verification.newest_intact(lambda: catalog.newest_first(directory, prefix, ext), verdicts.skipped)
+    return verification.newest_intact(lambda: catalog.newest_first(directory, prefix, ext), view.passed_over)
 
 
 def latest(

@@ -41,32 +41,26 @@ def list_(
     With --recursive they are grouped by run. The data itself is not read: intact is what the container's
     directory tells.
     """
-    from marlin_ckpt.cli.views import checkpoints, documents
+    from marlin_ckpt.cli.views import checkpoints as view
     from marlin_ckpt.directory import catalog
     from marlin_ckpt.formats import inspection
     from marlin_ckpt.operations import listing
 
     now_s = time.time()
-    best_by = None if best is None else _best(best)
+    best_by = None if best is None else listing.best_by(best)
     try:
         since_s = None if since is None else listing.since_s(since, now_s=now_s)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from error
-    found = catalog.find(directory, prefix=prefix, extension=ext, recursive=recursive)
-    everything = inspection.survey(found)
+    everything = inspection.survey(catalog.find(directory, prefix=prefix, extension=ext, recursive=recursive))
     metric = None if sort in listing.KEYS else sort
     for name, option in ((best_by and best_by[0], "--best"), (spark, "--spark"), (metric, "--sort")):
         if name and everything and not listing.has_metric(everything, name):
             raise typer.BadParameter(f"no file in {directory} has a metric {name!r}", param_hint=option)
-    shown = listing.arrange(everything, by=sort, best=best_by, since=since_s, by_run=recursive)
+    found = listing.arrange(everything, by=sort, best=best_by, since=since_s, by_run=recursive)
     if json:
-        output.document({"directory": directory, "checkpoints": [documents.inspection(one) for one in shown]})
+        output.document(view.document(directory, found))
         return
-    checkpoints.table(shown, directory, now_s=now_s, by_run=recursive)
+    view.show(found, directory, now_s=now_s, by_run=recursive)
     if spark is not None:
-        checkpoints.sparks(shown, spark)
-
-
-def _best(text: str) -> tuple[str, str]:
-    name, colon, mode = text.rpartition(":")
-    return (name, mode) if colon and name and mode in ("min", "max") else (text, "min")
+        view.show_metric(found, spark)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,14 +10,6 @@ from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Json
 
 EXAMPLE = "Example: marlin-ckpt show model_7.pt --tensors '*.weight' --sort size"
-
-
-class Order(StrEnum):
-    """How lines are sorted."""
-
-    ORDER = "order"
-    NAME = "name"
-    SIZE = "size"
 
 
 def show(
@@ -33,30 +24,35 @@ def show(
         int | None, typer.Option("--depth", metavar="N", min=1, help="Levels of the tree to show.")
     ] = None,
     sort: Annotated[
-        Order, typer.Option("--sort", help="By the file's order, name, or size, the largest first.")
-    ] = Order.ORDER,
+        Literal["order", "name", "size"],
+        typer.Option("--sort", help="By the file's order, name, or size, the largest first."),
+    ] = "order",
     json: Json = False,
 ) -> None:
-    """Show what a file holds: whence it is, its tensors as a tree, optimizers, and what loading would import.
+    """Show what a file holds: its origin, its tensors as a tree, optimizers, and what loading would import.
 
     Only the structure is read, nothing of it is run, and torch is not needed. --stats reads values: smallest,
     largest, mean, standard deviation and histogram of the finite ones, and how many are NaN or infinite.
     """
-    from marlin_ckpt.cli.views import showing
-    from marlin_ckpt.formats.content import outline
+    from marlin_ckpt.cli.views import outline as view
+    from marlin_ckpt.cli.views import tensors as tensors_view
+    from marlin_ckpt.formats.content.outline import read_outline
+    from marlin_ckpt.operations.selection import Order, matching
     from marlin_ckpt.storage.local.files import open_source
 
+    order, figures = Order(sort), None
     with open_source(file) as source:
-        found = outline.read_outline(source)
-        listed = showing.chosen(found, tensors, sort)
-        figures = None if stats is None else showing.read(source, found, showing.chosen(found, stats, sort))
-    if json:
-        from marlin_ckpt.cli.views import shown
+        found = read_outline(source)
+        listed = matching(found, tensors, order)
+        if stats is not None:
+            from marlin_ckpt.formats.values.statistics import checked_statistics
 
-        output.document(shown.document(found, listed, figures))
+            figures = checked_statistics(source, found, matching(found, stats, order))
+    if json:
+        output.document(view.document(found) | tensors_view.document(listed, figures))
     elif figures is not None:
-        showing.figures(figures)
+        tensors_view.show_statistics(figures)
     elif tensors is not None:
-        showing.tensors(listed)
+        tensors_view.show(listed)
     else:
-        showing.outline(found, depth, sort)
+        view.show(found, depth, order)

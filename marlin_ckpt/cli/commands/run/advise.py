@@ -8,19 +8,10 @@ from typing import Annotated
 import typer
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Json
-from marlin_ckpt.cli.views import advising
-from marlin_ckpt.errors import CheckpointNotFoundError
+from marlin_ckpt.cli.options import Json, read_by
 from marlin_ckpt.fields import size_of
 
 EXAMPLE = "Example: marlin-ckpt advise checkpoints --size 1.5GB --step-seconds 0.4 --mtbf-hours 24"
-
-
-def _size(text: str | None) -> str | None:
-    try:
-        return text if text is None else str(size_of(text))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 def _above_0(value: float | None) -> float | None:
@@ -35,18 +26,6 @@ def _share(value: float) -> float:
     return value
 
 
-def _size_in(directory: str, told: str | None) -> int:
-    from marlin_ckpt.directory import catalog
-
-    found = catalog.find(directory, extension="pt")  # a directory that is not there is told here
-    if told is not None:
-        return int(told)
-    if not found:
-        hint = f"marlin-ckpt advise {directory} --size 1.5GB"
-        raise CheckpointNotFoundError("no checkpoint to take the size of", directory, hint)
-    return max(entry.size_bytes for entry in found)
-
-
 def advise(
     directory: Annotated[
         str | None, typer.Argument(metavar="[DIR]", help="Where to save; without it the working directory.")
@@ -54,7 +33,10 @@ def advise(
     size: Annotated[
         str | None,
         typer.Option(
-            "--size", metavar="SIZE", callback=_size, help="Of a checkpoint; else that of the largest in DIR."
+            "--size",
+            metavar="SIZE",
+            callback=read_by(size_of),
+            help="Of a checkpoint; else the largest in DIR.",
         ),
     ] = None,
     step_seconds: Annotated[
@@ -75,29 +57,30 @@ def advise(
     ] = 0.035,
     json: Json = False,
 ) -> None:
-    """Measure what saves take on this disk, and tell how often a run should save.
+    """Measure how long saves take on this disk, and advise how often a run should save.
 
     A few files of that size, 2 GB at most, are written and removed.
     """
     if directory is None and size is None:
         raise typer.BadParameter("Missing argument 'DIR' or option '--size'.")
-    directory = directory or "."
-    size_bytes = _size_in(directory, size)
+    from marlin_ckpt.cli.views import advice as view
+    from marlin_ckpt.operations import advice as operation
 
+    directory = directory or "."
+    size_bytes = operation.state_bytes(directory, None if size is None else size_of(size))
     warnings.filterwarnings("ignore", "Failed to initialize NumPy")
     from marlin_ckpt.checkpointer import trial
-    from marlin_ckpt.operations.advice import advise as advise_of
 
     tried = trial.trial_bytes(size_bytes)
     with output.bytes_bar((trial.ROUNDS + 2) * tried, quiet=json) as on_bytes:
         figures = trial.measure(directory, tried, on_bytes).scaled_to(size_bytes)
-    advice = advise_of(
+    advice = operation.advise(
         figures,
         max_overhead=max_overhead,
         step_s=step_seconds,
         mean_time_between_failures_s=None if mtbf_hours is None else mtbf_hours * 3600,
     )
     if json:
-        output.document(advising.document(directory, tried, figures, advice))
+        output.document(view.document(directory, tried, figures, advice))
     else:
-        advising.tables(directory, tried, figures, advice)
+        view.show(directory, tried, figures, advice)

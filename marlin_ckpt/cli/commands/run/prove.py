@@ -21,25 +21,22 @@ EXAMPLE = "Example: marlin-ckpt prove-resume --config configs/ci.yaml --steps 20
 _RANDOM_KILLS = 3
 
 
-def _kills(text: str | None) -> str | None:
-    if text is not None and not re.fullmatch(r"[1-9]\d*(:(step|save|validation))?(,[1-9]\d*(:\w+)?)*", text):
-        raise typer.BadParameter("expected global steps such as 5,9:save,12:validation")
-    return text
-
-
-def _read_kills(text: str | None, steps: int) -> list[Kill]:
+def _kills(text: str | None, steps: int) -> list[Kill]:
     from marlin_ckpt.training.proof.proof import MOMENTS, Kill
 
     if text is None:
         count = min(_RANDOM_KILLS, steps - 1)
         return [Kill(step) for step in random.sample(range(1, steps), count)]
-    kills = []
-    for part in text.split(","):
-        step, _, moment = part.partition(":")
-        kills.append(Kill(int(step), moment or "step"))
-    if wrong := [one for one in kills if one.moment not in MOMENTS or one.step >= steps]:
-        what = f"{wrong[0]}: expected a step below {steps}, alone or with :save or :validation"
-        raise typer.BadParameter(what, param_hint="--kill-at")
+    if not re.fullmatch(r"[1-9]\d*(:\w+)?(,[1-9]\d*(:\w+)?)*", text):
+        raise typer.BadParameter(
+            "expected global steps such as 5,9:save,12:validation", param_hint="--kill-at"
+        )
+    parts = [part.partition(":") for part in text.split(",")]
+    kills = [Kill(int(step), moment or "step") for step, _, moment in parts]
+    for one in kills:
+        if one.moment not in MOMENTS or one.step >= steps:
+            what = f"{one}: expected a step below {steps}, alone or with :save or :validation"
+            raise typer.BadParameter(what, param_hint="--kill-at")
     return kills
 
 
@@ -54,7 +51,6 @@ def prove_resume(
         typer.Option(
             "--kill-at",
             metavar="K,...",
-            callback=_kills,
             help="The global steps after which to kill, K, K:save or K:validation; else three random ones.",
         ),
     ] = None,
@@ -66,14 +62,14 @@ def prove_resume(
     Trains twice in processes of their own, once straight and once killed (SIGKILL) and resumed, and compares
     every tensor, value, batch and loss after every step. Exit 3, with the first difference, if there is one.
     """
-    from marlin_ckpt.cli.views import proving
-    from marlin_ckpt.training.proof import proof
+    from marlin_ckpt.cli.views import proof as view
+    from marlin_ckpt.training.proof.proof import prove
 
-    kills = _read_kills(kill_at, steps)
-    with proving.steps_bar(steps, quiet=quiet or json) as on_step:
-        found = proof.prove(config, overrides or (), steps=steps, kills=kills, on_step=on_step)
+    kills = _kills(kill_at, steps)
+    with view.progress(steps, quiet=quiet or json) as on_step:
+        found = prove(config, overrides or (), steps=steps, kills=kills, on_step=on_step)
     if json:
-        output.document(proving.document(found))
+        output.document(view.document(found))
     else:
-        proving.tell(found)
+        view.show(found)
     return BadFileError.exit_code if found.difference else 0

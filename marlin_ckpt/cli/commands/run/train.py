@@ -52,6 +52,7 @@ def train(
 
     SIGTERM and Ctrl-C save and stop, SIGUSR1 saves; a second SIGTERM or Ctrl-C ends at once.
     """
+    from marlin_ckpt.cli.views import run as view
     from marlin_ckpt.config import read_config
     from marlin_ckpt.directory import notes
     from marlin_ckpt.operations import starting
@@ -73,7 +74,7 @@ def train(
             index_by=trainer_args.index_by,
             guards=not no_crash_loop_guard,
         )
-        output.announce_start(start, quiet=quiet)
+        view.announce(start, quiet=quiet)
         starting.apply(start, checkpointer, epochs=trainer_args.epochs)
 
         # torch complains at each start where NumPy is not installed; nothing here needs it.
@@ -91,4 +92,4 @@ def train(
     if json:
         output.document(report)
     elif not quiet:
-        output.run_table(report)
+        view.show(report)

@@ -1,4 +1,4 @@
-"""What `prove-resume` shows and prints."""
+"""The proof of `prove-resume` that a resumed run is the run that was never stopped, and its progress."""
 
 from __future__ import annotations
 
@@ -8,36 +8,41 @@ from dataclasses import asdict
 from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.views.text import count, escape
+from marlin_ckpt.cli.text import count, escape
 from marlin_ckpt.training.proof.proof import Difference, Proof
 
 _RUNS = {"straight": "training without a stop", "resumed": "training, killed and resumed"}
 
 
 @contextlib.contextmanager
-def steps_bar(steps: int, *, quiet: bool) -> Iterator[Callable[[str, int], None]]:
-    """A bar of the steps of both runs on a terminal, a line for each run elsewhere."""
+def progress(steps: int, *, quiet: bool) -> Iterator[Callable[[str, int], None]]:
+    """Shows a bar of the steps of both runs on a terminal, a line for each run elsewhere.
+
+    Args:
+        steps: of one run.
+        quiet: show nothing.
+
+    Yields:
+        a function to be called with the name of a run and its step.
+    """
     if quiet:
         yield lambda _name, _step: None
-        return
-    if not output.is_terminal():
+    elif output.is_terminal():
+        with output.steps_bar(2 * steps) as show:
+            yield lambda name, step: show(name, step + (steps if name == "resumed" else 0))
+    else:
         begun: set[str] = set()
 
-        def tell_once(name: str, _step: int) -> None:
+        def announce(name: str, _step: int) -> None:
             if name not in begun:
                 begun.add(name)
                 output.talk(_RUNS[name])
 
-        yield tell_once
-        return
-    from marlin_ckpt.cli.views.live import steps_bar as live_steps_bar
-
-    with live_steps_bar(2 * steps) as show:
-        yield lambda name, step: show(name, step + (steps if name == "resumed" else 0))
+        yield announce
 
 
 def document(found: Proof) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The document of `prove-resume --json`."""
     difference = found.difference
     return {
         "identical": difference is None,
@@ -56,8 +61,8 @@ def document(found: Proof) -> dict[str, Any]:
     }
 
 
-def tell(found: Proof) -> None:
-    """Prints it for people."""
+def show(found: Proof) -> None:
+    """Prints whether the runs are identical, or where they first differ."""
     for one in found.missed:
         output.talk(f"warning: no kill at {one}: the run came to no such moment")
     kills = ", ".join(map(str, found.kills)) or "nothing"
@@ -66,10 +71,10 @@ def tell(found: Proof) -> None:
         compared = f"{found.batches:,} batches, {found.losses:,} losses, {found.tensors:,} tensors"
         output.data(f"compared bit for bit: {compared} and {found.values:,} values, step by step")
         return
-    _tell_difference(found.difference, kills)
+    _show_difference(found.difference, kills)
 
 
-def _tell_difference(found: Difference, kills: str) -> None:
+def _show_difference(found: Difference, kills: str) -> None:
     output.data(f"different: after step {found.step}: {escape(found.what)}")
     for name, value in (("straight", found.straight), ("resumed", found.resumed)):
         if value:

@@ -1,9 +1,10 @@
-"""What is drawn on a terminal; the only module that imports rich."""
+"""Bars and tables for a terminal; the only module that imports rich, and `output` alone imports it."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -17,13 +18,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from marlin_ckpt.cli.views.text import escape
+from marlin_ckpt.cli.text import escape
 
 
-class LiveBar:
+class RunBar:
     """One line: epoch, bar, step, loss, speed, last checkpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -31,7 +32,7 @@ class LiveBar:
             TextColumn("{task.fields[loss]}", markup=False),
             TextColumn("{task.fields[speed]}", markup=False),
             TextColumn("{task.fields[last]}", markup=False),
-            console=Console(stderr=True),
+            console=Console(file=stream),
             expand=True,
             transient=True,
         )
@@ -59,25 +60,32 @@ class LiveBar:
 
 
 @contextlib.contextmanager
-def bytes_bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar that shows how many bytes of a total are done; yields what is told of each further number."""
+def bytes_bar(total: int, stream: TextIO) -> Iterator[Callable[[int], None]]:
+    """Shows how many bytes of a total are done; yields a function that takes each further number of bytes."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(file=stream), transient=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda size: progress.advance(task, size)
 
 
 @contextlib.contextmanager
-def steps_bar(total: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar of steps; yields what is told who has done how many."""
+def steps_bar(total: int, stream: TextIO) -> Iterator[Callable[[str, int], None]]:
+    """Shows a bar of steps; yields a function that takes the name of a run and how many steps are done."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(file=stream), transient=True) as progress:
         task = progress.add_task("starting", total=total)
         yield lambda name, done: progress.update(task, description=name, completed=done)
 
 
-def print_table(headers: list[str], rows: list[list[str]], right: set[int]) -> None:
-    """Prints a table fitted to the terminal; long cells are folded, never cut."""
+def table_text(headers: list[str], rows: list[list[str]], right: set[int], stream: TextIO) -> str:
+    """A table fitted to the width of the terminal that a stream leads to; long cells are folded, never cut.
+
+    Args:
+        headers: the names of the columns.
+        rows: harmless texts.
+        right: the numbers of the columns that are aligned to the right.
+        stream: the one that the text will be printed to.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, header in enumerate(headers):
         # Figures stay whole; what is to the left may be folded.
@@ -88,4 +96,7 @@ def print_table(headers: list[str], rows: list[list[str]], right: set[int]) -> N
     for row in rows:
         # Text, not str: brackets in a file's name are no markup.
         table.add_row(*map(Text, row))
-    Console().print(table)
+    console = Console(file=stream)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")

@@ -1,11 +1,11 @@
-"""What is said by `advise`."""
+"""How often to save: the advice of `advise`, and the measured times that it follows from."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.views.text import duration, escape, share, size
+from marlin_ckpt.cli.text import duration, escape, share, size
 
 if TYPE_CHECKING:
     from marlin_ckpt.operations.advice import Advice, Figures, Period
@@ -13,8 +13,15 @@ if TYPE_CHECKING:
 _DIGITS = 6
 
 
-def tables(directory: str, tried: int, figures: Figures, advice: Advice) -> None:
-    """Prints what a save takes, and what comes of several periods."""
+def show(directory: str, tried: int, figures: Figures, advice: Advice) -> None:
+    """Prints what a save takes, and what several periods would cost.
+
+    Args:
+        directory: where the files were written.
+        tried: the size of a file that was written, in bytes; the figures are in proportion to it.
+        figures: of the whole state.
+        advice: the periods.
+    """
     how = "" if tried >= figures.size_bytes else f", in proportion to {size(tried)} that were written"
     output.talk(f"a state of {size(figures.size_bytes)} in {escape(directory)}{how}")
     rate = f"{size(figures.size_bytes / max(figures.save_s, 1e-9))}/s"
@@ -28,11 +35,10 @@ def tables(directory: str, tried: int, figures: Figures, advice: Advice) -> None
     output.data("")
     rows = [_row(one, advice) for one in advice.periods]
     titles = ["period", "steps", "overhead", "lost per failure", "waste", ""]
-    known = [
-        number for number, cell in enumerate(rows[0]) if cell or titles[number] not in ("steps", "waste")
-    ]
-    shown = [[row[number] for number in known] for row in [titles, *rows]]
-    output.table(shown[0], shown[1:], set(range(len(known) - 1)))
+    # Where nobody knows how long a step takes, or how often the machine fails, there is no such column.
+    columns = [column for column in zip(titles, *rows, strict=True) if any(column[1:])]
+    headers, *cells = map(list, zip(*columns, strict=True))
+    output.table(headers, cells, set(range(len(headers) - 1)))
 
 
 def _row(one: Period, advice: Advice) -> list[str]:
@@ -47,7 +53,7 @@ def _row(one: Period, advice: Advice) -> list[str]:
 
 
 def document(directory: str, tried: int, figures: Figures, advice: Advice) -> dict[str, Any]:
-    """The document of `advise --json`; times are in seconds."""
+    """The document of `advise --json`; times are in seconds. Its arguments are those of `show`."""
     return {
         "directory": directory,
         "size_bytes": figures.size_bytes,

@@ -6,6 +6,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_LONGEST_NAME = 200  # characters; no name that anybody gave is longer
+_LONGEST_TEXT = 40  # characters of a value
+_MOST_PARTS = 6  # of a list
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
 
 def escape(text: str) -> str:
     """A text in which nothing moves the cursor, changes a colour or turns the direction of writing.
@@ -66,6 +71,16 @@ def metrics(values: Mapping[str, float]) -> str:
     return "  ".join(f"{escape(name)} {value:.4g}" for name, value in sorted(values.items()))
 
 
+def shape(sizes: Sequence[int]) -> str:
+    """The shape of a tensor: [2, 3]."""
+    return f"[{', '.join(map(str, sizes))}]"
+
+
+def cut(text: str, longest: int = _LONGEST_NAME) -> str:
+    """A text of so many characters at most, made harmless."""
+    return escape(text if len(text) <= longest else text[:longest] + "...")
+
+
 def spark(values: Sequence[float], width: int = 40) -> str:
     """Finite numbers as a line of blocks, of lower and higher ones; of many numbers evenly chosen ones."""
     step = max(1.0, (len(values) - 1) / (width - 1))
@@ -76,11 +91,10 @@ def spark(values: Sequence[float], width: int = 40) -> str:
     return "".join(_BLOCKS[round((value - least) / span * top) if span else 0] for value in chosen)
 
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
-
-
-_LONGEST_TEXT = 40  # characters of a value
-_MOST_PARTS = 6  # of a list
+def bars(histogram: Sequence[int]) -> str:
+    """A histogram as a line of blocks; every bin that is not empty is visible."""
+    most = max(histogram, default=0)
+    return "".join(_BLOCKS[-(-part * len(_BLOCKS) // most) - 1] if part else " " for part in histogram)
 
 
 def value(one: Any) -> str:

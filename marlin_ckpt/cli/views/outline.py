@@ -1,0 +1,161 @@
+"""What a file is and holds, as `show` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.text import count, cut, escape, metrics, size, value
+from marlin_ckpt.cli.views import tree
+from marlin_ckpt.errors import UnsafeCheckpointError
+from marlin_ckpt.formats.content.optimizers import Optimizer, find_optimizers, join
+from marlin_ckpt.formats.content.outline import Kind, Outline
+from marlin_ckpt.formats.content.summary import Branch, summarise
+from marlin_ckpt.formats.pickle import permissions
+from marlin_ckpt.formats.pickle.permissions import Permission
+from marlin_ckpt.operations.selection import Order
+
+_MOST_GROUPS = 16  # of an optimizer's hyper-parameters
+_MOST_PARTS = 64  # of a list in a document; a longer one may stand in very many places
+_LONGEST_TEXT = 1_000  # characters of a value in a document
+_MOST_TEXT = 16 << 20  # characters of all names and values of a document
+
+
+def show(found: Outline, depth: int | None, order: Order) -> None:
+    """Prints what a file is and holds.
+
+    Args:
+        found: the file.
+        depth: how many levels of the tree; None: as many as fit on a screen.
+        order: of the siblings in the tree.
+    """
+    whole = summarise(found.root)
+    for title, text in _facts(found, whole):
+        output.data(f"{title:<10} {text}")
+    rows, is_whole = tree.rows(whole, depth, order)
+    if rows:
+        output.data("")
+        output.table(tree.HEADERS, rows, tree.FIGURES)
+    if not is_whole:
+        output.talk("hint: --depth N shows more levels, --tensors '*' lists every tensor")
+
+
+def _facts(found: Outline, whole: Branch) -> Iterator[tuple[str, str]]:
+    yield "file", f"{escape(found.path)}  {size(found.size_bytes)}, {_FORMATS[found.format]}"
+    manifest = found.manifest
+    if manifest is not None:
+        yield "kind", f"{manifest.kind}, index {manifest.index}, {escape(manifest.created)}"
+        yield "run", f"{escape(manifest.run_id)}, save {manifest.save_number}"
+        if manifest.metrics:
+            yield "metrics", metrics(manifest.metrics)
+        if manifest.versions:
+            versions = sorted(manifest.versions.items())
+            yield "versions", ", ".join(f"{escape(name)} {escape(one)}" for name, one in versions)
+        if manifest.lost:
+            yield "lost", f"{count(len(manifest.lost), 'tensor')}: {escape(', '.join(manifest.lost[:3]))}"
+    if found.root.kind is Kind.OBJECT:
+        yield "object", cut(found.root.label)
+    tensors = count(whole.tensors, "tensor")
+    yield "tensors", f"{tensors}, {whole.numel:,} elements, {size(whole.size_bytes)}"
+    for one in find_optimizers(found.root):
+        yield from _optimizer(one)
+    yield from _imports(found)
+
+
+_FORMATS = {
+    "zip": "a torch.save file",
+    "legacy": "a legacy torch.save file, which has no checksums",
+    "safetensors": "a safetensors file, which has no checksums",
+}
+
+
+def _optimizer(one: Optimizer) -> Iterator[tuple[str, str]]:
+    where = escape(one.name) or "the file"
+    yield "optimizer", f"{where}: {one.kind or 'of a kind that is not known'}"
+    for number, group in enumerate(one.groups[:_MOST_GROUPS]):
+        params = "" if group["params"] is None else f"{count(group['params'], 'parameter')}, "
+        settings = [f"{escape(key)} {value(one)}" for key, one in group.items() if _is_worth_a_word(key, one)]
+        yield "", f"group {number}: {params}{', '.join(settings)}"
+    if len(one.groups) > _MOST_GROUPS:
+        yield "", f"... {len(one.groups) - _MOST_GROUPS} more"
+
+
+def _is_worth_a_word(key: str, setting: Any) -> bool:
+    """Whether a hyper-parameter is printed; most are switches that are off."""
+    return key != "params" and setting is not None and setting is not False
+
+
+def _imports(found: Outline) -> Iterator[tuple[str, str]]:
+    allowed = [name for name in found.imports if name in permissions.ALLOWED]
+    others = [name for name in found.imports if name not in permissions.ALLOWED]
+    if allowed:
+        yield "imports", ", ".join(map(cut, allowed))
+    for name in others:
+        is_dangerous = permissions.permission(name) is Permission.DANGEROUS
+        yield "UNSAFE", cut(name) + (", which runs code: never allow it" if is_dangerous else "")
+    code = permissions.loading_code(found.path, found.imports, found.numpy_types)
+    for number, line in enumerate(code):
+        yield "" if number else "to load", escape(line)
+    if code:
+        yield "", "but only if you trust whoever wrote the file"
+
+
+def document(found: Outline) -> dict[str, Any]:
+    """The document of `show --json`, but for the tensors.
+
+    Raises:
+        UnsafeCheckpointError: the file's names and values would fill the memory.
+    """
+    manifest = found.manifest
+    names = ("index", "run_id", "save_number", "created", "metrics", "versions")
+    code = permissions.loading_code(found.path, found.imports, found.numpy_types)
+    return {
+        "path": found.path,
+        "format": found.format,
+        "size_bytes": found.size_bytes,
+        "kind": None if manifest is None else str(manifest.kind),
+        **{name: None if manifest is None else getattr(manifest, name) for name in names},
+        "lost": [] if manifest is None else manifest.lost,
+        "optimizers": [
+            {"name": one.name, "kind": one.kind or None, "groups": [_settings(group) for group in one.groups]}
+            for one in find_optimizers(found.root)
+        ],
+        "imports": [
+            {"name": name, "permission": str(permissions.permission(name))} for name in found.imports
+        ],
+        "allow_list": "\n".join(code) or None,
+        "values": _values(found),
+    }
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: _plain(setting) for key, setting in group.items()}
+
+
+def _values(found: Outline) -> dict[str, Any]:
+    """The plain values of a file by their names."""
+    values: dict[str, Any] = {}
+    room = _MOST_TEXT
+    pending = [("", found.root)]
+    while pending:
+        name, node = pending.pop()
+        if node.kind is Kind.VALUE:
+            values[name] = _plain(node.value)
+            room -= len(name) + len(str(values[name]))
+            if room < 0:
+                raise UnsafeCheckpointError("refused: its names and values would fill the memory", found.path)
+        pending.extend((join(name, child.key), child) for child in reversed(node.children))
+    return values
+
+
+def _plain(one: Any) -> Any:
+    """A value as JSON can hold it; a long one is shortened, or only counted."""
+    if isinstance(one, (list, tuple, set, frozenset, dict)):
+        if len(one) > _MOST_PARTS or isinstance(one, dict):
+            return f"{len(one)} values"
+        return [_plain(part) for part in one]
+    if isinstance(one, (str, bytes)):
+        start = one[:_LONGEST_TEXT]
+        return (start if isinstance(start, str) else repr(start)) + "..." * (len(one) > _LONGEST_TEXT)
+    return str(one) if isinstance(one, complex) else one

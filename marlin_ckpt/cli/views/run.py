@@ -1,0 +1,83 @@
+"""A training run: what `train` says before its first step, and what it reports after the last."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.text import count, escape, metrics, size
+
+if TYPE_CHECKING:
+    from marlin_ckpt.operations.starting import Start
+    from marlin_ckpt.reports import SaveReport
+
+_MOST_NAMES = 3
+_MOST_ROWS = 8
+
+
+def announce(start: Start, *, quiet: bool) -> None:
+    """Prints what a run continues from, and warns of the files that it will delete or replace."""
+    where = escape(start.save_dir)
+    for reason in start.skipped:
+        output.talk(f"warning: passed over {escape(reason)}")
+    if start.resumes_from and not quiet:
+        output.talk(f"resuming from {escape(start.resumes_from)}")
+    if start.deletes:
+        output.talk(f"warning: deletes {count(len(start.deletes), 'file')} of an earlier run in {where}")
+    if start.replaces:
+        names = ", ".join(map(escape, start.replaces[:_MOST_NAMES]))
+        names += ", ..." * (len(start.replaces) > _MOST_NAMES)
+        output.talk(f"warning: saves over {count(len(start.replaces), 'file')} of an earlier run: {names}")
+        output.talk(
+            "hint: --resume continues a run; other directories for save_dir and model_state_save_dir keep it"
+        )
+    if start.keeps:
+        newest = escape(os.path.basename(start.keeps[-1]))
+        output.talk(f"warning: {newest} of an earlier run in {where} stays: `latest` will go on naming it")
+
+
+def show(report: dict[str, Any]) -> None:
+    """Prints what a run wrote: its last files and how many there are.
+
+    Args:
+        report: the document that `train --json` prints in its place.
+    """
+    files = report["files"]
+    rows = [
+        [
+            str(one["index"]),
+            one["kind"],
+            size(one["size_bytes"]),
+            metrics(one["metrics"] or {}),
+            escape(one["path"]),
+        ]
+        for one in files[-_MOST_ROWS:]
+    ]
+    if rows:
+        output.table(["index", "kind", "size", "metrics", "file"], rows, {0, 2})
+    epochs, steps = count(report["epochs"], "epoch"), count(report["global_steps"], "step")
+    gone = report["removed"]
+    saved = {one["path"] for one in report["saves"]}
+    own = [one for one in gone if one["path"] in saved]  # the others are of the run before it was resumed
+    total = sum(one["size_bytes"] for one in [*files, *own])
+    wrote = f"{count(len(files) + len(own), 'file')} written, {size(total)}"
+    wrote += f", {len(own)} of them removed" if own else ""
+    wrote += f", {len(gone) - len(own)} earlier removed" if len(gone) > len(own) else ""
+    share = "" if report["overhead"] is None else f"; saves cost {report['overhead']:.1%} of the time"
+    run_id = escape(str(report["run_id"]))  # from the file that the run continued from
+    output.talk(f"run {run_id}: {epochs}, {steps}, {report['seconds']:.1f} s; {wrote}{share}")
+
+
+def save(one: SaveReport) -> dict[str, Any]:
+    """One save as `train --json` describes it; times are in seconds."""
+    return {
+        "path": one.path,
+        "index": one.index,
+        "size_bytes": one.size_bytes,
+        "stall_s": round(one.stall_s, 6),
+        "copy_s": round(one.copy_s, 6),
+        "write_s": round(one.write_s, 6),
+        "sync_s": round(one.sync_s, 6),
+        "bytes_per_s": round(one.bytes_per_s),
+    }

@@ -1,0 +1,33 @@
+"""What `salvage` wrote, and what is lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.text import count, escape, size
+
+if TYPE_CHECKING:
+    from marlin_ckpt.operations.salvage import Salvage
+
+
+def show(found: Salvage, destination: str) -> None:
+    """Prints a line for each lost tensor, or record without one, and what was written."""
+    for one in found.lost:
+        for name in one.tensors or (f"record {one.record}",):
+            output.data(f"lost  {escape(name)}" + (f"  ({escape(one.record)})" if one.tensors else ""))
+    intact = size(sum(one.size for one in found.intact))
+    lost = count(sum(len(one.tensors) for one in found.lost), "tensor")
+    output.talk(
+        f"wrote {escape(destination)}: {count(len(found.intact), 'record')} intact, {intact}; {lost} lost"
+    )
+
+
+def document(found: Salvage, destination: str) -> dict[str, Any]:
+    """The document of `salvage --json`."""
+    return {
+        "path": found.path,
+        "output": destination,
+        "records": len(found.intact),
+        "lost": [{"record": one.record, "tensors": list(one.tensors)} for one in found.lost],
+    }

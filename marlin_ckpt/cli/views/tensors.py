@@ -1,0 +1,72 @@
+"""Tensors of a file, and the statistics of those whose values were read, as `show` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.text import bars, cut, escape, shape, size
+
+if TYPE_CHECKING:
+    from marlin_ckpt.formats.values.statistics import Statistics
+    from marlin_ckpt.formats.values.tensor import Tensor
+
+
+def show(listed: Sequence[Tensor]) -> None:
+    """Prints a line for each tensor."""
+    rows = [
+        [cut(one.name), shape(one.shape), escape(one.dtype), f"{one.numel:,}", size(one.size_bytes)]
+        for one in listed
+    ]
+    output.table(["name", "shape", "dtype", "elements", "size"], rows, {3, 4})
+
+
+def show_statistics(found: Sequence[Statistics]) -> None:
+    """Prints a line of figures for each tensor that was read."""
+    rows = []
+    for one in found:
+        figures = [_figure(number) for number in (one.minimum, one.maximum, one.mean, one.std)]
+        counts = [str(one.nans), str(one.infinities), bars(one.histogram)]
+        rows.append([cut(one.tensor.name), shape(one.tensor.shape), *figures, *counts])
+    titles = ["name", "shape", "min", "max", "mean", "std", "NaN", "Inf", "histogram"]
+    output.table(titles, rows, set(range(2, 8)))
+
+
+def _figure(number: float) -> str:
+    return "-" if number != number else f"{number:.4g}"  # noqa: PLR0124 - NaN alone differs from itself
+
+
+def document(listed: Sequence[Tensor], found: Sequence[Statistics] | None) -> dict[str, Any]:
+    """The keys of `show --json` that are about tensors.
+
+    Args:
+        listed: the tensors.
+        found: the statistics of those that were read; None where none was asked for.
+    """
+    tensors = {"tensors": [_tensor(one) for one in listed]}
+    return tensors if found is None else {**tensors, "stats": [_statistics(one) for one in found]}
+
+
+def _tensor(one: Tensor) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "dtype": one.dtype,
+        "shape": list(one.shape),
+        "elements": one.numel,
+        "size_bytes": one.size_bytes,
+        "storage": one.storage,
+    }
+
+
+def _statistics(one: Statistics) -> dict[str, Any]:
+    return {
+        "name": one.tensor.name,
+        "min": one.minimum,
+        "max": one.maximum,
+        "mean": one.mean,
+        "std": one.std,
+        "nan": one.nans,
+        "inf": one.infinities,
+        "histogram": list(one.histogram),
+    }

@@ -1,0 +1,52 @@
+"""The file of weights that `export` or `average` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.text import count, escape, size
+
+if TYPE_CHECKING:
+    from marlin_ckpt.operations.export import Exported
+
+_MOST_NAMES = 3
+
+
+def show(done: Exported) -> None:
+    """Prints what the file holds, and what it leaves out."""
+    for name, number in sorted(done.became_infinite.items()):
+        output.talk(
+            f"warning: {count(number, 'value')} of {escape(name)} became infinite: too large for the dtype"
+        )
+    if done.left_out:
+        names = ", ".join(map(escape, done.left_out[:_MOST_NAMES]))
+        names += ", ..." * (len(done.left_out) > _MOST_NAMES)
+        output.talk(f"left out, without the prefix: {count(len(done.left_out), 'tensor')} ({names})")
+    if done.values_left_out:
+        output.talk(f"left out: {count(done.values_left_out, 'value')} besides the tensors")
+    shared = f", {len(done.shared)} of them other names of another" * bool(done.shared)
+    state = escape(done.state) or "the whole state"
+    tensors = count(done.tensors, "tensor") + shared
+    output.talk(f"wrote {escape(done.path)}: {state}, {tensors}, {size(done.size_bytes)}")
+
+
+def document(paths: Sequence[str], done: Exported) -> dict[str, Any]:
+    """The document of `export --json` and `average --json`.
+
+    Args:
+        paths: the checkpoints that the weights were read from.
+        done: what was written.
+    """
+    return {
+        "paths": list(paths),
+        "output": done.path,
+        "state": done.state or None,
+        "tensors": done.tensors,
+        "size_bytes": done.size_bytes,
+        "shared": done.shared,
+        "left_out": list(done.left_out),
+        "values_left_out": done.values_left_out,
+        "became_infinite": done.became_infinite,
+    }

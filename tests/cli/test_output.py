@@ -1,0 +1,61 @@
+"""One module prints, and every way to start the command starts the same command."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from marlin_ckpt.version import __version__
+
+# A process of `prove-resume` has no command line around it: its parent reads what it writes.
+_PRINTS = ("cli/output.py", "training/proof/child.py")
+_STREAMS = {"stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__"}
+_PRINTERS = {"print", "input", "echo", "secho", "confirm", "prompt"}  # Python's, and those of Typer
+
+
+def printing(path: Path) -> list[int]:
+    """The lines of a module on which it prints, asks, or takes a stream of the process."""
+    lines = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Attribute(value=ast.Name(id="sys"), attr=name) if name in _STREAMS:
+                lines.append(node.lineno)
+            case ast.ImportFrom(module="sys", names=names) if {one.name for one in names} & _STREAMS:
+                lines.append(node.lineno)
+            case ast.Call(func=ast.Name(id=name)) if name in _PRINTERS:
+                lines.append(node.lineno)
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="typer"), attr=name)) if name in _PRINTERS:
+                lines.append(node.lineno)
+    return lines
+
+
+def test_nothing_but_the_output_module_prints(repository):
+    package = repository / "marlin_ckpt"
+    found = {path.relative_to(package).as_posix(): printing(path) for path in package.rglob("*.py")}
+    assert len(found) > 100
+    assert {name for name, lines in found.items() if lines} == set(_PRINTS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["print('x')", "sys.stdout.write('x')", "from sys import stderr", "typer.echo('x')", "input('really?')"],
+)
+def test_each_way_to_print_is_found(tmp_path, line):
+    (tmp_path / "module.py").write_text(f"import sys, typer\n{line}\n")
+    assert printing(tmp_path / "module.py") == [2]
+
+
+def test_python_m_starts_the_command(repository):
+    ended = subprocess.run(
+        [sys.executable, "-m", "marlin_ckpt", "--version"],
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"marlin-ckpt {__version__}\n", "")
