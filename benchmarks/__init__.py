@@ -1,1 +1,11 @@
-"""What saving, verifying, restoring and finding cost, beside the disk's own speed and what others do."""
+"""Times saving, verifying, restoring and finding, beside the disk's own speed and other packages.
+
+`python -m benchmarks --help` lists the groups; `__main__` runs them, `report` writes the figures down and
+`chart` draws them.
+
+- Groups: `saving`, `stalling` (how long asynchronous saves hold a loop up), `slowing` (how much longer steps
+  take beside a save), `verifying`, `restoring`, `discovery` (`latest` and the search for checkpoints).
+- Other packages: `peers` save while the caller waits, `behind` while training goes on.
+- What they share: `states` that are saved, training `loops`, `interleaved` timing, and `files`, which empties
+  the page cache of a file and so on.
+"""

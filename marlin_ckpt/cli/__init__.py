@@ -1,1 +1,10 @@
-"""The command `marlin-ckpt`: one file a command, which parses, calls the library and hands on to render."""
+"""The command `marlin-ckpt`.
+
+- `main` runs the command line and turns what it raises into an exit code; `app` registers the commands.
+- `commands/` has a module for each command: it reads the options, calls one function of the library and hands
+  the result to a view.
+- `views/` has a module for each noun: what people read of it, and its document for `--json`.
+- `output` is the only place that prints and asks; `terminal` draws bars and tables for it with rich.
+- `text` writes sizes, times, counts and names as a person reads them, and makes names harmless.
+- `options` has the options that several commands share, `rules` those that are rules of retention.
+"""

@@ -1,1 +1,11 @@
-"""operations."""
+"""What the commands do with checkpoints, without torch; each module is named after its command.
+
+- `verify` reads files whole and judges them; `salvage` writes what is intact of a damaged file.
+- `diff` compares two files; `pairs` reads the tensors that both have, on several threads.
+- `export` writes the weights of a checkpoint to a new file, `average` those of several; `weights_file` is the
+  file, safetensors or a bare state dict.
+- `selection` chooses tensors and values of a file, by state or by pattern, for `show`, `diff` and `export`.
+- `listing` chooses and sorts the files that `list` prints.
+- `starting` decides what `train` continues from and what it replaces.
+- `advice` works out how often a run should save, for `advise`.
+"""

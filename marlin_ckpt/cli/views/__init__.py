@@ -1,1 +1,18 @@
-"""views."""
+"""What the commands print: a module for each noun.
+
+In each module `show` prints for people, and `document` returns what `--json` prints; the keys of the
+documents are listed in the README and stable.
+
+| noun | of the command |
+|---|---|
+| `checkpoints` of a directory | `list` |
+| `outline` of a file, with its `tree` and its `tensors` | `show` |
+| `comparison` of two files | `diff` |
+| `verdicts` on files | `verify`, `latest --intact` |
+| `salvage` of a file | `salvage` |
+| `weights_file` that was written | `export`, `average` |
+| `removals`, which `cleaning` carries out | `clean` |
+| `run`, and its `progress` | `train` |
+| `proof` that a resumed run is the same run | `prove-resume` |
+| `advice` on how often to save | `advise` |
+"""

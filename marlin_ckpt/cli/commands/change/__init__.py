@@ -1,1 +1,1 @@
-"""change."""
+"""Commands that write or remove files: `export`, `average` and `clean`."""
