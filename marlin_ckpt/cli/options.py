@@ -10,12 +10,6 @@ import typer
 from marlin_ckpt.fields import extension_fault, name_part_fault
 
 
-def _extension(value: str) -> str:
-    if fault := extension_fault(value):
-        raise typer.BadParameter(fault)
-    return value
-
-
 def read_by(read: Callable[[str], float]) -> Callable[[str | None], str | None]:
     """A callback of an option that refuses what a function cannot read, in the words of its ValueError."""
 
@@ -29,24 +23,33 @@ def read_by(read: Callable[[str], float]) -> Callable[[str | None], str | None]:
     return check
 
 
-def check_prefix(value: str | None) -> str | None:
-    """Refuses what no file's name can start with."""
-    if value is not None and (fault := name_part_fault(value)):
-        raise typer.BadParameter(fault)
-    return value
+def _without_fault(fault_of: Callable[[str], str]) -> Callable[[str | None], str | None]:
+    def check(value: str | None) -> str | None:
+        if value is not None and (fault := fault_of(value)):
+            raise typer.BadParameter(fault)
+        return value
+
+    return check
 
 
+check_extension, check_prefix = _without_fault(extension_fault), _without_fault(name_part_fault)
 Directory = Annotated[str, typer.Argument(metavar="DIR", help="The directory of checkpoints.")]
 Extension = Annotated[
     str,
     typer.Option(
-        "--ext", metavar="E", callback=_extension, help="The extension of the files, without its dot."
+        "--ext",
+        metavar="E",
+        callback=check_extension,
+        help="The extension of the files, without its dot.",
     ),
 ]
 Prefix = Annotated[
     str | None,
     typer.Option(
-        "--prefix", metavar="P", callback=check_prefix, help="Only names {P}_{index} and {P}_model_{index}."
+        "--prefix",
+        metavar="P",
+        callback=check_prefix,
+        help="Only names {P}_{index} and {P}_model_{index}.",
     ),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Look in sub-directories too.")]

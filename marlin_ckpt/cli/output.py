@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from marlin_ckpt.cli.text import escape
@@ -174,33 +175,28 @@ def table(headers: list[str], rows: list[list[str]], right: set[int]) -> None:
         data("  ".join(cells).rstrip())
 
 
-@contextlib.contextmanager
-def bytes_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Shows a bar of bytes on a terminal, and nothing elsewhere.
+def bytes_bar(total: int, *, quiet: bool) -> AbstractContextManager[Callable[[int], None]]:
+    """A bar of bytes on a terminal, and nothing elsewhere.
 
     Args:
         total: how many bytes there are in all.
         quiet: show nothing.
 
-    Yields:
-        a function to be called with each further number of bytes.
+    Returns:
+        a context whose value is a function to be called with each further number of bytes.
     """
     if quiet or not is_terminal():
-        yield lambda _: None
-        return
+        return contextlib.nullcontext(lambda _: None)
     from marlin_ckpt.cli import terminal
 
-    with terminal.bytes_bar(total, sys.stderr) as advance:
-        yield advance
+    return terminal.bytes_bar(total, sys.stderr)
 
 
-@contextlib.contextmanager
-def steps_bar(total: int) -> Iterator[Callable[[str, int], None]]:
-    """Shows a bar of steps on the terminal; yields a function to be called with a name and the steps done."""
+def steps_bar(total: int) -> AbstractContextManager[Callable[[str, int], None]]:
+    """A bar of steps on the terminal; its value is a function to be called with a name and the steps done."""
     from marlin_ckpt.cli import terminal
 
-    with terminal.steps_bar(total, sys.stderr) as show:
-        yield show
+    return terminal.steps_bar(total, sys.stderr)
 
 
 def run_bar() -> RunBar:

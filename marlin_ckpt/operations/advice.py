@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from marlin_ckpt.cadence import best_interval_s
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.errors import CheckpointNotFoundError
 
 _USUAL_S = (60.0, 600.0, 3600.0, 21600.0)
+_TIMES = ("save_s", "call_s", "copy_s", "processor_s", "restore_s")  # those that grow with the state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +38,8 @@ class Figures:
     def scaled_to(self, size_bytes: int) -> Figures:
         """The figures of a state of another size, each in proportion to it."""
         factor = size_bytes / self.size_bytes
-        return Figures(
-            size_bytes=size_bytes,
-            save_s=self.save_s * factor,
-            call_s=self.call_s * factor,
-            copy_s=self.copy_s * factor,
-            processor_s=self.processor_s * factor,
-            restore_s=self.restore_s * factor,
-            cores=self.cores,
-        )
+        times = {name: getattr(self, name) * factor for name in _TIMES}
+        return replace(self, size_bytes=size_bytes, **times)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

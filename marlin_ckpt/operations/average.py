@@ -10,7 +10,8 @@ import numpy as np
 from marlin_ckpt.errors import ArgumentsError, Fault, StateMismatchError, UnsavableStateError
 from marlin_ckpt.formats.content.outline import Tensor
 from marlin_ckpt.formats.values import rounding
-from marlin_ckpt.formats.values.checked import Array, CheckedFile
+from marlin_ckpt.formats.values.arrays import Array
+from marlin_ckpt.formats.values.checked import CheckedFile
 from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.operations import export, weights_file
 from marlin_ckpt.operations.export import Exported, Wanted

@@ -12,7 +12,8 @@ import numpy as np
 from marlin_ckpt.errors import ArgumentsError, Fault, NotACheckpointError, UnsavableStateError
 from marlin_ckpt.formats.content.outline import Outline, Tensor
 from marlin_ckpt.formats.values import dtypes, rounding
-from marlin_ckpt.formats.values.checked import Array, CheckedFile
+from marlin_ckpt.formats.values.arrays import Array
+from marlin_ckpt.formats.values.checked import CheckedFile
 from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations import selection, weights_file

@@ -15,7 +15,8 @@ from isal import isal_zlib
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.content.outline import Tensor
 from marlin_ckpt.formats.values import distance, dtypes
-from marlin_ckpt.formats.values.checked import CheckedFile, is_in_order, is_whole, widened
+from marlin_ckpt.formats.values.arrays import Array, widened
+from marlin_ckpt.formats.values.checked import CheckedFile, is_in_order, is_whole
 from marlin_ckpt.formats.values.distance import Distance, Ruler
 
 _PIECE_BYTES = 512 << 10  # of each file; with what is computed from them they fit the processor's caches
@@ -142,6 +143,6 @@ def _read(file: CheckedFile, tensor: Tensor, at: int, place: memoryview) -> memo
     return place
 
 
-def _measure(ruler: Ruler, a: memoryview, b: memoryview, dtype: str, differs: distance.Array) -> Distance:
+def _measure(ruler: Ruler, a: memoryview, b: memoryview, dtype: str, differs: Array) -> Distance:
     one, other = (widened(np.frombuffer(part, dtypes.dtype(dtype).numpy), dtype) for part in (a, b))
     return ruler.measure(one, other, differs)

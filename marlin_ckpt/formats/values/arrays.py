@@ -22,33 +22,22 @@ BLOCK = 1 << 20  # elements
 _MOST_REPEATED = 1 << 24  # elements of an expanded tensor, beyond those that it views
 
 
-def read(source: Source, tensor: Tensor, *, widened: bool = False) -> Array:
-    """Reads a tensor's values.
+def read_bits(source: Source, tensor: Tensor) -> Array:
+    """Reads the elements of a tensor as the file has them.
 
     Args:
         source: the file.
-        tensor: where they lie.
-        widened: give float16 as float32 too, in which their sums do not overflow.
+        tensor: where they are.
 
     Returns:
-        an array of the tensor's shape. Types that numpy lacks (bfloat16, float8_e4m3fn ...) are given as
-        float32, which holds each of their values exactly.
+        an array of the tensor's shape, in the machine's byte order. Of types that numpy lacks (bfloat16,
+        float8_e4m3fn ...) the elements are their bits, as unsigned integers; see `widened`.
 
     Raises:
-        CorruptCheckpointError: an element lies outside of the storage, or the file ends.
+        CorruptCheckpointError: an element is outside of the storage, or the file ends.
         UnknownFormatError: the type is not known here.
-        UnsafeCheckpointError: the tensor has far more elements than places in its storage.
+        UnsafeCheckpointError: the tensor has far more elements than its storage has places.
         OSError: the file cannot be read.
-    """
-    return _valued(read_bits(source, tensor), tensor, widened=widened)
-
-
-def read_bits(source: Source, tensor: Tensor) -> Array:
-    """Reads a tensor's elements as they lie in the file; raises as `read` does.
-
-    Returns:
-        an array of the tensor's shape, in the machine's byte order. Of types that numpy lacks the elements
-        are their bits, as unsigned integers.
     """
     kind = _kind(tensor)
     first, last = _span(tensor)
@@ -65,17 +54,13 @@ def read_bits(source: Source, tensor: Tensor) -> Array:
     return np.lib.stride_tricks.as_strided(span, shape, strides, writeable=False)
 
 
-def blocks(
-    source: Source, tensor: Tensor, elements: int = BLOCK, *, widened: bool = False, bits: bool = False
-) -> Iterator[Array]:
-    """Reads a tensor in pieces, in row-major order; raises as `read` does.
+def blocks(source: Source, tensor: Tensor, elements: int = BLOCK) -> Iterator[Array]:
+    """Reads the values of a tensor in pieces, in row-major order; raises as `read_bits` does.
 
     Args:
         source: the file.
-        tensor: where its elements lie.
+        tensor: where its elements are.
         elements: the most that a piece may have.
-        widened: as for `read`.
-        bits: give the elements as `read_bits` does.
 
     Yields:
         flat arrays. Of a tensor that is not contiguous, the span of the storage that it views is in memory at
@@ -90,7 +75,23 @@ def blocks(
             piece = _read_span(source, tensor, kind, first + start, count)
         else:
             piece = whole.flat[start : start + count]
-        yield piece if bits else _valued(piece, tensor, widened=widened)
+        # A hostile file may have bools of other bits than 0 and 1.
+        yield piece.view("u1") != 0 if tensor.dtype == "bool" else widened(piece, tensor.dtype)
+
+
+def widened(bits: Array, name: str) -> Array:
+    """The values of elements; those of types that numpy lacks as float32, which holds each of them exactly.
+
+    Args:
+        bits: the elements, as `read_bits` returns them.
+        name: torch's name of their type.
+    """
+    if dtype(name).is_numpys:
+        return bits
+    if name == "bfloat16":
+        wide = bits.astype("u4")
+        return np.asarray(np.left_shift(wide, 16, out=wide).view("f4"))
+    return np.asarray(np.frombuffer(eight_bit_values(name), "<f4").astype("f4")[bits])
 
 
 def _kind(tensor: Tensor) -> Dtype:
@@ -139,15 +140,3 @@ def _read_span(source: Source, tensor: Tensor, kind: Dtype, first: int, count: i
         raise CorruptCheckpointError(what, tensors=(tensor.name,))
     found: Array = data.view(order + kind.numpy)
     return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
-
-
-def _valued(bits: Array, tensor: Tensor, *, widened: bool) -> Array:
-    """What the elements are worth."""
-    if tensor.dtype == "bfloat16":
-        wide = bits.astype("u4")
-        return np.asarray(np.left_shift(wide, 16, out=wide).view("f4"))
-    if not dtype(tensor.dtype).is_numpys:
-        return np.asarray(np.frombuffer(eight_bit_values(tensor.dtype), "<f4").astype("f4")[bits])
-    if tensor.dtype == "bool":
-        return np.asarray(bits.view("u1") != 0)
-    return bits.astype("f4") if widened and tensor.dtype == "float16" else bits

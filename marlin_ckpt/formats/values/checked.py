@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 
@@ -13,14 +12,13 @@ from marlin_ckpt.errors import BadFileError, UnsafeCheckpointError
 from marlin_ckpt.formats.content.outline import Outline, Tensor, read_outline
 from marlin_ckpt.formats.format import Format
 from marlin_ckpt.formats.values import arrays, dtypes
+from marlin_ckpt.formats.values.arrays import Array
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.reader import Container
 from marlin_ckpt.formats.zip.records import check_record, damaged
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.local.files import open_source
 from marlin_ckpt.storage.source import Source
-
-Array = np.ndarray[Any, Any]
 
 # What is read in all may be so much more than the file, of whose bytes few make a tensor of any size, and any
 # number of them.
@@ -36,9 +34,9 @@ class CheckedFile:
         outline: what is in it.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, outline: Outline) -> None:
         self.source = source
-        self.outline: Outline = read_outline(source)
+        self.outline = outline
         self._container: Container | None = None
         self._records: dict[int, Record] = {}
         if self.outline.format is Format.ZIP:
@@ -120,7 +118,7 @@ class CheckedFile:
 
     def values(self, tensor: Tensor) -> Array:
         """Reads a tensor as `bits` does, and widens what numpy lacks to float32, which is exact."""
-        return widened(self.bits(tensor), tensor.dtype)
+        return arrays.widened(self.bits(tensor), tensor.dtype)
 
 
 def is_in_order(tensor: Tensor) -> bool:
@@ -135,21 +133,6 @@ def is_whole(tensor: Tensor) -> bool:
     return is_in_order(tensor) and tensor.size_bytes == tensor.storage_bytes
 
 
-def widened(bits: Array, dtype: str) -> Array:
-    """The values that bits stand for.
-
-    Args:
-        bits: flat, as `CheckedFile.bits` gives them.
-        dtype: torch's name of what they are.
-    """
-    if dtypes.dtype(dtype).is_numpys:
-        return bits
-    if dtype == "bfloat16":
-        return (bits.astype(np.uint32) << 16).view(np.float32)
-    table: Array = np.frombuffer(dtypes.eight_bit_values(dtype), "<f4")
-    return table[bits]
-
-
 @contextmanager
 def open_checked(path: str) -> Iterator[CheckedFile]:
     """Opens a file to read its tensors.
@@ -160,4 +143,4 @@ def open_checked(path: str) -> Iterator[CheckedFile]:
         BadFileError: as `read_outline` does.
     """
     with open_source(path) as source:
-        yield CheckedFile(source)
+        yield CheckedFile(source, read_outline(source))

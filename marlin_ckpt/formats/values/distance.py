@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from marlin_ckpt.formats.values.arrays import Array
 
 _BLOCK = 1 << 16  # elements; what is computed from them fits the processor's caches
 

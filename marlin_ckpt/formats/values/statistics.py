@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from marlin_ckpt.formats.content.outline import Outline
 from marlin_ckpt.formats.values import arrays
-from marlin_ckpt.formats.values.checking import check_tensors
+from marlin_ckpt.formats.values.checked import CheckedFile
 from marlin_ckpt.formats.values.tensor import Tensor
 from marlin_ckpt.storage.source import Source
 
@@ -52,7 +51,7 @@ def statistics(source: Source, tensor: Tensor) -> Statistics:
         tensor: where they lie.
 
     Raises:
-        As `arrays.read` does.
+        As `arrays.read_bits` does.
     """
     count = nans = infinities = 0
     low, high, mean, squares = math.inf, -math.inf, 0.0, 0.0
@@ -79,14 +78,15 @@ def statistics(source: Source, tensor: Tensor) -> Statistics:
     return Statistics(tensor, low, high, mean, std, nans, infinities, bins)
 
 
-def checked_statistics(source: Source, outline: Outline, tensors: Sequence[Tensor]) -> list[Statistics]:
-    """Reads some tensors of a file, and compares the checksums of their records where it has any.
+def checked_statistics(file: CheckedFile, tensors: Sequence[Tensor]) -> list[Statistics]:
+    """The statistics of some tensors of a file, all of whose checksums are compared first.
 
     Raises:
-        As `check_tensors` and `arrays.read` do.
+        As `CheckedFile.check` and `arrays.read_bits` do.
     """
-    check_tensors(source, outline, tensors)
-    return [statistics(source, one) for one in tensors]
+    for one in tensors:
+        file.check(one)
+    return [statistics(file.source, one) for one in tensors]
 
 
 def _histogram(source: Source, tensor: Tensor, low: float, high: float) -> tuple[int, ...]:

@@ -25,7 +25,12 @@ def latest(
     directory: Directory,
     prefix: Annotated[
         str,
-        typer.Option("--prefix", metavar="P", callback=check_prefix, help="What the names start with."),
+        typer.Option(
+            "--prefix",
+            metavar="P",
+            callback=check_prefix,
+            help="What the names start with.",
+        ),
     ] = "model",
     ext: Extension = "pt",
     intact: Annotated[

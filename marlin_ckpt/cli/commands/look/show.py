@@ -45,9 +45,10 @@ def show(
         found = read_outline(source)
         listed = matching(found, tensors, order)
         if stats is not None:
+            from marlin_ckpt.formats.values.checked import CheckedFile
             from marlin_ckpt.formats.values.statistics import checked_statistics
 
-            figures = checked_statistics(source, found, matching(found, stats, order))
+            figures = checked_statistics(CheckedFile(source, found), matching(found, stats, order))
     if json:
         output.document(view.document(found) | tensors_view.document(listed, figures))
     elif figures is not None:
