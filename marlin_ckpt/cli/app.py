@@ -40,7 +40,7 @@ def _options(
 
 
 class CarriedError(Exception):
-    """Carries an error past Typer, which has its own ideas of what a broken pipe or an end of file means."""
+    """Carries an error past Typer, which would handle a broken pipe or an end of file in its own way."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))

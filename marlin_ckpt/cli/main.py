@@ -47,8 +47,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _code_of(error: BaseException) -> int:
-    """Says what ended the command, and returns its exit code."""
-    if isinstance(error, SystemExit):  # Typer's completion ends so
+    """Prints the error that ended the command, and returns the exit code that belongs to it."""
+    if isinstance(error, SystemExit):  # of Typer's completion
         return error.code if isinstance(error.code, int) else 0
     if isinstance(error, KeyboardInterrupt):
         return _INTERRUPTED

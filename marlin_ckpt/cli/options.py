@@ -11,7 +11,7 @@ from marlin_ckpt.fields import extension_fault, name_part_fault
 
 
 def read_by(read: Callable[[str], float]) -> Callable[[str | None], str | None]:
-    """A callback of an option that refuses what a function cannot read, in the words of its ValueError."""
+    """Makes a callback that refuses a value that `read` cannot read, with the message of its ValueError."""
 
     def check(value: str | None) -> str | None:
         try:
@@ -60,14 +60,14 @@ Output = Annotated[
 ]
 State = Annotated[
     str | None,
-    typer.Option("--state", metavar="NAME", help="The state to take; the module's unless told otherwise."),
+    typer.Option("--state", metavar="NAME", help="The state to take; without it the module's."),
 ]
 StripPrefix = Annotated[
     str,
-    typer.Option("--strip-prefix", metavar="P", help="Only names that begin with P, and without it."),
+    typer.Option("--strip-prefix", metavar="P", help="Only names that begin with P, which is removed."),
 ]
 Dtype = Annotated[
     str | None,
     typer.Option("--dtype", metavar="D", help="Round floating-point tensors to bf16, fp16 or fp32."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]

@@ -26,7 +26,7 @@ def prepare() -> None:
 
 
 class ReaderGoneError(Exception):
-    """What reads our output has ended (`| head`): nothing is left to say, and nobody to say it to."""
+    """The process that reads stdout has ended (`| head`), so that nothing more can be printed."""
 
 
 def data(text: str) -> None:
@@ -53,14 +53,14 @@ def _stdout() -> Iterator[TextIO]:
 
 
 def _silence_stdout() -> None:
-    # Python would complain at exit, when it flushes what is left.
+    # Python would print an error at exit, when it flushes stdout.
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
 def stdout_for_data_alone() -> Iterator[None]:
-    """While a user's code runs, what it prints is talk: a script reads nothing but our data from stdout."""
+    """Sends to stderr what a user's code prints meanwhile, so that scripts read only our data from stdout."""
     if sys.stderr is None:
         yield
         return
@@ -69,25 +69,25 @@ def stdout_for_data_alone() -> Iterator[None]:
 
 
 def flush() -> None:
-    """Writes out what stdout holds back; raises as `data` does."""
+    """Flushes stdout; raises as `data` does."""
     with _stdout() as stream:
         stream.flush()
 
 
 def talk(text: str) -> None:
-    """Prints a line of talk to stderr, if there is one to hear it."""
+    """Prints a line of talk to stderr, where the process has one."""
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
             sys.stderr.write(text + "\n")
 
 
 def is_terminal() -> bool:
-    """Whether talk goes to a person."""
+    """Whether stderr is a terminal, so that a person reads the talk."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def path(text: str) -> None:
-    """Prints a path alone: harmless on a terminal, byte for byte into a pipe, where a script opens it."""
+    """Prints a path: escaped on a terminal, byte for byte into a pipe, so that a script can open it."""
     binary = getattr(sys.stdout, "buffer", None)
     if binary is None or sys.stdout.isatty():
         data(escape(text))
@@ -107,7 +107,7 @@ def document(value: Any) -> None:
 
 
 def only_warnings() -> None:
-    """Keeps the library's log from saying what went as it should."""
+    """Shows only warnings and errors of the library's log from now on."""
     for handler in logging.getLogger("marlin_ckpt").handlers:
         if isinstance(handler, LogHandler):
             handler.setLevel(logging.WARNING)
@@ -134,13 +134,13 @@ def error(problem: MarlinError) -> None:
 
 
 def usage_error(message: str, command: str) -> None:
-    """Prints what was wrong with the arguments."""
+    """Prints which argument was wrong, and the command that explains them."""
     talk(f"error: {escape(message)}")
     talk(f"hint: {escape(command)}")
 
 
 def unexpected(problem: Exception) -> None:
-    """Prints an error that is not ours: of a user's module, or one that we did not think of."""
+    """Prints an error that is none of the library's own: of a user's module, or a fault of ours."""
     import traceback
 
     frames = traceback.extract_tb(problem.__traceback__)

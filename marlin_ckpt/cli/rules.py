@@ -1,4 +1,4 @@
-"""The options that are retention's rules, each as the key of its name in the YAML."""
+"""The options that are rules of retention; each means what the YAML key of the same name means."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MaxTotal = Annotated[
         "--max-total",
         metavar="SIZE",
         callback=read_by(size_of),
-        help="Of what is kept, remove what exceeds 50GB, the oldest first.",
+        help="Remove the oldest of those that are kept, until they take no more than 50GB.",
     ),
 ]
 
@@ -80,7 +80,7 @@ def _best(text: str) -> BestArguments:
     if metric.endswith((":min", ":max")):
         metric, _, mode = metric.rpartition(":")
     elif metric is not text:
-        metric = text  # a colon of its own
+        metric = text  # the name itself has a colon
     try:
         return BestArguments(metric, mode, int(count) if metric is not text else 1)
     except (ArgumentsError, ValueError) as error:  # int() reads no more than 4,300 digits

@@ -88,13 +88,13 @@ def table_text(headers: list[str], rows: list[list[str]], right: set[int], strea
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, header in enumerate(headers):
-        # Figures stay whole; what is to the left may be folded.
+        # Figures are not folded; columns that are aligned to the left may be.
         if number in right:
             table.add_column(header, justify="right", no_wrap=True)
         else:
             table.add_column(header, overflow="fold")
     for row in rows:
-        # Text, not str: brackets in a file's name are no markup.
+        # Text, not str: rich would read brackets in a file's name as markup.
         table.add_row(*map(Text, row))
     console = Console(file=stream)
     with console.capture() as captured:

@@ -1,4 +1,4 @@
-"""Values as a person reads them, every name made harmless."""
+"""Writes sizes, times, counts, names and values as a person reads them, all harmless to a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 def escape(text: str) -> str:
     """A text in which nothing moves the cursor, changes a colour or turns the direction of writing.
 
-    Control characters, bidi controls and bytes that are not UTF-8 become what Python would write for them.
+    Control characters, bidi controls and bytes that are not UTF-8 are replaced by Python's escapes for them.
     """
     return text if text.isprintable() else "".join(map(_escape_one, text))
 
@@ -39,7 +39,7 @@ def size(size_bytes: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """A time gone by, in its largest unit: 3 h."""
+    """An age in its largest unit: 3 h."""
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
@@ -47,7 +47,7 @@ def age(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time that something takes, in three digits: 41.2 ms, 3.5 min."""
+    """A duration with three digits: 41.2 ms, 3.5 min."""
     if seconds < 0.9995:  # noqa: PLR2004 - what three digits would round to 1e+03
         return f"{seconds * 1000:.3g} ms"
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
@@ -57,7 +57,7 @@ def duration(seconds: float) -> str:
 
 
 def share(value: float) -> str:
-    """A part of a whole in per cent."""
+    """A share in per cent: 3.50%."""
     return f"{value:.2%}"
 
 
@@ -67,7 +67,7 @@ def count(number: int, noun: str) -> str:
 
 
 def metrics(values: Mapping[str, float]) -> str:
-    """Names and values in one cell."""
+    """Names and values of metrics, for one cell of a table."""
     return "  ".join(f"{escape(name)} {value:.4g}" for name, value in sorted(values.items()))
 
 

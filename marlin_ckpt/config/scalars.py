@@ -1,7 +1,7 @@
 """Reads a scalar for the type of its field.
 
 PyYAML reads YAML 1.1, in which `no` is false, `12:30` is 750 and `1e-3` is a string. Here a scalar is read as
-YAML 1.2 reads it, and what the two read differently is refused where it matters, never guessed.
+YAML 1.2 reads it, and a scalar that the two read differently is refused where that matters.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MismatchError(Exception):
 
 
 def is_null(node: yaml.Node) -> bool:
-    """Whether a node says that there is nothing."""
+    """Whether a node means null."""
     return _is_plain(node) and node.value in _NULLS
 
 

@@ -1,4 +1,4 @@
-"""From a tree of YAML nodes to the dataclasses of the sections."""
+"""Builds the dataclasses of the sections from a tree of YAML nodes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _place(fault: Fault) -> tuple[str, int]:
 
 
 class _Reading:
-    """One reading of one file: collects the faults on the way."""
+    """Reads one file and collects its faults."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -150,7 +150,7 @@ class _Reading:
         except ArgumentsError as error:
             for fault in error.faults:
                 if not is_whole and fault.field not in known:
-                    continue  # what spans the fields cannot be told while one of them is not read
+                    continue  # a rule on several fields cannot be judged while one of them is wrong
                 if fault.field in values or fault.field not in items:
                     at = items[fault.field][1] if fault.field in items else node
                     self.fault(at, _join(path, fault.field), fault.message)

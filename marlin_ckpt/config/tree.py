@@ -1,4 +1,4 @@
-"""From text to a tree of YAML nodes, each of which knows its line."""
+"""Parses text to a tree of YAML nodes, each of which knows its line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from marlin_ckpt.config import scalars
 from marlin_ckpt.errors import ConfigError, Fault
 from marlin_ckpt.storage.local.files import open_regular
 
-_LARGEST_FILE = 256 << 10  # bytes; a hundred times what a configuration needs
+_LARGEST_FILE = 256 << 10  # bytes; a hundred times the size of a usual configuration
 _DEEPEST = 32
 _SPELLINGS = {"chkp": "checkpointer", "ckpt": "checkpointer", "ckp": "checkpointer", "tr": "trainer"}
 SPELLINGS = tuple(_SPELLINGS)
@@ -40,7 +40,7 @@ def read_text(where: str) -> str:
 
 
 class _Composer(yaml.SafeLoader):
-    """Builds the nodes and nothing from them; refuses what can grow without bound."""
+    """Builds the nodes, but no Python objects from them; refuses aliases, tags and deep nesting."""
 
     depth = 0
 
@@ -100,12 +100,12 @@ def our_key(text: str, depth: int) -> str:
 
 
 def nothing(mark: yaml.Mark) -> yaml.ScalarNode:
-    """A node that says that there is nothing."""
+    """A node that means null."""
     return yaml.ScalarNode(scalars.NULL_TAG, "", mark, mark)
 
 
 def override(root: yaml.MappingNode, text: str) -> Fault | None:
-    """Puts the value of `--set KEY.PATH=VALUE` into the tree, in the place of what it overrides.
+    """Puts the value of `--set KEY.PATH=VALUE` into the tree, and removes the value that it overrides.
 
     Returns:
         why it cannot be done, or None.

@@ -15,14 +15,14 @@ _TIMES = ("save_s", "call_s", "copy_s", "processor_s", "restore_s")  # those tha
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What saves of a state take, in seconds.
+    """How long the saves of a state take, in seconds.
 
     Attributes:
         size_bytes: of the state.
         save_s: from the call until the file is durable.
-        call_s: how long `save` with `async_save` holds its caller up.
-        copy_s: how long the copy takes that is made behind it, for which the next step waits.
-        processor_s: what the background takes of the processors.
+        call_s: how long `save` with `async_save` blocks its caller.
+        copy_s: how long the copy in the background takes, which the next optimizer step waits for.
+        processor_s: the processor time that the background takes.
         restore_s: how long loading into live tensors takes, from the disk.
         cores: how many processors share the work.
     """
@@ -44,15 +44,15 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
-    """What comes of saving so often; see `advise`.
+    """The consequences of saving once in a period; see `advise`.
 
     Attributes:
         period_s: the time from save to save.
         overhead: the share of the time that saves take.
-        lost_s: the work that a failure is expected to undo: half a period, and the save that is under way.
-        waste: the share of the time that saves, lost work and restoring take together; None where it is not
-            known how often the machine fails.
-        steps: how many steps a period has; None where it is not known how long they take.
+        lost_s: the work that a failure is expected to lose: half a period, and the save in progress.
+        waste: the share of the time that saves, lost work and restoring take together; None where the mean
+            time between failures is not known.
+        steps: how many steps a period has; None where their duration is not known.
     """
 
     period_s: float
@@ -67,11 +67,11 @@ class Advice:
     """How often to save.
 
     Attributes:
-        stall_s: how long a save holds training up.
-        cost_s: what a save costs training at most: its stall, and the processors' time that the background
-            takes from a loop that leaves none of them idle.
+        stall_s: how long training waits for a save.
+        cost_s: the most that a save costs training: its stall, and the processor time of the background,
+            which a loop that leaves no processor idle has to share.
         shortest: the shortest period within the budget.
-        best: the one that loses least in all; None where it is not known how often the machine fails.
+        best: the period with the least waste; None where the mean time between failures is not known.
         periods: these and some usual ones, the shortest first.
     """
 
@@ -105,13 +105,13 @@ def state_bytes(directory: str, given: int | None) -> int:
 def advise(
     figures: Figures, *, max_overhead: float, step_s: float | None, mean_time_between_failures_s: float | None
 ) -> Advice:
-    """Tells how often to save.
+    """Advises how often to save.
 
     Args:
-        figures: what saves take.
-        max_overhead: the share of the time that they may take, above 0 and below 1.
-        step_s: how long a training step takes; None where it is not known, and nothing is taken to hide the
-            copy.
+        figures: how long saves take.
+        max_overhead: the share of the time that saves may take, above 0 and below 1.
+        step_s: how long a training step takes, behind which the copy is hidden; None where it is not known,
+            and the copy counts as stall.
         mean_time_between_failures_s: of the machine, or None.
     """
     stall_s = figures.call_s + max(0.0, figures.copy_s - (step_s or 0.0))

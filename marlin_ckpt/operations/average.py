@@ -17,16 +17,16 @@ from marlin_ckpt.operations import export, weights_file
 from marlin_ckpt.operations.export import Exported, Wanted
 from marlin_ckpt.operations.weights_file import WeightsFile
 
-_MOST_TOLD = 5
+_MOST_DIFFERENCES = 5
 _BLOCK = 1 << 14  # elements at a time, as in `rounding`
 
 
 def weights(count: int, decay: float | None = None) -> list[float]:
-    """How much each file counts beside the last one, which counts 1.
+    """The weights of the files; that of the last one is 1.
 
     Args:
         count: how many files there are.
-        decay: each file counts this much of what the one after it does, above 0 and at most 1; None is 1.
+        decay: the weight of each file as a multiple of the next one's, above 0 and at most 1; None is 1.
 
     Raises:
         ArgumentsError: one of them is out of range.
@@ -44,19 +44,19 @@ def average(
     """Writes the average of the weights of several checkpoints to a file of its own.
 
     Floating-point and complex tensors are summed in float64 and rounded once, to 16 bits by way of float32.
-    Those of other dtypes are taken from the last file.
+    Tensors of other dtypes are copied from the last file.
 
     Args:
         files: the checkpoints, the newest last.
         target: the new file.
-        wanted: which of their tensors, and as what.
+        wanted: which of their tensors to average, their new names and dtype.
         decay: as for `weights`.
 
     Returns:
-        what was written.
+        the report on the new file.
 
     Raises:
-        StateMismatchError: they have other tensors than the last one, or such of other shapes or dtypes.
+        StateMismatchError: names, shapes or dtypes of their tensors differ from those of the last file.
         MarlinError, BadFileError: as `export` does; no file is written.
     """
     target.check()
@@ -101,7 +101,7 @@ def _average(sources: _Sources, weights: Sequence[float]) -> Array:
     with np.errstate(all="ignore"):
         for (file, tensor), weight in zip(sources, weights, strict=True):
             values = file.values(tensor)
-            if not len(total):  # not before the file has shown that it holds as many elements as it says
+            if not len(total):  # only now is it proven that the file holds that many elements
                 total = np.zeros(len(values), np.complex128 if is_complex else np.float64)
             for start in range(0, len(values), _BLOCK):
                 part = slice(start, start + _BLOCK)
@@ -119,9 +119,9 @@ def _check_alike(path: str, tensors: Mapping[str, Tensor], last: str, expected: 
         if (other.dtype, other.shape) != (one.dtype, one.shape):
             differences.append(f"{name} is {_described(other)} in {path}, {_described(one)} in {last}")
     if differences:
-        told = "; ".join(differences[:_MOST_TOLD]) + "; ..." * (len(differences) > _MOST_TOLD)
+        listed = "; ".join(differences[:_MOST_DIFFERENCES]) + "; ..." * (len(differences) > _MOST_DIFFERENCES)
         raise StateMismatchError(
-            f"the files do not hold the same tensors: {told}", differences=tuple(differences)
+            f"the files do not hold the same tensors: {listed}", differences=tuple(differences)
         )
 
 

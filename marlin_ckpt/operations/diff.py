@@ -1,4 +1,4 @@
-"""What differs between two files: which tensors, by how much, and which other values. Without torch."""
+"""Compares two files: which tensors differ and by how much, and which other values. Without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from marlin_ckpt.operations.pairs import Pairs
 
 
 class Change(StrEnum):
-    """What became of a tensor from one file to the other."""
+    """How a tensor of the second file differs from that of the first."""
 
     REMOVED = "removed"
     ADDED = "added"
@@ -31,10 +31,10 @@ class Difference:
 
     Attributes:
         name: in both files, or in the one that has it.
-        change: what became of it; RESHAPED where shape or dtype differ, and the values are not compared.
+        change: how it differs; RESHAPED where shape or dtype differ, and the values are not compared.
         before: in the first file, None where it is not there.
         after: in the second one.
-        distance: how far the values lie apart, where they differ.
+        distance: between the values, where they differ.
     """
 
     name: str
@@ -46,14 +46,14 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The tensors of one parent that differ in their values, taken together.
+    """The changed tensors of one parent, taken together.
 
     Attributes:
         name: of the parent, `layers.0` for `layers.0.weight`; "" for tensors without one.
         changed: how many differ.
         tensors: how many there are in both files.
-        distance: of those that differ, all their elements as one tensor's; without scalars, such as an
-            optimizer's count of steps, where there is anything else.
+        distance: between all elements of the changed tensors; without scalars, such as an optimizer's count
+            of steps, unless all of these are scalars.
     """
 
     name: str
@@ -83,8 +83,8 @@ class Comparison:
 
     Attributes:
         states: which state of each file was compared, "" for all of it.
-        tensors: one for each name: removed, added, reshaped, changed and same ones, and among those the
-            greatest relative change first.
+        tensors: a difference for each name, in the order of `Change`, and the greatest relative distance
+            first.
         values: the plain values that differ, in the order of the files.
     """
 
@@ -130,18 +130,18 @@ def compare(
 ) -> Comparison:
     """Compares two files, reading all that it compares.
 
-    Where one of them holds a run's states and the other is a bare state dict, the module's state is compared
-    with that.
+    Where one file holds the states of a run and the other a bare state dict, the state of the module is
+    compared with that dict.
 
     Args:
         a: the first.
         b: the second.
         state: the only state to compare, by its name in each of them that has one.
-        pattern: the only tensors to compare, as `fnmatch` has it, and no other values.
+        pattern: compare only tensors whose names match, as `fnmatch` reads it, and no other values.
 
     Raises:
         MarlinError: one of them has no such state.
-        BadFileError: one of them is damaged, or cannot be read here, or would cost too much.
+        BadFileError: one of them is damaged, of an unknown format, or too large to be read.
         StorageError: one of them cannot be read.
     """
     states = _states(a, b, state)
@@ -165,7 +165,7 @@ def compare(
 def _matched(
     before: dict[str, Tensor], after: dict[str, Tensor]
 ) -> tuple[list[Difference], dict[str, tuple[Tensor, Tensor]]]:
-    """What can be said by names, shapes and dtypes, and the pairs of which the values must be compared."""
+    """The differences in names, shapes and dtypes, and the pairs whose values must be compared."""
     found = [Difference(name, Change.REMOVED, one, None) for name, one in before.items() if name not in after]
     found += [Difference(name, Change.ADDED, None, one) for name, one in after.items() if name not in before]
     alike = {}
@@ -182,7 +182,7 @@ def _states(a: CheckedFile, b: CheckedFile, state: str | None) -> tuple[str, str
     """Which state of each file is compared; "" for all of it."""
     own, other = selection.module_state(a.outline), selection.module_state(b.outline)
     if state is not None:
-        # Of a bare state dict there is one state only, which has no name there.
+        # A bare state dict is a single state, without a name.
         return ("" if not own and state == other else state), ("" if not other and state == own else state)
     return (own, other) if bool(own) != bool(other) else ("", "")
 

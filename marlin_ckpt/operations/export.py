@@ -1,4 +1,4 @@
-"""Takes the weights out of a checkpoint, into a file that other tools read. Without torch."""
+"""Writes the weights of a checkpoint to a file that other tools read. Without torch."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations import selection, weights_file
 from marlin_ckpt.operations.weights_file import WeightsFile
 
-_MOST_TOLD = 3
+_MOST_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which tensors are taken out, and as what.
+    """The choice of tensors to write, their new names and dtype.
 
     Attributes:
         state: the name of the state; None for the module's.
-        prefix: what the names begin with that is taken off; those that do not begin so are left out.
+        prefix: removed from the names; tensors whose names do not begin with it are left out.
         dtype: torch's name of the dtype that floating-point tensors are rounded to; None leaves theirs.
     """
 
@@ -38,10 +38,10 @@ class Wanted:
 
     @classmethod
     def of(cls, state: str | None, prefix: str, dtype: str | None) -> Self:
-        """Reads what a user asks for; the dtype is `bf16`, `fp16`, `fp32` or None.
+        """Reads the options of a user; the dtype is `bf16`, `fp16`, `fp32` or None.
 
         Raises:
-            ArgumentsError: it is none of these.
+            ArgumentsError: it is another dtype.
         """
         if dtype is not None and dtype not in rounding.SHORT_NAMES:
             expected = ", ".join(rounding.SHORT_NAMES)
@@ -51,17 +51,17 @@ class Wanted:
 
 @dataclass(slots=True)
 class Exported:
-    """What was written.
+    """The report on a file of weights that was written.
 
     Attributes:
         path: the new file.
-        state: the name of the state that was taken out; "" for the whole of a bare state dict.
-        tensors: how many tensors the new file has by name.
-        size_bytes: of their elements; those that have several names count once.
-        shared: names that are other names of a tensor, with its first name.
+        state: the name of the state that was written; "" for the whole of a bare state dict.
+        tensors: how many names of tensors the new file has.
+        size_bytes: of their elements; tensors with several names count once.
+        shared: each further name of a tensor, with its first name.
         left_out: names of tensors that do not begin with the prefix.
-        values_left_out: how many values of the state are no tensors.
-        became_infinite: names of tensors with finite values that the new dtype cannot hold, and how many.
+        values_left_out: how many other values the state has.
+        became_infinite: how many finite values became infinite in the new dtype, by the tensor's name.
     """
 
     path: str
@@ -76,10 +76,10 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """The tensors of one file that are wanted.
+    """The wanted tensors of one file.
 
     Attributes:
-        state: the name of the state that they are of.
+        state: the name of the state that holds them.
         tensors: by their new names, in the file's order.
         left_out: names of tensors that do not begin with the prefix.
     """
@@ -106,7 +106,7 @@ def select(outline: Outline, wanted: Wanted) -> Selected:
         raise NotACheckpointError("nothing in it is a tensor", outline.path)
     named = [(name, one) for name, one in found if name.startswith(wanted.prefix)]
     if not named:
-        some = ", ".join(name for name, _ in found[:_MOST_TOLD]) + ", ..." * (len(found) > _MOST_TOLD)
+        some = ", ".join(name for name, _ in found[:_MOST_NAMES]) + ", ..." * (len(found) > _MOST_NAMES)
         what = f"no tensor's name begins with {wanted.prefix}"
         raise UnsavableStateError(what, outline.path, f"there are {some}")
     tensors: dict[str, Tensor] = {}
@@ -120,9 +120,9 @@ def select(outline: Outline, wanted: Wanted) -> Selected:
 
 
 def shared_names(files: Sequence[Mapping[str, Tensor]]) -> dict[str, str]:
-    """Names that stand for the very elements of another in each file, with the first of its names.
+    """Finds tensors that have several names in each file; returns each further name with the first one.
 
-    Tensors that have some elements in common, but not all, are none of these: each is written whole.
+    Tensors that share only some of their elements are not among them: each is written whole.
 
     Args:
         files: the tensors of one or more files, by the same names.
@@ -143,10 +143,10 @@ def export(file: CheckedFile, target: WeightsFile, wanted: Wanted) -> Exported:
     Args:
         file: the checkpoint.
         target: the new file.
-        wanted: which of its tensors, and as what.
+        wanted: which of its tensors to write, their new names and dtype.
 
     Returns:
-        what was written.
+        the report on the new file.
 
     Raises:
         MarlinError, BadFileError: as `select` and `weights_file.write` do; no file is written.
@@ -165,12 +165,12 @@ def export(file: CheckedFile, target: WeightsFile, wanted: Wanted) -> Exported:
 
 
 def summary(target: WeightsFile, outline: Outline, each: Sequence[Selected]) -> Exported:
-    """What can be said before anything is written.
+    """The report on a new file as far as it is known before it is written.
 
     Args:
         target: the new file.
-        outline: of the last of the files that it is made of.
-        each: what was selected of each of them.
+        outline: of the last file that it is made of.
+        each: the tensors that were selected of each of these files.
     """
     last = each[-1]
     values = len(selection.values_of(outline, last.state))
@@ -191,7 +191,7 @@ def dtype_of(tensor: Tensor, wanted: Wanted) -> str:
 
 
 def draft(name: str, tensor: Tensor, done: Exported, read: Callable[[], Array]) -> Draft:
-    """A tensor to be written with its own dtype; `read` makes its bits, flat, as `CheckedFile.bits` does."""
+    """A tensor to be written with its own dtype; `read` returns its bits, as `CheckedFile.bits` does."""
     return Draft(
         name,
         tensor.dtype,
@@ -203,14 +203,14 @@ def draft(name: str, tensor: Tensor, done: Exported, read: Callable[[], Array]) 
 
 
 def rounded_draft(name: str, tensor: Tensor, dtype: str, done: Exported, read: Callable[[], Array]) -> Draft:
-    """A floating-point tensor to be written with another dtype than its values have.
+    """A floating-point tensor to be written with another dtype.
 
     Args:
         name: in the new file.
-        tensor: what it is made of.
-        dtype: of the new file's.
-        done: is told, when it is written, what became infinite.
-        read: makes its values, flat.
+        tensor: of the checkpoint.
+        dtype: torch's name of the new one.
+        done: the report, which gets the number of values that became infinite when they are rounded.
+        read: returns its values, flat.
     """
 
     def make() -> memoryview:
@@ -227,12 +227,12 @@ def _bytes_of(values: Array) -> memoryview:
 
 
 def _metadata(outline: Outline) -> dict[str, str]:
-    """What a safetensors file tells of where it comes from; `format` is what transformers asks for."""
+    """The metadata of a safetensors file: its origin, and the key `format` that transformers demands."""
     aliases = selection.aliases(outline)
     kept = {key: text for key, text in selection.metadata_of(outline).items() if key not in aliases}
     manifest = outline.manifest
-    told = {}
+    origin = {}
     if manifest is not None:
-        told = {"index": str(manifest.index), "run_id": manifest.run_id, "created": manifest.created}
-        told |= {f"metrics.{name}": repr(value) for name, value in manifest.metrics.items()}
-    return {"format": "pt", **kept, **told}
+        origin = {"index": str(manifest.index), "run_id": manifest.run_id, "created": manifest.created}
+        origin |= {f"metrics.{name}": repr(value) for name, value in manifest.metrics.items()}
+    return {"format": "pt", **kept, **origin}

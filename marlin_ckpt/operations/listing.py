@@ -1,4 +1,4 @@
-"""In which order files are listed, and which of them."""
+"""Chooses and sorts the files that `list` prints."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from marlin_ckpt import naming
 from marlin_ckpt.fields import duration_of
 from marlin_ckpt.formats.inspection import Inspection
 
-KEYS = ("index", "age", "size", "name")  # beside the names of metrics
+KEYS = ("index", "age", "size", "name")  # of `--sort`, which also takes the name of a metric
 
 
 def since_s(text: str, *, now_s: float) -> float:
-    """Reads since when files are wanted, in seconds since 1970: `2d`, `12h`, or a day or time in ISO 8601.
+    """Reads a moment of the past: `2d` or `12h` before now, or a date or time in ISO 8601.
 
     Args:
-        text: that; a day or time without a zone is one of UTC.
-        now_s: what a length of time is counted back from.
+        text: the moment; a date or time without a zone is in UTC.
+        now_s: the present, in seconds since 1970.
+
+    Returns:
+        the moment, in seconds since 1970.
 
     Raises:
         ValueError: it is neither.
@@ -48,7 +51,7 @@ def has_metric(found: Iterable[Inspection], name: str) -> bool:
 
 
 def run_of(one: Inspection) -> tuple[str, str]:
-    """Which run a file is of: its directory, and the run's id, or "" where that is not known."""
+    """The run that wrote a file: the directory, and the run's id, or "" where that is not known."""
     return os.path.dirname(one.entry.path), one.manifest.run_id if one.manifest else ""
 
 

@@ -19,21 +19,21 @@ from marlin_ckpt.formats.values.arrays import Array, widened
 from marlin_ckpt.formats.values.checked import CheckedFile, is_in_order, is_whole
 from marlin_ckpt.formats.values.distance import Distance, Ruler
 
-_PIECE_BYTES = 512 << 10  # of each file; with what is computed from them they fit the processor's caches
-_RANGE_BYTES = 16 << 20  # that a thread takes at once
+_PIECE_BYTES = 512 << 10  # of each file; with all intermediate values they fit the processor's caches
+_RANGE_BYTES = 16 << 20  # of a task of a thread
 _THREADS = 4
 _MOST_PENDING = 4 * _THREADS
 
 
 @dataclass(slots=True)
 class _Part:
-    """What a thread found in a range of two tensors.
+    """The findings of a thread on one range of two tensors.
 
     Attributes:
         size: of the range in bytes.
         crc32s: of its bytes in either file.
-        distance: of the pieces that differ.
-        equal: where the pieces lie that do not, and how long each is.
+        distance: between the pieces that differ.
+        equal: place and length of each piece that does not differ.
     """
 
     size: int
@@ -58,10 +58,10 @@ class Pairs:
         """Compares pairs of tensors of one shape and dtype.
 
         Yields:
-            of each pair, in their order, how far it lies apart, or None where every bit is the same.
+            the distance of each pair, in their order, or None where every bit is the same.
 
         Raises:
-            CorruptCheckpointError: a checksum does not hold, or values lie outside of a storage.
+            CorruptCheckpointError: a checksum does not hold, or values are outside of a storage.
             UnknownFormatError: a dtype is not known here.
             StorageError: a file cannot be read.
         """
@@ -89,7 +89,7 @@ class Pairs:
     def _submit(self, pool: ThreadPoolExecutor, a: Tensor, b: Tensor) -> list[Future[_Part]]:
         for file, tensor in ((self._a, a), (self._b, b)):
             if not is_whole(tensor):
-                file.check(tensor)  # the ranges below are not all that the checksum is of
+                file.check(tensor)  # its checksum covers more than the ranges below
         starts = range(0, a.size_bytes, _RANGE_BYTES)
         return [
             pool.submit(self._compare, a, b, start, min(_RANGE_BYTES, a.size_bytes - start))
@@ -127,7 +127,7 @@ class Pairs:
         return functools.reduce(operator.add, [*distances, *self._equal(a, parts)])
 
     def _equal(self, a: Tensor, parts: list[_Part]) -> Iterator[Distance]:
-        """What the pieces that are the same add to the norms, which only tensors that differ need."""
+        """What equal pieces add to the norms; they are read again, since only tensors that differ need it."""
         scratch, ruler = memoryview(bytearray(_PIECE_BYTES)), Ruler()
         for part in parts:
             for at, size in part.equal:

@@ -15,9 +15,10 @@ from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.formats.content.outline import Kind, Node, Outline, Tensor
 from marlin_ckpt.formats.format import Format
 
-# Where checkpoints keep the module's state: ours and PyMarlin's, Lightning's, and what tutorials call it.
+# The names under which checkpoints hold the module's state: ours and PyMarlin's, Lightning's, and those of
+# tutorials.
 MODULE_STATES = (PAYLOAD_KEYS[0], "state_dict", "model_state_dict", "model")
-_MOST_TOLD = 8
+_MOST_NAMES = 8
 METADATA = "__metadata__"
 _CONTAINERS = (Kind.MAPPING, Kind.LIST, Kind.TUPLE)
 
@@ -28,7 +29,7 @@ Found = TypeVar("Found")
 
 
 class Order(StrEnum):
-    """What tensors, or parts of a tree, are sorted by."""
+    """The order in which tensors, or parts of a tree, are printed."""
 
     ORDER = "order"  # the file's own
     NAME = "name"
@@ -39,9 +40,9 @@ def matching(outline: Outline, pattern: str | None, order: Order) -> list[Tensor
     """The tensors of a file whose names match a pattern, sorted.
 
     Args:
-        outline: what is in the file.
+        outline: of the file.
         pattern: as `fnmatch` reads it, `*` is any text; None: all tensors.
-        order: what they are sorted by.
+        order: of the result.
 
     Raises:
         MarlinError: the file has tensors, but none of them matches.
@@ -77,11 +78,11 @@ def tensors_of(outline: Outline, state: str) -> list[tuple[str, Tensor]]:
     """The tensors of a state with their names within it, in the file's order; two may have one name.
 
     Args:
-        outline: what is in the file.
-        state: the name of an entry, also of one further in (`trainer_state.optimizer`); "" for all of it.
+        outline: of the file.
+        state: the name of an entry at any depth (`trainer_state.optimizer`); "" for the whole file.
 
     Raises:
-        MarlinError: there is no tensor in such a state; the hint says which there are.
+        MarlinError: no state of that name has a tensor; the hint lists those that have.
     """
     named = {one.name: one for one in outline.tensors}
     aliased = [replace(named[kept], name=name) for name, kept in aliases(outline).items()]
@@ -89,8 +90,8 @@ def tensors_of(outline: Outline, state: str) -> list[tuple[str, Tensor]]:
     found = [(inner, one) for one in listed if (inner := _within(one.name, state)) is not None]
     if state and not found:
         tops = list(dict.fromkeys(_top(one.name) for one in outline.tensors))
-        told = ", ".join(tops[:_MOST_TOLD]) + (", ..." if len(tops) > _MOST_TOLD else "")
-        hint = f"there are tensors in {told}" if tops else ""
+        names = ", ".join(tops[:_MOST_NAMES]) + (", ..." if len(tops) > _MOST_NAMES else "")
+        hint = f"there are tensors in {names}" if tops else ""
         raise MarlinError(f"no tensor is in a state of the name {state}", outline.path, hint)
     return found
 
@@ -103,8 +104,8 @@ def aliases(outline: Outline) -> dict[str, str]:
     if outline.format is not Format.SAFETENSORS:
         return {}
     names = {one.name for one in outline.tensors}
-    told = metadata_of(outline)
-    return {name: kept for name, kept in told.items() if name not in names and kept in names}
+    texts = metadata_of(outline)
+    return {name: kept for name, kept in texts.items() if name not in names and kept in names}
 
 
 def metadata_of(outline: Outline) -> dict[str, str]:
@@ -134,7 +135,7 @@ def _top(name: str) -> str:
 
 
 def numbered(found: Iterable[tuple[str, Found]]) -> dict[str, Found]:
-    """What was found, by name; where two have one, {"a": {"b": 1}, "a.b": 2}, a number follows."""
+    """A dict of the findings; of equal names, as in {"a": {"b": 1}, "a.b": 2}, later ones get a number."""
     seen: Counter[str] = Counter()
     named = {}
     for name, one in found:
@@ -144,7 +145,7 @@ def numbered(found: Iterable[tuple[str, Found]]) -> dict[str, Found]:
 
 
 def values_of(outline: Outline, state: str) -> dict[str, str]:
-    """The values of a state that are no tensors, by their names within it, as Python writes them."""
+    """The values of a state other than tensors, as Python writes them, by their names within it."""
     found: list[tuple[str, str]] = []
     for name, node in _walk(outline, state):
         if node.kind in (Kind.VALUE, Kind.OBJECT):
@@ -155,7 +156,7 @@ def values_of(outline: Outline, state: str) -> dict[str, str]:
 
 
 def unplain_of(outline: Outline, state: str) -> dict[str, str]:
-    """The tensors of a state that are more than their elements, sparse ones say, and how torch makes them."""
+    """The tensors of a state that are not plain, such as sparse ones, with the function that builds them."""
     return numbered(
         (name, node.label)
         for name, node in _walk(outline, state)
@@ -164,7 +165,7 @@ def unplain_of(outline: Outline, state: str) -> dict[str, str]:
 
 
 def _walk(outline: Outline, state: str) -> Iterator[tuple[str, Node]]:
-    """All that is in a state, each with its name within it."""
+    """All nodes of a state, each with its name within it."""
     pending = [("", outline.root)]
     while pending:
         above, node = pending.pop()

@@ -1,4 +1,4 @@
-"""Decides what a run starts from and what it will replace, before it does either."""
+"""Decides which checkpoint a run continues from and which files it will replace, before it starts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from marlin_ckpt.naming import FileName, Kind
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What happens at a run's start.
+    """The decision on how a run starts.
 
     Attributes:
         save_dir: where the run saves.
         resumes_from: the checkpoint that it continues, or "".
-        skipped: newer ones that are not intact, each with the reason.
+        skipped: newer checkpoints that are not intact, each with the reason.
         deletes: the files of an earlier run that are removed first.
-        replaces: the files of an earlier run that the run will save over, as far as can be told.
-        keeps: those of an earlier run, under greater indices than the run will reach, that stay; `latest`
-            will go on naming one of them.
+        replaces: the files of an earlier run that the run will save over, as far as that is known.
+        keeps: the files of an earlier run that stay, since their indices are greater than the run will reach;
+            `latest` will go on naming one of them.
     """
 
     save_dir: str
@@ -39,9 +39,9 @@ class Start:
 
 
 def leased(args: DefaultCheckpointerArguments, *, epochs: int) -> contextlib.AbstractContextManager[object]:
-    """Holds the lease of `save_dir` where there is something in it that another run may be at.
+    """Holds the lease of `save_dir`, if that exists, so that no other run saves there.
 
-    A directory that is not there is not made yet, since the run may still turn out impossible.
+    A directory that does not exist is not made yet, since the run may still turn out to be impossible.
 
     Args:
         args: the run's.
@@ -66,14 +66,14 @@ def decide(
     index_by: str = "epoch",
     guards: bool = True,
 ) -> Start:
-    """Looks at `save_dir` and decides; changes nothing.
+    """Decides how a run starts, from the files in `save_dir`; changes nothing.
 
     Args:
         args: the run's.
-        epochs: of the run, whose indices go from 0 to `epochs - 1`.
-        resume: continue from `save_dir` if there is something to continue.
-        index_by: what the run counts its indices by: `epoch`, or `step`, of which there may be any number.
-        guards: pass over a checkpoint with which several runs in a row have come to a bad end.
+        epochs: how many the run has; its indices go from 0 to `epochs - 1`.
+        resume: continue from the newest checkpoint in `save_dir`, if there is one.
+        index_by: `epoch` or `step`: what the run counts its indices in; how many steps is not known.
+        guards: exclude a checkpoint with which several runs in a row have failed.
 
     Raises:
         StorageError: the directory cannot be read.
@@ -87,7 +87,7 @@ def decide(
             lambda: [one.path for one in reversed(_checkpoints(args)) if one.path not in suspects],
             lambda verdict: skipped.append(f"{verdict.path}: {verdict.reason}"),
         )
-        # Where none is intact, loading the newest says what is wrong with it.
+        # Where none is intact, loading the newest raises the error that says why.
         return Start(save_dir, resumes_from=intact or checkpoints[-1].path, skipped=tuple(skipped))
     if not (args.checkpoint and epochs):
         return Start(save_dir)
@@ -107,7 +107,7 @@ def decide(
 
 
 def _suspects(save_dir: str, checkpoints: list[Entry]) -> dict[str, str]:
-    """Checkpoints with which too many runs have come to a bad end; none where there is no other one."""
+    """Checkpoints with which too many runs have failed, with the reason; none where there is no other one."""
     counts = notes.failed_starts(save_dir)
     found = {
         one.path: f"{one.path}: {counts[one.path]} runs in a row have begun with it and made no newer one; "
@@ -142,9 +142,10 @@ def _existing(paths: list[str], but: Iterable[str] = ()) -> tuple[str, ...]:
 
 
 def apply(start: Start, args: DefaultCheckpointerArguments, *, epochs: int) -> None:
-    """Sets the arguments to what was decided, and finds out before the first step whether there can be saved.
+    """Sets the arguments as decided, and checks before the first step that `save_dir` can be written to.
 
-    A run that continues must not first delete what it continues from, nor one that trains nothing anything.
+    A run that continues must not first delete the checkpoint that it continues from, and a run without epochs
+    must delete nothing.
 
     Raises:
         StorageError: `save_dir` cannot be made or written to.
@@ -158,7 +159,7 @@ def apply(start: Start, args: DefaultCheckpointerArguments, *, epochs: int) -> N
 
 
 def _check_writable(directory: str) -> None:
-    """Asks the nearest directory that is there; makes none, since the run may still turn out impossible."""
+    """Checks the nearest parent that exists; makes none, since the run may still be impossible."""
     existing = os.path.abspath(directory)
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)

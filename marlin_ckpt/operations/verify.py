@@ -1,4 +1,4 @@
-"""Verifies files, and judges what was found in the light of what was asked for."""
+"""Verifies files one after the other, and decides whether the verdicts are a failure of the command."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def is_bad(found: Iterable[Verdict], named: Container[str]) -> bool:
 
     Args:
         found: the verdicts.
-        named: the paths that the user named: in a directory, files that are no checkpoints do no harm.
+        named: the paths that the user named; other files in a directory need not be checkpoints.
     """
     return any(
         one.status.is_bad or (one.status is Status.NOT_A_CHECKPOINT and one.path in named) for one in found

@@ -1,4 +1,4 @@
-"""Files of weights that are written for others to read: a bare state dict, or safetensors."""
+"""The file of weights that other tools read: safetensors, or a bare state dict."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ BARE = ("pt", "pth", "bin")
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """Where weights are written.
+    """A file that weights are to be written to.
 
     Attributes:
-        path: the file; its extension says in which format.
-        force: whether a file that is there is replaced.
+        path: its extension decides the format.
+        force: whether an existing file is replaced.
     """
 
     path: str
     force: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ArgumentsError: the extension is none of a known format."""
+        """Raises ArgumentsError: no known format has the extension."""
         if self.extension not in (SAFETENSORS, *BARE):
             known = ", ".join(f".{one}" for one in (SAFETENSORS, *BARE))
             raise ArgumentsError([Fault("output", f"expected a name that ends in {known}, not {self.path}")])
 
     @property
     def extension(self) -> str:
-        """What follows the name's last dot."""
+        """The extension of the file, without its dot."""
         return os.path.splitext(self.path)[1].removeprefix(".")
 
     def check(self) -> None:
-        """Looks whether the file may be written, before anything is read for it.
+        """Checks that the file may be written, before anything is read for it.
 
         Raises:
-            StorageError: something has its name.
+            StorageError: it exists already.
         """
         if not self.force and os.path.lexists(self.path):
             raise StorageError(
@@ -59,15 +59,15 @@ def write(
     """Writes a file whole and durable, or not at all.
 
     Args:
-        file: where to.
+        file: the new file.
         drafts: the tensors, each with a name of its own.
         about: the manifest of a bare state dict, without its records; None leaves it out.
         metadata: texts that a safetensors file carries.
 
     Raises:
-        StorageError: it cannot be written, or something has its name.
+        StorageError: it cannot be written, or exists already.
         UnsavableStateError: the format cannot hold a name or a dtype.
-        MarlinError: what reading a tensor raised.
+        MarlinError: a tensor cannot be read.
     """
     file.check()
 

@@ -27,15 +27,15 @@ def show(directory: str, tried: int, figures: Figures, advice: Advice) -> None:
     rate = f"{size(figures.size_bytes / max(figures.save_s, 1e-9))}/s"
     rows = [
         ["save", duration(figures.save_s), f"until durable, {rate}"],
-        ["stall", duration(advice.stall_s), "what training waits with async_save: true"],
-        ["cost", duration(advice.cost_s), "the stall, and what the background takes of busy processors"],
+        ["stall", duration(advice.stall_s), "how long training waits with async_save: true"],
+        ["cost", duration(advice.cost_s), "the stall, and the processor time of the background"],
         ["restore", duration(figures.restore_s), "from the disk into live tensors"],
     ]
     output.table(["", "time", ""], rows, {1})
     output.data("")
     rows = [_row(one, advice) for one in advice.periods]
     titles = ["period", "steps", "overhead", "lost per failure", "waste", ""]
-    # Where nobody knows how long a step takes, or how often the machine fails, there is no such column.
+    # Without --step-seconds or --mtbf-hours the columns of steps or waste are empty, and not printed.
     columns = [column for column in zip(titles, *rows, strict=True) if any(column[1:])]
     headers, *cells = map(list, zip(*columns, strict=True))
     output.table(headers, cells, set(range(len(headers) - 1)))

@@ -1,4 +1,4 @@
-"""The checkpoints of a directory, as `list` prints them, and what `train` says of each."""
+"""The checkpoints of a directory that `list` prints, and those in the report of `train`."""
 
 from __future__ import annotations
 

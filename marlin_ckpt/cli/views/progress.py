@@ -1,4 +1,4 @@
-"""What `train` shows while it runs, and what it reports at the end."""
+"""The progress of a training run, and its report at the end."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class RunProgress:
                 output.talk("hint: the same command with --resume continues from it")
 
     def tell_if_finished(self, trainer: Trainer) -> None:
-        """Says so when the run that is resumed has no epoch left."""
+        """Prints that the resumed run has no epoch left, if it has none."""
         if not self._quiet and 0 < trainer.args.epochs <= trainer.last_epoch + 1:
             done = count(trainer.last_epoch + 1, "epoch")
             output.talk(f"nothing left to train: {done} done, trainer.epochs is {trainer.args.epochs}")
@@ -101,10 +101,10 @@ class RunProgress:
         return f"{self._epoch_steps / elapsed_s:.1f} steps/s" if elapsed_s > 0 else "-"
 
     def report(self, trainer: Trainer, start: Start) -> dict[str, Any]:
-        """The document that `--json` prints and that the table shows."""
+        """The document of `train --json`, from which `run.show` makes its table."""
         overhead = trainer.checkpointer.overhead()
         files = [inspection.inspect(entry) for path in self._saved if (entry := catalog.entry(path))]
-        removed: list[Removal] = getattr(trainer.checkpointer, "removed", list)()  # not every one removes
+        removed: list[Removal] = getattr(trainer.checkpointer, "removed", list)()  # a user's may have none
         return {
             "run_id": getattr(trainer.checkpointer, "run_id", None),
             "resumed_from": start.resumes_from or None,
@@ -121,5 +121,5 @@ class RunProgress:
 
 def _costs(one: SaveReport) -> str:
     times = {"stall": one.stall_s, "copy": one.copy_s, "write": one.write_s, "sync": one.sync_s}
-    told = "".join(f"  {name} {duration(seconds)}" for name, seconds in times.items())
-    return f"  {size(one.size_bytes)} at {size(one.bytes_per_s)}/s{told}"
+    costs = "".join(f"  {name} {duration(seconds)}" for name, seconds in times.items())
+    return f"  {size(one.size_bytes)} at {size(one.bytes_per_s)}/s{costs}"

@@ -64,7 +64,7 @@ def document(found: Proof) -> dict[str, Any]:
 def show(found: Proof) -> None:
     """Prints whether the runs are identical, or where they first differ."""
     for one in found.missed:
-        output.talk(f"warning: no kill at {one}: the run came to no such moment")
+        output.talk(f"warning: no kill at {one}: the run never reached that moment")
     kills = ", ".join(map(str, found.kills)) or "nothing"
     if found.difference is None:
         output.data(f"identical: {count(found.steps, 'step')}, straight and killed after {kills}")

@@ -21,8 +21,8 @@ def confirm_removal(plan: Plan, *, lists: bool) -> None:
     """Asks a person on a terminal before anything is removed; does not ask a script.
 
     Args:
-        plan: what would be removed.
-        lists: whether to say first what that is.
+        plan: the removals.
+        lists: whether to list the files first.
 
     Raises:
         MarlinError: the answer was no.
@@ -37,7 +37,7 @@ def confirm_removal(plan: Plan, *, lists: bool) -> None:
 
 
 def outcome(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool = False) -> None:
-    """Prints what `clean` removed, would remove, or could not remove."""
+    """Prints the files that `clean` removed, would remove, or could not remove."""
     moves = ("would move" if dry_run else "moved") if to_trash else ("would remove" if dry_run else "removed")
     for removal in done.removed:
         is_rest = to_trash and temporary.is_temporary(os.path.basename(removal.name))  # which no trash takes
@@ -48,13 +48,13 @@ def outcome(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool = Fa
 
 
 def failures(found: Iterable[Failure]) -> None:
-    """Says what could not be removed, and why."""
+    """Prints the files that could not be removed, and why."""
     for failure in found:
         output.talk(f"error: cannot remove: {escape(failure.error)}: {escape(failure.path)}")
 
 
 def removed(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool) -> None:
-    """Says how much has gone."""
+    """Prints how many files were removed, and their size."""
     files, total = count(len(done.removed), "file"), size(sum(one.size_bytes for one in done.removed))
     if not to_trash:
         output.talk(f"{files} in {escape(directory)}, {'would free' if dry_run else 'freed'} {total}")
@@ -77,7 +77,7 @@ def document(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool = F
 
 
 def removal(one: Removal) -> dict[str, Any]:
-    """One file that has gone, or would."""
+    """One file that is removed, or would be."""
     return {"path": one.path, "size_bytes": one.size_bytes, "reason": one.reason}
 
 

@@ -1,4 +1,4 @@
-"""A training run: what `train` says before its first step, and what it reports after the last."""
+"""A training run: the announcement before its first step, and the report after its last."""
 
 from __future__ import annotations
 

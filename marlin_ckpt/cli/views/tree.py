@@ -1,4 +1,4 @@
-"""The tree of what a file holds, as `show` draws it: as much of it as fits on a screen."""
+"""The tree of a file's contents that `show` prints, with as many levels as fit on a screen."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from marlin_ckpt.operations.selection import Order, arranged
 
 HEADERS = ["name", "holds", "dtype", "elements", "size"]
 FIGURES = {3, 4}  # the columns of them
-_MOST_ROWS = 40  # of a tree whose depth nobody asked for
+_MOST_ROWS = 40  # of a tree without --depth
 _MOST_DTYPES = 3
-_LONGEST_LABEL = 60  # characters of a part of a name, or of what an object is
+_LONGEST_LABEL = 60  # characters of a part of a name, or of the name of a class
 
 
 def rows(whole: Branch, depth: int | None, order: Order) -> tuple[list[list[str]], bool]:
@@ -67,7 +67,7 @@ def _opened(whole: Branch) -> tuple[set[int], bool]:
 
 
 def _is_numpys(branch: Branch) -> bool:
-    """Whether a branch is an array or a number of numpy's, whose parts say nothing to a reader."""
+    """Whether a branch is an array or a number of numpy's, whose parts would not help a reader."""
     return branch.node is not None and branch.node.label.startswith("numpy.")
 
 

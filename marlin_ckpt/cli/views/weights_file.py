@@ -15,7 +15,7 @@ _MOST_NAMES = 3
 
 
 def show(done: Exported) -> None:
-    """Prints what the file holds, and what it leaves out."""
+    """Prints what the file holds, and which tensors and values it leaves out."""
     for name, number in sorted(done.became_infinite.items()):
         output.talk(
             f"warning: {count(number, 'value')} of {escape(name)} became infinite: too large for the dtype"

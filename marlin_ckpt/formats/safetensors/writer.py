@@ -1,10 +1,9 @@
 """Writes a safetensors file, tensor by tensor.
 
-The library's own `serialize_file` wants all tensors in memory at once, and writes to a temporary file of its
-own, which nobody tidies up after a kill, which it does not sync, and which only its owner may read (release
-0.8). So the bytes are laid out here as it lays them out, and the library reads what they begin with before
-anything is written. Source of the format: section "Format" of the README of safetensors; of the order: its
-tensor.rs.
+The library's own `serialize_file` (release 0.8) needs all tensors in memory at once, and writes to a
+temporary file of its own, which it does not sync, which only its owner may read, and which stays behind after
+a kill. So the bytes are laid out here as the library does, and the library reads the header before anything
+is written. Source of the format: section "Format" of the README of safetensors; of the order: its tensor.rs.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _METADATA = "__metadata__"
 
 
 def header(drafts: Sequence[Draft], metadata: Mapping[str, str]) -> bytes:
-    """What a safetensors file begins with: its length and JSON that says where each tensor's bytes are.
+    """The header of a safetensors file: its length, and JSON with the place of each tensor's bytes.
 
     Args:
         drafts: in the order of their bytes.
@@ -64,7 +63,7 @@ def in_order(drafts: Iterable[Draft]) -> list[Draft]:
 
 
 def write(target: Target, drafts: Iterable[Draft], metadata: Mapping[str, str]) -> None:
-    """Fills an empty file, once the library has read what it will begin with.
+    """Fills an empty file, once the library has read its header.
 
     Drafts that are the same as another are left out, and named in the metadata with the one that they are, as
     `safetensors.torch.save_model` does.

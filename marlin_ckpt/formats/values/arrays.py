@@ -1,6 +1,6 @@
-"""The values of tensors as numpy arrays: only the bytes that a tensor views are read.
+"""Reads the values of tensors as numpy arrays, and only the bytes that a tensor views.
 
-Importing this imports numpy, which takes longer than most commands.
+It imports numpy, which takes longer than most commands.
 """
 
 from __future__ import annotations
@@ -102,11 +102,11 @@ def _kind(tensor: Tensor) -> Dtype:
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
-    """The places of the first and the last element of the storage that a tensor views.
+    """The first and the last element of the storage that a tensor views.
 
     Raises:
-        CorruptCheckpointError: they are not in the storage.
-        UnsafeCheckpointError: it has far more elements than it views.
+        CorruptCheckpointError: one of them is outside of the storage.
+        UnsafeCheckpointError: the tensor repeats the same elements too often.
     """
     if any(size < 0 for size in tensor.shape):
         raise _outside(tensor)
@@ -121,13 +121,13 @@ def _span(tensor: Tensor) -> tuple[int, int]:
     if tensor.offset < 0 or (last + 1) * tensor.item_bytes > tensor.storage_bytes:
         raise _outside(tensor)
     if tensor.numel > last + 1 - tensor.offset + _MOST_REPEATED:
-        what = f"refused: tensor {tensor.name} says the same few elements {tensor.numel} times over"
+        what = f"refused: tensor {tensor.name} repeats a few elements {tensor.numel} times"
         raise UnsafeCheckpointError(what)
     return tensor.offset, last
 
 
 def _outside(tensor: Tensor) -> CorruptCheckpointError:
-    what = f"tensor {tensor.name} views what its storage does not have"
+    what = f"tensor {tensor.name} views elements outside of its storage"
     return CorruptCheckpointError(what, tensors=(tensor.name,))
 
 

@@ -1,4 +1,4 @@
-"""Reads the values of tensors from one file, and compares the checksum of every record that they lie in."""
+"""Reads the values of tensors from a file, and compares the checksum of every record that holds them."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.local.files import open_source
 from marlin_ckpt.storage.source import Source
 
-# What is read in all may be so much more than the file, of whose bytes few make a tensor of any size, and any
-# number of them.
+# The tensors that are read may be larger than the file by this much, but not more: with strides of 0, a few
+# bytes make tensors of any size and number.
 _FREE_BYTES = 32 << 20
 _MOST_TIMES = 8
 
 
 class CheckedFile:
-    """A file whose tensors are read; what the file has checksums for is never taken unchecked.
+    """A file whose tensors are read, and never without comparing the checksums that it has.
 
     Attributes:
         source: the file.
-        outline: what is in it.
+        outline: of it.
     """
 
     def __init__(self, source: Source, outline: Outline) -> None:
@@ -56,10 +56,10 @@ class CheckedFile:
             raise
 
     def expect(self, tensors: Iterable[Tensor]) -> None:
-        """Refuses to read tensors that say they have far more elements than the file has bytes for.
+        """Refuses to read tensors with far more elements than the file has bytes.
 
         Raises:
-            UnsafeCheckpointError: they do.
+            UnsafeCheckpointError: they have.
         """
         size = sum(one.size_bytes for one in tensors)
         if size > _FREE_BYTES + _MOST_TIMES * self.outline.size_bytes:
@@ -68,10 +68,10 @@ class CheckedFile:
             raise UnsafeCheckpointError(what, self.outline.path)
 
     def confirm(self, tensor: Tensor, crc32: int) -> None:
-        """Compares the checksum of a tensor's record, which somebody read, unless that was done before.
+        """Compares the checksum of a tensor's record, which the caller read, unless that was done before.
 
         Raises:
-            CorruptCheckpointError: it is not the one that the file has.
+            CorruptCheckpointError: it differs from the file's.
         """
         record = self._records.pop(tensor.start, None)
         if record is not None and self._container is not None and record.crc32 != crc32:
@@ -85,7 +85,7 @@ class CheckedFile:
             place: memory for the record's data, exactly as long.
 
         Returns:
-            whether there was something to read.
+            whether the record was read.
 
         Raises:
             CorruptCheckpointError: it does not hold.
@@ -104,7 +104,7 @@ class CheckedFile:
             its elements, flat, in row-major order; those of a dtype that numpy lacks as unsigned integers.
 
         Raises:
-            CorruptCheckpointError: the checksum does not hold, or values lie outside of the storage.
+            CorruptCheckpointError: the checksum does not hold, or values are outside of the storage.
             UnknownFormatError: the dtype is not known here.
             StorageError: the file cannot be read.
         """
@@ -117,19 +117,19 @@ class CheckedFile:
             return np.ascontiguousarray(arrays.read_bits(self.source, tensor)).reshape(-1)
 
     def values(self, tensor: Tensor) -> Array:
-        """Reads a tensor as `bits` does, and widens what numpy lacks to float32, which is exact."""
+        """Reads a tensor as `bits` does; dtypes that numpy lacks are widened to float32, which is exact."""
         return arrays.widened(self.bits(tensor), tensor.dtype)
 
 
 def is_in_order(tensor: Tensor) -> bool:
-    """Whether a tensor's bytes follow each other in the file, as the processor has them."""
+    """Whether a tensor is stored contiguously and in the byte order of the processor."""
     end = tensor.offset * tensor.item_bytes + tensor.size_bytes
     is_inside = tensor.offset >= 0 and 0 < end <= tensor.storage_bytes
     return is_inside and tensor.is_contiguous and tensor.item_bytes > 0 and tensor.byteorder == sys.byteorder
 
 
 def is_whole(tensor: Tensor) -> bool:
-    """Whether these bytes are all that is in the storage."""
+    """Whether a tensor is stored so, and nothing else is in its storage."""
     return is_in_order(tensor) and tensor.size_bytes == tensor.storage_bytes
 
 

@@ -1,4 +1,4 @@
-"""How far the values of two tensors lie apart, in numbers that add up over blocks of them."""
+"""The distance between two tensors, in sums that are computed block by block and added."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from marlin_ckpt.formats.values.arrays import Array
 
-_BLOCK = 1 << 16  # elements; what is computed from them fits the processor's caches
+_BLOCK = 1 << 16  # elements; all intermediate values of a block fit the processor's caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,11 @@ class Distance:
     """Sums over the elements of two tensors a and b of one shape and dtype, in float64.
 
     An element that is infinite or NaN in a or b counts in `differing` and `not_finite`, if its bits differ,
-    and in nothing else: one NaN would else hide what is to be told of all the others.
+    and nowhere else: a single NaN would make all sums NaN.
 
     Attributes:
-        differing: how many elements differ in their bits; 0.0 and -0.0 do, two NaNs of one payload do not.
-        not_finite: how many of those are infinite or NaN in a or b.
+        differing: how many elements differ in their bits, as 0.0 and -0.0 do, and equal NaNs do not.
+        not_finite: how many of the differing elements are infinite or NaN in a or b.
         squares: the sum of |a|^2.
         other_squares: the sum of |b|^2.
         difference_squares: the sum of |a - b|^2.
@@ -51,7 +51,7 @@ class Distance:
 
     @property
     def relative(self) -> float:
-        """The norm of the difference by the norm of a; infinite where a is all zeros, or too far away."""
+        """The norm of the difference divided by the norm of a; infinite where that is 0, or on overflow."""
         if self.difference_squares == 0:
             return 0.0
         if not self.squares or not math.isfinite(self.difference_squares):
@@ -60,7 +60,7 @@ class Distance:
 
     @property
     def cosine(self) -> float | None:
-        """Of the angle between a and b; None where one of them is all zeros."""
+        """The cosine of the angle between a and b; None where one of them is all zeros."""
         norms = math.sqrt(self.squares) * math.sqrt(self.other_squares)
         if not norms or not math.isfinite(norms):
             return None
@@ -68,9 +68,9 @@ class Distance:
 
 
 class Ruler:
-    """Measures tensors, or parts of them, in memory that it keeps.
+    """Measures the distance between tensors, or parts of them, in buffers that it reuses.
 
-    Memory that is given back to the system each time costs five times what is computed in it.
+    To allocate these for each block takes five times as long as to compute in them.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Ruler:
         Args:
             a: flat, of any dtype of numpy's.
             b: as many values of the same dtype.
-            differs: of each whether their bits differ, which values that were widened no longer tell.
+            differs: whether the bits of each element differ; widened values no longer show that.
         """
         kinds = {"f": self._measure_reals, "c": _measure_any}
         measure = kinds.get(a.dtype.kind, _measure_integers)
@@ -107,7 +107,7 @@ class Ruler:
 
 
 def _measure_any(a: Array, b: Array, differs: Array) -> Distance:
-    """Also of numbers that are complex, infinite or none."""
+    """Measures complex numbers too, and leaves out elements that are infinite or NaN."""
     wide = np.complex128 if a.dtype.kind == "c" else np.float64
     a, b = a.astype(wide), b.astype(wide)
     apart = a - b
@@ -119,7 +119,7 @@ def _measure_any(a: Array, b: Array, differs: Array) -> Distance:
 
 
 def _measure_integers(a: Array, b: Array, differs: Array) -> Distance:
-    """Integers of 64 bits are subtracted as such: in float64 neighbours beyond 2^53 would be equal."""
+    """Measures integers, subtracted as integers: in float64 neighbours beyond 2^53 would be equal."""
     if a.dtype.kind == "b":
         a, b = a.view(np.uint8), b.view(np.uint8)
     apart = np.maximum(a, b).astype(np.uint64) - np.minimum(a, b).astype(np.uint64)
@@ -129,18 +129,18 @@ def _measure_integers(a: Array, b: Array, differs: Array) -> Distance:
 
 
 def _sums(a: Array, b: Array, apart: Array, counted: Distance) -> Distance:
-    if a.dtype.kind == "c":  # as twice as many real numbers, whose sums are those that are wanted
+    if a.dtype.kind == "c":  # as twice as many real numbers, which have the same sums
         a, b, apart = a.view(np.float64), b.view(np.float64), apart.view(np.float64)
 
     def dot(x: Array, y: Array) -> float:
-        # Not BLAS, whose threads wait for each other where cores are busy, and add in an order of their own.
+        # Not BLAS: its threads wait for each other on busy cores, and add in an order that varies.
         return float(np.einsum("i,i->", x, y))
 
     return counted + Distance(0, 0, dot(a, a), dot(b, b), dot(apart, apart), dot(a, b))
 
 
 def differences(a: memoryview, b: memoryview, item_bytes: int) -> Array:
-    """Of each element whether its bits differ.
+    """Whether the bits of each element differ.
 
     Args:
         a: the elements' bytes.

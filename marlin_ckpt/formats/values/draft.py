@@ -1,4 +1,4 @@
-"""Tensors that are to be written, each with what makes its bytes when its turn comes."""
+"""A tensor that is to be written; its bytes are read only when its turn comes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One tensor of a file to be written.
+    """One tensor of a file that is to be written.
 
     Attributes:
         name: in that file.
         dtype: torch's name of it, `float32`.
-        item_bytes: the length of one element.
+        item_bytes: the size of one element.
         shape: of any number of dimensions.
-        same_as: the name of the draft that it is another name of, or "".
-        read: makes its bytes: all elements in row-major order, little-endian.
+        same_as: the first name of the tensor, where this is a further name of it; else "".
+        read: returns its bytes: all elements in row-major order, little-endian.
     """
 
     name: str
@@ -29,5 +29,5 @@ class Draft:
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes `read` makes."""
+        """How many bytes `read` returns."""
         return math.prod(self.shape) * self.item_bytes

@@ -1,4 +1,4 @@
-"""Floating-point values in another dtype, rounded to the nearest, ties to even, as torch rounds them."""
+"""Rounds floating-point values to another dtype as torch does: to the nearest, ties to even."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 from marlin_ckpt.formats.values.arrays import Array
 
-# What `--dtype` takes, and torch's name for each.
+# The values of `--dtype`, and torch's name for each.
 SHORT_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _CODES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
-# Elements at a time: larger memory is given back to the system each time, which costs more than all else.
+# Elements at a time: for larger blocks, allocating the intermediate arrays takes longer than the computation.
 _BLOCK = 1 << 14
 _INFINITY = 0x7F80
 _BFLOAT16_NAN = 0x7FC0  # c10::detail::round_to_nearest_even
@@ -28,8 +28,8 @@ def rounded(values: Array, dtype: str) -> tuple[Array, int]:
         dtype: torch's name of the new one. From float64 to 16 bits it goes by way of float32, as in torch.
 
     Returns:
-        the values in that dtype, bfloat16, which numpy lacks, as its bits in uint16; and how many finite ones
-        are too large for the dtype, and infinite in it.
+        the values in that dtype (bfloat16, which numpy lacks, as its bits in uint16), and how many finite
+        values became infinite, because they are too large for it.
     """
     result = np.empty(len(values), _CODES[dtype])
     became_infinite = 0
@@ -50,7 +50,7 @@ def _rounded_block(values: Array, dtype: str) -> Array:
 
 
 def _bfloat16_bits(values: Array) -> Array:
-    """The upper halves of float32, plus one where the lower half says so; it may carry into the exponent."""
+    """The upper halves of float32 values, rounded by the lower ones; that may carry into the exponent."""
     bits = values.view(np.uint32)
     # Half of the last place that is kept, less one, and one more where that place is odd.
     kept: Array = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Figures of one tensor's values, in memory for a block of them. Importing this imports numpy."""
+"""Statistics of the values of a tensor, computed block by block."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ BINS = 16
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a tensor's values are like; of complex ones, their magnitudes.
+    """Statistics of the values of a tensor, or of the magnitudes of complex values.
 
     Attributes:
-        tensor: whose they are.
-        minimum: of the finite values; NaN, as the following ones, where there is none.
+        tensor: the tensor.
+        minimum: of the finite values; NaN, as the next three, where no value is finite.
         maximum: of the finite values.
         mean: of the finite values.
         std: their standard deviation, divided by n - 1 as torch does.
         nans: how many values are NaN.
         infinities: how many are infinite.
-        histogram: how many finite values lie in each of 16 equal parts of minimum to maximum.
+        histogram: how many finite values are in each of 16 equal intervals from minimum to maximum.
     """
 
     tensor: Tensor
@@ -44,11 +44,11 @@ class Statistics:
 
 @np.errstate(all="ignore")
 def statistics(source: Source, tensor: Tensor) -> Statistics:
-    """Reads a tensor's values, twice, and works its figures out in float64.
+    """Reads the values of a tensor, twice, and computes in float64.
 
     Args:
         source: the file.
-        tensor: where they lie.
+        tensor: one of the file.
 
     Raises:
         As `arrays.read_bits` does.

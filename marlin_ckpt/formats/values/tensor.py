@@ -1,4 +1,4 @@
-"""One tensor of a file, by what the file says of it."""
+"""One tensor of a file, as the file describes it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from marlin_ckpt.formats.values.dtypes import dtype
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where a tensor's elements lie. Nothing here has been compared with the file's length.
+    """Where the elements of a tensor are. Nothing here has been checked against the length of the file.
 
     Attributes:
         name: its dotted path, `module_interface_state.layers.0.weight`; list items are `[0]`.
         dtype: in torch's spelling, `float32`.
-        shape: as the file tells it; a hostile file may tell negative sizes.
+        shape: as in the file; a hostile file may have negative sizes.
         stride: in elements, one for each size.
         offset: of the first element, in elements from the storage's start.
         storage: a key that is equal for tensors that share a storage, and no others of the file.

@@ -18,7 +18,7 @@ def average(
     destination: Output,
     decay: Annotated[
         float | None,
-        typer.Option("--decay", metavar="D", help="Each file counts D times what the one after it does."),
+        typer.Option("--decay", metavar="D", help="The weight of each file as a multiple of the next one's."),
     ] = None,
     state: State = None,
     strip_prefix: StripPrefix = "",

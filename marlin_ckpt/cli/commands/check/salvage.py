@@ -10,17 +10,17 @@ from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Json
 from marlin_ckpt.errors import BadFileError
 
-EXAMPLE = "Example: marlin-ckpt salvage model_7.pt -o rescued.pt; exits 3 when something of it is lost."
+EXAMPLE = "Example: marlin-ckpt salvage model_7.pt -o rescued.pt; exits 3 when anything is lost."
 
 
 def salvage(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A truncated or damaged file.")],
     destination: Annotated[
-        str, typer.Option("--output", "-o", metavar="OUT", help="Where to write what is intact; a new file.")
+        str, typer.Option("--output", "-o", metavar="OUT", help="The new file, for what is intact.")
     ],
     json: Json = False,
 ) -> int:
-    """Write what is intact of a damaged file to a new one, and list the tensors that are lost.
+    """Write the intact parts of a damaged file to a new one, and list the tensors that are lost.
 
     A tensor counts as intact when its checksum holds, and as lost otherwise: nothing is guessed or filled in.
     """

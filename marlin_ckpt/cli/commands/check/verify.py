@@ -16,10 +16,10 @@ EXAMPLE = "Example: marlin-ckpt verify checkpoints --recursive; exits 3 when a f
 def verify(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files and directories.")],
     recursive: Recursive = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Only say what is not intact.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only files that are not intact.")] = False,
     json: Json = False,
 ) -> int:
-    """Read files whole and say of each whether it is intact; in a directory, of its checkpoints and weights.
+    """Read files whole and report of each whether it is intact; in a directory, all checkpoints and weights.
 
     A file of ours is intact when every byte is accounted for; one by torch.save when its checksums hold.
     """

@@ -24,7 +24,7 @@ def diff(
     tensors: Annotated[
         str | None,
         typer.Option(
-            "--tensors", metavar="PATTERN", help="Only tensors of such names, one by one: '*.bias'."
+            "--tensors", metavar="PATTERN", help="Only tensors whose names match, one by one: '*.bias'."
         ),
     ] = None,
     all_: Annotated[

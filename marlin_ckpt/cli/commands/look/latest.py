@@ -29,12 +29,12 @@ def latest(
             "--prefix",
             metavar="P",
             callback=check_prefix,
-            help="What the names start with.",
+            help="The start of the names.",
         ),
     ] = "model",
     ext: Extension = "pt",
     intact: Annotated[
-        bool, typer.Option("--intact", help="Pass over files that do not verify, saying why on stderr.")
+        bool, typer.Option("--intact", help="Exclude files that do not verify, and print why on stderr.")
     ] = False,
     json: Json = False,
 ) -> None:

@@ -29,17 +29,17 @@ def list_(
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option("--since", metavar="T", help="Only files of the last 12h or 7d, or since a day."),
+        typer.Option("--since", metavar="T", help="Only files of the last 12h or 7d, or since a date."),
     ] = None,
     spark: Annotated[
-        str | None, typer.Option("--spark", metavar="METRIC", help="Draw a metric over the index, too.")
+        str | None, typer.Option("--spark", metavar="METRIC", help="Also draw a metric over the index.")
     ] = None,
     json: Json = False,
 ) -> None:
     """List checkpoints in order of their index, with kind, size, age, metrics, and whether they are intact.
 
-    With --recursive they are grouped by run. The data itself is not read: intact is what the container's
-    directory tells.
+    With --recursive they are grouped by run. The data is not read: the column intact is about the structure
+    of the file alone.
     """
     from marlin_ckpt.cli.views import checkpoints as view
     from marlin_ckpt.directory import catalog

@@ -15,10 +15,10 @@ EXAMPLE = "Example: marlin-ckpt show model_7.pt --tensors '*.weight' --sort size
 def show(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint, or weights of another tool.")],
     tensors: Annotated[
-        str | None, typer.Option("--tensors", metavar="PATTERN", help="List the tensors of such names.")
+        str | None, typer.Option("--tensors", metavar="PATTERN", help="List the tensors whose names match.")
     ] = None,
     stats: Annotated[
-        str | None, typer.Option("--stats", metavar="PATTERN", help="Read the tensors of such names.")
+        str | None, typer.Option("--stats", metavar="PATTERN", help="Read the tensors whose names match.")
     ] = None,
     depth: Annotated[
         int | None, typer.Option("--depth", metavar="N", min=1, help="Levels of the tree to show.")

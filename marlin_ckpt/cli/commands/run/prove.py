@@ -57,7 +57,7 @@ def prove_resume(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     json: Json = False,
 ) -> int:
-    """Prove that a run which is killed and resumed is the run that was never stopped, bit for bit.
+    """Prove that a killed and resumed run is identical, bit for bit, to a run that was never stopped.
 
     Trains twice in processes of their own, once straight and once killed (SIGKILL) and resumed, and compares
     every tensor, value, batch and loss after every step. Exit 3, with the first difference, if there is one.

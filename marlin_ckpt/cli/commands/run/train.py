@@ -28,27 +28,28 @@ def train(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue from save_dir if there is something to continue, else start."
+            "--resume", help="Continue from the newest checkpoint in save_dir, or start where there is none."
         ),
     ] = False,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Refuse to continue where the run would not be the same run.")
+        bool,
+        typer.Option("--exact", help="Refuse to continue if the run would not be the same bit for bit."),
     ] = False,
     no_crash_loop_guard: Annotated[
         bool,
         typer.Option(
-            "--no-crash-loop-guard", help="Continue also from a file with which runs have failed before."
+            "--no-crash-loop-guard", help="Continue even from a file that several runs in a row failed after."
         ),
     ] = False,
     no_space_check: Annotated[
-        bool, typer.Option("--no-space-check", help="Begin also where the disk may become full.")
+        bool, typer.Option("--no-space-check", help="Begin even if the disk may become full.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", help="No progress and no table; only what went wrong.")
+        bool, typer.Option("--quiet", help="No progress and no table; only warnings and errors.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Train the module of a YAML file, saving checkpoints on the way.
+    """Train the module that a YAML file names, and save checkpoints on the way.
 
     SIGTERM and Ctrl-C save and stop, SIGUSR1 saves; a second SIGTERM or Ctrl-C ends at once.
     """
