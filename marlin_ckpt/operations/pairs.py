@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,11 +17,12 @@ from marlin_ckpt.formats.values import distance, dtypes
 from marlin_ckpt.formats.values.arrays import Array, widened
 from marlin_ckpt.formats.values.checked import CheckedFile, is_in_order, is_whole
 from marlin_ckpt.formats.values.distance import Distance, Ruler
+from marlin_ckpt.storage.threads import in_order
 
 _PIECE_BYTES = 512 << 10  # of each file; with all intermediate values they fit the processor's caches
 _RANGE_BYTES = 16 << 20  # of a task of a thread
-_THREADS = 4
-_MOST_PENDING = 4 * _THREADS
+
+_Range = tuple[Tensor, Tensor, int, int]  # of two tensors: where in them it starts, and how long it is
 
 
 @dataclass(slots=True)
@@ -65,19 +65,11 @@ class Pairs:
             UnknownFormatError: a dtype is not known here.
             StorageError: a file cannot be read.
         """
-        pending: deque[tuple[Tensor, Tensor, list[Future[_Part]]]] = deque()
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for a, b in pairs:
-                if not (is_in_order(a) and is_in_order(b)):
-                    while pending:
-                        yield self._finish(*pending.popleft())
-                    yield self._measure_whole(a, b)
-                    continue
-                pending.append((a, b, self._submit(pool, a, b)))
-                while sum(len(futures) for *_, futures in pending) > _MOST_PENDING:
-                    yield self._finish(*pending.popleft())
-            while pending:
-                yield self._finish(*pending.popleft())
+        for in_ranges, group in itertools.groupby(pairs, lambda pair: all(map(is_in_order, pair))):
+            if in_ranges:
+                yield from self._measure_in_ranges(group)
+            else:
+                yield from itertools.starmap(self._measure_whole, group)
 
     def _measure_whole(self, a: Tensor, b: Tensor) -> Distance | None:
         one, other = self._a.bits(a), self._b.bits(b)
@@ -86,17 +78,25 @@ class Pairs:
             return None
         return Ruler().measure(widened(one, a.dtype), widened(other, a.dtype), differs)
 
-    def _submit(self, pool: ThreadPoolExecutor, a: Tensor, b: Tensor) -> list[Future[_Part]]:
-        for file, tensor in ((self._a, a), (self._b, b)):
-            if not is_whole(tensor):
-                file.check(tensor)  # its checksum covers more than the ranges below
-        starts = range(0, a.size_bytes, _RANGE_BYTES)
-        return [
-            pool.submit(self._compare, a, b, start, min(_RANGE_BYTES, a.size_bytes - start))
-            for start in starts
-        ]
+    def _measure_in_ranges(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Distance | None]:
+        parts: list[_Part] = []
+        for last, part in in_order(self._compare, self._ranges(pairs)):
+            parts.append(part)
+            if last is not None:
+                yield self._finish(*last, parts)
+                parts = []
 
-    def _compare(self, a: Tensor, b: Tensor, start: int, size: int) -> _Part:
+    def _ranges(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[_Range]:
+        for a, b in pairs:
+            for file, tensor in ((self._a, a), (self._b, b)):
+                if not is_whole(tensor):
+                    file.check(tensor)  # its checksum covers more than the ranges below
+            for start in range(0, max(1, a.size_bytes), _RANGE_BYTES):
+                yield a, b, start, min(_RANGE_BYTES, a.size_bytes - start)
+
+    def _compare(self, taken: _Range) -> tuple[tuple[Tensor, Tensor] | None, _Part]:
+        """Compares a range; returns the pair too where the range is its last."""
+        a, b, start, size = taken
         part, ruler = _Part(size), Ruler()
         scratch = memoryview(bytearray(_PIECE_BYTES)), memoryview(bytearray(_PIECE_BYTES))
         crc32, other_crc32 = part.crc32s
@@ -111,10 +111,9 @@ class Pairs:
             else:
                 part.equal.append((at, length))
         part.crc32s = crc32, other_crc32
-        return part
+        return ((a, b) if start + size == a.size_bytes else None), part
 
-    def _finish(self, a: Tensor, b: Tensor, futures: list[Future[_Part]]) -> Distance | None:
-        parts = [future.result() for future in futures]
+    def _finish(self, a: Tensor, b: Tensor, parts: list[_Part]) -> Distance | None:
         for number, (file, tensor) in enumerate(((self._a, a), (self._b, b))):
             if is_whole(tensor):
                 crc32 = 0

@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from isal import isal_zlib
-
 from marlin_ckpt.errors import (
     CorruptCheckpointError,
     NotACheckpointError,
@@ -19,12 +17,14 @@ from marlin_ckpt.formats.format import Format, detect
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle import storages
 from marlin_ckpt.formats.zip import recovery
-from marlin_ckpt.formats.zip.recovery import Found
+from marlin_ckpt.formats.zip.recovery import Archive, Evidence, Found
 from marlin_ckpt.formats.zip.writer import CONSTANT_RECORDS, write_state
 from marlin_ckpt.storage.local.files import open_source
 from marlin_ckpt.storage.local.publishing import publish
 from marlin_ckpt.storage.source import Source
 from marlin_ckpt.storage.target import Target
+
+_PICKLE = "data.pkl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Salvage:
         lost: what does not.
         pickle: the record `data.pkl` as it will be written, without what is lost.
         manifest: the file's own, as far as it holds, with the names of the lost tensors.
+        doubts: in words, what else may be missing or wrong: what nothing in the file proves.
     """
 
     path: str
@@ -57,6 +58,7 @@ class Salvage:
     lost: tuple[Lost, ...]
     pickle: bytes
     manifest: Manifest | None
+    doubts: tuple[str, ...] = ()
 
 
 def salvage(path: str, output: PathText) -> Salvage:
@@ -86,7 +88,9 @@ def examine(source: Source) -> Salvage:
     """Looks for every record of a file that its CRC still proves.
 
     A record is looked for where the zip directory says that it is; where the manifest's list puts it; and at
-    each local header, with the data descriptor that fits it.
+    each local header, with the data descriptor that fits it. CRCs prove single records. What proves that they
+    were saved together is the manifest, the record that torch derives from the CRCs of all others, or the zip
+    directory: the first of them that holds.
 
     Args:
         source: the file.
@@ -94,46 +98,100 @@ def examine(source: Source) -> Salvage:
     Raises:
         NotACheckpointError: it is no zip of torch's kind.
         CorruptCheckpointError: nothing of it can be proven or told apart.
-        OSError: it cannot be read.
+        UnsafeCheckpointError: looking would take too long.
+        StorageError: it cannot be read.
     """
     if detect(source) in (Format.LEGACY, Format.SAFETENSORS):
         what = "nothing can be salvaged: files of this format have no checksums that could prove anything"
         raise NotACheckpointError(what, source.path)
-    seen = recovery.Evidence(source)
-    listed = {found.name: found for found in recovery.from_directory(source)}
-    for found in listed.values():
-        seen.consider(found)
-    if not listed or len(seen.proven) < len(listed):
-        for found in recovery.from_headers(source):
-            known = listed.get(found.name, found)
-            if (known.size, known.crc32) == (found.size, found.crc32):
-                seen.consider(found)
-    own = recovery.read_manifest(source, seen.proven)
-    for found in recovery.from_manifest(own):
-        held = seen.proven.get(found.name, found)
-        if (held.size, held.crc32) != (found.size, found.crc32):
-            del seen.proven[found.name]
-        seen.consider(found)
-    if not seen.proven:
-        raise NotACheckpointError(
-            "nothing can be salvaged: no record in it has a checksum that holds", source.path
-        )
-    if "data.pkl" not in seen.proven:
+    evidence = Evidence(source)
+    listed = recovery.from_directory(source)
+    name = next((one.archive for one in listed if one.name == _PICKLE), "")
+    listed = [one for one in listed if one.archive == name]
+    whole = Archive({one.name: one for one in listed if evidence.proves(one)}, [one.record for one in listed])
+    is_complete = bool(listed) and len(whole.proven) == len(listed)
+    archives = [whole, *([] if is_complete else recovery.archives(source, evidence))]
+    candidates = [one for one in archives if _PICKLE in one.proven]
+    if candidates:
+        return _assess(source, _tie(source, evidence, archives, candidates))
+    if any(one.proven for one in archives):
         what = "nothing can be salvaged: the record data.pkl, which says what the others are, is lost"
         raise CorruptCheckpointError(what, source.path)
-    return _assess(source, seen.proven, set(listed), own)
+    raise NotACheckpointError(
+        "nothing can be salvaged: no record in it has a checksum that holds", source.path
+    )
 
 
-def _assess(source: Source, proven: dict[str, Found], listed: set[str], own: Manifest | None) -> Salvage:
-    pickle = recovery.read_found(source, proven["data.pkl"])
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """Records of one archive.
+
+    Attributes:
+        proven: those whose CRC holds, by their names in the archive.
+        stated: the names of all that there were, as far as is known.
+        is_listed: whether a manifest or a zip directory lists them.
+        manifest: ours, if it is among them.
+        doubts: as of `Salvage`.
+    """
+
+    proven: dict[str, Found]
+    stated: set[str]
+    is_listed: bool
+    manifest: Manifest | None
+    doubts: tuple[str, ...]
+
+
+def _tie(source: Source, evidence: Evidence, archives: list[Archive], candidates: list[Archive]) -> _Together:
+    """Finds the records that were saved together with the first pickle, wherever they lie.
+
+    Args:
+        source: the file.
+        evidence: of it.
+        archives: what the directory lists, then what was found behind the headers.
+        candidates: those with a pickle.
+    """
+    whole, chosen = archives[0], candidates[0]
+    pickle = chosen.proven[_PICKLE]
+    # The same archive as the headers have it: it may hold what the directory has wrong.
+    scanned = [one for one in candidates[1:] if one.proven[_PICKLE].start == pickle.start][:1]
+    own_record = next(
+        (one.proven[manifest.NAME] for one in [chosen, *scanned] if manifest.NAME in one.proven), None
+    )
+    own = recovery.read_manifest(source, own_record)
+    pool = [found for one in archives for found in one.proven.values()]
+    doubts = []
+    by_id = [one for one in [chosen, *scanned] if recovery.has_serialization_id(source, one)]
+    if own is not None and own_record is not None:
+        laid_out = list(recovery.from_manifest(own, own_record.archive))
+        stated = [own_record.record, *(one.record for one in laid_out)]
+        pool += [one for one in laid_out if evidence.proves(one)]
+    elif by_id or chosen is whole:
+        stated = [*by_id, whole][0].stated
+    else:
+        stated = chosen.stated
+        pool = list(chosen.proven.values())
+        doubts.append("nothing in it proves that all its records are of one save")
+    if chosen is not whole and len(candidates) > 1:
+        doubts.append(f"it holds {len(candidates)} archives; this is the first, the others are left out")
+    wanted = {record.name: record for record in stated}
+    return _Together(
+        {one.name: one for one in pool if one.record.name in wanted and one.is_same(wanted[one.record.name])},
+        {name.partition("/")[2] for name in wanted},
+        own is not None or (chosen is whole and not by_id),
+        own,
+        tuple(doubts),
+    )
+
+
+def _assess(source: Source, found: _Together) -> Salvage:
+    if _PICKLE not in found.proven:
+        what = "nothing can be salvaged: the pickle in it is not the one that the manifest lists"
+        raise CorruptCheckpointError(what, source.path)
+    pickle = recovery.read_found(source, found.proven[_PICKLE])
     sizes = {f"data/{key}": size for key, size in storages.record_sizes(pickle).items()}
-    expected = {*sizes, *listed, *(found.name for found in recovery.from_manifest(own))} - {manifest.NAME}
-    expected -= CONSTANT_RECORDS  # those of the new file are its own
-    # A size other than the pickle asks for: a record of some other file that lay in this one.
-    lost = {
-        name for name in expected
-        if name not in proven or sizes.get(name) not in (None, proven[name].size)
-    }  # fmt: skip
+    # Those of the new file are its own.
+    expected = {*sizes, *found.stated} - {manifest.NAME, recovery.SERIALIZATION_ID} - CONSTANT_RECORDS
+    lost = {name for name in expected if not _is_whole(found, name, sizes.get(name))}
     keys = [name.removeprefix("data/") for name in lost]
     rest = storages.without_records(pickle, keys) if lost else (pickle, {})
     if rest is None:
@@ -143,14 +201,25 @@ def _assess(source: Source, proven: dict[str, Found], listed: set[str], own: Man
         Lost(name, tuple(names.get(name.removeprefix("data/"), ()))) for name in sorted(lost, key=_by_number)
     ]
     tensors = [tensor for one in losses for tensor in one.tensors]
-    kept = sorted((one for name, one in proven.items() if name not in lost), key=lambda one: one.start)
+    if tensors and any(f"data/{key}" in lost for key in storages.record_sizes(pruned)):
+        raise CorruptCheckpointError("nothing can be salvaged: what is left would not load", source.path)
+    kept = sorted((one for name, one in found.proven.items() if name not in lost), key=lambda one: one.start)
     return Salvage(
         source.path,
         tuple(kept),
         tuple(losses),
         pruned if tensors else pickle,
-        None if own is None else replace(own, lost=tensors),
+        None if found.manifest is None else replace(found.manifest, lost=tensors),
+        found.doubts,
     )
+
+
+def _is_whole(found: _Together, name: str, size: int | None) -> bool:
+    """Whether a record is there, with the size that the pickle asks for, if it does; else it is another's."""
+    if name not in found.proven or size not in (None, found.proven[name].size):
+        return False
+    # The CRC of nothing proves nothing.
+    return found.proven[name].size > 0 or size == 0 or found.is_listed
 
 
 def _by_number(name: str) -> tuple[str, int]:
@@ -164,10 +233,7 @@ def _write(source: Source, salvage: Salvage, output: PathText) -> None:
     def buffers() -> Iterator[tuple[str, bytes]]:
         for one in salvage.intact:
             if one.name.startswith("data/"):
-                data = recovery.read_found(source, one)
-                if isal_zlib.crc32(data) != one.crc32:
-                    raise CorruptCheckpointError("changed while it was read", salvage.path)
-                yield one.name, data
+                yield one.name, recovery.read_found(source, one)
 
     def fill(target: Target) -> None:
         orders = [recovery.read_found(source, one) for one in salvage.intact if one.name == "byteorder"]

@@ -17,6 +17,8 @@ def show(found: Salvage, destination: str) -> None:
         for name in one.tensors or (f"record {one.record}",):
             output.data(f"lost  {escape(name)}" + (f"  ({escape(one.record)})" if one.tensors else ""))
     intact = size(sum(one.size for one in found.intact))
+    for doubt in found.doubts:
+        output.talk(f"in doubt: {escape(doubt)}")
     lost = count(sum(len(one.tensors) for one in found.lost), "tensor")
     output.talk(
         f"wrote {escape(destination)}: {count(len(found.intact), 'record')} intact, {intact}; {lost} lost"
@@ -30,4 +32,5 @@ def document(found: Salvage, destination: str) -> dict[str, Any]:
         "output": destination,
         "records": len(found.intact),
         "lost": [{"record": one.record, "tensors": list(one.tensors)} for one in found.lost],
+        "doubts": list(found.doubts),
     }

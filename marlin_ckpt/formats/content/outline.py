@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from marlin_ckpt.errors import (
     BadFileError,
@@ -111,7 +111,8 @@ def _of_zip(source: Source) -> Outline:
         key = view.storage.key
         data = records.get(f"{archive}/data/{key}")
         start = container.data_offsets[data.name] if data else 0
-        return _tensor(name, view, start, data.size if data else 0, order)
+        tensor = _tensor(name, view, start, data.size if data else 0, order)
+        return tensor if data is None or data.deflated_bytes is None else replace(tensor, record=data)
 
     builder = Builder(make_tensor, MOST_NODES + _NODES_A_TENSOR * len(records))
     root = builder.build(state)

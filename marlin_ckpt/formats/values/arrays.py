@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from marlin_ckpt.errors import CorruptCheckpointError, UnknownFormatError, UnsafeCheckpointError
 from marlin_ckpt.formats.values.dtypes import Dtype, dtype, eight_bit_values
 from marlin_ckpt.formats.values.tensor import Tensor
+from marlin_ckpt.formats.zip.inflation import InflationError, inflated
+from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
 
 Array = NDArray[Any]
@@ -63,12 +65,13 @@ def blocks(source: Source, tensor: Tensor, elements: int = BLOCK) -> Iterator[Ar
         elements: the most that a piece may have.
 
     Yields:
-        flat arrays. Of a tensor that is not contiguous, the span of the storage that it views is in memory at
-        once.
+        flat arrays. Of a tensor that is not contiguous, or is deflated, the span of the storage that it views
+        is in memory at once.
     """
     kind = _kind(tensor)
     first, _ = _span(tensor)
-    whole = None if tensor.is_contiguous else read_bits(source, tensor)
+    is_read_in_pieces = tensor.is_contiguous and tensor.record is None
+    whole = None if is_read_in_pieces else read_bits(source, tensor)
     for start in range(0, tensor.numel, elements):
         count = min(elements, tensor.numel - start)
         if whole is None:
@@ -135,8 +138,23 @@ def _read_span(source: Source, tensor: Tensor, kind: Dtype, first: int, count: i
     order = ">" if tensor.byteorder == "big" else "<"
     data = np.empty(count * kind.item_bytes, "u1")
     view = data.data
-    if source.read_into(tensor.start + first * kind.item_bytes, view) < len(view):
+    if tensor.record is not None:
+        _inflate_span(source, tensor, tensor.record, first * kind.item_bytes, view)
+    elif source.read_into(tensor.start + first * kind.item_bytes, view) < len(view):
         what = f"truncated: the file ends within tensor {tensor.name}"
         raise CorruptCheckpointError(what, tensors=(tensor.name,))
     found: Array = data.view(order + kind.numpy)
     return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
+
+
+def _inflate_span(source: Source, tensor: Tensor, record: Record, start: int, place: memoryview) -> None:
+    at = 0
+    try:
+        for piece in inflated(source, tensor.start, record):
+            first, end = max(start, at), min(start + len(place), at + len(piece))
+            if first < end:
+                place[first - start : end - start] = piece[first - at : end - at]
+            at += len(piece)
+    except InflationError as error:
+        what = f"the deflated data of tensor {tensor.name} is damaged"
+        raise CorruptCheckpointError(what, tensors=(tensor.name,)) from error

@@ -15,7 +15,7 @@ from marlin_ckpt.formats.values import arrays, dtypes
 from marlin_ckpt.formats.values.arrays import Array
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.reader import Container
-from marlin_ckpt.formats.zip.records import check_record, damaged
+from marlin_ckpt.formats.zip.records import check_crcs, check_record
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.local.files import open_source
 from marlin_ckpt.storage.source import Source
@@ -74,8 +74,8 @@ class CheckedFile:
             CorruptCheckpointError: it differs from the file's.
         """
         record = self._records.pop(tensor.start, None)
-        if record is not None and self._container is not None and record.crc32 != crc32:
-            raise damaged(self.source, self._container, [record])
+        if record is not None and self._container is not None:
+            check_crcs(self.source, self._container, [(record, crc32)])
 
     def check(self, tensor: Tensor, place: memoryview | None = None) -> bool:
         """Reads a tensor's record, unless that was done before, and compares its checksum.
@@ -125,7 +125,8 @@ def is_in_order(tensor: Tensor) -> bool:
     """Whether a tensor is stored contiguously and in the byte order of the processor."""
     end = tensor.offset * tensor.item_bytes + tensor.size_bytes
     is_inside = tensor.offset >= 0 and 0 < end <= tensor.storage_bytes
-    return is_inside and tensor.is_contiguous and tensor.item_bytes > 0 and tensor.byteorder == sys.byteorder
+    is_native = tensor.record is None and tensor.byteorder == sys.byteorder
+    return is_inside and tensor.is_contiguous and tensor.item_bytes > 0 and is_native
 
 
 def is_whole(tensor: Tensor) -> bool:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from marlin_ckpt.formats.values.dtypes import dtype
+from marlin_ckpt.formats.zip.structures import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Tensor:
         start: where in the file the storage's first byte is.
         storage_bytes: how many bytes of it the file holds; 0 where it holds none.
         byteorder: `little` or `big`.
+        record: of a storage that the file holds deflated, the record; None where its bytes lie as they are.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Tensor:
     start: int
     storage_bytes: int
     byteorder: str = "little"
+    record: Record | None = None
 
     @property
     def numel(self) -> int:

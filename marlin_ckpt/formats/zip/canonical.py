@@ -2,68 +2,128 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from marlin_ckpt.formats.zip import structures
+from marlin_ckpt.formats.zip.directory import TAIL, Directory, StructureError
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
 
-# An end record may be followed by a comment of 65,535 bytes.
-TAIL = structures.END64_LOCATOR.size + structures.END.size + structures.UINT16_MAX
+_END64_VERSIONS = slice(12, 16)  # of the zip64 end record; those of torch's writer have changed
 
 
-class StructureError(Exception):
-    """A container does not hold together; its text says where."""
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a writer writes what is not data.
 
-
-def check_as_ours(source: Source, records: list[Record], directory_offset: int) -> None:
-    """Lays the container out anew from the records and compares: so what no CRC covers is accounted for."""
-    at = 0
-    for record in records:
-        header = structures.local_header(record.name, record.size, at)
-        descriptor = structures.descriptor(record)
-        end = at + len(header) + record.size
-        holds = (
-            record.header_offset == at
-            and source.read(at, len(header)) == header
-            and source.read(end, len(descriptor)) == descriptor
-        )
-        if not holds:
-            raise StructureError(f"the header of record {record.name} is damaged")
-        at = end + len(descriptor)
-    directory = b"".join(map(structures.central_entry, records))
-    expected = directory + structures.end_records(len(records), len(directory), at)
-    if at != directory_offset or source.read(at, len(expected) + 1) != expected:
-        raise StructureError("the zip directory is damaged")
-
-
-def check_as_torchs(
-    source: Source, records: list[Record], entries: dict[str, bytes], directory_offset: int
-) -> None:
-    """Compares what no CRC covers with what torch writes.
-
-    Other tools and other versions of torch may write it otherwise, but then all of it: where most of a kind
-    is as torch writes it, all must be. Records of zip64 are left out: torch heads some in a way of its own.
+    Attributes:
+        header: the local header of a record whose data starts at a given place.
+        entry: its entry in the directory.
+        always_zip64: whether a zip64 end record is written even where none is needed.
     """
-    headers, descriptors = [], []
-    at = 0
-    small = [record for record in records if not record.is_zip64]
-    for record in small:
-        header = structures.local_header(record.name, record.size, record.header_offset)
-        descriptor = structures.descriptor(record)
-        end = record.header_offset + len(header) + record.size
-        headers.append(record.header_offset == at and source.read(at, len(header)) == header)
-        descriptors.append(source.read(end, len(descriptor)) == descriptor)
-        at = end + len(descriptor)
-    in_directory = [entries[record.name] == structures.central_entry(record) for record in small]
-    for kind in (headers, descriptors, in_directory):
-        if len(kind) / 2 < sum(kind) < len(kind):
-            raise StructureError(f"the header of record {small[kind.index(False)].name} is damaged")
-    if len(small) == len(records) and all(headers) and all(in_directory):
-        size = sum(map(len, entries.values()))
-        ends = [
-            structures.end_records(len(records), size, directory_offset, always_zip64=always)
-            for always in (True, False)
-        ]
-        found = source.read(directory_offset + size, TAIL)
-        # The versions in a zip64 end record, which are the writer's own.
-        if found not in ends and found[:12] + found[16:] not in [one[:12] + one[16:] for one in ends]:
-            raise StructureError("the end of the zip directory is damaged")
+
+    header: Callable[[Record, int], bytes]
+    entry: Callable[[Record], bytes]
+    always_zip64: bool
+
+
+def is_as_written(
+    source: Source, directory: Directory, data_offsets: dict[str, int], *, has_manifest: bool
+) -> bool:
+    """Lays the container out anew, as its writer would, and compares all that is not a record's data.
+
+    The writer is known by facts that no flipped bit makes or unmakes: ours adds a manifest, torch's a zip64
+    end record even where none is needed, and both pad their headers in a way that no other tool does.
+
+    Args:
+        source: the file.
+        directory: its directory.
+        data_offsets: where each record's data starts, by its name.
+        has_manifest: whether a manifest is in it, whose checksum and list of records hold.
+
+    Returns:
+        whether everything is as marlin-ckpt or torch writes it; if not, another tool packed the records.
+
+    Raises:
+        StructureError: one of them wrote it, and some of it has changed since.
+    """
+    faults = []
+    for form in [_OURS] if has_manifest else [_TORCHS, _OURS]:
+        fault, is_padded = _compare(source, directory, data_offsets, form)
+        if not fault:
+            return True
+        if is_padded and (has_manifest or directory.has_zip64_end):
+            faults.append(fault)
+    if faults:
+        raise StructureError(faults[0])
+    return False
+
+
+def _compare(
+    source: Source, directory: Directory, data_offsets: dict[str, int], form: _Form
+) -> tuple[str, bool]:
+    """What is not in a writer's form, "" where all is, and whether any local header is."""
+    fault = ""
+    is_padded = False
+    before, at = b"", 0  # the descriptor of the record before, and where it starts
+    for record in directory.records:
+        start = data_offsets[record.name]
+        header = form.header(record, start)
+        found = source.read(at, len(before) + len(header))
+        is_padded = is_padded or found[len(before) :] == header
+        is_right = found == before + header and record.header_offset == at + len(before)
+        if not is_right or directory.entries[record.name] != form.entry(record):
+            fault = fault or f"the header of record {record.name} is damaged"
+        before, at = structures.descriptor(record), start + record.stored_bytes
+    size = directory.end_offset - directory.offset
+    ends = [
+        structures.end_records(len(directory.records), size, directory.offset, always_zip64=always)
+        for always in {form.always_zip64, False}
+    ]
+    end = _unversioned(source.read(directory.end_offset, TAIL), form)
+    is_right = source.read(at, len(before)) == before and directory.offset == at + len(before)
+    if not is_right or end not in [_unversioned(one, form) for one in ends]:
+        fault = fault or "the end of the zip directory is damaged"
+    return fault, is_padded
+
+
+def _unversioned(end: bytes, form: _Form) -> bytes:
+    if not form.always_zip64 or len(end) == structures.END.size:
+        return end
+    return end[: _END64_VERSIONS.start] + end[_END64_VERSIONS.stop :]
+
+
+def _our_header(record: Record, _: int) -> bytes:
+    return structures.local_header(record.name, record.size, record.header_offset)
+
+
+def _torchs_header(record: Record, data_offset: int) -> bytes:
+    """As `mz_zip_writer_add_mem_ex_v2` writes it: without sizes, but for the one of large data."""
+    encoded = record.name.encode()
+    extra = structures.zip64_extra((record.size, 0), record.header_offset)
+    start = record.header_offset + structures.LOCAL_HEADER.size + len(encoded) + len(extra) + 4
+    # What the data is aligned to is an option of torch.save, and other callers of its writer note it nowhere.
+    extra += structures.padding(max(0, data_offset - start))
+    version, method = _torchs_version(record)
+    fixed = structures.LOCAL_HEADER.pack(
+        structures.LOCAL_SIGNATURE, version, structures.flags(record.size), method,
+        0, 0, 0, 0, 0, len(encoded), len(extra),
+    )  # fmt: skip
+    return fixed + encoded + extra
+
+
+def _torchs_entry(record: Record) -> bytes:
+    entry = structures.central_entry(record)
+    version, _ = _torchs_version(record)
+    return entry[:6] + struct.pack("<H", version) + entry[8:]
+
+
+def _torchs_version(record: Record) -> tuple[int, int]:
+    """The version that is needed to read a record, which for zip64 miniz leaves at 0, and its method."""
+    return (0, structures.STORED) if record.deflated_bytes is None else (20, structures.DEFLATED)
+
+
+_OURS = _Form(_our_header, structures.central_entry, always_zip64=False)
+_TORCHS = _Form(_torchs_header, _torchs_entry, always_zip64=True)

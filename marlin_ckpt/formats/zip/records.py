@@ -1,28 +1,43 @@
-"""Moves the data of records from a file into memory, in parallel, checking every CRC in the same pass."""
+"""Reads the data of records, in parallel, and compares their checksums in the same pass."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from isal import isal_zlib
 
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.pickle.storages import tensor_names
-from marlin_ckpt.formats.zip import reader
-from marlin_ckpt.formats.zip.reader import Container
+from marlin_ckpt.formats.zip.container import Container, has_checksums
+from marlin_ckpt.formats.zip.inflation import InflationError, inflated
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
+from marlin_ckpt.storage.threads import in_order
 
 _PIECE_BYTES = 512 << 10  # fits the second-level cache, where the CRC costs least
 _TASK_BYTES = 16 << 20  # that a thread takes at once
-_THREADS = 4  # a disk reads faster when it has more to read; more cores than that add nothing
 _LARGEST_PICKLE_BYTES = 64 << 20  # that is walked for the names of damaged tensors
+_MOST_NAMED = 3
 
 OnBytes = Callable[[int], None]
-_Part = tuple[str, int, int, int]  # a record's name, where in it, where in the file, how many bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A stretch of a record's data; of deflated data, all of it.
+
+    Attributes:
+        record: whose data it is.
+        start: where in the record's data it starts.
+        offset: where in the file.
+        size: of the data in bytes.
+    """
+
+    record: Record
+    start: int
+    offset: int
+    size: int
 
 
 def read_records(
@@ -42,21 +57,9 @@ def read_records(
 
     Raises:
         CorruptCheckpointError: some CRCs differ; it names the records and their tensors.
-        OSError: the file cannot be read.
+        StorageError: the file cannot be read.
     """
-    # No mapping: a file that is truncated under one kills the process with SIGBUS.
-    found: dict[str, int] = {}
-    with ThreadPoolExecutor(_THREADS) as pool:
-        tasks = [
-            pool.submit(_read_task, source, task, places or {}, on_bytes)
-            for task in _tasks(container.records, container.data_offsets)
-        ]
-        for task in tasks:
-            for name, size, crc32 in task.result():
-                found[name] = isal_zlib.crc32_combine(found[name], crc32, size) if name in found else crc32
-    bad = [record for record in container.records if found.get(record.name, 0) != record.crc32]
-    if bad and reader.has_checksums(container):
-        raise damaged(source, container, bad)
+    _read(source, container, container.records, places or {}, on_bytes)
 
 
 def read_record(source: Source, container: Container, record: Record) -> bytes:
@@ -64,7 +67,7 @@ def read_record(source: Source, container: Container, record: Record) -> bytes:
 
     Raises:
         CorruptCheckpointError: its CRC does not hold.
-        OSError: the file cannot be read.
+        StorageError: the file cannot be read.
     """
     data = bytearray(record.size)
     check_record(source, container, record, memoryview(data))
@@ -84,18 +87,65 @@ def check_record(
 
     Raises:
         CorruptCheckpointError: the CRC does not hold; it names the record and its tensors.
-        OSError: the file cannot be read.
+        StorageError: the file cannot be read.
     """
-    tasks = list(_tasks([record], container.data_offsets))
     places = {} if place is None else {record.name: place}
-    crc32 = 0
-    with ThreadPoolExecutor(_THREADS) if len(tasks) > 1 else contextlib.nullcontext() as pool:
-        read = functools.partial(_read_task, source, places=places, on_bytes=lambda _: None)
-        for parts in map(read, tasks) if pool is None else pool.map(read, tasks):
-            for _, size, part in parts:
-                crc32 = isal_zlib.crc32_combine(crc32, part, size)
-    if crc32 != record.crc32 and reader.has_checksums(container):
-        raise damaged(source, container, [record])
+    _read(source, container, [record], places, lambda _: None)
+
+
+def holds(record: Record, crc32: int | None) -> bool:
+    """Whether data with this CRC32 is that of a record. CRCs are compared nowhere else.
+
+    Args:
+        record: as a directory, a manifest or a data descriptor states it.
+        crc32: of the data; None where deflated data cannot be inflated.
+    """
+    return crc32 == record.crc32
+
+
+def check_crcs(source: Source, container: Container, found: Iterable[tuple[Record, int | None]]) -> None:
+    """Raises the error for data that is not that of its records.
+
+    Args:
+        source: the file.
+        container: its structure.
+        found: records and the CRC32 of their data, as `holds` takes them.
+
+    Raises:
+        CorruptCheckpointError: some are not what the directory says, unless the file was saved without; it
+            names the records and their tensors.
+    """
+    has_crcs = has_checksums(container)
+    bad = [record for record, crc32 in found if not holds(record, crc32) and (has_crcs or crc32 is None)]
+    if not bad:
+        return
+    what = f"the CRC of record {_listed([record.name for record in bad])} does not hold"
+    tensors = _tensors(source, container, [record.name for record in bad])
+    if tensors:
+        what += f" (tensor {_listed(tensors)})"
+    raise CorruptCheckpointError(what, container.path, tensors=tuple(tensors))
+
+
+def _read(
+    source: Source,
+    container: Container,
+    records: Iterable[Record],
+    places: Mapping[str, memoryview],
+    on_bytes: OnBytes,
+) -> None:
+    # No mapping: a file that is truncated under one kills the process with SIGBUS.
+    crcs: dict[str, int | None] = {record.name: 0 for record in records}
+
+    def read(task: list[_Part]) -> list[tuple[_Part, int | None]]:
+        return _read_task(source, task, places, on_bytes)
+
+    for parts in in_order(read, _tasks(records, container.data_offsets)):
+        for part, crc32 in parts:
+            before = crcs[part.record.name]
+            if part.start and before is not None and crc32 is not None:
+                crc32 = isal_zlib.crc32_combine(before, crc32, part.size)  # noqa: PLW2901
+            crcs[part.record.name] = crc32
+    check_crcs(source, container, ((record, crcs[record.name]) for record in records))
 
 
 def _tasks(records: Iterable[Record], data_offsets: Mapping[str, int]) -> Iterator[list[_Part]]:
@@ -106,46 +156,72 @@ def _tasks(records: Iterable[Record], data_offsets: Mapping[str, int]) -> Iterat
         start = data_offsets[record.name]
         done = 0
         while done < record.size:
-            size = min(room, record.size - done)
-            task.append((record.name, done, start + done, size))
+            size = min(room, record.size - done) if record.deflated_bytes is None else record.size
+            task.append(_Part(record, done, start + done, size))
             done += size
             room -= size
-            if not room:
+            if room <= 0:
                 yield task
                 task, room = [], _TASK_BYTES
-    yield task
+    if task:
+        yield task
 
 
 def _read_task(
     source: Source, task: list[_Part], places: Mapping[str, memoryview], on_bytes: OnBytes
-) -> list[tuple[str, int, int]]:
+) -> list[tuple[_Part, int | None]]:
     scratch = memoryview(bytearray(_PIECE_BYTES))
-    crcs = []
-    for name, start, offset, size in task:
-        place = places.get(name)
-        crc32 = done = 0
-        while done < size:
-            length = min(_PIECE_BYTES, size - done)
-            piece = scratch[:length] if place is None else place[start + done : start + done + length]
-            if source.read_into(offset + done, piece) < length:
-                raise CorruptCheckpointError("truncated while it was read", source.path)
-            crc32 = isal_zlib.crc32(piece, crc32)
-            done += length
-        on_bytes(size)
-        crcs.append((name, size, crc32))
+    crcs: list[tuple[_Part, int | None]] = []
+    for part in task:
+        place = places.get(part.record.name)
+        if place is not None:
+            place = place[part.start : part.start + part.size]
+        if part.record.deflated_bytes is None:
+            crcs.append((part, _copy(source, part, place, scratch)))
+        else:
+            crcs.append((part, _inflate(source, part, place)))
+        on_bytes(part.size)
     return crcs
 
 
-def damaged(source: Source, container: Container, bad: list[Record]) -> CorruptCheckpointError:
-    """The error for records whose CRC does not hold; it names them and their tensors."""
-    names: dict[str, list[str]] = {}
-    damaged = {record.name for record in bad}
+def _copy(source: Source, part: _Part, place: memoryview | None, scratch: memoryview) -> int:
+    """Reads stored data; returns its CRC32."""
+    crc32 = 0
+    for done in range(0, part.size, _PIECE_BYTES):
+        length = min(_PIECE_BYTES, part.size - done)
+        piece = scratch[:length] if place is None else place[done : done + length]
+        if source.read_into(part.offset + done, piece) < length:
+            raise CorruptCheckpointError("truncated while it was read", source.path)
+        crc32 = isal_zlib.crc32(piece, crc32)
+    return crc32
+
+
+def _inflate(source: Source, part: _Part, place: memoryview | None) -> int | None:
+    """Reads deflated data; returns its CRC32, or None where it cannot be inflated."""
+    crc32 = done = 0
+    try:
+        for piece in inflated(source, part.offset, part.record):
+            if place is not None:
+                place[done : done + len(piece)] = piece
+            done += len(piece)
+            crc32 = isal_zlib.crc32(piece, crc32)
+    except InflationError:
+        return None
+    return crc32
+
+
+def _tensors(source: Source, container: Container, damaged: list[str]) -> list[str]:
+    """The names of the tensors in damaged records, as far as the file still tells."""
     pickle = next(one for one in container.records if one.name.endswith("/data.pkl"))
-    if pickle.name not in damaged and pickle.size <= _LARGEST_PICKLE_BYTES:
-        names = tensor_names(source.read(container.data_offsets[pickle.name], pickle.size))
-    tensors = tuple(name for record in bad for name in names.get(record.name.rpartition("/")[2], []))
-    records = ", ".join(record.name for record in bad[:3]) + (", ..." if len(bad) > 3 else "")  # noqa: PLR2004
-    what = f"the CRC of record {records} does not hold"
-    if tensors:
-        what += f" (tensor {', '.join(tensors[:3])}{', ...' if len(tensors) > 3 else ''})"  # noqa: PLR2004
-    return CorruptCheckpointError(what, container.path, tensors=tensors)
+    keys = [name.rpartition("/")[2] for name in damaged if "/data/" in name]
+    if not keys or pickle.name in damaged or pickle.size > _LARGEST_PICKLE_BYTES:
+        return []
+    try:
+        names = tensor_names(read_record(source, container, pickle))
+    except CorruptCheckpointError:  # it was not looked at before, and tells nothing
+        return []
+    return [name for key in keys for name in names.get(key, [])]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")

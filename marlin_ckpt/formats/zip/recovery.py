@@ -1,167 +1,310 @@
-"""Where the records of a damaged container may lie, and which of them their CRC proves."""
+"""Finds the records of a damaged file, and which of them their CRC proves."""
 
 from __future__ import annotations
 
-import bisect
+import itertools
 import re
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from isal import isal_zlib
 
-from marlin_ckpt.formats import manifest
+from marlin_ckpt.errors import CorruptCheckpointError, UnsafeCheckpointError
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.formats.zip import reader, structures
+from marlin_ckpt.formats.zip import structures
+from marlin_ckpt.formats.zip.directory import StructureError, read_directory, read_header
+from marlin_ckpt.formats.zip.inflation import InflationError, inflated
+from marlin_ckpt.formats.zip.records import holds
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
 
+SERIALIZATION_ID = ".data/serialization_id"
+_ID_DIGITS = 40  # twenty for the names of the records, twenty for their CRCs
 _PIECE_BYTES = 1 << 20
+_FREE_BYTES = 64 << 20
 _LONGEST_NAME = 1024
-_DESCRIPTOR = struct.Struct("<4sLLL")
-_DESCRIPTOR64 = struct.Struct("<4sLQQ")
-_SIGNATURE = re.compile(
-    re.escape(structures.LOCAL_SIGNATURE) + b"|" + re.escape(structures.DESCRIPTOR_SIGNATURE)
-)
+_MOST_SIGNATURES = 4_000_000  # two for each record
+_DESCRIPTORS = (struct.Struct("<4sLLL"), struct.Struct("<4sLQQ"))
+_SIGNATURES = (structures.LOCAL_SIGNATURE, structures.DESCRIPTOR_SIGNATURE, structures.END_SIGNATURE)
+_SIGNATURE = re.compile(b"|".join(map(re.escape, _SIGNATURES)))
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where the data of a record may lie, and the CRC32 that would prove it."""
+    """Where the data of a record may start, and the size and CRC32 that would prove it."""
 
-    name: str
+    record: Record
     start: int
-    size: int
-    crc32: int
+
+    @property
+    def name(self) -> str:
+        """Its name inside the archive, `data/0`."""
+        return self.record.name.partition("/")[2]
+
+    @property
+    def archive(self) -> str:
+        """The archive's name, which torch makes from the file's."""
+        return self.record.name.partition("/")[0]
+
+    @property
+    def size(self) -> int:
+        """The length of its data in bytes."""
+        return self.record.size
+
+    @property
+    def crc32(self) -> int:
+        """The CRC32 of its data."""
+        return self.record.crc32
+
+    def is_same(self, other: Found | Record) -> bool:
+        """Whether size and CRC32 are those of another."""
+        return (self.size, self.crc32) == (other.size, other.crc32)
+
+
+@dataclass(slots=True)
+class Archive:
+    """Records that lie behind one another as those of one archive do.
+
+    Attributes:
+        proven: those whose CRC holds, by their names in the archive.
+        stated: all whose size and CRC32 are told, in the order of their place.
+    """
+
+    proven: dict[str, Found] = field(default_factory=dict)
+    stated: list[Record] = field(default_factory=list)
 
 
 class Evidence:
-    """Records whose CRC was seen to hold."""
+    """Compares data with CRCs, of no more bytes in all than a few times the file's."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         # Lying records that overlap would else keep us reading the same bytes over and over.
-        self._left_bytes = 4 * source.size_bytes
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self.proven: dict[str, Found] = {}
+        self._left_bytes = _FREE_BYTES + 4 * source.size_bytes
 
-    def consider(self, found: Found) -> None:
-        """Checks a record, unless one of its name is proven, or it lies in one: a tensor may hold a zip."""
-        at = bisect.bisect_right(self._starts, found.start)
-        is_inside = at > 0 and found.start < self._ends[at - 1]
-        if found.name in self.proven or is_inside or found.size > self._left_bytes:
-            return
-        self._left_bytes -= found.size
-        if _crc(self._source, found) == found.crc32:
-            self.proven[found.name] = found
-            self._starts.insert(at, found.start)
-            self._ends.insert(at, found.start + found.size)
+    def proves(self, found: Found) -> bool:
+        """Whether a record's data is where it may be."""
+        read_bytes = max(found.record.stored_bytes, found.size)
+        is_inside = found.start + found.record.stored_bytes <= self._source.size_bytes
+        if not is_inside or read_bytes > self._left_bytes:
+            return False
+        self._left_bytes -= read_bytes
+        crc32 = 0
+        try:
+            for piece in _pieces(self._source, found):
+                crc32 = isal_zlib.crc32(piece, crc32)
+        except InflationError:
+            return False
+        return holds(found.record, crc32)
+
+    def first_proven(self, start: int, ends: Iterable[Record]) -> Record | None:
+        """The first of some records that start at one place and whose CRC holds, in one pass over the data.
+
+        Args:
+            start: of the data.
+            ends: what descriptors say of it, the shortest first.
+        """
+        crc32 = done = 0
+        for record in ends:
+            while done < record.size and self._left_bytes > 0:
+                piece = self._source.read(start + done, min(_PIECE_BYTES, record.size - done))
+                if not piece:
+                    return None
+                crc32 = isal_zlib.crc32(piece, crc32)
+                done += len(piece)
+                self._left_bytes -= len(piece)
+            if done == record.size and holds(record, crc32):
+                return record
+        return None
 
 
-def _crc(source: Source, found: Found) -> int:
-    crc32 = done = 0
-    while done < found.size:
-        data = source.read(found.start + done, min(_PIECE_BYTES, found.size - done))
-        if not data:
-            return -1
-        crc32 = isal_zlib.crc32(data, crc32)
-        done += len(data)
-    return crc32
+def pieces(source: Source, found: Found) -> Iterator[bytes]:
+    """Reads a proven record's data in pieces of at most 1 MiB, and compares its CRC32 once more.
+
+    Raises:
+        CorruptCheckpointError: the file has changed since.
+    """
+    crc32 = 0
+    try:
+        for piece in _pieces(source, found):
+            crc32 = isal_zlib.crc32(piece, crc32)
+            yield piece
+        is_proven = holds(found.record, crc32)
+    except InflationError:
+        is_proven = False
+    if not is_proven:
+        raise CorruptCheckpointError("changed while it was read", source.path)
 
 
-def from_directory(source: Source) -> Iterator[Found]:
+def _pieces(source: Source, found: Found) -> Iterator[bytes]:
+    if found.record.deflated_bytes is not None:
+        yield from inflated(source, found.start, found.record)
+        return
+    for done in range(0, found.size, _PIECE_BYTES):
+        length = min(_PIECE_BYTES, found.size - done)
+        piece = source.read(found.start + done, length)
+        if len(piece) < length:
+            raise CorruptCheckpointError("truncated while it was read", source.path)
+        yield piece
+
+
+def from_directory(source: Source) -> list[Found]:
     """The records that the zip directory lists; none where it is damaged."""
     try:
-        records, *_ = reader.read_directory(source)
-    except reader.DAMAGE:
-        return
-    for record in records:
-        header = source.read(record.header_offset, structures.LOCAL_HEADER.size)
-        name_size = len(record.name.encode())
-        start = record.header_offset + len(
-            structures.local_header(record.name, record.size, record.header_offset)
-        )
-        if len(header) == structures.LOCAL_HEADER.size:
-            signature, *_, named, extra = structures.LOCAL_HEADER.unpack(header)
-            if signature == structures.LOCAL_SIGNATURE and named == name_size:
-                start = record.header_offset + len(header) + named + extra
-        yield Found(_inner(record.name), start, record.size, record.crc32)
+        records = read_directory(source).records
+    except StructureError:
+        return []
+    return [Found(record, _start(source, record)) for record in records]
 
 
-def from_headers(source: Source) -> Iterator[Found]:
-    """Walks the local headers; each record's size and CRC follow its data, in the descriptor that fits it."""
-    headers: list[int] = []
-    ends: dict[int, list[tuple[int, int]]] = {}
-    for at, is_header in _signatures(source):
-        if is_header:
-            headers.append(at)
-            continue
-        for size, crc32 in _described(source.read(at, _DESCRIPTOR64.size)):
-            ends.setdefault(at - size, []).append((size, crc32))
-    for at in headers:
-        data = source.read(at, structures.LOCAL_HEADER.size + _LONGEST_NAME)
-        if len(data) < structures.LOCAL_HEADER.size:
-            continue
-        _, _, flags, method, _, _, crc32, packed, size, named, extra = structures.LOCAL_HEADER.unpack_from(
-            data
-        )
-        name = data[structures.LOCAL_HEADER.size :][:named].decode(errors="replace")
-        start = at + structures.LOCAL_HEADER.size + named + extra
-        if not name.isprintable() or "/" not in name or method:
-            continue
-        own = [(size, crc32)] if packed == size else []
-        for end in ends.get(start, ()) if flags & structures.HAS_DESCRIPTOR else own:
-            yield Found(_inner(name), start, *end)
+def _start(source: Source, record: Record) -> int:
+    """Where a record's data starts, by its header or, where that is damaged, by our own layout."""
+    header = read_header(source, record.header_offset)
+    if header is not None and len(header.name) == len(record.name.encode()):
+        return header.data_offset
+    return _laid_out(record.name, record.size, record.crc32, record.header_offset).start
 
 
-def _described(descriptor: bytes) -> Iterator[tuple[int, int]]:
-    """Size and CRC32 by a data descriptor, read as one of 32 and as one of 64 bits."""
-    for form in (_DESCRIPTOR, _DESCRIPTOR64):
-        if len(descriptor) >= form.size:
-            _, crc32, packed, size = form.unpack_from(descriptor)
-            if packed == size:
-                yield size, crc32
-
-
-def _signatures(source: Source) -> Iterator[tuple[int, bool]]:
-    """Where in a file local headers and data descriptors may start, and whether it is a header."""
+def from_manifest(own: Manifest, archive: str) -> Iterator[Found]:
+    """Where the layout puts the records that a manifest lists."""
     at = 0
+    for row in own.records:
+        found = _laid_out(str(row["name"]), int(row["size"]), int(row["crc32"]), at)
+        if found.archive == archive:
+            yield found
+        at = found.start + found.size + len(structures.descriptor(found.record))
+
+
+def _laid_out(name: str, size: int, crc32: int, at: int) -> Found:
+    return Found(Record(name, size, crc32, at), at + len(structures.local_header(name, size, at)))
+
+
+def archives(source: Source, evidence: Evidence) -> list[Archive]:
+    """Walks the local headers; a record's size and CRC follow its data, in the descriptor that fits it.
+
+    An archive ends where an end record does, and where a record of a name begins that it has with other data.
+    What lies in the data of a record is not looked at: a tensor may hold a zip.
+
+    Raises:
+        UnsafeCheckpointError: there are more signatures than any checkpoint has.
+    """
+    places, ends = _signatures(source)
+    found: list[Archive] = []
+    current: dict[str, Archive] = {}
+    inside_until = 0
+    for at, is_header in places:
+        if at < inside_until:
+            continue
+        if not is_header:
+            current.clear()
+            continue
+        record, start, is_proven = _behind(source, at, ends, evidence)
+        if record is None or start < inside_until:
+            continue
+        one = Found(record, start)
+        archive = current.get(one.archive)
+        known = archive.proven.get(one.name) if archive is not None else None
+        if archive is None or (is_proven and known is not None and not one.is_same(known)):
+            archive = current[one.archive] = Archive()
+            found.append(archive)
+        archive.stated.append(record)
+        if is_proven:
+            archive.proven.setdefault(one.name, one)
+        inside_until = start + record.stored_bytes
+    return found
+
+
+def _behind(
+    source: Source, at: int, ends: dict[int, list[tuple[int, int]]], evidence: Evidence
+) -> tuple[Record | None, int, bool]:
+    """The record behind a local header, where its data starts, and whether its CRC holds."""
+    header = read_header(source, at)
+    if header is None or len(header.name) > _LONGEST_NAME:
+        return None, at, False
+    name, start = header.name.decode(errors="replace"), header.data_offset
+    if not name.isprintable() or "/" not in name:
+        return None, at, False
+    if not header.flags & structures.HAS_DESCRIPTOR:
+        crc32, stored, size = header.told
+        deflated = None if header.method == structures.STORED else stored
+        record = Record(name, size, crc32, at, deflated)
+        is_proven = evidence.proves(Found(record, start))
+        return (record if is_proven else None), start, is_proven
+    # Taken out, since of many headers in front of one place no more than one can be right.
+    told = [Record(name, size, crc32, at) for size, crc32 in sorted(ends.pop(start, ()))]
+    proven = evidence.first_proven(start, told)
+    if proven is not None:
+        return proven, start, True
+    return (told[0] if len(told) == 1 else None), start, False
+
+
+def _signatures(source: Source) -> tuple[list[tuple[int, bool]], dict[int, list[tuple[int, int]]]]:
+    """Where local headers and end records may be, and what descriptors say of data by the place of its start.
+
+    Returns:
+        places with whether a header is there, and sizes with CRC32s.
+    """
+    places: list[tuple[int, bool]] = []
+    ends: dict[int, list[tuple[int, int]]] = {}
+    at = count = 0
     tail = b""
     while data := source.read(at, _PIECE_BYTES):
         block = tail + data
         for match in _SIGNATURE.finditer(block):
-            yield at - len(tail) + match.start(), match.group() == structures.LOCAL_SIGNATURE
+            count += 1
+            if count > _MOST_SIGNATURES:
+                what = f"refused: more than {_MOST_SIGNATURES:,} places in it look like parts of a zip"
+                raise UnsafeCheckpointError(what, source.path)
+            place = at - len(tail) + match.start()
+            if match.group() == structures.DESCRIPTOR_SIGNATURE:
+                for size, crc32 in _described(source.read(place, _DESCRIPTORS[1].size)):
+                    ends.setdefault(place - size, []).append((size, crc32))
+            else:
+                places.append((place, match.group() == structures.LOCAL_SIGNATURE))
         at += len(data)
         tail = block[-3:]
+    return places, ends
 
 
-def from_manifest(own: Manifest | None) -> Iterator[Found]:
-    """Where the layout puts the records that a manifest lists."""
-    at = 0
-    for row in own.records if own is not None else ():
-        record = Record(str(row["name"]), int(row["size"]), int(row["crc32"]), at)
-        start = at + len(structures.local_header(record.name, record.size, at))
-        yield Found(_inner(record.name), start, record.size, record.crc32)
-        at = start + record.size + len(structures.descriptor(record))
+def _described(descriptor: bytes) -> Iterator[tuple[int, int]]:
+    """Size and CRC32 by the descriptor of stored data, read as one of 32 and as one of 64 bits."""
+    for form in _DESCRIPTORS:
+        if len(descriptor) >= form.size:
+            _, crc32, stored, size = form.unpack_from(descriptor)
+            if stored == size:
+                yield size, crc32
 
 
-def read_manifest(source: Source, proven: dict[str, Found]) -> Manifest | None:
-    """The manifest, if it is proven and one of a format that is known here."""
-    if manifest.NAME not in proven:
+def has_serialization_id(source: Source, archive: Archive) -> bool:
+    """Whether the record that torch derives from the CRCs of all records before it is the right one.
+
+    Its second half are the CRCs in the data descriptors, put together by c10::hash_combine:
+    `writeSerializationId` and `ostream_write_func` in caffe2/serialize/inline_container.cc.
+    """
+    own = archive.proven.get(SERIALIZATION_ID)
+    if own is None or own.size != _ID_DIGITS:
+        return False
+    combined = 0
+    for record in itertools.takewhile(lambda record: record != own.record, archive.stated):
+        if record.size:
+            step = record.crc32 + 0x9E3779B9 + (combined << 6) + (combined >> 2)
+            combined = (combined ^ step) & 0xFFFFFFFFFFFFFFFF
+    return read_found(source, own)[_ID_DIGITS // 2 :] == b"%020d" % combined
+
+
+def read_manifest(source: Source, found: Found | None) -> Manifest | None:
+    """The manifest, if its record is proven and of a format that is known here."""
+    if found is None:
         return None
     try:
-        found = Manifest.from_json(read_found(source, proven[manifest.NAME]))
-        list(from_manifest(found))
+        own = Manifest.from_json(read_found(source, found))
+        list(from_manifest(own, found.archive))
     except (ValueError, KeyError, TypeError, OverflowError, struct.error):
         return None
-    return found
+    return own
 
 
 def read_found(source: Source, found: Found) -> bytes:
-    """A record's data."""
-    return source.read(found.start, found.size)
-
-
-def _inner(name: str) -> str:
-    return name.partition("/")[2]
+    """A proven record's data; raises as `pieces`."""
+    return b"".join(pieces(source, found))

@@ -1,6 +1,6 @@
 """The zip container as `torch.save` lays it out: the fixed structures, and nothing that reads or writes.
 
-Source of the structures: PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 and 4.5.3. Source of torch's choices
+Source of the structures: PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 to 4.5.3. Source of torch's choices
 (data aligned to 64 bytes by an extra field "FB", a data descriptor after each record that is not empty):
 caffe2/serialize/inline_container.cc and miniz.c of torch 2.13. `torch.utils.serialization.config.load.
 calculate_storage_offsets` computes offsets from these choices instead of reading them, so they must be kept.
@@ -29,10 +29,11 @@ END_SIGNATURE = b"PK\x05\x06"
 END64_SIGNATURE = b"PK\x06\x06"
 END64_LOCATOR_SIGNATURE = b"PK\x06\x07"
 
+STORED, DEFLATED = 0, 8  # methods
 HAS_DESCRIPTOR = 0x0008
+ZIP64_EXTRA = 0x0001
 _UTF8 = 0x0800
 _ZIP64_VERSION = 45
-_ZIP64_EXTRA = 0x0001
 _PADDING_EXTRA = b"FB"
 
 
@@ -45,12 +46,19 @@ class Record:
         size: the length of its data in bytes.
         crc32: the CRC32 of its data.
         header_offset: where its local header starts.
+        deflated_bytes: the length of its deflated data; None where the data is stored as it is.
     """
 
     name: str
     size: int
     crc32: int
     header_offset: int
+    deflated_bytes: int | None = None
+
+    @property
+    def stored_bytes(self) -> int:
+        """How many bytes of the file its data takes."""
+        return self.size if self.deflated_bytes is None else self.deflated_bytes
 
     @property
     def is_zip64(self) -> bool:
@@ -61,21 +69,37 @@ class Record:
 def local_header(name: str, size: int, offset: int) -> bytes:
     """The header in front of a record's data, padded so that the data starts at a multiple of 64 bytes."""
     encoded = name.encode()
-    zip64 = b""
-    if size >= UINT32_MAX or offset >= UINT32_MAX:
-        values = [size, size] if size >= UINT32_MAX else []
-        values += [offset] if offset >= UINT32_MAX else []
-        zip64 = struct.pack(f"<HH{len(values)}Q", _ZIP64_EXTRA, 8 * len(values), *values)
-    start = offset + LOCAL_HEADER.size + len(encoded) + len(zip64) + 4
-    padding = b"Z" * (-start % ALIGNMENT)
-    extra = zip64 + struct.pack("<2sH", _PADDING_EXTRA, len(padding)) + padding
-    flags = _UTF8 | (HAS_DESCRIPTOR if size else 0)
-    version = _ZIP64_VERSION if zip64 else 0
+    extra = zip64_extra((size, size), offset)
+    start = offset + LOCAL_HEADER.size + len(encoded) + len(extra) + 4
+    version = _ZIP64_VERSION if extra else 0
     shown = UINT32_MAX if size >= UINT32_MAX else 0
+    extra += padding(-start % ALIGNMENT)
     fixed = LOCAL_HEADER.pack(
-        LOCAL_SIGNATURE, version, flags, 0, 0, 0, 0, shown, shown, len(encoded), len(extra)
+        LOCAL_SIGNATURE, version, flags(size), STORED, 0, 0, 0, shown, shown, len(encoded), len(extra)
     )
     return fixed + encoded + extra
+
+
+def flags(size: int) -> int:
+    """The flags of a record of this size: names are UTF-8, and a descriptor follows data."""
+    return _UTF8 | (HAS_DESCRIPTOR if size else 0)
+
+
+def zip64_extra(sizes: tuple[int, int], offset: int) -> bytes:
+    """The extra field for what does not fit into 32 bits; nothing where all does.
+
+    Args:
+        sizes: of the data, and of the data as it is stored.
+        offset: of the local header.
+    """
+    values = list(sizes) if max(sizes) >= UINT32_MAX else []
+    values += [offset] if offset >= UINT32_MAX else []
+    return struct.pack(f"<HH{len(values)}Q", ZIP64_EXTRA, 8 * len(values), *values) if values else b""
+
+
+def padding(size: int) -> bytes:
+    """The extra field with which torch moves the data to where it shall start."""
+    return struct.pack("<2sH", _PADDING_EXTRA, size) + b"Z" * size
 
 
 def descriptor(record: Record) -> bytes:
@@ -83,22 +107,19 @@ def descriptor(record: Record) -> bytes:
     if not record.size:
         return b""
     sizes = "QQ" if record.is_zip64 else "LL"
-    return struct.pack(f"<4sL{sizes}", DESCRIPTOR_SIGNATURE, record.crc32, record.size, record.size)
+    return struct.pack(f"<4sL{sizes}", DESCRIPTOR_SIGNATURE, record.crc32, record.stored_bytes, record.size)
 
 
 def central_entry(record: Record) -> bytes:
     """A record's entry in the directory at the end."""
     encoded = record.name.encode()
-    values = [record.size, record.size] if record.size >= UINT32_MAX else []
-    values += [record.header_offset] if record.header_offset >= UINT32_MAX else []
-    extra = struct.pack(f"<HH{len(values)}Q", _ZIP64_EXTRA, 8 * len(values), *values) if values else b""
-    flags = _UTF8 | (HAS_DESCRIPTOR if record.size else 0)
-    version = _ZIP64_VERSION if values else 0
-    size = min(record.size, UINT32_MAX)
+    extra = zip64_extra((record.size, record.stored_bytes), record.header_offset)
+    method = STORED if record.deflated_bytes is None else DEFLATED
+    size, stored = min(record.size, UINT32_MAX), min(record.stored_bytes, UINT32_MAX)
     offset = min(record.header_offset, UINT32_MAX)
     fixed = CENTRAL_ENTRY.pack(
-        CENTRAL_SIGNATURE, 0, version, flags, 0, 0, 0, record.crc32, size, size,
-        len(encoded), len(extra), 0, 0, 0, 0, offset,
+        CENTRAL_SIGNATURE, 0, _ZIP64_VERSION if extra else 0, flags(record.size), method, 0, 0,
+        record.crc32, stored, size, len(encoded), len(extra), 0, 0, 0, 0, offset,
     )  # fmt: skip
     return fixed + encoded + extra
 

@@ -103,10 +103,10 @@ BAD_FILES: dict[str, tuple[Callable[[], bytes], type[BadFileError], str]] = {
         NotACheckpointError,
         "a TorchScript archive",
     ),
-    "deflated": (
-        lambda: _zip_bytes(zipfile.ZIP_DEFLATED, m__data_pkl=b"\x80\x02}." * 9),
+    "compressed otherwise than torch reads": (
+        lambda: _zip_bytes(zipfile.ZIP_BZIP2, m__data_pkl=b"\x80\x02}." * 9),
         CorruptCheckpointError,
-        "compressed",
+        "compressed by method 12, which torch does not read",
     ),
     "broken pickle": (
         lambda: _zip_bytes(m__data_pkl=b"\x80\x02}"),

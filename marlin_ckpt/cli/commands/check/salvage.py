@@ -32,4 +32,4 @@ def salvage(
         output.document(view.document(found, destination))
     else:
         view.show(found, destination)
-    return BadFileError.exit_code if found.lost else 0
+    return BadFileError.exit_code if found.lost or found.doubts else 0

@@ -1,0 +1,32 @@
+"""The structure of one torch file: its records and where their data starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.zip.structures import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """The structure of one file.
+
+    Attributes:
+        path: where it is, for messages.
+        records: in the order of their place in the file.
+        data_offsets: where each record's data starts, by record name.
+        manifest: ours, or None in a file by another tool.
+        repacked: in words, how it is packed otherwise than marlin-ckpt and torch do; "" where it is not.
+    """
+
+    path: str
+    records: tuple[Record, ...]
+    data_offsets: dict[str, int]
+    manifest: Manifest | None = None
+    repacked: str = ""
+
+
+def has_checksums(container: Container) -> bool:
+    """Whether the CRCs were computed; `torch.serialization.set_crc32_options(False)` leaves them all zero."""
+    return any(record.crc32 for record in container.records)

@@ -1,0 +1,225 @@
+"""Reads the structures of any zip, whoever wrote it: the directory at its end, and the local headers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from marlin_ckpt.formats.zip import structures
+from marlin_ckpt.formats.zip.structures import Record
+from marlin_ckpt.storage.source import Source
+
+# An end record may be followed by a comment of 65,535 bytes.
+TAIL = structures.END64_LOCATOR.size + structures.END.size + structures.UINT16_MAX
+_IS_FOLDER = 0x10  # the attribute of MS-DOS, in the external attributes of a zip entry
+_HEADER_BYTES = 256  # read at once: the fixed part of a local header and the name of nearly every record
+_END64_UNCOUNTED = 12  # bytes of a zip64 end record that its own length leaves out: signature and length
+
+
+class StructureError(Exception):
+    """A container does not hold together; its text says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The directory of a zip.
+
+    Attributes:
+        records: in the order of their place in the file.
+        entries: the bytes of each record's entry, by its name.
+        offset: where the directory starts.
+        end_offset: where the records that end the file start.
+        has_folders: whether there are entries for folders, which `records` leaves out.
+        has_zip64_end: whether a zip64 end record says where the directory is.
+    """
+
+    records: tuple[Record, ...]
+    entries: dict[str, bytes]
+    offset: int
+    end_offset: int
+    has_folders: bool
+    has_zip64_end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LocalHeader:
+    """What the header in front of a record's data says.
+
+    Attributes:
+        name: as it is encoded there.
+        how: flags, method, time and date, as the directory repeats them.
+        flags: see `structures.HAS_DESCRIPTOR`.
+        method: `structures.STORED` or another.
+        told: CRC32, stored length and length of the data; zeros where a descriptor tells them.
+        data_offset: where the data starts.
+    """
+
+    name: bytes
+    how: bytes
+    flags: int
+    method: int
+    told: tuple[int, int, int]
+    data_offset: int
+
+
+def read_exactly(source: Source, offset: int, size: int) -> bytes:
+    """Reads bytes that the file had when it was opened.
+
+    Raises:
+        StructureError: it has become shorter.
+    """
+    data = source.read(offset, size)
+    if len(data) < size:
+        raise StructureError("truncated while it was read")
+    return data
+
+
+def read_header(source: Source, offset: int) -> LocalHeader | None:
+    """Reads a local header without its extra fields; None where there is none."""
+    data = source.read(offset, _HEADER_BYTES)
+    if len(data) < structures.LOCAL_HEADER.size or not data.startswith(structures.LOCAL_SIGNATURE):
+        return None
+    _, _, flags, method, _, _, *told, named, extra = structures.LOCAL_HEADER.unpack_from(data)
+    end = structures.LOCAL_HEADER.size + named
+    if end > len(data):
+        data = source.read(offset, end)
+    name = data[structures.LOCAL_HEADER.size : end]
+    crc32, stored, size = told
+    return LocalHeader(name, data[6:14], flags, method, (crc32, stored, size), offset + end + extra)
+
+
+def read_directory(source: Source) -> Directory:
+    """Reads the directory at a container's end.
+
+    Raises:
+        StructureError: it is damaged, or missing.
+    """
+    size = source.size_bytes
+    tail_offset = max(0, size - TAIL)
+    tail = read_exactly(source, tail_offset, size - tail_offset)
+    fault = StructureError("truncated: the zip directory at its end is missing")
+    for number, at in enumerate(_possible_ends(tail)):
+        try:
+            count, offset, end, is_zip64 = _place(source, tail, tail_offset, at)
+        except StructureError as error:
+            fault = fault if number else error
+            continue
+        try:
+            records, entries, has_folders = _parse_entries(read_exactly(source, offset, end - offset), count)
+        except (struct.error, UnicodeDecodeError) as error:
+            raise StructureError("the zip directory is damaged") from error
+        _check_order(records, offset)
+        return Directory(tuple(records), entries, offset, end, has_folders, is_zip64)
+    raise fault
+
+
+def _possible_ends(tail: bytes) -> Iterator[int]:
+    """Where the end record may be, the likeliest place first: any field or comment may look like one."""
+    last = len(tail) - structures.END.size
+    if tail.startswith(structures.END_SIGNATURE, max(0, last)) and tail.endswith(b"\0\0"):
+        yield last  # it has no comment
+        return
+    at = tail.rfind(structures.END_SIGNATURE, 0, max(0, last + len(structures.END_SIGNATURE)))
+    while at >= 0:
+        yield at
+        at = tail.rfind(structures.END_SIGNATURE, 0, at + len(structures.END_SIGNATURE) - 1)
+
+
+def _place(source: Source, tail: bytes, tail_offset: int, at: int) -> tuple[int, int, int, bool]:
+    """What an end record says: how many entries, from where to where, and whether by a zip64 end record."""
+    *_, count, size, offset, comment = structures.END.unpack_from(tail, at)
+    if at + structures.END.size + comment != len(tail):
+        raise StructureError("bytes follow the end of the zip")
+    end = tail_offset + at
+    locator = at - structures.END64_LOCATOR.size
+    has_locator = locator >= 0 and tail.startswith(structures.END64_LOCATOR_SIGNATURE, locator)
+    if has_locator:
+        _, _, where, _ = structures.END64_LOCATOR.unpack_from(tail, locator)
+        data = source.read(where, structures.END64.size) if where < end else b""
+        if data.startswith(structures.END64_SIGNATURE) and len(data) == structures.END64.size:
+            _, length, *_, count64, size64, offset64 = structures.END64.unpack(data)
+            is_next = where + _END64_UNCOUNTED + length == tail_offset + locator
+            if is_next and offset64 + size64 == where:
+                shown = (count, count64, structures.UINT16_MAX), (size, size64, structures.UINT32_MAX)
+                for short, value, limit in (*shown, (offset, offset64, structures.UINT32_MAX)):
+                    if short not in (value, limit):
+                        raise StructureError("the two records that end the zip differ")
+                return count64, offset64, where, True
+    if offset + size != end:
+        if has_locator:
+            raise StructureError("the zip64 end record is missing")
+        raise StructureError("the zip directory is not where the file's end says")
+    return count, offset, end, False
+
+
+def _parse_entries(data: bytes, count: int) -> tuple[list[Record], dict[str, bytes], bool]:
+    """The records in the order of their place, the bytes of their entries, and whether there are folders."""
+    records = []
+    entries: dict[str, bytes] = {}
+    has_folders = False
+    at = 0
+    for _ in range(count):
+        start = at
+        fields = structures.CENTRAL_ENTRY.unpack_from(data, at)
+        if fields[0] != structures.CENTRAL_SIGNATURE:
+            raise StructureError("the zip directory is damaged")
+        at += structures.CENTRAL_ENTRY.size
+        name_size, extra_size, comment_size = fields[10:13]
+        name = data[at : at + name_size].decode()
+        extra = data[at + name_size : at + name_size + extra_size]
+        at += name_size + extra_size + comment_size
+        record = _record(name, extra, fields)
+        if record is None:
+            has_folders = True
+            continue
+        if name in entries:
+            raise StructureError("two records have one name")
+        records.append(record)
+        entries[name] = data[start:at]
+    if at != len(data):
+        raise StructureError("the zip directory has another length than it says")
+    return sorted(records, key=lambda record: record.header_offset), entries, has_folders
+
+
+def _record(name: str, extra: bytes, fields: tuple[int, ...]) -> Record | None:
+    """What an entry describes; None for a folder."""
+    method, crc32, stored, size, attributes, offset = (fields[place] for place in (4, 7, 8, 9, 15, 16))
+    size, stored, offset = _zip64_values(extra, [size, stored, offset])
+    if name.endswith("/") and not size:
+        return None
+    if name.endswith("/") or attributes & _IS_FOLDER:
+        # torch's reader would skip the data and hand out memory that nothing was read into.
+        raise StructureError(f"record {name} says that it is a directory")
+    if method not in (structures.STORED, structures.DEFLATED):
+        raise StructureError(f"record {name} is compressed by method {method}, which torch does not read")
+    if method == structures.STORED and stored != size:
+        raise StructureError(f"record {name} is stored in another length than it has")
+    return Record(name, size, crc32, offset, None if method == structures.STORED else stored)
+
+
+def _zip64_values(extra: bytes, values: list[int]) -> list[int]:
+    """Replaces the values that are at their 32-bit limit by those of the zip64 extra field, in its order."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        if kind == structures.ZIP64_EXTRA:
+            where = at + 4
+            for place, value in enumerate(values):
+                if value == structures.UINT32_MAX:
+                    (values[place],) = struct.unpack_from("<Q", extra, where)
+                    where += 8
+        at += 4 + length
+    return values
+
+
+def _check_order(records: list[Record], directory_offset: int) -> None:
+    """Records must not overlap by what the directory alone tells."""
+    end = 0
+    for record in records:
+        if record.header_offset < end:
+            raise StructureError(f"record {record.name} overlaps another")
+        header_bytes = structures.LOCAL_HEADER.size + len(record.name.encode())
+        end = record.header_offset + header_bytes + record.stored_bytes
+    if end > directory_offset:
+        raise StructureError("truncated: the records do not fit in front of the zip directory")
