@@ -18,7 +18,7 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle import storages
 from marlin_ckpt.formats.zip import recovery
 from marlin_ckpt.formats.zip.recovery import Archive, Evidence, Found
-from marlin_ckpt.formats.zip.writer import CONSTANT_RECORDS, write_state
+from marlin_ckpt.formats.zip.writer import CONSTANT_RECORDS, Stream, write_state
 from marlin_ckpt.storage.local.files import open_source
 from marlin_ckpt.storage.local.publishing import publish
 from marlin_ckpt.storage.source import Source
@@ -228,15 +228,15 @@ def _by_number(name: str) -> tuple[str, int]:
 
 
 def _write(source: Source, salvage: Salvage, output: PathText) -> None:
-    """Writes what is left, checking every CRC once more on the way."""
+    """Writes what is left, piece by piece, comparing every CRC once more on the way."""
 
-    def buffers() -> Iterator[tuple[str, bytes]]:
+    def data() -> Iterator[tuple[str, Stream]]:
         for one in salvage.intact:
             if one.name.startswith("data/"):
-                yield one.name, recovery.read_found(source, one)
+                yield one.name, Stream(one.size, recovery.pieces(source, one))
 
     def fill(target: Target) -> None:
         orders = [recovery.read_found(source, one) for one in salvage.intact if one.name == "byteorder"]
-        write_state(target, salvage.pickle, orders[0] if orders else None, buffers(), salvage.manifest)
+        write_state(target, salvage.pickle, orders[0] if orders else None, data(), salvage.manifest)
 
     publish(output, fill, sum(one.size for one in salvage.intact))

@@ -19,6 +19,19 @@ _SMALL_BYTES = 16 << 10
 _GATHERED_BYTES = 256 << 10
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Data that is never in memory as a whole.
+
+    Attributes:
+        size: its length in bytes.
+        pieces: the data in its order.
+    """
+
+    size: int
+    pieces: Iterable[bytes | memoryview]
+
+
 class ContainerWriter:
     """Writes records one after the other into an empty file."""
 
@@ -29,29 +42,36 @@ class ContainerWriter:
         self._gathered_bytes = 0
         self.records: list[Record] = []
 
-    def add(self, name: str, data: bytes | memoryview) -> None:
+    def add(self, name: str, data: bytes | memoryview | Stream) -> None:
         """Appends a record.
 
         Args:
             name: its name inside the archive, `data/0`.
-            data: its bytes, contiguous.
+            data: its bytes, contiguous, or in pieces.
 
         Raises:
             OSError: the file cannot be written.
         """
-        view = memoryview(data).cast("B")
+        if isinstance(data, Stream):
+            stream = data
+        else:
+            view = memoryview(data).cast("B")
+            stream = Stream(len(view), (view,))
         full_name = f"{structures.ARCHIVE}/{name}"
         header_offset = self._offset
-        size = len(view)
+        size = stream.size
         header = structures.local_header(full_name, size, header_offset)
         if size <= _SMALL_BYTES:
-            content = bytes(view)  # another thread may change what it was made from
+            content = b"".join(stream.pieces)  # another thread may change what it was made from
             record = Record(full_name, size, isal_zlib.crc32(content), header_offset)
             self._gather(header, content, structures.descriptor(record))
         else:
             self._gather(header)
             self._flush()
-            record = Record(full_name, size, self._target.put(view), header_offset)
+            crc32 = 0
+            for piece in stream.pieces:
+                crc32 = isal_zlib.crc32_combine(crc32, self._target.put(piece), len(piece))
+            record = Record(full_name, size, crc32, header_offset)
             self._offset += size
             self._gather(structures.descriptor(record))
         self.records.append(record)
@@ -138,7 +158,7 @@ def write_state(
     target: Target,
     pickle: bytes,
     byteorder: bytes | None,
-    data: Iterable[tuple[str, bytes | memoryview]],
+    data: Iterable[tuple[str, bytes | memoryview | Stream]],
     about: Manifest | None,
 ) -> None:
     """Writes a whole container, its records in the order of `torch.save`.
