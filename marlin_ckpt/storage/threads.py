@@ -20,7 +20,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
     """Does some work for each item, several at a time, a bounded number ahead of whoever takes the results.
 
     When a task fails, or whoever takes the results stops (an error, Ctrl-C, an abandoned generator), no other
-    is begun, those under way are waited for, and no thread is left.
+    is begun, and those under way are waited for.
 
     Args:
         work: is called on the threads; on the caller's own where there is one item alone.
@@ -37,42 +37,65 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
     if len(first) < 2:  # noqa: PLR2004 - threads would cost more than they gain
         yield from map(work, first)
         return
-    has_failed = threading.Event()
-
-    def run(item: Item) -> Result:
-        if has_failed.is_set():
-            raise CancelledError  # never seen: the results before it end with the failure
-        try:
-            return work(item)
-        except BaseException:
-            has_failed.set()
-            raise
-
+    tasks = _Tasks()
     pool = ThreadPoolExecutor(_THREADS)
     pending: deque[Future[Result]] = deque()
     try:
         for item in itertools.chain(first, rest):
-            pending.append(pool.submit(run, item))
+            pending.append(pool.submit(tasks.run, work, item))
             if len(pending) > _MOST_PENDING:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
-        has_failed.set()
         # A future holds its error, whose traceback would hold this frame and, through it, the futures.
         pending.clear()
-        _join(pool)
-
-
-def _join(pool: ThreadPoolExecutor) -> None:
-    """Waits for the threads of a pool, however often it is interrupted; then raises the last interrupt."""
-    interrupt: BaseException | None = None
-    is_over = False
-    while not is_over:
         try:
+            tasks.stop()
+        finally:
             pool.shutdown(cancel_futures=True)
-            is_over = True
-        except BaseException as error:  # noqa: BLE001 - what a signal handler raises; raised below
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+
+
+class _Tasks:
+    """Knows which tasks are under way.
+
+    Threads are not joined for that: Python 3.11 takes a thread for ended whose `join` was interrupted.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._under_way = 0
+        self._is_over = False
+
+    def run(self, work: Callable[[Item], Result], item: Item) -> Result:
+        """Runs a task; the first that fails is the last that is begun."""
+        with self._changed:
+            if self._is_over:
+                raise CancelledError  # never seen: results are taken in their order, the failure before this
+            self._under_way += 1
+        is_done = False
+        try:
+            result = work(item)
+            is_done = True
+        finally:
+            with self._changed:
+                self._is_over = self._is_over or not is_done
+                self._under_way -= 1
+                self._changed.notify()
+        return result
+
+    def stop(self) -> None:
+        """Lets no task begin and waits for those under way, however often it is interrupted."""
+        interrupt: BaseException | None = None
+        has_ended = False
+        while not has_ended:
+            try:
+                with self._changed:
+                    self._is_over = True
+                    while self._under_way:
+                        self._changed.wait()
+                has_ended = True
+            except BaseException as error:  # noqa: BLE001 - what a signal's handler raises; raised below
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
