@@ -82,4 +82,6 @@ def open_format(source: Source) -> FileFormat:
 def _of_container(container: Container, status: Status) -> Finding:
     if not reader.has_checksums(container):
         return Finding(Status.UNVERIFIABLE, "saved without checksums", container.manifest)
+    if container.repacked:
+        return Finding(Status.REPACKED, container.repacked, container.manifest)
     return Finding(status, "", container.manifest)
