@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.cli.views import proving
 from marlin_ckpt.training.proof.proof import Difference, Kill, Proof, first_difference
-from tests.support.folders import SUPPORT
+from tests.support.folders import REPOSITORY, SUPPORT
 
 _CONFIG = """
 module:
@@ -35,7 +35,7 @@ def prove(capsys, tmp_path, monkeypatch):
     """Proves a module of `proven_modules.py`: returns the exit code, the document, and the talk."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(SUPPORT)
-    monkeypatch.setenv("PYTHONPATH", os.fspath(SUPPORT))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(os.fspath, (SUPPORT, REPOSITORY))))
     monkeypatch.setenv("COUNTER", str(tmp_path / "counter"))
 
     def run(module: str, *options: str, args: dict | None = None, **overrides):
