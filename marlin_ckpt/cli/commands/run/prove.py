@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +21,8 @@ _RANDOM_KILLS = 3
 
 
 def _kills(text: str | None, steps: int) -> list[Kill]:
+    import random
+
     from marlin_ckpt.training.proof.proof import MOMENTS, Kill
 
     if text is None:
