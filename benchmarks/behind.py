@@ -1,4 +1,4 @@
-"""How others save while training goes on: left out with a word where it is not installed."""
+"""How other packages save while training goes on; those that are not installed are left out and reported."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Saver:
 
 
 def ours(loop: Loop, directory: Path, *, overlap: bool = True) -> Saver:
-    """Ours, which is told of the loop's optimizer."""
+    """Ours, with the loop's optimizer registered."""
     arguments = DefaultCheckpointerArguments(save_dir=str(directory), async_save=True, overlap=overlap)
     checkpointer = DefaultCheckpointer(arguments)
     checkpointer.register(loop.optimizer)
@@ -127,7 +127,7 @@ def others(directory: Path, leave_out: Callable[[str], None]) -> Iterator[dict[s
 
     Args:
         directory: where they save.
-        leave_out: told of each of the rest.
+        leave_out: called with a sentence for each package that is left out.
     """
     savers: dict[str, Saver] = {}
     trial = Checkpoint({"weight": import_module("torch").zeros(64, 64)}, {}, {})

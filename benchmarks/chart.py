@@ -1,4 +1,4 @@
-"""Draws how long saving, verifying and restoring take, ours and theirs; needs matplotlib."""
+"""Draws how long saving, verifying and restoring take with each package; needs matplotlib."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FOOTNOTE_CHARACTERS = 150
 
 
 class Bar(NamedTuple):
-    """One bar and what stands beside it."""
+    """One bar and its label."""
 
     name: str
     seconds: float

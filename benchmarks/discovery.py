@@ -1,4 +1,4 @@
-"""`latest` and the discovery beside what they cannot beat."""
+"""Times `latest` and the search for checkpoints, beside the least that any program needs for them."""
 
 from __future__ import annotations
 

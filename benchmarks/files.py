@@ -1,4 +1,4 @@
-"""What the benchmarks do with files beneath Python's own calls."""
+"""Syncs, evicts and writes files with the system's own calls."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _sync(path: str | Path) -> None:
 
 
 def evict(path: str | Path) -> None:
-    """Drops a file, which must be durable and mapped by nobody, from the page cache."""
+    """Drops a file from the page cache; it must be durable, and no process may have mapped it."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -46,7 +46,7 @@ def evict(path: str | Path) -> None:
 
 
 def empty(directory: Path) -> None:
-    """Removes all that lies in a directory, and leaves the disk nothing to do for it later."""
+    """Removes everything in a directory and syncs that, so that the disk has nothing to do for it later."""
     for path in directory.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

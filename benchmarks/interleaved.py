@@ -31,7 +31,7 @@ def medians(
     """Times each call once a round, in an order of the round's own, since a call can hurt the next.
 
     Args:
-        calls: what to time, by name.
+        calls: the calls to time, by name.
         rounds: how often.
         before: done before each call and not timed.
         warm_up: go through all calls once more, at first, and forget that round.

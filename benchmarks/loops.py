@@ -24,9 +24,9 @@ class Loop:
     """A module that trains with AdamW.
 
     Attributes:
-        name: what it is.
+        name: of the loop.
         module: what learns.
-        optimizer: what changes it.
+        optimizer: of the module.
         loss: computed anew for each step.
     """
 
@@ -40,7 +40,7 @@ class Loop:
         self.loss().backward()  # type: ignore[no-untyped-call]
 
     def step(self) -> None:
-        """What changes the state."""
+        """The optimizer, which changes the state."""
         self.optimizer.step()
         self.optimizer.zero_grad()
 

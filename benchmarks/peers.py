@@ -1,4 +1,4 @@
-"""How others save: each a function of its own, left out with a word where it is not installed."""
+"""How other packages save: a function for each; those that are not installed are left out and reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _safetensors() -> Save:
 
 
 def _distributed() -> Save:
-    # It says at each save that it saves for one process, which is what is asked of it.
+    # It warns at each save that it saves for a single process, as it is asked to.
     warnings.filterwarnings("ignore", "torch.distributed is disabled")
     distributed_save = import_module("torch.distributed.checkpoint").save
 
@@ -106,7 +106,7 @@ def found(directory: Path, leave_out: Callable[[str], None], *, with_bound: bool
 
     Args:
         directory: an empty one to try them in.
-        leave_out: told of each of the others.
+        leave_out: called with a sentence for each package that is left out.
         with_bound: those that we are held against, or the rest.
     """
     savers: dict[str, Save] = {}

@@ -22,13 +22,13 @@ _BEGIN, _END = "<!-- figures of docs/benchmarks.json -->\n", "<!-- end of the fi
 
 @dataclass(frozen=True)
 class Setting:
-    """What a group of rows is measured with.
+    """The setting in which a group of rows is measured.
 
     Attributes:
         directory: an empty one on the disk that is measured.
         rounds: how often each call is timed; those of milliseconds several times as often.
         sizes: how large the states are.
-        leave_out: told, in a sentence, what is not measured.
+        leave_out: called with a sentence about each measurement that is left out.
     """
 
     directory: Path
@@ -43,12 +43,12 @@ class Row:
 
     Attributes:
         group: the rows that were measured in turn with one another, by name.
-        what: what was done.
-        against: who or what did it, or the limit.
+        what: the work that was timed.
+        against: the package or the raw work that it is compared with, or the limit.
         ours: the median of our time, or our memory.
         other: that of the other.
         rounds: how many the medians are of.
-        bound: what `ours / other` must not exceed; None where it is only shown.
+        bound: the most that `ours / other` may be; None where it is only shown.
         unit: `s` or `MiB`.
     """
 
@@ -102,7 +102,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def machine(directory: Path) -> dict[str, Any]:
-    """What the figures were measured on, without anything that says whose it is."""
+    """The machine that the figures were measured on, without anything that identifies its owner."""
     versions = {"marlin-ckpt": __version__}
     for name in _DISTRIBUTIONS:
         try:
@@ -132,7 +132,7 @@ def sentence(machine: dict[str, Any]) -> str:
 def document(
     machine: dict[str, Any], rounds: int, rows: Iterable[Row], left_out: list[str], *, quick: bool
 ) -> dict[str, Any]:
-    """What the JSON holds."""
+    """The JSON document of a run."""
     return {
         "machine": machine,
         "rounds": rounds,

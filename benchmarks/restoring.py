@@ -1,6 +1,6 @@
-"""Restoring a file into a live module and its optimizer; it counts until every page of them has been read.
+"""Times restoring a file into a live module and its optimizer, until every page of them has been read.
 
-Without that, `torch.load(mmap=True)` would be done before it has read the moments: AdamW's
+Without reading them, `torch.load(mmap=True)` would end before it has read the moments: AdamW's
 `load_state_dict` keeps the tensors that it is given, and these are the mapped file.
 """
 
@@ -28,7 +28,7 @@ class _Live:
         self._own = {key: dict(state) for key, state in live.optimizer.state.items()}
 
     def renew(self) -> None:
-        """Gives the optimizer its own tensors back: what a restore left there keeps a file mapped."""
+        """Gives the optimizer its own tensors back: those of a restore keep the file mapped."""
         for key, state in self._own.items():
             self.live.optimizer.state[key] = dict(state)
 
@@ -40,7 +40,7 @@ class _Live:
                 tensor.zero_()
 
     def sums(self) -> list[float]:
-        """What tells whether everything has been restored."""
+        """A value that shows whether everything has been restored."""
         return [tensor.sum(dtype=torch.float64).item() for tensor in self.live.tensors()]
 
     def read_pages(self) -> None:

@@ -1,4 +1,4 @@
-"""Saving: each save counts until the file and the directory that names it are synced."""
+"""Times saves, each until the file and its directory are synced."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def beside_the_disk(setting: Setting) -> list[Row]:
 
 
 def beside_others(setting: Setting) -> list[Row]:
-    """The same beside the rest of those who save; apart, since they leave threads and memory behind."""
+    """The same beside the other packages, and last, since they leave threads and memory behind."""
     directory, checkpoint = setting.directory, training(setting.sizes.medium).checkpoint()
     savers = peers.found(directory, setting.leave_out, with_bound=False)
     timings = _timed(setting, checkpoint, savers, {}) if savers else {}

@@ -1,4 +1,4 @@
-"""How much longer steps take for a save among them, beside the disk's own work."""
+"""How much longer training steps take during a save, beside a raw write of the same size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAVE, _LIMIT, _RAW = "marlin-ckpt save", "copy and write", "write"  # names of 
 
 
 class _Steps:
-    """The times of single steps, by what went on beside the whole of them."""
+    """The times of single steps, by what ran beside them."""
 
     def __init__(self) -> None:
         self.times: dict[str, list[float]] = {_SAVE: [], _LIMIT: [], "": []}

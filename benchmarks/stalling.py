@@ -1,4 +1,4 @@
-"""How long asynchronous saves hold a training loop up: in the call, and before the next optimizer step."""
+"""How long a training loop waits for asynchronous saves: in the call, and before the next optimizer step."""
 
 from __future__ import annotations
 

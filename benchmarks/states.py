@@ -28,7 +28,7 @@ class Sizes:
     """How large everything is.
 
     Attributes:
-        medium: what most rows save and restore.
+        medium: the state that most rows save and restore.
         small: where a save's fixed costs show.
         large: more than 4 GiB.
         tensors: how many a state of tiny tensors holds.
@@ -135,7 +135,7 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def size_bytes(checkpoint: Checkpoint) -> int:
-    """What the tensors of a state take."""
+    """The size of the tensors of a state."""
     return sum(tensor.nbytes for _, tensor in flat(checkpoint.payload()))
 
 

@@ -1,4 +1,4 @@
-"""Verifying a file that is in the page cache, and one that is not."""
+"""Times verifying a file that is in the page cache, and one that is not."""
 
 from __future__ import annotations
 
