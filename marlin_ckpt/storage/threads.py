@@ -79,7 +79,7 @@ class _Tasks:
             is_done = True
         finally:
             with self._changed:
-                self._is_over = self._is_over or not is_done
+                self._is_over |= not is_done
                 self._under_way -= 1
                 self._changed.notify()
         return result
