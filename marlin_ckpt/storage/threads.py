@@ -73,16 +73,15 @@ class _Tasks:
             if self._is_over:
                 raise CancelledError  # never seen: results are taken in their order, the failure before this
             self._under_way += 1
-        is_done = False
         try:
-            result = work(item)
-            is_done = True
+            return work(item)
+        except BaseException:
+            self._is_over = True
+            raise
         finally:
             with self._changed:
-                self._is_over |= not is_done
                 self._under_way -= 1
                 self._changed.notify()
-        return result
 
     def stop(self) -> None:
         """Lets no task begin and waits for those under way, however often it is interrupted."""
