@@ -163,21 +163,14 @@ def _start(source: Source, record: Record) -> int:
     header = read_header(source, record.header_offset)
     if header is not None and len(header.name) == len(record.name.encode()):
         return header.data_offset
-    return _laid_out(record.name, record.size, record.crc32, record.header_offset).start
+    return record.header_offset + len(structures.local_header(record.name, record.size, record.header_offset))
 
 
 def from_manifest(own: Manifest, archive: str) -> Iterator[Found]:
-    """Where the layout puts the records that a manifest lists."""
-    at = 0
-    for row in own.records:
-        found = _laid_out(str(row["name"]), int(row["size"]), int(row["crc32"]), at)
-        if found.archive == archive:
-            yield found
-        at = found.start + found.size + len(structures.descriptor(found.record))
-
-
-def _laid_out(name: str, size: int, crc32: int, at: int) -> Found:
-    return Found(Record(name, size, crc32, at), at + len(structures.local_header(name, size, at)))
+    """Where the layout puts the records of an archive that a manifest lists."""
+    rows = ((str(row["name"]), int(row["size"]), int(row["crc32"])) for row in own.records)
+    found = (Found(record, start) for record, start in structures.lay_out(rows))
+    return (one for one in found if one.archive == archive)
 
 
 def archives(source: Source, evidence: Evidence) -> list[Archive]:

@@ -9,6 +9,7 @@ calculate_storage_offsets` computes offsets from these choices instead of readin
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 ARCHIVE = "archive"
@@ -122,6 +123,23 @@ def central_entry(record: Record) -> bytes:
         record.crc32, stored, size, len(encoded), len(extra), 0, 0, 0, 0, offset,
     )  # fmt: skip
     return fixed + encoded + extra
+
+
+def lay_out(records: Iterable[tuple[str, int, int]]) -> Iterator[tuple[Record, int]]:
+    """Where records lie one behind the other in a file of ours.
+
+    Args:
+        records: name, size and CRC32 of each.
+
+    Yields:
+        each record, and where its data starts.
+    """
+    at = 0
+    for name, size, crc32 in records:
+        record = Record(name, size, crc32, at)
+        start = at + len(local_header(name, size, at))
+        yield record, start
+        at = start + size + len(descriptor(record))
 
 
 def end_records(

@@ -141,12 +141,14 @@ def plan(pickle: bytes, byteorder: bytes | None, sizes: Mapping[str, int]) -> Pl
     """
     leading = {name: len(data) for name, data in _leading(pickle, byteorder).items()}
     trailing = {name: len(data) for name, data in _VERSION.items()}
+    named = {
+        f"{structures.ARCHIVE}/{name}": size for name, size in (leading | dict(sizes) | trailing).items()
+    }
     offsets: dict[str, int] = {}
     end = directory = 0
-    for name, size in [*leading.items(), *sizes.items(), *trailing.items()]:
-        record = Record(f"{structures.ARCHIVE}/{name}", size, 0, end)
-        offsets[name] = end + len(structures.local_header(record.name, size, end))
-        end = offsets[name] + size + len(structures.descriptor(record))
+    for record, start in structures.lay_out((name, size, 0) for name, size in named.items()):
+        offsets[record.name.partition("/")[2]] = start
+        end = start + record.size + len(structures.descriptor(record))
         directory += len(structures.central_entry(record))
     return Plan(
         {name: offsets[name] for name in sizes},
