@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from marlin_ckpt import DefaultCheckpointer, DefaultCheckpointerArguments, StorageError
-from marlin_ckpt.directory import removing
-from marlin_ckpt.storage.local import publishing
+from marlin_ckpt.directory import removing, trash
+from marlin_ckpt.storage.local import publishing, store
 
 
 def clean(directory, **options) -> removing.Outcome:
@@ -105,6 +105,24 @@ def test_a_file_replaced_after_the_decision_stays_and_is_told(inside, replace):
     assert path.read_bytes() == b"newer"
     assert [failure.path for failure in outcome.failures] == [str(path)]
     assert not (inside / "model_2.pt").exists()
+
+
+def test_a_file_saved_anew_while_the_older_one_goes_to_the_trash_stays(inside, monkeypatch):
+    path = inside / "model_1.pt"
+    path.write_bytes(b"older")
+    plan = removing.plan_cleaning(inside)
+    sync = store.sync_open_directory
+
+    def save_meanwhile(fd):
+        sync(fd)
+        replace_by_rename(path)
+
+    monkeypatch.setattr(store, "sync_open_directory", save_meanwhile)
+    with trash.filling(plan.directory) as dispose:
+        outcome = removing.carry_out(plan, dispose)
+    assert [failure.path for failure in outcome.failures] == [str(path)]
+    assert path.read_bytes() == b"newer"
+    assert (inside / ".trash/000001/model_1.pt").read_bytes() == b"older"
 
 
 def test_a_file_that_vanished_after_the_decision_is_neither_removed_nor_a_failure(inside):

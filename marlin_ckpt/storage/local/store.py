@@ -140,6 +140,7 @@ class LocalStore:
             target = self._target.go(new_folder, makes=True)
             if not found.is_folder and _link(source, last, target, new):
                 sync_open_directory(target)
+                self._unchanged(source, name, last, identity)  # that took a while; a save may have come
                 os.unlink(last, dir_fd=source)
                 return
             with contextlib.suppress(FileNotFoundError):
