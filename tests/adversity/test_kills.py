@@ -12,20 +12,20 @@ import pytest
 
 from tests.support.folders import REPOSITORY
 
-PLAIN_KILLS = 12
+PLAIN_KILLS = 8
 
 
 @pytest.fixture(scope="module")
 def kills(cases: Callable[[int, int], int]) -> int:
     """How often each way of saving is killed; the half of it while one name is saved over."""
-    return cases(40, 250)
+    return cases(16, 250)
 
 
 @pytest.fixture(scope="module")
 def found(kills: int, cases: Callable[[int, int], int], tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What was found of loops of 50 MB saves, each killed at a random moment after its first save."""
     repository = REPOSITORY
-    megabytes = cases(20, 50)
+    megabytes = cases(10, 50)
     campaigns = [f"direct={kills}", f"buffered={kills}", f"plain={PLAIN_KILLS}"]
     command = [sys.executable, str(repository / "tests" / "support" / "saving_loop.py")]
     command += [str(tmp_path_factory.mktemp("killed")), str(megabytes), *campaigns]

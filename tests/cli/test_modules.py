@@ -188,13 +188,11 @@ def test_a_syntax_error_of_a_users_module_exits_2_and_names_its_file(train, modu
     assert len(err.splitlines()) == 1
 
 
-def test_the_traceback_is_shown_to_those_who_ask_for_it(run_command, train, module, tmp_path):
-    train(f"{module}:Value")
-    ended = run_command("train", "--config", "own.yaml", cwd=tmp_path, env={"MARLIN_CKPT_TRACEBACK": "1"})
-    assert ended.returncode == 1
-    assert b"Traceback (most recent call last):" in ended.stderr
-    assert f'{module}.py", line '.encode() in ended.stderr
-    assert b"ValueError: two" in ended.stderr
+def test_the_traceback_is_left_to_the_interpreter_for_those_who_ask_for_it(train, module, monkeypatch):
+    monkeypatch.setenv("MARLIN_CKPT_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="two") as caught:
+        train(f"{module}:Value")
+    assert any(Path(entry.path).name == f"{module}.py" for entry in caught.traceback)
 
 
 def test_an_interruption_before_the_first_checkpoint_says_that_there_is_none(train, module):

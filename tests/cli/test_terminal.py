@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import pty
 import re
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.folders import visible
+from tests.support.folders import REPOSITORY, visible
 
 # Takes the terminal over, so that its Ctrl-C reaches the command as it would from a shell.
 _COMMAND = """
@@ -32,35 +33,38 @@ PATIENCE_S = 30
 QUESTION = b"? [y/N]"
 
 
-@pytest.fixture
-def on_terminal(repository, tmp_path):
+def run_on_terminal(
+    directory: Path, *arguments: str | Path, columns: int = 80, answers: dict[bytes, bytes] | None = None
+) -> tuple[int, bytes]:
     """Runs the command on a terminal; types the answer once the question stands there."""
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), "TERM": "xterm-256color"}
+    for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        environment.pop(name, None)
+    with subprocess.Popen(
+        [sys.executable, "-c", _COMMAND, *arguments],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        cwd=directory,
+        env=environment,
+    ) as child:
+        os.close(terminal)
+        try:
+            shown = _converse(master, child.pid, dict(answers or {}))
+        finally:
+            os.close(master)
+            if sys.exc_info()[0] is not None:
+                child.kill()
+    return child.returncode, shown.replace(b"\r\n", b"\n")
 
-    def run(*arguments: str | Path, columns: int = 80, answers: dict[bytes, bytes] | None = None):
-        master, terminal = pty.openpty()
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        environment = {**os.environ, "PYTHONPATH": os.fspath(repository), "TERM": "xterm-256color"}
-        for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-            environment.pop(name, None)
-        with subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, *arguments],
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            start_new_session=True,
-            cwd=tmp_path,
-            env=environment,
-        ) as child:
-            os.close(terminal)
-            try:
-                shown = _converse(master, child.pid, dict(answers or {}))
-            finally:
-                os.close(master)
-                if sys.exc_info()[0] is not None:
-                    child.kill()
-        return child.returncode, shown.replace(b"\r\n", b"\n")
 
-    return run
+@pytest.fixture
+def on_terminal(tmp_path):
+    """Runs the command on a terminal, in the test's own directory."""
+    return functools.partial(run_on_terminal, tmp_path)
 
 
 def _converse(master: int, pid: int, answers: dict[bytes, bytes]) -> bytes:
@@ -183,31 +187,40 @@ def test_a_number_is_never_split_over_two_lines_of_the_table(on_terminal, direct
     assert "\u2026" not in text_of(shown)
 
 
-def test_training_shows_epoch_step_loss_speed_and_last_checkpoint(on_terminal, repository, tmp_path):
-    options = ["--set", "checkpointer.save_dir=saved", "--set", "trainer.epochs=40"]
-    code, shown = on_terminal("train", "--config", repository / "configs/ci.yaml", *options, columns=120)
+EPOCHS = 20
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, bytes]:
+    """The directory that a training on a terminal has saved to, and what it showed."""
+    directory = tmp_path_factory.mktemp("trained")
+    options = ["--set", "checkpointer.save_dir=saved", "--set", f"trainer.epochs={EPOCHS}"]
+    command = ["train", "--config", REPOSITORY / "configs/ci.yaml", *options]
+    code, shown = run_on_terminal(directory, *command, columns=120)
+    assert code == 0, shown
+    return directory / "saved", shown
+
+
+def test_training_shows_epoch_step_loss_speed_and_last_checkpoint(trained):
+    saved, shown = trained
     text = re.sub(_MOVE, b"", re.sub(_STYLE, b"", shown)).decode()
-    assert code == 0, text
-    frames = [line for line in re.split(r"[\r\n]", text) if re.match(r"epoch \d+/40 ", line)]
+    frames = [line for line in re.split(r"[\r\n]", text) if re.match(rf"epoch \d+/{EPOCHS} ", line)]
     assert frames
-    whole = r"epoch \d+/40 \S+ step +\d+/15 +loss \d\.\d{4} +[0-9.]+ steps/s +last model_\d+\.pt"
+    whole = rf"epoch \d+/{EPOCHS} \S+ step +\d+/15 +loss \d\.\d{{4}} +[0-9.]+ steps/s +last model_\d+\.pt"
     assert any(re.match(whole, frame) for frame in frames), frames
     assert max(map(len, frames)) <= 120
     assert shown.count(b"\x1b[?25h") == shown.count(b"\x1b[?25l") == 1
-    assert len(visible(tmp_path / "saved")) == 40
+    assert len(visible(saved)) == EPOCHS
 
 
-def test_the_progress_line_is_gone_at_the_end_and_the_table_stands(on_terminal, repository):
-    options = ["--set", "checkpointer.save_dir=saved"]
-    _, shown = on_terminal("train", "--config", repository / "configs/ci.yaml", *options, columns=120)
-    after = shown.rpartition(b"\x1b[2K")[2]
+def test_the_progress_line_is_gone_at_the_end_and_the_table_stands(trained):
+    after = trained[1].rpartition(b"\x1b[2K")[2]
     assert b"step" not in after.partition(b"index")[0]
-    rows = text_of(after).splitlines()
-    assert [row.split()[-1] for row in rows[:4]] == [
-        "file",
-        *(f"saved/model_{index}.pt" for index in range(3)),
-    ]
-    assert re.match("run [0-9a-f]{12}: 3 epochs, 45 steps", rows[4])
+    heading, *rows = text_of(after).splitlines()
+    files = [row.split()[-1] for row in rows if "saved/" in row]
+    assert heading.split()[-1] == "file"
+    assert files == [f"saved/model_{index}.pt" for index in range(EPOCHS - len(files), EPOCHS)] != []
+    assert any(re.match(f"run [0-9a-f]{{12}}: {EPOCHS} epochs, {15 * EPOCHS} steps", row) for row in rows)
 
 
 def test_quiet_training_shows_nothing_on_a_terminal_either(on_terminal, repository, tmp_path):

@@ -24,7 +24,7 @@ ALL_DTYPES = sorted({kind for kind in vars(torch).values() if isinstance(kind, t
 
 
 def test_any_state_comes_back_as_torch_brings_it_back(cases):
-    @settings(max_examples=cases(160, 6000))
+    @settings(max_examples=cases(80, 6000))
     @given(state=states())
     def check(state: Any) -> None:
         assert differences(state) == []
@@ -93,7 +93,7 @@ def test_a_state_on_a_cuda_device_comes_back_there_and_to_the_cpu_for_our_reader
 
 
 def test_the_same_state_gives_the_same_bytes_again(cases):
-    @settings(max_examples=cases(40, 2000))
+    @settings(max_examples=cases(20, 2000))
     @given(state=states())
     def check(state: Any) -> None:
         with tempfile.TemporaryDirectory(dir=DIRECTORY) as directory, warnings.catch_warnings():

@@ -97,11 +97,11 @@ def run_schedules(directory, caplog, seeds):
 
 
 def test_whatever_the_writer_does_files_are_right_and_each_failure_is_told_once(directory, caplog, cases):
-    assert run_schedules(directory, caplog, range(cases(40, 200))) > cases(40, 200)
+    assert run_schedules(directory, caplog, range(cases(20, 200))) > cases(20, 200)
 
 
 def test_and_so_when_threads_take_turns_a_thousand_times_as_often(directory, caplog, cases, quick_switches):
-    assert run_schedules(directory, caplog, range(1000, 1000 + cases(40, 200))) > cases(40, 200)
+    assert run_schedules(directory, caplog, range(1000, 1000 + cases(20, 200))) > cases(20, 200)
 
 
 def test_a_failure_that_is_kept_to_be_told_again_is_noticed(directory, caplog, monkeypatch):
