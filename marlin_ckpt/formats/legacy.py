@@ -15,14 +15,13 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from marlin_ckpt.formats.pickle.stubs import Reader, Storage
-from marlin_ckpt.formats.pickle.views import is_name
-from marlin_ckpt.formats.values.dtypes import STORAGES, dtype
+from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
+from marlin_ckpt.formats.pickle.stubs import Storage, StubReader
+from marlin_ckpt.formats.pickle.views import dtype_of
+from marlin_ckpt.formats.values.dtypes import dtype
 from marlin_ckpt.storage.source import Source
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
-_FEW = 1_000  # opcodes of the pickles that torch itself makes up
-_MOST_BYTES = 128 << 20  # of the pickles, as many as they may have in a zip
 _PIECE_BYTES = 1 << 20
 _PROTOCOL_VERSION = 1001  # torch.serialization.PROTOCOL_VERSION
 
@@ -35,11 +34,13 @@ class Legacy:
         state: in stubs.
         places: by the storages' keys, where each one's data starts and how many bytes it has.
         names: what unpickling it would import, as modules and names.
+        budget: what reading it may still take.
     """
 
     state: Any
     places: dict[str, tuple[int, int]]
     names: frozenset[tuple[str, str]]
+    budget: Budget
 
 
 class _Window(io.BytesIO):
@@ -47,8 +48,9 @@ class _Window(io.BytesIO):
 
     def __init__(self, source: Source) -> None:
         super().__init__()
+        self.budget = Budget(self.tell, source.path)
         self._source, self._end = source, 0
-        self._limit = min(source.size_bytes, _MOST_BYTES)
+        self._size = source.size_bytes
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Reads as a file does, but never less than it is asked for; raises EOFError instead."""
@@ -66,22 +68,24 @@ class _Window(io.BytesIO):
         return line
 
     def _fill(self, end: int) -> None:
-        if end > self._limit:
+        if end > self._size:
             raise EOFError("it ends too early")
+        if end > LARGEST_PICKLE:
+            self.budget.refuse(f"its pickles have more than {LARGEST_PICKLE} bytes")
         here = self.seek(0, os.SEEK_CUR)
         self.seek(self._end)
-        wanted = min(self._limit, max(end, 2 * self._end, _PIECE_BYTES)) - self._end
+        wanted = min(self._size, LARGEST_PICKLE, max(end, 2 * self._end, _PIECE_BYTES)) - self._end
         self._end += self.write(self._source.read(self._end, wanted))
         self.seek(here)
         if end > self._end:
             raise EOFError("it ends too early")
 
 
-class _Reader(Reader):
+class _Reader(StubReader):
     """Reads a pickle whose storages follow it."""
 
-    def __init__(self, file: Any, opcodes: int) -> None:
-        super().__init__(file, encoding="utf-8", errors="surrogateescape", opcodes=opcodes)
+    def __init__(self, window: _Window) -> None:
+        super().__init__(window, window.budget, encoding="utf-8", errors="surrogateescape")
         self.storages: dict[str, Storage] = {}
 
     def persistent_load(self, pid: Any) -> Any:
@@ -93,40 +97,32 @@ class _Reader(Reader):
         return found
 
 
-def read_legacy(source: Source, opcodes: int) -> Legacy:
+def read_legacy(source: Source) -> Legacy:
     """Reads the pickles and finds the storages.
 
     Args:
         source: the file.
-        opcodes: how many the pickle of the state may have.
 
     Raises:
-        ExcessError: they have more.
+        ExcessError: it would take more than any of its length that torch wrote.
         Exception: of a file that lies, whatever its opcodes meet.
     """
     window = _Window(source)
-    magic, protocol, _ = (Reader(window, opcodes=_FEW).load() for _ in range(3))
+    magic, protocol, _ = (_Reader(window).load() for _ in range(3))
     if magic != _MAGIC or protocol != _PROTOCOL_VERSION:
         raise pickle.UnpicklingError("not of the protocol that torch wrote")
-    reader = _Reader(window, opcodes)
+    reader = _Reader(window)
     state = reader.load()
-    keys = Reader(window, encoding="utf-8").load()
-    if not isinstance(keys, list):
+    keys = _Reader(window).load()
+    if type(keys) is not list or not all(type(key) is str for key in keys):
         raise pickle.UnpicklingError("no list of storages")
     places: dict[str, tuple[int, int]] = {}
     at, size = window.tell(), source.size_bytes
     for key in keys:
-        item_bytes = (
-            dtype(_dtype_name(reader.storages[key])).item_bytes or 1
-        )  # of parts of bytes, torch says 1
+        item_bytes = dtype(dtype_of(reader.storages[key])).item_bytes or 1  # of parts of bytes, torch says 1
         (numel,) = struct.unpack("<q", source.read(at, 8))
         if not 0 <= numel * item_bytes <= size - at - 8:
             raise EOFError("truncated: a storage does not fit the file")
         places[key] = at + 8, numel * item_bytes
         at += 8 + numel * item_bytes
-    return Legacy(state, places, frozenset(reader.names))
-
-
-def _dtype_name(storage: Storage) -> str:
-    kind = storage.pid[1]
-    return STORAGES.get(kind.name[1], "") if is_name(kind) else ""
+    return Legacy(state, places, frozenset(reader.names), window.budget)

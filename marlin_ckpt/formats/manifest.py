@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from marlin_ckpt.formats.budget import check_json
 from marlin_ckpt.naming import Kind
 
 NAME = ".marlin/manifest.json"
@@ -67,9 +68,11 @@ class Manifest:
         """Reads a record.
 
         Raises:
+            ExcessError: it would take more memory than any of its length that this tool wrote.
             NewerFormat: it is one of a newer format.
             ValueError: it is not a manifest.
         """
+        check_json(data)
         try:
             values = json.loads(data)
             version = values["format_version"]

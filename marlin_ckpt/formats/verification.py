@@ -44,9 +44,9 @@ def verify(what: Entry | str, on_bytes: OnBytes = lambda _: None) -> Verdict:
             found = open_format(source).verify(source, on_bytes)
         except CorruptCheckpointError as error:
             return Verdict(path, Status.CORRUPT, error.what, error.tensors, size, error.hint)
-        except NotACheckpointError as error:
+        except (NotACheckpointError, UnsafeCheckpointError) as error:
             return Verdict(path, Status.NOT_A_CHECKPOINT, error.what, (), size, error.hint)
-        except (UnknownFormatError, UnsafeCheckpointError) as error:
+        except UnknownFormatError as error:
             return Verdict(path, Status.UNVERIFIABLE, error.what, (), size, error.hint)
     return Verdict(path, found.status, found.reason, (), size)
 

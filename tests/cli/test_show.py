@@ -219,8 +219,8 @@ def test_the_names_that_are_allowed_are_those_of_the_installed_torch():
 
 
 def test_names_of_python_2_and_of_numpy_1_are_told_as_what_loads_them(tmp_path):
-    assert permissions.imported_name("__builtin__", "set") == "builtins.set"
-    assert permissions.imported_name("copy_reg", "_reconstructor") == "copyreg._reconstructor"
+    assert permissions.python_3_name("__builtin__", "set") == ("builtins", "set")
+    assert permissions.python_3_name("copy_reg", "_reconstructor") == ("copyreg", "_reconstructor")
     code = permissions.loading_code("a'b", ["numpy.core.multiarray.scalar", "numpy.dtype"], ["f8"])
     allowed = '(numpy._core.multiarray.scalar, "numpy.core.multiarray.scalar"), numpy.dtype, '
     allowed += 'type(numpy.dtype("f8"))'

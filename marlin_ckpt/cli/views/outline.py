@@ -9,10 +9,11 @@ from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, cut, escape, metrics, size, value
 from marlin_ckpt.cli.views import tree
 from marlin_ckpt.errors import UnsafeCheckpointError
-from marlin_ckpt.formats.content.optimizers import Optimizer, find_optimizers, join
+from marlin_ckpt.formats.content.optimizers import Optimizer, find_optimizers
 from marlin_ckpt.formats.content.outline import Kind, Outline
 from marlin_ckpt.formats.content.summary import Branch, summarise
 from marlin_ckpt.formats.pickle import permissions
+from marlin_ckpt.formats.pickle.labels import join
 from marlin_ckpt.formats.pickle.permissions import Permission
 from marlin_ckpt.operations.selection import Order
 

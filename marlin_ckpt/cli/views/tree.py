@@ -7,9 +7,9 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from marlin_ckpt.cli.text import count, cut, escape, shape, size, value
-from marlin_ckpt.formats.content.optimizers import join
 from marlin_ckpt.formats.content.outline import Kind
 from marlin_ckpt.formats.content.summary import Branch
+from marlin_ckpt.formats.pickle.labels import join
 from marlin_ckpt.operations.selection import Order, arranged
 
 HEADERS = ["name", "holds", "dtype", "elements", "size"]

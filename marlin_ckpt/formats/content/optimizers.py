@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marlin_ckpt.formats.content.tree import Kind, Node
+from marlin_ckpt.formats.pickle.labels import join
 
 # Keys of a group that no other optimizer of torch.optim has together, most telling first; torch 2.13. Older
 # versions lack some keys, which are therefore not asked for.
@@ -61,11 +62,6 @@ def _mappings(root: Node) -> Iterator[tuple[str, dict[str, Node]]]:
             yield name, {child.key: child for child in node.children}
         inner = [child for child in node.children if child.children]
         pending.extend((join(name, child.key), child) for child in reversed(inner))
-
-
-def join(name: str, key: str) -> str:
-    """The name of a part, from that of the whole and the part's key."""
-    return f"{name}.{key}" if name and key and key[0] != "[" else name + key
 
 
 def _optimizer(name: str, parts: dict[str, Node]) -> Optimizer:

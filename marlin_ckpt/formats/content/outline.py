@@ -11,15 +11,14 @@ from marlin_ckpt.errors import (
     CorruptCheckpointError,
     NotACheckpointError,
     StorageError,
-    UnsafeCheckpointError,
 )
 from marlin_ckpt.formats import legacy
-from marlin_ckpt.formats.content.tree import MOST_NODES, Builder, Kind, Node
+from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
+from marlin_ckpt.formats.content.tree import Builder, Kind, Node
 from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.formats.pickle.budget import ExcessError
-from marlin_ckpt.formats.pickle.permissions import imported_name
-from marlin_ckpt.formats.pickle.stubs import MOST_OPCODES, Reader
+from marlin_ckpt.formats.pickle.permissions import python_3_name
+from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.pickle.views import View
 from marlin_ckpt.formats.safetensors import header as safetensors
 from marlin_ckpt.formats.values.tensor import Tensor
@@ -30,12 +29,6 @@ from marlin_ckpt.storage.source import Source
 
 __all__ = ["Kind", "Node", "Outline", "Tensor", "read_outline"]
 
-_MOST_PICKLE_BYTES = 128 << 20  # a state of 50,000 tensors has a tenth of that
-_MORE_OPCODES = 1_000_000  # of a long pickle, a quarter of its length at most: a vocabulary takes so many
-_OPCODES_A_TENSOR = 40  # for its name, its sizes and what it is made by
-_NODES_A_TENSOR = 20  # for those of the optimizer's state that belong to it
-_LEAST_TENSOR = 256  # bytes of a legacy file for each tensor, with its part of the pickle
-_MOST_LEGACY = 20_000  # tensors of a legacy file
 _LONGEST_ORDER = 16  # bytes of the record `byteorder`, which says little or big
 
 
@@ -74,7 +67,7 @@ def read_outline(source: Source) -> Outline:
         CorruptCheckpointError: bytes are missing or changed, or the pickle cannot be read.
         NotACheckpointError: it is something else.
         UnknownFormatError: a newer marlin-ckpt wrote it.
-        UnsafeCheckpointError: the pickle would cost more than a state does.
+        UnsafeCheckpointError: it would take more time or memory than any of its length that a tool wrote.
         StorageError: it cannot be read.
     """
     of = _OUTLINES[format_of(source)]
@@ -82,8 +75,6 @@ def read_outline(source: Source) -> Outline:
         return of(source)
     except (BadFileError, StorageError):
         raise
-    except ExcessError as error:
-        raise UnsafeCheckpointError(f"refused: its pickle holds {error}", source.path) from error
     except MemoryError as error:
         raise StorageError("not enough memory to look into the file", source.path) from error
     except Exception as error:
@@ -98,11 +89,13 @@ def _of_zip(source: Source) -> Outline:
     if any(name.endswith("/constants.pkl") for name in records):
         raise NotACheckpointError("not a checkpoint but a TorchScript archive", source.path)
     record = next(one for name, one in records.items() if name.partition("/")[2] == "data.pkl")
-    if record.size > _MOST_PICKLE_BYTES:
-        raise ExcessError(f"{record.size} bytes")
-    pickled = read_record(source, container, record)
-    opcodes = MOST_OPCODES + min(len(pickled) // 4, _MORE_OPCODES) + _OPCODES_A_TENSOR * len(records)
-    unpickler = Reader(io.BytesIO(pickled), encoding="utf-8", errors="surrogateescape", opcodes=opcodes)
+    file = io.BytesIO()
+    budget = Budget(file.tell, source.path)
+    if record.size > LARGEST_PICKLE:
+        budget.refuse(f"its pickle has {record.size} bytes")
+    file.write(read_record(source, container, record))
+    file.seek(0)
+    unpickler = StubReader(file, budget, encoding="utf-8", errors="surrogateescape")
     state = unpickler.load()
     archive = record.name.partition("/")[0]
     order = _byteorder(source, container, f"{archive}/byteorder")
@@ -114,7 +107,7 @@ def _of_zip(source: Source) -> Outline:
         tensor = _tensor(name, view, start, data.size if data else 0, order)
         return tensor if data is None or data.deflated_bytes is None else replace(tensor, record=data)
 
-    builder = Builder(make_tensor, MOST_NODES + _NODES_A_TENSOR * len(records))
+    builder = Builder(make_tensor, budget)
     root = builder.build(state)
     size = source.size_bytes
     return Outline(
@@ -133,13 +126,12 @@ def _byteorder(source: Source, container: Container, name: str) -> str:
 
 def _of_legacy(source: Source) -> Outline:
     size = source.size_bytes
-    tensors = min(size // _LEAST_TENSOR, _MOST_LEGACY)
-    found = legacy.read_legacy(source, MOST_OPCODES + _OPCODES_A_TENSOR * tensors)
+    found = legacy.read_legacy(source)
 
     def make_tensor(name: str, view: View) -> Tensor:
         return _tensor(name, view, *found.places.get(view.storage.key, (0, 0)))
 
-    builder = Builder(make_tensor, MOST_NODES + _NODES_A_TENSOR * tensors)
+    builder = Builder(make_tensor, found.budget)
     root = builder.build(found.state)
     return Outline(
         source.path, Format.LEGACY, size, None, root, tuple(builder.tensors),
@@ -148,7 +140,7 @@ def _of_legacy(source: Source) -> Outline:
 
 
 def _imports(names: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    return _sorted({imported_name(*name) for name in names})
+    return _sorted({".".join(python_3_name(*name)) for name in names})
 
 
 def _sorted(names: Iterable[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,9 @@ from marlin_ckpt.formats.content.tree import Kind, Node
 
 _MOST_PARTS = 10  # of a dotted name; what follows is not split
 _MOST_SPLIT = 10  # levels of the tree, below which no name is split
+_MOST_PLACES = 200_000  # made for the parts of names; further names are not split
+_MOST_DTYPES = 64  # of a branch, more than torch has; further ones are not told
+_LONGEST_COMPARED = 1_000  # characters of a text, or parts of a container
 _NUMBERED = re.compile(r"(\[?)(\d{1,9})\]?")
 _MOST_TOLD = 8  # numbered siblings that differ in their shapes alone and are told one by one
 
@@ -55,6 +58,7 @@ def summarise(root: Node) -> Branch:
 class _Summary:
     def __init__(self) -> None:
         self._first: dict[tuple[Any, ...], str] = {}  # names of the tensors told so far, by their memory
+        self._places_left = _MOST_PLACES
         self._numbers: dict[Any, int] = {}  # of structures, so that comparing two takes no walk
 
     def branch(self, node: Node, depth: int) -> Branch:
@@ -64,7 +68,7 @@ class _Summary:
         for child in node.children:
             below = self.branch(child, depth + 1)
             parts: tuple[str, ...] = (child.key,)
-            if child.kind is Kind.TENSOR and depth < _MOST_SPLIT:
+            if child.kind is Kind.TENSOR and depth < _MOST_SPLIT and self._places_left > 0:
                 parts = tuple(child.key.split(".", _MOST_PARTS))
             below.key = parts[-1]
             self._place(places, parts[:-1]).children.append(below)
@@ -75,6 +79,7 @@ class _Summary:
     def _place(self, places: dict[tuple[str, ...], Branch], parts: tuple[str, ...]) -> Branch:
         """The branch of a name's beginning, made where it is missing."""
         if parts not in places:
+            self._places_left -= 1
             places[parts] = Branch(parts[-1])
             self._place(places, parts[:-1]).children.append(places[parts])
         return places[parts]
@@ -96,7 +101,8 @@ class _Summary:
         """Tells alike children once, and adds up."""
         branch.children = _merged(branch.children)
         for child in branch.children:
-            branch.dtypes |= child.dtypes
+            if len(branch.dtypes) < _MOST_DTYPES:
+                branch.dtypes |= child.dtypes
             branch.tensors += child.tensors
             branch.numel += child.numel
             branch.size_bytes += child.size_bytes
@@ -166,5 +172,6 @@ def _united(group: list[Branch], key: str) -> Branch:
 def _is_same_value(one: Node | None, other: Node | None) -> bool:
     if one is None or other is None or one.value is other.value:
         return True
-    # A list may be long, and stand in very many places.
-    return not isinstance(one.value, (list, tuple, set, frozenset)) and bool(one.value == other.value)
+    # A text or a container may be long, and stand in very many places.
+    is_long = isinstance(one.value, Sized) and len(one.value) > _LONGEST_COMPARED
+    return not is_long and bool(one.value == other.value)

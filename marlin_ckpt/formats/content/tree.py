@@ -7,23 +7,29 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from marlin_ckpt.formats.pickle.budget import ExcessError
-from marlin_ckpt.formats.pickle.stubs import Stub
-from marlin_ckpt.formats.pickle.views import View, is_name, view_of
+from marlin_ckpt.formats.budget import Budget
+from marlin_ckpt.formats.pickle.labels import (
+    LONGEST_INTEGER,
+    MOST_SHOWN,
+    PLAIN,
+    SHORT,
+    bounded,
+    join,
+    key_text,
+    name_text,
+    value_text,
+)
+from marlin_ckpt.formats.pickle.stubs import Global, Stub
+from marlin_ckpt.formats.pickle.views import View, view_of
 from marlin_ckpt.formats.values.tensor import Tensor
 
-MOST_NODES = 100_000  # beside those of the tensors
+# Of the budget: a node takes as long to make and to show as so many bytes to fill, and more with its sizes.
+_NODE = 600
+_DIMENSION = 30
 _MOST_REPEATS = 20_000  # of the nodes in containers that stand in several places
 _MOST_DEPTH = 200  # a module pickled whole has three levels for each of its own
-_MOST_TEXT = 32 << 20  # bytes of names, of which few bytes of a pickle can make very many
-_LONGEST_INTEGER = 256  # bits; Python takes the square of its length to spell one, and refuses long ones
-_LONGEST_NAME = 100  # characters of each half of an imported name that are shown
-_MOST_SHOWN = 8  # arguments of an object, or parts of a tuple
-_SHORT = 40  # characters or bytes of a text in a label
-
 _LARGE = 1_000  # entries of a mapping that is one value if all of them are plain: a vocabulary, say
 _ROWS = (list, tuple, set, frozenset)
-PLAIN = (type(None), bool, int, float, str, bytes, complex)
 
 
 class Kind(StrEnum):
@@ -77,20 +83,19 @@ class Builder:
 
     Args:
         make_tensor: places a tensor in the file, given its name.
-        most_nodes: beyond which the file is refused.
+        budget: what reading the file's metadata may still take.
 
     Attributes:
         tensors: those of the tree, in its order.
         numpy_types: the codes of the numpy dtypes in it, `f8`.
     """
 
-    def __init__(self, make_tensor: MakeTensor, most_nodes: int = MOST_NODES) -> None:
+    def __init__(self, make_tensor: MakeTensor, budget: Budget) -> None:
         self.tensors: list[Tensor] = []
         self.numpy_types: set[str] = set()
         self._make_tensor = make_tensor
-        self._nodes_left = most_nodes
+        self._budget = budget
         self._repeats_left = _MOST_REPEATS
-        self._text_left = _MOST_TEXT
         self._open: list[_Frame] = []
         self._on_path: set[int] = set()
         self._seen: set[int] = set()
@@ -114,25 +119,17 @@ class Builder:
                 frame.children.append(self._node(found[0], frame.path, found[1]))
         return root
 
-    def _joined(self, path: str, key: str) -> str:
-        joined = f"{path}.{key}" if path and key and key[0] != "[" else path + key
-        self._text_left -= len(joined) if joined.isascii() else 4 * len(joined)
-        if self._text_left < 0:
-            raise ExcessError("names that would fill the memory")
-        return joined
-
     def _node(self, key: str, above: str, value: Any) -> Node:
-        self._nodes_left -= 1
-        if self._nodes_left < 0:
-            raise ExcessError("more values than any state has")
+        # Names are joined again by those who show them, also of values.
+        self._charge_text(_NODE, above, key)
         if type(value) in PLAIN:
-            return Node(key, Kind.VALUE, value=_bounded(value))
-        if is_name(value):
+            return Node(key, Kind.VALUE, value=bounded(value))
+        if type(value) is Global:
             return Node(key, Kind.OBJECT, label=name_text(value))
         view = view_of(value)
         if view is not None:
-            return self._tensor_node(key, self._joined(above, key), view)
-        if isinstance(value, Stub):
+            return self._tensor_node(key, join(above, key), view)
+        if type(value) is Stub:
             if value.name == ("numpy", "dtype") and _is_code(value.arguments[:1]):
                 self.numpy_types.add(value.arguments[0])
             value = _plain_object(value)
@@ -141,10 +138,15 @@ class Builder:
         if id(value) in self._on_path:
             return Node(key, Kind.ELSEWHERE, label="what it lies in")
         node = Node(key, *_what(value))
-        self._enter(node, self._joined(above, key), value, _size(value), self._parts(value))
+        self._charge_text(0, node.label)
+        self._enter(node, join(above, key), value, _size(value), self._parts(value))
         return node
 
+    def _charge_text(self, cost: int, *texts: str) -> None:
+        self._budget.charge(cost + sum(len(one) if one.isascii() else 4 * len(one) for one in texts))
+
     def _tensor_node(self, key: str, path: str, view: View) -> Node:
+        self._budget.charge(_DIMENSION * len(view.shape))
         tensor = self._make_tensor(path, view)
         self.tensors.append(tensor)
         node = Node(key, Kind.TENSOR, tensor=tensor)
@@ -182,7 +184,7 @@ class Builder:
         if id(value) not in self._plain:
             parts = (*value, *value.values()) if isinstance(value, dict) else value
             self._plain[id(value)] = all(
-                type(part) in PLAIN and (type(part) is not int or part.bit_length() <= _LONGEST_INTEGER)
+                type(part) in PLAIN and (type(part) is not int or part.bit_length() <= LONGEST_INTEGER)
                 for part in parts
             )
         return self._plain[id(value)]
@@ -193,7 +195,7 @@ class Builder:
             yield from ((key_text(key), part) for key, part in value.items())
         elif isinstance(value, _ROWS):
             yield from ((f"[{number}]", part) for number, part in enumerate(value))
-        elif isinstance(value, Stub):
+        elif type(value) is Stub:
             state = value.state
             if value.name in _MAPPINGS and isinstance(state, dict):
                 # A state_dict carries its modules' versions, which load_state_dict alone wants.
@@ -207,28 +209,8 @@ class Builder:
         for one in inner:
             if isinstance(one, dict) or (isinstance(one, _ROWS) and not self._is_plain(one)):
                 yield from self._parts(one)
-            elif one and not is_name(one) and type(one) not in PLAIN:
+            elif one and type(one) is not Global and type(one) not in PLAIN:
                 yield "", one
-
-
-def key_text(key: Any) -> str:
-    """A key of a mapping as it stands in a name."""
-    if type(key) is str:
-        return key
-    if type(key) is tuple and len(key) <= _MOST_SHOWN:
-        return f"({', '.join(map(_argument, key))})"
-    return _argument(key)
-
-
-def name_text(stub: Any) -> str:
-    """What a stub stands for, `collections.OrderedDict`; names of any length are cut."""
-    return ".".join(part[:_LONGEST_NAME] for part in stub.name)
-
-
-def _bounded(value: Any) -> Any:
-    if type(value) is int and value.bit_length() > _LONGEST_INTEGER:
-        return f"an integer of {value.bit_length()} bits"
-    return value
 
 
 _KINDS: dict[type[Any], Kind] = {dict: Kind.MAPPING, list: Kind.LIST, tuple: Kind.TUPLE, set: Kind.LIST}
@@ -240,7 +222,7 @@ def _plain_object(stub: Stub) -> Any:
     if stub.state is not None or stub.items or stub.pairs:
         return stub
     match (*stub.name, stub.arguments):
-        case "_codecs", "encode", (str() as text, "latin1" | "latin-1") if len(text) <= _SHORT:
+        case "_codecs", "encode", (str() as text, "latin1" | "latin-1") if len(text) <= SHORT:
             return text.encode("latin-1", "replace")
         case "__builtin__" | "builtins", "complex", (float() as real, float() as imaginary):
             return complex(real, imaginary)
@@ -253,37 +235,24 @@ def _plain_object(stub: Stub) -> Any:
 
 def _is_code(arguments: tuple[Any, ...]) -> bool:
     code = arguments[0] if arguments else None
-    return type(code) is str and code.isalnum() and len(code) <= _MOST_SHOWN
+    return type(code) is str and code.isalnum() and len(code) <= MOST_SHOWN
 
 
 def _what(value: Any) -> tuple[Kind, str]:
     """What a container is, and what to call it."""
-    if not isinstance(value, Stub):
+    if type(value) is not Stub:
         return _KINDS.get(type(value), Kind.OBJECT), ""
     if value.name in _MAPPINGS:
         return Kind.MAPPING, value.name[1]
     arguments = value.arguments
     if value.name == ("_codecs", "encode") and arguments and isinstance(arguments[0], str):
         return Kind.OBJECT, f"{len(arguments[0])} bytes"
-    shown = [*map(_argument, arguments[:_MOST_SHOWN]), *["..."] * (len(arguments) > _MOST_SHOWN)]
+    shown = [*map(value_text, arguments[:MOST_SHOWN]), *["..."] * (len(arguments) > MOST_SHOWN)]
     return Kind.OBJECT, name_text(value) + (f"({', '.join(shown)})" if shown else "")
-
-
-def _argument(value: Any) -> str:
-    """A value in few characters."""
-    if is_name(value):
-        return name_text(value)
-    if type(value) in (str, bytes):
-        return repr(value[:_SHORT]) + "..." * (len(value) > _SHORT)
-    if type(value) in PLAIN:
-        return str(_bounded(value))
-    if isinstance(value, tuple) and len(value) <= _MOST_SHOWN and all(type(one) in PLAIN for one in value):
-        return f"({', '.join(map(_argument, value))})"
-    return name_text(value) if isinstance(value, Stub) else "..."
 
 
 def _size(value: Any) -> int:
     """How many steps it takes to go over a container's own parts."""
-    if isinstance(value, Stub):
+    if type(value) is Stub:
         return len(value.arguments) + len(value.items) + len(value.pairs)
     return len(value) if isinstance(value, Sized) else 0

@@ -70,16 +70,14 @@ class Permission(StrEnum):
     DANGEROUS = "dangerous"
 
 
-def imported_name(module: str, name: str) -> str:
-    """The full name of what Python 3 imports for a name in a pickle, which may be one of Python 2.
+def python_3_name(module: str, name: str) -> tuple[str, str]:
+    """What Python 3 imports for a name in a pickle, which may be one of Python 2.
 
     torch maps names in the same way; see `_read_global_instruction` in torch/_weights_only_unpickler.py.
     """
     if (module, name) in _compat_pickle.NAME_MAPPING:
-        module, name = _compat_pickle.NAME_MAPPING[module, name]
-    elif module in _compat_pickle.IMPORT_MAPPING:
-        module = _compat_pickle.IMPORT_MAPPING[module]
-    return f"{module}.{name}"
+        return _compat_pickle.NAME_MAPPING[module, name]
+    return _compat_pickle.IMPORT_MAPPING.get(module, module), name
 
 
 def permission(name: str) -> Permission:

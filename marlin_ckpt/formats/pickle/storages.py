@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from marlin_ckpt.formats.pickle.stubs import Reader, Storage, Stub, Writer
+from marlin_ckpt.formats.budget import Budget, ExcessError
+from marlin_ckpt.formats.pickle.labels import join, key_text
+from marlin_ckpt.formats.pickle.stubs import Storage, Stub, StubReader, StubWriter
+from marlin_ckpt.formats.pickle.views import dtype_of
+from marlin_ckpt.formats.values.dtypes import dtype
 
-_MOST_NODES = 1_000_000  # a state of 100,000 tensors has fewer; a pickle bomb has more
 _PROTOCOL = 2  # that of torch.save
-# Of the classes in torch/storage.py that are pickled by name; other dtypes are pickled as UntypedStorage.
-_ITEM_BYTES = {
-    "UntypedStorage": 1, "ByteStorage": 1, "CharStorage": 1, "BoolStorage": 1, "ShortStorage": 2,
-    "HalfStorage": 2, "BFloat16Storage": 2, "IntStorage": 4, "FloatStorage": 4, "LongStorage": 8,
-    "DoubleStorage": 8, "ComplexFloatStorage": 8, "ComplexDoubleStorage": 16,
-}  # fmt: skip
+_NAME = 100  # bytes of memory beside its characters
+_MOST_DEPTH = 1_000  # of what is walked; no pickler goes deeper
+_HOLDERS = (dict, list, tuple, Stub)
+_Place = tuple["_Place", Any] | None  # that of the whole, and the key in it
 
 
 def tensor_names(data_pkl: bytes) -> dict[str, list[str]]:
@@ -28,13 +30,13 @@ def tensor_names(data_pkl: bytes) -> dict[str, list[str]]:
         for each storage's key (`0` for the record `data/0`) the paths of the tensors that view it, such as
         `module_interface_state.layers.0.weight`; empty where the pickle cannot be read.
     """
+    names: dict[str, list[str]] = {}
     try:
-        state = Reader(io.BytesIO(data_pkl)).load()
+        state, budget = _read(data_pkl)
+        for place, storage in _storages(state):
+            names.setdefault(storage.key, []).append(_name(place, budget))
     except Exception:  # noqa: BLE001 - a damaged pickle raises anything; then there are no names to give
         return {}
-    names: dict[str, list[str]] = {}
-    for path, storage in _storages(state):
-        names.setdefault(storage.key, []).append(path)
     return names
 
 
@@ -43,18 +45,20 @@ def record_sizes(data_pkl: bytes) -> dict[str, int | None]:
 
     Returns:
         None for those of a type that is not known here; empty where the pickle cannot be read.
+
+    Raises:
+        ExcessError: it would take too much to be read.
     """
+    sizes: dict[str, int | None] = {}
     try:
-        found = list(_storages(Reader(io.BytesIO(data_pkl)).load()))
+        for _, storage in _storages(_read(data_pkl)[0]):
+            item_bytes = dtype(dtype_of(storage)).item_bytes
+            numel = storage.pid[4]
+            sizes[storage.key] = numel * item_bytes if item_bytes and type(numel) is int else None
+    except ExcessError:
+        raise
     except Exception:  # noqa: BLE001 - as above
         return {}
-    sizes: dict[str, int | None] = {}
-    for _, storage in found:
-        _, kind, key, _, numel = storage.pid
-        item_bytes = (
-            _ITEM_BYTES.get(kind.name[1]) if isinstance(kind, type) and issubclass(kind, Stub) else None
-        )
-        sizes[key] = numel * item_bytes if item_bytes is not None and isinstance(numel, int) else None
     return sizes
 
 
@@ -68,82 +72,101 @@ def without_records(data_pkl: bytes, keys: Iterable[str]) -> tuple[bytes, dict[s
     Returns:
         the pickle of what is left, and by key what was taken out; None where nothing is left, or nothing can
         be told.
+
+    Raises:
+        ExcessError: it would take too much to be read.
     """
-    pruning = _Pruning(frozenset(keys))
     try:
-        state = Reader(io.BytesIO(data_pkl)).load()
-        if pruning.prune(state, ""):
+        state, budget = _read(data_pkl)
+        pruning = _Pruning(frozenset(keys), budget)
+        if pruning.prune(state, None):
             return None
         file = io.BytesIO()
-        Writer(file, _PROTOCOL).dump(state)
+        StubWriter(file, _PROTOCOL).dump(state)
+    except ExcessError:
+        raise
     except Exception:  # noqa: BLE001 - a pickle that lies raises anything
         return None
     return file.getvalue(), pruning.lost
 
 
+def _read(data_pkl: bytes) -> tuple[Any, Budget]:
+    file = io.BytesIO(data_pkl)
+    budget = Budget(file.tell)
+    return StubReader(file, budget).load(), budget
+
+
 class _Pruning:
-    def __init__(self, keys: frozenset[str]) -> None:
+    def __init__(self, keys: frozenset[str], budget: Budget) -> None:
         self._keys = keys
+        self._budget = budget
         self._found: dict[int, set[str]] = {}
         self.lost: dict[str, list[str]] = {}
 
-    def prune(self, value: Any, path: str) -> set[str]:
+    def prune(self, value: Any, place: _Place) -> set[str]:
         """Removes what is lost from the dicts in a value; returns the keys that its rest still needs."""
-        if isinstance(value, Storage):
+        if type(value) is Storage:
             return {value.key} & self._keys
-        if id(value) in self._found or not isinstance(value, (dict, list, tuple, Stub)):
+        if id(value) in self._found or type(value) not in _HOLDERS:
             return self._found.get(id(value), set())
         needs: set[str] = set()
         self._found[id(value)] = needs
-        if isinstance(value, dict):
-            for key in [key for key, part in value.items() if self._is_lost(part, _join(path, key))]:
+        if type(value) is dict:
+            for key in [key for key, part in value.items() if self._is_lost(part, (place, key))]:
                 del value[key]
-        elif isinstance(value, Stub):
-            value.pairs = [pair for pair in value.pairs if not self._is_lost(pair[1], _join(path, pair[0]))]
-            for part in (*value.arguments, value.state, *value.items):
-                needs |= self.prune(part, path)
-        else:
-            for number, part in enumerate(value):
-                needs |= self.prune(part, f"{path}[{number}]")
+        elif type(value) is Stub and value.pairs:
+            value.pairs = [pair for pair in value.pairs if not self._is_lost(pair[1], (place, pair[0]))]
+        for within, part in _parts(value, place):
+            needs |= self.prune(part, within)
         return needs
 
-    def _is_lost(self, part: Any, path: str) -> bool:
-        needs = self.prune(part, path)
+    def _is_lost(self, part: Any, place: _Place) -> bool:
+        needs = self.prune(part, place)
         for key in needs:
-            self.lost.setdefault(key, []).append(path)
+            self.lost.setdefault(key, []).append(_name(place, self._budget))
         return bool(needs)
 
 
-def _join(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)
-
-
-def _storages(state: Any) -> Iterator[tuple[str, Storage]]:
+def _storages(state: Any) -> Iterator[tuple[_Place, Storage]]:
     """Walks the state; each object once, so that shared and cyclic structures end."""
-    pending: list[tuple[str, Any]] = [("", state)]
     seen: set[int] = set()
-    while pending and len(seen) < _MOST_NODES:
-        path, value = pending.pop()
-        if isinstance(value, Storage):
-            yield path, value
-            continue
-        if id(value) in seen:
-            continue
-        children = list(_children(value, path))
-        if children:
-            seen.add(id(value))
-        pending.extend(reversed(children))
+    levels: list[Iterator[tuple[_Place, Any]]] = [iter([(None, state)])]
+    while levels:
+        for place, part in levels[-1]:
+            if type(part) is Storage:
+                yield place, part
+            elif type(part) in _HOLDERS and id(part) not in seen and len(levels) < _MOST_DEPTH:
+                seen.add(id(part))
+                levels.append(itertools.chain(_parts(part, place), _items(part, place)))
+                break
+        else:
+            levels.pop()
 
 
-def _children(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        yield from ((_join(path, key), part) for key, part in value.items())
-    elif isinstance(value, (list, tuple)):
-        yield from ((f"{path}[{number}]", part) for number, part in enumerate(value))
-    elif isinstance(value, Stub):
-        for part in (*value.arguments, value.state, *value.items):
-            # What an object is made of has the object's own name.
-            if isinstance(part, (dict, list, tuple, Stub, Storage)):
-                yield path, part
-        for key, part in value.pairs:
-            yield _join(path, key), part
+def _parts(value: Any, place: _Place) -> Iterator[tuple[_Place, Any]]:
+    """What lies in a value without a key of its own; what an object is made of has the object's name."""
+    if type(value) is Stub:
+        for part in itertools.chain(value.arguments, (value.state,), value.items):
+            yield place, part
+    elif type(value) is not dict:
+        for number, part in enumerate(value):
+            if type(part) in _HOLDERS or type(part) is Storage:
+                yield (place, f"[{number}]"), part
+
+
+def _items(value: Any, place: _Place) -> Iterator[tuple[_Place, Any]]:
+    for key, part in value.items() if type(value) is dict else value.pairs if type(value) is Stub else ():
+        yield (place, key), part
+
+
+def _name(place: _Place, budget: Budget) -> str:
+    keys = []
+    while place is not None:
+        place, key = place
+        keys.append(key)
+    name = ""
+    for key in reversed(keys):
+        name = join(name, key_text(key))
+        budget.charge(len(name))
+    budget.charge(_NAME)
+    return name

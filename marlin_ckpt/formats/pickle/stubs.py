@@ -2,81 +2,62 @@
 
 from __future__ import annotations
 
-import copyreg
 import pickle
-import struct
-from collections import Counter
-from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from marlin_ckpt.formats.pickle.budget import SMALL_INTEGERS, ExcessError
+from marlin_ckpt.formats.pickle.reader import Reader
 
-MOST_OPCODES = 1_000_000
-_MOST_ALIKE = 1_000  # keys of one hash, each of which is compared with those before
-_MOST_NAMES = 20_000  # each becomes a class, of a kilobyte
+_STUB = 96  # bytes of memory that one takes
+_PART = 8
+_PAIR = 72
+_GLOBAL = 300
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Global:
+    """Stands for what the pickle would import.
+
+    Attributes:
+        name: its module and its name there.
+    """
+
+    name: tuple[str, str]
+
+
+class Globals(dict[tuple[str, str], Global]):
+    """One for each name, made when it is asked for."""
+
+    def __missing__(self, name: tuple[str, str]) -> Global:
+        made = self[name] = Global(name)
+        return made
 
 
 class Stub:
-    """Stands for an object that the pickle would make: takes any arguments and does nothing with them.
-
-    Each name that the pickle would import becomes a class of its own, derived from this one.
+    """Stands for an object that the pickle would make.
 
     Attributes:
-        name: the module and the name that would be imported.
+        called: what would make it.
         arguments: what it would be made with.
         state: what its `__setstate__` would be given, or None.
         items: what would be appended to it.
         pairs: the items that would be set, with their keys.
-        is_called: whether it would be called, not only its `__new__`.
+        is_called: whether `called` would be called, not only its `__new__`.
     """
 
-    __slots__ = ("arguments", "is_called", "items", "pairs", "state")
-    name: ClassVar[tuple[str, str]] = ("", "")
-    arguments: tuple[Any, ...]
-    state: Any
-    items: list[Any]
-    pairs: list[tuple[Any, Any]]
-    is_called: bool
+    __slots__ = ("arguments", "called", "is_called", "items", "pairs", "state")
 
-    def __new__(cls, *arguments: Any) -> Self:
-        """Makes one of whatever the named class would be given."""
-        self = super().__new__(cls)
-        self.arguments, self.state, self.is_called = arguments, None, False
-        self.items, self.pairs = _NOTHING, _NOTHING
-        return self
+    def __init__(self, called: Global, arguments: tuple[Any, ...], *, is_called: bool = True) -> None:
+        self.called, self.arguments, self.is_called = called, arguments, is_called
+        self.state: Any = None
+        self.items: list[Any] = _NOTHING
+        self.pairs: list[tuple[Any, Any]] = _NOTHING
 
-    def __init__(self, *arguments: Any) -> None:
-        del arguments
-        self.is_called = True  # the opcode NEWOBJ makes objects without this
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        if self.pairs is _NOTHING:
-            self.pairs = []
-        self.pairs.append((key, value))
-
-    def append(self, item: Any) -> None:
-        """Does as the object would that is appended to."""
-        self.extend((item,))
-
-    def extend(self, items: Any) -> None:
-        """Does as the object would that is extended."""
-        if self.items is _NOTHING:
-            self.items = []
-        self.items.extend(items)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        made = (type(self), self.arguments)
-        if not self.is_called:
-            made = (copyreg.__newobj__, (type(self), *self.arguments))  # type: ignore[attr-defined]
-        return (
-            *made,
-            self.state,
-            iter(self.items) if self.items else None,
-            iter(self.pairs) if self.pairs else None,
-        )
+    @property
+    def name(self) -> tuple[str, str]:
+        """The module and the name of what would make it."""
+        return self.called.name
 
 
 _NOTHING: list[Any] = []  # shared by the stubs that were given nothing, most of them
@@ -96,145 +77,104 @@ class Storage:
         self.pid = pid
         self.key: str = pid[2]
 
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("a state for a storage")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        raise pickle.PicklingError("a storage is written by its persistent id")
-
-
-class Reader(pickle._Unpickler):  # noqa: SLF001 - see below
-    """Reads one pickle into stubs.
-
-    Args:
-        file: the pickle; its `read` and `readline` are called for each opcode.
-        encoding: of the strings of Python 2.
-        errors: what becomes of those that are in another.
-        opcodes: how many there may be, since each may make an object of 64 times its length.
+class StubReader(Reader):
+    """Makes a stub of each object.
 
     Attributes:
-        names: the class that stands for each name that the pickle would import.
+        names: what stands for each name that the pickle would import.
     """
 
-    # The one in Python, whose memo is a dict: the one in C makes an array as long as the greatest index that
-    # the pickle names, which a few hostile bytes make tens of gigabytes.
-    def __init__(
-        self, file: Any, *, encoding: str = "ASCII", errors: str = "strict", opcodes: int = MOST_OPCODES
-    ) -> None:
-        super().__init__(file, encoding=encoding, errors=errors)
-        self.names: dict[tuple[str, str], type[Stub]] = {}
-        self._hashes: Counter[tuple[int, int]] = Counter()
-        self._opcodes = opcodes
-        self.read, self.readline = file.read, file.readline
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.names = Globals()
 
-    def load(self) -> Any:
-        """Reads the pickle.
+    def resolve(self, module: str, name: str) -> Global:
+        """What stands for a name."""
+        if (module, name) not in self.names:
+            self.budget.charge(_GLOBAL)
+        return self.names[module, name]
 
-        Raises:
-            ExcessError: it would cost more than a state does.
-            Exception: of a pickle that lies, whatever its opcodes meet.
-        """
-        self.metastack: list[list[Any]] = []
-        self.stack: list[Any] = []
-        self.append = self.stack.append
-        self.proto = 0
-        read, dispatch = self.read, self.dispatch
-        try:
-            for _ in range(self._opcodes):
-                code = read(1)
-                if not code:
-                    raise EOFError("it ends too early")
-                dispatch[code[0]](self)
-        except pickle._Stop as stop:  # type: ignore[attr-defined] # noqa: SLF001
-            return stop.value
-        raise ExcessError("too many opcodes")
+    def call(self, called: Any, arguments: tuple[Any, ...]) -> Stub:
+        """What stands for what a call makes."""
+        return self._made(called, arguments, is_called=True)
 
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """The class that stands for a name."""
-        name = module_name, global_name
-        if name not in self.names:
-            if len(self.names) >= _MOST_NAMES:
-                raise ExcessError("too many names")
-            self.names[name] = type("Stub", (Stub,), {"name": name, "__slots__": ()})
-        return self.names[name]
+    def new(self, kind: Any, arguments: tuple[Any, ...]) -> Stub:
+        """What stands for a new object."""
+        return self._made(kind, arguments, is_called=False)
 
-    # Without DICT, which no pickler of a protocol that torch writes makes use of, and which hashes.
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        code: load
-        for code, load in pickle._Unpickler.dispatch.items()  # noqa: SLF001
-        if code != pickle.DICT[0]
-    }
+    def _made(self, called: Any, arguments: tuple[Any, ...], *, is_called: bool) -> Stub:
+        if type(called) is not Global:
+            raise pickle.UnpicklingError("it would call what it made itself")
+        # Whoever looks at the stub looks at each argument, though many stubs may have the same ones.
+        self.budget.charge(_STUB + _PART * len(arguments))
+        return Stub(called, arguments, is_called=is_called)
 
-    def load_frame(self) -> None:
-        """Passes over a frame's length: the frame is part of the file, and is read from there."""
-        if len(self.read(8)) < 8:  # noqa: PLR2004
-            raise EOFError
+    def build(self, made: Any, state: Any) -> None:
+        """Remembers an object's state."""
+        if type(made) is not Stub:
+            raise pickle.UnpicklingError(f"a state for a {type(made).__name__}")
+        made.state = state
 
-    def load_setitem(self) -> None:
-        """Sets one item, unless hashing its key may never end."""
-        self._check_keys(self.stack[-2:-1], *self.stack[-3:-2])
-        super().load_setitem()  # type: ignore[misc]
+    def extend(self, target: Any, items: list[Any]) -> None:
+        """Remembers what would be appended to an object."""
+        if type(target) is not Stub:
+            super().extend(target, items)
+        if target.items is _NOTHING:
+            target.items = []
+        self.budget.charge(_PART * len(items) + _STUB)
+        target.items.extend(items)
 
-    def load_setitems(self) -> None:
-        """Sets items, unless hashing their keys may never end."""
-        self._check_keys(self.stack[::2], *self.metastack[-1][-1:])
-        super().load_setitems()  # type: ignore[misc]
-
-    def load_additems(self) -> None:
-        """Adds to a set, unless hashing the items may never end."""
-        self._check_keys(self.stack, *self.metastack[-1][-1:])
-        super().load_additems()  # type: ignore[misc]
-
-    def load_frozenset(self) -> None:
-        """Makes a frozen set, unless hashing the items may never end."""
-        self._check_keys(self.stack, self.stack)
-        super().load_frozenset()  # type: ignore[misc]
-
-    def load_bytearray8(self) -> None:
-        """Reads bytes; pickle would make room for as many as are told before it reads them."""
-        (size,) = struct.unpack("<Q", self.read(8))
-        self.append(self.read(size))
-
-    dispatch[pickle.ADDITEMS[0]] = load_additems
-    dispatch[pickle.FROZENSET[0]] = load_frozenset
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
-    dispatch[pickle.SETITEM[0]] = load_setitem
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-    dispatch[pickle.FRAME[0]] = load_frame
-
-    def _check_keys(self, keys: list[Any], target: Any) -> None:
-        # The hash of a tuple in a million others ends the process, that of 2^40 shared ones never ends, and
-        # so do a million keys of one hash.
-        for key in keys:
-            if type(key) is str or (type(key) is int and -SMALL_INTEGERS < key < SMALL_INTEGERS):
-                continue
-            parts = key if isinstance(key, tuple) else (key,)
-            if any(isinstance(part, (tuple, frozenset)) for part in parts):
-                raise pickle.UnpicklingError("a nested key")
-            number = id(target), hash(key)
-            self._hashes[number] += 1
-            if self._hashes[number] > _MOST_ALIKE:
-                raise ExcessError("too many keys of one hash")
+    def set_items(self, target: Any, pairs: Iterator[tuple[Any, Any]]) -> None:
+        """Remembers the items of an object."""
+        if type(target) is not Stub:
+            super().set_items(target, pairs)
+        if target.pairs is _NOTHING:
+            target.pairs = []
+        before = len(target.pairs)
+        target.pairs.extend(pairs)
+        self.budget.charge(_PAIR * (len(target.pairs) - before) + _STUB)
 
     def persistent_load(self, pid: Any) -> Any:
         """The storage that torch wrote a reference to."""
         # ("storage", type, key, location, size); see torch.serialization._save.
         if isinstance(pid, tuple) and len(pid) > 2 and isinstance(pid[2], str):  # noqa: PLR2004
+            self.budget.charge(_STUB)
             return Storage(pid)
         raise pickle.UnpicklingError("an unknown persistent id")
 
 
-class Writer(pickle._Pickler):  # noqa: SLF001 - the one in C looks for each name in its module
-    """Writes what `Reader` read, with every name as it was."""
+class StubWriter(pickle._Pickler):  # noqa: SLF001 - the one in C looks for each name in its module
+    """Writes what `StubReader` read, with every name as it was."""
+
+    # Of the class in pickle, which typeshed does not know.
+    write: Callable[[bytes], None]
+    save: Callable[[Any], None]
+    memoize: Callable[[Any], None]
+    _batch_appends: Callable[[Any], None]
+    _batch_setitems: Callable[[Any], None]
 
     def persistent_id(self, obj: Any) -> Any:
         """What a reader finds a storage by."""
-        return obj.pid if isinstance(obj, Storage) else None
+        return obj.pid if type(obj) is Storage else None
 
-    def save_global(self, obj: Any, name: str | None = None) -> None:
-        """Writes a name without a look at what it means."""
-        if isinstance(obj, type) and issubclass(obj, Stub):
-            self.write(pickle.GLOBAL + "\n".join((*obj.name, "")).encode())  # type: ignore[attr-defined]
-            self.memoize(obj)  # type: ignore[attr-defined]
-        else:
-            super().save_global(obj, name)  # type: ignore[misc]
+    def _save_global(self, one: Global) -> None:
+        self.write(pickle.GLOBAL + "\n".join((*one.name, "")).encode())
+        self.memoize(one)
+
+    def _save_stub(self, stub: Stub) -> None:
+        self.save(stub.called)
+        self.save(stub.arguments)
+        self.write(pickle.REDUCE if stub.is_called else pickle.NEWOBJ)
+        self.memoize(stub)
+        self._batch_appends(stub.items)
+        self._batch_setitems(stub.pairs)
+        if stub.state is not None:
+            self.save(stub.state)
+            self.write(pickle.BUILD)
+
+    dispatch: ClassVar[dict[type, Any]] = {
+        **pickle._Pickler.dispatch,  # noqa: SLF001
+        Global: _save_global,
+        Stub: _save_stub,
+    }

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from marlin_ckpt.formats.pickle.stubs import Storage, Stub
+from marlin_ckpt.formats.pickle.stubs import Global, Storage, Stub
 from marlin_ckpt.formats.values.dtypes import STORAGES
 
 _MOST_WRAPPED = 16  # a parameter of a subclass of a parameter ...; torch nests three
@@ -62,18 +62,19 @@ def view_of(value: Any) -> View | None:
             others.extend(arguments[3:4])
         elif name == "_rebuild_from_type_v2" and len(arguments) == 4:  # noqa: PLR2004 - see there
             function, _, given, state = arguments
-            if not is_name(function) or not isinstance(given, tuple) or len(given) > _MOST_ARGUMENTS:
+            if type(function) is not Global or not isinstance(given, tuple) or len(given) > _MOST_ARGUMENTS:
                 return None
-            value = function(*given)
+            value = Stub(function, given)
             others.append(state)
         else:
             return _rebuilt(name, arguments, others)
     return None
 
 
-def is_name(value: Any) -> bool:
-    """Whether a value is a name that the pickle would import: a class, a function, a dtype."""
-    return isinstance(value, type) and issubclass(value, Stub)
+def dtype_of(storage: Storage) -> str:
+    """The type of a storage's elements in torch's spelling; "" where it is not known here."""
+    kind = storage.pid[1]
+    return STORAGES.get(kind.name[1], "") if type(kind) is Global else ""
 
 
 def _rebuilt(name: str, arguments: tuple[Any, ...], others: Iterable[Any]) -> View | None:
@@ -82,15 +83,15 @@ def _rebuilt(name: str, arguments: tuple[Any, ...], others: Iterable[Any]) -> Vi
     if len(arguments) < 4 or not isinstance(arguments[0], Storage):  # noqa: PLR2004 - as all of them have
         return None
     storage, offset, shape, stride = arguments[:4]
-    kind = _dtype(storage)
+    kind = dtype_of(storage)
     if name == "_rebuild_tensor_v3":
-        if len(arguments) < 7 or not is_name(arguments[6]):  # noqa: PLR2004 - the dtype is the seventh
+        if len(arguments) < 7 or type(arguments[6]) is not Global:  # noqa: PLR2004 - the dtype is the seventh
             return None
         kind = arguments[6].name[1]
     elif name == "_rebuild_qtensor":
         others = (*others, *arguments[4:5])
     sizes, steps = _sizes(shape), _sizes(stride)
-    if kind is None or sizes is None or steps is None or len(sizes) != len(steps):
+    if not kind or sizes is None or steps is None or len(sizes) != len(steps):
         return None
     # Conjugated or negated: what the elements are worth is not what lies in the storage.
     is_marked = any(isinstance(one, dict) and _says_yes(one) for one in arguments[6:8])
@@ -104,16 +105,11 @@ def _says_yes(metadata: dict[Any, Any]) -> bool:
 
 
 def _whole(storage: Storage) -> View | None:
-    kind = _dtype(storage)
+    kind = dtype_of(storage)
     numel: Any = storage.pid[4] if len(storage.pid) > 4 else None  # noqa: PLR2004 - see `Storage.pid`
-    if kind is None or not _is_int64(numel):
+    if not kind or not _is_int64(numel):
         return None
     return View(storage, kind, _offset(storage), (int(numel),), (1,))
-
-
-def _dtype(storage: Storage) -> str | None:
-    kind = storage.pid[1]
-    return STORAGES.get(kind.name[1]) if is_name(kind) else None
 
 
 def _offset(storage: Storage) -> int:
@@ -125,7 +121,7 @@ def _offset(storage: Storage) -> int:
 
 
 def _sizes(value: Any) -> tuple[int, ...] | None:
-    if isinstance(value, Stub) and value.name == ("torch", "Size") and len(value.arguments) == 1:
+    if type(value) is Stub and value.name == ("torch", "Size") and len(value.arguments) == 1:
         value = value.arguments[0]
     if not isinstance(value, (tuple, list)) or len(value) > _MOST_DIMENSIONS:
         return None

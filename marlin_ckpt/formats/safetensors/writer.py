@@ -16,15 +16,10 @@ import safetensors
 
 from marlin_ckpt.errors import MarlinError, UnsavableStateError
 from marlin_ckpt.formats.values.draft import Draft
+from marlin_ckpt.formats.values.dtypes import SAFETENSORS
 from marlin_ckpt.storage.target import Target
 
-# In the order in which the library puts the data, largest alignment first: torch's names, the format's names.
-_CODES = {
-    "uint64": "U64", "int64": "I64", "float64": "F64", "complex64": "C64", "float32": "F32", "uint32": "U32",
-    "int32": "I32", "bfloat16": "BF16", "float16": "F16", "uint16": "U16", "int16": "I16",
-    "float8_e5m2fnuz": "F8_E5M2FNUZ", "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e8m0fnu": "F8_E8M0",
-    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8": "I8", "uint8": "U8", "bool": "BOOL",
-}  # fmt: skip
+_CODES = {dtype: code for code, dtype in SAFETENSORS.items()}
 _RANKS = {dtype: rank for rank, dtype in enumerate(_CODES)}
 _ALIGNMENT = 8
 _METADATA = "__metadata__"

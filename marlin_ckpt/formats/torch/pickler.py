@@ -16,6 +16,7 @@ from torch.serialization import location_tag, normalize_storage_type
 from torch.storage import TypedStorage, UntypedStorage
 
 from marlin_ckpt.errors import UnsavableStateError
+from marlin_ckpt.formats.values.dtypes import DTYPES
 
 _PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no later one
 # What every state of modules and optimizers holds and imports; of anything else torch is asked whether it
@@ -28,12 +29,10 @@ _HAS_NAMES = hasattr(torch.Tensor, "names")  # until torch 2.12
 _HUGE = 1 << (255 * 8 - 1)
 # The dtypes whose storages have a type of their own, by which they are pickled; torch.storage.
 _STORAGE_TYPES: dict[torch.dtype, Any] = {
-    torch.float64: torch.DoubleStorage, torch.float32: torch.FloatStorage, torch.float16: torch.HalfStorage,
-    torch.bfloat16: torch.BFloat16Storage, torch.int64: torch.LongStorage, torch.int32: torch.IntStorage,
-    torch.int16: torch.ShortStorage, torch.int8: torch.CharStorage, torch.uint8: torch.ByteStorage,
-    torch.bool: torch.BoolStorage, torch.complex64: torch.ComplexFloatStorage,
-    torch.complex128: torch.ComplexDoubleStorage,
-}  # fmt: skip
+    getattr(torch, name): getattr(torch, one.storage)
+    for name, one in DTYPES.items()
+    if one.storage and not one.is_quantized
+}
 _FAMILIAR_NAMES = frozenset(
     {
         ("collections", "OrderedDict"),

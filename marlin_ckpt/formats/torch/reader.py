@@ -21,9 +21,9 @@ from marlin_ckpt.errors import (
     UnsafeCheckpointError,
 )
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats.budget import ExcessError
 from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.formats.pickle.budget import ExcessError
 from marlin_ckpt.formats.torch import unpickling
 from marlin_ckpt.formats.torch.placement import Pair, Storages
 from marlin_ckpt.formats.zip import reader
@@ -63,6 +63,8 @@ def _tails(module: bytes) -> set[bytes]:
 
 _PLAIN_TAILS = frozenset((tail, name) for module, name in _PLAIN_NAMES for tail in _tails(module))
 _PLAIN_MODULES = frozenset(_tails(b"torch"))
+
+_OWN = "if the file is your own, load it with weights_only: false"
 
 FindPairs = Callable[[Any, Manifest | None], Iterable[Pair]]
 
@@ -166,19 +168,20 @@ def _told_as_ours(source: Source, *, weights_only: bool) -> Iterator[None]:
     """Turns whatever unpickling raises into one of our errors; mutated pickles alone raise a dozen types."""
     try:
         yield
+    except ExcessError as error:
+        raise ExcessError(error.what, source.path, _OWN) from error
     except MarlinError:
         raise
     except MemoryError as error:
         raise StorageError("not enough memory to load the file", source.path) from error
     except Exception as error:
         reason = _reason(error)
-        own = "if the file is your own, load it with weights_only: false"
         if weights_only and (names := _unsafe_names(source, reason)):
             what = f"refused as unsafe: loading it would import {', '.join(names)}"
-            raise UnsafeCheckpointError(what, source.path, own, names=names) from error
-        if weights_only and ("Unsupported operand" in reason or isinstance(error, ExcessError)):
+            raise UnsafeCheckpointError(what, source.path, _OWN, names=names) from error
+        if weights_only and "Unsupported operand" in reason:
             what = f"refused: it holds what weights_only does not read: {reason}"
-            raise UnsafeCheckpointError(what, source.path, own) from error
+            raise UnsafeCheckpointError(what, source.path, _OWN) from error
         raise CorruptCheckpointError(f"cannot be unpickled: {reason}", source.path) from error
 
 

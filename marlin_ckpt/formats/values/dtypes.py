@@ -14,60 +14,63 @@ class Dtype:
     Attributes:
         item_bytes: its size.
         numpy: numpy's code for what lies there, without its byte order; unsigned bits where numpy lacks it.
-        is_numpys: whether that code gives the values themselves.
+        storage: the class in torch/storage.py that storages of it are pickled by; "" where they are pickled
+            as UntypedStorage, and the dtype beside them.
+        safetensors: its code in safetensors files; "" where these hold none of it.
+        is_numpys: whether numpy's code gives the values themselves.
+        is_quantized: whether a scale belongs to it.
     """
 
     item_bytes: int
     numpy: str
+    storage: str = ""
+    safetensors: str = ""
     is_numpys: bool = True
+    is_quantized: bool = False
+
+
+def _bits(item_bytes: int, safetensors: str, storage: str = "") -> Dtype:
+    return Dtype(item_bytes, f"u{item_bytes}", storage, safetensors, is_numpys=False)
 
 
 # By torch's names; without those whose elements are parts of bytes (int4, float4_e2m1fn_x2, quint4x2 ...).
+# In the order in which safetensors puts the data, largest alignment first. Source of the codes: `_TYPES` in
+# safetensors/torch.py of safetensors 0.8; of the order: its tensor.rs.
 DTYPES = {
-    "float64": Dtype(8, "f8"),
-    "float32": Dtype(4, "f4"),
-    "float16": Dtype(2, "f2"),
-    "bfloat16": Dtype(2, "u2", is_numpys=False),
-    "float8_e4m3fn": Dtype(1, "u1", is_numpys=False),
-    "float8_e4m3fnuz": Dtype(1, "u1", is_numpys=False),
-    "float8_e5m2": Dtype(1, "u1", is_numpys=False),
-    "float8_e5m2fnuz": Dtype(1, "u1", is_numpys=False),
-    "float8_e8m0fnu": Dtype(1, "u1", is_numpys=False),
-    "complex128": Dtype(16, "c16"),
-    "complex64": Dtype(8, "c8"),
-    "int64": Dtype(8, "i8"),
-    "int32": Dtype(4, "i4"),
-    "int16": Dtype(2, "i2"),
-    "int8": Dtype(1, "i1"),
-    "uint64": Dtype(8, "u8"),
-    "uint32": Dtype(4, "u4"),
-    "uint16": Dtype(2, "u2"),
-    "uint8": Dtype(1, "u1"),
-    "bool": Dtype(1, "b1"),
-    # Quantized: the integers as they are stored.
-    "qint8": Dtype(1, "i1"),
-    "quint8": Dtype(1, "u1"),
-    "qint32": Dtype(4, "i4"),
+    "complex128": Dtype(16, "c16", "ComplexDoubleStorage"),
+    "uint64": Dtype(8, "u8", "", "U64"),
+    "int64": Dtype(8, "i8", "LongStorage", "I64"),
+    "float64": Dtype(8, "f8", "DoubleStorage", "F64"),
+    "complex64": Dtype(8, "c8", "ComplexFloatStorage", "C64"),
+    "float32": Dtype(4, "f4", "FloatStorage", "F32"),
+    "uint32": Dtype(4, "u4", "", "U32"),
+    "int32": Dtype(4, "i4", "IntStorage", "I32"),
+    "bfloat16": _bits(2, "BF16", "BFloat16Storage"),
+    "float16": Dtype(2, "f2", "HalfStorage", "F16"),
+    "uint16": Dtype(2, "u2", "", "U16"),
+    "int16": Dtype(2, "i2", "ShortStorage", "I16"),
+    "float8_e5m2fnuz": _bits(1, "F8_E5M2FNUZ"),
+    "float8_e4m3fnuz": _bits(1, "F8_E4M3FNUZ"),
+    "float8_e8m0fnu": _bits(1, "F8_E8M0"),
+    "float8_e4m3fn": _bits(1, "F8_E4M3"),
+    "float8_e5m2": _bits(1, "F8_E5M2"),
+    "int8": Dtype(1, "i1", "CharStorage", "I8"),
+    "uint8": Dtype(1, "u1", "ByteStorage", "U8"),
+    "bool": Dtype(1, "b1", "BoolStorage", "BOOL"),
+    # The integers as they are stored.
+    "qint8": Dtype(1, "i1", "QInt8Storage", is_quantized=True),
+    "quint8": Dtype(1, "u1", "QUInt8Storage", is_quantized=True),
+    "qint32": Dtype(4, "i4", "QInt32Storage", is_quantized=True),
 }
 _UNKNOWN = Dtype(0, "")
 
-# Of the classes in torch/storage.py that are pickled by name; other dtypes are pickled as UntypedStorage.
 STORAGES = {
-    "UntypedStorage": "uint8", "ByteStorage": "uint8", "CharStorage": "int8", "BoolStorage": "bool",
-    "ShortStorage": "int16", "HalfStorage": "float16", "BFloat16Storage": "bfloat16", "IntStorage": "int32",
-    "FloatStorage": "float32", "LongStorage": "int64", "DoubleStorage": "float64",
-    "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128", "QInt8Storage": "qint8",
-    "QUInt8Storage": "quint8", "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2",
+    "UntypedStorage": "uint8",
+    "QUInt4x2Storage": "quint4x2",
     "QUInt2x4Storage": "quint2x4",
-}  # fmt: skip
-
-# Of a safetensors file. Source: `_TYPES` in safetensors/torch.py of safetensors 0.8.
-SAFETENSORS = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",
-    "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16", "BF16": "bfloat16", "F32": "float32",
-    "F64": "float64", "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2": "float8_e5m2", "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E8M0": "float8_e8m0fnu",
-}  # fmt: skip
+    **{one.storage: name for name, one in DTYPES.items() if one.storage},
+}
+SAFETENSORS = {one.safetensors: name for name, one in DTYPES.items() if one.safetensors}
 
 
 def dtype(name: str) -> Dtype:

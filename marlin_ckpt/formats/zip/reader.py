@@ -12,6 +12,7 @@ from marlin_ckpt.errors import (
     UnsafeCheckpointError,
 )
 from marlin_ckpt.formats import manifest
+from marlin_ckpt.formats.budget import ExcessError
 from marlin_ckpt.formats.manifest import Manifest, NewerFormat
 from marlin_ckpt.formats.zip import canonical, structures
 from marlin_ckpt.formats.zip.container import Container, has_checksums
@@ -53,6 +54,7 @@ def read_container(source: Source) -> Container:
         NotACheckpointError: it is no zip of a kind that torch writes.
         UnsafeCheckpointError: its records would inflate to far more than the file's length.
         UnknownFormatError: a newer marlin-ckpt wrote it.
+        ExcessError: its manifest would take more memory than any that this tool wrote.
     """
     return _read(source, every_header=True)
 
@@ -75,6 +77,8 @@ def _read(source: Source, *, every_header: bool) -> Container:
         )
         repacked = _how_repacked(directory, is_as_written=is_as_written)
         return replace(container, manifest=found, repacked=repacked)
+    except ExcessError as error:
+        raise ExcessError(error.what, source.path) from error
     except NewerFormat as error:
         raise UnknownFormatError(str(error), source.path, "a newer marlin-ckpt wrote it: upgrade") from error
     except StructureError as error:
@@ -126,7 +130,7 @@ def _check_headers(source: Source, records: Iterable[Record], directory: Directo
 
 def _read_manifest(source: Source, container: Container, record: Record) -> Manifest:
     if record.size > manifest.most_bytes(one.name for one in container.records):
-        raise StructureError("the manifest is too large to be one")
+        raise ExcessError(f"refused as too large: its manifest has {record.size} bytes")
     data = read_record(source, container, record)
     try:
         found = Manifest.from_json(data)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from isal import isal_zlib
 
 from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.formats.budget import LARGEST_PICKLE
 from marlin_ckpt.formats.pickle.storages import tensor_names
 from marlin_ckpt.formats.zip.container import Container, has_checksums
 from marlin_ckpt.formats.zip.inflation import InflationError, inflated
@@ -17,7 +18,6 @@ from marlin_ckpt.storage.threads import in_order
 
 _PIECE_BYTES = 512 << 10  # fits the second-level cache, where the CRC costs least
 _TASK_BYTES = 16 << 20  # that a thread takes at once
-_LARGEST_PICKLE_BYTES = 64 << 20  # that is walked for the names of damaged tensors
 _MOST_NAMED = 3
 
 OnBytes = Callable[[int], None]
@@ -214,7 +214,7 @@ def _tensors(source: Source, container: Container, damaged: list[str]) -> list[s
     """The names of the tensors in damaged records, as far as the file still tells."""
     pickle = next(one for one in container.records if one.name.endswith("/data.pkl"))
     keys = [name.rpartition("/")[2] for name in damaged if "/data/" in name]
-    if not keys or pickle.name in damaged or pickle.size > _LARGEST_PICKLE_BYTES:
+    if not keys or pickle.name in damaged or pickle.size > LARGEST_PICKLE:
         return []
     try:
         names = tensor_names(read_record(source, container, pickle))

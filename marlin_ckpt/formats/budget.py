@@ -1,0 +1,82 @@
+"""Limits on the time and memory that reading the metadata of an untrusted file may take.
+
+Metadata is what says where the tensors are: a pickle, a safetensors header, a manifest. What reading it takes
+is counted, not measured, so that the same file is always treated alike: opcodes stand for time, room for
+memory. The limits grow with the metadata; what they allow beside that stays below 2 seconds and 200 MB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from marlin_ckpt.errors import UnsafeCheckpointError
+
+LARGEST_PICKLE = 128 << 20  # bytes; that of a million tensors
+# A fifth of a microsecond each. torch.save writes one in three bytes; a list of None has one a byte.
+_FREE_OPCODES = 5_000_000
+_BYTES_AN_OPCODE = 2
+# Bytes of memory. A tensor of torch.save takes 13 of them for each byte of its part of the pickle.
+_FREE_ROOM = 60_000_000
+_ROOM_A_BYTE = 16
+# What JSON makes of these characters where they are no part of a text: a dict, a list, a part of either.
+_JSON_ROOM = ((b"{", 232), (b"[", 88), (b",", 150))
+
+
+class ExcessError(UnsafeCheckpointError):
+    """Reading a file would take more time or memory than any of its length that a tool wrote."""
+
+
+class Budget:
+    """What reading one file's metadata may still take.
+
+    Args:
+        length: tells how many bytes of metadata have been read so far.
+        path: the file, for messages.
+    """
+
+    def __init__(self, length: Callable[[], int], path: str = "") -> None:
+        self._length, self._path = length, path
+        self._opcodes = 0
+        self._room = _FREE_ROOM
+        self._counted = 0
+
+    def count_opcodes(self, number: int) -> None:
+        """Counts opcodes of a pickle.
+
+        Raises:
+            ExcessError: there are too many for its length.
+        """
+        self._opcodes += number
+        if self._opcodes > _FREE_OPCODES + self._length() // _BYTES_AN_OPCODE:
+            self.refuse("its pickle holds far more objects than a state of its length")
+
+    def charge(self, cost: int) -> None:
+        """Takes room.
+
+        Args:
+            cost: bytes of memory; or what takes as long as filling so many, at ten nanoseconds each.
+
+        Raises:
+            ExcessError: none is left.
+        """
+        self._room -= cost
+        if self._room < 0:
+            length = self._length()
+            self._room += (length - self._counted) * _ROOM_A_BYTE
+            self._counted = length
+            if self._room < 0:
+                self.refuse("reading it would take far more memory than a state of its length")
+
+    def refuse(self, reason: str) -> None:
+        """Raises an ExcessError for some other reason."""
+        raise ExcessError(f"refused as too large: {reason}", self._path)
+
+
+def check_json(text: bytes, path: str = "") -> None:
+    """Checks, before it is read, how much memory JSON takes.
+
+    Raises:
+        ExcessError: more than its length allows.
+    """
+    budget = Budget(lambda: len(text), path)
+    budget.charge(sum(text.count(part) * cost for part, cost in _JSON_ROOM))

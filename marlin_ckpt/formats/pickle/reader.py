@@ -1,0 +1,336 @@
+"""Runs the opcodes of a pickle within a budget; its clients say what names, calls and references make."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from typing import Any, ClassVar, NoReturn
+
+from marlin_ckpt.formats.budget import Budget
+
+_CHUNK = 100_000  # opcodes that are run between two looks at the budget
+# Room that one of each takes at most, as sys.getsizeof says it of Python 3.11, with its reference.
+_TUPLE = 64
+_CONTAINER = 96  # a list with its first items, an empty dict
+_ITEM = 100  # of a dict or set that grows
+_FIRST_ITEM = 168
+_HASH = 160  # of a key whose hash is remembered
+_COMPARISON = 4  # of two keys, in time
+_SHORT = 256  # characters of a key; to compare more takes longer than the rest
+_SMALL_INTEGERS = 2**61 - 1  # below it no two have the same hash; sys.hash_info.modulus
+_MOST_NESTED = 100  # tuples in a key; hash() takes the processor's stack for each
+_MOST_PARTS = 10_000  # of the tuples in a key, which may all be one
+
+
+class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array as long as a hostile index
+    """Reads one pickle.
+
+    Clients say what the pickle makes by overriding `resolve`, `call`, `new`, `build`, `extend`, `set_items`
+    and `persistent_load`. Nothing is imported or called but by them.
+
+    Args:
+        file: the pickle; its `read` and `readline` are called for each opcode.
+        budget: what reading may take.
+        encoding: of the strings of Python 2.
+        errors: what becomes of those that are in another.
+
+    Attributes:
+        budget: the one given.
+    """
+
+    # Without the extension registry and buffers outside the pickle, of which no file of torch's has any.
+    known: ClassVar[frozenset[int]] = frozenset(pickle._Unpickler.dispatch) - {  # noqa: SLF001
+        code[0]
+        for code in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
+    }
+    # Types beside dict whose items are set as a dict's are.
+    mappings: ClassVar[tuple[type, ...]] = (dict,)
+
+    def __init__(self, file: Any, budget: Budget, *, encoding: str = "ASCII", errors: str = "strict") -> None:
+        super().__init__(file, encoding=encoding, errors=errors)
+        self.budget = budget
+        self.read, self.readline = file.read, file.readline
+        self._charge = budget.charge
+        self._hashes: Counter[tuple[int, int]] = Counter()
+        # Picklers count their indices from 0; others are kept by number, lest a few bytes name a huge one.
+        self._memo: list[Any] = []
+        self._far_memo: dict[int, Any] = {}
+
+    def load(self) -> Any:
+        """Reads the pickle.
+
+        Raises:
+            ExcessError: it would take more than its length allows.
+            pickle.UnpicklingError: it does what is not allowed.
+            Exception: of a pickle that lies, whatever its opcodes meet.
+        """
+        self.metastack: list[list[Any]] = []
+        self.stack: list[Any] = []
+        self.append = self.stack.append
+        self.proto = 0
+        read, opcodes = self.read, self._opcodes()
+        try:
+            while True:
+                for _ in repeat(None, _CHUNK):
+                    opcodes[read(1)]()
+                self.budget.count_opcodes(_CHUNK)
+        except pickle._Stop as stop:  # type: ignore[attr-defined] # noqa: SLF001
+            return stop.value
+
+    def _opcodes(self) -> dict[bytes, Callable[[], None]]:
+        loads = {
+            bytes([code]): getattr(self, load.__name__)
+            for code, load in pickle._Unpickler.dispatch.items()  # noqa: SLF001
+            if code in self.known
+        }
+        others = {bytes([code]): functools.partial(_unknown, code) for code in range(256)}
+        return {b"": _ended, **others, **loads}
+
+    def resolve(self, module: str, name: str) -> Any:
+        """What a name that is to be imported stands for."""
+        raise NotImplementedError
+
+    def call(self, called: Any, arguments: tuple[Any, ...]) -> Any:
+        """What a call makes."""
+        raise NotImplementedError
+
+    def new(self, kind: Any, arguments: tuple[Any, ...]) -> Any:
+        """What the `__new__` of a class makes."""
+        raise NotImplementedError
+
+    def build(self, made: Any, state: Any) -> None:
+        """Gives an object its state."""
+        raise NotImplementedError
+
+    def extend(self, target: Any, items: list[Any]) -> None:
+        """Appends to what is no list."""
+        raise pickle.UnpicklingError(f"it would append {len(items)} to a {type(target).__name__}")
+
+    def set_items(self, target: Any, pairs: Iterator[tuple[Any, Any]]) -> None:
+        """Sets the items of what is none of the mappings."""
+        raise pickle.UnpicklingError(f"it would set items {pairs} of a {type(target).__name__}")
+
+    def find_class(self, module_name: str, global_name: str, /) -> NoReturn:
+        """Refuses what pickle itself would import."""
+        raise pickle.UnpicklingError(f"it would import {module_name}.{global_name}")
+
+    def load_global(self) -> None:
+        module = str(self.readline()[:-1], "utf-8")
+        name = str(self.readline()[:-1], "utf-8")
+        self.append(self.resolve(module, name))
+
+    def load_stack_global(self) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        if type(name) is not str or type(module) is not str:
+            raise pickle.UnpicklingError("a name that is no text")
+        self._charge(len(module) + len(name))
+        self.append(self.resolve(module, name))
+
+    def load_inst(self) -> None:
+        self.load_global()
+        called = self.stack.pop()
+        self._append_call(self.call, called, tuple(self.pop_mark()))
+
+    def load_obj(self) -> None:
+        called, *arguments = self.pop_mark()
+        self._append_call(self.call, called, tuple(arguments))
+
+    def load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        self._append_call(self.call, self.stack.pop(), arguments)
+
+    def load_newobj(self) -> None:
+        arguments = self.stack.pop()
+        self._append_call(self.new, self.stack.pop(), arguments)
+
+    def load_newobj_ex(self) -> None:
+        if self.stack.pop():
+            raise pickle.UnpicklingError("arguments by name")
+        self.load_newobj()
+
+    def _append_call(self, call: Callable[[Any, Any], Any], called: Any, arguments: Any) -> None:
+        # To spread a text into arguments would take fifty times its memory, at each call anew.
+        if type(arguments) is not tuple:
+            raise pickle.UnpicklingError("arguments that are no tuple")
+        self.append(call(called, arguments))
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        self.build(self.stack[-1], state)
+
+    def load_append(self) -> None:
+        item = self.stack.pop()
+        self._extend([item])
+
+    def load_appends(self) -> None:
+        self._extend(self.pop_mark())
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is list:
+            target.extend(items)
+        else:
+            self.extend(target, items)
+
+    def load_setitem(self) -> None:
+        value = self.stack.pop()
+        self._set_items([self.stack.pop(), value])
+
+    def load_setitems(self) -> None:
+        self._set_items(self.pop_mark())
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        pairs = zip(items[::2], items[1::2], strict=True)
+        if type(target) not in self.mappings:
+            self.set_items(target, pairs)
+            return
+        self._charge(len(items) * (_ITEM // 2) + (0 if target else _FIRST_ITEM))
+        for key, value in pairs:
+            if type(key) is not str or len(key) > _SHORT:
+                self.charge_key(key, target)
+            target[key] = value
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.load_empty_dictionary()
+        self._set_items(items)
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        if type(self.stack[-1]) is not set:
+            raise pickle.UnpicklingError("it would add to what is no set")
+        self.charge_keys(items, self.stack[-1])
+        self.stack[-1].update(items)
+
+    def load_frozenset(self) -> None:
+        items = self.pop_mark()
+        self.charge_keys(items, items)
+        self.append(frozenset(items))
+
+    def charge_keys(self, keys: list[Any] | tuple[Any, ...], target: Any) -> None:
+        """Charges what a dict or set takes that is made of such keys."""
+        self._charge(_FIRST_ITEM + _ITEM * len(keys))
+        for key in keys:
+            self.charge_key(key, target)
+
+    def charge_key(self, key: Any, target: Any) -> None:
+        """Charges what hashing a key takes, and comparing it with those before it that have the same hash."""
+        kind = type(key)
+        if (kind is str and len(key) <= _SHORT) or (kind is int and -_SMALL_INTEGERS < key < _SMALL_INTEGERS):
+            return
+        cost = self._cost_of_key(key)
+        self._charge(cost + _HASH)
+        number = id(target), hash(key)
+        self._hashes[number] += 1
+        self._charge((cost + _COMPARISON) * self._hashes[number])
+
+    def _cost_of_key(self, key: Any) -> int:
+        pending, parts, cost = [(key, 0)], 0, 0
+        while pending:
+            part, depth = pending.pop()
+            if isinstance(part, (str, bytes)):
+                cost += len(part)
+            elif isinstance(part, int):
+                cost += part.bit_length() // 8
+            elif isinstance(part, (tuple, frozenset)):
+                parts += len(part)
+                if depth > _MOST_NESTED or parts > _MOST_PARTS:
+                    self.budget.refuse("it has a key of too many tuples in tuples")
+                pending.extend((inner, depth + 1) for inner in part)
+        return cost + parts
+
+    def load_mark(self) -> None:
+        self._charge(_TUPLE)
+        self.metastack.append(self.stack)
+        self.stack = []
+        self.append = self.stack.append
+
+    def pop_mark(self) -> list[Any]:
+        items = self.stack
+        self.stack = self.metastack.pop()
+        self.append = self.stack.append
+        return items
+
+    def load_tuple(self) -> None:
+        self._charge(_TUPLE)
+        items = self.pop_mark()
+        self.append(tuple(items))
+
+    def load_tuple1(self) -> None:
+        self._charge(_TUPLE)
+        self.stack[-1] = (self.stack[-1],)
+
+    def load_tuple2(self) -> None:
+        self._charge(_TUPLE)
+        self.stack[-2:] = [(self.stack[-2], self.stack[-1])]
+
+    def load_tuple3(self) -> None:
+        self._charge(_TUPLE)
+        self.stack[-3:] = [(self.stack[-3], self.stack[-2], self.stack[-1])]
+
+    def load_empty_list(self) -> None:
+        self._charge(_CONTAINER)
+        self.append([])
+
+    def load_empty_dictionary(self) -> None:
+        self._charge(_CONTAINER)
+        self.append({})
+
+    def load_frame(self) -> None:
+        # The frame is part of the file, and is read from there.
+        if len(self.read(8)) < 8:  # noqa: PLR2004
+            _ended()
+
+    def load_bytearray8(self) -> None:
+        # As bytes: pickle would make room for as many as are told before it reads them.
+        self.append(self.read(int.from_bytes(self.read(8), "little")))
+
+    def load_binget(self) -> None:
+        self.append(self._recall(self.read(1)[0]))
+
+    def load_long_binget(self) -> None:
+        self.append(self._recall(int.from_bytes(self.read(4), "little")))
+
+    def load_get(self) -> None:
+        self.append(self._recall(int(self.readline())))
+
+    def _recall(self, index: int) -> Any:
+        if 0 <= index < len(self._memo):
+            return self._memo[index]
+        if index not in self._far_memo:
+            raise pickle.UnpicklingError("it refers to what it does not hold")
+        return self._far_memo[index]
+
+    def load_binput(self) -> None:
+        self._remember(self.read(1)[0])
+
+    def load_long_binput(self) -> None:
+        self._remember(int.from_bytes(self.read(4), "little"))
+
+    def load_put(self) -> None:
+        self._remember(int(self.readline()))
+
+    def load_memoize(self) -> None:
+        self._remember(len(self._memo) + len(self._far_memo))
+
+    def _remember(self, index: int) -> None:
+        memo = self._memo
+        if index == len(memo):
+            memo.append(self.stack[-1])
+        elif 0 <= index < len(memo):
+            memo[index] = self.stack[-1]
+        else:
+            self._charge(_ITEM)
+            self._far_memo[index] = self.stack[-1]
+
+
+def _unknown(code: int) -> NoReturn:
+    raise pickle.UnpicklingError(f"Unsupported operand {code}")
+
+
+def _ended() -> NoReturn:
+    raise EOFError("it ends too early")
