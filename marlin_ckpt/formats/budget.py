@@ -1,8 +1,8 @@
 """Limits on the time and memory that reading the metadata of an untrusted file may take.
 
 Metadata is what says where the tensors are: a pickle, a safetensors header, a manifest. What reading it takes
-is counted, not measured, so that the same file is always treated alike: opcodes stand for time, room for
-memory. The limits grow with the metadata; what they allow beside that stays below 2 seconds and 200 MB.
+is counted, not measured, so that the same file is always treated alike: opcodes and nodes stand for time, room
+for memory. The limits grow with the metadata; what they allow beside that stays below 2 seconds and 200 MB.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ LARGEST_PICKLE = 128 << 20  # bytes; that of a million tensors
 # A fifth of a microsecond each. torch.save writes one in three bytes; a list of None has one a byte.
 _FREE_OPCODES = 5_000_000
 _BYTES_AN_OPCODE = 2
-# Bytes of memory. A tensor of torch.save takes 13 of them for each byte of its part of the pickle.
+# Bytes of memory. The state of Adam takes 20 of them for each byte of its pickle.
 _FREE_ROOM = 60_000_000
-_ROOM_A_BYTE = 16
+_ROOM_A_BYTE = 24
+# Places in what is shown of a file, ten microseconds each. The state of Adam has one in 23 bytes.
+_FREE_NODES = 80_000
+_BYTES_A_NODE = 20
 # What JSON makes of these characters where they are no part of a text: a dict, a list, a part of either.
 _JSON_ROOM = ((b"{", 232), (b"[", 88), (b",", 150))
 
@@ -36,9 +39,9 @@ class Budget:
 
     def __init__(self, length: Callable[[], int], path: str = "") -> None:
         self._length, self._path = length, path
-        self._opcodes = 0
+        self._opcodes = self._nodes = 0
         self._room = _FREE_ROOM
-        self._counted = 0
+        self._counted = 0  # bytes of the metadata whose room was added
 
     def count_opcodes(self, number: int) -> None:
         """Counts opcodes of a pickle.
@@ -49,6 +52,16 @@ class Budget:
         self._opcodes += number
         if self._opcodes > _FREE_OPCODES + self._length() // _BYTES_AN_OPCODE:
             self.refuse("its pickle holds far more objects than a state of its length")
+
+    def count_nodes(self, number: int) -> None:
+        """Counts places of what is shown of a file.
+
+        Raises:
+            ExcessError: there are too many for its length.
+        """
+        self._nodes += number
+        if self._nodes > _FREE_NODES and self._nodes > _FREE_NODES + self._length() // _BYTES_A_NODE:
+            self.refuse("it holds far more values than a state of its length")
 
     def charge(self, cost: int) -> None:
         """Takes room.

@@ -11,7 +11,7 @@ from marlin_ckpt.formats.content.tree import Kind, Node
 
 _MOST_PARTS = 10  # of a dotted name; what follows is not split
 _MOST_SPLIT = 10  # levels of the tree, below which no name is split
-_MOST_PLACES = 200_000  # made for the parts of names; further names are not split
+_FREE_PLACES = 50_000  # beside one for each tensor, made for the parts of names; further ones are not split
 _MOST_DTYPES = 64  # of a branch, more than torch has; further ones are not told
 _LONGEST_COMPARED = 1_000  # characters of a text, or parts of a container
 _NUMBERED = re.compile(r"(\[?)(\d{1,9})\]?")
@@ -58,7 +58,7 @@ def summarise(root: Node) -> Branch:
 class _Summary:
     def __init__(self) -> None:
         self._first: dict[tuple[Any, ...], str] = {}  # names of the tensors told so far, by their memory
-        self._places_left = _MOST_PLACES
+        self._places_left = _FREE_PLACES
         self._numbers: dict[Any, int] = {}  # of structures, so that comparing two takes no walk
 
     def branch(self, node: Node, depth: int) -> Branch:
@@ -85,6 +85,7 @@ class _Summary:
         return places[parts]
 
     def _tensor(self, node: Node) -> Branch:
+        self._places_left += 1
         tensor = node.tensor
         if tensor is None:
             raise TypeError("a node of a tensor without one")

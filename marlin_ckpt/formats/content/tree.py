@@ -23,9 +23,8 @@ from marlin_ckpt.formats.pickle.stubs import Global, Stub
 from marlin_ckpt.formats.pickle.views import View, view_of
 from marlin_ckpt.formats.values.tensor import Tensor
 
-# Of the budget: a node takes as long to make and to show as so many bytes to fill, and more with its sizes.
-_NODE = 600
-_DIMENSION = 30
+_NODES_A_TENSOR = 3  # of the budget; its sizes may count for more
+_DIMENSIONS_A_NODE = 16
 _MOST_REPEATS = 20_000  # of the nodes in containers that stand in several places
 _MOST_DEPTH = 200  # a module pickled whole has three levels for each of its own
 _LARGE = 1_000  # entries of a mapping that is one value if all of them are plain: a vocabulary, say
@@ -121,7 +120,8 @@ class Builder:
 
     def _node(self, key: str, above: str, value: Any) -> Node:
         # Names are joined again by those who show them, also of values.
-        self._charge_text(_NODE, above, key)
+        self._budget.count_nodes(1)
+        self._charge_text(above, key)
         if type(value) in PLAIN:
             return Node(key, Kind.VALUE, value=bounded(value))
         if type(value) is Global:
@@ -138,15 +138,15 @@ class Builder:
         if id(value) in self._on_path:
             return Node(key, Kind.ELSEWHERE, label="what it lies in")
         node = Node(key, *_what(value))
-        self._charge_text(0, node.label)
+        self._charge_text(node.label)
         self._enter(node, join(above, key), value, _size(value), self._parts(value))
         return node
 
-    def _charge_text(self, cost: int, *texts: str) -> None:
-        self._budget.charge(cost + sum(len(one) if one.isascii() else 4 * len(one) for one in texts))
+    def _charge_text(self, *texts: str) -> None:
+        self._budget.charge(sum(len(one) if one.isascii() else 4 * len(one) for one in texts))
 
     def _tensor_node(self, key: str, path: str, view: View) -> Node:
-        self._budget.charge(_DIMENSION * len(view.shape))
+        self._budget.count_nodes(_NODES_A_TENSOR - 1 + len(view.shape) // _DIMENSIONS_A_NODE)
         tensor = self._make_tensor(path, view)
         self.tensors.append(tensor)
         node = Node(key, Kind.TENSOR, tensor=tensor)

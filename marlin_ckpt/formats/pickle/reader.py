@@ -14,7 +14,7 @@ from marlin_ckpt.formats.budget import Budget
 _CHUNK = 100_000  # opcodes that are run between two looks at the budget
 # Room that one of each takes at most, as sys.getsizeof says it of Python 3.11, with its reference.
 _TUPLE = 64
-_CONTAINER = 96  # a list with its first items, an empty dict
+_CONTAINER = 112  # a list with its first items, an empty dict
 _ITEM = 100  # of a dict or set that grows
 _FIRST_ITEM = 168
 _HASH = 160  # of a key whose hash is remembered
@@ -132,30 +132,25 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
     def load_inst(self) -> None:
         self.load_global()
         called = self.stack.pop()
-        self._append_call(self.call, called, tuple(self.pop_mark()))
+        arguments = tuple(self.pop_mark())
+        self.append(self.call(called, arguments))
 
     def load_obj(self) -> None:
         called, *arguments = self.pop_mark()
-        self._append_call(self.call, called, tuple(arguments))
+        self.append(self.call(called, tuple(arguments)))
 
     def load_reduce(self) -> None:
-        arguments = self.stack.pop()
-        self._append_call(self.call, self.stack.pop(), arguments)
+        arguments = _checked(self.stack.pop())
+        self.stack[-1] = self.call(self.stack[-1], arguments)
 
     def load_newobj(self) -> None:
-        arguments = self.stack.pop()
-        self._append_call(self.new, self.stack.pop(), arguments)
+        arguments = _checked(self.stack.pop())
+        self.stack[-1] = self.new(self.stack[-1], arguments)
 
     def load_newobj_ex(self) -> None:
         if self.stack.pop():
             raise pickle.UnpicklingError("arguments by name")
         self.load_newobj()
-
-    def _append_call(self, call: Callable[[Any, Any], Any], called: Any, arguments: Any) -> None:
-        # To spread a text into arguments would take fifty times its memory, at each call anew.
-        if type(arguments) is not tuple:
-            raise pickle.UnpicklingError("arguments that are no tuple")
-        self.append(call(called, arguments))
 
     def load_build(self) -> None:
         state = self.stack.pop()
@@ -290,7 +285,8 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         self.append(self.read(int.from_bytes(self.read(8), "little")))
 
     def load_binget(self) -> None:
-        self.append(self._recall(self.read(1)[0]))
+        index = self.read(1)[0]
+        self.append(self._memo[index] if index < len(self._memo) else self._recall(index))
 
     def load_long_binget(self) -> None:
         self.append(self._recall(int.from_bytes(self.read(4), "little")))
@@ -309,7 +305,11 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         self._remember(self.read(1)[0])
 
     def load_long_binput(self) -> None:
-        self._remember(int.from_bytes(self.read(4), "little"))
+        index = int.from_bytes(self.read(4), "little")
+        if index == len(self._memo):
+            self._memo.append(self.stack[-1])
+        else:
+            self._remember(index)
 
     def load_put(self) -> None:
         self._remember(int(self.readline()))
@@ -326,6 +326,13 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         else:
             self._charge(_ITEM)
             self._far_memo[index] = self.stack[-1]
+
+
+def _checked(arguments: Any) -> tuple[Any, ...]:
+    # To spread a text into arguments would take fifty times its memory, at each call anew.
+    if type(arguments) is not tuple:
+        raise pickle.UnpicklingError("arguments that are no tuple")
+    return arguments
 
 
 def _unknown(code: int) -> NoReturn:

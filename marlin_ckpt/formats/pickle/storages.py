@@ -14,7 +14,10 @@ from marlin_ckpt.formats.pickle.views import dtype_of
 from marlin_ckpt.formats.values.dtypes import dtype
 
 _PROTOCOL = 2  # that of torch.save
-_NAME = 100  # bytes of memory beside its characters
+# Of the budget.
+_NAME = 100  # beside its characters
+_VISIT = 100  # of a container
+_PART = 60  # of one that is pruned, and written again
 _MOST_DEPTH = 1_000  # of what is walked; no pickler goes deeper
 _HOLDERS = (dict, list, tuple, Stub)
 _Place = tuple["_Place", Any] | None  # that of the whole, and the key in it
@@ -33,7 +36,7 @@ def tensor_names(data_pkl: bytes) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
     try:
         state, budget = _read(data_pkl)
-        for place, storage in _storages(state):
+        for place, storage in _storages(state, budget):
             names.setdefault(storage.key, []).append(_name(place, budget))
     except Exception:  # noqa: BLE001 - a damaged pickle raises anything; then there are no names to give
         return {}
@@ -51,7 +54,7 @@ def record_sizes(data_pkl: bytes) -> dict[str, int | None]:
     """
     sizes: dict[str, int | None] = {}
     try:
-        for _, storage in _storages(_read(data_pkl)[0]):
+        for _, storage in _storages(*_read(data_pkl)):
             item_bytes = dtype(dtype_of(storage)).item_bytes
             numel = storage.pid[4]
             sizes[storage.key] = numel * item_bytes if item_bytes and type(numel) is int else None
@@ -111,6 +114,7 @@ class _Pruning:
             return self._found.get(id(value), set())
         needs: set[str] = set()
         self._found[id(value)] = needs
+        self._budget.charge(_VISIT + _PART * _length(value))
         if type(value) is dict:
             for key in [key for key, part in value.items() if self._is_lost(part, (place, key))]:
                 del value[key]
@@ -127,7 +131,7 @@ class _Pruning:
         return bool(needs)
 
 
-def _storages(state: Any) -> Iterator[tuple[_Place, Storage]]:
+def _storages(state: Any, budget: Budget) -> Iterator[tuple[_Place, Storage]]:
     """Walks the state; each object once, so that shared and cyclic structures end."""
     seen: set[int] = set()
     levels: list[Iterator[tuple[_Place, Any]]] = [iter([(None, state)])]
@@ -137,10 +141,17 @@ def _storages(state: Any) -> Iterator[tuple[_Place, Storage]]:
                 yield place, part
             elif type(part) in _HOLDERS and id(part) not in seen and len(levels) < _MOST_DEPTH:
                 seen.add(id(part))
+                budget.charge(_VISIT)
                 levels.append(itertools.chain(_parts(part, place), _items(part, place)))
                 break
         else:
             levels.pop()
+
+
+def _length(value: Any) -> int:
+    if type(value) is Stub:
+        return len(value.arguments) + len(value.items) + len(value.pairs)
+    return len(value)
 
 
 def _parts(value: Any, place: _Place) -> Iterator[tuple[_Place, Any]]:

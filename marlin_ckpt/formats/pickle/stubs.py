@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 from marlin_ckpt.formats.pickle.reader import Reader
 
-_STUB = 96  # bytes of memory that one takes
+# Of the budget: bytes of memory, and the time in which as many are filled.
+_STUB = 200
 _PART = 8
 _PAIR = 72
+_STORAGE = 96
 _GLOBAL = 300
 
 
@@ -48,8 +50,8 @@ class Stub:
 
     __slots__ = ("arguments", "called", "is_called", "items", "pairs", "state")
 
-    def __init__(self, called: Global, arguments: tuple[Any, ...], *, is_called: bool = True) -> None:
-        self.called, self.arguments, self.is_called = called, arguments, is_called
+    def __init__(self, called: Global, arguments: tuple[Any, ...]) -> None:
+        self.called, self.arguments, self.is_called = called, arguments, True
         self.state: Any = None
         self.items: list[Any] = _NOTHING
         self.pairs: list[tuple[Any, Any]] = _NOTHING
@@ -97,18 +99,17 @@ class StubReader(Reader):
 
     def call(self, called: Any, arguments: tuple[Any, ...]) -> Stub:
         """What stands for what a call makes."""
-        return self._made(called, arguments, is_called=True)
-
-    def new(self, kind: Any, arguments: tuple[Any, ...]) -> Stub:
-        """What stands for a new object."""
-        return self._made(kind, arguments, is_called=False)
-
-    def _made(self, called: Any, arguments: tuple[Any, ...], *, is_called: bool) -> Stub:
         if type(called) is not Global:
             raise pickle.UnpicklingError("it would call what it made itself")
         # Whoever looks at the stub looks at each argument, though many stubs may have the same ones.
         self.budget.charge(_STUB + _PART * len(arguments))
-        return Stub(called, arguments, is_called=is_called)
+        return Stub(called, arguments)
+
+    def new(self, kind: Any, arguments: tuple[Any, ...]) -> Stub:
+        """What stands for a new object."""
+        made = self.call(kind, arguments)
+        made.is_called = False
+        return made
 
     def build(self, made: Any, state: Any) -> None:
         """Remembers an object's state."""
@@ -139,7 +140,7 @@ class StubReader(Reader):
         """The storage that torch wrote a reference to."""
         # ("storage", type, key, location, size); see torch.serialization._save.
         if isinstance(pid, tuple) and len(pid) > 2 and isinstance(pid[2], str):  # noqa: PLR2004
-            self.budget.charge(_STUB)
+            self.budget.charge(_STORAGE)
             return Storage(pid)
         raise pickle.UnpicklingError("an unknown persistent id")
 
