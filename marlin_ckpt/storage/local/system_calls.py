@@ -30,7 +30,7 @@ def allocate(fd: int, size_bytes: int) -> None:
     """Sets space aside for a file, by fallocate(2).
 
     Not `os.posix_fallocate`: where the file system has no such call (NFS before 4.2, many FUSE ones), glibc
-    writes one byte into each block instead, which took minutes for a gigabyte over a network.
+    writes one byte into each block instead (posix_fallocate(3), Notes), over a network a round trip for each.
 
     Raises:
         OSError: ENOSPC, there is no room; one of `REFUSALS`, the file system sets none aside.

@@ -100,8 +100,8 @@ class WritingThreads:
             raise OSError(errno.EAGAIN, "cannot start a thread that writes") from error
 
     def _end(self) -> None:
-        # No join(3) decides whether they have ended: in Python 3.11 a thread whose join was interrupted
-        # counts as ended from then on, though it runs.
+        # `join` alone would not do: in Python 3.11 a thread whose join was interrupted counts as ended from
+        # then on, though it runs.
         with self._changed:
             self._is_stopped = True
             self._changed.notify_all()
