@@ -26,7 +26,7 @@ from marlin_ckpt.errors import (
     UnsavableStateError,
 )
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.manifest import Manifest, Parent
 from marlin_ckpt.loading.load import Loader
 from marlin_ckpt.loading.payload import checked_index, plain_metrics
 from marlin_ckpt.loading.restoring import Restoration
@@ -66,6 +66,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self.run_id = secrets.token_hex(6)
         self.logger = logging.getLogger(_LOGGER_NAME)
         self._saves = 0
+        self._parent: Parent | None = None
         self._swept: set[PathText] = set()
         self._saver = Saver(self.logger)
         self._accounting = Accounting()
@@ -158,6 +159,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         if loaded.manifest is not None:
             self.run_id = loaded.manifest.run_id
             self._saves = loaded.manifest.save_number
+            self._parent = Parent(self.run_id, self._saves, os.path.basename(loaded.path))
         return loaded.checkpoint
 
     def wait(self) -> None:
@@ -274,7 +276,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         return self._saver.pace.is_due(self.args.max_overhead, None if hours is None else hours * 3600)
 
     def _about(self, kind: Kind, index: int, metrics: dict[str, float]) -> Manifest:
-        return about.now(kind, index, self.run_id, self._saves + 1, metrics)
+        return about.now(kind, index, self.run_id, self._saves + 1, metrics, self._parent)
 
     def _save(self, directory: PathText, manifest: Manifest, state: Any, *, must_be_made: bool) -> str | None:
         name = str(FileName(self.args.file_prefix, manifest.index, self.args.file_ext, manifest.kind))

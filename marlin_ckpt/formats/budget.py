@@ -1,8 +1,9 @@
 """Limits on the time and memory that reading the metadata of an untrusted file may take.
 
 Metadata is what says where the tensors are: a pickle, a safetensors header, a manifest. What reading it takes
-is counted, not measured, so that the same file is always treated alike: opcodes and nodes stand for time, room
-for memory. The limits grow with the metadata; what they allow beside that stays below 2 seconds and 200 MB.
+is counted, not measured, so that the same file is always treated alike: opcodes and nodes stand for time,
+room for memory. The limits grow with the metadata; what they allow beside that stays below 2 seconds and
+200 MB.
 """
 
 from __future__ import annotations

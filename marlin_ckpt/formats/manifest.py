@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from marlin_ckpt.formats.budget import check_json
 from marlin_ckpt.naming import Kind
@@ -29,6 +29,14 @@ class NewerFormat(ValueError):  # noqa: N818 - caught by the reader, which knows
     """A manifest of a format that was not there yet."""
 
 
+class Parent(NamedTuple):
+    """The checkpoint that a run resumed from: its run and save number, and the name of its file."""
+
+    run_id: str
+    save_number: int
+    name: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a file is, when it was written, by which run and with which metrics.
@@ -36,13 +44,14 @@ class Manifest:
     Attributes:
         kind: checkpoint or model file.
         index: what the caller saved it under.
-        created: UTC time in ISO 8601, to the second.
+        created: UTC time in ISO 8601, to the millisecond; to the second in files by version 0.1.
         run_id: the run that wrote it.
         save_number: which save of that run it was, from 1.
         metrics: names and values.
         versions: of marlin-ckpt, torch and Python.
         records: name, size in bytes and CRC32 of each record in front of the manifest.
         lost: the names of the tensors that were lost, in a file that `salvage` wrote.
+        parent: what the run resumed from; None where it began anew.
         format_version: of this JSON.
     """
 
@@ -55,12 +64,14 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    parent: Parent | None = None
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> bytes:
         """The record's bytes; the same manifest gives the same bytes."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         values["metrics"] = json_ready(self.metrics)
+        values["parent"] = None if self.parent is None else self.parent._asdict()
         return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
@@ -92,9 +103,17 @@ class Manifest:
                 versions={str(key): str(value) for key, value in values["versions"].items()},
                 records=list(values["records"]),
                 lost=[str(name) for name in values.get("lost", ())],
+                parent=_parent(values.get("parent")),
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"the manifest is not one: {error!r}") from error
+
+
+def _parent(values: Any) -> Parent | None:
+    """What a manifest says of the parent; None where it says nothing, as those of version 0.1."""
+    if values is None:
+        return None
+    return Parent(str(values["run_id"]), int(values["save_number"]), str(values["name"]))
 
 
 def json_ready(value: Any) -> Any:

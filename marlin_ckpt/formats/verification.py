@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import (
-    CheckpointNotFoundError,
     CorruptCheckpointError,
     NotACheckpointError,
     UnknownFormatError,
@@ -49,36 +46,3 @@ def verify(what: Entry | str, on_bytes: OnBytes = lambda _: None) -> Verdict:
         except UnknownFormatError as error:
             return Verdict(path, Status.UNVERIFIABLE, error.what, (), size, error.hint)
     return Verdict(path, found.status, found.reason, (), size)
-
-
-def newest_intact(
-    candidates: Callable[[], Iterable[str]], on_skip: Callable[[Verdict], None] = lambda _: None
-) -> str:
-    """The first of some files, newest first, that verifies.
-
-    Args:
-        candidates: lists the files; called again where one has vanished meanwhile, since a newer one may have
-            come in its place.
-        on_skip: told of each file that does not verify, once.
-
-    Returns:
-        its path, or "" where none does. A file without checksums does not: nothing says that it is whole.
-    """
-    skipped: set[str] = set()
-    has_vanished = True
-    while has_vanished:
-        has_vanished = False
-        for path in candidates():
-            if path in skipped:
-                continue
-            try:
-                verdict = verify(path)
-            except CheckpointNotFoundError:
-                skipped.add(path)  # a link that leads nowhere would be listed for ever
-                has_vanished = True
-                break
-            if verdict.status is Status.INTACT:
-                return path
-            skipped.add(path)
-            on_skip(verdict)
-    return ""

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory.newest import newest, newest_intact
 from marlin_ckpt.errors import (
-    CheckpointNotFoundError,
     CorruptCheckpointError,
     MarlinError,
     NotACheckpointError,
@@ -19,7 +19,6 @@ from marlin_ckpt.errors import (
     drop_frames,
 )
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch import reader
 from marlin_ckpt.loading.payload import check_payload
@@ -27,10 +26,11 @@ from marlin_ckpt.loading.restoring import Pair, Restoration
 
 
 class Loaded(NamedTuple):
-    """A checkpoint, and the manifest of its file, if there was one."""
+    """A checkpoint, the manifest of its file, if there was one, and the file's path."""
 
     checkpoint: Checkpoint
     manifest: Manifest | None = None
+    path: str = ""
 
 
 class Loader:
@@ -62,7 +62,7 @@ class Loader:
         try:
             return self._read(os.path.join(load_dir, filename))
         except CorruptCheckpointError as error:
-            intact = verification.newest_intact(lambda: self._candidates(load_dir))
+            intact = newest_intact(lambda: self._candidates(load_dir))
             error.hint = f"the newest intact checkpoint is {intact}" if intact else error.hint
             raise
 
@@ -70,25 +70,26 @@ class Loader:
         return catalog.newest_first(load_dir, self.args.file_prefix, self.args.file_ext)
 
     def _load_newest(self, load_dir: PathText) -> Loaded:
-        passed_over: set[str] = set()
-        newest: MarlinError | None = None
-        while path := next((one for one in self._candidates(load_dir) if one not in passed_over), ""):
+        passed_over: list[MarlinError] = []
+
+        def attempt(path: str) -> Loaded | None:
             try:
                 return self._read(path)
-            except CheckpointNotFoundError:
-                # Replaced or removed between the listing and the reading: list again.
-                self.logger.debug("%s has vanished.", path)
             except (CorruptCheckpointError, NotACheckpointError, UnknownFormatError) as error:
                 drop_frames(error)  # which hold the state of this file while the next one is read
-                passed_over.add(path)
-                newest = newest or error
+                passed_over.append(error)
                 self.logger.warning("Passed over: %s", error)
-        if newest is not None:
-            newest.hint = newest.hint or f"none of {len(passed_over)} checkpoints under {load_dir} is intact"
+                return None
+
+        if found := newest(lambda: self._candidates(load_dir), attempt):
+            return found
+        if passed_over:
+            first = passed_over[0]
+            first.hint = first.hint or f"none of {len(passed_over)} checkpoints under {load_dir} is intact"
             try:
-                raise newest
+                raise first
             finally:
-                del newest  # its traceback holds this frame
+                del first, passed_over  # the traceback holds this frame
         self.logger.info("No checkpoint found under %s.", os.fspath(load_dir))
         return Loaded(Checkpoint())
 
@@ -110,4 +111,4 @@ class Loader:
             if manifest.lost:
                 self.logger.warning("%s was salvaged and lacks %s.", path, ", ".join(manifest.lost))
             payload["metrics"] = dict(manifest.metrics)
-        return Loaded(Checkpoint(**payload), manifest)
+        return Loaded(Checkpoint(**payload), manifest, path)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import catalog, lease, notes
+from marlin_ckpt.directory.newest import newest_intact
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
-from marlin_ckpt.formats import verification
 from marlin_ckpt.naming import FileName, Kind
 
 
@@ -83,7 +83,7 @@ def decide(
     if resume and checkpoints:
         suspects = _suspects(save_dir, checkpoints) if guards else {}
         skipped = list(suspects.values())
-        intact = verification.newest_intact(
+        intact = newest_intact(
             lambda: [one.path for one in reversed(_checkpoints(args)) if one.path not in suspects],
             lambda verdict: skipped.append(f"{verdict.path}: {verdict.reason}"),
         )

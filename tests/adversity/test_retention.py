@@ -16,6 +16,7 @@ import pytest
 from marlin_ckpt import RetentionArguments
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.directory import catalog, removing
+from marlin_ckpt.directory.newest import newest_intact
 from marlin_ckpt.directory.retention.decide import Candidate, decide
 from marlin_ckpt.directory.retention.plan import Keeping
 from marlin_ckpt.formats import verification
@@ -63,7 +64,7 @@ def test_a_run_killed_every_few_saves_ends_with_what_the_pure_function_names(
         with run:
             reported = max([reported, *(int(line.split()[1]) for line in run.stdout if "saved" in line)])
         assert run.returncode in (0, -signal.SIGKILL)
-        newest = verification.newest_intact(lambda: catalog.newest_first(folder, "model"))
+        newest = newest_intact(lambda: catalog.newest_first(folder, "model"))
         assert int(Path(newest).stem.split("_")[1]) >= reported
     with start(folder, repository, saves, how) as last:
         assert f"saved {saves - 2}" in last.stdout.read()

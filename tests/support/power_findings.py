@@ -13,6 +13,7 @@ import torch
 
 from marlin_ckpt import MarlinError, naming
 from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory.newest import newest_intact
 from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.storage.local.temporary import is_temporary
@@ -75,7 +76,7 @@ class Finder:
             finals = {path: one.digest for path, one in tree.items() if one and not is_temporary_path(path)}
             saves = {path: self._save_at(path, digest) for path, digest in finals.items()}
             candidates = catalog.newest_first(os.path.join(self.root, CHECKPOINTS), "model")
-            self.seen[key] = Found(saves, verification.newest_intact(lambda: candidates))
+            self.seen[key] = Found(saves, newest_intact(lambda: candidates))
         return self.seen[key]
 
     def put(self, tree: Tree) -> None:

@@ -81,13 +81,11 @@ def test_the_records_in_the_manifest_are_those_of_the_zip(make_checkpointer, mak
 
 def test_the_manifest_says_what_the_file_is_and_what_wrote_it(make_checkpointer, make_checkpoint):
     checkpointer = make_checkpointer()
-    before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(milliseconds=1)
     manifest = _manifest(checkpointer.save(make_checkpoint(), 12))
     after = datetime.datetime.now(datetime.UTC)
-    created = datetime.datetime.strptime(manifest["created"], "%Y-%m-%dT%H:%M:%SZ").replace(
-        tzinfo=datetime.UTC
-    )
-    assert before <= created <= after
+    created = datetime.datetime.strptime(manifest["created"], "%Y-%m-%dT%H:%M:%S.%fZ")
+    assert before <= created.replace(tzinfo=datetime.UTC) <= after
     assert (manifest["format_version"], manifest["kind"], manifest["index"]) == (1, "checkpoint", 12)
     assert manifest["versions"] == {
         "marlin_ckpt": __version__,
@@ -95,6 +93,28 @@ def test_the_manifest_says_what_the_file_is_and_what_wrote_it(make_checkpointer,
         "python": platform.python_version(),
     }
     assert _manifest(checkpointer.save_model({}, 12))["kind"] == "model"
+
+
+def test_a_file_names_the_checkpoint_that_its_run_resumed_from(make_checkpointer, make_checkpoint):
+    first = make_checkpointer()
+    path = first.save(make_checkpoint(), 7)
+    assert _manifest(path)["parent"] is None
+    resumed = make_checkpointer()
+    resumed.load()
+    later = resumed.save(make_checkpoint(), 8)
+    parent = {"run_id": first.run_id, "save_number": 1, "name": "model_7.pt"}
+    assert _manifest(later)["parent"] == parent
+    with zipfile.ZipFile(later) as archive:
+        assert Manifest.from_json(archive.read("archive/.marlin/manifest.json")).parent == (*parent.values(),)
+
+
+def test_facts_that_this_version_does_not_know_are_ignored_and_those_it_misses_are_empty():
+    old = {
+        "format_version": 1, "kind": "checkpoint", "index": 3, "created": "2026-01-02T03:04:05Z",
+        "run_id": "ab", "save_number": 2, "metrics": {}, "versions": {}, "records": [],
+    }  # fmt: skip
+    found = Manifest.from_json(json.dumps({**old, "of_a_later_version": [1, {"a": 2}]}).encode())
+    assert (found.index, found.lost, found.parent) == (3, [], None)
 
 
 def test_the_saves_of_a_run_are_numbered_and_go_on_after_a_load(make_checkpointer, make_checkpoint):

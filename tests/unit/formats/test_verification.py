@@ -13,9 +13,10 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.directory.newest import newest_intact
 from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.formats.verdicts import Status
-from marlin_ckpt.formats.verification import newest_intact, verify
+from marlin_ckpt.formats.verification import verify
 
 STATE = {"layer": {"weight": torch.arange(2000.0), "bias": torch.arange(5000.0, 5300.0)}}
 

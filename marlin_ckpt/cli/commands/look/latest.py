@@ -16,9 +16,9 @@ EXAMPLE = "Example: marlin-ckpt latest checkpoints; exits 4 when there is none."
 
 def _newest_intact(directory: str, prefix: str, ext: str) -> str:
     from marlin_ckpt.cli.views import verdicts as view
-    from marlin_ckpt.formats import verification
+    from marlin_ckpt.directory.newest import newest_intact
 
-    return verification.newest_intact(lambda: catalog.newest_first(directory, prefix, ext), view.passed_over)
+    return newest_intact(lambda: catalog.newest_first(directory, prefix, ext), view.passed_over)
 
 
 def latest(
