@@ -6,6 +6,7 @@ import copyreg
 import io
 import pickle
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FunctionType, NoneType
 from typing import Any
@@ -136,6 +137,7 @@ class _Pickler(pickle.Pickler):
         self.is_familiar = True
         self.unreadable: set[str] = set()
         self._tuples: set[int] = set()
+        self._circles = _Circles()
         self._flat = tensors.shape_ids
         self._familiar: dict[int, Any] = {}
         self._keys: dict[int, str] = {}
@@ -154,7 +156,7 @@ class _Pickler(pickle.Pickler):
             # One that is met again may hold itself; pickle writes an opcode for it that torch does not know.
             if id(obj) in self._flat:
                 return None
-            if id(obj) in self._tuples and obj and _holds_itself(obj):
+            if id(obj) in self._tuples and obj and self._circles.holds_itself(obj):
                 self.unreadable.add("a tuple that holds itself")
             self._tuples.add(id(obj))
             return None
@@ -193,20 +195,60 @@ class _Pickler(pickle.Pickler):
         return ("storage", storage_type, key, location, numel)
 
 
-def _holds_itself(value: tuple[Any, ...]) -> bool:
-    seen: set[int] = set()
-    pending: list[Any] = [value]
-    while pending:
-        part = pending.pop()
-        kind = type(part)
-        if id(part) in seen or not issubclass(kind, (dict, list, tuple)):
-            continue
-        seen.add(id(part))
-        parts = [*part, *part.values()] if issubclass(kind, dict) else part
-        if any(one is value for one in parts):
-            return True
-        pending.extend(parts)
-    return False
+class _Circles:
+    """Finds the tuples that hold themselves; in a whole save it looks at each container once.
+
+    By Tarjan's algorithm for strongly connected components.
+    """
+
+    def __init__(self) -> None:
+        self._done: dict[int, Any] = {}  # kept, so that no other has its id
+        self._in_circles: set[int] = set()
+
+    def holds_itself(self, value: tuple[Any, ...]) -> bool:
+        if id(value) not in self._done:
+            self._search(value)
+        return id(value) in self._in_circles
+
+    def _search(self, root: Any) -> None:
+        open_: list[Any] = [root]  # whose circle is not known yet, in the order met
+        numbers = {id(root): 0}
+        lowest = {id(root): 0}  # the lowest number that each leads back to
+        levels = [(root, _parts(root))]
+        count = 0
+        while levels:
+            value, parts = levels[-1]
+            for part in parts:
+                if id(part) in numbers:
+                    lowest[id(value)] = min(lowest[id(value)], lowest[id(part)])
+                elif id(part) not in self._done:
+                    open_.append(part)
+                    numbers[id(part)] = lowest[id(part)] = count = count + 1
+                    levels.append((part, _parts(part)))
+                    break
+            else:
+                levels.pop()
+                if levels:
+                    above = id(levels[-1][0])
+                    lowest[above] = min(lowest[above], lowest[id(value)])
+                if lowest[id(value)] == numbers[id(value)]:
+                    self._close(open_, value, numbers)
+
+    def _close(self, open_: list[Any], first: Any, numbers: dict[int, int]) -> None:
+        circle = [open_.pop()]
+        while circle[-1] is not first:
+            circle.append(open_.pop())
+        for one in circle:
+            del numbers[id(one)]
+            self._done[id(one)] = one
+        if len(circle) > 1:
+            self._in_circles.update(map(id, circle))
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    for part in (*value, *value.values()) if isinstance(value, dict) else value:
+        if issubclass(type(part), (dict, list, tuple)):
+            yield part
 
 
 def _is_familiar_name(obj: Any) -> bool:

@@ -6,6 +6,7 @@ import datetime
 import json
 import math
 import platform
+import re
 import zipfile
 from pathlib import Path
 
@@ -84,8 +85,9 @@ def test_the_manifest_says_what_the_file_is_and_what_wrote_it(make_checkpointer,
     before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(milliseconds=1)
     manifest = _manifest(checkpointer.save(make_checkpoint(), 12))
     after = datetime.datetime.now(datetime.UTC)
-    created = datetime.datetime.strptime(manifest["created"], "%Y-%m-%dT%H:%M:%S.%fZ")
-    assert before <= created.replace(tzinfo=datetime.UTC) <= after
+    assert re.fullmatch(r"[0-9T:-]{19}\.[0-9]{3}Z", manifest["created"])
+    created = datetime.datetime.fromisoformat(manifest["created"])
+    assert before <= created <= after
     assert (manifest["format_version"], manifest["kind"], manifest["index"]) == (1, "checkpoint", 12)
     assert manifest["versions"] == {
         "marlin_ckpt": __version__,
