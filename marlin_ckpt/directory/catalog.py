@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import heapq
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -227,8 +228,8 @@ def _read_name(name: str, prefix: str | None, extension: str) -> naming.FileName
 
 def _order(entry: Entry) -> tuple[bool, int, str, str]:
     if entry.name is None:
-        return (True, 0, "", entry.path)
-    return (False, entry.name.index, entry.name.kind, entry.path)
+        return (True, 0, "", entry.item.name)
+    return (False, entry.name.index, entry.name.kind, entry.item.name)
 
 
 def get_latest_file(
@@ -286,16 +287,22 @@ def _groups(
     store: Store, levels: Iterable[Level], index_of: _IndexOf, prefix: str, extension: str
 ) -> Iterator[list[Item]]:
     """What has one index, the greatest index first, looked at only now."""
-    names: dict[int, list[str]] = {}
-    folders: dict[int, list[Item]] = {}
+    known: dict[str, Item] = {}
+    greatest: list[tuple[int, str]] = []  # a heap, since of 100,000 mostly one is asked for
     for level in levels:
         for name in level.objects:
             index = index_of(name.rpartition("/")[2], prefix, extension)
             if index is not None:
-                names.setdefault(index, []).append(name)
+                greatest.append((-index, name))
         for one in level.checkpoints:
             if one.name and one.name.prefix == prefix and one.name.kind is naming.Kind.CHECKPOINT:
-                folders.setdefault(one.name.index, []).append(one.item)
-    for index in sorted(names.keys() | folders.keys(), reverse=True):
-        files = (_file(store, name) for name in names.get(index, ()))
-        yield [*folders.get(index, ()), *filter(None, files)]
+                known[one.item.name] = one.item
+                greatest.append((-one.name.index, one.item.name))
+    heapq.heapify(greatest)
+    while greatest:
+        index, items = greatest[0][0], []
+        while greatest and greatest[0][0] == index:
+            name = heapq.heappop(greatest)[1]
+            if item := known.get(name) or _file(store, name):
+                items.append(item)
+        yield items

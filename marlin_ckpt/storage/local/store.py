@@ -273,13 +273,12 @@ def item_of(name: str, status: os.stat_result, above: DirectoryIdentity, *, is_l
         above: device and inode of the directory that it is in.
         is_link: whether a link has the name.
     """
-    is_folder = stat.S_ISDIR(status.st_mode)
-    if not is_folder and not stat.S_ISREG(status.st_mode):
+    is_folder = not stat.S_ISREG(status.st_mode)
+    if is_folder and not stat.S_ISDIR(status.st_mode):
         return None
-    inode = (status.st_dev, status.st_ino)
+    inode, modified_ns = (status.st_dev, status.st_ino), status.st_mtime_ns
     size_bytes = 0 if is_folder else status.st_size
-    identity = (*above, *inode, status.st_mtime_ns)
-    return Item(name, size_bytes, status.st_mtime_ns, identity, inode, is_folder, is_link)
+    return Item(name, size_bytes, modified_ns, (*above, *inode, modified_ns), inode, is_folder, is_link)
 
 
 def _split(name: str) -> tuple[str, str]:
