@@ -1,1 +1,11 @@
-"""A folder of checkpoints."""
+"""A directory of checkpoints: what is in it, who may write to it, and what goes from it when. Without torch.
+
+- `catalog`: finds checkpoints; the only discovery.
+- `retention`: which checkpoints are kept, and the removal of the others.
+- `removing`: plans of what goes, for `clean` and for a new run, and the carrying out of every plan.
+- `trash`: what `clean --to-trash` moved, brought back or removed for good.
+- `leftovers`: what a checkpointer removes of earlier runs, and logs.
+- `needed_space`: whether the disk has room for what a run will keep.
+- `own`: the only place that opens our own folder, `.marlin-ckpt`; in it `lease` (one run at a time saves) and
+  `notes` (how long saves took, which checkpoints runs failed to start from) keep their files.
+"""

@@ -1,5 +1,7 @@
-"""Where bytes go: what knows of files and directories, and nothing of what they hold.
+"""Where checkpoints are kept: what knows of names and bytes, and nothing of what they mean.
 
-- `target`: what a file's content is handed to while it is written, in any store.
-- `local`: a directory of this machine.
+- `store`: what a place that keeps objects can do: list, look at, open, publish, move and remove them.
+- `source`: an object that is open for reading.
+- `target`: what an object's content is handed to while it is written.
+- `local`: a directory of this machine as a store.
 """
