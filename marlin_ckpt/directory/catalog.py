@@ -9,13 +9,12 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 from marlin_ckpt import naming
+from marlin_ckpt.directory.walk import Level, OnError, as_checkpoint, walk
 from marlin_ckpt.entries import Entry, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats import layouts
 from marlin_ckpt.storage.local.descent import directory_identity
 from marlin_ckpt.storage.local.store import item_of, open_store
 from marlin_ckpt.storage.store import Store
@@ -23,75 +22,10 @@ from marlin_ckpt.storage.store import Store
 _PATH_MAX = 4096  # bytes of a path that open(2) takes, with the null byte at its end: linux/limits.h
 
 _logger = logging.getLogger(__name__)
-_OnError = Callable[[str, OSError], None]
 _IndexOf = Callable[[str, str, str], int | None]  # of a name, for a prefix and an extension
 
 
-class Level(NamedTuple):
-    """What lies directly in one folder.
-
-    Attributes:
-        folder: its name; "" is the store itself.
-        objects: the names of what is no folder.
-        links: the names of those that are symbolic links.
-        checkpoints: the folders that are one checkpoint each.
-    """
-
-    folder: str
-    objects: tuple[str, ...]
-    links: tuple[str, ...]
-    checkpoints: tuple[Entry, ...]
-
-
-def walk(store: Store, start: str = "", *, recursive: bool, on_error: _OnError) -> Iterator[Level]:
-    """Goes through a store, folder by folder.
-
-    A folder that is itself a checkpoint is not entered, nor is the trash.
-
-    Args:
-        store: that is looked through.
-        start: the folder to begin with.
-        recursive: go into sub-folders.
-        on_error: told of each sub-folder that cannot be read.
-
-    Raises:
-        CheckpointNotFoundError: there is no such folder.
-        StorageError: the first folder cannot be read.
-    """
-    pending = [start]
-    while pending:
-        folder = pending.pop()
-        try:
-            listing = store.list(folder)
-            checkpoints = {name: one for name in listing.folders if (one := _as_checkpoint(store, name))}
-        except OSError as error:
-            if folder == start:
-                raise
-            if not isinstance(error, FileNotFoundError):  # else it has gone since its parent was read
-                on_error(folder, error)
-            continue
-        if recursive:
-            below = (name for name in listing.folders if name not in checkpoints)
-            pending.extend(name for name in below if os.path.basename(name) != naming.TRASH)
-        yield Level(folder, listing.objects, listing.links, tuple(checkpoints.values()))
-
-
-def _as_checkpoint(store: Store, folder: str) -> Entry | None:
-    """A folder as one checkpoint, by the layout that knows it."""
-    for layout in layouts.layouts():
-        name = layout.fits(os.path.basename(folder))
-        if name is None:
-            continue
-        files = [os.path.basename(one) for one in store.list(folder).objects]
-        members = [item for one in layout.members(files) if (item := store.head(f"{folder}/{one}"))]
-        found = store.head(folder)
-        if members and found is not None:
-            whole = found._replace(size_bytes=sum(item.size_bytes for item in members))
-            return Entry(store.place, whole, name, layout.name, tuple(members))
-    return None
-
-
-def _readable(store: Store, *, recursive: bool, on_error: _OnError | None = None) -> Iterator[Level]:
+def _readable(store: Store, *, recursive: bool, on_error: OnError | None = None) -> Iterator[Level]:
     """Walks through what can be opened by its path afterwards; what cannot be read goes to the log."""
 
     def log(folder: str, error: OSError) -> None:
@@ -131,7 +65,7 @@ def find_in(
     prefix: str | None = None,
     extension: str = "pt",
     recursive: bool = False,
-    on_error: _OnError | None = None,
+    on_error: OnError | None = None,
 ) -> list[Entry]:
     """What `find` finds, in a store.
 
@@ -204,7 +138,7 @@ def entry(path: PathText) -> Entry | None:
         item = item_of(last, status, directory_identity(above), is_link=os.path.islink(text))
         if item is not None and item.is_folder:
             with open_store(place or os.curdir) as store:
-                found = _as_checkpoint(store, last)
+                found = as_checkpoint(store, last)
             return found and replace(found, place=place)
     except (OSError, ValueError):  # no file has a name with a null byte in it
         return None

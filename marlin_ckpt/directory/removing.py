@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from marlin_ckpt import naming
-from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory.walk import OnError, walk
 from marlin_ckpt.entries import Entry, Identity, Item
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.naming import FileName
@@ -24,7 +24,6 @@ from marlin_ckpt.storage.store import Store
 
 # Why something goes, given its name without its folder and, of a folder, as which checkpoint; "": it stays.
 _Reason = Callable[[str, FileName | None], str]
-_Fail = Callable[[str, OSError], None]
 Dispose = Callable[[Store, "Removal"], None]
 
 
@@ -156,7 +155,7 @@ def _plan(
         failures.append(Failure(os.path.join(place, name), error.strerror or str(error)))
 
     with open_store(place, follows=False) as store:
-        for level in catalog.walk(store, start, recursive=recursive, on_error=fail):
+        for level in walk(store, start, recursive=recursive, on_error=fail):
             going = [(name, why) for name in level.objects if (why := reason(os.path.basename(name), None))]
             going += _left_behind(store, level.folder, fail) if sweeps else []
             for name, why in going:
@@ -167,7 +166,7 @@ def _plan(
     return Plan(place, tuple(sorted(removals, key=lambda one: naming.order(one.path))), tuple(failures))
 
 
-def _left_behind(store: Store, folder: str, fail: _Fail) -> Iterator[tuple[str, str]]:
+def _left_behind(store: Store, folder: str, fail: OnError) -> Iterator[tuple[str, str]]:
     """What dead runs left half written in a folder, with the reason."""
     for name in store.unfinished(folder):
         try:
@@ -179,7 +178,7 @@ def _left_behind(store: Store, folder: str, fail: _Fail) -> Iterator[tuple[str, 
             fail(name, error)
 
 
-def _look(store: Store, name: str, fail: _Fail) -> Item | None:
+def _look(store: Store, name: str, fail: OnError) -> Item | None:
     """What is to go, unless it has gone already, or is a link."""
     try:
         item = store.head(name)

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from marlin_ckpt import naming
-from marlin_ckpt.directory import catalog, removing
+from marlin_ckpt.directory import removing
 from marlin_ckpt.directory.removing import Dispose, Failure, Plan, Removal
+from marlin_ckpt.directory.walk import walk
 from marlin_ckpt.entries import Item
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
 from marlin_ckpt.fields import PathText
@@ -121,7 +122,7 @@ def _in_trash(store: Store, batch: str) -> list[Trashed]:
         raise StorageError.of("cannot read the trash", os.path.join(store.place, name), error) from error
 
     items: list[Item] = []
-    for level in catalog.walk(store, batch, recursive=True, on_error=fail):
+    for level in walk(store, batch, recursive=True, on_error=fail):
         items += (item for name in level.objects if (item := store.head(name)) and not item.is_link)
         items += (one.item for one in level.checkpoints)
     names = ((item.name.removeprefix(f"{batch}/"), item) for item in items)

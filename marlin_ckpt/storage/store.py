@@ -52,14 +52,7 @@ class Store(Protocol):
     def open(self, name: str) -> AbstractContextManager[Source]:
         """Opens an object for reading; a symbolic link is refused."""
 
-    def publish(
-        self,
-        name: str,
-        size_bytes: int,
-        fill: Fill,
-        *,
-        replaces: Identity | None = None,
-    ) -> Item:
+    def publish(self, name: str, size_bytes: int, fill: Fill, *, replaces: Identity | None = None) -> Item:
         """Writes an object whole and durable, or not at all; folders in its name are made.
 
         Args:

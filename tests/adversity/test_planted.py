@@ -19,7 +19,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, MarlinError
 from marlin_ckpt.directory import removing
-from marlin_ckpt.storage.local import descent, files, publishing, store, system_calls, temporary
+from marlin_ckpt.storage.local import descent, files, publishing, store, system_calls, temporary, trees
 
 FINAL, OTHER = "model_1.pt", "model_2.pt"
 DEAD = ".model_1.pt.elsewhere.1.0123abcd.marlin-tmp"
@@ -185,7 +185,7 @@ def attack(monkeypatch, tmp_path):
     def repeat(operation: Callable, rounds: int, **options) -> tuple[str, Adversary]:
         adversary = Adversary(tmp_path, operation.__name__, **options)
         monkeypatch.setattr(secrets, "token_hex", adversary.token)
-        for module in (files, publishing, system_calls, temporary, store, descent):
+        for module in (files, publishing, system_calls, temporary, store, trees, descent):
             monkeypatch.setattr(module, "os", Seam(os, adversary))
         monkeypatch.setattr(temporary, "fcntl", Seam(fcntl, adversary))
         for number in range(rounds):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage.local import descent, temporary
+from marlin_ckpt.storage.local import descent, temporary, trees
 from marlin_ckpt.storage.local.descent import Descent, DirectoryIdentity
 from marlin_ckpt.storage.local.files import FileSource, open_regular, sync_open_directory
 from marlin_ckpt.storage.store import Listing
@@ -81,23 +81,15 @@ class LocalStore:
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[FileSource]:
         """Opens a file for reading; see `Store.open`."""
-        folder, last = _split(name)
-        with self._doing("cannot read", name):
-            fd = open_regular(last, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._at.go(folder))
+        with self._reaching("cannot read", name) as (folder, last):
+            fd = open_regular(last, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
         try:
             yield FileSource(fd, self._path(name))
         finally:
             with contextlib.suppress(OSError):  # nothing was written through it
                 os.close(fd)
 
-    def publish(
-        self,
-        name: str,
-        size_bytes: int,
-        fill: Fill,
-        *,
-        replaces: Identity | None = None,
-    ) -> Item:
+    def publish(self, name: str, size_bytes: int, fill: Fill, *, replaces: Identity | None = None) -> Item:
         """Writes a file whole and durable, or not at all; see `Store.publish`.
 
         What has the name is looked at once the new content is durable, right before it is renamed. Between
@@ -105,37 +97,28 @@ class LocalStore:
         """
         from marlin_ckpt.storage.local import publishing  # noqa: PLC0415 - commands that only read go without
 
-        path = self._path(name)
-        folder, last = _split(name)
-
         def check() -> None:
-            if self._identity(name) != replaces:
-                raise _another(path)
+            found = self.head(name)
+            if replaces != (None if found is None else found.identity):
+                raise _another(self._path(name))
 
         self._at.restart()  # the folder that has the name now is the one to write to
-        with self._doing("cannot write", name):
-            fd = self._at.go(folder, makes=True)
+        with self._reaching("cannot write", name, makes=True) as (folder, last):
             try:
                 # Whatever the folder's own name leads to meanwhile.
-                publishing.publish(f"/proc/self/fd/{fd}/{last}", fill, size_bytes, before_renaming=check)
+                publishing.publish(f"/proc/self/fd/{folder}/{last}", fill, size_bytes, before_renaming=check)
             except StorageError as error:
-                error.where = path
+                error.where = self._path(name)
                 raise
-            found = self._look(fd, name, last)
+            found = self._look(folder, name, last)
         if found is None:
-            raise _another(path)
+            raise _another(self._path(name))
         return found
-
-    def _identity(self, name: str) -> Identity | None:
-        found = self.head(name)
-        return None if found is None else found.identity
 
     def move(self, name: str, to: str, identity: Identity) -> None:
         """Renames a file or folder over nothing; see `Store.move`."""
-        folder, last = _split(name)
         new_folder, new = _split(to)
-        with self._doing("cannot move", name):
-            source = self._at.go(folder)
+        with self._reaching("cannot move", name) as (source, last):
             found = self._unchanged(source, name, last, identity)
             target = self._target.go(new_folder, makes=True)
             if not found.is_folder and _link(source, last, target, new):
@@ -155,16 +138,14 @@ class LocalStore:
         A folder gets the name of a temporary one first: a kill leaves it whole, or as something that a dead
         run has left, which the next sweep removes.
         """
-        folder, last = _split(name)
-        with self._doing("cannot remove", name), contextlib.ExitStack() as stack:
-            fd = self._at.go(folder)
-            found = self._unchanged(fd, name, last, identity)
-            if temporary.is_temporary(last) and not stack.enter_context(temporary.claim(fd, last)):
+        with self._reaching("cannot remove", name) as (folder, last), contextlib.ExitStack() as stack:
+            found = self._unchanged(folder, name, last, identity)
+            if temporary.is_temporary(last) and not stack.enter_context(temporary.claim(folder, last)):
                 raise OSError(errno.EBUSY, "a live run writes it", name)
             if found.is_folder:
-                _remove_folder(fd, last)
+                trees.remove_folder(folder, last)
             else:
-                os.unlink(last, dir_fd=fd)
+                os.unlink(last, dir_fd=folder)
 
     def _unchanged(self, fd: int, name: str, last: str, identity: Identity) -> Item:
         found = self._look(fd, name, last)
@@ -174,15 +155,7 @@ class LocalStore:
 
     def remove_empty(self, folder: str) -> None:
         """Removes a folder and those in it as far as they are empty; see `Store.remove_empty`."""
-        found, pending = [], [folder]
-        while pending:
-            found.append(pending.pop())
-            with contextlib.suppress(OSError):
-                pending.extend(self.list(found[-1]).folders)
-        for one in reversed(found):
-            above, last = _split(one)
-            with contextlib.suppress(OSError):
-                os.rmdir(last, dir_fd=self._at.go(above))
+        trees.remove_empty(self._at, folder)
 
     def free_space(self) -> int | None:
         """What an unprivileged process may still write; see `Store.free_space`."""
@@ -205,18 +178,16 @@ class LocalStore:
 
     def is_abandoned(self, name: str) -> bool:
         """Whether the run that wrote a temporary file is dead; see `Store.is_abandoned`."""
-        folder, last = _split(name)
-        with self._doing("cannot look at", name):
-            return temporary.is_abandoned(self._at.go(folder), last)
+        with self._reaching("cannot look at", name) as (folder, last):
+            return temporary.is_abandoned(folder, last)
 
     def append(self, name: str, data: bytes) -> None:
         """Adds to the end of a file; see `Store.append`."""
         from marlin_ckpt.storage.local.system_calls import write_all  # noqa: PLC0415 - as above
 
-        folder, last = _split(name)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-        with self._doing("cannot write", name):
-            fd = open_regular(last, flags, dir_fd=self._at.go(folder, makes=True))
+        with self._reaching("cannot write", name, makes=True) as (folder, last):
+            fd = open_regular(last, flags, dir_fd=folder)
             try:
                 write_all(fd, memoryview(data))
             finally:
@@ -224,6 +195,13 @@ class LocalStore:
 
     def _path(self, name: str) -> str:
         return os.path.join(self.place, name) if name else self.place
+
+    @contextlib.contextmanager
+    def _reaching(self, action: str, name: str, *, makes: bool = False) -> Iterator[tuple[int, str]]:
+        """Goes to the folder of an object; yields its descriptor, and the object's name in it."""
+        folder, last = _split(name)
+        with self._doing(action, name):
+            yield self._at.go(folder, makes=makes), last
 
     @contextlib.contextmanager
     def _doing(self, action: str, name: str) -> Iterator[None]:
@@ -317,52 +295,3 @@ def _link(source: int, name: str, target: int, new: str) -> bool:
             return False
         raise
     return True
-
-
-def _remove_folder(fd: int, name: str) -> None:
-    """Removes a folder with all in it, under the name of a temporary one, locked as these are."""
-    lock = -1
-    try:
-        if not temporary.is_temporary(name):
-            lock = temporary.open_locked(fd, name)
-            going = temporary.temporary_name(name)
-            os.rename(name, going, src_dir_fd=fd, dst_dir_fd=fd)
-            sync_open_directory(fd)
-            name = going
-        top = os.open(name, descent.DIRECTORY, dir_fd=fd)
-        try:
-            _empty(top)
-        finally:
-            os.close(top)
-        os.rmdir(name, dir_fd=fd)
-    finally:
-        if lock >= 0:
-            os.close(lock)
-
-
-def _empty(top: int) -> None:
-    """Removes everything below an open directory but what is mounted there.
-
-    Raises:
-        OSError: something cannot be removed, or another file system is mounted in it (errno EXDEV).
-    """
-    at = Descent(top)
-    device, _ = at.here
-    try:
-        found, pending = [], [""]
-        while pending:
-            folder = pending.pop()
-            found.append(folder)
-            fd = at.go(folder)
-            if at.here[0] != device:
-                raise OSError(errno.EXDEV, "another file system is mounted in it", folder)
-            for name in os.listdir(fd):
-                if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-                    pending.append(f"{folder}/{name}" if folder else name)
-                else:
-                    os.unlink(name, dir_fd=fd)
-        for folder in reversed(found[1:]):
-            above, _, name = folder.rpartition("/")
-            os.rmdir(name, dir_fd=at.go(above))
-    finally:
-        at.restart()

@@ -14,8 +14,7 @@ from marlin_ckpt import RetentionArguments, StorageError, get_latest_file
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.directory import catalog, removing, trash
 from marlin_ckpt.directory.retention.plan import Keeping
-from marlin_ckpt.storage.local import store as local_store
-from marlin_ckpt.storage.local import temporary
+from marlin_ckpt.storage.local import descent, temporary
 from tests.support.memory_store import MemoryStore
 from tests.support.pair_layout import registered, write_pair
 
@@ -185,7 +184,7 @@ def test_a_kill_at_any_call_leaves_it_whole_or_as_going_and_the_next_sweep_ends_
             return real(*args, **options)
 
         with monkeypatch.context() as patch:
-            for name in ("open", "stat", "listdir", "rename", "unlink", "rmdir", "fsync"):
+            for name in ("open", "stat", "scandir", "rename", "unlink", "rmdir", "fsync"):
                 real = getattr(os, name)
                 patch.setattr(
                     os,
@@ -219,7 +218,7 @@ def test_another_file_system_mounted_in_it_ends_its_removal(directory, monkeypat
         status = real(fd)
         return os.stat_result((*status[:2], 1, *status[3:])) if status.st_ino == mounted else status
 
-    monkeypatch.setattr(local_store.descent.os, "fstat", fstat)
+    monkeypatch.setattr(descent.os, "fstat", fstat)
     done = removing.carry_out(plan(directory, last=2).removal)
     assert [one.error for one in done.failures] == ["another file system is mounted in it"]
     (left,) = [name for name in os.listdir(directory) if temporary.is_temporary(name)]
