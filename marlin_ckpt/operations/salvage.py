@@ -164,12 +164,13 @@ def _tie(source: Source, evidence: Evidence, archives: list[Archive], candidates
     if own is not None and own_record is not None:
         laid_out = list(recovery.from_manifest(own, own_record.archive))
         stated = [own_record.record, *(one.record for one in laid_out)]
-        pool += [one for one in laid_out if evidence.proves(one)]
+        known = {one.record.name for one in pool}
+        pool += [one for one in laid_out if one.record.name not in known and evidence.proves(one)]
     elif by_id or chosen is whole:
         stated = [*by_id, whole][0].stated
     else:
-        stated = chosen.stated
         pool = list(chosen.proven.values())
+        stated = [*chosen.stated, *(one.record for one in pool)]
         doubts.append("nothing in it proves that all its records are of one save")
     if chosen is not whole and len(candidates) > 1:
         doubts.append(f"it holds {len(candidates)} archives; this is the first, the others are left out")

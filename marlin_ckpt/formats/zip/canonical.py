@@ -117,7 +117,9 @@ def _torchs_header(record: Record, data_offset: int) -> bytes:
 def _torchs_entry(record: Record) -> bytes:
     entry = structures.central_entry(record)
     version, _ = _torchs_version(record)
-    return entry[:6] + struct.pack("<H", version) + entry[8:]
+    return (
+        entry if not version and not record.is_zip64 else entry[:6] + struct.pack("<H", version) + entry[8:]
+    )
 
 
 def _torchs_version(record: Record) -> tuple[int, int]:

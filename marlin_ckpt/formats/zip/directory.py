@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from marlin_ckpt.formats.zip import structures
 from marlin_ckpt.formats.zip.structures import Record
@@ -42,8 +43,7 @@ class Directory:
     has_zip64_end: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LocalHeader:
+class LocalHeader(NamedTuple):
     """What the header in front of a record's data says.
 
     Attributes:
@@ -51,7 +51,9 @@ class LocalHeader:
         how: flags, method, time and date, as the directory repeats them.
         flags: see `structures.HAS_DESCRIPTOR`.
         method: `structures.STORED` or another.
-        told: CRC32, stored length and length of the data; zeros where a descriptor tells them.
+        crc32: of the data; like the lengths, zero where a descriptor tells it.
+        stored_bytes: the length of the data as it is stored.
+        size: the length of the data.
         data_offset: where the data starts.
     """
 
@@ -59,7 +61,9 @@ class LocalHeader:
     how: bytes
     flags: int
     method: int
-    told: tuple[int, int, int]
+    crc32: int
+    stored_bytes: int
+    size: int
     data_offset: int
 
 
@@ -80,13 +84,12 @@ def read_header(source: Source, offset: int) -> LocalHeader | None:
     data = source.read(offset, _HEADER_BYTES)
     if len(data) < structures.LOCAL_HEADER.size or not data.startswith(structures.LOCAL_SIGNATURE):
         return None
-    _, _, flags, method, _, _, *told, named, extra = structures.LOCAL_HEADER.unpack_from(data)
+    _, _, flags, method, _, _, crc32, stored, size, named, extra = structures.LOCAL_HEADER.unpack_from(data)
     end = structures.LOCAL_HEADER.size + named
     if end > len(data):
         data = source.read(offset, end)
     name = data[structures.LOCAL_HEADER.size : end]
-    crc32, stored, size = told
-    return LocalHeader(name, data[6:14], flags, method, (crc32, stored, size), offset + end + extra)
+    return LocalHeader(name, data[6:14], flags, method, crc32, stored, size, offset + end + extra)
 
 
 def read_directory(source: Source) -> Directory:
@@ -161,41 +164,42 @@ def _parse_entries(data: bytes, count: int) -> tuple[list[Record], dict[str, byt
     at = 0
     for _ in range(count):
         start = at
-        fields = structures.CENTRAL_ENTRY.unpack_from(data, at)
-        if fields[0] != structures.CENTRAL_SIGNATURE:
+        (
+            signature, _, _, _, method, _, _, crc32, stored, size, named, extra_size, comment_size,
+            _, _, attributes, offset,
+        ) = structures.CENTRAL_ENTRY.unpack_from(data, at)  # fmt: skip
+        if signature != structures.CENTRAL_SIGNATURE:
             raise StructureError("the zip directory is damaged")
-        at += structures.CENTRAL_ENTRY.size
-        name_size, extra_size, comment_size = fields[10:13]
-        name = data[at : at + name_size].decode()
-        extra = data[at + name_size : at + name_size + extra_size]
-        at += name_size + extra_size + comment_size
-        record = _record(name, extra, fields)
-        if record is None:
+        extra_offset = at + structures.CENTRAL_ENTRY.size + named
+        name = data[at + structures.CENTRAL_ENTRY.size : extra_offset].decode()
+        at = extra_offset + extra_size + comment_size
+        if extra_size:
+            extra = data[extra_offset : extra_offset + extra_size]
+            size, stored, offset = _zip64_values(extra, [size, stored, offset])
+        if name.endswith("/") and not size:
             has_folders = True
             continue
+        if attributes & _IS_FOLDER or name.endswith("/"):
+            # torch's reader would skip the data and hand out memory that nothing was read into.
+            raise StructureError(f"record {name} says that it is a directory")
         if name in entries:
             raise StructureError("two records have one name")
-        records.append(record)
         entries[name] = data[start:at]
+        records.append(Record(name, size, crc32, offset, _deflated_bytes(name, method, stored, size)))
     if at != len(data):
         raise StructureError("the zip directory has another length than it says")
     return sorted(records, key=lambda record: record.header_offset), entries, has_folders
 
 
-def _record(name: str, extra: bytes, fields: tuple[int, ...]) -> Record | None:
-    """What an entry describes; None for a folder."""
-    method, crc32, stored, size, attributes, offset = (fields[place] for place in (4, 7, 8, 9, 15, 16))
-    size, stored, offset = _zip64_values(extra, [size, stored, offset])
-    if name.endswith("/") and not size:
-        return None
-    if name.endswith("/") or attributes & _IS_FOLDER:
-        # torch's reader would skip the data and hand out memory that nothing was read into.
-        raise StructureError(f"record {name} says that it is a directory")
-    if method not in (structures.STORED, structures.DEFLATED):
+def _deflated_bytes(name: str, method: int, stored: int, size: int) -> int | None:
+    """The length of a record's deflated data; None where it is stored as it is."""
+    if method == structures.DEFLATED:
+        return stored
+    if method != structures.STORED:
         raise StructureError(f"record {name} is compressed by method {method}, which torch does not read")
-    if method == structures.STORED and stored != size:
+    if stored != size:
         raise StructureError(f"record {name} is stored in another length than it has")
-    return Record(name, size, crc32, offset, None if method == structures.STORED else stored)
+    return None
 
 
 def _zip64_values(extra: bytes, values: list[int]) -> list[int]:

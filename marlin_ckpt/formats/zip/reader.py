@@ -113,9 +113,10 @@ def _check_headers(source: Source, records: Iterable[Record], directory: Directo
         if header is None or header.name != record.name.encode():
             raise StructureError(f"the header of record {record.name} is damaged")
         # CRC and sizes are zero where a descriptor tells them, and at their limit where a zip64 field does.
-        known = (record.crc32, record.stored_bytes, record.size)
-        agrees = all(
-            told in (0, value, structures.UINT32_MAX) for told, value in zip(header.told, known, strict=True)
+        agrees = (
+            header.crc32 in (0, record.crc32)
+            and header.stored_bytes in (0, record.stored_bytes, structures.UINT32_MAX)
+            and header.size in (0, record.size, structures.UINT32_MAX)
         )
         if not agrees or header.how != directory.entries[record.name][8:16]:
             raise StructureError(f"the header of record {record.name} and the zip directory differ")
@@ -155,13 +156,12 @@ def _read_manifest(source: Source, container: Container, record: Record) -> Mani
 
 def _how_repacked(directory: Directory, *, is_as_written: bool) -> str:
     """How a container differs from those of marlin-ckpt and `torch.save`; "" where it does not."""
-    deflated = [record for record in directory.records if record.deflated_bytes is not None]
+    deflated = sum(record.deflated_bytes is not None for record in directory.records)
+    archive = directory.records[0].name.partition("/")[0]
     reasons = {
-        f"{len(deflated)} of its {len(directory.records)} records are deflated": bool(deflated),
+        f"{deflated} of its {len(directory.records)} records are deflated": bool(deflated),
         "it has entries for folders": directory.has_folders,
-        "it is a TorchScript archive": any(
-            record.name.partition("/")[2] == "constants.pkl" for record in directory.records
-        ),
+        "it is a TorchScript archive": f"{archive}/constants.pkl" in directory.entries,
         "another tool packed it": not is_as_written,
     }
     return ", ".join(reason for reason, holds in reasons.items() if holds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from isal import isal_zlib
 
@@ -23,8 +23,7 @@ _MOST_NAMED = 3
 OnBytes = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     """A stretch of a record's data; of deflated data, all of it.
 
     Attributes:

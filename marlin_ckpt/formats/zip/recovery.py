@@ -219,9 +219,8 @@ def _behind(
     if not name.isprintable() or "/" not in name:
         return None, at, False
     if not header.flags & structures.HAS_DESCRIPTOR:
-        crc32, stored, size = header.told
-        deflated = None if header.method == structures.STORED else stored
-        record = Record(name, size, crc32, at, deflated)
+        deflated = None if header.method == structures.STORED else header.stored_bytes
+        record = Record(name, header.size, header.crc32, at, deflated)
         is_proven = evidence.proves(Found(record, start))
         return (record if is_proven else None), start, is_proven
     # Taken out, since of many headers in front of one place no more than one can be right.
