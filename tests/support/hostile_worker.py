@@ -162,8 +162,8 @@ def measure(number: int, one: dict[str, Any], name: str, arguments: list[str], l
     )  # fmt: skip
 
 
-def warm_up(config: str) -> None:
-    """Imports all that the commands import, so that an import later on is a file's doing."""
+def warm_up(config: str, chosen: list[str]) -> None:
+    """Imports all that the chosen calls import, so that an import later on is a file's doing."""
     os.mkdir("warm")
     arguments = DefaultCheckpointerArguments(save_dir="warm", model_state_save_dir=None)
     state = Checkpoint({"weight": torch.ones(3)}, {}, {})
@@ -174,8 +174,9 @@ def warm_up(config: str) -> None:
     torch.save({"epoch": 1}, "warm/legacy_1.pt", _use_new_zipfile_serialization=False)
     torch.save(state, "warm/unsafelegacy_1.pt", _use_new_zipfile_serialization=False)
     for path in [*paths, "warm/legacy_1.pt", "warm/unsafelegacy_1.pt"]:
-        for arguments in calls(os.path.abspath(path), config).values():
-            run(os.path.abspath(path), arguments)
+        for name, arguments in calls(os.path.abspath(path), config).items():
+            if name in chosen:
+                run(os.path.abspath(path), arguments)
     # What torch imports when a tensor is compared or printed, and Python when a control is escaped.
     assert repr(torch.ones(2))
     with contextlib.suppress(ImportError):
@@ -207,7 +208,7 @@ def work() -> None:
     start, _, after = where.partition(":")
     with open(listing) as file:
         hostile = json.load(file)
-    warm_up(config)
+    warm_up(config, chosen)
     gc.collect()
     gc.freeze()
     libc = ctypes.CDLL(None)

@@ -133,7 +133,7 @@ def is_left_by_a_dead_run(name: str) -> bool:
     return re.fullmatch(r"\..+\.[A-Za-z0-9_-]+\.[0-9]+\.[0-9a-f]{8}\.marlin-tmp", name, re.DOTALL) is not None
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(tree=TREES, extension=st.sampled_from(["pt", "ppt", "bak", "PT"]), recursive=st.booleans())
 def test_clean_removes_the_regular_files_of_the_extension_and_leaves_all_else(tree, extension, recursive):
     def fits(name: str) -> bool:
@@ -149,7 +149,7 @@ def test_clean_removes_the_regular_files_of_the_extension_and_leaves_all_else(tr
     assert removed_from(tree, remove) == fitting(tree, fits, recursive=recursive)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(
     tree=TREES,
     prefix=st.sampled_from(["model", "other", "new\nline", "mod", "x[red]"]),
@@ -167,7 +167,7 @@ def test_clean_with_a_prefix_removes_only_its_checkpoints_and_model_files(tree, 
     assert removed_from(tree, remove) == fitting(tree, fits, recursive=recursive)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(tree=TREES)
 def test_delete_existing_checkpoints_removes_files_of_the_extension_from_the_directory_itself_alone(tree):
     def fits(name: str) -> bool:
