@@ -243,17 +243,10 @@ def test_ctrl_c_in_training_takes_the_progress_line_away_and_exits_130(on_termin
 
 
 HOSTILE = [
-    b"new\nline_1.pt",
-    b"\x1b[31mred_2.pt",
-    b"\x1b]52;c;ZXZpbA==\x07_3.pt",
-    "c1\u009b31m_4.pt".encode(),
-    b"raw \x9b31m_4.pt",
-    "bidi\u202egnp\u2066_5.pt".encode(),
-    b"[red]_6.pt",
-    b"\xff\xfe_7.pt",
-    b"tab\tdel\x7f_8.pt",
-    "model_\u0663.pt".encode(),
-]
+    b"new\nline_1.pt", b"\x1b[31mred_2.pt", b"\x1b]52;c;ZXZpbA==\x07_3.pt", "c1\u009b31m_4.pt".encode(),
+    b"raw \x9b31m_4.pt", "bidi\u202egnp\u2066_5.pt".encode(), b"[red]_6.pt", b"\xff\xfe_7.pt",
+    b"tab\tdel\x7f_8.pt", "model_\u0663.pt".encode(),
+]  # fmt: skip
 
 
 @pytest.fixture
