@@ -26,7 +26,7 @@ def blocks(repository: Path, language: str) -> list[str]:
 def shape(text: str) -> list[str]:
     """What stays of an output when ids, figures, times and the widths of columns are taken out."""
     text = re.sub(r"\b[0-9a-f]{12}\b", "ID", text)
-    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME", text)
+    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z", "TIME", text)
     text = re.sub(r"(?<=\d)\+\w+", "", text)  # the build of torch: +cpu
     text = re.sub(r"(?<=  )[▁-█ ]{16}$", "HISTOGRAM", text, flags=re.MULTILINE)
     text = re.sub(r"(?<![\w.])[0-9][0-9.]*(?: (?:B|kB|MB|GB|ms|s|min|h|d))?\b", "N", text)
