@@ -17,7 +17,7 @@ from marlin_ckpt import (
     RetentionArguments,
     StorageError,
 )
-from marlin_ckpt.directory import needed_space, removing
+from marlin_ckpt.directory import removing
 from marlin_ckpt.saving import predicted_size
 from marlin_ckpt.storage.local import publishing
 from tests.support.folders import visible
@@ -228,30 +228,6 @@ def test_where_no_room_can_be_made_the_old_checkpoints_stay(
         assert checkpointer.save(make_checkpoint(), 2) is None
     assert disk.tries == 1
     assert names(tmp_path) == ["model_0.pt", "model_1.pt"]
-
-
-@pytest.mark.parametrize(
-    ("rules", "saves", "indices", "expected"),
-    [
-        (None, 9, 9, 1),
-        ({"last": 3}, 100, 100, 3),
-        ({"last": 3}, 2, 2, 2),
-        ({"last": 3, "every": 10, "best": BestArguments("loss", "min", 2)}, 100, 95, 15),
-        ({"within": "7d"}, 40, 40, 40),
-        ({"max_total": "1GB"}, 40, 40, 40),
-        ({"hourly": 1, "daily": 2, "weekly": 3}, 40, 40, 6),
-    ],
-)
-def test_what_the_rules_keep_at_most_is_foretold(rules, saves, indices, expected):
-    arguments = None if rules is None else RetentionArguments(**rules)
-    assert needed_space.most_kept(arguments, saves, indices) == expected
-
-
-def test_what_is_needed_is_what_is_kept_and_one_more_or_what_max_total_allows():
-    assert needed_space.needed_bytes(10, None, 1) == 10
-    assert needed_space.needed_bytes(10, RetentionArguments(last=3), 3) == 40
-    assert needed_space.needed_bytes(10, RetentionArguments(last=9, max_total=50), 9) == 60
-    assert needed_space.needed_bytes(10, RetentionArguments(max_total=5), 9) == 20
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whether there is room for a run that goes on: what it has there counts as far as rules replace it."""
+"""Whether there is room for a run: what its rules keep, and what it has there as far as they replace it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from marlin_ckpt import RetentionArguments, StorageError
+from marlin_ckpt import BestArguments, RetentionArguments, StorageError
+from marlin_ckpt.directory import needed_space
 from marlin_ckpt.saving import predicted_size
 
 
@@ -46,3 +47,27 @@ def test_what_will_be_replaced_makes_room(check):
     check(RetentionArguments(last=3, every=10), [0, 10, 20, 27, 28, 29], 9, 2.1)
     with pytest.raises(StorageError, match="too little room"):
         check(RetentionArguments(last=3, every=10), [0, 10, 20, 27, 28, 29], 9, 1.9)
+
+
+@pytest.mark.parametrize(
+    ("rules", "saves", "indices", "expected"),
+    [
+        (None, 9, 9, 1),
+        ({"last": 3}, 100, 100, 3),
+        ({"last": 3}, 2, 2, 2),
+        ({"last": 3, "every": 10, "best": BestArguments("loss", "min", 2)}, 100, 95, 15),
+        ({"within": "7d"}, 40, 40, 40),
+        ({"max_total": "1GB"}, 40, 40, 40),
+        ({"hourly": 1, "daily": 2, "weekly": 3}, 40, 40, 6),
+    ],
+)
+def test_what_the_rules_keep_at_most_is_foretold(rules, saves, indices, expected):
+    arguments = None if rules is None else RetentionArguments(**rules)
+    assert needed_space.most_kept(arguments, saves, indices) == expected
+
+
+def test_what_is_needed_is_what_is_kept_and_one_more_or_what_max_total_allows():
+    assert needed_space.needed_bytes(10, None, 1) == 10
+    assert needed_space.needed_bytes(10, RetentionArguments(last=3), 3) == 40
+    assert needed_space.needed_bytes(10, RetentionArguments(last=9, max_total=50), 9) == 60
+    assert needed_space.needed_bytes(10, RetentionArguments(max_total=5), 9) == 20

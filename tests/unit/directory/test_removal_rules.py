@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import stat
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -267,35 +266,6 @@ def test_a_temporary_file_that_its_run_locks_only_after_the_decision_stays(tmp_p
         outcome = removing.carry_out(plan)
         assert os.listdir(tmp_path) == [name]
         assert outcome.removed == ()
-
-
-@pytest.fixture
-def deep(tmp_path: Path) -> Iterator[Path]:
-    """A file, and beside it folders in folders, deeper than Python's stack, with one at the bottom."""
-    (tmp_path / "model_1.pt").write_bytes(b"to go")
-    here = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(1500):
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(os.open("model_2.pt", os.O_CREAT | os.O_WRONLY, dir_fd=here))
-    os.close(here)
-    yield tmp_path
-    subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # shutil.rmtree recurses, too
-
-
-def test_a_tree_deeper_than_pythons_stack_is_cleaned_to_its_bottom(deep, capsys):
-    assert main(["clean", str(deep), "--recursive"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
-
-
-def test_a_file_deeper_than_pythons_stack_goes_to_the_trash_and_comes_back(deep, capsys):
-    assert main(["clean", str(deep), "--recursive", "--to-trash"]) == 0
-    assert main(["clean", str(deep), "--undo"]) == 0
-    assert not (deep / ".trash").exists()
-    assert main(["clean", str(deep), "--recursive", "--dry-run"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 6
 
 
 def test_a_directory_that_cannot_be_read_is_an_error_that_names_it(tmp_path):
