@@ -203,15 +203,24 @@ def _sync_directory(directory: str) -> None:
 def make_durable(path: str) -> None:
     """Waits until a file that others may have written is on the disk, and its name is.
 
+    Args:
+        path: of the file, or of a folder, with the files in it.
+
     Raises:
         StorageError: a system call failed.
     """
     try:
-        fd = open_regular(path)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        _sync_directory(os.path.dirname(path) or os.curdir)
+        files = [path]
+        if os.path.isdir(path):
+            with os.scandir(path) as found:
+                files = [one.path for one in found if one.is_file(follow_symlinks=False)]
+        for file in files:
+            fd = open_regular(file)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        for directory in {os.path.dirname(one) or os.curdir for one in (*files, path)}:
+            _sync_directory(directory)
     except OSError as error:
         raise StorageError.of("cannot make durable", path, error) from error

@@ -94,6 +94,19 @@ def test_retention_keeps_or_removes_it_as_a_whole(directory):
     assert len(os.listdir(directory / "model_2.pair")) == 3
 
 
+def test_clean_by_rules_makes_the_newest_durable_with_its_files_before_others_go(
+    directory, monkeypatch, capsys
+):
+    synced = set()
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.add(os.readlink(f"/proc/self/fd/{fd}")) or real(fd))
+    assert main(["clean", str(directory), "--keep-last", "1", "--yes"]) == 0
+    assert os.listdir(directory) == ["model_2.pair"]
+    newest = directory / "model_2.pair"
+    assert {str(directory), str(newest), *map(str, newest.iterdir())} <= synced
+    assert "keep " in capsys.readouterr().out
+
+
 def test_a_damaged_newest_one_takes_no_place(directory):
     (directory / "model_2.pair" / "weights.bin").write_bytes(b"damaged")
     found = plan(directory, last=1)
