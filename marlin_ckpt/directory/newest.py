@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from marlin_ckpt.errors import CheckpointNotFoundError
-from marlin_ckpt.formats.verdicts import Status, Verdict
+from marlin_ckpt.formats.verdicts import Verdict
 from marlin_ckpt.formats.verification import verify
 
 Found = TypeVar("Found")
@@ -45,7 +45,7 @@ def newest(candidates: Callable[[], Iterable[str]], attempt: Callable[[str], Fou
 def newest_intact(
     candidates: Callable[[], Iterable[str]], on_passed_over: Callable[[Verdict], None] = lambda _: None
 ) -> str:
-    """The path of the first of some files, newest first, that is intact; "" where none is.
+    """The path of the first of some files, newest first, that is intact or soundly repacked, or "".
 
     Args:
         candidates: as for `newest`.
@@ -55,7 +55,7 @@ def newest_intact(
 
     def attempt(path: str) -> str | None:
         verdict = verify(path)
-        if verdict.status is Status.INTACT:
+        if verdict.status.is_sound:
             return path
         on_passed_over(verdict)
         return None

@@ -36,8 +36,9 @@ class Inspection:
     @property
     def intact(self) -> bool | None:
         """Whether the structure holds; None where it cannot tell, as where nothing proves the data."""
-        known = {Status.COMPLETE: True, Status.CORRUPT: False, Status.NOT_A_CHECKPOINT: False}
-        return known.get(self.status) if self.status is not None else None
+        if self.status is None or self.status is Status.UNVERIFIABLE:
+            return None
+        return self.status.is_sound
 
     @property
     def kind(self) -> str:

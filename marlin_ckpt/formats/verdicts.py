@@ -24,6 +24,11 @@ class Status(StrEnum):
     COMPLETE = "complete"
 
     @property
+    def is_sound(self) -> bool:
+        """Whether all that was looked at holds, and checksums prove the data or will."""
+        return self in (Status.INTACT, Status.REPACKED, Status.COMPLETE)
+
+    @property
     def is_bad(self) -> bool:
         """Whether the file is a checkpoint of which something is damaged or missing."""
         return self in (Status.CORRUPT, Status.INCOMPLETE)

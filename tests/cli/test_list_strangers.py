@@ -103,7 +103,7 @@ def write_appended(path: Path) -> None:
         pytest.param(write(os.urandom(8) + b"\0" * 100), False, "neither", id="noise"),
         pytest.param(write_truncated, False, "truncated", id="truncated"),
         pytest.param(write_other_zip, False, "a zip of something else", id="other zip"),
-        pytest.param(write_deflated, True, None, id="deflated"),
+        pytest.param(write_deflated, True, "deflated", id="deflated"),
         pytest.param(write_appended, False, "bytes follow", id="bytes appended"),
     ],
 )

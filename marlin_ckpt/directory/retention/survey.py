@@ -65,8 +65,7 @@ class Survey:
                 verdict = verification.verify(entry)
             except CheckpointNotFoundError:
                 return "it has vanished"
-            is_intact = verdict.status is Status.INTACT
-            self._verdicts[seen] = "" if is_intact else f"{verdict.status}: {verdict.reason}"
+            self._verdicts[seen] = "" if verdict.status.is_sound else f"{verdict.status}: {verdict.reason}"
         return self._verdicts[seen]
 
     def forget_all_but(self, entries: Iterable[Entry]) -> None:
@@ -80,7 +79,7 @@ def _apart(found: Inspection, run_id: str | None) -> str:
     about = found.manifest
     if found.entry.is_link:
         return "a symbolic link"
-    if found.status is not Status.COMPLETE:
+    if found.status is None or not found.status.is_sound:
         return f"corrupt: {found.reason}" if found.status is Status.CORRUPT else found.reason
     if about is not None and about.kind is not Kind.CHECKPOINT:
         return f"it holds a {about.kind}"
