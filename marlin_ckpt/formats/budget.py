@@ -2,8 +2,7 @@
 
 Metadata is what says where the tensors are: a pickle, a safetensors header, a manifest. What reading it takes
 is counted, not measured, so that the same file is always treated alike: opcodes and nodes stand for time,
-room for memory. The limits grow with the metadata; what they allow beside that stays below 2 seconds and
-200 MB.
+room for memory. The limits grow with the metadata; what they allow beside that is 2 seconds and 200 MB.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ import torch
 from torch import _weights_only_unpickler as torchs
 
 from marlin_ckpt.formats.budget import Budget
+from marlin_ckpt.formats.pickle.keys import ITEM
 from marlin_ckpt.formats.pickle.permissions import python_3_name
 from marlin_ckpt.formats.pickle.reader import Reader
 
 _CALL = 250  # bytes of memory that what a call makes takes: a tensor, an ordered dict
-_ITEM = 100
 
 
 class Unpickler(Reader):
@@ -95,10 +95,10 @@ class Unpickler(Reader):
             case ():
                 return True
             case (list() | tuple() as parts,):
-                self.charge_keys(parts, parts)
+                self.keys.charge_all(parts, parts)
                 return True
             case (dict() as parts,):
-                self.budget.charge(_ITEM * len(parts))
+                self.budget.charge(ITEM * len(parts))
                 return True
         return False
 
@@ -109,7 +109,7 @@ class Unpickler(Reader):
             case (list() as pairs,):  # as Python 2 pickled its items
                 if not all(type(pair) is list and len(pair) == 2 for pair in pairs):  # noqa: PLR2004
                     return False
-                self.charge_keys([key for key, _ in pairs], pairs)
+                self.keys.charge_all([key for key, _ in pairs], pairs)
                 return True
         return False
 
@@ -148,7 +148,7 @@ class Unpickler(Reader):
     def _set_attributes(self, made: Any, pairs: Any) -> None:
         if type(pairs) is not dict:
             raise pickle.UnpicklingError("attributes that are no dict")
-        self.budget.charge(_ITEM * len(pairs))
+        self.budget.charge(ITEM * len(pairs))
         vars(made).update(pairs)
 
     def load_binpersid(self) -> None:

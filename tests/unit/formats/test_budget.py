@@ -110,7 +110,9 @@ def test_calls_that_weights_only_allows_are_refused_where_their_arguments_make_t
 )
 def test_arguments_that_are_no_tuple_and_attributes_that_are_no_dict_are_refused(value):
     unpickler = unpickling.Unpickler(io.BytesIO(state(value)))
-    unpickler.persistent_load = lambda _: torch.zeros(4).storage()
+    bytes_of_four = torch.zeros(4).untyped_storage()
+    storage = torch.storage.TypedStorage(wrap_storage=bytes_of_four, dtype=torch.float32, _internal=True)
+    unpickler.persistent_load = lambda _: storage
     with pytest.raises(Exception, match=r"no tuple|no dict"):
         unpickler.load()
 
