@@ -20,7 +20,7 @@ _BYTES_AN_OPCODE = 2
 _FREE_ROOM = 60_000_000
 _ROOM_A_BYTE = 24
 # Places in what is shown of a file, ten microseconds each. The state of Adam has one in 23 bytes.
-_FREE_NODES = 80_000
+_FREE_NODES = 60_000
 _BYTES_A_NODE = 20
 # What JSON makes of these characters where they are no part of a text: a dict, its items, a list, its parts.
 _JSON_ROOM = ((b"{", 232), (b":", 300), (b"[", 88), (b",", 40))

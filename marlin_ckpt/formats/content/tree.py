@@ -121,7 +121,7 @@ class Builder:
     def _node(self, key: str, above: str, value: Any) -> Node:
         # Names are joined again by those who show them, also of values.
         self._budget.count_nodes(1)
-        self._charge_text(above, key)
+        self._budget.charge(_room(above) + _room(key))
         if type(value) in PLAIN:
             return Node(key, Kind.VALUE, value=bounded(value))
         if type(value) is Global:
@@ -138,12 +138,9 @@ class Builder:
         if id(value) in self._on_path:
             return Node(key, Kind.ELSEWHERE, label="what it lies in")
         node = Node(key, *_what(value))
-        self._charge_text(node.label)
+        self._budget.charge(_room(node.label))
         self._enter(node, join(above, key), value, _size(value), self._parts(value))
         return node
-
-    def _charge_text(self, *texts: str) -> None:
-        self._budget.charge(sum(len(one) if one.isascii() else 4 * len(one) for one in texts))
 
     def _tensor_node(self, key: str, path: str, view: View) -> Node:
         self._budget.count_nodes(_NODES_A_TENSOR - 1 + len(view.shape) // _DIMENSIONS_A_NODE)
@@ -231,6 +228,10 @@ def _plain_object(stub: Stub) -> Any:
         case "torch", "Size", (tuple() as sizes,):
             return sizes
     return stub
+
+
+def _room(text: str) -> int:
+    return len(text) if text.isascii() else 4 * len(text)
 
 
 def _is_code(arguments: tuple[Any, ...]) -> bool:
