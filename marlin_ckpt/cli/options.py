@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from marlin_ckpt.fields import extension_fault, name_part_fault
+
+
+def option(name: str, metavar: str, text: str, **how: Any) -> Any:
+    """An option with a value.
+
+    Args:
+        name: with its dashes.
+        metavar: stands for the value in the help.
+        text: of the help.
+        how: further arguments of `typer.Option`.
+    """
+    return typer.Option(name, metavar=metavar, help=text, **how)
+
+
+def flag(name: str, text: str) -> Any:
+    """An option without a value; its arguments are those of `option`."""
+    return typer.Option(name, help=text)
+
+
+def argument(metavar: str, text: str) -> Any:
+    """An argument without a name; its arguments are those of `option`."""
+    return typer.Argument(metavar=metavar, help=text)
 
 
 def read_by(read: Callable[[str], float]) -> Callable[[str | None], str | None]:
@@ -33,41 +55,21 @@ def _without_fault(fault_of: Callable[[str], str]) -> Callable[[str | None], str
 
 
 check_extension, check_prefix = _without_fault(extension_fault), _without_fault(name_part_fault)
-Directory = Annotated[str, typer.Argument(metavar="DIR", help="The directory of checkpoints.")]
+Directory = Annotated[str, argument("DIR", "The directory of checkpoints.")]
 Extension = Annotated[
-    str,
-    typer.Option(
-        "--ext",
-        metavar="E",
-        callback=check_extension,
-        help="The extension of the files, without its dot.",
-    ),
+    str, option("--ext", "E", "The extension of the files, without its dot.", callback=check_extension)
 ]
 Prefix = Annotated[
     str | None,
-    typer.Option(
-        "--prefix",
-        metavar="P",
-        callback=check_prefix,
-        help="Only names {P}_{index} and {P}_model_{index}.",
-    ),
+    option("--prefix", "P", "Only names {P}_{index} and {P}_model_{index}.", callback=check_prefix),
 ]
-Recursive = Annotated[bool, typer.Option("--recursive", help="Look in sub-directories too.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Recursive = Annotated[bool, flag("--recursive", "Look in sub-directories too.")]
+Json = Annotated[bool, flag("--json", "Print one JSON document.")]
 Output = Annotated[
     str,
     typer.Option("--output", "-o", metavar="OUT", help="A new file: .safetensors, or .pt, .pth or .bin."),
 ]
-State = Annotated[
-    str | None,
-    typer.Option("--state", metavar="NAME", help="The state to take; without it the module's."),
-]
-StripPrefix = Annotated[
-    str,
-    typer.Option("--strip-prefix", metavar="P", help="Only names that begin with P, which is removed."),
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option("--dtype", metavar="D", help="Round floating-point tensors to bf16, fp16 or fp32."),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
+State = Annotated[str | None, option("--state", "NAME", "The state to take; without it the module's.")]
+StripPrefix = Annotated[str, option("--strip-prefix", "P", "Only names that begin with P, which is removed.")]
+Dtype = Annotated[str | None, option("--dtype", "D", "Round floating-point tensors to bf16, fp16 or fp32.")]
+Force = Annotated[bool, flag("--force", "Replace the file if it exists.")]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marlin_ckpt.cli.options import read_by
+from marlin_ckpt.cli.options import option, read_by
 from marlin_ckpt.errors import ArgumentsError
 from marlin_ckpt.fields import duration_of, size_of
 
@@ -18,38 +18,30 @@ def _newest_of(period: str) -> str:
     return f"Keep the newest of each of the last N {period} of UTC that have one."
 
 
-Last = Annotated[int | None, typer.Option("--keep-last", min=1, metavar="N", help="Keep the newest N.")]
-Every = Annotated[
-    int | None,
-    typer.Option("--keep-every", min=1, metavar="K", help="Keep those whose index is divisible by K."),
-]
+Last = Annotated[int | None, option("--keep-last", "N", "Keep the newest N.", min=1)]
+Every = Annotated[int | None, option("--keep-every", "K", "Keep those whose index is divisible by K.", min=1)]
 Best = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--keep-best",
-        metavar="METRIC[:min|max[:N]]",
-        help="Keep the N (1) with the least or the greatest value; may be repeated.",
+        "METRIC[:min|max[:N]]",
+        "Keep the N (1) with the least or the greatest value; may be repeated.",
     ),
 ]
 Within = Annotated[
     str | None,
-    typer.Option(
-        "--keep-within",
-        metavar="T",
-        callback=read_by(duration_of),
-        help="Keep those of the last 12h, 7d, ...",
-    ),
+    option("--keep-within", "T", "Keep those of the last 12h, 7d, ...", callback=read_by(duration_of)),
 ]
-Hourly = Annotated[int | None, typer.Option("--keep-hourly", min=1, metavar="N", help=_newest_of("hours"))]
-Daily = Annotated[int | None, typer.Option("--keep-daily", min=1, metavar="N", help=_newest_of("days"))]
-Weekly = Annotated[int | None, typer.Option("--keep-weekly", min=1, metavar="N", help=_newest_of("weeks"))]
+Hourly = Annotated[int | None, option("--keep-hourly", "N", _newest_of("hours"), min=1)]
+Daily = Annotated[int | None, option("--keep-daily", "N", _newest_of("days"), min=1)]
+Weekly = Annotated[int | None, option("--keep-weekly", "N", _newest_of("weeks"), min=1)]
 MaxTotal = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--max-total",
-        metavar="SIZE",
+        "SIZE",
+        "Remove the oldest of those that are kept, until they take no more than 50GB.",
         callback=read_by(size_of),
-        help="Remove the oldest of those that are kept, until they take no more than 50GB.",
     ),
 ]
 

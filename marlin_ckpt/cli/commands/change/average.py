@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 from typing import Annotated
 
-import typer
-
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Dtype, Force, Json, Output, State, StripPrefix
+from marlin_ckpt.cli.options import Dtype, Force, Json, Output, State, StripPrefix, argument, option
 
 EXAMPLE = "Example: marlin-ckpt average model_5.pt model_6.pt model_7.pt -o averaged.safetensors"
 
 
 def average(
-    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Checkpoints, the newest last.")],
+    files: Annotated[list[str], argument("FILES...", "Checkpoints, the newest last.")],
     destination: Output,
     decay: Annotated[
-        float | None,
-        typer.Option("--decay", metavar="D", help="The weight of each file as a multiple of the next one's."),
+        float | None, option("--decay", "D", "The weight of each file as a multiple of the next one's.")
     ] = None,
     state: State = None,
     strip_prefix: StripPrefix = "",

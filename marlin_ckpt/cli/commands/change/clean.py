@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from marlin_ckpt.cli import rules
-from marlin_ckpt.cli.options import Directory, Extension, Json, Prefix, Recursive
+from marlin_ckpt.cli.options import Directory, Extension, Json, Prefix, Recursive, flag, option
 
 EXAMPLE = "Example: marlin-ckpt clean checkpoints --keep-last 3 --keep-best val_loss:min:2 --dry-run"
 
@@ -25,21 +25,15 @@ def clean(
     keep_daily: rules.Daily = None,
     keep_weekly: rules.Weekly = None,
     max_total: rules.MaxTotal = None,
-    run: Annotated[
-        str | None, typer.Option("--run", metavar="ID", help="With rules: only checkpoints of this run.")
-    ] = None,
+    run: Annotated[str | None, option("--run", "ID", "With rules: only checkpoints of this run.")] = None,
     verify: Annotated[
         Literal["all", "newest", "none"],
         typer.Option("--verify", help="With rules: what is read whole before any file goes."),
     ] = "newest",
-    to_trash: Annotated[
-        bool, typer.Option("--to-trash", help="Move into .trash inside the directory instead.")
-    ] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Bring back what --to-trash moved last.")] = False,
-    empty_trash: Annotated[
-        bool, typer.Option("--empty-trash", help="Remove what lies in .trash for good.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    to_trash: Annotated[bool, flag("--to-trash", "Move into .trash inside the directory instead.")] = False,
+    undo: Annotated[bool, flag("--undo", "Bring back what --to-trash moved last.")] = False,
+    empty_trash: Annotated[bool, flag("--empty-trash", "Remove what lies in .trash for good.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Only say what would be done.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal.")] = False,
     json: Json = False,
 ) -> int:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Dtype, Force, Json, Output, State, StripPrefix
+from marlin_ckpt.cli.options import Dtype, Force, Json, Output, State, StripPrefix, argument
 
 EXAMPLE = "Example: marlin-ckpt export model_7.pt -o model.safetensors --dtype bf16"
 
 
 def export(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint, or another file of tensors.")],
+    file: Annotated[str, argument("FILE", "A checkpoint, or another file of tensors.")],
     destination: Output,
     state: State = None,
     strip_prefix: StripPrefix = "",

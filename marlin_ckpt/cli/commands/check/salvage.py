@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Json
+from marlin_ckpt.cli.options import Json, argument
 from marlin_ckpt.errors import BadFileError
 
 EXAMPLE = "Example: marlin-ckpt salvage model_7.pt -o rescued.pt; exits 3 when anything is lost."
 
 
 def salvage(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A truncated or damaged file.")],
+    file: Annotated[str, argument("FILE", "A truncated or damaged file.")],
     destination: Annotated[
         str, typer.Option("--output", "-o", metavar="OUT", help="The new file, for what is intact.")
     ],

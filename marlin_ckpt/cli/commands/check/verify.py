@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Json, Recursive
+from marlin_ckpt.cli.options import Json, Recursive, argument, flag
 from marlin_ckpt.errors import BadFileError
 
 EXAMPLE = "Example: marlin-ckpt verify checkpoints --recursive; exits 3 when a file is corrupt."
 
 
 def verify(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files and directories.")],
+    paths: Annotated[list[str], argument("PATH...", "Files and directories.")],
     recursive: Recursive = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print only files that are not intact.")] = False,
+    quiet: Annotated[bool, flag("--quiet", "Print only files that are not intact.")] = False,
     json: Json = False,
 ) -> int:
     """Read files whole and report of each whether it is intact; in a directory, all checkpoints and weights.

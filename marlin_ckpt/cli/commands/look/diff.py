@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Json
+from marlin_ckpt.cli.options import Json, argument, flag, option
 
 EXAMPLE = "Example: marlin-ckpt diff model_1.pt model_2.pt; exits 1 when something differs, as diff does."
 
@@ -15,21 +13,15 @@ _DIFFERENT = 1
 
 
 def diff(
-    before: Annotated[str, typer.Argument(metavar="A", help="A file of tensors.")],
-    after: Annotated[str, typer.Argument(metavar="B", help="The file to compare it with.")],
+    before: Annotated[str, argument("A", "A file of tensors.")],
+    after: Annotated[str, argument("B", "The file to compare it with.")],
     state: Annotated[
-        str | None,
-        typer.Option("--state", metavar="NAME", help="Only this state, such as module_interface_state."),
+        str | None, option("--state", "NAME", "Only this state, such as module_interface_state.")
     ] = None,
     tensors: Annotated[
-        str | None,
-        typer.Option(
-            "--tensors", metavar="PATTERN", help="Only tensors whose names match, one by one: '*.bias'."
-        ),
+        str | None, option("--tensors", "PATTERN", "Only tensors whose names match, one by one: '*.bias'.")
     ] = None,
-    all_: Annotated[
-        bool, typer.Option("--all", help="List each tensor, also where nothing changed.")
-    ] = False,
+    all_: Annotated[bool, flag("--all", "List each tensor, also where nothing changed.")] = False,
     json: Json = False,
 ) -> int:
     """Compare the tensors and other values of two files: which are added, removed, reshaped or changed.

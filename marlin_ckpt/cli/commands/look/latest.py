@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Directory, Extension, Json, check_prefix
+from marlin_ckpt.cli.options import Directory, Extension, Json, check_prefix, flag, option
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.errors import CheckpointNotFoundError
 
@@ -24,17 +22,11 @@ def _newest_intact(directory: str, prefix: str, ext: str) -> str:
 def latest(
     directory: Directory,
     prefix: Annotated[
-        str,
-        typer.Option(
-            "--prefix",
-            metavar="P",
-            callback=check_prefix,
-            help="The start of the names.",
-        ),
+        str, option("--prefix", "P", "The start of the names.", callback=check_prefix)
     ] = "model",
     ext: Extension = "pt",
     intact: Annotated[
-        bool, typer.Option("--intact", help="Exclude files that do not verify, and print why on stderr.")
+        bool, flag("--intact", "Exclude files that do not verify, and print why on stderr.")
     ] = False,
     json: Json = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Directory, Extension, Json, Prefix, Recursive
+from marlin_ckpt.cli.options import Directory, Extension, Json, Prefix, Recursive, option
 
 EXAMPLE = "Example: marlin-ckpt list runs --recursive --best val_loss --since 7d"
 
@@ -18,22 +18,14 @@ def list_(
     prefix: Prefix = None,
     ext: Extension = "pt",
     recursive: Recursive = False,
-    sort: Annotated[
-        str, typer.Option("--sort", metavar="KEY", help="index, age, size, name, or a metric's name.")
-    ] = "index",
+    sort: Annotated[str, option("--sort", "KEY", "index, age, size, name, or a metric's name.")] = "index",
     best: Annotated[
-        str | None,
-        typer.Option(
-            "--best", metavar="METRIC[:min|max]", help="Only files that have the metric, the best first."
-        ),
+        str | None, option("--best", "METRIC[:min|max]", "Only files that have the metric, the best first.")
     ] = None,
     since: Annotated[
-        str | None,
-        typer.Option("--since", metavar="T", help="Only files of the last 12h or 7d, or since a date."),
+        str | None, option("--since", "T", "Only files of the last 12h or 7d, or since a date.")
     ] = None,
-    spark: Annotated[
-        str | None, typer.Option("--spark", metavar="METRIC", help="Also draw a metric over the index.")
-    ] = None,
+    spark: Annotated[str | None, option("--spark", "METRIC", "Also draw a metric over the index.")] = None,
     json: Json = False,
 ) -> None:
     """List checkpoints in order of their index, with kind, size, age, metrics, and whether they are intact.
@@ -54,9 +46,9 @@ def list_(
         raise typer.BadParameter(str(error), param_hint="--since") from error
     everything = inspection.survey(catalog.find(directory, prefix=prefix, extension=ext, recursive=recursive))
     metric = None if sort in listing.KEYS else sort
-    for name, option in ((best_by and best_by[0], "--best"), (spark, "--spark"), (metric, "--sort")):
+    for name, given in ((best_by and best_by[0], "--best"), (spark, "--spark"), (metric, "--sort")):
         if name and everything and not listing.has_metric(everything, name):
-            raise typer.BadParameter(f"no file in {directory} has a metric {name!r}", param_hint=option)
+            raise typer.BadParameter(f"no file in {directory} has a metric {name!r}", param_hint=given)
     found = listing.arrange(everything, by=sort, best=best_by, since=since_s, by_run=recursive)
     if json:
         output.document(view.document(directory, found))

@@ -7,22 +7,18 @@ from typing import Annotated, Literal
 import typer
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Json
+from marlin_ckpt.cli.options import Json, argument, option
 
 EXAMPLE = "Example: marlin-ckpt show model_7.pt --tensors '*.weight' --sort size"
 
 
 def show(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint, or weights of another tool.")],
+    file: Annotated[str, argument("FILE", "A checkpoint, or weights of another tool.")],
     tensors: Annotated[
-        str | None, typer.Option("--tensors", metavar="PATTERN", help="List the tensors whose names match.")
+        str | None, option("--tensors", "PATTERN", "List the tensors whose names match.")
     ] = None,
-    stats: Annotated[
-        str | None, typer.Option("--stats", metavar="PATTERN", help="Read the tensors whose names match.")
-    ] = None,
-    depth: Annotated[
-        int | None, typer.Option("--depth", metavar="N", min=1, help="Levels of the tree to show.")
-    ] = None,
+    stats: Annotated[str | None, option("--stats", "PATTERN", "Read the tensors whose names match.")] = None,
+    depth: Annotated[int | None, option("--depth", "N", "Levels of the tree to show.", min=1)] = None,
     sort: Annotated[
         Literal["order", "name", "size"],
         typer.Option("--sort", help="By the file's order, name, or size, the largest first."),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Json, read_by
+from marlin_ckpt.cli.options import Json, argument, option, read_by
 from marlin_ckpt.fields import size_of
 
 EXAMPLE = "Example: marlin-ckpt advise checkpoints --size 1.5GB --step-seconds 0.4 --mtbf-hours 24"
@@ -28,32 +28,20 @@ def _share(value: float) -> float:
 
 def advise(
     directory: Annotated[
-        str | None, typer.Argument(metavar="[DIR]", help="Where to save; without it the working directory.")
+        str | None, argument("[DIR]", "Where to save; without it the working directory.")
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(
-            "--size",
-            metavar="SIZE",
-            callback=read_by(size_of),
-            help="Of a checkpoint; else the largest in DIR.",
-        ),
+        option("--size", "SIZE", "Of a checkpoint; else the largest in DIR.", callback=read_by(size_of)),
     ] = None,
     step_seconds: Annotated[
-        float | None,
-        typer.Option("--step-seconds", metavar="S", callback=_above_0, help="How long a step takes."),
+        float | None, option("--step-seconds", "S", "How long a step takes.", callback=_above_0)
     ] = None,
     mtbf_hours: Annotated[
-        float | None,
-        typer.Option(
-            "--mtbf-hours", metavar="H", callback=_above_0, help="The mean time between two failures."
-        ),
+        float | None, option("--mtbf-hours", "H", "The mean time between two failures.", callback=_above_0)
     ] = None,
     max_overhead: Annotated[
-        float,
-        typer.Option(
-            "--max-overhead", metavar="SHARE", callback=_share, help="The time that saves may cost."
-        ),
+        float, option("--max-overhead", "SHARE", "The time that saves may cost.", callback=_share)
     ] = 0.035,
     json: Json = False,
 ) -> None:

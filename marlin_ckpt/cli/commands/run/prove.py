@@ -9,7 +9,7 @@ import typer
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.commands.run.train import Config, Overrides
-from marlin_ckpt.cli.options import Json
+from marlin_ckpt.cli.options import Json, flag, option
 from marlin_ckpt.errors import BadFileError
 
 if TYPE_CHECKING:
@@ -44,18 +44,16 @@ def _kills(text: str | None, steps: int) -> list[Kill]:
 def prove_resume(
     config: Config,
     overrides: Overrides = None,
-    steps: Annotated[
-        int, typer.Option("--steps", metavar="N", min=2, help="The global steps to compare.")
-    ] = 20,
+    steps: Annotated[int, option("--steps", "N", "The global steps to compare.", min=2)] = 20,
     kill_at: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--kill-at",
-            metavar="K,...",
-            help="The global steps after which to kill, K, K:save or K:validation; else three random ones.",
+            "K,...",
+            "The global steps after which to kill, K, K:save or K:validation; else three random ones.",
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Annotated[bool, flag("--quiet", "No progress.")] = False,
     json: Json = False,
 ) -> int:
     """Prove that a killed and resumed run is identical, bit for bit, to a run that was never stopped.

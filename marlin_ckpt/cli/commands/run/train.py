@@ -6,19 +6,15 @@ import contextlib
 import warnings
 from typing import Annotated
 
-import typer
-
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Json
+from marlin_ckpt.cli.options import Json, flag, option
 
 EXAMPLE = "Example: marlin-ckpt train --config configs/quickstart.yaml --set trainer.epochs=2 --resume"
 
-Config = Annotated[str, typer.Option("--config", metavar="FILE", help="The YAML file of the run.")]
+Config = Annotated[str, option("--config", "FILE", "The YAML file of the run.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override one key, such as trainer.epochs=5; may be repeated."
-    ),
+    option("--set", "KEY=VALUE", "Override one key, such as trainer.epochs=5; may be repeated."),
 ]
 
 
@@ -27,26 +23,19 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume", help="Continue from the newest checkpoint in save_dir, or start where there is none."
-        ),
+        flag("--resume", "Continue from the newest checkpoint in save_dir, or start where there is none."),
     ] = False,
     exact: Annotated[
-        bool,
-        typer.Option("--exact", help="Refuse to continue if the run would not be the same bit for bit."),
+        bool, flag("--exact", "Refuse to continue if the run would not be the same bit for bit.")
     ] = False,
     no_crash_loop_guard: Annotated[
         bool,
-        typer.Option(
-            "--no-crash-loop-guard", help="Continue even from a file that several runs in a row failed after."
-        ),
+        flag("--no-crash-loop-guard", "Continue even from a file that several runs in a row failed after."),
     ] = False,
     no_space_check: Annotated[
-        bool, typer.Option("--no-space-check", help="Begin even if the disk may become full.")
+        bool, flag("--no-space-check", "Begin even if the disk may become full.")
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="No progress and no table; only warnings and errors.")
-    ] = False,
+    quiet: Annotated[bool, flag("--quiet", "No progress and no table; only warnings and errors.")] = False,
     json: Json = False,
 ) -> None:
     """Train the module that a YAML file names, and save checkpoints on the way.
