@@ -18,13 +18,7 @@ from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.accounting import Accounting
 from marlin_ckpt.directory import catalog, lease, leftovers, needed_space
 from marlin_ckpt.directory.removing import Removal
-from marlin_ckpt.errors import (
-    ArgumentsError,
-    Fault,
-    MarlinError,
-    StorageError,
-    UnsavableStateError,
-)
+from marlin_ckpt.errors import ArgumentsError, Fault, MarlinError, StorageError, UnsavableStateError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest, Parent
 from marlin_ckpt.loading.load import Loader
@@ -101,8 +95,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         if not isinstance(checkpoint_state, Checkpoint):
             kind = type(checkpoint_state).__qualname__
             raise ArgumentsError([Fault("checkpoint_state", f"expected a Checkpoint, not a {kind}")])
-        metrics = plain_metrics(checkpoint_state.metrics)
-        manifest = self._about(Kind.CHECKPOINT, index, metrics)
+        manifest = self._manifest(Kind.CHECKPOINT, index, plain_metrics(checkpoint_state.metrics))
         return self._save(self.args.save_dir, manifest, checkpoint_state.payload(), must_be_made=force)
 
     def save_model(self, model_state: Any, index: int) -> str | None:
@@ -122,7 +115,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         index = checked_index(index)
         if not (self.args.checkpoint and self.args.model_state_save_dir):
             return None
-        manifest = self._about(Kind.MODEL, index, {})
+        manifest = self._manifest(Kind.MODEL, index, {})
         return self._save(self.args.model_state_save_dir, manifest, model_state, must_be_made=True)
 
     def load(self, into: Checkpoint | None = None) -> Checkpoint:
@@ -250,9 +243,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
         load_dir: PathText, file_prefix: str, file_ext: str = "pt", logger: logging.Logger | None = None
     ) -> str:
         """The path of the checkpoint with the greatest index; see `marlin_ckpt.get_latest_file`."""
-        return catalog.get_latest_file(
-            load_dir, file_prefix, file_ext, logger or logging.getLogger(_LOGGER_NAME)
-        )
+        logger = logger or logging.getLogger(_LOGGER_NAME)
+        return catalog.get_latest_file(load_dir, file_prefix, file_ext, logger)
 
     def check_mk_dir(self, dirpath: PathText) -> None:
         """Makes a directory, with its parents, where it is missing.
@@ -275,8 +267,17 @@ class DefaultCheckpointer(AbstractCheckpointer):
         hours = self.args.mean_time_between_failures_hours
         return self._saver.pace.is_due(self.args.max_overhead, None if hours is None else hours * 3600)
 
-    def _about(self, kind: Kind, index: int, metrics: dict[str, float]) -> Manifest:
-        return about.now(kind, index, self.run_id, self._saves + 1, metrics, self._parent)
+    def _manifest(self, kind: Kind, index: int, metrics: dict[str, float]) -> Manifest:
+        return Manifest(
+            kind=kind,
+            index=index,
+            created=about.now(),
+            run_id=self.run_id,
+            save_number=self._saves + 1,
+            metrics=metrics,
+            versions=about.versions(),
+            parent=self._parent,
+        )
 
     def _save(self, directory: PathText, manifest: Manifest, state: Any, *, must_be_made: bool) -> str | None:
         name = str(FileName(self.args.file_prefix, manifest.index, self.args.file_ext, manifest.kind))

@@ -38,9 +38,7 @@ def trial_bytes(size_bytes: int) -> int:
     return max(min(size_bytes, room), _LEAST_BYTES)
 
 
-def measure(
-    directory: PathText, size_bytes: int, on_bytes: Callable[[int], None] = lambda _: None
-) -> Figures:
+def measure(directory: PathText, size_bytes: int, on_bytes: Callable[[int], None]) -> Figures:
     """Saves a state of parameters a few times and restores it once.
 
     The files are named like temporary ones, so that nothing takes them for checkpoints, and are removed. What
@@ -64,36 +62,24 @@ def measure(
     saver.register(optimizer)
     arguments = DefaultCheckpointerArguments(async_save=True)
     about = Manifest(kind=Kind.CHECKPOINT, index=0, created="", run_id="", save_number=1)
-    calls, saves, copies, processors = [], [], [], []
-    try:
-        with _removed_in_the_end(directory) as path:
-            for _ in range(ROUNDS + 1):
-                job = Job(arguments, path, state.payload(), about, must_be_made=True)
-                began, used = time.perf_counter(), _background_s()
-                saver.save(job)
-                calls.append(time.perf_counter() - began)
-                saver.wait()
-                saves.append(time.perf_counter() - began)
-                processors.append(_background_s() - used)
-                copies.append(max(saver.reports.pop().stall_s - calls[-1], 0.0))
-                on_bytes(size_bytes)
-            restore_s = _restore_s(path, state, logger)
+    rounds = []
+    with contextlib.closing(saver), _removed_in_the_end(directory) as path:
+        for _ in range(ROUNDS + 1):
+            job = Job(arguments, path, state.payload(), about, must_be_made=True)
+            began, used = time.perf_counter(), _background_s()
+            saver.save(job)
+            call_s = time.perf_counter() - began
+            saver.wait()
+            save_s, processor_s = time.perf_counter() - began, _background_s() - used
+            copy_s = max(saver.reports.pop().stall_s - call_s, 0.0)
+            rounds.append({"save_s": save_s, "call_s": call_s, "copy_s": copy_s, "processor_s": processor_s})
             on_bytes(size_bytes)
-    finally:
-        saver.close()
+        restore_s = _restore_s(path, state, logger)
+        on_bytes(size_bytes)
     # The first one takes fresh memory, which later ones do not.
-    calls_s, saves_s, copies_s, processors_s = (
-        statistics.median(one[1:]) for one in (calls, saves, copies, processors)
-    )
-    return Figures(
-        size_bytes=size_bytes,
-        save_s=saves_s,
-        call_s=calls_s,
-        copy_s=copies_s,
-        processor_s=processors_s,
-        restore_s=restore_s,
-        cores=len(os.sched_getaffinity(0)),
-    )
+    medians = {name: statistics.median(one[name] for one in rounds[1:]) for name in rounds[0]}
+    cores = len(os.sched_getaffinity(0))
+    return Figures(size_bytes=size_bytes, restore_s=restore_s, cores=cores, **medians)
 
 
 @contextlib.contextmanager
@@ -113,16 +99,11 @@ def _background_s() -> float:
 
 def _restore_s(path: str, live: Checkpoint, logger: logging.Logger) -> float:
     try:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(fd)
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     except OSError as error:
         raise StorageError.of("cannot read", path, error) from error
-    arguments = DefaultCheckpointerArguments(
-        load_dir=os.path.dirname(path), load_filename=os.path.basename(path)
-    )
+    arguments = DefaultCheckpointerArguments(resume_from=path)
     began = time.perf_counter()
     Loader(arguments, logger, Restoration(live)).load()
     return time.perf_counter() - began

@@ -9,6 +9,7 @@ from typing import Any
 _LONGEST_NAME = 200  # characters; no name that anybody gave is longer
 _LONGEST_TEXT = 40  # characters of a value
 _MOST_PARTS = 6  # of a list
+_MOST_NAMES = 3
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -64,6 +65,11 @@ def share(value: float) -> str:
 def count(number: int, noun: str) -> str:
     """A number of things: 1 file, 2 files."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of some names."""
+    return ", ".join(map(escape, names[:_MOST_NAMES])) + ", ..." * (len(names) > _MOST_NAMES)
 
 
 def metrics(values: Mapping[str, float]) -> str:

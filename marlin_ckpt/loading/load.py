@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
@@ -33,15 +34,19 @@ class Loaded(NamedTuple):
     path: str = ""
 
 
+@dataclass(frozen=True)
 class Loader:
-    """Loads once, as the arguments say; see `DefaultCheckpointer.load`."""
+    """Loads once; see `DefaultCheckpointer.load`.
 
-    def __init__(
-        self, args: DefaultCheckpointerArguments, logger: logging.Logger, restoration: Restoration | None
-    ) -> None:
-        self.args = args
-        self.logger = logger
-        self._restoration = restoration
+    Attributes:
+        args: what to load.
+        logger: is told what is passed over.
+        restoration: of live objects; None: the states are only returned.
+    """
+
+    args: DefaultCheckpointerArguments
+    logger: logging.Logger
+    restoration: Restoration | None
 
     def load(self) -> Loaded:
         """Loads, and restores the live objects of the restoration.
@@ -98,15 +103,14 @@ class Loader:
 
         def pairs(payload: Any, manifest: Manifest | None) -> Iterable[Pair]:
             check_payload(payload, manifest, path)
-            return () if self._restoration is None else self._restoration.pairs(payload, path)
+            return () if self.restoration is None else self.restoration.pairs(payload, path)
 
-        payload, manifest = reader.read_file(
-            path, weights_only=self.args.weights_only, log=self.logger.warning, pairs=pairs
-        )
-        if self._restoration is not None:
-            self._restoration.finish(payload, path)
-            if self._restoration.converted:
-                self.logger.warning("Converted %s.", ", ".join(self._restoration.converted))
+        weights_only, log = self.args.weights_only, self.logger.warning
+        payload, manifest = reader.read_file(path, weights_only=weights_only, log=log, pairs=pairs)
+        if self.restoration is not None:
+            self.restoration.finish(payload, path)
+            if self.restoration.converted:
+                self.logger.warning("Converted %s.", ", ".join(self.restoration.converted))
         if manifest is not None:
             if manifest.lost:
                 self.logger.warning("%s was salvaged and lacks %s.", path, ", ".join(manifest.lost))

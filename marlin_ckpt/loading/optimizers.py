@@ -38,9 +38,8 @@ def differences(saved: Any, live: Optimizer, name: str) -> list[str]:
     """
     if not _is_state(saved):
         return [f"{name} is no state of an optimizer in the file"]
-    sizes, saved_sizes = (
-        [len(group["params"]) for group in groups] for groups in (live.param_groups, saved["param_groups"])
-    )
+    both = live.param_groups, saved["param_groups"]
+    sizes, saved_sizes = ([len(group["params"]) for group in groups] for groups in both)
     if sizes != saved_sizes:
         return [f"{name} has groups of {saved_sizes} parameters in the file, of {sizes} here"]
     return [

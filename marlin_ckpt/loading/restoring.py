@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +16,8 @@ from marlin_ckpt.loading import optimizers
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 _MOST_SHOWN = 10
-_HINT = "load a checkpoint of the same configuration"
+_LONGEST_REASON = 300  # characters
+HINT = "load a checkpoint of the same configuration"
 
 
 class Restoration:
@@ -53,7 +55,7 @@ class Restoration:
             shown = self._differences[:_MOST_SHOWN]
             more = len(self._differences) - len(shown)
             what = "the state does not fit: " + "; ".join(shown) + (f"; and {more} more" if more else "")
-            raise StateMismatchError(what, path, _HINT, differences=tuple(self._differences))
+            raise StateMismatchError(what, path, HINT, differences=tuple(self._differences))
         return found
 
     def finish(self, payload: Mapping[str, Any], path: str) -> None:
@@ -83,9 +85,8 @@ class Restoration:
     def _compare_containers(self, saved: Any, live: Any, path: str) -> Iterator[Pair]:
         if isinstance(live, Mapping) and isinstance(saved, Mapping):
             parts = {_join(path, key): (key, part) for key, part in live.items()}
-            self._differences += [
-                f"{one} is missing in the file" for one, (key, _) in parts.items() if key not in saved
-            ]
+            missing = [one for one, (key, _) in parts.items() if key not in saved]
+            self._differences += [f"{one} is missing in the file" for one in missing]
             parts = {one: (key, part) for one, (key, part) in parts.items() if key in saved}
         elif isinstance(live, (list, tuple)) and isinstance(saved, (list, tuple)) and len(saved) == len(live):
             parts = {f"{path}[{number}]": (number, part) for number, part in enumerate(live)}
@@ -137,12 +138,24 @@ class Restoration:
             for number, part in enumerate(live):
                 self._hand_over(saved[number], part, f"{path}[{number}]", file)
         elif hasattr(live, "load_state_dict"):
-            try:
+            with refusals(f"the state does not fit: {path} refuses it", file):
                 live.load_state_dict(saved)
-            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-                reason = " ".join(str(error).split())  # torch lists every key, a line each
-                what = f"the state does not fit: {path} refuses it: {reason}"
-                raise StateMismatchError(what, file, _HINT) from error
+
+
+@contextlib.contextmanager
+def refusals(what: str, file: str = "") -> Iterator[None]:
+    """Turns what an object raises that refuses a state into a StateMismatchError.
+
+    Args:
+        what: begins its message.
+        file: that holds the state, where there is one.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())  # torch lists every key, a line each
+        shown = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."
+        raise StateMismatchError(f"{what}: {shown}", file, HINT) from error
 
 
 def _describe(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 saver           Saver: one save at a time, of either kind; here a save begins
 plain           turns values that weights_only refuses into plain ones
-about           the manifest of a file that is about to be written
+about           when a file is written and by which versions, for its manifest
 snapshot        copies a state for a save in the background: at once, or while training goes on
 staging         the memory of these copies, and the threads that make them
 device          copies from CUDA devices

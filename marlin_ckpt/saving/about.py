@@ -1,4 +1,4 @@
-"""Makes the manifest of a file that is about to be written."""
+"""When a file is written, and by which versions; for its manifest."""
 
 from __future__ import annotations
 
@@ -7,31 +7,15 @@ import platform
 
 import torch
 
-from marlin_ckpt.formats.manifest import Manifest, Parent
-from marlin_ckpt.naming import Kind
 from marlin_ckpt.version import __version__
 
 
-def now(  # noqa: PLR0913, PLR0917 - the facts of a manifest
-    kind: Kind,
-    index: int,
-    run_id: str,
-    save_number: int,
-    metrics: dict[str, float],
-    parent: Parent | None,
-) -> Manifest:
-    """The manifest of a file that is written now, without its records; see `Manifest` for the arguments."""
-    return Manifest(
-        kind=kind,
-        index=index,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        run_id=run_id,
-        save_number=save_number,
-        metrics=metrics,
-        parent=parent,
-        versions={
-            "marlin_ckpt": __version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
-    )
+def now() -> str:
+    """The time in UTC as the manifest has it, ISO 8601 to the millisecond."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def versions() -> dict[str, str]:
+    """The versions of marlin-ckpt, torch and Python."""
+    python = platform.python_version()
+    return {"marlin_ckpt": __version__, "torch": str(torch.__version__), "python": python}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -52,7 +52,9 @@ class KnownOptimizers:
         for optimizer in list(self._known):
             # Its step may be part of a CUDA graph, which is replayed without any hook being called.
             is_capturable = any(group.get("capturable") for group in optimizer.param_groups)
-            for tensor in _tensors([[group["params"] for group in optimizer.param_groups], optimizer.state]):
+            for tensor in tensors_in(
+                [[group["params"] for group in optimizer.param_groups], optimizer.state]
+            ):
                 if (
                     type(tensor) in _PLAIN_TENSORS
                     and tensor.layout is torch.strided
@@ -64,14 +66,14 @@ class KnownOptimizers:
         return found
 
 
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
-    """All tensors in nested lists, tuples and dicts."""
+def tensors_in(values: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested lists, tuples and mappings."""
     pending = [values]
     seen: set[int] = set()
     while pending:
         value = pending.pop()
         if isinstance(value, torch.Tensor):
             yield value
-        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
-            pending.extend(value.values() if isinstance(value, dict) else value)
+            pending.extend(value.values() if isinstance(value, Mapping) else value)

@@ -8,6 +8,8 @@ import torch
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from marlin_ckpt.saving.owners import tensors_in
+
 # Tensors of a parameter's size that an optimizer of an unknown kind is taken to keep; Adam's number.
 _UNKNOWN = 2
 
@@ -19,8 +21,10 @@ def predicted_bytes(state: object, optimizers: Iterable[Optimizer]) -> int:
         state: what would be saved now.
         optimizers: whose states it holds, empty before their first step.
     """
-    storages: dict[int, int] = {}
-    _collect(state, storages, set())
+    # The size of a lazy parameter is not known before the first step.
+    dense = [one for one in tensors_in(state) if not is_lazy(one) and one.layout is torch.strided]
+    storages = [tensor.untyped_storage() for tensor in dense]
+    now = {one._cdata: one.nbytes() for one in storages}  # noqa: SLF001 - a storage's identity, as in torch.save
     to_come = sum(
         parameter.nbytes * _tensors_kept(type(optimizer), group)
         for optimizer in optimizers
@@ -28,27 +32,7 @@ def predicted_bytes(state: object, optimizers: Iterable[Optimizer]) -> int:
         for parameter in group["params"]
         if parameter.requires_grad and parameter not in optimizer.state and not is_lazy(parameter)
     )
-    return int(sum(storages.values()) + to_come)
-
-
-def _collect(value: object, storages: dict[int, int], seen: set[int]) -> None:
-    if isinstance(value, torch.Tensor):
-        if is_lazy(value):
-            return  # its size is not known before the first step
-        if value.layout is torch.strided:
-            storage = value.untyped_storage()
-            storages[storage._cdata] = storage.nbytes()  # noqa: SLF001 - a storage's identity, as in torch.save
-        return
-    if id(value) in seen:
-        return
-    if isinstance(value, Mapping):
-        seen.add(id(value))
-        for part in value.values():
-            _collect(part, storages, seen)
-    elif isinstance(value, (list, tuple)):
-        seen.add(id(value))
-        for part in value:
-            _collect(part, storages, seen)
+    return int(sum(now.values()) + to_come)
 
 
 def _tensors_kept(kind: type[Optimizer], group: Mapping[str, object]) -> int:

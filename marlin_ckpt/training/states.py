@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
-from marlin_ckpt.errors import StateMismatchError
+from marlin_ckpt.loading.restoring import refusals
 from marlin_ckpt.training.module import ModuleInterface
 
-_LONGEST_REASON = 300  # characters
+_Check = Callable[[Any], None]
 
 
 class _Judge:
     """Takes the trainer's place in `load(into=)`: decides whether the state fits, and loads nothing."""
 
-    def __init__(self, check: Callable[[Any], None]) -> None:
+    def __init__(self, check: _Check) -> None:
         self._check = check
 
     def check_state_dict(self, state: Any) -> None:
-        with _named("trainer"):
+        with refusals("the loaded state does not fit the trainer"):
             self._check(state)
 
 
-def load(
-    checkpointer: AbstractCheckpointer, module: ModuleInterface, check: Callable[[Any], None]
-) -> Checkpoint:
+def load(checkpointer: AbstractCheckpointer, module: ModuleInterface, check: _Check) -> Checkpoint:
     """Loads, and hands the module its state.
 
     The file is read straight into a module whose state is its state dict and nothing else.
@@ -74,17 +71,5 @@ def update(what: str, owner: Any, state: Any) -> None:
     if state is None:
         owner.update_state(None)
         return
-    with _named(what):
+    with refusals(f"the loaded state does not fit the {what}"):
         owner.update_state(state)
-
-
-@contextlib.contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Turns what is raised by a state that does not fit into a StateMismatchError that names its owner."""
-    try:
-        yield
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())  # torch lists every key, a line each
-        shown = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."
-        message = f"the loaded state does not fit the {what}: {shown}"
-        raise StateMismatchError(message, hint="load a checkpoint of the same configuration") from error

@@ -122,7 +122,7 @@ def test_what_a_killed_trial_leaves_is_cleared_away_by_the_next_run_that_saves(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trial, "_restore_s", killed)
         patch.setattr(trial, "_removed_in_the_end", lambda _: contextlib.nullcontext(path))
-        trial.measure(tmp_path, 100_000)
+        trial.measure(tmp_path, 100_000, lambda _: None)
     (left,) = os.listdir(tmp_path)
     assert is_temporary(left)
     DefaultCheckpointer(DefaultCheckpointerArguments(save_dir=str(tmp_path))).save(make_checkpoint(), 0)

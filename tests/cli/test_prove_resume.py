@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.cli.views import proving
+from marlin_ckpt.cli.views import proof
 from marlin_ckpt.training.proof.proof import Difference, Kill, Proof, first_difference
 from tests.support.folders import REPOSITORY, SUPPORT
 
@@ -153,7 +153,7 @@ PROVEN = Proof(
 
 
 def test_for_people_it_prints_the_verdict_and_what_was_compared(capsys):
-    proving.tell(PROVEN)
+    proof.show(PROVEN)
     assert capsys.readouterr().out.splitlines() == [
         "identical: 4 steps, straight and killed after 2",
         "compared bit for bit: 4 batches, 4 losses, 180 tensors and 160 values, step by step",
@@ -162,7 +162,7 @@ def test_for_people_it_prints_the_verdict_and_what_was_compared(capsys):
 
 def test_for_people_it_prints_the_first_difference_and_by_how_much(capsys):
     found = Difference(3, "weight", "[2] #a", "[2] #b", Kill(2), at_end="by 0.5", hint="look there")
-    proving.tell(replace(PROVEN, missed=(Kill(9),), difference=found))
+    proof.show(replace(PROVEN, missed=(Kill(9),), difference=found))
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "different: after step 3: weight",
@@ -172,13 +172,13 @@ def test_for_people_it_prints_the_first_difference_and_by_how_much(capsys):
         "  after the kill at 2; killed after 2",
     ]
     assert err.splitlines() == [
-        "warning: no kill at 9: the run came to no such moment", "hint: look there",
+        "warning: no kill at 9: the run never reached that moment", "hint: look there",
     ]  # fmt: skip
 
 
 def test_off_a_terminal_each_run_is_named_once_and_with_quiet_none_is(capsys):
     for quiet in (False, True):
-        with proving.steps_bar(2, quiet=quiet) as on_step:
+        with proof.progress(2, quiet=quiet) as on_step:
             for name in ("straight", "resumed"):
                 on_step(name, 1)
                 on_step(name, 2)

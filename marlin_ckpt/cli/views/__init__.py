@@ -15,4 +15,6 @@ documents are listed in the README and stable.
 | `run`, and its `progress` | `train` |
 | `proof` that a resumed run is the same run | `prove-resume` |
 | `advice` on how often to save | `advise` |
+
+`facts` has the parts of documents that carry the names of attributes.
 """

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import duration, escape, share, size
-
-if TYPE_CHECKING:
-    from marlin_ckpt.operations.advice import Advice, Figures, Period
-
-_DIGITS = 6
+from marlin_ckpt.cli.views.facts import rounded
+from marlin_ckpt.operations.advice import Advice, Figures, Period
 
 
 def show(directory: str, tried: int, figures: Figures, advice: Advice) -> None:
@@ -58,21 +55,13 @@ def document(directory: str, tried: int, figures: Figures, advice: Advice) -> di
         "directory": directory,
         "size_bytes": figures.size_bytes,
         "measured_bytes": tried,
-        "save_s": round(figures.save_s, _DIGITS),
-        "stall_s": round(advice.stall_s, _DIGITS),
-        "cost_s": round(advice.cost_s, _DIGITS),
-        "restore_s": round(figures.restore_s, _DIGITS),
+        **rounded(figures, "save_s"),
+        **rounded(advice, "stall_s", "cost_s"),
+        **rounded(figures, "restore_s"),
         "bytes_per_s": round(figures.size_bytes / max(figures.save_s, 1e-9)),
-        "shortest_period_s": round(advice.shortest.period_s, _DIGITS),
-        "best_period_s": None if advice.best is None else round(advice.best.period_s, _DIGITS),
+        "shortest_period_s": rounded(advice.shortest, "period_s")["period_s"],
+        "best_period_s": rounded(advice.best, "period_s")["period_s"],
         "periods": [
-            {
-                "period_s": round(one.period_s, _DIGITS),
-                "steps": one.steps,
-                "overhead": round(one.overhead, _DIGITS),
-                "lost_s": round(one.lost_s, _DIGITS),
-                "waste": None if one.waste is None else round(one.waste, _DIGITS),
-            }
-            for one in advice.periods
+            rounded(one, "period_s", "steps", "overhead", "lost_s", "waste") for one in advice.periods
         ],
     }

@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import age, escape, metrics, size, spark
+from marlin_ckpt.cli.views.facts import facts
+from marlin_ckpt.formats.inspection import Inspection
 from marlin_ckpt.operations.listing import metric_by_run, run_of
-
-if TYPE_CHECKING:
-    from marlin_ckpt.formats.inspection import Inspection
 
 _INTACT = {True: "yes", False: "no", None: "?"}
 
@@ -66,20 +65,14 @@ def document(directory: str, found: Sequence[Inspection]) -> dict[str, Any]:
 
 def checkpoint(one: Inspection) -> dict[str, Any]:
     """One file as the documents of `list` and `train` describe it."""
-    manifest = one.manifest
     return {
-        "path": one.entry.path,
-        "index": one.entry.index,
+        **facts(one.entry, "path", "index"),
         "kind": str(one.kind),
         "size_bytes": one.entry.size_bytes,
         "modified": _time(one.entry.modified_ns),
         "intact": one.intact,
         "reason": one.reason or None,
-        "metrics": manifest.metrics if manifest else None,
-        "run_id": manifest.run_id if manifest else None,
-        "save_number": manifest.save_number if manifest else None,
-        "created": manifest.created if manifest else None,
-        "versions": manifest.versions if manifest else None,
+        **facts(one.manifest, "metrics", "run_id", "save_number", "created", "versions"),
     }
 
 

@@ -3,78 +3,48 @@
 from __future__ import annotations
 
 import os
-import time
-from dataclasses import dataclass
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, escape, size
 from marlin_ckpt.cli.views import removals
+from marlin_ckpt.cli.views.removals import How
 from marlin_ckpt.directory import removing, trash
 from marlin_ckpt.directory.removing import Outcome, Plan
 from marlin_ckpt.directory.retention.decide import Decision
-from marlin_ckpt.directory.retention.plan import Keeping, Verify
+from marlin_ckpt.directory.retention.plan import RetentionPlan
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.storage.local import publishing
 
 
-@dataclass(frozen=True, slots=True)
-class How:
-    """How a removal is done.
-
-    Attributes:
-        directory: as it was given.
-        to_trash: move instead.
-        dry_run: only say what would be done.
-        asks: a person on a terminal is asked first.
-        json: say it as a document.
-    """
-
-    directory: str
-    to_trash: bool
-    dry_run: bool
-    asks: bool
-    json: bool
+def remove(how: How, plan: Plan) -> int:
+    """Removes files, and says which; returns the exit code."""
+    return _report(how, _carry_out(plan, how, lists=True))
 
 
-@dataclass(frozen=True, slots=True)
-class What:
-    """Which files a removal is about."""
-
-    extension: str
-    prefix: str | None
-    run_id: str | None
-    verify: str
-    recursive: bool
-
-
-def remove_all(how: How, what: What) -> int:
-    """Removes all files of an extension; returns the exit code."""
-    plan = removing.plan_cleaning(
-        how.directory, extension=what.extension, prefix=what.prefix, recursive=what.recursive
-    )
-    done = _carry_out(plan, how, lists=True)
+def _report(how: How, done: Outcome) -> int:
     if how.json:
-        output.document(removals.document(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash))
+        output.document(removals.document(how, done))
     else:
-        removals.outcome(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)
+        removals.outcome(how, done)
     return 1 if done.failures else 0
 
 
-def retain(how: How, what: What, rules: RetentionArguments) -> int:
-    """Removes what no rule keeps; returns the exit code."""
-    plan = Keeping().plan(
-        how.directory,
-        rules,
-        now_s=time.time(),
-        prefix=what.prefix,
-        extension=what.extension,
-        run_id=what.run_id,
-        recursive=what.recursive,
-        verify=Verify(what.verify),
-    )
-    if what.run_id is not None and all(one.candidate.run_id != what.run_id for one in plan.decisions):
-        raise CheckpointNotFoundError(f"no checkpoint of run {what.run_id}", how.directory)
+def retain(how: How, plan: RetentionPlan, rules: RetentionArguments, run_id: str | None) -> int:
+    """Removes what no rule keeps; returns the exit code.
+
+    Args:
+        how: it is done.
+        plan: what goes and what stays.
+        rules: that decided it.
+        run_id: the run that the plan is about; None: all runs.
+
+    Raises:
+        CheckpointNotFoundError: the run has no checkpoint.
+        MarlinError: nothing would be kept, or the answer to the question was no.
+    """
+    if run_id is not None and all(one.candidate.run_id != run_id for one in plan.decisions):
+        raise CheckpointNotFoundError(f"no checkpoint of run {run_id}", how.directory)
     _refuse_what_keeps_nothing(plan.decisions, rules)
     asks = how.asks and output.can_ask() and not how.json
     if asks:
@@ -85,13 +55,13 @@ def retain(how: How, what: What, rules: RetentionArguments) -> int:
                 publishing.make_durable(one.candidate.path)
     done = _carry_out(plan.removal, how, lists=how.json)
     if how.json:
-        document = removals.document(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)
-        output.document({**document, "checkpoints": [removals.decision(one) for one in plan.decisions]})
+        checkpoints = [removals.decision(one) for one in plan.decisions]
+        output.document({**removals.document(how, done), "checkpoints": checkpoints})
     else:
         if not asks:
             _table(plan.decisions, how.directory)
         removals.failures(done.failures)
-        removals.removed(how.directory, done, dry_run=how.dry_run, to_trash=how.to_trash)
+        removals.removed(how, done)
     return 1 if done.failures else 0
 
 
@@ -152,7 +122,7 @@ def undo(how: How) -> int:
     """Brings back what was moved last; returns the exit code."""
     done = trash.bring_back(how.directory, dry_run=how.dry_run)
     if how.json:
-        output.document(removals.returned(how.directory, done, dry_run=how.dry_run))
+        output.document(removals.returned(how, done))
     else:
         verb = "would bring back" if how.dry_run else "brought back"
         for one in done.files:
@@ -171,8 +141,4 @@ def empty_trash(how: How) -> int:
     done = Outcome((), ()) if plan is None else _carry_out(plan, how, lists=True)
     if not how.dry_run:
         trash.remove_folders(how.directory)
-    if how.json:
-        output.document(removals.document(how.directory, done, dry_run=how.dry_run))
-    else:
-        removals.outcome(how.directory, done, dry_run=how.dry_run)
-    return 1 if done.failures else 0
+    return _report(how, done)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import count, escape
-
-if TYPE_CHECKING:
-    from marlin_ckpt.formats.values.distance import Distance
-    from marlin_ckpt.formats.values.tensor import Tensor
-    from marlin_ckpt.operations.diff import Comparison, Difference
+from marlin_ckpt.cli.text import count, cut, escape
+from marlin_ckpt.cli.views.facts import facts
+from marlin_ckpt.formats.values.distance import Distance
+from marlin_ckpt.formats.values.tensor import Tensor
+from marlin_ckpt.operations.diff import Comparison, Difference
 
 _LONGEST_VALUE = 60
 
@@ -29,7 +28,7 @@ def show(paths: tuple[str, str], found: Comparison, *, with_same: bool, each: bo
         if state and found.states[0] != found.states[1]:
             output.talk(f"compared: {escape(state)} of {escape(path)}")
     for value in found.values:
-        before, after = (_shortened(text) or "(none)" for text in (value.before, value.after))
+        before, after = (cut(text, _LONGEST_VALUE) or "(none)" for text in (value.before, value.after))
         output.data(f"value  {escape(value.name)}  {before} -> {after}")
     for one in found.tensors if with_same else found.differing:
         if one.distance is None:
@@ -70,10 +69,6 @@ def _kind(tensor: Tensor | None) -> str:
     return "" if tensor is None else escape(f"{tensor.dtype} {list(tensor.shape)}")
 
 
-def _shortened(text: str) -> str:
-    return escape(text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "...")
-
-
 def document(paths: tuple[str, str], found: Comparison, *, with_same: bool) -> dict[str, Any]:
     """The document of `diff --json`; its arguments are those of `show`."""
     return {
@@ -83,8 +78,7 @@ def document(paths: tuple[str, str], found: Comparison, *, with_same: bool) -> d
         "counts": found.counts,
         "tensors": [_difference(one) for one in (found.tensors if with_same else found.differing)],
         "layers": [
-            {"name": one.name, "tensors": one.tensors, "changed": one.changed, **_distance(one.distance)}
-            for one in found.layers
+            {**facts(one, "name", "tensors", "changed"), **_distance(one.distance)} for one in found.layers
         ],
         "values": [
             {"name": one.name, "before": one.before or None, "after": one.after or None}
@@ -108,5 +102,4 @@ def _tensor(one: Tensor | None) -> dict[str, Any] | None:
 
 
 def _distance(one: Distance) -> dict[str, Any]:
-    names = ("relative", "maximum", "cosine", "differing", "not_finite")
-    return {name: getattr(one, name) for name in names}
+    return facts(one, "relative", "maximum", "cosine", "differing", "not_finite")

@@ -8,6 +8,7 @@ from typing import Any
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, cut, escape, metrics, size, value
 from marlin_ckpt.cli.views import tree
+from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.errors import UnsafeCheckpointError
 from marlin_ckpt.formats.content.optimizers import Optimizer, find_optimizers
 from marlin_ckpt.formats.content.outline import Kind, Outline
@@ -109,17 +110,18 @@ def document(found: Outline) -> dict[str, Any]:
         UnsafeCheckpointError: the file's names and values would fill the memory.
     """
     manifest = found.manifest
-    names = ("index", "run_id", "save_number", "created", "metrics", "versions")
     code = permissions.loading_code(found.path, found.imports, found.numpy_types)
     return {
-        "path": found.path,
-        "format": found.format,
-        "size_bytes": found.size_bytes,
+        **facts(found, "path", "format", "size_bytes"),
         "kind": None if manifest is None else str(manifest.kind),
-        **{name: None if manifest is None else getattr(manifest, name) for name in names},
+        **facts(manifest, "index", "run_id", "save_number", "created", "metrics", "versions"),
         "lost": [] if manifest is None else manifest.lost,
         "optimizers": [
-            {"name": one.name, "kind": one.kind or None, "groups": [_settings(group) for group in one.groups]}
+            {
+                "name": one.name,
+                "kind": one.kind or None,
+                "groups": [{key: _plain(value) for key, value in group.items()} for group in one.groups],
+            }
             for one in find_optimizers(found.root)
         ],
         "imports": [
@@ -128,10 +130,6 @@ def document(found: Outline) -> dict[str, Any]:
         "allow_list": "\n".join(code) or None,
         "values": _values(found),
     }
-
-
-def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: _plain(setting) for key, setting in group.items()}
 
 
 def _values(found: Outline) -> dict[str, Any]:

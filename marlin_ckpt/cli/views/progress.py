@@ -7,20 +7,18 @@ import signal
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, duration, escape, size
 from marlin_ckpt.cli.views import checkpoints, removals, run
 from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.formats import inspection
+from marlin_ckpt.operations.starting import Start
+from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.training.preemption import Preempted
-
-if TYPE_CHECKING:
-    from marlin_ckpt.directory.removing import Removal
-    from marlin_ckpt.operations.starting import Start
-    from marlin_ckpt.reports import SaveReport
-    from marlin_ckpt.training.trainer import Trainer
+from marlin_ckpt.training.trainer import Trainer
 
 
 class RunProgress:

@@ -9,6 +9,7 @@ from typing import Any
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, escape
+from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.training.proof.proof import Difference, Proof
 
 _RUNS = {"straight": "training without a stop", "resumed": "training, killed and resumed"}
@@ -49,12 +50,7 @@ def document(found: Proof) -> dict[str, Any]:
         "steps": found.steps,
         "kills": [str(one) for one in found.kills],
         "missed": [str(one) for one in found.missed],
-        "compared": {
-            "batches": found.batches,
-            "losses": found.losses,
-            "tensors": found.tensors,
-            "values": found.values,
-        },
+        "compared": facts(found, "batches", "losses", "tensors", "values"),
         "difference": None
         if difference is None
         else {**asdict(difference), "cause": difference.cause and str(difference.cause)},

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, escape, size
+from marlin_ckpt.cli.views.facts import facts
+from marlin_ckpt.directory.removing import Failure, Outcome, Plan, Removal
+from marlin_ckpt.directory.retention.decide import Decision
+from marlin_ckpt.directory.trash import Returned
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.storage.local import temporary
 
-if TYPE_CHECKING:
-    from marlin_ckpt.directory.removing import Failure, Outcome, Plan, Removal
-    from marlin_ckpt.directory.retention.decide import Decision
-    from marlin_ckpt.directory.trash import Returned
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a removal is done.
+
+    Attributes:
+        directory: as it was given.
+        to_trash: move instead.
+        dry_run: only say what would be done.
+        asks: a person on a terminal is asked first.
+        json: say it as a document.
+    """
+
+    directory: str
+    to_trash: bool
+    dry_run: bool
+    asks: bool
+    json: bool
 
 
 def confirm_removal(plan: Plan, *, lists: bool) -> None:
@@ -36,15 +55,17 @@ def confirm_removal(plan: Plan, *, lists: bool) -> None:
         raise MarlinError("aborted: nothing was removed")
 
 
-def outcome(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool = False) -> None:
+def outcome(how: How, done: Outcome) -> None:
     """Prints the files that `clean` removed, would remove, or could not remove."""
-    moves = ("would move" if dry_run else "moved") if to_trash else ("would remove" if dry_run else "removed")
     for removal in done.removed:
-        is_rest = to_trash and temporary.is_temporary(os.path.basename(removal.name))  # which no trash takes
-        verb = ("would remove" if dry_run else "removed") if is_rest else moves
+        # What dead runs left half written goes into no trash.
+        moves = how.to_trash and not temporary.is_temporary(os.path.basename(removal.name))
+        verb = (
+            ("would move" if moves else "would remove") if how.dry_run else ("moved" if moves else "removed")
+        )
         output.data(f"{verb} {escape(removal.path)}  {size(removal.size_bytes)}  ({escape(removal.reason)})")
     failures(done.failures)
-    removed(directory, done, dry_run=dry_run, to_trash=to_trash)
+    removed(how, done)
 
 
 def failures(found: Iterable[Failure]) -> None:
@@ -53,51 +74,47 @@ def failures(found: Iterable[Failure]) -> None:
         output.talk(f"error: cannot remove: {escape(failure.error)}: {escape(failure.path)}")
 
 
-def removed(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool) -> None:
+def removed(how: How, done: Outcome) -> None:
     """Prints how many files were removed, and their size."""
     files, total = count(len(done.removed), "file"), size(sum(one.size_bytes for one in done.removed))
-    if not to_trash:
-        output.talk(f"{files} in {escape(directory)}, {'would free' if dry_run else 'freed'} {total}")
+    where = f"{files} in {escape(how.directory)}"
+    if not how.to_trash:
+        output.talk(f"{where}, {'would free' if how.dry_run else 'freed'} {total}")
         return
-    output.talk(f"{files} in {escape(directory)} {'would go' if dry_run else 'went'} to its .trash, {total}")
-    if done.removed and not dry_run:
+    output.talk(f"{where} {'would go' if how.dry_run else 'went'} to its .trash, {total}")
+    if done.removed and not how.dry_run:
         output.talk("hint: clean --undo brings them back, clean --empty-trash frees the space")
 
 
-def document(directory: str, done: Outcome, *, dry_run: bool, to_trash: bool = False) -> dict[str, Any]:
+def document(how: How, done: Outcome) -> dict[str, Any]:
     """The document of `clean --json`."""
     return {
-        "directory": directory,
-        "dry_run": dry_run,
-        "to_trash": to_trash,
+        **facts(how, "directory", "dry_run", "to_trash"),
         "removed": [removal(one) for one in done.removed],
-        "failed": [{"path": one.path, "error": one.error} for one in done.failures],
-        "bytes_freed": 0 if to_trash else done.bytes_freed,
+        "failed": [facts(one, "path", "error") for one in done.failures],
+        "bytes_freed": 0 if how.to_trash else done.bytes_freed,
     }
 
 
 def removal(one: Removal) -> dict[str, Any]:
     """One file that is removed, or would be."""
-    return {"path": one.path, "size_bytes": one.size_bytes, "reason": one.reason}
+    return facts(one, "path", "size_bytes", "reason")
 
 
 def decision(one: Decision) -> dict[str, Any]:
     """One checkpoint as `clean --json` with rules describes it."""
     return {
-        "path": one.candidate.path,
-        "index": one.candidate.index,
-        "size_bytes": one.candidate.size_bytes,
+        **facts(one.candidate, "path", "index", "size_bytes"),
         "run_id": one.candidate.run_id or None,
         "keep": one.keep,
         "reasons": list(one.reasons),
     }
 
 
-def returned(directory: str, done: Returned, *, dry_run: bool) -> dict[str, Any]:
+def returned(how: How, done: Returned) -> dict[str, Any]:
     """The document of `clean --undo --json`."""
     return {
-        "directory": directory,
-        "dry_run": dry_run,
-        "returned": [{"path": one.path, "size_bytes": one.size_bytes} for one in done.files],
-        "failed": [{"path": one.path, "error": one.error} for one in done.failures],
+        **facts(how, "directory", "dry_run"),
+        "returned": [facts(one, "path", "size_bytes") for one in done.files],
+        "failed": [facts(one, "path", "error") for one in done.failures],
     }

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import count, escape, metrics, size
+from marlin_ckpt.cli.text import count, escape, metrics, size, some
+from marlin_ckpt.cli.views.facts import facts, rounded
+from marlin_ckpt.operations.starting import Start
+from marlin_ckpt.reports import SaveReport
 
-if TYPE_CHECKING:
-    from marlin_ckpt.operations.starting import Start
-    from marlin_ckpt.reports import SaveReport
-
-_MOST_NAMES = 3
 _MOST_ROWS = 8
 
 
@@ -26,9 +24,8 @@ def announce(start: Start, *, quiet: bool) -> None:
     if start.deletes:
         output.talk(f"warning: deletes {count(len(start.deletes), 'file')} of an earlier run in {where}")
     if start.replaces:
-        names = ", ".join(map(escape, start.replaces[:_MOST_NAMES]))
-        names += ", ..." * (len(start.replaces) > _MOST_NAMES)
-        output.talk(f"warning: saves over {count(len(start.replaces), 'file')} of an earlier run: {names}")
+        files = f"{count(len(start.replaces), 'file')} of an earlier run: {some(start.replaces)}"
+        output.talk(f"warning: saves over {files}")
         output.talk(
             "hint: --resume continues a run; other directories for save_dir and model_state_save_dir keep it"
         )
@@ -72,12 +69,7 @@ def show(report: dict[str, Any]) -> None:
 def save(one: SaveReport) -> dict[str, Any]:
     """One save as `train --json` describes it; times are in seconds."""
     return {
-        "path": one.path,
-        "index": one.index,
-        "size_bytes": one.size_bytes,
-        "stall_s": round(one.stall_s, 6),
-        "copy_s": round(one.copy_s, 6),
-        "write_s": round(one.write_s, 6),
-        "sync_s": round(one.sync_s, 6),
+        **facts(one, "path", "index", "size_bytes"),
+        **rounded(one, "stall_s", "copy_s", "write_s", "sync_s"),
         "bytes_per_s": round(one.bytes_per_s),
     }

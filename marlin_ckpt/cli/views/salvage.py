@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, escape, size
-
-if TYPE_CHECKING:
-    from marlin_ckpt.operations.salvage import Salvage
+from marlin_ckpt.operations.salvage import Salvage
 
 
 def show(found: Salvage, destination: str) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import bars, cut, escape, shape, size
+from marlin_ckpt.formats.values.tensor import Tensor
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # needs NumPy, which `show` without --stats does not
     from marlin_ckpt.formats.values.statistics import Statistics
-    from marlin_ckpt.formats.values.tensor import Tensor
 
 
 def show(listed: Sequence[Tensor]) -> None:

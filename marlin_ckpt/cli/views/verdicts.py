@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, escape, size
-
-if TYPE_CHECKING:
-    from marlin_ckpt.formats.verdicts import Verdict
+from marlin_ckpt.formats.verdicts import Verdict
 
 
 def passed_over(verdict: Verdict) -> None:

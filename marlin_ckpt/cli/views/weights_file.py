@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import count, escape, size
-
-if TYPE_CHECKING:
-    from marlin_ckpt.operations.export import Exported
-
-_MOST_NAMES = 3
+from marlin_ckpt.cli.text import count, escape, size, some
+from marlin_ckpt.cli.views.facts import facts
+from marlin_ckpt.operations.export import Exported
 
 
 def show(done: Exported) -> None:
@@ -21,9 +18,8 @@ def show(done: Exported) -> None:
             f"warning: {count(number, 'value')} of {escape(name)} became infinite: too large for the dtype"
         )
     if done.left_out:
-        names = ", ".join(map(escape, done.left_out[:_MOST_NAMES]))
-        names += ", ..." * (len(done.left_out) > _MOST_NAMES)
-        output.talk(f"left out, without the prefix: {count(len(done.left_out), 'tensor')} ({names})")
+        tensors = f"{count(len(done.left_out), 'tensor')} ({some(done.left_out)})"
+        output.talk(f"left out, without the prefix: {tensors}")
     if done.values_left_out:
         output.talk(f"left out: {count(done.values_left_out, 'value')} besides the tensors")
     shared = f", {len(done.shared)} of them other names of another" * bool(done.shared)
@@ -43,10 +39,5 @@ def document(paths: Sequence[str], done: Exported) -> dict[str, Any]:
         "paths": list(paths),
         "output": done.path,
         "state": done.state or None,
-        "tensors": done.tensors,
-        "size_bytes": done.size_bytes,
-        "shared": done.shared,
-        "left_out": list(done.left_out),
-        "values_left_out": done.values_left_out,
-        "became_infinite": done.became_infinite,
+        **facts(done, "tensors", "size_bytes", "shared", "left_out", "values_left_out", "became_infinite"),
     }

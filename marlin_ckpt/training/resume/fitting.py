@@ -8,13 +8,14 @@ from typing import Any
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.errors import StateMismatchError
 from marlin_ckpt.loading.optimizers import differences as optimizer_differences
+from marlin_ckpt.loading.restoring import HINT
+
+State = Mapping[str, Any]
 
 _REQUIRED = ("last_epoch", "optimizers", "schedulers")
 
 
-def check(
-    state: Mapping[str, Any], optimizers: Sequence[Any], schedulers: Sequence[Any], args: TrainerArguments
-) -> None:
+def check(state: State, optimizers: Sequence[Any], schedulers: Sequence[Any], args: TrainerArguments) -> None:
     """Compares a trainer's state with its optimizers and schedulers.
 
     Args:
@@ -26,20 +27,16 @@ def check(
     Raises:
         StateMismatchError: they differ; it lists in what.
     """
-    missing = tuple(f"{name} is missing" for name in _REQUIRED if name not in state)
-    differences = missing or (
-        () if args.reset_optimizers_schedulers else tuple(_differences(state, optimizers, schedulers))
-    )
+    differences = tuple(f"{name} is missing" for name in _REQUIRED if name not in state)
+    if not (differences or args.reset_optimizers_schedulers):
+        differences = tuple(_differences(state, optimizers, schedulers))
     if differences:
         what = "the loaded state does not fit the trainer: " + "; ".join(differences)
-        hint = "load a checkpoint of the same configuration; "
-        hint += "trainer.reset_optimizers_schedulers: true makes new optimizers and schedulers"
+        hint = f"{HINT}; trainer.reset_optimizers_schedulers: true makes new optimizers and schedulers"
         raise StateMismatchError(what, hint=hint, differences=differences)
 
 
-def _differences(
-    state: Mapping[str, Any], optimizers: Sequence[Any], schedulers: Sequence[Any]
-) -> Iterator[str]:
+def _differences(state: State, optimizers: Sequence[Any], schedulers: Sequence[Any]) -> Iterator[str]:
     for name, live in (("optimizers", optimizers), ("schedulers", schedulers)):
         if len(live) != len(state[name]):
             yield f"the checkpoint holds {len(state[name])} {name}, the module makes {len(live)}"

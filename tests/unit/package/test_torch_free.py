@@ -130,8 +130,16 @@ def test_a_wrong_configuration_is_told_without_torch(without, repository):
 
 
 ERRORS = [name for name in errors.__all__ if name != "Fault"]
-# The folders whose modules may import torch, and the view of what one of them found.
-_OF_TORCH = ("training.", "checkpointer.", "saving.", "loading.", "formats.torch.", "cli.views.proof")
+# The folders whose modules may import torch, and the views of what these report.
+_OF_TORCH = (
+    "training.",
+    "checkpointer.",
+    "saving.",
+    "loading.",
+    "formats.torch.",
+    "cli.views.proof",
+    "cli.views.progress",
+)
 
 
 def torch_free_modules(repository: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Literal
 
 import typer
@@ -44,6 +45,9 @@ def clean(
     half written. Nothing is removed through a symbolic link.
     """
     from marlin_ckpt.cli.views import cleaning
+    from marlin_ckpt.cli.views.removals import How
+    from marlin_ckpt.directory import removing
+    from marlin_ckpt.directory.retention.plan import Keeping, Verify
 
     given = rules.rules(
         keep_best,
@@ -59,10 +63,22 @@ def clean(
         raise typer.BadParameter("--run and --verify go with a rule, such as --keep-last 3")
     if undo + empty_trash + to_trash > 1 or ((undo or empty_trash) and given is not None):
         raise typer.BadParameter("--undo and --empty-trash go alone, each with the directory")
-    how = cleaning.How(directory, to_trash=to_trash, dry_run=dry_run, asks=not (yes or dry_run), json=json)
+    how = How(directory, to_trash=to_trash, dry_run=dry_run, asks=not (yes or dry_run), json=json)
     if undo:
         return cleaning.undo(how)
     if empty_trash:
         return cleaning.empty_trash(how)
-    what = cleaning.What(ext, prefix, run, verify, recursive=recursive)
-    return cleaning.remove_all(how, what) if given is None else cleaning.retain(how, what, given)
+    if given is None:
+        files = removing.plan_cleaning(directory, prefix=prefix, extension=ext, recursive=recursive)
+        return cleaning.remove(how, files)
+    plan = Keeping().plan(
+        directory,
+        given,
+        now_s=time.time(),
+        prefix=prefix,
+        extension=ext,
+        run_id=run,
+        recursive=recursive,
+        verify=Verify(verify),
+    )
+    return cleaning.retain(how, plan, given, run)

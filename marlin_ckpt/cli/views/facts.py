@@ -1,0 +1,15 @@
+"""Facts that documents have under the names that they have in the library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def facts(one: Any, *names: str) -> dict[str, Any]:
+    """The named attributes of a value, in this order; None for each where the value is None."""
+    return {name: None if one is None else getattr(one, name) for name in names}
+
+
+def rounded(one: Any, *names: str) -> dict[str, float | None]:
+    """The named numbers of a value, as `facts`, to six digits behind the point."""
+    return {name: None if value is None else round(value, 6) for name, value in facts(one, *names).items()}
