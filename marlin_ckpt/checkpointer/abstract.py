@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
+from torch.optim import Optimizer
 
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.reports import SaveReport
@@ -57,9 +57,7 @@ class AbstractCheckpointer(ABC):
         """How long a save takes until it is durable, in seconds; None where it is not known."""
         return None
 
-    def check_space(  # noqa: B027 - see below
-        self, state: Checkpoint, optimizers: Iterable[torch.optim.Optimizer], indices: int
-    ) -> None:
+    def check_space(self, state: Checkpoint, optimizers: Iterable[Optimizer], indices: int) -> None:  # noqa: B027
         """Called before a trainer's first step; refuses a run for whose checkpoints there is no room.
 
         Does nothing unless overridden; see `DefaultCheckpointer.check_space`.
@@ -69,7 +67,7 @@ class AbstractCheckpointer(ABC):
         """The context in which a trainer trains; does nothing unless overridden."""
         return nullcontext()
 
-    def register(self, *optimizers: torch.optim.Optimizer) -> None:  # noqa: B027 - see below
+    def register(self, *optimizers: Optimizer) -> None:  # noqa: B027 - see below
         """Called with the optimizers whose states will be saved; does nothing unless overridden."""
 
     def wait(self) -> None:  # noqa: B027 - as above

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
-import torch
+from torch.optim import Optimizer
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
@@ -179,7 +179,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
                 raise
             self.logger.error("A save failed: %s", error)  # noqa: TRY400 - the other's traceback is what counts
 
-    def register(self, *optimizers: torch.optim.Optimizer) -> None:
+    def register(self, *optimizers: Optimizer) -> None:
         """Names optimizers whose parameters and state nothing but their `step` changes.
 
         With `async_save` and `overlap` these are copied while training goes on, and the next step waits for
@@ -188,9 +188,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         if self.args.async_save and self.args.overlap:
             self._saver.register(*optimizers)
 
-    def check_space(
-        self, state: Checkpoint, optimizers: Iterable[torch.optim.Optimizer], indices: int
-    ) -> None:
+    def check_space(self, state: Checkpoint, optimizers: Iterable[Optimizer], indices: int) -> None:
         """Refuses a run for whose checkpoints `save_dir` has no room, unless `check_space` is off.
 
         Args:

@@ -57,7 +57,7 @@ def _without_fault(fault_of: Callable[[str], str]) -> Callable[[str | None], str
 check_extension, check_prefix = _without_fault(extension_fault), _without_fault(name_part_fault)
 Directory = Annotated[str, argument("DIR", "The directory of checkpoints.")]
 Extension = Annotated[
-    str, option("--ext", "E", "The extension of the files, without its dot.", callback=check_extension)
+    str, option("--ext", "E", "The files' extension, without a dot.", callback=check_extension)
 ]
 Prefix = Annotated[
     str | None,

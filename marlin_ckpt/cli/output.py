@@ -106,6 +106,20 @@ def document(value: Any) -> None:
     data(json.dumps(json_ready(value), indent=2))
 
 
+def result(as_json: bool, document_of: Callable[[], Any], show: Callable[[], None]) -> None:
+    """Prints the result of a command.
+
+    Args:
+        as_json: whether it is printed as a document.
+        document_of: makes the document.
+        show: prints the result for people.
+    """
+    if as_json:
+        document(document_of())
+    else:
+        show()
+
+
 def only_warnings() -> None:
     """Shows only warnings and errors of the library's log from now on."""
     for handler in logging.getLogger("marlin_ckpt").handlers:
@@ -124,11 +138,8 @@ class LogHandler(logging.Handler):
 
 def error(problem: MarlinError) -> None:
     """Prints what went wrong, then what to do next."""
-    if isinstance(problem, (ArgumentsError, ConfigError)):
-        for fault in problem.faults:
-            talk(f"error: {escape(str(fault))}")
-    else:
-        talk(f"error: {escape(str(problem))}")
+    for one in problem.faults if isinstance(problem, (ArgumentsError, ConfigError)) else [problem]:
+        talk(f"error: {escape(str(one))}")
     if problem.hint:
         talk(f"hint: {escape(problem.hint)}")
 
@@ -145,9 +156,8 @@ def unexpected(problem: Exception) -> None:
 
     frames = traceback.extract_tb(problem.__traceback__)
     # The place to look at is in the user's own code, though the error may be raised deep inside a library.
-    own = [
-        frame for frame in frames if not {"site-packages", "marlin_ckpt"} & {*frame.filename.split(os.sep)}
-    ]
+    others = {"site-packages", "marlin_ckpt"}
+    own = [frame for frame in frames if others.isdisjoint(frame.filename.split(os.sep))]
     where = f": {(own or frames)[-1].filename}:{(own or frames)[-1].lineno}" if frames else ""
     talk(f"error: {type(problem).__name__}: {escape(str(problem))}{escape(where)}")
     talk("hint: MARLIN_CKPT_TRACEBACK=1 in the environment shows where it came from")

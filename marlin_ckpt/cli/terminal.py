@@ -21,42 +21,33 @@ from rich.text import Text
 from marlin_ckpt.cli.text import escape
 
 
-class RunBar:
-    """One line: epoch, bar, step, loss, speed, last checkpoint."""
+class RunBar(Progress):
+    """One line below everything else that is printed: epoch, bar, step, loss, speed, last checkpoint."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._progress = Progress(
+        steps = "step {task.completed:.0f}/{task.total:.0f}"
+        texts = (steps, "{task.fields[loss]}", "{task.fields[speed]}", "{task.fields[last]}")
+        super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}", markup=False),
-            TextColumn("{task.fields[loss]}", markup=False),
-            TextColumn("{task.fields[speed]}", markup=False),
-            TextColumn("{task.fields[last]}", markup=False),
+            *(TextColumn(text, markup=False) for text in texts),
             console=Console(file=stream),
             expand=True,
             transient=True,
         )
-        self._task = self._progress.add_task("starting", total=1, loss="", speed="", last="")
-
-    def start(self) -> None:
-        """Draws it, from now on below everything else that is printed."""
-        self._progress.start()
-
-    def stop(self) -> None:
-        """Takes it away."""
-        self._progress.stop()
+        self._task = self.add_task("starting", total=1, loss="", speed="", last="")
 
     def begin(self, description: str, steps: int, done: int) -> None:
         """Starts an epoch of so many steps, some of which may be done."""
-        self._progress.reset(self._task, description=description, total=steps, completed=done)
+        self.reset(self._task, description=description, total=steps, completed=done)
 
-    def advance(self, loss: str, speed: str) -> None:
+    def step(self, loss: str, speed: str) -> None:
         """Counts one step."""
-        self._progress.update(self._task, advance=1, loss=loss, speed=speed)
+        self.update(self._task, advance=1, loss=loss, speed=speed)
 
     def saved(self, name: str) -> None:
         """Shows the last file."""
-        self._progress.update(self._task, last=f"last {escape(name)}")
+        self.update(self._task, last=f"last {escape(name)}")
 
 
 @contextlib.contextmanager

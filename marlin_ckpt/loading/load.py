@@ -8,22 +8,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from marlin_ckpt import errors
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.newest import newest, newest_intact
-from marlin_ckpt.errors import (
-    CorruptCheckpointError,
-    MarlinError,
-    NotACheckpointError,
-    UnknownFormatError,
-    drop_frames,
-)
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch import reader
 from marlin_ckpt.loading.payload import check_payload
 from marlin_ckpt.loading.restoring import Pair, Restoration
+
+_BAD = (errors.CorruptCheckpointError, errors.NotACheckpointError, errors.UnknownFormatError)
 
 
 class Loaded(NamedTuple):
@@ -66,7 +62,7 @@ class Loader:
             return self._load_newest(load_dir)
         try:
             return self._read(os.path.join(load_dir, filename))
-        except CorruptCheckpointError as error:
+        except errors.CorruptCheckpointError as error:
             intact = newest_intact(lambda: self._candidates(load_dir))
             error.hint = f"the newest intact checkpoint is {intact}" if intact else error.hint
             raise
@@ -75,13 +71,13 @@ class Loader:
         return catalog.newest_first(load_dir, self.args.file_prefix, self.args.file_ext)
 
     def _load_newest(self, load_dir: PathText) -> Loaded:
-        passed_over: list[MarlinError] = []
+        passed_over: list[errors.MarlinError] = []
 
         def attempt(path: str) -> Loaded | None:
             try:
                 return self._read(path)
-            except (CorruptCheckpointError, NotACheckpointError, UnknownFormatError) as error:
-                drop_frames(error)  # which hold the state of this file while the next one is read
+            except _BAD as error:
+                errors.drop_frames(error)  # which hold the state of this file while the next one is read
                 passed_over.append(error)
                 self.logger.warning("Passed over: %s", error)
                 return None

@@ -64,7 +64,7 @@ class _Copier:
         if kind is list:
             made: Any = []
             self._done[id(value)] = (value, made)
-            made.extend(self.copy(part) for part in value)
+            made.extend(map(self.copy, value))
         elif kind is set:
             made = {self.copy(part) for part in value}
             made = made if len(made) == len(value) else value

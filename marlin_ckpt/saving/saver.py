@@ -241,11 +241,8 @@ class Saver:
     def _report(self, job: Job, written: Written, stall_s: float, copy_s: float) -> None:
         if new := set(written.refused) - self._warned_of:
             self._warned_of |= new
-            self._logger.warning(
-                "%s will need weights_only: false to load, because it holds %s",
-                job.path,
-                ", ".join(written.refused),
-            )
+            what = "%s will need weights_only: false to load, because it holds %s"
+            self._logger.warning(what, job.path, ", ".join(written.refused))
         report = SaveReport(
             path=job.path,
             is_model=job.manifest.kind is Kind.MODEL,

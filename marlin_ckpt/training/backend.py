@@ -166,9 +166,8 @@ class SingleProcess(TrainerBackend):
         return outputs
 
     def _forward(self, stage: Stage, global_step: int, batch: Any) -> Any:
-        return self.args.model.forward(
-            stage=stage, global_step=global_step, batch=batch, device=self.args.device
-        )
+        device = self.args.device
+        return self.args.model.forward(stage=stage, global_step=global_step, batch=batch, device=device)
 
     def _backward(self, loss: torch.Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
@@ -231,9 +230,8 @@ class SingleProcess(TrainerBackend):
             "global_step_completed": self.global_step_completed,
             "batches_completed": self.batches_completed,
         }
-        if self._progress.steps:
-            outputs = self._progress.outputs.collated()
-            state["epoch"] = {"steps": self._progress.steps, "outputs": outputs}
+        if steps := self._progress.steps:
+            state["epoch"] = {"steps": steps, "outputs": self._progress.outputs.collated()}
         return state
 
     def update_state(self, state: Mapping[str, Any] | None) -> None:
@@ -241,8 +239,7 @@ class SingleProcess(TrainerBackend):
         if state:
             self.global_step_completed = state["global_step_completed"]
             self.batches_completed = state["batches_completed"]
-            epoch = state.get("epoch")
-            if epoch:
+            if epoch := state.get("epoch"):
                 self._progress = _Progress(epoch["steps"], OutputCollector(epoch["outputs"]))
 
 
@@ -253,11 +250,9 @@ class SingleProcessAmp(SingleProcess):
         """Takes what it works on, and chooses the type."""
         super().init(args)
         kind = args.device.type
-        name = args.amp_dtype
-        if name == "auto":
-            has_bfloat16 = kind != "cuda" or torch.cuda.is_bf16_supported()
-            name = "bfloat16" if has_bfloat16 else "float16"
-        self._dtype: torch.dtype = getattr(torch, name)
+        has_bfloat16 = kind != "cuda" or torch.cuda.is_bf16_supported()
+        best = "bfloat16" if has_bfloat16 else "float16"
+        self._dtype: torch.dtype = getattr(torch, best if args.amp_dtype == "auto" else args.amp_dtype)
         if self._dtype == torch.float16:
             setting.expect_schedules_first()
         self._scaler = torch.amp.GradScaler(kind, enabled=self._dtype == torch.float16)

@@ -36,9 +36,8 @@ def build_trainer(config: Config, *, observer: TrainerObserver | None = None) ->
     setting.device_of(config.trainer)
     setting.before_module(config.trainer)
     module = _build_module(config.module)
-    return Trainer(
-        module, config.trainer, checkpointer=DefaultCheckpointer(config.checkpointer), observer=observer
-    )
+    checkpointer = DefaultCheckpointer(config.checkpointer)
+    return Trainer(module, config.trainer, checkpointer=checkpointer, observer=observer)
 
 
 _TOYS: dict[type, Callable[[Any], ModuleInterface]] = {TextArguments: Text, SpiralArguments: Spiral}

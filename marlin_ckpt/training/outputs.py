@@ -13,9 +13,7 @@ class OutputCollector:
 
     def __init__(self, collated: Iterable[Any] = ()) -> None:
         """Begins with what another collector has collated."""
-        self._places: list[list[Any]] = [
-            [place] if isinstance(place, torch.Tensor) else list(place) for place in collated
-        ]
+        self._places = [[one] if isinstance(one, torch.Tensor) else list(one) for one in collated]
 
     def collect(self, outputs: Any) -> None:
         """Adds the outputs of one step; tensors are detached and moved to the CPU."""

@@ -68,14 +68,8 @@ def listening(*, really: bool = True) -> Iterator[Signals]:
     A context inside another yields the same object. Where handlers are not wanted, or cannot be set because
     this is not the main thread, signals keep their effect.
     """
-    if not really:
-        yield Signals()
-        return
-    if _listening:
-        yield _listening[0]
-        return
-    asked = Signals()
-    if threading.current_thread() is not threading.main_thread():
+    asked = _listening[0] if really and _listening else Signals()
+    if not really or _listening or threading.current_thread() is not threading.main_thread():
         yield asked
         return
     before: dict[int, Any] = {}

@@ -15,8 +15,10 @@ from marlin_ckpt.training import preemption
 from marlin_ckpt.training.observer import TrainerObserver
 from marlin_ckpt.training.preemption import Preempted, Signals
 
+Report = tuple[str, int, SaveReport | None]  # path, index, and what the save took
 # How far a run is: the epochs, global steps and batches done. At the same place its state is the same.
 Place = tuple[int, ...]
+Save = Callable[[], str | None]  # saves a checkpoint and returns its path
 
 
 class Saves:
@@ -83,9 +85,7 @@ class Saves:
             index: of that file.
         """
         reports = checkpointer.take_reports()
-        durable: list[tuple[str, int, SaveReport | None]] = [
-            (one.path, one.index, one) for one in reports or ()
-        ]
+        durable: list[Report] = [(one.path, one.index, one) for one in reports or ()]
         if reports is None and path:  # a checkpointer without reports returns when the file is durable
             durable.append((path, index, None))
         for one in durable:
@@ -102,9 +102,7 @@ class Saves:
         checkpointer.wait()
         self.report(checkpointer)
 
-    def answer(
-        self, checkpointer: AbstractCheckpointer, place: Place, save: Callable[[], str | None]
-    ) -> None:
+    def answer(self, checkpointer: AbstractCheckpointer, place: Place, save: Save) -> None:
         """Does what signals have asked for: saves, unless the last save holds this state, and stops.
 
         Args:

@@ -62,9 +62,9 @@ class Trainer:
         self.logger = logging.getLogger(__name__)
         self.logger.setLevel(args.log_level)
         self.trainer_backend = BACKENDS[args.backend]() if trainer_backend is None else trainer_backend
-        self.checkpointer = (
-            DefaultCheckpointer(args.checkpointer_args) if checkpointer is None else checkpointer
-        )
+        if checkpointer is None:
+            checkpointer = DefaultCheckpointer(args.checkpointer_args)
+        self.checkpointer = checkpointer
         self.last_epoch = -1
         self.seed = setting.before_training(args)
         self._by_step = args.index_by == "step"
@@ -194,20 +194,17 @@ class Trainer:
 
     def train_epoch(self) -> list[Any]:
         """Trains on what is left of the epoch's data and returns the outputs collected in all of it."""
-        dataloader = self.module.get_train_dataloader(
-            sampler=self.train_sampler, batch_size=self.train_step_batch_size
-        )
-        with self._position.open(
-            dataloader, seed=self.seed, epoch=self.last_epoch + 1, batches_completed=self.total_steps_finished
-        ) as remaining:
+        sampler, size = self.train_sampler, self.train_step_batch_size
+        loader = self.module.get_train_dataloader(sampler=sampler, batch_size=size)
+        done, epoch = self.total_steps_finished, self.last_epoch + 1
+        with self._position.open(loader, seed=self.seed, epoch=epoch, batches_completed=done) as remaining:
             self._continuation.announce(self._position.lost)
             return list(self.trainer_backend.train_dl(remaining, self.module))
 
     def validate(self) -> list[Any]:
         """Runs the validation loaders one after the other and returns the last one's collected outputs."""
-        loaders = self.module.get_val_dataloaders(
-            sampler=self.val_sampler, batch_size=self.val_step_batch_size
-        )
+        sampler, size = self.val_sampler, self.val_step_batch_size
+        loaders = self.module.get_val_dataloaders(sampler=sampler, batch_size=size)
         self.module.eval()
         outputs: list[Any] = []
         for key, loader in (loaders if isinstance(loaders, dict) else {"default": loaders}).items():

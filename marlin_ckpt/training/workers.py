@@ -47,10 +47,8 @@ def _obey_parent() -> None:
     torch's worker watches its trainer too, but when a trainer is killed while it ends its loader, the worker
     waits for ever for a lock that the trainer held, and keeps memory and pipes.
     """
-    trainer, parent = (
-        multiprocessing.parent_process(),
-        os.getppid(),
-    )  # two processes where a server forks the workers
+    # Two processes where a server forks the workers.
+    trainer, parent = multiprocessing.parent_process(), os.getppid()
     if trainer is None:
         return
     told = None

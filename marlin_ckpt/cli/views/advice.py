@@ -9,6 +9,8 @@ from marlin_ckpt.cli.text import duration, escape, share, size
 from marlin_ckpt.cli.views.facts import rounded
 from marlin_ckpt.operations.advice import Advice, Figures, Period
 
+_OF_PERIOD = "period_s", "steps", "overhead", "lost_s", "waste"
+
 
 def show(directory: str, tried: int, figures: Figures, advice: Advice) -> None:
     """Prints what a save takes, and what several periods would cost.
@@ -61,7 +63,5 @@ def document(directory: str, tried: int, figures: Figures, advice: Advice) -> di
         "bytes_per_s": round(figures.size_bytes / max(figures.save_s, 1e-9)),
         "shortest_period_s": rounded(advice.shortest, "period_s")["period_s"],
         "best_period_s": rounded(advice.best, "period_s")["period_s"],
-        "periods": [
-            rounded(one, "period_s", "steps", "overhead", "lost_s", "waste") for one in advice.periods
-        ],
+        "periods": [rounded(one, *_OF_PERIOD) for one in advice.periods],
     }

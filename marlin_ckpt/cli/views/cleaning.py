@@ -23,10 +23,7 @@ def remove(how: How, plan: Plan) -> int:
 
 
 def _report(how: How, done: Outcome) -> int:
-    if how.json:
-        output.document(removals.document(how, done))
-    else:
-        removals.outcome(how, done)
+    output.result(how.json, lambda: removals.document(how, done), lambda: removals.outcome(how, done))
     return 1 if done.failures else 0
 
 

@@ -124,9 +124,7 @@ def document(found: Outline) -> dict[str, Any]:
             }
             for one in find_optimizers(found.root)
         ],
-        "imports": [
-            {"name": name, "permission": str(permissions.permission(name))} for name in found.imports
-        ],
+        "imports": [{"name": one, "permission": str(permissions.permission(one))} for one in found.imports],
         "allow_list": "\n".join(code) or None,
         "values": _values(found),
     }

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from marlin_ckpt.cli import output
@@ -43,9 +42,7 @@ class RunProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._bar is not None:
             self._bar.stop()
         if isinstance(error, (KeyboardInterrupt, Preempted)):
@@ -73,7 +70,7 @@ class RunProgress:
         """Moves the line on."""
         self._epoch_steps += 1
         if self._bar is not None:
-            self._bar.advance(f"loss {loss:.4f}", self._speed())
+            self._bar.step(f"loss {loss:.4f}", self._speed())
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Prints the epoch's line."""

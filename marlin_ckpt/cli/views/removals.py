@@ -60,9 +60,8 @@ def outcome(how: How, done: Outcome) -> None:
     for removal in done.removed:
         # What dead runs left half written goes into no trash.
         moves = how.to_trash and not temporary.is_temporary(os.path.basename(removal.name))
-        verb = (
-            ("would move" if moves else "would remove") if how.dry_run else ("moved" if moves else "removed")
-        )
+        done_already, still_to_do = ("moved", "would move") if moves else ("removed", "would remove")
+        verb = still_to_do if how.dry_run else done_already
         output.data(f"{verb} {escape(removal.path)}  {size(removal.size_bytes)}  ({escape(removal.reason)})")
     failures(done.failures)
     removed(how, done)

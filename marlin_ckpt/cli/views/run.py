@@ -26,9 +26,8 @@ def announce(start: Start, *, quiet: bool) -> None:
     if start.replaces:
         files = f"{count(len(start.replaces), 'file')} of an earlier run: {some(start.replaces)}"
         output.talk(f"warning: saves over {files}")
-        output.talk(
-            "hint: --resume continues a run; other directories for save_dir and model_state_save_dir keep it"
-        )
+        others = "other directories for save_dir and model_state_save_dir keep it"
+        output.talk(f"hint: --resume continues a run; {others}")
     if start.keeps:
         newest = escape(os.path.basename(start.keeps[-1]))
         output.talk(f"warning: {newest} of an earlier run in {where} stays: `latest` will go on naming it")
@@ -41,16 +40,10 @@ def show(report: dict[str, Any]) -> None:
         report: the document that `train --json` prints in its place.
     """
     files = report["files"]
-    rows = [
-        [
-            str(one["index"]),
-            one["kind"],
-            size(one["size_bytes"]),
-            metrics(one["metrics"] or {}),
-            escape(one["path"]),
-        ]
-        for one in files[-_MOST_ROWS:]
-    ]
+    rows = []
+    for one in files[-_MOST_ROWS:]:
+        measured = metrics(one["metrics"] or {})
+        rows.append([str(one["index"]), one["kind"], size(one["size_bytes"]), measured, escape(one["path"])])
     if rows:
         output.table(["index", "kind", "size", "metrics", "file"], rows, {0, 2})
     epochs, steps = count(report["epochs"], "epoch"), count(report["global_steps"], "step")

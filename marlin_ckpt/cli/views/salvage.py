@@ -14,13 +14,12 @@ def show(found: Salvage, destination: str) -> None:
     for one in found.lost:
         for name in one.tensors or (f"record {one.record}",):
             output.data(f"lost  {escape(name)}" + (f"  ({escape(one.record)})" if one.tensors else ""))
-    intact = size(sum(one.size for one in found.intact))
+    total = size(sum(one.size for one in found.intact))
     for doubt in found.doubts:
         output.talk(f"in doubt: {escape(doubt)}")
     lost = count(sum(len(one.tensors) for one in found.lost), "tensor")
-    output.talk(
-        f"wrote {escape(destination)}: {count(len(found.intact), 'record')} intact, {intact}; {lost} lost"
-    )
+    intact = f"{count(len(found.intact), 'record')} intact, {total}"
+    output.talk(f"wrote {escape(destination)}: {intact}; {lost} lost")
 
 
 def document(found: Salvage, destination: str) -> dict[str, Any]:

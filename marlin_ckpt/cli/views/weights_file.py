@@ -14,9 +14,8 @@ from marlin_ckpt.operations.export import Exported
 def show(done: Exported) -> None:
     """Prints what the file holds, and which tensors and values it leaves out."""
     for name, number in sorted(done.became_infinite.items()):
-        output.talk(
-            f"warning: {count(number, 'value')} of {escape(name)} became infinite: too large for the dtype"
-        )
+        values = f"{count(number, 'value')} of {escape(name)}"
+        output.talk(f"warning: {values} became infinite: too large for the dtype")
     if done.left_out:
         tensors = f"{count(len(done.left_out), 'tensor')} ({some(done.left_out)})"
         output.talk(f"left out, without the prefix: {tensors}")

@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from marlin_ckpt.config import Config, read_config
@@ -54,23 +54,24 @@ class Job:
     moment: str
     fd: int
 
-    def to_json(self) -> str:
-        """As the process takes it."""
-        return json.dumps(asdict(self))
-
 
 class _Enough(BaseException):
     """All steps are done."""
 
 
 class _Teller:
-    """Observes the trainer: reports each step, and ends the process at the given moment."""
+    """Observes the trainer: reports each step, and ends the process at the given moment.
+
+    Attributes:
+        trainer: from `watch` on, which comes before its first step.
+    """
+
+    trainer: Trainer
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._batches: list[str] = []
         self._is_at_end = self._is_at_kill = self._is_within = False
-        self.trainer: Trainer | None = None
 
     def watch(self, trainer: Trainer) -> None:
         """Wraps the steps of the trainer's module."""
@@ -128,14 +129,11 @@ class _Teller:
         if self._is_at_kill and (is_validation or self._job.moment != "validation"):
             os.kill(os.getpid(), signal.SIGKILL)
         if self._is_at_end:
-            if self.trainer is not None:
-                self.trainer.checkpointer.wait()
+            self.trainer.checkpointer.wait()
             raise _Enough
 
 
-def _states(trainer: Trainer | None) -> dict[str, Any]:
-    if trainer is None:
-        return {}
+def _states(trainer: Trainer) -> dict[str, Any]:
     return {
         "module_interface_state": trainer.module.get_state(),
         "trainer_state": trainer.get_state(),
@@ -155,7 +153,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 def _kill_in_save(directory: str) -> None:
     before = {name for name in os.listdir(directory) if not is_temporary(name)}
-    while not any(is_temporary(name) or name not in before for name in os.listdir(directory)):
+    while before.issuperset(os.listdir(directory)):  # `before` has no temporary name
         continue
     os.kill(os.getpid(), signal.SIGKILL)
 

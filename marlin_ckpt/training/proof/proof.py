@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
@@ -87,6 +87,8 @@ class Proof:
 
 
 Record = dict[str, Any]
+Straight = dict[int, Record]  # by step
+Resumed = list[tuple[Record, Kill | None]]  # in their order, each with the last kill before it
 OnStep = Callable[[str, int], None]
 
 
@@ -94,9 +96,7 @@ class _Failed(MarlinError):  # noqa: N818 - becomes a TrainingError or a differe
     """A process has failed."""
 
 
-def prove(
-    config: str, overrides: Iterable[str], *, steps: int, kills: Iterable[Kill], on_step: OnStep
-) -> Proof:
+def prove(config: str, overrides: Iterable[str], *, steps: int, kills: list[Kill], on_step: OnStep) -> Proof:
     """Trains twice, once straight and once killed and resumed, and compares, in processes of their own.
 
     Args:
@@ -117,7 +117,7 @@ def prove(
             raise TrainingError("the run fails, killed or not", error.where, error.what) from error
         struck: list[Kill] = []
         missed: list[Kill] = []
-        resumed: list[tuple[Record, Kill | None]] = []
+        resumed: Resumed = []
         failure: Difference | None = None
         last: Kill | None = None
         for kill in [*sorted(set(kills), key=lambda one: (one.step, one.moment)), None]:
@@ -138,12 +138,10 @@ def prove(
             difference = failure if is_shorter else difference
         else:
             difference = runs.compare_ends(difference, max(straight, default=0), last)
-        return _proof(straight, tuple(struck), tuple(missed), difference)
+        return _proof(straight, struck, missed, difference)
 
 
-def first_difference(
-    straight: dict[int, Record], resumed: list[tuple[Record, Kill | None]]
-) -> Difference | None:
+def first_difference(straight: Straight, resumed: Resumed) -> Difference | None:
     """Compares the records of two runs; pure.
 
     Args:
@@ -176,44 +174,37 @@ def _hint(what: str, cause: Kill | None) -> str:
     if cause is None:
         return "no kill came before it: the run is not the same when it is simply run again"
     if what == "batch":
-        return (
-            "the loader does not go on where it was: it needs the sampler that get_train_dataloader is given "
-            "or a state_dict and load_state_dict of its own"
+        needed = (
+            "the sampler that get_train_dataloader is given or a state_dict and load_state_dict of its own"
         )
+        return f"the loader does not go on where it was: it needs {needed}"
     return "the batches are the same: something drawn or counted is not in the module's state (get_state)"
 
 
-def _proof(
-    straight: dict[int, Record],
-    struck: tuple[Kill, ...],
-    missed: tuple[Kill, ...],
-    difference: Difference | None,
-) -> Proof:
+def _proof(straight: Straight, struck: list[Kill], missed: list[Kill], first: Difference | None) -> Proof:
     states = [value for record in straight.values() for value in record["states"].values()]
     tensors = sum("] #" in value for value in states)
     return Proof(
         steps=max(straight, default=0),
-        kills=struck,
-        missed=missed,
+        kills=tuple(struck),
+        missed=tuple(missed),
         batches=sum(len(record["batches"]) for record in straight.values()),
         losses=len(straight),
         tensors=tensors,
         values=len(states) - tensors,
-        difference=difference,
+        difference=first,
     )
 
 
+@dataclass(frozen=True)
 class _Runs:
-    """The processes of a proof."""
+    """The processes of a proof; its fields are the arguments of `prove`, and where the runs save."""
 
-    def __init__(
-        self, config: str, overrides: list[str], directory: str, steps: int, on_step: OnStep
-    ) -> None:
-        self._config = config
-        self._overrides = overrides
-        self._directory = directory
-        self._steps = steps
-        self._on_step = on_step
+    config: str
+    overrides: list[str]
+    directory: str
+    steps: int
+    on_step: OnStep
 
     def run(self, name: str, kill: Kill | None) -> tuple[list[Record], bool]:
         """Runs one process; returns what it reported, and whether it was killed.
@@ -221,22 +212,22 @@ class _Runs:
         Raises:
             _Failed: it has failed.
         """
-        directory = os.path.join(self._directory, name)
+        directory = os.path.join(self.directory, name)
         os.makedirs(directory, exist_ok=True)
         reading, writing = os.pipe()
         job = Job(
-            config=self._config,
-            overrides=self._overrides,
+            config=self.config,
+            overrides=self.overrides,
             directory=directory,
-            steps=self._steps,
-            period=1 if name == "resumed" else self._steps,
+            steps=self.steps,
+            period=1 if name == "resumed" else self.steps,
             kill_at=0 if kill is None else kill.step,
             moment="" if kill is None else kill.moment,
             fd=writing,
         )
-        command = [sys.executable, "-m", "marlin_ckpt.training.proof.child", job.to_json()]
+        command = [sys.executable, "-m", "marlin_ckpt.training.proof.child", json.dumps(asdict(job))]
         # The output of a module is no part of ours; its last lines are shown where the process fails.
-        with open(os.path.join(self._directory, "said"), "w+b") as said, os.fdopen(reading, "rb") as pipe:
+        with open(os.path.join(self.directory, "said"), "w+b") as said, os.fdopen(reading, "rb") as pipe:
             process = subprocess.Popen(  # noqa: S603 - ourselves
                 command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=(writing,)
             )
@@ -250,9 +241,8 @@ class _Runs:
             if code not in (0, _KILLED) or (code == _KILLED and kill is None):
                 said.seek(0)
                 lines = said.read().decode(errors="replace").splitlines()
-                raise _Failed(
-                    " ".join(" ".join(lines[-_LAST_LINES:]).split()) or f"it ended with {code}", self._config
-                )
+                reason = " ".join(" ".join(lines[-_LAST_LINES:]).split())
+                raise _Failed(reason or f"it ended with {code}", self.config)
         return records, code == _KILLED
 
     def _records(self, name: str, pipe: Iterable[bytes]) -> Iterator[Record]:
@@ -260,29 +250,24 @@ class _Runs:
             if not line.endswith(b"\n"):  # cut off by the kill
                 return
             record: Record = json.loads(line)
-            self._on_step(name, record["step"])
+            self.on_step(name, record["step"])
             yield record
 
     def compare_ends(self, found: Difference | None, step: int, last: Kill | None) -> Difference | None:
         """Compares the last checkpoints of both runs, as files give them back; adds how much they differ."""
         straight, resumed = (dict(self._end(name)) for name in ("straight", "resumed"))
         if found is not None:
-            if found.what in straight and found.what in resumed:
-                at_end = how_different(straight[found.what], resumed[found.what])
-                return replace(found, at_end=at_end)
-            return found
+            both = found.what in straight and found.what in resumed
+            at_end = how_different(straight[found.what], resumed[found.what]) if both else ""
+            return replace(found, at_end=at_end)
         for path in {**straight, **resumed}:
             if told := how_different(straight.get(path, "missing"), resumed.get(path, "missing")):
                 return Difference(step, path, "", "", last, told, "the checkpoints of the last step differ")
         return None
 
     def _end(self, name: str) -> list[tuple[str, Any]]:
-        directory = os.path.join(self._directory, name)
-        newest = catalog.find(directory, extension=self._extension())[-1]
-        args = DefaultCheckpointerArguments(
-            load_dir=directory, load_filename=os.path.basename(newest.path), weights_only=False
-        )
+        directory = os.path.join(self.directory, name)
+        extension = read_config(self.config, self.overrides).checkpointer.file_ext
+        newest = catalog.find(directory, extension=extension)[-1]
+        args = DefaultCheckpointerArguments(resume_from=newest.path, weights_only=False)
         return state_leaves(DefaultCheckpointer(args).load().payload())
-
-    def _extension(self) -> str:
-        return read_config(self._config, self._overrides).checkpointer.file_ext

@@ -10,18 +10,11 @@ import torch
 from marlin_ckpt.arguments import TrainerArguments
 
 _PLAIN = (bool, int, float, str, type(None))
+# index_by: one directory would hold both kinds of index, and the greatest one would be loaded.
 _ARGUMENTS = (
-    "train_batch_size",
-    "gpu_batch_size_limit",
-    "max_train_steps_per_epoch",
-    "clip_grads",
-    "max_grad_norm",
-    "step_schedulers_by",
-    "backend",
-    "amp_dtype",
-    "deterministic",
-    "index_by",  # one directory would hold both kinds of index, and the greatest one would be loaded
-)
+    "train_batch_size", "gpu_batch_size_limit", "max_train_steps_per_epoch", "clip_grads", "max_grad_norm",
+    "step_schedulers_by", "backend", "amp_dtype", "deterministic", "index_by",
+)  # fmt: skip
 
 
 def of(

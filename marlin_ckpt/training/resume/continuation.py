@@ -15,6 +15,8 @@ from marlin_ckpt.training import setting
 from marlin_ckpt.training.resume import conditions
 from marlin_ckpt.training.resume.position import Position
 
+State = Mapping[str, Any]  # what `Trainer.get_state` returned once
+
 
 class Continuation:
     """Goes on from a trainer's state.
@@ -28,7 +30,7 @@ class Continuation:
         self._args = args
         self._logger = logger
 
-    def seed(self, state: Mapping[str, Any], now: Mapping[str, Any], drawn: int) -> int:
+    def seed(self, state: State, now: Mapping[str, Any], drawn: int) -> int:
         """The seed to go on with; announces how the conditions differ from those of the state.
 
         Args:
@@ -45,9 +47,7 @@ class Continuation:
         self.announce(conditions.differences(before, {**now, "seed": seed}))
         return seed
 
-    def load(
-        self, state: Mapping[str, Any], optimizers: Sequence[Optimizer], schedulers: Sequence[LRScheduler]
-    ) -> None:
+    def load(self, state: State, optimizers: Sequence[Optimizer], schedulers: Sequence[LRScheduler]) -> None:
         """Hands optimizers and schedulers their states, unless they are to be new."""
         if self._args.reset_optimizers_schedulers:
             self._logger.info("Optimizers and schedulers are new, not loaded.")
@@ -58,7 +58,7 @@ class Continuation:
         for scheduler, saved in zip(schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
 
-    def load_position(self, state: Mapping[str, Any] | None, batches_completed: int) -> None:
+    def load_position(self, state: State | None, batches_completed: int) -> None:
         """Resumes at the position of a state; without a state the run is between two epochs.
 
         Args:

@@ -84,7 +84,7 @@ class Remaining(_Wrapped):
         elif hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
         # A loader that replays makes all batches again, from the first one on.
-        first = done if not to_throw_away else 0
+        first = 0 if to_throw_away else done
         workers.prepare(loader, None if self._keeps_state else rng.derived(seed, "workers", epoch), first)
         self._batches = iter(loader)
         for _ in range(to_throw_away):

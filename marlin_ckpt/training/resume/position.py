@@ -64,9 +64,7 @@ class Position:
         self._began_batches = int(batches_completed)
         if state is None:
             return
-        self._goes_on = True
-        self._held_rng = state["rng"]
-        self._loaded_epoch = state.get("epoch")
+        self._goes_on, self._held_rng, self._loaded_epoch = True, state["rng"], state.get("epoch")
         if self._loaded_epoch is not None:
             self._began_batches -= self._loaded_epoch["batches"]
             self._began_rng = self._loaded_epoch["rng"]
@@ -77,10 +75,13 @@ class Position:
             if self._began_rng is not None:
                 self.lost = rng.restore(self._began_rng)
             return
+        self._restore_held()
+        self._began_rng = rng.states()
+
+    def _restore_held(self) -> None:
         if self._held_rng is not None:
             self.lost = rng.restore(self._held_rng)
             self._held_rng = None
-        self._began_rng = rng.states()
 
     def open(self, loader: Any, *, seed: int, epoch: int, batches_completed: int) -> Remaining:
         """Begins to load the batches that are left, and restores the random numbers of the present position.
@@ -97,9 +98,7 @@ class Position:
             self._goes_on = False
             _warn_of_workers(loader)
         self._remaining = Remaining(loader, seed=seed, epoch=epoch, done=done, state=state)
-        if self._held_rng is not None:
-            self.lost = rng.restore(self._held_rng)
-            self._held_rng = None
+        self._restore_held()
         self._loaded_epoch = None
         return self._remaining
 
@@ -129,7 +128,5 @@ def _warn_of_workers(loader: Any) -> None:
         reason = "it keeps them from one epoch to the next (persistent_workers)"
     else:
         return
-    _logger.warning(
-        "What the data loader's workers draw at random will not be what they would have drawn, since %s.",
-        reason,
-    )
+    what = "What the data loader's workers draw at random will not be what they would have drawn"
+    _logger.warning("%s, since %s.", what, reason)

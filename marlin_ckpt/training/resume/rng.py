@@ -16,12 +16,17 @@ import torch
 def states() -> dict[str, Any]:
     """The present states: Python's, torch's, NumPy's where it is imported, and each CUDA device's."""
     found: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and hasattr(numpy, "random"):
+    if numpy := _numpy():
         found["numpy"] = _tensors(numpy.random.get_state(legacy=False))
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         found["cuda"] = torch.cuda.get_rng_state_all()
     return found
+
+
+def _numpy() -> Any:
+    """The module, where it is imported whole."""
+    numpy = sys.modules.get("numpy")
+    return numpy if hasattr(numpy, "random") else None
 
 
 def restore(saved: Mapping[str, Any]) -> list[str]:
@@ -61,8 +66,7 @@ def seed_all(seed: int) -> None:
     """Seeds all generators."""
     random.seed(seed)
     torch.manual_seed(seed)  # the CUDA devices' too
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and hasattr(numpy, "random"):
+    if numpy := _numpy():
         numpy.random.seed(seed % 2**32)  # all that it takes
 
 

@@ -6,16 +6,16 @@ import math
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from marlin_ckpt.arguments import SpiralArguments
-from marlin_ckpt.training.module import ModuleInterface, SamplerClass, Schedulers
+from marlin_ckpt.training.toys.toy import Toy
 
 _NOISE = 0.1  # radians by which a point strays from its arm, one standard deviation
 _TURN = 4.0  # radians by which an arm turns from its root to its end
 
 
-class Spiral(ModuleInterface):
+class Spiral(Toy):
     """Two hidden layers; a second's training separates the arms."""
 
     def __init__(self, args: SpiralArguments) -> None:
@@ -34,42 +34,21 @@ class Spiral(ModuleInterface):
             torch.nn.Linear(args.width, args.arms),
         )
         points, arms = _spiral(args)
-        held_out = args.points // 5
-        self._train_data = TensorDataset(points[held_out:], arms[held_out:])
-        self._val_data = TensorDataset(points[:held_out], arms[:held_out])
-        self._metrics: dict[str, float] = {}
+        held_out = args.points // 5  # one fifth is for validation
+        self.train_data = TensorDataset(points[held_out:], arms[held_out:])
+        self.val_data = TensorDataset(points[:held_out], arms[:held_out])
+        self.metrics = {}
 
     def data_fingerprint(self) -> str:
         """What the points are generated from."""
         return f"{self.args.points} points on {self.args.arms} arms from seed {self.args.data_seed}"
-
-    def get_optimizers_schedulers(
-        self,
-        estimated_global_steps_per_epoch: int,  # noqa: ARG002 - the interface's
-        epochs: int,  # noqa: ARG002
-    ) -> tuple[list[torch.optim.Optimizer], Schedulers]:
-        """AdamW at a constant rate."""
-        return [torch.optim.AdamW(self.parameters(), lr=self.args.learning_rate)], []
-
-    def get_train_dataloader(self, sampler: SamplerClass, batch_size: int) -> DataLoader[Any]:
-        """Four fifths of the points."""
-        return DataLoader(self._train_data, batch_size, sampler=sampler(self._train_data))
-
-    def get_val_dataloaders(self, sampler: SamplerClass, batch_size: int) -> DataLoader[Any]:
-        """One fifth of the points."""
-        return DataLoader(self._val_data, batch_size, sampler=sampler(self._val_data))
 
     def train_step(self, global_step: int, batch: Any, device: torch.device) -> torch.Tensor:  # noqa: ARG002
         """The mean cross entropy."""
         points, arms = (part.to(device) for part in batch)
         return torch.nn.functional.cross_entropy(self.layers(points), arms)
 
-    def val_step(
-        self,
-        global_step: int,  # noqa: ARG002
-        batch: Any,
-        device: torch.device,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def val_step(self, global_step: int, batch: Any, device: torch.device) -> tuple[torch.Tensor, ...]:  # noqa: ARG002
         """The cross entropy of each point, (batch,), and whether it was classified rightly, (batch,)."""
         points, arms = (part.to(device) for part in batch)
         scores = self.layers(points)
@@ -80,11 +59,7 @@ class Spiral(ModuleInterface):
         """Keeps the means for the manifest."""
         if outputs:
             losses, right = outputs
-            self._metrics = {"val_loss": float(losses.mean()), "val_accuracy": float(right.mean())}
-
-    def get_metrics(self) -> dict[str, float]:
-        """`val_loss` and `val_accuracy` of the last validation."""
-        return self._metrics
+            self.metrics = {"val_loss": float(losses.mean()), "val_accuracy": float(right.mean())}
 
 
 def _spiral(args: SpiralArguments) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from marlin_ckpt.arguments import TextArguments
 from marlin_ckpt.errors import ConfigError, Fault
 from marlin_ckpt.storage.local.files import open_regular
-from marlin_ckpt.training.module import ModuleInterface, SamplerClass, Schedulers
+from marlin_ckpt.training.toys.toy import Toy
 
 _VALIDATION_SHARE = 10  # every tenth window is held out
 
@@ -44,9 +44,8 @@ class _Block(nn.Module):
         self.norm_attention, self.norm_mlp = nn.LayerNorm(args.width), nn.LayerNorm(args.width)
         self.qkv = nn.Linear(args.width, 3 * args.width)
         self.project = nn.Linear(args.width, args.width)
-        self.mlp = nn.Sequential(
-            nn.Linear(args.width, 4 * args.width), nn.GELU(), nn.Linear(4 * args.width, args.width)
-        )
+        wide = 4 * args.width
+        self.mlp = nn.Sequential(nn.Linear(args.width, wide), nn.GELU(), nn.Linear(wide, args.width))
 
     def forward(self, x_btc: torch.Tensor) -> torch.Tensor:
         shape = x_btc.shape
@@ -61,7 +60,7 @@ class _Block(nn.Module):
         return nn.functional.dropout(x, self.dropout, self.training)
 
 
-class Text(ModuleInterface):
+class Text(Toy):
     """Predicts each character from those before it; the embedding is also the output layer, as in GPT-2."""
 
     def __init__(self, args: TextArguments) -> None:
@@ -81,13 +80,13 @@ class Text(ModuleInterface):
         if rows < len(self.characters):
             message = f"the text has {len(self.characters)} distinct characters, more than {rows}"
             raise ConfigError([Fault("module.vocabulary_size", message)])
-        self._train_data, self._val_data = self._windows(text)
+        self.train_data, self.val_data = self._windows(text)
         self.embedding = nn.Embedding(rows, args.width)
         self.position = nn.Embedding(args.context, args.width)
         self.blocks = nn.Sequential(*(_Block(args) for _ in range(args.depth)))
         self.norm = nn.LayerNorm(args.width)
         self.apply(_initialise)
-        self._metrics: dict[str, float] = {}
+        self.metrics = {}
         self._fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
     def data_fingerprint(self) -> str:
@@ -101,8 +100,8 @@ class Text(ModuleInterface):
         val = starts[::_VALIDATION_SHARE]
         train = [start for number, start in enumerate(starts) if number % _VALIDATION_SHARE]
         if not train:
-            needed = 2 * self.args.context + 1
-            message = f"hold {len(text)} characters; a context of {self.args.context} needs {needed} or more"
+            needed = f"a context of {self.args.context} needs {2 * self.args.context + 1} or more"
+            message = f"hold {len(text)} characters; {needed}"
             raise ConfigError([Fault("module.files", message)])
         return _Windows(encoded, self.args.context, train), _Windows(encoded, self.args.context, val)
 
@@ -118,22 +117,6 @@ class Text(ModuleInterface):
         """
         if state["characters"] != self.characters:
             raise RuntimeError("it was trained on text with other characters; module.files have changed")
-
-    def get_optimizers_schedulers(
-        self,
-        estimated_global_steps_per_epoch: int,  # noqa: ARG002 - the interface's
-        epochs: int,  # noqa: ARG002
-    ) -> tuple[list[torch.optim.Optimizer], Schedulers]:
-        """AdamW at a constant rate."""
-        return [torch.optim.AdamW(self.parameters(), lr=self.args.learning_rate)], []
-
-    def get_train_dataloader(self, sampler: SamplerClass, batch_size: int) -> DataLoader[Any]:
-        """Nine tenths of the windows."""
-        return DataLoader(self._train_data, batch_size, sampler=sampler(self._train_data))
-
-    def get_val_dataloaders(self, sampler: SamplerClass, batch_size: int) -> DataLoader[Any]:
-        """One tenth of the windows."""
-        return DataLoader(self._val_data, batch_size, sampler=sampler(self._val_data))
 
     def _losses(self, window_bt: torch.Tensor) -> torch.Tensor:
         """The cross entropy of each window's characters after its first, in nats, (B,)."""
@@ -154,11 +137,7 @@ class Text(ModuleInterface):
     def on_end_val_epoch(self, global_step: int, *outputs: Any, key: str = "default") -> None:  # noqa: ARG002
         """Keeps the mean for the manifest."""
         if outputs:
-            self._metrics = {"val_loss": float(outputs[0].mean())}
-
-    def get_metrics(self) -> dict[str, float]:
-        """`val_loss` of the last validation."""
-        return self._metrics
+            self.metrics = {"val_loss": float(outputs[0].mean())}
 
 
 def _initialise(module: nn.Module) -> None:

@@ -37,7 +37,4 @@ def average(
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open_checked(file)) for file in files]
         done = operation.average(opened, target, wanted, decay)
-    if json:
-        output.document(view.document(files, done))
-    else:
-        view.show(done)
+    output.result(json, lambda: view.document(files, done), lambda: view.show(done))

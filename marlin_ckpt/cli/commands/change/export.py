@@ -31,7 +31,4 @@ def export(
     target, wanted = WeightsFile(destination, force=force), operation.Wanted.of(state, strip_prefix, dtype)
     with open_checked(file) as opened:
         done = operation.export(opened, target, wanted)
-    if json:
-        output.document(view.document([file], done))
-    else:
-        view.show(done)
+    output.result(json, lambda: view.document([file], done), lambda: view.show(done))

@@ -28,8 +28,5 @@ def salvage(
     from marlin_ckpt.operations import salvage as operation
 
     found = operation.salvage(file, destination)
-    if json:
-        output.document(view.document(found, destination))
-    else:
-        view.show(found, destination)
+    output.result(json, lambda: view.document(found, destination), lambda: view.show(found, destination))
     return BadFileError.exit_code if found.lost or found.doubts else 0

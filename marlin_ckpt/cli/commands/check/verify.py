@@ -29,8 +29,5 @@ def verify(
     entries = catalog.named(paths, verification.EXTENSIONS, recursive=recursive)
     with output.bytes_bar(sum(entry.size_bytes for entry in entries), quiet=quiet or json) as on_bytes:
         found = operation.verify(entries, on_bytes)
-    if json:
-        output.document(view.document(found))
-    else:
-        view.show(found, quiet=quiet)
+    output.result(json, lambda: view.document(found), lambda: view.show(found, quiet=quiet))
     return BadFileError.exit_code if operation.is_bad(found, paths) else 0

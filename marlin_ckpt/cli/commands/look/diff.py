@@ -36,8 +36,10 @@ def diff(
     paths = before, after
     with open_checked(before) as a, open_checked(after) as b:
         found = compare(a, b, state, tensors)
-    if json:
-        output.document(view.document(paths, found, with_same=all_))
-    else:
-        view.show(paths, found, with_same=all_, each=all_ or tensors is not None)
+    each = all_ or tensors is not None
+    output.result(
+        json,
+        lambda: view.document(paths, found, with_same=all_),
+        lambda: view.show(paths, found, with_same=all_, each=each),
+    )
     return 0 if found.is_same else _DIFFERENT

@@ -21,13 +21,9 @@ def _newest_intact(directory: str, prefix: str, ext: str) -> str:
 
 def latest(
     directory: Directory,
-    prefix: Annotated[
-        str, option("--prefix", "P", "The start of the names.", callback=check_prefix)
-    ] = "model",
+    prefix: Annotated[str, option("--prefix", "P", "The start of names.", callback=check_prefix)] = "model",
     ext: Extension = "pt",
-    intact: Annotated[
-        bool, flag("--intact", "Exclude files that do not verify, and print why on stderr.")
-    ] = False,
+    intact: Annotated[bool, flag("--intact", "Exclude files that do not verify; stderr says why.")] = False,
     json: Json = False,
 ) -> None:
     """Print the path of the checkpoint with the greatest index, sub-directories included."""
@@ -36,7 +32,4 @@ def latest(
         others = ", ".join(catalog.prefixes(directory, ext))
         hint = f"there are checkpoints with --prefix {others}" if others else ""
         raise CheckpointNotFoundError("no checkpoint found", directory, hint)
-    if json:
-        output.document({"path": path})
-    else:
-        output.path(path)
+    output.result(json, lambda: {"path": path}, lambda: output.path(path))

@@ -14,10 +14,8 @@ EXAMPLE = "Example: marlin-ckpt show model_7.pt --tensors '*.weight' --sort size
 
 def show(
     file: Annotated[str, argument("FILE", "A checkpoint, or weights of another tool.")],
-    tensors: Annotated[
-        str | None, option("--tensors", "PATTERN", "List the tensors whose names match.")
-    ] = None,
-    stats: Annotated[str | None, option("--stats", "PATTERN", "Read the tensors whose names match.")] = None,
+    tensors: Annotated[str | None, option("--tensors", "PATTERN", "List tensors whose names match.")] = None,
+    stats: Annotated[str | None, option("--stats", "PATTERN", "Read tensors whose names match.")] = None,
     depth: Annotated[int | None, option("--depth", "N", "Levels of the tree to show.", min=1)] = None,
     sort: Annotated[
         Literal["order", "name", "size"],

@@ -27,9 +27,7 @@ def _share(value: float) -> float:
 
 
 def advise(
-    directory: Annotated[
-        str | None, argument("[DIR]", "Where to save; without it the working directory.")
-    ] = None,
+    directory: Annotated[str | None, argument("[DIR]", "Where to save; else the working directory.")] = None,
     size: Annotated[
         str | None,
         option("--size", "SIZE", "Of a checkpoint; else the largest in DIR.", callback=read_by(size_of)),
@@ -68,7 +66,8 @@ def advise(
         step_s=step_seconds,
         mean_time_between_failures_s=None if mtbf_hours is None else mtbf_hours * 3600,
     )
-    if json:
-        output.document(view.document(directory, tried, figures, advice))
-    else:
-        view.show(directory, tried, figures, advice)
+    output.result(
+        json,
+        lambda: view.document(directory, tried, figures, advice),
+        lambda: view.show(directory, tried, figures, advice),
+    )

@@ -29,9 +29,8 @@ def _kills(text: str | None, steps: int) -> list[Kill]:
         count = min(_RANDOM_KILLS, steps - 1)
         return [Kill(step) for step in random.sample(range(1, steps), count)]
     if not re.fullmatch(r"[1-9]\d*(:\w+)?(,[1-9]\d*(:\w+)?)*", text):
-        raise typer.BadParameter(
-            "expected global steps such as 5,9:save,12:validation", param_hint="--kill-at"
-        )
+        what = "expected global steps such as 5,9:save,12:validation"
+        raise typer.BadParameter(what, param_hint="--kill-at")
     parts = [part.partition(":") for part in text.split(",")]
     kills = [Kill(int(step), moment or "step") for step, _, moment in parts]
     for one in kills:
@@ -67,8 +66,5 @@ def prove_resume(
     kills = _kills(kill_at, steps)
     with view.progress(steps, quiet=quiet or json) as on_step:
         found = prove(config, overrides or (), steps=steps, kills=kills, on_step=on_step)
-    if json:
-        output.document(view.document(found))
-    else:
-        view.show(found)
+    output.result(json, lambda: view.document(found), lambda: view.show(found))
     return BadFileError.exit_code if found.difference else 0
