@@ -6,5 +6,5 @@
 - `views/` has a module for each noun: what people read of it, and its document for `--json`.
 - `output` is the only place that prints and asks; `terminal` draws bars and tables for it with rich.
 - `text` writes sizes, times, counts and names as a person reads them, and makes names harmless.
-- `options` has the options that several commands share, `rules` those that are rules of retention.
+- `options` makes options and has those that several commands share; `rules` has the rules of retention.
 """

@@ -1,4 +1,4 @@
-"""The options that several commands share, so that each means one thing everywhere."""
+"""Makes options, and has those that several commands share, so that each means one thing everywhere."""
 
 from __future__ import annotations
 
