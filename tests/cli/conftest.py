@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -35,3 +36,21 @@ def run_command(repository: Path) -> Callable[..., subprocess.CompletedProcess[b
         return subprocess.run(command, env=environment, check=False, **options)
 
     return run
+
+
+@pytest.fixture
+def shown(capsys):
+    """Runs `show` and gives what it printed."""
+
+    def run(path: Path | str, *options: str, code: int = 0) -> str:
+        assert main(["show", os.fspath(path), *options]) == code
+        ended = capsys.readouterr()
+        return ended.out if code == 0 else ended.err
+
+    return run
+
+
+@pytest.fixture
+def document(shown):
+    """Runs `show --json` and gives the document."""
+    return lambda path, *options: json.loads(shown(path, "--json", *options))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
 import re
@@ -11,42 +9,14 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
 from marlin_ckpt import Checkpoint
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.formats.content.optimizers import find_optimizers
-from marlin_ckpt.formats.content.outline import read_outline
-from marlin_ckpt.formats.content.summary import summarise
-from marlin_ckpt.formats.pickle import permissions
-from marlin_ckpt.formats.pickle.permissions import Permission, permission
-from marlin_ckpt.storage.local.files import open_source
-
-
-@pytest.fixture
-def shown(capsys):
-    """Runs `show` and gives what it printed."""
-
-    def run(path: Path | str, *options: str, code: int = 0) -> str:
-        assert main(["show", os.fspath(path), *options]) == code
-        ended = capsys.readouterr()
-        return ended.out if code == 0 else ended.err
-
-    return run
-
-
-@pytest.fixture
-def document(shown):
-    """Runs `show --json` and gives the document."""
-    return lambda path, *options: json.loads(shown(path, "--json", *options))
 
 
 class Model(nn.Module):
@@ -165,87 +135,6 @@ def test_a_flat_state_of_very_many_tensors_is_cut_to_a_screen(tmp_path, shown, c
     assert "--depth" in ended.err
 
 
-def unsafe(tmp_path: Path) -> Path:
-    state = {
-        "hyper_parameters": argparse.Namespace(lr=0.1), "float": np.float64(1.5),
-        "array": np.arange(3, dtype="i4"), "when": np.datetime64("2026-01-02"),
-        "path": Path("x"), "weights": torch.ones(2),
-    }  # fmt: skip
-    torch.save(state, tmp_path / "unsafe.ckpt")
-    return tmp_path / "unsafe.ckpt"
-
-
-def test_what_weights_only_refuses_is_marked_and_the_code_that_loads_it_does(tmp_path, shown, document):
-    path = unsafe(tmp_path)
-    text = shown(path)
-    with pytest.raises(Exception, match="Weights only load failed"):
-        torch.load(path, weights_only=True)
-    marked = set(re.findall(r"^UNSAFE +(\S+)$", text, re.MULTILINE))
-    assert marked == set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    code = re.search(r"^to load +(import .*)\n +(with torch.*)$", text, re.MULTILINE)
-    assert document(path)["allow_list"] == f"{code[1]}\n{code[2]}"
-    scope: dict[str, Any] = {}
-    exec(f"{code[1]}\n{code[2]}", scope)
-    assert scope["state"]["hyper_parameters"].lr == 0.1
-    assert scope["state"]["array"].tolist() == [0, 1, 2]
-
-
-def test_what_runs_code_is_never_offered_to_be_allowed(tmp_path, shown, document):
-    class Runs:
-        def __reduce__(self):
-            return os.system, ("touch ran",)
-
-    torch.save({"a": Runs(), "b": argparse.Namespace()}, tmp_path / "a.pt")
-    text = shown(tmp_path / "a.pt")
-    assert re.search(r"^UNSAFE +posix.system, which runs code: never allow it$", text, re.MULTILINE)
-    assert "to load" not in text
-    told = document(tmp_path / "a.pt")
-    assert told["allow_list"] is None
-    assert {one["name"]: one["permission"] for one in told["imports"]} == {
-        "posix.system": "dangerous", "argparse.Namespace": "refused",
-    }  # fmt: skip
-    assert not Path("ran").exists()
-
-
-def test_the_names_that_are_allowed_are_those_of_the_installed_torch():
-    from torch._weights_only_unpickler import _blocklisted_modules, _get_allowed_globals
-
-    assert set(_get_allowed_globals()) == permissions.ALLOWED
-    assert set(_blocklisted_modules) == permissions.BLOCKED_MODULES
-    for name in ("os.system", "builtins.eval", "builtins.getattr", "subprocess.Popen", "sys.exit"):
-        assert permission(name) is Permission.DANGEROUS
-    for name in ("argparse.Namespace", "builtins.dict", "numpy.dtype", "osmium.x"):
-        assert permission(name) is Permission.REFUSED
-
-
-def test_names_of_python_2_and_of_numpy_1_are_told_as_what_loads_them(tmp_path):
-    assert permissions.python_3_name("__builtin__", "set") == ("builtins", "set")
-    assert permissions.python_3_name("copy_reg", "_reconstructor") == ("copyreg", "_reconstructor")
-    code = permissions.loading_code("a'b", ["numpy.core.multiarray.scalar", "numpy.dtype"], ["f8"])
-    allowed = '(numpy._core.multiarray.scalar, "numpy.core.multiarray.scalar"), numpy.dtype, '
-    allowed += 'type(numpy.dtype("f8"))'
-    assert code == (
-        "import numpy, numpy._core.multiarray, torch",
-        f'with torch.serialization.safe_globals([{allowed}]): state = torch.load("a\'b")',
-    )
-    assert permissions.loading_code("a", ["a b.c", "x.y"]) == ()
-
-
-def optimizers() -> list[type[torch.optim.Optimizer]]:
-    every = [one for one in vars(torch.optim).values() if isinstance(one, type)]
-    return [
-        one for one in every if issubclass(one, torch.optim.Optimizer) and one is not torch.optim.Optimizer
-    ]
-
-
-@pytest.mark.parametrize("kind", optimizers(), ids=lambda kind: kind.__name__)
-def test_each_optimizer_of_torch_is_known_by_its_keys(kind, tmp_path):
-    torch.save({"of": kind([nn.Parameter(torch.ones(3, 3))]).state_dict()}, tmp_path / "a.pt")
-    with open_source(str(tmp_path / "a.pt")) as source:
-        (found,) = find_optimizers(read_outline(source).root)
-    assert (found.name, found.kind, found.groups[0]["params"]) == ("of", kind.__name__, 1)
-
-
 def test_a_whole_module_and_a_bare_tensor_are_shown(tmp_path, shown):
     torch.save(nn.Linear(3, 2), tmp_path / "a.pt")
     text = shown(tmp_path / "a.pt")
@@ -297,28 +186,6 @@ def test_stats_are_those_of_torch(tmp_path, shown, document):
     assert re.search(r"^normal  \[300, 7\] .*  0    0  [▁-█ ]{16}$", text, re.MULTILINE)
 
 
-@given(values=st.lists(st.floats(width=32), max_size=50), size=st.integers(1, 7))
-def test_figures_do_not_depend_on_how_the_values_are_cut_into_blocks(values, size):
-    from marlin_ckpt.formats.values import arrays, statistics
-
-    path = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp") / f"show{os.getpid()}.pt"
-    torch.save([torch.tensor(values)], path)
-    original = arrays.blocks
-    try:
-        with open_source(str(path)) as source, pytest.MonkeyPatch.context() as patch:
-            (tensor,) = read_outline(source).tensors
-            whole = statistics.statistics(source, tensor)
-            patch.setattr(arrays, "blocks", lambda fd, tensor: original(fd, tensor, size))
-            cut = statistics.statistics(source, tensor)
-    finally:
-        path.unlink()
-    assert (whole.nans, whole.infinities, whole.histogram) == (cut.nans, cut.infinities, cut.histogram)
-    for name in ("minimum", "maximum", "mean", "std"):
-        one, other = getattr(whole, name), getattr(cut, name)
-        scale = max((abs(value) for value in values if math.isfinite(value)), default=0)
-        assert one == pytest.approx(other, nan_ok=True, rel=1e-9, abs=1e-9 * scale)
-
-
 def test_stats_of_a_damaged_tensor_are_not_told(trained, shown):
     content = bytearray(trained.read_bytes())
     place = content.index(
@@ -356,29 +223,6 @@ def test_shared_branches_count_once_in_the_totals(tmp_path, shown):
     torch.save({"model": inner, "ema": inner}, tmp_path / "a.pt")
     text = shown(tmp_path / "a.pt")
     assert re.search(r"^tensors +2 tensors, 1,000 elements, 4 kB$", text, re.MULTILINE)
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 12), st.sampled_from(["weight", "bias"]), st.integers(1, 3)), max_size=30
-    )
-)
-def test_the_summary_loses_no_tensor_and_no_element(parts):
-    state = {f"h.{number}.{name}": torch.ones(size) for number, name, size in parts}
-    path = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp") / f"summary{os.getpid()}.pt"
-    torch.save(state, path)
-    try:
-        with open_source(str(path)) as source:
-            found = read_outline(source)
-    finally:
-        path.unlink()
-    whole = summarise(found.root)
-    assert (whole.tensors, whole.numel) == (len(state), sum(one.numel() for one in state.values()))
-
-    def leaves(branch: Any) -> int:
-        return sum(map(leaves, branch.children)) if branch.children else branch.numel
-
-    assert leaves(whole) == whole.numel
 
 
 def test_show_reads_the_structure_alone_and_imports_no_numpy(tmp_path, repository):

@@ -20,57 +20,20 @@ from safetensors.torch import save_file
 from torch import nn
 
 from marlin_ckpt import Checkpoint, CorruptCheckpointError, NotACheckpointError, UnknownFormatError
-from marlin_ckpt.formats.content.outline import Kind, Node, Outline, Tensor, read_outline
+from marlin_ckpt.formats.content.outline import Kind, Node, Outline, Tensor
 from marlin_ckpt.formats.values import arrays
 from marlin_ckpt.storage.local.files import open_source
+from tests.support.outlines import EIGHT_BITS, FORMATS, check_tensor, outline, outline_of, values
 
-FORMATS = {"zip": True, "legacy": False}
-EIGHT_BITS = ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"]
 DTYPES = [
     "float64", "float32", "float16", "bfloat16", "complex128", "complex64", "int64", "int32", "int16", "int8",
     "uint8", "uint16", "uint32", "uint64", "bool", *EIGHT_BITS,
 ]  # fmt: skip
 
 
-def outline(path: Path | str) -> Outline:
-    with open_source(os.fspath(path)) as source:
-        return read_outline(source)
-
-
-def outline_of(state: Any, path: Path, kind: str = "zip") -> Outline:
-    torch.save(state, path, _use_new_zipfile_serialization=FORMATS[kind])
-    return outline(path)
-
-
-def values(path: Path, tensor: Tensor) -> np.ndarray:
-    with open_source(os.fspath(path)) as source:
-        read = arrays.widened(arrays.read_bits(source, tensor), tensor.dtype)
-        pieces = [*arrays.blocks(source, tensor, 5), read.reshape(-1)[:0]]
-    np.testing.assert_array_equal(np.concatenate(pieces), read.reshape(-1))
-    assert all(piece.size <= 5 for piece in pieces)
-    return read
-
-
 def by_name(found: Outline) -> dict[str, Tensor]:
     assert len({one.name for one in found.tensors}) == len(found.tensors)
     return {one.name: one for one in found.tensors}
-
-
-def check_tensor(tensor: Tensor, live: torch.Tensor, path: Path) -> None:
-    """A tensor's description and its values are those of the live one."""
-    live = live.detach()
-    assert tensor.dtype == str(live.dtype).removeprefix("torch.")
-    assert (tensor.shape, tensor.stride) == (tuple(live.shape), live.stride())
-    assert (tensor.offset, tensor.item_bytes) == (live.storage_offset(), live.element_size())
-    assert tensor.storage_bytes == live.untyped_storage().nbytes()
-    assert (tensor.numel, tensor.size_bytes) == (live.numel(), live.nbytes)
-    if live.numel():
-        assert tensor.is_contiguous == live.is_contiguous()
-    wide = live.float() if tensor.dtype == "bfloat16" or tensor.dtype in EIGHT_BITS else live
-    read = values(path, tensor)
-    assert read.shape == tuple(live.shape)
-    np.testing.assert_array_equal(read, wide.numpy())
-    assert read.dtype == wide.numpy().dtype
 
 
 def some(name: str) -> torch.Tensor:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, StateMismatchError
 from marlin_ckpt.errors import CorruptCheckpointError
+from tests.support.restored import copied, net, same, saved, trained
 
 
 class Tied(torch.nn.Module):
@@ -21,43 +19,6 @@ class Tied(torch.nn.Module):
         self.embedding = torch.nn.Embedding(5, 4)
         self.head = torch.nn.Linear(4, 5, bias=False)
         self.head.weight = self.embedding.weight
-
-
-def trained(module: torch.nn.Module, steps: int = 2) -> torch.optim.Optimizer:
-    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
-    for _ in range(steps):
-        for parameter in module.parameters():
-            parameter.grad = torch.rand_like(parameter)
-        optimizer.step()
-    return optimizer
-
-
-def same(one, other) -> bool:
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
-
-
-def copied(state):
-    if isinstance(state, torch.Tensor):
-        return state.clone()
-    if isinstance(state, dict):
-        return {key: copied(part) for key, part in state.items()}
-    return [copied(part) for part in state] if isinstance(state, list) else state
-
-
-def saved(checkpointer, module, optimizer=None) -> tuple[dict, dict | None]:
-    trainer = None if optimizer is None else {"epoch": 3, "optimizer": optimizer.state_dict()}
-    checkpointer.save(Checkpoint(module.state_dict(), trainer, {}), 0)
-    return copied(dict(module.state_dict())), None if optimizer is None else copied(optimizer.state_dict())
-
-
-def net() -> torch.nn.Module:
-    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2))
 
 
 @pytest.mark.parametrize("steps", [0, 2], ids=["a new optimizer", "one that has stepped"])
@@ -71,19 +32,6 @@ def test_a_module_and_an_optimizer_are_restored_to_what_was_saved(make_checkpoin
     assert same(dict(other.state_dict()), weights)
     assert same(optimizer.state_dict(), moments)
     assert loaded.trainer_state["epoch"] == 3
-
-
-def test_what_is_restored_stays_in_the_memory_that_it_had(make_checkpointer):
-    checkpointer = make_checkpointer()
-    module = net()
-    optimizer = trained(module)
-    saved(checkpointer, module, optimizer)
-    moments = [state["exp_avg"] for state in optimizer.state_dict()["state"].values()]
-    before = [tensor.data_ptr() for tensor in (*module.state_dict().values(), *moments)]
-    loaded = checkpointer.load(into=Checkpoint(module, {"optimizer": optimizer}))
-    moments = [state["exp_avg"] for state in optimizer.state_dict()["state"].values()]
-    assert [tensor.data_ptr() for tensor in (*module.state_dict().values(), *moments)] == before
-    assert [tensor.data_ptr() for tensor in loaded.module_interface_state.values()] == before[: -len(moments)]
 
 
 def test_a_training_goes_on_from_restored_objects_as_from_loaded_ones(make_checkpointer):
@@ -155,14 +103,6 @@ def test_a_live_tensor_of_any_layout_gets_the_values(make_checkpointer, make, sa
     live = make()
     checkpointer.load(into=Checkpoint({"x": live}))
     assert torch.equal(live, values)
-
-
-def test_memory_beside_the_live_tensor_is_not_touched(make_checkpointer):
-    checkpointer = make_checkpointer()
-    checkpointer.save(Checkpoint({"x": torch.ones(8)}, None, None), 0)
-    whole = torch.zeros(24)
-    checkpointer.load(into=Checkpoint({"x": whole[8:16]}))
-    assert whole.tolist() == [0] * 8 + [1] * 8 + [0] * 8
 
 
 def test_another_dtype_is_converted_and_told(make_checkpointer, caplog):
@@ -309,65 +249,3 @@ def test_nothing_to_load_leaves_the_objects_as_they_are(make_checkpointer):
     before = copied(dict(live.state_dict()))
     assert make_checkpointer().load(into=Checkpoint(live)) == Checkpoint()
     assert same(dict(live.state_dict()), before)
-
-
-MEMORY = """
-import sys, torch
-from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
-module = torch.nn.Sequential(*(torch.nn.Linear(2048, 2048, bias=False) for _ in range(12)))
-checkpointer = DefaultCheckpointer(DefaultCheckpointerArguments(save_dir=sys.argv[1], load_dir=sys.argv[1]))
-checkpointer.save(Checkpoint(module.state_dict(), {}, {}), 0)
-def status(key):
-    lines = open("/proc/self/status").read().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) << 10
-checkpointer.load(into=Checkpoint(module))
-open("/proc/self/clear_refs", "w").write("5")
-before = status("VmRSS")
-checkpointer.load(into=Checkpoint(module))
-print(status("VmHWM") - before, sum(p.nbytes for p in module.parameters()))
-"""
-
-
-def test_restoring_takes_less_than_a_tenth_of_the_states_size_of_memory(repository, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(tmp_path)],
-        env={"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
-    extra, size = map(int, done.stdout.split())
-    assert size > 200e6
-    assert extra < size / 10
-
-
-def test_an_object_with_a_name_of_any_length_is_not_made_before_its_tensors_are_read(
-    make_checkpointer, monkeypatch
-):
-    class Doubled:
-        def __init__(self):
-            self.values = torch.arange(4000.0)
-
-        def __getstate__(self):
-            return {"values": self.values}
-
-        def __setstate__(self, state):
-            self.values = state["values"].clone()
-
-    name = "long" * 40
-    Doubled.__module__, Doubled.__qualname__ = name, "Doubled"
-    monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(Doubled=Doubled))
-    checkpointer = make_checkpointer()
-    checkpointer.save(Checkpoint({"x": Doubled()}, {}, {}), 0)
-    with torch.serialization.safe_globals([Doubled]):
-        loaded = checkpointer.load()
-    assert torch.equal(loaded.module_interface_state["x"].values, torch.arange(4000.0))
-
-
-def test_an_optimizer_of_hundreds_of_parameters_is_restored_into_the_memory_that_it_had(make_checkpointer):
-    checkpointer = make_checkpointer()
-    module = torch.nn.ParameterList(torch.ones(2) for _ in range(300))
-    saved(checkpointer, module, trained(module))
-    before = [parameter.data_ptr() for parameter in module]
-    loaded = checkpointer.load(into=Checkpoint(module))
-    assert [tensor.data_ptr() for tensor in loaded.module_interface_state.values()] == before

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
-import math
 import os
 import stat
 import struct
 from pathlib import Path
 
-import numpy as np
 import pytest
 import safetensors
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file, load_model, save_file
 
 from marlin_ckpt import Checkpoint, errors
@@ -23,16 +20,22 @@ from marlin_ckpt.cli.main import main
 from marlin_ckpt.formats.safetensors import writer
 from marlin_ckpt.formats.values import rounding
 from marlin_ckpt.formats.values.checked import open_checked
-from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.operations import export
 from marlin_ckpt.operations.export import Wanted
 from marlin_ckpt.operations.weights_file import WeightsFile
+from tests.support.state_files import write_state
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
     torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.float8_e8m0fnu, torch.int64, torch.int32, torch.int16,
     torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool, torch.complex64,
 ]  # fmt: skip
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Writes a state to a file, and gives its path."""
+    return functools.partial(write_state, tmp_path)
 
 
 def bits(tensor: torch.Tensor) -> bytes:
@@ -46,17 +49,6 @@ def run_export(source: Path | str, output: Path, **wanted) -> export.Exported:
 
 def load(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-
-
-@pytest.fixture
-def save(tmp_path):
-    """Writes a state by torch.save."""
-
-    def write(state, name: str = "source.pt") -> Path:
-        torch.save(state, tmp_path / name)
-        return tmp_path / name
-
-    return write
 
 
 class Tied(torch.nn.Module):
@@ -93,29 +85,6 @@ def test_the_file_is_byte_for_byte_what_the_library_writes(save, tmp_path):
     run_export(save(state), tmp_path / "ours.safetensors")
     save_file(state, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
     assert (tmp_path / "ours.safetensors").read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
-
-
-@given(
-    st.dictionaries(
-        st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
-        st.tuples(
-            st.sampled_from(["float32", "bfloat16", "int64", "bool"]), st.lists(st.integers(0, 4), max_size=3)
-        ),
-        max_size=8,
-    )
-)
-def test_the_header_is_that_of_the_library_for_any_names_and_shapes(drawn):
-    drafts, specs, keep = [], {}, []
-    for name, (dtype, shape) in drawn.items():
-        item = {"float32": 4, "bfloat16": 2, "int64": 8, "bool": 1}[dtype]
-        drafts.append(Draft(name, dtype, item, tuple(shape), "", lambda: memoryview(b"")))
-        keep.append(np.zeros(math.prod(shape) * item, np.uint8))
-        specs[name] = safetensors.TensorSpec(
-            dtype=dtype, shape=shape, data_ptr=keep[-1].ctypes.data, data_len=keep[-1].nbytes
-        )
-    theirs = safetensors.serialize(specs, metadata={"format": "pt"})
-    ours = writer.header(writer.in_order(drafts), {"format": "pt"})
-    assert theirs[: len(ours)] == ours
 
 
 def test_tied_weights_are_one_in_both_formats_as_the_safetensors_library_has_it(make_checkpointer, tmp_path):
@@ -171,44 +140,6 @@ def test_floating_point_tensors_alone_are_rounded_and_to_the_same_as_by_torch(sa
             torch.testing.assert_close(tensor, expected, rtol=0, atol=0, equal_nan=True)
 
 
-@given(
-    st.lists(st.one_of(st.floats(width=32), st.floats()), min_size=1, max_size=50), st.sampled_from([32, 64])
-)
-def test_rounding_is_that_of_torch_bit_for_bit(values, width):
-    kind, own = (np.float32, torch.float32) if width == 32 else (np.float64, torch.float64)
-    with np.errstate(over="ignore"):
-        given_values = np.array(values).astype(kind)
-    for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16), ("float32", torch.float32)):
-        expected = torch.from_numpy(given_values).to(own).to(dtype)
-        found, became_infinite = rounding.rounded(given_values, name)
-        is_nan = torch.isnan(expected).numpy()
-        theirs = expected.view(torch.int16 if dtype.itemsize == 2 else torch.int32).numpy()
-        assert np.array_equal(found.view(theirs.dtype)[~is_nan], theirs[~is_nan])
-        again = torch.from_numpy(found.view(theirs.dtype)).view(dtype)
-        assert torch.equal(torch.isnan(again), torch.isnan(expected))
-        infinite = int((torch.isinf(expected) & torch.isfinite(torch.from_numpy(given_values))).sum())
-        assert became_infinite == infinite
-
-
-@pytest.mark.parametrize("start", range(0, 1 << 32, 1 << 29))
-def test_bfloat16_is_rounded_as_by_torch_all_over_the_range(start):
-    # Each upper half of a float32 there is, with lower halves about the ties.
-    upper = np.arange(start >> 16, (start + (1 << 29)) >> 16, dtype=np.uint32) << 16
-    lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
-    values = (upper[:, None] | lower).reshape(-1).view(np.float32)
-    (found, _), expected = rounding.rounded(values, "bfloat16"), torch.from_numpy(values).to(torch.bfloat16)
-    numbers = ~np.isnan(values)
-    assert np.array_equal(found[numbers], expected.view(torch.uint16).numpy()[numbers])
-    assert np.isnan((found[~numbers].astype(np.uint32) << 16).view(np.float32)).all()
-
-
-def test_values_that_became_infinite_are_told(save, tmp_path, capsys):
-    source = save({"w": torch.tensor([1.0, 70000.0, math.inf]), "v": torch.ones(1)})
-    assert main(["export", str(source), "-o", str(tmp_path / "o.safetensors"), "--dtype", "fp16"]) == 0
-    assert "warning: 1 value of w became infinite" in capsys.readouterr().err
-    assert load(tmp_path / "o.safetensors")["w"].tolist() == [1.0, math.inf, math.inf]
-
-
 def test_the_module_s_state_is_taken_unless_told_otherwise(make_checkpointer, tmp_path):
     module = {"net.weight": torch.ones(2), "net.bias": torch.zeros(1), "other": torch.ones(1), "note": "text"}
     trainer = {"optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
@@ -259,31 +190,6 @@ def test_where_the_weights_come_from_is_kept(make_checkpointer, make_checkpoint,
         assert file.outline.manifest is None
 
 
-@pytest.mark.parametrize(
-    ("state", "options", "code", "said"),
-    [
-        ({"epoch": 1}, [], 3, "nothing in it is a tensor"),
-        ({"a": torch.ones(1)}, ["--strip-prefix", "net."], 1, "no tensor's name begins with net."),
-        ({"a": torch.ones(1)}, ["--strip-prefix", "a"], 1, "a would have no name"),
-        ({"a": {"b": torch.ones(1)}, "a.b": torch.ones(1)}, [], 1, "two tensors would have the name a.b"),
-        ({"a": torch.ones(1)}, ["--state", "b"], 1, "no tensor is in a state of the name b"),
-        ({"a": torch.ones(1)}, ["--dtype", "int8"], 2, "expected one of bf16, fp16, fp32, not int8"),
-        ({"a": torch.ones(1, dtype=torch.complex128)}, [], 1, "safetensors files hold no complex128"),
-        ({"__metadata__": torch.ones(1)}, [], 1, "can have the name __metadata__"),
-    ],
-    ids=["no tensor", "no prefix", "no name", "collision", "no state", "dtype", "complex", "metadata"],
-)
-def test_what_cannot_be_written_is_refused_with_a_reason_and_leaves_nothing(
-    save, tmp_path, capsys, state, options, code, said
-):
-    source = save(state)
-    assert main(["export", str(source), "-o", str(tmp_path / "o.safetensors"), *options]) == code
-    printed = capsys.readouterr()
-    assert said in printed.err
-    assert "Traceback" not in printed.err
-    assert os.listdir(tmp_path) == ["source.pt"]
-
-
 @pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")
 def test_quantized_tensors_are_refused_by_both_formats(save, tmp_path):
     tensor = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
@@ -308,25 +214,6 @@ def test_a_tensor_that_is_more_than_its_elements_is_refused(save, tmp_path, tens
     source = save({"x": tensor, "w": torch.ones(1)})
     with pytest.raises(errors.UnsavableStateError, match="x is no plain tensor"):
         run_export(source, tmp_path / "o.pt")
-
-
-@pytest.mark.parametrize("name", ["o.tar", "o", "safetensors", ".pt"])
-def test_a_name_of_no_known_format_is_a_usage_error(save, tmp_path, capsys, name):
-    assert main(["export", str(save({"a": torch.ones(1)})), "-o", str(tmp_path / name)]) == 2
-    assert "expected a name that ends in .safetensors, .pt, .pth, .bin" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["o.pt", "o.safetensors"])
-def test_a_file_that_is_there_is_replaced_only_by_force(save, tmp_path, capsys, name):
-    source = save({"a": torch.ones(1)})
-    (tmp_path / name).write_bytes(b"kept")
-    assert main(["export", str(source), "-o", str(tmp_path / name)]) == 1
-    assert "--force" in capsys.readouterr().err
-    assert (tmp_path / name).read_bytes() == b"kept"
-    assert main(["export", str(source), "-o", str(tmp_path / name), "--force"]) == 0
-    assert load(tmp_path / name)["a"].tolist() == [1.0]
-    assert main(["export", str(source), "-o", str(source), "--force", "--dtype", "fp16"]) == 0
-    assert load(source)["a"].dtype is torch.float16
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(save, tmp_path, monkeypatch):
@@ -380,12 +267,3 @@ def test_a_disk_that_fills_up_is_told_and_nothing_is_left(save, tmp_path, monkey
         run_export(source, tmp_path / name)
     assert (caught.value.errno, caught.value.where) == (errno.ENOSPC, str(tmp_path / name))
     assert os.listdir(tmp_path) == ["source.pt"]
-
-
-def test_the_document_of_export_says_what_was_written(save, tmp_path, capsys):
-    source, target = str(save({"n.a": torch.ones(2), "b": torch.ones(1), "c": 1})), str(tmp_path / "o.pt")
-    assert main(["export", source, "-o", target, "--strip-prefix", "n.", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {
-        "paths": [source], "output": target, "state": None, "tensors": 1, "size_bytes": 8, "shared": {},
-        "left_out": ["b"], "values_left_out": 1, "became_infinite": {},
-    }  # fmt: skip

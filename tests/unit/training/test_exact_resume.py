@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 
 import numpy as np
 import pytest
@@ -15,75 +13,11 @@ from marlin_ckpt import (
     DefaultCheckpointer,
     DefaultCheckpointerArguments,
     Preempted,
-    StateMismatchError,
-    Trainer,
-    TrainerArguments,
 )
 from marlin_ckpt.training.resume import rng
-from marlin_ckpt.training.resume.leaves import how_different, leaves
 from marlin_ckpt.training.resume.order import EpochSampler, Remaining
 from tests.support.proven_modules import Careful, Points
-
-EPOCHS, STEPS = 3, 18  # 44 samples in batches of 8: 6 steps an epoch, the last one of 4
-
-
-class StopsAt:
-    """Observes a trainer, and sends its own process a signal after some of its steps."""
-
-    def __init__(self, *steps: int, number: int = signal.SIGTERM):
-        self.steps, self.number = steps, number
-        self.losses: list[tuple[int, float]] = []
-        self.saved: list[str] = []
-
-    def on_epoch_begin(self, epoch, epochs, steps, done):
-        self.began = (epoch, done)
-
-    def on_global_step(self, global_step, loss):
-        self.losses.append((global_step, loss))
-        if global_step in self.steps:
-            os.kill(os.getpid(), self.number)
-
-    def on_epoch_end(self, epoch, metrics):
-        self.metrics = dict(metrics)
-
-    def on_save(self, path, index, report):
-        self.saved.append(os.path.basename(path))
-
-
-def arguments(**fields) -> TrainerArguments:
-    return TrainerArguments(
-        **{
-            "epochs": EPOCHS,
-            "train_batch_size": 8,
-            "val_batch_size": 16,
-            "device": "cpu",
-            "seed": 3,
-            **fields,
-        }
-    )
-
-
-def trainer_in(directory, observer=None, module=None, checkpointer=None, **fields) -> Trainer:
-    args = DefaultCheckpointerArguments(
-        save_dir=str(directory), load_dir=str(directory), model_state_save_dir=None, **(checkpointer or {})
-    )
-    args_of_trainer = arguments(**fields)
-    torch.manual_seed(0)
-    return Trainer(
-        (module or Careful)(), args_of_trainer, checkpointer=DefaultCheckpointer(args), observer=observer
-    )
-
-
-def final_state(trainer: Trainer) -> dict:
-    states = {"module": trainer.module.get_state(), "trainer": trainer.get_state()}
-    states["backend"] = trainer.trainer_backend.get_state()
-    return dict(leaves(states))
-
-
-def assert_same(left: Trainer, right: Trainer) -> None:
-    ours, theirs = final_state(left), final_state(right)
-    assert ours.keys() == theirs.keys()
-    assert {key: told for key in ours if (told := how_different(ours[key], theirs[key]))} == {}
+from tests.support.stopped_runs import STEPS, StopsAt, assert_same, trainer_in
 
 
 @pytest.mark.parametrize(
@@ -193,40 +127,6 @@ def test_batches_that_were_done_are_not_read_again(tmp_path):
     assert len(trainer.module.read) == 8  # the fifth step's, and not the 32 before
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"train_batch_size": 4}, "train_batch_size was 8 and is 4"),
-        ({"seed": 4}, "seed was 3 and is 4"),
-        ({"max_grad_norm": 2.0}, "max_grad_norm was 1.0 and is 2.0"),
-    ],
-)
-def test_a_resume_under_other_conditions_is_announced_and_refused_when_it_must_be_exact(
-    tmp_path, caplog, changes, says
-):
-    with pytest.raises(Preempted):
-        trainer_in(tmp_path, StopsAt(4)).train()
-    with pytest.raises(StateMismatchError, match=says) as caught:
-        trainer_in(tmp_path, exact=True, **changes)
-    assert "this resume will not be exact because" in str(caught.value)
-    trainer_in(tmp_path, **changes)
-    assert f"This resume will not be exact because {says}." in caplog.text
-
-
-def test_other_data_and_another_torch_are_other_conditions(tmp_path, caplog, monkeypatch):
-    class Fingerprinted(Careful):
-        data_fingerprint = lambda self: self.told  # noqa: E731
-        told = "one"
-
-    with pytest.raises(Preempted):
-        trainer_in(tmp_path, StopsAt(4), Fingerprinted).train()
-    monkeypatch.setattr(Fingerprinted, "told", "two")
-    monkeypatch.setattr(torch, "__version__", "9.9")
-    trainer_in(tmp_path, module=Fingerprinted)
-    assert "torch was 2" in caplog.text
-    assert "and is 9.9; data_fingerprint was one and is two." in caplog.text
-
-
 def test_a_seed_that_nobody_gave_is_kept(tmp_path):
     with pytest.raises(Preempted):
         trainer_in(tmp_path, StopsAt(4), seed=None).train()
@@ -234,20 +134,6 @@ def test_a_seed_that_nobody_gave_is_kept(tmp_path):
     torch.manual_seed(77)
     first = trainer_in(tmp_path, seed=None)
     assert first.seed == trainer_in(tmp_path, seed=None).seed
-
-
-def test_an_optimizers_changed_rate_is_announced_since_the_saved_one_counts(tmp_path, caplog):
-    class Faster(Careful):
-        def get_optimizers_schedulers(self, steps, epochs):
-            optimizers, schedulers = super().get_optimizers_schedulers(steps, epochs)
-            optimizers[0].param_groups[0]["weight_decay"] = 0.5
-            return optimizers, schedulers
-
-    with pytest.raises(Preempted):
-        trainer_in(tmp_path, StopsAt(4)).train()
-    trainer = trainer_in(tmp_path, module=Faster)
-    assert "optimizers[0].param_groups[0].weight_decay was 0.01 and is 0.5" in caplog.text
-    assert trainer.optimizers[0].param_groups[0]["weight_decay"] == 0.01
 
 
 def test_every_minutes_it_is_saved_also_within_an_epoch_under_the_epoch_that_is_under_way(tmp_path):
@@ -280,105 +166,6 @@ def test_an_epoch_that_goes_on_begins_where_it_was(tmp_path):
     with pytest.raises(Preempted):
         trainer_in(tmp_path, observer).train()
     assert observer.began == (1, 2)
-
-
-def test_a_checkpoint_without_random_numbers_resumes_with_a_word(tmp_path, caplog):
-    with pytest.raises(Preempted):
-        trainer_in(tmp_path, StopsAt(6)).train()
-    loaded = DefaultCheckpointer(DefaultCheckpointerArguments(load_dir=str(tmp_path))).load()
-    del loaded.trainer_state["position"]
-    DefaultCheckpointer(DefaultCheckpointerArguments(save_dir=str(tmp_path))).save(loaded, 5)
-    assert trainer_in(tmp_path).global_steps_finished == 6
-    assert "This resume will not be exact because the checkpoint holds no random numbers." in caplog.text
-
-
-def wider(state):
-    state["optimizers"][0]["state"][0]["exp_avg"] = torch.zeros(3, 3)
-    state["optimizers"][0]["state"][1]["exp_avg_sq"] = torch.zeros(1)
-
-
-def another_schedule(state):
-    state["schedulers"][0]["gamma"] = state["schedulers"][0].pop("T_max")
-
-
-def one_more_optimizer(state):
-    state["optimizers"].append(state["optimizers"][0])
-
-
-def incomplete(state):
-    del state["schedulers"], state["optimizers"]
-
-
-@pytest.mark.parametrize(
-    ("change", "differences"),
-    [
-        (
-            wider,
-            (
-                "optimizers[0].state[0].exp_avg is (3, 3) in the file, (16, 5) here",
-                "optimizers[0].state[1].exp_avg_sq is (1,) in the file, (16,) here",
-            ),
-        ),
-        (
-            another_schedule,
-            (
-                "schedulers[0] lacks T_max of CosineAnnealingLR",
-                "schedulers[0] has gamma, CosineAnnealingLR has not",
-            ),
-        ),
-        (one_more_optimizer, ("the checkpoint holds 2 optimizers, the module makes 1",)),
-        (incomplete, ("optimizers is missing", "schedulers is missing")),
-    ],
-)
-def test_a_state_that_does_not_fit_lists_all_that_differs_and_nothing_of_it_is_taken_over(
-    tmp_path, change, differences
-):
-    with pytest.raises(Preempted):
-        trainer_in(tmp_path, StopsAt(4)).train()
-    state = DefaultCheckpointer(DefaultCheckpointerArguments(load_dir=str(tmp_path))).load().trainer_state
-    trainer = trainer_in(tmp_path / "new")
-    before = dict(leaves(trainer.get_state()))
-    change(state)
-    with pytest.raises(StateMismatchError) as caught:
-        trainer.update_state(state)
-    assert caught.value.differences == differences
-    after = dict(leaves(trainer.get_state()))
-    assert {key for key in before if how_different(before[key], after[key])} == set()
-
-
-@pytest.mark.parametrize("exact", [False, True])
-def test_where_the_trainers_state_does_not_fit_the_module_is_left_as_it_was(tmp_path, exact):
-    with pytest.raises(Preempted):
-        trainer_in(tmp_path, StopsAt(4)).train()
-
-    class Other(Careful):
-        def get_optimizers_schedulers(self, steps, epochs):
-            if exact:  # fits, but is not the same run
-                optimizers, schedulers = super().get_optimizers_schedulers(steps, epochs)
-                optimizers[0].param_groups[0]["weight_decay"] = 0.5
-                return optimizers, schedulers
-            return [torch.optim.SGD(self.parameters()), torch.optim.SGD(self.parameters())], []
-
-    module = Other()
-    before = {name: one.clone() for name, one in module.state_dict().items()}
-    with pytest.raises(StateMismatchError, match="weight_decay" if exact else "the module makes 2"):
-        trainer_in(tmp_path, module=lambda: module, exact=exact)
-    assert all(torch.equal(one, before[name]) for name, one in module.state_dict().items())
-
-
-@pytest.mark.parametrize("keeps", [True, False])
-def test_a_run_that_goes_on_says_when_its_loader_keeps_its_workers_over_epochs(tmp_path, caplog, keeps):
-    with pytest.raises(Preempted):
-        trainer_in(tmp_path, StopsAt(4)).train()
-
-    class Persistent(Careful):
-        def get_train_dataloader(self, sampler, batch_size):
-            options = {"num_workers": 1, "persistent_workers": keeps}
-            return DataLoader(self.data, batch_size, sampler=sampler(self.data), **options)
-
-    trainer_in(tmp_path, module=Persistent).train()
-    assert ("workers draw at random will not be" in caplog.text) is keeps
-    assert caplog.text.count("persistent_workers") == keeps
 
 
 def drawn(workers: int, done: int = 0) -> list[float]:

@@ -16,7 +16,7 @@ from marlin_ckpt import DefaultCheckpointer, DefaultCheckpointerArguments, Preem
 from marlin_ckpt.training import preemption, workers
 from tests.support.folders import REPOSITORY, visible
 from tests.support.proven_modules import Careful
-from tests.unit.training.test_exact_resume import StopsAt, assert_same, trainer_in
+from tests.support.stopped_runs import StopsAt, assert_same, trainer_in
 
 
 def position(directory, name) -> tuple[int, int]:
@@ -149,7 +149,7 @@ def test_a_signal_to_the_whole_group_leaves_a_loaders_workers_to_finish_the_step
 import os, signal, sys
 os.setpgrp()
 sys.path.insert(0, {os.fspath(REPOSITORY)!r})
-from tests.unit.training.test_exact_resume import StopsAt, trainer_in
+from tests.support.stopped_runs import StopsAt, trainer_in
 from tests.support.proven_modules import Careful
 class Group(StopsAt):
     def on_global_step(self, step, loss):

@@ -1,0 +1,100 @@
+"""`diff` prints what differs, harmlessly, or says what is wrong with a file."""
+
+from __future__ import annotations
+
+import functools
+import json
+import struct
+
+import pytest
+import torch
+
+from marlin_ckpt.cli.main import main
+from tests.support.state_files import write_states
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Writes states to files, and gives their paths."""
+    return functools.partial(write_states, tmp_path)
+
+
+def test_the_document_of_diff_has_the_keys_that_the_readme_names(files, capsys):
+    a, b = files({"l.w": torch.zeros(2), "e": 1}, {"l.w": torch.ones(2), "e": 2, "n": torch.ones(1)})
+    assert main(["diff", str(a), str(b), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["paths"] == [str(a), str(b)]
+    assert document["counts"] == {"removed": 0, "added": 1, "reshaped": 0, "changed": 1, "same": 0}
+    assert document["tensors"][0] == {
+        "name": "n", "change": "added", "before": None, "after": {"dtype": "float32", "shape": [1]},
+    }  # fmt: skip
+    figures = {"relative": "inf", "maximum": 1.0, "cosine": None, "differing": 2, "not_finite": 0}
+    assert document["layers"] == [{"name": "l", "tensors": 1, "changed": 1, **figures}]
+    assert document["values"] == [{"name": "e", "before": "1", "after": "2"}]
+    assert (document["same"], document["states"]) == (False, [None, None])
+    assert main(["diff", str(a), str(a), "--json", "--all"]) == 0
+    assert [one["change"] for one in json.loads(capsys.readouterr().out)["tensors"]] == ["same"]
+
+
+def test_diff_prints_each_tensor_only_when_asked(files, capsys):
+    a, b = map(
+        str,
+        files({"l.w": torch.ones(2), "l.b": torch.ones(1)}, {"l.w": torch.ones(2) * 2, "l.b": torch.ones(1)}),
+    )
+    assert main(["diff", a, b]) == 1
+    plain = capsys.readouterr()
+    assert [line.split() for line in plain.out.splitlines()] == [
+        ["relative", "maximum", "cosine", "differing", "tensors", "layer"],
+        ["1", "1", "1.000000", "2", "1", "of", "2", "l"],
+    ]
+    assert plain.err == "2 tensors: 1 changed, 1 same\n"
+    assert main(["diff", a, b, "--tensors", "*.w"]) == 1
+    assert "float32 [2]  l.w" in capsys.readouterr().out
+    assert main(["diff", a, b, "--all"]) == 1
+    assert "same  l.b  float32 [1]" in capsys.readouterr().out
+
+
+def test_names_and_values_are_printed_harmlessly(files, capsys):
+    a, b = files(
+        {"w\x1b[2J": torch.ones(1), "v": "\x1b]0;x\x07"}, {"w\x1b[2J": torch.zeros(1), "v": "\u202e"}
+    )
+    assert main(["diff", str(a), str(b), "--all"]) == 1
+    printed = capsys.readouterr()
+    assert all(line.isprintable() for line in (printed.out + printed.err).split("\n"))
+    assert "w\\x1b[2J" in printed.out
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_damaged_file_exits_3_and_names_the_tensor(files, capsys, number):
+    paths = files(
+        {"fine": torch.zeros(4), "worn": torch.arange(1000.0)},
+        {"fine": torch.zeros(4), "worn": torch.arange(1000.0)},
+    )
+    data = bytearray(paths[number].read_bytes())
+    data[data.index(struct.pack("<3f", 7, 8, 9))] ^= 1
+    paths[number].write_bytes(data)
+    assert main(["diff", *map(str, paths)]) == 3
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: the CRC of record ")
+    assert "(tensor worn)" in printed.err
+    assert str(paths[number]) in printed.err
+    assert printed.out == ""
+
+
+def test_a_damaged_record_that_only_views_look_at_is_found(files, capsys):
+    base = torch.arange(1000.0)
+    paths = files({"part": base[:10], "across": base[::100]}, {"part": base[:10], "across": base[::100]})
+    data = bytearray(paths[0].read_bytes())
+    data[data.index(struct.pack("<3f", 507, 508, 509))] ^= 1  # which neither of them views
+    paths[0].write_bytes(data)
+    assert main(["diff", *map(str, paths)]) == 3
+    assert "CRC" in capsys.readouterr().err
+
+
+def test_files_that_are_missing_or_something_else_have_their_exit_codes(files, tmp_path, capsys):
+    (whole,) = files({"w": torch.ones(1)})
+    (tmp_path / "notes.txt").write_text("notes")
+    assert main(["diff", str(whole), str(tmp_path / "missing.pt")]) == 4
+    assert main(["diff", str(whole), str(tmp_path / "notes.txt")]) == 3
+    assert main(["diff", str(whole)]) == 2
+    assert "Traceback" not in capsys.readouterr().err

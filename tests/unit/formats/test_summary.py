@@ -1,0 +1,62 @@
+"""The summary of a tree and the figures of its tensors lose nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marlin_ckpt.formats.content.outline import read_outline
+from marlin_ckpt.formats.content.summary import summarise
+from marlin_ckpt.storage.local.files import open_source
+
+
+@given(values=st.lists(st.floats(width=32), max_size=50), size=st.integers(1, 7))
+def test_figures_do_not_depend_on_how_the_values_are_cut_into_blocks(values, size):
+    from marlin_ckpt.formats.values import arrays, statistics
+
+    path = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp") / f"show{os.getpid()}.pt"
+    torch.save([torch.tensor(values)], path)
+    original = arrays.blocks
+    try:
+        with open_source(str(path)) as source, pytest.MonkeyPatch.context() as patch:
+            (tensor,) = read_outline(source).tensors
+            whole = statistics.statistics(source, tensor)
+            patch.setattr(arrays, "blocks", lambda fd, tensor: original(fd, tensor, size))
+            cut = statistics.statistics(source, tensor)
+    finally:
+        path.unlink()
+    assert (whole.nans, whole.infinities, whole.histogram) == (cut.nans, cut.infinities, cut.histogram)
+    for name in ("minimum", "maximum", "mean", "std"):
+        one, other = getattr(whole, name), getattr(cut, name)
+        scale = max((abs(value) for value in values if math.isfinite(value)), default=0)
+        assert one == pytest.approx(other, nan_ok=True, rel=1e-9, abs=1e-9 * scale)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 12), st.sampled_from(["weight", "bias"]), st.integers(1, 3)), max_size=30
+    )
+)
+def test_the_summary_loses_no_tensor_and_no_element(parts):
+    state = {f"h.{number}.{name}": torch.ones(size) for number, name, size in parts}
+    path = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp") / f"summary{os.getpid()}.pt"
+    torch.save(state, path)
+    try:
+        with open_source(str(path)) as source:
+            found = read_outline(source)
+    finally:
+        path.unlink()
+    whole = summarise(found.root)
+    assert (whole.tensors, whole.numel) == (len(state), sum(one.numel() for one in state.values()))
+
+    def leaves(branch: Any) -> int:
+        return sum(map(leaves, branch.children)) if branch.children else branch.numel
+
+    assert leaves(whole) == whole.numel
