@@ -19,6 +19,7 @@ import torch
 from marlin_ckpt import BadFileError, Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.formats.verification import verify
+from tests.support.equality import is_same
 
 BLOCK = 4096
 MEMORY = "/dev/shm"  # where there is one: 40,000 damaged files cost no disk its life
@@ -153,20 +154,6 @@ class Case:
     size: int
     verdict: str
     loaded: str
-
-
-def is_same(one: Any, other: Any) -> bool:
-    """Whether two states are equal to the last bit; NaN in the state would spoil this."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, torch.Tensor):
-        alike = one.dtype == other.dtype and one.shape == other.shape and one.stride() == other.stride()
-        return alike and torch.equal(one, other)
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(is_same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(is_same, one, other))
-    return bool(one == other)
 
 
 def attempt(act: Callable[[], Any]) -> Any:

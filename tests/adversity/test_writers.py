@@ -9,16 +9,15 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
 
-from marlin_ckpt import Checkpoint
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.saving import staging
 from marlin_ckpt.storage.local import direct, system_calls
 from marlin_ckpt.storage.local import writer as local_writer
 from marlin_ckpt.storage.local.threads import WritingThreads
-from tests.support.async_runs import checkpointer, same
+from tests.support.async_runs import checkpointer
 from tests.support.async_trainings import is_behind
+from tests.support.small_training import Training, as_it_is
 
 pytestmark = pytest.mark.usefixtures("small_pieces", "no_hang")
 PATIENCE_S = 60
@@ -27,43 +26,6 @@ NAME = "model_0.pt"
 
 class Unforeseen(Exception):
     """None that the package knows."""
-
-
-class Training:
-    """An optimizer that is known, and a state that takes a dozen copies and a dozen writes."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.module = torch.nn.Linear(64, 64)
-        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=0.1)
-        self.steps = 0
-        self.step()
-
-    def step(self) -> None:
-        self.module(torch.randn(4, 64)).square().sum().backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.steps += 1
-
-    def checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.module.state_dict(), {"optimizer": self.optimizer.state_dict()}, {})
-
-    def is_in(self, path: Path, state: Checkpoint) -> bool:
-        loaded = torch.load(path)
-        return all(
-            same(loaded[name], getattr(state, name)) for name in ("module_interface_state", "trainer_state")
-        )
-
-
-def as_it_is(checkpoint: Checkpoint) -> Checkpoint:
-    """A state that no step changes."""
-
-    def copied(value):
-        if isinstance(value, dict):
-            return {key: copied(one) for key, one in value.items()}
-        return value.detach().clone() if isinstance(value, torch.Tensor) else value
-
-    return Checkpoint(copied(checkpoint.module_interface_state), copied(checkpoint.trainer_state), {})
 
 
 @pytest.fixture

@@ -8,10 +8,8 @@ import gc
 import mmap
 import os
 import tempfile
-import threading
 import weakref
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -20,12 +18,11 @@ from isal import isal_zlib
 
 from marlin_ckpt.storage.local import direct, system_calls, threads, writer
 from marlin_ckpt.storage.local.direct import DirectPieces
-from marlin_ckpt.storage.local.threads import WritingThreads
 from marlin_ckpt.storage.local.writer import CachedPieces, Writer, open_writer
+from tests.support.leftovers import threads_that_write
 
 Pieces = DirectPieces | CachedPieces
 MEBIBYTE = 1 << 20
-PATIENCE_S = 60
 SIZES = st.lists(st.one_of(st.integers(0, 300), st.integers(0, 2 * MEBIBYTE)), max_size=24)
 
 
@@ -41,29 +38,8 @@ def pieces(sizes: list[int]) -> list[bytearray]:
     return [bytearray(os.urandom(size)) for size in sizes]
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Iterator[int]:
-    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
-    yield fd
-    os.close(fd)
-
-
 def content(fd: int) -> bytes:
     return os.pread(fd, os.fstat(fd).st_size + 1, 0)
-
-
-def descriptors(path: str) -> list[int]:
-    """Those of this process that are open on a file."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        link = f"/proc/self/fd/{name}"
-        if os.path.lexists(link) and os.readlink(link) == path:
-            found.append(int(name))
-    return found
-
-
-def threads_that_write() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("marlin-ckpt writer")]
 
 
 @pytest.mark.parametrize("make", [CachedPieces, buffers, of_an_image])
@@ -261,81 +237,6 @@ def test_a_file_in_memory_is_filled_without_a_detour() -> None:
         open_writer(file.fileno(), 1 << 30),
     ):
         assert not fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_DIRECT
-
-
-def test_a_caller_that_gives_up_leaves_neither_a_thread_nor_a_descriptor(file: int, tmp_path: Path) -> None:
-    with pytest.raises(KeyError), open_writer(file, 64 * MEBIBYTE) as filling:
-        filling.put(memoryview(bytearray(9 * MEBIBYTE)))
-        raise KeyError("given up")
-    assert threads_that_write() == []
-    assert descriptors(str(tmp_path / "file")) == [file]
-
-
-class SlowDisk:
-    """Takes no write before it is told to."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.written: list[int] = []
-        self.under_way, self.go_on = threading.Event(), threading.Event()
-        write = os.pwrite
-
-        def slow(fd: int, data: memoryview, offset: int) -> int:
-            self.under_way.set()
-            assert self.go_on.wait(PATIENCE_S)
-            self.written.append(offset)
-            return write(fd, data[: direct.BLOCK_BYTES], offset)
-
-        monkeypatch.setattr(threads.os, "pwrite", slow)
-
-
-def interrupting(monkeypatch: pytest.MonkeyPatch, disk: SlowDisk, times: int) -> None:
-    """Raises KeyboardInterrupt when the caller waits for his threads, and then lets the disk go on."""
-    wait, left = threading.Condition.wait, [None] * times
-
-    def interrupted(condition: threading.Condition, timeout: float | None = None) -> bool:
-        if threading.current_thread() is threading.main_thread():
-            if left:
-                left.pop()
-                raise KeyboardInterrupt
-            disk.go_on.set()
-        return wait(condition, timeout)
-
-    monkeypatch.setattr(threading.Condition, "wait", interrupted)
-
-
-@pytest.mark.parametrize("interrupts", [1, 2, 5])
-def test_however_often_a_caller_is_interrupted_nothing_is_written_once_he_is_let_go(
-    file: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupts: int
-) -> None:
-    disk = SlowDisk(monkeypatch)
-    with pytest.raises(KeyboardInterrupt), open_writer(file, 64 * MEBIBYTE) as filling:
-        filling.put(memoryview(bytearray(13 * MEBIBYTE)))
-        assert disk.under_way.wait(PATIENCE_S)
-        interrupting(monkeypatch, disk, interrupts)
-        filling.finish()
-    # Two writes at most were under way, and none of them was gone on with; the third piece was not begun.
-    assert len(disk.written) <= 2
-    assert threads_that_write() == []
-    assert descriptors(str(tmp_path / "file")) == [file]
-
-
-def test_a_thread_that_is_never_let_go_can_write_to_no_other_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    disk = SlowDisk(monkeypatch)
-    fd = os.open(tmp_path / "first", os.O_RDWR | os.O_CREAT)
-    writing = WritingThreads(fd, lambda _: None)
-    writing.write(memoryview(b"old" * direct.BLOCK_BYTES), 0)
-    assert disk.under_way.wait(PATIENCE_S)
-    os.close(fd)
-    other = os.open(tmp_path / "second", os.O_RDWR | os.O_CREAT)
-    assert other == fd
-    disk.go_on.set()
-    writing.finish()
-    assert os.fstat(other).st_size == 0
-    assert (tmp_path / "first").stat().st_size == 3 * direct.BLOCK_BYTES
-    writing.stop()
-    os.close(other)
 
 
 @pytest.mark.parametrize("fails", [False, True])
