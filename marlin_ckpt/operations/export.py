@@ -173,7 +173,7 @@ def summary(target: WeightsFile, outline: Outline, each: Sequence[Selected]) -> 
         each: the tensors that were selected of each of these files.
     """
     last = each[-1]
-    values = len(selection.values_of(outline, last.state))
+    values = selection.count_values(outline, last.state)
     shared = shared_names([one.tensors for one in each])
     return Exported(target.path, last.state, len(last.tensors), 0, shared, last.left_out, values)
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from marlin_ckpt.checkpoint import PAYLOAD_KEYS
 from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.content.outline import Kind, Node, Outline, Tensor
 from marlin_ckpt.formats.format import Format
 
@@ -145,14 +146,33 @@ def numbered(found: Iterable[tuple[str, Found]]) -> dict[str, Found]:
 
 
 def values_of(outline: Outline, state: str) -> dict[str, str]:
-    """The values of a state other than tensors, as Python writes them, by their names within it."""
+    """The values of a state other than tensors, as Python writes them, by their names within it.
+
+    Raises:
+        ExcessError: one of them stands in so many places that listing them all would take too long.
+    """
+    budget = Budget(lambda: outline.size_bytes, outline.path)
+    texts: dict[int, str] = {}  # by the identity of the value, which may stand in many places
     found: list[tuple[str, str]] = []
-    for name, node in _walk(outline, state):
-        if node.kind in (Kind.VALUE, Kind.OBJECT):
-            found.append((name, repr(node.value) if node.kind is Kind.VALUE else node.label))
-        elif node.kind in _CONTAINERS and not node.children:
-            found.append((name, f"an empty {node.kind}"))
+    for name, node in _valued(outline, state):
+        text = node.label if node.kind is Kind.OBJECT else f"an empty {node.kind}"
+        if node.kind is Kind.VALUE:
+            text = texts.get(id(node.value)) or texts.setdefault(id(node.value), repr(node.value))
+        budget.charge(len(text))
+        found.append((name, text))
     return numbered(found)
+
+
+def count_values(outline: Outline, state: str) -> int:
+    """How many values other than tensors a state has."""
+    return sum(1 for _ in _valued(outline, state))
+
+
+def _valued(outline: Outline, state: str) -> Iterator[tuple[str, Node]]:
+    for name, node in _walk(outline, state):
+        is_empty = node.kind in _CONTAINERS and not node.children
+        if is_empty or node.kind in (Kind.VALUE, Kind.OBJECT):
+            yield name, node
 
 
 def unplain_of(outline: Outline, state: str) -> dict[str, str]:

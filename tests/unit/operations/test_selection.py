@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from marlin_ckpt import errors
 from marlin_ckpt.formats.content.outline import Outline, read_outline
-from marlin_ckpt.operations.selection import Order, matching
+from marlin_ckpt.operations.selection import Order, count_values, matching, values_of
 from marlin_ckpt.storage.local.files import open_source
+
+
+def outline_of(state: Any, path: Path) -> Outline:
+    torch.save(state, path)
+    with open_source(os.fspath(path)) as source:
+        return read_outline(source)
 
 
 @pytest.fixture
 def outline(tmp_path) -> Outline:
-    path = tmp_path / "a.pt"
-    torch.save({"h.10": torch.zeros(2), "h.2": torch.zeros(3), "a": torch.zeros(1)}, path)
-    with open_source(os.fspath(path)) as source:
-        return read_outline(source)
+    state = {"h.10": torch.zeros(2), "h.2": torch.zeros(3), "a": torch.zeros(1)}
+    return outline_of(state, tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,21 @@ def test_a_pattern_that_no_name_matches_is_an_error_that_names_a_tensor(outline)
 
 
 def test_a_file_without_tensors_has_none_to_match(tmp_path):
-    torch.save({"epoch": 1}, tmp_path / "a.pt")
-    with open_source(os.fspath(tmp_path / "a.pt")) as source:
-        assert matching(read_outline(source), "*", Order.NAME) == []
+    assert matching(outline_of({"epoch": 1}, tmp_path / "a.pt"), "*", Order.NAME) == []
+
+
+def test_a_list_in_several_places_is_written_out_once(tmp_path):
+    rates = [0.5, 0.25]
+    values = values_of(outline_of({"a": rates, "b": {"c": rates}}, tmp_path / "a.pt"), "")
+    assert values == {"a": "[0.5, 0.25]", "b.c": "[0.5, 0.25]"}
+    assert values["a"] is values["b.c"]
+
+
+def test_a_long_list_in_too_many_places_is_refused_where_it_is_written_out_and_counted_where_it_is_not(
+    tmp_path,
+):
+    long = [None] * 100_000
+    found = outline_of([long] * 1_000, tmp_path / "a.pt")
+    with pytest.raises(errors.UnsafeCheckpointError, match="refused as too large"):
+        values_of(found, "")
+    assert count_values(found, "") == 1_000
