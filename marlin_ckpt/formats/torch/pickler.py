@@ -5,8 +5,8 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
+import pickletools
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FunctionType, NoneType
 from typing import Any
@@ -137,7 +137,7 @@ class _Pickler(pickle.Pickler):
         self.is_familiar = True
         self.unreadable: set[str] = set()
         self._tuples: set[int] = set()
-        self._circles = _Circles()
+        self.has_shared_tuples = False  # of what may hold them
         self._flat = tensors.shape_ids
         self._familiar: dict[int, Any] = {}
         self._keys: dict[int, str] = {}
@@ -153,11 +153,9 @@ class _Pickler(pickle.Pickler):
                 self.unreadable.add("an integer of more than 255 bytes")
             return None
         if kind is tuple:
-            # One that is met again may hold itself; pickle writes an opcode for it that torch does not know.
-            if id(obj) in self._flat:
-                return None
-            if id(obj) in self._tuples and obj and self._circles.holds_itself(obj):
-                self.unreadable.add("a tuple that holds itself")
+            # One that is met again may hold itself.
+            if id(obj) in self._tuples and id(obj) not in self._flat:
+                self.has_shared_tuples |= any(issubclass(type(part), (dict, list, tuple)) for part in obj)
             self._tuples.add(id(obj))
             return None
         if kind is _StorageOf:
@@ -195,62 +193,6 @@ class _Pickler(pickle.Pickler):
         return ("storage", storage_type, key, location, numel)
 
 
-class _Circles:
-    """Finds the tuples that hold themselves; in a whole save it looks at each container once.
-
-    By Tarjan's algorithm for strongly connected components.
-    """
-
-    def __init__(self) -> None:
-        self._done: dict[int, Any] = {}  # kept, so that no other has its id
-        self._in_circles: set[int] = set()
-
-    def holds_itself(self, value: tuple[Any, ...]) -> bool:
-        if id(value) not in self._done:
-            self._search(value)
-        return id(value) in self._in_circles
-
-    def _search(self, root: Any) -> None:
-        open_: list[Any] = [root]  # whose circle is not known yet, in the order met
-        numbers = {id(root): 0}
-        lowest = {id(root): 0}  # the lowest number that each leads back to
-        levels = [(root, _parts(root))]
-        count = 0
-        while levels:
-            value, parts = levels[-1]
-            for part in parts:
-                if id(part) in numbers:
-                    lowest[id(value)] = min(lowest[id(value)], lowest[id(part)])
-                elif id(part) not in self._done:
-                    open_.append(part)
-                    numbers[id(part)] = lowest[id(part)] = count = count + 1
-                    levels.append((part, _parts(part)))
-                    break
-            else:
-                levels.pop()
-                if levels:
-                    above = id(levels[-1][0])
-                    lowest[above] = min(lowest[above], lowest[id(value)])
-                if lowest[id(value)] == numbers[id(value)]:
-                    self._close(open_, value, numbers)
-
-    def _close(self, open_: list[Any], first: Any, numbers: dict[int, int]) -> None:
-        circle = [open_.pop()]
-        while circle[-1] is not first:
-            circle.append(open_.pop())
-        for one in circle:
-            del numbers[id(one)]
-            self._done[id(one)] = one
-        if len(circle) > 1:
-            self._in_circles.update(map(id, circle))
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    for part in (*value, *value.values()) if isinstance(value, dict) else value:
-        if issubclass(type(part), (dict, list, tuple)):
-            yield part
-
-
 def _is_familiar_name(obj: Any) -> bool:
     kind = type(obj)
     if issubclass(kind, type) and issubclass(obj, (UntypedStorage, TypedStorage)):
@@ -274,4 +216,9 @@ def encode(state: Any) -> Encoded:
         raise UnsavableStateError("the state is nested too deeply to be pickled") from error
     except Exception as error:  # whatever a __reduce__ of the user's raises
         raise UnsavableStateError(f"the state cannot be pickled: {error}") from error
+    # Of a tuple that holds itself a pickler pops the first version, by opcodes that torch does not know.
+    if pickler.has_shared_tuples and any(
+        opcode.name in ("POP", "POP_MARK") for opcode, *_ in pickletools.genops(file.getvalue())
+    ):
+        pickler.unreadable.add("a tuple that holds itself")
     return Encoded(file.getvalue(), pickler.storages, pickler.is_familiar, frozenset(pickler.unreadable))

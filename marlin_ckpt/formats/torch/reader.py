@@ -33,37 +33,13 @@ from marlin_ckpt.storage.local.files import open_source
 from marlin_ckpt.storage.source import Source, SourceFile
 
 # A pickle that imports nothing else makes its tensors without a look at their bytes, which may then be read
-# after it. The types of storages and dtypes come on top.
-_PLAIN_NAMES = {
-    (b"torch", b"Size"),
-    (b"torch._utils", b"_rebuild_parameter"),
-    (b"torch._utils", b"_rebuild_tensor_v2"),
-    (b"torch._utils", b"_rebuild_tensor_v3"),
-    (b"torch.storage", b"UntypedStorage"),
-    (b"collections", b"Counter"),
-    (b"collections", b"OrderedDict"),
-    (b"collections", b"defaultdict"),
-    (b"__builtin__", b"complex"),
-    (b"__builtin__", b"set"),
-    (b"_codecs", b"encode"),
-}
-_PLAIN_TYPE = re.compile(rb"[A-Za-z0-9]+Storage|b?float\w+|u?int\d+|bool|complex\d+")
-# The opcode GLOBAL: a "c", two lines. Looked for at each "c", so that whatever bytes come before hide none;
-# no module's name holds control characters. A line of 100 characters is not read to its end: the search would
-# take the square of a hostile file's length. It counts as a name, and as none that is plain.
-# Braces break it, lest numbers in their order, as an optimizer lists its parameters, look like such a line.
-_LINE = rb"(?:[ -z\x80-\xff]{100}|([^\x00-\x1f]{1,99}+)\n%b)"
-_GLOBAL = re.compile(rb"(?=c%b)" % (_LINE % (_LINE % b"")))
-
-
-def _tails(module: bytes) -> set[bytes]:
-    """What is left of a module's name after each "c" in it, where `_GLOBAL` finds a name that is none."""
-    return {module, *(module[at + 1 :] for at in range(len(module)) if module[at : at + 1] == b"c")}
-
-
-_PLAIN_TAILS = frozenset((tail, name) for module, name in _PLAIN_NAMES for tail in _tails(module))
-_PLAIN_MODULES = frozenset(_tails(b"torch"))
-
+# after it.
+_PLAIN_NAMES = re.compile(
+    r"torch\.(Size|[A-Za-z0-9]+Storage|b?float\w+|u?int\d+|bool|complex\d+|storage\.UntypedStorage)"
+    r"|torch\._utils\._rebuild_(parameter|tensor_v2|tensor_v3)"
+    r"|collections\.(Counter|OrderedDict|defaultdict)|__builtin__\.(complex|set)|_codecs\.encode",
+    re.ASCII,
+)
 _OWN = "if the file is your own, load it with weights_only: false"
 
 FindPairs = Callable[[Any, Manifest | None], Iterable[Pair]]
@@ -125,27 +101,35 @@ def read_file(
         return state, manifest
 
 
+class _NotPlainError(MarlinError):
+    """A pickle imports something beside plain values and tensors."""
+
+
+class _PlainUnpickler(unpickling.Unpickler):
+    """Reads a pickle that imports nothing beside plain values and tensors."""
+
+    def resolve(self, module: str, name: str) -> Any:
+        """What torch allows to be imported, if it is plain."""
+        if not _PLAIN_NAMES.fullmatch(f"{module}.{name}"):
+            raise _NotPlainError(name)
+        return super().resolve(module, name)
+
+
 def _make_plain(source: Source, container: Container, *, weights_only: bool) -> tuple[Any, Storages] | None:
     """Makes the state of a file whose tensors can be made before their bytes are read; None for another."""
     records = {record.name.partition("/")[2]: record for record in container.records}
     pickle = read_record(source, container, records["data.pkl"])
     order = records.get("byteorder")
-    is_plain = (
-        order is not None
-        and read_record(source, container, order) == sys.byteorder.encode()
-        and all(
-            (module, name) in _PLAIN_TAILS or (module in _PLAIN_MODULES and _PLAIN_TYPE.fullmatch(name))
-            for module, name in map(re.Match.groups, _GLOBAL.finditer(pickle))
-        )
-    )
-    if not is_plain:
+    if order is None or read_record(source, container, order) != sys.byteorder.encode():
         return None
     storages = Storages(container)
-    unpickler = unpickling.Unpickler(io.BytesIO(pickle), encoding="utf-8")
+    unpickler = _PlainUnpickler(io.BytesIO(pickle), encoding="utf-8")
     unpickler.persistent_load = storages.load  # type: ignore[method-assign]
     try:
         with _told_as_ours(source, weights_only=True):
             state = unpickler.load()
+    except _NotPlainError:
+        return None
     except UnsafeCheckpointError:
         if weights_only:
             raise
