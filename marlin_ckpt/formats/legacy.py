@@ -9,10 +9,8 @@ torch/csrc/serialization.cpp.
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
@@ -26,23 +24,6 @@ _PIECE_BYTES = 1 << 20
 _PROTOCOL_VERSION = 1001  # torch.serialization.PROTOCOL_VERSION
 
 
-@dataclass(frozen=True, slots=True)
-class Legacy:
-    """What a file holds.
-
-    Attributes:
-        state: in stubs.
-        places: by the storages' keys, where each one's data starts and how many bytes it has.
-        names: what unpickling it would import, as modules and names.
-        budget: what reading it may still take.
-    """
-
-    state: Any
-    places: dict[str, tuple[int, int]]
-    names: frozenset[tuple[str, str]]
-    budget: Budget
-
-
 class _Window(io.BytesIO):
     """The beginning of a file, of which more is read when it is asked for."""
 
@@ -50,7 +31,6 @@ class _Window(io.BytesIO):
         super().__init__()
         self.budget = Budget(self.tell, source.path)
         self._source, self._end = source, 0
-        self._size = source.size_bytes
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Reads as a file does, but never less than it is asked for; raises EOFError instead."""
@@ -68,13 +48,15 @@ class _Window(io.BytesIO):
         return line
 
     def _fill(self, end: int) -> None:
-        if end > self._size:
+        if end > self._source.size_bytes:
             raise EOFError("it ends too early")
         if end > LARGEST_PICKLE:
             self.budget.refuse(f"its pickles have more than {LARGEST_PICKLE} bytes")
-        here = self.seek(0, os.SEEK_CUR)
+        here = self.tell()
         self.seek(self._end)
-        wanted = min(self._size, LARGEST_PICKLE, max(end, 2 * self._end, _PIECE_BYTES)) - self._end
+        wanted = (
+            min(self._source.size_bytes, LARGEST_PICKLE, max(end, 2 * self._end, _PIECE_BYTES)) - self._end
+        )
         self._end += self.write(self._source.read(self._end, wanted))
         self.seek(here)
         if end > self._end:
@@ -97,11 +79,15 @@ class _Reader(StubReader):
         return found
 
 
-def read_legacy(source: Source) -> Legacy:
+def read_legacy(source: Source) -> tuple[Any, StubReader, dict[str, tuple[int, int]]]:
     """Reads the pickles and finds the storages.
 
     Args:
         source: the file.
+
+    Returns:
+        the state in stubs, what read it, and by the storages' keys where the data of each starts and how many
+        bytes it has.
 
     Raises:
         ExcessError: it would take more than any of its length that torch wrote.
@@ -125,4 +111,4 @@ def read_legacy(source: Source) -> Legacy:
             raise EOFError("truncated: a storage does not fit the file")
         places[key] = at + 8, numel * item_bytes
         at += 8 + numel * item_bytes
-    return Legacy(state, places, frozenset(reader.names), window.budget)
+    return state, reader, places

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+from marlin_ckpt.errors import UnknownFormatError
 from marlin_ckpt.formats.budget import check_json
 from marlin_ckpt.naming import Kind
 
@@ -23,10 +24,6 @@ def most_bytes(names: Iterable[str]) -> int:
         names: of the records in its file.
     """
     return _MOST_BYTES + sum(2 * len(name) + 64 for name in names)
-
-
-class NewerFormat(ValueError):  # noqa: N818 - caught by the reader, which knows the file
-    """A manifest of a format that was not there yet."""
 
 
 class Parent(NamedTuple):
@@ -75,22 +72,25 @@ class Manifest:
         return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Manifest:
+    def from_json(cls, data: bytes, path: str = "") -> Manifest:
         """Reads a record.
+
+        Args:
+            data: the record's bytes.
+            path: the file, for messages.
 
         Raises:
             ExcessError: it would take more memory than any of its length that this tool wrote.
-            NewerFormat: it is one of a newer format.
+            UnknownFormatError: a newer marlin-ckpt wrote it.
             ValueError: it is not a manifest.
         """
-        check_json(data)
+        check_json(data, path)
         try:
             values = json.loads(data)
             version = values["format_version"]
             if type(version) is int and version > FORMAT_VERSION:
-                raise NewerFormat(
-                    f"the manifest has format {version}, this marlin-ckpt reads {FORMAT_VERSION}"
-                )
+                what = f"the manifest has format {version}, this marlin-ckpt reads {FORMAT_VERSION}"
+                raise UnknownFormatError(what, path, "a newer marlin-ckpt wrote it: upgrade")
             if version != FORMAT_VERSION:
                 raise ValueError("the manifest has no known format")
             return cls(

@@ -9,7 +9,7 @@ from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.safetensors.header import read_header
 from marlin_ckpt.formats.verdicts import Finding, Status
 from marlin_ckpt.formats.zip import reader
-from marlin_ckpt.formats.zip.reader import Container
+from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.records import OnBytes, read_records
 from marlin_ckpt.storage.source import Source
 
@@ -25,46 +25,41 @@ class FileFormat(Protocol):
         """Looks at the structure, as little of it as tells what the file is; reads no tensor."""
 
     def verify(self, source: Source, on_bytes: OnBytes) -> Finding:
-        """Reads every byte and compares every checksum; `on_bytes` is told how many more were read."""
+        """Reads every byte and compares every checksum; `on_bytes` is told how many more were read.
+
+        Of a format without checksums it looks at the structure alone.
+        """
+        del on_bytes
+        return self.inspect(source)
 
 
-class _Zip:
+class _Zip(FileFormat):
     """What `torch.save` writes, and we."""
 
     def inspect(self, source: Source) -> Finding:
-        return _of_container(reader.read_listing(source), Status.COMPLETE)
+        return _of_container(reader.read_container(source, every_header=False), Status.COMPLETE)
 
     def verify(self, source: Source, on_bytes: OnBytes) -> Finding:
         container = reader.read_container(source)
-        if reader.has_checksums(container):
+        if container.has_checksums:
             read_records(source, container, on_bytes=on_bytes)
         return _of_container(container, Status.INTACT)
 
 
-class _Legacy:
+class _Legacy(FileFormat):
     """What torch wrote before 1.6."""
-
-    _FINDING = Finding(Status.UNVERIFIABLE, "a legacy torch file, which has no checksums")
 
     def inspect(self, source: Source) -> Finding:
         del source
-        return self._FINDING
-
-    def verify(self, source: Source, on_bytes: OnBytes) -> Finding:
-        del source, on_bytes
-        return self._FINDING
+        return Finding(Status.UNVERIFIABLE, "a legacy torch file, which has no checksums")
 
 
-class _Safetensors:
+class _Safetensors(FileFormat):
     """What Hugging Face's safetensors writes."""
 
     def inspect(self, source: Source) -> Finding:
         read_header(source)
         return Finding(Status.UNVERIFIABLE, "the structure holds; safetensors files have no checksums")
-
-    def verify(self, source: Source, on_bytes: OnBytes) -> Finding:
-        del on_bytes
-        return self.inspect(source)
 
 
 _FORMATS: Mapping[Format, FileFormat] = {
@@ -80,7 +75,7 @@ def open_format(source: Source) -> FileFormat:
 
 
 def _of_container(container: Container, status: Status) -> Finding:
-    if not reader.has_checksums(container):
+    if not container.has_checksums:
         return Finding(Status.UNVERIFIABLE, "saved without checksums", container.manifest)
     if container.repacked:
         return Finding(Status.REPACKED, container.repacked, container.manifest)

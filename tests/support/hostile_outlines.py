@@ -101,6 +101,7 @@ PICKLES: dict[str, bytes] = {
     ),
     "a million opcodes": state(b"N0" * 500_000 + b"N"),
     "a million objects": state(_OBJECT + b"0](" + b"h\x01)R" * 150_000 + b"e"),
+    "two million empty sets": state(b"](" + b"\x8f" * 2_000_000 + b"e"),
     "a million names": state(b"".join(imported("a", f"b{one}") + b"0" for one in range(50_000)) + b"N"),
     "an optimizer of lies": state(
         _mapping(

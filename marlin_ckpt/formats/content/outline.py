@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
-from marlin_ckpt.errors import (
-    BadFileError,
-    CorruptCheckpointError,
-    NotACheckpointError,
-    StorageError,
-)
+from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, StorageError
 from marlin_ckpt.formats import legacy
 from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
-from marlin_ckpt.formats.content.tree import Builder, Kind, Node
+from marlin_ckpt.formats.content.tree import Builder, Kind, MakeTensor, Node
 from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.permissions import python_3_name
@@ -23,7 +19,7 @@ from marlin_ckpt.formats.pickle.views import View
 from marlin_ckpt.formats.safetensors import header as safetensors
 from marlin_ckpt.formats.values.tensor import Tensor
 from marlin_ckpt.formats.zip import reader
-from marlin_ckpt.formats.zip.reader import Container
+from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.records import read_record
 from marlin_ckpt.storage.source import Source
 
@@ -40,21 +36,26 @@ class Outline:
         path: the file.
         format: how it is encoded.
         size_bytes: the file's length.
-        manifest: ours, or None in a file by another tool.
         root: the tree.
         tensors: in the file's order; one that stands in several places is there for each.
         imports: `module.name` of all that unpickling would import, sorted, in the names of Python 3.
         numpy_types: the codes of the numpy dtypes in it, `f8`, sorted.
+        container: the structure of a zip; None of other formats.
     """
 
     path: str
     format: Format
     size_bytes: int
-    manifest: Manifest | None
     root: Node
     tensors: tuple[Tensor, ...]
-    imports: tuple[str, ...]
+    imports: tuple[str, ...] = ()
     numpy_types: tuple[str, ...] = ()
+    container: Container | None = None
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Ours; None in a file by another tool."""
+        return None if self.container is None else self.container.manifest
 
 
 def read_outline(source: Source) -> Outline:
@@ -84,11 +85,9 @@ def read_outline(source: Source) -> Outline:
 
 
 def _of_zip(source: Source) -> Outline:
-    container = reader.read_container(source)
+    container = reader.read_saved(source)
     records = {record.name: record for record in container.records}
-    if any(name.endswith("/constants.pkl") for name in records):
-        raise NotACheckpointError("not a checkpoint but a TorchScript archive", source.path)
-    record = next(one for name, one in records.items() if name.partition("/")[2] == "data.pkl")
+    record = next(one for one in container.records if one.label == "data.pkl")
     file = io.BytesIO()
     budget = Budget(file.tell, source.path)
     if record.size > LARGEST_PICKLE:
@@ -101,19 +100,13 @@ def _of_zip(source: Source) -> Outline:
     order = _byteorder(source, container, f"{archive}/byteorder")
 
     def make_tensor(name: str, view: View) -> Tensor:
-        key = view.storage.key
-        data = records.get(f"{archive}/data/{key}")
-        start = container.data_offsets[data.name] if data else 0
-        tensor = _tensor(name, view, start, data.size if data else 0, order)
-        return tensor if data is None or data.deflated_bytes is None else replace(tensor, record=data)
+        data = records.get(f"{archive}/data/{view.storage.key}")
+        if data is None:
+            return _tensor(name, view, 0, 0, order)
+        tensor = _tensor(name, view, container.data_offsets[data.name], data.size, order)
+        return tensor if data.deflated_bytes is None else replace(tensor, record=data)
 
-    builder = Builder(make_tensor, budget)
-    root = builder.build(state)
-    size = source.size_bytes
-    return Outline(
-        source.path, Format.ZIP, size, container.manifest, root, tuple(builder.tensors),
-        _imports(unpickler.names), _sorted(builder.numpy_types),
-    )  # fmt: skip
+    return _of_pickle(source, state, unpickler, make_tensor, container)
 
 
 def _byteorder(source: Source, container: Container, name: str) -> str:
@@ -125,26 +118,29 @@ def _byteorder(source: Source, container: Container, name: str) -> str:
 
 
 def _of_legacy(source: Source) -> Outline:
-    size = source.size_bytes
-    found = legacy.read_legacy(source)
+    state, unpickler, places = legacy.read_legacy(source)
 
     def make_tensor(name: str, view: View) -> Tensor:
-        return _tensor(name, view, *found.places.get(view.storage.key, (0, 0)))
+        return _tensor(name, view, *places.get(view.storage.key, (0, 0)))
 
-    builder = Builder(make_tensor, found.budget)
-    root = builder.build(found.state)
+    return _of_pickle(source, state, unpickler, make_tensor)
+
+
+def _of_pickle(
+    source: Source,
+    state: Any,
+    unpickler: StubReader,
+    make_tensor: MakeTensor,
+    container: Container | None = None,
+) -> Outline:
+    builder = Builder(make_tensor, unpickler.budget)
+    root = builder.build(state)
+    imports = sorted({".".join(python_3_name(*name)) for name in unpickler.names})
+    file_format = Format.LEGACY if container is None else Format.ZIP
     return Outline(
-        source.path, Format.LEGACY, size, None, root, tuple(builder.tensors),
-        _imports(found.names), _sorted(builder.numpy_types),
+        source.path, file_format, source.size_bytes, root, tuple(builder.tensors), tuple(imports),
+        tuple(sorted(builder.numpy_types)), container,
     )  # fmt: skip
-
-
-def _imports(names: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    return _sorted({".".join(python_3_name(*name)) for name in names})
-
-
-def _sorted(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(names))
 
 
 def _tensor(name: str, view: View, start: int, size: int, order: str = "little") -> Tensor:
@@ -160,7 +156,7 @@ def _of_safetensors(source: Source) -> Outline:
         texts = [Node(key, Kind.VALUE, value=text) for key, text in header.metadata.items()]
         nodes.insert(0, Node("__metadata__", Kind.MAPPING, children=texts))
     root = Node("", Kind.MAPPING, children=nodes)
-    return Outline(source.path, Format.SAFETENSORS, source.size_bytes, None, root, tuple(tensors), ())
+    return Outline(source.path, Format.SAFETENSORS, source.size_bytes, root, tuple(tensors))
 
 
 _OUTLINES: dict[Format, Callable[[Source], Outline]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from torch.storage import TypedStorage, UntypedStorage
 
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.torch.memory import memory
-from marlin_ckpt.formats.zip.reader import Container
+from marlin_ckpt.formats.zip.container import Container
 
 # Beside the order in which all tensors may be.
 _CHANNELS_LAST = {4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
@@ -42,6 +43,11 @@ class _Loaded:
     def storage(self) -> UntypedStorage:
         return self.typed._untyped_storage  # noqa: SLF001 - as torch.load
 
+    @property
+    def target(self) -> int:
+        """The address of the live tensor's memory."""
+        return self.pairs[0][1].data_ptr()
+
     def can_move(self) -> bool:
         """Whether all that is built on it is paired with one live stretch of memory that its bytes fill."""
         return (
@@ -56,7 +62,7 @@ class Storages:
 
     def __init__(self, container: Container) -> None:
         self._path = container.path
-        self._records = {record.name.partition("/")[2]: record for record in container.records}
+        self._records = container.by_label
         self._loaded: dict[str, _Loaded] = {}
 
     def load(self, pid: Any) -> TypedStorage:
@@ -103,7 +109,7 @@ class Storages:
         moved = _without_overlaps([one for one in filled if one.can_move()])
         places = {one.record: memory(one.storage.data_ptr(), one.size_bytes) for one in filled}
         for one in moved:
-            places[one.record] = memory(one.pairs[0][1].data_ptr(), one.size_bytes)
+            places[one.record] = memory(one.target, one.size_bytes)
             for loaded, live in one.pairs:
                 _move(loaded, live)
         return places
@@ -128,17 +134,11 @@ def _agree(loaded: torch.Tensor, live: torch.Tensor, size_bytes: int) -> bool:
 
 
 def _without_overlaps(candidates: list[_Loaded]) -> list[_Loaded]:
-    """Leaves out what would be read over one another: tensors tied in the live object but not in the file."""
-    spans = sorted(((one.pairs[0][1].data_ptr(), one) for one in candidates), key=lambda span: span[0])
-    kept = []
-    for number, (start, one) in enumerate(spans):
-        before = spans[number - 1] if number else None
-        after = spans[number + 1] if number + 1 < len(spans) else None
-        clear_before = before is None or before[0] + before[1].size_bytes <= start
-        clear_after = after is None or start + one.size_bytes <= after[0]
-        if clear_before and clear_after:
-            kept.append(one)
-    return kept
+    """Drops storages whose target memory overlaps: tensors tied in the live object but not in the file."""
+    spans = sorted(candidates, key=lambda one: one.target)
+    are_apart = [one.target + one.size_bytes <= after.target for one, after in itertools.pairwise(spans)]
+    sides = zip(spans, [True, *are_apart], [*are_apart, True], strict=False)  # of no span there is no side
+    return [one for one, before, after in sides if before and after]
 
 
 def _move(loaded: torch.Tensor, live: torch.Tensor) -> None:

@@ -27,7 +27,7 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch import unpickling
 from marlin_ckpt.formats.torch.placement import Pair, Storages
 from marlin_ckpt.formats.zip import reader
-from marlin_ckpt.formats.zip.reader import Container
+from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.records import read_record, read_records
 from marlin_ckpt.storage.local.files import open_source
 from marlin_ckpt.storage.source import Source, SourceFile
@@ -46,11 +46,7 @@ FindPairs = Callable[[Any, Manifest | None], Iterable[Pair]]
 
 
 def read_file(
-    path: PathText,
-    *,
-    weights_only: bool,
-    log: Callable[[str], None],
-    pairs: FindPairs = lambda *_: (),
+    path: PathText, *, weights_only: bool, log: Callable[[str], None], pairs: FindPairs = lambda *_: ()
 ) -> tuple[Any, Manifest | None]:
     """Reads a file to the CPU, checking its structure and every checksum.
 
@@ -84,11 +80,9 @@ def read_file(
             log(f"{text} is a legacy torch file, which has no checksums: it cannot be verified")
             state, manifest = _load_with_torch(source, weights_only=weights_only), None
         else:
-            container = reader.read_container(source)
+            container = reader.read_saved(source)
             manifest = container.manifest
-            if any(record.name.endswith("/constants.pkl") for record in container.records):
-                raise NotACheckpointError("not a checkpoint but a TorchScript archive", text)
-            if not reader.has_checksums(container):
+            if not container.has_checksums:
                 log(f"{text} was saved without checksums: it cannot be verified")
             made = _make_plain(source, container, weights_only=weights_only)
             if made is not None:
@@ -117,7 +111,7 @@ class _PlainUnpickler(unpickling.Unpickler):
 
 def _make_plain(source: Source, container: Container, *, weights_only: bool) -> tuple[Any, Storages] | None:
     """Makes the state of a file whose tensors can be made before their bytes are read; None for another."""
-    records = {record.name.partition("/")[2]: record for record in container.records}
+    records = container.by_label
     pickle = read_record(source, container, records["data.pkl"])
     order = records.get("byteorder")
     if order is None or read_record(source, container, order) != sys.byteorder.encode():

@@ -77,11 +77,7 @@ def plan_image(encoded: Encoded) -> Plan:
 
 
 def write_image(
-    path: PathText,
-    encoded: Encoded,
-    manifest: Manifest,
-    image: Image,
-    before_renaming: Callable[[], None],
+    path: PathText, encoded: Encoded, manifest: Manifest, image: Image, before_renaming: Callable[[], None]
 ) -> Written:
     """Writes a pickled state to a file, as `write_file`, from an image of the file.
 

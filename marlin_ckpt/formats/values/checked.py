@@ -10,11 +10,8 @@ import numpy as np
 
 from marlin_ckpt.errors import BadFileError, UnsafeCheckpointError
 from marlin_ckpt.formats.content.outline import Outline, Tensor, read_outline
-from marlin_ckpt.formats.format import Format
 from marlin_ckpt.formats.values import arrays, dtypes
 from marlin_ckpt.formats.values.arrays import Array
-from marlin_ckpt.formats.zip import reader
-from marlin_ckpt.formats.zip.reader import Container
 from marlin_ckpt.formats.zip.records import check_crcs, check_record
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.local.files import open_source
@@ -37,14 +34,10 @@ class CheckedFile:
     def __init__(self, source: Source, outline: Outline) -> None:
         self.source = source
         self.outline = outline
-        self._container: Container | None = None
+        self._container = container = outline.container
         self._records: dict[int, Record] = {}
-        if self.outline.format is Format.ZIP:
-            self._container = container = reader.read_container(source)
-            if reader.has_checksums(container):
-                self._records = {
-                    container.data_offsets[one.name]: one for one in container.records if one.size
-                }
+        if container is not None and container.has_checksums:
+            self._records = {container.data_offsets[one.name]: one for one in container.records if one.size}
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -26,7 +26,12 @@ class Container:
     manifest: Manifest | None = None
     repacked: str = ""
 
+    @property
+    def has_checksums(self) -> bool:
+        """Whether CRCs were computed; `torch.serialization.set_crc32_options(False)` leaves them all zero."""
+        return any(record.crc32 for record in self.records)
 
-def has_checksums(container: Container) -> bool:
-    """Whether the CRCs were computed; `torch.serialization.set_crc32_options(False)` leaves them all zero."""
-    return any(record.crc32 for record in container.records)
+    @property
+    def by_label(self) -> dict[str, Record]:
+        """The records by their names inside the archive, `data/0`."""
+        return {record.label: record for record in self.records}

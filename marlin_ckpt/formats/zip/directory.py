@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -112,7 +112,7 @@ def read_directory(source: Source) -> Directory:
             records, entries, has_folders = _parse_entries(read_exactly(source, offset, end - offset), count)
         except (struct.error, UnicodeDecodeError) as error:
             raise StructureError("the zip directory is damaged") from error
-        _check_order(records, offset)
+        check_places(((one, one.header_offset + _least_header_bytes(one)) for one in records), offset)
         return Directory(tuple(records), entries, offset, end, has_folders, is_zip64)
     raise fault
 
@@ -217,13 +217,24 @@ def _zip64_values(extra: bytes, values: list[int]) -> list[int]:
     return values
 
 
-def _check_order(records: list[Record], directory_offset: int) -> None:
-    """Records must not overlap by what the directory alone tells."""
+def _least_header_bytes(record: Record) -> int:
+    return structures.LOCAL_HEADER.size + len(record.name.encode())
+
+
+def check_places(places: Iterable[tuple[Record, int]], directory_offset: int) -> None:
+    """Checks that records lie behind one another, and in front of the directory.
+
+    Args:
+        places: the records in the order of their place, and where the data of each starts at the earliest.
+        directory_offset: where the directory starts.
+
+    Raises:
+        StructureError: they do not.
+    """
     end = 0
-    for record in records:
+    for record, start in places:
         if record.header_offset < end:
             raise StructureError(f"record {record.name} overlaps another")
-        header_bytes = structures.LOCAL_HEADER.size + len(record.name.encode())
-        end = record.header_offset + header_bytes + record.stored_bytes
+        end = start + record.stored_bytes
     if end > directory_offset:
         raise StructureError("truncated: the records do not fit in front of the zip directory")

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from marlin_ckpt.errors import (
-    CorruptCheckpointError,
-    NotACheckpointError,
-    UnknownFormatError,
-    UnsafeCheckpointError,
-)
+from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError, UnsafeCheckpointError
 from marlin_ckpt.formats import manifest
 from marlin_ckpt.formats.budget import ExcessError
-from marlin_ckpt.formats.manifest import Manifest, NewerFormat
+from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.zip import canonical, structures
-from marlin_ckpt.formats.zip.container import Container, has_checksums
-from marlin_ckpt.formats.zip.directory import Directory, StructureError, read_directory, read_header
+from marlin_ckpt.formats.zip.container import Container
+from marlin_ckpt.formats.zip.directory import (
+    Directory,
+    StructureError,
+    check_places,
+    read_directory,
+    read_header,
+)
 from marlin_ckpt.formats.zip.records import read_record
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
-
-__all__ = ["Container", "has_checksums", "read_container", "read_listing"]
 
 # What deflated records may inflate to: so much, and so many times the file's length. Weights hardly shrink at
 # all, zeros to a thousandth.
@@ -29,25 +28,13 @@ _FREE_BYTES = 200_000_000
 _MOST_TIMES = 8
 
 
-def read_listing(source: Source) -> Container:
-    """Reads what a container's directory tells, and the manifest if there is one; no other record's header.
-
-    A list of thousands of files asks for no more: reading every header would take a call for each record.
-
-    Args:
-        source: the file.
-
-    Raises:
-        As `read_container` does, for what the directory shows.
-    """
-    return _read(source, every_header=False)
-
-
-def read_container(source: Source) -> Container:
+def read_container(source: Source, *, every_header: bool = True) -> Container:
     """Reads and checks the structure of a zip: the directory, the headers, the places of all records.
 
     Args:
         source: the file.
+        every_header: read the local headers of all records, not only that of the manifest. A list of
+            thousands of files asks for no more than the directory: each header would take a call.
 
     Raises:
         CorruptCheckpointError: the structure does not hold; the file is truncated or damaged.
@@ -56,14 +43,10 @@ def read_container(source: Source) -> Container:
         UnknownFormatError: a newer marlin-ckpt wrote it.
         ExcessError: its manifest would take more memory than any that this tool wrote.
     """
-    return _read(source, every_header=True)
-
-
-def _read(source: Source, *, every_header: bool) -> Container:
     try:
         directory = read_directory(source)
         _refuse_inflation(source, directory)
-        own = [one for one in directory.records if one.name.partition("/")[2] == manifest.NAME]
+        own = [one for one in directory.records if one.label == manifest.NAME]
         is_checkpoint = _has_pickle(directory)
         # A damaged name must not make a checkpoint something else.
         wanted = own if is_checkpoint and not every_header else directory.records
@@ -77,16 +60,20 @@ def _read(source: Source, *, every_header: bool) -> Container:
         )
         repacked = _how_repacked(directory, is_as_written=is_as_written)
         return replace(container, manifest=found, repacked=repacked)
-    except ExcessError as error:
-        raise ExcessError(error.what, source.path) from error
-    except NewerFormat as error:
-        raise UnknownFormatError(str(error), source.path, "a newer marlin-ckpt wrote it: upgrade") from error
     except StructureError as error:
         raise CorruptCheckpointError(str(error), source.path) from error
 
 
+def read_saved(source: Source) -> Container:
+    """Reads the container of a state; raises as `read_container`, also for a TorchScript archive."""
+    container = read_container(source)
+    if any(record.name.endswith("/constants.pkl") for record in container.records):
+        raise NotACheckpointError("not a checkpoint but a TorchScript archive", source.path)
+    return container
+
+
 def _has_pickle(directory: Directory) -> bool:
-    return any(record.name.partition("/")[2] == "data.pkl" for record in directory.records)
+    return any(record.label == "data.pkl" for record in directory.records)
 
 
 def ends_as_a_checkpoint(source: Source) -> bool:
@@ -107,7 +94,6 @@ def _refuse_inflation(source: Source, directory: Directory) -> None:
 def _check_headers(source: Source, records: Iterable[Record], directory: Directory) -> dict[str, int]:
     """Compares local headers with the directory, and finds where the data starts."""
     offsets: dict[str, int] = {}
-    end = 0
     for record in records:
         header = read_header(source, record.header_offset)
         if header is None or header.name != record.name.encode():
@@ -120,23 +106,17 @@ def _check_headers(source: Source, records: Iterable[Record], directory: Directo
         )
         if not agrees or header.how != directory.entries[record.name][8:16]:
             raise StructureError(f"the header of record {record.name} and the zip directory differ")
-        if record.header_offset < end:
-            raise StructureError(f"record {record.name} overlaps another")
-        end = header.data_offset + record.stored_bytes
         offsets[record.name] = header.data_offset
-    if end > directory.offset:
-        raise StructureError("truncated: the records do not fit in front of the zip directory")
+    check_places(((record, offsets[record.name]) for record in records), directory.offset)
     return offsets
 
 
 def _read_manifest(source: Source, container: Container, record: Record) -> Manifest:
     if record.size > manifest.most_bytes(one.name for one in container.records):
-        raise ExcessError(f"refused as too large: its manifest has {record.size} bytes")
+        raise ExcessError(f"refused as too large: its manifest has {record.size} bytes", source.path)
     data = read_record(source, container, record)
     try:
-        found = Manifest.from_json(data)
-    except NewerFormat:
-        raise
+        found = Manifest.from_json(data, source.path)
     except ValueError as error:
         raise StructureError(str(error)) from error
     written = {

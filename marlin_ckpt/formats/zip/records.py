@@ -10,7 +10,7 @@ from isal import isal_zlib
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.budget import LARGEST_PICKLE
 from marlin_ckpt.formats.pickle.storages import tensor_names
-from marlin_ckpt.formats.zip.container import Container, has_checksums
+from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.inflation import InflationError, inflated
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
@@ -114,7 +114,7 @@ def check_crcs(source: Source, container: Container, found: Iterable[tuple[Recor
         CorruptCheckpointError: some are not what the directory says, unless the file was saved without; it
             names the records and their tensors.
     """
-    has_crcs = has_checksums(container)
+    has_crcs = container.has_checksums
     bad = [record for record, crc32 in found if not holds(record, crc32) and (has_crcs or crc32 is None)]
     if not bad:
         return
@@ -175,12 +175,30 @@ def _read_task(
         place = places.get(part.record.name)
         if place is not None:
             place = place[part.start : part.start + part.size]
-        if part.record.deflated_bytes is None:
-            crcs.append((part, _copy(source, part, place, scratch)))
-        else:
-            crcs.append((part, _inflate(source, part, place)))
+        crcs.append((part, _read_part(source, part, place, scratch)))
         on_bytes(part.size)
     return crcs
+
+
+def read_at(source: Source, record: Record, start: int) -> int | None:
+    """Reads the data of a record from a place that its container may not confirm.
+
+    Args:
+        source: the file.
+        record: whose data it may be.
+        start: where in the file.
+
+    Returns:
+        the CRC32 of the data, as `holds` takes it.
+    """
+    part = _Part(record, 0, start, record.size)
+    return _read_part(source, part, None, memoryview(bytearray(_PIECE_BYTES)))
+
+
+def _read_part(source: Source, part: _Part, place: memoryview | None, scratch: memoryview) -> int | None:
+    if part.record.deflated_bytes is not None:
+        return _inflate(source, part, place)
+    return _copy(source, part, place, scratch)
 
 
 def _copy(source: Source, part: _Part, place: memoryview | None, scratch: memoryview) -> int:
@@ -211,7 +229,7 @@ def _inflate(source: Source, part: _Part, place: memoryview | None) -> int | Non
 
 def _tensors(source: Source, container: Container, damaged: list[str]) -> list[str]:
     """The names of the tensors in damaged records, as far as the file still tells."""
-    pickle = next(one for one in container.records if one.name.endswith("/data.pkl"))
+    pickle = container.by_label["data.pkl"]
     keys = [name.rpartition("/")[2] for name in damaged if "/data/" in name]
     if not keys or pickle.name in damaged or pickle.size > LARGEST_PICKLE:
         return []

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from isal import isal_zlib
 
-from marlin_ckpt.errors import CorruptCheckpointError, UnsafeCheckpointError
+from marlin_ckpt.errors import CorruptCheckpointError, UnknownFormatError, UnsafeCheckpointError
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.zip import structures
 from marlin_ckpt.formats.zip.directory import StructureError, read_directory, read_header
 from marlin_ckpt.formats.zip.inflation import InflationError, inflated
-from marlin_ckpt.formats.zip.records import holds
+from marlin_ckpt.formats.zip.records import holds, read_at
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
 
@@ -40,7 +40,7 @@ class Found:
     @property
     def name(self) -> str:
         """Its name inside the archive, `data/0`."""
-        return self.record.name.partition("/")[2]
+        return self.record.label
 
     @property
     def archive(self) -> str:
@@ -52,14 +52,9 @@ class Found:
         """The length of its data in bytes."""
         return self.record.size
 
-    @property
-    def crc32(self) -> int:
-        """The CRC32 of its data."""
-        return self.record.crc32
-
-    def is_same(self, other: Found | Record) -> bool:
+    def is_same(self, other: Record) -> bool:
         """Whether size and CRC32 are those of another."""
-        return (self.size, self.crc32) == (other.size, other.crc32)
+        return (self.size, self.record.crc32) == (other.size, other.crc32)
 
 
 @dataclass(slots=True)
@@ -90,13 +85,7 @@ class Evidence:
         if not is_inside or read_bytes > self._left_bytes:
             return False
         self._left_bytes -= read_bytes
-        crc32 = 0
-        try:
-            for piece in _pieces(self._source, found):
-                crc32 = isal_zlib.crc32(piece, crc32)
-        except InflationError:
-            return False
-        return holds(found.record, crc32)
+        return holds(found.record, read_at(self._source, found.record, found.start))
 
     def first_proven(self, start: int, ends: Iterable[Record]) -> Record | None:
         """The first of some records that start at one place and whose CRC holds, in one pass over the data.
@@ -198,7 +187,7 @@ def archives(source: Source, evidence: Evidence) -> list[Archive]:
         one = Found(record, start)
         archive = current.get(one.archive)
         known = archive.proven.get(one.name) if archive is not None else None
-        if archive is None or (is_proven and known is not None and not one.is_same(known)):
+        if archive is None or (is_proven and known is not None and not one.is_same(known.record)):
             archive = current[one.archive] = Archive()
             found.append(archive)
         archive.stated.append(record)
@@ -292,7 +281,7 @@ def read_manifest(source: Source, found: Found | None) -> Manifest | None:
     try:
         own = Manifest.from_json(read_found(source, found))
         list(from_manifest(own, found.archive))
-    except (ValueError, KeyError, TypeError, OverflowError, struct.error):
+    except (UnknownFormatError, ValueError, KeyError, TypeError, OverflowError, struct.error):
         return None
     return own
 

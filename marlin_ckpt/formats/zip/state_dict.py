@@ -12,6 +12,7 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.stubs import Globals, Storage, Stub, StubWriter
 from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.formats.values.dtypes import DTYPES
+from marlin_ckpt.formats.values.tensor import contiguous_stride
 from marlin_ckpt.formats.zip.writer import write_state
 from marlin_ckpt.storage.target import Target
 
@@ -53,24 +54,14 @@ def state_pickle(drafts: Iterable[Draft]) -> tuple[bytes, list[Draft]]:
 
 def _tensor(names: Globals, one: Draft, key: str) -> Stub:
     """A tensor as `torch.Tensor.__reduce_ex__` describes it, contiguous and at its storage's start."""
-    strides = []
-    step = 1
-    for length in reversed(one.shape):
-        strides.append(step)
-        step *= max(1, length)
-    shape, stride = tuple(one.shape), tuple(reversed(strides))
     known = DTYPES[one.dtype]
     kind, item_bytes = ("torch.storage", "UntypedStorage"), 1
     if known.storage:
         kind, item_bytes = ("torch", known.storage), known.item_bytes
     arguments: tuple[Any, ...] = (
         Storage(("storage", names[kind], key, "cpu", one.size_bytes // item_bytes)),
-        0,
-        shape,
-        stride,
-        False,
-        OrderedDict(),
-    )
+        0, tuple(one.shape), contiguous_stride(one.shape), False, OrderedDict(),
+    )  # fmt: skip
     if known.storage:
         return Stub(names["torch._utils", "_rebuild_tensor_v2"], arguments)
     return Stub(names["torch._utils", "_rebuild_tensor_v3"], (*arguments, names["torch", one.dtype]))

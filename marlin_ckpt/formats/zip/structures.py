@@ -57,6 +57,11 @@ class Record:
     deflated_bytes: int | None = None
 
     @property
+    def label(self) -> str:
+        """Its name inside the archive, `data/0`."""
+        return self.name.partition("/")[2]
+
+    @property
     def stored_bytes(self) -> int:
         """How many bytes of the file its data takes."""
         return self.size if self.deflated_bytes is None else self.deflated_bytes

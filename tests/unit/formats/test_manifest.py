@@ -190,7 +190,6 @@ def test_reading_a_written_manifest_gives_the_same_manifest_back(manifest: Manif
         b"1",
         b"null",
         b"\xff",
-        b'{"format_version": 2}',
         b'{"format_version": 1}',
         b"[" * 100_000,
         _changed(b'"model"', b'"x"'),

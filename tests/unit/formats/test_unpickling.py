@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import _weights_only_unpickler as torchs
 
-from marlin_ckpt.formats.budget import ExcessError
+from marlin_ckpt.formats.budget import Budget, ExcessError
+from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.torch import unpickling
 from marlin_ckpt.formats.torch.unpickling import Unpickler
 from tests.support.hostile_pickles import AMPLIFIED, PRIME, call, imported, number, state, text, tuple_of
@@ -92,6 +93,12 @@ def test_an_object_that_is_copied_over_and_over_is_refused():
     again = (imported("_codecs", "encode") + b"h\x01" + text("latin1") + b"\x86R") * 100
     with pytest.raises(ExcessError):
         read(state(b"](" + once + again + b"e"))
+
+
+def test_a_million_empty_sets_are_refused_before_they_fill_the_memory():
+    file = io.BytesIO(b"\x80\x04(" + b"\x8f" * 1_000_000 + b"t.")
+    with pytest.raises(ExcessError):
+        StubReader(file, Budget(file.tell)).load()
 
 
 @pytest.mark.parametrize(
