@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from marlin_ckpt.formats.budget import Budget
-from marlin_ckpt.formats.pickle.labels import (
-    LONGEST_INTEGER,
-    MOST_SHOWN,
-    PLAIN,
-    SHORT,
-    bounded,
-    join,
-    key_text,
-    name_text,
-    value_text,
-)
-from marlin_ckpt.formats.pickle.stubs import Global, Stub
+from marlin_ckpt.formats.pickle import labels
+from marlin_ckpt.formats.pickle.labels import PLAIN, join, key_text, name_text
+from marlin_ckpt.formats.pickle.stubs import Global, Stub, length
 from marlin_ckpt.formats.pickle.views import View, view_of
 from marlin_ckpt.formats.values.tensor import Tensor
 
@@ -123,7 +114,7 @@ class Builder:
         self._budget.count_nodes(1)
         self._budget.charge(_room(above) + _room(key))
         if type(value) in PLAIN:
-            return Node(key, Kind.VALUE, value=bounded(value))
+            return Node(key, Kind.VALUE, value=labels.bounded(value))
         if type(value) is Global:
             return Node(key, Kind.OBJECT, label=name_text(value))
         view = view_of(value)
@@ -139,7 +130,7 @@ class Builder:
             return Node(key, Kind.ELSEWHERE, label="what it lies in")
         node = Node(key, *_what(value))
         self._budget.charge(_room(node.label))
-        self._enter(node, join(above, key), value, _size(value), self._parts(value))
+        self._enter(node, join(above, key), value, length(value), self._parts(value))
         return node
 
     def _tensor_node(self, key: str, path: str, view: View) -> Node:
@@ -181,7 +172,7 @@ class Builder:
         if id(value) not in self._plain:
             parts = (*value, *value.values()) if isinstance(value, dict) else value
             self._plain[id(value)] = all(
-                type(part) in PLAIN and (type(part) is not int or part.bit_length() <= LONGEST_INTEGER)
+                type(part) in PLAIN and (type(part) is not int or part.bit_length() <= labels.LONGEST_INTEGER)
                 for part in parts
             )
         return self._plain[id(value)]
@@ -219,7 +210,7 @@ def _plain_object(stub: Stub) -> Any:
     if stub.state is not None or stub.items or stub.pairs:
         return stub
     match (*stub.name, stub.arguments):
-        case "_codecs", "encode", (str() as text, "latin1" | "latin-1") if len(text) <= SHORT:
+        case "_codecs", "encode", (str() as text, "latin1" | "latin-1") if len(text) <= labels.SHORT:
             return text.encode("latin-1", "replace")
         case "__builtin__" | "builtins", "complex", (float() as real, float() as imaginary):
             return complex(real, imaginary)
@@ -236,7 +227,7 @@ def _room(text: str) -> int:
 
 def _is_code(arguments: tuple[Any, ...]) -> bool:
     code = arguments[0] if arguments else None
-    return type(code) is str and code.isalnum() and len(code) <= MOST_SHOWN
+    return type(code) is str and code.isalnum() and len(code) <= labels.MOST_SHOWN
 
 
 def _what(value: Any) -> tuple[Kind, str]:
@@ -248,12 +239,6 @@ def _what(value: Any) -> tuple[Kind, str]:
     arguments = value.arguments
     if value.name == ("_codecs", "encode") and arguments and isinstance(arguments[0], str):
         return Kind.OBJECT, f"{len(arguments[0])} bytes"
-    shown = [*map(value_text, arguments[:MOST_SHOWN]), *["..."] * (len(arguments) > MOST_SHOWN)]
+    shown = [*map(labels.value_text, arguments[: labels.MOST_SHOWN])]
+    shown += ["..."] * (len(arguments) > labels.MOST_SHOWN)
     return Kind.OBJECT, name_text(value) + (f"({', '.join(shown)})" if shown else "")
-
-
-def _size(value: Any) -> int:
-    """How many steps it takes to go over a container's own parts."""
-    if type(value) is Stub:
-        return len(value.arguments) + len(value.items) + len(value.pairs)
-    return len(value) if isinstance(value, Sized) else 0

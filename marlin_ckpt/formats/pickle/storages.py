@@ -9,7 +9,7 @@ from typing import Any
 
 from marlin_ckpt.formats.budget import Budget, ExcessError
 from marlin_ckpt.formats.pickle.labels import join, key_text
-from marlin_ckpt.formats.pickle.stubs import Storage, Stub, StubReader, StubWriter
+from marlin_ckpt.formats.pickle.stubs import Storage, Stub, StubReader, StubWriter, length
 from marlin_ckpt.formats.pickle.views import dtype_of
 from marlin_ckpt.formats.values.dtypes import dtype
 
@@ -114,7 +114,7 @@ class _Pruning:
             return self._found.get(id(value), set())
         needs: set[str] = set()
         self._found[id(value)] = needs
-        self._budget.charge(_VISIT + _PART * _length(value))
+        self._budget.charge(_VISIT + _PART * length(value))
         if type(value) is dict:
             for key in [key for key, part in value.items() if self._is_lost(part, (place, key))]:
                 del value[key]
@@ -146,12 +146,6 @@ def _storages(state: Any, budget: Budget) -> Iterator[tuple[_Place, Storage]]:
                 break
         else:
             levels.pop()
-
-
-def _length(value: Any) -> int:
-    if type(value) is Stub:
-        return len(value.arguments) + len(value.items) + len(value.pairs)
-    return len(value)
 
 
 def _parts(value: Any, place: _Place) -> Iterator[tuple[_Place, Any]]:

@@ -5,6 +5,7 @@ It imports numpy, which takes longer than most commands.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlin_ckpt.errors import CorruptCheckpointError, UnknownFormatError, UnsafeCheckpointError
-from marlin_ckpt.formats.values.dtypes import Dtype, dtype, eight_bit_values
+from marlin_ckpt.formats.values.dtypes import Dtype, dtype
 from marlin_ckpt.formats.values.tensor import Tensor
 from marlin_ckpt.formats.zip.inflation import InflationError, inflated
 from marlin_ckpt.formats.zip.structures import Record
@@ -21,6 +22,12 @@ from marlin_ckpt.storage.source import Source
 Array = NDArray[Any]
 
 BLOCK = 1 << 20  # elements
+# Bits of mantissa, bias, and the bits of what is no number. Source: c10/util/Float8_*.h of torch 2.13.
+_EIGHT_BITS = {
+    "float8_e4m3fn": (3, 7, [0x7F, 0xFF]),
+    "float8_e4m3fnuz": (3, 8, [0x80]),
+    "float8_e5m2fnuz": (2, 16, [0x80]),
+}
 _MOST_REPEATED = 1 << 24  # elements of an expanded tensor, beyond those that it views
 
 
@@ -94,7 +101,23 @@ def widened(bits: Array, name: str) -> Array:
     if name == "bfloat16":
         wide = bits.astype("u4")
         return np.asarray(np.left_shift(wide, 16, out=wide).view("f4"))
-    return np.asarray(np.frombuffer(eight_bit_values(name), "<f4").astype("f4")[bits])
+    return np.asarray(_eight_bit_values(name)[bits])
+
+
+def _eight_bit_values(name: str) -> Array:
+    """The values of a type of 8 bits, in the order of their bits, as float32."""
+    bits = np.arange(256)
+    if name == "float8_e5m2":  # the upper half of a float16
+        return np.asarray((bits << 8).astype("u2").view("f2"), "f4")
+    if name == "float8_e8m0fnu":
+        return np.asarray([*np.ldexp(1.0, bits[:-1] - 127), math.nan], "f4")
+    mantissa_bits, bias, nans = _EIGHT_BITS[name]
+    exponent, mantissa = (bits & 0x7F) >> mantissa_bits, bits & ((1 << mantissa_bits) - 1)
+    whole = np.where(exponent, mantissa + (1 << mantissa_bits), mantissa)
+    sizes = np.ldexp(whole, np.maximum(exponent, 1) - bias - mantissa_bits)
+    values: Array = np.where(bits & 0x80, -sizes, sizes).astype("f4")
+    values[nans] = math.nan
+    return values
 
 
 def _kind(tensor: Tensor) -> Dtype:

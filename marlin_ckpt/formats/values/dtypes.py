@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import struct
 from dataclasses import dataclass
 
 
@@ -76,44 +74,3 @@ SAFETENSORS = {one.safetensors: name for name, one in DTYPES.items() if one.safe
 def dtype(name: str) -> Dtype:
     """What is known of a type; of one that is not known here, a size of 0."""
     return DTYPES.get(name, _UNKNOWN)
-
-
-# Bits of exponent and mantissa, bias, and whether the greatest exponent holds infinities as IEEE 754 has it.
-# Source: c10/util/Float8_*.h of torch 2.13.
-_EIGHT_BITS = {
-    "float8_e4m3fn": (4, 3, 7, False),
-    "float8_e4m3fnuz": (4, 3, 8, False),
-    "float8_e5m2": (5, 2, 15, True),
-    "float8_e5m2fnuz": (5, 2, 16, False),
-    "float8_e8m0fnu": (8, 0, 127, False),
-}
-
-
-def eight_bit_values(name: str) -> bytes:
-    """The values of a type of 8 bits, in the order of their bits.
-
-    Args:
-        name: of the type, `float8_e4m3fn`.
-
-    Returns:
-        256 floats of 32 bits, little-endian, which all of them are exactly.
-    """
-    return struct.pack("<256f", *(_eight_bit_value(name, bits) for bits in range(256)))
-
-
-def _eight_bit_value(name: str, bits: int) -> float:
-    exponent_bits, mantissa_bits, bias, has_infinities = _EIGHT_BITS[name]
-    if name == "float8_e8m0fnu":
-        return math.nan if bits == 0xFF else math.ldexp(1, bits - bias)  # noqa: PLR2004 - all bits set
-    sign = -1.0 if bits & 0x80 else 1.0
-    exponent = (bits & 0x7F) >> mantissa_bits
-    mantissa = bits & ((1 << mantissa_bits) - 1)
-    if name.endswith("fnuz") and bits == 0x80:  # noqa: PLR2004 - what would be minus zero
-        return math.nan
-    if name == "float8_e4m3fn" and bits & 0x7F == 0x7F:  # noqa: PLR2004 - all bits but the sign's
-        return math.copysign(math.nan, sign)
-    if has_infinities and exponent == (1 << exponent_bits) - 1:
-        return sign * math.inf if not mantissa else math.copysign(math.nan, sign)
-    if not exponent:
-        return sign * math.ldexp(mantissa, 1 - bias - mantissa_bits)
-    return sign * math.ldexp((1 << mantissa_bits) + mantissa, exponent - bias - mantissa_bits)
