@@ -1,7 +1,7 @@
-"""What a file holds, for people: what `show`, `diff` and `export` know of it.
+"""What a file holds, without torch and without the data of its tensors.
 
-outline      of any format: its tree, its tensors, what loading would import; start here
-tree         makes the tree of a pickle's stubs
-summary      the tree as `show` prints it: names split at their dots, what repeats itself told once
-optimizers   which optimizers' states a tree holds
+- `outline` reads the metadata of a file of any format: `read_outline` returns its tree, tensors and imports.
+- `tree` makes the tree from the stubs of a pickle, within bounds.
+- `summary` makes of the tree what a person wants to see: names split at dots, repetition shown once.
+- `optimizers` finds the states of optimizers in the tree, and which class each is of.
 """

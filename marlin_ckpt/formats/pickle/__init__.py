@@ -1,12 +1,13 @@
-"""Pickles, read without importing or running what they name.
+"""The pickle inside a torch file, without torch and without running any of it.
 
-reader        runs the opcodes within a budget; stubs and formats/torch/unpickling are its clients
-keys          what hashing the keys of dicts takes
-stubs         the client that makes a stub of each object; writes stubs again
-views         which stubs are tensors, and of what shape and dtype
-storages      which tensors lie in which record, for verify and salvage
-labels        keys, names and values in few characters
-permissions   what weights_only says to the names that a pickle imports
+Reading, from the bottom up:
+    reader: runs the opcodes within a budget; clients say what names, calls and references make.
+    keys: charges the budget for the keys of dicts and sets.
+    stubs: a client that makes a stub of each object; it also writes stubs back as a pickle.
 
-What reading may take is counted in formats/budget.
+What the stubs mean:
+    views: which of them are tensors, and what shape, dtype and storage each has.
+    storages: which tensors are in which record, and a pickle without the tensors of lost records.
+    labels: names and values as short texts.
+    permissions: which of the imported names `weights_only` allows.
 """

@@ -1,47 +1,52 @@
-"""What it takes to hash the keys of dicts and sets, and to compare those of one hash."""
+"""What the keys of a pickle's dicts and sets take: hostile ones are slow to hash or to compare."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 from typing import Any
 
 from marlin_ckpt.formats.budget import Budget
 
-# Bytes of memory that an item of a dict or a set takes at most, and what the first one takes beside that.
-ITEM = 100
+# Room that one of each takes at most, as sys.getsizeof says it of Python 3.11, with its reference.
+ITEM = 100  # of a dict or set that grows
 FIRST_ITEM = 168
-LONGEST_SHORT = 256  # characters of a key; to compare more takes longer than the rest
 _HASH = 160  # of a key whose hash is remembered
 _COMPARISON = 4  # of two keys, in time
+SHORT = 256  # characters of a key; to compare more takes longer than the rest
 _SMALL_INTEGERS = 2**61 - 1  # below it no two have the same hash; sys.hash_info.modulus
 _MOST_NESTED = 100  # tuples in a key; hash() takes the processor's stack for each
 _MOST_PARTS = 10_000  # of the tuples in a key, which may all be one
 
 
 class Keys:
-    """Charges a budget for keys before they are hashed.
+    """Charges a budget for the keys of dicts and sets.
 
-    The hash of a tuple in a million others ends the process, that of 2^40 shared ones never ends, and neither
-    do a million keys of one hash, or of long equal texts.
+    Args:
+        budget: what reading the pickle may take.
     """
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._hashes: Counter[tuple[int, int]] = Counter()
 
-    def charge_all(self, keys: Collection[Any], target: Any) -> None:
+    def charge_all(self, keys: list[Any] | tuple[Any, ...], target: Any) -> None:
         """Charges what a dict or set takes that is made of such keys."""
         self._budget.charge(FIRST_ITEM + ITEM * len(keys))
         for key in keys:
             self.charge(key, target)
 
     def charge(self, key: Any, target: Any) -> None:
-        """Charges what hashing a key takes, and comparing it with those in the target that have its hash."""
+        """Charges what hashing a key takes, and comparing it with those before it that have the same hash.
+
+        Args:
+            key: the key.
+            target: the dict or set that it is put into.
+
+        Raises:
+            ExcessError: it takes more than is left.
+        """
         kind = type(key)
-        if (kind is str and len(key) <= LONGEST_SHORT) or (
-            kind is int and -_SMALL_INTEGERS < key < _SMALL_INTEGERS
-        ):
+        if (kind is str and len(key) <= SHORT) or (kind is int and -_SMALL_INTEGERS < key < _SMALL_INTEGERS):
             return
         cost = self._cost(key)
         self._budget.charge(cost + _HASH)

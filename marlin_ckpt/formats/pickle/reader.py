@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import functools
 import pickle
-from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any, ClassVar, NoReturn
 
 from marlin_ckpt.formats.budget import Budget
+from marlin_ckpt.formats.pickle.keys import FIRST_ITEM, ITEM, SHORT, Keys
 
 _CHUNK = 100_000  # opcodes that are run between two looks at the budget
 # Room that one of each takes at most, as sys.getsizeof says it of Python 3.11, with its reference.
 _TUPLE = 64
 _CONTAINER = 112  # a list with its first items, an empty dict
 _SET = 224
-_ITEM = 100  # of a dict or set that grows
-_FIRST_ITEM = 168
-_HASH = 160  # of a key whose hash is remembered
-_COMPARISON = 4  # of two keys, in time
-_SHORT = 256  # characters of a key; to compare more takes longer than the rest
-_SMALL_INTEGERS = 2**61 - 1  # below it no two have the same hash; sys.hash_info.modulus
-_MOST_NESTED = 100  # tuples in a key; hash() takes the processor's stack for each
-_MOST_PARTS = 10_000  # of the tuples in a key, which may all be one
 # By opcode. What is made of the items behind a mark takes no more than the mark did.
 _ROOM = {
     pickle.MARK: _TUPLE, pickle.TUPLE1: _TUPLE, pickle.TUPLE2: _TUPLE, pickle.TUPLE3: _TUPLE,
@@ -45,6 +37,7 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
 
     Attributes:
         budget: the one given.
+        keys: charges it for the keys of dicts and sets.
     """
 
     # Without the extension registry and buffers outside the pickle, of which no file of torch's has any.
@@ -62,7 +55,7 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         self.budget = budget
         self.read, self.readline = file.read, file.readline
         self._charge = budget.charge
-        self._hashes: Counter[tuple[int, int]] = Counter()
+        self.keys = Keys(budget)
         # Picklers count their indices from 0; others are kept by number, lest a few bytes name a huge one.
         self._memo: list[Any] = []
         self._far_memo: dict[int, Any] = {}
@@ -201,10 +194,10 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         if type(target) not in self.mappings:
             self.set_items(target, pairs)
             return
-        self._charge(len(items) * (_ITEM // 2) + (0 if target else _FIRST_ITEM))
+        self._charge(len(items) * (ITEM // 2) + (0 if target else FIRST_ITEM))
         for key, value in pairs:
-            if type(key) is not str or len(key) > _SHORT:
-                self.charge_key(key, target)
+            if type(key) is not str or len(key) > SHORT:
+                self.keys.charge(key, target)
             target[key] = value
 
     def load_dict(self) -> None:
@@ -217,45 +210,13 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         items = self.pop_mark()
         if type(self.stack[-1]) is not set:
             raise pickle.UnpicklingError("it would add to what is no set")
-        self.charge_keys(items, self.stack[-1])
+        self.keys.charge_all(items, self.stack[-1])
         self.stack[-1].update(items)
 
     def load_frozenset(self) -> None:
         items = self.pop_mark()
-        self.charge_keys(items, items)
+        self.keys.charge_all(items, items)
         self.append(frozenset(items))
-
-    def charge_keys(self, keys: list[Any] | tuple[Any, ...], target: Any) -> None:
-        """Charges what a dict or set takes that is made of such keys."""
-        self._charge(_FIRST_ITEM + _ITEM * len(keys))
-        for key in keys:
-            self.charge_key(key, target)
-
-    def charge_key(self, key: Any, target: Any) -> None:
-        """Charges what hashing a key takes, and comparing it with those before it that have the same hash."""
-        kind = type(key)
-        if (kind is str and len(key) <= _SHORT) or (kind is int and -_SMALL_INTEGERS < key < _SMALL_INTEGERS):
-            return
-        cost = self._cost_of_key(key)
-        self._charge(cost + _HASH)
-        number = id(target), hash(key)
-        self._hashes[number] += 1
-        self._charge((cost + _COMPARISON) * self._hashes[number])
-
-    def _cost_of_key(self, key: Any) -> int:
-        pending, parts, cost = [(key, 0)], 0, 0
-        while pending:
-            part, depth = pending.pop()
-            if isinstance(part, (str, bytes)):
-                cost += len(part)
-            elif isinstance(part, int):
-                cost += part.bit_length() // 8
-            elif isinstance(part, (tuple, frozenset)):
-                parts += len(part)
-                if depth > _MOST_NESTED or parts > _MOST_PARTS:
-                    self.budget.refuse("it has a key of too many tuples in tuples")
-                pending.extend((inner, depth + 1) for inner in part)
-        return cost + parts
 
     def load_frame(self) -> None:
         # The frame is part of the file, and is read from there.
@@ -306,7 +267,7 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         elif 0 <= index < len(memo):
             memo[index] = self.stack[-1]
         else:
-            self._charge(_ITEM)
+            self._charge(ITEM)
             self._far_memo[index] = self.stack[-1]
 
 

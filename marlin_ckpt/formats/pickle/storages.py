@@ -35,9 +35,9 @@ def tensor_names(data_pkl: bytes) -> dict[str, list[str]]:
     """
     names: dict[str, list[str]] = {}
     try:
-        state, budget = _read(data_pkl)
-        for place, storage in _storages(state, budget):
-            names.setdefault(storage.key, []).append(_name(place, budget))
+        reader = _reader(data_pkl)
+        for place, storage in _storages(reader.load(), reader.budget):
+            names.setdefault(storage.key, []).append(_name(place, reader.budget))
     except Exception:  # noqa: BLE001 - a damaged pickle raises anything; then there are no names to give
         return {}
     return names
@@ -52,17 +52,14 @@ def record_sizes(data_pkl: bytes) -> dict[str, int | None]:
     Raises:
         ExcessError: it would take too much to be read.
     """
-    sizes: dict[str, int | None] = {}
     try:
-        for _, storage in _storages(*_read(data_pkl)):
-            item_bytes = dtype(dtype_of(storage)).item_bytes
-            numel = storage.pid[4]
-            sizes[storage.key] = numel * item_bytes if item_bytes and type(numel) is int else None
+        reader = _reader(data_pkl)
+        reader.load()
+        return {key: _size(storage) for key, storage in reader.storages.items()}
     except ExcessError:
         raise
     except Exception:  # noqa: BLE001 - as above
         return {}
-    return sizes
 
 
 def without_records(data_pkl: bytes, keys: Iterable[str]) -> tuple[bytes, dict[str, list[str]]] | None:
@@ -80,8 +77,8 @@ def without_records(data_pkl: bytes, keys: Iterable[str]) -> tuple[bytes, dict[s
         ExcessError: it would take too much to be read.
     """
     try:
-        state, budget = _read(data_pkl)
-        pruning = _Pruning(frozenset(keys), budget)
+        reader = _reader(data_pkl)
+        state, pruning = reader.load(), _Pruning(frozenset(keys), reader.budget)
         if pruning.prune(state, None):
             return None
         file = io.BytesIO()
@@ -93,10 +90,14 @@ def without_records(data_pkl: bytes, keys: Iterable[str]) -> tuple[bytes, dict[s
     return file.getvalue(), pruning.lost
 
 
-def _read(data_pkl: bytes) -> tuple[Any, Budget]:
+def _reader(data_pkl: bytes) -> StubReader:
     file = io.BytesIO(data_pkl)
-    budget = Budget(file.tell)
-    return StubReader(file, budget).load(), budget
+    return StubReader(file, Budget(file.tell))
+
+
+def _size(storage: Storage) -> int | None:
+    item_bytes, numel = dtype(dtype_of(storage)).item_bytes, storage.pid[4]
+    return numel * item_bytes if item_bytes and type(numel) is int else None
 
 
 class _Pruning:

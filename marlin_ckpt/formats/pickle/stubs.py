@@ -92,11 +92,13 @@ class StubReader(Reader):
 
     Attributes:
         names: what stands for each name that the pickle would import.
+        storages: by their keys, as the pickle has each first.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.names = Globals()
+        self.storages: dict[str, Storage] = {}
 
     def resolve(self, module: str, name: str) -> Global:
         """What stands for a name."""
@@ -148,7 +150,9 @@ class StubReader(Reader):
         # ("storage", type, key, location, size); see torch.serialization._save.
         if isinstance(pid, tuple) and len(pid) > 2 and isinstance(pid[2], str):  # noqa: PLR2004
             self.budget.charge(_STORAGE)
-            return Storage(pid)
+            made = Storage(pid)
+            self.storages.setdefault(made.key, made)
+            return made
         raise pickle.UnpicklingError("an unknown persistent id")
 
 
