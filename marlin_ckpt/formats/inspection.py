@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import BadFileError, NotACheckpointError, UnknownFormatError
+from marlin_ckpt.errors import BadFileError
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.registry import open_format
-from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.formats.verdicts import Status, status_of
 from marlin_ckpt.storage.local.files import open_source
 from marlin_ckpt.storage.local.store import open_store
 
@@ -56,12 +56,8 @@ def inspect(entry: Entry) -> Inspection:
                 return layout.inspect(store, entry)
         with open_source(entry.path) as source:
             found = open_format(source).inspect(source)
-    except UnknownFormatError as error:
-        return Inspection(entry, Status.UNVERIFIABLE, error.what)
-    except NotACheckpointError as error:
-        return Inspection(entry, Status.NOT_A_CHECKPOINT, error.what)
     except BadFileError as error:
-        return Inspection(entry, Status.CORRUPT, error.what)
+        return Inspection(entry, status_of(error), error.what)
     except OSError as error:
         why = os.strerror(error.errno or errno.ENOENT)  # it has gone, where no system call says otherwise
         return Inspection(entry, None, f"cannot be read: {why}")

@@ -14,7 +14,7 @@ import struct
 from typing import Any
 
 from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
-from marlin_ckpt.formats.pickle.stubs import Storage, StubReader
+from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.pickle.views import dtype_of
 from marlin_ckpt.formats.values.dtypes import dtype
 from marlin_ckpt.storage.source import Source
@@ -68,15 +68,12 @@ class _Reader(StubReader):
 
     def __init__(self, window: _Window) -> None:
         super().__init__(window, window.budget, encoding="utf-8", errors="surrogateescape")
-        self.storages: dict[str, Storage] = {}
 
     def persistent_load(self, pid: Any) -> Any:
         """The storage, or the module's class, that torch wrote a reference to."""
         if isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module":
             return pid[1]
-        found: Storage = super().persistent_load(pid)
-        self.storages.setdefault(found.key, found)
-        return found
+        return super().persistent_load(pid)
 
 
 def read_legacy(source: Source) -> tuple[Any, StubReader, dict[str, tuple[int, int]]]:

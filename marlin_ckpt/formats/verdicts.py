@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, UnknownFormatError
 from marlin_ckpt.formats.manifest import Manifest
 
 
@@ -32,6 +33,13 @@ class Status(StrEnum):
     def is_bad(self) -> bool:
         """Whether the file is a checkpoint of which something is damaged or missing."""
         return self in (Status.CORRUPT, Status.INCOMPLETE)
+
+
+def status_of(error: BadFileError) -> Status:
+    """What is said of a file that cannot be read for such a reason."""
+    if isinstance(error, UnknownFormatError):
+        return Status.UNVERIFIABLE
+    return Status.CORRUPT if isinstance(error, CorruptCheckpointError) else Status.NOT_A_CHECKPOINT
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import (
-    CorruptCheckpointError,
-    NotACheckpointError,
-    UnknownFormatError,
-    UnsafeCheckpointError,
-)
+from marlin_ckpt.errors import BadFileError, CorruptCheckpointError
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.registry import open_format
-from marlin_ckpt.formats.verdicts import Status, Verdict
+from marlin_ckpt.formats.verdicts import Verdict, status_of
 from marlin_ckpt.formats.zip.records import OnBytes
 from marlin_ckpt.storage.local.files import open_source
 from marlin_ckpt.storage.local.store import open_store
@@ -39,10 +34,7 @@ def verify(what: Entry | str, on_bytes: OnBytes = lambda _: None) -> Verdict:
         size = source.size_bytes
         try:
             found = open_format(source).verify(source, on_bytes)
-        except CorruptCheckpointError as error:
-            return Verdict(path, Status.CORRUPT, error.what, error.tensors, size, error.hint)
-        except (NotACheckpointError, UnsafeCheckpointError) as error:
-            return Verdict(path, Status.NOT_A_CHECKPOINT, error.what, (), size, error.hint)
-        except UnknownFormatError as error:
-            return Verdict(path, Status.UNVERIFIABLE, error.what, (), size, error.hint)
+        except BadFileError as error:
+            tensors = error.tensors if isinstance(error, CorruptCheckpointError) else ()
+            return Verdict(path, status_of(error), error.what, tensors, size, error.hint)
     return Verdict(path, found.status, found.reason, (), size)

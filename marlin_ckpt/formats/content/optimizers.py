@@ -23,6 +23,9 @@ _GROUP_KEYS = (
     ("Adagrad", {"lr_decay", "initial_accumulator_value"}),
     ("Adadelta", {"rho", "eps"}),
     ("Adam", {"betas", "amsgrad"}),
+    ("RAdam", {"betas", "decoupled_weight_decay"}),
+    ("Adamax", {"betas", "maximize", "weight_decay"}),
+    ("SparseAdam", {"betas", "maximize"}),
 )
 # By what is kept for each parameter, where the groups' keys are of no class that is known.
 _STATE_KEYS = (
@@ -86,10 +89,6 @@ def _kind(group: dict[str, Any], kept: set[str]) -> str:
     for kind, keys in _GROUP_KEYS:
         if keys <= {*group}:
             return _adams(group) if kind == "Adam" else kind
-    if {"betas", "decoupled_weight_decay"} <= {*group}:
-        return "RAdam"
-    if {"betas", "maximize"} <= {*group}:
-        return "Adamax" if "weight_decay" in group else "SparseAdam"
     return next((kind for kind, keys in _STATE_KEYS if keys <= kept), "")
 
 

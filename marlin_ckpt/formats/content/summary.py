@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from marlin_ckpt.formats.content.tree import Kind, Node
+from marlin_ckpt.formats.values.tensor import Tensor
 
 _MOST_PARTS = 10  # of a dotted name; what follows is not split
 _MOST_SPLIT = 10  # levels of the tree, below which no name is split
@@ -63,7 +64,7 @@ class _Summary:
 
     def branch(self, node: Node, depth: int) -> Branch:
         """One node with all below it; the tree is 200 deep at most."""
-        made = self._tensor(node) if node.kind is Kind.TENSOR else Branch(node.key, node)
+        made = Branch(node.key, node) if node.tensor is None else self._tensor(node, node.tensor)
         places: dict[tuple[str, ...], Branch] = {(): made}
         for child in node.children:
             below = self.branch(child, depth + 1)
@@ -84,11 +85,8 @@ class _Summary:
             self._place(places, parts[:-1]).children.append(places[parts])
         return places[parts]
 
-    def _tensor(self, node: Node) -> Branch:
+    def _tensor(self, node: Node, tensor: Tensor) -> Branch:
         self._places_left += 1
-        tensor = node.tensor
-        if tensor is None:
-            raise TypeError("a node of a tensor without one")
         memory = (tensor.storage, tensor.offset, tensor.shape, tensor.stride, tensor.dtype)
         first = self._first.setdefault(memory, tensor.name)
         made = Branch(node.key, node, shape=tensor.shape, dtypes={tensor.dtype}, tensors=1)

@@ -76,14 +76,7 @@ class Unpickler(Reader):
         if (check and not check(self, arguments)) or (called in _MADE_BY_OTHERS and arguments):
             self.budget.refuse(f"no state that was saved calls {called.__name__} with such arguments")
 
-    def _is_encode(self, arguments: tuple[Any, ...]) -> bool:
-        match arguments:
-            case (str() as text, "latin1" | "latin-1"):
-                self.budget.charge(len(text))
-                return True
-        return False
-
-    def _is_bytearray(self, arguments: tuple[Any, ...]) -> bool:
+    def _is_bytes(self, arguments: tuple[Any, ...]) -> bool:
         match arguments:
             case () | (bytes() | bytearray(),) | (str(), "latin1" | "latin-1"):
                 self.budget.charge(len(arguments[0]) if arguments else 0)
@@ -168,8 +161,8 @@ def _made(called: Any, made: Any) -> Any:
 _LONGEST = 100  # characters of the name of a layout
 # What may be called only as a pickler has it called.
 _CHECKS: dict[Any, Callable[[Unpickler, tuple[Any, ...]], bool]] = {
-    encode: Unpickler._is_encode,  # noqa: SLF001
-    bytearray: Unpickler._is_bytearray,  # noqa: SLF001
+    encode: Unpickler._is_bytes,  # noqa: SLF001
+    bytearray: Unpickler._is_bytes,  # noqa: SLF001
     set: Unpickler._is_collection,  # noqa: SLF001
     complex: Unpickler._is_short,  # noqa: SLF001
     Counter: Unpickler._is_collection,  # noqa: SLF001

@@ -48,14 +48,14 @@ def read_bits(source: Source, tensor: Tensor) -> Array:
         UnsafeCheckpointError: the tensor has far more elements than its storage has places.
         OSError: the file cannot be read.
     """
-    kind = _kind(tensor)
-    first, last = _span(tensor)
+    kind = _kind(source, tensor)
+    first, last = _span(source, tensor)
     shape = tensor.shape
     if not tensor.numel:
         try:
             return np.empty(shape, kind.numpy)
         except ValueError as error:  # a size of 2^62 beside one of 0
-            raise _outside(tensor) from error
+            raise _outside(source, tensor) from error
     span = _read_span(source, tensor, kind, first, last + 1 - first)
     strides = [
         step * kind.item_bytes if size > 1 else 0 for size, step in zip(shape, tensor.stride, strict=True)
@@ -75,8 +75,8 @@ def blocks(source: Source, tensor: Tensor, elements: int = BLOCK) -> Iterator[Ar
         flat arrays. Of a tensor that is not contiguous, or is deflated, the span of the storage that it views
         is in memory at once.
     """
-    kind = _kind(tensor)
-    first, _ = _span(tensor)
+    kind = _kind(source, tensor)
+    first, _ = _span(source, tensor)
     is_read_in_pieces = tensor.is_contiguous and tensor.record is None
     whole = None if is_read_in_pieces else read_bits(source, tensor)
     for start in range(0, tensor.numel, elements):
@@ -120,14 +120,15 @@ def _eight_bit_values(name: str) -> Array:
     return values
 
 
-def _kind(tensor: Tensor) -> Dtype:
+def _kind(source: Source, tensor: Tensor) -> Dtype:
     kind = dtype(tensor.dtype)
     if not kind.item_bytes:
-        raise UnknownFormatError(f"the values of tensor {tensor.name} cannot be read: {tensor.dtype}")
+        what = f"the values of tensor {tensor.name} cannot be read: {tensor.dtype}"
+        raise UnknownFormatError(what, source.path)
     return kind
 
 
-def _span(tensor: Tensor) -> tuple[int, int]:
+def _span(source: Source, tensor: Tensor) -> tuple[int, int]:
     """The first and the last element of the storage that a tensor views.
 
     Raises:
@@ -135,26 +136,26 @@ def _span(tensor: Tensor) -> tuple[int, int]:
         UnsafeCheckpointError: the tensor repeats the same elements too often.
     """
     if any(size < 0 for size in tensor.shape):
-        raise _outside(tensor)
+        raise _outside(source, tensor)
     if not tensor.numel:
         return tensor.offset, tensor.offset - 1
     last = tensor.offset
     for size, step in zip(tensor.shape, tensor.stride, strict=True):
         # torch has no negative strides.
         if step < 0:
-            raise _outside(tensor)
+            raise _outside(source, tensor)
         last += (size - 1) * step
     if tensor.offset < 0 or (last + 1) * tensor.item_bytes > tensor.storage_bytes:
-        raise _outside(tensor)
+        raise _outside(source, tensor)
     if tensor.numel > last + 1 - tensor.offset + _MOST_REPEATED:
         what = f"refused: tensor {tensor.name} repeats a few elements {tensor.numel} times"
-        raise UnsafeCheckpointError(what)
+        raise UnsafeCheckpointError(what, source.path)
     return tensor.offset, last
 
 
-def _outside(tensor: Tensor) -> CorruptCheckpointError:
+def _outside(source: Source, tensor: Tensor) -> CorruptCheckpointError:
     what = f"tensor {tensor.name} views elements outside of its storage"
-    return CorruptCheckpointError(what, tensors=(tensor.name,))
+    return CorruptCheckpointError(what, source.path, tensors=(tensor.name,))
 
 
 def _read_span(source: Source, tensor: Tensor, kind: Dtype, first: int, count: int) -> Array:
@@ -165,7 +166,7 @@ def _read_span(source: Source, tensor: Tensor, kind: Dtype, first: int, count: i
         _inflate_span(source, tensor, tensor.record, first * kind.item_bytes, view)
     elif source.read_into(tensor.start + first * kind.item_bytes, view) < len(view):
         what = f"truncated: the file ends within tensor {tensor.name}"
-        raise CorruptCheckpointError(what, tensors=(tensor.name,))
+        raise CorruptCheckpointError(what, source.path, tensors=(tensor.name,))
     found: Array = data.view(order + kind.numpy)
     return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
 
@@ -180,4 +181,4 @@ def _inflate_span(source: Source, tensor: Tensor, record: Record, start: int, pl
             at += len(piece)
     except InflationError as error:
         what = f"the deflated data of tensor {tensor.name} is damaged"
-        raise CorruptCheckpointError(what, tensors=(tensor.name,)) from error
+        raise CorruptCheckpointError(what, source.path, tensors=(tensor.name,)) from error

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from marlin_ckpt.errors import BadFileError, UnsafeCheckpointError
+from marlin_ckpt.errors import UnsafeCheckpointError
 from marlin_ckpt.formats.content.outline import Outline, Tensor, read_outline
 from marlin_ckpt.formats.values import arrays, dtypes
 from marlin_ckpt.formats.values.arrays import Array
@@ -38,15 +38,6 @@ class CheckedFile:
         self._records: dict[int, Record] = {}
         if container is not None and container.has_checksums:
             self._records = {container.data_offsets[one.name]: one for one in container.records if one.size}
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Adds the path of this file to errors that lack one."""
-        try:
-            yield
-        except BadFileError as error:
-            error.where = error.where or self.outline.path
-            raise
 
     def expect(self, tensors: Iterable[Tensor]) -> None:
         """Refuses to read tensors with far more elements than the file has bytes.
@@ -86,8 +77,7 @@ class CheckedFile:
         record = self._records.pop(tensor.start, None)
         if record is None or self._container is None:
             return False
-        with self.reading():
-            check_record(self.source, self._container, record, place)
+        check_record(self.source, self._container, record, place)
         return True
 
     def bits(self, tensor: Tensor) -> Array:
@@ -106,8 +96,7 @@ class CheckedFile:
             if self.check(tensor, values.view(np.uint8).data):
                 return values
         self.check(tensor)
-        with self.reading():
-            return np.ascontiguousarray(arrays.read_bits(self.source, tensor)).reshape(-1)
+        return np.ascontiguousarray(arrays.read_bits(self.source, tensor)).reshape(-1)
 
     def values(self, tensor: Tensor) -> Array:
         """Reads a tensor as `bits` does; dtypes that numpy lacks are widened to float32, which is exact."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -108,9 +109,8 @@ class ContainerWriter:
 _FORMAT = {".format_version": b"1", ".storage_alignment": str(ALIGNMENT).encode()}
 _VERSION = {"version": b"3\n"}
 CONSTANT_RECORDS = frozenset({*_FORMAT, *_VERSION})
-_MANIFEST_OVERHEAD_BYTES = (
-    4096  # its header and its entry, and the records that end the file; more than enough
-)
+# The manifest's header and entry, and the records that end the file; more than enough.
+_MANIFEST_OVERHEAD_BYTES = 4096
 
 
 def _leading(pickle: bytes, byteorder: bytes | None) -> dict[str, bytes]:
@@ -147,7 +147,7 @@ def plan(pickle: bytes, byteorder: bytes | None, sizes: Mapping[str, int]) -> Pl
     offsets: dict[str, int] = {}
     end = directory = 0
     for record, start in structures.lay_out((name, size, 0) for name, size in named.items()):
-        offsets[record.name.partition("/")[2]] = start
+        offsets[record.label] = start
         end = start + record.size + len(structures.descriptor(record))
         directory += len(structures.central_entry(record))
     return Plan(
@@ -177,11 +177,7 @@ def write_state(
         OSError: the file cannot be written.
     """
     writer = ContainerWriter(target)
-    for name, value in _leading(pickle, byteorder).items():
-        writer.add(name, value)
-    for name, buffer in data:
-        writer.add(name, buffer)
-    for name, value in _VERSION.items():
+    for name, value in itertools.chain(_leading(pickle, byteorder).items(), data, _VERSION.items()):
         writer.add(name, value)
     if about is not None:
         records = [{"name": one.name, "size": one.size, "crc32": one.crc32} for one in writer.records]

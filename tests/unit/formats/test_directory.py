@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch.utils.serialization import config
 
 from marlin_ckpt.errors import BadFileError, CorruptCheckpointError
-from marlin_ckpt.formats.verification import Status, verify
+from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.formats.verification import verify
 from marlin_ckpt.formats.zip import structures
 from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.reader import read_container

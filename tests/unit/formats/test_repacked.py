@@ -16,7 +16,8 @@ from marlin_ckpt import Checkpoint, CorruptCheckpointError, UnsafeCheckpointErro
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.formats.content.outline import read_outline
 from marlin_ckpt.formats.values import arrays
-from marlin_ckpt.formats.verification import Status, verify
+from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.formats.verification import verify
 from marlin_ckpt.formats.zip import structures
 from marlin_ckpt.formats.zip.reader import read_container
 from marlin_ckpt.storage.local.files import open_source
