@@ -18,7 +18,8 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle import storages
 from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.torch import pickler, unpickling
-from marlin_ckpt.formats.verification import Status, verify
+from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.formats.verification import verify
 from marlin_ckpt.storage.local.publishing import opened
 from tests.support.hostile_pickles import call, imported, number, state, tensor, text, tuple_of
 from tests.support.hostile_zips import entries, zipped
