@@ -12,32 +12,33 @@ from typing import TYPE_CHECKING, Any
 from marlin_ckpt.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from marlin_ckpt.arguments import DefaultCheckpointerArguments, TrainerArguments
-    from marlin_ckpt.checkpoint import Checkpoint
-    from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
-    from marlin_ckpt.checkpointer.default import DefaultCheckpointer
-    from marlin_ckpt.directory.catalog import get_latest_file
-    from marlin_ckpt.errors import (
-        ArgumentsError,
-        BadFileError,
-        CheckpointNotFoundError,
-        ConfigError,
-        CorruptCheckpointError,
-        DirectoryInUseError,
-        MarlinError,
-        NotACheckpointError,
-        StateMismatchError,
-        StorageError,
-        TrainingError,
-        UnknownFormatError,
-        UnsafeCheckpointError,
-        UnsavableStateError,
-    )
-    from marlin_ckpt.keep import BestArguments, RetentionArguments
-    from marlin_ckpt.training.backend import SingleProcess, TrainerBackend
-    from marlin_ckpt.training.module import ModuleInterface
-    from marlin_ckpt.training.preemption import Preempted
-    from marlin_ckpt.training.trainer import Trainer
+    from marlin_ckpt.arguments import DefaultCheckpointerArguments as DefaultCheckpointerArguments
+    from marlin_ckpt.arguments import TrainerArguments as TrainerArguments
+    from marlin_ckpt.checkpoint import Checkpoint as Checkpoint
+    from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer as AbstractCheckpointer
+    from marlin_ckpt.checkpointer.default import DefaultCheckpointer as DefaultCheckpointer
+    from marlin_ckpt.directory.catalog import get_latest_file as get_latest_file
+    from marlin_ckpt.errors import ArgumentsError as ArgumentsError
+    from marlin_ckpt.errors import BadFileError as BadFileError
+    from marlin_ckpt.errors import CheckpointNotFoundError as CheckpointNotFoundError
+    from marlin_ckpt.errors import ConfigError as ConfigError
+    from marlin_ckpt.errors import CorruptCheckpointError as CorruptCheckpointError
+    from marlin_ckpt.errors import DirectoryInUseError as DirectoryInUseError
+    from marlin_ckpt.errors import MarlinError as MarlinError
+    from marlin_ckpt.errors import NotACheckpointError as NotACheckpointError
+    from marlin_ckpt.errors import StateMismatchError as StateMismatchError
+    from marlin_ckpt.errors import StorageError as StorageError
+    from marlin_ckpt.errors import TrainingError as TrainingError
+    from marlin_ckpt.errors import UnknownFormatError as UnknownFormatError
+    from marlin_ckpt.errors import UnsafeCheckpointError as UnsafeCheckpointError
+    from marlin_ckpt.errors import UnsavableStateError as UnsavableStateError
+    from marlin_ckpt.keep import BestArguments as BestArguments
+    from marlin_ckpt.keep import RetentionArguments as RetentionArguments
+    from marlin_ckpt.training.backend import SingleProcess as SingleProcess
+    from marlin_ckpt.training.backend import TrainerBackend as TrainerBackend
+    from marlin_ckpt.training.module import ModuleInterface as ModuleInterface
+    from marlin_ckpt.training.preemption import Preempted as Preempted
+    from marlin_ckpt.training.trainer import Trainer as Trainer
 
 _ERRORS = "marlin_ckpt.errors"
 _HOMES = {
@@ -70,35 +71,7 @@ _HOMES = {
     "get_latest_file": "marlin_ckpt.directory.catalog",
 }
 
-__all__ = [
-    "AbstractCheckpointer",
-    "ArgumentsError",
-    "BadFileError",
-    "BestArguments",
-    "Checkpoint",
-    "CheckpointNotFoundError",
-    "ConfigError",
-    "CorruptCheckpointError",
-    "DefaultCheckpointer",
-    "DefaultCheckpointerArguments",
-    "DirectoryInUseError",
-    "MarlinError",
-    "ModuleInterface",
-    "NotACheckpointError",
-    "Preempted",
-    "RetentionArguments",
-    "SingleProcess",
-    "StateMismatchError",
-    "StorageError",
-    "Trainer",
-    "TrainerArguments",
-    "TrainerBackend",
-    "TrainingError",
-    "UnknownFormatError",
-    "UnsafeCheckpointError",
-    "UnsavableStateError",
-    "get_latest_file",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

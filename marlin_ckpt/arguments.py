@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Any, Literal
 
 from marlin_ckpt.errors import Fault
-from marlin_ckpt.fields import Checked, PathText, extension_fault, fits, name_part_fault
+from marlin_ckpt.fields import Checked, PathText, extension_fault, name_part_fault, suggestion
 from marlin_ckpt.keep import RetentionArguments
 
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_LOG_LEVELS = {"choices": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
+_NOT_EMPTY = {"required": "must not be empty"}
 
 
 def _checkpoints_here() -> str:
     return os.path.join(os.getcwd(), "checkpoints")
+
+
+def _outside_fault(filename: PathText) -> str:
+    path = PurePath(filename)
+    if path.is_absolute() or ".." in path.parts:
+        return f"must stay inside load_dir, but is {os.fspath(filename)!r}"
+    return ""
 
 
 @dataclass
@@ -66,13 +73,13 @@ class DefaultCheckpointerArguments(Checked):
     checkpoint: bool = True
     delete_existing_checkpoints: bool = False
     period: int | Literal["auto"] = field(default=1, metadata={"minimum": 1})
-    save_dir: PathText = field(default_factory=_checkpoints_here)
+    save_dir: PathText = field(default_factory=_checkpoints_here, metadata=_NOT_EMPTY)
     model_state_save_dir: PathText | None = field(default_factory=_checkpoints_here)
     load_dir: PathText | None = None
-    load_filename: PathText | None = None
-    file_prefix: str = "model"
-    file_ext: str = "pt"
-    log_level: str = "INFO"
+    load_filename: PathText | None = field(default=None, metadata={"check": _outside_fault})
+    file_prefix: str = field(default="model", metadata={"check": name_part_fault})
+    file_ext: str = field(default="pt", metadata={"check": extension_fault})
+    log_level: str = field(default="INFO", metadata=_LOG_LEVELS)
     max_overhead: float = field(default=0.035, metadata={"above": 0, "maximum": 0.5})
     mean_time_between_failures_hours: float | None = field(default=None, metadata={"above": 0})
     async_save: bool = False
@@ -84,44 +91,6 @@ class DefaultCheckpointerArguments(Checked):
     check_space: bool = True
     weights_only: bool = True
     resume_from: PathText | None = field(default=None, metadata={"yaml": False})
-
-    def faults(self) -> list[Fault]:
-        """Everything that is wrong with the fields now."""
-        found = super().faults()
-        told = {fault.field for fault in found}
-        if isinstance(self.keep, RetentionArguments):
-            found += [Fault(f"keep.{fault.field}", fault.message) for fault in self.keep.faults()]
-
-        def check(name: str, message: str) -> None:
-            if message and name not in told:
-                found.append(Fault(name, message))
-
-        if "save_dir" not in told:
-            check("save_dir", "" if os.fspath(self.save_dir) else "must not be empty")
-        if "file_prefix" not in told:
-            check("file_prefix", name_part_fault(self.file_prefix))
-        if "file_ext" not in told:
-            check("file_ext", extension_fault(self.file_ext))
-        if "log_level" not in told:
-            check("log_level", _choice_fault(self.log_level, LOG_LEVELS))
-        if "load_filename" not in told and self.load_filename is not None:
-            check("load_filename", _outside_fault(self.load_filename))
-        return found
-
-
-def _choice_fault(value: str, choices: tuple[str, ...]) -> str:
-    if value in choices:
-        return ""
-    near = get_close_matches(value.upper(), choices, n=1)
-    suggestion = f"; did you mean {near[0]}?" if near else ""
-    return f"expected one of {', '.join(choices)}, not {value!r}{suggestion}"
-
-
-def _outside_fault(filename: PathText) -> str:
-    path = PurePath(filename)
-    if path.is_absolute() or ".." in path.parts:
-        return f"must stay inside load_dir, but is {os.fspath(filename)!r}"
-    return ""
 
 
 @dataclass
@@ -172,7 +141,7 @@ class TrainerArguments(Checked):
     clip_grads: bool = True
     max_grad_norm: float = field(default=1.0, metadata={"above": 0})
     reset_optimizers_schedulers: bool = False
-    device: str = "auto"
+    device: str = field(default="auto", metadata=_NOT_EMPTY)
     use_gpu: bool = True
     backend: str = field(default="sp", metadata={"choices": ("sp", "sp-amp")})
     amp_dtype: str = field(default="auto", metadata={"choices": ("auto", "bfloat16", "float16")})
@@ -184,20 +153,10 @@ class TrainerArguments(Checked):
     handle_signals: bool = True
     preempt_grace_seconds: float = field(default=30.0, metadata={"above": 0})
     exact: bool = False
-    log_level: str = "INFO"
+    log_level: str = field(default="INFO", metadata=_LOG_LEVELS)
     checkpointer_args: DefaultCheckpointerArguments = field(
         default_factory=DefaultCheckpointerArguments, metadata={"yaml": False}
     )
-
-    def faults(self) -> list[Fault]:
-        """Everything that is wrong with the fields now."""
-        found = super().faults()
-        told = {fault.field for fault in found}
-        if "log_level" not in told and (message := _choice_fault(self.log_level, LOG_LEVELS)):
-            found.append(Fault("log_level", message))
-        if "device" not in told and not self.device:
-            found.append(Fault("device", "must not be empty"))
-        return found
 
 
 @dataclass
@@ -218,7 +177,7 @@ class TextArguments(Checked):
     """
 
     name: str = "text"
-    files: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list, metadata={"required": "names no file to learn from"})
     width: int = field(default=64, metadata={"minimum": 1})
     depth: int = field(default=2, metadata={"minimum": 1})
     heads: int = field(default=4, metadata={"minimum": 1})
@@ -231,8 +190,6 @@ class TextArguments(Checked):
         """Everything that is wrong with the fields now."""
         found = super().faults()
         told = {fault.field for fault in found}
-        if "files" not in told and not self.files:
-            found.append(Fault("files", "names no file to learn from"))
         if not told & {"width", "heads"} and self.width % self.heads:
             found.append(Fault("width", f"must be a multiple of heads ({self.heads}), but is {self.width}"))
         if "dropout" not in told and not self.dropout < 1:
@@ -261,6 +218,14 @@ class SpiralArguments(Checked):
     data_seed: int = field(default=0, metadata={"minimum": 0, "maximum": 2**63 - 1})
 
 
+def _import_path_fault(name: str) -> str:
+    package, _, cls = name.partition(":")
+    if cls.isidentifier() and all(part.isidentifier() for part in package.split(".")):
+        return ""
+    expected = f"one of {', '.join(MODULE_ARGUMENTS)} or my_package.my_file:MyModule"
+    return f"expected {expected}, not {name!r}{suggestion(name, MODULE_ARGUMENTS)}"
+
+
 @dataclass
 class ImportedModuleArguments(Checked):
     """`module.name: my_package.my_file:MyModule`, a `ModuleInterface` of the user's own.
@@ -270,23 +235,8 @@ class ImportedModuleArguments(Checked):
         args: keyword arguments for the class.
     """
 
-    name: str = ""
+    name: str = field(default="", metadata={"check": _import_path_fault})
     args: dict[str, Any] = field(default_factory=dict)
-
-    def faults(self) -> list[Fault]:
-        """Everything that is wrong with the fields now."""
-        found = super().faults()
-        if fits(self.name, str) and not _is_import_path(self.name):
-            names = ", ".join(MODULE_ARGUMENTS)
-            message = f"expected one of {names} or my_package.my_file:MyModule, not {self.name!r}"
-            near = get_close_matches(self.name, MODULE_ARGUMENTS, n=1)
-            found.append(Fault("name", message + (f"; did you mean {near[0]}?" if near else "")))
-        return found
-
-
-def _is_import_path(name: str) -> bool:
-    package, colon, cls = name.partition(":")
-    return bool(colon) and cls.isidentifier() and all(part.isidentifier() for part in package.split("."))
 
 
 ModuleArguments = TextArguments | SpiralArguments | ImportedModuleArguments

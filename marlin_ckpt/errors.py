@@ -21,24 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-__all__ = [
-    "ArgumentsError",
-    "BadFileError",
-    "CheckpointNotFoundError",
-    "ConfigError",
-    "CorruptCheckpointError",
-    "DirectoryInUseError",
-    "Fault",
-    "MarlinError",
-    "NotACheckpointError",
-    "StateMismatchError",
-    "StorageError",
-    "TrainingError",
-    "UnknownFormatError",
-    "UnsafeCheckpointError",
-    "UnsavableStateError",
-]
-
 
 @dataclass(frozen=True)
 class Fault:
@@ -117,6 +99,10 @@ class StorageError(MarlinError, OSError):
         strerror: what the operating system called it, or None.
     """
 
+    # They hide those of OSError, which live outside of an object's dict and are lost when it is pickled.
+    errno: int | None = None
+    strerror: str | None = None
+
     def __init__(
         self,
         what: str,
@@ -127,18 +113,8 @@ class StorageError(MarlinError, OSError):
         strerror: str | None = None,
     ) -> None:
         super().__init__(what, where, hint)
-        self._errno = errno
-        self._strerror = strerror
-
-    @property
-    def errno(self) -> int | None:  # type: ignore[override]
-        """The operating system's number of the first cause, or None."""
-        return self._errno
-
-    @property
-    def strerror(self) -> str | None:  # type: ignore[override]
-        """What the operating system called it, or None."""
-        return self._strerror
+        self.errno = errno
+        self.strerror = strerror
 
     @classmethod
     def of(cls, action: str, where: str, cause: OSError) -> StorageError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import Field, fields, is_dataclass
+from collections.abc import Iterable
+from dataclasses import Field, fields, is_dataclass, replace
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -83,22 +84,29 @@ def _fits_one(value: Any, hint: Any) -> bool:
         return True
 
 
-def field_faults(arguments: Any) -> list[Fault]:
-    """What is wrong with each field for itself: its type, then the bounds of its metadata.
+def suggestion(text: str, known: Iterable[str]) -> str:
+    """The end of a message on a name that is not known: the nearest known one, or ""."""
+    from difflib import get_close_matches  # noqa: PLC0415 - here, since commands start faster without
 
-    A field's metadata may hold `minimum`, `maximum` and `above` (numbers) and `choices` (a tuple).
-    """
-    faults = []
-    kind: type = type(arguments)
-    hints = hints_of(kind)
-    for field in fields(arguments):
-        value = getattr(arguments, field.name)
-        hint = hints[field.name]
-        if not fits(value, hint):
-            faults.append(Fault(field.name, f"expected {words(hint)}, not {value!r}"))
-        elif message := _bounds_fault(value, field):
-            faults.append(Fault(field.name, message))
-    return faults
+    choices = list(known)
+    near = get_close_matches(text, choices, n=1) or get_close_matches(text.upper(), choices, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _field_faults(field: Field[Any], value: Any, hint: Any) -> list[Fault]:
+    if not fits(value, hint):
+        return [Fault(field.name, f"expected {words(hint)}, not {value!r}")]
+    if message := _bounds_fault(value, field):
+        return [Fault(field.name, message)]
+    return _inner_faults(field.name, value)
+
+
+def _inner_faults(where: str, value: Any) -> list[Fault]:
+    """What is wrong in a dataclass that a field holds, or in a list of them."""
+    if isinstance(value, list):
+        return [fault for at, part in enumerate(value) for fault in _inner_faults(f"{where}[{at}]", part)]
+    found = value.faults() if isinstance(value, Checked) else []
+    return [replace(fault, field=f"{where}.{fault.field}") for fault in found]
 
 
 def _bounds_fault(value: Any, field: Field[Any]) -> str:  # noqa: PLR0911 - one for each bound
@@ -108,6 +116,10 @@ def _bounds_fault(value: Any, field: Field[Any]) -> str:  # noqa: PLR0911 - one 
     texts = map(_text_fault, value if isinstance(value, list) else [value])
     if message := next(filter(None, texts), ""):
         return message
+    if "required" in bounds and not value:
+        return str(bounds["required"])
+    if "check" in bounds:
+        return str(bounds["check"](value))
     if isinstance(value, str) and "choices" not in bounds:
         return ""
     if "maximum" in bounds and value > bounds["maximum"]:
@@ -116,8 +128,8 @@ def _bounds_fault(value: Any, field: Field[Any]) -> str:  # noqa: PLR0911 - one 
         return f"expected {bounds['minimum']} or more, not {value!r}"
     if "above" in bounds and not bounds["above"] < value < float("inf"):
         return f"expected a finite number above {bounds['above']}, not {value!r}"
-    if "choices" in bounds and value not in bounds["choices"]:
-        return f"expected one of {', '.join(bounds['choices'])}, not {value!r}"
+    if (choices := bounds.get("choices")) and value not in choices:
+        return f"expected one of {', '.join(choices)}, not {value!r}{suggestion(value, choices)}"
     return ""
 
 
@@ -148,14 +160,26 @@ def _text_fault(value: Any) -> str:
 
 
 class Checked:
-    """A mixin for dataclasses that refuse bad values at construction, all at once."""
+    """A mixin for dataclasses that refuse bad values at construction, all at once.
+
+    Each field is checked for itself: its type, then the bounds of its metadata. These may hold `minimum`,
+    `maximum` and `above` (numbers), `choices` (a tuple), `required` (why it must not be empty) and `check` (a
+    function that returns why a value is wrong, or "", in place of the other bounds). A value that is itself
+    `Checked` is asked in its turn.
+    """
 
     def __post_init__(self) -> None:
         self.check()
 
     def faults(self) -> list[Fault]:
         """Everything that is wrong with the values now; a subclass adds what spans fields."""
-        return field_faults(self)
+        hints = hints_of(type(self))
+        each: tuple[Field[Any], ...] = fields(self)  # type: ignore[arg-type]
+        return [
+            fault
+            for field in each
+            for fault in _field_faults(field, getattr(self, field.name), hints[field.name])
+        ]
 
     def check(self) -> None:
         """Checks the values again; plain attributes may have been set since construction.

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from marlin_ckpt.errors import Fault
 from marlin_ckpt.fields import Checked, duration_of, size_of
 
 _COUNT = {"minimum": 1}
+
+
+def _unreadable(read: Callable[[str], float]) -> Callable[[str], str]:
+    """Makes a check of a field that a function must be able to read."""
+
+    def fault(text: str) -> str:
+        try:
+            read(text)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    return fault
+
+
+def _total_fault(value: str | int) -> str:
+    return _unreadable(size_of)(str(value))
 
 
 @dataclass
@@ -21,16 +38,9 @@ class BestArguments(Checked):
         count: how many of the best are kept; of equal ones the newer.
     """
 
-    metric: str = ""
+    metric: str = field(default="", metadata={"required": "is missing; it names what is compared"})
     mode: str = field(default="min", metadata={"choices": ("min", "max")})
     count: int = field(default=1, metadata=_COUNT)
-
-    def faults(self) -> list[Fault]:
-        """Everything that is wrong with the fields now."""
-        found = super().faults()
-        if self.metric == "":
-            found.append(Fault("metric", "is missing; it names what is compared"))
-        return found
 
     def __str__(self) -> str:
         return f"{self.metric}:{self.mode}:{self.count}"
@@ -62,36 +72,23 @@ class RetentionArguments(Checked):
     last: int | None = field(default=None, metadata=_COUNT)
     every: int | None = field(default=None, metadata=_COUNT)
     best: BestArguments | list[BestArguments] | None = None
-    within: str | None = None
+    within: str | None = field(default=None, metadata={"check": _unreadable(duration_of)})
     hourly: int | None = field(default=None, metadata=_COUNT)
     daily: int | None = field(default=None, metadata=_COUNT)
     weekly: int | None = field(default=None, metadata=_COUNT)
-    max_total: str | int | None = field(default=None, metadata=_COUNT)
+    max_total: str | int | None = field(default=None, metadata={"check": _total_fault})
 
     def faults(self) -> list[Fault]:
         """Everything that is wrong with the fields now."""
         found = super().faults()
-        told = {fault.field for fault in found}
-        readers: tuple[tuple[str, Callable[[str], float]], ...] = (
-            ("within", duration_of),
-            ("max_total", size_of),
-        )
-        for name, read in readers:
-            text = getattr(self, name)
-            if name in told or not isinstance(text, str):
-                continue
-            try:
-                read(text)
-            except ValueError as error:
-                found.append(Fault(name, str(error)))
-        for number, rule in enumerate(() if "best" in told else self.best_rules()):
-            where = f"best[{number}]" if isinstance(self.best, list) else "best"
-            found += [Fault(f"{where}.{fault.field}", fault.message) for fault in rule.faults()]
-        if not found and not self.best_rules() and all(getattr(self, one) is None for one in _OTHERS):
-            found.append(
-                Fault("rules", "are missing, so that nothing would be kept; name one, such as last: 3")
-            )
+        if not found and self.max_total is None and self.has_no_rule():
+            message = "are missing, so that nothing would be kept; name one, such as last: 3"
+            found.append(Fault("rules", message))
         return found
+
+    def has_no_rule(self) -> bool:
+        """Whether nothing but `max_total` limits what is kept."""
+        return not any(getattr(self, one.name) for one in fields(self) if one.name != "max_total")
 
     def best_rules(self) -> list[BestArguments]:
         """The rules `best`, however they were written."""
@@ -106,6 +103,3 @@ class RetentionArguments(Checked):
     def max_bytes(self) -> int | None:
         """`max_total` in bytes."""
         return size_of(self.max_total) if isinstance(self.max_total, str) else self.max_total
-
-
-_OTHERS = ("last", "every", "within", "hourly", "daily", "weekly", "max_total")

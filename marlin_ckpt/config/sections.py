@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
@@ -19,7 +18,7 @@ from marlin_ckpt.arguments import (
 )
 from marlin_ckpt.config import scalars, tree
 from marlin_ckpt.errors import ArgumentsError, ConfigError, Fault
-from marlin_ckpt.fields import PathText, alternatives, hints_of
+from marlin_ckpt.fields import PathText, alternatives, hints_of, suggestion
 
 _SECTIONS = ("module", "trainer", "checkpointer")
 _Items = dict[str, tuple[yaml.Node, yaml.Node]]
@@ -158,8 +157,7 @@ class _Reading:
         return built if len(self.faults) == before else None
 
     def unknown(self, node: yaml.Node, path: str, key: str, known: Iterable[str]) -> None:
-        near = get_close_matches(key, list(known), n=1)
-        self.fault(node, path, "unknown key" + (f"; did you mean {near[0]}?" if near else ""))
+        self.fault(node, path, f"unknown key{suggestion(key, known)}")
 
     def value(self, node: yaml.Node, hint: Any, path: str) -> Any:
         """Reads a value for an annotated type.

@@ -133,11 +133,8 @@ def _rules(
             yield from (
                 (one, f"{name} {count}", 0) for one in _newest_of_each(counted, length, shift)[:count]
             )
-    if all(getattr(rules, one) is None for one in _KEEPING):
+    if rules.has_no_rule():
         yield from ((one, "all", 0) for one in counted)
-
-
-_KEEPING = ("last", "every", "best", "within", "hourly", "daily", "weekly")
 
 
 def _best(counted: Sequence[Candidate], rule: BestArguments) -> list[Candidate]:

@@ -93,11 +93,7 @@ def test_the_exit_codes_of_the_errors_are_those_of_the_readme(repository: Path) 
         int(code)
         for code in re.findall(r"^\| (\d)[ ,]", (repository / "README.md").read_text(), re.MULTILINE)
     }
-    raised = {
-        getattr(errors, name).exit_code
-        for name in errors.__all__
-        if hasattr(getattr(errors, name), "exit_code")
-    }
+    raised = {kind.exit_code for kind in vars(errors).values() if hasattr(kind, "exit_code")}
     assert documented == {0, 1, 2, 3, 4, 5}
     assert raised <= documented
 
