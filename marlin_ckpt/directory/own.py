@@ -13,12 +13,12 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.storage.local import descent
-from marlin_ckpt.storage.local.files import open_regular, read_at_most
+from marlin_ckpt.storage.local.files import closing, open_regular, read_at_most
 from marlin_ckpt.storage.local.publishing import make_directory
 from marlin_ckpt.storage.local.system_calls import write_all
 
@@ -29,18 +29,13 @@ _PLANTED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)  # a link, o
 _logger = logging.getLogger("marlin_ckpt.directory")
 
 
-@contextlib.contextmanager
-def folder(directory: str) -> Iterator[int]:
-    """Opens the folder; yields its descriptor.
+def folder(directory: str) -> contextlib.AbstractContextManager[int]:
+    """Opens the folder, for as long as the context lasts, which is its descriptor.
 
     Raises:
         OSError: it is not there, or is a link.
     """
-    fd = os.open(os.path.join(directory, OWN_DIRECTORY), descent.DIRECTORY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    return closing(os.open(os.path.join(directory, OWN_DIRECTORY), descent.DIRECTORY))
 
 
 def make(directory: str) -> None:
@@ -89,11 +84,8 @@ def read(directory: str, name: str) -> dict[str, Any]:
 
 
 def _read_object(folder_fd: int, name: str) -> dict[str, Any]:
-    fd = open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder_fd)
-    try:
+    with closing(open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder_fd)) as fd:
         found = json.loads(read_at_most(fd, _MOST_BYTES))
-    finally:
-        os.close(fd)
     if isinstance(found, dict):
         return found
     raise ValueError("not a JSON object")

@@ -80,7 +80,7 @@ def test_hundreds_of_failures_are_tried_in_every_kind_of_call_that_a_save_makes(
         campaign = begin(kind, tmp_path / kind)
         tried += sum(1 for later in codes for _ in faults(campaign, codes, later, one_in))
         made |= {campaign.labels[number].split()[0] for number in campaign.own}
-    assert made == CALLS - {"stat", "listdir"}  # these are the sweep's
+    assert made == CALLS - {"stat", "scandir"}  # these are the sweep's
     assert tried > cases(400, 800)
 
 
@@ -145,7 +145,7 @@ CARELESS = [
     ("old file", publishing, "_publish_in", write_in_place),
     ("old file", publishing, "_put_back", lambda *_: None),
     ("fsync repeated", publishing, "_fill", sync_again),
-    ("a descriptor", publishing, "_close_quietly", lambda _: None),
+    ("a descriptor", publishing, "close_quietly", lambda _: None),
     ("a thread", WritingThreads, "stop", stop_one_of_two),
     ("litter", os, "unlink", lambda *_, **__: None),
     ("errno None", StorageError, "of", lambda action, where, _: StorageError(action, where)),

@@ -6,8 +6,8 @@ import contextlib
 import errno
 import os
 
-from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
-from marlin_ckpt.storage.local.files import sync_open_directory
+from marlin_ckpt.errors import StorageError
+from marlin_ckpt.storage.local.files import close_quietly, doing, sync_open_directory
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 DirectoryIdentity = tuple[int, int]
@@ -24,18 +24,15 @@ def open_top(text: str, *, follows: bool) -> int:
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read, or is a symbolic link that is not followed.
     """
-    try:
-        return os.open(text, DIRECTORY & ~os.O_NOFOLLOW if follows else DIRECTORY)
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError("no such directory", text) from error
-    except OSError as error:
-        if not follows and error.errno in (errno.ELOOP, errno.ENOTDIR) and os.path.islink(text):
-            hint = "name the directory that it points to"
-            with contextlib.suppress(OSError):  # the link may be gone again
-                hint += f": {os.path.realpath(text)}"
+    with doing("cannot read the directory", text, missing="no such directory"):
+        try:
+            return os.open(text, DIRECTORY & ~os.O_NOFOLLOW if follows else DIRECTORY)
+        except OSError as error:
+            if follows or error.errno not in (errno.ELOOP, errno.ENOTDIR) or not os.path.islink(text):
+                raise
+            hint = f"name the directory that it points to: {os.path.realpath(text)}"
             what = "refused: removing through a symbolic link"
             raise StorageError(what, text, hint, errno=errno.ELOOP) from error
-        raise StorageError.of("cannot read the directory", text, error) from error
 
 
 def directory_identity(status: os.stat_result) -> DirectoryIdentity:
@@ -103,7 +100,7 @@ class Descent:
             sync_open_directory(self.fd)
             below = os.open(name, DIRECTORY, dir_fd=self.fd)
         self._way.append(self.here)
-        self._folder = f"{self._folder}/{name}" if self._folder else name
+        self._folder = os.path.join(self._folder, name)
         self._switch_to(below)
         self.here = directory_identity(os.fstat(below))
 
@@ -123,5 +120,4 @@ class Descent:
     def _switch_to(self, fd: int) -> None:
         before, self.fd = self.fd, fd
         if before != self._top:
-            with contextlib.suppress(OSError):  # nothing was written through it
-                os.close(before)
+            close_quietly(before)

@@ -7,10 +7,48 @@ import errno
 import os
 from collections.abc import Iterator
 
-from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
 from marlin_ckpt.fields import PathText
 
 _LONGEST_READ = 1 << 30  # bytes that one call is asked for; Linux gives 2 GiB at most: read(2)
+
+
+@contextlib.contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """Closes a descriptor in the end, through which nothing was written."""
+    try:
+        yield fd
+    finally:
+        close_quietly(fd)
+
+
+def close_quietly(fd: int) -> None:
+    """Closes a descriptor through which nothing was written, or after an error that counts more."""
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def doing(action: str, path: str, missing: str = "") -> Iterator[None]:
+    """Turns the system's errors into ours; what is already one of ours passes through.
+
+    Args:
+        action: that was tried, such as `cannot read`.
+        path: that it was tried on.
+        missing: how a CheckpointNotFoundError says that there is no such path; "": a StorageError says so.
+
+    Raises:
+        CheckpointNotFoundError: there is no such path.
+        StorageError: the system call failed.
+    """
+    try:
+        yield
+    except MarlinError:
+        raise
+    except OSError as error:
+        if missing and isinstance(error, FileNotFoundError):
+            raise CheckpointNotFoundError(missing, path) from error
+        raise StorageError.of(action, path, error) from error
 
 
 class FileSource:
@@ -19,10 +57,8 @@ class FileSource:
     def __init__(self, fd: int, path: str) -> None:
         self._fd = fd
         self.path = path
-        try:
+        with doing("cannot read", path):
             self.size_bytes = os.fstat(fd).st_size
-        except OSError as error:
-            raise StorageError.of("cannot read", path, error) from error
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fills a buffer; see `Source.read_into`."""
@@ -52,17 +88,10 @@ def open_source(path: str) -> Iterator[FileSource]:
         CheckpointNotFoundError: there is no such file.
         StorageError: it cannot be opened.
     """
-    try:
+    with doing("cannot read", path, missing="no such file"):
         fd = open_regular(path)
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError("no such file", path) from error
-    except OSError as error:
-        raise StorageError.of("cannot read", path, error) from error
-    try:
+    with closing(fd):
         yield FileSource(fd, path)
-    finally:
-        with contextlib.suppress(OSError):  # nothing was written through it
-            os.close(fd)
 
 
 def open_regular(path: PathText, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> int:

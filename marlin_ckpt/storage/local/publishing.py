@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import temporary
-from marlin_ckpt.storage.local.files import open_regular, sync_open_directory
+from marlin_ckpt.storage.local.files import close_quietly, closing, doing, open_regular, sync_open_directory
 from marlin_ckpt.storage.local.writer import open_writer
 from marlin_ckpt.storage.target import Fill
 
@@ -46,7 +46,7 @@ def make_directory(directory: PathText) -> None:
         StorageError: the path is a file, or cannot be made.
     """
     missing = []
-    try:
+    with doing("cannot make the directory", os.fspath(directory)):
         path = os.path.abspath(directory)
         while not os.path.lexists(path):
             missing.append(path)
@@ -55,8 +55,6 @@ def make_directory(directory: PathText) -> None:
             with contextlib.suppress(FileExistsError):  # another process made it meanwhile
                 os.mkdir(one)
             _sync_directory(os.path.dirname(one))
-    except OSError as error:
-        raise StorageError.of("cannot make the directory", os.fspath(directory), error) from error
     if not os.path.isdir(directory):
         what = "cannot make the directory: a file is in the way"
         raise StorageError(what, os.fspath(directory), errno=errno.ENOTDIR)
@@ -84,25 +82,15 @@ def publish(
             else the functions raise passes through, after the same tidying.
     """
     text = os.fspath(path)
-    try:
-        directory, name = os.path.split(os.path.abspath(text))
-        directory_fd = os.open(directory, _DIRECTORY)
-    except OSError as error:
-        raise StorageError.of("cannot write", text, error) from error
+    directory, name = os.path.split(os.path.abspath(text))
 
     def write(fd: int) -> int:
         with open_writer(fd, expected_bytes, image) as writer:
             fill(writer)
             return writer.finish()
 
-    try:
+    with doing("cannot write", text), closing(os.open(directory, _DIRECTORY)) as directory_fd:
         return _publish_in(directory_fd, name, write, before_renaming)
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError.of("cannot write", text, error) from error
-    finally:
-        _close_quietly(directory_fd)
 
 
 def _publish_in(
@@ -133,8 +121,9 @@ def _publish_in(
         for one in litter:
             with contextlib.suppress(OSError):
                 os.unlink(one, dir_fd=directory_fd)
-        _close_quietly(lock_fd)
-        _close_quietly(old_fd)
+        close_quietly(lock_fd)
+        if old_fd >= 0:
+            close_quietly(old_fd)
 
 
 def _fill(fd: int, write: Callable[[int], int]) -> tuple[int, float]:
@@ -150,7 +139,7 @@ def _fill(fd: int, write: Callable[[int], int]) -> tuple[int, float]:
         # the error ends this file's life.
         os.fsync(fd)
     except BaseException:
-        _close_quietly(fd)
+        close_quietly(fd)
         raise
     os.close(fd)
     return size_bytes, written
@@ -185,13 +174,6 @@ def _put_back(directory_fd: int, name: str, kept: str | None) -> None:
             os.unlink(name, dir_fd=directory_fd)
 
 
-def _close_quietly(fd: int) -> None:
-    """Closes a descriptor through which nothing was written, or after an error that counts more."""
-    if fd >= 0:
-        with contextlib.suppress(OSError):
-            os.close(fd)
-
-
 def _sync_directory(directory: str) -> None:
     fd = os.open(directory, _DIRECTORY)
     try:
@@ -209,18 +191,13 @@ def make_durable(path: str) -> None:
     Raises:
         StorageError: a system call failed.
     """
-    try:
+    with doing("cannot make durable", path):
         files = [path]
         if os.path.isdir(path):
             with os.scandir(path) as found:
                 files = [one.path for one in found if one.is_file(follow_symlinks=False)]
         for file in files:
-            fd = open_regular(file)
-            try:
+            with closing(open_regular(file)) as fd:
                 os.fsync(fd)
-            finally:
-                os.close(fd)
         for directory in {os.path.dirname(one) or os.curdir for one in (*files, path)}:
             _sync_directory(directory)
-    except OSError as error:
-        raise StorageError.of("cannot make durable", path, error) from error

@@ -7,13 +7,14 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import descent, temporary, trees
 from marlin_ckpt.storage.local.descent import Descent, DirectoryIdentity
-from marlin_ckpt.storage.local.files import FileSource, open_regular, sync_open_directory
+from marlin_ckpt.storage.local.files import FileSource, closing, doing, open_regular, sync_open_directory
 from marlin_ckpt.storage.store import Listing
 from marlin_ckpt.storage.target import Fill
 
@@ -60,13 +61,11 @@ class LocalStore:
 
     def head(self, name: str) -> Item | None:
         """Looks at one file or folder; see `Store.head`."""
-        folder, last = _split(name)
         try:
-            return self._look(self._at.go(folder), name, last)
-        except FileNotFoundError:
+            with self._reaching("cannot look at", name) as (folder, last):
+                return self._look(folder, name, last)
+        except CheckpointNotFoundError:
             return None
-        except OSError as error:
-            raise StorageError.of("cannot look at", self._path(name), error) from error
 
     def _look(self, fd: int, name: str, last: str) -> Item | None:
         status = os.stat(last, dir_fd=fd, follow_symlinks=False)
@@ -83,11 +82,8 @@ class LocalStore:
         """Opens a file for reading; see `Store.open`."""
         with self._reaching("cannot read", name) as (folder, last):
             fd = open_regular(last, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
-        try:
+        with closing(fd):
             yield FileSource(fd, self._path(name))
-        finally:
-            with contextlib.suppress(OSError):  # nothing was written through it
-                os.close(fd)
 
     def publish(self, name: str, size_bytes: int, fill: Fill, *, replaces: Identity | None = None) -> Item:
         """Writes a file whole and durable, or not at all; see `Store.publish`.
@@ -167,10 +163,9 @@ class LocalStore:
 
     def unfinished(self, folder: str = "") -> tuple[str, ...]:
         """The names of temporary files and folders; see `Store.unfinished`."""
-        before = f"{folder}/" if folder else ""
         with self._doing("cannot read the directory", folder), os.scandir(self._at.go(folder)) as found:
             return tuple(
-                before + one.name
+                os.path.join(folder, one.name)
                 for one in found
                 if temporary.is_temporary(one.name)
                 and (one.is_file(follow_symlinks=False) or one.is_dir(follow_symlinks=False))
@@ -203,17 +198,8 @@ class LocalStore:
         with self._doing(action, name):
             yield self._at.go(folder, makes=makes), last
 
-    @contextlib.contextmanager
-    def _doing(self, action: str, name: str) -> Iterator[None]:
-        """Turns what the system says into our errors."""
-        try:
-            yield
-        except (StorageError, CheckpointNotFoundError):
-            raise
-        except FileNotFoundError as error:
-            raise CheckpointNotFoundError("no such file or directory", self._path(name)) from error
-        except OSError as error:
-            raise StorageError.of(action, self._path(name), error) from error
+    def _doing(self, action: str, name: str) -> AbstractContextManager[None]:
+        return doing(action, self._path(name), missing="no such file or directory")
 
 
 @contextlib.contextmanager
@@ -228,18 +214,13 @@ def open_store(directory: PathText, *, follows: bool = True) -> Iterator[LocalSt
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read, or is a link that is not followed.
     """
-    place = os.fspath(directory)
     # Shells complete the name of a link with a slash, which would have it followed.
-    top = descent.open_top(place.rstrip("/") or "/", follows=follows)
-    try:
-        store = LocalStore(place, top)
-        try:
+    place = os.fspath(directory).rstrip("/") or "/"
+    with closing(descent.open_top(place, follows=follows)) as top:
+        with doing("cannot read the directory", place):
+            store = LocalStore(place, top)
+        with contextlib.closing(store):
             yield store
-        finally:
-            store.close()
-    finally:
-        with contextlib.suppress(OSError):  # nothing was written through it
-            os.close(top)
 
 
 def item_of(name: str, status: os.stat_result, above: DirectoryIdentity, *, is_link: bool) -> Item | None:

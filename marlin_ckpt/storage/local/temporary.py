@@ -16,6 +16,8 @@ import os
 import re
 from collections.abc import Iterator
 
+from marlin_ckpt.storage.local.files import close_quietly, closing
+
 SUFFIX = ".marlin-tmp"
 _NAME = re.compile(
     r"\.(?P<target>.+)\.(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}" + re.escape(SUFFIX), re.DOTALL
@@ -24,6 +26,7 @@ _NAME_MAX = 255  # bytes in one file name, NAME_MAX of linux/limits.h
 # Some file systems have no locks: NFS without its lock daemon, some FUSE ones. NFS wants a descriptor that is
 # open for writing, else EBADF.
 _NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_TO_LOCK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def is_temporary(name: str) -> bool:
@@ -73,8 +76,7 @@ def create(directory_fd: int, target: str) -> tuple[int, str]:
 def _discard(directory_fd: int, name: str, fd: int) -> None:
     with contextlib.suppress(OSError):
         os.unlink(name, dir_fd=directory_fd)
-    with contextlib.suppress(OSError):
-        os.close(fd)
+    close_quietly(fd)
 
 
 def _lock(fd: int) -> bool | None:
@@ -99,15 +101,12 @@ def open_locked(directory_fd: int, name: str) -> int:
     Raises:
         OSError: it cannot be opened, or is locked by another.
     """
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd)
-    try:
-        locked = _lock(fd)
-    except BaseException:
-        os.close(fd)
-        raise
-    if locked is False:
-        os.close(fd)
-        raise BlockingIOError(errno.EAGAIN, "locked by another", name)
+    fd = os.open(name, _TO_LOCK, dir_fd=directory_fd)
+    with contextlib.ExitStack() as stack:
+        stack.callback(close_quietly, fd)
+        if _lock(fd) is False:
+            raise BlockingIOError(errno.EAGAIN, "locked by another", name)
+        stack.pop_all()
     return fd
 
 
@@ -121,12 +120,9 @@ def claim(directory_fd: int, name: str) -> Iterator[bool]:
     Raises:
         OSError: the file cannot be opened; FileNotFoundError when its run has just finished with it.
     """
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd)
-    try:
+    with closing(os.open(name, _TO_LOCK, dir_fd=directory_fd)) as fd:
         locked = _lock(fd)
         yield _is_dead_here(name) if locked is None else locked
-    finally:
-        os.close(fd)
 
 
 def is_abandoned(directory_fd: int, name: str) -> bool:
@@ -142,8 +138,6 @@ def _is_dead_here(name: str) -> bool:
         return False
     try:
         os.kill(int(match["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        return False
+    except (OSError, OverflowError) as error:
+        return isinstance(error, ProcessLookupError)
     return False

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from marlin_ckpt.storage.local import descent, temporary
 from marlin_ckpt.storage.local.descent import Descent
-from marlin_ckpt.storage.local.files import sync_open_directory
+from marlin_ckpt.storage.local.files import closing, sync_open_directory
 
 
 def remove_empty(at: Descent, folder: str) -> None:
@@ -25,23 +25,16 @@ def remove_empty(at: Descent, folder: str) -> None:
 
 def remove_folder(fd: int, name: str) -> None:
     """Removes a folder with all in it, under the name of a temporary one, locked as these are."""
-    lock = -1
-    try:
+    with contextlib.ExitStack() as stack:
         if not temporary.is_temporary(name):
-            lock = temporary.open_locked(fd, name)
+            stack.enter_context(closing(temporary.open_locked(fd, name)))
             going = temporary.temporary_name(name)
             os.rename(name, going, src_dir_fd=fd, dst_dir_fd=fd)
             sync_open_directory(fd)
             name = going
-        top = os.open(name, descent.DIRECTORY, dir_fd=fd)
-        try:
+        with closing(os.open(name, descent.DIRECTORY, dir_fd=fd)) as top:
             _clear(top)
-        finally:
-            os.close(top)
         os.rmdir(name, dir_fd=fd)
-    finally:
-        if lock >= 0:
-            os.close(lock)
 
 
 def _clear(top: int) -> None:
@@ -76,7 +69,7 @@ def _walk(at: Descent, start: str) -> Iterator[tuple[str, list[str]]]:
         with os.scandir(at.go(folder)) as found:
             for one in found:
                 if one.is_dir(follow_symlinks=False):
-                    pending.append(f"{folder}/{one.name}" if folder else one.name)
+                    pending.append(os.path.join(folder, one.name))
                 else:
                     others.append(one.name)
         yield folder, others
