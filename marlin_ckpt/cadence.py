@@ -61,13 +61,9 @@ class Cadence:
             return self.at_s  # the first one tells what they cost
         expected_s = median(self.costs_s)
         affordable_s = self.at_s + (expected_s - self.budget_s) / self.max_overhead
-        return max(affordable_s, self.last_s + self.least_interval_s())
-
-    def least_interval_s(self) -> float:
-        """The time between saves below which they lose more than failures do; 0 where it is not known."""
-        if self.mean_time_between_failures_s is None or not self.costs_s:
-            return 0.0
-        return best_interval_s(median(self.costs_s), self.mean_time_between_failures_s)
+        # Saves that come more often than this lose more than failures do.
+        least_s = best_interval_s(expected_s, self.mean_time_between_failures_s or 0.0)
+        return max(affordable_s, self.last_s + least_s)
 
     def _budget_s(self, now_s: float) -> float:
         return self.budget_s + self.max_overhead * max(now_s - self.at_s, 0.0)

@@ -68,11 +68,6 @@ class Entry:
         return self.item.modified_ns
 
     @property
-    def is_link(self) -> bool:
-        """Whether a symbolic link has its name."""
-        return self.item.is_link
-
-    @property
     def index(self) -> int | None:
         """The index in its name, or None."""
         return None if self.name is None else self.name.index

@@ -136,12 +136,9 @@ class _Reading:
                 self.unknown(key_node, _join(path, key), key, known)
                 continue
             count = len(self.faults)
-            try:
-                value = self.value(value_node, hints_of(kind)[key], _join(path, key))
-                if len(self.faults) == count:
-                    values[key] = value
-            except scalars.MismatchError:
-                self.fault(value_node, _join(path, key), scalars.mismatch(value_node, hints_of(kind)[key]))
+            value = self.item(value_node, hints_of(kind)[key], _join(path, key))
+            if len(self.faults) == count:
+                values[key] = value
         is_whole = len(self.faults) == before
         # The dataclass checks ranges, with the default where a value is known to be wrong already.
         try:
@@ -183,6 +180,7 @@ class _Reading:
         raise scalars.MismatchError
 
     def item(self, node: yaml.Node, hint: Any, path: str) -> Any:
+        """Reads a value for an annotated type, or notes why it does not fit; None then."""
         try:
             return self.value(node, hint, path)
         except scalars.MismatchError:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from marlin_ckpt.directory import own
 from marlin_ckpt.directory.catalog import entry
@@ -29,7 +28,7 @@ def save_seconds(directory: str) -> float | None:
 
 def note_save(directory: str, seconds: float) -> None:
     """Notes how long a save took."""
-    own.write(directory, _NOTES, {**own.read(directory, _NOTES), _SAVE: round(seconds, 3)})
+    _note(directory, _SAVE, round(seconds, 3))
 
 
 def failed_starts(directory: str) -> dict[str, int]:
@@ -38,9 +37,8 @@ def failed_starts(directory: str) -> dict[str, int]:
     Returns:
         the numbers, above 0, by the files' paths; a file that was replaced meanwhile is another one.
     """
-    counts = _starts(own.read(directory, _NOTES))
     found = {}
-    for name, count in counts.items():
+    for name, count in _starts(directory).items():
         path = os.path.join(directory, name.rpartition("/")[2])
         if _identity(path) == name:
             found[path] = count
@@ -58,12 +56,10 @@ def counted_start(path: str) -> Iterator[None]:
     if not identity:
         yield
         return
-    notes = own.read(directory, _NOTES)
-    starts = _starts(notes)
     # The others' rows are broken; those that nobody begins with any more stay as they are.
+    starts = _starts(directory)
     starts = {name: count for name, count in starts.items() if count >= MOST_STARTS or name == identity}
-    before = starts.get(identity, 0)
-    own.write(directory, _NOTES, {**notes, _STARTS: {**starts, identity: before + 1}})
+    _note(directory, _STARTS, {**starts, identity: starts.get(identity, 0) + 1})
     try:
         yield
     except SystemExit:
@@ -73,14 +69,17 @@ def counted_start(path: str) -> Iterator[None]:
 
 
 def _forget(directory: str, identity: str) -> None:
-    notes = own.read(directory, _NOTES)
-    own.write(
-        directory, _NOTES, {**notes, _STARTS: {k: v for k, v in _starts(notes).items() if k != identity}}
-    )
+    starts = _starts(directory)
+    starts.pop(identity, None)
+    _note(directory, _STARTS, starts)
 
 
-def _starts(notes: Mapping[str, Any]) -> dict[str, int]:
-    starts = notes.get(_STARTS)
+def _note(directory: str, key: str, value: object) -> None:
+    own.write(directory, _NOTES, {**own.read(directory, _NOTES), key: value})
+
+
+def _starts(directory: str) -> dict[str, int]:
+    starts = own.read(directory, _NOTES).get(_STARTS)
     if not isinstance(starts, dict):
         return {}
     return {

@@ -138,6 +138,15 @@ def planned(entry: Entry, why: str) -> Removal:
     return Removal(entry.path, entry.size_bytes, why, entry.item.name, entry.item.identity)
 
 
+def failing(store: Store, failures: list[Failure]) -> OnError:
+    """Notes what cannot be read in a store among the failures."""
+
+    def fail(name: str, error: OSError) -> None:
+        failures.append(Failure(os.path.join(store.place, name), error.strerror or str(error)))
+
+    return fail
+
+
 def _by_extension(name: str, checkpoint: FileName | None, extension: str) -> str:
     if checkpoint is not None:
         return f"extension {checkpoint.extension}"
@@ -147,23 +156,19 @@ def _by_extension(name: str, checkpoint: FileName | None, extension: str) -> str
 def _plan(
     directory: PathText, reason: _Reason, start: str = "", *, recursive: bool = False, sweeps: bool = True
 ) -> Plan:
-    place = os.fspath(directory).rstrip("/") or "/"
     removals: list[Removal] = []
     failures: list[Failure] = []
-
-    def fail(name: str, error: OSError) -> None:
-        failures.append(Failure(os.path.join(place, name), error.strerror or str(error)))
-
-    with open_store(place, follows=False) as store:
+    with open_store(directory, follows=False) as store:
+        fail = failing(store, failures)
         for level in walk(store, start, recursive=recursive, on_error=fail):
             going = [(name, why) for name in level.objects if (why := reason(os.path.basename(name), None))]
             going += _left_behind(store, level.folder, fail) if sweeps else []
             for name, why in going:
                 if item := _look(store, name, fail):
-                    removals.append(planned(Entry(place, item, None), why))
+                    removals.append(planned(Entry(store.place, item, None), why))
             folders = ((one, reason(os.path.basename(one.item.name), one.name)) for one in level.checkpoints)
             removals += [planned(one, why) for one, why in folders if why]
-    return Plan(place, tuple(sorted(removals, key=lambda one: naming.order(one.path))), tuple(failures))
+    return Plan(store.place, tuple(sorted(removals, key=lambda one: naming.order(one.path))), tuple(failures))
 
 
 def _left_behind(store: Store, folder: str, fail: OnError) -> Iterator[tuple[str, str]]:

@@ -95,22 +95,23 @@ def bring_back(directory: PathText, *, dry_run: bool = False) -> Returned:
         CheckpointNotFoundError: there is no such directory, or nothing in its trash.
         StorageError: it cannot be read, or is a symbolic link.
     """
-    place = os.fspath(directory).rstrip("/") or "/"
-    with open_store(place, follows=False) as store:
+    with open_store(directory, follows=False) as store:
         # A removal that failed or was killed before it moved a file has left a folder with none in it.
         batches = (f"{TRASH}/{number:0{_DIGITS}}" for number in sorted(_batches(store), reverse=True))
         found = next(filter(None, (_in_trash(store, one) for one in batches)), None)
         if not found:
-            raise CheckpointNotFoundError("there is nothing in the trash", place)
+            raise CheckpointNotFoundError("there is nothing in the trash", store.place)
         if dry_run:
             return Returned(tuple(found), ())
-        returned, failures = [], []
+        returned: list[Trashed] = []
+        failures: list[Failure] = []
+        fail = removing.failing(store, failures)
         for one in found:
             try:
                 store.move(one.item.name, one.name, one.item.identity)
                 returned.append(one)
             except OSError as error:
-                failures.append(Failure(one.path, error.strerror or str(error)))
+                fail(one.name, error)
         store.remove_empty(TRASH)
     return Returned(tuple(returned), tuple(failures))
 

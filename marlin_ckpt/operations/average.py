@@ -65,15 +65,13 @@ def average(
     last = chosen[-1]
     for file, selected in zip(files, chosen, strict=True):
         file.expect(selected.tensors.values())
-    for file, selected in zip(files[:-1], chosen[:-1], strict=True):
         _check_alike(file.outline.path, selected.tensors, files[-1].outline.path, last.tensors)
     done = export.summary(target, files[-1].outline, chosen)
     drafts = []
     for name in last.tensors:
         sources = [(file, other.tensors[name]) for file, other in zip(files, chosen, strict=True)]
         drafts.append(_draft(name, sources, each, wanted, done))
-    done.size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
-    weights_file.write(target, drafts, None, {"format": "pt"})
+    done.size_bytes = weights_file.write(target, drafts, None, {"format": "pt"})
     return done
 
 

@@ -166,15 +166,14 @@ def _matched(
     before: dict[str, Tensor], after: dict[str, Tensor]
 ) -> tuple[list[Difference], dict[str, tuple[Tensor, Tensor]]]:
     """The differences in names, shapes and dtypes, and the pairs whose values must be compared."""
-    found = [Difference(name, Change.REMOVED, one, None) for name, one in before.items() if name not in after]
-    found += [Difference(name, Change.ADDED, None, one) for name, one in after.items() if name not in before]
-    alike = {}
-    for name in [name for name in before if name in after]:
-        one, other = before[name], after[name]
-        if (one.dtype, one.shape) == (other.dtype, other.shape):
+    found, alike = [], {}
+    for name in {**before, **after}:
+        one, other = before.get(name), after.get(name)
+        if one and other and (one.dtype, one.shape) == (other.dtype, other.shape):
             alike[name] = one, other
         else:
-            found.append(Difference(name, Change.RESHAPED, one, other))
+            change = Change.ADDED if one is None else Change.REMOVED if other is None else Change.RESHAPED
+            found.append(Difference(name, change, one, other))
     return found, alike
 
 

@@ -157,10 +157,9 @@ def export(file: CheckedFile, target: WeightsFile, wanted: Wanted) -> Exported:
     file.expect(selected.tensors.values())
     done = summary(target, outline, [selected])
     drafts = [_draft(file, name, one, wanted, done) for name, one in selected.tensors.items()]
-    done.size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
     is_module = selected.state == selection.module_state(outline)
     about = replace(outline.manifest, kind=Kind.MODEL, records=[]) if outline.manifest and is_module else None
-    weights_file.write(target, drafts, about, _metadata(outline))
+    done.size_bytes = weights_file.write(target, drafts, about, _metadata(outline))
     return done
 
 
@@ -192,14 +191,8 @@ def dtype_of(tensor: Tensor, wanted: Wanted) -> str:
 
 def draft(name: str, tensor: Tensor, done: Exported, read: Callable[[], Array]) -> Draft:
     """A tensor to be written with its own dtype; `read` returns its bits, as `CheckedFile.bits` does."""
-    return Draft(
-        name,
-        tensor.dtype,
-        tensor.item_bytes,
-        tensor.shape,
-        done.shared.get(name, ""),
-        lambda: _bytes_of(read()),
-    )
+    same_as = done.shared.get(name, "")
+    return Draft(name, tensor.dtype, tensor.item_bytes, tensor.shape, same_as, lambda: _bytes_of(read()))
 
 
 def rounded_draft(name: str, tensor: Tensor, dtype: str, done: Exported, read: Callable[[], Array]) -> Draft:

@@ -6,11 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from marlin_ckpt.errors import (
-    CorruptCheckpointError,
-    NotACheckpointError,
-    StorageError,
-)
+from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError, StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import manifest
 from marlin_ckpt.formats.format import Format, detect

@@ -102,8 +102,6 @@ def aliases(outline: Outline) -> dict[str, str]:
 
     It puts them into the metadata of the file, since no two tensors can share their bytes there.
     """
-    if outline.format is not Format.SAFETENSORS:
-        return {}
     names = {one.name for one in outline.tensors}
     texts = metadata_of(outline)
     return {name: kept for name, kept in texts.items() if name not in names and kept in names}

@@ -55,7 +55,7 @@ class WeightsFile:
 
 def write(
     file: WeightsFile, drafts: Sequence[Draft], about: Manifest | None, metadata: dict[str, str]
-) -> None:
+) -> int:
     """Writes a file whole and durable, or not at all.
 
     Args:
@@ -63,6 +63,9 @@ def write(
         drafts: the tensors, each with a name of its own.
         about: the manifest of a bare state dict, without its records; None leaves it out.
         metadata: texts that a safetensors file carries.
+
+    Returns:
+        how many bytes the tensors' elements take; tensors with several names count once.
 
     Raises:
         StorageError: it cannot be written, or exists already.
@@ -79,3 +82,4 @@ def write(
 
     size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
     publish(file.path, fill, size_bytes, before_renaming=file.check)
+    return size_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from marlin_ckpt.keep import BestArguments, RetentionArguments
 
@@ -84,18 +84,15 @@ def decide(candidates: Iterable[Candidate], rules: RetentionArguments, *, now_s:
         if rank:
             ranks[one.path] = min(rank, ranks.get(one.path, rank))
     dropped = _over_budget([one for one in counted if reasons[one.path]], rules, staying, ranks)
-    return [
-        replace(_decision(one, reasons[one.path], dropped.get(one.path, "")), is_wanted=one.path in wanted)
-        for one in files
-    ]
-
-
-def _decision(one: Candidate, reasons: list[str], dropped: str) -> Decision:
-    if one.apart:
-        return Decision(one, keep=True, reasons=(f"left alone: {one.apart}",))
-    if dropped:
-        return Decision(one, keep=False, reasons=(dropped, *(f"though {why}" for why in reasons)))
-    return Decision(one, keep=bool(reasons), reasons=tuple(reasons) or ("no rule keeps it",))
+    decisions = []
+    for one in files:
+        why, keep = reasons[one.path], bool(one.apart or reasons[one.path])
+        if one.apart:
+            why = [f"left alone: {one.apart}"]
+        elif one.path in dropped:
+            why, keep = [dropped[one.path], *(f"though {reason}" for reason in why)], False
+        decisions.append(Decision(one, keep, tuple(why) or ("no rule keeps it",), one.path in wanted))
+    return decisions
 
 
 def _stay(counted: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from marlin_ckpt import naming
-from marlin_ckpt.directory import catalog, removing
+from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory.removing import Failure, Plan, failing, planned
 from marlin_ckpt.directory.retention import decide
 from marlin_ckpt.directory.retention.decide import Candidate, Decision
 from marlin_ckpt.directory.retention.survey import Survey
@@ -39,7 +40,7 @@ class RetentionPlan:
     """
 
     decisions: tuple[Decision, ...]
-    removal: removing.Plan
+    removal: Plan
 
 
 class Keeping:
@@ -83,13 +84,9 @@ class Keeping:
             CheckpointNotFoundError: there is no such directory.
             StorageError: it, or what is to be verified, cannot be read.
         """
-        place = os.fspath(directory).rstrip("/") or "/"
-        failures: list[removing.Failure] = []
-
-        def fail(name: str, error: OSError) -> None:
-            failures.append(removing.Failure(os.path.join(place, name), error.strerror or str(error)))
-
-        with open_store(place, follows=False) as store:
+        failures: list[Failure] = []
+        with open_store(directory, follows=False) as store:
+            fail = failing(store, failures)
             found = catalog.find_in(
                 store, prefix=prefix, extension=extension, recursive=recursive, on_error=fail
             )
@@ -105,11 +102,9 @@ class Keeping:
         settled = (self._settle(group, rules, now_s, verify, entries) for group in groups.values())
         decisions = sorted(itertools.chain(*settled), key=lambda one: naming.order(one.candidate.path))
         removals = (
-            removing.planned(entries[one.candidate.path], "; ".join(one.reasons))
-            for one in decisions
-            if not one.keep
+            planned(entries[one.candidate.path], "; ".join(one.reasons)) for one in decisions if not one.keep
         )
-        return RetentionPlan(tuple(decisions), removing.Plan(place, tuple(removals), tuple(failures)))
+        return RetentionPlan(tuple(decisions), Plan(store.place, tuple(removals), tuple(failures)))
 
     def _settle(
         self,
@@ -124,24 +119,18 @@ class Keeping:
             decisions = decide.decide(candidates, rules, now_s=now_s)
             if verify is Verify.NONE or all(one.keep for one in decisions):
                 return decisions
-            kept = [one.candidate for one in decisions if one.keep and not one.candidate.apart]
-            if verify is Verify.NEWEST:  # and where it fails the next one, which would be the newest then
-                kept = [one.candidate for one in reversed(decisions) if not one.candidate.apart]
-            wrong = self._not_intact(kept, entries, until_one_holds=verify is Verify.NEWEST)
+            wrong = {}
+            for one in reversed(decisions):
+                path = one.candidate.path
+                if one.candidate.apart or (verify is Verify.ALL and not one.keep):
+                    continue
+                if reason := self._survey.why_not_intact(entries[path]):
+                    wrong[path] = reason
+                elif verify is Verify.NEWEST:  # where it fails, the one before it would be the newest
+                    break
             if not wrong:
                 return decisions
             candidates = [replace(one, apart=wrong.get(one.path, one.apart)) for one in candidates]
-
-    def _not_intact(
-        self, candidates: Iterable[Candidate], entries: Mapping[str, Entry], *, until_one_holds: bool
-    ) -> dict[str, str]:
-        wrong = {}
-        for one in candidates:
-            if reason := self._survey.why_not_intact(entries[one.path]):
-                wrong[one.path] = reason
-            elif until_one_holds:
-                break
-        return wrong
 
 
 def _pins(store: Store, pinned: Mapping[str, str], *, recursive: bool) -> dict[tuple[int, ...], str]:

@@ -77,7 +77,7 @@ class Survey:
 
 def _apart(found: Inspection, run_id: str | None) -> str:
     about = found.manifest
-    if found.entry.is_link:
+    if found.entry.item.is_link:
         return "a symbolic link"
     if found.status is None or not found.status.is_sound:
         return f"corrupt: {found.reason}" if found.status is Status.CORRUPT else found.reason
