@@ -37,9 +37,8 @@ class Fault:
     where: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"{self.where}: {self.field}: {self.message}" if self.where else f"{self.field}: {self.message}"
-        )
+        where = f"{self.where}: " if self.where else ""
+        return f"{where}{self.field}: {self.message}"
 
 
 class MarlinError(Exception):

@@ -48,13 +48,10 @@ def has_extension(name: str, extension: str) -> bool:
 
 def parse(name: str, prefix: str, extension: str) -> FileName | None:
     """Reads a file name by the grammar for one prefix and extension; None where it does not fit."""
-    index = checkpoint_index(name, prefix, extension)
-    if index is not None:
-        return FileName(prefix, index, extension)
-    for mark in _MODEL_MARKS:
+    for mark in ("", *_MODEL_MARKS):
         index = checkpoint_index(name, prefix + mark, extension)
         if index is not None:
-            return FileName(prefix, index, extension, Kind.MODEL)
+            return FileName(prefix, index, extension, Kind.MODEL if mark else Kind.CHECKPOINT)
     return None
 
 
@@ -93,12 +90,9 @@ def loose_index(name: str, prefix: str, extension: str) -> int | None:
     """
     if not (name.startswith(prefix) and has_extension(name, extension)):
         return None
-    fitting = parse(name, prefix, extension)
-    if fitting is not None:
-        return fitting.index if fitting.kind is Kind.CHECKPOINT else None
-    stranger = parse_any(name, extension)
-    if stranger is not None and stranger.kind is Kind.MODEL:
-        return None
+    found = parse(name, prefix, extension) or parse_any(name, extension)
+    if found is not None:
+        return found.index if found.kind is Kind.CHECKPOINT else None
     integers = _INTEGER.findall(name[: -len(extension) - 1])
     return int(integers[-1]) if integers else None
 

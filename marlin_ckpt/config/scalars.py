@@ -6,6 +6,7 @@ YAML 1.2 reads it, and a scalar that the two read differently is refused where t
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from types import NoneType
@@ -91,10 +92,8 @@ def read_any(node: yaml.Node) -> Any:
     if _is_plain(node) and _INTEGER_LIKE.fullmatch(node.value):
         hints = (int,)  # one that cannot be read exactly must not become a float
     for hint in hints:
-        try:
+        with contextlib.suppress(MismatchError):
             return read(node, hint)
-        except MismatchError:
-            continue
     raise MismatchError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
@@ -173,10 +174,8 @@ class _Reading:
                 return [self.item(part, item, f"{path}[{number}]") for number, part in enumerate(node.value)]
             if origin is dict and isinstance(node, yaml.MappingNode):
                 return self.free(node, path)
-            try:
+            with contextlib.suppress(scalars.MismatchError):
                 return scalars.read(node, one if origin is Literal else origin)
-            except scalars.MismatchError:
-                continue
         raise scalars.MismatchError
 
     def item(self, node: yaml.Node, hint: Any, path: str) -> Any:

@@ -202,19 +202,16 @@ def newest_first(directory: PathText, prefix: str, extension: str = "pt") -> Ite
     Raises:
         StorageError: the directory cannot be read.
     """
-    try:
-        with open_store(directory) as store:
-            levels = list(_readable(store, recursive=True))
-            for index_of in (naming.checkpoint_index, naming.loose_index):
-                has_found = False
-                for items in _groups(store, levels, index_of, prefix, extension):
-                    for item in sorted(items, key=lambda one: (one.modified_ns, one.name), reverse=True):
-                        has_found = True
-                        yield os.path.join(store.place, item.name)
-                if has_found:
-                    return
-    except CheckpointNotFoundError:
-        return
+    with contextlib.suppress(CheckpointNotFoundError), open_store(directory) as store:
+        levels = list(_readable(store, recursive=True))
+        for index_of in (naming.checkpoint_index, naming.loose_index):
+            has_found = False
+            for items in _groups(store, levels, index_of, prefix, extension):
+                for item in sorted(items, key=lambda one: (one.modified_ns, one.name), reverse=True):
+                    has_found = True
+                    yield os.path.join(store.place, item.name)
+            if has_found:
+                return
 
 
 def _groups(

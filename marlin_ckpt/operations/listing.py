@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import math
@@ -29,10 +30,8 @@ def since_s(text: str, *, now_s: float) -> float:
     Raises:
         ValueError: it is neither.
     """
-    try:
+    with contextlib.suppress(ValueError):
         return now_s - duration_of(text)
-    except ValueError:
-        pass
     try:
         when = datetime.datetime.fromisoformat(text)
     except ValueError:

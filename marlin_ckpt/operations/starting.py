@@ -92,10 +92,9 @@ def decide(
     if not (args.checkpoint and epochs):
         return Start(save_dir)
     last = epochs - 1
-    models = [] if args.model_state_save_dir is None else [_model_path(args, last)]
     if args.delete_existing_checkpoints:
         deletes = [entry.path for entry in _files(save_dir, extension=args.file_ext)]
-        return Start(save_dir, deletes=tuple(deletes), replaces=_existing(models, but=deletes))
+        return Start(save_dir, deletes=tuple(deletes), replaces=_model_file(args, last, but=deletes))
     period = 1 if args.period == "auto" else args.period  # any of them may be saved
     if index_by == "step":
         replaces, keeps = [one.path for one in checkpoints], []
@@ -103,7 +102,7 @@ def decide(
         saves = {index for index in range(epochs) if index % period == 0 or index == last}
         replaces = [one.path for one in checkpoints if one.index in saves]
         keeps = [one.path for one in checkpoints if one.index is not None and one.index > last]
-    return Start(save_dir, replaces=(*replaces, *_existing(models)), keeps=tuple(keeps))
+    return Start(save_dir, replaces=(*replaces, *_model_file(args, last)), keeps=tuple(keeps))
 
 
 def _suspects(save_dir: str, checkpoints: list[Entry]) -> dict[str, str]:
@@ -125,20 +124,19 @@ def _checkpoints(args: DefaultCheckpointerArguments) -> list[Entry]:
 
 
 def _files(directory: str, *, extension: str, prefix: str | None = None) -> list[Entry]:
-    try:
+    with contextlib.suppress(CheckpointNotFoundError):
         return catalog.find(directory, prefix=prefix, extension=extension)
-    except CheckpointNotFoundError:
-        return []
+    return []
 
 
-def _model_path(args: DefaultCheckpointerArguments, index: int) -> str:
+def _model_file(args: DefaultCheckpointerArguments, index: int, but: Iterable[str] = ()) -> tuple[str, ...]:
+    """The path of the model file that a run will replace, where there is one."""
+    if args.model_state_save_dir is None:
+        return ()
     name = FileName(args.file_prefix, index, args.file_ext, Kind.MODEL)
-    return os.path.join(args.model_state_save_dir or "", str(name))
-
-
-def _existing(paths: list[str], but: Iterable[str] = ()) -> tuple[str, ...]:
-    gone = {os.path.abspath(path) for path in but}
-    return tuple(path for path in paths if catalog.entry(path) and os.path.abspath(path) not in gone)
+    path = os.path.join(args.model_state_save_dir, str(name))
+    is_gone = os.path.abspath(path) in map(os.path.abspath, but)
+    return (path,) if catalog.entry(path) and not is_gone else ()
 
 
 def apply(start: Start, args: DefaultCheckpointerArguments, *, epochs: int) -> None:

@@ -85,16 +85,31 @@ class _Tasks:
 
     def stop(self) -> None:
         """Lets no task begin and waits for those under way, however often it is interrupted."""
-        interrupt: BaseException | None = None
-        has_ended = False
-        while not has_ended:
-            try:
-                with self._changed:
-                    self._is_over = True
-                    while self._under_way:
-                        self._changed.wait()
-                has_ended = True
-            except BaseException as error:  # noqa: BLE001 - what a signal's handler raises; raised below
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
+        with_patience(self._end)
+
+    def _end(self) -> None:
+        with self._changed:
+            self._is_over = True
+            while self._under_way:
+                self._changed.wait()
+
+
+def with_patience(wait: Callable[[], None]) -> None:
+    """Waits anew for as long as interrupts (Ctrl-C, any signal's handler that raises) end the waiting.
+
+    Args:
+        wait: returns once that has happened which must be waited for.
+
+    Raises:
+        Whatever interrupted it last, after it has returned.
+    """
+    interrupts: list[BaseException] = []  # emptied below, since an error's traceback would hold this frame
+    has_ended = False
+    while not has_ended:
+        try:
+            wait()
+            has_ended = True
+        except BaseException as error:  # noqa: BLE001 - raised below
+            interrupts = [error]
+    if interrupts:
+        raise interrupts.pop()

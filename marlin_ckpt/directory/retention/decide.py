@@ -10,6 +10,7 @@ from marlin_ckpt.keep import BestArguments, RetentionArguments
 
 _HOUR, _DAY = 3600, 86400
 _MONDAY = 3  # 1 January 1970 was a Thursday: the days since then, and three, are whole weeks on Mondays
+_PERIODS = (("hourly", _HOUR, 0), ("daily", _DAY, 0), ("weekly", 7 * _DAY, _MONDAY * _DAY))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,16 +121,10 @@ def _rules(
     if (within_s := rules.within_s()) is not None:
         young = [one for one in counted if one.time_s >= now_s - within_s]
         yield from ((one, f"within {rules.within}", 0) for one in young)
-    for name, length, shift in (
-        ("hourly", _HOUR, 0),
-        ("daily", _DAY, 0),
-        ("weekly", 7 * _DAY, _MONDAY * _DAY),
-    ):
-        count = getattr(rules, name)
-        if count is not None:
-            yield from (
-                (one, f"{name} {count}", 0) for one in _newest_of_each(counted, length, shift)[:count]
-            )
+    for name, length_s, shift_s in _PERIODS:
+        count = getattr(rules, name) or 0
+        newest = _newest_of_each(counted, length_s, shift_s)[:count]
+        yield from ((one, f"{name} {count}", 0) for one in newest)
     if rules.has_no_rule():
         yield from ((one, "all", 0) for one in counted)
 

@@ -46,10 +46,14 @@ class DirectPieces:
                 os.ftruncate(fd, 0)
             raise
         free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        self._memory: Iterator[memoryview]
         if image is None:
             for _ in range(_BUFFERS):
                 free.put(memoryview(mmap.mmap(-1, _PIECE_BYTES)))
-        self._memory = iter(free.get, None) if image is None else _cut(image)
+            self._memory = iter(free.get, None)
+        else:
+            starts = range(0, len(image), _PIECE_BYTES)
+            self._memory = (image[start : start + _PIECE_BYTES] for start in starts)
         self._threads = WritingThreads(fd, free.put)
 
     def next(self) -> memoryview:
@@ -73,11 +77,6 @@ class DirectPieces:
     def stop(self) -> None:
         """Ends the threads; see `WritingThreads.stop`."""
         self._threads.stop()
-
-
-def _cut(image: memoryview) -> Iterator[memoryview]:
-    for start in range(0, len(image), _PIECE_BYTES):
-        yield image[start : start + _PIECE_BYTES]
 
 
 def _in_blocks(size: int) -> int:

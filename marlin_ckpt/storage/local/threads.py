@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from marlin_ckpt.storage.local import system_calls
+from marlin_ckpt.storage.threads import with_patience
 
 # With two writes under way the disk does not wait for the next one, and is faster than with one; more were no
 # faster on ext4.
@@ -75,19 +76,12 @@ class WritingThreads:
 
         An interrupt (Ctrl-C, any signal's handler that raises) is raised once no thread writes any more.
         """
-        interrupts: list[BaseException] = []
-        is_quiet = False
-        while not is_quiet:
-            try:
-                self._end()
-                is_quiet = True
-            except BaseException as error:  # noqa: BLE001 - raised below
-                interrupts = [error]
-        with contextlib.suppress(OSError):  # whatever stopped the writing counts more
-            self._close()
-        self._errors.clear()  # their tracebacks hold whoever called, and what he wanted written
-        if interrupts:
-            raise interrupts.pop()
+        try:
+            with_patience(self._end)
+        finally:
+            with contextlib.suppress(OSError):  # whatever stopped the writing counts more
+                self._close()
+            self._errors.clear()  # their tracebacks hold whoever called, and what he wanted written
 
     def _start(self) -> None:
         self._fd = os.dup(self._owners_fd)
