@@ -1,7 +1,31 @@
 """Checkpoints for PyTorch that survive kills and full disks.
 
 The public names are bound on first use (PEP 562), so that `import marlin_ckpt` costs next to nothing and
-needs no torch.
+needs no torch. The packages, each of which imports only those below it:
+
+cli           the command `marlin-ckpt`; `python -m marlin_ckpt` runs it too
+training      the trainer, the modules that it trains, and how a run goes on from a checkpoint
+checkpointer  saves and loads the state of a run: what a trainer, or a loop of the user's, calls
+saving        writes states to files, before the call returns or in the background
+loading       reads states from files, and restores live modules and optimizers
+operations    what the other commands do with checkpoints: verify, compare, export, average, salvage
+directory     a directory of checkpoints: discovery, retention, the trash, the lease
+formats       one checkpoint: how files are encoded, read, written and verified
+config        reads the YAML into the dataclasses of `arguments`
+storage       names and bytes: stores of objects, and the writer of files
+
+The values that all of them share:
+
+arguments   the dataclasses behind the sections of the YAML
+keep        the section `keep`: which checkpoints retention keeps
+fields      what a field of these dataclasses may hold
+checkpoint  Checkpoint: the three states of a run, with its metrics
+cadence     how often a run can afford to save
+reports     what a save cost
+entries     what a look at a store finds, before any file is opened
+naming      the grammar of file names
+errors      everything that is raised on purpose, with the exit codes
+version     the version
 """
 
 from __future__ import annotations
