@@ -173,11 +173,11 @@ class Checked:
 
     def faults(self) -> list[Fault]:
         """Everything that is wrong with the values now; a subclass adds what spans fields."""
-        hints = hints_of(type(self))
-        each: tuple[Field[Any], ...] = fields(self)  # type: ignore[arg-type]
+        kind: Any = type(self)
+        hints = hints_of(kind)
         return [
             fault
-            for field in each
+            for field in fields(kind)
             for fault in _field_faults(field, getattr(self, field.name), hints[field.name])
         ]
 
