@@ -20,7 +20,7 @@ from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.torch import pickler, unpickling
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.formats.verification import verify
-from marlin_ckpt.storage.local.publishing import opened
+from marlin_ckpt.storage.local.files import open_source
 from tests.support.hostile_pickles import call, imported, number, state, tensor, text, tuple_of
 from tests.support.hostile_zips import entries, zipped
 
@@ -138,8 +138,9 @@ SHOWN = {
 @pytest.mark.parametrize("title", SHOWN)
 def test_what_would_fill_memory_only_when_it_is_shown_is_refused_as_too_large_and_named(title, tmp_path):
     path = hostile(tmp_path, state(SHOWN[title]))
-    with opened(path) as fd, pytest.raises(UnsafeCheckpointError, match="refused as too large") as caught:
-        read_outline(fd, path)
+    refused = pytest.raises(UnsafeCheckpointError, match="refused as too large")
+    with open_source(path) as source, refused as caught:
+        read_outline(source)
     assert caught.value.where == path
 
 
@@ -154,8 +155,8 @@ def test_equal_large_values_in_many_places_are_not_compared_again_in_each(tmp_pa
         __hash__ = None
 
     path = hostile(tmp_path, state(b"](" + _LARGE + _LARGE + b"q\x00" + b"h\x00" * 1_000 + b"e"))
-    with opened(path) as fd:
-        root = read_outline(fd, path).root
+    with open_source(path) as source:
+        root = read_outline(source).root
     values = [node for node in root.children[0].children[0].children if node.value]
     counted = {id(node.value): Counted(node.value) for node in values}
     for node in values:
@@ -167,8 +168,8 @@ def test_equal_large_values_in_many_places_are_not_compared_again_in_each(tmp_pa
 def test_names_of_many_dots_make_no_more_branches_than_a_few_for_each_tensor(tmp_path):
     names = b"".join(text(f"{one}.2.3.4.5.6.7.8.9.a") + b"h\x00" for one in range(10_000))
     path = hostile(tmp_path, state(tensor() + b"q\x000}(" + names + b"u"))
-    with opened(path) as fd:
-        whole = summarise(read_outline(fd, path).root)
+    with open_source(path) as source:
+        whole = summarise(read_outline(source).root)
 
     def count(branch) -> int:
         return 1 + sum(map(count, branch.children))
@@ -207,8 +208,8 @@ def test_verify_names_no_tensors_of_a_damaged_file_whose_pickle_is_too_dear(tmp_
 def test_a_safetensors_header_that_would_fill_the_memory_is_too_large_and_not_corrupt(header, tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header)
-    with opened(str(path)) as fd, pytest.raises(UnsafeCheckpointError, match="too large"):
-        read_outline(fd, str(path))
+    with open_source(str(path)) as source, pytest.raises(UnsafeCheckpointError, match="too large"):
+        read_outline(source)
     assert verify(str(path)).status is not Status.CORRUPT
 
 
@@ -236,8 +237,8 @@ def test_a_storage_key_of_a_legacy_file_that_is_no_text_is_corrupt(tmp_path):
     path = tmp_path / "a.pt"
     path.write_bytes(whole[: whole.rindex(b"].")] + b"]" + _NESTED + b"a.")
     assert whole.startswith(LEGACY_MAGIC)
-    with opened(str(path)) as fd, pytest.raises(CorruptCheckpointError):
-        read_outline(fd, str(path))
+    with open_source(str(path)) as source, pytest.raises(CorruptCheckpointError):
+        read_outline(source)
 
 
 class Counted(list):
