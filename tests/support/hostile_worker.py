@@ -9,6 +9,7 @@ turns with the files so that each is made with one in ONE_IN.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import ctypes
 import gc
@@ -177,12 +178,13 @@ def warm_up(config: str, chosen: list[str]) -> None:
         for name, arguments in calls(os.path.abspath(path), config).items():
             if name in chosen:
                 run(os.path.abspath(path), arguments)
-    # What torch imports when a tensor is compared or printed, and Python when a control is escaped.
+    # What torch imports when a tensor is compared or printed, and Python when a control is escaped or
+    # a pickle of an old protocol has bytes.
     assert repr(torch.ones(2))
     with contextlib.suppress(ImportError):
         importlib.import_module("torch.nested._internal.ops")
     for codec in ("unicode_escape", "latin_1"):
-        "\x9b".encode(codec)
+        codecs.lookup(codec)
     shutil.rmtree("warm")
 
 
