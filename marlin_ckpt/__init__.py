@@ -64,38 +64,26 @@ if TYPE_CHECKING:
     from marlin_ckpt.training.preemption import Preempted as Preempted
     from marlin_ckpt.training.trainer import Trainer as Trainer
 
-_ERRORS = "marlin_ckpt.errors"
-_HOMES = {
-    "AbstractCheckpointer": "marlin_ckpt.checkpointer.abstract",
-    "ArgumentsError": _ERRORS,
-    "BadFileError": _ERRORS,
-    "BestArguments": "marlin_ckpt.keep",
-    "Checkpoint": "marlin_ckpt.checkpoint",
-    "CheckpointNotFoundError": _ERRORS,
-    "ConfigError": _ERRORS,
-    "CorruptCheckpointError": _ERRORS,
-    "DefaultCheckpointer": "marlin_ckpt.checkpointer.default",
-    "DefaultCheckpointerArguments": "marlin_ckpt.arguments",
-    "DirectoryInUseError": _ERRORS,
-    "MarlinError": _ERRORS,
-    "ModuleInterface": "marlin_ckpt.training.module",
-    "NotACheckpointError": _ERRORS,
-    "Preempted": "marlin_ckpt.training.preemption",
-    "RetentionArguments": "marlin_ckpt.keep",
-    "SingleProcess": "marlin_ckpt.training.backend",
-    "StateMismatchError": _ERRORS,
-    "StorageError": _ERRORS,
-    "Trainer": "marlin_ckpt.training.trainer",
-    "TrainerArguments": "marlin_ckpt.arguments",
-    "TrainerBackend": "marlin_ckpt.training.backend",
-    "TrainingError": _ERRORS,
-    "UnknownFormatError": _ERRORS,
-    "UnsafeCheckpointError": _ERRORS,
-    "UnsavableStateError": _ERRORS,
-    "get_latest_file": "marlin_ckpt.directory.catalog",
-}
+_NAMES = {
+    "arguments": ("DefaultCheckpointerArguments", "TrainerArguments"),
+    "checkpoint": ("Checkpoint",),
+    "checkpointer.abstract": ("AbstractCheckpointer",),
+    "checkpointer.default": ("DefaultCheckpointer",),
+    "directory.catalog": ("get_latest_file",),
+    "errors": (
+        "ArgumentsError", "BadFileError", "CheckpointNotFoundError", "ConfigError", "CorruptCheckpointError",
+        "DirectoryInUseError", "MarlinError", "NotACheckpointError", "StateMismatchError", "StorageError",
+        "TrainingError", "UnknownFormatError", "UnsafeCheckpointError", "UnsavableStateError",
+    ),
+    "keep": ("BestArguments", "RetentionArguments"),
+    "training.backend": ("SingleProcess", "TrainerBackend"),
+    "training.module": ("ModuleInterface",),
+    "training.preemption": ("Preempted",),
+    "training.trainer": ("Trainer",),
+}  # fmt: skip
+_HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
 
-__all__ = list(_HOMES)
+__all__ = [*sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

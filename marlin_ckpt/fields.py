@@ -15,15 +15,9 @@ from marlin_ckpt.errors import ArgumentsError, Fault
 PathText = str | os.PathLike[str]
 
 _WORDS = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "a string",
-    os.PathLike: "a path",
-    dict: "a mapping",
-    list: "a list",
-    NoneType: "nothing",
-}
+    bool: "true or false", int: "an integer", float: "a number", str: "a string",
+    os.PathLike: "a path", dict: "a mapping", list: "a list", NoneType: "nothing",
+}  # fmt: skip
 
 
 @cache

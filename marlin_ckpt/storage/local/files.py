@@ -148,12 +148,8 @@ def sync_open_directory(fd: int) -> None:
 def file_kind(mode: int) -> str:
     """What a file's mode says it is, in words."""
     kinds = {
-        0o010000: "a FIFO",
-        0o020000: "a character device",
-        0o040000: "a directory",
-        0o060000: "a block device",
-        0o100000: "a regular file",
-        0o120000: "a symbolic link",
+        0o010000: "a FIFO", 0o020000: "a character device", 0o040000: "a directory",
+        0o060000: "a block device", 0o100000: "a regular file", 0o120000: "a symbolic link",
         0o140000: "a socket",
-    }
+    }  # fmt: skip
     return kinds.get(mode & 0o170000, "a special file")
