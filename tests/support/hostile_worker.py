@@ -60,6 +60,8 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if is_output(arguments):
         return
+    if event == "open" and isinstance(arguments[0], int):
+        return  # a file object for a descriptor, whose own opening was seen
     writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
     if writes or event.startswith(FORBIDDEN):
         events.append(f"{event} {arguments!r}"[:200])
