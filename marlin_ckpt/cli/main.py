@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
 
 import typer
+from typer.main import get_command
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.app import CarriedError, app
@@ -14,6 +16,9 @@ from marlin_ckpt.errors import MarlinError
 
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _READER_GONE = 141  # 128 + SIGPIPE
+
+
+_command = functools.cache(get_command)  # made once in a process that runs several
 
 
 def main(args: list[str] | None = None) -> int:
@@ -41,7 +46,7 @@ def main(args: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        return app(arguments, prog_name="marlin-ckpt", standalone_mode=False) or 0
+        return _command(app)(arguments, prog_name="marlin-ckpt", standalone_mode=False) or 0
     except CarriedError as carried:
         raise carried.error from None
 

@@ -118,7 +118,9 @@ def test_a_loader_that_shuffles_by_the_clock_is_found_and_is_no_matter_of_resumi
     assert "no kill came before it" in found["difference"]["hint"]
 
 
-def test_an_optimizers_rate_that_changed_is_named(prove):
+def test_an_optimizers_rate_that_changed_is_named(prove, cases):
+    if not cases(0, 1):
+        pytest.skip("--campaign runs it")
     code, found, _ = prove("AnotherRate", "--steps", "2", "--kill-at", "1")
     assert code == 3
     assert found["difference"]["what"] == "the run cannot go on"
