@@ -193,6 +193,7 @@ def by_path(directory: Path) -> None:
     for parent in (directory, directory / "sub"):
         path = parent / "model_1.pt"
         if not parent.is_symlink() and path.exists():
+            os.sched_yield()  # to the process that swaps, also where few processors are shared by many
             path.unlink(missing_ok=True)
 
 

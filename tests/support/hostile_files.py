@@ -11,7 +11,17 @@ from collections.abc import Callable
 
 from tests.support import hostile_pickles as pickles
 from tests.support.hostile_outlines import outlines
-from tests.support.hostile_zips import CORRUPT, MEGABYTE, Entry, Hostile, entries, manifests, zipped, zips
+from tests.support.hostile_zips import (
+    CORRUPT,
+    MEGABYTE,
+    NO_CHECKPOINT,
+    Entry,
+    Hostile,
+    entries,
+    manifests,
+    zipped,
+    zips,
+)
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -78,10 +88,11 @@ def from_pickles() -> list[Hostile]:
             pickles.text("storage"), pickles.imported("torch", "FloatStorage"), pickles.text("0"),
             pickles.text("cpu"), pickles.number(2**40), b"N") + b"Q")))),
         Hostile("legacy and nothing more", LEGACY_MAGIC),
-        Hostile("bare pickle with code", code),
-        Hostile("bare pickle of protocol 0 with code", b"cos\nsystem\n(S'touch ran'\ntR."),
+        Hostile("bare pickle with code", code, verified=NO_CHECKPOINT),
+        Hostile("bare pickle of protocol 0 with code", b"cos\nsystem\n(S'touch ran'\ntR.",
+                verified=NO_CHECKPOINT),
         Hostile("bare pickle of protocol 4 with code",
-                b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x09touch ran\x85R."),
+                b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x09touch ran\x85R.", verified=NO_CHECKPOINT),
         Hostile("pickle as TorchScript with code", zipped([
             *entries(code), Entry(b"archive/constants.pkl", code), Entry(b"archive/code/x.py", b"import os"),
         ])),
@@ -162,12 +173,16 @@ def nodes() -> list[Hostile]:
     made = [Hostile(f"node: {title}", make, "error", codes) for title, (make, codes) in irregular.items()]
     return [
         *made,
-        Hostile("node: link to a file of the system", lambda path: os.symlink("/proc/self/maps", path)),
-        Hostile("node: empty file", b""),
-        Hostile("node: hole of a terabyte", sparse),
+        Hostile(
+            "node: link to a file of the system",
+            lambda path: os.symlink("/proc/self/maps", path),
+            verified=NO_CHECKPOINT,
+        ),
+        Hostile("node: empty file", b"", verified=NO_CHECKPOINT),
+        Hostile("node: hole of a terabyte", sparse, verified=NO_CHECKPOINT),
         Hostile("node: hole of a terabyte that starts as a zip", sparse_zip, verified=(3,)),
-        Hostile("node: one byte", b"P"),
-        Hostile("node: escapes", b"\x1b[2J\x1b]52;c;ZXZpbA==\x07" * 100),
+        Hostile("node: one byte", b"P", verified=NO_CHECKPOINT),
+        Hostile("node: escapes", b"\x1b[2J\x1b]52;c;ZXZpbA==\x07" * 100, verified=NO_CHECKPOINT),
     ]
 
 

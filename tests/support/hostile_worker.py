@@ -44,7 +44,8 @@ FORBIDDEN = (
 ANNOTATIONS = (inspect.__file__, typing.__file__)
 HARMLESS = ("os.listdir", "os.scandir", "os.walk", "os.fwalk", "builtins.id", "socket.gethostname")
 OUTPUTS = ("exported.safetensors", "averaged.pt")  # what two of the calls are to write
-IN_OUR_FOLDER = ("os.mkdir", "open", "os.rename", "os.remove")  # the lease of the directory, and notes
+IN_OUR_FOLDER = ("os.mkdir", "open", "os.rename", "os.remove")
+OUR_FILES = ("lease.", "notes.")  # named alone where the folder is open
 REPORT = os.dup(1)
 
 events: list[str] = []
@@ -56,7 +57,8 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if event in ("compile", "exec") and sys._getframe(1).f_code.co_filename in ANNOTATIONS:
         return  # Typer evaluates the annotations of the commands
-    if event in IN_OUR_FOLDER and OWN_DIRECTORY in str(arguments[0]).split(os.sep):
+    name = str(arguments[0]) if arguments else ""
+    if event in IN_OUR_FOLDER and (name.startswith(OUR_FILES) or OWN_DIRECTORY in name.split(os.sep)):
         return
     if is_output(arguments):
         return

@@ -122,7 +122,7 @@ def deflated(megabytes: int) -> bytes:
 
 
 BOMB = {"method": 8, "size": 4000 * MEGABYTE, "crc32": 1}
-CORRUPT = (3,)
+CORRUPT = NO_CHECKPOINT = (3,)
 EITHER = (0, 3)
 DEEP = b"[" * 100_000
 
