@@ -65,7 +65,7 @@ def test_a_module_that_draws_from_torch_alone_resumes_identically_wherever_it_is
     if number >= cases(1, len(_CASES)):
         pytest.skip("one of them in each run: --campaign runs all; test_exact_resume.py without processes")
     args, overrides = _CASES[number]
-    kills = _EVERYWHERE.split(",") if cases(0, 1) else ["3:save", "6:validation"]
+    kills = _EVERYWHERE.split(",") if cases(0, 1) else ["6:validation"]
     in_epoch = overrides.get("trainer.max_train_steps_per_epoch", 6)
     steps = cases(8, 3 * in_epoch)
     if in_epoch != 6:
