@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError
 from marlin_ckpt.formats.zip import reader as zip_reader
@@ -24,8 +24,7 @@ class Format(StrEnum):
     SAFETENSORS = "safetensors"
 
 
-@dataclass(frozen=True, slots=True)
-class Foreign:
+class Foreign(NamedTuple):
     """What a file is that is no checkpoint.
 
     Attributes:

@@ -17,50 +17,45 @@ from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
 from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.pickle.views import dtype_of
 from marlin_ckpt.formats.values.dtypes import dtype
-from marlin_ckpt.storage.source import Source
+from marlin_ckpt.storage.source import Source, SourceFile
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 _PIECE_BYTES = 1 << 20
 _PROTOCOL_VERSION = 1001  # torch.serialization.PROTOCOL_VERSION
 
 
-class _Window(io.BytesIO):
-    """The beginning of a file, of which more is read when it is asked for."""
+class _Window(io.BufferedReader):
+    """The pickles at the beginning of a file."""
 
     def __init__(self, source: Source) -> None:
-        super().__init__()
-        self.budget = Budget(self.tell, source.path)
-        self._source, self._end = source, 0
+        super().__init__(SourceFile(source), _PIECE_BYTES)
+        self.budget = Budget(lambda: self.at, source.path)
+        self.at = 0
+        self._size_bytes = source.size_bytes
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Reads as a file does, but never less than it is asked for; raises EOFError instead."""
-        end = self.tell() + (size or 0)
-        if end > self._end:
-            self._fill(end)
-        return super().read(size)
+        self._count(size or 0)
+        data = super().read(size)
+        if len(data) < (size or 0):
+            raise EOFError("it ends too early")
+        return data
 
     def readline(self, size: int | None = -1, /) -> bytes:
         """Reads as a file does, but never less than a line; raises EOFError instead."""
-        here = self.tell()
-        while not (line := super().readline(size)).endswith(b"\n"):
-            self._fill(self._end + 1)
-            self.seek(here)
+        del size
+        line = super().readline(LARGEST_PICKLE + 1)
+        self._count(len(line))
+        if not line.endswith(b"\n"):
+            raise EOFError("it ends too early")
         return line
 
-    def _fill(self, end: int) -> None:
-        if end > self._source.size_bytes:
+    def _count(self, size: int) -> None:
+        self.at += size
+        if self.at > self._size_bytes:
             raise EOFError("it ends too early")
-        if end > LARGEST_PICKLE:
+        if self.at > LARGEST_PICKLE:
             self.budget.refuse(f"its pickles have more than {LARGEST_PICKLE} bytes")
-        here = self.tell()
-        self.seek(self._end)
-        wanted = (
-            min(self._source.size_bytes, LARGEST_PICKLE, max(end, 2 * self._end, _PIECE_BYTES)) - self._end
-        )
-        self._end += self.write(self._source.read(self._end, wanted))
-        self.seek(here)
-        if end > self._end:
-            raise EOFError("it ends too early")
 
 
 class _Reader(StubReader):
@@ -100,7 +95,7 @@ def read_legacy(source: Source) -> tuple[Any, StubReader, dict[str, tuple[int, i
     if type(keys) is not list or not all(type(key) is str for key in keys):
         raise pickle.UnpicklingError("no list of storages")
     places: dict[str, tuple[int, int]] = {}
-    at, size = window.tell(), source.size_bytes
+    at, size = window.at, source.size_bytes
     for key in keys:
         item_bytes = dtype(dtype_of(reader.storages[key])).item_bytes or 1  # of parts of bytes, torch says 1
         (numel,) = struct.unpack("<q", source.read(at, 8))

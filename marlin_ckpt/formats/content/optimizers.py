@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from marlin_ckpt.formats.content.tree import Kind, Node
 from marlin_ckpt.formats.pickle.labels import join
@@ -35,8 +34,7 @@ _STATE_KEYS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Optimizer:
+class Optimizer(NamedTuple):
     """The state of one optimizer.
 
     Attributes:

@@ -71,9 +71,8 @@ def read_outline(source: Source) -> Outline:
         UnsafeCheckpointError: it would take more time or memory than any of its length that a tool wrote.
         StorageError: it cannot be read.
     """
-    of = _OUTLINES[format_of(source)]
     try:
-        return of(source)
+        return _OUTLINES[format_of(source)](source)
     except (BadFileError, StorageError):
         raise
     except MemoryError as error:
@@ -86,8 +85,8 @@ def read_outline(source: Source) -> Outline:
 
 def _of_zip(source: Source) -> Outline:
     container = reader.read_saved(source)
-    records = {record.name: record for record in container.records}
-    record = next(one for one in container.records if one.label == "data.pkl")
+    records = container.by_label
+    record = records["data.pkl"]
     file = io.BytesIO()
     budget = Budget(file.tell, source.path)
     if record.size > LARGEST_PICKLE:
@@ -96,25 +95,19 @@ def _of_zip(source: Source) -> Outline:
     file.seek(0)
     unpickler = StubReader(file, budget, encoding="utf-8", errors="surrogateescape")
     state = unpickler.load()
-    archive = record.name.partition("/")[0]
-    order = _byteorder(source, container, f"{archive}/byteorder")
+    order = "little"  # torch before 2.1 did not say, and wrote elements as its machine had them
+    said = records.get("byteorder")
+    if said is not None and said.size <= _LONGEST_ORDER and read_record(source, container, said) == b"big":
+        order = "big"
 
     def make_tensor(name: str, view: View) -> Tensor:
-        data = records.get(f"{archive}/data/{view.storage.key}")
+        data = records.get(f"data/{view.storage.key}")
         if data is None:
             return _tensor(name, view, 0, 0, order)
         tensor = _tensor(name, view, container.data_offsets[data.name], data.size, order)
         return tensor if data.deflated_bytes is None else replace(tensor, record=data)
 
     return _of_pickle(source, state, unpickler, make_tensor, container)
-
-
-def _byteorder(source: Source, container: Container, name: str) -> str:
-    """How the elements lie; torch before 2.1 did not say, and wrote them as its machine had them."""
-    for record in container.records:
-        if record.name == name and record.size <= _LONGEST_ORDER:
-            return "big" if read_record(source, container, record) == b"big" else "little"
-    return "little"
 
 
 def _of_legacy(source: Source) -> Outline:
@@ -150,13 +143,12 @@ def _tensor(name: str, view: View, start: int, size: int, order: str = "little")
 
 def _of_safetensors(source: Source) -> Outline:
     header = safetensors.read_header(source)
-    tensors = safetensors.tensors(header, source.path)
-    nodes = [Node(tensor.name, Kind.TENSOR, tensor=tensor) for tensor in tensors]
+    nodes = [Node(tensor.name, Kind.TENSOR, tensor=tensor) for tensor in header.tensors]
     if header.metadata:
         texts = [Node(key, Kind.VALUE, value=text) for key, text in header.metadata.items()]
         nodes.insert(0, Node("__metadata__", Kind.MAPPING, children=texts))
     root = Node("", Kind.MAPPING, children=nodes)
-    return Outline(source.path, Format.SAFETENSORS, source.size_bytes, root, tuple(tensors))
+    return Outline(source.path, Format.SAFETENSORS, source.size_bytes, root, tuple(header.tensors))
 
 
 _OUTLINES: dict[Format, Callable[[Source], Outline]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
@@ -49,6 +50,14 @@ class Branch:
     same_as: str = ""
     children: list[Branch] = field(default_factory=list)
     alike: tuple[int, int] = (0, 0)
+
+    def add(self, other: Branch) -> None:
+        """Adds the tensors of another branch to those of this one."""
+        if len(self.dtypes) < _MOST_DTYPES:
+            self.dtypes |= other.dtypes
+        self.tensors += other.tensors
+        self.numel += other.numel
+        self.size_bytes += other.size_bytes
 
 
 def summarise(root: Node) -> Branch:
@@ -100,11 +109,7 @@ class _Summary:
         """Tells alike children once, and adds up."""
         branch.children = _merged(branch.children)
         for child in branch.children:
-            if len(branch.dtypes) < _MOST_DTYPES:
-                branch.dtypes |= child.dtypes
-            branch.tensors += child.tensors
-            branch.numel += child.numel
-            branch.size_bytes += child.size_bytes
+            branch.add(child)
         branch.alike = self._number(branch, strict=True), self._number(branch, strict=False)
 
     def _number(self, branch: Branch, *, strict: bool) -> int:
@@ -124,19 +129,14 @@ def _merged(children: list[Branch]) -> list[Branch]:
 
 
 def _groups(children: list[Branch], which: int) -> Iterator[list[Branch]]:
-    group: list[Branch] = []
-    before = -1
-    for child in children:
+    def run(numbered: tuple[int, Branch]) -> tuple[int, int]:
+        place, child = numbered
         match = _NUMBERED.fullmatch(child.key)
-        number = int(match[2]) if match else -1
-        goes_on = group and match and number == before + 1 and child.alike[which] == group[0].alike[which]
-        if group and not goes_on:
-            yield group
-            group = []
-        group.append(child)
-        before = number if match else -2
-    if group:
-        yield group
+        # The same for neighbours whose numbers go up by one; of its own where there is no number.
+        return (child.alike[which], int(match[2]) - place) if match else (-1, place)
+
+    for _, group in itertools.groupby(enumerate(children), run):
+        yield [child for _, child in group]
 
 
 def _merge(group: list[Branch]) -> Branch:
@@ -159,10 +159,7 @@ def _united(group: list[Branch], key: str) -> Branch:
         if one.shape != made.shape:
             made.shape = None
         made.is_value_common &= one.is_value_common and _is_same_value(one.node, first.node)
-        made.dtypes |= one.dtypes
-        made.tensors += one.tensors
-        made.numel += one.numel
-        made.size_bytes += one.size_bytes
+        made.add(one)
     below = zip(*(one.children for one in group), strict=True)
     made.children = [_united(list(parts), parts[0].key) for parts in below]
     return made

@@ -59,15 +59,6 @@ class Node:
 MakeTensor = Callable[[str, View], Tensor]
 
 
-@dataclass(slots=True)
-class _Frame:
-    children: list[Node]
-    path: str
-    parts: Iterator[tuple[str, Any]]
-    identity: int
-    is_repeated: bool
-
-
 class Builder:
     """Makes the tree; each container once, and again where it is shared only within bounds.
 
@@ -86,7 +77,7 @@ class Builder:
         self._make_tensor = make_tensor
         self._budget = budget
         self._repeats_left = _MOST_REPEATS
-        self._open: list[_Frame] = []
+        self._is_repeated = False  # what is being made stands elsewhere too
         self._on_path: set[int] = set()
         self._seen: set[int] = set()
         self._plain: dict[int, bool] = {}
@@ -98,16 +89,7 @@ class Builder:
         Raises:
             ExcessError: it has more nodes than any state, or longer names.
         """
-        root = self._node("", "", value)
-        while self._open:
-            frame = self._open[-1]
-            found = next(frame.parts, None)
-            if found is None:
-                self._on_path.discard(frame.identity)
-                self._open.pop()
-            else:
-                frame.children.append(self._node(found[0], frame.path, found[1]))
-        return root
+        return self._node("", "", value)
 
     def _node(self, key: str, above: str, value: Any) -> Node:
         # Names are joined again by those who show them, also of values.
@@ -121,8 +103,9 @@ class Builder:
         if view is not None:
             return self._tensor_node(key, join(above, key), view)
         if type(value) is Stub:
-            if value.name == ("numpy", "dtype") and _is_code(value.arguments[:1]):
-                self.numpy_types.add(value.arguments[0])
+            match value.name, value.arguments:
+                case ("numpy", "dtype"), (str() as code, *_) if _is_code(code):
+                    self.numpy_types.add(code)
             value = _plain_object(value)
         if type(value) in PLAIN or self._is_one_value(value):
             return Node(key, Kind.VALUE, value=value)
@@ -145,20 +128,22 @@ class Builder:
         return node
 
     def _enter(self, node: Node, path: str, value: Any, size: int, parts: Iterator[tuple[str, Any]]) -> None:
-        """Has the parts of a container made next, unless that goes beyond the bounds."""
-        is_repeated = id(value) in self._seen or (bool(self._open) and self._open[-1].is_repeated)
+        """Makes the parts of a container, unless that goes beyond the bounds."""
+        was_repeated = self._is_repeated
+        is_repeated = was_repeated or id(value) in self._seen
         if is_repeated:
             self._repeats_left -= 1 + size
-        if len(self._open) >= _MOST_DEPTH:
+        if len(self._on_path) >= _MOST_DEPTH:
             node.kind, node.label = Kind.ELSEWHERE, f"nested deeper than {_MOST_DEPTH}"
         elif is_repeated and self._repeats_left < 0:
             node.kind, node.label = Kind.ELSEWHERE, "what stands elsewhere too"
         else:
             self._seen.add(id(value))
             self._on_path.add(id(value))
-            children: list[Node] = []
-            node.children = children
-            self._open.append(_Frame(children, path, parts, id(value), is_repeated))
+            self._is_repeated = is_repeated
+            node.children = [self._node(key, path, part) for key, part in parts]
+            self._is_repeated = was_repeated
+            self._on_path.discard(id(value))
 
     def _is_one_value(self, value: Any) -> bool:
         return (isinstance(value, _ROWS) or (isinstance(value, dict) and len(value) > _LARGE)) and (
@@ -225,9 +210,8 @@ def _room(text: str) -> int:
     return len(text) if text.isascii() else 4 * len(text)
 
 
-def _is_code(arguments: tuple[Any, ...]) -> bool:
-    code = arguments[0] if arguments else None
-    return type(code) is str and code.isalnum() and len(code) <= labels.MOST_SHOWN
+def _is_code(text: str) -> bool:
+    return text.isalnum() and len(text) <= labels.MOST_SHOWN
 
 
 def _what(value: Any) -> tuple[Kind, str]:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 
-def _names(text: str) -> list[str]:
-    return text.split()
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
 
 _STORED = _names(
@@ -47,14 +47,12 @@ ALLOWED = frozenset({
 # Source: `_blocklisted_modules` in the same file; nothing of them is imported whatever a user allows.
 BLOCKED_MODULES = frozenset({"nt", "os", "posix", "sys"})
 # What hands a file's writer the machine; no list is offered that allows it.
-_RUNNING_MODULES = frozenset(
-    _names(
-        "_pickle cProfile code commands ctypes importlib marshal operator pdb pickle profile pty runpy "
-        "shutil socket subprocess timeit urllib webbrowser"
-    )
+_DANGEROUS_MODULES = BLOCKED_MODULES | _names(
+    "_pickle cProfile code commands ctypes importlib marshal operator pdb pickle profile pty runpy "
+    "shutil socket subprocess timeit urllib webbrowser"
 )
-_HARMLESS_BUILTINS = frozenset(
-    _names("bool bytearray bytes complex dict float frozenset int list object range set slice str tuple")
+_HARMLESS_BUILTINS = _names(
+    "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple"
 )
 
 
@@ -85,12 +83,8 @@ def permission(name: str) -> Permission:
     if name in ALLOWED:
         return Permission.ALLOWED
     top, _, rest = name.partition(".")
-    is_dangerous = (
-        top in BLOCKED_MODULES
-        or top in _RUNNING_MODULES
-        or (top == "builtins" and rest not in _HARMLESS_BUILTINS)
-    )
-    return Permission.DANGEROUS if is_dangerous else Permission.REFUSED
+    runs_code = rest not in _HARMLESS_BUILTINS if top == "builtins" else top in _DANGEROUS_MODULES
+    return Permission.DANGEROUS if runs_code else Permission.REFUSED
 
 
 def loading_code(path: str, imports: Iterable[str], numpy_types: Sequence[str] = ()) -> tuple[str, ...]:

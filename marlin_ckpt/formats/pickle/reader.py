@@ -129,9 +129,8 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         raise pickle.UnpicklingError(f"it would import {module_name}.{global_name}")
 
     def load_global(self) -> None:
-        module = str(self.readline()[:-1], "utf-8")
-        name = str(self.readline()[:-1], "utf-8")
-        self.append(self.resolve(module, name))
+        module, name = self.readline(), self.readline()
+        self.append(self.resolve(module[:-1].decode(), name[:-1].decode()))
 
     def load_stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
@@ -143,8 +142,7 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
     def load_inst(self) -> None:
         self.load_global()
         called = self.stack.pop()
-        arguments = tuple(self.pop_mark())
-        self.append(self.call(called, arguments))
+        self.append(self.call(called, tuple(self.pop_mark())))
 
     def load_obj(self) -> None:
         called, *arguments = self.pop_mark()
@@ -168,8 +166,7 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         self.build(self.stack[-1], state)
 
     def load_append(self) -> None:
-        item = self.stack.pop()
-        self._extend([item])
+        self._extend([self.stack.pop()])
 
     def load_appends(self) -> None:
         self._extend(self.pop_mark())
@@ -219,17 +216,14 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         self.append(frozenset(items))
 
     def load_frame(self) -> None:
-        # The frame is part of the file, and is read from there.
-        if len(self.read(8)) < 8:  # noqa: PLR2004
-            _ended()
+        self.read(8)  # the frame is part of the file, and is read from there
 
     def load_bytearray8(self) -> None:
         # As bytes: pickle would make room for as many as are told before it reads them.
         self.append(self.read(int.from_bytes(self.read(8), "little")))
 
     def load_binget(self) -> None:
-        index = self.read(1)[0]
-        self.append(self._memo[index] if index < len(self._memo) else self._recall(index))
+        self.append(self._recall(self.read(1)[0]))
 
     def load_long_binget(self) -> None:
         self.append(self._recall(int.from_bytes(self.read(4), "little")))
@@ -248,11 +242,7 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         self._remember(self.read(1)[0])
 
     def load_long_binput(self) -> None:
-        index = int.from_bytes(self.read(4), "little")
-        if index == len(self._memo):
-            self._memo.append(self.stack[-1])
-        else:
-            self._remember(index)
+        self._remember(int.from_bytes(self.read(4), "little"))
 
     def load_put(self) -> None:
         self._remember(int(self.readline()))

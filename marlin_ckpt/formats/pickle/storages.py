@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -143,26 +142,25 @@ def _storages(state: Any, budget: Budget) -> Iterator[tuple[_Place, Storage]]:
             elif type(part) in _HOLDERS and id(part) not in seen and len(levels) < _MOST_DEPTH:
                 seen.add(id(part))
                 budget.charge(_VISIT)
-                levels.append(itertools.chain(_parts(part, place), _items(part, place)))
+                levels.append(_parts(part, place))
                 break
         else:
             levels.pop()
 
 
 def _parts(value: Any, place: _Place) -> Iterator[tuple[_Place, Any]]:
-    """What lies in a value without a key of its own; what an object is made of has the object's name."""
+    """What lies in a value, and where; what an object is made of has the object's name."""
+    pairs: Iterable[tuple[Any, Any]]
     if type(value) is Stub:
-        for part in itertools.chain(value.arguments, (value.state,), value.items):
-            yield place, part
-    elif type(value) is not dict:
-        for number, part in enumerate(value):
-            if type(part) in _HOLDERS or type(part) is Storage:
-                yield (place, f"[{number}]"), part
-
-
-def _items(value: Any, place: _Place) -> Iterator[tuple[_Place, Any]]:
-    for key, part in value.items() if type(value) is dict else value.pairs if type(value) is Stub else ():
-        yield (place, key), part
+        yield from ((place, part) for part in (*value.arguments, value.state, *value.items))
+        pairs = value.pairs
+    elif type(value) is dict:
+        pairs = value.items()
+    else:
+        pairs = ((f"[{number}]", part) for number, part in enumerate(value))
+    for key, part in pairs:
+        if type(part) in _HOLDERS or type(part) is Storage:
+            yield (place, key), part
 
 
 def _name(place: _Place, budget: Budget) -> str:

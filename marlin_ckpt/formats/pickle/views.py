@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from marlin_ckpt.formats.pickle.stubs import Global, Storage, Stub
 from marlin_ckpt.formats.values.dtypes import STORAGES
@@ -19,8 +18,7 @@ _MOST_DIMENSIONS = 64  # torch's own limit
 _LIMIT = 2**63  # sizes, strides and numbers of elements are int64
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """A tensor as the pickle makes it.
 
     Attributes:
@@ -50,24 +48,20 @@ def view_of(value: Any) -> View | None:
         return _whole(value)
     others: list[Any] = []
     for _ in range(_MOST_WRAPPED):
-        if not isinstance(value, Stub):
+        if not isinstance(value, Stub) or value.name[0] not in ("torch._utils", "torch._tensor"):
             return None
         if value.state is not None:
             others.append(value.state)
-        name, arguments = value.name[1], value.arguments
-        if value.name[0] not in ("torch._utils", "torch._tensor"):
-            return None
-        if name in ("_rebuild_parameter", "_rebuild_parameter_with_state") and arguments:
-            value = arguments[0]
-            others.extend(arguments[3:4])
-        elif name == "_rebuild_from_type_v2" and len(arguments) == 4:  # noqa: PLR2004 - see there
-            function, _, given, state = arguments
-            if type(function) is not Global or not isinstance(given, tuple) or len(given) > _MOST_ARGUMENTS:
-                return None
-            value = Stub(function, given)
-            others.append(state)
-        else:
-            return _rebuilt(name, arguments, others)
+        match value.name[1], value.arguments:
+            case "_rebuild_parameter" | "_rebuild_parameter_with_state", (value, *rest):
+                others.extend(rest[2:3])
+            case "_rebuild_from_type_v2", (Global() as function, _, tuple() as given, state) if (
+                len(given) <= _MOST_ARGUMENTS
+            ):
+                value = Stub(function, given)
+                others.append(state)
+            case name, arguments:
+                return _rebuilt(name, arguments, others)
     return None
 
 
@@ -78,18 +72,15 @@ def dtype_of(storage: Storage) -> str:
 
 
 def _rebuilt(name: str, arguments: tuple[Any, ...], others: Iterable[Any]) -> View | None:
-    if name not in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"):
-        return None
-    if len(arguments) < 4 or not isinstance(arguments[0], Storage):  # noqa: PLR2004 - as all of them have
-        return None
-    storage, offset, shape, stride = arguments[:4]
-    kind = dtype_of(storage)
-    if name == "_rebuild_tensor_v3":
-        if len(arguments) < 7 or type(arguments[6]) is not Global:  # noqa: PLR2004 - the dtype is the seventh
+    match name, arguments:
+        case "_rebuild_tensor" | "_rebuild_tensor_v2", (Storage() as storage, offset, shape, stride, *_):
+            kind = dtype_of(storage)
+        case "_rebuild_tensor_v3", (Storage() as storage, offset, shape, stride, _, _, Global() as own, *_):
+            kind = own.name[1]
+        case "_rebuild_qtensor", (Storage() as storage, offset, shape, stride, *rest):
+            kind, others = dtype_of(storage), (*others, *rest[:1])
+        case _:
             return None
-        kind = arguments[6].name[1]
-    elif name == "_rebuild_qtensor":
-        others = (*others, *arguments[4:5])
     sizes, steps = _sizes(shape), _sizes(stride)
     if not kind or sizes is None or steps is None or len(sizes) != len(steps):
         return None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.budget import check_json
@@ -19,23 +18,20 @@ _MOST_DIMENSIONS = 64  # torch's own limit
 _LIMIT = 2**63  # torch's sizes, and numbers of elements, are int64
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What a safetensors file says of itself.
 
     Attributes:
-        entries: what it says of each tensor, by name, in the header's order.
+        tensors: in the order of their data.
         metadata: texts by name.
-        data_offset: where in the file the tensors' data starts.
     """
 
-    entries: dict[str, Any]
+    tensors: list[Tensor]
     metadata: dict[str, str]
-    data_offset: int
 
 
 def read_header(source: Source) -> Header:
-    """Reads the header and checks what the specification demands: offsets without holes, the file's length.
+    """Reads the header and checks what the specification demands of offsets, shapes and the file's length.
 
     Args:
         source: the file.
@@ -53,47 +49,29 @@ def read_header(source: Source) -> Header:
     try:
         entries = json.loads(text)
         metadata = entries.pop("__metadata__", {})
-        spans = sorted(_span(value) for value in entries.values())
+        tensors = [_tensor(name, entry, 8 + length, source.path) for name, entry in entries.items()]
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptCheckpointError("the safetensors header is damaged", source.path) from error
-    end = 0
-    for start, stop in spans:
-        if start != end or stop < start:
+    tensors.sort(key=lambda tensor: (tensor.start, tensor.storage_bytes))
+    end = 8 + length
+    for tensor in tensors:
+        if tensor.start != end or tensor.storage_bytes < 0:
             raise CorruptCheckpointError("the safetensors offsets overlap or leave a hole", source.path)
-        end = stop
-    if 8 + length + end != size:
-        raise CorruptCheckpointError(
-            "truncated or too long: the safetensors data does not fit the file", source.path
-        )
-    return Header(entries, _texts(metadata), 8 + length)
+        end += tensor.storage_bytes
+    if end != size:
+        what = "truncated or too long: the safetensors data does not fit the file"
+        raise CorruptCheckpointError(what, source.path)
+    return Header(tensors, _texts(metadata))
 
 
-def tensors(header: Header, path: str) -> list[Tensor]:
-    """The tensors that a header names, in the order of their data.
-
-    Args:
-        header: of the file.
-        path: its name, for messages.
-
-    Raises:
-        CorruptCheckpointError: an entry is not one.
-    """
-    found = []
-    for name, entry in header.entries.items():
-        kind, shape = entry.get("dtype"), entry.get("shape")
-        if not isinstance(kind, str) or not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
-            raise CorruptCheckpointError(f"the safetensors header says nothing of tensor {name}", path)
-        if not all(type(one) is int and 0 <= one < _LIMIT for one in shape) or math.prod(shape) >= _LIMIT:
-            raise CorruptCheckpointError(f"tensor {name} has a shape that cannot be", path)
-        start, stop = _span(entry)
-        sizes = tuple(shape)
-        found.append(
-            Tensor(
-                name, SAFETENSORS.get(kind, kind.lower()), sizes, contiguous_stride(sizes), 0, name,
-                header.data_offset + start, stop - start,
-            )
-        )  # fmt: skip
-    return sorted(found, key=lambda tensor: tensor.start)
+def _tensor(name: str, entry: dict[str, Any], data_offset: int, path: str) -> Tensor:
+    kind, shape, (start, stop) = entry.get("dtype"), entry.get("shape"), map(int, entry["data_offsets"])
+    if not isinstance(kind, str) or not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
+        raise CorruptCheckpointError(f"the safetensors header says nothing of tensor {name}", path)
+    if not all(type(one) is int and 0 <= one < _LIMIT for one in shape) or math.prod(shape) >= _LIMIT:
+        raise CorruptCheckpointError(f"tensor {name} has a shape that cannot be", path)
+    dtype, sizes, place = SAFETENSORS.get(kind, kind.lower()), tuple(shape), data_offset + start
+    return Tensor(name, dtype, sizes, contiguous_stride(sizes), 0, name, place, stop - start)
 
 
 def _texts(metadata: Any) -> dict[str, str]:
@@ -101,8 +79,3 @@ def _texts(metadata: Any) -> dict[str, str]:
     if not isinstance(metadata, dict):
         return {}
     return {key: value for key, value in metadata.items() if isinstance(value, str)}
-
-
-def _span(value: Any) -> tuple[int, int]:
-    start, stop = value["data_offsets"]
-    return int(start), int(stop)

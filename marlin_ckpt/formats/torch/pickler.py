@@ -34,13 +34,10 @@ _STORAGE_TYPES: dict[torch.dtype, Any] = {
     for name, one in DTYPES.items()
     if one.storage and not one.is_quantized
 }
-_FAMILIAR_NAMES = frozenset(
-    {
-        ("collections", "OrderedDict"),
-        ("torch._utils", "_rebuild_tensor_v2"),
-        ("torch._utils", "_rebuild_parameter"),
-    }
-)
+_FAMILIAR_NAMES = frozenset({
+    ("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +181,8 @@ class _Pickler(pickle.Pickler):
         if location != "meta" and (address := storage.data_ptr()):
             known = self._dtypes.setdefault(address, dtype)
             if known != dtype:
-                what = (
-                    f"two tensors view the same memory as {known} and as {dtype}; no torch file can hold that"
-                )
-                raise UnsavableStateError(what)
+                views = f"two tensors view the same memory as {known} and as {dtype}"
+                raise UnsavableStateError(f"{views}; no torch file can hold that")
         key = self._keys.setdefault(storage._cdata, str(len(self._keys)))  # noqa: SLF001
         self.storages[key] = storage
         return ("storage", storage_type, key, location, numel)

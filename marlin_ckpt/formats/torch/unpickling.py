@@ -73,20 +73,18 @@ class Unpickler(Reader):
             raise pickle.UnpicklingError("arguments that are no tuple")
         self.budget.charge(_CALL)
         check = _CHECKS.get(called)
-        if (check and not check(self, arguments)) or (called in _MADE_BY_OTHERS and arguments):
+        if arguments and (called in _MADE_BY_OTHERS or (check and not check(self, arguments))):
             self.budget.refuse(f"no state that was saved calls {called.__name__} with such arguments")
 
     def _is_bytes(self, arguments: tuple[Any, ...]) -> bool:
         match arguments:
-            case () | (bytes() | bytearray(),) | (str(), "latin1" | "latin-1"):
-                self.budget.charge(len(arguments[0]) if arguments else 0)
+            case (bytes() | bytearray(),) | (str(), "latin1" | "latin-1"):
+                self.budget.charge(len(arguments[0]))
                 return True
         return False
 
     def _is_collection(self, arguments: tuple[Any, ...]) -> bool:
         match arguments:
-            case ():
-                return True
             case (list() | tuple() as parts,):
                 self.keys.charge_all(parts, parts)
                 return True
@@ -96,18 +94,14 @@ class Unpickler(Reader):
         return False
 
     def _is_ordered_dict(self, arguments: tuple[Any, ...]) -> bool:
-        match arguments:
-            case ():
-                return True
-            case (list() as pairs,):  # as Python 2 pickled its items
-                if not all(type(pair) is list and len(pair) == 2 for pair in pairs):  # noqa: PLR2004
-                    return False
+        match arguments:  # as Python 2 pickled its items
+            case (list() as pairs,) if all(type(pair) is list and len(pair) == 2 for pair in pairs):  # noqa: PLR2004
                 self.keys.charge_all([key for key, _ in pairs], pairs)
                 return True
         return False
 
     def _is_conversion(self, arguments: tuple[Any, ...]) -> bool:
-        data = arguments[0] if arguments else None
+        data = arguments[0]
         return not isinstance(data, torch.Tensor) or data.nbytes <= data.untyped_storage().nbytes()
 
     def _is_rebuild(self, arguments: tuple[Any, ...]) -> bool:

@@ -7,7 +7,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from torch.storage import UntypedStorage
@@ -35,8 +35,7 @@ class Written(Published):
     refused: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """A file in memory, in which the data of the storages lies at its place.
 
     Attributes:

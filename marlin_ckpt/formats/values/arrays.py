@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlin_ckpt.errors import CorruptCheckpointError, UnknownFormatError, UnsafeCheckpointError
-from marlin_ckpt.formats.values.dtypes import Dtype, dtype
+from marlin_ckpt.formats.values.dtypes import dtype
 from marlin_ckpt.formats.values.tensor import Tensor
 from marlin_ckpt.formats.zip.inflation import InflationError, inflated
 from marlin_ckpt.formats.zip.structures import Record
@@ -48,18 +48,16 @@ def read_bits(source: Source, tensor: Tensor) -> Array:
         UnsafeCheckpointError: the tensor has far more elements than its storage has places.
         OSError: the file cannot be read.
     """
-    kind = _kind(source, tensor)
     first, last = _span(source, tensor)
     shape = tensor.shape
     if not tensor.numel:
         try:
-            return np.empty(shape, kind.numpy)
+            return np.empty(shape, dtype(tensor.dtype).numpy)
         except ValueError as error:  # a size of 2^62 beside one of 0
             raise _outside(source, tensor) from error
-    span = _read_span(source, tensor, kind, first, last + 1 - first)
-    strides = [
-        step * kind.item_bytes if size > 1 else 0 for size, step in zip(shape, tensor.stride, strict=True)
-    ]
+    span = _read_span(source, tensor, first, last + 1 - first)
+    item_bytes = tensor.item_bytes
+    strides = [step * item_bytes if size > 1 else 0 for size, step in zip(shape, tensor.stride, strict=True)]
     return np.lib.stride_tricks.as_strided(span, shape, strides, writeable=False)
 
 
@@ -75,14 +73,13 @@ def blocks(source: Source, tensor: Tensor, elements: int = BLOCK) -> Iterator[Ar
         flat arrays. Of a tensor that is not contiguous, or is deflated, the span of the storage that it views
         is in memory at once.
     """
-    kind = _kind(source, tensor)
     first, _ = _span(source, tensor)
     is_read_in_pieces = tensor.is_contiguous and tensor.record is None
     whole = None if is_read_in_pieces else read_bits(source, tensor)
     for start in range(0, tensor.numel, elements):
         count = min(elements, tensor.numel - start)
         if whole is None:
-            piece = _read_span(source, tensor, kind, first + start, count)
+            piece = _read_span(source, tensor, first + start, count)
         else:
             piece = whole.flat[start : start + count]
         # A hostile file may have bools of other bits than 0 and 1.
@@ -120,21 +117,17 @@ def _eight_bit_values(name: str) -> Array:
     return values
 
 
-def _kind(source: Source, tensor: Tensor) -> Dtype:
-    kind = dtype(tensor.dtype)
-    if not kind.item_bytes:
-        what = f"the values of tensor {tensor.name} cannot be read: {tensor.dtype}"
-        raise UnknownFormatError(what, source.path)
-    return kind
-
-
 def _span(source: Source, tensor: Tensor) -> tuple[int, int]:
     """The first and the last element of the storage that a tensor views.
 
     Raises:
         CorruptCheckpointError: one of them is outside of the storage.
+        UnknownFormatError: the type is not known here.
         UnsafeCheckpointError: the tensor repeats the same elements too often.
     """
+    if not tensor.item_bytes:
+        what = f"the values of tensor {tensor.name} cannot be read: {tensor.dtype}"
+        raise UnknownFormatError(what, source.path)
     if any(size < 0 for size in tensor.shape):
         raise _outside(source, tensor)
     if not tensor.numel:
@@ -158,7 +151,8 @@ def _outside(source: Source, tensor: Tensor) -> CorruptCheckpointError:
     return CorruptCheckpointError(what, source.path, tensors=(tensor.name,))
 
 
-def _read_span(source: Source, tensor: Tensor, kind: Dtype, first: int, count: int) -> Array:
+def _read_span(source: Source, tensor: Tensor, first: int, count: int) -> Array:
+    kind = dtype(tensor.dtype)
     order = ">" if tensor.byteorder == "big" else "<"
     data = np.empty(count * kind.item_bytes, "u1")
     view = data.data

@@ -12,7 +12,7 @@ from marlin_ckpt.errors import UnsafeCheckpointError
 from marlin_ckpt.formats.content.outline import Outline, Tensor, read_outline
 from marlin_ckpt.formats.values import arrays, dtypes
 from marlin_ckpt.formats.values.arrays import Array
-from marlin_ckpt.formats.zip.records import check_crcs, check_record
+from marlin_ckpt.formats.zip.records import check_crcs, read_records
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.local.files import open_source
 from marlin_ckpt.storage.source import Source
@@ -77,7 +77,8 @@ class CheckedFile:
         record = self._records.pop(tensor.start, None)
         if record is None or self._container is None:
             return False
-        check_record(self.source, self._container, record, place)
+        places = {} if place is None else {record.name: place}
+        read_records(self.source, self._container, places, records=[record])
         return True
 
     def bits(self, tensor: Tensor) -> Array:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +16,7 @@ from marlin_ckpt.storage.source import Source
 BINS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(NamedTuple):
     """Statistics of the values of a tensor, or of the magnitudes of complex values.
 
     Attributes:
@@ -64,18 +62,22 @@ def statistics(source: Source, tensor: Tensor) -> Statistics:
         if not finite.size:
             continue
         low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-        # Chan, Golub and LeVeque: the mean and the sum of squares of two parts give those of the whole.
-        own = float(finite.mean())
-        step = own - mean
-        total = count + finite.size
-        squares += float(np.square(finite - own).sum()) + step * step * count * finite.size / total
-        mean += step * finite.size / total
-        count = total
+        count += finite.size
+        mean += (float(finite.mean()) - mean) * finite.size / count
     if not count:
         return Statistics(tensor, math.nan, math.nan, math.nan, math.nan, nans, infinities, (0,) * BINS)
+    counts = np.zeros(BINS, "i8")
+    width = high / BINS - low / BINS
+    for block in arrays.blocks(source, tensor):
+        values = _real(block)
+        finite = values[np.isfinite(values)]
+        squares += float(np.square(finite - mean).sum())
+        places = np.zeros(finite.size, "i8")
+        if width > 0:
+            places = np.clip(finite / width - low / width, 0, BINS - 1).astype("i8")
+        counts += np.bincount(places, minlength=BINS)
     std = math.sqrt(squares / (count - 1)) if count > 1 else math.nan
-    bins = _histogram(source, tensor, low, high)
-    return Statistics(tensor, low, high, mean, std, nans, infinities, bins)
+    return Statistics(tensor, low, high, mean, std, nans, infinities, tuple(counts.tolist()))
 
 
 def checked_statistics(file: CheckedFile, tensors: Sequence[Tensor]) -> list[Statistics]:
@@ -87,19 +89,6 @@ def checked_statistics(file: CheckedFile, tensors: Sequence[Tensor]) -> list[Sta
     for one in tensors:
         file.check(one)
     return [statistics(file.source, one) for one in tensors]
-
-
-def _histogram(source: Source, tensor: Tensor, low: float, high: float) -> tuple[int, ...]:
-    counts = np.zeros(BINS, "i8")
-    width = high / BINS - low / BINS
-    for block in arrays.blocks(source, tensor):
-        values = _real(block)
-        values = values[np.isfinite(values)]
-        places = np.zeros(values.size, "i8")
-        if width > 0:
-            places = np.clip(values / width - low / width, 0, BINS - 1).astype("i8")
-        counts += np.bincount(places, minlength=BINS)
-    return tuple(counts.tolist())
 
 
 def _real(block: Any) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from marlin_ckpt.formats.zip import structures
 from marlin_ckpt.formats.zip.directory import TAIL, Directory, StructureError
@@ -12,21 +10,6 @@ from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
 
 _END64_VERSIONS = slice(12, 16)  # of the zip64 end record; those of torch's writer have changed
-
-
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """How a writer writes what is not data.
-
-    Attributes:
-        header: the local header of a record whose data starts at a given place.
-        entry: its entry in the directory.
-        always_zip64: whether a zip64 end record is written even where none is needed.
-    """
-
-    header: Callable[[Record, int], bytes]
-    entry: Callable[[Record], bytes]
-    always_zip64: bool
 
 
 def is_as_written(
@@ -50,8 +33,8 @@ def is_as_written(
         StructureError: one of them wrote it, and some of it has changed since.
     """
     faults = []
-    for form in [_OURS] if has_manifest else [_TORCHS, _OURS]:
-        fault, is_padded = _compare(source, directory, data_offsets, form)
+    for is_torchs in [False] if has_manifest else [True, False]:
+        fault, is_padded = _compare(source, directory, data_offsets, is_torchs=is_torchs)
         if not fault:
             return True
         if is_padded and (has_manifest or directory.has_zip64_end):
@@ -62,7 +45,7 @@ def is_as_written(
 
 
 def _compare(
-    source: Source, directory: Directory, data_offsets: dict[str, int], form: _Form
+    source: Source, directory: Directory, data_offsets: dict[str, int], *, is_torchs: bool
 ) -> tuple[str, bool]:
     """What is not in a writer's form, "" where all is, and whether any local header is."""
     fault = ""
@@ -70,33 +53,35 @@ def _compare(
     before, at = b"", 0  # the descriptor of the record before, and where it starts
     for record in directory.records:
         start = data_offsets[record.name]
-        header = form.header(record, start)
+        if is_torchs:
+            header, entry = _torchs_header(record, start), _torchs_entry(record)
+        else:
+            header = structures.local_header(record.name, record.size, record.header_offset)
+            entry = structures.central_entry(record)
         found = source.read(at, len(before) + len(header))
         is_padded = is_padded or found[len(before) :] == header
         is_right = found == before + header and record.header_offset == at + len(before)
-        if not is_right or directory.entries[record.name] != form.entry(record):
+        if not is_right or directory.entries[record.name] != entry:
             fault = fault or f"the header of record {record.name} is damaged"
         before, at = structures.descriptor(record), start + record.stored_bytes
     size = directory.end_offset - directory.offset
     ends = [
         structures.end_records(len(directory.records), size, directory.offset, always_zip64=always)
-        for always in {form.always_zip64, False}
+        for always in {is_torchs, False}
     ]
-    end = _unversioned(source.read(directory.end_offset, TAIL), form)
+    end = source.read(directory.end_offset, TAIL)
+    if is_torchs:
+        end, *ends = map(_unversioned, (end, *ends))
     is_right = source.read(at, len(before)) == before and directory.offset == at + len(before)
-    if not is_right or end not in [_unversioned(one, form) for one in ends]:
+    if not is_right or end not in ends:
         fault = fault or "the end of the zip directory is damaged"
     return fault, is_padded
 
 
-def _unversioned(end: bytes, form: _Form) -> bytes:
-    if not form.always_zip64 or len(end) == structures.END.size:
+def _unversioned(end: bytes) -> bytes:
+    if len(end) == structures.END.size:
         return end
     return end[: _END64_VERSIONS.start] + end[_END64_VERSIONS.stop :]
-
-
-def _our_header(record: Record, _: int) -> bytes:
-    return structures.local_header(record.name, record.size, record.header_offset)
 
 
 def _torchs_header(record: Record, data_offset: int) -> bytes:
@@ -125,7 +110,3 @@ def _torchs_entry(record: Record) -> bytes:
 def _torchs_version(record: Record) -> tuple[int, int]:
     """The version that is needed to read a record, which for zip64 miniz leaves at 0, and its method."""
     return (0, structures.STORED) if record.deflated_bytes is None else (20, structures.DEFLATED)
-
-
-_OURS = _Form(_our_header, structures.central_entry, always_zip64=False)
-_TORCHS = _Form(_torchs_header, _torchs_entry, always_zip64=True)

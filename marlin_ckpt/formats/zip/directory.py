@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.zip import structures
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
@@ -22,8 +23,7 @@ class StructureError(Exception):
     """A container does not hold together; its text says where."""
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(NamedTuple):
     """The directory of a zip.
 
     Attributes:
@@ -71,11 +71,12 @@ def read_exactly(source: Source, offset: int, size: int) -> bytes:
     """Reads bytes that the file had when it was opened.
 
     Raises:
-        StructureError: it has become shorter.
+        CorruptCheckpointError: it has become shorter.
+        StorageError: it cannot be read.
     """
     data = source.read(offset, size)
     if len(data) < size:
-        raise StructureError("truncated while it was read")
+        raise CorruptCheckpointError("truncated while it was read", source.path)
     return data
 
 
@@ -117,16 +118,13 @@ def read_directory(source: Source) -> Directory:
     raise fault
 
 
-def _possible_ends(tail: bytes) -> Iterator[int]:
+def _possible_ends(tail: bytes) -> list[int]:
     """Where the end record may be, the likeliest place first: any field or comment may look like one."""
     last = len(tail) - structures.END.size
-    if tail.startswith(structures.END_SIGNATURE, max(0, last)) and tail.endswith(b"\0\0"):
-        yield last  # it has no comment
-        return
-    at = tail.rfind(structures.END_SIGNATURE, 0, max(0, last + len(structures.END_SIGNATURE)))
-    while at >= 0:
-        yield at
-        at = tail.rfind(structures.END_SIGNATURE, 0, at + len(structures.END_SIGNATURE) - 1)
+    found = [match.start() for match in re.finditer(re.escape(structures.END_SIGNATURE), tail)]
+    if last in found and tail.endswith(b"\0\0"):
+        return [last]  # it has no comment
+    return [at for at in reversed(found) if at <= last]
 
 
 def _place(source: Source, tail: bytes, tail_offset: int, at: int) -> tuple[int, int, int, bool]:

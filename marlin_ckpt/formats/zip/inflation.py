@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.formats.zip.directory import read_exactly
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
 
@@ -40,11 +40,8 @@ def inflated(source: Source, offset: int, record: Record) -> Iterator[bytes]:
         while not inflater.eof:
             deflated = inflater.unconsumed_tail
             if not deflated:
-                wanted = min(_READ_BYTES, end - read)
-                deflated = source.read(offset + read, wanted)
-                if len(deflated) < wanted:
-                    raise CorruptCheckpointError("truncated while it was read", source.path)
-                read += wanted
+                deflated = read_exactly(source, offset + read, min(_READ_BYTES, end - read))
+                read += len(deflated)
             piece = inflater.decompress(deflated, _PIECE_BYTES)
             done += len(piece)
             if done > record.size or not (deflated or piece):

@@ -26,6 +26,7 @@ from marlin_ckpt.storage.source import Source
 # all, zeros to a thousandth.
 _FREE_BYTES = 200_000_000
 _MOST_TIMES = 8
+_TORCH_SCRIPT = "constants.pkl"  # the label of a record that only TorchScript archives have
 
 
 def read_container(source: Source, *, every_header: bool = True) -> Container:
@@ -67,7 +68,7 @@ def read_container(source: Source, *, every_header: bool = True) -> Container:
 def read_saved(source: Source) -> Container:
     """Reads the container of a state; raises as `read_container`, also for a TorchScript archive."""
     container = read_container(source)
-    if any(record.name.endswith("/constants.pkl") for record in container.records):
+    if _TORCH_SCRIPT in container.by_label:
         raise NotACheckpointError("not a checkpoint but a TorchScript archive", source.path)
     return container
 
@@ -117,17 +118,14 @@ def _read_manifest(source: Source, container: Container, record: Record) -> Mani
     data = read_record(source, container, record)
     try:
         found = Manifest.from_json(data, source.path)
-    except ValueError as error:
-        raise StructureError(str(error)) from error
+        listed = {row["name"]: row for row in found.records}
+    except (KeyError, TypeError, ValueError) as error:
+        raise StructureError(f"the manifest does not hold: {error}") from error
     written = {
         one.name: {"name": one.name, "size": one.size, "crc32": one.crc32}
         for one in container.records
         if one != record
     }
-    try:
-        listed = {row["name"]: row for row in found.records}
-    except (KeyError, TypeError):
-        listed = {}
     # In any order: a tool that packs the file anew goes by its own.
     if listed != written or len(found.records) != len(listed):
         raise StructureError("the records are not those that the manifest lists")
@@ -137,11 +135,10 @@ def _read_manifest(source: Source, container: Container, record: Record) -> Mani
 def _how_repacked(directory: Directory, *, is_as_written: bool) -> str:
     """How a container differs from those of marlin-ckpt and `torch.save`; "" where it does not."""
     deflated = sum(record.deflated_bytes is not None for record in directory.records)
-    archive = directory.records[0].name.partition("/")[0]
     reasons = {
         f"{deflated} of its {len(directory.records)} records are deflated": bool(deflated),
         "it has entries for folders": directory.has_folders,
-        "it is a TorchScript archive": f"{archive}/constants.pkl" in directory.entries,
+        "it is a TorchScript archive": any(one.label == _TORCH_SCRIPT for one in directory.records),
         "another tool packed it": not is_as_written,
     }
     return ", ".join(reason for reason, holds in reasons.items() if holds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from isal import isal_zlib
@@ -44,8 +44,9 @@ def read_records(
     container: Container,
     places: Mapping[str, memoryview] | None = None,
     on_bytes: OnBytes = lambda _: None,
+    records: Sequence[Record] | None = None,
 ) -> None:
-    """Reads every byte of every record and compares its CRC32 with the directory's, where there are CRCs.
+    """Reads every byte of records and compares their CRC32s with the directory's, where there are CRCs.
 
     Args:
         source: the file.
@@ -53,12 +54,34 @@ def read_records(
         places: memory for the data of some records, by name, each exactly as long as its record; it is
             written to even if the CRC turns out not to hold. The others are read and forgotten.
         on_bytes: told, from several threads, how many more bytes have been read.
+        records: some of the container's; without them all are read.
 
     Raises:
         CorruptCheckpointError: some CRCs differ; it names the records and their tensors.
         StorageError: the file cannot be read.
     """
-    _read(source, container, container.records, places or {}, on_bytes)
+    # No mapping: a file that is truncated under one kills the process with SIGBUS.
+    records = container.records if records is None else records
+    crcs: dict[str, int | None] = {record.name: 0 for record in records}
+
+    def read(task: list[_Part]) -> list[tuple[_Part, int | None]]:
+        scratch = memoryview(bytearray(_PIECE_BYTES))
+        found = []
+        for part in task:
+            place = places.get(part.record.name) if places else None
+            if place is not None:
+                place = place[part.start : part.start + part.size]
+            found.append((part, _read_part(source, part, place, scratch)))
+            on_bytes(part.size)
+        return found
+
+    for parts in in_order(read, _tasks(records, container.data_offsets)):
+        for part, crc32 in parts:
+            before = crcs[part.record.name]
+            if part.start and before is not None and crc32 is not None:
+                crc32 = isal_zlib.crc32_combine(before, crc32, part.size)  # noqa: PLW2901
+            crcs[part.record.name] = crc32
+    check_crcs(source, container, ((record, crcs[record.name]) for record in records))
 
 
 def read_record(source: Source, container: Container, record: Record) -> bytes:
@@ -69,27 +92,8 @@ def read_record(source: Source, container: Container, record: Record) -> bytes:
         StorageError: the file cannot be read.
     """
     data = bytearray(record.size)
-    check_record(source, container, record, memoryview(data))
+    read_records(source, container, {record.name: memoryview(data)}, records=[record])
     return bytes(data)
-
-
-def check_record(
-    source: Source, container: Container, record: Record, place: memoryview | None = None
-) -> None:
-    """Reads one record whole and compares its CRC32 with the directory's, where there are CRCs.
-
-    Args:
-        source: the file.
-        container: its structure.
-        record: one of its records.
-        place: memory for the data, exactly as long; without it the data is read and forgotten.
-
-    Raises:
-        CorruptCheckpointError: the CRC does not hold; it names the record and its tensors.
-        StorageError: the file cannot be read.
-    """
-    places = {} if place is None else {record.name: place}
-    _read(source, container, [record], places, lambda _: None)
 
 
 def holds(record: Record, crc32: int | None) -> bool:
@@ -118,33 +122,12 @@ def check_crcs(source: Source, container: Container, found: Iterable[tuple[Recor
     bad = [record for record, crc32 in found if not holds(record, crc32) and (has_crcs or crc32 is None)]
     if not bad:
         return
-    what = f"the CRC of record {_listed([record.name for record in bad])} does not hold"
-    tensors = _tensors(source, container, [record.name for record in bad])
+    names = [record.name for record in bad]
+    what = f"the CRC of record {_listed(names)} does not hold"
+    tensors = _tensors(source, container, names)
     if tensors:
         what += f" (tensor {_listed(tensors)})"
     raise CorruptCheckpointError(what, container.path, tensors=tuple(tensors))
-
-
-def _read(
-    source: Source,
-    container: Container,
-    records: Iterable[Record],
-    places: Mapping[str, memoryview],
-    on_bytes: OnBytes,
-) -> None:
-    # No mapping: a file that is truncated under one kills the process with SIGBUS.
-    crcs: dict[str, int | None] = {record.name: 0 for record in records}
-
-    def read(task: list[_Part]) -> list[tuple[_Part, int | None]]:
-        return _read_task(source, task, places, on_bytes)
-
-    for parts in in_order(read, _tasks(records, container.data_offsets)):
-        for part, crc32 in parts:
-            before = crcs[part.record.name]
-            if part.start and before is not None and crc32 is not None:
-                crc32 = isal_zlib.crc32_combine(before, crc32, part.size)  # noqa: PLW2901
-            crcs[part.record.name] = crc32
-    check_crcs(source, container, ((record, crcs[record.name]) for record in records))
 
 
 def _tasks(records: Iterable[Record], data_offsets: Mapping[str, int]) -> Iterator[list[_Part]]:
@@ -166,20 +149,6 @@ def _tasks(records: Iterable[Record], data_offsets: Mapping[str, int]) -> Iterat
         yield task
 
 
-def _read_task(
-    source: Source, task: list[_Part], places: Mapping[str, memoryview], on_bytes: OnBytes
-) -> list[tuple[_Part, int | None]]:
-    scratch = memoryview(bytearray(_PIECE_BYTES))
-    crcs: list[tuple[_Part, int | None]] = []
-    for part in task:
-        place = places.get(part.record.name)
-        if place is not None:
-            place = place[part.start : part.start + part.size]
-        crcs.append((part, _read_part(source, part, place, scratch)))
-        on_bytes(part.size)
-    return crcs
-
-
 def read_at(source: Source, record: Record, start: int) -> int | None:
     """Reads the data of a record from a place that its container may not confirm.
 
@@ -196,13 +165,9 @@ def read_at(source: Source, record: Record, start: int) -> int | None:
 
 
 def _read_part(source: Source, part: _Part, place: memoryview | None, scratch: memoryview) -> int | None:
+    """Reads data; returns its CRC32, or None where it cannot be inflated."""
     if part.record.deflated_bytes is not None:
         return _inflate(source, part, place)
-    return _copy(source, part, place, scratch)
-
-
-def _copy(source: Source, part: _Part, place: memoryview | None, scratch: memoryview) -> int:
-    """Reads stored data; returns its CRC32."""
     crc32 = 0
     for done in range(0, part.size, _PIECE_BYTES):
         length = min(_PIECE_BYTES, part.size - done)
@@ -214,7 +179,6 @@ def _copy(source: Source, part: _Part, place: memoryview | None, scratch: memory
 
 
 def _inflate(source: Source, part: _Part, place: memoryview | None) -> int | None:
-    """Reads deflated data; returns its CRC32, or None where it cannot be inflated."""
     crc32 = done = 0
     try:
         for piece in inflated(source, part.offset, part.record):

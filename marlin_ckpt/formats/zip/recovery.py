@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from isal import isal_zlib
 
 from marlin_ckpt.errors import CorruptCheckpointError, UnknownFormatError, UnsafeCheckpointError
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.zip import structures
-from marlin_ckpt.formats.zip.directory import StructureError, read_directory, read_header
+from marlin_ckpt.formats.zip.directory import StructureError, read_directory, read_exactly, read_header
 from marlin_ckpt.formats.zip.inflation import InflationError, inflated
 from marlin_ckpt.formats.zip.records import holds, read_at
 from marlin_ckpt.formats.zip.structures import Record
@@ -30,8 +31,7 @@ _SIGNATURES = (structures.LOCAL_SIGNATURE, structures.DESCRIPTOR_SIGNATURE, stru
 _SIGNATURE = re.compile(b"|".join(map(re.escape, _SIGNATURES)))
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """Where the data of a record may start, and the size and CRC32 that would prove it."""
 
     record: Record
@@ -87,26 +87,6 @@ class Evidence:
         self._left_bytes -= read_bytes
         return holds(found.record, read_at(self._source, found.record, found.start))
 
-    def first_proven(self, start: int, ends: Iterable[Record]) -> Record | None:
-        """The first of some records that start at one place and whose CRC holds, in one pass over the data.
-
-        Args:
-            start: of the data.
-            ends: what descriptors say of it, the shortest first.
-        """
-        crc32 = done = 0
-        for record in ends:
-            while done < record.size and self._left_bytes > 0:
-                piece = self._source.read(start + done, min(_PIECE_BYTES, record.size - done))
-                if not piece:
-                    return None
-                crc32 = isal_zlib.crc32(piece, crc32)
-                done += len(piece)
-                self._left_bytes -= len(piece)
-            if done == record.size and holds(record, crc32):
-                return record
-        return None
-
 
 def pieces(source: Source, found: Found) -> Iterator[bytes]:
     """Reads a proven record's data in pieces of at most 1 MiB, and compares its CRC32 once more.
@@ -131,11 +111,7 @@ def _pieces(source: Source, found: Found) -> Iterator[bytes]:
         yield from inflated(source, found.start, found.record)
         return
     for done in range(0, found.size, _PIECE_BYTES):
-        length = min(_PIECE_BYTES, found.size - done)
-        piece = source.read(found.start + done, length)
-        if len(piece) < length:
-            raise CorruptCheckpointError("truncated while it was read", source.path)
-        yield piece
+        yield read_exactly(source, found.start + done, min(_PIECE_BYTES, found.size - done))
 
 
 def from_directory(source: Source) -> list[Found]:
@@ -181,43 +157,43 @@ def archives(source: Source, evidence: Evidence) -> list[Archive]:
         if not is_header:
             current.clear()
             continue
-        record, start, is_proven = _behind(source, at, ends, evidence)
-        if record is None or start < inside_until:
+        one, is_proven = _behind(source, at, ends, evidence)
+        if one is None or one.start < inside_until:
             continue
-        one = Found(record, start)
         archive = current.get(one.archive)
         known = archive.proven.get(one.name) if archive is not None else None
         if archive is None or (is_proven and known is not None and not one.is_same(known.record)):
             archive = current[one.archive] = Archive()
             found.append(archive)
-        archive.stated.append(record)
+        archive.stated.append(one.record)
         if is_proven:
             archive.proven.setdefault(one.name, one)
-        inside_until = start + record.stored_bytes
+        inside_until = one.start + one.record.stored_bytes
     return found
 
 
 def _behind(
     source: Source, at: int, ends: dict[int, list[tuple[int, int]]], evidence: Evidence
-) -> tuple[Record | None, int, bool]:
-    """The record behind a local header, where its data starts, and whether its CRC holds."""
+) -> tuple[Found | None, bool]:
+    """The record behind a local header, and whether its CRC holds."""
     header = read_header(source, at)
     if header is None or len(header.name) > _LONGEST_NAME:
-        return None, at, False
+        return None, False
     name, start = header.name.decode(errors="replace"), header.data_offset
     if not name.isprintable() or "/" not in name:
-        return None, at, False
-    if not header.flags & structures.HAS_DESCRIPTOR:
+        return None, False
+    has_descriptor = bool(header.flags & structures.HAS_DESCRIPTOR)
+    if has_descriptor:
+        # Taken out, since of many headers in front of one place no more than one can be right.
+        told = [Record(name, size, crc32, at) for size, crc32 in sorted(ends.pop(start, ()))]
+    else:
         deflated = None if header.method == structures.STORED else header.stored_bytes
-        record = Record(name, header.size, header.crc32, at, deflated)
-        is_proven = evidence.proves(Found(record, start))
-        return (record if is_proven else None), start, is_proven
-    # Taken out, since of many headers in front of one place no more than one can be right.
-    told = [Record(name, size, crc32, at) for size, crc32 in sorted(ends.pop(start, ()))]
-    proven = evidence.first_proven(start, told)
-    if proven is not None:
-        return proven, start, True
-    return (told[0] if len(told) == 1 else None), start, False
+        told = [Record(name, header.size, header.crc32, at, deflated)]
+    candidates = [Found(record, start) for record in told]
+    proven = next(filter(evidence.proves, candidates), None)
+    if proven is not None or not has_descriptor or len(candidates) != 1:
+        return proven, proven is not None
+    return candidates[0], False
 
 
 def _signatures(source: Source) -> tuple[list[tuple[int, bool]], dict[int, list[tuple[int, int]]]]:

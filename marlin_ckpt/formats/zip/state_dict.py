@@ -32,24 +32,19 @@ def state_pickle(drafts: Iterable[Draft]) -> tuple[bytes, list[Draft]]:
         UnsavableStateError: a name cannot be pickled, or a dtype makes no plain tensor.
     """
     names = Globals()
-    stored: dict[str, Draft] = {}
-    keys: dict[str, str] = {}
+    keys: dict[str, str] = {}  # of the drafts whose data is stored, by their names
     state: dict[str, Stub] = {}
-    listed = list(drafts)
-    by_name = {one.name: one for one in listed}
-    for one in listed:
+    by_name = {one.name: one for one in drafts}
+    for name, one in by_name.items():
         if one.dtype not in DTYPES or DTYPES[one.dtype].is_quantized:
-            raise UnsavableStateError(f"no plain tensor is of the dtype {one.dtype}, as {one.name} is")
-        kept = by_name[one.same_as or one.name]
-        key = keys.setdefault(kept.name, str(len(keys)))
-        stored[key] = kept
-        state[one.name] = _tensor(names, one, key)
+            raise UnsavableStateError(f"no plain tensor is of the dtype {one.dtype}, as {name} is")
+        state[name] = _tensor(names, one, keys.setdefault(one.same_as or name, str(len(keys))))
     file = io.BytesIO()
     try:
         StubWriter(file, _PROTOCOL).dump(state)
     except UnicodeEncodeError as error:
         raise UnsavableStateError("a tensor's name is no text that UTF-8 can hold") from error
-    return file.getvalue(), list(stored.values())
+    return file.getvalue(), [by_name[name] for name in keys]
 
 
 def _tensor(names: Globals, one: Draft, key: str) -> Stub:

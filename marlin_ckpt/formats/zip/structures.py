@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ARCHIVE = "archive"
 ALIGNMENT = 64
@@ -38,8 +38,7 @@ _ZIP64_VERSION = 45
 _PADDING_EXTRA = b"FB"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record of a container.
 
     Attributes:

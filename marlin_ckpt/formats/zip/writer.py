@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from isal import isal_zlib
 
@@ -20,8 +21,7 @@ _SMALL_BYTES = 16 << 10
 _GATHERED_BYTES = 256 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(NamedTuple):
     """Data that is never in memory as a whole.
 
     Attributes:
@@ -53,24 +53,21 @@ class ContainerWriter:
         Raises:
             OSError: the file cannot be written.
         """
-        if isinstance(data, Stream):
-            stream = data
-        else:
+        if not isinstance(data, Stream):
             view = memoryview(data).cast("B")
-            stream = Stream(len(view), (view,))
+            data = Stream(len(view), (view,))
         full_name = f"{structures.ARCHIVE}/{name}"
-        header_offset = self._offset
-        size = stream.size
+        size, header_offset = data.size, self._offset
         header = structures.local_header(full_name, size, header_offset)
         if size <= _SMALL_BYTES:
-            content = b"".join(stream.pieces)  # another thread may change what it was made from
+            content = b"".join(data.pieces)  # another thread may change what it was made from
             record = Record(full_name, size, isal_zlib.crc32(content), header_offset)
             self._gather(header, content, structures.descriptor(record))
         else:
             self._gather(header)
             self._flush()
             crc32 = 0
-            for piece in stream.pieces:
+            for piece in data.pieces:
                 crc32 = isal_zlib.crc32_combine(crc32, self._target.put(piece), len(piece))
             record = Record(full_name, size, crc32, header_offset)
             self._offset += size
@@ -118,8 +115,7 @@ def _leading(pickle: bytes, byteorder: bytes | None) -> dict[str, bytes]:
     return {"data.pkl": pickle, **_FORMAT, **({} if byteorder is None else {"byteorder": byteorder})}
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Where a file will have its bytes.
 
     Attributes:
@@ -139,14 +135,14 @@ def plan(pickle: bytes, byteorder: bytes | None, sizes: Mapping[str, int]) -> Pl
         byteorder: as for `write_state`.
         sizes: the lengths of the storages in bytes, by the names of their records, in their order.
     """
-    leading = {name: len(data) for name, data in _leading(pickle, byteorder).items()}
-    trailing = {name: len(data) for name, data in _VERSION.items()}
-    named = {
-        f"{structures.ARCHIVE}/{name}": size for name, size in (leading | dict(sizes) | trailing).items()
-    }
+    named = [(name, len(data)) for name, data in _leading(pickle, byteorder).items()]
+    named += sizes.items()
+    named += [(name, len(data)) for name, data in _VERSION.items()]
     offsets: dict[str, int] = {}
     end = directory = 0
-    for record, start in structures.lay_out((name, size, 0) for name, size in named.items()):
+    for record, start in structures.lay_out(
+        (f"{structures.ARCHIVE}/{name}", size, 0) for name, size in named
+    ):
         offsets[record.label] = start
         end = start + record.size + len(structures.descriptor(record))
         directory += len(structures.central_entry(record))
