@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +14,10 @@ from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.pickler import Encoded
 from marlin_ckpt.formats.torch.writer import Image, on_cpu
 from marlin_ckpt.saving.device import DeviceCopies, Target
-from marlin_ckpt.saving.staging import Copy, Copying, Watched
+from marlin_ckpt.saving.staging import Copy, Copying, Watched, make, tasks
+from marlin_ckpt.storage.threads import in_order
 
-_WORTH_A_THREAD_BYTES = 64 << 20  # of copies that the caller waits for
+_WORTH_THREADS_BYTES = 64 << 20  # of copies that the caller waits for
 
 
 @dataclass(slots=True)
@@ -102,11 +102,7 @@ def take(
 
 
 def _copy_at_once(copies: list[Copy]) -> None:
-    copying = Copying(copies)
-    if sum(one.size_bytes for one in copies) < _WORTH_A_THREAD_BYTES:
-        copying.work()
-        return
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(copying.work)
-        copying.settle()
-        other.result()
+    """Makes copies; when it is interrupted, however often, none is under way any more: the memory is reused."""
+    in_turn = map if sum(one.size_bytes for one in copies) < _WORTH_THREADS_BYTES else in_order
+    for _ in in_turn(make, tasks(copies)):
+        pass

@@ -150,7 +150,7 @@ class Copying:
             differ: returns, when everything is copied, the keys of storages whose copy is known to be wrong.
         """
         self._differ = differ
-        self._tasks = deque(_tasks(copies))
+        self._tasks = deque(tasks(copies))
         self._under_way = 0
         self._changed = threading.Condition()
         self._caller = threading.current_thread()
@@ -170,8 +170,7 @@ class Copying:
                     under_way = 1
                     task = self._tasks[0]
                     self._tasks.popleft()
-                for target, source, size_bytes in task:
-                    ctypes.memmove(target, source, size_bytes)  # lets go of the interpreter's lock
+                make(task)
                 task = []
             finally:
                 with self._changed:
@@ -217,7 +216,13 @@ class Copying:
                 self._changed.wait(_LOOK_AGAIN_S)
 
 
-def _tasks(copies: Iterable[Copy]) -> Iterable[list[Copy]]:
+def make(task: Iterable[Copy]) -> None:
+    """Makes the copies of a task."""
+    for target, source, size_bytes in task:
+        ctypes.memmove(target, source, size_bytes)  # lets go of the interpreter's lock
+
+
+def tasks(copies: Iterable[Copy]) -> Iterable[list[Copy]]:
     """Splits the copies into tasks of equal size, except for the last."""
     task: list[Copy] = []
     room = _TASK_BYTES

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
+import itertools
 import logging
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +20,7 @@ import torch
 
 from marlin_ckpt import StorageError
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.saving import staging
+from marlin_ckpt.saving import snapshot, staging
 from tests.support.async_runs import Gate, Run, checkpointer
 from tests.support.folders import REPOSITORY
 
@@ -200,3 +203,44 @@ def test_a_checkpointer_that_is_dropped_leaves_no_hook_behind(tmp_path):
     del one
     gc.collect()
     assert len(hooks) == before
+
+
+def test_a_save_that_is_interrupted_twice_returns_when_nothing_is_copied_any_more(tmp_path, monkeypatch):
+    memmove, calls = ctypes.memmove, itertools.count()
+    main, has_left, is_over = threading.main_thread(), threading.Event(), threading.Event()
+    waits = {threading.Condition.wait.__code__, threading.Thread._wait_for_tstate_lock.__code__}
+    interrupts, outlived = [], []
+
+    def interrupt(*_):
+        interrupts.append(1)
+        raise KeyboardInterrupt
+
+    def waits_again(number):
+        while not has_left.is_set():
+            if len(interrupts) == number and sys._current_frames()[main.ident].f_code in waits:
+                return
+            os.sched_yield()
+
+    def held(*args):
+        if threading.current_thread() is not main and next(calls) == 0:
+            for number in range(2):
+                waits_again(number)
+                signal.pthread_kill(main.ident, signal.SIGUSR1)
+            waits_again(2)
+            outlived.append(has_left.is_set())
+            is_over.set()
+        memmove(*args)
+
+    monkeypatch.setattr(snapshot, "_WORTH_THREADS_BYTES", 0)
+    monkeypatch.setattr(staging, "_TASK_BYTES", 64)
+    monkeypatch.setattr(staging.ctypes, "memmove", held)
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with checkpointer(tmp_path, overlap=False) as one:
+            with pytest.raises(KeyboardInterrupt):
+                one.save(Run().checkpoint(), 0)
+            has_left.set()
+            assert is_over.wait(60)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert outlived == [False]
