@@ -83,7 +83,7 @@ _NAMES = {
 }  # fmt: skip
 _HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
 
-__all__ = [*sorted(_HOMES)]  # noqa: PLE0604 - they are names
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

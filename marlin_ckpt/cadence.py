@@ -6,7 +6,7 @@ Nothing here looks at a clock: times come as arguments, in seconds from any fixe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 _RECENT = 5  # saves by which the next one's cost is told
@@ -38,7 +38,7 @@ class Cadence:
     at_s: float = 0.0
     budget_s: float = 0.0
     last_s: float | None = None
-    costs_s: tuple[float, ...] = field(default=())
+    costs_s: tuple[float, ...] = ()
 
     def saved(self, began_s: float, now_s: float, cost_s: float) -> Cadence:
         """The cadence after a save whose cost is known.
@@ -51,9 +51,7 @@ class Cadence:
         costs_s = (*self.costs_s, max(cost_s, 0.0))[-_RECENT:]
         # What a quiet time saved up pays for one save and no more, so that they stay spread out.
         budget_s = min(self._budget_s(now_s), median(costs_s)) - max(cost_s, 0.0)
-        return Cadence(
-            self.max_overhead, self.mean_time_between_failures_s, now_s, budget_s, began_s, costs_s
-        )
+        return replace(self, at_s=now_s, budget_s=budget_s, last_s=began_s, costs_s=costs_s)
 
     def due_s(self) -> float:
         """When the next save is due."""

@@ -13,8 +13,7 @@ from marlin_ckpt.storage.local.files import open_regular
 
 _LARGEST_FILE = 256 << 10  # bytes; a hundred times the size of a usual configuration
 _DEEPEST = 32
-_SPELLINGS = {"chkp": "checkpointer", "ckpt": "checkpointer", "ckp": "checkpointer", "tr": "trainer"}
-SPELLINGS = tuple(_SPELLINGS)
+SPELLINGS = {"chkp": "checkpointer", "ckpt": "checkpointer", "ckp": "checkpointer", "tr": "trainer"}
 OVERRIDE = "--set "
 
 
@@ -96,7 +95,7 @@ def location(node: yaml.Node) -> str:
 
 def our_key(text: str, depth: int) -> str:
     """A key in our spelling: PyMarlin's examples name the sections in several ways."""
-    return _SPELLINGS.get(text, text) if depth == 0 else text
+    return SPELLINGS.get(text, text) if depth == 0 else text
 
 
 def nothing(mark: yaml.Mark) -> yaml.ScalarNode:

@@ -77,8 +77,9 @@ def find_in(
         for path in level.objects:
             if not naming.has_extension(path, extension):
                 continue
-            name = _read_name(path.rpartition("/")[2], prefix, extension)
-            if (name is not None or prefix is None) and (item := _file(store, path)) is not None:
+            last = path.rpartition("/")[2]
+            name = naming.parse(last, prefix, extension) if prefix else naming.parse_any(last, extension)
+            if (name or prefix is None) and (item := _file(store, path)):
                 found.append(Entry(store.place, item, name))
     return sorted(found, key=_order)
 
@@ -154,10 +155,6 @@ def _look(store: Store, name: str) -> Item | None:
 def _file(store: Store, name: str) -> Item | None:
     item = _look(store, name)
     return None if item is None or item.is_folder else item
-
-
-def _read_name(name: str, prefix: str | None, extension: str) -> naming.FileName | None:
-    return naming.parse_any(name, extension) if prefix is None else naming.parse(name, prefix, extension)
 
 
 def _order(entry: Entry) -> tuple[bool, int, str, str]:

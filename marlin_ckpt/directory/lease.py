@@ -15,7 +15,6 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from marlin_ckpt.directory import own
@@ -26,21 +25,15 @@ from marlin_ckpt.storage.local.publishing import make_directory
 _LOCK, _HOLDER = "lease.lock", "lease.json"
 _MOST_LETTERS = 80  # of a name that anybody may have written
 _TAKEN = (errno.EACCES, errno.EAGAIN)  # fcntl(2)
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # a run that deletes may go on, and make room
+# The disk is full: a run that deletes may go on, and make room. Or something is planted in our place.
+_GO_ON = (errno.ENOSPC, errno.EDQUOT, *own.PLANTED)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _logger = logging.getLogger("marlin_ckpt.lease")
 
 
-@dataclass(slots=True)
-class _Held:
-    """A lease that this process holds: its locked file, and how often it is held."""
-
-    lock: int
-    times: int = 0
-
-
-_held: dict[tuple[int, ...], _Held] = {}  # by the process, and the folder's device and inode
+# By the process, and the folder's device and inode: the locked file, and how often the lease is held.
+_held: dict[tuple[int, ...], tuple[int, int]] = {}
 
 
 @contextlib.contextmanager
@@ -61,13 +54,13 @@ def held(directory: str, run_id: str = "") -> Iterator[None]:
     make_directory(directory)
     with contextlib.ExitStack() as stack:
         try:
-            own.make(directory)
+            make_directory(os.path.join(directory, own.OWN_DIRECTORY))
             folder = stack.enter_context(own.folder(directory))
             key = (os.getpid(), *descent.directory_identity(os.fstat(folder)))
             # To open and close the file once more would end the lock: fcntl(2).
             lock = -1 if key in _held else own.open_to_lock(folder, _LOCK)
         except OSError as error:
-            if error.errno not in _FULL and not own.is_planted(error):
+            if error.errno not in _GO_ON:
                 if isinstance(error, StorageError):
                     raise
                 raise _cannot_lock(directory, error) from error
@@ -83,17 +76,18 @@ def held(directory: str, run_id: str = "") -> Iterator[None]:
 @contextlib.contextmanager
 def _counted(key: tuple[int, ...], lock: int, folder: int) -> Iterator[None]:
     """Counts how often this process holds a lease, and lets go of it with the last time."""
-    held = _held.setdefault(key, _Held(lock))
-    held.times += 1
+    locked, times = _held.get(key, (lock, 0))
+    _held[key] = locked, times + 1
     try:
         yield
     finally:
-        held.times -= 1
-        if not held.times:
-            del _held[key]
+        locked, times = _held.pop(key)
+        if times > 1:
+            _held[key] = locked, times - 1
+        else:
             with contextlib.suppress(OSError):
                 os.unlink(_HOLDER, dir_fd=folder)
-            os.close(held.lock)
+            os.close(locked)
 
 
 def _take(lock: int, directory: str) -> bool:

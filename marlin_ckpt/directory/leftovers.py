@@ -15,7 +15,8 @@ def delete_existing(directory: str, extension: str, logger: logging.Logger) -> N
         return
     logger.warning("Deleting the files with extension %s in %s.", extension, directory)
     try:
-        outcome = removing.carry_out(removing.plan_deleting(directory, extension=extension))
+        plan = removing.plan_cleaning(directory, extension=extension, sweeps=False)
+        outcome = removing.carry_out(plan)
     except MarlinError as error:
         logger.error("Could not delete checkpoints: %s", error)  # noqa: TRY400 - no news in a traceback
         return

@@ -12,6 +12,7 @@ from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.formats import inspection
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.naming import Kind
+from marlin_ckpt.storage.local.publishing import existing_and_missing
 
 
 def check(args: DefaultCheckpointerArguments, size_bytes: int, indices: int, run_id: str) -> None:
@@ -31,9 +32,10 @@ def check(args: DefaultCheckpointerArguments, size_bytes: int, indices: int, run
     kept = _most_kept(args, rules, indices)
     needed = needed_bytes(size_bytes, rules, kept)
     try:
-        free = free_bytes(directory)
+        found = os.statvfs(existing_and_missing(directory)[0])
     except OSError:  # a file system that does not tell
         return
+    free = found.f_bavail * found.f_frsize  # what an unprivileged process may still write
     if needed <= free:
         return
     if rules is not None and (own := _own(args, directory, run_id)):  # they count among what it will keep
@@ -63,19 +65,6 @@ def _own(args: DefaultCheckpointerArguments, directory: str, run_id: str) -> lis
         return []
     inspected = inspection.survey(one for one in found if one.name and one.name.kind is Kind.CHECKPOINT)
     return [one.entry for one in inspected if one.manifest is not None and one.manifest.run_id == run_id]
-
-
-def free_bytes(directory: str) -> int:
-    """What an unprivileged process may still write where a directory is, or will be.
-
-    Raises:
-        OSError: the file system does not tell.
-    """
-    existing = os.path.abspath(directory)
-    while not os.path.lexists(existing):
-        existing = os.path.dirname(existing)
-    found = os.statvfs(existing)
-    return int(found.f_bavail * found.f_frsize)
 
 
 def most_kept(rules: RetentionArguments | None, saves: int, indices: int) -> int:

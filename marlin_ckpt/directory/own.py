@@ -19,12 +19,12 @@ from typing import Any
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.storage.local import descent
 from marlin_ckpt.storage.local.files import closing, open_regular, read_at_most
-from marlin_ckpt.storage.local.publishing import make_directory
 from marlin_ckpt.storage.local.system_calls import write_all
 
 OWN_DIRECTORY = ".marlin-ckpt"
 _MOST_BYTES = 1 << 20  # of one file
-_PLANTED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)  # a link, or another kind of file
+# What opening says where a link, or another kind of file, is in the place of the folder or a file.
+PLANTED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
 _logger = logging.getLogger("marlin_ckpt.directory")
 
@@ -36,20 +36,6 @@ def folder(directory: str) -> contextlib.AbstractContextManager[int]:
         OSError: it is not there, or is a link.
     """
     return closing(os.open(os.path.join(directory, OWN_DIRECTORY), descent.DIRECTORY))
-
-
-def make(directory: str) -> None:
-    """Makes the folder where it is missing, and durable.
-
-    Raises:
-        StorageError: it cannot be made, or something else has its name.
-    """
-    make_directory(os.path.join(directory, OWN_DIRECTORY))
-
-
-def is_planted(error: OSError) -> bool:
-    """Whether an error says that a link, or another kind of file, is where the folder or a file should be."""
-    return error.errno in _PLANTED
 
 
 def why(error: Exception) -> str:

@@ -8,7 +8,6 @@ in meanwhile makes the removal fail, never go astray.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -77,7 +76,12 @@ class Outcome:
 
 
 def plan_cleaning(
-    directory: PathText, *, extension: str = "pt", prefix: str | None = None, recursive: bool = False
+    directory: PathText,
+    *,
+    extension: str = "pt",
+    prefix: str | None = None,
+    recursive: bool = False,
+    sweeps: bool = True,
 ) -> Plan:
     """Decides what `clean` removes: the regular files of one extension, and what dead runs left half written.
 
@@ -86,6 +90,7 @@ def plan_cleaning(
         extension: exactly, without its dot.
         prefix: only checkpoints and model files of this prefix, by the grammar; None: all of the extension.
         recursive: sub-directories too.
+        sweeps: what dead runs left half written too.
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
@@ -93,24 +98,14 @@ def plan_cleaning(
     """
 
     def reason(name: str, checkpoint: FileName | None) -> str:
-        if prefix is None:
-            return _by_extension(name, checkpoint, extension)
-        fits = checkpoint or naming.parse(name, prefix, extension)
-        return f"prefix {prefix}" if fits is not None and fits.prefix == prefix else ""
+        if prefix is not None:
+            fits = checkpoint or naming.parse(name, prefix, extension)
+            return f"prefix {prefix}" if fits is not None and fits.prefix == prefix else ""
+        if checkpoint is not None:
+            return f"extension {checkpoint.extension}"
+        return f"extension {extension}" if naming.has_extension(name, extension) else ""
 
-    return _plan(directory, reason, recursive=recursive)
-
-
-def plan_deleting(directory: PathText, *, extension: str) -> Plan:
-    """Decides what `delete_existing_checkpoints` removes: what directly in a directory is of one extension.
-
-    These are regular files; folders that are a checkpoint go with them, whatever theirs is.
-
-    Raises:
-        CheckpointNotFoundError: there is no such directory.
-        StorageError: it cannot be read, or is a symbolic link.
-    """
-    return _plan(directory, functools.partial(_by_extension, extension=extension), sweeps=False)
+    return plan(directory, reason, recursive=recursive, sweeps=sweeps)
 
 
 def plan_sweeping(directory: PathText) -> Plan:
@@ -120,17 +115,7 @@ def plan_sweeping(directory: PathText) -> Plan:
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read, or is a symbolic link.
     """
-    return _plan(directory, lambda _, __: "")
-
-
-def plan_all(directory: PathText, folder: str) -> Plan:
-    """Decides to remove everything in the trash, which is a folder of a directory, and below it.
-
-    Raises:
-        CheckpointNotFoundError: there is no such directory or folder.
-        StorageError: one cannot be read, or is a symbolic link.
-    """
-    return _plan(directory, lambda _, __: "in the trash", folder, recursive=True)
+    return plan(directory, lambda _, __: "")
 
 
 def planned(entry: Entry, why: str) -> Removal:
@@ -147,15 +132,22 @@ def failing(store: Store, failures: list[Failure]) -> OnError:
     return fail
 
 
-def _by_extension(name: str, checkpoint: FileName | None, extension: str) -> str:
-    if checkpoint is not None:
-        return f"extension {checkpoint.extension}"
-    return f"extension {extension}" if naming.has_extension(name, extension) else ""
-
-
-def _plan(
+def plan(
     directory: PathText, reason: _Reason, start: str = "", *, recursive: bool = False, sweeps: bool = True
 ) -> Plan:
+    """Decides about everything in a folder of a directory.
+
+    Args:
+        directory: the directory; a symbolic link to one is refused.
+        reason: why something goes.
+        start: the folder; "" is the directory itself.
+        recursive: what is in folders below it too.
+        sweeps: what dead runs left half written there goes too.
+
+    Raises:
+        CheckpointNotFoundError: there is no such directory or folder.
+        StorageError: one cannot be read, or is a symbolic link.
+    """
     removals: list[Removal] = []
     failures: list[Failure] = []
     with open_store(directory, follows=False) as store:

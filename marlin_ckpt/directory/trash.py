@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory import removing
-from marlin_ckpt.directory.removing import Dispose, Failure, Plan, Removal
+from marlin_ckpt.directory.removing import Outcome, Plan, Removal
 from marlin_ckpt.directory.walk import walk
 from marlin_ckpt.entries import Item
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
@@ -25,40 +24,14 @@ from marlin_ckpt.storage.store import Store
 _DIGITS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Trashed:
-    """A file in the trash, or a folder that is a checkpoint.
-
-    Attributes:
-        path: where it was, and will be again.
-        name: the same, relative to the directory.
-        item: it, where it is now.
-    """
-
-    path: str
-    name: str
-    item: Item
-
-    @property
-    def size_bytes(self) -> int:
-        """Its length, of a folder that of its files together."""
-        return self.item.size_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """What was brought back and what could not be."""
-
-    files: tuple[Trashed, ...]
-    failures: tuple[Failure, ...]
-
-
-@contextlib.contextmanager
-def filling(directory: PathText) -> Iterator[Dispose]:
-    """One removal into the trash: yields what takes a file away, for `removing.carry_out`.
+def fill(plan: Plan) -> Outcome:
+    """Carries out a removal by moving the files into the trash.
 
     Args:
-        directory: the plan's.
+        plan: from a function of `removing` or of retention.
+
+    Returns:
+        what was moved and what could not be; what dead runs left half written is removed at once.
     """
     batches: list[str] = []
 
@@ -68,11 +41,11 @@ def filling(directory: PathText) -> Iterator[Dispose]:
         store.move(removal.name, f"{batches[0]}/{removal.name}", removal.identity)
 
     try:
-        yield take
+        return removing.carry_out(plan, take)
     finally:
         if batches:
             with contextlib.suppress(MarlinError):  # where nothing could be moved
-                remove_folders(directory)
+                remove_folders(plan.directory)
 
 
 def _batches(store: Store) -> Iterator[int]:
@@ -84,12 +57,15 @@ def _batches(store: Store) -> Iterator[int]:
                 yield int(name)
 
 
-def bring_back(directory: PathText, *, dry_run: bool = False) -> Returned:
+def bring_back(directory: PathText, *, dry_run: bool = False) -> Outcome:
     """Brings back what the last removal moved into the trash; what was put in its place meanwhile stays.
 
     Args:
         directory: the directory whose trash it is.
         dry_run: only say what would be brought back.
+
+    Returns:
+        what left the trash, by the paths that it has now, and what could not.
 
     Raises:
         CheckpointNotFoundError: there is no such directory, or nothing in its trash.
@@ -101,23 +77,19 @@ def bring_back(directory: PathText, *, dry_run: bool = False) -> Returned:
         found = next(filter(None, (_in_trash(store, one) for one in batches)), None)
         if not found:
             raise CheckpointNotFoundError("there is nothing in the trash", store.place)
-        if dry_run:
-            return Returned(tuple(found), ())
-        returned: list[Trashed] = []
-        failures: list[Failure] = []
-        fail = removing.failing(store, failures)
-        for one in found:
-            try:
-                store.move(one.item.name, one.name, one.item.identity)
-                returned.append(one)
-            except OSError as error:
-                fail(one.name, error)
-        store.remove_empty(TRASH)
-    return Returned(tuple(returned), tuple(failures))
+    if dry_run:
+        return Outcome(tuple(found), ())
+    done = removing.carry_out(Plan(store.place, tuple(found)), _put_back)
+    remove_folders(directory)
+    return done
 
 
-def _in_trash(store: Store, batch: str) -> list[Trashed]:
-    """What one removal moved, in order of the index."""
+def _put_back(store: Store, removal: Removal) -> None:
+    store.move(removal.name, removal.name.split("/", 2)[2], removal.identity)
+
+
+def _in_trash(store: Store, batch: str) -> list[Removal]:
+    """What one removal moved, by the paths that it had, in order of the index."""
 
     def fail(name: str, error: OSError) -> None:
         raise StorageError.of("cannot read the trash", os.path.join(store.place, name), error) from error
@@ -126,23 +98,25 @@ def _in_trash(store: Store, batch: str) -> list[Trashed]:
     for level in walk(store, batch, recursive=True, on_error=fail):
         items += (item for name in level.objects if (item := store.head(name)) and not item.is_link)
         items += (one.item for one in level.checkpoints)
-    names = ((item.name.removeprefix(f"{batch}/"), item) for item in items)
-    found = [Trashed(os.path.join(store.place, name), name, item) for name, item in names]
+    found = []
+    for item in items:
+        path = os.path.join(store.place, item.name.removeprefix(f"{batch}/"))
+        found.append(Removal(path, item.size_bytes, "", item.name, item.identity))
     return sorted(found, key=lambda one: naming.order(one.path))
 
 
-def plan_emptying(directory: PathText) -> Plan | None:
-    """Decides to remove what lies in the trash for good; None where there is no trash.
+def plan_emptying(directory: PathText) -> Plan:
+    """Decides to remove what lies in the trash, if there is one, for good.
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read, or is a symbolic link.
     """
     try:
-        return removing.plan_all(directory, TRASH)
+        return removing.plan(directory, lambda _, __: "in the trash", TRASH, recursive=True)
     except CheckpointNotFoundError:
-        with open_store(directory, follows=False):
-            return None
+        with open_store(directory, follows=False) as store:
+            return Plan(store.place, ())
 
 
 def remove_folders(directory: PathText) -> None:

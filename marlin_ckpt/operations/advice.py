@@ -62,7 +62,7 @@ class Period:
     steps: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Advice:
     """How often to save.
 
@@ -133,10 +133,5 @@ def advise(
         best = period(max(shortest_s, best_interval_s(cost_s, mean_time_between_failures_s)))
     usual = [period(one_s) for one_s in _USUAL_S if one_s > shortest_s]
     of_each_length = {one.period_s: one for one in (*usual, best or shortest, shortest)}
-    return Advice(
-        stall_s=stall_s,
-        cost_s=cost_s,
-        shortest=shortest,
-        best=best,
-        periods=tuple(of_each_length[length] for length in sorted(of_each_length)),
-    )
+    periods = tuple(of_each_length[length] for length in sorted(of_each_length))
+    return Advice(stall_s, cost_s, shortest, best, periods)

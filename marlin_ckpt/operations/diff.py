@@ -5,10 +5,11 @@ from __future__ import annotations
 import fnmatch
 import functools
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from marlin_ckpt.formats.content.outline import Tensor
+from marlin_ckpt.formats.content.outline import Outline, Tensor
 from marlin_ckpt.formats.values.checked import CheckedFile
 from marlin_ckpt.formats.values.distance import Distance
 from marlin_ckpt.operations import selection
@@ -145,20 +146,16 @@ def compare(
         StorageError: one of them cannot be read.
     """
     states = _states(a, b, state)
-    before, after = (
-        _matching(selection.numbered(selection.tensors_of(file.outline, name)), pattern)
-        for file, name in zip((a, b), states, strict=True)
-    )
+    sides = list(zip((a.outline, b.outline), states, strict=True))
+    before, after = (_matching(selection.numbered(selection.tensors_of(*side)), pattern) for side in sides)
     found, alike = _matched(before, after)
     a.expect(one for one, _ in alike.values())
     b.expect(other for _, other in alike.values())
-    for (name, (one, other)), distance in zip(
-        alike.items(), Pairs(a, b).measure(alike.values()), strict=True
-    ):
-        found.append(
-            Difference(name, Change.SAME if distance is None else Change.CHANGED, one, other, distance)
-        )
-    values = [] if pattern else _values(a, b, states)
+    measured = Pairs(a, b).measure(alike.values())
+    for (name, (one, other)), distance in zip(alike.items(), measured, strict=True):
+        change = Change.SAME if distance is None else Change.CHANGED
+        found.append(Difference(name, change, one, other, distance))
+    values = [] if pattern else _values(sides)
     return Comparison(states, tuple(sorted(found, key=_rank)), tuple(values))
 
 
@@ -197,15 +194,10 @@ def _rank(one: Difference) -> tuple[int, float, int, str]:
     return list(Change).index(one.change), -distance.relative, -distance.differing, one.name
 
 
-def _values(a: CheckedFile, b: CheckedFile, states: tuple[str, str]) -> list[ValueDifference]:
-    before, after = (
-        selection.values_of(file.outline, name) for file, name in zip((a, b), states, strict=True)
-    )
+def _values(sides: Sequence[tuple[Outline, str]]) -> list[ValueDifference]:
+    before, after = (selection.values_of(*side) for side in sides)
     names = dict.fromkeys([*before, *after])
-    if a.outline.format != b.outline.format:  # texts beside the tensors that only safetensors files have
+    if len({outline.format for outline, _ in sides}) > 1:  # only safetensors files have texts beside tensors
         names = {name: None for name in names if not name.startswith(f"{selection.METADATA}.")}
-    return [
-        ValueDifference(name, before.get(name, ""), after.get(name, ""))
-        for name in names
-        if before.get(name, "") != after.get(name, "")
-    ]
+    each = (ValueDifference(name, before.get(name, ""), after.get(name, "")) for name in names)
+    return [one for one in each if one.before != one.after]

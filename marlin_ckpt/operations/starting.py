@@ -14,6 +14,7 @@ from marlin_ckpt.directory.newest import newest_intact
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.naming import FileName, Kind
+from marlin_ckpt.storage.local.publishing import existing_and_missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +159,7 @@ def apply(start: Start, args: DefaultCheckpointerArguments, *, epochs: int) -> N
 
 def _check_writable(directory: str) -> None:
     """Checks the nearest parent that exists; makes none, since the run may still be impossible."""
-    existing = os.path.abspath(directory)
-    while not os.path.lexists(existing):
-        existing = os.path.dirname(existing)
+    existing, _ = existing_and_missing(directory)
     if not os.access(existing, os.W_OK | os.X_OK):
         hint = "choose another checkpointer.save_dir, or change its permissions"
         raise StorageError("cannot write: Permission denied", existing, hint, errno=errno.EACCES)

@@ -118,8 +118,7 @@ def test_a_file_saved_anew_while_the_older_one_goes_to_the_trash_stays(inside, m
         replace_by_rename(path)
 
     monkeypatch.setattr(store, "sync_open_directory", save_meanwhile)
-    with trash.filling(plan.directory) as dispose:
-        outcome = removing.carry_out(plan, dispose)
+    outcome = trash.fill(plan)
     assert [failure.path for failure in outcome.failures] == [str(path)]
     assert path.read_bytes() == b"newer"
     assert (inside / ".trash/000001/model_1.pt").read_bytes() == b"older"

@@ -84,10 +84,7 @@ def _carry_out(plan: Plan, how: How, *, lists: bool) -> Outcome:
         return Outcome(plan.removals, plan.unreadable)
     if plan.removals and how.asks:
         removals.confirm_removal(plan, lists=lists)
-    if not how.to_trash:
-        return removing.carry_out(plan)
-    with trash.filling(plan.directory) as dispose:
-        return removing.carry_out(plan, dispose)
+    return trash.fill(plan) if how.to_trash else removing.carry_out(plan)
 
 
 def _table(decisions: tuple[Decision, ...], directory: str) -> None:
@@ -122,20 +119,19 @@ def undo(how: How) -> int:
         output.document(removals.returned(how, done))
     else:
         verb = "would bring back" if how.dry_run else "brought back"
-        for one in done.files:
+        for one in done.removed:
             output.data(f"{verb} {escape(one.path)}  {size(one.size_bytes)}")
         for failure in done.failures:
             output.talk(f"error: cannot bring back: {escape(failure.error)}: {escape(failure.path)}")
         if done.failures:
             output.talk("hint: what stands in its place must go first; the trash keeps it until then")
-        output.talk(f"{count(len(done.files), 'file')} {verb} to {escape(how.directory)}")
+        output.talk(f"{count(len(done.removed), 'file')} {verb} to {escape(how.directory)}")
     return 1 if done.failures else 0
 
 
 def empty_trash(how: How) -> int:
     """Removes what lies in the trash for good; returns the exit code."""
-    plan = trash.plan_emptying(how.directory)
-    done = Outcome((), ()) if plan is None else _carry_out(plan, how, lists=True)
+    done = _carry_out(trash.plan_emptying(how.directory), how, lists=True)
     if not how.dry_run:
         trash.remove_folders(how.directory)
     return _report(how, done)

@@ -12,7 +12,6 @@ from marlin_ckpt.cli.text import count, escape, size
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.directory.removing import Failure, Outcome, Plan, Removal
 from marlin_ckpt.directory.retention.decide import Decision
-from marlin_ckpt.directory.trash import Returned
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.storage.local import temporary
 
@@ -110,10 +109,10 @@ def decision(one: Decision) -> dict[str, Any]:
     }
 
 
-def returned(how: How, done: Returned) -> dict[str, Any]:
+def returned(how: How, done: Outcome) -> dict[str, Any]:
     """The document of `clean --undo --json`."""
     return {
         **facts(how, "directory", "dry_run"),
-        "returned": [facts(one, "path", "size_bytes") for one in done.files],
+        "returned": [facts(one, "path", "size_bytes") for one in done.removed],
         "failed": [facts(one, "path", "error") for one in done.failures],
     }

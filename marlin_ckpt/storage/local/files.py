@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
@@ -148,8 +149,7 @@ def sync_open_directory(fd: int) -> None:
 def file_kind(mode: int) -> str:
     """What a file's mode says it is, in words."""
     kinds = {
-        0o010000: "a FIFO", 0o020000: "a character device", 0o040000: "a directory",
-        0o060000: "a block device", 0o100000: "a regular file", 0o120000: "a symbolic link",
-        0o140000: "a socket",
+        "-": "a regular file", "d": "a directory", "l": "a symbolic link", "p": "a FIFO", "s": "a socket",
+        "b": "a block device", "c": "a character device",
     }  # fmt: skip
-    return kinds.get(mode & 0o170000, "a special file")
+    return kinds.get(stat.filemode(mode)[0], "a special file")

@@ -45,19 +45,23 @@ def make_directory(directory: PathText) -> None:
     Raises:
         StorageError: the path is a file, or cannot be made.
     """
-    missing = []
     with doing("cannot make the directory", os.fspath(directory)):
-        path = os.path.abspath(directory)
-        while not os.path.lexists(path):
-            missing.append(path)
-            path = os.path.dirname(path)
-        for one in reversed(missing):
+        for one in existing_and_missing(directory)[1]:
             with contextlib.suppress(FileExistsError):  # another process made it meanwhile
                 os.mkdir(one)
             _sync_directory(os.path.dirname(one))
     if not os.path.isdir(directory):
         what = "cannot make the directory: a file is in the way"
         raise StorageError(what, os.fspath(directory), errno=errno.ENOTDIR)
+
+
+def existing_and_missing(directory: PathText) -> tuple[str, list[str]]:
+    """The nearest parent of a directory that exists, or itself, and what is missing below, top first."""
+    existing, missing = os.path.abspath(directory), []
+    while not os.path.lexists(existing):
+        missing.append(existing)
+        existing = os.path.dirname(existing)
+    return existing, missing[::-1]
 
 
 def publish(
@@ -175,11 +179,8 @@ def _put_back(directory_fd: int, name: str, kept: str | None) -> None:
 
 
 def _sync_directory(directory: str) -> None:
-    fd = os.open(directory, _DIRECTORY)
-    try:
+    with closing(os.open(directory, _DIRECTORY)) as fd:
         sync_open_directory(fd)
-    finally:
-        os.close(fd)
 
 
 def make_durable(path: str) -> None:

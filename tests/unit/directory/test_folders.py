@@ -142,21 +142,19 @@ def test_one_that_was_replaced_after_the_decision_stays(directory):
 def test_it_moves_to_the_trash_and_back_as_one(directory):
     before = everything(directory)
     found = plan(directory, last=1)
-    with trash.filling(found.removal.directory) as dispose:
-        assert removing.carry_out(found.removal, dispose).failures == ()
+    assert trash.fill(found.removal).failures == ()
     assert sorted(os.listdir(directory)) == [".trash", "model_2.pair"]
     assert [one.index for one in catalog.find(directory, recursive=True)] == [2]
     done = trash.bring_back(directory)
-    assert [os.path.relpath(one.path, directory) for one in done.files] == ["model_0.pair", "model_1.pair"]
-    assert {one.size_bytes for one in done.files} == {whole_size(directory / "model_2.pair")}
+    assert [os.path.relpath(one.path, directory) for one in done.removed] == ["model_0.pair", "model_1.pair"]
+    assert {one.size_bytes for one in done.removed} == {whole_size(directory / "model_2.pair")}
     assert everything(directory) == before
     assert not (directory / ".trash").exists()
 
 
 def test_one_that_stands_in_its_place_stays_and_the_trash_keeps_the_other(directory):
     found = plan(directory, last=1)
-    with trash.filling(found.removal.directory) as dispose:
-        removing.carry_out(found.removal, dispose)
+    trash.fill(found.removal)
     write_pair(directory, 0, run_id="newer")
     done = trash.bring_back(directory)
     assert [os.path.basename(one.path) for one in done.failures] == ["model_0.pair"]
@@ -166,8 +164,7 @@ def test_one_that_stands_in_its_place_stays_and_the_trash_keeps_the_other(direct
 
 def test_the_trash_is_emptied_of_it(directory):
     found = plan(directory, last=1)
-    with trash.filling(found.removal.directory) as dispose:
-        removing.carry_out(found.removal, dispose)
+    trash.fill(found.removal)
     emptying = trash.plan_emptying(directory)
     assert [os.path.basename(one.path) for one in emptying.removals] == ["model_0.pair", "model_1.pair"]
     assert removing.carry_out(emptying).failures == ()

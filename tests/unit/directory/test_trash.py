@@ -28,8 +28,7 @@ def tree(directory) -> dict[str, bytes]:
 
 def throw_away(directory, **options) -> removing.Outcome:
     plan = removing.plan_cleaning(directory, **{"recursive": True, **options})
-    with trash.filling(plan.directory) as dispose:
-        return removing.carry_out(plan, dispose)
+    return trash.fill(plan)
 
 
 def test_what_was_moved_comes_back_as_it_was(directory):
@@ -38,7 +37,7 @@ def test_what_was_moved_comes_back_as_it_was(directory):
     assert len(throw_away(directory).removed) == 3
     assert set(tree(directory)) == {f".trash/000001/{name}" for name in before}
     done = trash.bring_back(directory)
-    assert [os.path.relpath(one.path, directory) for one in done.files] == [
+    assert [os.path.relpath(one.path, directory) for one in done.removed] == [
         "model_1.pt",
         "model_2.pt",
         "sub/model_3.pt",
@@ -73,11 +72,11 @@ def test_what_stands_in_its_place_stays_and_the_trash_keeps_the_other(directory)
     (directory / "model_1.pt").write_bytes(b"new")
     done = trash.bring_back(directory)
     assert [os.path.basename(one.path) for one in done.failures] == ["model_1.pt"]
-    assert len(done.files) == 2
+    assert len(done.removed) == 2
     assert (directory / "model_1.pt").read_bytes() == b"new"
     assert (directory / ".trash/000001/model_1.pt").read_bytes() == b"model_1.pt"
     (directory / "model_1.pt").unlink()
-    assert len(trash.bring_back(directory).files) == 1
+    assert len(trash.bring_back(directory).removed) == 1
     assert (directory / "model_1.pt").read_bytes() == b"model_1.pt"
 
 
@@ -92,7 +91,7 @@ def test_a_folder_that_has_gone_is_made_again(directory):
 def test_a_dry_run_brings_nothing_back(directory):
     throw_away(directory)
     before = tree(directory)
-    assert len(trash.bring_back(directory, dry_run=True).files) == 3
+    assert len(trash.bring_back(directory, dry_run=True).removed) == 3
     assert tree(directory) == before
 
 
@@ -124,7 +123,7 @@ def test_an_interrupted_return_is_taken_up_by_the_next_one(directory, monkeypatc
     monkeypatch.setattr(os, "unlink", fail)
     assert len(trash.bring_back(directory).failures) == 3
     monkeypatch.setattr(os, "unlink", real)
-    assert len(trash.bring_back(directory).files) == 3
+    assert len(trash.bring_back(directory).removed) == 3
     assert tree(directory) == before
 
 
@@ -150,7 +149,7 @@ def test_emptying_removes_what_is_in_it_and_the_folders(directory):
     assert len(removing.carry_out(plan).removed) == 3
     trash.remove_folders(directory)
     assert sorted(os.listdir(directory)) == ["sub"]
-    assert trash.plan_emptying(directory) is None
+    assert trash.plan_emptying(directory).removals == ()
 
 
 def test_a_removal_that_could_move_nothing_is_not_the_last_one(directory, monkeypatch):
@@ -165,5 +164,5 @@ def test_a_removal_that_could_move_nothing_is_not_the_last_one(directory, monkey
         assert len(throw_away(directory).failures) == 1
     assert os.listdir(directory / ".trash") == ["000001"]
     (directory / ".trash" / "000002").mkdir()  # as a kill leaves it
-    assert len(trash.bring_back(directory).files) == 2
+    assert len(trash.bring_back(directory).removed) == 2
     assert tree(directory) == before
