@@ -81,9 +81,9 @@ _NAMES = {
     "training.preemption": ("Preempted",),
     "training.trainer": ("Trainer",),
 }  # fmt: skip
-_HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
+_HOMES = dict(sorted((name, f"{__name__}.{module}") for module, names in _NAMES.items() for name in names))
 
-__all__ = sorted(_HOMES)
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -95,31 +95,25 @@ class StorageError(MarlinError, OSError):
 
     Attributes:
         errno: the operating system's number of the first cause, or None.
-        strerror: what the operating system called it, or None.
+        strerror: what the operating system called it, or else what failed, without where.
     """
 
     # They hide those of OSError, which live outside of an object's dict and are lost when it is pickled.
     errno: int | None = None
-    strerror: str | None = None
+    strerror: str = ""
 
-    def __init__(
-        self,
-        what: str,
-        where: str = "",
-        hint: str = "",
-        *,
-        errno: int | None = None,
-        strerror: str | None = None,
-    ) -> None:
+    def __init__(self, what: str, where: str = "", hint: str = "", *, errno: int | None = None) -> None:
         super().__init__(what, where, hint)
         self.errno = errno
-        self.strerror = strerror
+        self.strerror = what
 
     @classmethod
     def of(cls, action: str, where: str, cause: OSError) -> StorageError:
         """The error for a system call that failed while we did `action` (`cannot write`)."""
         why = cause.strerror or str(cause)
-        return cls(f"{action}: {why}", where, errno=cause.errno, strerror=why)
+        error = cls(f"{action}: {why}", where, errno=cause.errno)
+        error.strerror = why
+        return error
 
 
 class UnsavableStateError(MarlinError):

@@ -55,9 +55,8 @@ def read_config(path: PathText, overrides: Iterable[str] = ()) -> Config:
     if root is None:
         raise ConfigError([Fault("file", "is empty; it needs a section module", where)])
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(
-            [Fault("file", f"expected a mapping of sections, not {scalars.found(root)}", where)]
-        )
+        what = f"expected a mapping of sections, not {scalars.found(root)}"
+        raise ConfigError([Fault("file", what, where)])
     reading = _Reading(where)
     reading.faults.extend(fault for text in overrides if (fault := tree.override(root, text)))
     config = reading.config(root)

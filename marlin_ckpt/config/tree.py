@@ -66,13 +66,12 @@ def compose(text: str, where: str) -> yaml.Node | None:
     Raises:
         ConfigError: it is not YAML.
     """
-    loader = None
     try:
         loader = _Composer(text)
         loader.name = where
         return loader.get_single_node()
     except (ValueError, OverflowError) as error:  # PyYAML's own, for "\U00110000" and the like
-        at = where if loader is None or where.startswith(OVERRIDE) else f"{where}:{loader.line + 1}"
+        at = where if where.startswith(OVERRIDE) else f"{where}:{loader.line + 1}"
         raise ConfigError([Fault("syntax", f"a number is out of range: {error}", at)]) from error
     except yaml.MarkedYAMLError as error:
         problem = str(error.problem or error.context)
@@ -126,9 +125,8 @@ def override(root: yaml.MappingNode, text: str) -> Fault | None:
             child = yaml.MappingNode("tag:yaml.org,2002:map", [], mark, mark)
             _put(mapping, key, child, depth)
         if not isinstance(child, yaml.MappingNode):
-            return Fault(
-                path, f"{'.'.join(keys[: depth + 1])} is {scalars.found(child)}, not a mapping", where
-            )
+            above = ".".join(keys[: depth + 1])
+            return Fault(path, f"{above} is {scalars.found(child)}, not a mapping", where)
         mapping = child
     _put(mapping, last, node, len(parents))
     return None
@@ -142,7 +140,5 @@ def _child(mapping: yaml.Node, key: str, depth: int) -> yaml.Node | None:
 def _put(mapping: yaml.Node, key: str, value: yaml.Node, depth: int) -> None:
     key = our_key(key, depth)
     kept = [(name, part) for name, part in mapping.value if our_key(str(name.value), depth) != key]
-    mapping.value = [
-        *kept,
-        (yaml.ScalarNode(scalars.STRING_TAG, key, value.start_mark, value.end_mark), value),
-    ]
+    name = yaml.ScalarNode(scalars.STRING_TAG, key, value.start_mark, value.end_mark)
+    mapping.value = [*kept, (name, value)]

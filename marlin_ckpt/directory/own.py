@@ -18,7 +18,7 @@ from typing import Any
 
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.storage.local import descent
-from marlin_ckpt.storage.local.files import closing, open_regular, read_at_most
+from marlin_ckpt.storage.local.files import FileSource, closing, open_regular
 from marlin_ckpt.storage.local.system_calls import write_all
 
 OWN_DIRECTORY = ".marlin-ckpt"
@@ -71,7 +71,10 @@ def read(directory: str, name: str) -> dict[str, Any]:
 
 def _read_object(folder_fd: int, name: str) -> dict[str, Any]:
     with closing(open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder_fd)) as fd:
-        found = json.loads(read_at_most(fd, _MOST_BYTES))
+        source = FileSource(fd, name)
+        if source.size_bytes > _MOST_BYTES:
+            raise ValueError(f"is longer than {_MOST_BYTES:,} bytes")
+        found = json.loads(source.read(0, _MOST_BYTES))
     if isinstance(found, dict):
         return found
     raise ValueError("not a JSON object")

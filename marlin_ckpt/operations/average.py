@@ -118,9 +118,8 @@ def _check_alike(path: str, tensors: Mapping[str, Tensor], last: str, expected: 
             differences.append(f"{name} is {_described(other)} in {path}, {_described(one)} in {last}")
     if differences:
         listed = "; ".join(differences[:_MOST_DIFFERENCES]) + "; ..." * (len(differences) > _MOST_DIFFERENCES)
-        raise StateMismatchError(
-            f"the files do not hold the same tensors: {listed}", differences=tuple(differences)
-        )
+        what = f"the files do not hold the same tensors: {listed}"
+        raise StateMismatchError(what, differences=tuple(differences))
 
 
 def _described(tensor: Tensor) -> str:

@@ -113,9 +113,8 @@ def examine(source: Source) -> Salvage:
     if any(one.proven for one in archives):
         what = "nothing can be salvaged: the record data.pkl, which says what the others are, is lost"
         raise CorruptCheckpointError(what, source.path)
-    raise NotACheckpointError(
-        "nothing can be salvaged: no record in it has a checksum that holds", source.path
-    )
+    what = "nothing can be salvaged: no record in it has a checksum that holds"
+    raise NotACheckpointError(what, source.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +170,10 @@ def _tie(source: Source, evidence: Evidence, archives: list[Archive], candidates
     if chosen is not whole and len(candidates) > 1:
         doubts.append(f"it holds {len(candidates)} archives; this is the first, the others are left out")
     wanted = {record.name: record for record in stated}
-    return _Together(
-        {one.name: one for one in pool if one.record.name in wanted and one.is_same(wanted[one.record.name])},
-        {name.partition("/")[2] for name in wanted},
-        own is not None or (chosen is whole and not by_id),
-        own,
-        tuple(doubts),
-    )
+    same = [one for one in pool if one.record.name in wanted and one.is_same(wanted[one.record.name])]
+    names = {name.partition("/")[2] for name in wanted}
+    is_listed = own is not None or (chosen is whole and not by_id)
+    return _Together({one.name: one for one in same}, names, is_listed, own, tuple(doubts))
 
 
 def _assess(source: Source, found: _Together) -> Salvage:
@@ -201,14 +197,10 @@ def _assess(source: Source, found: _Together) -> Salvage:
     if tensors and any(f"data/{key}" in lost for key in storages.record_sizes(pruned)):
         raise CorruptCheckpointError("nothing can be salvaged: what is left would not load", source.path)
     kept = sorted((one for name, one in found.proven.items() if name not in lost), key=lambda one: one.start)
-    return Salvage(
-        source.path,
-        tuple(kept),
-        tuple(losses),
-        pruned if tensors else pickle,
-        None if found.manifest is None else replace(found.manifest, lost=tensors),
-        found.doubts,
-    )
+    if tensors:
+        pickle = pruned
+    about = None if found.manifest is None else replace(found.manifest, lost=tensors)
+    return Salvage(source.path, tuple(kept), tuple(losses), pickle, about, found.doubts)
 
 
 def _is_whole(found: _Together, name: str, size: int | None) -> bool:

@@ -48,9 +48,8 @@ class WeightsFile:
             StorageError: it exists already.
         """
         if not self.force and os.path.lexists(self.path):
-            raise StorageError(
-                "is already there", self.path, "choose another output, or replace it with --force"
-            )
+            hint = "choose another output, or replace it with --force"
+            raise StorageError("is already there", self.path, hint)
 
 
 def write(

@@ -51,7 +51,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
         # A future holds its error, whose traceback would hold this frame and, through it, the futures.
         pending.clear()
         try:
-            tasks.stop()
+            with_patience(tasks.stop)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -84,10 +84,7 @@ class _Tasks:
                 self._changed.notify()
 
     def stop(self) -> None:
-        """Lets no task begin and waits for those under way, however often it is interrupted."""
-        with_patience(self._end)
-
-    def _end(self) -> None:
+        """Lets no task begin and waits for those under way."""
         with self._changed:
             self._is_over = True
             while self._under_way:

@@ -112,9 +112,8 @@ class MemoryStore:
         self._called("move", name)
         self._check(name, identity)
         if self._head(to) is not None:
-            raise StorageError(
-                "it is taken", self._path(to), errno=errno.EEXIST, strerror=os.strerror(errno.EEXIST)
-            )
+            taken = OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+            raise StorageError.of("cannot move", self._path(to), taken)
         for one in self._all(name):
             data, change = self._objects.pop(one)
             self._objects[to + one[len(name) :]] = (data, change)
@@ -148,8 +147,7 @@ class MemoryStore:
             raise StorageError("not a name in a store", self._path(name), errno=errno.EINVAL)
         self.calls.append(f"{verb} {name}")
         if code := self._failures.pop(len(self.calls) - 1, 0):
-            why = os.strerror(code)
-            raise StorageError(f"injected: {why}", self._path(name), errno=code, strerror=why)
+            raise StorageError.of("injected", self._path(name), OSError(code, os.strerror(code)))
 
     def _put(self, name: str, data: bytes) -> Item:
         self._changes += 1
@@ -171,8 +169,7 @@ class MemoryStore:
             raise self._another(name)
 
     def _another(self, name: str) -> StorageError:
-        what = "another file has taken its place"
-        return StorageError(what, self._path(name), errno=errno.ESTALE, strerror=what)
+        return StorageError("another file has taken its place", self._path(name), errno=errno.ESTALE)
 
     def _path(self, name: str) -> str:
         return os.path.join(self.place, name)

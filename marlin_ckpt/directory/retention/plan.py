@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from typing import Literal
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory import catalog
@@ -21,13 +21,7 @@ from marlin_ckpt.naming import Kind
 from marlin_ckpt.storage.local.store import open_store
 from marlin_ckpt.storage.store import Store
 
-
-class Verify(StrEnum):
-    """Which of the files that stay are read whole before others go."""
-
-    ALL = "all"
-    NEWEST = "newest"
-    NONE = "none"
+Verify = Literal["all", "newest", "none"]  # which of the files that stay are read whole before others go
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +54,7 @@ class Keeping:
         extension: str = "pt",
         run_id: str | None = None,
         recursive: bool = False,
-        verify: Verify = Verify.NEWEST,
+        verify: Verify = "newest",
         pinned: Mapping[str, str] | None = None,
     ) -> RetentionPlan:
         """Decides about the checkpoints of a directory.
@@ -117,16 +111,16 @@ class Keeping:
         """Decides, and anew for each file that turns out not to be intact."""
         while True:
             decisions = decide.decide(candidates, rules, now_s=now_s)
-            if verify is Verify.NONE or all(one.keep for one in decisions):
+            if verify == "none" or all(one.keep for one in decisions):
                 return decisions
             wrong = {}
             for one in reversed(decisions):
                 path = one.candidate.path
-                if one.candidate.apart or (verify is Verify.ALL and not one.keep):
+                if one.candidate.apart or (verify == "all" and not one.keep):
                     continue
                 if reason := self._survey.why_not_intact(entries[path]):
                     wrong[path] = reason
-                elif verify is Verify.NEWEST:  # where it fails, the one before it would be the newest
+                elif verify == "newest":  # where it fails, the one before it would be the newest
                     break
             if not wrong:
                 return decisions

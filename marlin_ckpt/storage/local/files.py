@@ -117,20 +117,6 @@ def open_regular(path: PathText, flags: int = os.O_RDONLY, *, dir_fd: int | None
     return fd
 
 
-def read_at_most(fd: int, most_bytes: int) -> bytes:
-    """Reads a small file from where the descriptor stands to its end.
-
-    Raises:
-        OSError: it cannot be read, or is longer (errno EFBIG).
-    """
-    data = bytearray()
-    while piece := os.read(fd, most_bytes + 1 - len(data)):
-        data += piece
-        if len(data) > most_bytes:
-            raise OSError(errno.EFBIG, f"is longer than {most_bytes:,} bytes")
-    return bytes(data)
-
-
 def sync_open_directory(fd: int) -> None:
     """Waits until the names in an open directory are on the disk, as far as its file system can tell.
 

@@ -253,8 +253,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _another(path: str) -> StorageError:
-    what = "another file has taken its place"
-    return StorageError(what, path, errno=errno.ESTALE, strerror=what)
+    return StorageError("another file has taken its place", path, errno=errno.ESTALE)
 
 
 def _link(source: int, name: str, target: int, new: str) -> bool:

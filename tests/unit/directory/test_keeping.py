@@ -12,7 +12,7 @@ import torch
 from marlin_ckpt import RetentionArguments
 from marlin_ckpt.directory import removing
 from marlin_ckpt.directory.retention import decide
-from marlin_ckpt.directory.retention.plan import Keeping, Verify
+from marlin_ckpt.directory.retention.plan import Keeping
 from marlin_ckpt.formats import verification
 
 NOW = 2e9
@@ -75,7 +75,7 @@ def test_where_no_file_is_intact_none_goes(saved):
 
 @pytest.mark.parametrize(
     ("verify", "reads"),
-    [(Verify.NEWEST, ["model_5.pt"]), (Verify.ALL, ["model_4.pt", "model_5.pt"]), (Verify.NONE, [])],
+    [("newest", ["model_5.pt"]), ("all", ["model_4.pt", "model_5.pt"]), ("none", [])],
 )
 def test_just_what_was_asked_for_is_read_whole(saved, monkeypatch, verify, reads):
     read = []
@@ -93,7 +93,7 @@ def test_just_what_was_asked_for_is_read_whole(saved, monkeypatch, verify, reads
 def test_a_damaged_kept_file_is_found_where_all_are_verified(saved):
     flip(saved / "model_4.pt")
     assert goes(saved, last=2) == [f"model_{index}.pt" for index in range(4)]
-    assert goes(saved, last=2, verify=Verify.ALL) == [f"model_{index}.pt" for index in range(3)]
+    assert goes(saved, last=2, verify="all") == [f"model_{index}.pt" for index in range(3)]
 
 
 def test_what_a_run_wrote_itself_is_not_read_again_until_it_changes(saved, monkeypatch):

@@ -47,7 +47,7 @@ def clean(
     from marlin_ckpt.cli.views import cleaning
     from marlin_ckpt.cli.views.removals import How
     from marlin_ckpt.directory import removing
-    from marlin_ckpt.directory.retention.plan import Keeping, Verify
+    from marlin_ckpt.directory.retention.plan import Keeping
 
     given = rules.rules(
         keep_best,
@@ -79,6 +79,6 @@ def clean(
         extension=ext,
         run_id=run,
         recursive=recursive,
-        verify=Verify(verify),
+        verify=verify,
     )
     return cleaning.retain(how, plan, given, run)
