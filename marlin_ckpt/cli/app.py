@@ -40,11 +40,7 @@ def _options(
 
 
 class CarriedError(Exception):
-    """Carries an error past Typer, which would handle a broken pipe or an end of file in its own way."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
+    """Carries an error, its argument, past Typer, which would handle a broken pipe in its own way."""
 
 
 def _carrying(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -48,7 +48,7 @@ def _run(arguments: list[str]) -> int:
     try:
         return _command(app)(arguments, prog_name="marlin-ckpt", standalone_mode=False) or 0
     except CarriedError as carried:
-        raise carried.error from None
+        raise carried.args[0] from None
 
 
 def _code_of(error: BaseException) -> int:

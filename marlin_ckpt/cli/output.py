@@ -7,15 +7,12 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from marlin_ckpt.cli.text import escape
 from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError, StorageError
-
-if TYPE_CHECKING:
-    from marlin_ckpt.cli.terminal import RunBar
 
 
 def prepare() -> None:
@@ -163,20 +160,23 @@ def unexpected(problem: Exception) -> None:
     talk("hint: MARLIN_CKPT_TRACEBACK=1 in the environment shows where it came from")
 
 
-def table(headers: list[str], rows: list[list[str]], right: set[int]) -> None:
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], figures: Collection[str]) -> None:
     """Prints a table: fitted to a terminal's width, else in plain columns, nothing cut off.
 
     Args:
         headers: the names of the columns; the last one may be folded.
-        rows: harmless texts.
-        right: the numbers of the columns to be set to the right.
+        rows: harmless texts; a column in which they are all empty is left out.
+        figures: the names of the columns to be set to the right.
     """
+    columns = [column for column in zip(headers, *rows, strict=True) if any(column[1:]) or not rows]
+    right = {number for number, column in enumerate(columns) if column[0] in figures}
+    headers, *rows = zip(*columns, strict=True)
     if sys.stdout.isatty():
         from marlin_ckpt.cli.terminal import table_text
 
-        data(table_text(headers, rows, right, sys.stdout))
+        data(table_text(headers, rows, right))
         return
-    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+    widths = [max(map(len, column)) for column in columns]
     for row in [headers, *rows]:
         cells = [
             cell.rjust(width) if number in right else cell.ljust(width)
@@ -199,21 +199,7 @@ def bytes_bar(total: int, *, quiet: bool) -> AbstractContextManager[Callable[[in
         return contextlib.nullcontext(lambda _: None)
     from marlin_ckpt.cli import terminal
 
-    return terminal.bytes_bar(total, sys.stderr)
-
-
-def steps_bar(total: int) -> AbstractContextManager[Callable[[str, int], None]]:
-    """A bar of steps on the terminal; its value is a function to be called with a name and the steps done."""
-    from marlin_ckpt.cli import terminal
-
-    return terminal.steps_bar(total, sys.stderr)
-
-
-def run_bar() -> RunBar:
-    """A line on the terminal that shows how far a run is."""
-    from marlin_ckpt.cli.terminal import RunBar
-
-    return RunBar(sys.stderr)
+    return terminal.bytes_bar(total)
 
 
 def can_ask() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,9 @@ from marlin_ckpt.fields import duration_of, size_of
 
 if TYPE_CHECKING:
     from marlin_ckpt.keep import BestArguments, RetentionArguments
+
+# METRIC, METRIC:MODE or METRIC:MODE:N; else the name itself has a colon.
+_BEST = re.compile(r"\A(.*?)(?::(min|max)(?::(\d+))?)?\Z", re.DOTALL)
 
 
 def _newest_of(period: str) -> str:
@@ -66,15 +70,9 @@ def rules(best: list[str] | None, **others: int | str | None) -> RetentionArgume
 def _best(text: str) -> BestArguments:
     from marlin_ckpt.keep import BestArguments
 
-    metric, mode, count = text, "min", "1"
-    if text.count(":") > 1 and text.rpartition(":")[2].isdecimal():
-        metric, _, count = text.rpartition(":")
-    if metric.endswith((":min", ":max")):
-        metric, _, mode = metric.rpartition(":")
-    elif metric is not text:
-        metric = text  # the name itself has a colon
+    ((metric, mode, count),) = _BEST.findall(text)
     try:
-        return BestArguments(metric, mode, int(count) if metric is not text else 1)
+        return BestArguments(metric, mode or "min", int(count or 1))
     except (ArgumentsError, ValueError) as error:  # int() reads no more than 4,300 digits
         expected = f"expected METRIC:min:N or METRIC:max:N, such as val_loss:min:2, not {text!r}"
         raise typer.BadParameter(expected, param_hint="--keep-best") from error

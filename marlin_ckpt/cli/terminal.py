@@ -1,10 +1,9 @@
-"""Bars and tables for a terminal; the only module that imports rich, and `output` alone imports it."""
+"""Bars on stderr and tables for stdout, where these are terminals; the only module that imports rich."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import TextIO
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import (
@@ -24,14 +23,15 @@ from marlin_ckpt.cli.text import escape
 class RunBar(Progress):
     """One line below everything else that is printed: epoch, bar, step, loss, speed, last checkpoint."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, *, is_shown: bool) -> None:
         steps = "step {task.completed:.0f}/{task.total:.0f}"
         texts = (steps, "{task.fields[loss]}", "{task.fields[speed]}", "{task.fields[last]}")
         super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             *(TextColumn(text, markup=False) for text in texts),
-            console=Console(file=stream),
+            console=Console(stderr=True),
+            disable=not is_shown,
             expand=True,
             transient=True,
         )
@@ -51,31 +51,30 @@ class RunBar(Progress):
 
 
 @contextlib.contextmanager
-def bytes_bar(total: int, stream: TextIO) -> Iterator[Callable[[int], None]]:
+def bytes_bar(total: int) -> Iterator[Callable[[int], None]]:
     """Shows how many bytes of a total are done; yields a function that takes each further number of bytes."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=stream), transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda size: progress.advance(task, size)
 
 
 @contextlib.contextmanager
-def steps_bar(total: int, stream: TextIO) -> Iterator[Callable[[str, int], None]]:
+def steps_bar(total: int) -> Iterator[Callable[[str, int], None]]:
     """Shows a bar of steps; yields a function that takes the name of a run and how many steps are done."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=stream), transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("starting", total=total)
         yield lambda name, done: progress.update(task, description=name, completed=done)
 
 
-def table_text(headers: list[str], rows: list[list[str]], right: set[int], stream: TextIO) -> str:
-    """A table fitted to the width of the terminal that a stream leads to; long cells are folded, never cut.
+def table_text(headers: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) -> str:
+    """A table fitted to the width of the terminal that stdout leads to; long cells are folded, never cut.
 
     Args:
         headers: the names of the columns.
         rows: harmless texts.
         right: the numbers of the columns that are aligned to the right.
-        stream: the one that the text will be printed to.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, header in enumerate(headers):
@@ -87,7 +86,7 @@ def table_text(headers: list[str], rows: list[list[str]], right: set[int], strea
     for row in rows:
         # Text, not str: rich would read brackets in a file's name as markup.
         table.add_row(*map(Text, row))
-    console = Console(file=stream)
+    console = Console()
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip("\n")

@@ -57,11 +57,6 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def share(value: float) -> str:
-    """A share in per cent: 3.50%."""
-    return f"{value:.2%}"
-
-
 def count(number: int, noun: str) -> str:
     """A number of things: 1 file, 2 files."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

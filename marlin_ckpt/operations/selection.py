@@ -167,7 +167,7 @@ def count_values(outline: Outline, state: str) -> int:
 
 
 def _valued(outline: Outline, state: str) -> Iterator[tuple[str, Node]]:
-    for name, node in _walk(outline, state):
+    for name, node in walk(outline, state):
         is_empty = node.kind in _CONTAINERS and not node.children
         if is_empty or node.kind in (Kind.VALUE, Kind.OBJECT):
             yield name, node
@@ -177,12 +177,12 @@ def unplain_of(outline: Outline, state: str) -> dict[str, str]:
     """The tensors of a state that are not plain, such as sparse ones, with the function that builds them."""
     return numbered(
         (name, node.label)
-        for name, node in _walk(outline, state)
+        for name, node in walk(outline, state)
         if node.kind is Kind.OBJECT and node.label.startswith("torch._utils._rebuild_")
     )
 
 
-def _walk(outline: Outline, state: str) -> Iterator[tuple[str, Node]]:
+def walk(outline: Outline, state: str) -> Iterator[tuple[str, Node]]:
     """All nodes of a state, each with its name within it."""
     pending = [("", outline.root)]
     while pending:

@@ -102,7 +102,7 @@ def take(
 
 
 def _copy_at_once(copies: list[Copy]) -> None:
-    """Makes copies; when it is interrupted, however often, none is under way any more: the memory is reused."""
+    """Makes copies; after an interrupt, or several, none is under way, since the memory is reused."""
     in_turn = map if sum(one.size_bytes for one in copies) < _WORTH_THREADS_BYTES else in_order
     for _ in in_turn(make, tasks(copies)):
         pass

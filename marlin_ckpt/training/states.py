@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from marlin_ckpt.checkpoint import Checkpoint
@@ -12,17 +13,6 @@ from marlin_ckpt.loading.restoring import refusals
 from marlin_ckpt.training.module import ModuleInterface
 
 _Check = Callable[[Any], None]
-
-
-class _Judge:
-    """Takes the trainer's place in `load(into=)`: decides whether the state fits, and loads nothing."""
-
-    def __init__(self, check: _Check) -> None:
-        self._check = check
-
-    def check_state_dict(self, state: Any) -> None:
-        with refusals("the loaded state does not fit the trainer"):
-            self._check(state)
 
 
 def load(checkpointer: AbstractCheckpointer, module: ModuleInterface, check: _Check) -> Checkpoint:
@@ -43,7 +33,9 @@ def load(checkpointer: AbstractCheckpointer, module: ModuleInterface, check: _Ch
     # A checkpointer of the user's may know PyMarlin's `load()` alone.
     can_read_into = "into" in inspect.signature(checkpointer.load).parameters
     reads_into = can_read_into and _is_its_state_dict(module)
-    into = Checkpoint(module_interface_state=module, trainer_state=_Judge(check))
+    # Takes the trainer's place: decides whether the state fits, and loads nothing.
+    judge = SimpleNamespace(check_state_dict=refusals("the loaded state does not fit the trainer")(check))
+    into = Checkpoint(module_interface_state=module, trainer_state=judge)
     options = {"into": into} if reads_into else {}
     load_it: Callable[..., Checkpoint | None] = checkpointer.load
     loaded = load_it(**options) or Checkpoint()  # PyMarlin's documents allow None

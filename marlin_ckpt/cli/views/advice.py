@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import duration, escape, share, size
+from marlin_ckpt.cli.text import duration, escape, size
 from marlin_ckpt.cli.views.facts import rounded
 from marlin_ckpt.operations.advice import Advice, Figures, Period
 
@@ -30,14 +30,11 @@ def show(directory: str, tried: int, figures: Figures, advice: Advice) -> None:
         ["cost", duration(advice.cost_s), "the stall, and the processor time of the background"],
         ["restore", duration(figures.restore_s), "from the disk into live tensors"],
     ]
-    output.table(["", "time", ""], rows, {1})
+    output.table(["", "time", ""], rows, {"time"})
     output.data("")
     rows = [_row(one, advice) for one in advice.periods]
     titles = ["period", "steps", "overhead", "lost per failure", "waste", ""]
-    # Without --step-seconds or --mtbf-hours the columns of steps or waste are empty, and not printed.
-    columns = [column for column in zip(titles, *rows, strict=True) if any(column[1:])]
-    headers, *cells = map(list, zip(*columns, strict=True))
-    output.table(headers, cells, set(range(len(headers) - 1)))
+    output.table(titles, rows, titles[:-1])
 
 
 def _row(one: Period, advice: Advice) -> list[str]:
@@ -46,9 +43,10 @@ def _row(one: Period, advice: Advice) -> list[str]:
         notes.append("the shortest within the budget")
     if one == advice.best:
         notes.append("the least waste")
+    # Without --step-seconds or --mtbf-hours the column of steps or waste is empty, and not printed.
     steps = "" if one.steps is None else f"{one.steps:,}"
-    waste = "" if one.waste is None else share(one.waste)
-    return [duration(one.period_s), steps, share(one.overhead), duration(one.lost_s), waste, ", ".join(notes)]
+    overhead, waste = f"{one.overhead:.2%}", "" if one.waste is None else f"{one.waste:.2%}"
+    return [duration(one.period_s), steps, overhead, duration(one.lost_s), waste, ", ".join(notes)]
 
 
 def document(directory: str, tried: int, figures: Figures, advice: Advice) -> dict[str, Any]:

@@ -28,18 +28,15 @@ def show(found: Sequence[Inspection], directory: str, *, now_s: float, by_run: b
     if not found:
         output.talk(f"no checkpoints in {escape(directory)}")
         return
-    titles = ["index", "kind", "size", "age", "metrics", "intact", "file"]
-    rows = [_row(one, directory, now_s) for one in found]
-    figures = {0, 2, 3}
-    if by_run and len({run_of(one)[1] for one in found} - {""}) > 1:
-        titles = ["run", *titles]
-        rows = [[escape(run_of(one)[1]) or "-", *row] for one, row in zip(found, rows, strict=True)]
-        figures = {number + 1 for number in figures}
-    output.table(titles, rows, figures)
+    several = by_run and len({run_of(one)[1] for one in found} - {""}) > 1
+    titles = ["run", "index", "kind", "size", "age", "metrics", "intact", "file"]
+    rows = [_row(one, directory, now_s, with_run=several) for one in found]
+    output.table(titles, rows, {"index", "size", "age"})
 
 
-def _row(one: Inspection, directory: str, now_s: float) -> list[str]:
+def _row(one: Inspection, directory: str, now_s: float, *, with_run: bool) -> list[str]:
     return [
+        (escape(run_of(one)[1]) or "-") if with_run else "",
         "-" if one.entry.index is None else str(one.entry.index),
         str(one.kind),
         size(one.entry.size_bytes),
@@ -66,11 +63,9 @@ def document(directory: str, found: Sequence[Inspection]) -> dict[str, Any]:
 def checkpoint(one: Inspection) -> dict[str, Any]:
     """One file as the documents of `list` and `train` describe it."""
     return {
-        **facts(one.entry, "path", "index"),
-        "kind": str(one.kind),
-        "size_bytes": one.entry.size_bytes,
+        **facts(one.entry, "path", "index", "size_bytes"),
+        **facts(one, "kind", "intact"),
         "modified": _time(one.entry.modified_ns),
-        "intact": one.intact,
         "reason": one.reason or None,
         **facts(one.manifest, "metrics", "run_id", "save_number", "created", "versions"),
     }

@@ -91,22 +91,19 @@ def _table(decisions: tuple[Decision, ...], directory: str) -> None:
     if not decisions:
         output.talk(f"no checkpoints in {escape(directory)}")
         return
-    runs = {one.candidate.run_id for one in decisions if not one.candidate.apart}
+    several = len({one.candidate.run_id for one in decisions if not one.candidate.apart}) > 1
     rows = [
         [
             "keep" if one.keep else "remove",
             str(one.candidate.index),
             size(one.candidate.size_bytes),
-            escape(one.candidate.run_id[:_RUN_LETTERS]) or "-",
+            (escape(one.candidate.run_id[:_RUN_LETTERS]) or "-") if several else "",
             escape("; ".join(one.reasons)),
             escape(os.path.relpath(one.candidate.path, directory)),
         ]
         for one in decisions
     ]
-    titles = ["", "index", "size", "run", "why", "file"]
-    shown = [number for number in range(len(titles)) if titles[number] != "run" or len(runs) > 1]
-    cells = [[row[number] for number in shown] for row in [titles, *rows]]
-    output.table(cells[0], cells[1:], {1, 2})
+    output.table(["", "index", "size", "run", "why", "file"], rows, {"index", "size"})
 
 
 _RUN_LETTERS = 12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from marlin_ckpt.cli import output
@@ -10,7 +10,7 @@ from marlin_ckpt.cli.text import count, cut, escape
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.formats.values.distance import Distance
 from marlin_ckpt.formats.values.tensor import Tensor
-from marlin_ckpt.operations.diff import Comparison, Difference
+from marlin_ckpt.operations.diff import Comparison, Difference, Layer
 
 _LONGEST_VALUE = 60
 
@@ -53,10 +53,11 @@ def _table(kind: str, noun: str, rows: Iterable[tuple[str, str, Distance | None]
             differing = f"{distance.differing:,}"
             if distance.not_finite:
                 differing += f" ({distance.not_finite:,} not finite)"
-            figures = [f"{distance.relative:.3g}", f"{distance.maximum:.3g}", cosine, differing]
-            cells.append([*figures, text, escape(name)])
+            bounds = f"{distance.relative:.3g}", f"{distance.maximum:.3g}"
+            cells.append([*bounds, cosine, differing, text, escape(name)])
     if cells:
-        output.table(["relative", "maximum", "cosine", "differing", kind, noun], cells, {0, 1, 2, 3})
+        figures = "relative", "maximum", "cosine", "differing"
+        output.table([*figures, kind, noun], cells, figures)
 
 
 def _change(one: Difference) -> str:
@@ -72,34 +73,24 @@ def _kind(tensor: Tensor | None) -> str:
 def document(paths: tuple[str, str], found: Comparison, *, with_same: bool) -> dict[str, Any]:
     """The document of `diff --json`; its arguments are those of `show`."""
     return {
-        "paths": list(paths),
+        "paths": paths,
         "states": [state or None for state in found.states],
         "same": found.is_same,
         "counts": found.counts,
         "tensors": [_difference(one) for one in (found.tensors if with_same else found.differing)],
-        "layers": [
-            {**facts(one, "name", "tensors", "changed"), **_distance(one.distance)} for one in found.layers
-        ],
-        "values": [
-            {"name": one.name, "before": one.before or None, "after": one.after or None}
-            for one in found.values
-        ],
+        "layers": [{**facts(one, "name", "tensors", "changed"), **_distance(one)} for one in found.layers],
+        "values": [{"name": one.name, **_both(one, lambda text: text or None)} for one in found.values],
     }
 
 
 def _difference(one: Difference) -> dict[str, Any]:
-    found = {
-        "name": one.name,
-        "change": str(one.change),
-        "before": _tensor(one.before),
-        "after": _tensor(one.after),
-    }
-    return found if one.distance is None else {**found, **_distance(one.distance)}
+    both = _both(one, lambda tensor: tensor and facts(tensor, "dtype", "shape"))
+    return facts(one, "name", "change") | both | (_distance(one) if one.distance else {})
 
 
-def _tensor(one: Tensor | None) -> dict[str, Any] | None:
-    return None if one is None else {"dtype": one.dtype, "shape": list(one.shape)}
+def _both(one: Any, describe: Callable[[Any], Any]) -> dict[str, Any]:
+    return {"before": describe(one.before), "after": describe(one.after)}
 
 
-def _distance(one: Distance) -> dict[str, Any]:
-    return facts(one, "relative", "maximum", "cosine", "differing", "not_finite")
+def _distance(one: Difference | Layer) -> dict[str, Any]:
+    return facts(one.distance, "relative", "maximum", "cosine", "differing", "not_finite")

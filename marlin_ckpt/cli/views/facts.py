@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 
-def facts(one: Any, *names: str) -> dict[str, Any]:
-    """The named attributes of a value, in this order; None for each where the value is None."""
-    return {name: None if one is None else getattr(one, name) for name in names}
+def facts(one: Any, *names: str, **attributes: str) -> dict[str, Any]:
+    """Attributes of a value, in this order; None for each where the value is None.
+
+    Args:
+        one: the value.
+        names: of attributes that have the same name in the document.
+        attributes: other attributes, by their names in the document.
+    """
+    wanted = {**dict(zip(names, names, strict=True)), **attributes}
+    return {name: None if one is None else getattr(one, attribute) for name, attribute in wanted.items()}
 
 
 def rounded(one: Any, *names: str) -> dict[str, float | None]:

@@ -14,9 +14,8 @@ from marlin_ckpt.formats.content.optimizers import Optimizer, find_optimizers
 from marlin_ckpt.formats.content.outline import Kind, Outline
 from marlin_ckpt.formats.content.summary import Branch, summarise
 from marlin_ckpt.formats.pickle import permissions
-from marlin_ckpt.formats.pickle.labels import join
 from marlin_ckpt.formats.pickle.permissions import Permission
-from marlin_ckpt.operations.selection import Order
+from marlin_ckpt.operations.selection import Order, walk
 
 _MOST_GROUPS = 16  # of an optimizer's hyper-parameters
 _MOST_PARTS = 64  # of a list in a document; a longer one may stand in very many places
@@ -38,7 +37,7 @@ def show(found: Outline, depth: int | None, order: Order) -> None:
     rows, is_whole = tree.rows(whole, depth, order)
     if rows:
         output.data("")
-        output.table(tree.HEADERS, rows, tree.FIGURES)
+        output.table(tree.HEADERS, rows, {"elements", "size"})
     if not is_whole:
         output.talk("hint: --depth N shows more levels, --tensors '*' lists every tensor")
 
@@ -113,8 +112,7 @@ def document(found: Outline) -> dict[str, Any]:
     code = permissions.loading_code(found.path, found.imports, found.numpy_types)
     return {
         **facts(found, "path", "format", "size_bytes"),
-        "kind": None if manifest is None else str(manifest.kind),
-        **facts(manifest, "index", "run_id", "save_number", "created", "metrics", "versions"),
+        **facts(manifest, "kind", "index", "run_id", "save_number", "created", "metrics", "versions"),
         "lost": [] if manifest is None else manifest.lost,
         "optimizers": [
             {
@@ -134,15 +132,12 @@ def _values(found: Outline) -> dict[str, Any]:
     """The plain values of a file by their names."""
     values: dict[str, Any] = {}
     room = _MOST_TEXT
-    pending = [("", found.root)]
-    while pending:
-        name, node = pending.pop()
+    for name, node in walk(found, ""):
         if node.kind is Kind.VALUE:
             values[name] = _plain(node.value)
             room -= len(name) + len(str(values[name]))
             if room < 0:
                 raise UnsafeCheckpointError("refused: its names and values would fill the memory", found.path)
-        pending.extend((join(name, child.key), child) for child in reversed(node.children))
     return values
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from marlin_ckpt.cli import output
+from marlin_ckpt.cli.terminal import RunBar
 from marlin_ckpt.cli.text import count, duration, escape, size
 from marlin_ckpt.cli.views import checkpoints, removals, run
 from marlin_ckpt.directory import catalog
@@ -30,7 +31,7 @@ class RunProgress:
             quiet: show nothing at all.
         """
         self._quiet = quiet
-        self._bar = output.run_bar() if output.is_terminal() and not quiet else None
+        self._bar = RunBar(is_shown=output.is_terminal() and not quiet)
         self._began_s = self._epoch_began_s = time.monotonic()
         self._epoch_steps = 0
         self._saved: dict[str, None] = {}
@@ -38,13 +39,11 @@ class RunProgress:
         self._metrics: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
         if isinstance(error, (KeyboardInterrupt, Preempted)):
             is_term = isinstance(error, Preempted) and error.signal == signal.SIGTERM
             how = "terminated" if is_term else "interrupted"
@@ -63,14 +62,12 @@ class RunProgress:
         """Starts the epoch's line."""
         self._epoch_began_s = time.monotonic()
         self._epoch_steps = 0
-        if self._bar is not None:
-            self._bar.begin(f"epoch {epoch + 1}/{epochs}", steps, done)
+        self._bar.begin(f"epoch {epoch + 1}/{epochs}", steps, done)
 
     def on_global_step(self, global_step: int, loss: float) -> None:  # noqa: ARG002 - the observer's interface
         """Moves the line on."""
         self._epoch_steps += 1
-        if self._bar is not None:
-            self._bar.step(f"loss {loss:.4f}", self._speed())
+        self._bar.step(f"loss {loss:.4f}", self._speed())
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Prints the epoch's line."""
@@ -86,8 +83,7 @@ class RunProgress:
         is_new = path not in self._saved
         self._saved.pop(path, None)
         self._saved[path] = None
-        if self._bar is not None:
-            self._bar.saved(os.path.basename(path))
+        self._bar.saved(os.path.basename(path))
         if is_new and not self._quiet:
             output.talk(f"saved {escape(path)}{'' if report is None else _costs(report)}")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import output, terminal
 from marlin_ckpt.cli.text import count, escape
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.training.proof.proof import Difference, Proof
@@ -29,7 +29,7 @@ def progress(steps: int, *, quiet: bool) -> Iterator[Callable[[str, int], None]]
     if quiet:
         yield lambda _name, _step: None
     elif output.is_terminal():
-        with output.steps_bar(2 * steps) as show:
+        with terminal.steps_bar(2 * steps) as show:
             yield lambda name, step: show(name, step + (steps if name == "resumed" else 0))
     else:
         begun: set[str] = set()

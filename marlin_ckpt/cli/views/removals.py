@@ -104,8 +104,7 @@ def decision(one: Decision) -> dict[str, Any]:
     return {
         **facts(one.candidate, "path", "index", "size_bytes"),
         "run_id": one.candidate.run_id or None,
-        "keep": one.keep,
-        "reasons": list(one.reasons),
+        **facts(one, "keep", "reasons"),
     }
 
 

@@ -45,7 +45,7 @@ def show(report: dict[str, Any]) -> None:
         measured = metrics(one["metrics"] or {})
         rows.append([str(one["index"]), one["kind"], size(one["size_bytes"]), measured, escape(one["path"])])
     if rows:
-        output.table(["index", "kind", "size", "metrics", "file"], rows, {0, 2})
+        output.table(["index", "kind", "size", "metrics", "file"], rows, {"index", "size"})
     epochs, steps = count(report["epochs"], "epoch"), count(report["global_steps"], "step")
     gone = report["removed"]
     saved = {one["path"] for one in report["saves"]}

@@ -6,6 +6,7 @@ from typing import Any
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, escape, size
+from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.operations.salvage import Salvage
 
 
@@ -25,9 +26,8 @@ def show(found: Salvage, destination: str) -> None:
 def document(found: Salvage, destination: str) -> dict[str, Any]:
     """The document of `salvage --json`."""
     return {
-        "path": found.path,
+        **facts(found, "path", "doubts"),
         "output": destination,
         "records": len(found.intact),
-        "lost": [{"record": one.record, "tensors": list(one.tensors)} for one in found.lost],
-        "doubts": list(found.doubts),
+        "lost": [facts(one, "record", "tensors") for one in found.lost],
     }

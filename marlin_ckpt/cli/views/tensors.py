@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import bars, cut, escape, shape, size
+from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.formats.values.tensor import Tensor
 
 if TYPE_CHECKING:  # needs NumPy, which `show` without --stats does not
@@ -19,7 +20,7 @@ def show(listed: Sequence[Tensor]) -> None:
         [cut(one.name), shape(one.shape), escape(one.dtype), f"{one.numel:,}", size(one.size_bytes)]
         for one in listed
     ]
-    output.table(["name", "shape", "dtype", "elements", "size"], rows, {3, 4})
+    output.table(["name", "shape", "dtype", "elements", "size"], rows, {"elements", "size"})
 
 
 def show_statistics(found: Sequence[Statistics]) -> None:
@@ -30,7 +31,7 @@ def show_statistics(found: Sequence[Statistics]) -> None:
         counts = [str(one.nans), str(one.infinities), bars(one.histogram)]
         rows.append([cut(one.tensor.name), shape(one.tensor.shape), *figures, *counts])
     titles = ["name", "shape", "min", "max", "mean", "std", "NaN", "Inf", "histogram"]
-    output.table(titles, rows, set(range(2, 8)))
+    output.table(titles, rows, titles[2:-1])
 
 
 def _figure(number: float) -> str:
@@ -44,29 +45,10 @@ def document(listed: Sequence[Tensor], found: Sequence[Statistics] | None) -> di
         listed: the tensors.
         found: the statistics of those that were read; None where none was asked for.
     """
-    tensors = {"tensors": [_tensor(one) for one in listed]}
-    return tensors if found is None else {**tensors, "stats": [_statistics(one) for one in found]}
-
-
-def _tensor(one: Tensor) -> dict[str, Any]:
-    return {
-        "name": one.name,
-        "dtype": one.dtype,
-        "shape": list(one.shape),
-        "elements": one.numel,
-        "size_bytes": one.size_bytes,
-        "storage": one.storage,
-    }
-
-
-def _statistics(one: Statistics) -> dict[str, Any]:
-    return {
-        "name": one.tensor.name,
-        "min": one.minimum,
-        "max": one.maximum,
-        "mean": one.mean,
-        "std": one.std,
-        "nan": one.nans,
-        "inf": one.infinities,
-        "histogram": list(one.histogram),
-    }
+    keys = ("name", "dtype", "shape", "size_bytes", "storage")
+    tensors = {"tensors": [facts(one, *keys, elements="numel") for one in listed]}
+    if found is None:
+        return tensors
+    others = {"min": "minimum", "max": "maximum", "nan": "nans", "inf": "infinities"}
+    stats = [facts(one.tensor, "name") | facts(one, "mean", "std", "histogram", **others) for one in found]
+    return {**tensors, "stats": stats}

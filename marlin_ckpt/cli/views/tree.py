@@ -13,7 +13,6 @@ from marlin_ckpt.formats.pickle.labels import join
 from marlin_ckpt.operations.selection import Order, arranged
 
 HEADERS = ["name", "holds", "dtype", "elements", "size"]
-FIGURES = {3, 4}  # the columns of them
 _MOST_ROWS = 40  # of a tree without --depth
 _MOST_DTYPES = 3
 _LONGEST_LABEL = 60  # characters of a part of a name, or of the name of a class

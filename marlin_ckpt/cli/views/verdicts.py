@@ -7,6 +7,7 @@ from typing import Any
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, escape, size
+from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.formats.verdicts import Verdict
 
 
@@ -35,14 +36,5 @@ def show(found: list[Verdict], *, quiet: bool) -> None:
 
 def document(found: list[Verdict]) -> dict[str, Any]:
     """The document of `verify --json`."""
-    return {"files": [_file(one) for one in found]}
-
-
-def _file(one: Verdict) -> dict[str, Any]:
-    return {
-        "path": one.path,
-        "status": str(one.status),
-        "reason": one.reason or None,
-        "tensors": list(one.tensors),
-        "size_bytes": one.size_bytes,
-    }
+    keys = ("path", "status", "tensors", "size_bytes")
+    return {"files": [{**facts(one, *keys), "reason": one.reason or None} for one in found]}

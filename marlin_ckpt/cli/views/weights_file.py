@@ -35,7 +35,7 @@ def document(paths: Sequence[str], done: Exported) -> dict[str, Any]:
         done: what was written.
     """
     return {
-        "paths": list(paths),
+        "paths": paths,
         "output": done.path,
         "state": done.state or None,
         **facts(done, "tensors", "size_bytes", "shared", "left_out", "values_left_out", "became_infinite"),

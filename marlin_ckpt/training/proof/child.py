@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.config import Config, read_config
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.operations import starting
@@ -49,10 +50,10 @@ class Job:
     overrides: list[str]
     directory: str
     steps: int
-    period: int
-    kill_at: int
-    moment: str
-    fd: int
+    period: int = 0
+    kill_at: int = 0
+    moment: str = ""
+    fd: int = -1
 
 
 class _Enough(BaseException):
@@ -134,11 +135,8 @@ class _Teller:
 
 
 def _states(trainer: Trainer) -> dict[str, Any]:
-    return {
-        "module_interface_state": trainer.module.get_state(),
-        "trainer_state": trainer.get_state(),
-        "trainer_backend_state": trainer.trainer_backend.get_state(),
-    }
+    states = trainer.module.get_state(), trainer.get_state(), trainer.trainer_backend.get_state()
+    return Checkpoint(*states).payload()
 
 
 def state_leaves(states: Mapping[str, Any]) -> list[tuple[str, Any]]:

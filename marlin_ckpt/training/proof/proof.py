@@ -110,7 +110,7 @@ def prove(config: str, overrides: Iterable[str], *, steps: int, kills: list[Kill
         TrainingError: the straight run fails.
     """
     with tempfile.TemporaryDirectory(prefix="marlin-ckpt-proof-") as directory:
-        runs = _Runs(config, list(overrides), directory, steps, on_step)
+        runs = _Runs(Job(config, list(overrides), directory, steps), on_step)
         try:
             straight = {one["step"]: one for one in runs.run("straight", None)[0]}
         except _Failed as error:
@@ -198,12 +198,14 @@ def _proof(straight: Straight, struck: list[Kill], missed: list[Kill], first: Di
 
 @dataclass(frozen=True)
 class _Runs:
-    """The processes of a proof; its fields are the arguments of `prove`, and where the runs save."""
+    """The processes of a proof.
 
-    config: str
-    overrides: list[str]
-    directory: str
-    steps: int
+    Attributes:
+        job: what they have in common; each has a folder of its own in its directory.
+        on_step: see `prove`.
+    """
+
+    job: Job
     on_step: OnStep
 
     def run(self, name: str, kill: Kill | None) -> tuple[list[Record], bool]:
@@ -212,22 +214,16 @@ class _Runs:
         Raises:
             _Failed: it has failed.
         """
-        directory = os.path.join(self.directory, name)
+        directory = os.path.join(self.job.directory, name)
         os.makedirs(directory, exist_ok=True)
         reading, writing = os.pipe()
-        job = Job(
-            config=self.config,
-            overrides=self.overrides,
-            directory=directory,
-            steps=self.steps,
-            period=1 if name == "resumed" else self.steps,
-            kill_at=0 if kill is None else kill.step,
-            moment="" if kill is None else kill.moment,
-            fd=writing,
-        )
+        period = 1 if name == "resumed" else self.job.steps
+        job = replace(self.job, directory=directory, period=period, fd=writing)
+        if kill is not None:
+            job = replace(job, kill_at=kill.step, moment=kill.moment)
         command = [sys.executable, "-m", "marlin_ckpt.training.proof.child", json.dumps(asdict(job))]
         # The output of a module is no part of ours; its last lines are shown where the process fails.
-        with open(os.path.join(self.directory, "said"), "w+b") as said, os.fdopen(reading, "rb") as pipe:
+        with open(os.path.join(self.job.directory, "said"), "w+b") as said, os.fdopen(reading, "rb") as pipe:
             process = subprocess.Popen(  # noqa: S603 - ourselves
                 command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=(writing,)
             )
@@ -242,7 +238,7 @@ class _Runs:
                 said.seek(0)
                 lines = said.read().decode(errors="replace").splitlines()
                 reason = " ".join(" ".join(lines[-_LAST_LINES:]).split())
-                raise _Failed(reason or f"it ended with {code}", self.config)
+                raise _Failed(reason or f"it ended with {code}", self.job.config)
         return records, code == _KILLED
 
     def _records(self, name: str, pipe: Iterable[bytes]) -> Iterator[Record]:
@@ -266,8 +262,8 @@ class _Runs:
         return None
 
     def _end(self, name: str) -> list[tuple[str, Any]]:
-        directory = os.path.join(self.directory, name)
-        extension = read_config(self.config, self.overrides).checkpointer.file_ext
+        directory = os.path.join(self.job.directory, name)
+        extension = read_config(self.job.config, self.job.overrides).checkpointer.file_ext
         newest = catalog.find(directory, extension=extension)[-1]
         args = DefaultCheckpointerArguments(resume_from=newest.path, weights_only=False)
         return state_leaves(DefaultCheckpointer(args).load().payload())

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from marlin_ckpt.arguments import TextArguments
 from marlin_ckpt.errors import ConfigError, Fault
@@ -19,20 +18,6 @@ from marlin_ckpt.storage.local.files import open_regular
 from marlin_ckpt.training.toys.toy import Toy
 
 _VALIDATION_SHARE = 10  # every tenth window is held out
-
-
-class _Windows(Dataset[torch.Tensor]):
-    """Windows of context + 1 characters, each starting where the one before it ends."""
-
-    def __init__(self, text: torch.Tensor, context: int, starts: list[int]) -> None:
-        self._text, self._context, self._starts = text, context, starts
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def __getitem__(self, number: int) -> torch.Tensor:
-        start = self._starts[number]
-        return self._text[start : start + self._context + 1]
 
 
 class _Block(nn.Module):
@@ -93,17 +78,16 @@ class Text(Toy):
         """A hash of the text."""
         return self._fingerprint
 
-    def _windows(self, text: str) -> tuple[_Windows, _Windows]:
-        codes = {character: code for code, character in enumerate(self.characters)}
-        encoded = torch.tensor([codes[character] for character in text])
-        starts = list(range(0, len(text) - self.args.context, self.args.context))
-        val = starts[::_VALIDATION_SHARE]
-        train = [start for number, start in enumerate(starts) if number % _VALIDATION_SHARE]
-        if not train:
-            needed = f"a context of {self.args.context} needs {2 * self.args.context + 1} or more"
-            message = f"hold {len(text)} characters; {needed}"
+    def _windows(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Windows of context + 1 characters, each starting where the one before it ends, (windows, T + 1)."""
+        context, least = self.args.context, 2 * self.args.context + 1
+        if len(text) < least:
+            message = f"hold {len(text)} characters; a context of {context} needs {least} or more"
             raise ConfigError([Fault("module.files", message)])
-        return _Windows(encoded, self.args.context, train), _Windows(encoded, self.args.context, val)
+        codes = {character: code for code, character in enumerate(self.characters)}
+        windows = torch.tensor([codes[character] for character in text]).unfold(0, context + 1, context)
+        is_val = torch.arange(len(windows)) % _VALIDATION_SHARE == 0
+        return windows[~is_val], windows[is_val]
 
     def get_extra_state(self) -> dict[str, str]:
         """The characters that the rows of the embedding stand for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from marlin_ckpt.training.module import ModuleInterface, SamplerClass, Schedulers
 
@@ -15,13 +15,13 @@ class Toy(ModuleInterface):
 
     Attributes:
         args: with a `learning_rate`.
-        train_data, val_data: the data sets.
+        train_data, val_data: the data sets, or tensors whose first dimension counts the samples.
         metrics: of the last validation.
     """
 
     args: Any
-    train_data: Dataset[Any]
-    val_data: Dataset[Any]
+    train_data: Any
+    val_data: Any
     metrics: dict[str, float]
 
     def get_optimizers_schedulers(
