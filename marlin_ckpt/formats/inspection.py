@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError
@@ -17,8 +17,7 @@ from marlin_ckpt.storage.local.files import open_source
 from marlin_ckpt.storage.local.store import open_store
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
+class Inspection(NamedTuple):
     """One file of a directory, and what its structure tells.
 
     Attributes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, UnknownFormatError
 from marlin_ckpt.formats.manifest import Manifest
@@ -42,8 +42,7 @@ def status_of(error: BadFileError) -> Status:
     return Status.CORRUPT if isinstance(error, CorruptCheckpointError) else Status.NOT_A_CHECKPOINT
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What a format found of a file that is not bad.
 
     Attributes:
@@ -57,8 +56,7 @@ class Finding:
     manifest: Manifest | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What was found out about one file by reading it whole.
 
     Attributes:

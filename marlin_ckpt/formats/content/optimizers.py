@@ -11,21 +11,14 @@ from marlin_ckpt.formats.pickle.labels import join
 # Keys of a group that no other optimizer of torch.optim has together, most telling first; torch 2.13. Older
 # versions lack some keys, which are therefore not asked for.
 _GROUP_KEYS = (
-    ("NAdam", {"betas", "momentum_decay"}),
-    ("LBFGS", {"max_iter", "history_size", "tolerance_grad"}),
-    ("Muon", {"momentum", "ns_coefficients"}),
-    ("SGD", {"momentum", "dampening", "nesterov"}),
-    ("RMSprop", {"alpha", "centered", "momentum"}),
-    ("ASGD", {"lambd", "alpha", "t0"}),
-    ("Rprop", {"etas", "step_sizes"}),
-    ("Adafactor", {"beta2_decay", "d"}),
-    ("Adagrad", {"lr_decay", "initial_accumulator_value"}),
-    ("Adadelta", {"rho", "eps"}),
-    ("Adam", {"betas", "amsgrad"}),
-    ("RAdam", {"betas", "decoupled_weight_decay"}),
-    ("Adamax", {"betas", "maximize", "weight_decay"}),
-    ("SparseAdam", {"betas", "maximize"}),
-)
+    ("NAdam", {"betas", "momentum_decay"}), ("LBFGS", {"max_iter", "history_size", "tolerance_grad"}),
+    ("Muon", {"momentum", "ns_coefficients"}), ("SGD", {"momentum", "dampening", "nesterov"}),
+    ("RMSprop", {"alpha", "centered", "momentum"}), ("ASGD", {"lambd", "alpha", "t0"}),
+    ("Rprop", {"etas", "step_sizes"}), ("Adafactor", {"beta2_decay", "d"}),
+    ("Adagrad", {"lr_decay", "initial_accumulator_value"}), ("Adadelta", {"rho", "eps"}),
+    ("Adam", {"betas", "amsgrad"}), ("RAdam", {"betas", "decoupled_weight_decay"}),
+    ("Adamax", {"betas", "maximize", "weight_decay"}), ("SparseAdam", {"betas", "maximize"}),
+)  # fmt: skip
 # By what is kept for each parameter, where the groups' keys are of no class that is known.
 _STATE_KEYS = (
     ("of the kind of Adam", {"exp_avg", "exp_avg_sq"}),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, StorageError
 from marlin_ckpt.formats import legacy
 from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
-from marlin_ckpt.formats.content.tree import Builder, Kind, MakeTensor, Node
+from marlin_ckpt.formats.content.tree import Builder, Kind, Node
 from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.permissions import python_3_name
@@ -21,15 +20,17 @@ from marlin_ckpt.formats.values.tensor import Tensor
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.records import read_record
+from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
 
 __all__ = ["Kind", "Node", "Outline", "Tensor", "read_outline"]
 
+# Of a storage's data: where it starts, how many bytes it has, their order, and the record if it is deflated.
+_Place = tuple[int, int, str, Record | None]
 _LONGEST_ORDER = 16  # bytes of the record `byteorder`, which says little or big
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
+class Outline(NamedTuple):
     """What a file holds.
 
     Attributes:
@@ -100,32 +101,32 @@ def _of_zip(source: Source) -> Outline:
     if said is not None and said.size <= _LONGEST_ORDER and read_record(source, container, said) == b"big":
         order = "big"
 
-    def make_tensor(name: str, view: View) -> Tensor:
-        data = records.get(f"data/{view.storage.key}")
+    def place_of(key: str) -> _Place:
+        data = records.get(f"data/{key}")
         if data is None:
-            return _tensor(name, view, 0, 0, order)
-        tensor = _tensor(name, view, container.data_offsets[data.name], data.size, order)
-        return tensor if data.deflated_bytes is None else replace(tensor, record=data)
+            return 0, 0, order, None
+        deflated = None if data.deflated_bytes is None else data
+        return container.data_offsets[data.name], data.size, order, deflated
 
-    return _of_pickle(source, state, unpickler, make_tensor, container)
+    return _of_pickle(source, state, unpickler, place_of, container)
 
 
 def _of_legacy(source: Source) -> Outline:
     state, unpickler, places = legacy.read_legacy(source)
-
-    def make_tensor(name: str, view: View) -> Tensor:
-        return _tensor(name, view, *places.get(view.storage.key, (0, 0)))
-
-    return _of_pickle(source, state, unpickler, make_tensor)
+    return _of_pickle(source, state, unpickler, lambda key: (*places.get(key, (0, 0)), "little", None))
 
 
 def _of_pickle(
     source: Source,
     state: Any,
     unpickler: StubReader,
-    make_tensor: MakeTensor,
+    place_of: Callable[[str], _Place],
     container: Container | None = None,
 ) -> Outline:
+    def make_tensor(name: str, view: View) -> Tensor:
+        key = view.storage.key
+        return Tensor(name, view.dtype, view.shape, view.stride, view.offset, key, *place_of(key))
+
     builder = Builder(make_tensor, unpickler.budget)
     root = builder.build(state)
     imports = sorted({".".join(python_3_name(*name)) for name in unpickler.names})
@@ -134,11 +135,6 @@ def _of_pickle(
         source.path, file_format, source.size_bytes, root, tuple(builder.tensors), tuple(imports),
         tuple(sorted(builder.numpy_types)), container,
     )  # fmt: skip
-
-
-def _tensor(name: str, view: View, start: int, size: int, order: str = "little") -> Tensor:
-    key = view.storage.key
-    return Tensor(name, view.dtype, view.shape, view.stride, view.offset, key, start, size, order)
 
 
 def _of_safetensors(source: Source) -> Outline:

@@ -56,9 +56,6 @@ class Node:
     children: Sequence[Node] = ()
 
 
-MakeTensor = Callable[[str, View], Tensor]
-
-
 class Builder:
     """Makes the tree; each container once, and again where it is shared only within bounds.
 
@@ -71,7 +68,7 @@ class Builder:
         numpy_types: the codes of the numpy dtypes in it, `f8`.
     """
 
-    def __init__(self, make_tensor: MakeTensor, budget: Budget) -> None:
+    def __init__(self, make_tensor: Callable[[str, View], Tensor], budget: Budget) -> None:
         self.tensors: list[Tensor] = []
         self.numpy_types: set[str] = set()
         self._make_tensor = make_tensor

@@ -103,7 +103,7 @@ def loading_code(path: str, imports: Iterable[str], numpy_types: Sequence[str] =
         permission(name) is Permission.DANGEROUS or not _can_be_spelled(name) for name in refused
     ):
         return ()
-    parts = [_allowed_as(name) for name in refused]
+    parts = [name if _moved(name) == name else f'({_moved(name)}, "{name}")' for name in refused]
     if "numpy.dtype" in refused:
         parts += [f'type(numpy.dtype("{code}"))' for code in numpy_types]
     modules = sorted({"torch", *(_moved(name).rpartition(".")[0] for name in refused)})
@@ -116,11 +116,6 @@ def loading_code(path: str, imports: Iterable[str], numpy_types: Sequence[str] =
 def _moved(name: str) -> str:
     """Where numpy 2 has what numpy 1 wrote."""
     return name.replace("numpy.core.", "numpy._core.", 1) if name.startswith("numpy.core.") else name
-
-
-def _allowed_as(name: str) -> str:
-    moved = _moved(name)
-    return name if moved == name else f'({moved}, "{name}")'
 
 
 def _can_be_spelled(name: str) -> bool:

@@ -23,11 +23,35 @@ _ROOM = {
 }  # fmt: skip
 
 
+class _Memo:
+    """What a pickle refers to by index, which picklers count from 0; a hostile one may name a huge index."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._charge = budget.charge
+        self._counted: list[Any] = []
+        self._others: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._counted) + len(self._others)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._counted[index] if 0 <= index < len(self._counted) else self._others[index]
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        if index == len(self._counted):
+            self._counted.append(value)
+        elif 0 <= index < len(self._counted):
+            self._counted[index] = value
+        else:
+            self._charge(ITEM)
+            self._others[index] = value
+
+
 class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array as long as a hostile index
     """Reads one pickle.
 
-    Clients say what the pickle makes by overriding `resolve`, `call`, `new`, `build`, `extend`, `set_items`
-    and `persistent_load`. Nothing is imported or called but by them.
+    Clients say what the pickle makes by overriding `find_class`, `call`, `new`, `build`, `extend`,
+    `set_items` and `persistent_load`. Nothing is imported or called but by them.
 
     Args:
         file: the pickle; its `read` and `readline` are called for each opcode.
@@ -56,9 +80,7 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         self.read, self.readline = file.read, file.readline
         self._charge = budget.charge
         self.keys = Keys(budget)
-        # Picklers count their indices from 0; others are kept by number, lest a few bytes name a huge one.
-        self._memo: list[Any] = []
-        self._far_memo: dict[int, Any] = {}
+        self.memo = _Memo(budget)
 
     def load(self) -> Any:
         """Reads the pickle.
@@ -100,10 +122,6 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
 
         return charge_and_load
 
-    def resolve(self, module: str, name: str) -> Any:
-        """What a name that is to be imported stands for."""
-        raise NotImplementedError
-
     def call(self, called: Any, arguments: tuple[Any, ...]) -> Any:
         """What a call makes."""
         raise NotImplementedError
@@ -124,28 +142,12 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         """Sets the items of what is none of the mappings."""
         raise pickle.UnpicklingError(f"it would set items {pairs} of a {type(target).__name__}")
 
-    def find_class(self, module_name: str, global_name: str, /) -> NoReturn:
-        """Refuses what pickle itself would import."""
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """What a name that is to be imported stands for; pickle itself would import it."""
         raise pickle.UnpicklingError(f"it would import {module_name}.{global_name}")
 
-    def load_global(self) -> None:
-        module, name = self.readline(), self.readline()
-        self.append(self.resolve(module[:-1].decode(), name[:-1].decode()))
-
-    def load_stack_global(self) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
-        if type(name) is not str or type(module) is not str:
-            raise pickle.UnpicklingError("a name that is no text")
-        self._charge(len(module) + len(name))
-        self.append(self.resolve(module, name))
-
-    def load_inst(self) -> None:
-        self.load_global()
-        called = self.stack.pop()
-        self.append(self.call(called, tuple(self.pop_mark())))
-
-    def load_obj(self) -> None:
-        called, *arguments = self.pop_mark()
+    def _instantiate(self, called: Any, arguments: list[Any]) -> None:
+        # Of pickle's own load_inst and load_obj.
         self.append(self.call(called, tuple(arguments)))
 
     def load_reduce(self) -> None:
@@ -221,44 +223,6 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
     def load_bytearray8(self) -> None:
         # As bytes: pickle would make room for as many as are told before it reads them.
         self.append(self.read(int.from_bytes(self.read(8), "little")))
-
-    def load_binget(self) -> None:
-        self.append(self._recall(self.read(1)[0]))
-
-    def load_long_binget(self) -> None:
-        self.append(self._recall(int.from_bytes(self.read(4), "little")))
-
-    def load_get(self) -> None:
-        self.append(self._recall(int(self.readline())))
-
-    def _recall(self, index: int) -> Any:
-        if 0 <= index < len(self._memo):
-            return self._memo[index]
-        if index not in self._far_memo:
-            raise pickle.UnpicklingError("it refers to what it does not hold")
-        return self._far_memo[index]
-
-    def load_binput(self) -> None:
-        self._remember(self.read(1)[0])
-
-    def load_long_binput(self) -> None:
-        self._remember(int.from_bytes(self.read(4), "little"))
-
-    def load_put(self) -> None:
-        self._remember(int(self.readline()))
-
-    def load_memoize(self) -> None:
-        self._remember(len(self._memo) + len(self._far_memo))
-
-    def _remember(self, index: int) -> None:
-        memo = self._memo
-        if index == len(memo):
-            memo.append(self.stack[-1])
-        elif 0 <= index < len(memo):
-            memo[index] = self.stack[-1]
-        else:
-            self._charge(ITEM)
-            self._far_memo[index] = self.stack[-1]
 
 
 def _checked(arguments: Any) -> tuple[Any, ...]:

@@ -100,11 +100,11 @@ class StubReader(Reader):
         self.names = Globals()
         self.storages: dict[str, Storage] = {}
 
-    def resolve(self, module: str, name: str) -> Global:
+    def find_class(self, module_name: str, global_name: str, /) -> Global:
         """What stands for a name."""
-        if (module, name) not in self.names:
-            self.budget.charge(_GLOBAL)
-        return self.names[module, name]
+        name = module_name, global_name
+        self.budget.charge(len(module_name) + len(global_name) + (0 if name in self.names else _GLOBAL))
+        return self.names[name]
 
     def call(self, called: Any, arguments: tuple[Any, ...]) -> Stub:
         """What stands for what a call makes."""

@@ -48,7 +48,7 @@ def read_header(source: Source) -> Header:
     check_json(text, source.path)
     try:
         entries = json.loads(text)
-        metadata = entries.pop("__metadata__", {})
+        metadata = entries.pop("__metadata__", {}).items()
         tensors = [_tensor(name, entry, 8 + length, source.path) for name, entry in entries.items()]
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptCheckpointError("the safetensors header is damaged", source.path) from error
@@ -61,7 +61,7 @@ def read_header(source: Source) -> Header:
     if end != size:
         what = "truncated or too long: the safetensors data does not fit the file"
         raise CorruptCheckpointError(what, source.path)
-    return Header(tensors, _texts(metadata))
+    return Header(tensors, {key: value for key, value in metadata if isinstance(value, str)})
 
 
 def _tensor(name: str, entry: dict[str, Any], data_offset: int, path: str) -> Tensor:
@@ -72,10 +72,3 @@ def _tensor(name: str, entry: dict[str, Any], data_offset: int, path: str) -> Te
         raise CorruptCheckpointError(f"tensor {name} has a shape that cannot be", path)
     dtype, sizes, place = SAFETENSORS.get(kind, kind.lower()), tuple(shape), data_offset + start
     return Tensor(name, dtype, sizes, contiguous_stride(sizes), 0, name, place, stop - start)
-
-
-def _texts(metadata: Any) -> dict[str, str]:
-    """The metadata as far as they are what the specification allows: texts by name."""
-    if not isinstance(metadata, dict):
-        return {}
-    return {key: value for key, value in metadata.items() if isinstance(value, str)}

@@ -9,7 +9,7 @@ import pickletools
 from collections import OrderedDict
 from dataclasses import dataclass
 from types import FunctionType, NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch._utils import _rebuild_tensor_v2
@@ -40,8 +40,7 @@ _FAMILIAR_NAMES = frozenset({
 })  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A state, pickled.
 
     Attributes:
@@ -64,11 +63,10 @@ class Encoded:
 
 @dataclass(slots=True)
 class _StorageOf:
-    """The storage of a plain tensor, on its way into the pickle: a TypedStorage would be slow to make."""
+    """The storage of a plain tensor on the CPU: to make a TypedStorage of it would be slow."""
 
     storage: UntypedStorage
     dtype: torch.dtype
-    location: str
 
 
 def _reduce_dict(value: OrderedDict[Any, Any]) -> Any:
@@ -101,7 +99,7 @@ class _TensorReducer:
             or vars(tensor)
         ):
             return tensor.__reduce_ex__(_PROTOCOL)  # type: ignore[no-untyped-call]
-        storage = _StorageOf(tensor.untyped_storage(), tensor.dtype, "cpu")
+        storage = _StorageOf(tensor.untyped_storage(), tensor.dtype)
         return _rebuild_tensor_v2, (
             storage, tensor.storage_offset(), self._shared(tensor.shape), self._shared(tensor.stride()),
             tensor.requires_grad, OrderedDict(),
@@ -157,7 +155,7 @@ class _Pickler(pickle.Pickler):
             return None
         if kind is _StorageOf:
             numel = obj.storage.nbytes() // obj.dtype.itemsize
-            return self._storage_id(obj.storage, obj.dtype, _STORAGE_TYPES[obj.dtype], numel, obj.location)
+            return self._storage_id(obj.storage, obj.dtype, _STORAGE_TYPES[obj.dtype], numel, "cpu")
         if id(obj) in self._familiar:
             return None
         if issubclass(kind, TypedStorage):

@@ -102,11 +102,11 @@ class _NotPlainError(MarlinError):
 class _PlainUnpickler(unpickling.Unpickler):
     """Reads a pickle that imports nothing beside plain values and tensors."""
 
-    def resolve(self, module: str, name: str) -> Any:
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
         """What torch allows to be imported, if it is plain."""
-        if not _PLAIN_NAMES.fullmatch(f"{module}.{name}"):
-            raise _NotPlainError(name)
-        return super().resolve(module, name)
+        if not _PLAIN_NAMES.fullmatch(f"{module_name}.{global_name}"):
+            raise _NotPlainError(global_name)
+        return super().find_class(module_name, global_name)
 
 
 def _make_plain(source: Source, container: Container, *, weights_only: bool) -> tuple[Any, Storages] | None:

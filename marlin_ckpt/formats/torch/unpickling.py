@@ -48,9 +48,9 @@ class Unpickler(Reader):
         self._allowed: dict[str, Any] = {**added, **torchs._get_allowed_globals()}  # noqa: SLF001
         self._callable = {id(one): one for one in self._allowed.values()}
 
-    def resolve(self, module: str, name: str) -> Any:
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
         """What torch allows to be imported."""
-        module, name = python_3_name(module, name)
+        module, name = python_3_name(module_name, global_name)
         path = f"{module}.{name}"
         if module in torchs._blocklisted_modules or path not in self._allowed:  # noqa: SLF001
             raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {path} is not allowed")
@@ -155,16 +155,12 @@ def _made(called: Any, made: Any) -> Any:
 _LONGEST = 100  # characters of the name of a layout
 # What may be called only as a pickler has it called.
 _CHECKS: dict[Any, Callable[[Unpickler, tuple[Any, ...]], bool]] = {
-    encode: Unpickler._is_bytes,  # noqa: SLF001
-    bytearray: Unpickler._is_bytes,  # noqa: SLF001
-    set: Unpickler._is_collection,  # noqa: SLF001
-    complex: Unpickler._is_short,  # noqa: SLF001
-    Counter: Unpickler._is_collection,  # noqa: SLF001
+    **dict.fromkeys((encode, bytearray), Unpickler._is_bytes),  # noqa: SLF001
+    **dict.fromkeys((set, Counter, torch.Size), Unpickler._is_collection),  # noqa: SLF001
+    **dict.fromkeys((complex, torch.serialization._get_layout), Unpickler._is_short),  # noqa: SLF001
     OrderedDict: Unpickler._is_ordered_dict,  # noqa: SLF001
-    torch.Size: Unpickler._is_collection,  # noqa: SLF001
     torch._utils._rebuild_device_tensor_from_cpu_tensor: Unpickler._is_conversion,  # noqa: SLF001
     torch._tensor._rebuild_from_type_v2: Unpickler._is_rebuild,  # noqa: SLF001
-    torch.serialization._get_layout: Unpickler._is_short,  # noqa: SLF001
 }
 # Storages come by persistent id, tensors by functions that rebuild them; these would make memory.
 _MADE_BY_OTHERS = frozenset({torch.Tensor, *torch._tensor_classes, *torch._storage_classes})  # noqa: SLF001

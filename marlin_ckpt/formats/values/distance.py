@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
@@ -39,15 +39,8 @@ class Distance:
     maximum: float = 0.0
 
     def __add__(self, other: Self) -> Distance:
-        return Distance(
-            self.differing + other.differing,
-            self.not_finite + other.not_finite,
-            self.squares + other.squares,
-            self.other_squares + other.other_squares,
-            self.difference_squares + other.difference_squares,
-            self.product + other.product,
-            max(self.maximum, other.maximum),
-        )
+        sums = {one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)}
+        return Distance(**{**sums, "maximum": max(self.maximum, other.maximum)})
 
     @property
     def relative(self) -> float:

@@ -55,12 +55,8 @@ class Tensor:
     @property
     def is_contiguous(self) -> bool:
         """Whether its elements follow each other without gaps, the last dimension fastest."""
-        step = 1
-        for size, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
-            if size not in (0, 1) and stride != step:
-                return not self.numel
-            step *= size
-        return True
+        dimensions = zip(self.shape, self.stride, contiguous_stride(self.shape), strict=True)
+        return not self.numel or all(size == 1 or stride == whole for size, stride, whole in dimensions)
 
 
 def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.zip.structures import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(NamedTuple):
     """The structure of one file.
 
     Attributes:

@@ -148,9 +148,8 @@ def _place(source: Source, tail: bytes, tail_offset: int, at: int) -> tuple[int,
                         raise StructureError("the two records that end the zip differ")
                 return count64, offset64, where, True
     if offset + size != end:
-        if has_locator:
-            raise StructureError("the zip64 end record is missing")
-        raise StructureError("the zip directory is not where the file's end says")
+        what = "the zip64 end record is missing"
+        raise StructureError(what if has_locator else "the zip directory is not where the file's end says")
     return count, offset, end, False
 
 

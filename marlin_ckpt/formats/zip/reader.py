@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError, UnsafeCheckpointError
 from marlin_ckpt.formats import manifest
@@ -60,7 +59,7 @@ def read_container(source: Source, *, every_header: bool = True) -> Container:
             source, directory, data_offsets, has_manifest=found is not None
         )
         repacked = _how_repacked(directory, is_as_written=is_as_written)
-        return replace(container, manifest=found, repacked=repacked)
+        return container._replace(manifest=found, repacked=repacked)
     except StructureError as error:
         raise CorruptCheckpointError(str(error), source.path) from error
 
@@ -118,14 +117,10 @@ def _read_manifest(source: Source, container: Container, record: Record) -> Mani
     data = read_record(source, container, record)
     try:
         found = Manifest.from_json(data, source.path)
-        listed = {row["name"]: row for row in found.records}
+        listed = {(row["name"], row["size"], row["crc32"]) for row in found.records}
     except (KeyError, TypeError, ValueError) as error:
         raise StructureError(f"the manifest does not hold: {error}") from error
-    written = {
-        one.name: {"name": one.name, "size": one.size, "crc32": one.crc32}
-        for one in container.records
-        if one != record
-    }
+    written = {(one.name, one.size, one.crc32) for one in container.records if one != record}
     # In any order: a tool that packs the file anew goes by its own.
     if listed != written or len(found.records) != len(listed):
         raise StructureError("the records are not those that the manifest lists")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -94,24 +94,22 @@ def pieces(source: Source, found: Found) -> Iterator[bytes]:
     Raises:
         CorruptCheckpointError: the file has changed since.
     """
-    crc32 = 0
+    record, crc32 = found.record, 0
+    data: Iterable[bytes]
+    if record.deflated_bytes is not None:
+        data = inflated(source, found.start, record)
+    else:
+        places = range(0, record.size, _PIECE_BYTES)
+        data = (read_exactly(source, found.start + at, min(_PIECE_BYTES, record.size - at)) for at in places)
     try:
-        for piece in _pieces(source, found):
+        for piece in data:
             crc32 = isal_zlib.crc32(piece, crc32)
             yield piece
-        is_proven = holds(found.record, crc32)
+        is_proven = holds(record, crc32)
     except InflationError:
         is_proven = False
     if not is_proven:
         raise CorruptCheckpointError("changed while it was read", source.path)
-
-
-def _pieces(source: Source, found: Found) -> Iterator[bytes]:
-    if found.record.deflated_bytes is not None:
-        yield from inflated(source, found.start, found.record)
-        return
-    for done in range(0, found.size, _PIECE_BYTES):
-        yield read_exactly(source, found.start + done, min(_PIECE_BYTES, found.size - done))
 
 
 def from_directory(source: Source) -> list[Found]:

@@ -19,17 +19,17 @@ from marlin_ckpt.storage.target import Target
 _PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL
 
 
-def state_pickle(drafts: Iterable[Draft]) -> tuple[bytes, list[Draft]]:
-    """Pickles a state dict.
+def write(target: Target, drafts: Iterable[Draft], about: Manifest | None) -> None:
+    """Fills an empty file with a state dict that `torch.load` reads with `weights_only`.
 
     Args:
+        target: the empty file.
         drafts: each with a name of its own; those that are the same as another share its storage.
-
-    Returns:
-        the record `data.pkl`, and the drafts in the order of the records `data/0`, `data/1`, ...
+        about: the manifest, without its records.
 
     Raises:
         UnsavableStateError: a name cannot be pickled, or a dtype makes no plain tensor.
+        OSError: the file cannot be written.
     """
     names = Globals()
     keys: dict[str, str] = {}  # of the drafts whose data is stored, by their names
@@ -44,7 +44,8 @@ def state_pickle(drafts: Iterable[Draft]) -> tuple[bytes, list[Draft]]:
         StubWriter(file, _PROTOCOL).dump(state)
     except UnicodeEncodeError as error:
         raise UnsavableStateError("a tensor's name is no text that UTF-8 can hold") from error
-    return file.getvalue(), [by_name[name] for name in keys]
+    data = ((f"data/{key}", by_name[name].read()) for name, key in keys.items())
+    write_state(target, file.getvalue(), b"little", data, about)
 
 
 def _tensor(names: Globals, one: Draft, key: str) -> Stub:
@@ -60,20 +61,3 @@ def _tensor(names: Globals, one: Draft, key: str) -> Stub:
     if known.storage:
         return Stub(names["torch._utils", "_rebuild_tensor_v2"], arguments)
     return Stub(names["torch._utils", "_rebuild_tensor_v3"], (*arguments, names["torch", one.dtype]))
-
-
-def write(target: Target, drafts: Iterable[Draft], about: Manifest | None) -> None:
-    """Fills an empty file with a state dict that `torch.load` reads with `weights_only`.
-
-    Args:
-        target: the empty file.
-        drafts: each with a name of its own.
-        about: the manifest, without its records.
-
-    Raises:
-        UnsavableStateError: as `state_pickle`.
-        OSError: the file cannot be written.
-    """
-    pickle, stored = state_pickle(drafts)
-    data = ((f"data/{key}", one.read()) for key, one in enumerate(stored))
-    write_state(target, pickle, b"little", data, about)
