@@ -15,8 +15,7 @@ from torch.optim import Optimizer
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
-from marlin_ckpt.checkpointer.accounting import Accounting
-from marlin_ckpt.directory import catalog, lease, leftovers, needed_space
+from marlin_ckpt.directory import catalog, lease, leftovers, needed_space, notes
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.errors import ArgumentsError, Fault, MarlinError, StorageError, UnsavableStateError
 from marlin_ckpt.fields import PathText
@@ -50,9 +49,6 @@ class DefaultCheckpointer(AbstractCheckpointer):
         Removed are the regular files directly in `save_dir` whose extension is exactly `file_ext`. What
         cannot be removed is logged.
 
-        Args:
-            args: what to do; see there.
-
         Raises:
             ArgumentsError: the arguments are wrong.
         """
@@ -63,7 +59,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self._parent: Parent | None = None
         self._swept: set[PathText] = set()
         self._saver = Saver(self.logger)
-        self._accounting = Accounting()
+        self._is_of_trainer = False
         self._obey()
         if args.delete_existing_checkpoints:
             if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
@@ -214,7 +210,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
         if not self.args.checkpoint:
             yield
             return
-        with lease.held(os.fspath(self.args.save_dir), self.run_id), self._accounting.running():
+        with lease.held(os.fspath(self.args.save_dir), self.run_id):
+            self._is_of_trainer = True
             yield
 
     def overhead(self) -> float:
@@ -225,12 +222,17 @@ class DefaultCheckpointer(AbstractCheckpointer):
         return self._saver.pace.share()
 
     def take_reports(self) -> list[SaveReport]:
-        """The reports of saves that became durable since the last call."""
-        return self._accounting.take(self._saver.reports, os.fspath(self.args.save_dir))
+        """The reports of saves that became durable since the last call; notes how long a trainer's take."""
+        reports = self._saver.reports
+        taken = [reports.popleft() for _ in range(len(reports))]
+        if taken and self._is_of_trainer and self._saver.save_s is not None:
+            notes.note_save(os.fspath(self.args.save_dir), self._saver.save_s)
+        return taken
 
     def usual_save_s(self) -> float | None:
         """How long the last checkpoint into `save_dir` took until it was durable; None before the first."""
-        return self._accounting.usual_save_s(os.fspath(self.args.save_dir))
+        known_s = self._saver.save_s
+        return notes.save_seconds(os.fspath(self.args.save_dir)) if known_s is None else known_s
 
     def removed(self) -> list[Removal]:
         """What `keep` has removed since this checkpointer was made, with the reasons; the last 1,000."""

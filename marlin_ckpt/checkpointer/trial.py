@@ -7,7 +7,8 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -63,7 +64,9 @@ def measure(directory: PathText, size_bytes: int, on_bytes: Callable[[int], None
     arguments = DefaultCheckpointerArguments(async_save=True)
     about = Manifest(kind=Kind.CHECKPOINT, index=0, created="", run_id="", save_number=1)
     rounds = []
-    with contextlib.closing(saver), _removed_in_the_end(directory) as path:
+    path = os.path.join(directory, temporary_name("trial"))
+    with contextlib.closing(saver), contextlib.ExitStack() as at_end:
+        at_end.callback(Path(path).unlink, missing_ok=True)
         for _ in range(ROUNDS + 1):
             job = Job(arguments, path, state.payload(), about, must_be_made=True)
             began, used = time.perf_counter(), _background_s()
@@ -80,16 +83,6 @@ def measure(directory: PathText, size_bytes: int, on_bytes: Callable[[int], None
     medians = {name: statistics.median(one[name] for one in rounds[1:]) for name in rounds[0]}
     cores = len(os.sched_getaffinity(0))
     return Figures(size_bytes=size_bytes, restore_s=restore_s, cores=cores, **medians)
-
-
-@contextlib.contextmanager
-def _removed_in_the_end(directory: PathText) -> Iterator[str]:
-    path = os.path.join(directory, temporary_name("trial"))
-    try:
-        yield path
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
 
 
 def _background_s() -> float:

@@ -55,14 +55,9 @@ def _silence_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@contextlib.contextmanager
-def stdout_for_data_alone() -> Iterator[None]:
+def stdout_for_data_alone() -> AbstractContextManager[object]:
     """Sends to stderr what a user's code prints meanwhile, so that scripts read only our data from stdout."""
-    if sys.stderr is None:
-        yield
-        return
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+    return contextlib.nullcontext() if sys.stderr is None else contextlib.redirect_stdout(sys.stderr)
 
 
 def flush() -> None:

@@ -17,6 +17,9 @@ class KnownOptimizers:
 
     torch calls a hook before each step of each optimizer, so that one that has stepped once will be noticed
     again before its parameters change.
+
+    Attributes:
+        known: the optimizers.
     """
 
     def __init__(self, before_step: Callable[[], None]) -> None:
@@ -25,8 +28,8 @@ class KnownOptimizers:
         Args:
             before_step: called before each step, on the thread that steps.
         """
-        self._known: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        known = self._known
+        self.known: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        known = self.known
 
         def hook(optimizer: Optimizer, *_: Any) -> None:
             known.add(optimizer)
@@ -34,14 +37,10 @@ class KnownOptimizers:
 
         self._handle = register_optimizer_step_pre_hook(hook)
 
-    def add(self, optimizer: Optimizer) -> None:
-        """Names an optimizer before its first step."""
-        self._known.add(optimizer)
-
     def forget(self) -> None:
         """Removes the hook, and forgets the optimizers."""
         self._handle.remove()
-        self._known.clear()
+        self.known.clear()
 
     def tensors(self) -> dict[int, list[torch.Tensor]]:
         """The parameters and the state of all known optimizers, by the identity of their storages.
@@ -49,7 +48,7 @@ class KnownOptimizers:
         Excluded are tensors that may change in other ways, or whose changes autograd does not count.
         """
         found: dict[int, list[torch.Tensor]] = {}
-        for optimizer in list(self._known):
+        for optimizer in list(self.known):
             # Its step may be part of a CUDA graph, which is replayed without any hook being called.
             is_capturable = any(group.get("capturable") for group in optimizer.param_groups)
             for tensor in tensors_in(

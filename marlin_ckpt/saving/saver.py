@@ -8,7 +8,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,11 +91,13 @@ class Saver:
         reports: of the saves that are durable and that nobody has asked for yet.
         keeper: removes old checkpoints, after each save and when the disk is full.
         pace: what the saves have cost.
+        save_s: how long the last checkpoint took until it was durable, in seconds; None before the first.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
         self.reports: deque[SaveReport] = deque(maxlen=_MOST_REPORTS)
         self.keeper = Keeper(logger)
+        self.save_s: float | None = None
         self._logger = logger
         self._arena = Arena()
         self._background = Background(logger)
@@ -107,12 +109,14 @@ class Saver:
 
     def register(self, *optimizers: torch.optim.Optimizer) -> None:
         """Names optimizers before their first step, and watches for steps of all optimizers."""
+        self._watch().known.update(optimizers)
+
+    def _watch(self) -> KnownOptimizers:
         if self._optimizers is None:
             self._optimizers = KnownOptimizers(self._awaited.before_step)
             # torch keeps the hook for ever, and with it whatever it holds.
             weakref.finalize(self, self._optimizers.forget)
-        for optimizer in optimizers:
-            self._optimizers.add(optimizer)
+        return self._optimizers
 
     def save(self, job: Job) -> bool:
         """Saves a state, or copies it and saves the copy in the background.
@@ -191,10 +195,7 @@ class Saver:
         if self._arena.size_bytes != before:
             taken = f"{encoded.size_bytes:,} bytes"
             self._logger.info("Asynchronous saves keep a copy of the state in memory: %s.", taken)
-        owned: Mapping[int, list[torch.Tensor]] = {}
-        if job.args.overlap and self._may_overlap:
-            self.register()
-            owned = self._optimizers.tensors() if self._optimizers is not None else {}
+        owned = self._watch().tensors() if job.args.overlap and self._may_overlap else {}
         return take(encoded, image, owned, is_checked=job.args.check_overlap)
 
     def _finish(self, job: Job, staged: Snapshot) -> None:
@@ -256,4 +257,5 @@ class Saver:
         self._logger.debug("Saved %s", report)
         self.reports.append(report)
         if job.manifest.kind is Kind.CHECKPOINT:
+            self.save_s = stall_s + copy_s + written.write_s + written.sync_s
             self.keeper.saved(job.args, job.path, job.manifest.run_id, set(job.manifest.metrics))

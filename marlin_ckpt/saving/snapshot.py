@@ -72,7 +72,7 @@ def take(
     device_late: list[Target] = []
     watched: list[Watched] = []
     held = []
-    sums: dict[str, int] = {}
+    sums: dict[str, tuple[memoryview, int]] = {}
     for key, storage in encoded.storages.items():
         at, size = image.plan.offsets[f"data/{key}"], storage.nbytes()
         owners = owned.get(storage._cdata, [])  # noqa: SLF001
@@ -84,7 +84,7 @@ def take(
         elif owners:
             late.append(Copy(start + at, storage.data_ptr(), size))
             if is_checked:
-                sums[key] = isal_zlib.crc32(memory(storage.data_ptr(), size))
+                sums[key] = image.memory[at : at + size], isal_zlib.crc32(memory(storage.data_ptr(), size))
         else:
             local = on_cpu(storage)
             held.append(local)
@@ -95,8 +95,7 @@ def take(
     at_once.wait()
 
     def differ() -> list[str]:
-        places = [(key, image.plan.offsets[f"data/{key}"], encoded.storages[key].nbytes()) for key in sums]
-        return [key for key, at, size in places if isal_zlib.crc32(image.memory[at : at + size]) != sums[key]]
+        return [key for key, (copied, crc32) in sums.items() if isal_zlib.crc32(copied) != crc32]
 
     return Snapshot(encoded, image, Copying(late, watched, differ), DeviceCopies(device_late))
 

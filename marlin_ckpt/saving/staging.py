@@ -105,9 +105,8 @@ class Arena:
     def free(self) -> None:
         """Gives the memory back; it is freed when the last view of it is."""
         if self._pinned is not None:
-            unpin = self._pinned.detach()
-            if unpin is not None and self._process == os.getpid():
-                unpin[1](*unpin[2])
+            unpin = self._pinned if self._process == os.getpid() else self._pinned.detach
+            unpin()
             self._pinned = None
         self._memory, self.size_bytes = None, 0
 

@@ -46,12 +46,8 @@ def load(checkpointer: AbstractCheckpointer, module: ModuleInterface, check: _Ch
 
 def _is_its_state_dict(module: ModuleInterface) -> bool:
     kind: type = type(module)
-    return (
-        issubclass(kind, ModuleInterface)
-        and kind.get_state is ModuleInterface.get_state
-        and kind.update_state is ModuleInterface.update_state
-        and kind.state_dict is ModuleInterface.state_dict
-    )
+    own = "get_state", "update_state", "state_dict"
+    return all(getattr(kind, name, None) is getattr(ModuleInterface, name) for name in own)
 
 
 def update(what: str, owner: Any, state: Any) -> None:

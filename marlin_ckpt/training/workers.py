@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -57,23 +58,17 @@ def _obey_parent() -> None:
     os._exit(0)
 
 
-class _Beginning:
+def _begin(users: Callable[[int], None] | None, seeding: _Seeding | None, worker: int) -> None:
     """Sets up a worker process, when it begins."""
-
-    def __init__(self, users: Callable[[int], None] | None, seeding: _Seeding | None) -> None:
-        self.users = users
-        self._seeding = seeding
-
-    def __call__(self, worker: int) -> None:
-        # A terminal, SLURM and Kubernetes signal the whole group; the trainer still needs its batches.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey_parent, daemon=True).start()
-        if self.users is not None:
-            self.users(worker)
-        if self._seeding is not None:
-            self._seeding.begin(worker)
+    # A terminal, SLURM and Kubernetes signal the whole group; the trainer still needs its batches.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_parent, daemon=True).start()
+    if users is not None:
+        users(worker)
+    if seeding is not None:
+        seeding.begin(worker)
 
 
 def prepare(loader: Any, seed: int | None = None, first: int = 0) -> None:
@@ -89,8 +84,8 @@ def prepare(loader: Any, seed: int | None = None, first: int = 0) -> None:
     collate, begin = loader.collate_fn, loader.worker_init_fn
     if isinstance(collate, _Seeding):  # the same loader, an epoch later
         collate = collate.collate
-    if isinstance(begin, _Beginning):
-        begin = begin.users
+    if isinstance(begin, functools.partial) and begin.func is _begin:
+        begin = begin.args[0]
     seeding = None if seed is None else _Seeding(collate, seed, first)
     loader.collate_fn = collate if seeding is None else seeding
-    loader.worker_init_fn = _Beginning(begin, seeding)
+    loader.worker_init_fn = functools.partial(_begin, begin, seeding)

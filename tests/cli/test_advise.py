@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -14,7 +13,7 @@ from marlin_ckpt import DefaultCheckpointer, DefaultCheckpointerArguments, Stora
 from marlin_ckpt.checkpointer import trial
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.storage.local.temporary import is_temporary, temporary_name
+from marlin_ckpt.storage.local.temporary import is_temporary
 
 
 @pytest.fixture
@@ -114,14 +113,12 @@ def test_a_large_state_is_told_from_a_smaller_one(advise, tmp_path, monkeypatch)
 def test_what_a_killed_trial_leaves_is_cleared_away_by_the_next_run_that_saves(
     tmp_path, monkeypatch, make_checkpoint
 ):
-    path = os.path.join(tmp_path, temporary_name("trial"))
-
     def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trial, "_restore_s", killed)
-        patch.setattr(trial, "_removed_in_the_end", lambda _: contextlib.nullcontext(path))
+        patch.setattr(trial.Path, "unlink", lambda *_, **__: None)
         trial.measure(tmp_path, 100_000, lambda _: None)
     (left,) = os.listdir(tmp_path)
     assert is_temporary(left)

@@ -53,7 +53,8 @@ def _opened(whole: Branch) -> tuple[set[int], bool]:
     while pending:
         level, _, _, branch = heapq.heappop(pending)
         branch = _end(branch) if level > 1 else branch
-        if _is_numpys(branch):
+        # The parts of an array or a number of NumPy's would not help a reader.
+        if branch.node is not None and branch.node.label.startswith("numpy."):
             continue
         if len(branch.children) > room:
             is_whole = False
@@ -63,11 +64,6 @@ def _opened(whole: Branch) -> tuple[set[int], bool]:
         for child in branch.children:
             heapq.heappush(pending, (2, -child.size_bytes, next(numbers), child))
     return opened, is_whole
-
-
-def _is_numpys(branch: Branch) -> bool:
-    """Whether a branch is an array or a number of numpy's, whose parts would not help a reader."""
-    return branch.node is not None and branch.node.label.startswith("numpy.")
 
 
 def _rows(whole: Branch, order: Order, is_open: Callable[[Branch, int], bool]) -> Iterator[list[str]]:

@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ def states() -> dict[str, Any]:
     """The present states: Python's, torch's, NumPy's where it is imported, and each CUDA device's."""
     found: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
     if numpy := _numpy():
-        found["numpy"] = _tensors(numpy.random.get_state(legacy=False))
+        found["numpy"] = _converted(numpy.random.get_state(legacy=False), _tensor)
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         found["cuda"] = torch.cuda.get_rng_state_all()
     return found
@@ -40,7 +40,7 @@ def restore(saved: Mapping[str, Any]) -> list[str]:
     torch.set_rng_state(saved["torch"].cpu())
     if "numpy" in saved:
         try:
-            importlib.import_module("numpy").random.set_state(_arrays(saved["numpy"]))
+            importlib.import_module("numpy").random.set_state(_converted(saved["numpy"], _array))
         except ImportError:
             lost.append("NumPy was imported and cannot be now")
     if "cuda" in saved:
@@ -76,16 +76,18 @@ def derived(seed: int, *names: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
-def _tensors(value: Any) -> Any:
+def _converted(value: Any, convert: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _converted(one, convert) for key, one in value.items()}
+    return convert(value)
+
+
+def _tensor(value: Any) -> Any:
     """NumPy's arrays as tensors, which `weights_only` loads."""
-    if isinstance(value, dict):
-        return {key: _tensors(one) for key, one in value.items()}
     return torch.from_numpy(value.copy()) if hasattr(value, "__array__") else value
 
 
-def _arrays(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _arrays(one) for key, one in value.items()}
+def _array(value: Any) -> Any:
     return value.numpy() if isinstance(value, torch.Tensor) else value
 
 

@@ -86,8 +86,8 @@ class Text(Toy):
             raise ConfigError([Fault("module.files", message)])
         codes = {character: code for code, character in enumerate(self.characters)}
         windows = torch.tensor([codes[character] for character in text]).unfold(0, context + 1, context)
-        is_val = torch.arange(len(windows)) % _VALIDATION_SHARE == 0
-        return windows[~is_val], windows[is_val]
+        train = [number for number in range(len(windows)) if number % _VALIDATION_SHARE]
+        return windows[train], windows[::_VALIDATION_SHARE]
 
     def get_extra_state(self) -> dict[str, str]:
         """The characters that the rows of the embedding stand for."""

@@ -66,8 +66,5 @@ def advise(
         step_s=step_seconds,
         mean_time_between_failures_s=None if mtbf_hours is None else mtbf_hours * 3600,
     )
-    output.result(
-        json,
-        lambda: view.document(directory, tried, figures, advice),
-        lambda: view.show(directory, tried, figures, advice),
-    )
+    found = directory, tried, figures, advice
+    output.result(json, lambda: view.document(*found), lambda: view.show(*found))
