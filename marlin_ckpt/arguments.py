@@ -1,7 +1,5 @@
 """The dataclasses behind the sections of the YAML, with their defaults and bounds."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from pathlib import PurePath

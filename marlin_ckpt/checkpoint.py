@@ -1,7 +1,5 @@
 """The value that a checkpointer saves and loads."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a look at a store finds: names, sizes and identities, before any file is opened."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import NamedTuple

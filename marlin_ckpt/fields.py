@@ -1,7 +1,5 @@
 """What a field of a dataclass of arguments may hold: its type in words, and whether a value fits."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable

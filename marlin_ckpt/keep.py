@@ -1,7 +1,5 @@
 """The section `keep` of a checkpointer's YAML: which checkpoints retention keeps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 

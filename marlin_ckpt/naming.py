@@ -6,8 +6,6 @@ model file   {prefix}_model_{index}.{extension}; `_mode_`, as PyMarlin's documen
 The index is ASCII digits and nothing else: a regular expression's `\d` would take the digits of any script.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a save cost."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

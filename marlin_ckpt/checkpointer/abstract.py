@@ -1,7 +1,5 @@
 """The interface that a trainer saves and loads through; PyMarlin's."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext

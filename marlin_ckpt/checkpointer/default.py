@@ -1,7 +1,5 @@
 """The checkpointer for one process and one directory."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import logging

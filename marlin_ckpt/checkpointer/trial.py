@@ -1,7 +1,5 @@
 """Measures what saves take on a disk, with the writer and the reader that a run has."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

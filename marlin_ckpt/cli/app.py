@@ -1,7 +1,5 @@
 """The commands, registered."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Annotated, Any

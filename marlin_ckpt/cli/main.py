@@ -1,7 +1,5 @@
 """The entry point: runs a command and maps what it raises to an exit code."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import os

@@ -1,7 +1,5 @@
 """Makes options, and has those that several commands share, so that each means one thing everywhere."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated, Any
 

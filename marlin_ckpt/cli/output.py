@@ -1,7 +1,5 @@
 """The only place that prints: data to stdout, talk to stderr; and asks, where a person is there to answer."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """Bars on stderr and tables for stdout, where these are terminals; the only module that imports rich."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 

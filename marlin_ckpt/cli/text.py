@@ -1,7 +1,5 @@
 """Writes sizes, times, counts, names and values as a person reads them, all harmless to a terminal."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -5,8 +5,6 @@
 - `scalars` reads one value for the type of its field, as YAML 1.2 does.
 """
 
-from __future__ import annotations
-
 from marlin_ckpt.config.sections import Config, read_config
 
 __all__ = ["Config", "read_config"]

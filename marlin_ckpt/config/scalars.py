@@ -4,8 +4,6 @@ PyYAML reads YAML 1.1, in which `no` is false, `12:30` is 750 and `1e-3` is a st
 YAML 1.2 reads it, and a scalar that the two read differently is refused where that matters.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import re

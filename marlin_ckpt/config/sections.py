@@ -1,7 +1,5 @@
 """Builds the dataclasses of the sections from a tree of YAML nodes."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterable

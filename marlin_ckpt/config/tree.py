@@ -1,7 +1,5 @@
 """Parses text to a tree of YAML nodes, each of which knows its line."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

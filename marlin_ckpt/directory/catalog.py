@@ -1,7 +1,5 @@
 """What lies in a store: the only discovery."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import heapq

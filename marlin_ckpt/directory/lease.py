@@ -5,8 +5,6 @@ ends; who holds it stands in a file beside it. The lock is one of fcntl(2)'s, si
 process: a data loader's workers outlive a killed trainer by some seconds.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import errno

@@ -1,7 +1,5 @@
 """Removes what earlier runs left, and logs what it did; a failure ends no run."""
 
-from __future__ import annotations
-
 import logging
 import os
 

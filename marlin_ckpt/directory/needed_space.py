@@ -1,7 +1,5 @@
 """Whether a disk has room for what a run will keep on it."""
 
-from __future__ import annotations
-
 import errno
 import os
 

@@ -1,7 +1,5 @@
 """The one search for the newest checkpoint that is good, whatever good means to the caller."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 

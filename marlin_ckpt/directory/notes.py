@@ -3,8 +3,6 @@
 It helps and is never needed: what cannot be read counts as not there, what cannot be written is left.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ what lies in it only regular files, without waiting; a file is replaced by writi
 What was planted is reported once and passed over: a run needs none of this.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import functools

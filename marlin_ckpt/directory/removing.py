@@ -5,8 +5,6 @@ must be in the folder that was read, and be what was seen, when the decision was
 in meanwhile makes the removal fail, never go astray.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@ Each removal has a folder of its own in it, numbered from 1, in which everything
 to it. It is moved there and back by changes of names alone, so that not one of its bytes is written.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

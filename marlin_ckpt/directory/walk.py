@@ -1,7 +1,5 @@
 """Goes through a store folder by folder, and knows the folders that are one checkpoint as a whole."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple

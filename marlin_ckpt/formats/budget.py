@@ -5,8 +5,6 @@ is counted, not measured, so that the same file is always treated alike: opcodes
 room for memory. The limits grow with the metadata; what they allow beside that is 2 seconds and 200 MB.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Which format a file is of, told by its structure, or what it is instead of a checkpoint."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import NamedTuple
 

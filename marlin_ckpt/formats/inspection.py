@@ -1,7 +1,5 @@
 """What can be said of files without reading their data."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Iterable

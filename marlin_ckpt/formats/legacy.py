@@ -6,8 +6,6 @@ the storages), then each storage: the number of its elements as an int64, and it
 torch/csrc/serialization.cpp.
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 import struct

@@ -1,7 +1,5 @@
 """What can be asked of each format: one object for each, found by the format's value."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Protocol
 

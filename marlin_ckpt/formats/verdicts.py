@@ -1,7 +1,5 @@
 """What can be said of a file: the verdicts, and what a look at it found."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import NamedTuple
 

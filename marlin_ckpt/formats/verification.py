@@ -1,7 +1,5 @@
 """Whether a file is intact: every byte accounted for, every checksum holding. Without torch."""
 
-from __future__ import annotations
-
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError, CorruptCheckpointError
 from marlin_ckpt.formats import layouts

@@ -1,7 +1,5 @@
 """Finds the checkpoint that is to be loaded, and loads it."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterable, Iterator

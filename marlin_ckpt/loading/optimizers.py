@@ -1,7 +1,5 @@
 """Compares the saved state of an optimizer with a live optimizer; whoever loads one asks here."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """What a checkpoint consists of, and what a file holds that is none."""
 
-from __future__ import annotations
-
 import itertools
 import operator
 import reprlib

@@ -1,7 +1,5 @@
 """Restores a loaded state into live modules, optimizers and tensors, after it has decided whether it fits."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Averages the weights of several checkpoints, a tensor at a time. Without torch."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping, Sequence
 

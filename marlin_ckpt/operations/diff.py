@@ -1,7 +1,5 @@
 """Compares two files: which tensors differ and by how much, and which other values. Without torch."""
 
-from __future__ import annotations
-
 import fnmatch
 import functools
 import operator

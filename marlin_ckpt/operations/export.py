@@ -1,7 +1,5 @@
 """Writes the weights of a checkpoint to a file that other tools read. Without torch."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Chooses and sorts the files that `list` prints."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import itertools

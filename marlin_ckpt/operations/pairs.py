@@ -1,7 +1,5 @@
 """Compares the values of tensors of two files with each other, in blocks, several at a time."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import operator

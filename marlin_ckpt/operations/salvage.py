@@ -1,7 +1,5 @@
 """Finds what is left of a damaged file, and writes it to another. Without torch."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Selects tensors and values of a file: by the state that holds them, or by a pattern of their names."""
 
-from __future__ import annotations
-
 import fnmatch
 import re
 from collections import Counter

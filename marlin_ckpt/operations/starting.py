@@ -1,7 +1,5 @@
 """Decides which checkpoint a run continues from and which files it will replace, before it starts."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """Verifies files one after the other, and decides whether the verdicts are a failure of the command."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Container, Iterable
 

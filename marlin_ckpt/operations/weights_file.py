@@ -1,7 +1,5 @@
 """The file of weights that other tools read: safetensors, or a bare state dict."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """When a file is written, and by which versions; for its manifest."""
 
-from __future__ import annotations
-
 import datetime
 import platform
 

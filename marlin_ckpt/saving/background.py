@@ -1,7 +1,5 @@
 """The thread that finishes a save while training goes on."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

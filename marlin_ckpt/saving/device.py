@@ -1,7 +1,5 @@
 """Copies from CUDA devices, in parallel to the work that each device is given afterwards."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

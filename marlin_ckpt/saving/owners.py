@@ -1,7 +1,5 @@
 """The tensors that nothing but an optimizer's step changes, and a call before each step."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

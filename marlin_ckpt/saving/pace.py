@@ -1,7 +1,5 @@
 """Measures what saves cost a run, from which `cadence` computes when the next one is due."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable

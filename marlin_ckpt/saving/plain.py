@@ -4,8 +4,6 @@ NumPy scalars become Python numbers, NumPy arrays become tensors of the same dty
 dates and times become their ISO 8601 strings. What has no lossless plain form is left as it is.
 """
 
-from __future__ import annotations
-
 import datetime
 import sys
 from collections import Counter, OrderedDict

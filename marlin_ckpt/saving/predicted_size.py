@@ -1,7 +1,5 @@
 """How large a checkpoint will be once its optimizers have stepped."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import torch

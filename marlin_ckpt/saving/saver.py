@@ -1,7 +1,5 @@
 """Saves states: before the call returns, or in the background."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

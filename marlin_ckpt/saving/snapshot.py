@@ -1,7 +1,5 @@
 """Copies a state into memory: at once what a forward pass may change, the rest during training."""
 
-from __future__ import annotations
-
 import ctypes
 import time
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ The copy is an image of the file: each storage is copied to the offset at which 
 image's memory is kept from save to save, since fresh memory costs several times what a copy into it does.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno

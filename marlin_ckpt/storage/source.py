@@ -1,7 +1,5 @@
 """What formats read from: the bytes of one object of a store, at any offset."""
 
-from __future__ import annotations
-
 import io
 from typing import Protocol
 

@@ -5,8 +5,6 @@ A name that ends before another's "/" is a folder. Everything that writes or rem
 what it expects there, so that nobody's newer object goes by mistake.
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 

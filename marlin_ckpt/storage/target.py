@@ -1,7 +1,5 @@
 """What a file's content is handed to while it is written, whatever store the file is in."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Protocol
 

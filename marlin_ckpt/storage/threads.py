@@ -1,7 +1,5 @@
 """Runs tasks on a few threads, and none after the first error."""
 
-from __future__ import annotations
-
 import itertools
 import threading
 from collections import deque

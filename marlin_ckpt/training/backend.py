@@ -1,7 +1,5 @@
 """Runs the steps of an epoch."""
 
-from __future__ import annotations
-
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,5 @@
 """Makes a trainer from a configuration."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a trainer trains: a `torch.nn.Module` with optimizers, data, steps and callbacks; PyMarlin's."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum

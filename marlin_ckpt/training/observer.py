@@ -1,7 +1,5 @@
 """The interface through which a trainer reports its progress."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Protocol
 

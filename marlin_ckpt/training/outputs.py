@@ -1,7 +1,5 @@
 """Collects what steps return."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

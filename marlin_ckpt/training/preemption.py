@@ -1,7 +1,5 @@
 """Signals that ask a run to stop, or to save; imports no torch, so that none is missed while that loads."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Saves the states of a run, and follows each save until it is durable."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import time

@@ -1,7 +1,5 @@
 """Sets up the process before a run's first step: device, seeds, determinism."""
 
-from __future__ import annotations
-
 import os
 import warnings
 

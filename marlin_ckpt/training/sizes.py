@@ -1,7 +1,5 @@
 """How large a batch is and how many global steps an epoch has; PyMarlin's rules."""
 
-from __future__ import annotations
-
 from torch.utils.data import SequentialSampler
 
 from marlin_ckpt.arguments import TrainerArguments

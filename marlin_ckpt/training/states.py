@@ -1,7 +1,5 @@
 """Hands loaded states back to the module, the trainer and the backend."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from types import SimpleNamespace

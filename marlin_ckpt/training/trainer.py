@@ -1,7 +1,5 @@
 """Trains a module epoch by epoch, saves on the way, and goes on from what was saved."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from typing import Any

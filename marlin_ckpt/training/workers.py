@@ -1,7 +1,5 @@
 """The worker processes of a data loader: the seeds of their random numbers, and the signals they obey."""
 
-from __future__ import annotations
-
 import functools
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """How often to save: the advice of `advise`, and the measured times that it follows from."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from marlin_ckpt.cli import output

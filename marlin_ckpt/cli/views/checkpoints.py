@@ -1,7 +1,5 @@
 """The checkpoints of a directory that `list` prints, and those in the report of `train`."""
 
-from __future__ import annotations
-
 import datetime
 import os
 from collections.abc import Sequence

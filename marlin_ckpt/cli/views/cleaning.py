@@ -1,7 +1,5 @@
 """What `clean` does and says."""
 
-from __future__ import annotations
-
 import os
 
 from marlin_ckpt.cli import output

@@ -1,7 +1,5 @@
 """The differences that `diff` found between two files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

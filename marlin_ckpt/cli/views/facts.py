@@ -1,7 +1,5 @@
 """Facts that documents have under the names that they have in the library."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

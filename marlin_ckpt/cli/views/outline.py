@@ -1,7 +1,5 @@
 """What a file is and holds, as `show` prints it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The progress of a training run, and its report at the end."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -1,7 +1,5 @@
 """The proof of `prove-resume` that a resumed run is the run that was never stopped, and its progress."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict

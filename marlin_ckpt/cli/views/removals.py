@@ -1,7 +1,5 @@
 """The files that `clean` removes or brings back: the question, the lines and the document."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A training run: the announcement before its first step, and the report after its last."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

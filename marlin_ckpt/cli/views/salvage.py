@@ -1,7 +1,5 @@
 """What `salvage` wrote, and what is lost."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from marlin_ckpt.cli import output

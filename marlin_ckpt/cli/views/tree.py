@@ -1,7 +1,5 @@
 """The tree of a file's contents that `show` prints, with as many levels as fit on a screen."""
 
-from __future__ import annotations
-
 import heapq
 import itertools
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The verdicts of `verify` on files, and on those that a search for an intact one excludes."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

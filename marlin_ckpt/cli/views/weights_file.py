@@ -1,7 +1,5 @@
 """The file of weights that `export` or `average` wrote."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which checkpoints of a run are kept: a pure function of what they are, the rules and the time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Keeps to a run's rules: after each save, and when the disk is full. What goes wrong here ends no run."""
 
-from __future__ import annotations
-
 import logging
 import os
 import time

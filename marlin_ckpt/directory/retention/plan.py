@@ -1,7 +1,5 @@
 """What retention makes of a directory: decides, and proves the newest file before any other goes."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What retention knows of each checkpoint: whether it counts, how old it is, and whether it is intact."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Iterable, Mapping
 

@@ -1,7 +1,5 @@
 """Which optimizer a state_dict is of; it carries no name, but the keys of its groups tell."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """What a file holds, without torch, without running any of it, and without reading a tensor's data."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from typing import Any, NamedTuple

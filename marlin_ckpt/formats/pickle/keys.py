@@ -1,7 +1,5 @@
 """What the keys of a pickle's dicts and sets take: hostile ones are slow to hash or to compare."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

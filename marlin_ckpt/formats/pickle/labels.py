@@ -1,7 +1,5 @@
 """Keys, names and values of a pickle in few characters, whatever a hostile one makes of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from marlin_ckpt.formats.pickle.stubs import Global, Stub

@@ -1,7 +1,5 @@
 """What unpickling a file would import, and which of it torch's `weights_only` refuses."""
 
-from __future__ import annotations
-
 import _compat_pickle
 import keyword
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Runs the opcodes of a pickle within a budget; its clients say what names, calls and references make."""
 
-from __future__ import annotations
-
 import functools
 import pickle
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """What a pickle holds, without torch and without running any of it: which tensors lie in which record."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Iterator
 from typing import Any

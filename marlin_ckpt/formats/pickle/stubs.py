@@ -1,7 +1,5 @@
 """Reads a pickle into stubs: without torch, without importing what it names and without running any of it."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Source of the functions and their arguments: torch/_utils.py and torch/_tensor.py of torch 2.13.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The header of a safetensors file. Source: the section "Format" of the safetensors README."""
 
-from __future__ import annotations
-
 import json
 import math
 import struct

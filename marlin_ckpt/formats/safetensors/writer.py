@@ -6,8 +6,6 @@ a kill. So the bytes are laid out here as the library does, and the library read
 is written. Source of the format: section "Format" of the README of safetensors; of the order: its tensor.rs.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Memory that tensors own, as buffers."""
 
-from __future__ import annotations
-
 import ctypes
 
 

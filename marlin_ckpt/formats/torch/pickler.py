@@ -1,7 +1,5 @@
 """Turns a state into a pickle and the storages of its tensors."""
 
-from __future__ import annotations
-
 import copyreg
 import io
 import pickle

@@ -1,7 +1,5 @@
 """Where the bytes of a state's tensors go: into new memory, or into that of live tensors."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field

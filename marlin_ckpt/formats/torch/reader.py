@@ -1,7 +1,5 @@
 """Turns files into states: into new tensors, or straight into the memory of live ones."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

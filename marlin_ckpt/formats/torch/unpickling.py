@@ -5,8 +5,6 @@ of one pair, forty times over) or end the process (the hash of tuples nested a m
 stands in for `pickle` as the `pickle_module` of `torch.load`.
 """
 
-from __future__ import annotations
-
 import pickle
 from _codecs import encode
 from collections import Counter, OrderedDict

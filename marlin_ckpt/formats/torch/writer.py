@@ -1,7 +1,5 @@
 """Writes states to files: from where their tensors are, or from an image of the file."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import sys

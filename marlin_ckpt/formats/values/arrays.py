@@ -3,8 +3,6 @@
 It imports numpy, which takes longer than most commands.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any

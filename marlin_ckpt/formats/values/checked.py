@@ -1,7 +1,5 @@
 """Reads the values of tensors from a file, and compares the checksum of every record that holds them."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A tensor that is to be written; its bytes are read only when its turn comes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

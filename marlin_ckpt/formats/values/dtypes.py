@@ -1,7 +1,5 @@
 """The types of tensors' elements: their names, their sizes, and what numpy can make of them."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

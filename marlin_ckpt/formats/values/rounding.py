@@ -1,7 +1,5 @@
 """Rounds floating-point values to another dtype as torch does: to the nearest, ties to even."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from marlin_ckpt.formats.values.arrays import Array

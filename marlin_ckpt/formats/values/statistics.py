@@ -1,7 +1,5 @@
 """Statistics of the values of a tensor, computed block by block."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

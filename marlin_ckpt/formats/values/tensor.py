@@ -1,7 +1,5 @@
 """One tensor of a file, as the file describes it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What no checksum of a container covers: is it what the writer of its records would write there?"""
 
-from __future__ import annotations
-
 import struct
 
 from marlin_ckpt.formats.zip import structures

@@ -1,7 +1,5 @@
 """The structure of one torch file: its records and where their data starts."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from marlin_ckpt.formats.manifest import Manifest

@@ -1,7 +1,5 @@
 """Reads the structures of any zip, whoever wrote it: the directory at its end, and the local headers."""
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Inflates deflated records, as other tools pack them, in bounded pieces."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Reads a container without torch and without unpickling anything."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError, UnsafeCheckpointError

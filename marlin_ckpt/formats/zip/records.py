@@ -1,7 +1,5 @@
 """Reads the data of records, in parallel, and compares their checksums in the same pass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Finds the records of a damaged file, and which of them their CRC proves."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import struct

@@ -1,7 +1,5 @@
 """Writes a state dict alone, as `torch.save(module.state_dict(), file)` would: tensors by their names."""
 
-from __future__ import annotations
-
 import io
 from collections import OrderedDict
 from collections.abc import Iterable

@@ -6,8 +6,6 @@ caffe2/serialize/inline_container.cc and miniz.c of torch 2.13. `torch.utils.ser
 calculate_storage_offsets` computes offsets from these choices instead of reading them, so they must be kept.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple

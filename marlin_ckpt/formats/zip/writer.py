@@ -1,7 +1,5 @@
 """Writes a container from buffers, in one pass."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Going about a directory tree by open directories, without following a symbolic link."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -3,8 +3,6 @@
 The caller fills one piece while threads write others.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import queue

@@ -1,7 +1,5 @@
 """Regular files of a local file system: opening them without waiting, and reading them at any offset."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

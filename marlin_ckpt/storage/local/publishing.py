@@ -5,8 +5,6 @@ the directory. After `publish` returned, the new file survives a power loss; wha
 one is whole. Not promised: what a disk does that acknowledges a flush and then forgets it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """A local directory as a store: opened once, and everything in it reached from there without a link."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

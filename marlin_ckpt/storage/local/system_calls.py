@@ -1,7 +1,5 @@
 """System calls of a writer: O_DIRECT, space set aside, writeback, and writes that are completed."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno

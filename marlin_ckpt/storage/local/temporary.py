@@ -7,8 +7,6 @@ the process ends, however it ends; so a file whose lock can be had belongs to a 
 would not tell: ids are used again, and mean nothing on another host.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -1,7 +1,5 @@
 """Threads that write pieces of memory to a file, each piece at its place."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """Whole directory trees of a store: removed with all in them, or as far as nothing is in them."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -4,8 +4,6 @@ The bytes are summed where they are copied to, so that the checksum is that of t
 threads do meanwhile to the tensors that they come from.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

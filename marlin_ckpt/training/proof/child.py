@@ -3,8 +3,6 @@
 It is run as `python -m marlin_ckpt.training.proof.child JOB`, with a JSON object: see `Job`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

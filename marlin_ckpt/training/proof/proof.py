@@ -1,7 +1,5 @@
 """Proves that a run which is killed and resumed is the run that was never stopped, or finds where not."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

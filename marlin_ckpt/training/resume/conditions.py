@@ -1,7 +1,5 @@
 """What a run's next step depends on besides its state: a resume under other conditions is another run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Takes over a trainer's state, and says why a resume from it will not be exact."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Compares a saved trainer's state with the optimizers and schedulers of the trainer that would load it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The leaves of a state or a batch, and whether two of them are equal bit for bit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The order of the training data, and the batches of an epoch that are left."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sized
 from typing import Any, Self, cast
 

@@ -1,7 +1,5 @@
 """Where within its epoch a run is, and the states of the random number generators there."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping

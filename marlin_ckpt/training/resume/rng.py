@@ -1,7 +1,5 @@
 """The states of all random number generators that training draws from."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import importlib

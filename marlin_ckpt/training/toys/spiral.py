@@ -1,7 +1,5 @@
 """A classifier of points on spiral arms."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shape suffixes: B batch, T characters of context, V vocabulary, C width, H heads.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from typing import Any

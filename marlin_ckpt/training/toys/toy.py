@@ -1,7 +1,5 @@
 """What the toys have in common: AdamW, loaders of two data sets, and the metrics of the last validation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

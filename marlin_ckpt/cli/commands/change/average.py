@@ -1,7 +1,5 @@
 """`marlin-ckpt average`."""
 
-from __future__ import annotations
-
 import contextlib
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`marlin-ckpt clean`."""
 
-from __future__ import annotations
-
 import time
 from typing import Annotated, Literal
 

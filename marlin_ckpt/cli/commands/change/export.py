@@ -1,7 +1,5 @@
 """`marlin-ckpt export`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from marlin_ckpt.cli import output

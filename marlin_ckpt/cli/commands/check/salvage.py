@@ -1,7 +1,5 @@
 """`marlin-ckpt salvage`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

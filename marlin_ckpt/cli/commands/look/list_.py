@@ -1,7 +1,5 @@
 """`marlin-ckpt list`."""
 
-from __future__ import annotations
-
 import time
 from typing import Annotated
 

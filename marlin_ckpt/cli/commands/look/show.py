@@ -1,7 +1,5 @@
 """`marlin-ckpt show`."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import typer

@@ -1,7 +1,5 @@
 """`marlin-ckpt advise`."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`marlin-ckpt train`."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from typing import Annotated
