@@ -41,7 +41,7 @@ PARTS = {
         "unit/saving/test_cadence.py",
     ],
     "retention": ["adversity/test_removal.py", "adversity/test_retention.py"],
-    "resume": ["cli/test_prove_resume.py", "unit/package/test_docs.py"],
+    "resume": ["cli/test_prove_resume.py", "cli/test_terminal.py", "unit/package/test_docs.py"],
     "supervisor": ["adversity/test_supervisor.py"],
 }
 

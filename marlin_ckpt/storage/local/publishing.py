@@ -177,8 +177,11 @@ def _put_back(directory_fd: int, name: str, kept: str | None) -> None:
 
 
 def _sync_directory(directory: str) -> None:
-    with closing(os.open(directory, _DIRECTORY)) as fd:
+    fd = os.open(directory, _DIRECTORY)
+    try:
         sync_open_directory(fd)
+    finally:
+        os.close(fd)  # not quietly: some file systems report a failed write only then
 
 
 def make_durable(path: str) -> None:
