@@ -49,7 +49,6 @@ _SIGNATURES = (
     (257, b"ustar", Foreign("a tar file", _UNPACK)),
     (0, b"\x80", Foreign("a bare pickle")),
 )  # fmt: skip
-_WEB_PAGE = Foreign("a web page", "download the file itself: a server sent this page in its place")
 
 
 def detect(source: Source) -> Format | Foreign:
@@ -80,7 +79,7 @@ def _without_signature(head: bytes, size_bytes: int) -> Foreign:
         return Foreign("a file that begins with zeros", "a crash or a full disk may have left it")
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        return _WEB_PAGE
+        return Foreign("a web page", "download the file itself: a server sent this page in its place")
     if all(byte in b"\t\n\r" or byte >= ord(" ") for byte in head) and b"\x7f" not in head:
         return Foreign("a text file")
     return Foreign("neither a zip nor a torch file")

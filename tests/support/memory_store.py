@@ -97,10 +97,9 @@ class MemoryStore:
         upload = f"{name}.upload"
         try:
             fill(target)
-        except Exception:
-            raise
-        except BaseException:  # the process ends
-            self.uploads[upload] = bytes(target.data)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # the process ends
+                self.uploads[upload] = bytes(target.data)
             raise
         if len(target.data) != size_bytes:
             raise StorageError("another size than was announced", self._path(name))

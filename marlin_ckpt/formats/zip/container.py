@@ -30,5 +30,9 @@ class Container(NamedTuple):
 
     @property
     def by_label(self) -> dict[str, Record]:
-        """The records by their names inside the archive, `data/0`."""
-        return {record.label: record for record in self.records}
+        """The records of the archive that `data.pkl` is in, by their names inside it, `data/0`.
+
+        Another archive may share the file: its records are of another state, whatever their labels are.
+        """
+        archive = next(one.name.partition("/")[0] for one in self.records if one.label == "data.pkl")
+        return {one.label: one for one in self.records if one.name == f"{archive}/{one.label}"}

@@ -1,0 +1,40 @@
+"""Two archives in one file are two states: what one of them lacks is never taken from the other."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.formats.content.outline import read_outline
+from marlin_ckpt.formats.torch.reader import read_file
+from marlin_ckpt.storage.local.files import open_source
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> str:
+    """A file whose state lacks its tensor's record, which stands under the same label in another archive."""
+    saved = io.BytesIO()
+    torch.save({"w": torch.ones(5000)}, saved)
+    path = tmp_path / "model_1.pt"
+    with zipfile.ZipFile(saved) as whole, zipfile.ZipFile(path, "w") as file:
+        for name in whole.namelist():
+            archive, _, label = name.partition("/")
+            file.writestr(name if label != "data/0" else f"other{archive}/{label}", whole.read(name))
+    return os.fspath(path)
+
+
+def test_a_tensor_whose_record_is_in_another_archive_is_missing_and_not_loaded(mixed):
+    with pytest.raises(CorruptCheckpointError, match="data/0"):
+        read_file(mixed, weights_only=True, log=lambda _: None)
+
+
+def test_a_tensor_whose_record_is_in_another_archive_has_no_bytes_in_the_outline(mixed):
+    with open_source(mixed) as source:
+        (tensor,) = read_outline(source).tensors
+    assert (tensor.start, tensor.storage_bytes) == (0, 0)
