@@ -46,7 +46,8 @@ def _run(arguments: list[str]) -> int:
     try:
         return _command(app)(arguments, prog_name="marlin-ckpt", standalone_mode=False) or 0
     except CarriedError as carried:
-        raise carried.args[0] from None
+        error: Exception = carried.args[0]
+    raise error  # here, so that its own cause is shown
 
 
 def _code_of(error: BaseException) -> int:

@@ -7,7 +7,7 @@ from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import MarlinError, StorageError
-from marlin_ckpt.formats import inspection
+from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.storage.local.publishing import existing_and_missing
@@ -61,7 +61,7 @@ def _own(args: DefaultCheckpointerArguments, directory: str, run_id: str) -> lis
         found = catalog.find(directory, prefix=args.file_prefix, extension=args.file_ext)
     except MarlinError:
         return []
-    inspected = inspection.survey(one for one in found if one.name and one.name.kind is Kind.CHECKPOINT)
+    inspected = [inspect(one) for one in found if one.name and one.name.kind is Kind.CHECKPOINT]
     return [one.entry for one in inspected if one.manifest is not None and one.manifest.run_id == run_id]
 
 

@@ -3,6 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
+from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, UnknownFormatError
 from marlin_ckpt.formats.manifest import Manifest
 
@@ -52,6 +53,36 @@ class Finding(NamedTuple):
     status: Status
     reason: str = ""
     manifest: Manifest | None = None
+
+
+class Inspection(NamedTuple):
+    """One file of a directory, and what its structure tells.
+
+    Attributes:
+        entry: the file.
+        status: what is said of it; None where it cannot be read.
+        reason: why it is not complete, or cannot be read; "" where it is complete.
+        manifest: ours, or None in a file by another tool.
+    """
+
+    entry: Entry
+    status: Status | None
+    reason: str = ""
+    manifest: Manifest | None = None
+
+    @property
+    def intact(self) -> bool | None:
+        """Whether the structure holds; None where it cannot tell, as where nothing proves the data."""
+        if self.status is None or self.status is Status.UNVERIFIABLE:
+            return None
+        return self.status.is_sound
+
+    @property
+    def kind(self) -> str:
+        """`checkpoint`, `model`, or `other` where neither manifest nor name tell."""
+        if self.manifest is not None:
+            return self.manifest.kind
+        return "other" if self.entry.name is None else self.entry.name.kind
 
 
 class Verdict(NamedTuple):

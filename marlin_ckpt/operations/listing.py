@@ -10,7 +10,7 @@ from typing import Any
 
 from marlin_ckpt import naming
 from marlin_ckpt.fields import duration_of
-from marlin_ckpt.formats.inspection import Inspection
+from marlin_ckpt.formats.verdicts import Inspection
 
 KEYS = ("index", "age", "size", "name")  # of `--sort`, which also takes the name of a metric
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.formats import layouts
-from marlin_ckpt.formats.inspection import Inspection
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.formats.verdicts import Status, Verdict
+from marlin_ckpt.formats.verdicts import Inspection, Status, Verdict
 from marlin_ckpt.naming import FileName, Kind, parse_any
 from marlin_ckpt.storage.store import Store
 

@@ -221,7 +221,7 @@ def go_on_listing(board: Board, directory: str) -> dict:
     while not board.stop[0]:
         if not catalog.get_latest_file(directory, "model"):
             found["faults"].append("no latest file")
-        for one in inspection.survey(catalog.find(directory)):
+        for one in map(inspection.inspect, catalog.find(directory)):
             found["listed"] += 1
             if not one.intact and one.reason != "cannot be read: No such file or directory":
                 found["faults"].append(f"{one.entry.path}: {one.reason}")

@@ -8,7 +8,7 @@ from typing import Any
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import age, escape, metrics, size, spark
 from marlin_ckpt.cli.views.facts import facts
-from marlin_ckpt.formats.inspection import Inspection
+from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.operations.listing import metric_by_run, run_of
 
 _INTACT = {True: "yes", False: "no", None: "?"}

@@ -8,8 +8,8 @@ from marlin_ckpt.directory.retention.decide import Candidate
 from marlin_ckpt.entries import Entry, Identity
 from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.formats import verification
-from marlin_ckpt.formats.inspection import Inspection, inspect
-from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.formats.inspection import inspect
+from marlin_ckpt.formats.verdicts import Inspection, Status
 from marlin_ckpt.naming import Kind
 
 _Seen = tuple[str, int, Identity]

@@ -13,8 +13,7 @@ from marlin_ckpt.naming import FileName
 
 if TYPE_CHECKING:
     from marlin_ckpt.entries import Entry
-    from marlin_ckpt.formats.inspection import Inspection
-    from marlin_ckpt.formats.verdicts import Verdict
+    from marlin_ckpt.formats.verdicts import Inspection, Verdict
     from marlin_ckpt.formats.zip.records import OnBytes
     from marlin_ckpt.storage.store import Store
 

@@ -33,7 +33,7 @@ def list_(
     """
     from marlin_ckpt.cli.views import checkpoints as view
     from marlin_ckpt.directory import catalog
-    from marlin_ckpt.formats import inspection
+    from marlin_ckpt.formats.inspection import inspect
     from marlin_ckpt.operations import listing
 
     now_s = time.time()
@@ -42,7 +42,9 @@ def list_(
         since_s = None if since is None else listing.since_s(since, now_s=now_s)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from error
-    everything = inspection.survey(catalog.find(directory, prefix=prefix, extension=ext, recursive=recursive))
+    everything = [
+        inspect(entry) for entry in catalog.find(directory, prefix=prefix, extension=ext, recursive=recursive)
+    ]
     metric = None if sort in listing.KEYS else sort
     for name, given in ((best_by and best_by[0], "--best"), (spark, "--spark"), (metric, "--sort")):
         if name and everything and not listing.has_metric(everything, name):
