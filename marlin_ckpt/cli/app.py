@@ -15,8 +15,9 @@ from marlin_ckpt.version import __version__
 
 app = typer.Typer(
     help="Checkpoints for PyTorch that survive kills and full disks.",
-    epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 bad content, 4 no checkpoint found, "
-    "5 directory in use, 130 interrupted, 143 terminated.",
+    epilog="Exit codes: 0 done, 1 failed (diff: they differ), 2 usage or configuration, or train would write "
+    "over another run, 3 bad content (prove-resume: it differs; salvage: something is lost), 4 no checkpoint "
+    "found, 5 directory in use, 130 interrupted, 141 the reader of the output has gone, 143 terminated.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

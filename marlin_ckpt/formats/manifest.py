@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from collections.abc import Iterable
@@ -63,6 +64,14 @@ class Manifest:
     lost: list[str] = field(default_factory=list)
     parent: Parent | None = None
     format_version: int = FORMAT_VERSION
+
+    def created_s(self) -> float | None:
+        """`created` in seconds since 1970, in UTC where it names no zone; None where it is no time."""
+        try:
+            when = datetime.datetime.fromisoformat(self.created)
+            return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()
+        except (ValueError, OverflowError):
+            return None
 
     def to_json(self) -> bytes:
         """The record's bytes; the same manifest gives the same bytes."""

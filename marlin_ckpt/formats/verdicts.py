@@ -71,11 +71,17 @@ class Inspection(NamedTuple):
     manifest: Manifest | None = None
 
     @property
-    def intact(self) -> bool | None:
-        """Whether the structure holds; None where it cannot tell, as where nothing proves the data."""
+    def complete(self) -> bool | None:
+        """Whether the structure holds and nothing is missing; None where the structure cannot tell."""
         if self.status is None or self.status is Status.UNVERIFIABLE:
             return None
         return self.status.is_sound
+
+    @property
+    def written_s(self) -> float:
+        """When it was written, in seconds since 1970: by its manifest, since a copy has another file time."""
+        created_s = None if self.manifest is None else self.manifest.created_s()
+        return self.entry.modified_ns / 1e9 if created_s is None else created_s
 
     @property
     def kind(self) -> str:

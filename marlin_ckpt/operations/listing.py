@@ -97,7 +97,7 @@ def arrange(
         return (run_of(one) if by_run else (), key(one), naming.order(one.entry.path))
 
     key = _KEYS.get(by) or (lambda one: _nan_last(metric(one, by)))
-    chosen = [one for one in found if since is None or one.entry.modified_ns >= since * 1e9]
+    chosen = [one for one in found if since is None or one.written_s >= since]
     if best is not None:
         name, mode = best
         sign = 1 if mode == "min" else -1
@@ -112,7 +112,7 @@ def _nan_last(value: float) -> tuple[bool, float]:
 
 _KEYS: dict[str, Callable[[Inspection], Any]] = {
     "index": lambda one: (one.entry.name is None, one.entry.index or 0, one.kind),
-    "age": lambda one: one.entry.modified_ns,
+    "age": lambda one: one.written_s,
     "size": lambda one: one.entry.size_bytes,
     "name": lambda one: os.path.basename(one.entry.path),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.saving import about
 
 
 @pytest.fixture
@@ -23,6 +25,17 @@ def run_main(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def manifests_say(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime.timedelta], None]:
+    """Has what is saved from now on say in its manifest that it was written so long ago."""
+
+    def say(ago: datetime.timedelta) -> None:
+        text = (datetime.datetime.now(datetime.UTC) - ago).isoformat(timespec="milliseconds")
+        monkeypatch.setattr(about, "now", lambda: text.replace("+00:00", "Z"))
+
+    return say
 
 
 @pytest.fixture

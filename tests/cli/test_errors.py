@@ -15,6 +15,7 @@ from marlin_ckpt.cli.main import main
 
 COMMANDS = [
     "train",
+    "prove-resume",
     "list",
     "latest",
     "show",
@@ -58,7 +59,7 @@ def test_a_usage_error_exits_2_and_points_to_the_help(command, arguments, says):
     problem, advice = err.splitlines()
     assert problem.startswith("error: ")
     assert says in problem
-    assert re.fullmatch(r"hint: marlin-ckpt( \w+)? --help", advice)
+    assert re.fullmatch(r"hint: marlin-ckpt( [\w-]+)? --help", advice)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -127,16 +128,27 @@ def test_the_help_of_each_command_has_an_example_of_it(command, name):
 def test_help_names_each_command_and_exit_code(command, arguments):
     code, out, err = command(*arguments)
     assert (code, err) == (0, "")
-    assert re.findall(r"^  (\w+)  ", out, re.MULTILINE) == COMMANDS
+    assert re.findall(r"^  (\w[\w-]*)  ", out, re.MULTILINE) == COMMANDS
     for meaning in (
         "0 done",
         "1 failed",
         "2 usage",
         "3 bad content",
         "4 no",
+        "5 directory in use",
         "130 inter",
+        "141 the reader",
+        "143 termi",
     ):
         assert meaning in " ".join(out.split())
+
+
+@pytest.mark.parametrize("columns", ["64", "80"])
+def test_no_summary_in_the_help_is_cut(command, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    summaries = re.findall(r"^  \w[\w-]*  +(.*)$", command("--help")[1], re.MULTILINE)
+    assert len(summaries) == len(COMMANDS)
+    assert [one for one in summaries if one.endswith("...") or not one.endswith(".")] == []
 
 
 def test_version_prints_name_and_version(command):

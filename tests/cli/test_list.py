@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ FILE_KEYS = {
     "kind",
     "size_bytes",
     "modified",
+    "complete",
     "intact",
     "reason",
     "metrics",
@@ -64,27 +64,42 @@ def test_files_come_in_the_integer_order_of_their_indices(
     assert [cells(line)[0] for line in out.splitlines()] == ["index", "2", "9", "10", "100"]
 
 
-def test_the_table_shows_index_kind_size_age_metrics_and_intact(
-    list_, make_checkpointer, make_checkpoint, directory
+def test_the_table_shows_index_kind_size_age_metrics_and_complete(
+    list_, manifests_say, make_checkpointer, make_checkpoint, directory
 ):
     checkpointer = make_checkpointer()
+    manifests_say(datetime.timedelta(hours=3, minutes=1))
     checkpointer.save(make_checkpoint(loss=0.25, accuracy=1.0), 7)
     checkpointer.save_model({"weight": 1}, 7)
-    three_hours_ago = time.time() - 3 * 3600 - 60
-    os.utime(directory / "model_7.pt", (three_hours_ago, three_hours_ago))
     header, checkpoint, model = list_(directory)[1].splitlines()
     size = (directory / "model_7.pt").stat().st_size
-    assert cells(header) == ["index", "kind", "size", "age", "metrics", "intact", "file"]
+    assert cells(header) == ["index", "kind", "size", "age", "metrics", "complete", "file"]
     assert cells(checkpoint) == [
         "7", "checkpoint", f"{size / 1000:.3g} kB", "3 h", "accuracy 1", "loss 0.25", "yes", "model_7.pt",
     ]  # fmt: skip
     assert cells(model)[:2] + cells(model)[-2:] == ["7", "model", "yes", "model_model_7.pt"]
 
 
-def test_a_file_from_the_future_is_no_age_old(list_, make_checkpointer, make_checkpoint, directory):
-    make_checkpointer().save(make_checkpoint(), 0)
+def test_a_file_from_the_future_is_no_age_old(list_, directory):
+    directory.mkdir()
+    (directory / "model_0.pt").touch()
     os.utime(directory / "model_0.pt", (4e9, 4e9))
     assert "  0 s  " in list_(directory)[1]
+
+
+def test_age_and_since_go_by_the_manifest_where_there_is_one(
+    list_, list_json, manifests_say, make_checkpointer, make_checkpoint, directory
+):
+    checkpointer = make_checkpointer()
+    for index in range(2):
+        checkpointer.save(make_checkpoint(), index)
+    manifests_say(datetime.timedelta(days=7, minutes=1))
+    checkpointer.save(make_checkpoint(), 2)  # a copy: the file itself is of today
+    os.utime(directory / "model_1.pt", (86400, 86400))  # written under a wrong clock
+    assert [one["index"] for one in list_json(directory, "--since", "1h")] == [0, 1]
+    assert [one["index"] for one in list_json(directory, "--sort", "age")] == [2, 0, 1]
+    rows = list_(directory)[1].splitlines()[1:]
+    assert [cells(row)[3] for row in rows][2] == "7 d"
 
 
 def test_json_is_one_document_with_these_keys(list_, make_checkpointer, make_checkpoint, directory):
@@ -115,7 +130,8 @@ def test_json_says_of_our_file_what_it_is(list_json, make_checkpointer, make_che
         "index": 4,
         "kind": "checkpoint",
         "size_bytes": status.st_size,
-        "intact": True,
+        "complete": True,
+        "intact": None,
         "reason": None,
         "metrics": {"loss": 0.5},
         "run_id": checkpointer.run_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 import math
@@ -34,14 +35,13 @@ def indices(list_):
 
 
 @pytest.fixture
-def saved(make_checkpointer, make_checkpoint, tmp_path) -> Path:
+def saved(make_checkpointer, make_checkpoint, manifests_say, tmp_path) -> Path:
     checkpointer = make_checkpointer()
-    for index, loss in enumerate([3.0, 1.0, math.nan, 1.0, 2.0]):
+    for index, (loss, hours) in enumerate([(3.0, 1), (1.0, 30), (math.nan, 2), (1.0, 200), (2.0, 5)]):
+        manifests_say(datetime.timedelta(hours=hours))
         checkpointer.save(make_checkpoint(float(index), loss=loss), index)
     torch.save({"weight": torch.ones(9000)}, tmp_path / "checkpoints" / "model_9.pt")
-    now = time.time()
-    for index, hours in ((0, 1), (1, 30), (2, 2), (3, 200), (4, 5), (9, 6)):
-        os.utime(tmp_path / "checkpoints" / f"model_{index}.pt", (now - hours * 3600,) * 2)
+    os.utime(tmp_path / "checkpoints" / "model_9.pt", (time.time() - 6 * 3600,) * 2)
     return tmp_path / "checkpoints"
 
 

@@ -37,11 +37,11 @@ def list_json(capsys):
 
 
 @pytest.fixture
-def intact_column(capsys):
+def complete_column(capsys):
     def run(directory: Path) -> list[str]:
         main(["list", os.fspath(directory)])
         header, *rows = capsys.readouterr().out.splitlines()
-        begin, end = header.index("intact"), header.index("file")
+        begin, end = header.index("complete"), header.index("file")
         return [row[begin:end].strip() for row in rows]
 
     return run
@@ -90,7 +90,7 @@ def write_appended(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "intact", "reason"),
+    ("make", "complete", "reason"),
     [
         pytest.param(torch_save(STATES), True, None, id="torch.save"),
         pytest.param(torch_save(LIGHTNING), True, None, id="Lightning"),
@@ -107,21 +107,21 @@ def write_appended(path: Path) -> None:
         pytest.param(write_appended, False, "bytes follow", id="bytes appended"),
     ],
 )
-def test_a_stranger_is_listed_with_what_it_has(list_json, tmp_path, make, intact, reason):
+def test_a_stranger_is_listed_with_what_it_has(list_json, tmp_path, make, complete, reason):
     make(tmp_path / "model_3.pt")
     (listed,) = list_json(tmp_path)
-    assert (listed["index"], listed["kind"], listed["intact"]) == (3, "checkpoint", intact)
+    assert (listed["index"], listed["kind"], listed["complete"]) == (3, "checkpoint", complete)
     assert listed["size_bytes"] == (tmp_path / "model_3.pt").stat().st_size
     assert reason in listed["reason"] if reason else listed["reason"] is None
     for absent in ("metrics", "run_id", "save_number", "created", "versions"):
         assert listed[absent] is None
 
 
-def test_the_table_says_yes_no_or_unknown_and_why(intact_column, tmp_path):
+def test_the_table_says_yes_no_or_unknown_and_why(complete_column, tmp_path):
     torch.save(STATES, tmp_path / "model_1.pt")
     (tmp_path / "model_2.pt").write_text("notes")
     torch.save(STATES, tmp_path / "model_3.pt", _use_new_zipfile_serialization=False)
-    assert intact_column(tmp_path) == [
+    assert complete_column(tmp_path) == [
         "yes",
         "no: not a checkpoint but a text file",
         "?: a legacy torch file, which has no checksums",
@@ -131,14 +131,14 @@ def test_the_table_says_yes_no_or_unknown_and_why(intact_column, tmp_path):
 def test_the_names_of_lightning_have_no_index(list_json, tmp_path):
     torch.save(LIGHTNING, tmp_path / "epoch=3-step=100.pt")
     (listed,) = list_json(tmp_path)
-    assert (listed["index"], listed["kind"], listed["intact"]) == (None, "other", True)
+    assert (listed["index"], listed["kind"], listed["complete"]) == (None, "other", True)
 
 
 def test_our_own_file_is_known_by_its_manifest_under_any_name(list_json, tmp_path, make_checkpointer):
     path = make_checkpointer().save_model({"weight": torch.ones(2)}, 5)
     os.rename(path, tmp_path / "best.pt")
     (listed,) = list_json(tmp_path)
-    assert (listed["kind"], listed["intact"]) == ("model", True)
+    assert (listed["kind"], listed["complete"]) == ("model", True)
 
 
 def test_a_flipped_bit_in_the_data_is_not_seen_since_the_data_is_not_read(
@@ -148,16 +148,16 @@ def test_a_flipped_bit_in_the_data_is_not_seen_since_the_data_is_not_read(
     data = bytearray(path.read_bytes())
     data[data.index(struct.pack("<f", 1.0) * 8)] ^= 1
     path.write_bytes(data)
-    assert list_json(path.parent)[0]["intact"] is True
+    assert list_json(path.parent)[0]["complete"] is True
 
 
 @pytest.mark.parametrize("remaining", [1, 100, -1000, -23, -22, -1])
-def test_a_truncated_file_is_not_intact_wherever_it_was_cut(
+def test_a_truncated_file_is_not_complete_wherever_it_was_cut(
     list_json, make_checkpointer, make_checkpoint, remaining
 ):
     path = Path(make_checkpointer().save(make_checkpoint(), 0))
     os.truncate(path, path.stat().st_size + remaining if remaining < 0 else remaining)
-    assert list_json(path.parent)[0]["intact"] is False
+    assert list_json(path.parent)[0]["complete"] is False
 
 
 def test_a_fifo_a_directory_and_a_dangling_link_are_no_checkpoints_and_nothing_waits_on_them(
@@ -177,7 +177,7 @@ def test_a_link_to_a_checkpoint_is_listed_under_its_own_name(
     (tmp_path / "model_8.pt").symlink_to(target)
     (listed,) = list_json(tmp_path)
     assert (listed["path"], listed["index"]) == (str(tmp_path / "model_8.pt"), 8)
-    assert (listed["intact"], listed["metrics"]) == (True, {"loss": 0.5})
+    assert (listed["complete"], listed["metrics"]) == (True, {"loss": 0.5})
 
 
 def write_infinite_index(path: Path) -> None:
@@ -209,12 +209,12 @@ def write_record_beyond_every_file(path: Path) -> None:
 def test_a_hostile_file_spoils_no_line_but_its_own(list_json, tmp_path, make):
     torch.save(STATES, tmp_path / "model_1.pt")
     make(tmp_path / "model_2.pt")
-    assert [(one["index"], one["intact"]) for one in list_json(tmp_path)] == [(1, True), (2, False)]
+    assert [(one["index"], one["complete"]) for one in list_json(tmp_path)] == [(1, True), (2, False)]
 
 
 def test_a_file_that_may_not_be_read_is_listed_as_unknown(list_json, users_directory):
     (users_directory / "model_1.pt").write_bytes(b"secret")
     (users_directory / "model_1.pt").chmod(0)
     (listed,) = list_json(users_directory)
-    assert (listed["index"], listed["intact"]) == (1, None)
+    assert (listed["index"], listed["complete"]) == (1, None)
     assert listed["reason"] == "cannot be read: Permission denied"

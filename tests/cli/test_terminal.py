@@ -172,7 +172,7 @@ def test_the_table_fits_the_terminal_and_loses_nothing(
     lines = text_of(shown).splitlines()
     assert code == 0
     assert max(map(len, lines)) <= columns
-    assert lines[0].split() == ["index", "kind", "size", "age", "metrics", "intact", "file"]
+    assert lines[0].split() == ["index", "kind", "size", "age", "metrics", "complete", "file"]
     assert folded_cells(lines, "file") == [f"{prefix}_3.pt", f"{prefix}_12.pt"]
     assert "\u2026" not in text_of(shown)
 

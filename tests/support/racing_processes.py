@@ -223,7 +223,7 @@ def go_on_listing(board: Board, directory: str) -> dict:
             found["faults"].append("no latest file")
         for one in map(inspection.inspect, catalog.find(directory)):
             found["listed"] += 1
-            if not one.intact and one.reason != "cannot be read: No such file or directory":
+            if not one.complete and one.reason != "cannot be read: No such file or directory":
                 found["faults"].append(f"{one.entry.path}: {one.reason}")
     return found
 

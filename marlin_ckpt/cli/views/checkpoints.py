@@ -11,7 +11,7 @@ from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.operations.listing import metric_by_run, run_of
 
-_INTACT = {True: "yes", False: "no", None: "?"}
+_COMPLETE = {True: "yes", False: "no", None: "?"}
 
 
 def show(found: Sequence[Inspection], directory: str, *, now_s: float, by_run: bool) -> None:
@@ -27,7 +27,7 @@ def show(found: Sequence[Inspection], directory: str, *, now_s: float, by_run: b
         output.talk(f"no checkpoints in {escape(directory)}")
         return
     several = by_run and len({run_of(one)[1] for one in found} - {""}) > 1
-    titles = ["run", "index", "kind", "size", "age", "metrics", "intact", "file"]
+    titles = ["run", "index", "kind", "size", "age", "metrics", "complete", "file"]
     rows = [_row(one, directory, now_s, with_run=several) for one in found]
     output.table(titles, rows, {"index", "size", "age"})
 
@@ -38,9 +38,9 @@ def _row(one: Inspection, directory: str, now_s: float, *, with_run: bool) -> li
         "-" if one.entry.index is None else str(one.entry.index),
         str(one.kind),
         size(one.entry.size_bytes),
-        age(now_s - one.entry.modified_ns / 1e9),
+        age(now_s - one.written_s),
         metrics(one.manifest.metrics) if one.manifest else "",
-        _INTACT[one.intact] + (f": {escape(one.reason)}" if one.reason else ""),
+        _COMPLETE[one.complete] + (f": {escape(one.reason)}" if one.reason else ""),
         escape(os.path.relpath(one.entry.path, directory)),
     ]
 
@@ -62,7 +62,8 @@ def checkpoint(one: Inspection) -> dict[str, Any]:
     """One file as the documents of `list` and `train` describe it."""
     return {
         **facts(one.entry, "path", "index", "size_bytes"),
-        **facts(one, "kind", "intact"),
+        **facts(one, "kind", "complete"),
+        "intact": None,  # which only `verify` can tell, since it reads the data
         "modified": _time(one.entry.modified_ns),
         "reason": one.reason or None,
         **facts(one.manifest, "metrics", "run_id", "save_number", "created", "versions"),

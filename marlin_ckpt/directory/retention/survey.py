@@ -1,6 +1,5 @@
 """What retention knows of each checkpoint: whether it counts, how old it is, and whether it is intact."""
 
-import datetime
 from collections.abc import Iterable, Mapping
 
 from marlin_ckpt.directory import catalog
@@ -43,7 +42,7 @@ class Survey:
         return Candidate(
             path=entry.path,
             index=entry.index or 0,
-            time_s=_time_s(entry, about.created if about else ""),
+            time_s=found.written_s,
             size_bytes=entry.size_bytes,
             metrics=about.metrics if about else {},
             run_id=about.run_id if about else "",
@@ -86,13 +85,6 @@ def _apart(found: Inspection, run_id: str | None) -> str:
     if run_id is None or (about is not None and about.run_id == run_id):
         return ""
     return "of no known run" if about is None else f"of another run, {about.run_id}"
-
-
-def _time_s(entry: Entry, created: str) -> float:
-    try:
-        return datetime.datetime.fromisoformat(created).timestamp()
-    except (ValueError, OverflowError):
-        return entry.modified_ns / 1e9
 
 
 def _seen(entry: Entry) -> _Seen:

@@ -40,7 +40,7 @@ def names(files: list[dict]) -> list[str]:
 def test_its_files_are_listed_with_all_that_their_manifests_hold(run, capsys):
     listed = document(capsys, "list", str(run))["checkpoints"]
     assert names(listed) == ["model_2.pt", "model_3.pt", "model_model_3.pt"]
-    assert [one["intact"] for one in listed] == [True] * 3
+    assert [one["complete"] for one in listed] == [True] * 3
     assert {one["run_id"] for one in listed} == {"bbd14a09f89f"}
     assert [one["save_number"] for one in listed] == [3, 4, 5]
     assert listed[1]["metrics"] == {"val_loss": 0.25}

@@ -57,7 +57,7 @@ def test_list_runs_without_torch(without, directory):
     ended = without("torch", "list", directory, "--json")
     assert (ended.returncode, ended.stderr) == (0, "")
     listed = json.loads(ended.stdout)["checkpoints"]
-    assert [(one["index"], one["kind"], one["intact"], one["metrics"]) for one in listed] == [
+    assert [(one["index"], one["kind"], one["complete"], one["metrics"]) for one in listed] == [
         (1, "checkpoint", True, {"loss": 0.5}),
         (1, "model", True, {}),
         (2, "checkpoint", True, None),

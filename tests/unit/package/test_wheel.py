@@ -119,7 +119,7 @@ def test_the_installed_command_lists_finds_and_cleans(
     path = make_checkpointer().save(make_checkpoint(loss=0.5), 3)
     command = environment / "marlin-ckpt"
     (listed,) = json.loads(run(command, "list", "checkpoints", "--json", **outside).stdout)["checkpoints"]
-    assert (listed["index"], listed["intact"], listed["metrics"]) == (3, True, {"loss": 0.5})
+    assert (listed["index"], listed["complete"], listed["metrics"]) == (3, True, {"loss": 0.5})
     assert run(command, "latest", "checkpoints", **outside).stdout == "checkpoints/model_3.pt\n"
     assert json.loads(run(command, "clean", "checkpoints", "--json", **outside).stdout)["bytes_freed"] > 0
     assert not os.path.exists(path)

@@ -21,9 +21,9 @@ def average(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write the average of the weights of several checkpoints to a file of its own, as export does.
+    """Average the weights of several checkpoints.
 
-    It is computed in float64. Tensors of whole numbers are taken from the last file.
+    The average is written to a file of its own, as by export, and computed in float64. Tensors of whole numbers are taken from the last file.
     """
     from marlin_ckpt.cli.views import weights_file as view
     from marlin_ckpt.formats.values.checked import open_checked

@@ -36,7 +36,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal.")] = False,
     json: Json = False,
 ) -> int:
-    """Remove checkpoints: those that no rule keeps, or without a rule all files of one extension.
+    """Remove checkpoints, by rules or all of them.
 
     What any rule keeps stays. The rules are applied to each run apart; the newest intact checkpoint of a run
     stays whatever they say. Without a rule all regular files of the extension go, and what dead runs left

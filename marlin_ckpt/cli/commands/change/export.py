@@ -17,7 +17,7 @@ def export(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write the weights of a checkpoint to a file of their own: safetensors, or a bare state dict.
+    """Write weights as safetensors or state dict.
 
     Every byte is checked on the way, and the new file gets its name only when it is whole and durable.
     """

@@ -15,9 +15,9 @@ def verify(
     quiet: Annotated[bool, flag("--quiet", "Print only files that are not intact.")] = False,
     json: Json = False,
 ) -> int:
-    """Read files whole and report of each whether it is intact; in a directory, all checkpoints and weights.
+    """Read files whole and say which are intact.
 
-    A file of ours is intact when every byte is accounted for; one by torch.save when its checksums hold.
+    Of a directory these are all checkpoints and weights. A file of ours is intact when every byte is accounted for; one by torch.save when its checksums hold.
     """
     from marlin_ckpt.cli.views import verdicts as view
     from marlin_ckpt.directory import catalog

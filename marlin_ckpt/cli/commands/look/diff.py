@@ -22,9 +22,9 @@ def diff(
     all_: Annotated[bool, flag("--all", "List each tensor, also where nothing changed.")] = False,
     json: Json = False,
 ) -> int:
-    """Compare the tensors and other values of two files: which are added, removed, reshaped or changed.
+    """Say what differs between two files.
 
-    Two tensors are the same when all their bits are. Norms and the cosine exclude values that are infinite
+    Tensors and other values are compared: which are added, removed, reshaped or changed. Two tensors are the same when all their bits are. Norms and the cosine exclude values that are infinite
     or NaN.
     """
     from marlin_ckpt.cli.views import comparison as view

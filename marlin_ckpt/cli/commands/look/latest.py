@@ -24,7 +24,10 @@ def latest(
     intact: Annotated[bool, flag("--intact", "Exclude files that do not verify; stderr says why.")] = False,
     json: Json = False,
 ) -> None:
-    """Print the path of the checkpoint with the greatest index, sub-directories included."""
+    """Print the path of the greatest index.
+
+    Sub-directories are searched too.
+    """
     path = (_newest_intact if intact else catalog.get_latest_file)(directory, prefix, ext)
     if not path:
         others = ", ".join(catalog.prefixes(directory, ext))

@@ -26,10 +26,10 @@ def list_(
     spark: Annotated[str | None, option("--spark", "METRIC", "Also draw a metric over the index.")] = None,
     json: Json = False,
 ) -> None:
-    """List checkpoints in order of their index, with kind, size, age, metrics, and whether they are intact.
+    """List checkpoints in order of their index.
 
-    With --recursive they are grouped by run. The data is not read: the column intact is about the structure
-    of the file alone.
+    Each with kind, size, age (by its manifest, else the file's time), metrics, and whether it is complete:
+    the structure alone is looked at, verify reads the data. With --recursive they are grouped by run.
     """
     from marlin_ckpt.cli.views import checkpoints as view
     from marlin_ckpt.directory import catalog

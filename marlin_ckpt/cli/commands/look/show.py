@@ -21,9 +21,9 @@ def show(
     ] = "order",
     json: Json = False,
 ) -> None:
-    """Show what a file holds: its origin, its tensors as a tree, optimizers, and what loading would import.
+    """Show what a file holds, without loading it.
 
-    Only the structure is read, nothing of it is run, and torch is not needed. --stats reads values: smallest,
+    That is its origin, its tensors as a tree, optimizers, and what loading would import. Only the structure is read, nothing of it is run, and torch is not needed. --stats reads values: smallest,
     largest, mean, standard deviation and histogram of the finite ones, and how many are NaN or infinite.
     """
     from marlin_ckpt.cli.views import outline as view

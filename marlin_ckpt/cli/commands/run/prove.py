@@ -55,7 +55,7 @@ def prove_resume(
     quiet: Annotated[bool, flag("--quiet", "No progress.")] = False,
     json: Json = False,
 ) -> int:
-    """Prove that a killed and resumed run is identical, bit for bit, to a run that was never stopped.
+    """Prove that a resumed run is the same run.
 
     Trains twice in processes of their own, once straight and once killed (SIGKILL) and resumed, and compares
     every tensor, value, batch and loss after every step. Exit 3, with the first difference, if there is one.

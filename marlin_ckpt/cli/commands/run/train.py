@@ -34,7 +34,7 @@ def train(
     quiet: Annotated[bool, flag("--quiet", "No progress and no table; only warnings and errors.")] = False,
     json: Json = False,
 ) -> None:
-    """Train the module that a YAML file names, and save checkpoints on the way.
+    """Train what a YAML file names, and save it.
 
     SIGTERM and Ctrl-C save and stop, SIGUSR1 saves; a second SIGTERM or Ctrl-C ends at once.
     """
