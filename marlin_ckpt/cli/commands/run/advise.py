@@ -41,7 +41,7 @@ def advise(
     ] = 0.035,
     json: Json = False,
 ) -> None:
-    """Measure a disk, and advise how often to save.
+    """Measure a disk; advise how often to save.
 
     A few files of that size, 2 GB at most, are written and removed.
     """
