@@ -61,7 +61,19 @@ class Budget:
             ExcessError: there are too many for its length.
         """
         self._nodes += number
-        if self._nodes > _FREE_NODES and self._nodes > _FREE_NODES + self._length() // _BYTES_A_NODE:
+        if self._nodes > _FREE_NODES:
+            self.expect_nodes(0)
+
+    def expect_nodes(self, number: int) -> None:
+        """Looks ahead, so that what has too many places is refused before they are made.
+
+        Args:
+            number: how many more places will be counted.
+
+        Raises:
+            ExcessError: with them there would be too many for its length.
+        """
+        if self._nodes + number > _FREE_NODES + self._length() // _BYTES_A_NODE:
             self.refuse("it holds far more values than a state of its length")
 
     def charge(self, cost: int) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from tests.support.folders import REPOSITORY, SUPPORT
 
-MOST_SECONDS = 2
+# Several times what formats/budget.py allows: a loop that explodes takes hundreds of times as long.
+MOST_SECONDS = 8  # of a processor's time
 MOST_BYTES = 200_000_000  # beyond the file's own size
 # In turns of three, those whose answers are compared meet the same files: list, verify, latest --intact.
 CALLS = ["list", "latest", "clean", "verify", "load", "train", "latest --intact"]
@@ -91,7 +92,6 @@ def read_reports(ended: subprocess.CompletedProcess[bytes], listed: list[Any], s
         "events": [],
         "out": "",
         "err": "",
-        "seconds": 99.0,
         "busy": 99.0,
         "grown": 0,
     }
@@ -195,8 +195,7 @@ def test_whatever_is_printed_is_harmless_to_a_terminal(session):
 
 
 def is_slow(_: dict[str, Any], call: dict[str, Any]) -> float:
-    # Of the processor's time, so that a busy machine does not count; a wait shows in the other.
-    return call["seconds"] if call["busy"] > MOST_SECONDS or call["seconds"] > 5 * MOST_SECONDS else 0
+    return call["busy"] if call["busy"] > MOST_SECONDS else 0
 
 
 def is_large(file: dict[str, Any], call: dict[str, Any]) -> int:

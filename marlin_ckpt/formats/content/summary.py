@@ -122,6 +122,8 @@ class _Summary:
 
 def _merged(children: list[Branch]) -> list[Branch]:
     """Makes one of numbered neighbours of one structure; where many are left, of one structure but shapes."""
+    if len(children) < 2:  # noqa: PLR2004 - nothing to merge
+        return children
     merged = [_merge(group) for group in _groups(children, 0)]
     if sum(_NUMBERED.fullmatch(child.key) is not None for child in merged) > _MOST_TOLD:
         merged = [_merge(group) for group in _groups(children, 1)]

@@ -138,6 +138,8 @@ class Builder:
             self._seen.add(id(value))
             self._on_path.add(id(value))
             self._is_repeated = is_repeated
+            if type(value) is not Stub:  # of which not every part is a place
+                self._budget.expect_nodes(size)
             node.children = [self._node(key, path, part) for key, part in parts]
             self._is_repeated = was_repeated
             self._on_path.discard(id(value))

@@ -14,9 +14,10 @@ from marlin_ckpt.errors import CorruptCheckpointError, UnsafeCheckpointError
 from marlin_ckpt.formats.budget import Budget, ExcessError, check_json
 from marlin_ckpt.formats.content.outline import read_outline
 from marlin_ckpt.formats.content.summary import summarise
+from marlin_ckpt.formats.content.tree import Builder
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle import storages
-from marlin_ckpt.formats.pickle.stubs import StubReader
+from marlin_ckpt.formats.pickle.stubs import Global, Storage, StubReader
 from marlin_ckpt.formats.torch import pickler, unpickling
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.formats.verification import verify
@@ -142,6 +143,14 @@ def test_what_would_fill_memory_only_when_it_is_shown_is_refused_as_too_large_an
     with open_source(path) as source, refused as caught:
         read_outline(source)
     assert caught.value.where == path
+
+
+def test_a_list_of_too_many_values_is_refused_before_any_of_them_is_made():
+    placed: list[str] = []
+    builder = Builder(lambda name, _: placed.append(name), Budget(lambda: 1_000))
+    with pytest.raises(ExcessError, match="far more values"):
+        builder.build([Storage(("storage", Global(("torch", "FloatStorage")), "0", "cpu", 4))] * 100_000)
+    assert placed == []
 
 
 def test_equal_large_values_in_many_places_are_not_compared_again_in_each(tmp_path):
