@@ -24,6 +24,7 @@ cadence     how often a run can afford to save
 reports     what a save cost
 entries     what a look at a store finds, before any file is opened
 naming      the grammar of file names
+grammars    those of other tools
 errors      everything that is raised on purpose, with the exit codes
 version     the version
 """
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.checkpoint import Checkpoint as Checkpoint
     from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer as AbstractCheckpointer
     from marlin_ckpt.checkpointer.default import DefaultCheckpointer as DefaultCheckpointer
-    from marlin_ckpt.directory.catalog import get_latest_file as get_latest_file
+    from marlin_ckpt.directory.latest import get_latest_file as get_latest_file
     from marlin_ckpt.errors import ArgumentsError as ArgumentsError
     from marlin_ckpt.errors import BadFileError as BadFileError
     from marlin_ckpt.errors import CheckpointNotFoundError as CheckpointNotFoundError
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.errors import StorageError as StorageError
     from marlin_ckpt.errors import TrainingError as TrainingError
     from marlin_ckpt.errors import UnknownFormatError as UnknownFormatError
+    from marlin_ckpt.errors import UnloadableStateError as UnloadableStateError
     from marlin_ckpt.errors import UnsafeCheckpointError as UnsafeCheckpointError
     from marlin_ckpt.errors import UnsavableStateError as UnsavableStateError
     from marlin_ckpt.keep import BestArguments as BestArguments
@@ -69,11 +71,12 @@ _NAMES = {
     "checkpoint": ("Checkpoint",),
     "checkpointer.abstract": ("AbstractCheckpointer",),
     "checkpointer.default": ("DefaultCheckpointer",),
-    "directory.catalog": ("get_latest_file",),
+    "directory.latest": ("get_latest_file",),
     "errors": (
         "ArgumentsError", "BadFileError", "CheckpointNotFoundError", "ConfigError", "CorruptCheckpointError",
         "DirectoryInUseError", "MarlinError", "NotACheckpointError", "StateMismatchError", "StorageError",
-        "TrainingError", "UnknownFormatError", "UnsafeCheckpointError", "UnsavableStateError",
+        "TrainingError", "UnknownFormatError", "UnloadableStateError", "UnsafeCheckpointError",
+        "UnsavableStateError",
     ),
     "keep": ("BestArguments", "RetentionArguments"),
     "training.backend": ("SingleProcess", "TrainerBackend"),

@@ -5,6 +5,7 @@ MarlinError                       exit 1
 +-- ConfigError                   exit 2   a YAML file, a `--set`, or the module that it names
 +-- StorageError (OSError)        exit 1   the disk, the permissions, the directory
 +-- UnsavableStateError           exit 1   a state that cannot be pickled
++-- UnloadableStateError          exit 1   a whole file whose state cannot be made here
 +-- StateMismatchError            exit 1   a loaded state that does not fit the live object
 +-- TrainingError                 exit 1   a run that cannot go on
 +-- BadFileError                  exit 3
@@ -118,6 +119,10 @@ class StorageError(MarlinError, OSError):
 
 class UnsavableStateError(MarlinError):
     """A state holds something that cannot be pickled; no file was written."""
+
+
+class UnloadableStateError(MarlinError):
+    """A file is whole, but its state cannot be made here: a class that it names is missing, or raises."""
 
 
 class StateMismatchError(MarlinError):

@@ -14,7 +14,6 @@ from enum import StrEnum
 TRASH = ".trash"  # the folder in a directory into which `clean --to-trash` moves; nothing is found in it
 
 _MODEL_MARKS = ("_model", "_mode")
-_INTEGER = re.compile(r"[0-9]+")
 _ANY_STEM = re.compile(r"(?P<prefix>.+?)(?P<mark>_model|_mode)?_(?P<index>[0-9]+)", re.DOTALL)
 
 
@@ -78,21 +77,6 @@ def parse_any(name: str, extension: str) -> FileName | None:
         return None
     kind = Kind.MODEL if match["mark"] else Kind.CHECKPOINT
     return FileName(match["prefix"], int(match["index"]), extension, kind)
-
-
-def loose_index(name: str, prefix: str, extension: str) -> int | None:
-    """The index of a name that starts with the prefix but does not fit the grammar (`model_epoch_7.pt`).
-
-    Returns:
-        the last integer of the name's stem, or None: no integer, another prefix or extension, a model file.
-    """
-    if not (name.startswith(prefix) and has_extension(name, extension)):
-        return None
-    found = parse(name, prefix, extension) or parse_any(name, extension)
-    if found is not None:
-        return found.index if found.kind is Kind.CHECKPOINT else None
-    integers = _INTEGER.findall(name[: -len(extension) - 1])
-    return int(integers[-1]) if integers else None
 
 
 def order(path: str) -> tuple[str, int, str]:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
-from marlin_ckpt.directory import catalog, lease, leftovers, needed_space, notes
+from marlin_ckpt.directory import latest, lease, leftovers, needed_space, notes
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.errors import ArgumentsError, Fault, MarlinError, StorageError, UnsavableStateError
 from marlin_ckpt.fields import PathText
@@ -242,7 +242,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
     ) -> str:
         """The path of the checkpoint with the greatest index; see `marlin_ckpt.get_latest_file`."""
         logger = logger or logging.getLogger(_LOGGER_NAME)
-        return catalog.get_latest_file(load_dir, file_prefix, file_ext, logger)
+        return latest.get_latest_file(load_dir, file_prefix, file_ext, logger)
 
     def check_mk_dir(self, dirpath: PathText) -> None:
         """Makes a directory, with its parents, where it is missing.

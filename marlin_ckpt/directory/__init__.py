@@ -1,6 +1,7 @@
 """A directory of checkpoints: what is in it, who may write to it, and what goes from it when. Without torch.
 
 - `catalog`: finds checkpoints; the only discovery. `walk`: goes through a store for it, folder by folder.
+- `latest`: orders checkpoints by their names alone, ours and other tools'.
 - `newest`: the newest checkpoint that is good, whatever good means to the caller.
 - `retention`: which checkpoints are kept, and the removal of the others.
 - `removing`: plans of what goes, for `clean` and for a new run, and the carrying out of every plan.

@@ -2,10 +2,9 @@
 
 import contextlib
 import errno
-import heapq
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from marlin_ckpt import naming
@@ -20,10 +19,9 @@ from marlin_ckpt.storage.store import Store
 _PATH_MAX = 4096  # bytes of a path that open(2) takes, with the null byte at its end: linux/limits.h
 
 _logger = logging.getLogger(__name__)
-_IndexOf = Callable[[str, str, str], int | None]  # of a name, for a prefix and an extension
 
 
-def _readable(store: Store, *, recursive: bool, on_error: OnError | None = None) -> Iterator[Level]:
+def readable(store: Store, *, recursive: bool, on_error: OnError | None = None) -> Iterator[Level]:
     """Walks through what can be opened by its path afterwards; what cannot be read goes to the log."""
 
     def log(folder: str, error: OSError) -> None:
@@ -70,14 +68,14 @@ def find_in(
     Of sub-folders that cannot be read `on_error` is told, where it is given, in place of the log.
     """
     found = []
-    for level in _readable(store, recursive=recursive, on_error=on_error):
+    for level in readable(store, recursive=recursive, on_error=on_error):
         found += [one for one in level.checkpoints if prefix in (None, one.name and one.name.prefix)]
         for path in level.objects:
             if not naming.has_extension(path, extension):
                 continue
             last = path.rpartition("/")[2]
             name = naming.parse(last, prefix, extension) if prefix else naming.parse_any(last, extension)
-            if (name or prefix is None) and (item := _file(store, path)):
+            if (name or prefix is None) and (item := regular_file(store, path)):
                 found.append(Entry(store.place, item, name))
     return sorted(found, key=_order)
 
@@ -88,7 +86,7 @@ def link_targets(store: Store, *, recursive: bool = False) -> dict[tuple[int, ..
     Raises:
         StorageError: the store cannot be read.
     """
-    links = [name for level in _readable(store, recursive=recursive) for name in level.links]
+    links = [name for level in readable(store, recursive=recursive) for name in level.links]
     found = (item for name in sorted(links, reverse=True) if (item := _look(store, name)))
     return {item.inode: item.name for item in found}
 
@@ -150,7 +148,8 @@ def _look(store: Store, name: str) -> Item | None:
     return None
 
 
-def _file(store: Store, name: str) -> Item | None:
+def regular_file(store: Store, name: str) -> Item | None:
+    """Looks at a name in a store; None where it is no regular file, or cannot be looked at."""
     item = _look(store, name)
     return None if item is None or item.is_folder else item
 
@@ -159,76 +158,3 @@ def _order(entry: Entry) -> tuple[bool, int, str, str]:
     if entry.name is None:
         return (True, 0, "", entry.item.name)
     return (False, entry.name.index, entry.name.kind, entry.item.name)
-
-
-def get_latest_file(
-    load_dir: PathText, file_prefix: str, file_ext: str = "pt", logger: logging.Logger = _logger
-) -> str:
-    """The path of the checkpoint with the greatest index, by the names of the files alone.
-
-    Looks in sub-directories too. Where no name fits `{file_prefix}_{index}.{file_ext}`, names that only start
-    with the prefix are ordered by the last integer of their stem. Model files are never considered. Of equal
-    indices the file changed last wins, then the greater path.
-
-    Args:
-        load_dir: the directory to search.
-        file_prefix: what the names start with.
-        file_ext: the extension, without its dot.
-        logger: is told at level INFO when there is none.
-
-    Returns:
-        the path, or "" when there is none or no such directory.
-
-    Raises:
-        StorageError: the directory cannot be read.
-    """
-    latest = next(newest_first(load_dir, file_prefix, file_ext), "")
-    if not latest:
-        logger.info("No checkpoint found under %s.", os.fspath(load_dir))
-    return latest
-
-
-def newest_first(directory: PathText, prefix: str, extension: str = "pt") -> Iterator[str]:
-    """The paths of all checkpoints that `get_latest_file` chooses from, its choice first.
-
-    There are none where there is no such directory. All names are read at the first step, and of the files
-    only those looked at that are asked for.
-
-    Raises:
-        StorageError: the directory cannot be read.
-    """
-    with contextlib.suppress(CheckpointNotFoundError), open_store(directory) as store:
-        levels = list(_readable(store, recursive=True))
-        for index_of in (naming.checkpoint_index, naming.loose_index):
-            has_found = False
-            for items in _groups(store, levels, index_of, prefix, extension):
-                for item in sorted(items, key=lambda one: (one.modified_ns, one.name), reverse=True):
-                    has_found = True
-                    yield os.path.join(store.place, item.name)
-            if has_found:
-                return
-
-
-def _groups(
-    store: Store, levels: Iterable[Level], index_of: _IndexOf, prefix: str, extension: str
-) -> Iterator[list[Item]]:
-    """What has one index, the greatest index first, looked at only now."""
-    known: dict[str, Item] = {}
-    greatest: list[tuple[int, str]] = []  # a heap, since of 100,000 mostly one is asked for
-    for level in levels:
-        for name in level.objects:
-            index = index_of(name.rpartition("/")[2], prefix, extension)
-            if index is not None:
-                greatest.append((-index, name))
-        for one in level.checkpoints:
-            if one.name and one.name.prefix == prefix and one.name.kind is naming.Kind.CHECKPOINT:
-                known[one.item.name] = one.item
-                greatest.append((-one.name.index, one.item.name))
-    heapq.heapify(greatest)
-    while greatest:
-        index, items = greatest[0][0], []
-        while greatest and greatest[0][0] == index:
-            name = heapq.heappop(greatest)[1]
-            if item := known.get(name) or _file(store, name):
-                items.append(item)
-        yield items

@@ -1,23 +1,53 @@
-"""The one search for the newest checkpoint that is good, whatever good means to the caller."""
+"""The one search for the newest checkpoint that is good, and the one decision on what it passes over."""
 
+import errno
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from marlin_ckpt.errors import CheckpointNotFoundError
-from marlin_ckpt.formats.verdicts import Verdict
-from marlin_ckpt.formats.verification import verify
+from marlin_ckpt.entries import Entry
+from marlin_ckpt.errors import (
+    BadFileError,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    MarlinError,
+    NotACheckpointError,
+    StorageError,
+    drop_frames,
+)
+from marlin_ckpt.formats.verdicts import Status, status_of
+from marlin_ckpt.formats.verification import examine
 
 Found = TypeVar("Found")
+Candidates = Callable[[], Iterable[Entry]]
+OnPassedOver = Callable[[str, str], None]
 
 
-def newest(candidates: Callable[[], Iterable[str]], attempt: Callable[[str], Found | None]) -> Found | None:
-    """Tries files, newest first, until one is good.
+def is_passed_over(error: MarlinError) -> bool:
+    """Whether a search goes on to an older checkpoint where the newest fails with this error.
+
+    It does where the file is bad: damaged, incomplete, something else, on a bad block of the disk; and not
+    where the file may be as good as any and the fault is in what surrounds it: a class that is missing, a
+    newer format, permissions, memory. An older checkpoint would then be a wrong answer.
+    """
+    if isinstance(error, StorageError):
+        return error.errno == errno.EIO
+    return isinstance(error, (CorruptCheckpointError, NotACheckpointError))
+
+
+def newest(
+    candidates: Candidates,
+    attempt: Callable[[Entry], Found | None],
+    on_bad: Callable[[MarlinError], None] = lambda _: None,
+) -> Found | None:
+    """Tries checkpoints, newest first, until one is good.
 
     Args:
-        candidates: lists the files; called again where one has vanished meanwhile, since a newer one may have
+        candidates: lists them; called again where one has vanished meanwhile, since a newer one may have
             come in its place.
-        attempt: tries a file once. It returns None where the file is to be passed over, and raises
-            CheckpointNotFoundError where it has vanished; what else it raises ends the search.
+        attempt: tries a checkpoint once. It returns None where it is to be passed over, and raises
+            CheckpointNotFoundError where it has vanished; what else it raises ends the search, unless
+            `is_passed_over` says that it does not.
+        on_bad: told of each error for which a checkpoint is passed over.
 
     Returns:
         what `attempt` returned of the first good one; None where there is none.
@@ -26,36 +56,59 @@ def newest(candidates: Callable[[], Iterable[str]], attempt: Callable[[str], Fou
     has_vanished = True
     while has_vanished:
         has_vanished = False
-        for path in candidates():
-            if path in tried:
+        for entry in candidates():
+            if entry.path in tried:
                 continue
-            tried.add(path)  # also where it vanishes: a link that leads nowhere would be listed for ever
+            tried.add(
+                entry.path
+            )  # also where it vanishes: a link that leads nowhere would be listed for ever
             try:
-                found = attempt(path)
+                found = attempt(entry)
             except CheckpointNotFoundError:
                 has_vanished = True
                 break
+            except MarlinError as error:
+                if not is_passed_over(error):
+                    raise
+                drop_frames(error)  # which hold the state of this file while the next one is read
+                on_bad(error)
+                continue
             if found is not None:
                 return found
     return None
 
 
-def newest_intact(
-    candidates: Callable[[], Iterable[str]], on_passed_over: Callable[[Verdict], None] = lambda _: None
-) -> str:
-    """The path of the first of some files, newest first, that is intact or soundly repacked, or "".
+def newest_intact(candidates: Candidates, on_passed_over: OnPassedOver = lambda *_: None) -> Entry | None:
+    """The first of some checkpoints, newest first, that is intact or soundly repacked.
 
     Args:
         candidates: as for `newest`.
-        on_passed_over: called with the verdict on each file that is not intact: files without checksums are
+        on_passed_over: called with the path of each other one, and the reason: files without checksums are
             among them, since nothing proves their data.
-    """
 
-    def attempt(path: str) -> str | None:
-        verdict = verify(path)
-        if verdict.status.is_sound:
-            return path
-        on_passed_over(verdict)
+    Raises:
+        MarlinError: the search cannot go on; see `is_passed_over`.
+    """
+    return _newest_of(candidates, (), on_passed_over)
+
+
+def newest_loadable(candidates: Candidates, on_passed_over: OnPassedOver = lambda *_: None) -> Entry | None:
+    """As `newest_intact`, but a checkpoint of a format that has no checksums will do as well."""
+    return _newest_of(candidates, (Status.UNVERIFIABLE,), on_passed_over)
+
+
+def _newest_of(
+    candidates: Candidates, accepted: tuple[Status, ...], on_passed_over: OnPassedOver
+) -> Entry | None:
+    def attempt(entry: Entry) -> Entry | None:
+        verdict = examine(entry)
+        if verdict.status.is_sound or verdict.status in accepted:
+            return entry
+        on_passed_over(entry.path, f"{verdict.status}: {verdict.reason}")
         return None
 
-    return newest(candidates, attempt) or ""
+    def on_bad(error: MarlinError) -> None:
+        status = f"{status_of(error)}: " if isinstance(error, BadFileError) else ""
+        on_passed_over(error.where, status + error.what)
+
+    return newest(candidates, attempt, on_bad)

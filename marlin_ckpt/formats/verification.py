@@ -1,12 +1,15 @@
 """Whether a file is intact: every byte accounted for, every checksum holding. Without torch."""
 
+import contextlib
+import os
+
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError, CorruptCheckpointError
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.formats.verdicts import Verdict, status_of
 from marlin_ckpt.formats.zip.records import OnBytes
-from marlin_ckpt.storage.local.files import open_source
+from marlin_ckpt.storage.local.files import again_if_stale, open_source
 from marlin_ckpt.storage.local.store import open_store
 
 # What verify looks for in a directory.
@@ -24,15 +27,35 @@ def verify(what: Entry | str, on_bytes: OnBytes = lambda _: None) -> Verdict:
         CheckpointNotFoundError: there is no such file.
         StorageError: it cannot be read.
     """
+    try:
+        return examine(what, on_bytes)
+    except BadFileError as error:
+        tensors = error.tensors if isinstance(error, CorruptCheckpointError) else ()
+        path = what.path if isinstance(what, Entry) else what
+        return Verdict(path, status_of(error), error.what, tensors, _size_bytes(path), error.hint)
+
+
+def examine(what: Entry | str, on_bytes: OnBytes = lambda _: None) -> Verdict:
+    """The verdict on a checkpoint, as `verify`; of a file that is bad, the error that says why.
+
+    Raises:
+        BadFileError: it is a file whose content is bad.
+        CheckpointNotFoundError, StorageError: as `verify` raises them.
+    """
     if isinstance(what, Entry) and (layout := layouts.of(what)):
         with open_store(what.place) as store:
             return layout.verify(store, what, on_bytes)
     path = what.path if isinstance(what, Entry) else what
-    with open_source(path) as source:
-        size = source.size_bytes
-        try:
+
+    def read() -> Verdict:
+        with open_source(path) as source:
             found = open_format(source).verify(source, on_bytes)
-        except BadFileError as error:
-            tensors = error.tensors if isinstance(error, CorruptCheckpointError) else ()
-            return Verdict(path, status_of(error), error.what, tensors, size, error.hint)
-    return Verdict(path, found.status, found.reason, (), size)
+            return Verdict(path, found.status, found.reason, (), source.size_bytes)
+
+    return again_if_stale(read)
+
+
+def _size_bytes(path: str) -> int:
+    with contextlib.suppress(OSError):
+        return os.stat(path).st_size
+    return 0

@@ -1,5 +1,6 @@
 """Finds the checkpoint that is to be loaded, and loads it."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -9,15 +10,14 @@ from typing import Any, NamedTuple
 from marlin_ckpt import errors
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
-from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory import latest
 from marlin_ckpt.directory.newest import newest, newest_intact
+from marlin_ckpt.entries import Entry
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch import reader
 from marlin_ckpt.loading.payload import check_payload
 from marlin_ckpt.loading.restoring import Pair, Restoration
-
-_BAD = (errors.CorruptCheckpointError, errors.NotACheckpointError, errors.UnknownFormatError)
 
 
 class Loaded(NamedTuple):
@@ -61,26 +61,22 @@ class Loader:
         try:
             return self._read(os.path.join(load_dir, filename))
         except errors.CorruptCheckpointError as error:
-            intact = newest_intact(lambda: self._candidates(load_dir))
-            error.hint = f"the newest intact checkpoint is {intact}" if intact else error.hint
+            with contextlib.suppress(errors.MarlinError):  # this error counts, whatever ends the search
+                if intact := newest_intact(lambda: self._candidates(load_dir)):
+                    error.hint = f"the newest intact checkpoint is {intact.path}"
             raise
 
-    def _candidates(self, load_dir: PathText) -> Iterator[str]:
-        return catalog.newest_first(load_dir, self.args.file_prefix, self.args.file_ext)
+    def _candidates(self, load_dir: PathText) -> Iterator[Entry]:
+        return latest.newest_first(load_dir, self.args.file_prefix, self.args.file_ext, self.logger)
 
     def _load_newest(self, load_dir: PathText) -> Loaded:
         passed_over: list[errors.MarlinError] = []
 
-        def attempt(path: str) -> Loaded | None:
-            try:
-                return self._read(path)
-            except _BAD as error:
-                errors.drop_frames(error)  # which hold the state of this file while the next one is read
-                passed_over.append(error)
-                self.logger.warning("Passed over: %s", error)
-                return None
+        def on_bad(error: errors.MarlinError) -> None:
+            passed_over.append(error)
+            self.logger.warning("Passed over: %s", error)
 
-        if found := newest(lambda: self._candidates(load_dir), attempt):
+        if found := newest(lambda: self._candidates(load_dir), lambda one: self._read(one.path), on_bad):
             return found
         if passed_over:
             first = passed_over[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import catalog, lease, notes
-from marlin_ckpt.directory.newest import newest_intact
+from marlin_ckpt.directory.newest import newest_loadable
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.naming import FileName, Kind
@@ -82,12 +82,12 @@ def decide(
     if resume and checkpoints:
         suspects = _suspects(save_dir, checkpoints) if guards else {}
         skipped = list(suspects.values())
-        intact = newest_intact(
-            lambda: [one.path for one in reversed(_checkpoints(args)) if one.path not in suspects],
-            lambda verdict: skipped.append(f"{verdict.path}: {verdict.reason}"),
+        found = newest_loadable(
+            lambda: [one for one in reversed(_checkpoints(args)) if one.path not in suspects],
+            lambda path, reason: skipped.append(f"{path}: {reason}"),
         )
-        # Where none is intact, loading the newest raises the error that says why.
-        return Start(save_dir, resumes_from=intact or checkpoints[-1].path, skipped=tuple(skipped))
+        # Where there is none, loading the newest raises the error that says why.
+        return Start(save_dir, resumes_from=(found or checkpoints[-1]).path, skipped=tuple(skipped))
     if not (args.checkpoint and epochs):
         return Start(save_dir)
     last = epochs - 1

@@ -13,7 +13,7 @@ import pytest
 
 from marlin_ckpt import DefaultCheckpointer
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory import catalog, latest
 from tests.support.folders import REPOSITORY
 
 
@@ -86,16 +86,16 @@ def saved(make_checkpointer, make_checkpoint) -> DefaultCheckpointer:
 def test_a_load_whose_newest_files_vanish_after_the_look_gives_the_newest_that_is_left(
     saved, monkeypatch, vanishing
 ):
-    look, paths = catalog.newest_first, []
+    look, paths = latest.newest_first, []
 
     def look_and_remove(*args):
         found = list(look(*args))
         if len(paths) < vanishing:
             paths.append(found[0])
-            os.unlink(found[0])
+            os.unlink(found[0].path)
         return iter(found)
 
-    monkeypatch.setattr(catalog, "newest_first", look_and_remove)
+    monkeypatch.setattr(latest, "newest_first", look_and_remove)
     assert saved.load().trainer_state == {"last_epoch": 4 - vanishing}
     assert len(paths) == vanishing
 

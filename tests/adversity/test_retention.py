@@ -15,7 +15,8 @@ import pytest
 
 from marlin_ckpt import RetentionArguments
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.directory import catalog, removing
+from marlin_ckpt.directory import removing
+from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.newest import newest_intact
 from marlin_ckpt.directory.retention.decide import Candidate, decide
 from marlin_ckpt.directory.retention.plan import Keeping
@@ -64,8 +65,8 @@ def test_a_run_killed_every_few_saves_ends_with_what_the_pure_function_names(
         with run:
             reported = max([reported, *(int(line.split()[1]) for line in run.stdout if "saved" in line)])
         assert run.returncode in (0, -signal.SIGKILL)
-        newest = newest_intact(lambda: catalog.newest_first(folder, "model"))
-        assert int(Path(newest).stem.split("_")[1]) >= reported
+        newest = newest_intact(lambda: newest_first(folder, "model"))
+        assert int(Path(newest.path).stem.split("_")[1]) >= reported
     with start(folder, repository, saves, how) as last:
         assert f"saved {saves - 2}" in last.stdout.read()
     assert last.returncode == 0

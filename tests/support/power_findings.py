@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from marlin_ckpt import MarlinError, naming
-from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.newest import newest_intact
 from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.verdicts import Status
@@ -75,8 +75,9 @@ class Finder:
             self.put(tree)
             finals = {path: one.digest for path, one in tree.items() if one and not is_temporary_path(path)}
             saves = {path: self._save_at(path, digest) for path, digest in finals.items()}
-            candidates = catalog.newest_first(os.path.join(self.root, CHECKPOINTS), "model")
-            self.seen[key] = Found(saves, newest_intact(lambda: candidates))
+            candidates = newest_first(os.path.join(self.root, CHECKPOINTS), "model")
+            found = newest_intact(lambda: candidates)
+            self.seen[key] = Found(saves, found.path if found else "")
         return self.seen[key]
 
     def put(self, tree: Tree) -> None:

@@ -28,7 +28,7 @@ from marlin_ckpt import (
     DefaultCheckpointerArguments,
     naming,
 )
-from marlin_ckpt.directory import catalog, removing
+from marlin_ckpt.directory import catalog, latest, removing
 from marlin_ckpt.formats import inspection, verification
 from marlin_ckpt.formats.verdicts import Status
 
@@ -219,7 +219,7 @@ def go_on_verifying(board: Board, directory: str) -> dict:
 def go_on_listing(board: Board, directory: str) -> dict:
     found = {"listed": 0, "faults": []}
     while not board.stop[0]:
-        if not catalog.get_latest_file(directory, "model"):
+        if not latest.get_latest_file(directory, "model"):
             found["faults"].append("no latest file")
         for one in map(inspection.inspect, catalog.find(directory)):
             found["listed"] += 1

@@ -9,9 +9,9 @@ from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.formats.verdicts import Verdict
 
 
-def passed_over(verdict: Verdict) -> None:
+def passed_over(path: str, reason: str) -> None:
     """Prints why a search for an intact file excludes this one."""
-    output.talk(f"passed over {escape(verdict.path)}: {verdict.status}: {escape(verdict.reason)}")
+    output.talk(f"passed over {escape(path)}: {escape(reason)}")
 
 
 def show(found: list[Verdict], *, quiet: bool) -> None:

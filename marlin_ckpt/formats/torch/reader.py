@@ -1,8 +1,10 @@
 """Turns files into states: into new tensors, or straight into the memory of live ones."""
 
 import contextlib
+import errno
 import io
 import os
+import pickle
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +18,7 @@ from marlin_ckpt.errors import (
     MarlinError,
     NotACheckpointError,
     StorageError,
+    UnloadableStateError,
     UnsafeCheckpointError,
 )
 from marlin_ckpt.fields import PathText
@@ -27,7 +30,7 @@ from marlin_ckpt.formats.torch.placement import Pair, Storages
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.records import read_record, read_records
-from marlin_ckpt.storage.local.files import open_source
+from marlin_ckpt.storage.local.files import again_if_stale, open_source
 from marlin_ckpt.storage.source import Source, SourceFile
 
 # A pickle that imports nothing else makes its tensors without a look at their bytes, which may then be read
@@ -39,6 +42,8 @@ _PLAIN_NAMES = re.compile(
     re.ASCII,
 )
 _OWN = "if the file is your own, load it with weights_only: false"
+_OWN_NAMES = f"{_OWN}, or allow these names alone by torch.serialization.add_safe_globals"
+_NEEDS_CODE = "the file itself is whole: run where the code that it was saved with can be imported"
 
 FindPairs = Callable[[Any, Manifest | None], Iterable[Pair]]
 
@@ -67,9 +72,19 @@ def read_file(
         UnknownFormatError: a newer marlin-ckpt wrote it.
         CorruptCheckpointError: bytes are missing or changed.
         UnsafeCheckpointError: it needs more than `weights_only` allows; nothing of it was executed.
+        UnloadableStateError: what it needs beyond that cannot be imported here, or raises.
         MarlinError: what `pairs` raised.
     """
     text = os.fspath(path)
+    try:
+        return again_if_stale(lambda: _read(text, weights_only=weights_only, log=log, pairs=pairs))
+    except MemoryError as error:
+        raise _no_memory(text) from error
+
+
+def _read(
+    text: str, *, weights_only: bool, log: Callable[[str], None], pairs: FindPairs
+) -> tuple[Any, Manifest | None]:
     with open_source(text) as source:
         file_format = format_of(source)
         if file_format is Format.SAFETENSORS:
@@ -88,7 +103,7 @@ def read_file(
                 read_records(source, container, storages.places(pairs(state, manifest)))
                 return state, manifest
             read_records(source, container)
-            state = _load_with_torch(source, weights_only=weights_only)
+            state = _load_with_torch(source, weights_only=weights_only, is_proven=container.has_checksums)
         pairs(state, manifest)
         return state, manifest
 
@@ -130,8 +145,9 @@ def _make_plain(source: Source, container: Container, *, weights_only: bool) -> 
     return state, storages
 
 
-def _load_with_torch(source: Source, *, weights_only: bool) -> Any:
-    with io.BufferedReader(SourceFile(source)) as file, _told_as_ours(source, weights_only=weights_only):
+def _load_with_torch(source: Source, *, weights_only: bool, is_proven: bool = False) -> Any:
+    ours = _told_as_ours(source, weights_only=weights_only, is_proven=is_proven)
+    with io.BufferedReader(SourceFile(source)) as file, ours:
         # Asked for weights_only, torch searches a failure's message with patterns that take minutes on a
         # hostile name of 100,000 letters; handed an unpickler, it unpickles in the same way.
         unpickler = unpickling if weights_only else None
@@ -140,25 +156,50 @@ def _load_with_torch(source: Source, *, weights_only: bool) -> Any:
 
 
 @contextlib.contextmanager
-def _told_as_ours(source: Source, *, weights_only: bool) -> Iterator[None]:
-    """Turns whatever unpickling raises into one of our errors; mutated pickles alone raise a dozen types."""
+def _told_as_ours(source: Source, *, weights_only: bool, is_proven: bool = False) -> Iterator[None]:
+    """Turns whatever unpickling raises into one of our errors; mutated pickles alone raise a dozen types.
+
+    Args:
+        source: the file.
+        weights_only: whether nothing but plain values and tensors is imported.
+        is_proven: whether checksums hold for every byte, so that it is no damage what makes it fail.
+    """
     try:
         yield
     except ExcessError as error:
         raise ExcessError(error.what, source.path, _OWN) from error
     except MarlinError:
         raise
-    except MemoryError as error:
-        raise StorageError("not enough memory to load the file", source.path) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _no_memory(source.path) from error
     except Exception as error:
+        if "allocate memory" in str(error):  # torch's CPU allocator raises a plain RuntimeError
+            raise _no_memory(source.path) from error
         reason = _reason(error)
         if weights_only and (names := _unsafe_names(source, reason)):
             what = f"refused as unsafe: loading it would import {', '.join(names)}"
-            raise UnsafeCheckpointError(what, source.path, _OWN, names=names) from error
+            raise UnsafeCheckpointError(what, source.path, _OWN_NAMES, names=names) from error
         if weights_only and "Unsupported operand" in reason:
             what = f"refused: it holds what weights_only does not read: {reason}"
             raise UnsafeCheckpointError(what, source.path, _OWN) from error
+        if not weights_only and _is_of_code(error, is_proven=is_proven):
+            what = f"cannot be loaded here: {type(error).__name__}: {reason}"
+            raise UnloadableStateError(what, source.path, _NEEDS_CODE) from error
         raise CorruptCheckpointError(f"cannot be unpickled: {reason}", source.path) from error
+
+
+def _no_memory(path: str) -> StorageError:
+    return StorageError("not enough memory to load the file", path, errno=errno.ENOMEM)
+
+
+def _is_of_code(error: Exception, *, is_proven: bool) -> bool:
+    """Whether an error comes of the code that a file names, and not of the file's own structure."""
+    if isinstance(error, (ImportError, AttributeError)):
+        return True
+    is_structure = isinstance(error, (pickle.UnpicklingError, EOFError)) or "PytorchStreamReader" in str(
+        error
+    )
+    return is_proven and not is_structure
 
 
 def _unsafe_names(source: Source, reason: str) -> tuple[str, ...]:

@@ -4,10 +4,13 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
+from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError, drop_frames
 from marlin_ckpt.fields import PathText
+
+Result = TypeVar("Result")
 
 _LONGEST_READ = 1 << 30  # bytes that one call is asked for; Linux gives 2 GiB at most: read(2)
 
@@ -108,11 +111,36 @@ def open_regular(path: PathText, flags: int = os.O_RDONLY, *, dir_fd: int | None
         OSError: it cannot be opened, or is not a regular file (errno EINVAL, `strerror` says what it is).
     """
     fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666, dir_fd=dir_fd)
+    try:
+        _check_regular(fd, path)
+    except OSError:
+        close_quietly(fd)
+        raise
+    return fd
+
+
+def _check_regular(fd: int, path: PathText) -> None:
     kind = file_kind(os.fstat(fd).st_mode)
     if kind != "a regular file":
-        os.close(fd)
         raise OSError(errno.EINVAL, f"is {kind}", os.fspath(path))
-    return fd
+
+
+def again_if_stale(read: Callable[[], Result]) -> Result:
+    """Opens and reads a file; once more where a network file system calls its handle stale: nfs(5).
+
+    Args:
+        read: does both, and changes nothing that a second call would not change in the same way.
+
+    Raises:
+        StorageError: it is stale again, or cannot be read for another reason.
+    """
+    try:
+        return read()
+    except StorageError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        drop_frames(error)
+    return read()
 
 
 def sync_open_directory(fd: int) -> None:

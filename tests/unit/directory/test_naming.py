@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from marlin_ckpt.naming import FileName, Kind, has_extension, loose_index, parse, parse_any
+from marlin_ckpt.naming import FileName, Kind, has_extension, parse, parse_any
 
 _characters = st.characters(exclude_characters="/\0", codec=None)
 _prefixes = st.text(_characters, min_size=1, max_size=20) | st.sampled_from(
@@ -126,24 +126,3 @@ def test_leading_zeros_do_not_change_the_index():
 )
 def test_an_extension_is_compared_with_its_dot_and_as_a_whole(name: str, expected: bool):
     assert has_extension(name, "pt") is expected
-
-
-@pytest.mark.parametrize(
-    ("name", "index"),
-    [
-        ("model_epoch_7.pt", 7),
-        ("model-7.pt", 7),
-        ("model7.pt", 7),
-        ("model_3_of_12.pt", 12),
-        ("model_7_final.pt", 7),
-        ("model_final.pt", None),
-        ("model_\u0667.pt", None),
-        ("model_7.ppt", None),
-        ("model_final.pt2", None),
-        ("other_7.pt", None),
-        ("model_model_7.pt", None),
-        ("model_mode_7.pt", None),
-    ],
-)
-def test_a_loose_name_has_the_last_integer_of_its_stem_as_index(name: str, index: int | None):
-    assert loose_index(name, "model", "pt") == index

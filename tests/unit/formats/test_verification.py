@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.newest import newest_intact
 from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.formats.verdicts import Status
@@ -117,16 +119,18 @@ def test_files_without_checksums_or_without_a_target_are_not_the_newest_intact_o
     without_checksums(tmp_path / "model_2.pt")
     (tmp_path / "model_3.pt").symlink_to("nowhere")
     skipped: list[str] = []
-    paths = [str(tmp_path / "model_3.pt"), str(tmp_path / "model_2.pt"), str(whole)]
-    assert newest_intact(lambda: paths, lambda verdict: skipped.append(verdict.path)) == str(whole)
+    found = newest_intact(lambda: newest_first(tmp_path, "model"), lambda path, _: skipped.append(path))
+    assert found is not None
+    assert found.path == str(whole)
     assert skipped == [str(tmp_path / "model_2.pt")]
 
 
 def test_a_newer_file_that_came_while_one_vanished_is_found(tmp_path: Path) -> None:
     older, newer = save(tmp_path), tmp_path / "model_4.pt"
-    looks = [[str(tmp_path / "model_3.pt"), str(older)], [str(newer), str(older)]]
     shutil.copy(older, newer)
-    assert newest_intact(lambda: looks.pop(0)) == str(newer)
+    new, old = newest_first(tmp_path, "model")
+    looks = [[replace(new, item=new.item._replace(name="model_3.pt")), old], [new, old]]
+    assert newest_intact(lambda: looks.pop(0)) == new
 
 
 def test_a_missing_file_cannot_be_verified(tmp_path: Path) -> None:

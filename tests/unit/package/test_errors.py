@@ -23,6 +23,7 @@ from marlin_ckpt.errors import (
     StorageError,
     TrainingError,
     UnknownFormatError,
+    UnloadableStateError,
     UnsafeCheckpointError,
     UnsavableStateError,
 )
@@ -34,6 +35,7 @@ EVERY_ERROR = [
     ConfigError(_FAULTS),
     StorageError("cannot write: No space left on device", "/tmp/model_1.pt", "make room", errno=errno.ENOSPC),
     UnsavableStateError("the state cannot be pickled"),
+    UnloadableStateError("cannot be loaded here: No module named 'mycode'", "x.pt"),
     StateMismatchError("does not fit", "optimizer 0"),
     TrainingError("no data"),
     UnknownFormatError("the manifest has format 2", "x.pt", "upgrade"),

@@ -37,6 +37,7 @@ PUBLIC_NAMES = [
     "TrainerBackend",
     "TrainingError",
     "UnknownFormatError",
+    "UnloadableStateError",
     "UnsafeCheckpointError",
     "UnsavableStateError",
     "get_latest_file",

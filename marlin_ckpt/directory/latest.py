@@ -1,0 +1,191 @@
+"""Orders checkpoints by their names alone, the newest first.
+
+The names are read by our grammar; where none fits it by those of other tools; and where none fits these by
+the last integer of the stem, as PyMarlin does, which says nothing certain.
+"""
+
+import contextlib
+import heapq
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn
+
+from marlin_ckpt import naming
+from marlin_ckpt.directory.catalog import readable, regular_file
+from marlin_ckpt.directory.walk import Level
+from marlin_ckpt.entries import Entry
+from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.store import Store
+
+_INTEGER = re.compile(r"[0-9]+")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+
+_logger = logging.getLogger(__name__)
+_Key = tuple[int, ...]
+_Keyed = list[tuple[_Key, str]]  # keys, the least of which is the newest, and names in the store
+
+
+def get_latest_file(
+    load_dir: PathText, file_prefix: str, file_ext: str = "pt", logger: logging.Logger = _logger
+) -> str:
+    """The path of the checkpoint with the greatest index, by the names of the files alone.
+
+    Looks in sub-directories too. Where no name fits `{file_prefix}_{index}.{file_ext}`, names that start with
+    the prefix are read as other tools write them (`epoch=2-step=6.ckpt`, `checkpoint-500`) and ordered by
+    step, then epoch; where none of these fits either, by the last integer of the stem, with a warning. Model
+    files are never considered. Of equal indices the file changed last wins, then the greater path.
+
+    Args:
+        load_dir: the directory to search.
+        file_prefix: what the names start with.
+        file_ext: the extension, without its dot.
+        logger: is told at level INFO when there is none.
+
+    Returns:
+        the path, or "" when there is none or no such directory.
+
+    Raises:
+        StorageError: the directory cannot be read.
+    """
+
+    def guess(one: str, other: str) -> None:
+        logger.warning("Names do not tell which is newer, and the last integer decides: %s, %s.", one, other)
+
+    latest = next(_newest_first(load_dir, file_prefix, file_ext, logger, guess), None)
+    if latest is None:
+        logger.info("No checkpoint found under %s.", os.fspath(load_dir))
+        return ""
+    return latest.path
+
+
+def newest_first(
+    directory: PathText, prefix: str, extension: str = "pt", logger: logging.Logger = _logger
+) -> Iterator[Entry]:
+    """All checkpoints that `get_latest_file` chooses from, its choice first.
+
+    There are none where there is no such directory. All names are read at the first step, and of the files
+    only those looked at that are asked for.
+
+    Raises:
+        StorageError: the directory cannot be read.
+        MarlinError: the names do not tell which is the newest.
+    """
+
+    def refuse(one: str, other: str) -> NoReturn:
+        hint = "name the one to load, or rename them to {prefix}_{index}.{extension}"
+        raise MarlinError(f"names do not tell which is newer: {one}, {other}", os.fspath(directory), hint)
+
+    return _newest_first(directory, prefix, extension, logger, refuse)
+
+
+def _newest_first(
+    directory: PathText,
+    prefix: str,
+    extension: str,
+    logger: logging.Logger,
+    in_doubt: Callable[[str, str], None],
+) -> Iterator[Entry]:
+    with contextlib.suppress(CheckpointNotFoundError), open_store(directory) as store:
+        levels = list(readable(store, recursive=True))
+        known = {one.item.name: one for level in levels for one in level.checkpoints}
+        has_found = False
+        for found in _in_order(store, _by_our_grammar(levels, prefix, extension), known):
+            has_found = True
+            yield found
+        if not has_found:
+            stems = _foreign_stems(levels, prefix, extension)
+            keyed = _by_other_grammars(stems) or _by_last_integer(stems, logger, in_doubt)
+            yield from _in_order(store, keyed, known)
+
+
+def _by_our_grammar(levels: Iterable[Level], prefix: str, extension: str) -> _Keyed:
+    keyed: _Keyed = []
+    for level in levels:
+        for name in level.objects:
+            index = naming.checkpoint_index(name.rpartition("/")[2], prefix, extension)
+            if index is not None:
+                keyed.append(((-index,), name))
+        for one in level.checkpoints:
+            if one.name and one.name.prefix == prefix and one.name.kind is naming.Kind.CHECKPOINT:
+                keyed.append(((-one.name.index,), one.item.name))
+    return keyed
+
+
+def _foreign_stems(levels: Iterable[Level], prefix: str, extension: str) -> dict[str, str]:
+    """The stems of the names that start with the prefix, by the names; those of model files are left out."""
+    stems = {}
+    for level in levels:
+        for name in level.objects:
+            last = name.rpartition("/")[2]
+            if last.startswith(prefix) and naming.has_extension(last, extension):
+                ours = naming.parse(last, prefix, extension) or naming.parse_any(last, extension)
+                if ours is None or ours.kind is naming.Kind.CHECKPOINT:
+                    stems[name] = last[: -len(extension) - 1]
+    return stems
+
+
+def _by_other_grammars(stems: dict[str, str]) -> _Keyed:
+    """Orders the names that other tools write; nothing where they tell different things."""
+    from marlin_ckpt import grammars  # noqa: PLC0415 - names of ours go without
+
+    read = {name: found for name, stem in stems.items() if (found := grammars.read(stem))}
+    columns = list(zip(*read.values(), strict=True))
+    told = [
+        column for column in columns[:-1] if None not in column
+    ]  # step and epoch, as far as all have them
+    if not told and any(value is not None for column in columns[:-1] for value in column):
+        return []
+    keys = zip(*told, *columns[-1:], strict=True)
+    return [(tuple(-value for value in key), name) for key, name in zip(keys, read, strict=True)]
+
+
+def _by_last_integer(
+    stems: dict[str, str], logger: logging.Logger, in_doubt: Callable[[str, str], None]
+) -> _Keyed:
+    integers = {name: [*map(int, _INTEGER.findall(stem))] for name, stem in stems.items()}
+    keyed: _Keyed = sorted(((-found[-1],), name) for name, found in integers.items() if found)
+    if keyed:
+        newest = keyed[0][1]
+        others = (name for _, name in keyed[1:] if _are_in_doubt(stems[newest], stems[name]))
+        if other := next(others, ""):
+            in_doubt(newest, other)
+        else:
+            logger.warning(
+                "Ordered by the last integer of the name, which fits no tool's grammar: %s.", newest
+            )
+    return keyed
+
+
+def _are_in_doubt(newest: str, other: str) -> bool:
+    """Whether the integers of two names give different orders, or the last one belongs to a metric."""
+    numbers, others = _NUMBER.findall(newest), _NUMBER.findall(other)
+    if not (numbers[-1].isdigit() and others[-1].isdigit()):
+        return numbers != others
+    own, theirs = ([int(one) for one in found if one.isdigit()] for found in (numbers, others))
+    pairs = [*zip(own, theirs, strict=False), *zip(reversed(own), reversed(theirs), strict=False)]
+    return any(mine < another for mine, another in pairs)
+
+
+def _in_order(store: Store, keyed: _Keyed, known: dict[str, Entry]) -> Iterator[Entry]:
+    """The entries of names in the order of their keys; of equal keys the one changed last first.
+
+    Only what is asked for is looked at.
+    """
+    heapq.heapify(keyed)  # of 100,000 mostly one is asked for
+    while keyed:
+        key, found = keyed[0][0], []
+        while keyed and keyed[0][0] == key:
+            name = heapq.heappop(keyed)[1]
+            if one := known.get(name) or _entry(store, name):
+                found.append(one)
+        yield from sorted(found, key=lambda one: (one.modified_ns, one.item.name), reverse=True)
+
+
+def _entry(store: Store, name: str) -> Entry | None:
+    item = regular_file(store, name)
+    last = name.rpartition("/")[2]
+    return item and Entry(store.place, item, naming.parse_any(last, last.rpartition(".")[2]))

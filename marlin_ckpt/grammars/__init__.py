@@ -1,0 +1,40 @@
+"""How other tools name their checkpoints: a module for each tool, which reads the stems of its names.
+
+grammar           Reading: what a name says of its place in a run; Grammar: one tool's names
+accelerate        Accelerate
+deepspeed         DeepSpeed
+fairseq           fairseq
+ignite            PyTorch-Ignite, with the score in the name
+lightning         Lightning and NeMo: pairs such as `step=6`, in any order
+stable_baselines  Stable-Baselines3
+torchtitan        torchtitan
+transformers      the Trainer of Transformers
+"""
+
+from marlin_ckpt.grammars import (
+    accelerate,
+    deepspeed,
+    fairseq,
+    ignite,
+    lightning,
+    stable_baselines,
+    torchtitan,
+    transformers,
+)
+from marlin_ckpt.grammars.grammar import Reading
+
+_GRAMMARS = (
+    lightning.GRAMMAR,
+    transformers.GRAMMAR,
+    accelerate.GRAMMAR,
+    torchtitan.GRAMMAR,
+    deepspeed.GRAMMAR,
+    fairseq.GRAMMAR,
+    ignite.GRAMMAR,
+    stable_baselines.GRAMMAR,
+)
+
+
+def read(stem: str) -> Reading | None:
+    """What a name says of its place in a run, by the first grammar that it fits; None where it fits none."""
+    return next((found for one in _GRAMMARS if (found := one.read(stem))), None)
