@@ -28,23 +28,24 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         the exit code; see the README for what each means.
     """
-    output.prepare()
     handler = output.LogHandler()
     logging.getLogger("marlin_ckpt").addHandler(handler)
-    try:
-        code = _run((sys.argv[1:] if args is None else list(args)) or ["--help"])
-        output.flush()
-    except BaseException as error:  # noqa: BLE001 - every way to end has its code
-        return _code_of(error)
-    else:
-        return code
-    finally:
-        logging.getLogger("marlin_ckpt").removeHandler(handler)
+    with output.prepared():
+        try:
+            code = _run((sys.argv[1:] if args is None else list(args)) or ["--help"])
+            output.flush()
+        except BaseException as error:  # noqa: BLE001 - every way to end has its code
+            return _code_of(error)
+        else:
+            return code
+        finally:
+            logging.getLogger("marlin_ckpt").removeHandler(handler)
 
 
 def _run(arguments: list[str]) -> int:
     try:
-        return _command(app)(arguments, prog_name="marlin-ckpt", standalone_mode=False) or 0
+        with output.writing():  # the help, which Typer prints
+            return _command(app)(arguments, prog_name="marlin-ckpt", standalone_mode=False) or 0
     except CarriedError as carried:
         error: Exception = carried.args[0]
     raise error  # here, so that its own cause is shown

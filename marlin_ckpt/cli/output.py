@@ -7,17 +7,53 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from marlin_ckpt.cli.text import escape
 from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError, StorageError
 
 
-def prepare() -> None:
-    """Makes printing of any text possible, whatever the terminal's encoding."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+@contextlib.contextmanager
+def prepared() -> Iterator[None]:
+    """Makes printing of any text possible: whatever the terminal's encoding, and where a stream is closed.
+
+    A closed stream is the null device meanwhile, and its descriptor stays it: else the next file that is
+    opened would take its number, and what others print would go into that file. At the end, what is left is
+    flushed as far as it can still be written.
+    """
+    with contextlib.ExitStack() as stack:
+        for fd, name in enumerate(("stdin", "stdout", "stderr")):
+            stream = getattr(sys, name)
+            if stream is None:
+                _open_if_closed(fd)
+                stream = stack.enter_context(open(os.devnull, "r+", errors="backslashreplace"))
+                setattr(sys, name, stream)
+                stack.callback(setattr, sys, name, None)
+            if name == "stdin":
+                continue
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+            stack.callback(_end, stream)
+        yield
+
+
+def _end(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        _silence(stream)
+
+
+def _open_if_closed(fd: int) -> None:
+    with contextlib.suppress(OSError):
+        try:
+            os.fstat(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+            os.set_inheritable(fd, True)  # noqa: FBT003
 
 
 class ReaderGoneError(Exception):
@@ -31,49 +67,81 @@ def data(text: str) -> None:
         ReaderGoneError: nobody reads it any more.
         StorageError: it cannot be written.
     """
-    with _stdout() as stream:
+    with writing() as stream:
         stream.write(text + "\n")
 
 
 @contextlib.contextmanager
-def _stdout() -> Iterator[TextIO]:
+def writing() -> Iterator[TextIO]:
+    """Lets a block write to stdout, which it is given; raises as `data` does."""
+    stream, talked = sys.stdout, sys.stderr
     try:
-        yield sys.stdout
+        yield stream
+    except SystemExit as error:
+        if sys.stdout is stream:
+            raise
+        sys.stdout, sys.stderr = stream, talked  # Typer changes both where the reader of its help has gone
+        _silence(stream)
+        raise ReaderGoneError from error
     except BrokenPipeError as error:
-        _silence_stdout()
+        _silence(stream)
         raise ReaderGoneError from error
     except OSError as error:
-        _silence_stdout()
+        _silence(stream)
         raise StorageError.of("cannot write the output", "stdout", error) from error
 
 
-def _silence_stdout() -> None:
-    # Python would print an error at exit, when it flushes stdout.
+def _silence(stream: TextIO) -> None:
+    # Python flushes its streams at exit, and would print an error and change the exit code.
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        fd, null = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, fd)
+        os.close(null)
 
 
 def stdout_for_data_alone() -> AbstractContextManager[object]:
     """Sends to stderr what a user's code prints meanwhile, so that scripts read only our data from stdout."""
-    return contextlib.nullcontext() if sys.stderr is None else contextlib.redirect_stdout(sys.stderr)
+    return contextlib.redirect_stdout(talk_stream())
 
 
 def flush() -> None:
     """Flushes stdout; raises as `data` does."""
-    with _stdout() as stream:
+    with writing() as stream:
         stream.flush()
 
 
+class _Talk:
+    """A stream whose failures matter to nobody: no run ends because nobody hears of it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def talk_stream() -> TextIO:
+    """The stderr of now as a stream that raises nothing where it cannot be written to."""
+    return cast("TextIO", _Talk(sys.stderr))
+
+
 def talk(text: str) -> None:
-    """Prints a line of talk to stderr, where the process has one."""
-    with contextlib.suppress(OSError, ValueError):
-        if sys.stderr is not None:
-            sys.stderr.write(text + "\n")
+    """Prints a line of talk to stderr, as far as that can be written to."""
+    talk_stream().write(text + "\n")
 
 
 def is_terminal() -> bool:
     """Whether stderr is a terminal, so that a person reads the talk."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    return sys.stderr.isatty()
 
 
 def path(text: str) -> None:
@@ -82,7 +150,7 @@ def path(text: str) -> None:
     if binary is None or sys.stdout.isatty():
         data(escape(text))
         return
-    with _stdout() as stream:
+    with writing() as stream:
         stream.flush()
         binary.write(os.fsencode(text) + b"\n")
 
@@ -197,7 +265,7 @@ def bytes_bar(total: int, *, quiet: bool) -> AbstractContextManager[Callable[[in
 
 def can_ask() -> bool:
     """Whether a person is there to answer a question."""
-    return sys.stdin is not None and sys.stdin.isatty()
+    return sys.stdin.isatty()
 
 
 def ask(question: str) -> bool:
@@ -205,6 +273,7 @@ def ask(question: str) -> bool:
 
     Typer's own question would take Ctrl-C for a no.
     """
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
+    stream = talk_stream()
+    stream.write(f"{question} [y/N] ")
+    stream.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -15,6 +15,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from marlin_ckpt.cli.output import talk_stream
 from marlin_ckpt.cli.text import escape
 
 
@@ -28,7 +29,7 @@ class RunBar(Progress):
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             *(TextColumn(text, markup=False) for text in texts),
-            console=Console(stderr=True),
+            console=Console(file=talk_stream()),
             disable=not is_shown,
             expand=True,
             transient=True,
@@ -52,7 +53,7 @@ class RunBar(Progress):
 def bytes_bar(total: int) -> Iterator[Callable[[int], None]]:
     """Shows how many bytes of a total are done; yields a function that takes each further number of bytes."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(file=talk_stream()), transient=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda size: progress.advance(task, size)
 
@@ -61,7 +62,7 @@ def bytes_bar(total: int) -> Iterator[Callable[[int], None]]:
 def steps_bar(total: int) -> Iterator[Callable[[str, int], None]]:
     """Shows a bar of steps; yields a function that takes the name of a run and how many steps are done."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(file=talk_stream()), transient=True) as progress:
         task = progress.add_task("starting", total=total)
         yield lambda name, done: progress.update(task, description=name, completed=done)
 

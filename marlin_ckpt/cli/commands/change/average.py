@@ -23,7 +23,8 @@ def average(
 ) -> None:
     """Average the weights of several checkpoints.
 
-    The average is written to a file of its own, as by export, and computed in float64. Tensors of whole numbers are taken from the last file.
+    The average is written to a file of its own, as by export, and computed in float64. Tensors of whole
+    numbers are taken from the last file.
     """
     from marlin_ckpt.cli.views import weights_file as view
     from marlin_ckpt.formats.values.checked import open_checked

@@ -17,7 +17,8 @@ def verify(
 ) -> int:
     """Read files whole and say which are intact.
 
-    Of a directory these are all checkpoints and weights. A file of ours is intact when every byte is accounted for; one by torch.save when its checksums hold.
+    Of a directory these are all checkpoints and weights. A file of ours is intact when every byte is
+    accounted for; one by torch.save when its checksums hold.
     """
     from marlin_ckpt.cli.views import verdicts as view
     from marlin_ckpt.directory import catalog

@@ -24,8 +24,8 @@ def diff(
 ) -> int:
     """Say what differs between two files.
 
-    Tensors and other values are compared: which are added, removed, reshaped or changed. Two tensors are the same when all their bits are. Norms and the cosine exclude values that are infinite
-    or NaN.
+    Tensors and other values are compared: which are added, removed, reshaped or changed. Two tensors are the
+    same when all their bits are. Norms and the cosine exclude values that are infinite or NaN.
     """
     from marlin_ckpt.cli.views import comparison as view
     from marlin_ckpt.formats.values.checked import open_checked

@@ -23,8 +23,9 @@ def show(
 ) -> None:
     """Show what a file holds, without loading it.
 
-    That is its origin, its tensors as a tree, optimizers, and what loading would import. Only the structure is read, nothing of it is run, and torch is not needed. --stats reads values: smallest,
-    largest, mean, standard deviation and histogram of the finite ones, and how many are NaN or infinite.
+    That is its origin, its tensors as a tree, optimizers, and what loading would import. Only the structure
+    is read, nothing of it is run, and torch is not needed. --stats reads values: smallest, largest, mean,
+    standard deviation and histogram of the finite ones, and how many are NaN or infinite.
     """
     from marlin_ckpt.cli.views import outline as view
     from marlin_ckpt.cli.views import tensors as tensors_view
