@@ -136,7 +136,7 @@ class SingleProcess(TrainerBackend):
     def _train(self, dataloader: Iterable[Any], callback: CallbackInterface) -> None:
         progress, limit = self._progress, self.args.max_train_steps_per_epoch
         step, accumulated = OutputCollector(), 0
-        if progress.steps == limit:
+        if limit is not None and progress.steps >= limit:  # which a resumed run may have lowered
             return
         for batch in dataloader:
             outputs = self._forward_backward(batch, callback)

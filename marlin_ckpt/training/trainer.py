@@ -74,7 +74,7 @@ class Trainer:
         self._metrics = plain_metrics(checkpoint.metrics if type(checkpoint) is Checkpoint else None)
         self.module.to(self.device)
         self.optimizers, self.schedulers = self._new_optimizers(args.epochs)
-        self._conditions = conditions.of(args, self.device, self.module.data_fingerprint(), self.optimizers)
+        self._conditions = self._conditions_of(self.optimizers, self.schedulers)
         states.update("trainer", self, checkpoint.trainer_state)
         self.checkpointer.register(*self.optimizers)
         self.trainer_backend.init(
@@ -148,7 +148,7 @@ class Trainer:
 
         Raises:
             Preempted: a signal has stopped it; the state is saved.
-            DirectoryInUseError: another run saves where this one would.
+            DirectoryInUseError, StateMismatchError: another run saves there; with `exact`, the data differ.
         """
         with self.checkpointer.running(), self._saves.running(self.args, self.checkpointer, self.logger):
             self._answer()
@@ -196,7 +196,7 @@ class Trainer:
         loader = self.module.get_train_dataloader(sampler=sampler, batch_size=size)
         done, epoch = self.total_steps_finished, self.last_epoch + 1
         with self._position.open(loader, seed=self.seed, epoch=epoch, batches_completed=done) as remaining:
-            self._continuation.announce(self._position.lost)
+            self._continuation.go_on()
             return list(self.trainer_backend.train_dl(remaining, self.module))
 
     def validate(self) -> list[Any]:
@@ -231,7 +231,7 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
             "seed": self.seed,
-            "conditions": self._conditions,
+            "conditions": {**self._conditions, **self._position.data},
             "position": self._position.state(self.total_steps_finished),
         }
 
@@ -246,7 +246,8 @@ class Trainer:
         fitting.check(state, self.optimizers, self.schedulers, self.args)
         self.seed = self._continuation.seed(state, self._conditions, self.seed)
         self.last_epoch = state["last_epoch"]
-        self._continuation.load(state, self.optimizers, self.schedulers)
+        steps, made = self.estimated_global_steps_per_epoch, (self.optimizers, self.schedulers)
+        self._continuation.load(state, *made, steps)
         if self.args.reset_optimizers_schedulers and (left := self.args.epochs - self.last_epoch - 1) > 0:
             self.optimizers, self.schedulers = self._new_optimizers(left)
 
@@ -256,8 +257,12 @@ class Trainer:
             optimizers, schedulers = self._new_optimizers(self.args.epochs)
         fitting.check(state, optimizers, schedulers, self.args)
         if self.args.exact:
-            now = conditions.of(self.args, self.device, self.module.data_fingerprint(), optimizers)
-            self._continuation.seed(state, now, self.seed)
+            self._continuation.seed(state, self._conditions_of(optimizers, schedulers), self.seed)
+
+    def _conditions_of(self, optimizers: list[Optimizer], schedulers: list[LRScheduler]) -> dict[str, Any]:
+        made = optimizers, schedulers, self.args.epochs, self.estimated_global_steps_per_epoch
+        fingerprint = self.module.data_fingerprint()
+        return conditions.of(self.args, self.device, fingerprint) | conditions.of_made(*made)
 
     def _new_optimizers(self, epochs: int) -> tuple[list[Optimizer], list[LRScheduler]]:
         steps = self.estimated_global_steps_per_epoch

@@ -1,13 +1,14 @@
 """What a run's next step depends on besides its state: a resume under other conditions is another run."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from torch.optim import Optimizer
 
 from marlin_ckpt.arguments import TrainerArguments
+from marlin_ckpt.training.resume import made
 
-_PLAIN = (bool, int, float, str, type(None))
 # index_by: one directory would hold both kinds of index, and the greatest one would be loaded.
 _ARGUMENTS = (
     "train_batch_size", "gpu_batch_size_limit", "max_train_steps_per_epoch", "clip_grads", "max_grad_norm",
@@ -15,19 +16,41 @@ _ARGUMENTS = (
 )  # fmt: skip
 
 
-def of(
-    args: TrainerArguments,
-    device: torch.device,
-    data_fingerprint: str,
-    optimizers: Iterable[torch.optim.Optimizer],
-) -> dict[str, Any]:
-    """The conditions of a run, by their names.
+class Change(NamedTuple):
+    """A condition that is not what it was.
+
+    Attributes:
+        name: of the condition.
+        before: in the run that saved.
+        now: in the run that resumes.
+    """
+
+    name: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.name} was {_shown(self.before)} and is {_shown(self.now)}"
+
+    def in_force(self, values: Mapping[str, Any]) -> str:
+        """The change in words, once the state was loaded.
+
+        Args:
+            values: of the hyper-parameters, as they are since then.
+        """
+        value = values.get(self.name, self.now)
+        if value == self.now:
+            return str(self)
+        return f"{self.name} stays {_shown(value)}, as saved, and the module's {_shown(self.now)} is not used"
+
+
+def of(args: TrainerArguments, device: torch.device, data_fingerprint: str) -> dict[str, Any]:
+    """The conditions of a run, by their names; those of its training data come from `loaders`.
 
     Args:
         args: the trainer's.
         device: that it trains on.
         data_fingerprint: of its module.
-        optimizers: as the module made them.
     """
     return {
         **{name: getattr(args, name) for name in _ARGUMENTS},
@@ -35,38 +58,35 @@ def of(
         "device": device.type,
         "torch": str(torch.__version__),
         "data_fingerprint": str(data_fingerprint),
-        **_hyper_parameters(optimizers),
     }
 
 
-def _hyper_parameters(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Any]:
-    """The hyper-parameters that the module gave its optimizers, before a schedule changed them, by name."""
-    return {
-        f"optimizers[{number}].param_groups[{place}].{name}": value
-        for number, optimizer in enumerate(optimizers)
-        for place, group in enumerate(optimizer.param_groups)
-        for name, given in group.items()
-        if (value := _plain(given)) is not NotImplemented
-    }
+def of_made(
+    optimizers: Sequence[Optimizer], schedulers: Sequence[Any], epochs: int, steps_per_epoch: int
+) -> dict[str, Any]:
+    """The conditions that lie in optimizers and schedulers.
+
+    Args:
+        optimizers: as the module made them.
+        schedulers: as the module made them.
+        epochs: that it made them for.
+        steps_per_epoch: that it made them for.
+    """
+    found = made.hyper_parameters(optimizers, schedulers)
+    if made.is_hidden(schedulers):  # and may come from these
+        found |= {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
+    return found
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        return value.item()
-    if isinstance(value, (tuple, list)) and all(isinstance(one, _PLAIN) for one in value):
-        return list(value) if value else NotImplemented
-    return value if isinstance(value, _PLAIN) else NotImplemented
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What has changed, a sentence each; conditions that only one of the two has are ignored.
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """What has changed; conditions that only one of the two has are ignored.
 
     Args:
         before: the conditions of the run that saved.
         now: those of the run that resumes.
     """
     return [
-        f"{name} was {_shown(before[name])} and is {_shown(value)}"
+        Change(name, before[name], value)
         for name, value in now.items()
         if name in before and before[name] != value
     ]

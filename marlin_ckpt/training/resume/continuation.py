@@ -1,7 +1,7 @@
 """Takes over a trainer's state, and says why a resume from it will not be exact."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.errors import StateMismatchError
 from marlin_ckpt.training import setting
-from marlin_ckpt.training.resume import conditions
+from marlin_ckpt.training.resume import conditions, fitting, made
 from marlin_ckpt.training.resume.position import Position
 
 State = Mapping[str, Any]  # what `Trainer.get_state` returned once
@@ -27,9 +27,12 @@ class Continuation:
         self.position = Position()
         self._args = args
         self._logger = logger
+        self._changes: list[conditions.Change] = []
+        self._others: list[str] = []  # further reasons why the resume will not be exact
+        self._too_short: list[str] = []
 
     def seed(self, state: State, now: Mapping[str, Any], drawn: int) -> int:
-        """The seed to go on with; announces how the conditions differ from those of the state.
+        """The seed to go on with; compares the conditions with those of the state, for `load` to announce.
 
         Args:
             state: what `Trainer.get_state` returned once.
@@ -42,19 +45,61 @@ class Continuation:
         saved: int = state.get("seed", drawn)
         seed = saved if self._args.seed is None else self._args.seed
         before = {**state.get("conditions", {}), "seed": saved}
-        self.announce(conditions.differences(before, {**now, "seed": seed}))
+        self._changes = conditions.differences(before, {**now, "seed": seed})
+        self._others = list(self._other_reasons(state))
+        if self._args.exact:
+            self.announce([*map(str, self._changes), *self._others])
         return seed
 
-    def load(self, state: State, optimizers: Sequence[Optimizer], schedulers: Sequence[LRScheduler]) -> None:
-        """Hands optimizers and schedulers their states, unless they are to be new."""
+    def _other_reasons(self, state: State) -> Iterator[str]:
+        if self._args.reset_optimizers_schedulers:
+            yield "reset_optimizers_schedulers makes new optimizers and schedulers"
+        position = state.get("position") or {}
+        begun = state["last_epoch"] + 1 + ("epoch" in position)
+        if begun > self._args.epochs:
+            yield f"{begun} epochs have begun and epochs is {self._args.epochs}, so that nothing is trained"
+        if "position" not in state:
+            yield "the checkpoint holds no random numbers"
+
+    def load(
+        self,
+        state: State,
+        optimizers: Sequence[Optimizer],
+        schedulers: Sequence[LRScheduler],
+        steps_per_epoch: int,
+    ) -> None:
+        """Hands optimizers and schedulers their states, unless they are to be new; announces what differs.
+
+        Args:
+            state: what `Trainer.get_state` returned once.
+            optimizers: the module's.
+            schedulers: the module's.
+            steps_per_epoch: global steps in an epoch.
+        """
         if self._args.reset_optimizers_schedulers:
             self._logger.info("Optimizers and schedulers are new, not loaded.")
+            self.announce([*map(str, self._changes), *self._others])
             return
+        self._too_short = fitting.too_short(state, schedulers, self._args, steps_per_epoch)
         setting.expect_schedules_first()
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         for scheduler, saved in zip(schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
+        loaded = made.hyper_parameters(optimizers, schedulers)
+        self.announce([*(one.in_force(loaded) for one in self._changes), *self._others])
+
+    def go_on(self) -> None:
+        """Announces why an epoch that was opened is not exact; refuses a schedule that ends before the run.
+
+        Raises:
+            StateMismatchError: a loaded schedule would raise an error on the way, or `exact` forbids it.
+        """
+        if self._too_short:
+            hint = "trainer.reset_optimizers_schedulers: true makes new ones for the epochs that are left"
+            what = "the loaded schedule ends before the run: " + "; ".join(self._too_short)
+            raise StateMismatchError(what, hint=hint, differences=tuple(self._too_short))
+        self.announce(self.position.lost)
 
     def load_position(self, state: State | None, batches_completed: int) -> None:
         """Resumes at the position of a state; without a state the run is between two epochs.
@@ -62,13 +107,9 @@ class Continuation:
         Args:
             state: what `Trainer.get_state` returned once, or None.
             batches_completed: the training batches done in the whole run.
-
-        Raises:
-            StateMismatchError: the state has no position, and `exact` demands one.
         """
-        self.position.load((state or {}).get("position"), batches_completed)
-        if state and "position" not in state:
-            self.announce(["the checkpoint holds no random numbers"])
+        state = state or {}
+        self.position.load(state.get("position"), batches_completed, state.get("conditions"))
 
     def announce(self, reasons: Sequence[str]) -> None:
         """Warns that the resume will not be exact; nothing where there is no reason.

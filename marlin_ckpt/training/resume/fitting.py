@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torch.optim.lr_scheduler import OneCycleLR
+
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.errors import StateMismatchError
 from marlin_ckpt.loading.optimizers import differences as optimizer_differences
 from marlin_ckpt.loading.restoring import HINT
+from marlin_ckpt.training.sizes import step_batch_size
 
 State = Mapping[str, Any]
 
@@ -52,3 +55,33 @@ def _scheduler_differences(name: str, live: Any, saved: Mapping[str, Any]) -> It
     kind = type(live).__name__
     yield from (f"{name} lacks {key} of {kind}" for key in sorted(known(state) - known(saved)))
     yield from (f"{name} has {key}, {kind} has not" for key in sorted(known(saved) - known(state)))
+
+
+def too_short(
+    state: State, schedulers: Sequence[Any], args: TrainerArguments, steps_per_epoch: int
+) -> list[str]:
+    """Finds the saved schedules that would raise an error on the way, as OneCycleLR does after its last step.
+
+    Args:
+        state: what `Trainer.get_state` returned once.
+        schedulers: the module's, before they load their states.
+        args: the trainer's.
+        steps_per_epoch: global steps in an epoch.
+    """
+    left = _left(state, args, steps_per_epoch)
+    return [
+        f"schedulers[{number}] was made for {saved['total_steps']} steps, and the run has {needed}"
+        for number, (one, saved) in enumerate(zip(schedulers, state["schedulers"], strict=False))
+        if isinstance(one, OneCycleLR) and "total_steps" in saved
+        if (needed := saved["last_epoch"] + left) > saved["total_steps"] < one.total_steps
+    ]
+
+
+def _left(state: State, args: TrainerArguments, steps_per_epoch: int) -> int:
+    """How often the schedulers will still be stepped."""
+    epochs = args.epochs - int(state["last_epoch"]) - 1
+    if args.step_schedulers_by == "epoch":
+        return epochs
+    batches = ((state.get("position") or {}).get("epoch") or {}).get("batches", 0)
+    done = -(-int(batches) // (args.train_batch_size // step_batch_size(args)))
+    return epochs * steps_per_epoch - done

@@ -1,13 +1,14 @@
 """The order of the training data, and the batches of an epoch that are left."""
 
-from collections.abc import Callable, Iterator, Sized
-from typing import Any, Self, cast
+from collections.abc import Callable, Iterator, Mapping, Sized
+from itertools import islice
+from typing import Any, Self
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 from marlin_ckpt.training import workers
-from marlin_ckpt.training.resume import rng
+from marlin_ckpt.training.resume import loaders, rng
 
 _CHUNK = 1 << 16  # samples whose numbers are converted at once
 
@@ -50,43 +51,78 @@ class Remaining(_Wrapped):
 
     Attributes:
         loader: that they come from.
+        lost: why they are not just those that are left, a sentence each.
     """
 
-    def __init__(self, loader: Any, *, seed: int, epoch: int, done: int, state: Any = None) -> None:
-        """Begins to load after the batches that have been done.
+    def __init__(
+        self, loader: Any, *, seed: int, epoch: int, done: int, saved: Mapping[str, Any] | None = None
+    ) -> None:
+        """Begins to load after what has been trained on.
 
-        These are not loaded again where the sampler is an `EpochSampler`, or where the loader restores its
-        own position (`load_state_dict`, as torchdata's `StatefulDataLoader`); else they are loaded and
-        dropped.
+        A loader that restores its own position (`load_state_dict`, as torchdata's `StatefulDataLoader`) does
+        that. Else the sampler skips the samples that have been used; where there is none, or one of whole
+        batches, the batches are loaded and dropped.
 
         Args:
             loader: of the epoch's batches.
             seed: of the run's data.
             epoch: from 0.
             done: the batches that have been trained on.
-            state: what `state` returned when these batches were done, or None.
+            saved: what `state` returned when these batches were done; None: nothing is known of them.
         """
         self.loader = loader
-        self._keeps_state = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+        self.lost: list[str] = []
+        self._keeps_state = loaders.keeps_state(loader)
         self._is_finished = False
-        sampler, batch_size = _sampler(loader)
-        to_throw_away = done
-        if state is not None and self._keeps_state:
-            self._is_finished = state["is_finished"]
-            loader.load_state_dict(state["loader"])
-            to_throw_away = 0
+        self._batch_size = loaders.batch_size(loader)
+        self._began_batches = done
+        self._began_samples = (saved or {}).get("samples") or done * self._batch_size
+        self._skipping: _Skipping | None = None
+        sampler = loaders.sampler(loader)
+        for one in (loader, getattr(loader, "dataset", None), sampler):
+            getattr(one, "set_epoch", _ignore)(epoch)
         if isinstance(sampler, EpochSampler):
             sampler.seed, sampler.epoch, sampler.skip = seed, epoch, 0
-            if batch_size and to_throw_away:
-                sampler.skip, to_throw_away = done * batch_size, 0
-        elif hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(epoch)
+        to_drop = self._seek(sampler, saved or {})
         # A loader that replays makes all batches again, from the first one on.
-        first = 0 if to_throw_away else done
+        first = 0 if to_drop else done
         workers.prepare(loader, None if self._keeps_state else rng.derived(seed, "workers", epoch), first)
         self._batches = iter(loader)
-        for _ in range(to_throw_away):
+        if self._skipping is not None:
+            self._skipping.begin()  # draws what it draws now, before the generators are set to the position
+        for _ in range(to_drop):
             next(self._batches, None)
+
+    def _seek(self, sampler: Any, saved: Mapping[str, Any]) -> int:
+        """Has the loader begin after what is done; returns how many batches are still to be dropped."""
+        state, size = saved.get("loader"), self._batch_size
+        if self._keeps_state:
+            if state is not None and self._fits(saved):
+                self._is_finished = state["is_finished"]
+                self.loader.load_state_dict(state["loader"])
+                return 0
+        elif size and isinstance(sampler, EpochSampler):
+            sampler.skip = self._began_samples
+            return 0
+        elif size and self._began_samples and _is_of_a_sampler(self.loader):
+            self._skipping = _Skipping(self.loader.batch_sampler, self._began_samples)
+            return 0
+        if not size:
+            return self._began_batches
+        if left_over := self._began_samples % size:
+            self.lost.append(
+                f"{left_over} samples of the epoch are trained on twice, as batches are of {size}"
+            )
+            self._began_samples -= left_over
+        return self._began_samples // size
+
+    def _fits(self, saved: Mapping[str, Any]) -> bool:
+        """Whether the loader can restore a state; torchdata's counts batches of data without a sampler."""
+        if saved.get("workers", now := getattr(self.loader, "num_workers", 0)) != now:
+            return False
+        data = getattr(self.loader, "dataset", None)
+        is_counted = isinstance(data, IterableDataset) and not hasattr(data, "state_dict")
+        return not is_counted or saved.get("batch_size", self._batch_size) == self._batch_size
 
     def __iter__(self) -> Iterator[Any]:
         if not self._is_finished:
@@ -98,15 +134,63 @@ class Remaining(_Wrapped):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Ends the worker processes after an exception, whose traceback would keep them alive."""
+        if self._skipping is not None:
+            self._skipping.end()
         if kind is not None:
             getattr(self._batches, "_shutdown_workers", lambda: None)()
 
-    def state(self) -> Any:
-        """The state of the loader, which holds its position; None for a loader without one."""
-        if not self._keeps_state:
-            return None
-        # At its end a loader's state is that of the beginning of the next epoch.
-        return {"is_finished": self._is_finished, "loader": self.loader.state_dict()}
+    def state(self, done: int) -> dict[str, Any]:
+        """What is needed to go on after so many batches.
+
+        Args:
+            done: the batches of the epoch that have been trained on.
+        """
+        found: dict[str, Any] = {"workers": getattr(self.loader, "num_workers", 0), "loader": None}
+        if self._batch_size:
+            found["batch_size"] = self._batch_size
+            found["samples"] = self._began_samples + (done - self._began_batches) * self._batch_size
+        if self._keeps_state:
+            # At its end a loader's state is that of the beginning of the next epoch.
+            found["loader"] = {"is_finished": self._is_finished, "loader": self.loader.state_dict()}
+        return found
+
+
+def _ignore(_epoch: int) -> None:
+    """Stands for the `set_epoch` of what has none."""
+
+
+def _is_of_a_sampler(loader: Any) -> bool:
+    return (
+        isinstance(loader, DataLoader)
+        and loader.batch_sampler is not None
+        and not isinstance(loader.dataset, IterableDataset)
+    )
+
+
+class _Skipping:
+    """Takes the place of the sampler of a batch sampler for one epoch, and skips its first samples."""
+
+    def __init__(self, batches: Any, count: int) -> None:
+        self._batches, self._sampler, self._count = batches, batches.sampler, count
+        self._rest: Iterator[Any] | None = None
+        batches.sampler = self
+
+    def begin(self) -> None:
+        """Skips the samples, unless a worker's loader has asked for the first one already."""
+        if self._rest is None:
+            self._rest = iter(self._sampler)
+            next(islice(self._rest, self._count, self._count), None)
+
+    def end(self) -> None:
+        """Gives the sampler back to the batch sampler."""
+        self._batches.sampler = self._sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        self.begin()
+        yield from self._rest or ()
+
+    def __len__(self) -> int:
+        return len(self._sampler)
 
 
 class Watched(_Wrapped):
@@ -120,13 +204,3 @@ class Watched(_Wrapped):
         for batch in self.loader:
             self._look()
             yield batch
-
-
-def _sampler(loader: Any) -> tuple[Any, int]:
-    """The sampler of a loader, and the samples in a batch; 0 where that is not known."""
-    if not isinstance(loader, DataLoader):
-        return None, 0
-    batches = cast("Any", loader.batch_sampler)
-    if batches is None:
-        return getattr(loader, "sampler", None), 1
-    return getattr(batches, "sampler", None), batches.batch_size if type(batches) is BatchSampler else 0

@@ -1,14 +1,12 @@
 """Where within its epoch a run is, and the states of the random number generators there."""
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from marlin_ckpt.training.resume import rng
+from marlin_ckpt.training.resume import loaders, rng
+from marlin_ckpt.training.resume.conditions import differences
 from marlin_ckpt.training.resume.order import Remaining
-
-_logger = logging.getLogger(__name__)
 
 
 class Position:
@@ -18,11 +16,14 @@ class Position:
     is resumed within it. So the generators' states at the beginning are kept beside the present ones.
 
     Attributes:
-        lost: what could not be restored, a sentence each.
+        lost: why the run that goes on is not the same run, a sentence each.
+        data: the conditions of the training data, as far as they are known and stay the same.
     """
 
     def __init__(self) -> None:
         self.lost: list[str] = []
+        self.data: dict[str, Any] = {}
+        self._varies: set[str] = set()  # conditions of the data that a new epoch may change
         self._began_batches = 0  # of the run, when the epoch began
         self._began_rng: Mapping[str, Any] | None = None
         self._held_rng: Mapping[str, Any] | None = None  # what counts until training goes on
@@ -46,20 +47,25 @@ class Position:
         """
         state: dict[str, Any] = {"rng": rng.states() if self._held_rng is None else self._held_rng}
         if batches := self.batches(batches_completed):
-            loader = None if self._remaining is None else self._remaining.state()
-            if self._loaded_epoch is not None and self._remaining is None:
-                loader = self._loaded_epoch["loader"]
-            state["epoch"] = {"batches": batches, "rng": self._began_rng, "loader": loader}
+            of_data = {} if self._remaining is None else self._remaining.state(batches)
+            state["epoch"] = self._loaded_epoch or {"batches": batches, "rng": self._began_rng, **of_data}
         return state
 
-    def load(self, state: Mapping[str, Any] | None, batches_completed: int) -> None:
+    def load(
+        self,
+        state: Mapping[str, Any] | None,
+        batches_completed: int,
+        conditions: Mapping[str, Any] | None = None,
+    ) -> None:
         """Takes over what `state` returned once; without it the run is between two epochs.
 
         Args:
             state: what `state` returned, or None.
             batches_completed: those of the whole run then.
+            conditions: of the run then, as far as they are known.
         """
         self._began_batches = int(batches_completed)
+        self.data = loaders.among(conditions or {})
         if state is None:
             return
         self._goes_on, self._held_rng, self._loaded_epoch = True, state["rng"], state.get("epoch")
@@ -69,6 +75,7 @@ class Position:
 
     def begin_epoch(self) -> None:
         """Restores the random numbers with which a resumed epoch began; keeps those of a new one."""
+        self.lost = []
         if self._loaded_epoch is not None:
             if self._began_rng is not None:
                 self.lost = rng.restore(self._began_rng)
@@ -90,14 +97,17 @@ class Position:
             epoch: from 0.
             batches_completed: those of the whole run.
         """
-        state = None if self._loaded_epoch is None else self._loaded_epoch["loader"]
-        done = self.batches(batches_completed)
+        now, done = loaders.conditions(loader), self.batches(batches_completed)
+        changed = differences(self.data, now)
+        self._remaining = Remaining(loader, seed=seed, epoch=epoch, done=done, saved=self._loaded_epoch)
+        self._restore_held()
         if self._goes_on:
             self._goes_on = False
-            _warn_of_workers(loader)
-        self._remaining = Remaining(loader, seed=seed, epoch=epoch, done=done, state=state)
-        self._restore_held()
-        self._loaded_epoch = None
+            self.lost += map(str, changed)
+            self.lost += loaders.losses(loader, within=self._loaded_epoch is not None) + self._remaining.lost
+        else:
+            self._varies |= {one.name for one in changed}
+        self.data, self._loaded_epoch = now, None
         return self._remaining
 
     @contextlib.contextmanager
@@ -115,16 +125,4 @@ class Position:
         """
         self._began_batches = int(batches_completed)
         self._began_rng = self._remaining = None
-
-
-def _warn_of_workers(loader: Any) -> None:
-    if not getattr(loader, "num_workers", None):
-        return
-    if hasattr(loader, "load_state_dict"):
-        reason = "it restores them itself"
-    elif getattr(loader, "persistent_workers", None):
-        reason = "it keeps them from one epoch to the next (persistent_workers)"
-    else:
-        return
-    what = "What the data loader's workers draw at random will not be what they would have drawn"
-    _logger.warning("%s, since %s.", what, reason)
+        self.data = {name: value for name, value in self.data.items() if name not in self._varies}
