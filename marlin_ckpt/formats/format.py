@@ -1,5 +1,6 @@
 """Which format a file is of, told by its structure, or what it is instead of a checkpoint."""
 
+import re
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -34,20 +35,41 @@ class Foreign(NamedTuple):
     hint: str = ""
 
 
-_UNPACK = "unpack it first"
-# First bytes, where they stand, what the file is and what to do about it. Source of each: the format's own
-# specification, and magic(5).
-_SIGNATURES = (
-    (0, b"version https://git-lfs.", Foreign("a git-lfs pointer", "`git lfs pull` fetches the file")),
-    (0, b"GGUF", Foreign("a GGUF file", "llama.cpp and the package gguf read it")),
-    (0, b"\x89HDF\r\n\x1a\n", Foreign("an HDF5 file", "Keras and h5py read it")),
-    (0, b"\x93NUMPY", Foreign("a NumPy file", "numpy.load reads it")),
-    (0, b"\x1f\x8b", Foreign("a gzip file", _UNPACK)),
-    (0, b"\x28\xb5\x2f\xfd", Foreign("a Zstandard file", _UNPACK)),
-    (0, b"\xfd7zXZ\x00", Foreign("an xz file", _UNPACK)),
-    (0, b"BZh", Foreign("a bzip2 file", _UNPACK)),
-    (257, b"ustar", Foreign("a tar file", _UNPACK)),
-    (0, b"\x80", Foreign("a bare pickle")),
+# First bytes as a pattern, what the file is, and what to do about it. The first that fits counts.
+# Source of each: the format's own specification, and magic(5).
+_MESSAGE = "a server or a script may have left this message in place of the file: fetch it again"
+_SIGNATURES = tuple(
+    (re.compile(pattern, re.DOTALL), Foreign(what, hint))
+    for pattern, what, hint in (
+        (rb"\Z", "an empty file", "a full disk or a stopped transfer may have left it: fetch it again"),
+        (rb"\0+\Z", "a file that begins with zeros", "a crash or a full disk may have left it"),
+        (rb"version https://git-lfs\.", "a git-lfs pointer", "`git lfs pull` fetches the file"),
+        (rb"GGUF", "a GGUF file", "llama.cpp and the package gguf read it"),
+        (rb"\x89HDF\r\n\x1a\n", "an HDF5 file", "Keras and h5py read it"),
+        (rb"\x93NUMPY", "a NumPy file", "numpy.load reads it"),
+        (rb"\x1f\x8b", "a gzip file", "unpack it first: `gunzip FILE`, or `tar -xf FILE`"),
+        (rb"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it first: `zstd -d FILE`"),
+        (rb"\xfd7zXZ\0", "an xz file", "unpack it first: `xz -d FILE`, or `tar -xf FILE`"),
+        (rb"BZh[1-9]", "a bzip2 file", "unpack it first: `bunzip2 FILE`, or `tar -xf FILE`"),
+        (rb"\x04\x22\x4d\x18", "an lz4 file", "unpack it first: `lz4 -d FILE`"),
+        (rb"7z\xbc\xaf\x27\x1c", "a 7z file", "unpack it first: `7z x FILE`"),
+        (rb"Rar!\x1a\x07", "a RAR file", "unpack it first: `unrar x FILE`"),
+        (rb".{257}ustar", "a tar file", "unpack it first: `tar -xf FILE`"),
+        (rb"PK\x05\x06", "an empty zip", "fetch the file again"),
+        (rb"\x7fELF", "a program or a library", ""),
+        (rb"\x89PNG\r\n", "a PNG image", ""),
+        (rb"\xff\xd8\xff", "a JPEG image", ""),
+        (rb"%PDF-", "a PDF file", ""),
+        (rb"SQLite format 3\0", "an SQLite database", "`sqlite3 FILE` opens it"),
+        (rb"PAR1", "a Parquet file", "pandas.read_parquet reads it"),
+        (rb".{4}TFL3", "a TensorFlow Lite file", "the package tflite reads it"),
+        (rb"\x08[\x01-\x20]\x12.{1,2}[ -~]", "an ONNX model or another protobuf", "onnx.load reads a model"),
+        (rb"\x80[\x02-\x05]", "a bare pickle", "torch.save the object in it, if you trust its writer"),
+        (rb"(?i)\s*<(!doctype html|html|head|body)", "a web page", _MESSAGE),
+        (rb"(?i)\s*<\?xml", "an XML file", _MESSAGE),
+        (rb'\s*\{.*"weight_map"', "an index of weights", "name the folder, or the files beside it"),
+        (rb'\s*[{\[]\s*["{\[}\]]', "a JSON file", _MESSAGE),
+    )
 )  # fmt: skip
 
 
@@ -66,23 +88,12 @@ def detect(source: Source) -> Format | Foreign:
     length = int.from_bytes(head[:_LENGTH_BYTES], "little")
     if head[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{" and length <= source.size_bytes - _LENGTH_BYTES:
         return Format.SAFETENSORS
-    for at, signature, foreign in _SIGNATURES:
-        if head.startswith(signature, at):
+    for pattern, foreign in _SIGNATURES:
+        if pattern.match(head):
             return foreign
-    return _without_signature(head, source.size_bytes)
-
-
-def _without_signature(head: bytes, size_bytes: int) -> Foreign:
-    if not head:
-        return Foreign("an empty file")
-    if not any(head) and size_bytes >= len(head):
-        return Foreign("a file that begins with zeros", "a crash or a full disk may have left it")
-    start = head.lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html")):
-        return Foreign("a web page", "download the file itself: a server sent this page in its place")
     if all(byte in b"\t\n\r" or byte >= ord(" ") for byte in head) and b"\x7f" not in head:
-        return Foreign("a text file")
-    return Foreign("neither a zip nor a torch file")
+        return Foreign("a text file", "read it: a message may lie there in place of the file")
+    return Foreign("neither a zip nor a torch file", "`file FILE` may tell more")
 
 
 def format_of(source: Source) -> Format:

@@ -96,6 +96,8 @@ def read_legacy(source: Source) -> tuple[Any, StubReader, dict[str, tuple[int, i
     at, size = window.at, source.size_bytes
     for key in keys:
         item_bytes = dtype(dtype_of(reader.storages[key])).item_bytes or 1  # of parts of bytes, torch says 1
+        if at + 8 > size:
+            raise EOFError("truncated: a storage is missing")
         (numel,) = struct.unpack("<q", source.read(at, 8))
         if not 0 <= numel * item_bytes <= size - at - 8:
             raise EOFError("truncated: a storage does not fit the file")

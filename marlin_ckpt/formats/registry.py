@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+from marlin_ckpt.formats import legacy
 from marlin_ckpt.formats.format import Format, format_of
+from marlin_ckpt.formats.pickle.reader import unpickling
 from marlin_ckpt.formats.safetensors.header import read_header
 from marlin_ckpt.formats.verdicts import Finding, Status
 from marlin_ckpt.formats.zip import reader
@@ -50,6 +52,11 @@ class _Legacy(FileFormat):
     def inspect(self, source: Source) -> Finding:
         del source
         return Finding(Status.UNVERIFIABLE, "a legacy torch file, which has no checksums")
+
+    def verify(self, source: Source, on_bytes: OnBytes) -> Finding:
+        with unpickling(source.path):
+            legacy.read_legacy(source)
+        return super().verify(source, on_bytes)
 
 
 class _Safetensors(FileFormat):

@@ -78,10 +78,10 @@ _Sources = Sequence[tuple[CheckedFile, Tensor]]
 
 def _draft(name: str, sources: _Sources, weights: Sequence[float], wanted: Wanted, done: Exported) -> Draft:
     last, tensor = sources[-1]
-    dtype = export.dtype_of(tensor, wanted)
+    dtype = export.dtype_of(name, tensor, wanted)
     average = functools.partial(_average, sources, weights)
     if rounding.is_floating(tensor.dtype):
-        if dtype.startswith("float8"):
+        if dtype.startswith("float8") or rounding.is_packed(dtype):
             what = f"an average is not rounded to {dtype}, the dtype of {name}"
             raise UnsavableStateError(what, hint="give the new file another dtype with --dtype")
         return export.rounded_draft(name, tensor, dtype, done, average)
@@ -103,6 +103,8 @@ def _average(sources: _Sources, weights: Sequence[float]) -> Array:
                 part = slice(start, start + _BLOCK)
                 total[part] += np.multiply(values[part], weight, dtype=total.dtype)
         total /= sum(weights)
+        if dtype == "complex32":
+            return total.astype(np.complex64).view(np.float32).astype(np.float16).view(np.uint32)
         return total.astype(dtype) if is_complex else total
 
 

@@ -18,6 +18,7 @@ from marlin_ckpt.operations import selection, weights_file
 from marlin_ckpt.operations.weights_file import WeightsFile
 
 _MOST_NAMES = 3
+BARE = "tensor"  # the name of a tensor that is all that its file holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def select(outline: Outline, wanted: Wanted) -> Selected:
     for name, label in selection.unplain_of(outline, state).items():
         if name.startswith(wanted.prefix):
             raise UnsavableStateError(f"{name} is no plain tensor: {label}", outline.path)
-    found = selection.tensors_of(outline, state)
+    found = [(name or BARE, one) for name, one in selection.tensors_of(outline, state)]
     if not found:
         raise NotACheckpointError("nothing in it is a tensor", outline.path)
     named = [(name, one) for name, one in found if name.startswith(wanted.prefix)]
@@ -176,21 +177,30 @@ def summary(target: WeightsFile, outline: Outline, each: Sequence[Selected]) -> 
 
 
 def _draft(file: CheckedFile, name: str, tensor: Tensor, wanted: Wanted, done: Exported) -> Draft:
-    dtype = dtype_of(tensor, wanted)
+    dtype = dtype_of(name, tensor, wanted)
     if dtype == tensor.dtype:
         return draft(name, tensor, done, functools.partial(file.bits, tensor))
     return rounded_draft(name, tensor, dtype, done, functools.partial(file.values, tensor))
 
 
-def dtype_of(tensor: Tensor, wanted: Wanted) -> str:
-    """The dtype that a tensor is written in."""
-    return wanted.dtype if wanted.dtype and rounding.is_floating(tensor.dtype) else tensor.dtype
+def dtype_of(name: str, tensor: Tensor, wanted: Wanted) -> str:
+    """The dtype that a tensor is written in.
+
+    Raises:
+        UnsavableStateError: its values are parts of bytes, and are to be rounded to another dtype.
+    """
+    if not wanted.dtype or not rounding.is_floating(tensor.dtype):
+        return tensor.dtype
+    if rounding.is_packed(tensor.dtype):
+        what = f"{name} is {tensor.dtype}, which is not rounded to another dtype"
+        raise UnsavableStateError(what, hint="leave --dtype away: then it is copied as it is")
+    return wanted.dtype
 
 
 def draft(name: str, tensor: Tensor, done: Exported, read: Callable[[], Array]) -> Draft:
     """A tensor to be written with its own dtype; `read` returns its bits, as `CheckedFile.bits` does."""
     same_as = done.shared.get(name, "")
-    return Draft(name, tensor.dtype, tensor.item_bytes, tensor.shape, same_as, lambda: _bytes_of(read()))
+    return Draft(name, tensor.dtype, tensor.size_bytes, tensor.shape, same_as, lambda: _bytes_of(read()))
 
 
 def rounded_draft(name: str, tensor: Tensor, dtype: str, done: Exported, read: Callable[[], Array]) -> Draft:
@@ -210,7 +220,8 @@ def rounded_draft(name: str, tensor: Tensor, dtype: str, done: Exported, read: C
             done.became_infinite[name] = became_infinite
         return _bytes_of(found)
 
-    return Draft(name, dtype, dtypes.dtype(dtype).item_bytes, tensor.shape, done.shared.get(name, ""), make)
+    size_bytes = tensor.numel * dtypes.dtype(dtype).item_bytes
+    return Draft(name, dtype, size_bytes, tensor.shape, done.shared.get(name, ""), make)
 
 
 def _bytes_of(values: Array) -> memoryview:

@@ -71,10 +71,8 @@ class Pairs:
 
     def _measure_whole(self, a: Tensor, b: Tensor) -> Distance | None:
         one, other = self._a.bits(a), self._b.bits(b)
-        differs = distance.differences(one.data, other.data, a.item_bytes)
-        if not differs.any():
-            return None
-        return Ruler().measure(widened(one, a.dtype), widened(other, a.dtype), differs)
+        differs = distance.differences(_bytes(one), _bytes(other), a.dtype)
+        return _measure(Ruler(), _bytes(one), _bytes(other), a.dtype, differs) if differs.any() else None
 
     def _measure_in_ranges(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Distance | None]:
         parts: list[_Part] = []
@@ -103,7 +101,7 @@ class Pairs:
             one = _read(self._a, a, at, scratch[0][:length])
             other = _read(self._b, b, at, scratch[1][:length])
             crc32, other_crc32 = isal_zlib.crc32(one, crc32), isal_zlib.crc32(other, other_crc32)
-            differs = distance.differences(one, other, a.item_bytes)
+            differs = distance.differences(one, other, a.dtype)
             if differs.any():
                 part.distance = (part.distance or Distance()) + _measure(ruler, one, other, a.dtype, differs)
             else:
@@ -129,7 +127,7 @@ class Pairs:
         for part in parts:
             for at, size in part.equal:
                 piece = _read(self._a, a, at, scratch[:size])
-                same = distance.differences(piece, piece, a.item_bytes)
+                same = distance.differences(piece, piece, a.dtype)
                 yield _measure(ruler, piece, piece, a.dtype, same)
 
 
@@ -140,6 +138,12 @@ def _read(file: CheckedFile, tensor: Tensor, at: int, place: memoryview) -> memo
     return place
 
 
+def _bytes(elements: Array) -> memoryview:
+    return elements.view(np.uint8).data
+
+
 def _measure(ruler: Ruler, a: memoryview, b: memoryview, dtype: str, differs: Array) -> Distance:
+    if not dtypes.dtype(dtype).item_bytes:
+        return distance.uninterpreted(differs)
     one, other = (widened(np.frombuffer(part, dtypes.dtype(dtype).numpy), dtype) for part in (a, b))
     return ruler.measure(one, other, differs)

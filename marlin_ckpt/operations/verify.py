@@ -1,13 +1,16 @@
 """Verifies files one after the other, and decides whether the verdicts are a failure of the command."""
 
 import contextlib
-from collections.abc import Container, Iterable
+import os
+from collections.abc import Container, Iterable, Sequence
 
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.verdicts import Status, Verdict
 from marlin_ckpt.formats.zip.records import OnBytes
+
+_MOST_NAMES = 3
 
 
 def verify(entries: Iterable[Entry], on_bytes: OnBytes = lambda _: None) -> list[Verdict]:
@@ -25,6 +28,27 @@ def verify(entries: Iterable[Entry], on_bytes: OnBytes = lambda _: None) -> list
         with contextlib.suppress(CheckpointNotFoundError):
             found.append(verification.verify(entry, on_bytes))
     return found
+
+
+def nothing_in(named: Iterable[str], entries: Sequence[Entry]) -> list[CheckpointNotFoundError]:
+    """An error for each directory that the user named and in which there is nothing to verify.
+
+    Args:
+        named: the paths that the user named.
+        entries: the files that were found by them.
+    """
+    found = [os.path.join(os.path.abspath(one.path), "") for one in entries]
+    errors = []
+    for path in named:
+        place = os.path.join(os.path.abspath(path), "")
+        if not any(one.startswith(place) for one in found):
+            names = sorted(os.listdir(path))
+            some = ", ".join(names[:_MOST_NAMES]) + ", ..." * (len(names) > _MOST_NAMES)
+            hint = (
+                f"it holds {some}: name a file, or look below it with --recursive" if names else "it is empty"
+            )
+            errors.append(CheckpointNotFoundError("nothing to verify in this directory", path, hint))
+    return errors
 
 
 def is_bad(found: Iterable[Verdict], named: Container[str]) -> bool:

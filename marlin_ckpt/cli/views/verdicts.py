@@ -29,10 +29,14 @@ def show(found: list[Verdict], *, quiet: bool) -> None:
         numbers = Counter(one.status for one in found)
         counts = ", ".join(f"{number} {status}" for status, number in sorted(numbers.items()))
         total = size(sum(one.size_bytes for one in found))
-        output.talk(f"{count(len(found), 'file')}, {total}: {counts or 'nothing to verify'}")
+        output.talk(f"{count(len(found), 'file')}, {total}: {counts}")
 
 
 def document(found: list[Verdict]) -> dict[str, Any]:
     """The document of `verify --json`."""
     keys = ("path", "status", "tensors", "size_bytes")
-    return {"files": [{**facts(one, *keys), "reason": one.reason or None} for one in found]}
+    return {
+        "files": [
+            {**facts(one, *keys), "reason": one.reason or None, "hint": one.hint or None} for one in found
+        ]
+    }

@@ -4,13 +4,13 @@ import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, StorageError
 from marlin_ckpt.formats import legacy
 from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
 from marlin_ckpt.formats.content.tree import Builder, Kind, Node
 from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.permissions import python_3_name
+from marlin_ckpt.formats.pickle.reader import unpickling
 from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.pickle.views import View
 from marlin_ckpt.formats.safetensors import header as safetensors
@@ -70,16 +70,8 @@ def read_outline(source: Source) -> Outline:
         UnsafeCheckpointError: it would take more time or memory than any of its length that a tool wrote.
         StorageError: it cannot be read.
     """
-    try:
+    with unpickling(source.path):
         return _OUTLINES[format_of(source)](source)
-    except (BadFileError, StorageError):
-        raise
-    except MemoryError as error:
-        raise StorageError("not enough memory to look into the file", source.path) from error
-    except Exception as error:
-        # A pickle that lies raises anything.
-        what = f"cannot be unpickled: {str(error)[:200] or type(error).__name__}"
-        raise CorruptCheckpointError(what, source.path) from error
 
 
 def _of_zip(source: Source) -> Outline:

@@ -3,9 +3,11 @@
 import functools
 import pickle
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, ClassVar, NoReturn
 
+from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, StorageError
 from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.pickle.keys import FIRST_ITEM, ITEM, SHORT, Keys
 
@@ -19,6 +21,25 @@ _ROOM = {
     pickle.MARK: _TUPLE, pickle.TUPLE1: _TUPLE, pickle.TUPLE2: _TUPLE, pickle.TUPLE3: _TUPLE,
     pickle.EMPTY_LIST: _CONTAINER, pickle.EMPTY_DICT: _CONTAINER, pickle.EMPTY_SET: _SET,
 }  # fmt: skip
+
+
+@contextmanager
+def unpickling(path: str) -> Iterator[None]:
+    """Turns whatever a pickle that lies raises into an error of ours.
+
+    Raises:
+        CorruptCheckpointError: the pickle of this file cannot be read.
+        StorageError: there is not enough memory.
+    """
+    try:
+        yield
+    except (BadFileError, StorageError):
+        raise
+    except MemoryError as error:
+        raise StorageError("not enough memory to look into the file", path) from error
+    except Exception as error:
+        what = f"cannot be unpickled: {str(error)[:200] or type(error).__name__}"
+        raise CorruptCheckpointError(what, path) from error
 
 
 class _Memo:

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.budget import check_json
-from marlin_ckpt.formats.values.dtypes import SAFETENSORS
+from marlin_ckpt.formats.values import dtypes
+from marlin_ckpt.formats.values.dtypes import FLOAT4, SAFETENSORS
 from marlin_ckpt.formats.values.tensor import Tensor, contiguous_stride
 from marlin_ckpt.storage.source import Source
 
 _LARGEST_HEADER = 100 << 20  # by the specification
 _MOST_DIMENSIONS = 64  # torch's own limit
+_PARTS_OF_BYTES = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # bits; Dtype::bitsize in safetensors' tensor.rs
 _LIMIT = 2**63  # torch's sizes, and numbers of elements, are int64
 
 
@@ -69,4 +71,13 @@ def _tensor(name: str, entry: dict[str, Any], data_offset: int, path: str) -> Te
     if not all(type(one) is int and 0 <= one < _LIMIT for one in shape) or math.prod(shape) >= _LIMIT:
         raise CorruptCheckpointError(f"tensor {name} has a shape that cannot be", path)
     dtype, sizes, place = SAFETENSORS.get(kind, kind.lower()), tuple(shape), data_offset + start
+    item_bits = _PARTS_OF_BYTES.get(kind) or 8 * dtypes.dtype(dtype).item_bytes
+    if item_bits and math.prod(sizes) * item_bits != 8 * (stop - start):
+        raise CorruptCheckpointError(
+            f"tensor {name} has {stop - start} bytes, which do not fit {kind} {shape}", path
+        )
+    if dtype == FLOAT4:  # as torch has it, with two values in each element
+        dtype, sizes = (
+            (dtype, (*sizes[:-1], sizes[-1] // 2)) if sizes and not sizes[-1] % 2 else ("f4", sizes)
+        )
     return Tensor(name, dtype, sizes, contiguous_stride(sizes), 0, name, place, stop - start)

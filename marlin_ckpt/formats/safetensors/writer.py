@@ -14,7 +14,7 @@ import safetensors
 
 from marlin_ckpt.errors import MarlinError, UnsavableStateError
 from marlin_ckpt.formats.values.draft import Draft
-from marlin_ckpt.formats.values.dtypes import SAFETENSORS
+from marlin_ckpt.formats.values.dtypes import FLOAT4, SAFETENSORS
 from marlin_ckpt.storage.target import Target
 
 _CODES = {dtype: code for code, dtype in SAFETENSORS.items()}
@@ -38,10 +38,17 @@ def header(drafts: Sequence[Draft], metadata: Mapping[str, str]) -> bytes:
     for one in drafts:
         if one.dtype not in _CODES:
             raise UnsavableStateError(f"safetensors files hold no {one.dtype}, the dtype of {one.name}")
+        if one.dtype == FLOAT4 and not one.shape:
+            raise UnsavableStateError(
+                f"safetensors files hold no {one.dtype} without a dimension: {one.name}"
+            )
         if one.name == _METADATA:
             raise UnsavableStateError(f"no tensor of a safetensors file can have the name {_METADATA}")
         span = [end, end := end + one.size_bytes]
-        values[one.name] = {"dtype": _CODES[one.dtype], "shape": list(one.shape), "data_offsets": span}
+        shape = list(one.shape)
+        if one.dtype == FLOAT4:  # counted by torch in pairs, and here one by one
+            shape[-1] *= 2
+        values[one.name] = {"dtype": _CODES[one.dtype], "shape": shape, "data_offsets": span}
     try:
         text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlin_ckpt.errors import CorruptCheckpointError, UnknownFormatError, UnsafeCheckpointError
-from marlin_ckpt.formats.values.dtypes import dtype
+from marlin_ckpt.formats.values.dtypes import FLOAT4, dtype
 from marlin_ckpt.formats.values.tensor import Tensor
 from marlin_ckpt.formats.zip.inflation import InflationError, inflated
 from marlin_ckpt.formats.zip.structures import Record
@@ -26,6 +26,9 @@ _EIGHT_BITS = {
     "float8_e4m3fnuz": (3, 8, [0x80]),
     "float8_e5m2fnuz": (2, 16, [0x80]),
 }
+_BYTES = dtype("uint8")
+# Source: c10/util/Float4_e2m1fn_x2.h, and section 5.3.3 of the OCP specification of microscaling formats.
+_FLOAT4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], "f4")
 _MOST_REPEATED = 1 << 24  # elements of an expanded tensor, beyond those that it views
 
 
@@ -38,7 +41,8 @@ def read_bits(source: Source, tensor: Tensor) -> Array:
 
     Returns:
         an array of the tensor's shape, in the machine's byte order. Of types that numpy lacks (bfloat16,
-        float8_e4m3fn ...) the elements are their bits, as unsigned integers; see `widened`.
+        float8_e4m3fn ...) the elements are their bits, as unsigned integers; see `widened`. Of a tensor that
+        is opaque, its bytes, flat.
 
     Raises:
         CorruptCheckpointError: an element is outside of the storage, or the file ends.
@@ -46,6 +50,8 @@ def read_bits(source: Source, tensor: Tensor) -> Array:
         UnsafeCheckpointError: the tensor has far more elements than its storage has places.
         OSError: the file cannot be read.
     """
+    if tensor.is_opaque:
+        return _read_span(source, tensor, 0, tensor.size_bytes)
     first, last = _span(source, tensor)
     shape = tensor.shape
     if not tensor.numel:
@@ -85,18 +91,30 @@ def blocks(source: Source, tensor: Tensor, elements: int = BLOCK) -> Iterator[Ar
 
 
 def widened(bits: Array, name: str) -> Array:
-    """The values of elements; those of types that numpy lacks as float32, which holds each of them exactly.
+    """The values of elements; those of types that numpy lacks in a type that holds each of them exactly.
 
     Args:
         bits: the elements, as `read_bits` returns them.
         name: torch's name of their type.
+
+    Returns:
+        as many values; of float4_e2m1fn_x2 twice as many.
     """
     if dtype(name).is_numpys:
         return bits
+    if name == "complex32":
+        return np.asarray(np.ascontiguousarray(bits).view("f2").astype("f4").view("c8"))
+    if name == FLOAT4:
+        return np.asarray(_FLOAT4[halves(bits)])
     if name == "bfloat16":
         wide = bits.astype("u4")
         return np.asarray(np.left_shift(wide, 16, out=wide).view("f4"))
     return np.asarray(_eight_bit_values(name)[bits])
+
+
+def halves(bits: Array) -> Array:
+    """The two halves of each byte, the lower one first."""
+    return np.stack((bits & 0xF, bits >> 4), axis=-1).reshape(-1)
 
 
 def _eight_bit_values(name: str) -> Array:
@@ -150,7 +168,7 @@ def _outside(source: Source, tensor: Tensor) -> CorruptCheckpointError:
 
 
 def _read_span(source: Source, tensor: Tensor, first: int, count: int) -> Array:
-    kind = dtype(tensor.dtype)
+    kind = _BYTES if tensor.is_opaque else dtype(tensor.dtype)
     order = ">" if tensor.byteorder == "big" else "<"
     data = np.empty(count * kind.item_bytes, "u1")
     view = data.data

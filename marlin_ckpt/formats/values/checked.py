@@ -83,7 +83,8 @@ class CheckedFile:
         """Reads a tensor whole.
 
         Returns:
-            its elements, flat, in row-major order; those of a dtype that numpy lacks as unsigned integers.
+            its elements, flat, in row-major order; those of a dtype that numpy lacks as unsigned integers,
+            and of one that is not known here, the bytes.
 
         Raises:
             CorruptCheckpointError: the checksum does not hold, or values are outside of the storage.
@@ -91,7 +92,8 @@ class CheckedFile:
             StorageError: the file cannot be read.
         """
         if is_whole(tensor):
-            values: Array = np.empty(tensor.numel, dtypes.dtype(tensor.dtype).numpy)
+            kind = "u1" if tensor.is_opaque else dtypes.dtype(tensor.dtype).numpy
+            values: Array = np.empty(tensor.size_bytes if tensor.is_opaque else tensor.numel, kind)
             if self.check(tensor, values.view(np.uint8).data):
                 return values
         self.check(tensor)
@@ -107,7 +109,7 @@ def is_in_order(tensor: Tensor) -> bool:
     end = tensor.offset * tensor.item_bytes + tensor.size_bytes
     is_inside = tensor.offset >= 0 and 0 < end <= tensor.storage_bytes
     is_native = tensor.record is None and tensor.byteorder == sys.byteorder
-    return is_inside and tensor.is_contiguous and tensor.item_bytes > 0 and is_native
+    return is_inside and tensor.is_contiguous and (tensor.item_bytes > 0 or tensor.is_opaque) and is_native
 
 
 def is_whole(tensor: Tensor) -> bool:

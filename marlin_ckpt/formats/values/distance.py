@@ -8,7 +8,8 @@ from typing import Self
 
 import numpy as np
 
-from marlin_ckpt.formats.values.arrays import Array
+from marlin_ckpt.formats.values import dtypes
+from marlin_ckpt.formats.values.arrays import Array, halves
 
 _BLOCK = 1 << 16  # elements; all intermediate values of a block fit the processor's caches
 
@@ -132,16 +133,27 @@ def _sums(a: Array, b: Array, apart: Array, counted: Distance) -> Distance:
     return counted + Distance(0, 0, dot(a, a), dot(b, b), dot(apart, apart), dot(a, b))
 
 
-def differences(a: memoryview, b: memoryview, item_bytes: int) -> Array:
-    """Whether the bits of each element differ.
+def differences(a: memoryview, b: memoryview, name: str) -> Array:
+    """Whether the bits of each element differ; where the dtype is not known here, of each byte.
 
     Args:
         a: the elements' bytes.
         b: as many.
-        item_bytes: the length of one element.
+        name: torch's name of their dtype.
     """
+    item_bytes = dtypes.dtype(name).item_bytes or 1
     word = f"u{min(item_bytes, 8)}"
-    differs: Array = np.not_equal(np.frombuffer(a, word), np.frombuffer(b, word))
+    one, other = np.frombuffer(a, word), np.frombuffer(b, word)
+    if name == dtypes.FLOAT4:
+        one, other = halves(one), halves(other)
+    differs: Array = np.not_equal(one, other)
     if item_bytes == 16:  # noqa: PLR2004 - complex128
         differs = np.logical_or(differs[::2], differs[1::2])
     return differs
+
+
+def uninterpreted(differs: Array) -> Distance:
+    """The distance between elements whose values are not known: how many differ, infinite if any."""
+    count = int(np.count_nonzero(differs))
+    size = math.inf if count else 0.0
+    return Distance(count, difference_squares=size, maximum=size)

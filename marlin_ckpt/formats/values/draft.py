@@ -1,6 +1,5 @@
 """A tensor that is to be written; its bytes are read only when its turn comes."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ class Draft(NamedTuple):
     Attributes:
         name: in that file.
         dtype: torch's name of it, `float32`.
-        item_bytes: the size of one element.
+        size_bytes: how many bytes `read` returns.
         shape: of any number of dimensions.
         same_as: the first name of the tensor, where this is a further name of it; else "".
         read: returns its bytes: all elements in row-major order, little-endian.
@@ -19,12 +18,7 @@ class Draft(NamedTuple):
 
     name: str
     dtype: str
-    item_bytes: int
+    size_bytes: int
     shape: tuple[int, ...]
     same_as: str
     read: Callable[[], memoryview]
-
-    @property
-    def size_bytes(self) -> int:
-        """How many bytes `read` returns."""
-        return math.prod(self.shape) * self.item_bytes

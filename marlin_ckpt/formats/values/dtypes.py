@@ -24,11 +24,13 @@ class Dtype(NamedTuple):
     is_quantized: bool = False
 
 
-def _bits(item_bytes: int, safetensors: str, storage: str = "") -> Dtype:
+def _bits(item_bytes: int, safetensors: str = "", storage: str = "") -> Dtype:
     return Dtype(item_bytes, f"u{item_bytes}", storage, safetensors, is_numpys=False)
 
 
-# By torch's names; without those whose elements are parts of bytes (int4, float4_e2m1fn_x2, quint4x2 ...).
+FLOAT4 = "float4_e2m1fn_x2"  # two values in each byte, which torch counts as one element
+
+# By torch's names; without those whose bytes are compared and not understood (quint4x2 ...).
 # In the order in which safetensors puts the data, largest alignment first. Source of the codes: `_TYPES` in
 # safetensors/torch.py of safetensors 0.8; of the order: its tensor.rs.
 DTYPES = {
@@ -37,6 +39,7 @@ DTYPES = {
     "int64": Dtype(8, "i8", "LongStorage", "I64"),
     "float64": Dtype(8, "f8", "DoubleStorage", "F64"),
     "complex64": Dtype(8, "c8", "ComplexFloatStorage", "C64"),
+    "complex32": _bits(4),
     "float32": Dtype(4, "f4", "FloatStorage", "F32"),
     "uint32": Dtype(4, "u4", "", "U32"),
     "int32": Dtype(4, "i4", "IntStorage", "I32"),
@@ -52,6 +55,13 @@ DTYPES = {
     "int8": Dtype(1, "i1", "CharStorage", "I8"),
     "uint8": Dtype(1, "u1", "ByteStorage", "U8"),
     "bool": Dtype(1, "b1", "BoolStorage", "BOOL"),
+    FLOAT4: _bits(1, "F4"),
+    # Each of them in a byte of its own.
+    **{f"int{bits}": Dtype(1, "i1") for bits in range(1, 8)},
+    **{f"uint{bits}": Dtype(1, "u1") for bits in range(1, 8)},
+    # What means nothing but its bits.
+    "bits16": Dtype(2, "u2"),
+    **{name: Dtype(1, "u1") for name in ("bits8", "bits1x8", "bits2x4", "bits4x2")},
     # The integers as they are stored.
     "qint8": Dtype(1, "i1", "QInt8Storage", is_quantized=True),
     "quint8": Dtype(1, "u1", "QUInt8Storage", is_quantized=True),
@@ -65,7 +75,12 @@ STORAGES = {
     "QUInt2x4Storage": "quint2x4",
     **{one.storage: name for name, one in DTYPES.items() if one.storage},
 }
-SAFETENSORS = {one.safetensors: name for name, one in DTYPES.items() if one.safetensors}
+# The last two are not torch's, and there are no others whose elements are parts of bytes.
+SAFETENSORS = {
+    **{one.safetensors: name for name, one in DTYPES.items() if one.safetensors},
+    "F6_E2M3": "float6_e2m3fn",
+    "F6_E3M2": "float6_e3m2fn",
+}
 
 
 def dtype(name: str) -> Dtype:

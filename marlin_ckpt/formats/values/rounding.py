@@ -18,6 +18,11 @@ def is_floating(dtype: str) -> bool:
     return dtype.startswith(("float", "bfloat"))
 
 
+def is_packed(dtype: str) -> bool:
+    """Whether a floating-point dtype has values that are parts of bytes."""
+    return dtype.startswith(("float4_", "float6_"))
+
+
 def rounded(values: Array, dtype: str) -> tuple[Array, int]:
     """Rounds to `float64`, `float32`, `float16` or `bfloat16`.
 

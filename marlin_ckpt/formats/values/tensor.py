@@ -46,9 +46,14 @@ class Tensor:
         return dtype(self.dtype).item_bytes
 
     @property
+    def is_opaque(self) -> bool:
+        """Whether its dtype is not known here and its storage is all its own: then that is what is read."""
+        return not self.item_bytes and not self.offset and self.is_contiguous
+
+    @property
     def size_bytes(self) -> int:
         """The size of its elements, whether or not they share their memory."""
-        return self.numel * self.item_bytes
+        return self.storage_bytes if self.is_opaque else self.numel * self.item_bytes
 
     @property
     def is_contiguous(self) -> bool:

@@ -50,7 +50,7 @@ def read_container(source: Source, *, every_header: bool = True) -> Container:
         wanted = own if is_checkpoint and not every_header else directory.records
         data_offsets = _check_headers(source, wanted, directory)
         if not is_checkpoint:
-            raise NotACheckpointError("not a checkpoint but a zip of something else", source.path)
+            raise _foreign(source, directory)
         container = Container(source.path, directory.records, data_offsets)
         found = _read_manifest(source, container, own[0]) if own else None
         is_as_written = not every_header or canonical.is_as_written(
@@ -80,6 +80,14 @@ def ends_as_a_checkpoint(source: Source) -> bool:
         return _has_pickle(read_directory(source))
     except StructureError:
         return False
+
+
+def _foreign(source: Source, directory: Directory) -> NotACheckpointError:
+    names = [record.name for record in directory.records]
+    if names and all(name.endswith(".npy") for name in names):
+        return NotACheckpointError("not a checkpoint but a NumPy archive", source.path, "numpy.load reads it")
+    hint = "`unzip -l FILE` lists what is in it: a checkpoint may be"
+    return NotACheckpointError("not a checkpoint but a zip of something else", source.path, hint)
 
 
 def _refuse_inflation(source: Source, directory: Directory) -> None:

@@ -67,6 +67,12 @@ def numpy_file() -> bytes:
     return file.getvalue()
 
 
+def numpy_archive() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, a=np.ones(3))
+    return file.getvalue()
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5\n"
 FOREIGN = {
     "an empty file": b"",
@@ -76,6 +82,17 @@ FOREIGN = {
     "a bzip2 file": bz2.compress(b"x"),
     "an xz file": lzma.compress(b"x"),
     "a Zstandard file": b"\x28\xb5\x2f\xfd" + bytes(9),
+    "an lz4 file": b"\x04\x22\x4d\x18" + bytes(9),
+    "a 7z file": b"7z\xbc\xaf\x27\x1c" + bytes(30),
+    "an empty zip": b"PK\x05\x06" + bytes(18),
+    "a NumPy archive": numpy_archive(),
+    "an ONNX model or another protobuf": b"\x08\x08\x12\x07pytorch\x1a\x052.1.0" + bytes(20),
+    "a program or a library": b"\x7fELF\x02\x01\x01" + bytes(20),
+    "a PNG image": b"\x89PNG\r\n\x1a\n" + bytes(20),
+    "an XML file": b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+    "a JSON file": b'{"error": "Not Found"}',
+    "an index of weights": b'{"metadata": {}, "weight_map": {"w": "model-00001-of-00002.safetensors"}}',
+    "an SQLite database": b"SQLite format 3\0" + bytes(80),
     "a tar file": packed_tar(),
     "a GGUF file": b"GGUF\x03\x00\x00\x00" + bytes(50),
     "an HDF5 file": b"\x89HDF\r\n\x1a\n" + bytes(50),
@@ -89,14 +106,11 @@ FOREIGN = {
 
 @pytest.mark.parametrize(("what", "data"), FOREIGN.items(), ids=FOREIGN)
 def test_what_is_no_checkpoint_is_named_by_its_first_bytes(what: str, data: bytes, tmp_path: Path) -> None:
-    found = detect(InMemory(data))
-    assert isinstance(found, Foreign)
-    assert found.what == what
     path = tmp_path / "weights.pt"
     path.write_bytes(data)
     verdict = verify(os.fspath(path))
     assert (verdict.status, verdict.reason) == (Status.NOT_A_CHECKPOINT, f"not a checkpoint but {what}")
-    assert verdict.hint == found.hint
+    assert verdict.hint or what in ("a program or a library", "a PNG image")
 
 
 def test_each_format_is_known_by_its_structure() -> None:

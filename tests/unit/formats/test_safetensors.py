@@ -26,7 +26,7 @@ def test_the_header_is_that_of_the_library_for_any_names_and_shapes(drawn):
     drafts, specs, keep = [], {}, []
     for name, (dtype, shape) in drawn.items():
         item = {"float32": 4, "bfloat16": 2, "int64": 8, "bool": 1}[dtype]
-        drafts.append(Draft(name, dtype, item, tuple(shape), "", lambda: memoryview(b"")))
+        drafts.append(Draft(name, dtype, math.prod(shape) * item, tuple(shape), "", lambda: memoryview(b"")))
         keep.append(np.zeros(math.prod(shape) * item, np.uint8))
         specs[name] = safetensors.TensorSpec(
             dtype=dtype, shape=shape, data_ptr=keep[-1].ctypes.data, data_len=keep[-1].nbytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -164,7 +165,7 @@ def test_the_command_takes_several_paths_and_prints_one_document(
         (str(whole), "intact"),
         (str(tmp_path / "b.pt"), "not a checkpoint"),
     ]
-    assert files[0].keys() == {"path", "status", "reason", "tensors", "size_bytes"}
+    assert files[0].keys() == {"path", "status", "reason", "hint", "tensors", "size_bytes"}
 
 
 def test_a_missing_path_exits_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,3 +197,38 @@ def test_a_file_by_torch_of_more_than_4_gib_is_intact(
     path = tmp_path / "large.pt"
     torch.save({str(number): torch.zeros(300_000_000, dtype=torch.int8) for number in range(17)}, path)
     assert verify(str(path)).status is Status.INTACT
+
+
+@pytest.mark.parametrize("cut", [1, 8, 500, 1188, 1250])
+def test_a_legacy_file_that_was_cut_short_is_corrupt_wherever_it_ends(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "old.pth"
+    torch.save({"w": torch.ones(250), "b": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    assert verify(str(path)).status is Status.UNVERIFIABLE
+    os.truncate(path, path.stat().st_size - cut)
+    verdict = verify(str(path))
+    assert verdict.status is Status.CORRUPT
+    assert "truncated" in verdict.reason or "ends too early" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "fits"),
+    [
+        ("F32", [2], 8), ("BF16", [2, 2], 8), ("I64", [0, 3], 0), ("BOOL", [], 1), ("F8_E4M3", [3], 3),
+        ("F4", [2, 8], 8), ("F6_E2M3", [8], 6), ("F6_E3M2", [4, 2], 6), ("C64", [2], 16),
+    ],
+)  # fmt: skip
+def test_a_safetensors_tensor_whose_bytes_do_not_fit_its_shape_is_corrupt(
+    tmp_path: Path, dtype: str, shape: list[int], fits: int
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    for size, status in ((fits, Status.UNVERIFIABLE), (fits + 2, Status.CORRUPT)):
+        write_safetensors(
+            path, {"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}, bytes(size)
+        )
+        assert verify(str(path)).status is status
+
+
+def test_a_dtype_that_a_later_safetensors_has_is_not_called_damage(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_safetensors(path, {"w": {"dtype": "F5_NEW", "shape": [8], "data_offsets": [0, 5]}}, bytes(5))
+    assert verify(str(path)).status is Status.UNVERIFIABLE

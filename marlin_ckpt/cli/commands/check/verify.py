@@ -4,7 +4,7 @@ from typing import Annotated
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Json, Recursive, argument, flag
-from marlin_ckpt.errors import BadFileError
+from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError
 
 EXAMPLE = "Example: marlin-ckpt verify checkpoints --recursive; exits 3 when a file is corrupt."
 
@@ -26,7 +26,14 @@ def verify(
     from marlin_ckpt.operations import verify as operation
 
     entries = catalog.named(paths, verification.EXTENSIONS, recursive=recursive)
+    nothing_in = operation.nothing_in(paths, entries)
+    if not entries:
+        raise nothing_in[0]
     with output.bytes_bar(sum(entry.size_bytes for entry in entries), quiet=quiet or json) as on_bytes:
         found = operation.verify(entries, on_bytes)
     output.result(json, lambda: view.document(found), lambda: view.show(found, quiet=quiet))
-    return BadFileError.exit_code if operation.is_bad(found, paths) else 0
+    if operation.is_bad(found, paths):
+        return BadFileError.exit_code
+    for error in nothing_in:
+        output.error(error)
+    return CheckpointNotFoundError.exit_code if nothing_in else 0
