@@ -112,6 +112,8 @@ class TrainerArguments(Checked):
         backend: how the steps are run; `sp`: in this process; `sp-amp`: with automatic mixed precision.
         amp_dtype: with `sp-amp`: `bfloat16`, `float16`, or `auto`, which prefers the first.
         step_schedulers_by: whether the schedulers step after each global `step` or each `epoch`.
+        plateau_metric: with `step_schedulers_by: epoch`, what ReduceLROnPlateau is stepped with: `train_loss`
+            or a name that `get_metrics` returns; nothing: `val_loss`, or `train_loss` where there is none.
         seed: of the module's first weights, the order of the data, and all else that is drawn; nothing: what
             the generators happen to hold. A run that goes on keeps that of its beginning.
         deterministic: have torch choose deterministic algorithms, or refuse what has none.
@@ -144,6 +146,7 @@ class TrainerArguments(Checked):
     backend: str = field(default="sp", metadata={"choices": ("sp", "sp-amp")})
     amp_dtype: str = field(default="auto", metadata={"choices": ("auto", "bfloat16", "float16")})
     step_schedulers_by: str = field(default="step", metadata={"choices": ("step", "epoch")})
+    plateau_metric: str | None = None
     seed: int | None = field(default=None, metadata={"minimum": 0, "maximum": 2**63 - 1})
     deterministic: bool = False
     index_by: str = field(default="epoch", metadata={"choices": ("epoch", "step")})

@@ -2,13 +2,15 @@
 
 module      ModuleInterface: what users implement
 trainer     Trainer: the loop over epochs
-backend     TrainerBackend and its implementations, which run the steps of an epoch
+backend     TrainerBackend, and SingleProcess, which runs the steps of an epoch
+mixed_precision  SingleProcessAmp, which runs them with automatic mixed precision
+stepping    makes optimizers and schedulers; refuses what cannot be stepped
 states      hands loaded states to the module, the trainer and the backend
 saves       Saves: what has been saved and is durable; saves and stops when a signal asks for it
 preemption  the signals
 observer    TrainerObserver: who follows the progress, such as the command line
 setting     device, seeds and determinism, before the first step
-sizes       batch sizes and the number of steps in an epoch
+sizes       Figures: batch sizes, samplers and numbers of steps, which a subclass of Trainer may decide
 outputs     collects what steps return
 workers     the worker processes of data loaders: their seeds and signals
 build       makes a trainer from a configuration

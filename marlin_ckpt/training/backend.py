@@ -4,15 +4,17 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from torch.utils.data import SequentialSampler
 
-from marlin_ckpt.training import setting
+from marlin_ckpt.errors import TrainingError
+from marlin_ckpt.training import stepping
 from marlin_ckpt.training.module import CallbackInterface, ModuleInterface, SamplerClass, Schedulers, Stage
-from marlin_ckpt.training.outputs import OutputCollector, as_tuple
-from marlin_ckpt.training.resume.order import EpochSampler
+from marlin_ckpt.training.outputs import EpochOutputs, OutputCollector, as_tuple
+from marlin_ckpt.training.resume.order import EpochSampler, Remaining
 
 
 @dataclass
@@ -76,6 +78,9 @@ class TrainerBackend(ABC):
     def get_batches_completed(self) -> int:
         """Training batches done in the whole run."""
 
+    def end_epoch(self) -> None:  # noqa: B027 - a backend may have nothing to end
+        """Called after an epoch and its validation; does nothing unless overridden."""
+
     @abstractmethod
     def get_global_steps_completed(self) -> int:
         """Optimizer steps done in the whole run."""
@@ -104,21 +109,32 @@ class _Progress:
     """What an epoch under way has done: global steps, and the outputs of their batches."""
 
     steps: int = 0
-    outputs: OutputCollector = field(default_factory=OutputCollector)
+    outputs: EpochOutputs = field(default_factory=EpochOutputs)
 
 
 class SingleProcess(TrainerBackend):
-    """Runs each step in this process, on one device."""
+    """Runs each step in this process, on one device.
+
+    Attributes:
+        lost: what a loaded state of an epoch under way has not kept, a sentence each.
+    """
 
     args: TrainerBackendArguments
 
     def __init__(self) -> None:
         self.global_step_completed = 0
         self.batches_completed = 0
+        self.lost: list[str] = []
         self._progress = _Progress()
+        self._goes_on = self._is_within_step = False
 
     def init(self, args: TrainerBackendArguments) -> None:
-        """Takes what it works on."""
+        """Takes what it works on.
+
+        Raises:
+            TrainingError: an optimizer or a scheduler cannot be stepped without an argument.
+        """
+        stepping.check(args.optimizers, args.schedulers or ())
         self.args = args
 
     def train_dl(self, dataloader: Iterable[Any], callback: CallbackInterface) -> list[Any]:
@@ -126,12 +142,25 @@ class SingleProcess(TrainerBackend):
 
         A last global step of fewer batches ends the epoch where the batches do not divide evenly, so that
         no gradient is carried over a checkpoint.
+
+        Raises:
+            TrainingError: an exception has ended an earlier call in the middle of a global step.
         """
-        try:
-            self._train(dataloader, callback)
-            return self._progress.outputs.collated()
-        finally:
+        if self._is_within_step:
+            hint = "make a new trainer, which goes on from the last checkpoint"
+            raise TrainingError("training was ended in the middle of a global step", hint=hint)
+        if not (self._goes_on or (isinstance(dataloader, Remaining) and dataloader.done)):
             self._progress = _Progress()
+        self._goes_on = False
+        self._train(dataloader, callback)
+        outputs = self._progress.outputs.collated()
+        if not isinstance(dataloader, Remaining):  # a trainer ends the epoch, others do not
+            self.end_epoch()
+        return outputs
+
+    def end_epoch(self) -> None:
+        """Forgets the outputs of the epoch, which a checkpoint during its validation still holds."""
+        self._progress = _Progress()
 
     def _train(self, dataloader: Iterable[Any], callback: CallbackInterface) -> None:
         progress, limit = self._progress, self.args.max_train_steps_per_epoch
@@ -139,6 +168,7 @@ class SingleProcess(TrainerBackend):
         if limit is not None and progress.steps >= limit:  # which a resumed run may have lowered
             return
         for batch in dataloader:
+            self._is_within_step = True
             outputs = self._forward_backward(batch, callback)
             progress.outputs.collect(outputs)
             step.collect(outputs)
@@ -188,6 +218,7 @@ class SingleProcess(TrainerBackend):
             scheduler.step()
         self.global_step_completed += 1
         self._progress.steps += 1
+        self._is_within_step = False
         outputs = collector.collated()
         callback.on_end_train_step(self.global_step_completed, *outputs)
         if self.args.on_global_step is not None:
@@ -196,9 +227,7 @@ class SingleProcess(TrainerBackend):
     def validate_dl(self, dataloader: Iterable[Any]) -> list[Any]:
         """Runs validation steps on a loader's batches, without gradients."""
         collector = OutputCollector()
-        for done, batch in enumerate(dataloader):
-            if done == self.args.max_val_steps_per_epoch:
-                break
+        for batch in islice(dataloader, self.args.max_val_steps_per_epoch):
             with torch.no_grad():
                 outputs = self._forward(Stage.VAL, self.global_step_completed, batch)
             collector.collect(outputs)
@@ -223,13 +252,17 @@ class SingleProcess(TrainerBackend):
         return SequentialSampler
 
     def get_state(self) -> dict[str, Any]:
-        """The step counters and, within an epoch, what it has done."""
+        """The step counters and, within an epoch, what it has done.
+
+        Of the outputs it holds those that `on_end_train_epoch` and the mean loss need, in limited space.
+        """
         state: dict[str, Any] = {
             "global_step_completed": self.global_step_completed,
             "batches_completed": self.batches_completed,
         }
         if steps := self._progress.steps:
-            state["epoch"] = {"steps": steps, "outputs": self._progress.outputs.collated()}
+            outputs = self._progress.outputs.state(only_losses=not self._needs_outputs())
+            state["epoch"] = {"steps": steps, "outputs": outputs}
         return state
 
     def update_state(self, state: Mapping[str, Any] | None) -> None:
@@ -238,47 +271,9 @@ class SingleProcess(TrainerBackend):
             self.global_step_completed = state["global_step_completed"]
             self.batches_completed = state["batches_completed"]
             if epoch := state.get("epoch"):
-                self._progress = _Progress(epoch["steps"], OutputCollector(epoch["outputs"]))
+                self._progress = _Progress(epoch["steps"], EpochOutputs(epoch["outputs"]))
+                self._goes_on, self.lost = True, self._progress.outputs.lost()
 
-
-class SingleProcessAmp(SingleProcess):
-    """Runs each step in this process with automatic mixed precision; with `float16`, scales the losses."""
-
-    def init(self, args: TrainerBackendArguments) -> None:
-        """Takes what it works on, and chooses the type."""
-        super().init(args)
-        kind = args.device.type
-        has_bfloat16 = kind != "cuda" or torch.cuda.is_bf16_supported()
-        best = "bfloat16" if has_bfloat16 else "float16"
-        self._dtype: torch.dtype = getattr(torch, best if args.amp_dtype == "auto" else args.amp_dtype)
-        if self._dtype == torch.float16:
-            setting.expect_schedules_first()
-        self._scaler = torch.amp.GradScaler(kind, enabled=self._dtype == torch.float16)
-
-    def _forward(self, stage: Stage, global_step: int, batch: Any) -> Any:
-        with torch.autocast(self.args.device.type, self._dtype):
-            return super()._forward(stage, global_step, batch)
-
-    def _backward(self, loss: torch.Tensor) -> None:
-        super()._backward(self._scaler.scale(loss))
-
-    def _step(self) -> None:
-        for optimizer in self.args.optimizers:
-            self._scaler.unscale_(optimizer)
-        self._clip()
-        for optimizer in self.args.optimizers:
-            self._scaler.step(optimizer)
-        self._scaler.update()
-
-    def get_state(self) -> dict[str, Any]:
-        """Also the scale of the losses; empty with `bfloat16`, which needs none."""
-        return {**super().get_state(), "scaler": self._scaler.state_dict()}
-
-    def update_state(self, state: Mapping[str, Any] | None) -> None:
-        """Takes over what `get_state` returned once."""
-        super().update_state(state)
-        if state and state.get("scaler") and self._scaler.is_enabled():
-            self._scaler.load_state_dict(dict(state["scaler"]))
-
-
-BACKENDS: dict[str, type[TrainerBackend]] = {"sp": SingleProcess, "sp-amp": SingleProcessAmp}
+    def _needs_outputs(self) -> bool:
+        method = self.args.model.on_end_train_epoch
+        return getattr(method, "__func__", None) is not CallbackInterface.on_end_train_epoch

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 SamplerClass = Callable[[Any], Sampler[int]]
-Loaders = DataLoader[Any] | dict[str, DataLoader[Any]]
+Loaders = DataLoader[Any] | dict[str, DataLoader[Any]] | None
 Schedulers = Iterable[torch.optim.lr_scheduler.LRScheduler]
 
 
@@ -54,7 +54,10 @@ class ModuleInterface(torch.nn.Module, CallbackInterface):
     def get_optimizers_schedulers(
         self, estimated_global_steps_per_epoch: int, epochs: int
     ) -> tuple[Iterable[torch.optim.Optimizer], Schedulers]:
-        """Makes the optimizers and the schedulers, which are stepped after each optimizer step.
+        """Makes the optimizers and the schedulers, which are stepped after each optimizer step or epoch.
+
+        An optimizer is stepped without a closure, which LBFGS needs. ReduceLROnPlateau is stepped by epoch,
+        with the metric that `plateau_metric` names.
 
         Args:
             estimated_global_steps_per_epoch: optimizer steps in an epoch.
@@ -62,12 +65,15 @@ class ModuleInterface(torch.nn.Module, CallbackInterface):
         """
 
     @abstractmethod
-    def get_train_dataloader(self, sampler: SamplerClass, batch_size: int) -> DataLoader[Any]:
-        """Makes the loader of the training data; called for each epoch.
+    def get_train_dataloader(self, sampler: SamplerClass, batch_size: int) -> DataLoader[Any] | None:
+        """Makes the loader of the training data; called for each epoch, and once for the number of steps.
 
         Args:
             sampler: a class, to be called with the data set.
             batch_size: samples in one batch.
+
+        Returns:
+            the loader; None for a module that is only validated.
         """
 
     @abstractmethod
@@ -77,6 +83,9 @@ class ModuleInterface(torch.nn.Module, CallbackInterface):
         Args:
             sampler: a class, to be called with the data set.
             batch_size: samples in one batch.
+
+        Returns:
+            the loaders; None where nothing is validated.
         """
 
     @abstractmethod

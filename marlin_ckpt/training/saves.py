@@ -33,6 +33,7 @@ class Saves:
         self._observer = observer
         self._last: tuple[Place, str | None] = ((), None)
         self._durable: str | None = None
+        self._is_last = False
         self._began_s = time.monotonic()
 
     @contextlib.contextmanager
@@ -54,6 +55,31 @@ class Saves:
     def is_late(self, minutes: float | None) -> bool:
         """Whether the last checkpoint is older than so many minutes; never for None."""
         return minutes is not None and time.monotonic() - self._began_s >= minutes * 60
+
+    @contextlib.contextmanager
+    def last_one(self) -> Iterator[None]:
+        """What is saved in the context is the last of a run, and need not be saved if it has been."""
+        self._is_last = True
+        try:
+            yield
+        finally:
+            self._is_last = False
+
+    def held(self, checkpointer: AbstractCheckpointer, place: Place) -> str | None:
+        """The path of the last save of a run if it has been made, durable; else None.
+
+        Args:
+            checkpointer: what saves.
+            place: how far the run is.
+
+        Raises:
+            MarlinError: what that save failed with in the background.
+        """
+        at, path = self._last
+        if not self._is_last or at != place:
+            return None
+        self.settle(checkpointer)
+        return path if path == self._durable else None
 
     def save(
         self, checkpointer: AbstractCheckpointer, state: Checkpoint, index: int, place: Place, force: bool

@@ -4,7 +4,8 @@ from torch.utils.data import SequentialSampler
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.errors import TrainingError
-from marlin_ckpt.training.module import ModuleInterface
+from marlin_ckpt.training.backend import TrainerBackend
+from marlin_ckpt.training.module import ModuleInterface, SamplerClass
 from marlin_ckpt.training.resume import rng
 
 
@@ -42,3 +43,56 @@ def global_steps(module: ModuleInterface, batch_size: int, accumulation: int, li
             raise TrainingError("the training data has no length", hint=hint) from error
         return limit
     return steps if limit is None else min(steps, limit)
+
+
+class Figures:
+    """The sizes and numbers of a trainer, each of which a subclass may decide otherwise."""
+
+    args: TrainerArguments
+    module: ModuleInterface
+    trainer_backend: TrainerBackend
+
+    @property
+    def train_step_batch_size(self) -> int:
+        """Samples in one batch, as many as the device holds; see `step_batch_size`."""
+        return step_batch_size(self.args)
+
+    @property
+    def gradient_accumulation(self) -> int:
+        """Batches behind one global step."""
+        return self.args.train_batch_size // self.train_step_batch_size
+
+    @property
+    def val_step_batch_size(self) -> int:
+        """Samples in one validation batch."""
+        return self.args.val_batch_size
+
+    @property
+    def train_sampler(self) -> SamplerClass:
+        """The class of sampler for training data."""
+        return self.trainer_backend.train_sampler
+
+    @property
+    def val_sampler(self) -> SamplerClass:
+        """The class of sampler for validation data."""
+        return self.trainer_backend.val_sampler
+
+    @property
+    def global_steps_finished(self) -> int:
+        """Optimizer steps done in the whole run."""
+        return self.trainer_backend.get_global_steps_completed()
+
+    @property
+    def total_steps_finished(self) -> int:
+        """Training batches done in the whole run."""
+        return self.trainer_backend.get_batches_completed()
+
+    @property
+    def estimated_global_steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch.
+
+        Raises:
+            TrainingError: the loader has no length and `max_train_steps_per_epoch` is not set.
+        """
+        limit, size = self.args.max_train_steps_per_epoch, self.train_step_batch_size
+        return global_steps(self.module, size, self.gradient_accumulation, limit)

@@ -28,9 +28,7 @@ def load(checkpointer: AbstractCheckpointer, module: ModuleInterface, check: _Ch
         StateMismatchError: the state does not fit the module.
         Whatever the checkpointer's `load` raises.
     """
-    # A checkpointer of the user's may know PyMarlin's `load()` alone.
-    can_read_into = "into" in inspect.signature(checkpointer.load).parameters
-    reads_into = can_read_into and _is_its_state_dict(module)
+    reads_into = can_read_into(checkpointer, module)
     # Takes the trainer's place: decides whether the state fits, and loads nothing.
     judge = SimpleNamespace(check_state_dict=refusals("the loaded state does not fit the trainer")(check))
     into = Checkpoint(module_interface_state=module, trainer_state=judge)
@@ -42,10 +40,13 @@ def load(checkpointer: AbstractCheckpointer, module: ModuleInterface, check: _Ch
     return loaded
 
 
-def _is_its_state_dict(module: ModuleInterface) -> bool:
+def can_read_into(checkpointer: AbstractCheckpointer, module: ModuleInterface) -> bool:
+    """Whether a file can be read straight into a module: its state is its state dict and nothing else."""
     kind: type = type(module)
     own = "get_state", "update_state", "state_dict"
-    return all(getattr(kind, name, None) is getattr(ModuleInterface, name) for name in own)
+    is_its_state_dict = all(getattr(kind, name, None) is getattr(ModuleInterface, name) for name in own)
+    # A checkpointer of the user's may know PyMarlin's `load()` alone.
+    return is_its_state_dict and "into" in inspect.signature(checkpointer.load).parameters
 
 
 def update(what: str, owner: Any, state: Any) -> None:

@@ -4,26 +4,25 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.loading.payload import plain_metrics
-from marlin_ckpt.training import setting, sizes, states, workers
-from marlin_ckpt.training.backend import BACKENDS, TrainerBackend, TrainerBackendArguments, weakly
-from marlin_ckpt.training.module import ModuleInterface, SamplerClass
+from marlin_ckpt.training import setting, states, stepping, workers
+from marlin_ckpt.training.backend import SingleProcess, TrainerBackend, TrainerBackendArguments, weakly
+from marlin_ckpt.training.mixed_precision import BACKENDS
+from marlin_ckpt.training.module import ModuleInterface
 from marlin_ckpt.training.observer import TrainerObserver
 from marlin_ckpt.training.outputs import mean_loss
 from marlin_ckpt.training.resume import conditions, fitting, rng
 from marlin_ckpt.training.resume.continuation import Continuation
 from marlin_ckpt.training.resume.order import Watched
 from marlin_ckpt.training.saves import Saves
+from marlin_ckpt.training.sizes import Figures
 
 
-class Trainer:
+class Trainer(Figures):
     """Trains a module, saves on the way, and continues from what the checkpointer loads.
 
     A run that goes on from a checkpoint is the run that was never stopped, bit for bit, wherever it was.
@@ -51,7 +50,7 @@ class Trainer:
 
         Raises:
             StateMismatchError: a state was loaded that does not fit, or with `exact` one of other conditions.
-            TrainingError: the device is not there.
+            TrainingError: the device is not there, or an optimizer or scheduler cannot be stepped.
             Whatever the checkpointer's `load` raises.
         """
         args.check()
@@ -69,12 +68,19 @@ class Trainer:
         self._continuation = Continuation(args, self.logger)
         self._position = self._continuation.position
         self._observer, self._saves = observer, Saves(observer)
+        self._steps_per_epoch: int | None = None
+        self._maker = stepping.Maker(module)
+        if states.can_read_into(self.checkpointer, self.module):
+            # Nothing that it makes depends on its state: what it lacks is known before anything is loaded.
+            self.module.to(self.device)
+            self._steps()
         checkpoint = states.load(self.checkpointer, self.module, self._check_state)
         # What was measured last stays true until an epoch measures anew: a finished run saves it again.
         self._metrics = plain_metrics(checkpoint.metrics if type(checkpoint) is Checkpoint else None)
         self.module.to(self.device)
-        self.optimizers, self.schedulers = self._new_optimizers(args.epochs)
-        self._conditions = self._conditions_of(self.optimizers, self.schedulers)
+        self.optimizers, self.schedulers = self._make(checkpoint.trainer_state)
+        self._conditions = self._conditions_of((self.optimizers, self.schedulers))
+        stepping.by_epoch(self.schedulers, args)
         states.update("trainer", self, checkpoint.trainer_state)
         self.checkpointer.register(*self.optimizers)
         self.trainer_backend.init(
@@ -93,83 +99,51 @@ class Trainer:
             )
         )
         states.update("trainer backend", self.trainer_backend, checkpoint.trainer_backend_state)
+        if isinstance(self.trainer_backend, SingleProcess):
+            self._continuation.announce(self.trainer_backend.lost)
         self._continuation.load_position(checkpoint.trainer_state, self.total_steps_finished)
-
-    @property
-    def train_step_batch_size(self) -> int:
-        """Samples in one batch, as many as the device holds; see `sizes.step_batch_size`."""
-        return sizes.step_batch_size(self.args)
-
-    @property
-    def gradient_accumulation(self) -> int:
-        """Batches behind one global step."""
-        return self.args.train_batch_size // self.train_step_batch_size
-
-    @property
-    def val_step_batch_size(self) -> int:
-        """Samples in one validation batch."""
-        return self.args.val_batch_size
-
-    @property
-    def train_sampler(self) -> SamplerClass:
-        """The class of sampler for training data."""
-        return self.trainer_backend.train_sampler
-
-    @property
-    def val_sampler(self) -> SamplerClass:
-        """The class of sampler for validation data."""
-        return self.trainer_backend.val_sampler
-
-    @property
-    def global_steps_finished(self) -> int:
-        """Optimizer steps done in the whole run."""
-        return self.trainer_backend.get_global_steps_completed()
-
-    @property
-    def total_steps_finished(self) -> int:
-        """Training batches done in the whole run."""
-        return self.trainer_backend.get_batches_completed()
-
-    @property
-    def estimated_global_steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch.
-
-        Raises:
-            TrainingError: the loader has no length and `max_train_steps_per_epoch` is not set.
-        """
-        limit, size = self.args.max_train_steps_per_epoch, self.train_step_batch_size
-        return sizes.global_steps(self.module, size, self.gradient_accumulation, limit)
+        self._maker = stepping.Maker(module)  # what is made from now on is new
 
     def train(self) -> None:
         """Runs what is left of the run, saving on the way; then saves once more, forced, and the model.
 
         SIGTERM, SIGINT and SIGUSR1 are answered between two global steps, or two batches of a validation:
-        each saves, the first two then stop, and a second one of these ends the process at once.
+        each saves, the first two then stop, and a second one of these ends the process at once. Called again
+        after that, it goes on where it has stopped.
 
         Raises:
+            ArgumentsError: the arguments are wrong by now.
             Preempted: a signal has stopped it; the state is saved.
             DirectoryInUseError, StateMismatchError: another run saves there; with `exact`, the data differ.
         """
+        self.args.check()
         with self.checkpointer.running(), self._saves.running(self.args, self.checkpointer, self.logger):
-            self._answer()
-            epochs = range(self.last_epoch + 1, self.args.epochs)
-            if epochs:
-                indices = len(epochs) * (self.estimated_global_steps_per_epoch if self._by_step else 1)
-                self.checkpointer.check_space(self._state(), self.optimizers, indices)
-            for epoch in epochs:
-                self._run_epoch(epoch)
-            if epochs:
+            try:
+                self._run()
+            except BaseException:
+                self._position.pause(self.total_steps_finished)
+                raise
+
+    def _run(self) -> None:
+        self._answer()
+        epochs = range(self.last_epoch + 1, self.args.epochs)
+        if epochs:
+            indices = len(epochs) * (self._steps() if self._by_step else 1)
+            self.checkpointer.check_space(self._state(), self.optimizers, indices)
+        for epoch in epochs:
+            self._run_epoch(epoch)
+        if epochs:
+            with self._saves.last_one():
                 self.save_checkpoint(force=True)
-            if self.last_epoch >= 0:
-                self.save_model_checkpoint()
-                self._saves.settle(self.checkpointer)
-            self.module.on_end_train(self.global_steps_finished)
+        if self.last_epoch >= 0:
+            self.save_model_checkpoint()
+            self._saves.settle(self.checkpointer)
+        self.module.on_end_train(self.global_steps_finished)
 
     def _run_epoch(self, epoch: int) -> None:
         if self._observer is not None:
             done = -(-self._position.batches(self.total_steps_finished) // self.gradient_accumulation)
-            steps = self.estimated_global_steps_per_epoch
-            self._observer.on_epoch_begin(epoch, self.args.epochs, steps, done)
+            self._observer.on_epoch_begin(epoch, self.args.epochs, self._steps(), done)
         self._position.begin_epoch()
         self.module.on_begin_train_epoch(self.global_steps_finished, epoch)
         self._saves.report(self.checkpointer)
@@ -178,12 +152,13 @@ class Trainer:
         with self._position.held():
             self.validate()
         self.module.on_end_train_epoch(self.global_steps_finished, *outputs)
-        if self.args.step_schedulers_by == "epoch":
-            for scheduler in self.schedulers:
-                scheduler.step()
+        schedulers = stepping.by_epoch(self.schedulers, self.args)
+        stepping.step_without_metric(schedulers)
         self.last_epoch = epoch
         self._position.end_epoch(self.total_steps_finished)
+        self.trainer_backend.end_epoch()
         self._metrics = plain_metrics({**mean_loss(outputs), **dict(self.module.get_metrics())})
+        stepping.step_with_metric(schedulers, self._metrics, self.args.plateau_metric, self.logger)
         if self._observer is not None:
             self._observer.on_epoch_end(epoch, self._metrics)
         if not self._by_step or self.checkpointer.is_due(self._index()):
@@ -193,21 +168,28 @@ class Trainer:
     def train_epoch(self) -> list[Any]:
         """Trains on what is left of the epoch's data and returns the outputs collected in all of it."""
         sampler, size = self.train_sampler, self.train_step_batch_size
-        loader = self.module.get_train_dataloader(sampler=sampler, batch_size=size)
+        made = self.module.get_train_dataloader(sampler=sampler, batch_size=size)
+        loader = () if made is None else made  # a module that is only validated
         done, epoch = self.total_steps_finished, self.last_epoch + 1
         with self._position.open(loader, seed=self.seed, epoch=epoch, batches_completed=done) as remaining:
             self._continuation.go_on()
             return list(self.trainer_backend.train_dl(remaining, self.module))
 
     def validate(self) -> list[Any]:
-        """Runs the validation loaders one after the other and returns the last one's collected outputs."""
+        """Runs the validation loaders one after the other and returns the last one's collected outputs.
+
+        A loader of None is none.
+        """
         sampler, size = self.val_sampler, self.val_step_batch_size
         loaders = self.module.get_val_dataloaders(sampler=sampler, batch_size=size)
         self.module.eval()
         outputs: list[Any] = []
         for key, loader in (loaders if isinstance(loaders, dict) else {"default": loaders}).items():
+            if loader is None:
+                continue
             workers.prepare(loader)
-            outputs = list(self.trainer_backend.validate_dl(Watched(loader, self._answer)))
+            with Watched(loader, self._answer) as batches:
+                outputs = list(self.trainer_backend.validate_dl(batches))
             self.module.on_end_val_epoch(self.global_steps_finished, *outputs, key=key)
         return outputs
 
@@ -215,8 +197,10 @@ class Trainer:
         """Hands the three states and the metrics to the checkpointer, and returns its path.
 
         The index is the last epoch, or within an epoch the one under way; with `index_by: step` it is the
-        number of global steps done.
+        number of global steps done. At the end of a run, what has just been saved is not saved again.
         """
+        if path := self._saves.held(self.checkpointer, self._place()):
+            return path
         return self._saves.save(self.checkpointer, self._state(), self._index(), self._place(), force)
 
     def save_model_checkpoint(self) -> None:
@@ -246,28 +230,31 @@ class Trainer:
         fitting.check(state, self.optimizers, self.schedulers, self.args)
         self.seed = self._continuation.seed(state, self._conditions, self.seed)
         self.last_epoch = state["last_epoch"]
-        steps, made = self.estimated_global_steps_per_epoch, (self.optimizers, self.schedulers)
-        self._continuation.load(state, *made, steps)
-        if self.args.reset_optimizers_schedulers and (left := self.args.epochs - self.last_epoch - 1) > 0:
-            self.optimizers, self.schedulers = self._new_optimizers(left)
+        self._continuation.load(state, self.optimizers, self.schedulers, self._steps())
+        if self.args.reset_optimizers_schedulers:
+            self.optimizers, self.schedulers = self._make(state)
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Refuses what `update_state` would refuse, before anything is loaded."""
         with rng.preserved():
-            optimizers, schedulers = self._new_optimizers(self.args.epochs)
+            optimizers, schedulers = self._make(state)
         fitting.check(state, optimizers, schedulers, self.args)
         if self.args.exact:
-            self._continuation.seed(state, self._conditions_of(optimizers, schedulers), self.seed)
+            self._continuation.seed(state, self._conditions_of((optimizers, schedulers)), self.seed)
 
-    def _conditions_of(self, optimizers: list[Optimizer], schedulers: list[LRScheduler]) -> dict[str, Any]:
-        made = optimizers, schedulers, self.args.epochs, self.estimated_global_steps_per_epoch
+    def _conditions_of(self, made: stepping.Steppers) -> dict[str, Any]:
         fingerprint = self.module.data_fingerprint()
-        return conditions.of(self.args, self.device, fingerprint) | conditions.of_made(*made)
+        of_made = conditions.of_made(*made, self.args.epochs, self._steps())
+        return conditions.of(self.args, self.device, fingerprint) | of_made
 
-    def _new_optimizers(self, epochs: int) -> tuple[list[Optimizer], list[LRScheduler]]:
-        steps = self.estimated_global_steps_per_epoch
-        optimizers, schedulers = self.module.get_optimizers_schedulers(steps, epochs)
-        return list(optimizers), list(schedulers or ())
+    def _make(self, state: Any) -> stepping.Steppers:
+        return self._maker.make(self._steps(), stepping.epochs_ahead(self.args, state))
+
+    def _steps(self) -> int:
+        """The optimizer steps in an epoch, estimated once: a module may take long to make its loader."""
+        if self._steps_per_epoch is None:
+            self._steps_per_epoch = self.estimated_global_steps_per_epoch
+        return self._steps_per_epoch
 
     def _state(self) -> Checkpoint:
         return Checkpoint(

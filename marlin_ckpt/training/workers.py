@@ -5,7 +5,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader, get_worker_info
@@ -87,3 +88,21 @@ def prepare(loader: Any, seed: int | None = None, first: int = 0) -> None:
     seeding = None if seed is None else _Seeding(collate, seed, first)
     loader.collate_fn = collate if seeding is None else seeding
     loader.worker_init_fn = functools.partial(_begin, begin, seeding)
+
+
+def end(loader: Any, batches: Iterator[Any], *, is_kept: bool) -> None:
+    """Ends what makes batches for an iterator that is not used any more: worker processes, a generator.
+
+    Args:
+        loader: that the iterator is of.
+        batches: the iterator.
+        is_kept: leave the workers that the loader keeps for its next epoch.
+    """
+    if isinstance(batches, types.GeneratorType) and batches is not loader:
+        batches.close()
+    shut_down = getattr(batches, "_shutdown_workers", None)
+    if shut_down is None or (is_kept and getattr(loader, "_iterator", None) is batches):
+        return
+    shut_down()
+    if getattr(loader, "_iterator", None) is batches:
+        loader._iterator = None  # noqa: SLF001 - else its next epoch would wait for workers that have ended

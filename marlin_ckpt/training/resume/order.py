@@ -35,15 +35,23 @@ class EpochSampler(RandomSampler):
 
 
 class _Wrapped:
-    """Has the attributes and the length of the loader that it wraps."""
+    """Has the attributes and the length of the loader that it wraps; a context that ends its workers."""
 
     loader: Any
+    _batches: Iterator[Any] = iter(())
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Ends what makes batches; after an exception, its traceback would keep it alive."""
+        workers.end(self.loader, self._batches, is_kept=kind is None)
 
 
 class Remaining(_Wrapped):
@@ -52,6 +60,7 @@ class Remaining(_Wrapped):
     Attributes:
         loader: that they come from.
         lost: why they are not just those that are left, a sentence each.
+        done: the batches of the epoch that had been trained on when it was made.
     """
 
     def __init__(
@@ -70,8 +79,9 @@ class Remaining(_Wrapped):
             done: the batches that have been trained on.
             saved: what `state` returned when these batches were done; None: nothing is known of them.
         """
-        self.loader = loader
+        self.loader, self.done = loader, done
         self.lost: list[str] = []
+        self._last_state: Any = None
         self._keeps_state = loaders.keeps_state(loader)
         self._is_finished = False
         self._batch_size = loaders.batch_size(loader)
@@ -79,7 +89,8 @@ class Remaining(_Wrapped):
         self._began_samples = (saved or {}).get("samples") or done * self._batch_size
         self._skipping: _Skipping | None = None
         sampler = loaders.sampler(loader)
-        for one in (loader, getattr(loader, "dataset", None), sampler):
+        parts = [getattr(loader, name, None) for name in ("dataset", "batch_sampler")]
+        for one in (loader, *parts, sampler):
             getattr(one, "set_epoch", _ignore)(epoch)
         if isinstance(sampler, EpochSampler):
             sampler.seed, sampler.epoch, sampler.skip = seed, epoch, 0
@@ -87,11 +98,11 @@ class Remaining(_Wrapped):
         # A loader that replays makes all batches again, from the first one on.
         first = 0 if to_drop else done
         workers.prepare(loader, None if self._keeps_state else rng.derived(seed, "workers", epoch), first)
-        self._batches = iter(loader)
+        self._batches = batches = iter(loader)
         if self._skipping is not None:
             self._skipping.begin()  # draws what it draws now, before the generators are set to the position
         for _ in range(to_drop):
-            next(self._batches, None)
+            next(batches, None)
 
     def _seek(self, sampler: Any, saved: Mapping[str, Any]) -> int:
         """Has the loader begin after what is done; returns how many batches are still to be dropped."""
@@ -126,18 +137,17 @@ class Remaining(_Wrapped):
 
     def __iter__(self) -> Iterator[Any]:
         if not self._is_finished:
-            yield from self._batches
+            for batch in self._batches:  # noqa: UP028 - that would close one that goes on in the next epoch
+                yield batch
             self._is_finished = True
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Ends the worker processes after an exception, whose traceback would keep them alive."""
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Ends what makes batches; after an exception it keeps the loader's state, which ends with it."""
         if self._skipping is not None:
             self._skipping.end()
-        if kind is not None:
-            getattr(self._batches, "_shutdown_workers", lambda: None)()
+        if kind is not None and self._keeps_state:
+            self._last_state = self._loader_state()
+        super().__exit__(kind, *rest)
 
     def state(self, done: int) -> dict[str, Any]:
         """What is needed to go on after so many batches.
@@ -150,9 +160,12 @@ class Remaining(_Wrapped):
             found["batch_size"] = self._batch_size
             found["samples"] = self._began_samples + (done - self._began_batches) * self._batch_size
         if self._keeps_state:
-            # At its end a loader's state is that of the beginning of the next epoch.
-            found["loader"] = {"is_finished": self._is_finished, "loader": self.loader.state_dict()}
+            found["loader"] = self._last_state or self._loader_state()
         return found
+
+    def _loader_state(self) -> dict[str, Any]:
+        # At its end a loader's state is that of the beginning of the next epoch.
+        return {"is_finished": self._is_finished, "loader": self.loader.state_dict()}
 
 
 def _ignore(_epoch: int) -> None:
@@ -201,6 +214,7 @@ class Watched(_Wrapped):
         self._look = look
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self.loader:
+        self._batches = iter(self.loader)
+        for batch in self._batches:
             self._look()
             yield batch

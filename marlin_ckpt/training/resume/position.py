@@ -73,6 +73,15 @@ class Position:
             self._began_batches -= self._loaded_epoch["batches"]
             self._began_rng = self._loaded_epoch["rng"]
 
+    def pause(self, batches_completed: int) -> None:
+        """Training has stopped here; when it goes on, it resumes as it would from a checkpoint.
+
+        Args:
+            batches_completed: those of the whole run.
+        """
+        self.load(self.state(batches_completed), batches_completed, self.data)
+        self._remaining = None
+
     def begin_epoch(self) -> None:
         """Restores the random numbers with which a resumed epoch began; keeps those of a new one."""
         self.lost = []

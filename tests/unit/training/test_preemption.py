@@ -90,7 +90,6 @@ def test_sigusr1_saves_and_goes_on(tmp_path):
         "model_0.pt",
         "model_1.pt",
         "model_2.pt",
-        "model_2.pt",
     ]
     assert_same(whole, trainer)
 
