@@ -6,6 +6,7 @@ in meanwhile makes the removal fail, never go astray.
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -106,14 +107,14 @@ def plan_cleaning(
     return plan(directory, reason, recursive=recursive, sweeps=sweeps)
 
 
-def plan_sweeping(directory: PathText) -> Plan:
-    """Decides what dead runs left half written directly in a directory.
+def plan_sweeping(directory: PathText, *, recursive: bool = False) -> Plan:
+    """Decides to remove what dead runs left half written directly in a directory, or in those below it too.
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read, or is a symbolic link.
     """
-    return plan(directory, lambda _, __: "")
+    return plan(directory, lambda _, __: "", recursive=recursive)
 
 
 def planned(entry: Entry, why: str) -> Removal:
@@ -195,8 +196,8 @@ def _remove(store: Store, removal: Removal) -> None:
 def carry_out(plan: Plan, dispose: Dispose = _remove) -> Outcome:
     """Removes what a plan names; what cannot be removed is reported and the rest goes on.
 
-    What has gone meanwhile counts neither as removed nor as a failure; what has been replaced by another of
-    its name stays.
+    What has gone meanwhile, or is being removed by another process, counts neither as removed nor as a failure;
+    what has been replaced by another of its name stays.
 
     Args:
         plan: what to remove.
@@ -207,13 +208,15 @@ def carry_out(plan: Plan, dispose: Dispose = _remove) -> Outcome:
     with contextlib.ExitStack() as stack:
         store = None
         for removal in plan.removals:
+            is_rest = temporary.is_temporary(os.path.basename(removal.name))
             try:
                 store = store or stack.enter_context(open_store(plan.directory, follows=False))
-                is_rest = temporary.is_temporary(os.path.basename(removal.name))
                 (_remove if is_rest else dispose)(store, removal)
                 removed.append(removal)
             except FileNotFoundError:
                 continue
             except OSError as error:
+                if error.errno == errno.EAGAIN or (is_rest and error.errno == errno.EBUSY):
+                    continue  # locked by whoever removes it, or has begun to write it anew
                 failures.append(Failure(removal.path, error.strerror or str(error)))
     return Outcome(tuple(removed), tuple(failures))

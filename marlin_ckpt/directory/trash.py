@@ -5,6 +5,7 @@ to it. It is moved there and back by changes of names alone, so that not one of 
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 
@@ -22,6 +23,43 @@ from marlin_ckpt.storage.store import Store
 _DIGITS = 6
 
 
+def check(directory: PathText) -> None:
+    """Checks that what has the trash's name is the trash: it holds nothing but a folder for each removal.
+
+    Raises:
+        CheckpointNotFoundError: there is no such directory.
+        StorageError: it is something else, or cannot be read.
+    """
+    with open_store(directory, follows=False) as store:
+        _check(store)
+
+
+def _check(store: Store) -> None:
+    place = os.path.join(store.place, TRASH)
+    try:
+        listing = store.list(TRASH)
+    except CheckpointNotFoundError:
+        return
+    except StorageError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise _foreign("it is a symbolic link or a file", place) from error
+        raise
+    strangers = [name for name in (*listing.objects, *listing.folders) if not _number(name)]
+    if strangers:
+        raise _foreign(f"{os.path.basename(min(strangers))} is in it", place)
+
+
+def _foreign(why: str, place: str) -> StorageError:
+    hint = "give it another name, or remove without the trash"
+    return StorageError(f"refused: not a trash of ours, {why}", place, hint)
+
+
+def _number(name: str) -> int:
+    """The number of a removal, by its folder; 0 where a name is no such folder's."""
+    last = os.path.basename(name)
+    return int(last) if len(last) >= _DIGITS and last.isascii() and last.isdigit() else 0
+
+
 def fill(plan: Plan) -> Outcome:
     """Carries out a removal by moving the files into the trash.
 
@@ -30,7 +68,13 @@ def fill(plan: Plan) -> Outcome:
 
     Returns:
         what was moved and what could not be; what dead runs left half written is removed at once.
+
+    Raises:
+        StorageError: what has the trash's name is something else; nothing was moved.
     """
+    if plan.removals:
+        with contextlib.suppress(CheckpointNotFoundError):  # the directory has gone, and all in it
+            check(plan.directory)
     batches: list[str] = []
 
     def take(store: Store, removal: Removal) -> None:
@@ -49,10 +93,7 @@ def fill(plan: Plan) -> Outcome:
 def _batches(store: Store) -> Iterator[int]:
     """The numbers of the removals whose files are in the trash."""
     with contextlib.suppress(CheckpointNotFoundError):
-        for folder in store.list(TRASH).folders:
-            name = os.path.basename(folder)
-            if len(name) >= _DIGITS and name.isascii() and name.isdigit():
-                yield int(name)
+        yield from filter(None, map(_number, store.list(TRASH).folders))
 
 
 def bring_back(directory: PathText, *, dry_run: bool = False) -> Outcome:
@@ -67,13 +108,16 @@ def bring_back(directory: PathText, *, dry_run: bool = False) -> Outcome:
 
     Raises:
         CheckpointNotFoundError: there is no such directory, or nothing in its trash.
-        StorageError: it cannot be read, or is a symbolic link.
+        StorageError: it cannot be read, is a symbolic link, or its trash is none of ours.
     """
     with open_store(directory, follows=False) as store:
+        _check(store)
         # A removal that failed or was killed before it moved a file has left a folder with none in it.
         batches = (f"{TRASH}/{number:0{_DIGITS}}" for number in sorted(_batches(store), reverse=True))
         found = next(filter(None, (_in_trash(store, one) for one in batches)), None)
         if not found:
+            if not dry_run:
+                store.remove_empty(TRASH)
             raise CheckpointNotFoundError("there is nothing in the trash", store.place)
     if dry_run:
         return Outcome(tuple(found), ())
@@ -108,8 +152,9 @@ def plan_emptying(directory: PathText) -> Plan:
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
-        StorageError: it cannot be read, or is a symbolic link.
+        StorageError: it cannot be read, is a symbolic link, or its trash is none of ours.
     """
+    check(directory)
     try:
         return removing.plan(directory, lambda _, __: "in the trash", TRASH, recursive=True)
     except CheckpointNotFoundError:

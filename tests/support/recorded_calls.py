@@ -24,7 +24,7 @@ class Recorder:
         self._descriptors: dict[int, tuple[int, str]] = {}
         self._numbers = itertools.count(ROOT + 1)
         on_descriptors = ("write", "pwrite", "ftruncate", "fsync")
-        for name in (*on_descriptors, "open", "close", "dup", "mkdir", "rename", "link", "unlink"):
+        for name in (*on_descriptors, "open", "close", "dup", "mkdir", "rmdir", "rename", "link", "unlink"):
             method = self._changed if name in on_descriptors else getattr(self, f"_{name}")
             monkeypatch.setattr(os, name, functools.partial(method, name, getattr(os, name)))
         allocate = functools.partial(self._changed, "allocate", system_calls.allocate)
@@ -78,6 +78,12 @@ class Recorder:
         if where.startswith(f"{self.root}/"):
             self._enter((where, next(self._numbers)))
 
+    def _rmdir(self, _: str, real: Callable, path, **kwargs) -> None:
+        where = _absolute(path, kwargs.get("dir_fd"))
+        real(path, **kwargs)
+        if where in self._nodes:
+            self._enter((where, None))
+
     def _rename(self, name: str, real: Callable, source, target, **kwargs) -> None:
         old = _absolute(source, kwargs.get("src_dir_fd"))
         new = _absolute(target, kwargs.get("dst_dir_fd"))
@@ -106,9 +112,11 @@ class Recorder:
                 del self._nodes[path]
             else:
                 self._nodes[path] = node
-        (directory,) = {os.path.dirname(path) for path, _ in entries}  # a rename leads to no other directory
-        names = tuple((os.path.basename(path), node) for path, node in entries)
-        self.trace.append(Enter(self._nodes[directory], names))
+        for directory in dict.fromkeys(os.path.dirname(path) for path, _ in entries):  # two, of some renames
+            own = (
+                (os.path.basename(path), node) for path, node in entries if os.path.dirname(path) == directory
+            )
+            self.trace.append(Enter(self._nodes[directory], tuple(own)))
 
 
 def _absolute(path, dir_fd: int | None) -> str:

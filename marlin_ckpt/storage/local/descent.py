@@ -3,12 +3,15 @@
 import contextlib
 import errno
 import os
+import stat
+from collections.abc import Callable
 
 from marlin_ckpt.errors import StorageError
-from marlin_ckpt.storage.local.files import close_quietly, doing, sync_open_directory
+from marlin_ckpt.storage.local.files import close_quietly, closing, doing, sync_open_directory
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 DirectoryIdentity = tuple[int, int]
+Like = Callable[[str], os.stat_result]
 
 
 def open_top(text: str, *, follows: bool) -> int:
@@ -38,6 +41,25 @@ def directory_identity(status: os.stat_result) -> DirectoryIdentity:
     return (status.st_dev, status.st_ino)
 
 
+def _make(above: int, name: str, model: os.stat_result | None) -> None:
+    """Makes a folder, at no time open to anybody to whom its model is not."""
+    if model is None:
+        os.mkdir(name, dir_fd=above)
+        return
+    os.mkdir(name, stat.S_IRWXU, dir_fd=above)
+    with closing(os.open(name, DIRECTORY, dir_fd=above)) as fd:
+        mode = stat.S_IMODE(model.st_mode)
+        made = os.fstat(fd)
+        if (made.st_uid, made.st_gid) != (model.st_uid, model.st_gid):
+            try:
+                os.fchown(fd, model.st_uid, model.st_gid)
+            except (
+                OSError
+            ):  # we may not: then it is open to its owner alone, who is another or in another group
+                mode &= ~(stat.S_IRWXG | stat.S_IRWXO | stat.S_ISGID)
+        os.fchmod(fd, mode)
+
+
 class Descent:
     """A place in a directory tree, reached from the top by names alone.
 
@@ -57,12 +79,13 @@ class Descent:
         self._way: list[DirectoryIdentity] = []  # of those above, the top first
         self._folder = ""
 
-    def go(self, folder: str, *, makes: bool = False) -> int:
+    def go(self, folder: str, *, makes: bool = False, like: Like | None = None) -> int:
         """Goes to a folder.
 
         Args:
             folder: the names that lead to it, with "/" between them; "" is the top.
             makes: what is missing on the way is made, and durable.
+            like: gives the folder that one which is made, by its name, takes owner and mode from.
 
         Returns:
             the directory's descriptor.
@@ -75,7 +98,7 @@ class Descent:
                 self._up()
             below = folder[len(self._folder) + bool(self._folder) :]
             for name in below.split("/") if below else ():
-                self._down(name, makes=makes)
+                self._down(name, makes=makes, like=like)
         return self.fd
 
     def restart(self) -> None:
@@ -85,7 +108,7 @@ class Descent:
         self._way.clear()
         self._folder = ""
 
-    def _down(self, name: str, *, makes: bool) -> None:
+    def _down(self, name: str, *, makes: bool, like: Like | None) -> None:
         if name in ("", ".", ".."):
             raise OSError(errno.EINVAL, "not a name in a store", name)
         try:
@@ -94,7 +117,7 @@ class Descent:
             if not makes:
                 raise
             with contextlib.suppress(FileExistsError):  # another process made it meanwhile
-                os.mkdir(name, dir_fd=self.fd)
+                _make(self.fd, name, like and like(os.path.join(self._folder, name)))
             sync_open_directory(self.fd)
             below = os.open(name, DIRECTORY, dir_fd=self.fd)
         self._way.append(self.here)

@@ -10,14 +10,11 @@ from contextlib import AbstractContextManager
 from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage.local import descent, temporary, trees
+from marlin_ckpt.storage.local import descent, moving, temporary, trees
 from marlin_ckpt.storage.local.descent import Descent, DirectoryIdentity
 from marlin_ckpt.storage.local.files import FileSource, closing, doing, open_regular, sync_open_directory
 from marlin_ckpt.storage.store import Listing
 from marlin_ckpt.storage.target import Fill
-
-# What link(2) says where a file system has no hard links.
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class LocalStore:
@@ -110,21 +107,34 @@ class LocalStore:
         return found
 
     def move(self, name: str, to: str, identity: Identity) -> None:
-        """Renames a file or folder over nothing; see `Store.move`."""
-        new_folder, new = _split(to)
+        """Renames a file or folder over nothing; see `Store.move`.
+
+        A folder that is made has the owner and mode of the one that held as much of what is moved before. A
+        file has both names until the new one is durable.
+        """
+        folder, (new_folder, new) = _split(name)[0], _split(to)
+
+        def like(made: str) -> os.stat_result:
+            below = new_folder.count("/") - made.count("/")
+            parts = folder.split("/") if folder else []
+            at = Descent(self._top)
+            try:
+                return os.fstat(at.go("/".join(parts[: max(0, len(parts) - below)])))
+            finally:
+                at.restart()
+
         with self._reaching("cannot move", name) as (source, last):
             found = self._unchanged(source, name, last, identity)
-            target = self._target.go(new_folder, makes=True)
-            if not found.is_folder and _link(source, last, target, new):
+            target = self._target.go(new_folder, makes=True, like=like)
+            if not found.is_folder and moving.link(source, last, target, new):
                 sync_open_directory(target)
                 self._unchanged(source, name, last, identity)  # that took a while; a save may have come
-                os.unlink(last, dir_fd=source)
-                return
-            with contextlib.suppress(FileNotFoundError):
-                os.stat(new, dir_fd=target, follow_symlinks=False)
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._path(to))
-            os.rename(last, new, src_dir_fd=source, dst_dir_fd=target)
-            sync_open_directory(target)
+                if not moving.drop(source, last, target, found.inode):
+                    raise _another(self._path(name))
+            else:
+                moving.rename(source, last, target, new)
+                sync_open_directory(target)
+            sync_open_directory(source)
 
     def remove(self, name: str, identity: Identity) -> None:
         """Removes a file or folder if it is unchanged; see `Store.remove`.
@@ -252,24 +262,3 @@ def _split(name: str) -> tuple[str, str]:
 
 def _another(path: str) -> StorageError:
     return StorageError("another file has taken its place", path, errno=errno.ESTALE)
-
-
-def _link(source: int, name: str, target: int, new: str) -> bool:
-    """Gives a file a second name, which nothing has; returns whether the file system has hard links.
-
-    Raises:
-        OSError: EEXIST where something else has the name, or whatever else goes wrong.
-    """
-    try:
-        os.link(name, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
-    except FileExistsError:
-        there, here = (
-            os.stat(one, dir_fd=fd, follow_symlinks=False) for one, fd in ((new, target), (name, source))
-        )
-        if not os.path.samestat(there, here):  # else an earlier try was interrupted here
-            raise
-    except OSError as error:
-        if error.errno in _NO_LINKS:
-            return False
-        raise
-    return True

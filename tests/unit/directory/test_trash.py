@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import stat
 
 import pytest
 
@@ -115,14 +117,13 @@ def test_without_hard_links_it_comes_back_all_the_same_and_over_nothing(director
 def test_an_interrupted_return_is_taken_up_by_the_next_one(directory, monkeypatch):
     before = tree(directory)
     throw_away(directory)
-    real = os.unlink
 
     def fail(*args, **options):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "unlink", fail)
-    assert len(trash.bring_back(directory).failures) == 3
-    monkeypatch.setattr(os, "unlink", real)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fail)
+        assert len(trash.bring_back(directory).failures) == 3
     assert len(trash.bring_back(directory).removed) == 3
     assert tree(directory) == before
 
@@ -130,9 +131,8 @@ def test_an_interrupted_return_is_taken_up_by_the_next_one(directory, monkeypatc
 def test_a_trash_that_is_a_link_is_never_followed(directory, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (directory / ".trash").symlink_to(tmp_path / "elsewhere")
-    done = throw_away(directory)
-    assert done.removed == ()
-    assert len(done.failures) == 3
+    with pytest.raises(StorageError, match="refused: not a trash of ours"):
+        throw_away(directory)
     assert list((tmp_path / "elsewhere").iterdir()) == []
     (tmp_path / "elsewhere" / "000001").mkdir()
     (tmp_path / "elsewhere" / "000001" / "model_9.pt").write_bytes(b"x")
@@ -166,3 +166,127 @@ def test_a_removal_that_could_move_nothing_is_not_the_last_one(directory, monkey
     (directory / ".trash" / "000002").mkdir()  # as a kill leaves it
     assert len(trash.bring_back(directory).removed) == 2
     assert tree(directory) == before
+
+
+def write_own_folder(place) -> None:
+    place.mkdir()
+    (place / "notes.txt").write_bytes(b"of the user")
+
+
+def write_own_numbers(place) -> None:
+    (place / "000001").mkdir(parents=True)
+    (place / "more").mkdir()
+
+
+FOREIGN = {
+    "a folder with a file": write_own_folder,
+    "a folder with a folder": write_own_numbers,
+    "a file": lambda place: place.write_bytes(b"of the user"),
+    "a dangling link": lambda place: place.symlink_to("nowhere"),
+    "a pipe": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("act", [throw_away, trash.bring_back, trash.plan_emptying])
+def test_what_somebody_else_calls_trash_is_refused_and_nothing_is_touched(directory, make, act):
+    make(directory / ".trash")
+    before = sorted(str(path) for path in directory.rglob("*"))
+    with pytest.raises(StorageError, match=r"not a trash of ours, .*\.trash") as raised:
+        act(directory)
+    assert raised.value.hint
+    assert sorted(str(path) for path in directory.rglob("*")) == before
+
+
+def mode_of(path) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o2770])
+def test_a_folder_that_is_made_in_the_trash_or_by_bringing_back_has_the_mode_of_the_one_before(
+    directory, mode
+):
+    (directory / "sub").chmod(mode)
+    directory.chmod(0o711)
+    throw_away(directory)
+    modes = {name: mode_of(directory / name) for name in (".trash", ".trash/000001", ".trash/000001/sub")}
+    assert modes == {".trash": 0o711, ".trash/000001": 0o711, ".trash/000001/sub": mode}
+    (directory / "sub").rmdir()
+    trash.bring_back(directory)
+    assert mode_of(directory / "sub") == mode
+
+
+def test_a_folder_in_the_trash_is_open_to_nobody_before_it_has_its_mode(directory, monkeypatch):
+    made, real = [], os.fchmod
+
+    def look_first(fd, mode):
+        made.append(stat.S_IMODE(os.fstat(fd).st_mode))
+        real(fd, mode)
+
+    monkeypatch.setattr(os, "fchmod", look_first)
+    throw_away(directory)
+    assert made == [0o700] * 3
+
+
+def test_where_the_owner_cannot_be_kept_a_folder_in_the_trash_is_closed_to_all_others(directory, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    if os.geteuid() != 0:
+        pytest.skip("only root gives folders away")
+    os.chown(directory / "sub", 12345, 12345)
+    (directory / "sub").chmod(0o770)
+    throw_away(directory)
+    assert mode_of(directory / ".trash/000001/sub") == 0o700
+
+
+def test_bringing_back_clears_folders_in_which_killed_removals_left_nothing(directory):
+    (directory / ".trash" / "000001" / "sub").mkdir(parents=True)
+    (directory / ".trash" / "000002").mkdir()
+    with pytest.raises(CheckpointNotFoundError):
+        trash.bring_back(directory, dry_run=True)
+    assert (directory / ".trash" / "000002").exists()
+    with pytest.raises(CheckpointNotFoundError):
+        trash.bring_back(directory)
+    assert not (directory / ".trash").exists()
+
+
+@pytest.mark.parametrize("method", [removing.carry_out, trash.fill], ids=["removed", "moved"])
+def test_what_another_process_has_removed_meanwhile_is_no_failure(directory, method):
+    plan = removing.plan_cleaning(directory, recursive=True)
+    shutil.rmtree(directory / "sub")
+    (directory / "model_1.pt").unlink()
+    done = method(plan)
+    assert [os.path.basename(one.path) for one in done.removed] == ["model_2.pt"]
+    assert done.failures == ()
+    shutil.rmtree(directory)
+    assert method(plan) == removing.Outcome((), ())
+
+
+def test_what_another_process_is_about_to_remove_is_no_failure(directory):
+    rest = ".model_9.pt.host.1.0123abcd.marlin-tmp"
+    (directory / rest).write_bytes(b"half")
+    plan = removing.plan_sweeping(directory)
+    assert [one.name for one in plan.removals] == [rest]
+    with open(directory / rest, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert removing.carry_out(plan) == removing.Outcome((), ())
+    assert [one.name for one in removing.carry_out(plan).removed] == [rest]
+
+
+def test_what_takes_the_place_of_a_file_at_the_last_moment_stays(directory, monkeypatch):
+    real = os.rename
+
+    def replace_first(source, target, **options):
+        if source == "model_1.pt":
+            (directory / "new").write_bytes(b"newer")
+            real(directory / "new", directory / "model_1.pt")
+        real(source, target, **options)
+
+    monkeypatch.setattr(os, "rename", replace_first)
+    done = throw_away(directory)
+    assert [os.path.basename(one.path) for one in done.failures] == ["model_1.pt"]
+    assert (directory / "model_1.pt").read_bytes() == b"newer"
+    assert (directory / ".trash/000001/model_1.pt").read_bytes() == b"model_1.pt"
+    assert [name for name in os.listdir(directory / ".trash/000001") if "tmp" in name] == []
