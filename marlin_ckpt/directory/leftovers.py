@@ -5,6 +5,9 @@ import os
 
 from marlin_ckpt.directory import removing
 from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.fields import PathText
+
+_logger = logging.getLogger(__name__)
 
 
 def delete_existing(directory: str, extension: str, logger: logging.Logger) -> None:
@@ -20,6 +23,12 @@ def delete_existing(directory: str, extension: str, logger: logging.Logger) -> N
         return
     for failure in outcome.failures:
         logger.error("Could not delete %s: %s", failure.path, failure.error)
+
+
+def sweep_beside(path: PathText) -> None:
+    """Removes what dead processes left half written in the directory of a file that is to be written."""
+    directory = os.path.dirname(os.fspath(path)) or os.curdir
+    sweep(os.path.realpath(directory) if os.path.islink(directory) else directory, _logger)
 
 
 def sweep(directory: str, logger: logging.Logger) -> None:

@@ -196,8 +196,8 @@ def _remove(store: Store, removal: Removal) -> None:
 def carry_out(plan: Plan, dispose: Dispose = _remove) -> Outcome:
     """Removes what a plan names; what cannot be removed is reported and the rest goes on.
 
-    What has gone meanwhile, or is being removed by another process, counts neither as removed nor as a failure;
-    what has been replaced by another of its name stays.
+    What has gone meanwhile, or is being removed by another process, counts neither as removed nor as a
+    failure; what has been replaced by another of its name stays.
 
     Args:
         plan: what to remove.

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from marlin_ckpt.directory import leftovers
 from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError, StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import manifest
@@ -226,4 +227,5 @@ def _write(source: Source, salvage: Salvage, output: PathText) -> None:
         orders = [recovery.read_found(source, one) for one in salvage.intact if one.name == "byteorder"]
         write_state(target, salvage.pickle, orders[0] if orders else None, data(), salvage.manifest)
 
+    leftovers.sweep_beside(output)
     publish(output, fill, sum(one.size for one in salvage.intact))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from marlin_ckpt.directory import leftovers
 from marlin_ckpt.errors import ArgumentsError, Fault, StorageError
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.safetensors import writer
@@ -77,6 +78,7 @@ def write(
         else:
             state_dict.write(target, drafts, about)
 
+    leftovers.sweep_beside(file.path)
     size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
     publish(file.path, fill, size_bytes, before_renaming=file.check)
     return size_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 
@@ -9,11 +10,16 @@ import pytest
 
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.storage.local.publishing import make_directory, publish
+from marlin_ckpt.storage.target import Target
 from tests.support.power_loss import Call, Disk, Sync, Tree
 from tests.support.recorded_calls import Recorder
 
 NAMES = ("model_1.pt", "sub/model_2.pt")
 CLEAN = ("--recursive", "--to-trash", "--yes")
+
+
+def fill(name: str, target: Target) -> None:
+    target.put(name.encode())
 
 
 @pytest.fixture
@@ -26,7 +32,7 @@ def recorded(tmp_path, monkeypatch, capsys) -> tuple[list[Call], dict[str, int]]
         recorder = Recorder(str(root), patch)
         make_directory(root / "sub")
         for name in NAMES:
-            publish(root / name, lambda target, data=name.encode(): target.put(data), 10)
+            publish(root / name, functools.partial(fill, name), 10)
         done = {"saved": len(recorder.trace)}
         assert main(["clean", str(root), *CLEAN]) == 0
         done["moved"] = len(recorder.trace)

@@ -180,6 +180,29 @@ def test_plain_clean_goes_to_the_trash_too_and_emptying_frees_the_space(clean, s
     assert clean(saved, "--empty-trash")[0] == 0
 
 
+def test_rules_let_what_dead_runs_left_half_written_go_too(clean, saved):
+    rest = saved / ".weights.safetensors.host.1.0123abcd.marlin-tmp"
+    rest.write_bytes(b"half")
+    code, out, _ = clean(saved, "--keep-last", "8", "--dry-run")
+    assert (code, out.splitlines()[-1]) == (0, f"would remove {rest}  4 B  (left by a dead run)")
+    code, out, _ = clean(saved, "--keep-last", "8", "--to-trash", "--json")
+    assert [one["path"] for one in json.loads(out)["removed"]] == [str(rest)]
+    assert there(saved) == list(range(8))
+    assert not rest.exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--keep-last", "1"), ("--dry-run",)])
+def test_a_trash_of_somebody_else_is_refused_before_anything_is_removed(clean, saved, options):
+    (saved / ".trash").mkdir()
+    (saved / ".trash" / "notes.txt").write_bytes(b"of the user")
+    code, out, err = clean(saved, "--to-trash", *options)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[0].startswith("error: refused: not a trash of ours, notes.txt is in it: ")
+    assert clean(saved, "--empty-trash")[0] == clean(saved, "--undo")[0] == 1
+    assert there(saved) == list(range(8))
+    assert (saved / ".trash" / "notes.txt").exists()
+
+
 def test_undo_over_what_stands_in_its_place_fails_for_that_file_and_says_what_to_do(clean, saved):
     clean(saved, "--keep-last", "1", "--to-trash")
     (saved / "model_3.pt").write_bytes(b"new")

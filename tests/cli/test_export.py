@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import math
@@ -79,3 +80,29 @@ def test_the_document_of_export_says_what_was_written(save, tmp_path, capsys):
         "paths": [source], "output": target, "state": None, "tensors": 1, "size_bytes": 8, "shared": {},
         "left_out": ["b"], "values_left_out": 1, "became_infinite": {},
     }  # fmt: skip
+
+
+COMMANDS = {
+    "export": ["export", "model_1.pt", "-o", "out/new.safetensors"],
+    "average": ["average", "model_1.pt", "-o", "new.pt"],
+    "salvage": ["salvage", "model_1.pt", "-o", "linked/new.pt"],
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_what_killed_commands_left_half_written_beside_the_output_is_removed_and_told(
+    save, tmp_path, monkeypatch, capsys, words
+):
+    monkeypatch.chdir(tmp_path)
+    save({"a": torch.ones(1)}, name="model_1.pt")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "linked").symlink_to("out")
+    directory = tmp_path / os.path.dirname(words[-1])
+    rest = directory / ".other.safetensors.host.1.0123abcd.marlin-tmp"
+    rest.write_bytes(b"half")
+    with open(directory / ".live.pt.host.1.0123abcd.marlin-tmp", "wb") as live:
+        fcntl.flock(live, fcntl.LOCK_EX)
+        assert main(words) == 0
+        assert os.path.exists(live.name)
+    assert not rest.exists()
+    assert f"{rest.name}, left half written" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """What `clean` does and says."""
 
 import os
+from dataclasses import replace
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, escape, size
@@ -25,12 +26,13 @@ def _report(how: How, done: Outcome) -> int:
     return 1 if done.failures else 0
 
 
-def retain(how: How, plan: RetentionPlan, rules: RetentionArguments, run_id: str | None) -> int:
+def retain(how: How, plan: RetentionPlan, rest: Plan, rules: RetentionArguments, run_id: str | None) -> int:
     """Removes what no rule keeps; returns the exit code.
 
     Args:
         how: it is done.
         plan: what goes and what stays.
+        rest: what dead runs left half written, which goes too.
         rules: that decided it.
         run_id: the run that the plan is about; None: all runs.
 
@@ -48,13 +50,15 @@ def retain(how: How, plan: RetentionPlan, rules: RetentionArguments, run_id: str
         for one in plan.decisions:
             if "newest" in one.reasons:  # a copy, or by torch.save, may not be on the disk yet
                 publishing.make_durable(one.candidate.path)
-    done = _carry_out(plan.removal, how, lists=how.json)
+    all_of_it = replace(plan.removal, removals=(*rest.removals, *plan.removal.removals))
+    done = _carry_out(all_of_it, how, lists=how.json)
     if how.json:
         checkpoints = [removals.decision(one) for one in plan.decisions]
         output.document({**removals.document(how, done), "checkpoints": checkpoints})
     else:
         if not asks:
             _table(plan.decisions, how.directory)
+        removals.each(how, (one for one in done.removed if one in rest.removals))
         removals.failures(done.failures)
         removals.removed(how, done)
     return 1 if done.failures else 0
@@ -78,6 +82,8 @@ def _refuse_what_keeps_nothing(decisions: tuple[Decision, ...], rules: Retention
 
 
 def _carry_out(plan: Plan, how: How, *, lists: bool) -> Outcome:
+    if how.to_trash:
+        trash.check(how.directory)
     if how.dry_run:
         return Outcome(plan.removals, plan.unreadable)
     if plan.removals and how.asks:

@@ -54,14 +54,19 @@ def confirm_removal(plan: Plan, *, lists: bool) -> None:
 
 def outcome(how: How, done: Outcome) -> None:
     """Prints the files that `clean` removed, would remove, or could not remove."""
-    for removal in done.removed:
+    each(how, done.removed)
+    failures(done.failures)
+    removed(how, done)
+
+
+def each(how: How, found: Iterable[Removal]) -> None:
+    """Prints a line for each file that `clean` removed, or would remove."""
+    for removal in found:
         # What dead runs left half written goes into no trash.
         moves = how.to_trash and not temporary.is_temporary(os.path.basename(removal.name))
         done_already, still_to_do = ("moved", "would move") if moves else ("removed", "would remove")
         verb = still_to_do if how.dry_run else done_already
         output.data(f"{verb} {escape(removal.path)}  {size(removal.size_bytes)}  ({escape(removal.reason)})")
-    failures(done.failures)
-    removed(how, done)
 
 
 def failures(found: Iterable[Failure]) -> None:

@@ -39,8 +39,8 @@ def clean(
     """Remove checkpoints, by rules or all of them.
 
     What any rule keeps stays. The rules are applied to each run apart; the newest intact checkpoint of a run
-    stays whatever they say. Without a rule all regular files of the extension go, and what dead runs left
-    half written. Nothing is removed through a symbolic link.
+    stays whatever they say. Without a rule all regular files of the extension go. What dead runs left half
+    written always goes. Nothing is removed through a symbolic link.
     """
     from marlin_ckpt.cli.views import cleaning
     from marlin_ckpt.cli.views.removals import How
@@ -79,4 +79,5 @@ def clean(
         recursive=recursive,
         verify=verify,
     )
-    return cleaning.retain(how, plan, given, run)
+    rest = removing.plan_sweeping(directory, recursive=recursive)
+    return cleaning.retain(how, plan, rest, given, run)
