@@ -7,6 +7,6 @@
 - `writer`: the one writer. It copies content into pieces of memory, sums it, and chooses the way to the disk.
 - `direct`: pieces that go past the page cache; `threads`: what writes several of them at a time.
 - `system_calls`: O_DIRECT, space set aside, writeback.
-- `trees`: folders, removed with all in them.
+- `trees`: folders, removed with all in them. `moving`: files from one directory to another, over nothing.
 - `descent`: goes about a directory tree by descriptors, never through a link.
 """
