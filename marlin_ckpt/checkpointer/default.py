@@ -13,17 +13,18 @@ from torch.optim import Optimizer
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
+from marlin_ckpt.checkpointer.lineage import Lineage
 from marlin_ckpt.directory import latest, lease, leftovers, needed_space, notes
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.errors import ArgumentsError, Fault, MarlinError, StorageError, UnsavableStateError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats.manifest import Manifest, Parent
+from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.loading.load import Loader
-from marlin_ckpt.loading.payload import checked_index, plain_metrics
+from marlin_ckpt.loading.payload import checked_index
 from marlin_ckpt.loading.restoring import Restoration
-from marlin_ckpt.naming import FileName, Kind
+from marlin_ckpt.naming import FileName
 from marlin_ckpt.reports import SaveReport
-from marlin_ckpt.saving import about, predicted_size
+from marlin_ckpt.saving import predicted_size
 from marlin_ckpt.saving.saver import Job, Saver
 from marlin_ckpt.storage.local.publishing import make_directory
 
@@ -53,8 +54,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self.args = args
         self.run_id = secrets.token_hex(6)
         self.logger = logging.getLogger(_LOGGER_NAME)
-        self._saves = 0
-        self._parent: Parent | None = None
+        self._lineage = Lineage()
         self._swept: set[PathText] = set()
         self._saver = Saver(self.logger)
         self._is_of_trainer = False
@@ -89,7 +89,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         if not isinstance(checkpoint_state, Checkpoint):
             kind = type(checkpoint_state).__qualname__
             raise ArgumentsError([Fault("checkpoint_state", f"expected a Checkpoint, not a {kind}")])
-        manifest = self._manifest(Kind.CHECKPOINT, index, plain_metrics(checkpoint_state.metrics))
+        manifest = self._lineage.manifest(self.run_id, index, checkpoint_state)
         return self._save(self.args.save_dir, manifest, checkpoint_state.payload(), must_be_made=force)
 
     def save_model(self, model_state: Any, index: int) -> str | None:
@@ -109,7 +109,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         index = checked_index(index)
         if not (self.args.checkpoint and self.args.model_state_save_dir):
             return None
-        manifest = self._manifest(Kind.MODEL, index, {})
+        manifest = self._lineage.manifest(self.run_id, index, model_state)
         return self._save(self.args.model_state_save_dir, manifest, model_state, must_be_made=True)
 
     def load(self, into: Checkpoint | None = None) -> Checkpoint:
@@ -143,10 +143,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self._obey()
         self.wait()
         loaded = Loader(self.args, self.logger, None if into is None else Restoration(into)).load()
-        if loaded.manifest is not None:
-            self.run_id = loaded.manifest.run_id
-            self._saves = loaded.manifest.save_number
-            self._parent = Parent(self.run_id, self._saves, os.path.basename(loaded.path))
+        self.run_id = self._lineage.continues(loaded) or self.run_id
         return loaded.checkpoint
 
     def wait(self) -> None:
@@ -176,9 +173,12 @@ class DefaultCheckpointer(AbstractCheckpointer):
     def register(self, *optimizers: Optimizer) -> None:
         """Names optimizers whose parameters and state nothing but their `step` changes.
 
+        Files say which parameters these have, so that a load into an optimizer that has them in another order
+        is refused.
         With `async_save` and `overlap` these are copied while training goes on, and the next step waits for
         the rest of the copy. An optimizer that was not named is noticed at its first step after such a save.
         """
+        self._lineage.optimizers.update(optimizers)
         if self.args.async_save and self.args.overlap:
             self._saver.register(*optimizers)
 
@@ -265,18 +265,6 @@ class DefaultCheckpointer(AbstractCheckpointer):
         hours = self.args.mean_time_between_failures_hours
         return self._saver.pace.is_due(self.args.max_overhead, None if hours is None else hours * 3600)
 
-    def _manifest(self, kind: Kind, index: int, metrics: dict[str, float]) -> Manifest:
-        return Manifest(
-            kind=kind,
-            index=index,
-            created=about.now(),
-            run_id=self.run_id,
-            save_number=self._saves + 1,
-            metrics=metrics,
-            versions=about.versions(),
-            parent=self._parent,
-        )
-
     def _save(self, directory: PathText, manifest: Manifest, state: Any, *, must_be_made: bool) -> str | None:
         name = str(FileName(self.args.file_prefix, manifest.index, self.args.file_ext, manifest.kind))
         path = os.path.join(directory, name)
@@ -293,5 +281,5 @@ class DefaultCheckpointer(AbstractCheckpointer):
             # Its text: a handler that keeps records would keep the state with the error.
             self.logger.error("Not saved: %s", str(error))  # noqa: TRY400 - no news in a traceback
             return None
-        self._saves += 1
+        self._lineage.saves += 1
         return path

@@ -50,6 +50,8 @@ class Manifest:
         records: name, size in bytes and CRC32 of each record in front of the manifest.
         lost: the names of the tensors that were lost, in a file that `salvage` wrote.
         parent: what the run resumed from; None where it began anew.
+        optimizers: the names of the parameters of optimizers, group by group, by where in the state each
+            optimizer's own is; of those that were known.
         format_version: of this JSON.
     """
 
@@ -63,6 +65,7 @@ class Manifest:
     records: list[dict[str, Any]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     parent: Parent | None = None
+    optimizers: dict[str, list[list[str]]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def created_s(self) -> float | None:
@@ -113,6 +116,10 @@ class Manifest:
                 records=list(values["records"]),
                 lost=[str(name) for name in values.get("lost", ())],
                 parent=_parent(values.get("parent")),
+                optimizers={
+                    str(path): [[str(name) for name in group] for group in groups]
+                    for path, groups in values.get("optimizers", {}).items()
+                },
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"the manifest is not one: {error!r}") from error

@@ -93,14 +93,14 @@ class Loader:
 
         def pairs(payload: Any, manifest: Manifest | None) -> Iterable[Pair]:
             check_payload(payload, manifest, path)
-            return () if self.restoration is None else self.restoration.pairs(payload, path)
+            return () if self.restoration is None else self.restoration.pairs(payload, manifest, path)
 
         weights_only, log = self.args.weights_only, self.logger.warning
         payload, manifest = reader.read_file(path, weights_only=weights_only, log=log, pairs=pairs)
         if self.restoration is not None:
             self.restoration.finish(payload, path)
-            if self.restoration.converted:
-                self.logger.warning("Converted %s.", ", ".join(self.restoration.converted))
+            for note in self.restoration.notes:
+                self.logger.warning("%s: %s", note, path)
         if manifest is not None:
             if manifest.lost:
                 self.logger.warning("%s was salvaged and lacks %s.", path, ", ".join(manifest.lost))

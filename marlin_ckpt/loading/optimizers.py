@@ -1,10 +1,12 @@
 """Compares the saved state of an optimizer with a live optimizer; whoever loads one asks here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch.optim import Optimizer
+
+from marlin_ckpt.formats.torch.parameters import Names
 
 # What optimizers of torch keep for each element of a parameter; other tensors have shapes of their own.
 _ELEMENTWISE = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum", "exp_inf"}
@@ -18,21 +20,27 @@ class Kept(NamedTuple):
         saved: as it was saved.
         live: as the optimizer has it; None as long as it has not stepped.
         shape: that it must have.
+        dtype: that the optimizer will give it: torch casts to that of the parameter.
     """
 
     name: str
     saved: torch.Tensor
     live: torch.Tensor | None
     shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
-def differences(saved: Any, live: Optimizer, name: str) -> list[str]:
+def differences(
+    saved: Any, live: Optimizer, name: str, saved_names: Names | None = None, live_names: Names | None = None
+) -> list[str]:
     """Says why a saved state does not fit.
 
     Args:
         saved: what the optimizer's `state_dict` returned once, or what a file holds in its place.
         live: the optimizer.
         name: of the optimizer, for the sentences.
+        saved_names: of the saved optimizer's parameters, group by group, where they are known.
+        live_names: the same of the live one's.
     """
     if not _is_state(saved):
         return [f"{name} is no state of an optimizer in the file"]
@@ -40,6 +48,10 @@ def differences(saved: Any, live: Optimizer, name: str) -> list[str]:
     sizes, saved_sizes = ([len(group["params"]) for group in groups] for groups in both)
     if sizes != saved_sizes:
         return [f"{name} has groups of {saved_sizes} parameters in the file, of {sizes} here"]
+    if any(one.is_meta for group in live.param_groups for one in group["params"]):
+        return [f"{name} has parameters on the meta device here, where nothing can be loaded into it"]
+    if told := _other_order(_own_names(both[1]) or saved_names, _own_names(both[0]) or live_names):
+        return [f"{name} has its parameters in another order in the file: {told}"]
     return [
         f"{name}.{one.name} is {tuple(one.saved.shape)} in the file, {one.shape} here"
         for one in kept(saved, live)
@@ -47,11 +59,35 @@ def differences(saved: Any, live: Optimizer, name: str) -> list[str]:
     ]
 
 
+def _own_names(groups: Sequence[Mapping[str, Any]]) -> Names | None:
+    """The names that an optimizer keeps which was made of named parameters."""
+    names = [one.get("param_names") for one in groups]
+    is_named = all(isinstance(one, list) and all(isinstance(name, str) for name in one) for one in names)
+    return [list(one or ()) for one in names] if is_named else None
+
+
+def _other_order(saved: Names | None, live: Names | None) -> str:
+    """The first place at which the same names stand in another order, or ""."""
+    if saved is None or live is None:
+        return ""
+    theirs: list[str]
+    ours: list[str]
+    theirs, ours = ([name for group in one for name in group] for one in (saved, live))
+    if sorted(theirs) != sorted(ours):  # renamed meanwhile, which the module has to judge
+        return ""
+    pairs = enumerate(zip(theirs, ours, strict=True))
+    return next((f"number {n} is {a} there, {b} here" for n, (a, b) in pairs if a != b), "")
+
+
 def _is_state(saved: Any) -> bool:
     return (
         isinstance(saved, Mapping)
         and isinstance(saved.get("param_groups"), (list, tuple))
-        and all(isinstance(one, Mapping) and "params" in one for one in saved["param_groups"])
+        and all(
+            isinstance(one, Mapping) and isinstance(one.get("params"), (list, tuple))
+            for one in saved["param_groups"]
+        )
+        and all(isinstance(key, (int, str)) for one in saved["param_groups"] for key in one["params"])
         and isinstance(saved.get("state"), Mapping)
         and all(isinstance(one, Mapping) for one in saved["state"].values())
     )
@@ -74,8 +110,10 @@ def kept(saved: Mapping[str, Any], live: Optimizer) -> Iterator[Kept]:
         for what, value in saved["state"].get(key, {}).items():
             if not isinstance(value, torch.Tensor):
                 continue
-            name, mine = f"state[{number}].{what}", own.get(what)
+            name, mine, parameter = f"state[{number}].{what}", own.get(what), parameters[number]
+            is_cast = what != "step" and parameter.is_floating_point()
+            dtype = parameter.dtype if is_cast else value.dtype
             if isinstance(mine, torch.Tensor):
-                yield Kept(name, value, mine, tuple(mine.shape))
+                yield Kept(name, value, mine, tuple(mine.shape), dtype)
             elif what in _ELEMENTWISE:
-                yield Kept(name, value, None, tuple(parameters[number].shape))
+                yield Kept(name, value, None, tuple(parameter.shape), dtype)

@@ -1,25 +1,37 @@
 """Restores a loaded state into live modules, optimizers and tensors, after it has decided whether it fits."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 from marlin_ckpt.checkpoint import Checkpoint
-from marlin_ckpt.errors import StateMismatchError
+from marlin_ckpt.errors import MarlinError, StateMismatchError
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.torch.parameters import Names, names_in
 from marlin_ckpt.loading import optimizers
+from marlin_ckpt.loading.live import changes_its_state, changes_states, is_plain_value, judges_itself
+from marlin_ckpt.loading.prefixes import explain
+from marlin_ckpt.loading.tensors import Conversion, Target, can_convert, conflict, fault, sharing
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 _MOST_SHOWN = 10
+_MOST_NAMED = 3
 _LONGEST_REASON = 300  # characters
 HINT = "load a checkpoint of the same configuration"
+META_HINT = "give it memory first, such as by module.to_empty(device=...)"
+PREFIX_HINT = "wrap the module as the one that was saved, or load without `into` and rename the tensors"
 
 
 class Restoration:
-    """Live objects, arranged as a file has their states, and how they differ from these."""
+    """Live objects, arranged as a file has their states, and how they differ from these.
+
+    Attributes:
+        notes: what the log should say of a load that went well, a sentence each.
+    """
 
     def __init__(self, into: Checkpoint) -> None:
         """Takes the live objects.
@@ -28,15 +40,29 @@ class Restoration:
             into: see `DefaultCheckpointer.load`.
         """
         self._into = into.payload()
-        self._differences: list[str] = []
-        self._is_left_to_judge = False  # a module that loads states in its own way decides what fits it
-        self.converted: list[str] = []
+        self.notes: list[str] = []
+        self._forget()
 
-    def pairs(self, payload: Mapping[str, Any], path: str) -> list[Pair]:
+    def _forget(self) -> None:
+        self._differences: list[str] = []
+        self._misfits: list[str] = []  # of names and shapes, of which a module may make something
+        self._causes: list[str] = []  # each of which explains some of the differences
+        self._explained: set[str] = set()
+        self._hint = HINT
+        self._targets: list[Target] = []
+        self._conversions: list[Conversion] = []
+        self._doubtful: list[list[Target]] = []  # whether they fit, only their values tell
+        self._ignored: list[str] = []
+        self._saved_names: dict[str, Names] = {}
+        self._is_left_to_judge = False  # a module that loads states in its own way decides what fits it
+        self.notes.clear()
+
+    def pairs(self, payload: Mapping[str, Any], manifest: Manifest | None, path: str) -> list[Pair]:
         """Compares keys, shapes and dtypes of a payload with those of the live objects.
 
         Args:
             payload: the three states; the bytes of their tensors are not needed yet.
+            manifest: of the file.
             path: of the file, for error messages.
 
         Returns:
@@ -45,89 +71,139 @@ class Restoration:
         Raises:
             StateMismatchError: something does not fit; it lists all that does not.
         """
-        self._differences.clear()
-        self.converted.clear()
-        self._is_left_to_judge = False
+        self._forget()
+        self._saved_names = {} if manifest is None else manifest.optimizers
         found = list(self._compare(dict(payload), self._into, ""))
-        if self._differences:
-            shown = self._differences[:_MOST_SHOWN]
-            more = len(self._differences) - len(shown)
-            what = "the state does not fit: " + "; ".join(shown) + (f"; and {more} more" if more else "")
-            raise StateMismatchError(what, path, HINT, differences=tuple(self._differences))
-        return found
+        self._refuse_differences(path)
+        self._doubtful = sharing(self._targets)
+        # Nothing may change before the values that are in doubt have been looked at.
+        is_in_doubt = bool(self._doubtful) or any(one.may_be_out_of_range() for one in self._conversions)
+        return [] if is_in_doubt else found
 
     def finish(self, payload: Mapping[str, Any], path: str) -> None:
         """Hands the states to the live objects, once all bytes are read.
 
         Raises:
-            StateMismatchError: an object refuses its state.
+            StateMismatchError: the values do not fit, or an object refuses its state.
         """
+        self._differences += [told for group in self._doubtful if (told := conflict(group))]
+        self._differences += [
+            f"{one.name} holds integers that {one.dtype} does not have"
+            for one in self._conversions
+            if one.may_be_out_of_range() and one.is_out_of_range()
+        ]
+        self._refuse_differences(path)
+        self.notes += _told(self._conversions)
+        if self._ignored:
+            names = _some(self._ignored)
+            self.notes.append(f"Not restored, since nothing can be loaded into them in place: {names}")
         self._hand_over(payload, self._into, "", path)
 
+    def _refuse_differences(self, path: str) -> None:
+        found = [*self._misfits, *self._differences]
+        if not found:
+            return
+        others = [one for one in found if one not in self._explained]
+        told = [*self._causes, *others[:_MOST_SHOWN]]
+        more = len(others) - _MOST_SHOWN
+        what = "the state does not fit: " + "; ".join(told) + (f"; and {more} more" if more > 0 else "")
+        differences = (*self._causes, *found)
+        raise StateMismatchError(what, path, self._hint, differences=differences)
+
     def _compare(self, saved: Any, live: Any, path: str) -> Iterator[Pair]:
+        if is_plain_value(live):
+            self._ignored.append(path)
+            return
         if saved is None:
             return
         if isinstance(live, torch.Tensor):
             yield from self._compare_tensors(saved, live, path)
         elif isinstance(live, torch.nn.Module):
-            if isinstance(saved, Mapping) and not _changes_states(live):
-                yield from self._compare_modules(saved, live, path)
+            yield from self._compare_modules(saved, live, path)
         elif isinstance(live, Optimizer):
-            if not _changes_its_state(live):
+            if not changes_its_state(live):
                 yield from self._compare_optimizers(saved, live, path)
         elif isinstance(live, (Mapping, list, tuple)):
             yield from self._compare_containers(saved, live, path)
-        elif hasattr(live, "check_state_dict") and not (self._differences or self._is_left_to_judge):
+        elif hasattr(live, "check_state_dict") and not (
+            self._differences or self._misfits or self._is_left_to_judge
+        ):
             live.check_state_dict(saved)
 
     def _compare_containers(self, saved: Any, live: Any, path: str) -> Iterator[Pair]:
         if isinstance(live, Mapping) and isinstance(saved, Mapping):
             parts = {_join(path, key): (key, part) for key, part in live.items()}
-            missing = [one for one, (key, _) in parts.items() if key not in saved]
-            self._differences += [f"{one} is missing in the file" for one in missing]
+            missing = [key for key in live if key not in saved]
+            self._misfits += [f"{_join(path, key)} is missing in the file" for key in missing]
+            self._explain(saved, live, missing, path)
             parts = {one: (key, part) for one, (key, part) in parts.items() if key in saved}
         elif isinstance(live, (list, tuple)) and isinstance(saved, (list, tuple)) and len(saved) == len(live):
             parts = {f"{path}[{number}]": (number, part) for number, part in enumerate(live)}
         else:
-            self._differences.append(f"{path} is {_describe(saved)} in the file, {_describe(live)} here")
+            self._misfits.append(f"{path} is {_describe(saved)} in the file, {_describe(live)} here")
             return
         for one, (key, part) in parts.items():
             yield from self._compare(saved[key], part, one)
 
+    def _explain(
+        self, saved: Mapping[Any, Any], live: Mapping[Any, Any], missing: list[Any], path: str
+    ) -> None:
+        if cause := explain(map(str, saved), map(str, live), map(str, missing)):
+            self._causes.append(f"of {path}, {cause}" if path else cause)
+            self._explained |= {f"{_join(path, key)} is missing in the file" for key in missing}
+            self._explained |= {f"{_join(path, key)} is not in the module" for key in saved}
+            self._hint = PREFIX_HINT
+
     def _compare_tensors(self, saved: Any, live: torch.Tensor, path: str) -> Iterator[Pair]:
         if not isinstance(saved, torch.Tensor):
             self._differences.append(f"{path} is {_describe(saved)} in the file, {_describe(live)} here")
-        elif saved.shape != live.shape:
-            self._differences.append(f"{path} is {tuple(saved.shape)} in the file, {tuple(live.shape)} here")
-        elif saved.dtype != live.dtype:
-            self.converted.append(f"{path} from {saved.dtype} to {live.dtype}")
+        elif why := fault(saved, live):
+            self._differences.append(f"{path} {why}")
+            self._hint = META_HINT if live.is_meta else self._hint
+        elif not live.is_nested and saved.shape != live.shape:
+            self._misfits.append(f"{path} is {tuple(saved.shape)} in the file, {tuple(live.shape)} here")
         else:
-            yield saved, live
+            self._targets.append(Target(path, saved, live))
+            if saved.dtype == live.dtype:
+                yield saved, live
+            else:
+                self._conversions.append(Conversion(path, saved, live.dtype))
 
-    def _compare_modules(self, saved: Mapping[str, Any], live: torch.nn.Module, path: str) -> Iterator[Pair]:
+    def _compare_modules(self, saved: Any, live: torch.nn.Module, path: str) -> Iterator[Pair]:
+        if changes_states(live):
+            return
+        if not isinstance(saved, Mapping):
+            self._differences.append(f"{path} is {_describe(saved)} in the file, a module here")
+            return
         state = live.state_dict()
-        differences, converted = len(self._differences), len(self.converted)
+        known, causes = len(self._misfits), len(self._causes)
         found: list[Pair] = list(self._compare_containers(saved, state, path))
-        self._differences += [f"{_join(path, key)} is not in the module" for key in saved if key not in state]
-        if len(self._differences) > differences and _judges_itself(live):
-            del self._differences[differences:], self.converted[converted:]
+        self._misfits += [f"{_join(path, key)} is not in the module" for key in saved if key not in state]
+        if len(self._misfits) > known and len(self._causes) == causes and judges_itself(live):
+            del self._misfits[known:]
             self._is_left_to_judge = True
             return
         yield from found
 
     def _compare_optimizers(self, saved: Any, live: Optimizer, path: str) -> Iterator[Pair]:
-        if found := optimizers.differences(saved, live, path):
+        names = self._saved_names.get(path), names_in(live, self._into["module_interface_state"])
+        if found := optimizers.differences(saved, live, path, *names):
             self._differences += found
             return
         for one in optimizers.kept(saved, live):
-            if one.live is not None:
-                yield from self._compare_tensors(one.saved, one.live, f"{path}.{one.name}")
+            name = f"{path}.{one.name}"
+            if not can_convert(one.saved.dtype, one.dtype):
+                self._differences.append(f"{name} is {one.saved.dtype} in the file, {one.dtype} here")
+            elif one.saved.dtype != one.dtype:
+                self._conversions.append(Conversion(name, one.saved, one.dtype))
+            elif one.live is not None and one.live.dtype == one.dtype and not one.live.is_inference():
+                yield one.saved, one.live
 
     def _hand_over(self, saved: Any, live: Any, path: str, file: str) -> None:
         if saved is None:  # nothing was saved of it
             return
         if isinstance(live, torch.Tensor):
-            with torch.no_grad():
+            with refusals(f"the state does not fit: {path} refuses it", file), torch.no_grad():
                 live.copy_(saved)  # nothing moves where the two share their memory
         elif isinstance(live, Mapping):
             for key, part in live.items():
@@ -135,9 +211,27 @@ class Restoration:
         elif isinstance(live, (list, tuple)):
             for number, part in enumerate(live):
                 self._hand_over(saved[number], part, f"{path}[{number}]", file)
+        elif isinstance(live, torch.nn.Module):
+            self._hand_over_to_module(saved, live, path, file)
         elif hasattr(live, "load_state_dict"):
             with refusals(f"the state does not fit: {path} refuses it", file):
                 live.load_state_dict(saved)
+
+    def _hand_over_to_module(self, saved: Any, live: torch.nn.Module, path: str, file: str) -> None:
+        try:
+            with refusals(f"the state does not fit: {path} refuses it", file):
+                live.load_state_dict(saved)
+        except StateMismatchError as error:
+            names = live.state_dict().keys()
+            if isinstance(saved, Mapping) and (why := explain(saved, names, names - saved.keys())):
+                what = f"the state does not fit: of {path}, {why}"
+                raise StateMismatchError(what, file, PREFIX_HINT, differences=(why,)) from error
+            raise
+        if any(one.is_meta for one in live.parameters()):
+            what = (
+                f"the state does not fit: {path} is on the meta device here, and nothing was loaded into it"
+            )
+            raise StateMismatchError(what, file, META_HINT)
 
 
 @contextlib.contextmanager
@@ -150,10 +244,30 @@ def refusals(what: str, file: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (MarlinError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
         reason = " ".join(str(error).split())  # torch lists every key, a line each
         shown = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."
         raise StateMismatchError(f"{what}: {shown}", file, HINT) from error
+
+
+def _told(conversions: Sequence[Conversion]) -> Iterator[str]:
+    """Says what was converted, and which values were lost by it."""
+    kinds: dict[tuple[torch.dtype, torch.dtype], list[str]] = {}
+    for one in conversions:
+        kinds.setdefault((one.saved.dtype, one.dtype), []).append(one.name)
+    for (saved, dtype), names in kinds.items():
+        yield f"Converted from {saved} to {dtype}: {_some(names)}"
+    for one in conversions:
+        if count := one.lost():
+            shown = f"{count:,} of {one.saved.numel():,} values of {one.name}"
+            yield f"Too large for {one.dtype}, and not finite any more: {shown}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _describe(value: Any) -> str:
@@ -165,30 +279,3 @@ def _describe(value: Any) -> str:
 
 def _join(path: str, key: Any) -> str:
     return f"{path}.{key}" if path else str(key)
-
-
-def _changes_states(module: torch.nn.Module) -> bool:
-    """Whether a module, or one in it, changes the states that it returns or loads."""
-    return type(module).load_state_dict is not torch.nn.Module.load_state_dict or any(
-        part._load_state_dict_pre_hooks  # noqa: SLF001 - torch has no other way to ask
-        or part._state_dict_hooks  # noqa: SLF001
-        or not type(part)._load_from_state_dict.__module__.startswith("torch.nn.modules.")  # noqa: SLF001
-        for part in module.modules()
-    )
-
-
-def _judges_itself(module: torch.nn.Module) -> bool:
-    """Whether a module, or one in it, may load what differs: states of older versions, as BatchNorm does."""
-    plain = torch.nn.Module
-    return any(
-        type(part)._load_from_state_dict is not plain._load_from_state_dict  # noqa: SLF001
-        or type(part).set_extra_state is not plain.set_extra_state
-        for part in module.modules()
-    )
-
-
-def _changes_its_state(optimizer: Optimizer) -> bool:
-    return bool(
-        type(optimizer).load_state_dict is not Optimizer.load_state_dict
-        or optimizer._optimizer_load_state_dict_pre_hooks  # noqa: SLF001
-    )

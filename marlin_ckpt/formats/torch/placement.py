@@ -118,6 +118,7 @@ def _agree(loaded: torch.Tensor, live: torch.Tensor, size_bytes: int) -> bool:
     return (
         type(live) in (torch.Tensor, torch.nn.Parameter)
         and live.device.type == "cpu"
+        and not live.is_inference()
         and live.layout == torch.strided
         and not live.is_nested
         and live.dtype == loaded.dtype
