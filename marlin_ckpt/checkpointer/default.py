@@ -5,7 +5,8 @@ import copy
 import logging
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Self
 
 from torch.optim import Optimizer
@@ -39,7 +40,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
 
     Attributes:
         args: obeyed, and checked again, at each call.
-        run_id: of this run; `load` takes over that of the file it loads, since a resumed run is the same run.
+        run_id: of this run; `load` takes over that of the file it loads: a resumed run is the same run.
     """
 
     def __init__(self, args: DefaultCheckpointerArguments) -> None:
@@ -80,7 +81,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
             ArgumentsError: the arguments, the index or a metric is wrong.
             UnsavableStateError: the states cannot be pickled.
             StorageError: the file cannot be written; an older one of its name stands untouched.
-            MarlinError: what an earlier save failed with in the background.
+            MarlinError: what an earlier save failed with in the background; this one was made first.
         """
         self._obey()
         index = checked_index(index)
@@ -89,8 +90,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
         if not isinstance(checkpoint_state, Checkpoint):
             kind = type(checkpoint_state).__qualname__
             raise ArgumentsError([Fault("checkpoint_state", f"expected a Checkpoint, not a {kind}")])
-        manifest = self._lineage.manifest(self.run_id, index, checkpoint_state)
-        return self._save(self.args.save_dir, manifest, checkpoint_state.payload(), must_be_made=force)
+        describe = partial(self._lineage.manifest, self.run_id, index, checkpoint_state)
+        return self._save(self.args.save_dir, describe, checkpoint_state.payload(), must_be_made=force)
 
     def save_model(self, model_state: Any, index: int) -> str | None:
         """Saves the module's state alone, when `checkpoint` and `model_state_save_dir` are set.
@@ -109,8 +110,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
         index = checked_index(index)
         if not (self.args.checkpoint and self.args.model_state_save_dir):
             return None
-        manifest = self._lineage.manifest(self.run_id, index, model_state)
-        return self._save(self.args.model_state_save_dir, manifest, model_state, must_be_made=True)
+        describe = partial(self._lineage.manifest, self.run_id, index, model_state)
+        return self._save(self.args.model_state_save_dir, describe, model_state, must_be_made=True)
 
     def load(self, into: Checkpoint | None = None) -> Checkpoint:
         """Loads what `load_dir` and `load_filename` say, every byte checked, to the CPU or into live objects.
@@ -213,10 +214,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
             yield
 
     def overhead(self) -> float:
-        """The share of the time since this checkpointer was made that its saves have cost.
-
-        It is the time that training waited, and what the steps took longer while a save was under way.
-        """
+        """The share of the time so far that saves have cost: waiting, and slower steps while one was made."""
         return self._saver.pace.share()
 
     def take_reports(self) -> list[SaveReport]:
@@ -265,21 +263,26 @@ class DefaultCheckpointer(AbstractCheckpointer):
         hours = self.args.mean_time_between_failures_hours
         return self._saver.pace.is_due(self.args.max_overhead, None if hours is None else hours * 3600)
 
-    def _save(self, directory: PathText, manifest: Manifest, state: Any, *, must_be_made: bool) -> str | None:
-        name = str(FileName(self.args.file_prefix, manifest.index, self.args.file_ext, manifest.kind))
-        path = os.path.join(directory, name)
+    def _save(
+        self, directory: PathText, describe: Callable[[], Manifest], state: Any, *, must_be_made: bool
+    ) -> str | None:
         try:
-            self.check_mk_dir(directory)
-            if directory not in self._swept:
-                self._swept.add(directory)
-                leftovers.sweep(os.fspath(directory), self.logger)
-            if not self._saver.save(Job(copy.copy(self.args), path, state, manifest, must_be_made)):
-                return None
+            with self._saver.turn.taken():
+                manifest = describe()
+                name = FileName(self.args.file_prefix, manifest.index, self.args.file_ext, manifest.kind)
+                path = os.path.join(directory, str(name))
+                self.check_mk_dir(directory)
+                if directory not in self._swept:
+                    self._swept.add(directory)
+                    leftovers.sweep(os.fspath(directory), self.logger)
+                if not self._saver.save(Job(copy.copy(self.args), path, state, manifest, must_be_made)):
+                    return None
+                self._lineage.saves += 1
+            self._saver.raise_earlier()
         except (StorageError, UnsavableStateError) as error:
             if self.args.on_save_error == "raise":
                 raise
             # Its text: a handler that keeps records would keep the state with the error.
             self.logger.error("Not saved: %s", str(error))  # noqa: TRY400 - no news in a traceback
             return None
-        self._lineage.saves += 1
         return path

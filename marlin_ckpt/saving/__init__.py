@@ -7,6 +7,8 @@ snapshot        copies a state for a save in the background: at once, or while t
 staging         the memory of these copies, and the threads that make them
 device          copies from CUDA devices
 owners          which tensors only an optimizer's step changes, and may be copied until then
+turn            a lock that neither another thread nor a signal handler gets past
+awaited         the copy that the next optimizer step waits for
 background      the thread that finishes a save
 pace            what saves have cost, and when the next one is due
 predicted_size  how large a checkpoint will be once its optimizers have stepped

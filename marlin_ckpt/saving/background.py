@@ -1,12 +1,16 @@
 """The thread that finishes a save while training goes on."""
 
+import atexit
+import contextlib
 import logging
 import os
+import sys
 import threading
 import traceback
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from marlin_ckpt.errors import MarlinError, StorageError, drop_frames
 
@@ -20,16 +24,18 @@ class _Shared:
         is_busy: whether the thread still runs.
         error: what it failed with, until that is raised or logged.
         is_left: whether the owner is gone, so that an error can only be logged.
+        process: in which the thread runs.
     """
 
     changed: threading.Condition = field(default_factory=threading.Condition)
     is_busy: bool = False
     error: BaseException | None = None
     is_left: bool = False
+    process: int = field(default_factory=os.getpid)
 
 
 class Background:
-    """Runs one task at a time on a thread; an error of the task is raised once, by `wait`.
+    """Runs one task at a time on a thread; an error of the task is returned once, by `ended`.
 
     The thread is no daemon: the interpreter waits for it before it ends.
     """
@@ -37,7 +43,6 @@ class Background:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
         self._shared = _Shared()
-        self._process = os.getpid()
         # Logs an error that nobody has waited for, when the owner is dropped or the interpreter ends.
         weakref.finalize(self, _leave, self._shared, logger)
 
@@ -70,27 +75,23 @@ class Background:
             shared.is_busy = False
             raise StorageError(f"cannot start a thread that saves: {error}") from error
 
-    def wait(self) -> None:
+    def ended(self) -> BaseException | None:
         """Waits until no task is under way.
 
-        Raises:
-            BaseException: what the last task failed with, unless that has been raised already.
+        Returns:
+            what the last task failed with, unless that has been returned already.
         """
         self._forget_parent()
         shared = self._shared
         with shared.changed:
             shared.changed.wait_for(lambda: not shared.is_busy)
             error, shared.error = shared.error, None
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error  # its traceback holds this frame, and so the callers' states
+            return error
 
     def _forget_parent(self) -> None:
         """In a forked child, forgets the parent's task, whose thread the child does not have."""
-        if self._process != os.getpid():
-            self._process = os.getpid()
+        if self._shared.process != os.getpid():
+            self._shared.process = os.getpid()
             self._shared.changed = threading.Condition()
             self._shared.is_busy = False
             self._shared.error = None
@@ -109,6 +110,8 @@ def _attempt(tasks: list[Callable[[], None]]) -> BaseException | None:
 
 
 def _leave(shared: _Shared, logger: logging.Logger) -> None:
+    if shared.process != os.getpid():  # a forked child ends: its parent waits for the thread
+        return
     with shared.changed:
         shared.is_left = True
         _tell(shared, logger)
@@ -118,3 +121,40 @@ def _tell(shared: _Shared, logger: logging.Logger) -> None:
     error, shared.error = shared.error, None
     if error is not None:
         logger.error("A save failed, and nobody waited for it: %s", error)
+        _end_unwell()
+
+
+def _end_unwell() -> None:
+    """Has the process end with another code than 0, since what runs it may not read the log.
+
+    Python has one way to do that which leaves all else as it is: when it cannot flush the standard streams in
+    the end, it exits with 120 (`sys.exit` in its documentation). `os._exit` would skip what others have
+    registered to be done at the end, and what an `atexit` function raises does not change the code.
+    """
+    if threading.main_thread().is_alive():
+        atexit.unregister(_refuse_last_flush)
+        atexit.register(_refuse_last_flush, os.getpid())
+    else:  # the program has ended, and functions that are registered now are not called any more
+        _refuse_last_flush(os.getpid())
+
+
+def _refuse_last_flush(process: int) -> None:
+    if process == os.getpid() and not isinstance(sys.stderr, _Unflushed):
+        sys.stderr = _Unflushed(sys.stderr)
+
+
+class _Unflushed:
+    """A standard stream that Python cannot flush in the end; all else it does as the stream."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream  # None where the process was started without one
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def flush(self) -> None:
+        """Flushes the stream; fails once the interpreter has done all else."""
+        with contextlib.suppress(AttributeError):
+            self._stream.flush()
+        if sys.is_finalizing():
+            raise OSError("a save has failed")

@@ -1,13 +1,48 @@
 """The tensors that nothing but an optimizer's step changes, and a call before each step."""
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 _PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
+# torch wraps the `step` of every optimizer in a function of this one code, which also calls the hooks. Hooks
+# alone would not tell who is inside a step: none is called after one that raised, and one that is set during
+# a step has missed its beginning.
+_STEP = Optimizer.profile_hook_step(lambda *_: None).__code__
+
+_Watcher = Callable[[Optimizer], None]
+_watchers: dict[int, _Watcher] = {}
+
+
+def _hook(optimizer: Optimizer, *_: Any) -> None:
+    for watcher in tuple(_watchers.values()):
+        watcher(optimizer)
+
+
+class _Hook:
+    """The one hook of this process: torch keeps a hook for ever, and with it whatever it holds.
+
+    It is never removed. torch goes through its hooks while it calls them, and one that another thread removes
+    or adds meanwhile would end that thread's step with an error.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> bool:
+        """Sets it, unless that has been done or a step is under way; returns whether it is set."""
+        if not self._is_set and not stepping():
+            register_optimizer_step_pre_hook(_hook)
+            self._is_set = True
+        return self._is_set
+
+
+_the_hook = _Hook()
 
 
 class KnownOptimizers:
@@ -21,23 +56,35 @@ class KnownOptimizers:
     """
 
     def __init__(self, before_step: Callable[[], None]) -> None:
-        """Registers the hook.
+        """Takes what to do.
 
         Args:
             before_step: called before each step, on the thread that steps.
         """
         self.known: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        known = self.known
+        self._before_step = before_step
+        self._forget: Callable[[], object] | None = None
 
-        def hook(optimizer: Optimizer, *_: Any) -> None:
-            known.add(optimizer)
-            before_step()
+    def watch(self) -> bool:
+        """Begins to watch for steps; returns whether they are watched from now on."""
+        if not _the_hook.set():
+            return False
+        if self._forget is None:
+            known, before_step = self.known, self._before_step
 
-        self._handle = register_optimizer_step_pre_hook(hook)
+            def watcher(optimizer: Optimizer) -> None:
+                known.add(optimizer)
+                before_step()
+
+            _watchers[id(known)] = watcher
+            self._forget = weakref.finalize(self, _watchers.pop, id(known))
+        return True
 
     def forget(self) -> None:
-        """Removes the hook, and forgets the optimizers."""
-        self._handle.remove()
+        """Watches no more, and forgets the optimizers."""
+        if self._forget is not None:
+            self._forget()
+            self._forget = None
         self.known.clear()
 
     def tensors(self) -> dict[int, list[torch.Tensor]]:
@@ -49,18 +96,47 @@ class KnownOptimizers:
         for optimizer in list(self.known):
             # Its step may be part of a CUDA graph, which is replayed without any hook being called.
             is_capturable = any(group.get("capturable") for group in optimizer.param_groups)
-            for tensor in tensors_in(
-                [[group["params"] for group in optimizer.param_groups], optimizer.state]
-            ):
+            for tensor in held_by(optimizer):
                 if (
                     type(tensor) in _PLAIN_TENSORS
                     and tensor.layout is torch.strided
-                    and (tensor.is_cpu or (tensor.is_cuda and not is_capturable))
+                    and (_is_ours(tensor) if tensor.is_cpu else tensor.is_cuda and not is_capturable)
                     and not tensor.is_nested
                     and not tensor.is_inference()
                 ):
                     found.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)  # noqa: SLF001
         return found
+
+
+def _is_ours(tensor: torch.Tensor) -> bool:
+    """Whether its memory is torch's alone, not another process's too, nor of an array or a mapped file."""
+    storage = tensor.untyped_storage()
+    return storage.resizable() and not storage.is_shared()
+
+
+def held_by(optimizer: Optimizer) -> Iterator[torch.Tensor]:
+    """The parameters and the state of an optimizer."""
+    return tensors_in([[group["params"] for group in optimizer.param_groups], optimizer.state])
+
+
+def stepping() -> dict[int, list[Optimizer]]:
+    """The optimizers that are inside their step now, by the thread that they are on.
+
+    A thread that is in our hook has not begun: it is going to wait for what it must wait for.
+    """
+    found: dict[int, list[Optimizer]] = {}
+    frame: FrameType | None
+    for thread, frame in sys._current_frames().items():  # noqa: SLF001 - the documented way to others' stacks
+        has_begun = True
+        while frame is not None:
+            if frame.f_code is _hook.__code__:
+                has_begun = False
+            elif frame.f_code is _STEP:
+                if has_begun:
+                    found.setdefault(thread, []).append(frame.f_locals["args"][0])
+                has_begun = True
+            frame = frame.f_back  # noqa: PLW2901 - a second name could hold this frame, and with it the state
+    return found
 
 
 def tensors_in(values: Any) -> Iterator[torch.Tensor]:

@@ -1,13 +1,13 @@
 """Saves states: before the call returns, or in the background."""
 
 import errno
+import functools
 import logging
-import os
+import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,16 +18,17 @@ from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.storages import tensor_names
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.formats.torch.pickler import encode
+from marlin_ckpt.formats.torch.pickler import Encoded, encode
 from marlin_ckpt.formats.torch.writer import Image, Written
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.saving.awaited import Awaited
 from marlin_ckpt.saving.background import Background
-from marlin_ckpt.saving.owners import KnownOptimizers
-from marlin_ckpt.saving.pace import Pace
+from marlin_ckpt.saving.owners import KnownOptimizers, stepping
 from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.saving.snapshot import Snapshot, take
 from marlin_ckpt.saving.staging import Arena
+from marlin_ckpt.saving.turn import Turn
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -57,31 +58,6 @@ class _Moved(MarlinError):  # noqa: N818 - it ends no program
     """A tensor has changed while it was copied."""
 
 
-@dataclass
-class _Awaited:
-    """The copy, one at most, that the next optimizer step has to wait for."""
-
-    staged: deque[Snapshot] = field(default_factory=deque)
-    process: int = field(default_factory=os.getpid)
-    pace: Pace = field(default_factory=Pace)
-    is_saving: Callable[[], bool] = lambda: False
-
-    def before_step(self) -> None:
-        """Notes the time of the step, and waits for the copy."""
-        self.pace.before_step(is_saving=self.is_saving())
-        self.wait()
-
-    def wait(self) -> None:
-        if self.process != os.getpid():  # a child has neither the copying thread nor the copy's memory
-            self.staged.clear()
-            self.process = os.getpid()
-        while self.staged:
-            began = time.perf_counter()
-            self.staged[0].before_change()
-            self.staged.popleft()  # only now: an interrupted wait is taken up by the next one
-            self.pace.waited(time.perf_counter() - began)
-
-
 class Saver:
     """Saves one state at a time.
 
@@ -90,6 +66,7 @@ class Saver:
         keeper: removes old checkpoints, after each save and when the disk is full.
         pace: what the saves have cost.
         save_s: how long the last checkpoint took until it was durable, in seconds; None before the first.
+        turn: held by whoever calls `save`.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -99,22 +76,18 @@ class Saver:
         self._logger = logger
         self._arena = Arena()
         self._background = Background(logger)
-        self._awaited = _Awaited(is_saving=self._background.is_busy)
+        self.turn = Turn()
+        self._earlier: BaseException | None = None
+        self._awaited = Awaited(is_saving=self._background.is_busy)
         self.pace = self._awaited.pace
-        self._optimizers: KnownOptimizers | None = None
+        self._optimizers = KnownOptimizers(self._awaited.before_step)
         self._may_overlap = True
         self._warned_of: set[str] = set()
 
     def register(self, *optimizers: torch.optim.Optimizer) -> None:
         """Names optimizers before their first step, and watches for steps of all optimizers."""
-        self._watch().known.update(optimizers)
-
-    def _watch(self) -> KnownOptimizers:
-        if self._optimizers is None:
-            self._optimizers = KnownOptimizers(self._awaited.before_step)
-            # torch keeps the hook for ever, and with it whatever it holds.
-            weakref.finalize(self, self._optimizers.forget)
-        return self._optimizers
+        self._optimizers.watch()
+        self._optimizers.known.update(optimizers)
 
     def save(self, job: Job) -> bool:
         """Saves a state, or copies it and saves the copy in the background.
@@ -124,15 +97,16 @@ class Saver:
 
         Raises:
             UnsavableStateError: the state cannot be pickled.
-            StorageError: the file cannot be written, or there is no memory for the copy.
-            MarlinError: the save before it has failed in the background.
+            StorageError: the file cannot be written, or there is no memory for the copy. What the save before
+                it has failed with in the background is not raised here, but by `raise_earlier`.
         """
         may_skip = job.args.async_save and job.args.when_busy == "skip" and not job.must_be_made
         if may_skip and self._background.is_busy():
             self._logger.info("Skipped %s: the save before it is still under way.", job.path)
             return False
         began = time.perf_counter()
-        self.wait()
+        self._awaited.wait()
+        self._earlier = self._background.ended() or self._earlier
         self.pace.save_began()
         try:
             if job.args.async_save:
@@ -141,19 +115,38 @@ class Saver:
                 self._save_now(job, began)
         except BaseException:
             self.pace.save_ended(time.perf_counter() - began)
+            if self._earlier is not None:
+                self._logger.error("The save before this one failed, too: %s", str(self._earlier))  # noqa: TRY400
+                self._earlier = None
             raise
         finally:
             self.pace.waited(time.perf_counter() - began)
         return True
+
+    def raise_earlier(self) -> None:
+        """Raises what the save before the last failed with in the background, unless that was done before.
+
+        The new state comes first: an error of a disk that is well again must not cost a save.
+        """
+        error, self._earlier = self._earlier, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback holds this frame, and so the callers' states
 
     def wait(self) -> None:
         """Waits for the save under way.
 
         Raises:
             MarlinError: what it failed with, unless that was raised before.
+            StorageError: EDEADLK, as `Turn.taken`.
         """
         self._awaited.wait()
-        self._background.wait()
+        with self.turn.taken():  # another thread's save has not begun yet what is to be waited for
+            pass
+        self._earlier = self._background.ended() or self._earlier
+        self.raise_earlier()
 
     def close(self) -> None:
         """Waits as `wait` does, and gives the memory back."""
@@ -161,9 +154,7 @@ class Saver:
             self.wait()
         finally:
             self._arena.free()
-            if self._optimizers is not None:
-                self._optimizers.forget()
-                self._optimizers = None
+            self._optimizers.forget()
 
     def _save_now(self, job: Job, began: float) -> None:
         state = plain(job.state)
@@ -173,18 +164,20 @@ class Saver:
         self._report(job, written, stall_s, 0.0)
 
     def _save_behind(self, job: Job, began: float) -> None:
-        staged = self._stage(job)
+        encoded, image = self._prepare(job)
+        is_watching = self._optimizers.watch()  # before the copy begins: what steps from now on waits for it
+        take = functools.partial(self._stage, job, encoded, image, is_watching=is_watching)
+        staged = self._awaited.begin(encoded, job.path, take)
         staged.stall_s = time.perf_counter() - began
-        self._awaited.staged.append(staged)
         try:
             self._background.start(lambda: self._finish(job, staged))
         except MarlinError:
-            self._awaited.staged.clear()
+            self._awaited.give_up()
             staged.device_copies.wait()
             raise
 
-    def _stage(self, job: Job) -> Snapshot:
-        """Begins the copy of a state, in memory that is kept for the next save."""
+    def _prepare(self, job: Job) -> tuple[Encoded, Image]:
+        """Pickles a state, and takes memory for its copy, which is kept for the next save."""
         encoded = encode(plain(job.state))
         plan = writer.plan_image(encoded)
         before = self._arena.size_bytes
@@ -193,7 +186,14 @@ class Saver:
         if self._arena.size_bytes != before:
             taken = f"{encoded.size_bytes:,} bytes"
             self._logger.info("Asynchronous saves keep a copy of the state in memory: %s.", taken)
-        owned = self._watch().tensors() if job.args.overlap and self._may_overlap else {}
+        return encoded, image
+
+    def _stage(self, job: Job, encoded: Encoded, image: Image, *, is_watching: bool) -> Snapshot:
+        """Begins the copy of a state."""
+        # Inside a step, of its closure or of a hook, its tensors change without another hook, and kernels
+        # of fused optimizers change them without autograd's counting it.
+        overlaps = is_watching and job.args.overlap and self._may_overlap
+        owned = self._optimizers.tensors() if overlaps and threading.get_ident() not in stepping() else {}
         return take(encoded, image, owned, is_checked=job.args.check_overlap)
 
     def _finish(self, job: Job, staged: Snapshot) -> None:

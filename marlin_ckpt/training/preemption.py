@@ -21,7 +21,7 @@ class Preempted(SystemExit):
 
     Attributes:
         signal: which.
-        path: the file that holds the state, durable; None where none was to be written.
+        path: the file that holds the state, durable; None where none was written.
         code: 128 + the signal's number: 143 for SIGTERM, 130 for SIGINT.
     """
 

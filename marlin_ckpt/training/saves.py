@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
+from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.training import preemption
 from marlin_ckpt.training.observer import TrainerObserver
@@ -31,6 +32,7 @@ class Saves:
     def __init__(self, observer: TrainerObserver | None) -> None:
         self.signals = Signals()
         self._observer = observer
+        self._logger = logging.getLogger(__name__)
         self._last: tuple[Place, str | None] = ((), None)
         self._durable: str | None = None
         self._is_last = False
@@ -45,8 +47,9 @@ class Saves:
         Args:
             args: the trainer's.
             checkpointer: what saves.
-            logger: warns where a save takes longer than a signal leaves time for.
+            logger: warns where a save takes longer than a signal leaves time for, and tells of failures.
         """
+        self._logger = logger
         with preemption.listening(really=args.handle_signals) as self.signals:
             self._began_s = time.monotonic()
             preemption.compare_grace(args, checkpointer.usual_save_s(), logger)
@@ -129,6 +132,8 @@ class Saves:
     def answer(self, checkpointer: AbstractCheckpointer, place: Place, save: Save) -> None:
         """Does what signals have asked for: saves, unless the last save holds this state, and stops.
 
+        What a save before that has failed with comes afterwards: it is raised, or where the run stops logged.
+
         Args:
             checkpointer: what saves.
             place: how far the run is.
@@ -141,11 +146,36 @@ class Saves:
         if not (self.signals.stop or self.signals.save):
             return
         self.signals.save = False
-        self.settle(checkpointer)
+        earlier = self._ended_before(checkpointer)
+        try:
+            self._save_here(checkpointer, place, save)
+        except MarlinError:
+            self._tell(earlier)
+            raise
+        if self.signals.stop:
+            self._tell(earlier)
+            raise Preempted(self.signals.stop, self._durable if self._last[0] == place else None)
+        if earlier is not None:
+            raise earlier
+
+    def _save_here(self, checkpointer: AbstractCheckpointer, place: Place, save: Save) -> None:
         at, path = self._last
-        # One that was begun in the background may have failed, or been given up.
-        if at != place or path != self._durable:
+        if at == place and path == self._durable:
+            return
+        for _ in range(2):  # one that was begun in the background may be given up, or fail: see `overlap`
             path = save()
             self.settle(checkpointer)
-        if self.signals.stop:
-            raise Preempted(self.signals.stop, path)
+            if path is None or path == self._durable:
+                return
+
+    def _tell(self, earlier: MarlinError | None) -> None:
+        if earlier is not None:
+            self._logger.error("The save before the last one failed: %s", str(earlier))
+
+    def _ended_before(self, checkpointer: AbstractCheckpointer) -> MarlinError | None:
+        """What the save under way failed with, once it has ended; the state that there is now comes first."""
+        try:
+            self.settle(checkpointer)
+        except MarlinError as error:
+            return error
+        return None

@@ -13,14 +13,15 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from typing import Any
 
 import pytest
 import torch
 
-from marlin_ckpt import StorageError
+from marlin_ckpt import Checkpoint, StorageError, UnsavableStateError
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.saving import snapshot, staging
+from marlin_ckpt.saving import background, owners, snapshot, staging
 from tests.support.async_runs import Gate, Run, checkpointer
 from tests.support.folders import REPOSITORY
 
@@ -55,7 +56,17 @@ def test_what_fails_in_the_background_is_raised_by_the_next_call_and_only_once(t
     one.wait()
     one.save(run.checkpoint(), 2)
     one.close()
-    assert sorted(os.listdir(tmp_path)) == ["model_2.pt"]
+    assert sorted(os.listdir(tmp_path)) == ["model_1.pt"] * (ask == "save") + ["model_2.pt"]
+
+
+def test_where_the_next_save_fails_as_well_both_failures_are_told_once(tmp_path, monkeypatch, caplog):
+    run, one = Run(), checkpointer(tmp_path)
+    monkeypatch.setattr(writer, "write_image", full_disk)
+    one.save(run.checkpoint(), 0)
+    with pytest.raises(UnsavableStateError):
+        one.save(Checkpoint({"lock": threading.Lock()}), 1)
+    assert caplog.text.count("The save before this one failed, too: cannot write: no space left") == 1
+    one.close()
 
 
 @pytest.mark.parametrize("is_async", [True, False])
@@ -87,14 +98,16 @@ def test_a_failure_that_nobody_asks_for_is_logged_when_the_checkpointer_is_dropp
     tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(writer, "write_image", full_disk)
-    one = checkpointer(tmp_path)
+    one, ends = checkpointer(tmp_path), []
     one.save(Run().checkpoint(), 0)
     for thread in threading.enumerate():
         if thread.name == "marlin-ckpt save":
             thread.join()
+    monkeypatch.setattr(background, "_end_unwell", lambda: ends.append("unwell"))
     del one
     gc.collect()
     assert "nobody waited for it: cannot write: no space left" in caplog.text
+    assert ends == ["unwell"]
 
 
 def test_a_save_that_no_memory_can_be_had_for_says_how_much_and_what_to_do(tmp_path, monkeypatch):
@@ -117,29 +130,40 @@ def test_the_memory_for_copies_is_taken_once_and_said_once(tmp_path, caplog):
     assert caplog.text.count("keep a copy of the state in memory") == 1
 
 
-def test_the_interpreter_finishes_a_save_before_it_ends_and_tells_of_one_that_failed(tmp_path):
+def test_the_interpreter_finishes_a_save_before_it_ends_and_fails_with_one_that_failed(tmp_path):
     script = """
-import sys, torch
+import atexit, sys, torch
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt import StorageError
-one = DefaultCheckpointer(DefaultCheckpointerArguments(save_dir=sys.argv[1], async_save=True))
-if len(sys.argv) > 2:
+from marlin_ckpt import Checkpoint, StorageError, UnsavableStateError
+
+def main():
+    one = DefaultCheckpointer(DefaultCheckpointerArguments(save_dir=sys.argv[1], async_save=True))
+    one.save(Checkpoint({"weight": torch.ones(1_000_000)}, {}, {}), 0)
+    return one
+
+atexit.register(print, "done at the end all the same")
+if sys.argv[2] != "writes":
     def fail(*_): raise StorageError("cannot write: no space left")
     writer.write_image = fail
-one.save(Checkpoint({"weight": torch.ones(1_000_000)}, {}, {}), 0)
+if sys.argv[2] == "fails and is dropped":
+    main()
+else:
+    one = main()
 """
-    done = [
-        subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path / name), *more],
+    done = {
+        how: subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / how), how],
             cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120,
         )
-        for name, more in (("good", []), ("bad", ["fail"]))
-    ]  # fmt: skip
-    assert [one.returncode for one in done] == [0, 0]
-    assert torch.load(tmp_path / "good" / "model_0.pt")["module_interface_state"]["weight"].sum() == 1_000_000
-    assert "no space left" not in done[0].stderr
-    assert "A save failed, and nobody waited for it: cannot write: no space left" in done[1].stderr
+        for how in ("writes", "fails", "fails and is dropped")
+    }  # fmt: skip
+    assert [one.returncode for one in done.values()] == [0, 120, 120]
+    assert {one.stdout for one in done.values()} == {"done at the end all the same\n"}
+    assert torch.load(tmp_path / "writes/model_0.pt")["module_interface_state"]["weight"].sum() == 1_000_000
+    assert done["writes"].stderr == ""
+    told = "A save failed, and nobody waited for it: cannot write: no space left\n"
+    assert done["fails"].stderr == done["fails and is dropped"].stderr == told
 
 
 def test_a_forked_child_neither_waits_for_the_parents_save_nor_is_told_of_it(tmp_path, gate):
@@ -194,15 +218,22 @@ def test_what_a_copy_is_made_into_is_not_copied_at_a_fork():
     assert bytes(room[:4]) == b"told"
 
 
-def test_a_checkpointer_that_is_dropped_leaves_no_hook_behind(tmp_path):
+def test_a_checkpointer_that_saves_and_closes_again_and_again_keeps_no_more_than_after_the_first_time(
+    tmp_path,
+):
     hooks = sys.modules[torch.optim.Optimizer.__module__]._global_optimizer_pre_hooks
-    before = len(hooks)
-    one = checkpointer(tmp_path)
-    one.register(Run().optimizer)
-    assert len(hooks) == before + 1
+    run, one, kept = Run(), checkpointer(tmp_path), []
+    one.register(run.optimizer)
+    for index in range(5):
+        one.save(run.checkpoint(), index)
+        one.close()
+        kept.append((len(hooks), len(owners._watchers), len(weakref.finalize._registry)))
+    assert kept == kept[:1] * 5
+    one.save(run.checkpoint(), 5)
+    one.wait()
     del one
     gc.collect()
-    assert len(hooks) == before
+    assert (len(hooks), len(owners._watchers)) == kept[0][:2]
 
 
 def test_a_save_that_is_interrupted_twice_returns_when_nothing_is_copied_any_more(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from marlin_ckpt.saving import saver
+from marlin_ckpt.saving import awaited
 from tests.support.async_runs import checkpointer
 from tests.support.async_trainings import (
     OPTIMIZERS,
@@ -61,13 +61,13 @@ def test_of_a_compiled_module_too(directory, monkeypatch, backend, name):
 
 
 def test_without_the_wait_before_a_step_and_without_versions_the_comparison_fails(directory, monkeypatch):
-    before_step = saver._Awaited.before_step
+    before_step = awaited.Awaited.before_step
 
-    def only_when_waiting(awaited):
+    def only_when_waiting(one):
         if sys._getframe(1).f_code.co_name == "wait":
-            before_step(awaited)
+            before_step(one)
 
-    monkeypatch.setattr(saver._Awaited, "before_step", only_when_waiting)
+    monkeypatch.setattr(awaited.Awaited, "before_step", only_when_waiting)
     without_versions(monkeypatch)
     with pytest.raises(AssertionError, match=r"model_0\.pt"):
         assert_saved_alike(directory, monkeypatch, True, optimizers="SGD")

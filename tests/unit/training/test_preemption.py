@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
+import stat
 import subprocess
 import sys
 
@@ -183,6 +185,44 @@ def test_a_save_that_was_given_up_is_made_again_before_the_run_stops(tmp_path):
         trainer.train()
     assert caught.value.path == str(tmp_path / "model_6.pt")
     assert position(tmp_path, "model_6.pt") == (-1, 6)
+
+
+class Refusing:
+    """Refuses the syncs of so many files."""
+
+    def __init__(self, monkeypatch, times):
+        self.times, real = times, os.fsync
+
+        def call(descriptor):
+            if self.times and stat.S_ISREG(os.fstat(descriptor).st_mode):
+                self.times -= 1
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", call)
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_a_path_is_named_only_where_the_file_is_there(tmp_path, monkeypatch, is_behind):
+    Refusing(monkeypatch, 100)
+    options = {"async_save": is_behind, "on_save_error": "warn"}
+    trainer = trainer_in(tmp_path, StopsAt(3), checkpointer=options)
+    with pytest.raises(Preempted) as caught:
+        trainer.train()
+    assert (caught.value.path, visible(tmp_path)) == (None, [])
+
+
+def test_a_save_that_failed_before_costs_the_state_at_the_signal_nothing_and_is_logged(
+    tmp_path, monkeypatch, caplog
+):
+    Refusing(monkeypatch, 1)
+    observer = StopsAt(8)  # the save of epoch 0, at 6 steps, fails in the background
+    trainer = trainer_in(tmp_path, observer, checkpointer={"async_save": True})
+    with pytest.raises(Preempted) as caught:
+        trainer.train()
+    assert caught.value.path == str(tmp_path / "model_1.pt")
+    assert position(tmp_path, "model_1.pt") == (0, 8)
+    assert caplog.text.count("Input/output error") == 1
 
 
 def _worker(connection):

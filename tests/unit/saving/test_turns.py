@@ -1,0 +1,112 @@
+"""Saves inside of saves, which a signal's handler asks for, and saves of several threads."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from marlin_ckpt import StorageError
+from marlin_ckpt.saving import owners, staging
+from tests.support.async_runs import Gate, Run, checkpointer, same
+
+
+@pytest.mark.parametrize("call", ["save", "wait", "close"])
+def test_what_a_signals_handler_asks_for_in_the_middle_of_a_save_is_refused_at_once(
+    tmp_path, monkeypatch, call
+):
+    own, caught = checkpointer(tmp_path), []
+
+    def handler(*_):
+        calls = {"save": lambda: own.save(Run().checkpoint(), 1), "wait": own.wait, "close": own.close}
+        with pytest.raises(StorageError, match="in the middle of a save") as error:
+            calls[call]()
+        caught.append(error.value.errno)
+
+    def interrupted(*args, **options):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return room(*args, **options)
+
+    room = staging.Arena.room
+    before = signal.signal(signal.SIGUSR1, handler)
+    monkeypatch.setattr(staging.Arena, "room", interrupted)
+    try:
+        own.save(Run().checkpoint(), 0)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    monkeypatch.undo()
+    own.close()
+    assert (caught, os.listdir(tmp_path)) == ([errno.EDEADLK], ["model_0.pt"])
+
+
+def test_and_while_a_step_waits_for_the_copy(tmp_path, monkeypatch):
+    run, own, caught = Run(), checkpointer(tmp_path), []
+    gate = Gate(monkeypatch)
+    gate.opened.set()
+    settle = staging.Copying.settle
+
+    def handler(*_):
+        with pytest.raises(StorageError) as error:
+            own.save(run.checkpoint(), 1)
+        caught.append(error.value.errno)
+
+    def interrupted(copying):
+        if threading.current_thread() is threading.main_thread() and not caught:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return settle(copying)
+
+    own.register(run.optimizer)
+    run.step()
+    monkeypatch.setattr(staging.Copying, "settle", interrupted)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        own.save(run.checkpoint(), 0)
+        run.step()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    own.close()
+    assert (caught, os.listdir(tmp_path)) == ([errno.EDEADLK], ["model_0.pt"])
+
+
+def test_where_the_signal_comes_while_the_loop_waits_for_the_file_the_handlers_save_is_made(
+    tmp_path, monkeypatch
+):
+    own, gate, made = checkpointer(tmp_path), Gate(monkeypatch), []
+
+    def handler(*_):
+        gate.opened.set()
+        made.append(own.save(Run().checkpoint(), 1))
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        own.save(Run().checkpoint(), 0)
+        assert gate.reached.wait(60)
+        sender = threading.Thread(target=lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        sender.start()
+        own.wait()
+        sender.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    own.close()
+    assert made
+    assert sorted(os.listdir(tmp_path)) == ["model_0.pt", "model_1.pt"]
+
+
+def test_threads_that_save_by_one_checkpointer_take_turns_and_number_their_saves(tmp_path):
+    run, counted = Run(), itertools.count()
+    state = run.checkpoint()
+    with checkpointer(tmp_path) as own:
+        threads = [threading.Thread(target=lambda: own.save(state, next(counted))) for _ in range(6)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+    found = sorted(os.listdir(tmp_path))
+    assert found == [f"model_{index}.pt" for index in range(6)]
+    assert all(same(torch.load(tmp_path / name), state.payload()) for name in found)
+    assert owners.stepping() == {}
