@@ -23,6 +23,7 @@ checkpoint  Checkpoint: the three states of a run, with its metrics
 cadence     how often a run can afford to save
 reports     what a save cost
 entries     what a look at a store finds, before any file is opened
+escaping    makes names from files harmless in messages and logs
 naming      the grammar of file names
 grammars    those of other tools
 errors      everything that is raised on purpose, with the exit codes

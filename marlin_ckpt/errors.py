@@ -22,6 +22,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from marlin_ckpt.escaping import escape, escape_lines
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -60,7 +62,7 @@ class MarlinError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.where}" if self.where else self.what
+        return escape(f"{self.what}: {self.where}" if self.where else self.what)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default would call the class with `args` alone, which the subclasses that are also OSErrors
@@ -81,6 +83,9 @@ class _FaultsError(MarlinError):
     def __init__(self, faults: list[Fault], hint: str = "") -> None:
         super().__init__("\n".join(str(fault) for fault in faults), "", hint)
         self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return escape_lines(self.what)
 
 
 class ArgumentsError(_FaultsError, ValueError):

@@ -18,6 +18,7 @@ from marlin_ckpt.checkpointer.lineage import Lineage
 from marlin_ckpt.directory import latest, lease, leftovers, needed_space, notes
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.errors import ArgumentsError, Fault, MarlinError, StorageError, UnsavableStateError
+from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.loading.load import Loader
@@ -54,7 +55,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         """
         self.args = args
         self.run_id = secrets.token_hex(6)
-        self.logger = logging.getLogger(_LOGGER_NAME)
+        self.logger = get_logger(_LOGGER_NAME)
         self._lineage = Lineage()
         self._swept: set[PathText] = set()
         self._saver = Saver(self.logger)
@@ -239,7 +240,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         load_dir: PathText, file_prefix: str, file_ext: str = "pt", logger: logging.Logger | None = None
     ) -> str:
         """The path of the checkpoint with the greatest index; see `marlin_ckpt.get_latest_file`."""
-        logger = logger or logging.getLogger(_LOGGER_NAME)
+        logger = logger or get_logger(_LOGGER_NAME)
         return latest.get_latest_file(load_dir, file_prefix, file_ext, logger)
 
     def check_mk_dir(self, dirpath: PathText) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TextIO, cast
 
-from marlin_ckpt.cli.text import escape
 from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError, StorageError
+from marlin_ckpt.escaping import escape
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from marlin_ckpt.cli.output import talk_stream
-from marlin_ckpt.cli.text import escape
+from marlin_ckpt.escaping import escape
 
 
 class RunBar(Progress):

@@ -4,28 +4,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from marlin_ckpt.escaping import escape
+
 _LONGEST_NAME = 200  # characters; no name that anybody gave is longer
 _LONGEST_TEXT = 40  # characters of a value
 _MOST_PARTS = 6  # of a list
 _MOST_NAMES = 3
 _BLOCKS = "▁▂▃▄▅▆▇█"
-
-
-def escape(text: str) -> str:
-    """A text in which nothing moves the cursor, changes a colour or turns the direction of writing.
-
-    Control characters, bidi controls and bytes that are not UTF-8 are replaced by Python's escapes for them.
-    """
-    return text if text.isprintable() else "".join(map(_escape_one, text))
-
-
-def _escape_one(character: str) -> str:
-    if character.isprintable():
-        return character
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004 - a byte that os.fsdecode could not read, PEP 383
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape", "surrogatepass").decode()
 
 
 def size(size_bytes: float) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -11,6 +10,7 @@ from marlin_ckpt import naming
 from marlin_ckpt.directory.walk import Level, OnError, as_checkpoint, walk
 from marlin_ckpt.entries import Entry, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local.descent import directory_identity
 from marlin_ckpt.storage.local.store import item_of, open_store
@@ -18,7 +18,7 @@ from marlin_ckpt.storage.store import Store
 
 _PATH_MAX = 4096  # bytes of a path that open(2) takes, with the null byte at its end: linux/limits.h
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 
 def readable(store: Store, *, recursive: bool, on_error: OnError | None = None) -> Iterator[Level]:

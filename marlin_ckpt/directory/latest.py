@@ -17,6 +17,7 @@ from marlin_ckpt.directory.catalog import readable, regular_file
 from marlin_ckpt.directory.walk import Level
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
+from marlin_ckpt.escaping import escape, get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local.store import open_store
 from marlin_ckpt.storage.store import Store
@@ -24,7 +25,7 @@ from marlin_ckpt.storage.store import Store
 _INTEGER = re.compile(r"[0-9]+")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 _Key = tuple[int, ...]
 _Keyed = list[tuple[_Key, str]]  # keys, the least of which is the newest, and names in the store
 
@@ -53,11 +54,12 @@ def get_latest_file(
     """
 
     def guess(one: str, other: str) -> None:
-        logger.warning("Names do not tell which is newer, and the last integer decides: %s, %s.", one, other)
+        names = ", ".join(map(escape, (one, other)))  # the logger may be the caller's own
+        logger.warning("Names do not tell which is newer, and the last integer decides: %s.", names)
 
     latest = next(_newest_first(load_dir, file_prefix, file_ext, logger, guess), None)
     if latest is None:
-        logger.info("No checkpoint found under %s.", os.fspath(load_dir))
+        logger.info("No checkpoint found under %s.", escape(os.fspath(load_dir)))
         return ""
     return latest.path
 
@@ -154,9 +156,8 @@ def _by_last_integer(
         if other := next(others, ""):
             in_doubt(newest, other)
         else:
-            logger.warning(
-                "Ordered by the last integer of the name, which fits no tool's grammar: %s.", newest
-            )
+            what = "Ordered by the last integer of the name, which fits no tool's grammar: %s."
+            logger.warning(what, escape(newest))
     return keyed
 
 

@@ -9,7 +9,6 @@ import contextlib
 import datetime
 import errno
 import fcntl
-import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 from marlin_ckpt.directory import own
 from marlin_ckpt.errors import DirectoryInUseError, StorageError
+from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.local import descent
 from marlin_ckpt.storage.local.publishing import make_directory
 
@@ -27,7 +27,7 @@ _TAKEN = (errno.EACCES, errno.EAGAIN)  # fcntl(2)
 _GO_ON = (errno.ENOSPC, errno.EDQUOT, *own.PLANTED)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
-_logger = logging.getLogger("marlin_ckpt.lease")
+_logger = get_logger("marlin_ckpt.lease")
 
 
 # By the process, and the folder's device and inode: the locked file, and how often the lease is held.

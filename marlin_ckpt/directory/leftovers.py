@@ -5,9 +5,10 @@ import os
 
 from marlin_ckpt.directory import removing
 from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 
 def delete_existing(directory: str, extension: str, logger: logging.Logger) -> None:

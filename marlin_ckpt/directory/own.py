@@ -9,12 +9,12 @@ import contextlib
 import errno
 import functools
 import json
-import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from marlin_ckpt.errors import StorageError
+from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.local import descent
 from marlin_ckpt.storage.local.files import FileSource, closing, open_regular
 from marlin_ckpt.storage.local.system_calls import write_all
@@ -24,7 +24,7 @@ _MOST_BYTES = 1 << 20  # of one file
 # What opening says where a link, or another kind of file, is in the place of the folder or a file.
 PLANTED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
-_logger = logging.getLogger("marlin_ckpt.directory")
+_logger = get_logger("marlin_ckpt.directory")
 
 
 def folder(directory: str) -> contextlib.AbstractContextManager[int]:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marlin_ckpt.cli.text import age, count, escape, size
+from marlin_ckpt.cli.text import age, count, size
+from marlin_ckpt.escaping import escape
 
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 

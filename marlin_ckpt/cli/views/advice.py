@@ -3,8 +3,9 @@
 from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import duration, escape, size
+from marlin_ckpt.cli.text import duration, size
 from marlin_ckpt.cli.views.facts import rounded
+from marlin_ckpt.escaping import escape
 from marlin_ckpt.operations.advice import Advice, Figures, Period
 
 _OF_PERIOD = "period_s", "steps", "overhead", "lost_s", "waste"

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import age, escape, metrics, size, spark
+from marlin_ckpt.cli.text import age, metrics, size, spark
 from marlin_ckpt.cli.views.facts import facts
+from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.operations.listing import metric_by_run, run_of
 

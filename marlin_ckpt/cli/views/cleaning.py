@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import count, escape, size
+from marlin_ckpt.cli.text import count, size
 from marlin_ckpt.cli.views import removals
 from marlin_ckpt.cli.views.removals import How
 from marlin_ckpt.directory import removing, trash
@@ -12,6 +12,7 @@ from marlin_ckpt.directory.removing import Outcome, Plan
 from marlin_ckpt.directory.retention.decide import Decision
 from marlin_ckpt.directory.retention.plan import RetentionPlan
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
+from marlin_ckpt.escaping import escape
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.storage.local import publishing
 

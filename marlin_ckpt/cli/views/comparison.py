@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import count, cut, escape
+from marlin_ckpt.cli.text import count, cut
 from marlin_ckpt.cli.views.facts import facts
+from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats.values.distance import Distance
 from marlin_ckpt.formats.values.tensor import Tensor
 from marlin_ckpt.operations.diff import Comparison, Difference, Layer

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import count, cut, escape, metrics, size, value
+from marlin_ckpt.cli.text import count, cut, metrics, size, value
 from marlin_ckpt.cli.views import tree
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.errors import UnsafeCheckpointError
+from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats.content.optimizers import Optimizer, find_optimizers
 from marlin_ckpt.formats.content.outline import Kind, Outline
 from marlin_ckpt.formats.content.summary import Branch, summarise

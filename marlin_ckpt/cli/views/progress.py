@@ -8,10 +8,11 @@ from typing import Any, Self
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.terminal import RunBar
-from marlin_ckpt.cli.text import count, duration, escape, size
+from marlin_ckpt.cli.text import count, duration, size
 from marlin_ckpt.cli.views import checkpoints, removals, run
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.removing import Removal
+from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats import inspection
 from marlin_ckpt.operations.starting import Start
 from marlin_ckpt.reports import SaveReport

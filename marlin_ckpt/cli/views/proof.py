@@ -6,8 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from marlin_ckpt.cli import output, terminal
-from marlin_ckpt.cli.text import count, escape
+from marlin_ckpt.cli.text import count
 from marlin_ckpt.cli.views.facts import facts
+from marlin_ckpt.escaping import escape
 from marlin_ckpt.training.proof.proof import Difference, Proof
 
 _RUNS = {"straight": "training without a stop", "resumed": "training, killed and resumed"}

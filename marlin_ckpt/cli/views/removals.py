@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import count, escape, size
+from marlin_ckpt.cli.text import count, size
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.directory.removing import Failure, Outcome, Plan, Removal
 from marlin_ckpt.directory.retention.decide import Decision
 from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.escaping import escape
 from marlin_ckpt.storage.local import temporary
 
 

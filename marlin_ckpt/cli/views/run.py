@@ -4,8 +4,9 @@ import os
 from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import count, escape, metrics, size, some
+from marlin_ckpt.cli.text import count, metrics, size, some
 from marlin_ckpt.cli.views.facts import facts, rounded
+from marlin_ckpt.escaping import escape
 from marlin_ckpt.operations.starting import Start
 from marlin_ckpt.reports import SaveReport
 

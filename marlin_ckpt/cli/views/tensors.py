@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import bars, cut, escape, shape, size
+from marlin_ckpt.cli.text import bars, cut, shape, size
 from marlin_ckpt.cli.views.facts import facts
+from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats.values.tensor import Tensor
 
 if TYPE_CHECKING:  # needs NumPy, which `show` without --stats does not

@@ -4,7 +4,8 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterator
 
-from marlin_ckpt.cli.text import count, cut, escape, shape, size, value
+from marlin_ckpt.cli.text import count, cut, shape, size, value
+from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats.content.outline import Kind
 from marlin_ckpt.formats.content.summary import Branch
 from marlin_ckpt.formats.pickle.labels import join

@@ -4,8 +4,9 @@ from collections import Counter
 from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import count, escape, size
+from marlin_ckpt.cli.text import count, size
 from marlin_ckpt.cli.views.facts import facts
+from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats.verdicts import Verdict
 
 

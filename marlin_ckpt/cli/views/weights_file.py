@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import count, escape, size, some
+from marlin_ckpt.cli.text import count, size, some
 from marlin_ckpt.cli.views.facts import facts
+from marlin_ckpt.escaping import escape
 from marlin_ckpt.operations.export import Exported
 
 

@@ -17,7 +17,15 @@ _MOST_DIMENSIONS = 64  # NumPy's own limit
 _MOST_FIELDS = 8  # of a structured dtype that are named
 _LONGEST = 40  # characters of the name of a field
 _LIMIT = 2**63
-_NAMES = {"b": "bool", "i": "int", "u": "uint", "f": "float", "c": "complex", "M": "datetime64", "m": "timedelta64"}
+_NAMES = {
+    "b": "bool",
+    "i": "int",
+    "u": "uint",
+    "f": "float",
+    "c": "complex",
+    "M": "datetime64",
+    "m": "timedelta64",
+}
 # By names of dtypes, what struct calls one number of them, without the byte order.
 _NUMBERS = {
     "bool": "?", "int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint8": "B", "uint16": "H",
@@ -108,7 +116,12 @@ def _elements(described: Stub) -> Elements | None:
     code, state = described.arguments[0], described.state
     if type(code) is Global and code.name[0] == "ml_dtypes" and dtype(code.name[1]).item_bytes:
         return Elements(code.name[1], dtype(code.name[1]).item_bytes, "little")
-    if type(code) is not str or not code[1:].isdecimal() or len(code) > _LONGEST or not isinstance(state, tuple):
+    if (
+        type(code) is not str
+        or not code[1:].isdecimal()
+        or len(code) > _LONGEST
+        or not isinstance(state, tuple)
+    ):
         return None
     if len(state) < 7:  # noqa: PLR2004 - version, order, subarray, names, fields, size, alignment
         return None
@@ -140,7 +153,9 @@ def _unit(state: tuple[Any, ...]) -> str:
         case ((_, (unit, int() as number, *_)),):
             text = latin_1_of(unit)
             text = text.decode("latin-1") if isinstance(text, bytes) else text or ""
-            return "" if text == "generic" or len(text) > _LONGEST else f"{number if number != 1 else ''}{text}"
+            return (
+                "" if text == "generic" or len(text) > _LONGEST else f"{number if number != 1 else ''}{text}"
+            )
     return ""
 
 

@@ -27,6 +27,7 @@ from marlin_ckpt.errors import (
     UnsafeCheckpointError,
     UnsavableStateError,
 )
+from marlin_ckpt.escaping import get_logger
 
 _FAULTS = [Fault("period", "expected 1 or more, not 0"), Fault("file_ext", "must not be empty", "a.yaml:3")]
 EVERY_ERROR = [
@@ -128,3 +129,22 @@ def test_a_storage_error_of_a_cause_without_number_still_says_it():
     error = StorageError.of("cannot read", "/x", OSError("the stream is closed"))
     assert str(error) == "cannot read: the stream is closed: /x"
     assert error.errno is None
+
+
+@pytest.mark.parametrize("bad", ["\x1b]0;title\x07", "\x9b31m", "\u202e", "\n", "\udce9"])
+def test_no_control_character_of_a_name_is_in_an_errors_text_or_in_a_log(bad, caplog):
+    error = BadFileError(f"tensor {bad} is lost", f"/tmp/{bad}.pt")
+    faults = ArgumentsError([Fault("a", f"not {bad}"), Fault("b", "empty")])
+    logger = get_logger("marlin_ckpt.checkpointer")
+    logger.warning("%s was salvaged and lacks %s, %d bytes.", error.where, [bad], 7)
+    logger.warning("Passed over: %s", error)
+    texts = [str(error), *(record.getMessage() for record in caplog.records), *str(faults).split("\n")]
+    assert all(text.isprintable() for text in texts)
+    assert texts[1].endswith(", 7 bytes.")
+    assert error.where == f"/tmp/{bad}.pt"  # as it is, for programs
+
+
+def test_every_module_logs_through_a_logger_that_escapes(repository):
+    modules = (repository / "marlin_ckpt").rglob("*.py")
+    by_themselves = {one.name for one in modules if "getLogger(" in one.read_text()}
+    assert by_themselves == {"escaping.py", "main.py", "output.py"}
