@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 
 import pytest
 
+from tests.support import warm
 from tests.support.folders import REPOSITORY, SUPPORT
 
 
@@ -17,10 +17,10 @@ def found_by(script, **times):
     """What a script found; see async_child.py."""
     with tempfile.TemporaryDirectory() as directory:
         arguments = [f"{kind}={count}" for kind, count in times.items()]
-        ended = subprocess.run(
+        ended = warm.run(
             [sys.executable, str(SUPPORT / script), directory, *arguments],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True, text=True, check=False, timeout=1500,
+            capture_output=True, text=True, timeout=1500,
         )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)

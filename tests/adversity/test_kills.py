@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
 
+from tests.support import warm
 from tests.support.folders import REPOSITORY
 
 PLAIN_KILLS = 8
@@ -30,7 +30,7 @@ def found(kills: int, cases: Callable[[int, int], int], tmp_path_factory: pytest
     command = [sys.executable, str(repository / "tests" / "support" / "saving_loop.py")]
     command += [str(tmp_path_factory.mktemp("killed")), str(megabytes), *campaigns]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=1200, check=False)
+    done = warm.run(command, env=environment, capture_output=True, timeout=1200)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from marlin_ckpt import DefaultCheckpointer
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.directory import catalog, latest
+from tests.support import warm
 from tests.support.folders import REPOSITORY
 
 
@@ -21,7 +21,7 @@ def run_racing_processes(repository: Path, directory: Path, loads: int, seconds:
     script = repository / "tests" / "support" / "racing_processes.py"
     command = [sys.executable, str(script), str(directory), str(loads), str(seconds), kind]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=600, check=False)
+    done = warm.run(command, env=environment, capture_output=True, timeout=600)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout)
 

@@ -21,6 +21,7 @@ from marlin_ckpt.directory.newest import newest_intact
 from marlin_ckpt.directory.retention.decide import Candidate, decide
 from marlin_ckpt.directory.retention.plan import Keeping
 from marlin_ckpt.formats import verification
+from tests.support import warm
 from tests.support.folders import visible
 from tests.support.keeping_loop import loss, rules
 
@@ -29,7 +30,7 @@ def start(directory: Path, repository: Path, saves: int, how: str) -> subprocess
     loop = repository / "tests" / "support" / "keeping_loop.py"
     command = [sys.executable, str(loop), str(directory), str(saves), how]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    return warm.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def named(indices) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 
 from marlin_ckpt import DefaultCheckpointer, DefaultCheckpointerArguments
 from marlin_ckpt.training.resume.leaves import how_different, leaves
+from tests.support import warm
 from tests.support.folders import REPOSITORY, SUPPORT
 
 _CONFIG = """
@@ -29,7 +30,7 @@ def start(directory: Path, name: str) -> subprocess.Popen:
     command += ["--set", f"checkpointer.save_dir={name}"]
     paths = os.pathsep.join(map(os.fspath, [SUPPORT, REPOSITORY]))
     env = {**os.environ, "PYTHONPATH": paths}
-    return subprocess.Popen(
+    return warm.Popen(
         command, cwd=directory, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.cli.views import proof
 from marlin_ckpt.training.proof.proof import Difference, Kill, Proof, first_difference
+from tests.support import warm
 from tests.support.folders import REPOSITORY, SUPPORT
 
 _CONFIG = """
@@ -31,12 +34,17 @@ checkpointer:
 
 
 @pytest.fixture
-def prove(capsys, tmp_path, monkeypatch):
+def prove(request, capsys, tmp_path, monkeypatch):
     """Proves a module of `proven_modules.py`: returns the exit code, the document, and the talk."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(SUPPORT)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(os.fspath, (SUPPORT, REPOSITORY))))
     monkeypatch.setenv("COUNTER", str(tmp_path / "counter"))
+    if request.node.originalname != "test_a_run_that_fails_without_any_kill_is_an_error_that_says_how":
+        monkeypatch.setattr(
+            "marlin_ckpt.training.proof.proof.subprocess",
+            types.SimpleNamespace(Popen=warm.Popen, DEVNULL=subprocess.DEVNULL),
+        )
 
     def run(module: str, *options: str, args: dict | None = None, **overrides):
         Path("run.yaml").write_text(_CONFIG.format(module=module, args=json.dumps(args or {})))

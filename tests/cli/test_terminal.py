@@ -9,13 +9,13 @@ import pty
 import re
 import select
 import struct
-import subprocess
 import sys
 import termios
 from pathlib import Path
 
 import pytest
 
+from tests.support import warm
 from tests.support.folders import REPOSITORY, visible
 
 # Takes the terminal over, so that its Ctrl-C reaches the command as it would from a shell.
@@ -42,7 +42,7 @@ def run_on_terminal(
     environment = {**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), "TERM": "xterm-256color"}
     for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         environment.pop(name, None)
-    with subprocess.Popen(
+    with warm.Popen(
         [sys.executable, "-c", _COMMAND, *arguments],
         stdin=terminal,
         stdout=terminal,

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from marlin_ckpt.cli.main import main
+from tests.support import warm
 from tests.support.folders import visible
 
 REPORT_KEYS = {
@@ -198,7 +199,7 @@ def test_ctrl_c_exits_130_names_the_last_checkpoint_and_leaves_whole_files_alone
 ):
     saved = tmp_path / "saved"
     options = ["--set", f"checkpointer.save_dir={saved}", "--set", "trainer.epochs=2000"]
-    with subprocess.Popen(
+    with warm.Popen(
         [sys.executable, "-c", _INTERRUPTIBLE, "train", "--config", repository / "configs/ci.yaml", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import warm
 from tests.support.folders import REPOSITORY
 
 _COLUMNS = ("what", "against", "ours", "other", "ratio", "bound")
@@ -28,7 +29,7 @@ _PEERS = {
 
 def bench(repository: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
-    return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300, check=False)
+    return warm.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import logging
 import mmap
 import os
 import signal
-import subprocess
 import sys
 import threading
 import weakref
@@ -22,6 +21,7 @@ import torch
 from marlin_ckpt import Checkpoint, StorageError, UnsavableStateError
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.saving import background, owners, snapshot, staging
+from tests.support import warm
 from tests.support.async_runs import Gate, Run, checkpointer
 from tests.support.folders import REPOSITORY
 
@@ -152,9 +152,9 @@ else:
     one = main()
 """
     done = {
-        how: subprocess.run(
+        how: warm.run(
             [sys.executable, "-c", script, str(tmp_path / how), how],
-            cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120,
+            cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
         )
         for how in ("writes", "fails", "fails and is dropped")
     }  # fmt: skip

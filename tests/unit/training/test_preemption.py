@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from marlin_ckpt import DefaultCheckpointer, DefaultCheckpointerArguments, Preempted
 from marlin_ckpt.training import preemption, workers
+from tests.support import warm
 from tests.support.folders import REPOSITORY, visible
 from tests.support.proven_modules import Careful
 from tests.support.stopped_runs import StopsAt, assert_same, trainer_in
@@ -159,7 +160,7 @@ class Group(StopsAt):
 trainer_in({str(tmp_path)!r}, Group(), lambda: Careful(workers=2), gpu_batch_size_limit=2).train()
 """
     command = [sys.executable, "-c", script]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    ended = warm.run(command, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stderr) == (143, "")
     assert position(tmp_path, "model_0.pt") == (-1, 2)
 
@@ -267,12 +268,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_the_workers_of_a_trainer_that_was_killed_while_it_ended_them_end_too(repository):
     # Else they would wait for ever for a lock of its, and hold its output open.
     environment = {**os.environ, "PYTHONPATH": os.fspath(repository)}
-    done = subprocess.run(
-        [sys.executable, "-c", _DIES_HOLDING_A_LOCK],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command = [sys.executable, "-c", _DIES_HOLDING_A_LOCK]
+    done = warm.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, "dies\n"), done.stderr
