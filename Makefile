@@ -17,7 +17,7 @@ setup: .venv/.installed ## make .venv with the package in it
 	touch $@
 
 demo: setup ## train on this README, then look at what was saved
-	$(BIN)/marlin-ckpt train --config configs/quickstart.yaml
+	$(BIN)/marlin-ckpt train --config configs/quickstart.yaml --overwrite
 	$(BIN)/marlin-ckpt list checkpoints/quickstart
 	$(BIN)/marlin-ckpt latest checkpoints/quickstart
 

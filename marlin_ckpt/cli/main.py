@@ -30,6 +30,7 @@ def main(args: list[str] | None = None) -> int:
     """
     handler = output.LogHandler()
     logging.getLogger("marlin_ckpt").addHandler(handler)
+    logging.getLogger("marlin_ckpt.config").setLevel(logging.INFO)  # how it completes a configuration
     with output.prepared():
         try:
             code = _run((sys.argv[1:] if args is None else list(args)) or ["--help"])

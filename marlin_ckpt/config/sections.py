@@ -1,6 +1,7 @@
 """Builds the dataclasses of the sections from a tree of YAML nodes."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
@@ -20,6 +21,7 @@ from marlin_ckpt.errors import ArgumentsError, ConfigError, Fault
 from marlin_ckpt.fields import PathText, alternatives, hints_of, suggestion
 
 _SECTIONS = ("module", "trainer", "checkpointer")
+_logger = logging.getLogger(__name__)
 _Items = dict[str, tuple[yaml.Node, yaml.Node]]
 
 
@@ -91,6 +93,7 @@ class _Reading:
         checkpointer = self.section(nodes["checkpointer"], "checkpointer", DefaultCheckpointerArguments)
         if module is None or trainer is None or checkpointer is None:
             return None
+        _place_model_files(checkpointer, nodes["checkpointer"])
         trainer.checkpointer_args = checkpointer
         return Config(module, trainer, checkpointer)
 
@@ -195,6 +198,16 @@ class _Reading:
         except scalars.MismatchError:
             self.fault(node, path, scalars.ambiguity(node))
             return None
+
+
+def _place_model_files(checkpointer: DefaultCheckpointerArguments, node: yaml.Node) -> None:
+    """Writes model files where the checkpoints go, where the section says only where these do."""
+    keys = {key.value for key, _ in node.value} if isinstance(node, yaml.MappingNode) else set()
+    if "save_dir" in keys and "model_state_save_dir" not in keys:
+        if checkpointer.model_state_save_dir != os.path.abspath(checkpointer.save_dir):
+            where = os.fspath(checkpointer.save_dir)
+            _logger.info("Model files go to %s too: checkpointer.model_state_save_dir is not set.", where)
+        checkpointer.model_state_save_dir = checkpointer.save_dir
 
 
 def _join(path: str, key: str) -> str:

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
-from marlin_ckpt.directory import catalog, lease, notes
+from marlin_ckpt.directory import catalog, lease, notes, own
+from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.newest import newest_loadable
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.errors import CheckpointNotFoundError, ConfigError, Fault, StorageError
+from marlin_ckpt.formats import inspection
 from marlin_ckpt.naming import FileName, Kind
 from marlin_ckpt.storage.local.publishing import existing_and_missing
 
@@ -24,9 +26,7 @@ class Start:
         resumes_from: the checkpoint that it continues, or "".
         skipped: newer checkpoints that are not intact, each with the reason.
         deletes: the files of an earlier run that are removed first.
-        replaces: the files of an earlier run that the run will save over, as far as that is known.
-        keeps: the files of an earlier run that stay, since their indices are greater than the run will reach;
-            `latest` will go on naming one of them.
+        replaces: the model files of an earlier run that the run will save over.
     """
 
     save_dir: str
@@ -34,23 +34,29 @@ class Start:
     skipped: tuple[str, ...] = ()
     deletes: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()
-    keeps: tuple[str, ...] = ()
 
 
-def leased(args: DefaultCheckpointerArguments, *, epochs: int) -> contextlib.AbstractContextManager[object]:
+def leased(
+    args: DefaultCheckpointerArguments, *, epochs: int, resume: bool
+) -> contextlib.AbstractContextManager[object]:
     """Holds the lease of `save_dir`, if that exists, so that no other run saves there.
 
-    A directory that does not exist is not made yet, since the run may still turn out to be impossible.
+    A directory that does not exist is not made yet, since the run may still turn out to be impossible. Nor is
+    anything made in one in which no run has had the lease, where `decide` would refuse it.
 
     Args:
         args: the run's.
         epochs: of the run.
+        resume: as for `decide`.
 
     Raises:
         DirectoryInUseError: another run saves there.
+        ConfigError: the run would write over another.
         StorageError: the directory cannot be written to.
     """
     save_dir = os.fspath(args.save_dir)
+    if not (resume or os.path.lexists(os.path.join(save_dir, own.OWN_DIRECTORY))):
+        _refuse_another_run(args, epochs)
     if not (args.checkpoint and epochs and os.path.isdir(save_dir)):
         return contextlib.nullcontext()
     _check_writable(save_dir)
@@ -62,7 +68,6 @@ def decide(
     *,
     epochs: int,
     resume: bool,
-    index_by: str = "epoch",
     guards: bool = True,
 ) -> Start:
     """Decides how a run starts, from the files in `save_dir`; changes nothing.
@@ -71,10 +76,10 @@ def decide(
         args: the run's.
         epochs: how many the run has; its indices go from 0 to `epochs - 1`.
         resume: continue from the newest checkpoint in `save_dir`, if there is one.
-        index_by: `epoch` or `step`: what the run counts its indices in; how many steps is not known.
         guards: exclude a checkpoint with which several runs in a row have failed.
 
     Raises:
+        ConfigError: it would write over another run, which it neither continues nor was told to delete.
         StorageError: the directory cannot be read.
     """
     save_dir = os.fspath(args.save_dir)
@@ -90,18 +95,45 @@ def decide(
         return Start(save_dir, resumes_from=(found or checkpoints[-1]).path, skipped=tuple(skipped))
     if not (args.checkpoint and epochs):
         return Start(save_dir)
-    last = epochs - 1
     if args.delete_existing_checkpoints:
         deletes = [entry.path for entry in _files(save_dir, extension=args.file_ext)]
-        return Start(save_dir, deletes=tuple(deletes), replaces=_model_file(args, last, but=deletes))
-    period = 1 if args.period == "auto" else args.period  # any of them may be saved
-    if index_by == "step":
-        replaces, keeps = [one.path for one in checkpoints], []
-    else:
-        saves = {index for index in range(epochs) if index % period == 0 or index == last}
-        replaces = [one.path for one in checkpoints if one.index in saves]
-        keeps = [one.path for one in checkpoints if one.index is not None and one.index > last]
-    return Start(save_dir, replaces=(*replaces, *_model_file(args, last)), keeps=tuple(keeps))
+        return Start(save_dir, deletes=tuple(deletes), replaces=_model_file(args, epochs - 1, but=deletes))
+    if not resume:
+        _refuse_another_run(args, epochs)
+    return Start(save_dir)
+
+
+def _refuse_another_run(args: DefaultCheckpointerArguments, epochs: int) -> None:
+    """Refuses to begin where the files of another run are: a new run has none yet, so all are another's."""
+    if not (args.checkpoint and epochs) or args.delete_existing_checkpoints or _continues(args):
+        return
+    for key, place in (("save_dir", args.save_dir), ("model_state_save_dir", args.model_state_save_dir)):
+        directory = "" if place is None else os.fspath(place)
+        found = directory and _files(directory, prefix=args.file_prefix, extension=args.file_ext)
+        if not found:
+            continue
+        newest = max(map(inspection.inspect, found), key=lambda one: (one.written_s, one.entry.index or 0))
+        run = f"run {newest.manifest.run_id}" if newest.manifest else "a run that is not known"
+        what = f"{directory} holds {run}, its newest file {newest.entry.path}; a new run would write over it"
+        ways = (
+            "--resume continues it",
+            f"--set checkpointer.{key}=DIR saves elsewhere",
+            "--overwrite deletes it and begins anew",
+        )
+        raise ConfigError([Fault(f"checkpointer.{key}", what)], "; ".join(ways))
+
+
+def _continues(args: DefaultCheckpointerArguments) -> bool:
+    """Whether what the configuration loads lies where the run saves."""
+    if not args.load_dir:
+        return False
+    save_dir, load_dir = os.path.realpath(args.save_dir), os.path.realpath(args.load_dir)
+    if args.load_filename:
+        load_dir = os.path.dirname(os.path.realpath(os.path.join(load_dir, args.load_filename)))
+    elif load_dir != save_dir:
+        latest = next(newest_first(load_dir, args.file_prefix, args.file_ext), None)
+        load_dir = os.path.dirname(latest.path) if latest else load_dir
+    return load_dir == save_dir
 
 
 def _suspects(save_dir: str, checkpoints: list[Entry]) -> dict[str, str]:

@@ -121,18 +121,6 @@ def first_line_of_training(err: str) -> int:
     return next(number for number, line in enumerate(err.splitlines()) if line.startswith("epoch "))
 
 
-def test_saving_over_an_earlier_run_is_announced_before_it_begins(train):
-    keep = {"checkpointer.delete_existing_checkpoints": "false"}
-    assert lines_starting(train(**keep)[2], "warning: ") == []
-    _, _, err = train(**keep, **{"trainer.epochs": 2})
-    announced = err.splitlines()[: first_line_of_training(err)]
-    assert announced == [
-        "warning: saves over 2 files of an earlier run: saved/model_0.pt, saved/model_1.pt",
-        "hint: --resume continues a run; other directories for save_dir and model_state_save_dir keep it",
-        "warning: model_2.pt of an earlier run in saved stays: `latest` will go on naming it",
-    ]
-
-
 def test_deleting_an_earlier_run_is_announced_before_it_begins(train):
     train()
     Path("saved/notes.ppt").touch()
@@ -147,14 +135,6 @@ def test_saving_over_model_files_in_their_own_directory_is_announced(train):
     train(**apart)
     _, _, err = train(**apart)
     assert "model_model_2.pt" in "\n".join(err.splitlines()[: first_line_of_training(err)])
-
-
-def test_model_files_that_will_not_be_written_are_not_announced(train):
-    Path("saved").mkdir()
-    Path("saved/model_model_2.pt").write_bytes(b"precious")
-    _, _, err = train(**{"checkpointer.delete_existing_checkpoints": "false"})
-    assert lines_starting(err, "warning: ") == []
-    assert Path("saved/model_model_2.pt").read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A training run: the announcement before its first step, and the report after its last."""
 
-import os
 from typing import Any
 
 from marlin_ckpt.cli import output
@@ -25,11 +24,7 @@ def announce(start: Start, *, quiet: bool) -> None:
     if start.replaces:
         files = f"{count(len(start.replaces), 'file')} of an earlier run: {some(start.replaces)}"
         output.talk(f"warning: saves over {files}")
-        others = "other directories for save_dir and model_state_save_dir keep it"
-        output.talk(f"hint: --resume continues a run; {others}")
-    if start.keeps:
-        newest = escape(os.path.basename(start.keeps[-1]))
-        output.talk(f"warning: {newest} of an earlier run in {where} stays: `latest` will go on naming it")
+        output.talk("hint: another directory for model_state_save_dir keeps it")
 
 
 def show(report: dict[str, Any]) -> None:

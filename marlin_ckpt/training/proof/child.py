@@ -165,7 +165,7 @@ def _configured(job: Job) -> Config:
     checkpointer.period, checkpointer.save_dir = job.period, job.directory
     checkpointer.model_state_save_dir = None
     epochs = config.trainer.epochs
-    start = starting.decide(checkpointer, epochs=epochs, resume=True, index_by="step", guards=False)
+    start = starting.decide(checkpointer, epochs=epochs, resume=True, guards=False)
     starting.apply(start, checkpointer, epochs=epochs)
     return config
 

@@ -236,3 +236,33 @@ def test_relative_paths_stay_relative_to_the_working_directory_and_not_to_the_fi
     checkpointer = read_config(os.path.join(os.pardir, path.name)).checkpointer
     assert (checkpointer.save_dir, checkpointer.load_dir) == ("out", "../in")
     assert checkpointer.model_state_save_dir == str(tmp_path / "elsewhere" / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("section", "overrides", "expected", "lines"),
+    [
+        ("{save_dir: out}", [], "out", 1),
+        ("{period: 2}", ["checkpointer.save_dir=out"], "out", 1),
+        ("{save_dir: out, model_state_save_dir: models}", [], "models", 0),
+        ("{save_dir: out, model_state_save_dir: null}", [], None, 0),
+        ("{model_state_save_dir: models}", [], "models", 0),
+        ("{save_dir: checkpoints}", [], "checkpoints", 0),
+    ],
+)
+def test_where_only_save_dir_is_set_model_files_go_there_too_and_a_line_says_so(
+    path, caplog, section, overrides, expected, lines
+):
+    path.write_text(f"{SPIRAL}checkpointer: {section}\n")
+    caplog.set_level("INFO", "marlin_ckpt.config")
+    config = read_config(path, overrides)
+    assert config.checkpointer.model_state_save_dir == expected
+    assert config.trainer.checkpointer_args is config.checkpointer
+    told = [one for one in caplog.messages if "Model files go to out too" in one]
+    assert len(told) == len(caplog.messages) == lines
+
+
+def test_without_a_save_dir_both_defaults_are_the_reference_s(path):
+    path.write_text(SPIRAL)
+    checkpointer, default = read_config(path).checkpointer, DefaultCheckpointerArguments()
+    assert checkpointer.model_state_save_dir == default.model_state_save_dir == os.path.abspath("checkpoints")
+    assert DefaultCheckpointerArguments(save_dir="out").model_state_save_dir == default.model_state_save_dir

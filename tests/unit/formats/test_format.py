@@ -113,6 +113,14 @@ def test_what_is_no_checkpoint_is_named_by_its_first_bytes(what: str, data: byte
     assert verdict.hint or what in ("a program or a library", "a PNG image")
 
 
+@pytest.mark.parametrize("byte", range(256))
+def test_control_characters_but_tab_and_line_ends_make_a_file_binary(byte: int) -> None:
+    is_text = byte in b"\t\n\r" or (byte >= ord(" ") and byte != 0x7F)
+    found = detect(InMemory(b"notes" + bytes([byte]) + b" on the run"))
+    assert isinstance(found, Foreign)
+    assert found.what == ("a text file" if is_text else "neither a zip nor a torch file")
+
+
 def test_each_format_is_known_by_its_structure() -> None:
     assert detect(InMemory(saved())) is Format.ZIP
     assert detect(InMemory(saved(_use_new_zipfile_serialization=False))) is Format.LEGACY

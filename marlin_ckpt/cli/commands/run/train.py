@@ -4,6 +4,8 @@ import contextlib
 import warnings
 from typing import Annotated
 
+import typer
+
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Json, flag, option
 
@@ -22,6 +24,10 @@ def train(
     resume: Annotated[
         bool,
         flag("--resume", "Continue from the newest checkpoint in save_dir, or start where there is none."),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        flag("--overwrite", "Begin anew: first delete what delete_existing_checkpoints deletes in save_dir."),
     ] = False,
     exact: Annotated[
         bool, flag("--exact", "Refuse to continue if the run would not be the same bit for bit.")
@@ -44,20 +50,22 @@ def train(
     from marlin_ckpt.operations import starting
     from marlin_ckpt.training import preemption
 
+    if resume and overwrite:
+        raise typer.BadParameter("--resume and --overwrite exclude each other")
     if quiet:
         output.only_warnings()
     settings = read_config(config, overrides or ())
     checkpointer, trainer_args = settings.checkpointer, settings.trainer
+    checkpointer.delete_existing_checkpoints = checkpointer.delete_existing_checkpoints or overwrite
     checkpointer.check_space = checkpointer.check_space and not no_space_check
     trainer_args.exact = trainer_args.exact or exact
     with contextlib.ExitStack() as stack:
         stack.enter_context(preemption.listening(really=trainer_args.handle_signals))
-        stack.enter_context(starting.leased(checkpointer, epochs=trainer_args.epochs))
+        stack.enter_context(starting.leased(checkpointer, epochs=trainer_args.epochs, resume=resume))
         start = starting.decide(
             checkpointer,
             epochs=trainer_args.epochs,
             resume=resume,
-            index_by=trainer_args.index_by,
             guards=not no_crash_loop_guard,
         )
         view.announce(start, quiet=quiet)
