@@ -11,6 +11,7 @@ from typer.main import get_command
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.app import CarriedError, app
 from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.storage.local.files import check_working_directory
 
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _READER_GONE = 141  # 128 + SIGPIPE
@@ -49,6 +50,8 @@ def _run(arguments: list[str]) -> int:
             return _command(app)(arguments, prog_name="marlin-ckpt", standalone_mode=False) or 0
     except CarriedError as carried:
         error: Exception = carried.args[0]
+    if isinstance(error, FileNotFoundError) and not os.path.isabs(getattr(error, "where", "")):
+        check_working_directory()
     raise error  # here, so that its own cause is shown
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from marlin_ckpt import __version__
 from marlin_ckpt.cli.main import main
@@ -164,3 +165,44 @@ def test_completion_can_be_shown_for_each_shell(command, shell):
     code, out, err = command("--show-completion", shell)
     assert (code, err) == (0, "")
     assert "_MARLIN_CKPT_COMPLETE" in out
+
+
+GONE = [
+    "list .",
+    "list x",
+    "latest .",
+    "show x",
+    "verify .",
+    "verify x",
+    "salvage x -o y",
+    "diff x y",
+    "clean . --yes",
+]
+GONE += [
+    "export {} -o y.pt",
+    "average {} -o y.pt",
+    "train --config x",
+    "prove-resume --config x",
+    "advise --size 1MB",
+]
+
+
+@pytest.mark.parametrize("words", GONE)
+def test_a_working_directory_that_has_been_removed_is_told_in_one_sentence(
+    command, tmp_path, monkeypatch, words
+):
+    torch.save({"a": torch.ones(1)}, tmp_path / "model_1.pt")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    code, out, err = command(*words.format(tmp_path / "model_1.pt").split())
+    assert (code, out) == (1, "")
+    assert err == "error: the working directory has been removed\nhint: cd to a directory that is there\n"
+
+
+def test_without_a_working_directory_absolute_paths_are_as_good_as_ever(command, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert command("list", tmp_path)[0] == 0
+    assert command("list", tmp_path / "x") == (4, "", f"error: no such directory: {tmp_path / 'x'}\n")

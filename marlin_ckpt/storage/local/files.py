@@ -143,6 +143,19 @@ def again_if_stale(read: Callable[[], Result]) -> Result:
     return read()
 
 
+def check_working_directory() -> None:
+    """Checks that relative paths lead somewhere.
+
+    Raises:
+        StorageError: the working directory has been removed.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        what, hint = "the working directory has been removed", "cd to a directory that is there"
+        raise StorageError(what, "", hint, errno=error.errno) from error
+
+
 def sync_open_directory(fd: int) -> None:
     """Waits until the names in an open directory are on the disk, as far as its file system can tell.
 

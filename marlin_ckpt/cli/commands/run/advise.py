@@ -8,6 +8,7 @@ import typer
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Json, argument, option, read_by
 from marlin_ckpt.fields import size_of
+from marlin_ckpt.storage.local.files import check_working_directory
 
 EXAMPLE = "Example: marlin-ckpt advise checkpoints --size 1.5GB --step-seconds 0.4 --mtbf-hours 24"
 
@@ -45,6 +46,7 @@ def advise(
 
     A few files of that size, 2 GB at most, are written and removed.
     """
+    check_working_directory()
     if directory is None and size is None:
         raise typer.BadParameter("Missing argument 'DIR' or option '--size'.")
     from marlin_ckpt.cli.views import advice as view

@@ -11,6 +11,7 @@ from marlin_ckpt.cli import output
 from marlin_ckpt.cli.commands.run.train import Config, Overrides
 from marlin_ckpt.cli.options import Json, flag, option
 from marlin_ckpt.errors import BadFileError
+from marlin_ckpt.storage.local.files import check_working_directory
 
 if TYPE_CHECKING:
     from marlin_ckpt.training.proof.proof import Kill
@@ -60,6 +61,7 @@ def prove_resume(
     Trains twice in processes of their own, once straight and once killed (SIGKILL) and resumed, and compares
     every tensor, value, batch and loss after every step. Exit 3, with the first difference, if there is one.
     """
+    check_working_directory()
     from marlin_ckpt.cli.views import proof as view
     from marlin_ckpt.training.proof.proof import prove
 

@@ -8,6 +8,7 @@ import typer
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Json, flag, option
+from marlin_ckpt.storage.local.files import check_working_directory
 
 EXAMPLE = "Example: marlin-ckpt train --config configs/quickstart.yaml --set trainer.epochs=2 --resume"
 
@@ -44,6 +45,7 @@ def train(
 
     SIGTERM and Ctrl-C save and stop, SIGUSR1 saves; a second SIGTERM or Ctrl-C ends at once.
     """
+    check_working_directory()
     from marlin_ckpt.cli.views import run as view
     from marlin_ckpt.config import read_config
     from marlin_ckpt.directory import notes
