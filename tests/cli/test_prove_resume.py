@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.cli.views import proof
-from marlin_ckpt.training.proof.proof import Difference, Kill, Proof, first_difference
+from marlin_ckpt.training.proof.findings import Difference, Kill, Proof, first_difference
 from tests.support import warm
 from tests.support.folders import REPOSITORY, SUPPORT
 
@@ -42,7 +42,7 @@ def prove(request, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COUNTER", str(tmp_path / "counter"))
     if request.node.originalname != "test_a_run_that_fails_without_any_kill_is_an_error_that_says_how":
         monkeypatch.setattr(
-            "marlin_ckpt.training.proof.proof.subprocess",
+            "marlin_ckpt.training.proof.runs.subprocess",
             types.SimpleNamespace(Popen=warm.Popen, DEVNULL=subprocess.DEVNULL),
         )
 
@@ -56,11 +56,13 @@ def prove(request, capsys, tmp_path, monkeypatch):
     return run
 
 
+# Saved after each step, so that it can be killed and go on at any one.
+_BY_STEP = {"trainer.index_by": "step", "checkpointer.period": 1}
 # 44 samples in batches of 8 are 6 steps an epoch, the last one of 4.
-_EVERYWHERE = "1,3:save,5,6,6:validation,7,8,9:save,11,12,12:validation,13,14:save,15,16,17,18:save"
+_EVERYWHERE = "1,3:save,5,6,6:validation,7,8,9:save,10:signal,11,12,12:validation,13,14:save,15,16,17,18:save"
 _CASES = [
     ({"workers": 2, "foreach": True}, {"trainer.gpu_batch_size_limit": 2, "checkpointer.async_save": "true"}),
-    ({}, {}),
+    ({}, {"trainer.index_by": "epoch"}),
     ({"fused": True}, {"trainer.gpu_batch_size_limit": 2}),
     ({"loader": "shuffle"}, {"trainer.max_train_steps_per_epoch": 4}),
     ({"loader": "stream", "workers": 1}, {"trainer.max_train_steps_per_epoch": 6}),
@@ -73,6 +75,7 @@ def test_a_module_that_draws_from_torch_alone_resumes_identically_wherever_it_is
     if number >= cases(1, len(_CASES)):
         pytest.skip("one of them in each run: --campaign runs all; test_exact_resume.py without processes")
     args, overrides = _CASES[number]
+    overrides = {**_BY_STEP, **overrides}
     kills = _EVERYWHERE.split(",") if cases(0, 1) else ["6:validation"]
     in_epoch = overrides.get("trainer.max_train_steps_per_epoch", 6)
     steps = cases(8, 3 * in_epoch)
@@ -108,8 +111,25 @@ def test_the_modules_that_come_with_us_resume_identically(
     assert (found["identical"], len(found["kills"])) == (True, 20)
 
 
-def test_a_generator_of_the_modules_own_is_found_after_the_first_kill(prove):
-    code, found, _ = prove("OwnGenerator", "--steps", "4", "--kill-at", "2")
+def test_what_is_lost_at_an_epochs_border_is_found_with_the_runs_own_configuration_alone(
+    prove, cases, tmp_path
+):
+    (tmp_path / "here").mkdir()
+    options = ("--kill-at", "6") if cases(0, 1) == 0 else ()
+    code, found, err = prove("Annealed", "--directory", "here", *options)
+    assert code == 3, err
+    assert found["steps"] == 12  # two epochs, each of which is saved
+    assert (found["difference"]["step"], found["difference"]["what"]) == (7, "loss")
+    assert found["difference"]["cause"] == "6"
+    assert found["unheld"] == ["noise"]
+    assert options or any(one.endswith(":signal") for one in found["kills"])
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_generator_of_the_modules_own_is_found_after_the_first_kill(prove, cases):
+    if not cases(0, 1):
+        pytest.skip("--campaign runs it")
+    code, found, _ = prove("OwnGenerator", "--steps", "4", "--kill-at", "2", **_BY_STEP)
     assert code == 3
     assert (found["difference"]["step"], found["difference"]["what"]) == (3, "loss")
     assert found["difference"]["cause"] == "2"
@@ -129,7 +149,7 @@ def test_a_loader_that_shuffles_by_the_clock_is_found_and_is_no_matter_of_resumi
 def test_an_optimizers_rate_that_changed_is_named(prove, cases):
     if not cases(0, 1):
         pytest.skip("--campaign runs it")
-    code, found, _ = prove("AnotherRate", "--steps", "2", "--kill-at", "1")
+    code, found, _ = prove("AnotherRate", "--steps", "2", "--kill-at", "1", **_BY_STEP)
     assert code == 3
     assert found["difference"]["what"] == "the run cannot go on"
     assert "optimizers[0].param_groups[0].lr was 0.01 and is 0.02" in found["difference"]["resumed"]
@@ -138,7 +158,7 @@ def test_an_optimizers_rate_that_changed_is_named(prove, cases):
 def test_a_count_that_dies_with_the_process_is_found(prove, cases):
     if not cases(0, 1):
         pytest.skip("--campaign runs it")
-    code, found, _ = prove("Counting", "--steps", "6", "--kill-at", "3")
+    code, found, _ = prove("Counting", "--steps", "6", "--kill-at", "3", **_BY_STEP)
     assert code == 3
     assert (found["difference"]["step"], found["difference"]["what"]) == (4, "loss")
 
@@ -186,12 +206,33 @@ def test_for_people_it_prints_the_first_difference_and_by_how_much(capsys):
     ]  # fmt: skip
 
 
+def test_for_people_it_warns_of_what_no_state_holds_and_escapes_its_name(capsys):
+    proof.show(replace(PROVEN, unheld=("means[0]", "\x1b[2J")))
+    out, err = capsys.readouterr()
+    assert out.startswith("identical: ")
+    assert err.splitlines()[0] == (
+        "warning: the module's means[0] changes while it trains, and no state holds it: "
+        "a resumed run begins with another value"
+    )
+    assert "\x1b" not in err
+
+
+@pytest.mark.parametrize(("step_s", "says"), [(10, "about 7 minutes for twice 20 steps"), (1, "")])
+def test_a_proof_that_takes_more_than_a_few_minutes_says_so_once(capsys, step_s, says):
+    times = iter(range(0, 10_000, step_s))
+    with proof.progress(quiet=False, clock=lambda: next(times)) as on_step:
+        for step in range(1, 21):
+            on_step("straight", step, 20)
+    told = [line for line in capsys.readouterr().err.splitlines() if "minutes" in line]
+    assert told == ([f"this takes {says}; --steps N compares fewer"] if says else [])
+
+
 def test_off_a_terminal_each_run_is_named_once_and_with_quiet_none_is(capsys):
     for quiet in (False, True):
-        with proof.progress(2, quiet=quiet) as on_step:
+        with proof.progress(quiet=quiet) as on_step:
             for name in ("straight", "resumed"):
-                on_step(name, 1)
-                on_step(name, 2)
+                on_step(name, 1, 2)
+                on_step(name, 2, 2)
         told = capsys.readouterr().err.splitlines()
         assert told == ([] if quiet else ["training without a stop", "training, killed and resumed"])
 

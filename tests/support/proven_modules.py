@@ -144,6 +144,20 @@ class Counting(Careful):
         return super().train_step(global_step, batch, device) * self.steps
 
 
+class Annealed(Careful):
+    """Takes less noise after each validation, and forgets that when it dies."""
+
+    noise = 1.0
+
+    def train_step(self, global_step, batch, device):
+        inputs, targets = batch
+        return super().train_step(global_step, (inputs * (1 + self.noise), targets), device)
+
+    def on_end_val_epoch(self, global_step, *outputs, key="default"):
+        super().on_end_val_epoch(global_step, *outputs, key=key)
+        self.noise /= 2
+
+
 class Broken(Careful):
     def train_step(self, global_step, batch, device):
         raise RuntimeError("out of luck")

@@ -1,6 +1,7 @@
 """The proof of `prove-resume` that a resumed run is the run that was never stopped, and its progress."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -9,36 +10,52 @@ from marlin_ckpt.cli import output, terminal
 from marlin_ckpt.cli.text import count
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.escaping import escape
-from marlin_ckpt.training.proof.proof import Difference, Proof
+from marlin_ckpt.training.proof.findings import Difference, Proof
 
 _RUNS = {"straight": "training without a stop", "resumed": "training, killed and resumed"}
 
 
+_LONG_S = 180.0
+
+
 @contextlib.contextmanager
-def progress(steps: int, *, quiet: bool) -> Iterator[Callable[[str, int], None]]:
+def progress(
+    *, quiet: bool, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[str, int, int], None]]:
     """Shows a bar of the steps of both runs on a terminal, a line for each run elsewhere.
 
+    It says once how long the proof will take where that is more than a few minutes.
+
     Args:
-        steps: of one run.
         quiet: show nothing.
+        clock: in seconds.
 
     Yields:
-        a function to be called with the name of a run and its step.
+        a function to be called with the name of a run, its step, and the number of steps.
     """
-    if quiet:
-        yield lambda _name, _step: None
-    elif output.is_terminal():
-        with terminal.steps_bar(2 * steps) as show:
-            yield lambda name, step: show(name, step + (steps if name == "resumed" else 0))
-    else:
-        begun: set[str] = set()
+    begun: dict[str, tuple[int, float]] = {}
+    with contextlib.ExitStack() as stack:
+        shown: list[Callable[[str, int], None]] = []
 
-        def announce(name: str, _step: int) -> None:
-            if name not in begun:
-                begun.add(name)
+        def tell(name: str, step: int, steps: int) -> None:
+            if quiet:
+                return
+            if is_first := name not in begun:
+                begun[name] = step, clock()
+            first, since = begun[name]
+            if output.is_terminal():
+                if not shown:
+                    shown.append(stack.enter_context(terminal.steps_bar(2 * steps)))
+                shown[0](name, step + (steps if name == "resumed" else 0))
+            elif is_first:
                 output.talk(_RUNS[name])
+            if name == "straight" and step == first + 1:
+                seconds = 2 * steps * (clock() - since)
+                if seconds > _LONG_S:
+                    minutes = f"about {seconds / 60:,.0f} minutes for twice {count(steps, 'step')}"
+                    output.talk(f"this takes {minutes}; --steps N compares fewer")
 
-        yield announce
+        yield tell
 
 
 def document(found: Proof) -> dict[str, Any]:
@@ -49,6 +66,7 @@ def document(found: Proof) -> dict[str, Any]:
         "steps": found.steps,
         "kills": [str(one) for one in found.kills],
         "missed": [str(one) for one in found.missed],
+        "unheld": list(found.unheld),
         "compared": facts(found, "batches", "losses", "tensors", "values"),
         "difference": None
         if difference is None
@@ -60,6 +78,9 @@ def show(found: Proof) -> None:
     """Prints whether the runs are identical, or where they first differ."""
     for one in found.missed:
         output.talk(f"warning: no kill at {one}: the run never reached that moment")
+    for path in found.unheld:
+        what = f"the module's {escape(path)} changes while it trains, and no state holds it"
+        output.talk(f"warning: {what}: a resumed run begins with another value")
     kills = ", ".join(map(str, found.kills)) or "nothing"
     if found.difference is None:
         output.data(f"identical: {count(found.steps, 'step')}, straight and killed after {kills}")

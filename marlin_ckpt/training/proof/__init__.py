@@ -1,5 +1,8 @@
 """Proves that a run which is killed and resumed is the run that was never stopped.
 
-proof  starts both runs, each in a process of its own, and compares what they report
-child  what such a process does: trains, reports each step, and kills itself when it is to
+proof     trains twice, straight and killed and resumed, and compares what both report
+findings  the kills, the first difference, and the proof
+runs      starts the processes, and reads what they report
+child     what such a process does: trains as configured, reports each step, kills itself when it is to
+hidden    what of the module changes and is in no state
 """

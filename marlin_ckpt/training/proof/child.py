@@ -14,19 +14,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.config import Config, read_config
 from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.operations import starting
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.storage.local.temporary import is_temporary
 from marlin_ckpt.training.build import build_trainer
+from marlin_ckpt.training.proof.hidden import Hidden
 from marlin_ckpt.training.resume.leaves import fingerprint, leaves
 from marlin_ckpt.training.trainer import Trainer
 
 _SEED = 0  # where the configuration has none: two runs can only be the same from the same seed
 # Not compared: the conditions are no state, and the position of a loader has no fixed form.
 _LEFT_OUT = ("trainer_state/conditions", "trainer_state/position/epoch/loader")
+_OF_MODULE = "module_interface_state/"
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,11 @@ class Job:
         config: the YAML file.
         overrides: `KEY=VALUE` each.
         directory: where it saves, and continues from what it finds there.
-        steps: the global steps after which it ends.
-        period: it saves at the multiples of it.
+        steps: the global steps after which it ends; 0: those of its first two saves, and `at_least` so many.
+        at_least: see `steps`.
         kill_at: the global step after which it kills itself; 0: never.
-        moment: when then: at once (`step`), while a file is written (`save`), or in `validation`.
+        moment: when then: before the next step (`step`), while the next file is written (`save`), in
+            `validation`, or by a `signal` (SIGTERM) that the trainer answers.
         fd: of the pipe that it writes its reports to.
     """
 
@@ -48,7 +53,7 @@ class Job:
     overrides: list[str]
     directory: str
     steps: int
-    period: int = 0
+    at_least: int = 0
     kill_at: int = 0
     moment: str = ""
     fd: int = -1
@@ -69,24 +74,44 @@ class _Teller:
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._steps = job.steps
         self._batches: list[str] = []
         self._is_at_end = self._is_at_kill = self._is_within = False
 
-    def watch(self, trainer: Trainer) -> None:
-        """Wraps the steps of the trainer's module."""
-        self.trainer = trainer
-        self._come_to(trainer.global_steps_finished)
-        module: Any = trainer.module
-        module.train_step = self._before(module.train_step, is_training=True)
-        module.val_step = self._before(module.val_step, is_training=False)
+    def watch(self, trainer: Trainer, period: int) -> None:
+        """Reports where the run begins, and wraps the steps of the trainer's module.
 
-    def _before(self, step: Callable[..., Any], *, is_training: bool) -> Callable[..., Any]:
+        Args:
+            trainer: before its first step.
+            period: the checkpointer's.
+        """
+        self.trainer = trainer
+        self._hidden = Hidden(trainer.module)
+        self._before = self._hidden.values()
+        saves = two_saves(trainer.args, period, trainer.estimated_global_steps_per_epoch)
+        self._steps = self._job.steps or max(*saves, self._job.at_least)
+        done = trainer.global_steps_finished
+        self.tell({"begin": done, "saves": saves, "steps": self._steps})
+        self._come_to(done)
+        module: Any = trainer.module
+        module.train_step = self._wrapped(module.train_step, is_training=True)
+        module.val_step = self._wrapped(module.val_step, is_training=False)
+
+    def tell(self, record: Mapping[str, Any]) -> None:
+        """Writes a record into the pipe."""
+        data = (json.dumps(record) + "\n").encode()
+        while data:
+            data = data[os.write(self._job.fd, data) :]
+
+    def _wrapped(self, step: Callable[..., Any], *, is_training: bool) -> Callable[..., Any]:
         def run(global_step: int, batch: Any, device: Any) -> Any:
             if self._is_within:  # a validation step that calls the training step
                 return step(global_step=global_step, batch=batch, device=device)
-            self._end_if_due(is_validation=not is_training)
             if is_training:
+                self._end_if_due()
                 self._batches.append(" ".join(fingerprint(one) for _, one in leaves(batch)))
+            elif self._is_at_kill and self._job.moment == "validation":
+                os.kill(os.getpid(), signal.SIGKILL)
             self._is_within = True
             try:
                 return step(global_step=global_step, batch=batch, device=device)
@@ -95,46 +120,63 @@ class _Teller:
 
         return run
 
-    def on_epoch_begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:  # noqa: ARG002
-        """Ends the process if it is time."""
-        self._end_if_due()
+    def on_epoch_begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        """Nothing is reported of it."""
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:  # noqa: ARG002
-        """Ends the process if it is time."""
-        self._end_if_due()
+        """Nothing is reported of it."""
+        self._hidden.measured(metrics)
 
     def on_save(self, path: str, index: int, report: SaveReport | None) -> None:
         """Nothing is reported of saves."""
 
     def on_global_step(self, global_step: int, loss: float) -> None:
         """Reports the step."""
-        told = {
-            "step": global_step,
-            "batches": self._batches,
-            "loss": repr(loss),
-            "states": {path: fingerprint(one) for path, one in state_leaves(_states(self.trainer))},
-        }
+        states = self._states()
+        self.tell({"step": global_step, "batches": self._batches, "loss": repr(loss), "states": states})
+        self._hidden.follow(_of_module(states))
         self._batches = []
-        _write_all(self._job.fd, (json.dumps(told) + "\n").encode())
         self._come_to(global_step)
 
+    def _states(self) -> dict[str, str]:
+        trainer = self.trainer
+        states = trainer.module.get_state(), trainer.get_state(), trainer.trainer_backend.get_state()
+        return {path: fingerprint(one) for path, one in state_leaves(Checkpoint(*states).payload())}
+
     def _come_to(self, global_step: int) -> None:
-        self._is_at_end = global_step >= self._job.steps
+        self._is_at_end = global_step >= self._steps
         self._is_at_kill = 0 < global_step == self._job.kill_at
         if self._is_at_kill and self._job.moment == "save":
             threading.Thread(target=_kill_in_save, args=(self._job.directory,), daemon=True).start()
+        if self._is_at_kill and self._job.moment == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    def _end_if_due(self, *, is_validation: bool = False) -> None:
-        if self._is_at_kill and (is_validation or self._job.moment != "validation"):
+    def _end_if_due(self) -> None:
+        """Ends the process before a training step, so that a save that is due at this place has been made."""
+        if self._is_at_kill and self._job.moment == "step":
             os.kill(os.getpid(), signal.SIGKILL)
         if self._is_at_end:
-            self.trainer.checkpointer.wait()
+            self.trainer.save_checkpoint(force=True)
             raise _Enough
 
+    def end(self) -> None:
+        """Waits for the last save, and reports what of the module no state holds."""
+        self.trainer.checkpointer.wait()
+        unheld = self._hidden.unheld(self._before, _of_module(self._states()))
+        self.tell({"end": self._hidden.values(), "unheld": unheld})
 
-def _states(trainer: Trainer) -> dict[str, Any]:
-    states = trainer.module.get_state(), trainer.get_state(), trainer.trainer_backend.get_state()
-    return Checkpoint(*states).payload()
+
+def two_saves(args: TrainerArguments, period: int, in_epoch: int) -> tuple[int, int]:
+    """The global steps after which a run makes its first two checkpoints.
+
+    Args:
+        args: the trainer's.
+        period: the checkpointer's.
+        in_epoch: global steps in an epoch.
+    """
+    total = args.epochs * in_epoch
+    first, second = (period, 2 * period) if args.index_by == "step" else (in_epoch, (period + 1) * in_epoch)
+    return min(first, total), min(second, total)
 
 
 def state_leaves(states: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -142,9 +184,8 @@ def state_leaves(states: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(path, one) for path, one in leaves(states) if not path.startswith(_LEFT_OUT)]
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
+def _of_module(states: Mapping[str, str]) -> dict[str, str]:
+    return {path: text for path, text in states.items() if path.startswith(_OF_MODULE)}
 
 
 def _kill_in_save(directory: str) -> None:
@@ -155,37 +196,44 @@ def _kill_in_save(directory: str) -> None:
 
 
 def _configured(job: Job) -> Config:
+    """The user's own configuration, but for where it saves, and that only the newest checkpoint is kept."""
     config = read_config(job.config, job.overrides)
-    config.trainer.exact = True
-    config.trainer.index_by = "step"
-    if config.trainer.seed is None:
-        config.trainer.seed = _SEED
-    checkpointer = config.checkpointer
+    trainer, checkpointer = config.trainer, config.checkpointer
+    trainer.exact = True
+    if trainer.seed is None:
+        trainer.seed = _SEED
     checkpointer.checkpoint, checkpointer.delete_existing_checkpoints = True, False
-    checkpointer.period, checkpointer.save_dir = job.period, job.directory
-    checkpointer.model_state_save_dir = None
-    epochs = config.trainer.epochs
-    start = starting.decide(checkpointer, epochs=epochs, resume=True, guards=False)
-    starting.apply(start, checkpointer, epochs=epochs)
+    checkpointer.save_dir, checkpointer.model_state_save_dir = job.directory, None
+    checkpointer.keep, checkpointer.on_save_error = RetentionArguments(last=1), "raise"
+    if checkpointer.period == "auto":
+        checkpointer.period = 1
+    start = starting.decide(checkpointer, epochs=trainer.epochs, resume=True, guards=False)
+    starting.apply(start, checkpointer, epochs=trainer.epochs)
     return config
 
 
-def _run(job: Job) -> None:
+def _run(job: Job, teller: _Teller) -> None:
     # A data loader's workers outlive this process, and must not keep the pipe open.
     os.set_inheritable(job.fd, False)  # noqa: FBT003 - its own signature
     os.register_at_fork(after_in_child=lambda: os.close(job.fd))
     warnings.filterwarnings("ignore", "Failed to initialize NumPy")
-    teller = _Teller(job)
-    trainer = build_trainer(_configured(job), observer=teller)
-    teller.watch(trainer)
+    config = _configured(job)
+    trainer = build_trainer(config, observer=teller)
+    teller.watch(trainer, int(config.checkpointer.period))
     with contextlib.suppress(_Enough):
         trainer.train()
+    teller.end()
 
 
 def main() -> int:
     """Runs the job of the command line."""
+    job = Job(**json.loads(sys.argv[1]))
+    teller = _Teller(job)
     try:
-        _run(Job(**json.loads(sys.argv[1])))
+        _run(job, teller)
+    except (OSError, MemoryError) as error:  # of the machine, and no difference between two runs
+        teller.tell({"failed": str(error) or type(error).__name__})
+        return 1
     except MarlinError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -14,29 +14,25 @@ from marlin_ckpt.errors import BadFileError
 from marlin_ckpt.storage.local.files import check_working_directory
 
 if TYPE_CHECKING:
-    from marlin_ckpt.training.proof.proof import Kill
+    from marlin_ckpt.training.proof.findings import Kill
 
 EXAMPLE = "Example: marlin-ckpt prove-resume --config configs/ci.yaml --steps 20 --kill-at 7,12:save"
 
-_RANDOM_KILLS = 3
 
-
-def _kills(text: str | None, steps: int) -> list[Kill]:
-    import random
-
-    from marlin_ckpt.training.proof.proof import MOMENTS, Kill
+def _kills(text: str | None, steps: int | None) -> list[Kill] | None:
+    from marlin_ckpt.training.proof.findings import MOMENTS, Kill
 
     if text is None:
-        count = min(_RANDOM_KILLS, steps - 1)
-        return [Kill(step) for step in random.sample(range(1, steps), count)]
+        return None
     if not re.fullmatch(r"[1-9]\d*(:\w+)?(,[1-9]\d*(:\w+)?)*", text):
         what = "expected global steps such as 5,9:save,12:validation"
         raise typer.BadParameter(what, param_hint="--kill-at")
     parts = [part.partition(":") for part in text.split(",")]
     kills = [Kill(int(step), moment or "step") for step, _, moment in parts]
     for one in kills:
-        if one.moment not in MOMENTS or one.step >= steps:
-            what = f"{one}: expected a step below {steps}, alone or with :save or :validation"
+        if one.moment not in MOMENTS or (steps is not None and one.step >= steps):
+            below = "" if steps is None else f" below {steps}"
+            what = f"{one}: expected a step{below}, alone or with :save, :validation or :signal"
             raise typer.BadParameter(what, param_hint="--kill-at")
     return kills
 
@@ -44,29 +40,36 @@ def _kills(text: str | None, steps: int) -> list[Kill]:
 def prove_resume(
     config: Config,
     overrides: Overrides = None,
-    steps: Annotated[int, option("--steps", "N", "The global steps to compare.", min=2)] = 20,
+    steps: Annotated[
+        int | None, option("--steps", "N", "The global steps to compare; else until its second save.", min=2)
+    ] = None,
     kill_at: Annotated[
         str | None,
         option(
             "--kill-at",
             "K,...",
-            "The global steps after which to kill, K, K:save or K:validation; else three random ones.",
+            "The global steps after which to kill: K, K:save, K:validation or K:signal.",
         ),
+    ] = None,
+    directory: Annotated[
+        str | None, option("--directory", "DIR", "Where both runs save; else with the temporary files.")
     ] = None,
     quiet: Annotated[bool, flag("--quiet", "No progress.")] = False,
     json: Json = False,
 ) -> int:
     """Prove that a resumed run is the same run.
 
-    Trains twice in processes of their own, once straight and once killed (SIGKILL) and resumed, and compares
-    every tensor, value, batch and loss after every step. Exit 3, with the first difference, if there is one.
+    Trains twice in processes of their own, once straight and once killed and resumed, saving as the
+    configuration says, and compares every tensor, value, batch and loss after every step. Without --kill-at
+    it kills (SIGKILL) after the first save and at random, and stops once by a signal (SIGTERM). What of the
+    module changes and no state holds is a warning. Exit 3, with the first difference, if there is one.
     """
     check_working_directory()
     from marlin_ckpt.cli.views import proof as view
-    from marlin_ckpt.training.proof.proof import prove
+    from marlin_ckpt.training.proof.proof import Trial, prove
 
     kills = _kills(kill_at, steps)
-    with view.progress(steps, quiet=quiet or json) as on_step:
-        found = prove(config, overrides or (), steps=steps, kills=kills, on_step=on_step)
+    with view.progress(quiet=quiet or json) as on_step:
+        found = prove(Trial(config, overrides or (), steps, kills, directory), on_step)
     output.result(json, lambda: view.document(found), lambda: view.show(found))
     return BadFileError.exit_code if found.difference else 0

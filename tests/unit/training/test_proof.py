@@ -1,0 +1,151 @@
+"""The parts of a proof of exact resuming, without its processes."""
+
+import errno
+import json
+import os
+from collections import deque
+
+import pytest
+import torch
+
+from marlin_ckpt.arguments import TrainerArguments
+from marlin_ckpt.errors import StorageError, TrainingError
+from marlin_ckpt.training.proof import child, proof
+from marlin_ckpt.training.proof.child import Job, two_saves
+from marlin_ckpt.training.proof.findings import Kill
+from marlin_ckpt.training.proof.hidden import Hidden
+from marlin_ckpt.training.proof.runs import Part, Runs
+from marlin_ckpt.training.resume.leaves import fingerprint, leaves
+
+
+class Forgetful(torch.nn.Module):
+    """Changes much, and has only a part of it in its state."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+        self.inner = torch.nn.Identity()
+        self.register_buffer("quiet", torch.zeros(5), persistent=False)
+        self.register_buffer("saved", torch.zeros(1))
+        self.constant, self.limit = torch.ones(3), 7
+        self.inner.mean = torch.zeros(2)
+        self.parts = [{"ema": torch.zeros(2)}, torch.nn.Linear(1, 1)]
+        self.seen = deque([0, 0])
+        self.count, self.rate, self.kept, self.loss = 0, 1.0, 5, 0.0
+        self.generator = torch.Generator().manual_seed(1)
+        self.alias = [self.layer.weight]
+
+    def step(self):
+        with torch.no_grad():
+            for one in self.layer.weight, self.quiet, self.saved, self.parts[1].weight:
+                one.add_(1)
+        self.inner.mean.data.lerp_(torch.ones(2), 0.5)  # not counted by autograd
+        self.parts[0]["ema"] = self.parts[0]["ema"] + 1
+        self.seen.append(self.count)
+        self.count, self.rate, self.kept = self.count + 1, self.rate / 2, self.kept + 1
+        self.loss = 0.25 * self.count
+        torch.rand(1, generator=self.generator)
+
+    def states(self) -> dict[str, str]:
+        state = {**self.state_dict(), "an entry by another name": self.kept}
+        return {path: fingerprint(one) for path, one in leaves(state)}
+
+
+def test_it_finds_the_tensors_and_numbers_that_change_and_are_in_no_state_and_only_these():
+    module = Forgetful()
+    hidden = Hidden(module)
+    before = hidden.values()
+    for _ in range(3):
+        module.step()
+        hidden.follow(module.states())
+    hidden.measured({"val_loss": module.loss})
+    assert sorted(hidden.unheld(before, module.states())) == [
+        "count", "generator", "inner.mean", "parts[0]['ema']", "parts[1].weight", "quiet", "rate", "seen",
+    ]  # fmt: skip
+
+
+def test_what_is_the_same_after_a_resume_is_no_matter_whether_or_not_a_state_holds_it():
+    straight = Part(values={"a": "1", "b": "2", "c": "3"}, unheld=["a", "b"])
+    resumed = Part(begin=4, values={"a": "1", "b": "5", "c": "6"}, unheld=["c"])
+    assert proof._unheld(straight, resumed, None) == ("b", "c")
+    resumed.begin = 0  # began anew, which proves nothing
+    assert proof._unheld(straight, resumed, None) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("fields", "period", "expected"),
+    [
+        ({"epochs": 9}, 1, (6, 12)),
+        ({"epochs": 9}, 3, (6, 24)),
+        ({"epochs": 2}, 5, (6, 12)),  # the last epoch is always saved
+        ({"epochs": 1}, 1, (6, 6)),
+        ({"epochs": 9, "index_by": "step"}, 4, (4, 8)),
+        ({"epochs": 1, "index_by": "step"}, 4, (4, 6)),
+    ],
+)
+def test_a_proof_takes_two_saves_of_the_run_as_it_is_configured(fields, period, expected):
+    assert two_saves(TrainerArguments(**fields), period, 6) == expected
+
+
+@pytest.mark.parametrize(("first", "steps"), [(6, 12), (6, 6), (1, 2), (4, 8)])
+def test_unless_told_otherwise_it_kills_after_the_first_save_and_once_by_a_signal(first, steps):
+    for _ in range(20):
+        kills = proof._kills(first, steps)
+        assert all(0 < one.step < steps for one in kills)
+        assert sum(one.moment == "signal" for one in kills) == 1
+        assert (Kill(first) in kills) == (first < steps)
+        assert all(one.step >= first for one in kills if one.moment == "step")
+    assert proof._kills(1, 1) == []
+
+
+def test_the_proof_saves_when_and_how_the_configuration_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = """
+module: {name: spiral}
+trainer: {epochs: 9, index_by: epoch}
+checkpointer: {save_dir: mine, model_state_save_dir: mine, period: 3, async_save: true, file_prefix: own}
+"""
+    (tmp_path / "run.yaml").write_text(text)
+    config = child._configured(Job("run.yaml", [], "elsewhere", 0))
+    ours = config.checkpointer
+    assert (config.trainer.index_by, ours.period, ours.async_save, ours.file_prefix) == (
+        "epoch",
+        3,
+        True,
+        "own",
+    )
+    assert (ours.save_dir, ours.model_state_save_dir, ours.keep.last) == ("elsewhere", None, 1)
+    assert not os.path.exists("mine")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StorageError("cannot write: No space left on device", "model_3.pt", errno=errno.ENOSPC),
+        OSError(errno.EIO, "Input/output error"),
+        MemoryError("no room"),
+    ],
+)
+def test_a_full_disk_or_another_fault_of_the_machine_is_an_error_and_no_difference(monkeypatch, error):
+    reading, writing = os.pipe()
+    job = {"config": "run.yaml", "overrides": [], "directory": "", "steps": 4, "fd": writing}
+    monkeypatch.setattr("sys.argv", ["child", json.dumps(job)])
+
+    def fails(*_args):
+        raise error
+
+    monkeypatch.setattr(child, "_run", fails)
+    assert child.main() == 1
+    os.close(writing)
+    runs = Runs(Job("run.yaml", [], "", 4), lambda *_: None)
+    with os.fdopen(reading, "rb") as pipe, pytest.raises(TrainingError) as caught:
+        runs._read("resumed", pipe, Part())
+    assert str(error) in str(caught.value)
+    assert caught.value.exit_code == 1
+    assert "--directory" in caught.value.hint
+
+
+def test_a_directory_that_is_not_there_is_an_error_before_anything_is_trained(tmp_path):
+    where = str(tmp_path / "missing")
+    with pytest.raises(StorageError, match=f"No such file or directory: {where}"):
+        proof.prove(proof.Trial("run.yaml", directory=where), lambda *_: None)
