@@ -80,7 +80,7 @@ def as_tuple(outputs: Any) -> tuple[Any, ...]:
 
 def _collate(values: list[Any]) -> Any:
     if not all(isinstance(value, torch.Tensor) for value in values):
-        return values
+        return list(values)
     return torch.cat([value.reshape(1) if value.dim() == 0 else value for value in values])
 
 

@@ -1,4 +1,4 @@
-"""A module that learns a line, of which each part can be an odd one, and a checkpointer that only remembers."""
+"""A module that learns a line, any part of which may be odd, and a checkpointer that only remembers."""
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
