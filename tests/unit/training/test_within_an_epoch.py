@@ -283,7 +283,7 @@ def test_a_generator_that_a_loader_makes_is_closed_after_an_early_end_and_one_th
 
 
 @pytest.mark.parametrize("is_behind", [True, False])
-def test_a_last_save_that_failed_in_the_background_is_made_again(tmp_path, is_behind):
+def test_the_last_checkpoint_is_handed_over_again_only_where_it_was_not_made(tmp_path, is_behind):
     args = DefaultCheckpointerArguments(
         save_dir=str(tmp_path), model_state_save_dir=None, async_save=is_behind, on_save_error="warn"
     )
