@@ -39,7 +39,7 @@ def _options(
 
 
 class CarriedError(Exception):
-    """Carries an error, its argument, past Typer, which would handle a broken pipe in its own way."""
+    """Carries an error, its argument, past Typer, which handles broken pipes and Ctrl-C in its own way."""
 
 
 def _carrying(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,7 +49,7 @@ def _carrying(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **kwargs)
         except typer.TyperException:
             raise
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             raise CarriedError(error) from error
 
     return run

@@ -1,14 +1,20 @@
 """The entry point: runs a command and maps what it raises to an exit code."""
 
+import contextlib
 import functools
+import itertools
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
 
 import typer
 from typer.main import get_command
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import output, problems
 from marlin_ckpt.cli.app import CarriedError, app
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.storage.local.files import check_working_directory
@@ -32,16 +38,48 @@ def main(args: list[str] | None = None) -> int:
     handler = output.LogHandler()
     logging.getLogger("marlin_ckpt").addHandler(handler)
     logging.getLogger("marlin_ckpt.config").setLevel(logging.INFO)  # how it completes a configuration
+    arguments = (sys.argv[1:] if args is None else list(args)) or ["--help"]
     with output.prepared():
         try:
-            code = _run((sys.argv[1:] if args is None else list(args)) or ["--help"])
+            with _unwinding():
+                code = _run(arguments)
             output.flush()
         except BaseException as error:  # noqa: BLE001 - every way to end has its code
-            return _code_of(error)
+            return _end(error, arguments)
         else:
             return code
         finally:
             logging.getLogger("marlin_ckpt").removeHandler(handler)
+
+
+@contextlib.contextmanager
+def _unwinding() -> Iterator[None]:
+    """SIGTERM ends a command by an exception, so that it undoes what it has begun and prints its document."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+    raise SystemExit(128 + number)
+
+
+def _end(error: BaseException, arguments: list[str]) -> int:
+    """Prints what is to be printed of the error that ended a command, and returns the exit code."""
+    code = 1
+    try:
+        code = _code_of(error)
+    finally:
+        if "--json" in itertools.takewhile(lambda one: one != "--", arguments):
+            command = next((one for one in arguments if not one.startswith("-")), "")
+            problems.document_of_failure(command, error, code)
+    return code
 
 
 def _run(arguments: list[str]) -> int:
@@ -49,29 +87,37 @@ def _run(arguments: list[str]) -> int:
         with output.writing():  # the help, which Typer prints
             return _command(app)(arguments, prog_name="marlin-ckpt", standalone_mode=False) or 0
     except CarriedError as carried:
-        error: Exception = carried.args[0]
+        error: BaseException = carried.args[0]
     if isinstance(error, FileNotFoundError) and not os.path.isabs(getattr(error, "where", "")):
         check_working_directory()
     raise error  # here, so that its own cause is shown
 
 
+def _exit_code_of(error: SystemExit) -> int:
+    """The exit code that Python gives; it also prints what is none."""
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    problems.exit_message(str(error.code))
+    return 1
+
+
 def _code_of(error: BaseException) -> int:
     """Prints the error that ended the command, and returns the exit code that belongs to it."""
-    if isinstance(error, SystemExit):  # of Typer's completion
-        return error.code if isinstance(error.code, int) else 0
+    if isinstance(error, SystemExit):  # of a user's module, a signal or Typer's completion
+        return _exit_code_of(error)
     if isinstance(error, KeyboardInterrupt):
         return _INTERRUPTED
     if isinstance(error, output.ReaderGoneError):
         return _READER_GONE
     if isinstance(error, MarlinError):
-        output.error(error)
+        problems.error(error)
         return error.exit_code
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
         command = "marlin-ckpt" if context is None else context.command_path
-        output.usage_error(error.format_message(), f"{command} --help")
+        problems.usage_error(error.format_message(), f"{command} --help")
         return error.exit_code
     if os.environ.get("MARLIN_CKPT_TRACEBACK") or not isinstance(error, Exception):
         raise error
-    output.unexpected(error)
+    problems.unexpected(error)
     return 1

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TextIO, cast
 
-from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError, StorageError
+from marlin_ckpt.errors import StorageError
 from marlin_ckpt.escaping import escape
 
 
@@ -22,6 +22,7 @@ def prepared() -> Iterator[None]:
     flushed as far as it can still be written.
     """
     with contextlib.ExitStack() as stack:
+        documents.is_printed, documents.so_far = False, dict
         for fd, name in enumerate(("stdin", "stdout", "stderr")):
             stream = getattr(sys, name)
             if stream is None:
@@ -155,13 +156,35 @@ def path(text: str) -> None:
         binary.write(os.fsencode(text) + b"\n")
 
 
+class Documents:
+    """What is known of the document of a command that has not ended yet.
+
+    Attributes:
+        is_printed: whether it has been printed.
+        so_far: makes what it holds where the command ends before it prints it.
+    """
+
+    is_printed = False
+    so_far: Callable[[], dict[str, Any]] = dict
+
+
+documents = Documents()
+
+
 def document(value: Any) -> None:
     """Prints one JSON document, in ASCII: control characters and bytes beyond UTF-8 are escapes in it."""
     import json
 
     from marlin_ckpt.formats.manifest import json_ready
 
-    data(json.dumps(json_ready(value), indent=2))
+    text = json.dumps(json_ready(value), indent=2)
+    documents.is_printed = True
+    data(text)
+
+
+def so_far(document_of: Callable[[], dict[str, Any]]) -> None:
+    """Takes what makes the document of a command that is about to end with an error."""
+    documents.so_far = document_of
 
 
 def result(as_json: bool, document_of: Callable[[], Any], show: Callable[[], None]) -> None:
@@ -192,33 +215,6 @@ class LogHandler(logging.Handler):
         """Prints one line."""
         head = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         talk(head + escape(record.getMessage()))
-
-
-def error(problem: MarlinError) -> None:
-    """Prints what went wrong, then what to do next."""
-    for one in problem.faults if isinstance(problem, (ArgumentsError, ConfigError)) else [problem]:
-        talk(f"error: {escape(str(one))}")
-    if problem.hint:
-        talk(f"hint: {escape(problem.hint)}")
-
-
-def usage_error(message: str, command: str) -> None:
-    """Prints which argument was wrong, and the command that explains them."""
-    talk(f"error: {escape(message)}")
-    talk(f"hint: {escape(command)}")
-
-
-def unexpected(problem: Exception) -> None:
-    """Prints an error that is none of the library's own: of a user's module, or a fault of ours."""
-    import traceback
-
-    frames = traceback.extract_tb(problem.__traceback__)
-    # The place to look at is in the user's own code, though the error may be raised deep inside a library.
-    others = {"site-packages", "marlin_ckpt"}
-    own = [frame for frame in frames if others.isdisjoint(frame.filename.split(os.sep))]
-    where = f": {(own or frames)[-1].filename}:{(own or frames)[-1].lineno}" if frames else ""
-    talk(f"error: {type(problem).__name__}: {escape(str(problem))}{escape(where)}")
-    talk("hint: MARLIN_CKPT_TRACEBACK=1 in the environment shows where it came from")
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], figures: Collection[str]) -> None:

@@ -5,14 +5,16 @@ It helps and is never needed: what cannot be read counts as not there, what cann
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from marlin_ckpt.directory import own
 from marlin_ckpt.directory.catalog import entry
+from marlin_ckpt.errors import CorruptCheckpointError, MarlinError, NotACheckpointError
 
 _NOTES = "notes.json"
 _STARTS, _SAVE = "starts", "save_seconds"
 MOST_STARTS = 3  # from one checkpoint that may end without a newer one
+_GOOD_EXITS = (None, 0, 130, 143)  # these are 128 + SIGINT and SIGTERM
 # What is beyond these was not noted by us: anybody may have written the file.
 _MOST_SECONDS = 365 * 86400
 _MOST_COUNTED = 1_000_000
@@ -30,7 +32,7 @@ def note_save(directory: str, seconds: float) -> None:
 
 
 def failed_starts(directory: str) -> dict[str, int]:
-    """How many runs in a row began with each checkpoint and came to a bad end before they made a newer one.
+    """How many runs in a row read each checkpoint and came to a bad end before they made a newer one.
 
     Returns:
         the numbers, above 0, by the files' paths; a file that was replaced meanwhile is another one.
@@ -44,26 +46,43 @@ def failed_starts(directory: str) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def counted_start(path: str) -> Iterator[None]:
-    """Counts a run that begins with a checkpoint, unless it ends as it should: by itself, or by a signal.
+def counted_start(path: str) -> Iterator[Callable[[], None]]:
+    """Counts a run from when it reads a checkpoint, unless it ends for a reason that is not the checkpoint.
 
     Args:
         path: of the checkpoint, or "" where the run begins anew.
+
+    Returns:
+        a context whose value is a function that stops counting the run, for one that ends at once.
     """
     directory, identity = os.path.dirname(path), _identity(path) if path else ""
     if not identity:
-        yield
+        yield lambda: None
         return
     # The others' rows are broken; those that nobody begins with any more stay as they are.
     starts = _starts(directory)
     starts = {name: count for name, count in starts.items() if count >= MOST_STARTS or name == identity}
     _note(directory, _STARTS, {**starts, identity: starts.get(identity, 0) + 1})
     try:
-        yield
-    except SystemExit:
-        _forget(directory, identity)
+        yield lambda: _forget(directory, identity)
+    except BaseException as error:
+        if not _may_be_of_the_checkpoint(error):
+            _forget(directory, identity)
         raise
     _forget(directory, identity)
+
+
+def _may_be_of_the_checkpoint(error: BaseException) -> bool:
+    """Whether a run that ended so might end well with another checkpoint.
+
+    Errors of ours say themselves what is wrong; those of the system tell of the machine: a full disk, missing
+    data, no network.
+    """
+    if isinstance(error, (CorruptCheckpointError, NotACheckpointError)):
+        return True
+    if isinstance(error, SystemExit):
+        return error.code not in _GOOD_EXITS
+    return not isinstance(error, (MarlinError, OSError, KeyboardInterrupt))
 
 
 def _forget(directory: str, identity: str) -> None:

@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 
-from marlin_ckpt.arguments import ImportedModuleArguments, SpiralArguments, TextArguments
+from marlin_ckpt.arguments import (
+    DefaultCheckpointerArguments,
+    ImportedModuleArguments,
+    SpiralArguments,
+    TextArguments,
+)
+from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.config import Config
 from marlin_ckpt.errors import ConfigError, Fault
@@ -19,12 +25,31 @@ from marlin_ckpt.training.toys.text import Text
 from marlin_ckpt.training.trainer import Trainer
 
 
-def build_trainer(config: Config, *, observer: TrainerObserver | None = None) -> Trainer:
+class _Announcing(DefaultCheckpointer):
+    """Calls a function before it reads a checkpoint."""
+
+    def __init__(self, args: DefaultCheckpointerArguments, before_load: Callable[[], None]) -> None:
+        super().__init__(args)
+        self._before_load = before_load
+
+    def load(self, into: Checkpoint | None = None) -> Checkpoint:
+        """Loads as `DefaultCheckpointer` does."""
+        self._before_load()
+        return super().load(into)
+
+
+def build_trainer(
+    config: Config,
+    *,
+    observer: TrainerObserver | None = None,
+    before_load: Callable[[], None] = lambda: None,
+) -> Trainer:
     """Makes the module, the checkpointer and the trainer, which loads what it continues from.
 
     Args:
         config: the whole configuration.
         observer: follows the trainer's progress.
+        before_load: called right before a checkpoint's data is read.
 
     Raises:
         ConfigError: the module cannot be made.
@@ -34,7 +59,7 @@ def build_trainer(config: Config, *, observer: TrainerObserver | None = None) ->
     setting.device_of(config.trainer)
     setting.before_module(config.trainer)
     module = _build_module(config.module)
-    checkpointer = DefaultCheckpointer(config.checkpointer)
+    checkpointer = _Announcing(config.checkpointer, before_load)
     return Trainer(module, config.trainer, checkpointer=checkpointer, observer=observer)
 
 

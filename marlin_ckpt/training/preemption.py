@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -37,11 +37,13 @@ class Signals:
     Attributes:
         stop: the signal that asks to stop, or 0.
         save: whether a save is asked for.
+        at_once: called before a second signal ends the process.
     """
 
     def __init__(self) -> None:
         self.stop = 0
         self.save = False
+        self.at_once: Callable[[], None] = lambda: None
 
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler's signature
         """Notes a signal; a second one that asks to stop ends the process at once."""
@@ -51,7 +53,8 @@ class Signals:
         if self.stop:
             if os.isatty(2):
                 os.write(2, _SHOW_CURSOR)
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL)  # a third one does not wait for what this one does
+            self.at_once()
             os.kill(os.getpid(), number)
         self.stop = number
 

@@ -79,7 +79,7 @@ def test_a_new_run_has_another_id(train, listed):
     train(1)
     (second,) = listed()
     assert first["run_id"] != second["run_id"]
-    assert first["save_number"] == second["save_number"] == 2  # the epoch's save, then the forced one
+    assert first["save_number"] == second["save_number"] == 1
 
 
 def test_what_a_run_continues_from_is_not_deleted_first(train, listed):

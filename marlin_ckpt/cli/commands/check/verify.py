@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import output, problems
 from marlin_ckpt.cli.options import Json, Recursive, argument, flag
 from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError
 
@@ -35,5 +35,5 @@ def verify(
     if operation.is_bad(found, paths):
         return BadFileError.exit_code
     for error in nothing_in:
-        output.error(error)
+        problems.error(error)
     return CheckpointNotFoundError.exit_code if nothing_in else 0

@@ -62,7 +62,7 @@ def train(
     checkpointer.check_space = checkpointer.check_space and not no_space_check
     trainer_args.exact = trainer_args.exact or exact
     with contextlib.ExitStack() as stack:
-        stack.enter_context(preemption.listening(really=trainer_args.handle_signals))
+        signals = stack.enter_context(preemption.listening(really=trainer_args.handle_signals))
         stack.enter_context(starting.leased(checkpointer, epochs=trainer_args.epochs, resume=resume))
         start = starting.decide(
             checkpointer,
@@ -78,12 +78,18 @@ def train(
         from marlin_ckpt.cli.views.progress import RunProgress
         from marlin_ckpt.training.build import build_trainer
 
-        stack.enter_context(notes.counted_start(start.resumes_from))
+        def count_start() -> None:
+            signals.at_once = stack.enter_context(notes.counted_start(start.resumes_from))
+
         progress = stack.enter_context(RunProgress(quiet=quiet))
         stack.enter_context(output.stdout_for_data_alone())
-        trainer = build_trainer(settings, observer=progress)
+        trainer = build_trainer(settings, observer=progress, before_load=count_start)
         progress.tell_if_finished(trainer)
-        trainer.train()
+        try:
+            trainer.train()
+        except BaseException:
+            output.so_far(lambda: progress.report(trainer, start))
+            raise
     report = progress.report(trainer, start)
     if json:
         output.document(report)

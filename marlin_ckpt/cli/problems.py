@@ -1,0 +1,75 @@
+"""Prints what has ended a command: for people to stderr, and with `--json` as its document to stdout."""
+
+import contextlib
+import os
+import traceback
+from typing import Any
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError, StorageError
+from marlin_ckpt.escaping import escape
+
+_SIGNALS: dict[object, str] = {130: "SIGINT", 143: "SIGTERM"}
+
+
+def error(problem: MarlinError) -> None:
+    """Prints what went wrong, then what to do next."""
+    for one in problem.faults if isinstance(problem, (ArgumentsError, ConfigError)) else [problem]:
+        output.talk(f"error: {escape(str(one))}")
+    if problem.hint:
+        output.talk(f"hint: {escape(problem.hint)}")
+
+
+def usage_error(message: str, command: str) -> None:
+    """Prints which argument was wrong, and the command that explains them."""
+    output.talk(f"error: {escape(message)}")
+    output.talk(f"hint: {escape(command)}")
+
+
+def exit_message(message: str) -> None:
+    """Prints what a user's code gave `sys.exit`, as Python does."""
+    output.talk("\n".join(map(escape, message.split("\n"))))
+
+
+def unexpected(problem: Exception) -> None:
+    """Prints an error that is none of the library's own: of a user's module, or a fault of ours."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    # The place to look at is in the user's own code, though the error may be raised deep inside a library.
+    others = {"site-packages", "marlin_ckpt"}
+    own = [frame for frame in frames if others.isdisjoint(frame.filename.split(os.sep))]
+    where = f": {(own or frames)[-1].filename}:{(own or frames)[-1].lineno}" if frames else ""
+    output.talk(f"error: {type(problem).__name__}: {escape(str(problem))}{escape(where)}")
+    output.talk("hint: MARLIN_CKPT_TRACEBACK=1 in the environment shows where it came from")
+
+
+def _message_of(problem: BaseException) -> str:
+    if isinstance(problem, KeyboardInterrupt):
+        return "stopped by SIGINT"
+    if isinstance(problem, SystemExit) and problem.code in _SIGNALS:
+        return f"stopped by {_SIGNALS[problem.code]}"
+    # Typer's have no text of their own.
+    return str(problem.format_message() if hasattr(problem, "format_message") else problem)
+
+
+def document_of_failure(command: str, problem: BaseException, exit_code: int) -> None:
+    """Prints the document of a command that was stopped or failed, unless it has printed one.
+
+    Args:
+        command: its name.
+        problem: what ended it.
+        exit_code: that it ends with.
+    """
+    if output.documents.is_printed:
+        return
+    found: dict[str, Any] = {"schema": f"marlin-ckpt/{command}/1"}
+    with contextlib.suppress(OSError, MarlinError):
+        found |= output.documents.so_far()
+    found["error"] = {
+        "type": type(problem).__name__,
+        "message": _message_of(problem),
+        "hint": getattr(problem, "hint", ""),
+        "exit_code": exit_code,
+    }
+    with contextlib.suppress(output.ReaderGoneError, StorageError):
+        output.document(found)
+        output.flush()
