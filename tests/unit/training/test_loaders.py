@@ -115,3 +115,25 @@ def test_a_loader_is_made_for_each_epoch_and_once_for_their_length_and_optimizer
     assert second.made == {"loaders": 2, "optimizers": 1}
     assert trainer.optimizers[0] is second.optimizer
     assert trainer.global_steps_finished == 12
+
+
+def test_a_generator_that_a_loader_makes_is_closed_after_an_early_end_and_one_that_is_the_loader_goes_on():
+    closed = []
+
+    class Made:
+        def __iter__(self):
+            try:
+                while True:
+                    yield [torch.ones(8, 4)]
+            finally:
+                closed.append(True)
+
+    fields = {"epochs": 2, "max_train_steps_per_epoch": 2, "max_val_steps_per_epoch": 3}
+    trained(Tiny(train_loader=Made(), val_loaders=Made()), **fields)
+    assert len(closed) == 4  # two epochs, each with a validation
+    closed.clear()
+    endless, checked = iter(Made()), iter(Made())
+    module = Tiny(train_loader=endless, val_loaders=checked)
+    assert trained(module, **fields)[0].global_steps_finished == 4
+    assert closed == []
+    assert len(next(endless)[0]) == 8

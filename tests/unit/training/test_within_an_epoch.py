@@ -260,28 +260,6 @@ def test_the_workers_of_a_loader_end_with_its_last_batch_that_is_used_or_with_an
     assert multiprocessing.active_children() == []
 
 
-def test_a_generator_that_a_loader_makes_is_closed_after_an_early_end_and_one_that_is_the_loader_goes_on():
-    closed = []
-
-    class Made:
-        def __iter__(self):
-            try:
-                while True:
-                    yield [torch.ones(8, 4)]
-            finally:
-                closed.append(True)
-
-    fields = {"epochs": 2, "max_train_steps_per_epoch": 2, "max_val_steps_per_epoch": 3}
-    trained(Tiny(train_loader=Made(), val_loaders=Made()), **fields)
-    assert len(closed) == 4  # two epochs, each with a validation
-    closed.clear()
-    endless, checked = iter(Made()), iter(Made())
-    module = Tiny(train_loader=endless, val_loaders=checked)
-    assert trained(module, **fields)[0].global_steps_finished == 4
-    assert closed == []
-    assert len(next(endless)[0]) == 8
-
-
 @pytest.mark.parametrize("is_behind", [True, False])
 def test_the_last_checkpoint_is_handed_over_again_only_where_it_was_not_made(tmp_path, is_behind):
     args = DefaultCheckpointerArguments(
