@@ -71,17 +71,16 @@ class Saves:
     def held(self, checkpointer: AbstractCheckpointer, place: Place) -> str | None:
         """The path of the last save of a run if it has been made, durable; else None.
 
+        What it has failed with in the background is logged: it is made again.
+
         Args:
             checkpointer: what saves.
             place: how far the run is.
-
-        Raises:
-            MarlinError: what that save failed with in the background.
         """
         at, path = self._last
         if not self._is_last or at != place:
             return None
-        self.settle(checkpointer)
+        self._tell(self._ended_before(checkpointer))
         return path if path == self._durable else None
 
     def save(

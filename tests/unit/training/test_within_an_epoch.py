@@ -8,13 +8,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from marlin_ckpt import (
-    DefaultCheckpointer,
-    DefaultCheckpointerArguments,
-    Preempted,
-    StateMismatchError,
-    TrainingError,
-)
+from marlin_ckpt import Preempted, StateMismatchError, StorageError, TrainingError
+from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.training import outputs
 from tests.support.proven_modules import Careful
 from tests.support.stopped_runs import StopsAt, assert_same, trainer_in
@@ -260,22 +255,35 @@ def test_the_workers_of_a_loader_end_with_its_last_batch_that_is_used_or_with_an
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize("is_behind", [True, False])
-def test_the_last_checkpoint_is_handed_over_again_only_where_it_was_not_made(tmp_path, is_behind):
-    args = DefaultCheckpointerArguments(
-        save_dir=str(tmp_path), model_state_save_dir=None, async_save=is_behind, on_save_error="warn"
-    )
+@pytest.mark.parametrize(
+    ("is_behind", "fails", "asked"),
+    [
+        (True, False, [False]),
+        (False, False, [False]),
+        (True, True, [False, True]),
+        (False, True, [False, True]),
+    ],
+)
+def test_the_last_checkpoint_is_handed_over_again_only_where_it_was_not_made(
+    tmp_path, monkeypatch, is_behind, fails, asked
+):
     observer = StopsAt()
-    trainer = trainer_in(tmp_path, observer, epochs=1)
-    trainer.checkpointer = DefaultCheckpointer(args)
-    save, asked = trainer.checkpointer.save, []
+    options = {"async_save": is_behind, "on_save_error": "raise" if is_behind else "warn"}
+    trainer = trainer_in(tmp_path, observer, checkpointer=options, epochs=1)
+    name = "write_image" if is_behind else "write_file"
+    save, forces, write = trainer.checkpointer.save, [], getattr(writer, name)
 
-    def failing(state, index, force=False):
-        asked.append(force)
-        path = save(state, index, force)
-        return path if force or is_behind else None
+    def noted(state, index, force=False):
+        forces.append(force)
+        return save(state, index, force)
 
-    trainer.checkpointer.save = failing
+    def failing(*values, **options):
+        if fails and len(forces) == 1:
+            raise StorageError("no space left")
+        return write(*values, **options)
+
+    trainer.checkpointer.save = noted
+    monkeypatch.setattr(writer, name, failing)
     trainer.train()
-    assert asked == ([False] if is_behind else [False, True])
-    assert observer.saved[-1] == "model_0.pt"
+    assert forces == asked
+    assert observer.saved == ["model_0.pt"]
