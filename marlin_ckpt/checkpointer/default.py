@@ -52,6 +52,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
 
         Raises:
             ArgumentsError: the arguments are wrong.
+            DirectoryInUseError: `save_dir` is to be emptied, and another run saves there.
         """
         self.args = args
         self.run_id = secrets.token_hex(6)
@@ -60,11 +61,13 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self._swept: set[PathText] = set()
         self._saver = Saver(self.logger)
         self._is_of_trainer = False
+        self._lease: lease.Lease | None = None
         self._obey()
         if args.delete_existing_checkpoints:
             if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
                 self.logger.warning("Nothing will be left to load: load_dir is save_dir, which is emptied.")
-            leftovers.delete_existing(os.fspath(args.save_dir), args.file_ext, self.logger)
+            with lease.held_where_used([os.fspath(args.save_dir)], self.run_id):
+                leftovers.delete_existing(os.fspath(args.save_dir), args.file_ext, self.logger)
 
     def save(self, checkpoint_state: Checkpoint, index: int, force: bool = False) -> str | None:
         """Saves the states when `checkpoint` is set and the `period` says so, or when forced.
@@ -204,15 +207,18 @@ class DefaultCheckpointer(AbstractCheckpointer):
         """Holds the lease of `save_dir`, so that no second trainer saves into it.
 
         Raises:
-            DirectoryInUseError: another process holds it.
+            DirectoryInUseError: another run holds it.
             StorageError: the directory cannot be made.
         """
         if not self.args.checkpoint:
             yield
             return
-        with lease.held(os.fspath(self.args.save_dir), self.run_id):
-            self._is_of_trainer = True
-            yield
+        with lease.held(os.fspath(self.args.save_dir), self.run_id) as held:
+            self._is_of_trainer, before, self._lease = True, self._lease, held
+            try:
+                yield
+            finally:
+                self._lease = before
 
     def overhead(self) -> float:
         """The share of the time so far that saves have cost: waiting, and slower steps while one was made."""
@@ -272,6 +278,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
                 manifest = describe()
                 name = FileName(self.args.file_prefix, manifest.index, self.args.file_ext, manifest.kind)
                 path = os.path.join(directory, str(name))
+                if self._lease is not None:
+                    self._lease.follow()
                 self.check_mk_dir(directory)
                 if directory not in self._swept:
                     self._swept.add(directory)

@@ -11,16 +11,19 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from marlin_ckpt.directory import own
 from marlin_ckpt.errors import DirectoryInUseError, StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.local import descent
+from marlin_ckpt.storage.local.files import close_quietly
 from marlin_ckpt.storage.local.publishing import make_directory
 
 _LOCK, _HOLDER = "lease.lock", "lease.json"
+ALONE = "clean"  # in the place of a run's id: what removes shares it with nobody
 _MOST_LETTERS = 80  # of a name that anybody may have written
 _TAKEN = (errno.EACCES, errno.EAGAIN)  # fcntl(2)
 # The disk is full: a run that deletes may go on, and make room. Or something is planted in our place.
@@ -30,84 +33,179 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _logger = get_logger("marlin_ckpt.lease")
 
 
-# By the process, and the folder's device and inode: the locked file, and how often the lease is held.
-_held: dict[tuple[int, ...], tuple[int, int]] = {}
+class _Lock:
+    """A locked file of this process's, with the runs that hold it."""
+
+    def __init__(self, folder: int, lock: int) -> None:
+        self.folder, self.lock = folder, lock
+        self.holders: list[str] = []  # run ids; "": not known yet, or a command
+
+    def close(self) -> None:
+        for fd in (self.lock, self.folder):
+            close_quietly(fd)
+
+
+# By the process, and the own folder's device and inode, which nothing else gets while that is open.
+_Key = tuple[int, ...]
+_held: dict[_Key, _Lock] = {}
+_changing = threading.RLock()
 
 
 @contextlib.contextmanager
-def held(directory: str, run_id: str = "") -> Iterator[None]:
-    """Holds the lease of a directory, which is made if it is missing; within one process as often as wanted.
+def held(directory: str, run_id: str = "") -> Iterator["Lease"]:
+    """Holds the lease of a directory, which is made if it is missing; within one process one run at a time.
 
     Where the file system has no locks, or no room for one, or where somebody has planted a link in the place
     of our own files, the log says so, and nothing is held.
 
     Args:
         directory: of checkpoints.
-        run_id: of the run that will save there, where it is known.
+        run_id: of the run that will save there; "" where it is not known yet. What holds it without one may
+            become a run's, never a second one's.
 
     Raises:
-        DirectoryInUseError: another process holds it.
+        DirectoryInUseError: another process holds it, or another run of this one.
         StorageError: the directory cannot be made or written to.
     """
     make_directory(directory)
-    with contextlib.ExitStack() as stack:
-        try:
-            make_directory(os.path.join(directory, own.OWN_DIRECTORY))
-            folder = stack.enter_context(own.folder(directory))
-            key = (os.getpid(), *descent.directory_identity(os.fstat(folder)))
-            # To open and close the file once more would end the lock: fcntl(2).
-            lock = -1 if key in _held else own.open_to_lock(folder, _LOCK)
-        except OSError as error:
-            if error.errno not in _GO_ON:
-                if isinstance(error, StorageError):
-                    raise
-                raise _cannot_lock(directory, error) from error
-            _go_without(directory, error)
-        else:
-            if lock < 0 or _take(lock, directory):
-                stack.enter_context(_counted(key, lock, folder))
-                if lock >= 0 or run_id:
-                    own.write(directory, _HOLDER, _holder(run_id))
-        yield
+    lease = Lease(directory, run_id)
+    lease.take()
+    try:
+        yield lease
+    finally:
+        lease.drop()
 
 
 @contextlib.contextmanager
-def _counted(key: tuple[int, ...], lock: int, folder: int) -> Iterator[None]:
-    """Counts how often this process holds a lease, and lets go of it with the last time."""
-    locked, times = _held.get(key, (lock, 0))
-    _held[key] = locked, times + 1
-    try:
+def held_where_used(directories: Iterable[str], run_id: str = ALONE) -> Iterator[None]:
+    """Holds the leases of those of some directories in which a run has ever held one; elsewhere does nothing.
+
+    Args:
+        directories: in which something is to be removed.
+        run_id: of the run that removes; without one no run of this process may hold a lease of them.
+
+    Raises:
+        DirectoryInUseError: a run saves in one of them.
+        StorageError: it cannot be found out whether one does.
+    """
+    with contextlib.ExitStack() as stack:
+        for directory in directories:
+            lease = Lease(directory, run_id)
+            lease.take(makes=False)
+            stack.callback(lease.drop)
         yield
-    finally:
-        locked, times = _held.pop(key)
-        if times > 1:
-            _held[key] = locked, times - 1
-        else:
-            with contextlib.suppress(OSError):
-                os.unlink(_HOLDER, dir_fd=folder)
-            os.close(locked)
 
 
-def _take(lock: int, directory: str) -> bool:
-    """Locks an open file, and closes it where that fails; returns whether the file system has locks.
+class Lease:
+    """The lease of a directory, for one run; see `held`."""
+
+    def __init__(self, directory: str, run_id: str) -> None:
+        self._directory, self._run_id = directory, run_id
+        self._key: _Key | None = None
+        self._is_wanted = False
+
+    def take(self, *, makes: bool = True) -> None:
+        """Takes it.
+
+        Args:
+            makes: our own folder where it is missing, which a directory has that was ever leased.
+
+        Raises:
+            As `held`.
+        """
+        try:
+            if makes:
+                make_directory(os.path.join(self._directory, own.OWN_DIRECTORY))
+            with _changing, contextlib.ExitStack() as stack:
+                folder = own.open_folder(self._directory)
+                stack.callback(close_quietly, folder)
+                key = (os.getpid(), *descent.directory_identity(os.fstat(folder)))
+                found = _held.get(key)
+                if found is None:
+                    lock = _locked(folder, self._directory, self._run_id)
+                    if lock is None:
+                        return
+                    found = _held[key] = _Lock(folder, lock)
+                    stack.pop_all()
+                elif any(one and one != self._run_id for one in found.holders) or self._run_id == ALONE:
+                    raise _in_use(self._directory, own.read(self._directory, _HOLDER), self._run_id)
+                found.holders.append(self._run_id)
+                self._key, self._is_wanted = key, True
+                if self._run_id or len(found.holders) == 1:
+                    own.write(self._directory, _HOLDER, _holder(self._run_id))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not makes:
+                return
+            if error.errno not in _GO_ON:
+                if isinstance(error, StorageError):
+                    raise
+                raise _cannot_lock(self._directory, error) from error
+            _go_without(self._directory, error)
+
+    def drop(self) -> None:
+        """Lets go of it."""
+        with _changing:
+            found = None if self._key is None else _held.get(self._key)
+            if found is None or self._key is None:
+                return
+            found.holders.remove(self._run_id)
+            if not found.holders:
+                del _held[self._key]
+                with contextlib.suppress(OSError):
+                    os.unlink(_HOLDER, dir_fd=found.folder)
+                found.close()
+            self._key = None
+
+    def follow(self) -> None:
+        """Takes the lease of the directory that has the name now, where that is another than at first.
+
+        Somebody may have moved it away, or removed and made it again.
+
+        Raises:
+            As `held`.
+        """
+        if self._is_wanted and not self._is_of_this_name():
+            self.drop()
+            make_directory(self._directory)
+            self.take()
+
+    def _is_of_this_name(self) -> bool:
+        found = None if self._key is None else _held.get(self._key)
+        if found is None:
+            return False
+        path = os.path.join(self._directory, own.OWN_DIRECTORY, _LOCK)
+        try:
+            return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(found.lock))
+        except OSError:
+            return False
+
+
+def _locked(folder: int, directory: str, run_id: str) -> int | None:
+    """Opens and locks the file; None where the file system has no locks.
 
     Raises:
         DirectoryInUseError: another process holds it.
-        StorageError: it cannot be locked.
+        OSError: it cannot be opened or locked.
     """
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        if error.errno in _TAKEN:
-            raise _in_use(directory, own.read(directory, _HOLDER)) from error
-        if error.errno not in _NO_LOCKS:
-            raise _cannot_lock(directory, error) from error
-        _go_without(directory, error)
-        return False
-    if dead := own.read(directory, _HOLDER):
-        _logger.info("Took over the lease of %s from %s, which has died.", directory, _name(dead))
-    return True
+    while True:
+        lock = own.open_to_lock(folder, _LOCK)
+        with contextlib.ExitStack() as stack:
+            stack.callback(close_quietly, lock)
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in _TAKEN:
+                    raise _in_use(directory, own.read(directory, _HOLDER), run_id) from error
+                if error.errno not in _NO_LOCKS:
+                    raise
+                _go_without(directory, error)
+                return None
+            if not os.fstat(lock).st_nlink:  # removed between the two; whoever comes next makes another
+                continue
+            if dead := own.read(directory, _HOLDER):
+                _logger.info("Took over the lease of %s from %s, which has died.", directory, _name(dead))
+            stack.pop_all()
+            return lock
 
 
 def _cannot_lock(directory: str, error: OSError) -> StorageError:
@@ -120,8 +218,10 @@ def _go_without(directory: str, error: OSError) -> None:
     )
 
 
-def _in_use(directory: str, holder: dict[str, Any]) -> DirectoryInUseError:
+def _in_use(directory: str, holder: dict[str, Any], run_id: str) -> DirectoryInUseError:
     hint = "stop it, or choose another checkpointer.save_dir"
+    if run_id == ALONE:
+        hint = "stop it, or let it remove its checkpoints itself, by checkpointer.keep"
     return DirectoryInUseError(f"{_name(holder)} saves there", directory, hint, holder=holder)
 
 
@@ -134,5 +234,6 @@ def _name(holder: dict[str, Any]) -> str:
 
 
 def _holder(run_id: str) -> dict[str, Any]:
+    run_id = "" if run_id == ALONE else run_id
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {"host": socket.gethostname(), "pid": os.getpid(), "run_id": run_id, "since": now}

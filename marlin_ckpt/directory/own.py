@@ -33,7 +33,12 @@ def folder(directory: str) -> contextlib.AbstractContextManager[int]:
     Raises:
         OSError: it is not there, or is a link.
     """
-    return closing(os.open(os.path.join(directory, OWN_DIRECTORY), descent.DIRECTORY))
+    return closing(open_folder(directory))
+
+
+def open_folder(directory: str) -> int:
+    """Opens the folder as `folder` does; the caller closes it."""
+    return os.open(os.path.join(directory, OWN_DIRECTORY), descent.DIRECTORY)
 
 
 def why(error: Exception) -> str:

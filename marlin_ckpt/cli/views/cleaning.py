@@ -1,14 +1,15 @@
 """What `clean` does and says."""
 
 import os
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, size
 from marlin_ckpt.cli.views import removals
 from marlin_ckpt.cli.views.removals import How
-from marlin_ckpt.directory import removing, trash
-from marlin_ckpt.directory.removing import Outcome, Plan
+from marlin_ckpt.directory import lease, removing, trash
+from marlin_ckpt.directory.removing import Outcome, Plan, Removal
 from marlin_ckpt.directory.retention.decide import Decision
 from marlin_ckpt.directory.retention.plan import RetentionPlan
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
@@ -83,13 +84,17 @@ def _refuse_what_keeps_nothing(decisions: tuple[Decision, ...], rules: Retention
 
 
 def _carry_out(plan: Plan, how: How, *, lists: bool) -> Outcome:
-    if how.to_trash:
-        trash.check(how.directory)
     if how.dry_run:
         return Outcome(plan.removals, plan.unreadable)
-    if plan.removals and how.asks:
-        removals.confirm_removal(plan, lists=lists)
-    return trash.fill(plan) if how.to_trash else removing.carry_out(plan)
+    with _alone(how, plan.removals):
+        if plan.removals and how.asks:
+            removals.confirm_removal(plan, lists=lists)
+        return trash.fill(plan) if how.to_trash else removing.carry_out(plan)
+
+
+def _alone(how: How, changes: tuple[Removal, ...]) -> AbstractContextManager[None]:
+    """Keeps runs from the directories in which something changes, and fails where one saves there."""
+    return lease.held_where_used({how.directory, *(os.path.dirname(one.path) for one in changes)})
 
 
 def _table(decisions: tuple[Decision, ...], directory: str) -> None:
@@ -116,7 +121,10 @@ _RUN_LETTERS = 12
 
 def undo(how: How) -> int:
     """Brings back what was moved last; returns the exit code."""
-    done = trash.bring_back(how.directory, dry_run=how.dry_run)
+    done = trash.bring_back(how.directory, dry_run=True)
+    if not how.dry_run:
+        with _alone(how, done.removed):
+            done = trash.bring_back(how.directory)
     if how.json:
         output.document(removals.returned(how, done))
     else:

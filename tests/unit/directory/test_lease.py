@@ -7,14 +7,22 @@ import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from marlin_ckpt import DirectoryInUseError, StorageError
+from marlin_ckpt import (
+    Checkpoint,
+    DefaultCheckpointer,
+    DefaultCheckpointerArguments,
+    DirectoryInUseError,
+    StorageError,
+)
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.directory import lease
 from marlin_ckpt.directory.own import OWN_DIRECTORY
@@ -71,6 +79,104 @@ def test_within_one_process_it_may_be_held_twice(tmp_path):
         command = [sys.executable, "-c", _HOLDS, str(tmp_path)]
         second = subprocess.run(command, input="", capture_output=True, text=True, check=False)
         assert "DirectoryInUseError" in second.stderr
+
+
+def test_in_one_process_a_second_run_is_refused_and_the_first_keeps_it_to_its_end(tmp_path):
+    entered, leave, caught = threading.Event(), threading.Event(), []
+
+    def first():
+        with lease.held(str(tmp_path), "first"):
+            entered.set()
+            assert leave.wait(60)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert entered.wait(60)
+    for run_id in ("second", ""):
+        with pytest.raises(DirectoryInUseError) as error, lease.held(str(tmp_path), run_id):
+            pytest.fail("two runs hold it")
+        caught.append(error.value.holder["run_id"])
+    leave.set()
+    thread.join()
+    assert caught == ["first", "first"]
+    with lease.held(str(tmp_path), "second"):
+        pass
+
+
+def test_parties_that_do_not_nest_keep_it_until_the_last_one_ends(tmp_path):
+    first, second = (lease.Lease(str(tmp_path), run_id) for run_id in ("", "run"))
+    with lease.held(str(tmp_path)):
+        pass
+    first.take()
+    second.take()
+    first.drop()
+    with pytest.raises(DirectoryInUseError), lease.held(str(tmp_path), "another"):
+        pytest.fail("two runs hold it")
+    second.drop()
+    with lease.held(str(tmp_path), "another"):
+        pass
+
+
+def vanish(directory):
+    shutil.rmtree(directory)
+
+
+def vanish_and_come_back(directory):
+    shutil.rmtree(directory)
+    directory.mkdir()
+
+
+def move_away(directory):
+    directory.rename(directory.with_name("moved away"))
+
+
+def lose_the_lock(directory):
+    (directory / OWN_DIRECTORY / "lease.lock").unlink()
+
+
+@pytest.mark.parametrize("how", [vanish, vanish_and_come_back, move_away, lose_the_lock])
+def test_a_run_goes_on_in_a_directory_that_was_made_anew_with_its_lease(tmp_path, how):
+    own = DefaultCheckpointer(DefaultCheckpointerArguments(save_dir=str(tmp_path / "run")))
+    with own.running():
+        own.save(Checkpoint({"v": 1}), 0)
+        how(tmp_path / "run")
+        own.save(Checkpoint({"v": 2}), 1)
+        command = [sys.executable, "-c", _HOLDS, str(tmp_path / "run")]
+        other = subprocess.run(command, input="", capture_output=True, text=True, check=False)
+        assert "DirectoryInUseError" in other.stderr
+    assert (tmp_path / "run" / "model_1.pt").exists()
+    with lease.held(str(tmp_path / "run"), "another"):
+        pass
+
+
+@pytest.mark.parametrize("on_save_error", ["raise", "warn"])
+def test_a_run_whose_directory_was_made_anew_and_taken_by_another_is_refused_at_each_save(
+    tmp_path, on_save_error
+):
+    own = DefaultCheckpointer(
+        DefaultCheckpointerArguments(save_dir=str(tmp_path / "run"), on_save_error=on_save_error)
+    )
+    with own.running():
+        vanish_and_come_back(tmp_path / "run")
+        with holder(tmp_path / "run") as other:
+            for index in range(2):
+                with pytest.raises(DirectoryInUseError, match="run abc"):
+                    own.save(Checkpoint({"v": 2}), index)
+            other.stdin.close()
+        own.save(Checkpoint({"v": 3}), 2)
+    assert sorted(os.listdir(tmp_path / "run")) == [OWN_DIRECTORY, "model_2.pt"]
+
+
+def test_emptying_the_directory_of_a_live_run_is_refused(tmp_path):
+    where = {"save_dir": str(tmp_path), "load_dir": str(tmp_path)}
+    first = DefaultCheckpointer(DefaultCheckpointerArguments(**where))
+    with first.running():
+        first.save(Checkpoint({"v": 1}), 0)
+        with pytest.raises(DirectoryInUseError):
+            DefaultCheckpointer(DefaultCheckpointerArguments(**where, delete_existing_checkpoints=True))
+        assert (tmp_path / "model_0.pt").exists()
+    DefaultCheckpointer(DefaultCheckpointerArguments(**where, delete_existing_checkpoints=True))
+    assert not (tmp_path / "model_0.pt").exists()
 
 
 def _wait(connection):
