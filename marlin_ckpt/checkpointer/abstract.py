@@ -56,7 +56,7 @@ class AbstractCheckpointer(ABC):
         return None
 
     def check_space(self, state: Checkpoint, optimizers: Iterable[Optimizer], indices: int) -> None:  # noqa: B027
-        """Called before a trainer's first step; refuses a run for whose checkpoints there is no room.
+        """Called before a trainer's first step; refuses a run whose checkpoints cannot be saved.
 
         Does nothing unless overridden; see `DefaultCheckpointer.check_space`.
         """

@@ -60,7 +60,6 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self._lineage = Lineage()
         self._swept: set[PathText] = set()
         self._saver = Saver(self.logger)
-        self._is_of_trainer = False
         self._lease: lease.Lease | None = None
         self._obey()
         if args.delete_existing_checkpoints:
@@ -188,7 +187,9 @@ class DefaultCheckpointer(AbstractCheckpointer):
             self._saver.register(*optimizers)
 
     def check_space(self, state: Checkpoint, optimizers: Iterable[Optimizer], indices: int) -> None:
-        """Refuses a run for whose checkpoints `save_dir` has no room, unless `check_space` is off.
+        """Refuses a run whose state cannot be saved, or for whose checkpoints `save_dir` has no room.
+
+        The latter is not asked where `check_space` is off.
 
         Args:
             state: what would be saved now.
@@ -196,8 +197,11 @@ class DefaultCheckpointer(AbstractCheckpointer):
             indices: how many indices the run will go through.
 
         Raises:
+            UnsavableStateError: the state cannot be pickled; where in it stands in the message.
             StorageError: there is too little room.
         """
+        if self.args.checkpoint and self.args.on_save_error == "raise":
+            self._saver.check(state.payload())
         if self.args.checkpoint and self.args.check_space:
             size_bytes = predicted_size.predicted_bytes(state.payload(), optimizers)
             needed_space.check(self.args, size_bytes, indices, self.run_id)
@@ -213,12 +217,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
         if not self.args.checkpoint:
             yield
             return
-        with lease.held(os.fspath(self.args.save_dir), self.run_id) as held:
-            self._is_of_trainer, before, self._lease = True, self._lease, held
-            try:
-                yield
-            finally:
-                self._lease = before
+        with lease.held(os.fspath(self.args.save_dir), self.run_id) as self._lease:
+            yield
 
     def overhead(self) -> float:
         """The share of the time so far that saves have cost: waiting, and slower steps while one was made."""
@@ -228,7 +228,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         """The reports of saves that became durable since the last call; notes how long a trainer's take."""
         reports = self._saver.reports
         taken = [reports.popleft() for _ in range(len(reports))]
-        if taken and self._is_of_trainer and self._saver.save_s is not None:
+        if taken and self._lease is not None and self._saver.save_s is not None:
             notes.note_save(os.fspath(self.args.save_dir), self._saver.save_s)
         return taken
 

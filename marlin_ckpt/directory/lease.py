@@ -60,8 +60,7 @@ def held(directory: str, run_id: str = "") -> Iterator["Lease"]:
 
     Args:
         directory: of checkpoints.
-        run_id: of the run that will save there; "" where it is not known yet. What holds it without one may
-            become a run's, never a second one's.
+        run_id: of the run that will save there; "" where it is not known yet.
 
     Raises:
         DirectoryInUseError: another process holds it, or another run of this one.
@@ -127,7 +126,7 @@ class Lease:
                         return
                     found = _held[key] = _Lock(folder, lock)
                     stack.pop_all()
-                elif any(one and one != self._run_id for one in found.holders) or self._run_id == ALONE:
+                elif any(_excludes(one, self._run_id) for one in found.holders):
                     raise _in_use(self._directory, own.read(self._directory, _HOLDER), self._run_id)
                 found.holders.append(self._run_id)
                 self._key, self._is_wanted = key, True
@@ -143,7 +142,11 @@ class Lease:
             _go_without(self._directory, error)
 
     def drop(self) -> None:
-        """Lets go of it."""
+        """Lets go of it, for good."""
+        self._is_wanted = False
+        self._let_go()
+
+    def _let_go(self) -> None:
         with _changing:
             found = None if self._key is None else _held.get(self._key)
             if found is None or self._key is None:
@@ -159,13 +162,13 @@ class Lease:
     def follow(self) -> None:
         """Takes the lease of the directory that has the name now, where that is another than at first.
 
-        Somebody may have moved it away, or removed and made it again.
+        Somebody may have moved it away, or removed and made it again. Where no lease is held nothing is done.
 
         Raises:
             As `held`.
         """
         if self._is_wanted and not self._is_of_this_name():
-            self.drop()
+            self._let_go()
             make_directory(self._directory)
             self.take()
 
@@ -178,6 +181,11 @@ class Lease:
             return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(found.lock))
         except OSError:
             return False
+
+
+def _excludes(one: str, other: str) -> bool:
+    """Whether two holders in one process are of different runs, as far as these are known."""
+    return ALONE in (one, other) or bool(one and other and one != other)
 
 
 def _locked(folder: int, directory: str, run_id: str) -> int | None:

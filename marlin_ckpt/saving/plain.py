@@ -54,6 +54,8 @@ class _Copier:
     def __init__(self) -> None:
         # The original is kept beside its copy, so that its id is not given to another object meanwhile.
         self._done: dict[int, tuple[Any, Any]] = {}
+        # No torch file can hold the same memory as two dtypes; arrays are saved as two.
+        self._dtypes: dict[int, Any] = {}
 
     def copy(self, value: Any) -> Any:
         if id(value) in self._done:
@@ -83,6 +85,9 @@ class _Copier:
             made = self._done.setdefault(id(value), (value, made))[1]
         else:
             made = _plain_leaf(value)
+            if torch.is_tensor(made) and made is not value:
+                known = self._dtypes.setdefault(made.data_ptr(), made.dtype)
+                made = made if known == made.dtype else made.clone()
             if made is not value:
                 self._done[id(value)] = (value, made)
         return made
@@ -114,7 +119,12 @@ def _has_fixed_zone(value: datetime.datetime | datetime.date | datetime.time) ->
 
 
 def _plain_array(array: Any) -> Any:
-    native = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
+    """A tensor of the same values, and of the same memory where only NumPy has that: arrays may be large."""
+    owner = array
+    while type(owner.base) is type(array):
+        owner = owner.base
+    is_copied = owner.base is not None or not array.flags.writeable
+    native = array.astype(array.dtype.newbyteorder("="), order="C", copy=is_copied)
     try:
         return torch.from_numpy(native)
     except TypeError:  # strings, objects, dates, structures: torch has no such dtype

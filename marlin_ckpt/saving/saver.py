@@ -89,6 +89,14 @@ class Saver:
         self._optimizers.watch()
         self._optimizers.known.update(optimizers)
 
+    def check(self, state: Any) -> None:
+        """Pickles a state, without its tensors' data, and throws the result away.
+
+        Raises:
+            UnsavableStateError: it cannot be pickled.
+        """
+        encode(plain(state))
+
     def save(self, job: Job) -> bool:
         """Saves a state, or copies it and saves the copy in the background.
 

@@ -84,6 +84,8 @@ def _refuse_what_keeps_nothing(decisions: tuple[Decision, ...], rules: Retention
 
 
 def _carry_out(plan: Plan, how: How, *, lists: bool) -> Outcome:
+    if how.to_trash:
+        trash.check(how.directory)
     if how.dry_run:
         return Outcome(plan.removals, plan.unreadable)
     with _alone(how, plan.removals):

@@ -1,6 +1,6 @@
 """What of the torch formats needs torch: between the records of a container and live tensors.
 
-- `writer` writes a state: `pickler` pickles it and collects its storages.
+- `writer` writes a state: `pickler` pickles it and collects its storages; `unpicklable` finds what it cannot.
 - `parameters` names the parameters of optimizers.
 - `reader` loads a state: `unpickling` runs the pickle and allows only what is safe, `placement` reads the
   storages into new tensors or into those of a live module, through the buffers that `memory` makes of them.

@@ -15,6 +15,7 @@ from torch.serialization import location_tag, normalize_storage_type
 from torch.storage import TypedStorage, UntypedStorage
 
 from marlin_ckpt.errors import UnsavableStateError
+from marlin_ckpt.formats.torch.unpicklable import place_of
 from marlin_ckpt.formats.values.dtypes import DTYPES
 
 _PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no later one
@@ -191,6 +192,14 @@ def _is_familiar_name(obj: Any) -> bool:
     return issubclass(kind, (type, FunctionType)) and (obj.__module__, obj.__qualname__) in _FAMILIAR_NAMES
 
 
+def _fails(part: Any) -> bool:
+    try:
+        _Pickler(io.BytesIO()).dump(part)
+    except Exception:  # noqa: BLE001 - as in `encode`
+        return True
+    return False
+
+
 def encode(state: Any) -> Encoded:
     """Pickles a state.
 
@@ -201,12 +210,13 @@ def encode(state: Any) -> Encoded:
     pickler = _Pickler(file)
     try:
         pickler.dump(state)
-    except UnsavableStateError:
-        raise
     except RecursionError as error:
         raise UnsavableStateError("the state is nested too deeply to be pickled") from error
     except Exception as error:  # whatever a __reduce__ of the user's raises
-        raise UnsavableStateError(f"the state cannot be pickled: {error}") from error
+        what = error.what if isinstance(error, UnsavableStateError) else f"it cannot be pickled: {error}"
+        place = place_of(state, _fails)
+        hint = "a state is made of tensors, numbers, strings and containers of these: leave out what is not"
+        raise UnsavableStateError(f"the state{place and ' at '}{place}: {what}", "", hint) from error
     # Of a tuple that holds itself a pickler pops the first version, by opcodes that torch does not know.
     if pickler.has_shared_tuples and any(
         opcode.name in ("POP", "POP_MARK") for opcode, *_ in pickletools.genops(file.getvalue())

@@ -8,6 +8,7 @@ one is whole. Not promised: what a disk does that acknowledges a flush and then 
 import contextlib
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from marlin_ckpt.storage.local.writer import open_writer
 from marlin_ckpt.storage.target import Fill
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PERMISSIONS = 0o777  # not those that run a file as another user
+# What fchmod(2) says where a file system keeps no modes: all its files have those of the mount.
+_NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ def _publish_in(
     litter = [temporary_name]
     old_fd = -1
     try:
+        _take_mode(lock_fd, directory_fd, name)
         # The lock belongs to the open file, not to a descriptor: the first one holds it over the rename,
         # while the second is closed before it, since some file systems report a failed write only then.
         size_bytes, written = _fill(os.dup(lock_fd), write)
@@ -126,6 +131,19 @@ def _publish_in(
         close_quietly(lock_fd)
         if old_fd >= 0:
             close_quietly(old_fd)
+
+
+def _take_mode(fd: int, directory_fd: int, name: str) -> None:
+    """Gives a new file the permissions of the one that it replaces, before anything is in it."""
+    with contextlib.suppress(FileNotFoundError):
+        old = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        wanted, given = (stat.S_IMODE(one.st_mode) & _PERMISSIONS for one in (old, os.fstat(fd)))
+        if stat.S_ISREG(old.st_mode) and wanted != given:
+            try:
+                os.fchmod(fd, wanted)
+            except OSError as error:
+                if error.errno not in _NO_MODES:
+                    raise
 
 
 def _fill(fd: int, write: Callable[[int], int]) -> tuple[int, float]:

@@ -82,7 +82,7 @@ def test_within_one_process_it_may_be_held_twice(tmp_path):
 
 
 def test_in_one_process_a_second_run_is_refused_and_the_first_keeps_it_to_its_end(tmp_path):
-    entered, leave, caught = threading.Event(), threading.Event(), []
+    entered, leave = threading.Event(), threading.Event()
 
     def first():
         with lease.held(str(tmp_path), "first"):
@@ -92,13 +92,13 @@ def test_in_one_process_a_second_run_is_refused_and_the_first_keeps_it_to_its_en
     thread = threading.Thread(target=first)
     thread.start()
     assert entered.wait(60)
-    for run_id in ("second", ""):
-        with pytest.raises(DirectoryInUseError) as error, lease.held(str(tmp_path), run_id):
-            pytest.fail("two runs hold it")
-        caught.append(error.value.holder["run_id"])
+    with pytest.raises(DirectoryInUseError) as error, lease.held(str(tmp_path), "second"):
+        pytest.fail("two runs hold it")
+    with pytest.raises(DirectoryInUseError), lease.held_where_used([str(tmp_path)]):
+        pytest.fail("clean and a run hold it")
     leave.set()
     thread.join()
-    assert caught == ["first", "first"]
+    assert error.value.holder["run_id"] == "first"
     with lease.held(str(tmp_path), "second"):
         pass
 

@@ -17,6 +17,8 @@ import pytest
 import torch
 
 from marlin_ckpt import Checkpoint, UnsafeCheckpointError
+from marlin_ckpt.saving.plain import plain
+from tests.support.async_runs import checkpointer
 
 
 class Point(NamedTuple):
@@ -96,6 +98,29 @@ def test_an_array_comes_back_as_a_tensor_of_the_same_values_and_dtype(round_trip
     assert loaded.numpy().dtype == array.dtype.newbyteorder("=")
     assert loaded.shape == array.shape
     assert np.array_equal(loaded.numpy(), array)
+
+
+def test_an_array_is_saved_from_its_own_memory():
+    array = np.zeros(1000)
+    tensor = plain({"state": [array]})["state"][0]
+    array += 1
+    assert tensor.sum() == 1000
+
+
+def test_what_an_array_was_when_an_asynchronous_save_was_asked_for_is_in_the_file(tmp_path):
+    array = np.zeros(1 << 20)
+    with checkpointer(tmp_path) as own:
+        own.save(Checkpoint({"array": array}), 0)
+        array += 1
+    assert torch.load(tmp_path / "model_0.pt")["module_interface_state"]["array"].sum() == 0
+
+
+def test_arrays_that_are_views_of_one_memory_come_back_each_with_its_values(round_trip):
+    numbers = np.arange(6, dtype=np.float32)
+    tensor = torch.arange(3.0)
+    views = [numbers, numbers.view(np.int32), numbers[2:], tensor, tensor.numpy().view(np.int32)]
+    loaded = round_trip(views)
+    assert all(np.array_equal(one.numpy(), np.asarray(view)) for one, view in zip(loaded, views, strict=True))
 
 
 def test_the_legacy_state_of_numpys_generator_continues_where_it_was(round_trip):

@@ -1,0 +1,38 @@
+"""Where in a state it is that cannot be pickled."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def place_of(state: Any, fails: Callable[[Any], bool]) -> str:
+    """The path of the innermost part that alone cannot be pickled, such as `module_interface_state.rate.0`.
+
+    Args:
+        state: cannot be pickled.
+        fails: whether a part of it cannot be pickled.
+
+    Returns:
+        "" where it is no single part.
+    """
+    path: list[str] = []
+    seen: set[int] = set()
+    pending = _parts(state)
+    while (found := next(((name, part) for name, part in pending if fails(part)), None)) is not None:
+        name, part = found
+        path.append(name)
+        if id(part) in seen:
+            break
+        seen.add(id(part))
+        pending = _parts(part)
+    return ".".join(path)
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    kind = type(value)
+    if issubclass(kind, dict):
+        yield from ((str(key), part) for key, part in value.items())
+        yield from ((f"(key) {key!r}", key) for key in value)
+    elif issubclass(kind, (list, tuple, set, frozenset)):
+        yield from ((str(number), part) for number, part in enumerate(value))
+    elif not issubclass(kind, type):
+        yield from getattr(value, "__dict__", {}).items()
