@@ -16,6 +16,7 @@ from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.lineage import Lineage
 from marlin_ckpt.directory import latest, lease, leftovers, needed_space, notes
+from marlin_ckpt.directory.neighbours import Neighbours
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.errors import ArgumentsError, Fault, MarlinError, StorageError, UnsavableStateError
 from marlin_ckpt.escaping import get_logger
@@ -58,6 +59,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self.run_id = secrets.token_hex(6)
         self.logger = get_logger(_LOGGER_NAME)
         self._lineage = Lineage()
+        self._neighbours = Neighbours(self.logger)
         self._swept: set[PathText] = set()
         self._saver = Saver(self.logger)
         self._lease: lease.Lease | None = None
@@ -284,6 +286,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
                 if directory not in self._swept:
                     self._swept.add(directory)
                     leftovers.sweep(os.fspath(directory), self.logger)
+                self._neighbours.saving(os.fspath(directory), name, manifest.run_id)
                 if not self._saver.save(Job(copy.copy(self.args), path, state, manifest, must_be_made)):
                     return None
                 self._lineage.saves += 1

@@ -3,6 +3,8 @@
 - `catalog`: finds checkpoints; the only discovery. `walk`: goes through a store for it, folder by folder.
 - `latest`: orders checkpoints by their names alone, ours and other tools'.
 - `newest`: the newest checkpoint that is good, whatever good means to the caller.
+- `runs`: the small file that says that several runs have saved in a directory; `neighbours`: which, by
+  the manifests, and which saved last.
 - `retention`: which checkpoints are kept, and the removal of the others.
 - `removing`: plans of what goes, for `clean` and for a new run, and the carrying out of every plan.
 - `trash`: what `clean --to-trash` moved, brought back or removed for good.

@@ -4,7 +4,7 @@ import errno
 import os
 
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import BadFileError
+from marlin_ckpt.errors import BadFileError, drop_frames
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.formats.verdicts import Inspection, status_of
@@ -21,7 +21,8 @@ def inspect(entry: Entry) -> Inspection:
         with open_source(entry.path) as source:
             found = open_format(source).inspect(source)
     except BadFileError as error:
-        return Inspection(entry, status_of(error), error.what)
+        drop_frames(error)
+        return Inspection(entry, status_of(error), error.what, error=error)
     except OSError as error:
         why = os.strerror(error.errno or errno.ENOENT)  # it has gone, where no system call says otherwise
         return Inspection(entry, None, f"cannot be read: {why}")

@@ -63,12 +63,14 @@ class Inspection(NamedTuple):
         status: what is said of it; None where it cannot be read.
         reason: why it is not complete, or cannot be read; "" where it is complete.
         manifest: ours, or None in a file by another tool.
+        error: for which it is not complete; None where it is, or where that is another's verdict.
     """
 
     entry: Entry
     status: Status | None
     reason: str = ""
     manifest: Manifest | None = None
+    error: BadFileError | None = None
 
     @property
     def complete(self) -> bool | None:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
-from marlin_ckpt.directory import catalog, lease, notes, own
+from marlin_ckpt.directory import catalog, lease, notes, own, runs
 from marlin_ckpt.directory.latest import newest_first
+from marlin_ckpt.directory.neighbours import runs_of
 from marlin_ckpt.directory.newest import newest_loadable
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, ConfigError, Fault, StorageError
@@ -25,6 +26,7 @@ class Start:
         save_dir: where the run saves.
         resumes_from: the checkpoint that it continues, or "".
         skipped: newer checkpoints that are not intact, each with the reason.
+        runs: where there are several, all whose checkpoints are there, the one that it continues first.
         deletes: the files of an earlier run that are removed first.
         replaces: the model files of an earlier run that the run will save over.
     """
@@ -34,6 +36,7 @@ class Start:
     skipped: tuple[str, ...] = ()
     deletes: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
 
 def leased(
@@ -85,14 +88,7 @@ def decide(
     save_dir = os.fspath(args.save_dir)
     checkpoints = _checkpoints(args)
     if resume and checkpoints:
-        suspects = _suspects(save_dir, checkpoints) if guards else {}
-        skipped = list(suspects.values())
-        found = newest_loadable(
-            lambda: [one for one in reversed(_checkpoints(args)) if one.path not in suspects],
-            lambda path, reason: skipped.append(f"{path}: {reason}"),
-        )
-        # Where there is none, loading the newest raises the error that says why.
-        return Start(save_dir, resumes_from=(found or checkpoints[-1]).path, skipped=tuple(skipped))
+        return _continued(args, checkpoints, guards=guards)
     if not (args.checkpoint and epochs):
         return Start(save_dir)
     if args.delete_existing_checkpoints:
@@ -136,9 +132,29 @@ def _continues(args: DefaultCheckpointerArguments) -> bool:
     return load_dir == save_dir
 
 
-def _suspects(save_dir: str, checkpoints: list[Entry]) -> dict[str, str]:
+def _continued(args: DefaultCheckpointerArguments, checkpoints: list[Entry], *, guards: bool) -> Start:
+    """Continues the run that saved last; where another one has a greater index, that does not count."""
+    found = runs_of(checkpoints)
+    others = {one.path for run in found[1:] for one in run.entries}
+    suspects = _suspects(args, [one for one in checkpoints if one.path not in others]) if guards else {}
+    skipped = list(suspects.values())
+
+    def candidates() -> list[Entry]:
+        # Those that came meanwhile, too, which are looked at as they come.
+        return [
+            one for one in reversed(_checkpoints(args)) if one.path not in others and one.path not in suspects
+        ]
+
+    newest = newest_loadable(candidates, lambda path, reason: skipped.append(f"{path}: {reason}"))
+    # Where there is none, loading the newest raises the error that says why.
+    chosen = newest or [one for one in checkpoints if one.path not in others][-1]
+    several = tuple(runs.shown(run.run_id) for run in found) if len(found) > 1 else ()
+    return Start(os.fspath(args.save_dir), chosen.path, tuple(skipped), runs=several)
+
+
+def _suspects(args: DefaultCheckpointerArguments, checkpoints: list[Entry]) -> dict[str, str]:
     """Checkpoints with which too many runs have failed, with the reason; none where there is no other one."""
-    counts = notes.failed_starts(save_dir)
+    counts = notes.failed_starts(os.fspath(args.save_dir))
     found = {
         one.path: f"{one.path}: {counts[one.path]} runs in a row have begun with it and made no newer one; "
         "--no-crash-loop-guard takes it all the same"

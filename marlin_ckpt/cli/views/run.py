@@ -19,6 +19,10 @@ def announce(start: Start, *, quiet: bool) -> None:
         output.talk(f"warning: passed over {escape(reason)}")
     if start.resumes_from and not quiet:
         output.talk(f"resuming from {escape(start.resumes_from)}")
+    if start.runs:
+        saved_last = escape(start.runs[0])
+        output.talk(f"warning: several runs have saved in {where}: continues {saved_last}, which saved last")
+        output.talk(f"hint: to continue {some(start.runs[1:])}, move its checkpoints elsewhere")
     if start.deletes:
         output.talk(f"warning: deletes {count(len(start.deletes), 'file')} of an earlier run in {where}")
     if start.replaces:

@@ -1,32 +1,47 @@
 """`marlin-ckpt latest`."""
 
+import os
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Directory, Extension, Json, check_prefix, flag, option
-from marlin_ckpt.directory import catalog
+from marlin_ckpt.cli.text import some
+from marlin_ckpt.directory import catalog, runs
 from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError
+from marlin_ckpt.escaping import escape
 
 EXAMPLE = "Example: marlin-ckpt latest checkpoints; exits 4 when there is none."
 
 
-def _newest_intact(directory: str, prefix: str, ext: str) -> Entry | None:
+def _newest_intact(candidates: Callable[[], Iterable[Entry]]) -> Entry | None:
     from marlin_ckpt.cli.views import verdicts as view
     from marlin_ckpt.directory.newest import newest_intact
 
-    return newest_intact(lambda: newest_first(directory, prefix, ext), view.passed_over)
+    return newest_intact(candidates, view.passed_over)
 
 
-def _newest(directory: str, prefix: str, ext: str) -> Entry | None:
-    return next(newest_first(directory, prefix, ext), None)
+def _of_run(found: Iterable[Entry], run: str) -> Iterable[Entry]:
+    from marlin_ckpt.directory.neighbours import is_of
+
+    return (one for one in found if is_of(one, run))
+
+
+def _tell_of_runs(found: Entry, directory: str) -> None:
+    for place in dict.fromkeys((os.path.dirname(found.path), directory)):
+        if ids := runs.known_runs(place):
+            output.talk(f"several runs have saved in {escape(place)}: {some([*map(runs.shown, ids)])}")
+            output.talk("hint: --run ID names the newest checkpoint of one run")
+            return
 
 
 def latest(
     directory: Directory,
     prefix: Annotated[str, option("--prefix", "P", "The start of names.", callback=check_prefix)] = "model",
     ext: Extension = "pt",
+    run: Annotated[str | None, option("--run", "ID", "Only checkpoints of this run.")] = None,
     intact: Annotated[bool, flag("--intact", "Exclude files that do not verify; stderr says why.")] = False,
     json: Json = False,
 ) -> None:
@@ -34,10 +49,17 @@ def latest(
 
     Sub-directories are searched too.
     """
-    search = _newest_intact if intact else _newest
-    found = search(directory, prefix, ext)
+
+    def candidates() -> Iterable[Entry]:
+        found = newest_first(directory, prefix, ext)
+        return found if run is None else _of_run(found, run)
+
+    found = _newest_intact(candidates) if intact else next(iter(candidates()), None)
     if found is None:
         others = ", ".join(catalog.prefixes(directory, ext))
-        hint = f"there are checkpoints with --prefix {others}" if others else ""
-        raise CheckpointNotFoundError("no checkpoint found", directory, hint)
+        hint = f"there are checkpoints with --prefix {others}" if others and run is None else ""
+        of_run = "" if run is None else f" of run {run}"
+        raise CheckpointNotFoundError(f"no checkpoint{of_run} found", directory, hint)
+    if run is None:
+        _tell_of_runs(found, directory)
     output.result(json, lambda: {"path": found.path}, lambda: output.path(found.path))
