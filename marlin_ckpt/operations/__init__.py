@@ -1,7 +1,8 @@
 """What the commands do with checkpoints, without torch; each module is named after its command.
 
 - `verify` reads files whole and judges them; `salvage` writes what is intact of a damaged file.
-- `diff` compares two files; `pairs` reads the tensors that both have, on several threads.
+- `diff` compares two files; `pairs` reads the tensors that both have, on several threads; `values` compares
+  what else they hold.
 - `export` writes the weights of a checkpoint to a new file, `average` those of several; `weights_file` is the
   file, safetensors or a bare state dict.
 - `selection` chooses tensors and values of a file, by state or by pattern, for `show`, `diff` and `export`.

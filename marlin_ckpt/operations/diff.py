@@ -3,15 +3,15 @@
 import fnmatch
 import functools
 import operator
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from marlin_ckpt.formats.content.outline import Outline, Tensor
+from marlin_ckpt.formats.content.outline import Tensor
 from marlin_ckpt.formats.values.checked import CheckedFile
 from marlin_ckpt.formats.values.distance import Distance
 from marlin_ckpt.operations import selection
 from marlin_ckpt.operations.pairs import Pairs
+from marlin_ckpt.operations.values import ValueDifference, differing
 
 
 class Change(StrEnum):
@@ -62,21 +62,6 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class ValueDifference:
-    """A plain value, such as an epoch, that differs.
-
-    Attributes:
-        name: its place, dotted as a tensor's name.
-        before: as Python writes it, "" where the first file has none there.
-        after: the same of the second.
-    """
-
-    name: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison:
     """What differs between two files.
 
@@ -84,7 +69,7 @@ class Comparison:
         states: which state of each file was compared, "" for all of it.
         tensors: a difference for each name, in the order of `Change`, and the greatest relative distance
             first.
-        values: the plain values that differ, in the order of the files.
+        values: what else differs in its type or its complete value, in the order of the files.
     """
 
     states: tuple[str, str]
@@ -153,7 +138,8 @@ def compare(
     for (name, (one, other)), distance in zip(alike.items(), measured, strict=True):
         change = Change.SAME if distance is None else Change.CHANGED
         found.append(Difference(name, change, one, other, distance))
-    values = [] if pattern else _values(sides)
+    changed = [one.name for one in found if one.change is not Change.SAME]
+    values = [] if pattern else differing(sides[0], sides[1], changed)
     return Comparison(states, tuple(sorted(found, key=_rank)), tuple(values))
 
 
@@ -190,12 +176,3 @@ def _matching(tensors: dict[str, Tensor], pattern: str | None) -> dict[str, Tens
 def _rank(one: Difference) -> tuple[int, float, int, str]:
     distance = one.distance or Distance()
     return list(Change).index(one.change), -distance.relative, -distance.differing, one.name
-
-
-def _values(sides: Sequence[tuple[Outline, str]]) -> list[ValueDifference]:
-    before, after = (selection.values_of(*side) for side in sides)
-    names = dict.fromkeys([*before, *after])
-    if len({outline.format for outline, _ in sides}) > 1:  # only safetensors files have texts beside tensors
-        names = {name: None for name in names if not name.startswith(f"{selection.METADATA}.")}
-    each = (ValueDifference(name, before.get(name, ""), after.get(name, "")) for name in names)
-    return [one for one in each if one.before != one.after]

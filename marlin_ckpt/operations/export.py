@@ -100,7 +100,9 @@ def select(outline: Outline, wanted: Wanted) -> Selected:
     for name, label in selection.unplain_of(outline, state).items():
         if name.startswith(wanted.prefix):
             raise UnsavableStateError(f"{name} is no plain tensor: {label}", outline.path)
-    found = [(name or BARE, one) for name, one in selection.tensors_of(outline, state)]
+    # Arrays of NumPy's are values that no module holds.
+    tensors_of = selection.tensors_of(outline, state)
+    found = [(name or BARE, one) for name, one in tensors_of if one.pickled is None]
     if not found:
         raise NotACheckpointError("nothing in it is a tensor", outline.path)
     named = [(name, one) for name, one in found if name.startswith(wanted.prefix)]

@@ -146,4 +146,6 @@ def _measure(ruler: Ruler, a: memoryview, b: memoryview, dtype: str, differs: Ar
     if not dtypes.dtype(dtype).item_bytes:
         return distance.uninterpreted(differs)
     one, other = (widened(np.frombuffer(part, dtypes.dtype(dtype).numpy), dtype) for part in (a, b))
+    if one.dtype != other.dtype:  # of times, where one side alone has some that are none
+        one, other = one.astype(np.float64), other.astype(np.float64)
     return ruler.measure(one, other, differs)

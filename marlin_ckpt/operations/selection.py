@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from marlin_ckpt.checkpoint import PAYLOAD_KEYS
 from marlin_ckpt.errors import MarlinError
-from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.content.outline import Kind, Node, Outline, Tensor
 from marlin_ckpt.formats.format import Format
 
@@ -19,7 +18,7 @@ from marlin_ckpt.formats.format import Format
 MODULE_STATES = (PAYLOAD_KEYS[0], "state_dict", "model_state_dict", "model")
 _MOST_NAMES = 8
 METADATA = "__metadata__"
-_CONTAINERS = (Kind.MAPPING, Kind.LIST, Kind.TUPLE)
+CONTAINERS = (Kind.MAPPING, Kind.LIST, Kind.TUPLE)
 
 _DIGITS = re.compile(r"(\d+)")
 _LONGEST_NAME = 200  # characters that are sorted by; no name that anybody gave is longer
@@ -69,7 +68,7 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
 
 def module_state(outline: Outline) -> str:
     """The name of the entry that holds the module's state; "" where the file is a bare state dict."""
-    tops = {_top(one.name) for one in outline.tensors}
+    tops = {_top(one.name) for one in outline.tensors if not _is_array(one)}
     return next((name for name in MODULE_STATES if name in tops), "")
 
 
@@ -141,34 +140,19 @@ def numbered(found: Iterable[tuple[str, Found]]) -> dict[str, Found]:
     return named
 
 
-def values_of(outline: Outline, state: str) -> dict[str, str]:
-    """The values of a state other than tensors, as Python writes them, by their names within it.
-
-    Raises:
-        ExcessError: one of them stands in so many places that listing them all would take too long.
-    """
-    budget = Budget(lambda: outline.size_bytes, outline.path)
-    texts: dict[int, str] = {}  # by the identity of the value, which may stand in many places
-    found: list[tuple[str, str]] = []
-    for name, node in _valued(outline, state):
-        text = node.label if node.kind is Kind.OBJECT else f"an empty {node.kind}"
-        if node.kind is Kind.VALUE:
-            text = texts.get(id(node.value)) or texts.setdefault(id(node.value), repr(node.value))
-        budget.charge(len(text))
-        found.append((name, text))
-    return numbered(found)
-
-
 def count_values(outline: Outline, state: str) -> int:
-    """How many values other than tensors a state has."""
-    return sum(1 for _ in _valued(outline, state))
+    """How many values other than torch's tensors a state has."""
+    return sum(is_value(node) or _is_array(node.tensor) for _, node in walk(outline, state))
 
 
-def _valued(outline: Outline, state: str) -> Iterator[tuple[str, Node]]:
-    for name, node in walk(outline, state):
-        is_empty = node.kind in _CONTAINERS and not node.children
-        if is_empty or node.kind in (Kind.VALUE, Kind.OBJECT):
-            yield name, node
+def is_value(node: Node) -> bool:
+    """Whether a node stands for something of its own that is no tensor, and not for its parts alone."""
+    is_empty = node.kind in CONTAINERS and not node.children
+    return is_empty or node.kind in (Kind.VALUE, Kind.OBJECT)
+
+
+def _is_array(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.pickled is not None
 
 
 def unplain_of(outline: Outline, state: str) -> dict[str, str]:
@@ -182,11 +166,17 @@ def unplain_of(outline: Outline, state: str) -> dict[str, str]:
 
 def walk(outline: Outline, state: str) -> Iterator[tuple[str, Node]]:
     """All nodes of a state, each with its name within it."""
-    pending = [("", outline.root)]
+    return ((name, node) for name, node, _ in walk_deep(outline, state))
+
+
+def walk_deep(outline: Outline, state: str) -> Iterator[tuple[str, Node, int]]:
+    """All nodes of a state, each with its name within it, and how deep it lies in the file: 1 is the root."""
+    pending = [("", outline.root, 1)]
     while pending:
-        above, node = pending.pop()
+        above, node, depth = pending.pop()
         name = f"{above}.{node.key}" if above and node.key[:1] not in ("", "[") else above + node.key
         inner = _within(name, state)
         if inner is not None:
-            yield inner, node
-        pending.extend((name, child) for child in reversed(node.children))
+            is_state = bool(state) and name == state and bool(node.children)
+            yield "" if is_state else inner, node, depth
+        pending.extend((name, child, depth + 1) for child in reversed(node.children))

@@ -64,6 +64,14 @@ def test_names_and_values_are_printed_harmlessly(files, capsys):
     assert "w\\x1b[2J" in printed.out
 
 
+def test_two_long_texts_are_printed_from_where_they_differ(files, capsys):
+    paths = files({"x": "a" * 500 + "b" + "d" * 500}, {"x": "a" * 500 + "c" + "d" * 500})
+    assert main(["diff", *map(str, paths)]) == 1
+    before, after = capsys.readouterr().out.strip().removeprefix("value  x  ").split(" -> ")
+    assert before.startswith("..." + "a" * 30 + "bd")
+    assert after.startswith("..." + "a" * 30 + "cd")
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_damaged_file_exits_3_and_names_the_tensor(files, capsys, number):
     paths = files(

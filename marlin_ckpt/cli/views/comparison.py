@@ -10,6 +10,7 @@ from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats.values.distance import Distance
 from marlin_ckpt.formats.values.tensor import Tensor
 from marlin_ckpt.operations.diff import Comparison, Difference, Layer
+from marlin_ckpt.operations.values import ValueDifference
 
 _LONGEST_VALUE = 60
 
@@ -27,7 +28,7 @@ def show(paths: tuple[str, str], found: Comparison, *, with_same: bool, each: bo
         if state and found.states[0] != found.states[1]:
             output.talk(f"compared: {escape(state)} of {escape(path)}")
     for value in found.values:
-        before, after = (cut(text, _LONGEST_VALUE) or "(none)" for text in (value.before, value.after))
+        before, after = (cut(text, _LONGEST_VALUE) or "(none)" for text in _from_difference(value))
         output.data(f"value  {escape(value.name)}  {before} -> {after}")
     for one in found.tensors if with_same else found.differing:
         if one.distance is None:
@@ -42,6 +43,15 @@ def show(paths: tuple[str, str], found: Comparison, *, with_same: bool, each: bo
     if found.values:
         summary += f"; {count(len(found.values), 'other value')} differ{'s' * (len(found.values) == 1)}"
     output.talk(summary)
+
+
+def _from_difference(value: ValueDifference) -> tuple[str, str]:
+    """Two texts that differ, from shortly before the place where they do if they are long."""
+    both = enumerate(zip(value.before, value.after, strict=False))
+    start = next((at for at, (one, other) in both if one != other), 0) - _LONGEST_VALUE // 2
+    if start <= _LONGEST_VALUE // 2:
+        return value.before, value.after
+    return f"...{value.before[start:]}", f"...{value.after[start:]}"
 
 
 def _table(kind: str, noun: str, rows: Iterable[tuple[str, str, Distance | None]]) -> None:

@@ -2,6 +2,7 @@
 
 - `outline` reads the metadata of a file of any format: `read_outline` returns its tree, tensors and imports.
 - `tree` makes the tree from the stubs of a pickle, within bounds.
+- `digests` makes digests of types and complete values, which `diff` compares.
 - `summary` makes of the tree what a person wants to see: names split at dots, repetition shown once.
 - `optimizers` finds the states of optimizers in the tree, and which class each is of.
 """

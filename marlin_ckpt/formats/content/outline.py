@@ -131,7 +131,7 @@ def _of_safetensors(source: Source) -> Outline:
     header = safetensors.read_header(source)
     nodes = [Node(tensor.name, Kind.TENSOR, tensor=tensor) for tensor in header.tensors]
     if header.metadata:
-        texts = [Node(key, Kind.VALUE, value=text) for key, text in header.metadata.items()]
+        texts = [Node(key, Kind.VALUE, value=text, origin=text) for key, text in header.metadata.items()]
         nodes.insert(0, Node("__metadata__", Kind.MAPPING, children=texts))
     root = Node("", Kind.MAPPING, children=nodes)
     return Outline(source.path, Format.SAFETENSORS, source.size_bytes, root, tuple(header.tensors))

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.pickle import labels
 from marlin_ckpt.formats.pickle.labels import PLAIN, join, key_text, name_text
+from marlin_ckpt.formats.pickle.ndarrays import Array, array_of, number_of
+from marlin_ckpt.formats.pickle.plain import latin_1_of, plain_of
 from marlin_ckpt.formats.pickle.stubs import Global, Stub, length
 from marlin_ckpt.formats.pickle.views import View, view_of
-from marlin_ckpt.formats.values.tensor import Tensor
+from marlin_ckpt.formats.values.tensor import Tensor, contiguous_stride
 
 _NODES_A_TENSOR = 3  # of the budget; its sizes may count for more
+_VISIT = 100  # of the budget, beside its parts
+_NOWHERE = -1  # in place of where in the file a storage starts
 _DIMENSIONS_A_NODE = 16
 _MOST_REPEATS = 20_000  # of the nodes in containers that stand in several places
 _MOST_DEPTH = 200  # a module pickled whole has three levels for each of its own
 _LARGE = 1_000  # entries of a mapping that is one value if all of them are plain: a vocabulary, say
 _ROWS = (list, tuple, set, frozenset)
+_Inside = tuple[Any, int, Iterator[tuple[str, Any]]]  # a container, its length, and its parts with their keys
 
 
 class Kind(StrEnum):
@@ -46,6 +51,8 @@ class Node:
         value: of a VALUE: plain, or a list, tuple or set of plain values, or a large mapping of them.
         tensor: of a TENSOR.
         children: in the file's order. A tensor has some where it is more than its elements.
+        origin: what the pickle has there, in stubs.
+        is_too_deep: whether it is ELSEWHERE since it lies too deep, and its parts are shown nowhere.
     """
 
     key: str
@@ -54,6 +61,8 @@ class Node:
     value: Any = None
     tensor: Tensor | None = None
     children: Sequence[Node] = ()
+    origin: Any = field(default=None, repr=False)
+    is_too_deep: bool = False
 
 
 class Builder:
@@ -79,6 +88,7 @@ class Builder:
         self._seen: set[int] = set()
         self._plain: dict[int, bool] = {}
         self._made: list[Any] = []  # keeps what was made meanwhile, so that no two things have one id
+        self._arrays: dict[int, str] = {}  # keys in place of those of storages
 
     def build(self, value: Any) -> Node:
         """Makes the tree of a value.
@@ -92,37 +102,92 @@ class Builder:
         # Names are joined again by those who show them, also of values.
         self._budget.count_nodes(1)
         self._budget.charge(_room(above) + _room(key))
-        if type(value) in PLAIN:
-            return Node(key, Kind.VALUE, value=labels.bounded(value))
-        if type(value) is Global:
-            return Node(key, Kind.OBJECT, label=name_text(value))
-        view = view_of(value)
-        if view is not None:
-            return self._tensor_node(key, join(above, key), view)
-        if type(value) is Stub:
-            match value.name, value.arguments:
-                case ("numpy", "dtype"), (str() as code, *_) if _is_code(code):
-                    self.numpy_types.add(code)
-            value = _plain_object(value)
-        if type(value) in PLAIN or self._is_one_value(value):
-            return Node(key, Kind.VALUE, value=value)
-        if id(value) in self._on_path:
-            return Node(key, Kind.ELSEWHERE, label="what it lies in")
-        node = Node(key, *_what(value))
-        self._budget.charge(_room(node.label))
-        self._enter(node, join(above, key), value, length(value), self._parts(value))
+        node, inside = self._begun(key, join(above, key), value)
+        node.origin = value
+        if inside is not None:
+            self._enter(node, join(above, key), *inside)
         return node
 
-    def _tensor_node(self, key: str, path: str, view: View) -> Node:
+    def _begun(self, key: str, path: str, value: Any) -> tuple[Node, _Inside | None]:
+        """A node without what lies in it, and what that is."""
+        if type(value) in PLAIN:
+            return Node(key, Kind.VALUE, value=labels.bounded(value)), None
+        if type(value) is Global:
+            return Node(key, Kind.OBJECT, label=name_text(value)), None
+        view = view_of(value)
+        if view is not None:
+            return self._of_tensor(key, path, view)
+        array = array_of(value)
+        if array is not None:
+            return self._of_array(key, path, array, value)
+        return self._of_other(key, value)
+
+    def _of_other(self, key: str, value: Any) -> tuple[Node, _Inside | None]:
+        if type(value) is Stub:
+            self._note_dtype(value)
+            value = _plain_object(value)
+        if type(value) in PLAIN or self._is_one_value(value):
+            return Node(key, Kind.VALUE, value=value), None
+        if id(value) in self._on_path:
+            return Node(key, Kind.ELSEWHERE, label="what it lies in"), None
+        node = Node(key, *_what(value))
+        self._budget.charge(_room(node.label))
+        return node, (value, length(value), self._parts(value))
+
+    def _of_tensor(self, key: str, path: str, view: View) -> tuple[Node, _Inside | None]:
         self._budget.count_nodes(_NODES_A_TENSOR - 1 + len(view.shape) // _DIMENSIONS_A_NODE)
         tensor = self._make_tensor(path, view)
         self.tensors.append(tensor)
-        node = Node(key, Kind.TENSOR, tensor=tensor)
         others = [one for one in view.others if one]
-        if others:
-            self._made.append(others)
-            self._enter(node, path, others, len(others), self._parts_of(others))
-        return node
+        self._made.append(others)
+        inside = (others, len(others), self._parts_of(others)) if others else None
+        return Node(key, Kind.TENSOR, tensor=tensor), inside
+
+    def _of_array(self, key: str, path: str, array: Array, value: Stub) -> tuple[Node, _Inside | None]:
+        """An array as a tensor is shown, one number as a value, and an array of no numbers by its dtype."""
+        elements, shape = array.elements, array.shape
+        self._note_dtypes(array.described)
+        if array.is_number and (number := number_of(array)) is not None:
+            return Node(key, Kind.VALUE, f"numpy.{elements.name}", number), None
+        self._budget.count_nodes(_NODES_A_TENSOR - 1 + len(shape) // _DIMENSIONS_A_NODE)
+        if isinstance(array.data, list) or not elements.is_number:
+            node = Node(key, Kind.OBJECT, f"numpy array of {elements.name}, {list(shape)}")
+            self._budget.charge(_room(node.label))
+            parts = array.data if isinstance(array.data, list) else []
+            return node, ((parts, len(parts), self._parts_of([parts])) if parts else None)
+        stride = contiguous_stride(shape)
+        if array.is_fortran:
+            stride = contiguous_stride(shape[::-1])[::-1]
+        own = self._arrays.setdefault(id(value), f"array {len(self._arrays)}")
+        tensor = Tensor(
+            path, elements.name, shape, stride, 0, own, _NOWHERE, len(array.data), elements.byteorder,
+            pickled=array.data,
+        )  # fmt: skip
+        self.tensors.append(tensor)
+        return Node(key, Kind.TENSOR, tensor=tensor), None
+
+    def _note_dtypes(self, described: Stub) -> None:
+        """Notes the code of an array's dtype, and of those of its fields."""
+        pending: list[Any] = [described]
+        seen: set[int] = set()
+        while pending:
+            one = pending.pop()
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
+            self._budget.charge(_VISIT + 8 * length(one))
+            if type(one) is Stub:
+                self._note_dtype(one)
+                pending.append(one.state)
+            elif isinstance(one, dict):
+                pending.extend(one.values())
+            elif isinstance(one, tuple):
+                pending.extend(one)
+
+    def _note_dtype(self, stub: Stub) -> None:
+        match stub.name, stub.arguments:
+            case ("numpy", "dtype"), (str() as code, *_) if _is_code(code):
+                self.numpy_types.add(code)
 
     def _enter(self, node: Node, path: str, value: Any, size: int, parts: Iterator[tuple[str, Any]]) -> None:
         """Makes the parts of a container, unless that goes beyond the bounds."""
@@ -131,7 +196,11 @@ class Builder:
         if is_repeated:
             self._repeats_left -= 1 + size
         if len(self._on_path) >= _MOST_DEPTH:
-            node.kind, node.label = Kind.ELSEWHERE, f"nested deeper than {_MOST_DEPTH}"
+            node.kind, node.label, node.is_too_deep = (
+                Kind.ELSEWHERE,
+                f"nested deeper than {_MOST_DEPTH}",
+                True,
+            )
         elif is_repeated and self._repeats_left < 0:
             node.kind, node.label = Kind.ELSEWHERE, "what stands elsewhere too"
         else:
@@ -181,7 +250,7 @@ class Builder:
         for one in inner:
             if isinstance(one, dict) or (isinstance(one, _ROWS) and not self._is_plain(one)):
                 yield from self._parts(one)
-            elif one and type(one) is not Global and type(one) not in PLAIN:
+            elif one and type(one) is not Global and type(one) not in PLAIN and latin_1_of(one) is None:
                 yield "", one
 
 
@@ -191,18 +260,12 @@ _MAPPINGS = {("collections", "OrderedDict"), ("collections", "defaultdict"), ("c
 
 def _plain_object(stub: Stub) -> Any:
     """The plain value that an object stands for where pickle has no opcode for it; else the object."""
-    if stub.state is not None or stub.items or stub.pairs:
+    data = latin_1_of(stub)
+    if data is None:
+        return plain_of(stub)
+    if len(data) > labels.SHORT:
         return stub
-    match (*stub.name, stub.arguments):
-        case "_codecs", "encode", (str() as text, "latin1" | "latin-1") if len(text) <= labels.SHORT:
-            return text.encode("latin-1", "replace")
-        case "__builtin__" | "builtins", "complex", (float() as real, float() as imaginary):
-            return complex(real, imaginary)
-        case "__builtin__" | "builtins", "set" | "frozenset", (list() as parts,):
-            return parts
-        case "torch", "Size", (tuple() as sizes,):
-            return sizes
-    return stub
+    return data.encode("latin-1", "replace") if isinstance(data, str) else data
 
 
 def _room(text: str) -> int:

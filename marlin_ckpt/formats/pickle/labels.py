@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from marlin_ckpt.formats.pickle.plain import latin_1_of
 from marlin_ckpt.formats.pickle.stubs import Global, Stub
 
 PLAIN = (type(None), bool, int, float, str, bytes, complex)
@@ -32,6 +33,10 @@ def name_text(one: Global | Stub) -> str:
 
 def value_text(value: Any) -> str:
     """A value in few characters."""
+    data = latin_1_of(value) if type(value) is Stub else None
+    if data is not None:
+        start = data[: SHORT + 1]
+        value = start.encode("latin-1", "replace") if isinstance(start, str) else start
     if type(value) in (Global, Stub):
         return name_text(value)
     if type(value) in (str, bytes):

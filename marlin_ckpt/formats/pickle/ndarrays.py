@@ -17,15 +17,8 @@ _MOST_DIMENSIONS = 64  # NumPy's own limit
 _MOST_FIELDS = 8  # of a structured dtype that are named
 _LONGEST = 40  # characters of the name of a field
 _LIMIT = 2**63
-_NAMES = {
-    "b": "bool",
-    "i": "int",
-    "u": "uint",
-    "f": "float",
-    "c": "complex",
-    "M": "datetime64",
-    "m": "timedelta64",
-}
+_NAMES = {"i": "int", "u": "uint", "f": "float", "c": "complex"}
+_TIMES = {"M": "datetime64", "m": "timedelta64"}
 # By names of dtypes, what struct calls one number of them, without the byte order.
 _NUMBERS = {
     "bool": "?", "int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint8": "B", "uint16": "H",
@@ -81,81 +74,77 @@ class Array(NamedTuple):
 
 
 def array_of(value: Any) -> Array | None:
-    """Makes out an array or a number; None for anything else, also for one whose data does not fit its shape."""
+    """Makes out an array or a number; None for anything else, also where the data does not fit the shape."""
     if type(value) is not Stub:
         return None
     module, name = value.name
     is_core = module.startswith(("numpy.core.", "numpy._core."))
     match name, value.arguments, value.state:
         case "_reconstruct", (Global(), *_), (int(), shape, Stub() as described, fortran, data) if is_core:
-            return _array(described, shape, bool(fortran), data)
+            return _array(described, shape, data, is_fortran=bool(fortran))
         case "_frombuffer", (data, Stub() as described, shape, "C" | "F" as order), None if is_core:
-            return _array(described, shape, order == "F", data)
+            return _array(described, shape, data, is_fortran=order == "F")
         case "scalar", (Stub() as described, data), None if is_core:
-            found = _array(described, (), fortran=False, data=data)
+            found = _array(described, (), data)
             return None if found is None else found._replace(is_number=True)
     return None
 
 
-def _array(described: Stub, shape: Any, fortran: bool, data: Any) -> Array | None:  # noqa: FBT001 - as pickled
-    elements = _elements(described)
-    if elements is None or not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS:
+def _array(described: Stub, shape: Any, data: Any, *, is_fortran: bool = False) -> Array | None:
+    elements, found = _elements(described), data if type(data) is list else latin_1_of(data)
+    if elements is None or found is None or not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS:
         return None
     if not all(type(size) is int and 0 <= size < _LIMIT for size in shape):
         return None
-    found = data if type(data) is list else latin_1_of(data)
-    if found is None or (type(found) is list) != (elements.name == "object"):
+    is_of_objects = elements.name == "object"
+    size_bytes = math.prod(shape) * (1 if is_of_objects else elements.item_bytes)
+    if is_of_objects != (type(found) is list) or size_bytes != len(found):
         return None
-    size_bytes = math.prod(shape) * (1 if type(found) is list else elements.item_bytes)
-    return Array(described, elements, shape, fortran, found) if size_bytes == len(found) else None
+    return Array(described, elements, shape, is_fortran, found)
 
 
 def _elements(described: Stub) -> Elements | None:
-    if described.name != ("numpy", "dtype") or not described.arguments:
-        return None
-    code, state = described.arguments[0], described.state
-    if type(code) is Global and code.name[0] == "ml_dtypes" and dtype(code.name[1]).item_bytes:
-        return Elements(code.name[1], dtype(code.name[1]).item_bytes, "little")
-    if (
-        type(code) is not str
-        or not code[1:].isdecimal()
-        or len(code) > _LONGEST
-        or not isinstance(state, tuple)
-    ):
-        return None
-    if len(state) < 7:  # noqa: PLR2004 - version, order, subarray, names, fields, size, alignment
-        return None
-    byteorder, size = "big" if state[1] == ">" else "little", int(code[1:])
-    if state[2] is not None or state[3] is not None:
-        return Elements(_fields(state), state[5], byteorder) if type(state[5]) is int else None
-    kind, unit = code[0], ""
-    if kind in "Mm":
-        unit = _unit(state)
-        return Elements(f"{_NAMES[kind]}[{unit}]" if unit else _NAMES[kind], size, byteorder, unit)
-    if kind in _NAMES:
-        return Elements("bool" if kind == "b" else f"{_NAMES[kind]}{8 * size}", size, byteorder)
-    if kind == "O":
-        return Elements("object", size, byteorder)
-    item_bytes = state[5] if type(state[5]) is int and state[5] >= 0 else size
-    names = {"S": f"bytes of {item_bytes}", "U": f"text of {item_bytes // 4}"}
-    return Elements(names.get(kind, f"void of {item_bytes} bytes"), item_bytes, byteorder)
+    match (*described.name, described.arguments, described.state):
+        case "numpy", "dtype", (Global() as kind, *_), _ if kind.name[0] == "ml_dtypes":
+            return Elements(kind.name[1], dtype(kind.name[1]).item_bytes, "little")
+        case "numpy", "dtype", (str() as code, *_), (_, order, base, names, _, int() as size, *rest) if (
+            code[1:].isdecimal() and len(code) <= _LONGEST and size < _LIMIT
+        ):
+            byteorder = "big" if order == ">" else "little"
+            if base is not None or names is not None:
+                return Elements(_fields(names), max(size, 0), byteorder)
+            return _of_code(code[0], int(code[1:]), max(size, 0), byteorder, rest)
+    return None
 
 
-def _fields(state: tuple[Any, ...]) -> str:
-    if not isinstance(state[3], tuple):
+def _of_code(code: str, item_bytes: int, size: int, byteorder: str, rest: list[Any]) -> Elements:
+    if code in _TIMES:
+        unit = _unit(rest)
+        return Elements(f"{_TIMES[code]}[{unit}]" if unit else _TIMES[code], item_bytes, byteorder, unit)
+    if code in _NAMES:
+        return Elements(f"{_NAMES[code]}{8 * item_bytes}", item_bytes, byteorder)
+    item_bytes = item_bytes or size
+    names = {
+        "b": "bool", "O": "object", "S": f"bytes of {item_bytes}", "U": f"text of {size // 4}",
+    }  # fmt: skip
+    return Elements(names.get(code, f"void of {size} bytes"), size if code in "UV" else item_bytes, byteorder)
+
+
+def _fields(names: Any) -> str:
+    if not isinstance(names, tuple):
         return "arrays"
-    names = [str(name)[:_LONGEST] for name in state[3][:_MOST_FIELDS] if type(name) is str]
-    return f"fields {', '.join(names)}" + ", ..." * (len(state[3]) > _MOST_FIELDS)
+    shown = [name[:_LONGEST] for name in names[:_MOST_FIELDS] if type(name) is str]
+    return f"fields {', '.join(shown)}" + ", ..." * (len(names) > _MOST_FIELDS)
 
 
-def _unit(state: tuple[Any, ...]) -> str:
-    match state[8:]:
-        case ((_, (unit, int() as number, *_)),):
+def _unit(rest: list[Any]) -> str:
+    """The unit of a time, from what follows the flags in the state of its dtype."""
+    match rest:
+        case (_, _, (_, (unit, int() as number, *_))):
             text = latin_1_of(unit)
             text = text.decode("latin-1") if isinstance(text, bytes) else text or ""
-            return (
-                "" if text == "generic" or len(text) > _LONGEST else f"{number if number != 1 else ''}{text}"
-            )
+            if text != "generic" and len(text) <= _LONGEST and 0 < number < _LIMIT:
+                return f"{number if number != 1 else ''}{text}"
     return ""
 
 

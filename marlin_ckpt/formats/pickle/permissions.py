@@ -76,6 +76,11 @@ def python_3_name(module: str, name: str) -> tuple[str, str]:
     return _compat_pickle.IMPORT_MAPPING.get(module, module), name
 
 
+def present_name(name: tuple[str, str]) -> str:
+    """What a name is today, `numpy._core.multiarray.scalar`: in Python 3 and in numpy 2."""
+    return _moved(".".join(python_3_name(*name)))
+
+
 def permission(name: str) -> Permission:
     """What `weights_only` says to one name, `argparse.Namespace`."""
     if name in ALLOWED:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlin_ckpt.errors import CorruptCheckpointError, UnknownFormatError, UnsafeCheckpointError
-from marlin_ckpt.formats.values.dtypes import FLOAT4, dtype
+from marlin_ckpt.formats.values.dtypes import FLOAT4, TIMES, dtype
 from marlin_ckpt.formats.values.tensor import Tensor
 from marlin_ckpt.formats.zip.inflation import InflationError, inflated
 from marlin_ckpt.formats.zip.structures import Record
@@ -78,7 +78,7 @@ def blocks(source: Source, tensor: Tensor, elements: int = BLOCK) -> Iterator[Ar
         is in memory at once.
     """
     first, _ = _span(source, tensor)
-    is_read_in_pieces = tensor.is_contiguous and tensor.record is None
+    is_read_in_pieces = tensor.is_contiguous and tensor.record is None and tensor.pickled is None
     whole = None if is_read_in_pieces else read_bits(source, tensor)
     for start in range(0, tensor.numel, elements):
         count = min(elements, tensor.numel - start)
@@ -104,6 +104,9 @@ def widened(bits: Array, name: str) -> Array:
         return bits
     if name == "complex32":
         return np.asarray(np.ascontiguousarray(bits).view("f2").astype("f4").view("c8"))
+    if name.startswith(TIMES):
+        is_known = bits != np.iinfo("i8").min
+        return bits if is_known.all() else np.where(is_known, bits.astype("f8"), math.nan)
     if name == FLOAT4:
         return np.asarray(_FLOAT4[halves(bits)])
     if name == "bfloat16":
@@ -172,13 +175,23 @@ def _read_span(source: Source, tensor: Tensor, first: int, count: int) -> Array:
     order = ">" if tensor.byteorder == "big" else "<"
     data = np.empty(count * kind.item_bytes, "u1")
     view = data.data
-    if tensor.record is not None:
+    if tensor.pickled is not None:
+        view[:] = _pickled(source, tensor, tensor.pickled)[first * kind.item_bytes :][: len(view)]
+    elif tensor.record is not None:
         _inflate_span(source, tensor, tensor.record, first * kind.item_bytes, view)
     elif source.read_into(tensor.start + first * kind.item_bytes, view) < len(view):
         what = f"truncated: the file ends within tensor {tensor.name}"
         raise CorruptCheckpointError(what, source.path, tensors=(tensor.name,))
     found: Array = data.view(order + kind.numpy)
     return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
+
+
+def _pickled(source: Source, tensor: Tensor, data: str | bytes) -> memoryview:
+    try:
+        return memoryview(data if isinstance(data, bytes) else data.encode("latin-1"))
+    except UnicodeEncodeError as error:
+        what = f"the data of array {tensor.name} is no bytes"
+        raise CorruptCheckpointError(what, source.path, tensors=(tensor.name,)) from error
 
 
 def _inflate_span(source: Source, tensor: Tensor, record: Record, start: int, place: memoryview) -> None:

@@ -108,8 +108,9 @@ def is_in_order(tensor: Tensor) -> bool:
     """Whether a tensor is stored contiguously and in the byte order of the processor."""
     end = tensor.offset * tensor.item_bytes + tensor.size_bytes
     is_inside = tensor.offset >= 0 and 0 < end <= tensor.storage_bytes
-    is_native = tensor.record is None and tensor.byteorder == sys.byteorder
-    return is_inside and tensor.is_contiguous and (tensor.item_bytes > 0 or tensor.is_opaque) and is_native
+    if tensor.record is not None or tensor.pickled is not None or tensor.byteorder != sys.byteorder:
+        return False
+    return is_inside and tensor.is_contiguous and (tensor.item_bytes > 0 or tensor.is_opaque)
 
 
 def is_whole(tensor: Tensor) -> bool:

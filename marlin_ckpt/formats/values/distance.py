@@ -147,8 +147,9 @@ def differences(a: memoryview, b: memoryview, name: str) -> Array:
     if name == dtypes.FLOAT4:
         one, other = halves(one), halves(other)
     differs: Array = np.not_equal(one, other)
-    if item_bytes == 16:  # noqa: PLR2004 - complex128
-        differs = np.logical_or(differs[::2], differs[1::2])
+    words = item_bytes // one.itemsize
+    if words > 1:
+        differs = np.logical_or.reduce(differs.reshape(-1, words), axis=1)
     return differs
 
 

@@ -67,6 +67,10 @@ DTYPES = {
     "quint8": Dtype(1, "u1", "QUInt8Storage", is_quantized=True),
     "qint32": Dtype(4, "i4", "QInt32Storage", is_quantized=True),
 }
+# Of NumPy's arrays alone.
+_NUMPYS = {"float128": Dtype(16, "f16"), "complex256": Dtype(32, "c32")}
+TIMES = ("datetime64", "timedelta64")  # with a unit, `datetime64[ns]`; as whole numbers of it
+_TIME = Dtype(8, "i8", is_numpys=False)
 _UNKNOWN = Dtype(0, "")
 
 STORAGES = {
@@ -84,5 +88,7 @@ SAFETENSORS = {
 
 
 def dtype(name: str) -> Dtype:
-    """What is known of a type; of one that is not known here, a size of 0."""
-    return DTYPES.get(name, _UNKNOWN)
+    """What is known of a type of torch's or NumPy's; of one that is not known here, a size of 0."""
+    if name in DTYPES:
+        return DTYPES[name]
+    return _TIME if name.startswith(TIMES) else _NUMPYS.get(name, _UNKNOWN)

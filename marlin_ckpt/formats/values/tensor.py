@@ -1,7 +1,7 @@
 """One tensor of a file, as the file describes it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from marlin_ckpt.formats.values.dtypes import dtype
 from marlin_ckpt.formats.zip.structures import Record
@@ -22,6 +22,8 @@ class Tensor:
         storage_bytes: how many bytes of it the file holds; 0 where it holds none.
         byteorder: `little` or `big`.
         record: of a storage that the file holds deflated, the record; None where its bytes lie as they are.
+        pickled: of an array of NumPy's, whose data lies in the pickle, the data, or a text that is encoded as
+            Latin-1 to make it; None of tensors.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Tensor:
     storage_bytes: int
     byteorder: str = "little"
     record: Record | None = None
+    pickled: str | bytes | None = field(default=None, repr=False)
 
     @property
     def numel(self) -> int:

@@ -1,0 +1,168 @@
+"""Compares what two files hold beside the elements of tensors: types and complete values, by digests."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from marlin_ckpt.formats.budget import Budget
+from marlin_ckpt.formats.content import digests
+from marlin_ckpt.formats.content.digests import Digests
+from marlin_ckpt.formats.content.outline import Kind, Node, Outline
+from marlin_ckpt.formats.format import Format
+from marlin_ckpt.formats.pickle import labels
+from marlin_ckpt.formats.pickle.stubs import Stub
+from marlin_ckpt.operations import selection
+
+_SHOWN_DIGITS = 12  # of a digest
+_MOST_KEYS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ValueDifference:
+    """A value that is no tensor, such as an epoch, that differs in its type or in any part of it.
+
+    Attributes:
+        name: its place, dotted as a tensor's name.
+        before: as Python writes it, "" where the first file has none there.
+        after: the same of the second.
+    """
+
+    name: str
+    before: str
+    after: str
+
+
+class _Side:
+    """What one file holds.
+
+    Attributes:
+        values: by their names, in the file's order: what stands for something of its own.
+        wholes: what has parts, and tensors, which are more than their elements.
+    """
+
+    def __init__(self, outline: Outline, state: str) -> None:
+        self._budget = Budget(lambda: outline.size_bytes, outline.path)
+        self._digests = Digests(self._budget, outline.path)
+        self._deep = Digests(self._budget, outline.path, with_tensors=False)
+        self._texts: dict[tuple[int, Kind], str] = {}
+        self.values: dict[str, Node]
+        self.wholes: dict[str, Node]
+        listed = list(_compared(outline, state))
+        self.values = selection.numbered((name, node) for name, node, is_whole in listed if not is_whole)
+        self.wholes = selection.numbered((name, node) for name, node, is_whole in listed if is_whole)
+
+    def digest(self, node: Node) -> bytes:
+        """The digest of what stands in a place."""
+        if node.kind is Kind.ELSEWHERE and node.is_too_deep:
+            return self._deep.of(node.origin)
+        return self._digests.of(node.origin)
+
+    def text(self, node: Node) -> str:
+        """What stands in a place, as Python writes it; of what is long, what it is."""
+        key = id(node.origin), node.kind  # a value may stand in very many places
+        text = self._texts.get(key) or self._texts.setdefault(key, _text(node))
+        self._budget.charge(len(text))
+        return text
+
+
+def _compared(outline: Outline, state: str) -> Iterator[tuple[str, Node, bool]]:
+    """The nodes of a state that are compared, each with its name, and whether it has parts.
+
+    What lies in a set has no name, since a set has no order; it is compared with the set.
+    """
+    inside = 0
+    for name, node, depth in selection.walk_deep(outline, state):
+        if inside and depth > inside:
+            continue
+        inside = depth if digests.is_set(node.origin) else 0
+        if inside or selection.is_value(node) or node.kind is Kind.ELSEWHERE:
+            yield name, node, False
+        if not inside and (node.children or node.kind is Kind.TENSOR):
+            yield name, node, True
+
+
+def differing(
+    before: tuple[Outline, str], after: tuple[Outline, str], told: Iterable[str]
+) -> list[ValueDifference]:
+    """Finds the values that differ between a state of one file and one of another.
+
+    Args:
+        before: the first file, and the name of its state.
+        after: the second.
+        told: the names of the tensors that differ: what holds them differs for that alone.
+
+    Raises:
+        UnsafeCheckpointError: a file would take too long, or cannot be compared.
+    """
+    one, other = _Side(*before), _Side(*after)
+    names = dict.fromkeys([*one.values, *other.values])
+    is_mixed = before[0].format is not after[0].format
+    if is_mixed:  # only safetensors files have texts beside tensors
+        names = {name: None for name in names if not name.startswith(f"{selection.METADATA}.")}
+    found = []
+    for name in names:
+        mine, yours = one.values.get(name), other.values.get(name)
+        if mine is None or yours is None:
+            found.append(ValueDifference(name, _text_of(one, mine), _text_of(other, yours)))
+        elif not mine.children and not yours.children:
+            found.extend(_difference(name, one, mine, other, yours))
+    if is_mixed and Format.SAFETENSORS in (before[0].format, after[0].format):
+        return found
+    covered = {above for name in [*told, *(each.name for each in found)] for above in _above(name)}
+    for name in reversed(one.wholes):
+        if name in other.wholes and name not in covered:
+            more = list(_difference(name, one, one.wholes[name], other, other.wholes[name]))
+            found.extend(more)
+            covered.update(above for each in more for above in _above(each.name))
+    return found
+
+
+def _text_of(side: _Side, node: Node | None) -> str:
+    return "" if node is None else side.text(node)
+
+
+def _difference(name: str, one: _Side, mine: Node, other: _Side, yours: Node) -> Iterator[ValueDifference]:
+    digests_ = one.digest(mine), other.digest(yours)
+    if digests_[0] == digests_[1]:
+        return
+    texts = one.text(mine), other.text(yours)
+    if texts[0] == texts[1]:
+        # What is shown is the same: the types tell, or the digests.
+        notes = [_type(node) for node in (mine, yours)]
+        if notes[0] == notes[1]:
+            notes = [f"SHA-256 {digest.hex()[:_SHOWN_DIGITS]}" for digest in digests_]
+        texts = f"{texts[0]} ({notes[0]})", f"{texts[1]} ({notes[1]})"
+    yield ValueDifference(name, *texts)
+
+
+def _above(name: str) -> Iterator[str]:
+    """The names of all that a name may lie in, and itself."""
+    yield name
+    yield ""
+    for at, character in enumerate(name):
+        if character in ".[":
+            yield name[:at]
+
+
+def _type(node: Node) -> str:
+    if node.kind is Kind.VALUE and node.label:
+        return node.label
+    return labels.name_text(node.origin) if type(node.origin) is Stub else type(node.origin).__name__
+
+
+def _text(node: Node) -> str:
+    if node.kind is Kind.VALUE:
+        is_long = type(node.origin) is int and node.value is not node.origin
+        return str(node.value) if is_long else repr(node.value)
+    if node.kind is Kind.TENSOR:
+        return "what it is beside its elements"
+    return node.label if node.kind in (Kind.OBJECT, Kind.ELSEWHERE) else _container_text(node)
+
+
+def _container_text(node: Node) -> str:
+    if not node.children:
+        return f"an empty {node.kind}"
+    if node.kind is not Kind.MAPPING:
+        return f"a {_type(node)} of {len(node.children)}"
+    keys = [*node.origin] if isinstance(node.origin, dict) else [key for key, _ in node.origin.pairs]
+    shown = [repr(key) if type(key) is str else labels.value_text(key) for key in keys[:_MOST_KEYS]]
+    return f"a {_type(node)} with the keys {', '.join(shown)}" + ", ..." * (len(keys) > _MOST_KEYS)
