@@ -17,6 +17,7 @@ _MOST_DIMENSIONS = 64  # NumPy's own limit
 _MOST_FIELDS = 8  # of a structured dtype that are named
 _LONGEST = 40  # characters of the name of a field
 _LIMIT = 2**63
+_MAKE_ARRAYS = frozenset({"_reconstruct", "_frombuffer", "scalar"})
 _NAMES = {"i": "int", "u": "uint", "f": "float", "c": "complex"}
 _TIMES = {"M": "datetime64", "m": "timedelta64"}
 # By names of dtypes, what struct calls one number of them, without the byte order.
@@ -75,9 +76,9 @@ class Array(NamedTuple):
 
 def array_of(value: Any) -> Array | None:
     """Makes out an array or a number; None for anything else, also where the data does not fit the shape."""
-    if type(value) is not Stub:
+    if type(value) is not Stub or value.called.name[1] not in _MAKE_ARRAYS:
         return None
-    module, name = value.name
+    module, name = value.called.name
     is_core = module.startswith(("numpy.core.", "numpy._core."))
     match name, value.arguments, value.state:
         case "_reconstruct", (Global(), *_), (int(), shape, Stub() as described, fortran, data) if is_core:
