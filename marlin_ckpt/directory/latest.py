@@ -91,8 +91,11 @@ def _newest_first(
     logger: logging.Logger,
     in_doubt: Callable[[str, str], None],
 ) -> Iterator[Entry]:
+    if os.path.islink(directory) and not os.path.exists(directory):
+        logger.warning("%s is a symbolic link that leads nowhere.", escape(os.fspath(directory)))
     with contextlib.suppress(CheckpointNotFoundError), open_store(directory) as store:
         levels = list(readable(store, recursive=True))
+        _warn_of_links(store, [name for level in levels for name in level.links], logger)
         known = {one.item.name: one for level in levels for one in level.checkpoints}
         has_found = False
         for found in _in_order(store, _by_our_grammar(levels, prefix, extension), known):
@@ -102,6 +105,19 @@ def _newest_first(
             stems = _foreign_stems(levels, prefix, extension)
             keyed = _by_other_grammars(stems) or _by_last_integer(stems, logger, in_doubt)
             yield from _in_order(store, keyed, known)
+
+
+def _warn_of_links(store: Store, links: Iterable[str], logger: logging.Logger) -> None:
+    """Names the links behind which nothing is looked for: to directories elsewhere, and to nowhere."""
+    inside = os.path.join(os.path.realpath(store.place), "")
+    for path in (os.path.join(store.place, name) for name in links):
+        if not os.path.exists(path):
+            logger.warning("Passed over: a symbolic link that leads nowhere: %s", escape(path))
+        elif os.path.isdir(path) and not os.path.realpath(path).startswith(inside):
+            what = (
+                "Passed over: what is behind this symbolic link; name the directory itself to search it: %s"
+            )
+            logger.warning(what, escape(path))
 
 
 def _by_our_grammar(levels: Iterable[Level], prefix: str, extension: str) -> _Keyed:

@@ -82,10 +82,11 @@ def test_json_is_one_document_with_the_path(latest, tmp_path):
     ],
 )
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["plain", "json"])
-def test_no_checkpoint_exits_4_with_a_message_on_stderr_alone(latest, tmp_path, names, options):
+def test_no_checkpoint_exits_4_with_a_message_on_stderr_and_in_the_document(latest, tmp_path, names, options):
     touch(*(tmp_path / name for name in names))
     code, out, err = latest(tmp_path, *options)
-    assert (code, out) == (4, b"")
+    assert code == 4
+    assert json.loads(out)["error"]["exit_code"] == 4 if options else out == b""
     assert os.fsencode(tmp_path) in err
     assert b"error: no checkpoint" in err
 

@@ -119,3 +119,36 @@ def test_load_takes_the_checkpoint_of_another_tools_greatest_step(tmp_path):
         os.rename(own.save(Checkpoint({"w": index}), index), tmp_path / name)
     loaded = DefaultCheckpointer(DefaultCheckpointerArguments(load_dir=tmp_path)).load()
     assert loaded.module_interface_state == {"w": 1}
+
+
+def warnings_of_a_search(directory: Path, caplog) -> list[str]:
+    caplog.clear()
+    DefaultCheckpointer(DefaultCheckpointerArguments(load_dir=directory)).load()
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_run_behind_a_symbolic_link_is_passed_over_with_a_warning_that_names_the_link(
+    tmp_path, caplog, beside
+):
+    own = DefaultCheckpointer(DefaultCheckpointerArguments(save_dir=tmp_path / "disk" / "run7"))
+    own.save(Checkpoint({"w": 1}), 3)
+    (tmp_path / "runs").mkdir()
+    if beside:
+        os.link(tmp_path / "disk" / "run7" / "model_3.pt", tmp_path / "runs" / "model_1.pt")
+    (tmp_path / "runs" / "run7").symlink_to(tmp_path / "disk" / "run7")
+    (told,) = warnings_of_a_search(tmp_path / "runs", caplog)
+    assert "symbolic link" in told
+    assert str(tmp_path / "runs" / "run7") in told
+    os.rename(tmp_path / "disk", tmp_path / "unmounted")
+    (told,) = warnings_of_a_search(tmp_path / "runs", caplog)
+    assert "leads nowhere" in told
+    assert "leads nowhere" in warnings_of_a_search(tmp_path / "runs" / "run7", caplog)[0]
+
+
+def test_a_link_to_what_is_searched_anyway_is_no_reason_to_warn(tmp_path, caplog):
+    own = DefaultCheckpointer(DefaultCheckpointerArguments(save_dir=tmp_path / "run7"))
+    own.save(Checkpoint({"w": 1}), 3)
+    (tmp_path / "newest").symlink_to("run7")
+    (tmp_path / "model_4.pt").symlink_to(tmp_path / "run7" / "model_3.pt")
+    assert warnings_of_a_search(tmp_path, caplog) == []
