@@ -39,12 +39,15 @@ def main(args: list[str] | None = None) -> int:
     logging.getLogger("marlin_ckpt").addHandler(handler)
     logging.getLogger("marlin_ckpt.config").setLevel(logging.INFO)  # how it completes a configuration
     arguments = (sys.argv[1:] if args is None else list(args)) or ["--help"]
+    process = os.getpid()
     with output.prepared():
         try:
             with _unwinding():
                 code = _run(arguments)
             output.flush()
-        except BaseException as error:  # noqa: BLE001 - every way to end has its code
+        except BaseException as error:
+            if os.getpid() != process:  # a user's code has forked, and the command goes on in the parent
+                raise
             return _end(error, arguments)
         else:
             return code
@@ -72,13 +75,11 @@ def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - 
 
 def _end(error: BaseException, arguments: list[str]) -> int:
     """Prints what is to be printed of the error that ended a command, and returns the exit code."""
-    code = 1
-    try:
-        code = _code_of(error)
-    finally:
-        if "--json" in itertools.takewhile(lambda one: one != "--", arguments):
-            command = next((one for one in arguments if not one.startswith("-")), "")
-            problems.document_of_failure(command, error, code)
+    code = _code_of(error)
+    if "--json" in itertools.takewhile(lambda one: one != "--", arguments):
+        command = next((one for one in arguments if not one.startswith("-")), "")
+        problems.document_of_failure(command, error, code)
+    _tell(error)
     return code
 
 
@@ -93,31 +94,29 @@ def _run(arguments: list[str]) -> int:
     raise error  # here, so that its own cause is shown
 
 
-def _exit_code_of(error: SystemExit) -> int:
-    """The exit code that Python gives; it also prints what is none."""
-    if error.code is None or isinstance(error.code, int):
-        return error.code or 0
-    problems.exit_message(str(error.code))
-    return 1
-
-
 def _code_of(error: BaseException) -> int:
-    """Prints the error that ended the command, and returns the exit code that belongs to it."""
-    if isinstance(error, SystemExit):  # of a user's module, a signal or Typer's completion
-        return _exit_code_of(error)
+    """The exit code that belongs to the error that ended a command."""
+    if isinstance(error, SystemExit):  # of a user's module, a signal or Typer's completion; as Python has it
+        return (error.code or 0) if error.code is None or isinstance(error.code, int) else 1
     if isinstance(error, KeyboardInterrupt):
         return _INTERRUPTED
     if isinstance(error, output.ReaderGoneError):
         return _READER_GONE
-    if isinstance(error, MarlinError):
+    return error.exit_code if isinstance(error, (MarlinError, typer.TyperException)) else 1
+
+
+def _tell(error: BaseException) -> None:
+    """Prints the error that ended a command for people, where there is something to print."""
+    if isinstance(error, SystemExit):
+        if not (error.code is None or isinstance(error.code, int)):
+            problems.exit_message(str(error.code))
+    elif isinstance(error, MarlinError):
         problems.error(error)
-        return error.exit_code
-    if isinstance(error, typer.TyperException):
+    elif isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
         command = "marlin-ckpt" if context is None else context.command_path
         problems.usage_error(error.format_message(), f"{command} --help")
-        return error.exit_code
-    if os.environ.get("MARLIN_CKPT_TRACEBACK") or not isinstance(error, Exception):
-        raise error
-    problems.unexpected(error)
-    return 1
+    elif not isinstance(error, (KeyboardInterrupt, output.ReaderGoneError)):
+        if os.environ.get("MARLIN_CKPT_TRACEBACK") or not isinstance(error, Exception):
+            raise error
+        problems.unexpected(error)

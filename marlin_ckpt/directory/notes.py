@@ -63,10 +63,12 @@ def counted_start(path: str) -> Iterator[Callable[[], None]]:
     starts = _starts(directory)
     starts = {name: count for name, count in starts.items() if count >= MOST_STARTS or name == identity}
     _note(directory, _STARTS, {**starts, identity: starts.get(identity, 0) + 1})
+    process = os.getpid()
     try:
         yield lambda: _forget(directory, identity)
     except BaseException as error:
-        if not _may_be_of_the_checkpoint(error):
+        # In a process that a user's code has forked, it is not the run that ends.
+        if os.getpid() == process and not _may_be_of_the_checkpoint(error):
             _forget(directory, identity)
         raise
     _forget(directory, identity)

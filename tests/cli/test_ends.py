@@ -158,6 +158,21 @@ def test_a_second_signal_ends_a_run_at_once_and_is_not_held_against_the_checkpoi
     assert failures() == []
 
 
+def test_a_process_that_a_module_has_forked_ends_without_a_word_of_the_command(train, tmp_path):
+    assert train()[0] == 0
+    child = "if os.fork() == 0:\n try: sys.exit(0)\n finally: open('child', 'w')\nos.wait(); 1 / 0"
+    before = os.getpid()
+    try:
+        code, out, _ = train(child, "step", "--resume", "--json", "--set", "trainer.epochs=4")
+    finally:
+        if os.getpid() != before:
+            os._exit(0)
+    assert code == 1
+    one_document(out, "train", 1)
+    assert (tmp_path / "child").exists()
+    assert failures() == [1]
+
+
 def one_document(out: str, command: str, code: int) -> dict:
     found = json.loads(out)
     assert found["schema"] == f"marlin-ckpt/{command}/1"
