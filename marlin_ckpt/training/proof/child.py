@@ -76,7 +76,7 @@ class _Teller:
         self._job = job
         self._steps = job.steps
         self._batches: list[str] = []
-        self._is_at_end = self._is_at_kill = self._is_within = False
+        self._is_at_end = self._is_at_kill = self._is_within = self._waits_for_save = False
 
     def watch(self, trainer: Trainer, period: int) -> None:
         """Reports where the run begins, and wraps the steps of the trainer's module.
@@ -148,8 +148,12 @@ class _Teller:
         self._is_at_kill = 0 < global_step == self._job.kill_at
         if self._is_at_kill and self._job.moment == "save":
             threading.Thread(target=_kill_in_save, args=(self._job.directory,), daemon=True).start()
+            self._waits_for_save = True
         if self._is_at_kill and self._job.moment == "signal":
             os.kill(os.getpid(), signal.SIGTERM)
+        if 0 < self._job.kill_at < global_step and not self._waits_for_save:
+            self.tell({"missed": True})  # and leaves what comes after to the process of the next kill
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _end_if_due(self) -> None:
         """Ends the process before a training step, so that a save that is due at this place has been made."""

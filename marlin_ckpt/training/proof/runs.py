@@ -35,6 +35,7 @@ class Part:
     Attributes:
         records: of its steps.
         was_killed: whether it ended as it was to be killed.
+        is_missed: it has ended since the moment for that had passed.
         begin: the global steps that were done when it began.
         saves: the global steps after which the run makes its first two checkpoints.
         steps: those that it was to do.
@@ -44,6 +45,7 @@ class Part:
 
     records: list[Record] = field(default_factory=list)
     was_killed: bool = False
+    is_missed: bool = False
     begin: int = 0
     saves: tuple[int, int] = (0, 0)
     steps: int = 0
@@ -90,8 +92,9 @@ class Runs:
                 if sys.exc_info()[0] is not None:
                     process.kill()
                 code = process.wait()
-            part.was_killed = kill is not None and code in _KILLED[kill.moment == "signal"]
-            if code and not part.was_killed:
+            is_killed = kill is not None and code in _KILLED[kill.moment == "signal"]
+            part.was_killed = is_killed and not part.is_missed
+            if code and not (is_killed or part.is_missed):
                 said.seek(0)
                 lines = said.read().decode(errors="replace").splitlines()
                 reason = " ".join(" ".join(lines[-_LAST_LINES:]).split()) or f"it ended with {code}"
@@ -112,6 +115,8 @@ class Runs:
                 self.on_step(name, record["step"], part.steps)
             elif "begin" in record:
                 part.begin, part.saves, part.steps = record["begin"], record["saves"], record["steps"]
+            elif "missed" in record:
+                part.is_missed = True
             elif "end" in record:
                 part.values, part.unheld = record["end"], record["unheld"]
             else:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 from collections import deque
 
 import pytest
@@ -149,3 +150,29 @@ def test_a_directory_that_is_not_there_is_an_error_before_anything_is_trained(tm
     where = str(tmp_path / "missing")
     with pytest.raises(StorageError, match=f"No such file or directory: {where}"):
         proof.prove(proof.Trial("run.yaml", directory=where), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("moment", "steps", "struck", "missed"),
+    [
+        ("validation", (3, 4), [signal.SIGKILL], True),
+        ("step", (4,), [signal.SIGKILL], True),  # goes on from a later save
+        ("save", (3, 4, 5), [], False),  # waits for the next file
+        ("signal", (2, 3), [signal.SIGTERM], False),
+    ],
+)
+def test_a_run_whose_moment_to_be_killed_has_passed_leaves_the_rest_to_the_next_one(
+    monkeypatch, moment, steps, struck, missed
+):
+    killed = []
+    monkeypatch.setattr(child.os, "kill", lambda _process, number: killed.append(number))
+    monkeypatch.setattr(child, "_kill_in_save", lambda _directory: None)
+    reading, writing = os.pipe()
+    teller = child._Teller(Job("run.yaml", [], "", 9, kill_at=3, moment=moment, fd=writing))
+    for step in steps:
+        teller._come_to(step)
+    os.close(writing)
+    part = Part()
+    with os.fdopen(reading, "rb") as pipe:
+        Runs(Job("run.yaml", [], "", 9), lambda *_: None)._read("resumed", pipe, part)
+    assert (killed, part.is_missed) == (struck, missed)
