@@ -1,5 +1,6 @@
 """Finds what is left of a damaged file, and writes it to another. Without torch."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,9 +9,11 @@ from marlin_ckpt.directory import leftovers
 from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError, StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import manifest
+from marlin_ckpt.formats.content.outline import read_outline
 from marlin_ckpt.formats.format import Format, detect
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle import storages
+from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.formats.zip import recovery
 from marlin_ckpt.formats.zip.recovery import Archive, Evidence, Found
 from marlin_ckpt.formats.zip.writer import CONSTANT_RECORDS, Stream, write_state
@@ -229,3 +232,23 @@ def _write(source: Source, salvage: Salvage, output: PathText) -> None:
 
     leftovers.sweep_beside(output)
     publish(output, fill, sum(one.size for one in salvage.intact))
+    try:
+        _check(output)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(output)
+        raise
+
+
+def _check(output: PathText) -> None:
+    """Reads what was written, and finds each tensor of it.
+
+    Raises:
+        CorruptCheckpointError: it would not load.
+    """
+    with open_source(output) as written:
+        open_format(written).verify(written, lambda _: None)
+        outside = [one.name for one in read_outline(written).tensors if not one.is_inside]
+    if outside:
+        what = f"nothing can be salvaged: what is left would not load, since {outside[0]} lacks elements"
+        raise CorruptCheckpointError(what, os.fspath(output), tensors=tuple(outside))

@@ -147,18 +147,9 @@ def _span(source: Source, tensor: Tensor) -> tuple[int, int]:
     if not tensor.item_bytes:
         what = f"the values of tensor {tensor.name} cannot be read: {tensor.dtype}"
         raise UnknownFormatError(what, source.path)
-    if any(size < 0 for size in tensor.shape):
+    if not tensor.is_inside:
         raise _outside(source, tensor)
-    if not tensor.numel:
-        return tensor.offset, tensor.offset - 1
-    last = tensor.offset
-    for size, step in zip(tensor.shape, tensor.stride, strict=True):
-        # torch has no negative strides.
-        if step < 0:
-            raise _outside(source, tensor)
-        last += (size - 1) * step
-    if tensor.offset < 0 or (last + 1) * tensor.item_bytes > tensor.storage_bytes:
-        raise _outside(source, tensor)
+    last = tensor.last
     if tensor.numel > last + 1 - tensor.offset + _MOST_REPEATED:
         what = f"refused: tensor {tensor.name} repeats a few elements {tensor.numel} times"
         raise UnsafeCheckpointError(what, source.path)

@@ -50,7 +50,7 @@ class Tensor:
 
     @property
     def is_opaque(self) -> bool:
-        """Whether its dtype is not known here and its storage is all its own: then that is what is read."""
+        """Whether its dtype is not known here, and it has its storage from the start: then that is read."""
         return not self.item_bytes and not self.offset and self.is_contiguous
 
     @property
@@ -63,6 +63,28 @@ class Tensor:
         """Whether its elements follow each other without gaps, the last dimension fastest."""
         dimensions = zip(self.shape, self.stride, contiguous_stride(self.shape), strict=True)
         return not self.numel or all(size == 1 or stride == whole for size, stride, whole in dimensions)
+
+    @property
+    def last(self) -> int:
+        """Where in its storage its last element is, in elements; in front of the first one where it has none."""
+        if not self.numel:
+            return self.offset - 1
+        return self.offset + sum(
+            (size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)
+        )
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether its storage has all the elements that it views."""
+        # torch has no negative strides.
+        is_sane = self.offset >= 0 and all(size >= 0 for size in self.shape)
+        if not self.numel or self.is_opaque:
+            return is_sane
+        return (
+            is_sane
+            and all(step >= 0 for step in self.stride)
+            and (self.last + 1) * self.item_bytes <= self.storage_bytes
+        )
 
 
 def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:

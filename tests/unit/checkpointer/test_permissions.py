@@ -21,7 +21,9 @@ def test_a_file_that_is_saved_over_keeps_its_permissions_from_the_first_byte_on(
     seen, fsync = [], os.fsync
 
     def look(descriptor: int) -> None:
-        seen.extend(stat.S_IMODE(one.stat().st_mode) for one in Path(directory).iterdir() if one.name[0] == ".")
+        seen.extend(
+            stat.S_IMODE(one.stat().st_mode) for one in Path(directory).iterdir() if one.name[0] == "."
+        )
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", look)

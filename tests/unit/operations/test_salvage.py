@@ -16,7 +16,7 @@ import torch
 
 from marlin_ckpt import Checkpoint
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.errors import BadFileError, MarlinError, StorageError
+from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, MarlinError, StorageError
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.formats.verification import verify
 from marlin_ckpt.formats.zip import structures
@@ -256,3 +256,14 @@ def test_a_tensor_is_never_in_memory_as_a_whole(tmp_path):
     finally:
         tracemalloc.stop()
     assert torch.equal(torch.load(tmp_path / "out.pt")["large"], torch.arange(5_000_000.0))
+
+
+def test_what_would_not_load_is_not_left_behind(tmp_path):
+    torch.save({"w": torch.ones(10), "b": torch.ones(3)}, tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(tmp_path / "a.pt", "w") as made:
+        for name in whole.namelist():
+            data = whole.read(name)
+            made.writestr(name, data.replace(b"K\n\x85", b"Kc\x85") if name.endswith("data.pkl") else data)
+    with pytest.raises(CorruptCheckpointError, match="would not load, since w lacks elements"):
+        salvage(str(tmp_path / "a.pt"), tmp_path / "o.pt")
+    assert not (tmp_path / "o.pt").exists()
