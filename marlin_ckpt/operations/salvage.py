@@ -246,7 +246,7 @@ def _check(output: PathText) -> None:
     Raises:
         CorruptCheckpointError: it would not load.
     """
-    with open_source(output) as written:
+    with open_source(os.fspath(output)) as written:
         open_format(written).verify(written, lambda _: None)
         outside = [one.name for one in read_outline(written).tensors if not one.is_inside]
     if outside:

@@ -66,7 +66,7 @@ class Tensor:
 
     @property
     def last(self) -> int:
-        """Where in its storage its last element is, in elements; in front of the first one where it has none."""
+        """Where in its storage its last element is, in elements; before the first where it has none."""
         if not self.numel:
             return self.offset - 1
         return self.offset + sum(
