@@ -12,11 +12,12 @@ import fcntl
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from marlin_ckpt.directory import own
-from marlin_ckpt.errors import DirectoryInUseError, StorageError
+from marlin_ckpt.errors import DirectoryInUseError, StorageError, drop_frames
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.local import descent
 from marlin_ckpt.storage.local.files import close_quietly
@@ -24,6 +25,11 @@ from marlin_ckpt.storage.local.publishing import make_directory
 
 _LOCK, _HOLDER = "lease.lock", "lease.json"
 ALONE = "clean"  # in the place of a run's id: what removes shares it with nobody
+_REMOVAL_S, _NOTING_S, _PAUSE_S = (
+    60,
+    1,
+    0.05,
+)  # how long to wait for whoever removes, or has not said who it is
 _MOST_LETTERS = 80  # of a name that anybody may have written
 _TAKEN = (errno.EACCES, errno.EAGAIN)  # fcntl(2)
 # The disk is full: a run that deletes may go on, and make room. Or something is planted in our place.
@@ -79,6 +85,8 @@ def held(directory: str, run_id: str = "") -> Iterator["Lease"]:
 def held_where_used(directories: Iterable[str], run_id: str = ALONE) -> Iterator[None]:
     """Holds the leases of those of some directories in which a run has ever held one; elsewhere does nothing.
 
+    Where another process is removing something it waits for the end of that.
+
     Args:
         directories: in which something is to be removed.
         run_id: of the run that removes; without one no run of this process may hold a lease of them.
@@ -88,11 +96,27 @@ def held_where_used(directories: Iterable[str], run_id: str = ALONE) -> Iterator
         StorageError: it cannot be found out whether one does.
     """
     with contextlib.ExitStack() as stack:
-        for directory in directories:
+        for directory in sorted(directories):  # so that no two wait for each other
             lease = Lease(directory, run_id)
-            lease.take(makes=False)
+            _take_after_removals(lease)
             stack.callback(lease.drop)
         yield
+
+
+def _take_after_removals(lease: "Lease") -> None:
+    began_s = time.monotonic()
+    while True:
+        try:
+            lease.take(makes=False)
+        except DirectoryInUseError as error:
+            # The holder is written right after the lock was taken.
+            patience_s = _REMOVAL_S if error.holder.get("removes") else 0 if error.holder else _NOTING_S
+            if time.monotonic() - began_s >= patience_s:
+                raise
+            drop_frames(error)
+            time.sleep(_PAUSE_S)
+        else:
+            return
 
 
 class Lease:
@@ -230,7 +254,8 @@ def _in_use(directory: str, holder: dict[str, Any], run_id: str) -> DirectoryInU
     hint = "stop it, or choose another checkpointer.save_dir"
     if run_id == ALONE:
         hint = "stop it, or let it remove its checkpoints itself, by checkpointer.keep"
-    return DirectoryInUseError(f"{_name(holder)} saves there", directory, hint, holder=holder)
+    does = "removes checkpoints there" if holder.get("removes") else "saves there"
+    return DirectoryInUseError(f"{_name(holder)} {does}", directory, hint, holder=holder)
 
 
 def _name(holder: dict[str, Any]) -> str:
@@ -238,10 +263,19 @@ def _name(holder: dict[str, Any]) -> str:
         return "another run"
     run_id, pid, host = (str(holder.get(key) or "")[:_MOST_LETTERS] for key in ("run_id", "pid", "host"))
     run = f"run {run_id}, " if run_id else ""
+    if holder.get("removes"):
+        return f"marlin-ckpt clean (process {pid} on {host})"
     return f"another run ({run}process {pid} on {host})"
 
 
 def _holder(run_id: str) -> dict[str, Any]:
-    run_id = "" if run_id == ALONE else run_id
+    removes = run_id == ALONE
+    run_id = "" if removes else run_id
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"host": socket.gethostname(), "pid": os.getpid(), "run_id": run_id, "since": now}
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "run_id": run_id,
+        "since": now,
+        "removes": removes,
+    }

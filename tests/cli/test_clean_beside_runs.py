@@ -99,3 +99,40 @@ def test_with_json_too(tmp_path, run_main):
         code, out, _ = run_main("clean", str(tmp_path), "--yes", "--json")
     assert code == 5
     assert json.loads(out or "{}").get("removed", []) == []
+
+
+@pytest.mark.parametrize("holder", [{"removes": True, "pid": 1}, {}], ids=["a removal", "not noted yet"])
+def test_it_waits_for_another_clean_and_finds_nothing_wrong_in_what_that_removed(
+    tmp_path, run_main, monkeypatch, holder
+):
+    with saved(tmp_path).running():
+        pass
+    real, waits = lease.Lease.take, []
+
+    def take(one, **options):
+        if len(waits) < 3:
+            raise lease.DirectoryInUseError("in use", holder=holder)
+        (tmp_path / "model_0.pt").unlink()
+        real(one, **options)
+
+    monkeypatch.setattr(lease.Lease, "take", take)
+    monkeypatch.setattr(lease.time, "sleep", waits.append)
+    code, out, _ = run_main("clean", str(tmp_path), "--yes", "--json")
+    assert (code, len(waits)) == (0, 3)
+    assert [os.path.basename(one["path"]) for one in json.loads(out)["removed"]] == [
+        "model_1.pt",
+        "model_2.pt",
+    ]
+    assert json.loads(out)["failed"] == []
+
+
+def test_a_run_that_begins_while_it_removes_is_told_what_is_under_way(tmp_path):
+    own = saved(tmp_path)
+    with own.running():
+        pass
+    with (
+        lease.held_where_used([str(tmp_path)]),
+        pytest.raises(lease.DirectoryInUseError, match=r"marlin-ckpt clean \(process .* removes checkpoints"),
+        own.running(),
+    ):
+        pytest.fail("a run begins")

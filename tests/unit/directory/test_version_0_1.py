@@ -81,10 +81,10 @@ def test_what_it_moved_to_the_trash_comes_back(run, capsys):
 
 def test_its_files_are_removed_by_rules_and_its_trash_is_emptied(run, capsys):
     rules = document(capsys, "clean", str(run), "--keep-last", "1", "--yes")
-    assert names(rules["removed"]) == ["model_2.pt"]
+    assert names(rules["removed"]) == [LEFT, "model_2.pt"]
     emptied = document(capsys, "clean", str(run), "--empty-trash", "--yes")
     assert names(emptied["removed"]) == ["model_0.pt", "model_1.pt"]
-    assert sorted(os.listdir(run)) == [".marlin-ckpt", LEFT, "model_3.pt", "model_model_3.pt"]
+    assert sorted(os.listdir(run)) == [".marlin-ckpt", "model_3.pt", "model_model_3.pt"]
 
 
 def test_what_its_killed_run_left_half_written_is_swept_by_the_next_save(run, make_checkpoint, caplog):
