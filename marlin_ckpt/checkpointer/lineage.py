@@ -13,6 +13,7 @@ from marlin_ckpt.loading.load import Loaded
 from marlin_ckpt.loading.payload import plain_metrics
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.saving import about
+from marlin_ckpt.saving.owners import KnownOptimizers
 
 
 class Lineage:
@@ -20,12 +21,15 @@ class Lineage:
 
     Attributes:
         saves: how many there were.
-        optimizers: whose parameters the manifests name.
+        optimizers: whose parameters the manifests name: those that were named, and those that have stepped
+            since this was made.
     """
 
     def __init__(self) -> None:
         self.saves = 0
-        self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._known = KnownOptimizers(lambda: None)
+        self._known.watch()
+        self.optimizers: weakref.WeakSet[Optimizer] = self._known.known
         self._parent: Parent | None = None
 
     def continues(self, loaded: Loaded) -> str | None:
