@@ -42,6 +42,9 @@ def test_each_command_of_the_tour_prints_what_the_readme_shows(
 ) -> None:
     shutil.copy(repository / "README.md", tmp_path)
     shutil.copytree(repository / "configs", tmp_path / "configs")
+    config = tmp_path / "configs" / "quickstart.yaml"
+    assert "  width: 96\n" in config.read_text()
+    config.write_text(config.read_text().replace("  width: 96\n", "  width: 24\n"))  # no figure is compared
     monkeypatch.chdir(tmp_path)
     tour = blocks(repository, "console")
     assert len(tour) == 14
