@@ -143,14 +143,10 @@ def test_resume_and_overwrite_exclude_each_other(train):
     assert "--resume and --overwrite exclude each other" in err
 
 
-def test_a_directory_in_which_another_run_is_under_way_is_in_use_whatever_it_holds(train, monkeypatch):
+def test_a_directory_in_which_another_run_is_under_way_is_in_use_whatever_it_holds(train):
     assert train()[0] == 0
-    monkeypatch.setattr(lease, "_take", in_use)
-    assert train()[0] == 5
-
-
-def in_use(*_):
-    raise lease.DirectoryInUseError("in use by another run")
+    with lease.held_where_used(["saved"]):
+        assert train()[0] == 5
 
 
 def test_the_commands_of_the_demo_and_the_file_for_ci_run_twice(repository, tmp_path, monkeypatch, capsys):
