@@ -176,8 +176,9 @@ class Restoration:
             self._differences.append(f"{path} is {_describe(saved)} in the file, a module here")
             return
         state = live.state_dict()
-        known, causes = len(self._misfits), len(self._causes)
+        known, causes, ignored = len(self._misfits), len(self._causes), len(self._ignored)
         found: list[Pair] = list(self._compare_containers(saved, state, path))
+        del self._ignored[ignored:]  # extra state, which the module itself takes
         self._misfits += [f"{_join(path, key)} is not in the module" for key in saved if key not in state]
         if len(self._misfits) > known and len(self._causes) == causes and judges_itself(live):
             del self._misfits[known:]

@@ -51,7 +51,11 @@ def prove(request, capsys, tmp_path, monkeypatch):
         sets = [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
         code = main(["prove-resume", "--config", "run.yaml", "--json", *sets, *options])
         out, err = capsys.readouterr()
-        return code, json.loads(out) if out else None, err
+        found = json.loads(out)
+        if error := found.get("error"):
+            assert error["exit_code"] == code
+            return code, None, err
+        return code, found, err
 
     return run
 

@@ -16,6 +16,7 @@ from marlin_ckpt import (
     ArgumentsError,
     Checkpoint,
     ConfigError,
+    DefaultCheckpointerArguments,
     StateMismatchError,
     Trainer,
     TrainerArguments,
@@ -250,3 +251,14 @@ def test_what_a_module_cannot_be_made_of_is_an_error_of_the_configuration(
     assert main(["train", "--config", path]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert os.listdir(tmp_path) == ["run.yaml"]
+
+
+def test_a_resume_of_a_module_with_extra_state_says_nothing_of_it_since_it_is_restored(tmp_path, caplog):
+    text = tmp_path / "text.txt"
+    text.write_text("what is read is learned, " * 40)
+    arguments = DefaultCheckpointerArguments(save_dir=str(tmp_path), load_dir=str(tmp_path))
+    arguments.model_state_save_dir = None
+    for epochs in (1, 2):
+        module = Text(TextArguments(files=[str(text)], width=8, depth=1, heads=1, context=8))
+        Trainer(module, TrainerArguments(epochs=epochs, device="cpu", checkpointer_args=arguments)).train()
+    assert "Not restored" not in caplog.text
