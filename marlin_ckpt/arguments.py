@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Literal
 
-from marlin_ckpt.errors import Fault
+from marlin_ckpt.errors import Fault, StorageError
 from marlin_ckpt.fields import Checked, PathText, extension_fault, name_part_fault, suggestion
 from marlin_ckpt.keep import RetentionArguments
 
@@ -14,7 +14,10 @@ _NOT_EMPTY = {"required": "must not be empty"}
 
 
 def _checkpoints_here() -> str:
-    return os.path.join(os.getcwd(), "checkpoints")
+    try:
+        return os.path.join(os.getcwd(), "checkpoints")
+    except OSError as error:
+        raise StorageError.of_working_directory(error) from error
 
 
 def _outside_fault(filename: PathText) -> str:
@@ -41,7 +44,7 @@ class DefaultCheckpointerArguments(Checked):
         load_filename: the file under `load_dir` to load; nothing: the one with the greatest index.
         file_prefix: what the names of files start with: `{file_prefix}_{index}.{file_ext}`.
         file_ext: their extension, without its dot.
-        log_level: the least level that the checkpointer's logger lets through.
+        log_level: the least level of what it logs; the level of Python's logger is yours to set.
         max_overhead: with `period: auto`, the share of the time that saves may cost; 0.035 is the bound of
             CheckFreq (FAST '21).
         mean_time_between_failures_hours: of the machine; with `period: auto`, never save more often than
@@ -124,7 +127,7 @@ class TrainerArguments(Checked):
         preempt_grace_seconds: what a machine leaves between a signal and the end; when a save takes longer,
             the log says so.
         exact: refuse to go on under conditions under which the run would not be the same run.
-        log_level: the least level that the trainer's logger lets through.
+        log_level: the least level of what it logs; the level of Python's logger is yours to set.
         checkpointer_args: for the `DefaultCheckpointer` that the trainer makes when it is given none; in
             YAML this is the section `checkpointer`.
 

@@ -97,7 +97,7 @@ class ConfigError(_FaultsError):
 
 
 class StorageError(MarlinError, OSError):
-    """Reading, writing or removing failed; nothing that stood under a final name was changed.
+    """Reading, writing or removing failed; whatever stands under a final name is whole.
 
     Attributes:
         errno: the operating system's number of the first cause, or None.
@@ -120,6 +120,14 @@ class StorageError(MarlinError, OSError):
         error = cls(f"{action}: {why}", where, errno=cause.errno)
         error.strerror = why
         return error
+
+    @classmethod
+    def of_working_directory(cls, cause: OSError) -> StorageError:
+        """The error where the system does not say where relative paths begin."""
+        is_gone = isinstance(cause, FileNotFoundError)
+        why = "has been removed" if is_gone else f"cannot be reached: {cause.strerror}"
+        hint = "cd to a directory that is there"
+        return cls(f"the working directory {why}", "", hint, errno=cause.errno)
 
 
 class UnsavableStateError(MarlinError):

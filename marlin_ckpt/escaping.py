@@ -34,6 +34,25 @@ def get_logger(name: str) -> logging.Logger:
     return logger
 
 
+class OwnLogger(logging.Logger):
+    """A logger with a level of its own, beside that of the logger of its name, which is the user's to set.
+
+    What it lets through goes to that logger, with its level, its filters and its handlers.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._users = self.parent = get_logger(name)
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - as logging has it
+        """Whether both levels let it through."""
+        return level >= self.level and self._users.isEnabledFor(level)
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Hands a record on."""
+        self._users.handle(record)
+
+
 def _escape_arguments(record: logging.LogRecord) -> bool:
     if isinstance(record.args, tuple):
         record.args = tuple(map(_harmless, record.args))

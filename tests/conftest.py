@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +24,10 @@ settings.load_profile("ci")
 # cores lengthen the small steps of the tests a hundredfold.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# What a run tells of itself is looked at in `caplog`; the library sets no levels.
+for name in ("marlin_ckpt.checkpointer", "marlin_ckpt.training.trainer"):
+    logging.getLogger(name).setLevel(logging.INFO)
 
 collect_ignore = ["peers"]  # which need what `make test-peers` installs; named on the command line they run
 

@@ -19,7 +19,7 @@ from marlin_ckpt.directory import latest, lease, leftovers, needed_space, notes
 from marlin_ckpt.directory.neighbours import Neighbours
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.errors import ArgumentsError, Fault, MarlinError, StorageError, UnsavableStateError
-from marlin_ckpt.escaping import get_logger
+from marlin_ckpt.escaping import OwnLogger, get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.loading.load import Loader
@@ -57,7 +57,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         """
         self.args = args
         self.run_id = secrets.token_hex(6)
-        self.logger = get_logger(_LOGGER_NAME)
+        self.logger = OwnLogger(_LOGGER_NAME)
         self._lineage = Lineage()
         self._neighbours = Neighbours(self.logger)
         self._swept: set[PathText] = set()
@@ -85,7 +85,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         Raises:
             ArgumentsError: the arguments, the index or a metric is wrong.
             UnsavableStateError: the states cannot be pickled.
-            StorageError: the file cannot be written; an older one of its name stands untouched.
+            StorageError: the file cannot be written; the older one stands, or else (README) a whole new one.
             MarlinError: what an earlier save failed with in the background; this one was made first.
         """
         self._obey()

@@ -13,7 +13,7 @@ import torch
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.errors import StorageError
-from marlin_ckpt.escaping import get_logger
+from marlin_ckpt.escaping import OwnLogger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.loading.load import Loader
@@ -55,7 +55,7 @@ def measure(directory: PathText, size_bytes: int, on_bytes: Callable[[int], None
     count = max(1, min(_TENSORS, size_bytes // _LEAST_BYTES))
     tensors = [torch.nn.Parameter(torch.rand(size_bytes // 4 // count)) for _ in range(count)]
     state = Checkpoint({str(number): tensor for number, tensor in enumerate(tensors)}, {}, {})
-    logger = get_logger(__name__)
+    logger = OwnLogger(__name__)
     logger.setLevel(logging.WARNING)
     saver = Saver(logger)
     optimizer = torch.optim.SGD(tensors)

@@ -38,6 +38,8 @@ def main(args: list[str] | None = None) -> int:
     handler = output.LogHandler()
     logging.getLogger("marlin_ckpt").addHandler(handler)
     logging.getLogger("marlin_ckpt.config").setLevel(logging.INFO)  # how it completes a configuration
+    for name in ("marlin_ckpt.checkpointer", "marlin_ckpt.training.trainer"):  # `log_level` limits these
+        logging.getLogger(name).setLevel(logging.DEBUG)
     arguments = (sys.argv[1:] if args is None else list(args)) or ["--help"]
     process = os.getpid()
     with output.prepared():

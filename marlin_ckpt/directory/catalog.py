@@ -9,10 +9,11 @@ from dataclasses import replace
 from marlin_ckpt import naming
 from marlin_ckpt.directory.walk import Level, OnError, as_checkpoint, walk
 from marlin_ckpt.entries import Entry, Item
-from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.errors import StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local.descent import directory_identity
+from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.local.store import item_of, open_store
 from marlin_ckpt.storage.store import Store
 
@@ -108,10 +109,12 @@ def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = 
             for extension in extensions:
                 more = find(path, extension=extension, recursive=recursive)
                 found.extend(one for one in more if not one.layout or one not in found)
-        elif os.path.lexists(path):
-            raise StorageError("neither a regular file nor a directory", path)
         else:
-            raise CheckpointNotFoundError("no such file or directory", path)
+            missing = "no such file or directory"
+            # No file has a name with a null byte in it: ValueError.
+            with contextlib.suppress(ValueError), doing("cannot look at", path, missing):
+                os.stat(path)
+            raise StorageError("neither a regular file nor a directory", path)
     return found
 
 

@@ -15,6 +15,7 @@ from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, ConfigError, Fault, StorageError
 from marlin_ckpt.formats import inspection
 from marlin_ckpt.naming import FileName, Kind
+from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.local.publishing import existing_and_missing
 
 
@@ -205,7 +206,8 @@ def apply(start: Start, args: DefaultCheckpointerArguments, *, epochs: int) -> N
 
 def _check_writable(directory: str) -> None:
     """Checks the nearest parent that exists; makes none, since the run may still be impossible."""
-    existing, _ = existing_and_missing(directory)
+    with doing("cannot look at", directory):
+        existing, _ = existing_and_missing(directory)
     if not os.access(existing, os.W_OK | os.X_OK):
         hint = "choose another checkpointer.save_dir, or change its permissions"
         raise StorageError("cannot write: Permission denied", existing, hint, errno=errno.EACCES)

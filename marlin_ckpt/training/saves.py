@@ -9,6 +9,7 @@ from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.training import preemption
 from marlin_ckpt.training.observer import TrainerObserver
@@ -32,7 +33,7 @@ class Saves:
     def __init__(self, observer: TrainerObserver | None) -> None:
         self.signals = Signals()
         self._observer = observer
-        self._logger = logging.getLogger(__name__)
+        self._logger = get_logger(__name__)
         self._last: tuple[Place, str | None] = ((), None)
         self._durable: str | None = None
         self._is_last = False

@@ -7,7 +7,7 @@ from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
-from marlin_ckpt.escaping import get_logger
+from marlin_ckpt.escaping import OwnLogger
 from marlin_ckpt.loading.payload import plain_metrics
 from marlin_ckpt.training import setting, states, stepping, workers
 from marlin_ckpt.training.backend import SingleProcess, TrainerBackend, TrainerBackendArguments, weakly
@@ -56,7 +56,7 @@ class Trainer(Figures):
         args.check()
         self.device = setting.device_of(args)
         self.module, self.args = module, args
-        self.logger = get_logger(__name__)
+        self.logger = OwnLogger(__name__)
         self.logger.setLevel(args.log_level)
         self.trainer_backend = BACKENDS[args.backend]() if trainer_backend is None else trainer_backend
         if checkpointer is None:

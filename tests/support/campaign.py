@@ -24,11 +24,12 @@ PARTS = {
         "adversity/test_weights.py",
     ],
     "kills": ["adversity/test_async.py", "adversity/test_kills.py"],
-    "power": ["adversity/test_power.py"],
+    "power": ["adversity/test_power.py", "adversity/test_power_trash.py"],
     "calls": [  # that fail, by themselves, by the kernel, and on a full disk
         "adversity/test_calls.py",
         "adversity/test_calls_direct.py",
         "adversity/test_disk.py",
+        "adversity/test_errno.py",
         "adversity/test_strace.py",
     ],
     "races": [  # of processes, of threads, and of those that plant links
@@ -39,6 +40,7 @@ PARTS = {
         "unit/saving/test_async_races.py",
         "unit/saving/test_async_schedules.py",
         "unit/saving/test_cadence.py",
+        "unit/saving/test_inside_steps.py",
     ],
     "retention": ["adversity/test_removal.py", "adversity/test_retention.py"],
     "resume": ["cli/test_prove_resume.py", "cli/test_terminal.py", "unit/package/test_docs.py"],

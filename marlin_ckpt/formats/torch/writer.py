@@ -55,7 +55,7 @@ def write_file(path: PathText, state: Any, manifest: Manifest) -> Written:
 
     Raises:
         UnsavableStateError: the state cannot be pickled.
-        StorageError: the file cannot be written. Either way the old file stands.
+        StorageError: the file cannot be written. Either way the old file stands; see `publish`.
     """
     encoded = encode(state)
 

@@ -48,9 +48,23 @@ def doing(action: str, path: str, missing: str = "") -> Iterator[None]:
     except MarlinError:
         raise
     except OSError as error:
-        if missing and isinstance(error, FileNotFoundError):
-            raise CheckpointNotFoundError(missing, path) from error
+        if isinstance(error, FileNotFoundError):
+            if not os.path.isabs(path):
+                check_working_directory()
+            if missing:
+                raise CheckpointNotFoundError(missing, path) from error
         raise StorageError.of(action, path, error) from error
+
+
+def absolute(path: PathText) -> str:
+    """An absolute path, without a look at what it leads to.
+
+    Raises:
+        StorageError: it is relative, and there is no working directory any more.
+    """
+    if not os.path.isabs(path):
+        check_working_directory()
+    return os.path.abspath(path)
 
 
 class FileSource:
@@ -144,16 +158,15 @@ def again_if_stale(read: Callable[[], Result]) -> Result:
 
 
 def check_working_directory() -> None:
-    """Checks that relative paths lead somewhere.
+    """Checks that relative paths lead anywhere.
 
     Raises:
-        StorageError: the working directory has been removed.
+        StorageError: the working directory has been removed, or cannot be reached.
     """
     try:
         os.getcwd()
-    except FileNotFoundError as error:
-        what, hint = "the working directory has been removed", "cd to a directory that is there"
-        raise StorageError(what, "", hint, errno=error.errno) from error
+    except OSError as error:
+        raise StorageError.of_working_directory(error) from error
 
 
 def sync_open_directory(fd: int) -> None:

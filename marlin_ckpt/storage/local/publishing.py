@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import temporary
-from marlin_ckpt.storage.local.files import close_quietly, closing, doing, open_regular, sync_open_directory
+from marlin_ckpt.storage.local.files import (
+    absolute,
+    close_quietly,
+    closing,
+    doing,
+    open_regular,
+    sync_open_directory,
+)
 from marlin_ckpt.storage.local.writer import open_writer
 from marlin_ckpt.storage.target import Fill
 
@@ -52,18 +59,33 @@ def make_directory(directory: PathText) -> None:
             with contextlib.suppress(FileExistsError):  # another process made it meanwhile
                 os.mkdir(one)
             _sync_directory(os.path.dirname(one))
-    if not os.path.isdir(directory):
-        what = "cannot make the directory: a file is in the way"
-        raise StorageError(what, os.fspath(directory), errno=errno.ENOTDIR)
+        try:
+            is_directory = stat.S_ISDIR(os.stat(directory).st_mode)
+        except FileNotFoundError as error:
+            if not os.path.islink(directory):
+                raise
+            what = "cannot make the directory: a symbolic link that leads nowhere has its name"
+            raise StorageError(what, os.fspath(directory), errno=errno.ENOENT) from error
+        if not is_directory:
+            what = "cannot make the directory: a file is in the way"
+            raise StorageError(what, os.fspath(directory), errno=errno.ENOTDIR)
 
 
 def existing_and_missing(directory: PathText) -> tuple[str, list[str]]:
-    """The nearest parent of a directory that exists, or itself, and what is missing below, top first."""
-    existing, missing = os.path.abspath(directory), []
-    while not os.path.lexists(existing):
-        missing.append(existing)
-        existing = os.path.dirname(existing)
-    return existing, missing[::-1]
+    """The nearest parent of a directory that exists, or itself, and what is missing below, top first.
+
+    Raises:
+        OSError: it cannot be found out.
+    """
+    existing, missing = absolute(directory), []
+    while True:
+        try:
+            os.lstat(existing)
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append(existing)
+            existing = os.path.dirname(existing)
+        else:
+            return existing, missing[::-1]
 
 
 def publish(
@@ -84,11 +106,12 @@ def publish(
         before_renaming: called when the file's content is durable, and only its name is not yet there.
 
     Raises:
-        StorageError: a system call failed; the old file stands and the temporary one is removed. Whatever
+        StorageError: a system call failed; the old file stands and the temporary one is removed. (Where the
+            system can neither sync the new name nor take it back, the new file stands, whole.) Whatever
             else the functions raise passes through, after the same tidying.
     """
     text = os.fspath(path)
-    directory, name = os.path.split(os.path.abspath(text))
+    directory, name = os.path.split(absolute(text))
 
     def write(fd: int) -> int:
         with open_writer(fd, expected_bytes, image) as writer:
@@ -213,7 +236,7 @@ def make_durable(path: str) -> None:
     """
     with doing("cannot make durable", path):
         files = [path]
-        if os.path.isdir(path):
+        if stat.S_ISDIR(os.stat(path).st_mode):
             with os.scandir(path) as found:
                 files = [one.path for one in found if one.is_file(follow_symlinks=False)]
         for file in files:
