@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from marlin_ckpt.cli import output
 from marlin_ckpt.version import __version__
 
 # A process of `prove-resume` has no command line around it: its parent reads what it writes.
@@ -59,3 +61,37 @@ def test_python_m_starts_the_command(repository):
         check=False,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"marlin-ckpt {__version__}\n", "")
+
+
+class _Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("kind", "printed"),
+    [(io.TextIOWrapper, b"run\xff\x1b[2J/a.pt\n"), (_Terminal, b"run\\xff\\x1b[2J/a.pt\n")],
+    ids=["pipe", "terminal"],
+)
+def test_a_path_is_bytes_in_a_pipe_and_harmless_text_on_a_terminal(monkeypatch, kind, printed):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", kind(written, encoding="utf-8"))
+    output.path(os.fsdecode(b"run\xff\x1b[2J/a.pt"))
+    sys.stdout.flush()
+    assert written.getvalue() == printed
+
+
+def test_a_path_is_harmless_text_where_stdout_takes_no_bytes(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    output.path("a\x1b.pt")
+    assert stream.getvalue() == "a\\x1b.pt\n"
+
+
+def test_a_path_comes_after_what_was_printed_before_it(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="utf-8"))
+    output.data("first")
+    output.path("second")
+    sys.stdout.flush()
+    assert written.getvalue() == b"first\nsecond\n"

@@ -121,6 +121,24 @@ def test_control_characters_but_tab_and_line_ends_make_a_file_binary(byte: int) 
     assert found.what == ("a text file" if is_text else "neither a zip nor a torch file")
 
 
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"a line\nand\ta\r\nnother", "a text file"),
+        ("Zürich — 東京".encode(), "a text file"),
+        (b"caf\xe9 in Latin-1", "a text file"),
+        (b"a text with\x00a zero", "neither a zip nor a torch file"),
+        (b"a text with\x1b[2J an escape", "neither a zip nor a torch file"),
+        (b"a text with\x7f a delete", "neither a zip nor a torch file"),
+        (b"x" * 263 + b"\x00", "neither a zip nor a torch file"),
+    ],
+)
+def test_a_text_is_told_from_bytes_by_its_control_characters(data: bytes, what: str) -> None:
+    found = detect(InMemory(data))
+    assert isinstance(found, Foreign)
+    assert found.what == what
+
+
 def test_each_format_is_known_by_its_structure() -> None:
     assert detect(InMemory(saved())) is Format.ZIP
     assert detect(InMemory(saved(_use_new_zipfile_serialization=False))) is Format.LEGACY
