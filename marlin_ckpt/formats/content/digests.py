@@ -6,6 +6,7 @@ compared on their own.
 """
 
 import hashlib
+import itertools
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from marlin_ckpt.errors import UnsafeCheckpointError
 from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.pickle.ndarrays import Array, array_of, number_of
-from marlin_ckpt.formats.pickle.permissions import present_name
+from marlin_ckpt.formats.pickle.permissions import present_name, python_3_name
 from marlin_ckpt.formats.pickle.plain import is_bare, latin_1_of, plain_of
 from marlin_ckpt.formats.pickle.stubs import Global, Storage, Stub
 from marlin_ckpt.formats.pickle.views import view_of
@@ -140,7 +141,8 @@ class Digests:
 def is_set(value: Any) -> bool:
     """Whether a value is a set, whose parts have no order."""
     if type(value) is Stub:
-        return is_bare(value) and present_name(value.name) in [f"builtins.{one}" for one in _SETS]
+        is_called = value.called.name[1] in _SETS and python_3_name(*value.called.name)[0] == "builtins"
+        return is_called and is_bare(value) and all(type(one) is list for one in value.arguments)
     return isinstance(value, (set, frozenset))
 
 
@@ -186,9 +188,9 @@ def _of_array(array: Array) -> _Whole:
 
 def _of_container(value: Any) -> _Whole:
     if is_set(value):
-        parts = value.arguments[0] if type(value) is Stub and value.arguments else value
-        name = value.name[1] if type(value) is Stub else type(value).__name__
-        return _Whole(name.encode(), unordered=() if type(parts) is Stub else tuple(parts))
+        if type(value) is Stub:
+            return _Whole(value.name[1].encode(), unordered=tuple(itertools.chain(*value.arguments)))
+        return _Whole(type(value).__name__.encode(), unordered=tuple(value))
     if isinstance(value, dict):
         return _Whole(b"mapping", pairs=_flat(value.items()))
     if not isinstance(value, Stub):
