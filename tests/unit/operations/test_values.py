@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import collections
 import dataclasses
 import datetime
@@ -275,50 +274,3 @@ def test_a_pickle_of_python_2_has_its_arrays(tmp_path):
     with open_checked(str(tmp_path / "a.pth")) as file:
         (found,) = checked_statistics(file, file.outline.tensors)
     assert (found.tensor.name, found.tensor.dtype, found.maximum) == ("x", "float64", 2)
-
-
-class Lying:
-    """Is pickled as a call with arguments and a state."""
-
-    def __init__(self, called: Any, arguments: tuple[Any, ...], state: Any = None) -> None:
-        self.reduced = (called, arguments) if state is None else (called, arguments, state)
-
-    def __reduce__(self) -> Any:
-        return self.reduced
-
-
-def array_with(*state: Any) -> Lying:
-    return Lying(np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), (1, *state))
-
-
-F8 = np.dtype("f8")
-LIES = {
-    "too few bytes": array_with((4,), F8, False, b"123"),
-    "too many bytes": array_with((1,), F8, False, bytes(24)),
-    "a huge shape": array_with((2**62, 4), F8, False, bytes(8)),
-    "a negative shape": array_with((-1,), F8, False, bytes(8)),
-    "many dimensions": array_with((1,) * 100, F8, False, bytes(8)),
-    "a shape of texts": array_with(("a",), F8, False, bytes(8)),
-    "no shape": array_with(None, F8, False, bytes(8)),
-    "a list of numbers": array_with((1,), F8, False, [1.0]),
-    "bytes of objects": array_with((8,), np.dtype("O"), False, bytes(8)),
-    "a text beyond Latin-1": array_with(
-        (2,), np.dtype("u1"), False, Lying(codecs.encode, ("a\u4e00", "latin1"))
-    ),
-    "a number of other bytes": Lying(np._core.multiarray.scalar, (F8, b"123")),
-    "a time beyond all years": Lying(np._core.multiarray.scalar, (np.dtype("M8[W]"), b"\xff" * 7 + b"\x7f")),
-    "a set of a number": Lying(set, (5,)),
-    "a set of two lists": Lying(set, ([1], [2])),
-}
-
-
-@pytest.mark.parametrize("title", LIES)
-def test_an_array_that_lies_is_shown_and_compared_or_refused_and_never_more(tmp_path, title):
-    path = write_state(tmp_path, {"w": torch.ones(1), "x": LIES[title]})
-    other = write_state(tmp_path, {"w": torch.ones(1), "x": [LIES[title]]}, "other.pt")
-    try:
-        assert compare(path, path).is_same
-        assert not compare(path, other).is_same
-    except errors.CorruptCheckpointError as error:
-        assert "no bytes" in error.what
-        assert title == "a text beyond Latin-1"
