@@ -127,7 +127,11 @@ def test_a_directory_with_nothing_to_remove_is_done(clean, tmp_path):
 @pytest.mark.parametrize("options", [[], ["--dry-run"], ["--json"]], ids=" ".join)
 def test_a_directory_that_is_not_there_exits_4(clean, tmp_path, options):
     code, out, err = clean(tmp_path / "missing", *options)
-    assert (code, out, err) == (4, "", f"error: no such directory: {tmp_path / 'missing'}\n")
+    assert (code, bool(out), err) == (
+        4,
+        "--json" in options,  # which prints a document where it fails, too
+        f"error: no such directory: {tmp_path / 'missing'}\n",
+    )
 
 
 def test_a_link_in_place_of_the_directory_is_refused_with_the_name_to_use(clean, tmp_path):
