@@ -65,7 +65,7 @@ def make_directory(directory: PathText) -> None:
             if not os.path.islink(directory):
                 raise
             what = "cannot make the directory: a symbolic link that leads nowhere has its name"
-            raise StorageError(what, os.fspath(directory), errno=errno.ENOENT) from error
+            raise StorageError(what, os.fspath(directory), errno=errno.ENOTDIR) from error
         if not is_directory:
             what = "cannot make the directory: a file is in the way"
             raise StorageError(what, os.fspath(directory), errno=errno.ENOTDIR)
