@@ -50,7 +50,7 @@ def differences(
         return [f"{name} has groups of {saved_sizes} parameters in the file, of {sizes} here"]
     if any(one.is_meta for group in live.param_groups for one in group["params"]):
         return [f"{name} has parameters on the meta device here, where nothing can be loaded into it"]
-    if told := _other_order(_own_names(both[1]) or saved_names, _own_names(both[0]) or live_names):
+    if told := other_order(_own_names(both[1]) or saved_names, _own_names(both[0]) or live_names):
         return [f"{name} has its parameters in another order in the file: {told}"]
     return [
         f"{name}.{one.name} is {tuple(one.saved.shape)} in the file, {one.shape} here"
@@ -66,8 +66,13 @@ def _own_names(groups: Sequence[Mapping[str, Any]]) -> Names | None:
     return [list(one or ()) for one in names] if is_named else None
 
 
-def _other_order(saved: Names | None, live: Names | None) -> str:
-    """The first place at which the same names stand in another order, or ""."""
+def other_order(saved: Names | None, live: Names | None) -> str:
+    """The first place at which the same names stand in another order, in words; "" where there is none.
+
+    Args:
+        saved: in the file, where they are known.
+        live: here.
+    """
     if saved is None or live is None:
         return ""
     theirs: list[str]

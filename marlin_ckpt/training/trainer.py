@@ -214,6 +214,7 @@ class Trainer(Figures):
             "last_epoch": self.last_epoch,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            **fitting.names(self.optimizers, self.module),
             "seed": self.seed,
             "conditions": {**self._conditions, **self._position.data},
             "position": self._position.state(self.total_steps_finished),
@@ -227,7 +228,7 @@ class Trainer(Figures):
         """
         if not state:
             return
-        fitting.check(state, self.optimizers, self.schedulers, self.args)
+        fitting.check(state, self.module, self.optimizers, self.schedulers, self.args)
         self.seed = self._continuation.seed(state, self._conditions, self.seed)
         self.last_epoch = state["last_epoch"]
         self._continuation.load(state, self.optimizers, self.schedulers, self._steps())
@@ -238,7 +239,7 @@ class Trainer(Figures):
         """Refuses what `update_state` would refuse, before anything is loaded."""
         with rng.preserved():
             optimizers, schedulers = self._make(state)
-        fitting.check(state, optimizers, schedulers, self.args)
+        fitting.check(state, self.module, optimizers, schedulers, self.args)
         if self.args.exact:
             self._continuation.seed(state, self._conditions_of((optimizers, schedulers)), self.seed)
 

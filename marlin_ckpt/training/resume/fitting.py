@@ -3,24 +3,54 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.errors import StateMismatchError
+from marlin_ckpt.formats.torch.parameters import Names, names_in
+from marlin_ckpt.loading.live import changes_its_state
 from marlin_ckpt.loading.optimizers import differences as optimizer_differences
+from marlin_ckpt.loading.optimizers import other_order
 from marlin_ckpt.loading.restoring import HINT
 from marlin_ckpt.training.sizes import step_batch_size
 
 State = Mapping[str, Any]
 
 _REQUIRED = ("last_epoch", "optimizers", "schedulers")
+_NAMES = "optimizer_parameters"
 
 
-def check(state: State, optimizers: Sequence[Any], schedulers: Sequence[Any], args: TrainerArguments) -> None:
+def names(optimizers: Sequence[Any], module: torch.nn.Module) -> dict[str, Any]:
+    """The entry of a trainer's state that says which parameters its optimizers have, whose states do not.
+
+    Args:
+        optimizers: the module's.
+        module: that has the parameters.
+    """
+    return {_NAMES: [_names(one, module) for one in optimizers]}
+
+
+def _names(optimizer: Any, module: torch.nn.Module) -> Names | None:
+    # One that changes the states that it loads may put them into the order that it has.
+    if not isinstance(optimizer, Optimizer) or changes_its_state(optimizer):
+        return None
+    return names_in(optimizer, dict(module.named_parameters()))
+
+
+def check(
+    state: State,
+    module: torch.nn.Module,
+    optimizers: Sequence[Any],
+    schedulers: Sequence[Any],
+    args: TrainerArguments,
+) -> None:
     """Compares a trainer's state with its optimizers and schedulers.
 
     Args:
         state: what `Trainer.get_state` returned once.
+        module: what is trained.
         optimizers: the module's.
         schedulers: the module's.
         args: the trainer's; with `reset_optimizers_schedulers` the saved ones are not used, and need not fit.
@@ -30,21 +60,37 @@ def check(state: State, optimizers: Sequence[Any], schedulers: Sequence[Any], ar
     """
     differences = tuple(f"{name} is missing" for name in _REQUIRED if name not in state)
     if not (differences or args.reset_optimizers_schedulers):
-        differences = tuple(_differences(state, optimizers, schedulers))
+        differences = tuple(_differences(state, module, optimizers, schedulers))
     if differences:
         what = "the loaded state does not fit the trainer: " + "; ".join(differences)
         hint = f"{HINT}; trainer.reset_optimizers_schedulers: true makes new optimizers and schedulers"
         raise StateMismatchError(what, hint=hint, differences=differences)
 
 
-def _differences(state: State, optimizers: Sequence[Any], schedulers: Sequence[Any]) -> Iterator[str]:
+def _differences(
+    state: State, module: torch.nn.Module, optimizers: Sequence[Any], schedulers: Sequence[Any]
+) -> Iterator[str]:
     for name, live in (("optimizers", optimizers), ("schedulers", schedulers)):
         if len(live) != len(state[name]):
             yield f"the checkpoint holds {len(state[name])} {name}, the module makes {len(live)}"
-    for number, (one, saved) in enumerate(zip(optimizers, state["optimizers"], strict=False)):
-        yield from optimizer_differences(saved, one, f"optimizers[{number}]")
+    saved_names: Sequence[Names | None] = state.get(_NAMES, [None] * len(optimizers))  # none in older files
+    live_names = [_names(one, module) for one in optimizers]
+    named = zip(optimizers, state["optimizers"], saved_names, live_names, strict=False)
+    found = [
+        told
+        for number, (one, saved, *both) in enumerate(named)
+        for told in optimizer_differences(saved, one, f"optimizers[{number}]", *both)
+    ]
+    if not found and (told := other_order(_all(saved_names), _all(live_names))):
+        found = [f"the optimizers have each other's parameters in the file: {told}"]
+    yield from found
     for number, (one, saved) in enumerate(zip(schedulers, state["schedulers"], strict=False)):
         yield from _scheduler_differences(f"schedulers[{number}]", one, saved)
+
+
+def _all(named: Sequence[Names | None]) -> Names | None:
+    """The names of all optimizers' parameters, where they are known of each."""
+    return None if None in named else [group for names in named for group in names or ()]
 
 
 def _scheduler_differences(name: str, live: Any, saved: Mapping[str, Any]) -> Iterator[str]:

@@ -77,6 +77,92 @@ def test_a_checkpoint_without_random_numbers_resumes_with_a_word(tmp_path, caplo
     assert "This resume will not be exact because the checkpoint holds no random numbers." in caplog.text
 
 
+class Paired(Careful):
+    """Has two layers of one shape, so that their moments would fit each other."""
+
+    reverses = False
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(5, 5), torch.nn.Linear(5, 5)
+
+    def get_optimizers_schedulers(self, estimated_global_steps_per_epoch, epochs):
+        layers = [self.first, self.second, self.layers]
+        parameters = [one for layer in layers for one in layer.parameters()]
+        if self.reverses:
+            parameters[:4] = parameters[2:4] + parameters[:2]
+        return [torch.optim.AdamW(parameters, lr=0.01)], []
+
+    def train_step(self, global_step, batch, device):
+        inputs, targets = batch
+        return super().train_step(global_step, (self.second(self.first(inputs)), targets), device)
+
+
+class PairedWithAStateOfItsOwn(Paired):
+    def get_state(self):
+        return {"layers": self.state_dict()}
+
+    def update_state(self, state):
+        if state:
+            self.load_state_dict(state["layers"])
+
+
+@pytest.mark.parametrize("module", [Paired, PairedWithAStateOfItsOwn])
+@pytest.mark.parametrize("stop", [4, 6])
+def test_an_optimizer_of_the_same_parameters_in_another_order_is_refused_before_the_first_step(
+    tmp_path, monkeypatch, module, stop
+):
+    with pytest.raises(Preempted):
+        trainer_in(tmp_path, StopsAt(stop), module).train()
+    trainer_in(tmp_path, None, module, exact=True)
+    monkeypatch.setattr(Paired, "reverses", True)
+    with pytest.raises(StateMismatchError, match=r"optimizers\[0\] has its parameters in another") as caught:
+        trainer_in(tmp_path, None, module)
+    assert "number 0 is first.weight there, second.weight here" in str(caught.value)
+    assert "trainer.reset_optimizers_schedulers: true makes new optimizers" in caught.value.hint
+    trainer_in(tmp_path, None, module, reset_optimizers_schedulers=True).train()
+
+
+def test_optimizers_that_have_changed_places_are_refused_before_the_first_step(tmp_path, monkeypatch):
+    class OneEach(Paired):
+        def get_optimizers_schedulers(self, estimated_global_steps_per_epoch, epochs):
+            optimizers = [torch.optim.AdamW(one.parameters(), lr=0.01) for one in (self.first, self.second)]
+            return optimizers[::-1] if self.reverses else optimizers, []
+
+    with pytest.raises(Preempted):
+        trainer_in(tmp_path, StopsAt(6), OneEach).train()
+    trainer_in(tmp_path, None, OneEach, exact=True)
+    monkeypatch.setattr(Paired, "reverses", True)
+    says = "the optimizers have each other's parameters in the file: number 0 is first.weight there, second"
+    with pytest.raises(StateMismatchError, match=says):
+        trainer_in(tmp_path, None, OneEach)
+
+
+def test_a_checkpoint_that_does_not_name_the_parameters_of_optimizers_is_loaded_as_ever(
+    tmp_path, monkeypatch
+):
+    with pytest.raises(Preempted):
+        trainer_in(tmp_path, StopsAt(6), Paired).train()
+    loaded = DefaultCheckpointer(DefaultCheckpointerArguments(load_dir=str(tmp_path))).load()
+    del loaded.trainer_state["optimizer_parameters"]
+    DefaultCheckpointer(DefaultCheckpointerArguments(save_dir=str(tmp_path))).save(loaded, 5)
+    monkeypatch.setattr(Paired, "reverses", True)
+    assert trainer_in(tmp_path, None, Paired).global_steps_finished == 6
+
+
+def test_an_optimizer_that_sorts_its_state_by_itself_may_have_another_order(tmp_path, monkeypatch):
+    class Sorting(Paired):
+        def get_optimizers_schedulers(self, estimated_global_steps_per_epoch, epochs):
+            optimizers, _ = super().get_optimizers_schedulers(estimated_global_steps_per_epoch, epochs)
+            optimizers[0].register_load_state_dict_pre_hook(lambda optimizer, state: None)
+            return optimizers, []
+
+    with pytest.raises(Preempted):
+        trainer_in(tmp_path, StopsAt(6), Paired).train()
+    monkeypatch.setattr(Paired, "reverses", True)
+    assert trainer_in(tmp_path, None, Sorting).global_steps_finished == 6
+
+
 def wider(state):
     state["optimizers"][0]["state"][0]["exp_avg"] = torch.zeros(3, 3)
     state["optimizers"][0]["state"][1]["exp_avg_sq"] = torch.zeros(1)
