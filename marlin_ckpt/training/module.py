@@ -1,5 +1,6 @@
 """What a trainer trains: a `torch.nn.Module` with optimizers, data, steps and callbacks; PyMarlin's."""
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
@@ -48,7 +49,16 @@ class CallbackInterface(ABC):  # noqa: B024 - each method may stay as it is
 
 
 class ModuleInterface(torch.nn.Module, CallbackInterface):
-    """Derive from it, implement the abstract methods, and give it to a `Trainer`."""
+    """Derive from it, implement the abstract methods, and give it to a `Trainer`.
+
+    Attributes:
+        should_stop: set it to True, in any method, to end the run early: the epoch under way is ended and
+            saved, the run ends as after its last epoch, and no further one begins. A checkpoint within that
+            epoch keeps it. A run that is resumed after that epoch goes on, unless the module sets it again
+            (in `update_state`, say, where its `get_state` keeps what it goes by).
+    """
+
+    should_stop: bool = False
 
     @abstractmethod
     def get_optimizers_schedulers(
@@ -147,3 +157,15 @@ class ModuleInterface(torch.nn.Module, CallbackInterface):
         A resumed run warns where it differs: with other data it is not the same run.
         """
         return ""
+
+
+def wants_to_stop(module: ModuleInterface) -> bool:
+    """Whether the module has set `should_stop`; a method by that name is the user's, and says nothing."""
+    wish: Any = module.should_stop
+    return not callable(wish) and bool(wish)
+
+
+def ask_to_stop(module: ModuleInterface) -> None:
+    """Sets `should_stop`, unless it is a property, which follows from the module's own state."""
+    with contextlib.suppress(AttributeError):
+        module.should_stop = True

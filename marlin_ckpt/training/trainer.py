@@ -12,7 +12,7 @@ from marlin_ckpt.loading.payload import plain_metrics
 from marlin_ckpt.training import setting, states, stepping, workers
 from marlin_ckpt.training.backend import SingleProcess, TrainerBackend, TrainerBackendArguments, weakly
 from marlin_ckpt.training.mixed_precision import BACKENDS
-from marlin_ckpt.training.module import ModuleInterface
+from marlin_ckpt.training.module import ModuleInterface, ask_to_stop, wants_to_stop
 from marlin_ckpt.training.observer import TrainerObserver
 from marlin_ckpt.training.outputs import mean_loss
 from marlin_ckpt.training.resume import conditions, fitting, rng
@@ -126,12 +126,14 @@ class Trainer(Figures):
 
     def _run(self) -> None:
         self._answer()
-        epochs = range(self.last_epoch + 1, self.args.epochs)
+        epochs = range(self.last_epoch + 1, 0 if self._is_stopped() else self.args.epochs)
         if epochs:
             indices = len(epochs) * (self._steps() if self._by_step else 1)
             self.checkpointer.check_space(self._state(), self.optimizers, indices)
         for epoch in epochs:
             self._run_epoch(epoch)
+            if self._is_stopped():
+                break
         if epochs:
             with self._saves.last_one():
                 self.save_checkpoint(force=True)
@@ -139,6 +141,14 @@ class Trainer(Figures):
             self.save_model_checkpoint()
             self._saves.settle(self.checkpointer)
         self.module.on_end_train(self.global_steps_finished)
+
+    def _is_stopped(self) -> bool:
+        """Whether the module wants no further epoch to begin, where one would; that is logged."""
+        done, of = self.last_epoch + 1, self.args.epochs
+        if self._is_within or done >= of or not wants_to_stop(self.module):
+            return False
+        self.logger.info("The run ends after %d of %d epochs: the module has set should_stop.", done, of)
+        return True
 
     def _run_epoch(self, epoch: int) -> None:
         if self._observer is not None:
@@ -218,6 +228,7 @@ class Trainer(Figures):
             "seed": self.seed,
             "conditions": {**self._conditions, **self._position.data},
             "position": self._position.state(self.total_steps_finished),
+            "module_should_stop": self._is_within and wants_to_stop(self.module),
         }
 
     def update_state(self, state: Mapping[str, Any] | None) -> None:
@@ -231,6 +242,8 @@ class Trainer(Figures):
         fitting.check(state, self.module, self.optimizers, self.schedulers, self.args)
         self.seed = self._continuation.seed(state, self._conditions, self.seed)
         self.last_epoch = state["last_epoch"]
+        if state.get("module_should_stop"):
+            ask_to_stop(self.module)
         self._continuation.load(state, self.optimizers, self.schedulers, self._steps())
         if self.args.reset_optimizers_schedulers:
             self.optimizers, self.schedulers = self._make(state)
@@ -244,9 +257,8 @@ class Trainer(Figures):
             self._continuation.seed(state, self._conditions_of((optimizers, schedulers)), self.seed)
 
     def _conditions_of(self, made: stepping.Steppers) -> dict[str, Any]:
-        fingerprint = self.module.data_fingerprint()
         of_made = conditions.of_made(*made, self.args.epochs, self._steps())
-        return conditions.of(self.args, self.device, fingerprint) | of_made
+        return conditions.of(self.args, self.device, self.module.data_fingerprint()) | of_made
 
     def _make(self, state: Any) -> stepping.Steppers:
         return self._maker.make(self._steps(), stepping.epochs_ahead(self.args, state))

@@ -73,6 +73,11 @@ class Interrupt(Failing):
     problem = KeyboardInterrupt()
 
 
+class Early(Line):
+    def on_end_val_epoch(self, global_step, *outputs, key="default"):
+        self.should_stop = True
+
+
 class InInit(Line):
     def __init__(self, width):
         super().__init__(width)
@@ -97,10 +102,10 @@ def module(tmp_path, monkeypatch) -> str:
 
 @pytest.fixture
 def train(capsys, module):
-    def run(name: str, args: str = "{width: 2}") -> tuple[int, str, str]:
+    def run(name: str, args: str = "{width: 2}", epochs: int = 1) -> tuple[int, str, str]:
         Path("own.yaml").write_text(
             f"module: {{name: '{name}', args: {args}}}\n"
-            "trainer: {train_batch_size: 4, device: cpu}\n"
+            f"trainer: {{train_batch_size: 4, device: cpu, epochs: {epochs}}}\n"
             "checkpointer: {save_dir: saved, model_state_save_dir: null}\n"
         )
         code = main(["train", "--config", "own.yaml"])
@@ -118,6 +123,13 @@ def test_a_users_module_is_imported_from_the_working_directory_and_given_its_arg
     main(["list", "saved", "--json"])
     (listed,) = json.loads(capsys.readouterr().out)["checkpoints"]
     assert listed["metrics"]["width"] == 3
+
+
+def test_a_module_that_ends_its_run_early_ends_it_well_and_the_log_says_so(train, module):
+    code, _, err = train(f"{module}:Early", epochs=9)
+    assert code == 0
+    assert "\nThe run ends after 1 of 9 epochs: the module has set should_stop.\n" in err
+    assert Path("saved/model_0.pt").exists()
 
 
 def test_a_module_in_a_package_of_the_working_directory_is_found(train, module):

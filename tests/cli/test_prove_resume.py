@@ -161,6 +161,15 @@ def test_an_optimizers_rate_that_changed_is_named(prove, cases):
     assert "optimizers[0].param_groups[0].lr was 0.01 and is 0.02" in found["difference"]["resumed"]
 
 
+def test_a_run_that_its_module_ends_early_is_proved_up_to_its_end_without_a_warning(prove):
+    kills = ["--kill-at", "9,11:signal,14,16:signal"]
+    code, found, err = prove("Short", "--steps", "18", *kills, **_BY_STEP)
+    assert (code, found["steps"], found["difference"]) == (0, 12, None)
+    assert (found["kills"], found["missed"]) == (["9", "11:signal"], ["14", "16:signal"])
+    assert found["unheld"] == []
+    assert "should_stop" not in err
+
+
 def test_a_count_that_dies_with_the_process_is_found(prove, cases):
     if not cases(0, 1):
         pytest.skip("--campaign runs it")

@@ -38,7 +38,7 @@ class Hidden:
             for key in part._non_persistent_buffers_set:  # noqa: SLF001 - torch has no public way
                 yield from _leaves(getattr(part, key), prefix + key)
             for key, value in vars(part).items():
-                if key not in _OF_TORCH:
+                if key not in _OF_TORCH and (prefix or key != "should_stop"):  # which the trainer keeps
                     yield from _leaves(value, prefix + key)
 
     def follow(self, states: Mapping[str, str]) -> None:

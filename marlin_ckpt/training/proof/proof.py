@@ -78,7 +78,8 @@ def _prove(runs: Runs, kills: Sequence[Kill] | None) -> Proof:
     failure: Difference | None = None
     last: Kill | None = None
     part = Part()
-    for kill in [*sorted(set(kills), key=lambda one: (one.step, one.moment)), None]:
+    planned = sorted(set(kills), key=lambda one: (one.step, one.moment))
+    for number, kill in enumerate([*planned, None]):
         try:
             part = runs.run("resumed", kill)
         except Failed as error:
@@ -89,6 +90,9 @@ def _prove(runs: Runs, kills: Sequence[Kill] | None) -> Proof:
         if kill is not None:
             (struck if part.was_killed else missed).append(kill)
             last = kill if part.was_killed else last
+            if not (part.was_killed or part.is_missed):  # the run has ended, perhaps early: see `should_stop`
+                missed += planned[number + 1 :]
+                break
     difference = first_difference(straight, resumed)
     if failure is not None:
         # The steps that the failure left undone are no difference of their own.
