@@ -125,6 +125,8 @@ class System:
     def stand_in(self, module, of) -> object:
         stand_in = type("StandIn", (), {"__getattr__": lambda _, name: getattr(of, name)})()
         for name in CALLS & set(dir(of)):
+            if module is publishing and name == "stat":  # before the sweep; test_errno.py refuses it
+                continue
             setattr(stand_in, name, functools.partial(self.call, module, name, getattr(of, name)))
         return stand_in
 

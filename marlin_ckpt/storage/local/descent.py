@@ -28,10 +28,14 @@ def open_top(text: str, *, follows: bool) -> int:
     with doing("cannot read the directory", text, missing="no such directory"):
         try:
             top = os.open(text, DIRECTORY & ~os.O_NOFOLLOW if follows else DIRECTORY)
-            if os.fstat(top).st_nlink:
-                return top
-            os.close(top)  # the working directory, say, which has been removed
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), text)
+            try:
+                if os.fstat(top).st_nlink:
+                    return top
+                # The working directory, say, which has been removed.
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), text)
+            except OSError:
+                close_quietly(top)
+                raise
         except OSError as error:
             if follows or error.errno not in (errno.ELOOP, errno.ENOTDIR) or not os.path.islink(text):
                 raise

@@ -125,6 +125,16 @@ def test_the_first_save_is_due_at_once_since_nothing_else_tells_what_saves_cost(
     assert Cadence(BOUND, at_s=5.0).due_s() == 5.0
 
 
+def test_the_share_is_what_saves_have_cost_of_the_time_since_the_beginning():
+    now_s = 100.0
+    pace = Pace(lambda: now_s)
+    now_s += 6
+    pace.save_began()
+    now_s += 2
+    pace.save_ended(2.0)
+    assert pace.share() == 2 / 8
+
+
 def test_steps_that_are_slower_under_a_save_count_as_its_cost_and_waits_are_not_counted_twice():
     steps, now = StepTimes(), 0.0
     for _ in range(20):
