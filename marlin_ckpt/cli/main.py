@@ -42,7 +42,7 @@ def main(args: list[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.DEBUG)
     arguments = (sys.argv[1:] if args is None else list(args)) or ["--help"]
     process = os.getpid()
-    with output.prepared():
+    with output.prepared(next((one for one in arguments if not one.startswith("-")), "")):
         try:
             with _unwinding():
                 code = _run(arguments)
@@ -79,8 +79,7 @@ def _end(error: BaseException, arguments: list[str]) -> int:
     """Prints what is to be printed of the error that ended a command, and returns the exit code."""
     code = _code_of(error)
     if "--json" in itertools.takewhile(lambda one: one != "--", arguments):
-        command = next((one for one in arguments if not one.startswith("-")), "")
-        problems.document_of_failure(command, error, code)
+        problems.document_of_failure(error, code)
     _tell(error)
     return code
 

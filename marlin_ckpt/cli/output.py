@@ -14,15 +14,18 @@ from marlin_ckpt.escaping import escape
 
 
 @contextlib.contextmanager
-def prepared() -> Iterator[None]:
+def prepared(command: str) -> Iterator[None]:
     """Makes printing of any text possible: whatever the terminal's encoding, and where a stream is closed.
 
     A closed stream is the null device meanwhile, and its descriptor stays it: else the next file that is
     opened would take its number, and what others print would go into that file. At the end, what is left is
     flushed as far as it can still be written.
+
+    Args:
+        command: the name of the command that prints.
     """
     with contextlib.ExitStack() as stack:
-        documents.is_printed, documents.so_far = False, dict
+        documents.command, documents.is_printed, documents.so_far = command, False, dict
         for fd, name in enumerate(("stdin", "stdout", "stderr")):
             stream = getattr(sys, name)
             if stream is None:
@@ -160,10 +163,12 @@ class Documents:
     """What is known of the document of a command that has not ended yet.
 
     Attributes:
+        command: its name.
         is_printed: whether it has been printed.
         so_far: makes what it holds where the command ends before it prints it.
     """
 
+    command = ""
     is_printed = False
     so_far: Callable[[], dict[str, Any]] = dict
 
@@ -171,13 +176,18 @@ class Documents:
 documents = Documents()
 
 
-def document(value: Any) -> None:
-    """Prints one JSON document, in ASCII: control characters and bytes beyond UTF-8 are escapes in it."""
+def document(value: dict[str, Any]) -> None:
+    """Prints the command's JSON document, in ASCII: all other characters are escapes in it.
+
+    Args:
+        value: what it holds beside the name of its schema.
+    """
     import json
 
     from marlin_ckpt.formats.manifest import json_ready
 
-    text = json.dumps(json_ready(value), indent=2)
+    schema = {"schema": f"marlin-ckpt/{documents.command}/1"}
+    text = json.dumps(json_ready(schema | value), indent=2)
     documents.is_printed = True
     data(text)
 
@@ -187,7 +197,7 @@ def so_far(document_of: Callable[[], dict[str, Any]]) -> None:
     documents.so_far = document_of
 
 
-def result(as_json: bool, document_of: Callable[[], Any], show: Callable[[], None]) -> None:
+def result(as_json: bool, document_of: Callable[[], dict[str, Any]], show: Callable[[], None]) -> None:
     """Prints the result of a command.
 
     Args:

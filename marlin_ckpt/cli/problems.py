@@ -51,19 +51,18 @@ def _message_of(problem: BaseException) -> str:
     return str(problem.format_message() if hasattr(problem, "format_message") else problem)
 
 
-def document_of_failure(command: str, problem: BaseException, exit_code: int) -> None:
+def document_of_failure(problem: BaseException, exit_code: int) -> None:
     """Prints the document of a command that was stopped or failed, unless it has printed one.
 
     Args:
-        command: its name.
         problem: what ended it.
         exit_code: that it ends with.
     """
     if output.documents.is_printed:
         return
-    found: dict[str, Any] = {"schema": f"marlin-ckpt/{command}/1"}
+    found: dict[str, Any] = {}
     with contextlib.suppress(OSError, MarlinError):
-        found |= output.documents.so_far()
+        found = output.documents.so_far()
     found["error"] = {
         "type": type(problem).__name__,
         "message": _message_of(problem),

@@ -99,6 +99,7 @@ def test_json_is_one_document_the_same_before_and_after(clean, directory):
     document = json.loads(done)
     assert {**json.loads(foretold), "dry_run": False} == document
     assert document == {
+        "schema": "marlin-ckpt/clean/1",
         "directory": str(directory),
         "dry_run": False,
         "to_trash": False,

@@ -60,6 +60,7 @@ def test_the_document_is_the_same_before_and_after(clean, saved):
     document = json.loads(clean(saved, *RULES, "--json")[1])
     assert {**foretold, "dry_run": False} == document
     assert document.keys() == {
+        "schema",
         "directory",
         "dry_run",
         "to_trash",

@@ -77,6 +77,7 @@ def test_the_document_of_export_says_what_was_written(save, tmp_path, capsys):
     source, target = str(save({"n.a": torch.ones(2), "b": torch.ones(1), "c": 1})), str(tmp_path / "o.pt")
     assert main(["export", source, "-o", target, "--strip-prefix", "n.", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
+        "schema": "marlin-ckpt/export/1",
         "paths": [source], "output": target, "state": None, "tensors": 1, "size_bytes": 8, "shared": {},
         "left_out": ["b"], "values_left_out": 1, "became_infinite": {},
     }  # fmt: skip

@@ -69,7 +69,8 @@ def test_a_name_that_does_not_fit_is_printed_only_where_nothing_fits(latest, tmp
 def test_json_is_one_document_with_the_path(latest, tmp_path):
     touch(tmp_path / "model_3.pt")
     code, out, err = latest(tmp_path, "--json")
-    assert (code, json.loads(out), err) == (0, {"path": str(tmp_path / "model_3.pt")}, b"")
+    document = {"schema": "marlin-ckpt/latest/1", "path": str(tmp_path / "model_3.pt")}
+    assert (code, json.loads(out), err) == (0, document, b"")
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_json_is_one_document_with_these_keys(list_, make_checkpointer, make_che
     code, out, err = list_(directory, "--json")
     document = json.loads(out)
     assert (code, err) == (0, "")
-    assert document.keys() == {"directory", "checkpoints"}
+    assert document.keys() == {"schema", "directory", "checkpoints"}
     assert document["directory"] == str(directory)
     assert [set(one) for one in document["checkpoints"]] == [FILE_KEYS, FILE_KEYS]
 
@@ -221,9 +221,9 @@ def test_an_empty_directory_gives_an_empty_document_and_an_empty_table(list_, li
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["table", "json"])
-def test_a_directory_that_is_not_there_exits_4_and_prints_no_data(list_, tmp_path, options):
+def test_a_directory_that_is_not_there_exits_4_and_prints_no_list(list_, tmp_path, options):
     code, out, err = list_(tmp_path / "missing", *options)
-    assert (code, out) == (4, "")
+    assert (code, bool(out)) == (4, "--json" in options)
     assert err == f"error: no such directory: {tmp_path / 'missing'}\n"
 
 
