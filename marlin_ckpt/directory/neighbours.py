@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from marlin_ckpt.directory import catalog, own, runs
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import StorageError, UnknownFormatError
+from marlin_ckpt.errors import CheckpointNotFoundError, StorageError, UnknownFormatError
+from marlin_ckpt.formats.content.payload import other_content
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.verdicts import Inspection, Status
 from marlin_ckpt.naming import FileName, Kind
@@ -32,7 +33,8 @@ class Run(NamedTuple):
 def runs_of(entries: Iterable[Entry]) -> list[Run]:
     """The runs that some checkpoints are of, the one that saved last first.
 
-    Checkpoints that do not tell whose they are, since they are damaged or cannot be read, are left out.
+    Files that do not tell whose they are, since they are damaged, cannot be read or are no checkpoints, are
+    left out.
     """
     groups: dict[str, list[Inspection]] = {}
     for one in filter(_tells, map(inspect, entries)):
@@ -46,7 +48,11 @@ def runs_of(entries: Iterable[Entry]) -> list[Run]:
 
 def _tells(one: Inspection) -> bool:
     is_bad = one.status is None or one.status.is_bad or one.status is Status.NOT_A_CHECKPOINT
-    return not (is_bad or isinstance(one.error, UnknownFormatError))
+    if is_bad or isinstance(one.error, UnknownFormatError):
+        return False
+    with contextlib.suppress(StorageError, CheckpointNotFoundError):
+        return not other_content(one.entry)
+    return False
 
 
 def is_of(entry: Entry, run_id: str) -> bool:

@@ -14,7 +14,8 @@ from marlin_ckpt.errors import (
     StorageError,
     drop_frames,
 )
-from marlin_ckpt.formats.verdicts import Status, status_of
+from marlin_ckpt.formats.content.payload import other_content
+from marlin_ckpt.formats.verdicts import Status, Verdict, status_of
 from marlin_ckpt.formats.verification import examine
 
 Found = TypeVar("Found")
@@ -89,23 +90,35 @@ def newest_intact(candidates: Candidates, on_passed_over: OnPassedOver = lambda 
     Raises:
         MarlinError: the search cannot go on; see `is_passed_over`.
     """
-    return _newest_of(candidates, (), on_passed_over)
+    return _newest_of(candidates, _unproven, on_passed_over)
 
 
 def newest_loadable(candidates: Candidates, on_passed_over: OnPassedOver = lambda *_: None) -> Entry | None:
-    """As `newest_intact`, but a checkpoint of a format that has no checksums will do as well."""
-    return _newest_of(candidates, (Status.UNVERIFIABLE,), on_passed_over)
+    """As `newest_intact`, but of the checkpoints of ours alone, also in a format that has no checksums."""
+
+    def judge(entry: Entry, verdict: Verdict) -> str:
+        if verdict.status is not Status.UNVERIFIABLE and (why := _unproven(entry, verdict)):
+            return why
+        other = other_content(entry)
+        return f"{Status.NOT_A_CHECKPOINT}: {other}" if other else ""
+
+    return _newest_of(candidates, judge, on_passed_over)
+
+
+def _unproven(_entry: Entry, verdict: Verdict) -> str:
+    return "" if verdict.status.is_sound else f"{verdict.status}: {verdict.reason}"
 
 
 def _newest_of(
-    candidates: Candidates, accepted: tuple[Status, ...], on_passed_over: OnPassedOver
+    candidates: Candidates, judge: Callable[[Entry, Verdict], str], on_passed_over: OnPassedOver
 ) -> Entry | None:
+    """The first checkpoint against which nothing speaks; `judge` says what does, "" for nothing."""
+
     def attempt(entry: Entry) -> Entry | None:
-        verdict = examine(entry)
-        if verdict.status.is_sound or verdict.status in accepted:
-            return entry
-        on_passed_over(entry.path, f"{verdict.status}: {verdict.reason}")
-        return None
+        if why := judge(entry, examine(entry)):
+            on_passed_over(entry.path, why)
+            return None
+        return entry
 
     def on_bad(error: MarlinError) -> None:
         status = f"{status_of(error)}: " if isinstance(error, BadFileError) else ""

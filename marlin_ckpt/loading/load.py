@@ -14,6 +14,7 @@ from marlin_ckpt.directory import latest
 from marlin_ckpt.directory.newest import newest, newest_intact
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats.content.payload import other_content
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch import reader
 from marlin_ckpt.loading.payload import check_payload
@@ -76,7 +77,7 @@ class Loader:
             passed_over.append(error)
             self.logger.warning("Passed over: %s", error)
 
-        if found := newest(lambda: self._candidates(load_dir), lambda one: self._read(one.path), on_bad):
+        if found := newest(lambda: self._candidates(load_dir), self._attempt, on_bad):
             return found
         if passed_over:
             first = passed_over[0]
@@ -87,6 +88,14 @@ class Loader:
                 del first, passed_over  # the traceback holds this frame
         self.logger.info("No checkpoint found under %s.", os.fspath(load_dir))
         return Loaded(Checkpoint())
+
+    def _attempt(self, entry: Entry) -> Loaded:
+        try:
+            return self._read(entry.path)
+        except (errors.UnsafeCheckpointError, errors.UnloadableStateError):
+            if other := other_content(entry):  # nor would it be a checkpoint if it could be loaded
+                raise errors.NotACheckpointError(f"not a checkpoint but {other}", entry.path) from None
+            raise
 
     def _read(self, path: str) -> Loaded:
         self.logger.debug("Loading checkpoint %s", path)

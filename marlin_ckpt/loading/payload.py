@@ -1,8 +1,6 @@
 """What a checkpoint consists of, and what a file holds that is none."""
 
-import itertools
 import operator
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +8,7 @@ import torch
 
 from marlin_ckpt.checkpoint import PAYLOAD_KEYS
 from marlin_ckpt.errors import ArgumentsError, Fault, NotACheckpointError
+from marlin_ckpt.formats.content.payload import MODEL, described, is_checkpoint
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.naming import Kind
 
@@ -39,10 +38,9 @@ def check_payload(payload: Any, manifest: Manifest | None, path: str) -> None:
         NotACheckpointError: saying what it is.
     """
     is_model = manifest is not None and manifest.kind is Kind.MODEL
-    # PyMarlin's users write `checkpoint.__dict__`, which holds our metrics as well.
-    if not is_model and type(payload) is dict and set(payload) - {"metrics"} == set(PAYLOAD_KEYS):
+    if not is_model and is_checkpoint(payload):
         return
-    what = f"not a checkpoint but {'a model file' if is_model else _describe(payload)}"
+    what = f"not a checkpoint but {MODEL if is_model else _describe(payload)}"
     hint = f"a checkpoint is a dict of {', '.join(PAYLOAD_KEYS)}"
     raise NotACheckpointError(what, path, hint)
 
@@ -50,14 +48,8 @@ def check_payload(payload: Any, manifest: Manifest | None, path: str) -> None:
 def _describe(payload: Any) -> str:
     if not isinstance(payload, dict):
         return f"a pickled {type(payload).__qualname__}"
-    if "pytorch-lightning_version" in payload:
-        return "a checkpoint by Lightning"
-    if payload and all(isinstance(value, torch.Tensor) for value in payload.values()):
-        return "a model file"
-    # reprlib's, since a key may be nested too deeply for repr() or be a tensor of 10^12 elements.
-    shown = ", ".join(reprlib.repr(key) for key in itertools.islice(payload, 5))
-    more = ", ..." if len(payload) > 5 else ""  # noqa: PLR2004 - enough to know it by
-    return f"a dict of {shown}{more}" if payload else "an empty dict"
+    are_tensors = all(isinstance(value, torch.Tensor) for value in payload.values())
+    return described(payload.keys(), are_tensors=are_tensors)
 
 
 def checked_index(index: int) -> int:

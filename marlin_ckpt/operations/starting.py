@@ -138,7 +138,7 @@ def _continued(args: DefaultCheckpointerArguments, checkpoints: list[Entry], *, 
     found = runs_of(checkpoints)
     others = {one.path for run in found[1:] for one in run.entries}
     suspects = _suspects(args, [one for one in checkpoints if one.path not in others]) if guards else {}
-    skipped = list(suspects.values())
+    skipped: dict[str, str] = {}
 
     def candidates() -> list[Entry]:
         # Those that came meanwhile, too, which are looked at as they come.
@@ -146,11 +146,15 @@ def _continued(args: DefaultCheckpointerArguments, checkpoints: list[Entry], *, 
             one for one in reversed(_checkpoints(args)) if one.path not in others and one.path not in suspects
         ]
 
-    newest = newest_loadable(candidates, lambda path, reason: skipped.append(f"{path}: {reason}"))
+    newest = newest_loadable(candidates, skipped.__setitem__)
+    if newest is None and suspects:  # a bad file is no other one to begin with
+        suspects.clear()
+        newest = newest_loadable(candidates, skipped.__setitem__)
     # Where there is none, loading the newest raises the error that says why.
     chosen = newest or [one for one in checkpoints if one.path not in others][-1]
+    told = (*suspects.values(), *(f"{path}: {reason}" for path, reason in skipped.items()))
     several = tuple(runs.shown(run.run_id) for run in found) if len(found) > 1 else ()
-    return Start(os.fspath(args.save_dir), chosen.path, tuple(skipped), runs=several)
+    return Start(os.fspath(args.save_dir), chosen.path, told, runs=several)
 
 
 def _suspects(args: DefaultCheckpointerArguments, checkpoints: list[Entry]) -> dict[str, str]:

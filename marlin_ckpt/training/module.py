@@ -165,7 +165,8 @@ def wants_to_stop(module: ModuleInterface) -> bool:
     return not callable(wish) and bool(wish)
 
 
-def ask_to_stop(module: ModuleInterface) -> None:
-    """Sets `should_stop`, unless it is a property, which follows from the module's own state."""
+def ask_to_stop(module: ModuleInterface, *, really: bool) -> None:
+    """Sets `should_stop`, if really so, and unless it is a property: that follows from the module's state."""
     with contextlib.suppress(AttributeError):
-        module.should_stop = True
+        if really:
+            module.should_stop = True

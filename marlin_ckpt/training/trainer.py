@@ -220,15 +220,15 @@ class Trainer(Figures):
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the trainer; a subclass may add its own."""
+        named = fitting.names(self.optimizers, self.module)
         return {
             "last_epoch": self.last_epoch,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
-            **fitting.names(self.optimizers, self.module),
             "seed": self.seed,
-            "conditions": {**self._conditions, **self._position.data},
+            "conditions": {**self._conditions, **self._position.data, **named},
             "position": self._position.state(self.total_steps_finished),
-            "module_should_stop": self._is_within and wants_to_stop(self.module),
+            **({"module_should_stop": True} if self._is_within and wants_to_stop(self.module) else {}),
         }
 
     def update_state(self, state: Mapping[str, Any] | None) -> None:
@@ -242,8 +242,7 @@ class Trainer(Figures):
         fitting.check(state, self.module, self.optimizers, self.schedulers, self.args)
         self.seed = self._continuation.seed(state, self._conditions, self.seed)
         self.last_epoch = state["last_epoch"]
-        if state.get("module_should_stop"):
-            ask_to_stop(self.module)
+        ask_to_stop(self.module, really=bool(state.get("module_should_stop")))
         self._continuation.load(state, self.optimizers, self.schedulers, self._steps())
         if self.args.reset_optimizers_schedulers:
             self.optimizers, self.schedulers = self._make(state)

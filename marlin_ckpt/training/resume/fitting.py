@@ -23,7 +23,7 @@ _NAMES = "optimizer_parameters"
 
 
 def names(optimizers: Sequence[Any], module: torch.nn.Module) -> dict[str, Any]:
-    """The entry of a trainer's state that says which parameters its optimizers have, whose states do not.
+    """The condition that says which parameters optimizers have, whose states do not; `check` compares it.
 
     Args:
         optimizers: the module's.
@@ -73,7 +73,8 @@ def _differences(
     for name, live in (("optimizers", optimizers), ("schedulers", schedulers)):
         if len(live) != len(state[name]):
             yield f"the checkpoint holds {len(state[name])} {name}, the module makes {len(live)}"
-    saved_names: Sequence[Names | None] = state.get(_NAMES, [None] * len(optimizers))  # none in older files
+    known = state.get("conditions", {}).get(_NAMES)  # which older files have not
+    saved_names: Sequence[Names | None] = known or [None] * len(optimizers)
     live_names = [_names(one, module) for one in optimizers]
     named = zip(optimizers, state["optimizers"], saved_names, live_names, strict=False)
     found = [

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from marlin_ckpt import (
     Checkpoint,
@@ -27,6 +28,7 @@ from marlin_ckpt import (
     UnsafeCheckpointError,
 )
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.directory import notes
 from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.newest import is_passed_over, newest_intact, newest_loadable
 from marlin_ckpt.operations import starting
@@ -92,6 +94,89 @@ def failing_reads(monkeypatch, path: Path, number: int, times: int = 1000) -> No
         return real(fd, buffers, offset)
 
     monkeypatch.setattr(os, "preadv", preadv)
+
+
+class Net(torch.nn.Linear):
+    """A module that a user pickles whole; nothing here imports it unasked."""
+
+
+STRANGERS = [
+    ({"weights": torch.zeros(3), "epoch": 1}, "a dict of 'weights', 'epoch'"),
+    ({"weight": torch.zeros(3)}, "a model file"),
+    (torch.nn.Linear(2, 2).state_dict(), "a model file"),
+    ([torch.zeros(3)], "a pickled list"),
+    (torch.zeros(3), "a pickled "),
+    ({}, "an empty dict"),
+    ({"pytorch-lightning_version": "2"}, "a checkpoint by Lightning"),
+    (
+        {"module_interface_state": {}, "trainer_state": {}},
+        "a dict of 'module_interface_state', 'trainer_state'",
+    ),
+    (Net(2, 2), "a pickled "),
+]
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize(("held", "says"), STRANGERS, ids=[says for _, says in STRANGERS])
+def test_a_sound_file_that_is_no_checkpoint_is_passed_over_by_every_search_and_told_as_what_it_is(
+    directory, caplog, held, says, legacy
+):
+    stranger = directory / "model_9.pt"
+    torch.save(held, stranger, _use_new_zipfile_serialization=not legacy)
+    assert loaded_epoch(directory) == 2
+    assert f"not a checkpoint but {says}" in caplog.text
+    start = starting.decide(arguments(directory), epochs=5, resume=True)
+    assert (os.path.basename(start.resumes_from), start.runs) == ("model_2.pt", ())
+    (told,) = start.skipped
+    assert told.startswith(f"{stranger}: not a checkpoint: {says}")
+    with pytest.raises((NotACheckpointError, UnsafeCheckpointError)):
+        loaded_epoch(directory, load_filename="model_9.pt")
+
+
+def test_a_model_file_of_ours_and_safetensors_under_the_name_of_a_checkpoint_are_passed_over(
+    directory, tmp_path
+):
+    own = DefaultCheckpointer(DefaultCheckpointerArguments(model_state_save_dir=tmp_path))
+    os.rename(own.save_model({"w": torch.zeros(3)}, 9), directory / "model_9.pt")  # type: ignore[arg-type]
+    save_file({"w": torch.zeros(3)}, directory / "model_8.pt")
+    assert loaded_epoch(directory) == 2
+    start = starting.decide(arguments(directory), epochs=5, resume=True)
+    assert os.path.basename(start.resumes_from) == "model_2.pt"
+    assert [one.partition(": ")[2] for one in start.skipped] == [
+        "not a checkpoint: a model file",
+        "not a checkpoint: a safetensors file",
+    ]
+
+
+def test_where_there_is_nothing_but_strangers_the_newest_is_named_and_is_no_checkpoint(tmp_path):
+    for index in (1, 2):
+        torch.save({"weights": 1}, tmp_path / f"model_{index}.pt")
+    assert resumed_from(tmp_path) == "model_2.pt"
+    with pytest.raises(NotACheckpointError, match=r"not a checkpoint but a dict of 'weights': .*model_2\.pt"):
+        loaded_epoch(tmp_path)
+
+
+def test_a_checkpoint_without_a_manifest_is_one_also_with_metrics_and_classes_of_the_users(directory, code):
+    states = {"module_interface_state": code.Config(), "trainer_state": {"epoch": 3}}
+    torch.save({**states, "trainer_backend_state": None, "metrics": {}}, directory / "model_3.pt")
+    assert loaded_epoch(directory, weights_only=False) == 3
+    assert resumed_from(directory) == "model_3.pt"
+    with pytest.raises(UnsafeCheckpointError):
+        loaded_epoch(directory)
+
+
+def test_a_suspect_is_taken_where_every_other_file_is_bad(directory):
+    torch.save({"weights": 1}, directory / "model_9.pt")
+    (directory / "model_1.pt").unlink()
+    for _ in range(notes.MOST_STARTS):
+        with (
+            pytest.raises(ValueError, match="of the run"),
+            notes.counted_start(str(directory / "model_2.pt")),
+        ):
+            raise ValueError("of the run")
+    start = starting.decide(arguments(directory), epochs=5, resume=True)
+    assert os.path.basename(start.resumes_from) == "model_2.pt"
+    assert [one.partition(": ")[2] for one in start.skipped] == ["not a checkpoint: a dict of 'weights'"]
 
 
 def test_a_bad_block_in_the_newest_file_is_passed_over_by_every_search(directory, monkeypatch, capsys):

@@ -29,7 +29,7 @@ def shape(text: str) -> list[str]:
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z", "TIME", text)
     text = re.sub(r"(?<=\d)\+\w+", "", text)  # the build of torch: +cpu
     text = re.sub(r"(?<=  )[▁-█ ]{16}$", "HISTOGRAM", text, flags=re.MULTILINE)
-    text = re.sub(r"(?<![\w.])[0-9][0-9.]*(?: (?:B|kB|MB|GB|ms|s|min|h|d))?\b", "N", text)
+    text = re.sub(r"(?<![\w.])[0-9][0-9.,]*(?: (?:B|kB|MB|GB|ms|s|min|h|d))?\b", "N", text)
     return [" ".join(line.split()) for line in text.splitlines()]
 
 

@@ -144,7 +144,7 @@ def test_a_checkpoint_that_does_not_name_the_parameters_of_optimizers_is_loaded_
     with pytest.raises(Preempted):
         trainer_in(tmp_path, StopsAt(6), Paired).train()
     loaded = DefaultCheckpointer(DefaultCheckpointerArguments(load_dir=str(tmp_path))).load()
-    del loaded.trainer_state["optimizer_parameters"]
+    del loaded.trainer_state["conditions"]["optimizer_parameters"]
     DefaultCheckpointer(DefaultCheckpointerArguments(save_dir=str(tmp_path))).save(loaded, 5)
     monkeypatch.setattr(Paired, "reverses", True)
     assert trainer_in(tmp_path, None, Paired).global_steps_finished == 6
