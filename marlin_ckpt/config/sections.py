@@ -1,7 +1,6 @@
 """Builds the dataclasses of the sections from a tree of YAML nodes."""
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
@@ -18,10 +17,11 @@ from marlin_ckpt.arguments import (
 )
 from marlin_ckpt.config import scalars, tree
 from marlin_ckpt.errors import ArgumentsError, ConfigError, Fault
+from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText, alternatives, hints_of, suggestion
 
 _SECTIONS = ("module", "trainer", "checkpointer")
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 _Items = dict[str, tuple[yaml.Node, yaml.Node]]
 
 

@@ -14,8 +14,9 @@ import pytest
 from marlin_ckpt.cli import output
 from marlin_ckpt.version import __version__
 
-# A process of `prove-resume` has no command line around it: its parent reads what it writes.
-_PRINTS = ("cli/output.py", "training/proof/child.py")
+# A process of `prove-resume` has no command line around it: its parent reads what it writes. A failed save
+# in the background makes the last flush of stderr fail, and prints nothing.
+_PRINTS = ("cli/output.py", "training/proof/child.py", "saving/background.py")
 _STREAMS = {"stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__"}
 _PRINTERS = {"print", "input", "echo", "secho", "confirm", "prompt"}  # Python's, and those of Typer
 
