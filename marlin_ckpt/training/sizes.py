@@ -9,9 +9,13 @@ from marlin_ckpt.training.module import ModuleInterface, SamplerClass
 from marlin_ckpt.training.resume import rng
 
 
-def step_batch_size(args: TrainerArguments) -> int:
-    """Samples in one batch: the greatest number that the device holds and the accumulation divides into."""
-    size, limit = args.train_batch_size, args.gpu_batch_size_limit
+def step_batch_size(size: int, limit: int) -> int:
+    """Samples in one batch: the greatest number that the device holds and the accumulation divides into.
+
+    Args:
+        size: of the batch behind one optimizer step, `train_batch_size`.
+        limit: what the device holds, `gpu_batch_size_limit`.
+    """
     if size > limit and size % limit == 0:
         return limit
     while size > limit:
@@ -55,7 +59,7 @@ class Figures:
     @property
     def train_step_batch_size(self) -> int:
         """Samples in one batch, as many as the device holds; see `step_batch_size`."""
-        return step_batch_size(self.args)
+        return step_batch_size(self.args.train_batch_size, self.args.gpu_batch_size_limit)
 
     @property
     def gradient_accumulation(self) -> int:

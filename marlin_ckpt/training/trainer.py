@@ -101,7 +101,8 @@ class Trainer(Figures):
         states.update("trainer backend", self.trainer_backend, checkpoint.trainer_backend_state)
         if isinstance(self.trainer_backend, SingleProcess):
             self._continuation.announce(self.trainer_backend.lost)
-        self._continuation.load_position(checkpoint.trainer_state, self.total_steps_finished)
+        size = self.train_step_batch_size
+        self._continuation.load_position(checkpoint.trainer_state, self.total_steps_finished, size)
         self._maker = stepping.Maker(module)  # what is made from now on is new
 
     def train(self) -> None:
@@ -180,8 +181,8 @@ class Trainer(Figures):
         sampler, size = self.train_sampler, self.train_step_batch_size
         made = self.module.get_train_dataloader(sampler=sampler, batch_size=size)
         loader = () if made is None else made  # a module that is only validated
-        done, epoch = self.total_steps_finished, self.last_epoch + 1
-        with self._position.open(loader, seed=self.seed, epoch=epoch, batches_completed=done) as remaining:
+        done, place = self.total_steps_finished, {"seed": self.seed, "epoch": self.last_epoch + 1}
+        with self._position.open(loader, **place, batches_completed=done, batch_size=size) as remaining:
             self._continuation.go_on()
             return list(self.trainer_backend.train_dl(remaining, self.module))
 

@@ -130,5 +130,6 @@ def _left(state: State, args: TrainerArguments, steps_per_epoch: int) -> int:
     if args.step_schedulers_by == "epoch":
         return epochs
     batches = ((state.get("position") or {}).get("epoch") or {}).get("batches", 0)
-    done = -(-int(batches) // (args.train_batch_size // step_batch_size(args)))
+    size = args.train_batch_size
+    done = -(-int(batches) // (size // step_batch_size(size, args.gpu_batch_size_limit)))
     return epochs * steps_per_epoch - done

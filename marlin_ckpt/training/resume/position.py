@@ -56,6 +56,7 @@ class Position:
         state: Mapping[str, Any] | None,
         batches_completed: int,
         conditions: Mapping[str, Any] | None = None,
+        in_batches_of: int = 0,
     ) -> None:
         """Takes over what `state` returned once; without it the run is between two epochs.
 
@@ -63,6 +64,8 @@ class Position:
             state: what `state` returned, or None.
             batches_completed: those of the whole run then.
             conditions: of the run then, as far as they are known.
+            in_batches_of: so many samples the position counts where it is not in samples, as in files by
+                version 0.1; 0: that is not known.
         """
         self._began_batches = int(batches_completed)
         self.data = loaders.among(conditions or {})
@@ -72,6 +75,8 @@ class Position:
         if self._loaded_epoch is not None:
             self._began_batches -= self._loaded_epoch["batches"]
             self._began_rng = self._loaded_epoch["rng"]
+            if in_batches_of:
+                self._loaded_epoch = {"batch_size": in_batches_of, **self._loaded_epoch}
 
     def pause(self, batches_completed: int) -> None:
         """Training has stopped here; when it goes on, it resumes as it would from a checkpoint.
@@ -97,7 +102,22 @@ class Position:
             self.lost = rng.restore(self._held_rng)
             self._held_rng = None
 
-    def open(self, loader: Any, *, seed: int, epoch: int, batches_completed: int) -> Remaining:
+    def _loaded_in_samples(self, loader: Any, batch_size: int) -> Mapping[str, Any] | None:
+        """What was loaded of the epoch; a position in batches becomes one in samples.
+
+        It stays where the module makes batches of another size than it is asked for, as it may have then.
+        """
+        saved = self._loaded_epoch
+        if saved is None or "samples" in saved:
+            return saved
+        left = {name: value for name, value in saved.items() if name != "batch_size"}
+        if (size := saved.get("batch_size")) and loaders.batch_size(loader) == batch_size:
+            left |= {"batch_size": size, "samples": saved["batches"] * size}
+        return left
+
+    def open(
+        self, loader: Any, *, seed: int, epoch: int, batches_completed: int, batch_size: int
+    ) -> Remaining:
         """Begins to load the batches that are left, and restores the random numbers of the present position.
 
         Args:
@@ -105,10 +125,12 @@ class Position:
             seed: of the run's data.
             epoch: from 0.
             batches_completed: those of the whole run.
+            batch_size: that the loader was asked for.
         """
         now, done = loaders.conditions(loader), self.batches(batches_completed)
         changed = differences(self.data, now)
-        self._remaining = Remaining(loader, seed=seed, epoch=epoch, done=done, saved=self._loaded_epoch)
+        saved = self._loaded_in_samples(loader, batch_size)
+        self._remaining = Remaining(loader, seed=seed, epoch=epoch, done=done, saved=saved)
         self._restore_held()
         if self._goes_on:
             self._goes_on = False

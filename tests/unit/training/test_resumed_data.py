@@ -152,21 +152,67 @@ def test_data_that_the_module_itself_makes_new_for_an_epoch_are_no_change(tmp_pa
     assert "not be exact" not in caplog.text
 
 
-def test_an_older_file_with_its_position_in_batches_and_without_these_conditions_is_read_in_silence(
-    tmp_path, caplog
-):
-    first = stopped(tmp_path, 3)
+def as_by_an_older_version(tmp_path, *conditions) -> None:
+    """Leaves of a checkpoint the conditions that are named and a position in batches."""
     loader = DefaultCheckpointerArguments(load_dir=str(tmp_path), save_dir=str(tmp_path))
     loaded = DefaultCheckpointer(loader).load()
     state = loaded.trainer_state
-    kept = {"train_batch_size", "seed", "torch", "device"}
+    kept = {"seed", "torch", "device", *conditions}
     state["conditions"] = {name: one for name, one in state["conditions"].items() if name in kept}
     epoch = state["position"]["epoch"]
     state["position"]["epoch"] = {name: epoch[name] for name in ("batches", "rng", "loader")}
     DefaultCheckpointer(loader).save(loaded, 0)
+
+
+def test_an_older_file_with_its_position_in_batches_and_without_these_conditions_is_read_in_silence(
+    tmp_path, caplog
+):
+    first = stopped(tmp_path, 3)
+    as_by_an_older_version(tmp_path, "train_batch_size")
     rest = resumed(tmp_path, exact=True)
     assert sorted(first + rest) == list(range(SAMPLES))
     assert "not be exact" not in caplog.text
+
+
+@pytest.mark.parametrize("loader", ["sampler", "in order", "shuffled"])
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ({}, {"train_batch_size": 4}),
+        ({}, {"train_batch_size": 24}),
+        ({}, {"gpu_batch_size_limit": 2}),
+        ({"gpu_batch_size_limit": 4}, {}),
+        ({"gpu_batch_size_limit": 4}, {"train_batch_size": 6, "gpu_batch_size_limit": 3}),
+    ],
+)
+def test_an_older_files_position_in_batches_counts_the_samples_of_the_batches_of_then(
+    tmp_path, loader, then, now
+):
+    first = stopped(tmp_path, 3, loader, **then)
+    as_by_an_older_version(tmp_path, "train_batch_size", "gpu_batch_size_limit")
+    assert sorted(first + resumed(tmp_path, loader, **now)) == list(range(SAMPLES))
+
+
+def test_an_older_files_position_is_the_same_after_a_stop_before_its_data_were_opened(tmp_path):
+    first = stopped(tmp_path, 3)
+    as_by_an_older_version(tmp_path, "train_batch_size", "gpu_batch_size_limit")
+    trainer = trainer_in(tmp_path, None, Noting, epochs=1, train_batch_size=4)
+    trainer.save_checkpoint(force=True)
+    assert sorted(first + resumed(tmp_path, train_batch_size=4)) == list(range(SAMPLES))
+
+
+def test_a_module_that_makes_batches_of_its_own_size_resumes_from_an_older_file_by_that_size(tmp_path):
+    class Stubborn(Noting):
+        def get_train_dataloader(self, sampler, batch_size):
+            return super().get_train_dataloader(sampler, 6)
+
+    trainer = trainer_in(tmp_path, StopsAt(3), Stubborn, epochs=1)
+    with pytest.raises(Preempted):
+        trainer.train()
+    as_by_an_older_version(tmp_path, "train_batch_size", "gpu_batch_size_limit")
+    again = trainer_in(tmp_path, None, Stubborn, epochs=1, train_batch_size=4)
+    again.train()
+    assert sorted(trainer.module.seen + again.module.seen) == list(range(SAMPLES))
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
