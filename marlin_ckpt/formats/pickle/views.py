@@ -86,7 +86,7 @@ def _rebuilt(name: str, arguments: tuple[Any, ...], others: Iterable[Any]) -> Vi
     is_marked = any(isinstance(one, dict) and _says_yes(one) for one in arguments[6:8])
     if is_marked or not _is_int64(offset) or abs(math.prod(sizes)) >= _LIMIT:
         return None
-    return View(storage, kind, offset + _offset(storage), sizes, steps, tuple(others))
+    return View(storage, kind, offset + _part(storage)[0], sizes, steps, tuple(others))
 
 
 def _says_yes(metadata: dict[Any, Any]) -> bool:
@@ -94,19 +94,21 @@ def _says_yes(metadata: dict[Any, Any]) -> bool:
 
 
 def _whole(storage: Storage) -> View | None:
-    kind = dtype_of(storage)
-    numel: Any = storage.pid[4] if len(storage.pid) > 4 else None  # noqa: PLR2004 - see `Storage.pid`
+    kind, (offset, numel) = dtype_of(storage), _part(storage)
     if not kind or not _is_int64(numel):
         return None
-    return View(storage, kind, _offset(storage), (int(numel),), (1,))
+    return View(storage, kind, offset, (numel,), (1,))
 
 
-def _offset(storage: Storage) -> int:
-    """Where in its storage a view of it starts; legacy files of torch before 0.4 have such."""
-    view = storage.pid[5] if len(storage.pid) > 5 else None  # noqa: PLR2004 - in legacy files alone
+def _part(storage: Storage) -> tuple[int, Any]:
+    """Where in the data of its file a storage starts, and its elements: some are parts of another one.
+
+    Legacy files of torch before 0.4 have such; elsewhere each has its data for itself.
+    """
+    numel, view = (storage.pid[at] if len(storage.pid) > at else None for at in (4, 5))  # see `Storage.pid`
     if isinstance(view, tuple) and len(view) == 3 and _is_int64(view[1]):  # noqa: PLR2004 - key, offset, size
-        return int(view[1])
-    return 0
+        return int(view[1]), view[2]
+    return 0, numel
 
 
 def _sizes(value: Any) -> tuple[int, ...] | None:

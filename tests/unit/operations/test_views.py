@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,13 @@ def test_damage_anywhere_in_the_storage_of_a_view_is_refused_by_name(tmp_path, c
     assert not Path(out).exists()
 
 
-def legacy_file(path: Path, offset: int, size: int, storage: list[float]) -> Path:
+def tail(whole: torch.Tensor) -> torch.Tensor:
+    return whole[1:]
+
+
+def legacy_file(
+    path: Path, offset: int, size: int, storage: list[float], part: Callable[[torch.Tensor], Any] = tail
+) -> Path:
     """A file as torch 0.3 wrote it, in which a storage is a part of another, from an offset on."""
 
     class Pickler(pickle.Pickler):
@@ -114,7 +121,7 @@ def legacy_file(path: Path, offset: int, size: int, storage: list[float]) -> Pat
     torch.save({}, saved, _use_new_zipfile_serialization=False)
     head = saved.getvalue()[: saved.getvalue().index(b"\x80\x02}q\x00.", 40)]
     state = io.BytesIO()
-    Pickler(state, 2).dump({"w": torch.zeros(size)[1:]})
+    Pickler(state, 2).dump({"w": part(torch.zeros(size))})
     data = struct.pack(f"<q{len(storage)}f", len(storage), *storage)
     path.write_bytes(head + state.getvalue() + pickle.dumps(["0"], 2) + data)
     return path
@@ -132,6 +139,15 @@ def test_a_legacy_storage_that_is_a_part_of_another_has_its_own_elements(tmp_pat
         assert diff.compare(one, other).is_same
         (found,) = checked_statistics(one, one.outline.tensors)
     assert (found.minimum, found.maximum) == (5, 8)
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_a_legacy_storage_that_is_a_part_of_another_and_stands_for_itself_has_its_own_elements(tmp_path):
+    numbers = [float(number) for number in range(12)]
+    path = legacy_file(tmp_path / "old.pth", 4, 5, numbers, torch.Tensor.storage)
+    with open_checked(str(path)) as one:
+        (tensor,) = one.outline.tensors
+        assert one.values(tensor).tolist() == [4, 5, 6, 7, 8]
 
 
 def test_a_legacy_storage_whose_part_lies_beyond_its_end_is_refused(tmp_path, capsys):
