@@ -92,6 +92,8 @@ def read_legacy(source: Source) -> tuple[Any, StubReader, dict[str, tuple[int, i
     keys = _Reader(window).load()
     if type(keys) is not list or not all(type(key) is str for key in keys):
         raise pickle.UnpicklingError("no list of storages")
+    if reader.storages.keys() - set(keys):
+        raise EOFError("truncated: a storage is missing")
     places: dict[str, tuple[int, int]] = {}
     at, size = window.at, source.size_bytes
     for key in keys:

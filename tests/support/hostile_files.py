@@ -87,7 +87,7 @@ def from_pickles() -> list[Hostile]:
                 verified=CORRUPT),
         Hostile("legacy with a storage of 2^40", legacy(pickles.state(pickles.tensor(stored=pickles.tuple_of(
             pickles.text("storage"), pickles.imported("torch", "FloatStorage"), pickles.text("0"),
-            pickles.text("cpu"), pickles.number(2**40), b"N") + b"Q")))),
+            pickles.text("cpu"), pickles.number(2**40), b"N") + b"Q"))), verified=CORRUPT),
         Hostile("legacy and nothing more", LEGACY_MAGIC, verified=CORRUPT),
         Hostile("bare pickle with code", code, verified=NO_CHECKPOINT),
         Hostile("bare pickle of protocol 0 with code", b"cos\nsystem\n(S'touch ran'\ntR.",
@@ -166,7 +166,7 @@ def nodes() -> list[Hostile]:
         "directory in itself": (lambda path: os.symlink(os.path.dirname(path), path), (4,)),
         "link to itself": (lambda path: os.symlink(path, path), (1,)),
         "links in a loop": (loop, (1,)),
-        "link that leads nowhere": (lambda path: os.symlink("/nonexistent/x", path), (1,)),
+        "link that leads nowhere": (lambda path: os.symlink("/nonexistent/x", path), (4,)),
         "link to endless zeros": (lambda path: os.symlink("/dev/zero", path), (1,)),
         "link to endless noise": (lambda path: os.symlink("/dev/urandom", path), (1,)),
         "link to a terminal": (lambda path: os.symlink("/dev/tty", path), (1,)),

@@ -24,7 +24,9 @@ from marlin_ckpt.errors import (
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.budget import ExcessError
 from marlin_ckpt.formats.format import Format, format_of
+from marlin_ckpt.formats.legacy import read_legacy
 from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.pickle.reader import unpickling as structure_of
 from marlin_ckpt.formats.torch import unpickling
 from marlin_ckpt.formats.torch.placement import Pair, Storages
 from marlin_ckpt.formats.zip import reader
@@ -91,6 +93,7 @@ def _read(
             raise NotACheckpointError("not a checkpoint but a safetensors file", text)
         if file_format is Format.LEGACY:
             log(f"{text} is a legacy torch file, which has no checksums: it cannot be verified")
+            _check_legacy(source, weights_only=weights_only)
             state, manifest = _load_with_torch(source, weights_only=weights_only), None
         else:
             container = reader.read_saved(source)
@@ -106,6 +109,16 @@ def _read(
             state = _load_with_torch(source, weights_only=weights_only, is_proven=container.has_checksums)
         pairs(state, manifest)
         return state, manifest
+
+
+def _check_legacy(source: Source, *, weights_only: bool) -> None:
+    """Looks for the data of all storages, which torch makes of any size, and leaves as they are without it."""
+    try:
+        with structure_of(source.path):
+            read_legacy(source)
+    except ExcessError:
+        if weights_only:
+            raise
 
 
 class _NotPlainError(MarlinError):

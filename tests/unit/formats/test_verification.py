@@ -17,7 +17,8 @@ from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArgu
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.newest import newest_intact
-from marlin_ckpt.errors import CheckpointNotFoundError
+from marlin_ckpt.errors import CheckpointNotFoundError, CorruptCheckpointError
+from marlin_ckpt.formats.torch.reader import read_file
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.formats.verification import verify
 
@@ -208,6 +209,19 @@ def test_a_legacy_file_that_was_cut_short_is_corrupt_wherever_it_ends(tmp_path: 
     verdict = verify(str(path))
     assert verdict.status is Status.CORRUPT
     assert "truncated" in verdict.reason or "ends too early" in verdict.reason
+
+
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_a_legacy_file_without_the_data_of_a_storage_is_corrupt_and_not_loaded(tmp_path, weights_only):
+    # torch.load makes such a tensor of whatever lies in the memory that it is given.
+    path = tmp_path / "old.pth"
+    torch.save({"w": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rindex(b"]q\x00X")] + b"]q\x00.")  # the keys of the storages: none
+    verdict = verify(str(path))
+    assert (verdict.status, "a storage is missing" in verdict.reason) == (Status.CORRUPT, True)
+    with pytest.raises(CorruptCheckpointError, match="a storage is missing"):
+        read_file(path, weights_only=weights_only, log=lambda _: None)
 
 
 @pytest.mark.parametrize(
