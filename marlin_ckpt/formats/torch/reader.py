@@ -116,9 +116,9 @@ def _check_legacy(source: Source, *, weights_only: bool) -> None:
     try:
         with structure_of(source.path):
             read_legacy(source)
-    except ExcessError:
+    except ExcessError as error:
         if weights_only:
-            raise
+            raise ExcessError(error.what, source.path, _OWN) from error
 
 
 class _NotPlainError(MarlinError):

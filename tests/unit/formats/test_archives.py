@@ -38,3 +38,15 @@ def test_a_tensor_whose_record_is_in_another_archive_has_no_bytes_in_the_outline
     with open_source(mixed) as source:
         (tensor,) = read_outline(source).tensors
     assert (tensor.start, tensor.storage_bytes) == (0, 0)
+
+
+def test_a_record_of_another_archive_in_front_of_the_state_is_not_taken_for_its_own(tmp_path):
+    saved = io.BytesIO()
+    torch.save({"w": torch.ones(5000)}, saved)
+    path = tmp_path / "model_1.pt"
+    with zipfile.ZipFile(saved) as whole, zipfile.ZipFile(path, "w") as file:
+        file.writestr("other/data/0", bytes(20000))
+        for name in whole.namelist():
+            file.writestr(name, whole.read(name))
+    state, _ = read_file(os.fspath(path), weights_only=True, log=lambda _: None)
+    assert torch.equal(state["w"], torch.ones(5000))

@@ -14,8 +14,11 @@ from torch import _weights_only_unpickler as torchs
 from marlin_ckpt.formats.budget import Budget, ExcessError
 from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.torch import unpickling
+from marlin_ckpt.formats.torch.reader import read_file
 from marlin_ckpt.formats.torch.unpickling import Unpickler
+from tests.support.hostile_files import legacy
 from tests.support.hostile_pickles import AMPLIFIED, PRIME, call, imported, number, state, text, tuple_of
+from tests.support.hostile_zips import entries, zipped
 
 
 def read(data: bytes) -> Any:
@@ -148,3 +151,16 @@ def test_calls_that_no_pickler_writes_are_refused(value):
 def test_a_pickle_that_lies_raises_and_leaves_nothing_behind(data):
     with pytest.raises((pickle.UnpicklingError, EOFError, IndexError, KeyError, ValueError)):
         read(data)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy"])
+def test_the_refusal_to_load_what_is_too_large_names_the_file_and_says_how_its_owner_loads_it(kind, tmp_path):
+    # An integer of 480,000 bits as the key of a dict 20,000 times.
+    huge = (
+        b"\x8b" + (60_000).to_bytes(4, "little") + b"\x7f" * 60_000 + b"q\x000}(" + b"h\x00N" * 20_000 + b"u"
+    )
+    path = tmp_path / "hostile.pt"
+    path.write_bytes(zipped(entries(state(huge))) if kind == "zip" else legacy(state(huge)))
+    with pytest.raises(ExcessError, match="too large") as caught:
+        read_file(path, weights_only=True, log=lambda _: None)
+    assert (caught.value.where, "weights_only: false" in caught.value.hint) == (str(path), True)
