@@ -112,7 +112,7 @@ def _read(
 
 
 def _check_legacy(source: Source, *, weights_only: bool) -> None:
-    """Looks for the data of all storages, which torch makes of any size, and leaves as they are without it."""
+    """Looks for the data of all storages: torch makes them of any size, and leaves them unset without it."""
     try:
         with structure_of(source.path):
             read_legacy(source)

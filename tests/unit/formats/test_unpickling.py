@@ -155,12 +155,9 @@ def test_a_pickle_that_lies_raises_and_leaves_nothing_behind(data):
 
 @pytest.mark.parametrize("kind", ["zip", "legacy"])
 def test_the_refusal_to_load_what_is_too_large_names_the_file_and_says_how_its_owner_loads_it(kind, tmp_path):
-    # An integer of 480,000 bits as the key of a dict 20,000 times.
-    huge = (
-        b"\x8b" + (60_000).to_bytes(4, "little") + b"\x7f" * 60_000 + b"q\x000}(" + b"h\x00N" * 20_000 + b"u"
-    )
+    costly = AMPLIFIED["tuples of 2^40 as a key"]
     path = tmp_path / "hostile.pt"
-    path.write_bytes(zipped(entries(state(huge))) if kind == "zip" else legacy(state(huge)))
+    path.write_bytes(zipped(entries(costly)) if kind == "zip" else legacy(costly))
     with pytest.raises(ExcessError, match="too large") as caught:
         read_file(path, weights_only=True, log=lambda _: None)
     assert (caught.value.where, "weights_only: false" in caught.value.hint) == (str(path), True)
