@@ -103,6 +103,8 @@ def read_legacy(source: Source) -> tuple[Any, StubReader, dict[str, tuple[int, i
         (numel,) = struct.unpack("<q", source.read(at, 8))
         if not 0 <= numel * item_bytes <= size - at - 8:
             raise EOFError("truncated: a storage does not fit the file")
+        if reader.storages[key].pid[4:5] != (numel,):
+            raise pickle.UnpicklingError("a storage has another size than its tensors name")
         places[key] = at + 8, numel * item_bytes
         at += 8 + numel * item_bytes
     return state, reader, places

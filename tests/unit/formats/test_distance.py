@@ -21,7 +21,8 @@ def test_the_sum_of_the_measures_of_parts_is_the_measure_of_the_whole(values, cu
 
     def measure(part: slice) -> distance.Distance:
         x, y = a[part].copy(), b[part].copy()
-        return distance.Ruler().measure(x, y, distance.differences(x.data.cast("B"), y.data.cast("B"), 4))
+        differs = distance.differences(x.data.cast("B"), y.data.cast("B"), "float32")
+        return distance.Ruler().measure(x, y, differs)
 
     parts, whole = measure(slice(0, cut)) + measure(slice(cut, None)), measure(slice(None))
     assert (parts.differing, parts.not_finite, parts.maximum) == (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import struct
 from collections.abc import Callable
@@ -221,6 +222,22 @@ def test_a_legacy_file_without_the_data_of_a_storage_is_corrupt_and_not_loaded(t
     verdict = verify(str(path))
     assert (verdict.status, "a storage is missing" in verdict.reason) == (Status.CORRUPT, True)
     with pytest.raises(CorruptCheckpointError, match="a storage is missing"):
+        read_file(path, weights_only=weights_only, log=lambda _: None)
+
+
+@pytest.mark.parametrize("named", [1 << 40, 251], ids=["more than there is memory", "one more"])
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_a_legacy_file_that_names_a_larger_storage_than_it_holds_is_corrupt_and_not_loaded(
+    tmp_path: Path, named: int, weights_only: bool
+) -> None:
+    path = tmp_path / "old.pth"
+    torch.save({"w": torch.ones(250)}, path, _use_new_zipfile_serialization=False)
+    told = pickle.BININT1 + b"\xfa" + pickle.NONE  # the number of elements, and no view
+    data = path.read_bytes()
+    assert data.count(told) == 1
+    path.write_bytes(data.replace(told, pickle.LONG1 + b"\x06" + named.to_bytes(6, "little") + pickle.NONE))
+    assert verify(str(path)).status is Status.CORRUPT
+    with pytest.raises(CorruptCheckpointError, match="another size"):
         read_file(path, weights_only=weights_only, log=lambda _: None)
 
 
