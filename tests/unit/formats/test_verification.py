@@ -18,9 +18,10 @@ from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArgu
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.newest import newest_intact
+from marlin_ckpt.entries import Entry, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, CorruptCheckpointError
 from marlin_ckpt.formats.torch.reader import read_file
-from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.formats.verdicts import Inspection, Status
 from marlin_ckpt.formats.verification import verify
 
 STATE = {"layer": {"weight": torch.arange(2000.0), "bias": torch.arange(5000.0, 5300.0)}}
@@ -72,6 +73,14 @@ def test_a_safetensors_file_is_checked_by_its_structure_and_said_to_have_no_chec
     verdict = verify(str(path))
     assert verdict.status is status
     assert ("no checksums" in verdict.reason) == (status is Status.UNVERIFIABLE)
+
+
+@pytest.mark.parametrize("status", [None, *Status])
+def test_a_structure_is_complete_or_not_or_cannot_tell_where_there_are_no_checksums(status):
+    sound = (Status.COMPLETE, Status.INTACT, Status.REPACKED)
+    expected = None if status in (None, Status.UNVERIFIABLE) else status in sound
+    looked_at = Inspection(Entry("", Item("model_1.pt", 0, 0, ()), None), status)
+    assert looked_at.complete is expected
 
 
 def without_checksums(path: Path) -> None:
