@@ -31,6 +31,7 @@ from marlin_ckpt import (
 from marlin_ckpt.directory import catalog, latest, removing
 from marlin_ckpt.formats import inspection, verification
 from marlin_ckpt.formats.verdicts import Status
+from tests.support.folders import visible
 
 SAVERS = 2
 LOADERS = 3
@@ -175,6 +176,7 @@ def go_on_loading(board: Board, directory: str, loader: int, loads: int, until_s
     messages = Messages()
     logger = logging.getLogger("marlin_ckpt.checkpointer")
     logger.propagate = False
+    logger.setLevel(logging.DEBUG)
     logger.addHandler(messages)
     checkpointer = checkpointer_for(directory)
     while (
@@ -282,7 +284,7 @@ def main(directory: str, loads: int, seconds: int, kind: str) -> dict:
     os.write(say_saved, END)
     found["pruner"] = pruner.result()
     found["verifier"], found["lister"] = (one.result() for one in inspectors)
-    left = [name for name in os.listdir(directory) if not name.startswith("other_")]
+    left = [name for name in visible(directory) if not name.startswith("other_")]
     found["left"] = [name for name in left if index_in(name) is None]
     found["torn"] = [
         name for name in left if verification.verify(os.path.join(directory, name)).status != "intact"
