@@ -3,8 +3,9 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import catalog, lease, notes, own, runs
@@ -12,7 +13,7 @@ from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.neighbours import runs_of
 from marlin_ckpt.directory.newest import newest_loadable
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import CheckpointNotFoundError, ConfigError, Fault, StorageError
+from marlin_ckpt.errors import CheckpointNotFoundError, ConfigError, Fault, MarlinError, StorageError
 from marlin_ckpt.formats import inspection
 from marlin_ckpt.naming import FileName, Kind
 from marlin_ckpt.storage.local.files import doing
@@ -73,6 +74,7 @@ def decide(
     epochs: int,
     resume: bool,
     guards: bool = True,
+    bad: Mapping[str, str] = MappingProxyType({}),
 ) -> Start:
     """Decides how a run starts, from the files in `save_dir`; changes nothing.
 
@@ -81,6 +83,8 @@ def decide(
         epochs: how many the run has; its indices go from 0 to `epochs - 1`.
         resume: continue from the newest checkpoint in `save_dir`, if there is one.
         guards: exclude a checkpoint with which several runs in a row have failed.
+        bad: the paths of checkpoints that were chosen before and could not be loaded, with the reasons; where
+            there is no other one, the run continues from none.
 
     Raises:
         ConfigError: it would write over another run, which it neither continues nor was told to delete.
@@ -89,7 +93,7 @@ def decide(
     save_dir = os.fspath(args.save_dir)
     checkpoints = _checkpoints(args)
     if resume and checkpoints:
-        return _continued(args, checkpoints, guards=guards)
+        return _continued(args, checkpoints, guards=guards, bad=bad)
     if not (args.checkpoint and epochs):
         return Start(save_dir)
     if args.delete_existing_checkpoints:
@@ -133,23 +137,26 @@ def _continues(args: DefaultCheckpointerArguments) -> bool:
     return load_dir == save_dir
 
 
-def _continued(args: DefaultCheckpointerArguments, checkpoints: list[Entry], *, guards: bool) -> Start:
+def _continued(
+    args: DefaultCheckpointerArguments, checkpoints: list[Entry], *, guards: bool, bad: Mapping[str, str]
+) -> Start:
     """Continues the run that saved last; where another one has a greater index, that does not count."""
     found = runs_of(checkpoints)
     others = {one.path for run in found[1:] for one in run.entries}
     suspects = _suspects(args, [one for one in checkpoints if one.path not in others]) if guards else {}
-    skipped: dict[str, str] = {}
+    skipped = dict(bad)
 
     def candidates() -> list[Entry]:
         # Those that came meanwhile, too, which are looked at as they come.
-        return [
-            one for one in reversed(_checkpoints(args)) if one.path not in others and one.path not in suspects
-        ]
+        left_out = {*others, *suspects, *bad}
+        return [one for one in reversed(_checkpoints(args)) if one.path not in left_out]
 
     newest = newest_loadable(candidates, skipped.__setitem__)
     if newest is None and suspects:  # a bad file is no other one to begin with
         suspects.clear()
         newest = newest_loadable(candidates, skipped.__setitem__)
+    if newest is None and bad:
+        return Start(os.fspath(args.save_dir))
     # Where there is none, loading the newest raises the error that says why.
     chosen = newest or [one for one in checkpoints if one.path not in others][-1]
     told = (*suspects.values(), *(f"{path}: {reason}" for path, reason in skipped.items()))
@@ -215,3 +222,49 @@ def _check_writable(directory: str) -> None:
     if not os.access(existing, os.W_OK | os.X_OK):
         hint = "choose another checkpointer.save_dir, or change its permissions"
         raise StorageError("cannot write: Permission denied", existing, hint, errno=errno.EACCES)
+
+
+@dataclass
+class Starter:
+    """Decides how a run starts, and again where the checkpoint that it chose turns out to be bad.
+
+    Attributes:
+        args, epochs, resume, guards: as for `decide`.
+        announce: told of each decision before it is applied.
+        start: the last decision, which the arguments follow.
+    """
+
+    args: DefaultCheckpointerArguments
+    epochs: int
+    resume: bool
+    guards: bool
+    announce: Callable[[Start], None]
+    start: Start = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Decides for the first time; raises as `decide` and `apply` do."""
+        self._bad: dict[str, str] = {}  # checkpoints that were sound when they were chosen
+        self._begin(self._decided())
+
+    def finds_another(self, error: MarlinError) -> bool:
+        """Passes over the checkpoint that was chosen; whether there is another one.
+
+        Args:
+            error: that loading it has raised.
+
+        Raises:
+            As `decide` and `apply` do.
+        """
+        self._bad[self.start.resumes_from] = error.what
+        another = self._decided()
+        if another.resumes_from:
+            self._begin(another)
+        return bool(another.resumes_from)
+
+    def _decided(self) -> Start:
+        return decide(self.args, epochs=self.epochs, resume=self.resume, guards=self.guards, bad=self._bad)
+
+    def _begin(self, start: Start) -> None:
+        self.start = start
+        self.announce(start)
+        apply(start, self.args, epochs=self.epochs)

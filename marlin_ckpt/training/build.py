@@ -16,7 +16,8 @@ from marlin_ckpt.arguments import (
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.config import Config
-from marlin_ckpt.errors import ConfigError, Fault
+from marlin_ckpt.directory.newest import is_passed_over
+from marlin_ckpt.errors import ConfigError, Fault, MarlinError, drop_frames
 from marlin_ckpt.training import setting
 from marlin_ckpt.training.module import ModuleInterface
 from marlin_ckpt.training.observer import TrainerObserver
@@ -26,16 +27,28 @@ from marlin_ckpt.training.trainer import Trainer
 
 
 class _Announcing(DefaultCheckpointer):
-    """Calls a function before it reads a checkpoint."""
+    """Calls a function before it reads a checkpoint, and one where that turns out to be bad."""
 
-    def __init__(self, args: DefaultCheckpointerArguments, before_load: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        args: DefaultCheckpointerArguments,
+        before_load: Callable[[], None],
+        finds_another: Callable[[MarlinError], bool],
+    ) -> None:
         super().__init__(args)
         self._before_load = before_load
+        self._finds_another = finds_another
 
     def load(self, into: Checkpoint | None = None) -> Checkpoint:
         """Loads as `DefaultCheckpointer` does."""
-        self._before_load()
-        return super().load(into)
+        while True:
+            self._before_load()
+            try:
+                return super().load(into)
+            except MarlinError as error:
+                if not (self.args.resume_from and is_passed_over(error) and self._finds_another(error)):
+                    raise
+                drop_frames(error)
 
 
 def build_trainer(
@@ -43,6 +56,7 @@ def build_trainer(
     *,
     observer: TrainerObserver | None = None,
     before_load: Callable[[], None] = lambda: None,
+    finds_another: Callable[[MarlinError], bool] = lambda _: False,
 ) -> Trainer:
     """Makes the module, the checkpointer and the trainer, which loads what it continues from.
 
@@ -50,6 +64,7 @@ def build_trainer(
         config: the whole configuration.
         observer: follows the trainer's progress.
         before_load: called right before a checkpoint's data is read.
+        finds_another: called where those of `resume_from` are bad; whether that names another one by now.
 
     Raises:
         ConfigError: the module cannot be made.
@@ -59,7 +74,7 @@ def build_trainer(
     setting.device_of(config.trainer)
     setting.before_module(config.trainer)
     module = _build_module(config.module)
-    checkpointer = _Announcing(config.checkpointer, before_load)
+    checkpointer = _Announcing(config.checkpointer, before_load, finds_another)
     return Trainer(module, config.trainer, checkpointer=checkpointer, observer=observer)
 
 

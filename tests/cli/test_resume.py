@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.errors import StorageError
+from marlin_ckpt.loading.load import Loaded, Loader
 from tests.support.folders import contents
 
 
@@ -155,6 +158,43 @@ def test_where_no_checkpoint_is_intact_resuming_exits_3_and_leaves_all_as_it_was
     code, out, err = train(3, "--resume")
     assert (code, out, epochs_of(err)) == (3, "", [])
     assert contents("saved") == before
+
+
+@pytest.fixture
+def bad_blocks(monkeypatch):
+    """Makes loads of files fail that were read whole when they were chosen."""
+
+    def spoil(*paths: str) -> None:
+        real, opened = Loader._read, list(paths)
+
+        def read(self: Loader, path: str) -> Loaded:
+            if path in opened:
+                raise StorageError.of("cannot read", path, OSError(errno.EIO, os.strerror(errno.EIO)))
+            return real(self, path)
+
+        monkeypatch.setattr(Loader, "_read", read)
+
+    return spoil
+
+
+def test_a_checkpoint_that_goes_bad_between_its_choice_and_its_load_is_passed_over(train, bad_blocks):
+    train(3)
+    bad_blocks("saved/model_2.pt", "saved/model_1.pt")
+    code, out, err = train(3, "--resume", "--json")
+    assert (code, epochs_of(err)) == (0, [2, 3])
+    assert json.loads(out)["resumed_from"] == "saved/model_0.pt"
+    assert "warning: passed over saved/model_2.pt: cannot read: Input/output error\n" in err
+    assert "resuming from saved/model_0.pt\n" in err
+
+
+def test_where_every_checkpoint_goes_bad_the_error_is_that_of_a_load_and_nothing_changes(train, bad_blocks):
+    train(2)
+    before = contents("saved")
+    bad_blocks("saved/model_0.pt", "saved/model_1.pt")
+    code, _, err = train(2, "--resume")
+    assert (code, epochs_of(err)) == (1, [])
+    assert "error: cannot read: Input/output error: saved/model_" in err
+    assert {name: one for name, one in contents("saved").items() if "notes" not in name} == before
 
 
 def test_a_checkpoint_of_another_configuration_exits_1_and_says_it_does_not_fit(train):

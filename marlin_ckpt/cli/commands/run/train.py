@@ -64,14 +64,13 @@ def train(
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(preemption.listening(really=trainer_args.handle_signals))
         stack.enter_context(starting.leased(checkpointer, epochs=trainer_args.epochs, resume=resume))
-        start = starting.decide(
+        starter = starting.Starter(
             checkpointer,
             epochs=trainer_args.epochs,
             resume=resume,
             guards=not no_crash_loop_guard,
+            announce=lambda start: view.announce(start, quiet=quiet),
         )
-        view.announce(start, quiet=quiet)
-        starting.apply(start, checkpointer, epochs=trainer_args.epochs)
 
         # torch complains at each start where NumPy is not installed; nothing here needs it.
         warnings.filterwarnings("ignore", "Failed to initialize NumPy")
@@ -79,18 +78,20 @@ def train(
         from marlin_ckpt.training.build import build_trainer
 
         def count_start() -> None:
-            signals.at_once = stack.enter_context(notes.counted_start(start.resumes_from))
+            signals.at_once = stack.enter_context(notes.counted_start(starter.start.resumes_from))
 
         progress = stack.enter_context(RunProgress(quiet=quiet))
         stack.enter_context(output.stdout_for_data_alone())
-        trainer = build_trainer(settings, observer=progress, before_load=count_start)
+        trainer = build_trainer(
+            settings, observer=progress, before_load=count_start, finds_another=starter.finds_another
+        )
         progress.tell_if_finished(trainer)
         try:
             trainer.train()
         except BaseException:
-            output.so_far(lambda: progress.report(trainer, start))
+            output.so_far(lambda: progress.report(trainer, starter.start))
             raise
-    report = progress.report(trainer, start)
+    report = progress.report(trainer, starter.start)
     if json:
         output.document(report)
     elif not quiet:
