@@ -63,6 +63,7 @@ def test_verifying_listing_and_pruning_among_savers_meet_nothing_torn(raced):
 
 def test_savers_and_a_pruner_leave_intact_checkpoints_and_nothing_else(raced):
     assert raced["left"] == []
+    assert raced["own"] == ["runs.json"]
     assert raced["torn"] == []
 
 

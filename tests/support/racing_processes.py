@@ -29,6 +29,7 @@ from marlin_ckpt import (
     naming,
 )
 from marlin_ckpt.directory import catalog, latest, removing
+from marlin_ckpt.directory.own import OWN_DIRECTORY
 from marlin_ckpt.formats import inspection, verification
 from marlin_ckpt.formats.verdicts import Status
 from tests.support.folders import visible
@@ -286,6 +287,7 @@ def main(directory: str, loads: int, seconds: int, kind: str) -> dict:
     found["verifier"], found["lister"] = (one.result() for one in inspectors)
     left = [name for name in visible(directory) if not name.startswith("other_")]
     found["left"] = [name for name in left if index_in(name) is None]
+    found["own"] = os.listdir(os.path.join(directory, OWN_DIRECTORY)) if kind == "marlin" else []
     found["torn"] = [
         name for name in left if verification.verify(os.path.join(directory, name)).status != "intact"
     ]
