@@ -131,6 +131,12 @@ def test_notes_that_are_longer_than_any_of_ours_are_passed_over(directory, caplo
     assert "is longer than 1,048,576 bytes" in caplog.text
 
 
+def test_notes_that_are_no_object_are_passed_over(directory, caplog):
+    (directory / own.OWN_DIRECTORY / "notes.json").write_text("[1]", encoding="utf-8")
+    assert own.read(str(directory), "notes.json") == {}
+    assert "not a JSON object" in caplog.text
+
+
 def test_a_lease_that_is_held_twice_ends_with_the_later_end_whichever_began_first(directory):
     with contextlib.ExitStack() as later:
         with lease.held(str(directory), "abc"):

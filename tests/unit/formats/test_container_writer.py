@@ -10,7 +10,8 @@ import zipfile
 import pytest
 from isal import isal_zlib
 
-from marlin_ckpt.formats.zip import writer
+from marlin_ckpt.formats.zip import structures, writer
+from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.formats.zip.writer import ContainerWriter
 
 
@@ -64,3 +65,16 @@ def test_the_checksum_holds_of_a_record_whose_memory_changes_once_it_is_summed(
     container.add("data/0", memoryview(source))
     container.close()
     assert target.records() == {"data/0": bytes(size)}
+
+
+def test_sizes_and_places_from_4_gib_less_a_byte_on_take_the_form_for_large_ones() -> None:
+    # The value that 32 bits end with says itself that the other form follows.
+    limit = 0xFFFF_FFFF
+    shown = slice(18, 26)  # of a local header: the two sizes
+    assert structures.local_header("a", limit - 1, 0)[shown] == bytes(8)
+    assert structures.local_header("a", limit, 0)[shown] == b"\xff" * 8
+    for size, place in ((limit, 0), (0, limit)):
+        assert structures.end_records(1, size, place).startswith(structures.END64_SIGNATURE)
+        assert Record("a", size, 0, place).is_zip64
+    assert structures.end_records(1, limit - 1, limit - 1).startswith(structures.END_SIGNATURE)
+    assert not Record("a", limit - 1, 0, limit - 1).is_zip64

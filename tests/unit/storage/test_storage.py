@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlin_ckpt import StorageError, naming
-from marlin_ckpt.storage.local import temporary
+from marlin_ckpt.storage.local import publishing, temporary
 from marlin_ckpt.storage.local.publishing import make_directory, publish
 from marlin_ckpt.storage.target import Target
 
@@ -271,3 +271,19 @@ def test_a_file_or_a_broken_link_in_the_way_of_a_directory_is_named(tmp_path, wh
     assert str(tmp_path / where) in str(caught.value)
     assert (tmp_path / "file").read_bytes() == b"kept"
     assert sorted(os.listdir(tmp_path)) == ["file", "nowhere"]
+
+
+def test_what_others_wrote_is_made_durable_with_its_name(tmp_path, monkeypatch):
+    (tmp_path / "run" / "step").mkdir(parents=True)
+    (tmp_path / "run" / "step" / "a.pt").write_bytes(b"a")
+    synced = []
+    monkeypatch.setattr(publishing, "_sync_directory", synced.append)
+    monkeypatch.chdir(tmp_path / "run" / "step")
+    for path, expected in (
+        (tmp_path / "run/step/a.pt", [tmp_path / "run/step"]),
+        (tmp_path / "run/step", [tmp_path / "run", tmp_path / "run/step"]),
+        ("a.pt", [os.curdir]),
+    ):
+        synced.clear()
+        publishing.make_durable(str(path))
+        assert sorted(synced) == list(map(str, expected))
