@@ -18,6 +18,7 @@ from tests.support import warm
 from tests.support.folders import visible
 
 REPORT_KEYS = {
+    "schema",
     "run_id",
     "resumed_from",
     "epochs",
