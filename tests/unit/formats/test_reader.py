@@ -13,6 +13,7 @@ import torch
 from torch.utils.serialization import config
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
+from marlin_ckpt.formats.torch.reader import read_file
 
 
 def _saved(directory: str | Path, state: Any) -> str:
@@ -118,3 +119,16 @@ def test_the_same_module_loads_from_our_file_strictly(tmp_path: Path):
     other = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.LSTM(4, 2))
     other.load_state_dict(torch.load(path, weights_only=True)["module_interface_state"])
     assert _description(other.state_dict()) == _description(module.state_dict())
+
+
+def test_tensors_that_are_to_share_the_memory_of_one_live_tensor_are_read_each_to_its_own(tmp_path):
+    path, live = tmp_path / "a.pt", torch.full((1000,), 7.0)
+    torch.save({"a": torch.zeros(1000), "b": torch.ones(1000)}, path)
+    state, _ = read_file(
+        path,
+        weights_only=True,
+        log=lambda _: None,
+        pairs=lambda state, _: [(state["a"], live), (state["b"], live)],
+    )
+    assert (state["a"].unique().tolist(), state["b"].unique().tolist()) == ([0], [1])
+    assert live.unique().tolist() == [7]

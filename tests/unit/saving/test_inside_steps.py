@@ -12,7 +12,7 @@ import torch
 from torch.optim import optimizer as hooks
 
 from marlin_ckpt import Checkpoint, StorageError
-from marlin_ckpt.saving import awaited, staging
+from marlin_ckpt.saving import awaited, owners, staging
 from tests.support.async_runs import Run, checkpointer
 
 KINDS = {
@@ -99,6 +99,17 @@ def test_a_save_in_a_hook_of_the_step_holds_what_was_there_when_it_was_asked_for
     late.set()
     own.close()
     assert values(tmp_path / "model_0.pt") == saved[0]
+
+
+def test_an_optimizer_that_steps_inside_the_step_of_another_leaves_both_inside():
+    outer, inner, found = Stepping("single"), Stepping("single"), []
+
+    def look():
+        found.extend(owners.stepping()[threading.get_ident()])
+        return torch.tensor(1.0)
+
+    outer.optimizer.step(lambda: inner.optimizer.step(look))
+    assert found == [inner.optimizer, outer.optimizer]
 
 
 def values_now(one):
