@@ -260,6 +260,11 @@ class Counted(list):
         return super().__iter__()
 
 
+def test_json_of_more_texts_than_can_be_told_apart_cheaply_is_judged_as_if_they_were_none():
+    with pytest.raises(ExcessError):
+        check_json(b"[" + b'"[[[[[",' * 500_001 + b"0]")
+
+
 def test_what_many_shared_tuples_hold_is_looked_at_once_in_a_save():
     held = Counted([1, 2, 3])
     tuples = [(held, one) for one in range(200)]
