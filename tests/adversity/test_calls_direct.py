@@ -80,7 +80,7 @@ def test_hundreds_of_failures_are_tried_in_every_kind_of_call_that_a_save_makes(
         campaign = begin(kind, tmp_path / kind)
         tried += sum(1 for later in codes for _ in faults(campaign, codes, later, one_in))
         made |= {campaign.labels[number].split()[0] for number in campaign.own}
-    assert made == CALLS - {"stat", "scandir"}  # these are the sweep's
+    assert made == CALLS - {"scandir"}  # the sweep's
     assert tried > cases(400, 800)
 
 

@@ -81,6 +81,9 @@ class System:
         self._is_sweeping = True
 
     def call(self, module, name: str, real: Callable, *args, **kwargs):
+        # The look at the directory comes before the sweep; test_errno.py refuses it.
+        if module is publishing and name == "stat" and "dir_fd" not in kwargs:
+            return real(*args, **kwargs)
         code = self._fault.strikes(len(self.labels))
         self._is_sweeping &= module is not publishing
         self.labels.append(label := self._label(module, name, args))
@@ -125,8 +128,6 @@ class System:
     def stand_in(self, module, of) -> object:
         stand_in = type("StandIn", (), {"__getattr__": lambda _, name: getattr(of, name)})()
         for name in CALLS & set(dir(of)):
-            if module is publishing and name == "stat":  # before the sweep; test_errno.py refuses it
-                continue
             setattr(stand_in, name, functools.partial(self.call, module, name, getattr(of, name)))
         return stand_in
 
