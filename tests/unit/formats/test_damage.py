@@ -67,7 +67,7 @@ def test_a_flipped_bit_at_any_place_of_a_file_is_refused_or_changes_nothing(
     expected = _text(checkpointer.load())
     wrong = {}
     masks = (1, 2, 4, 8, 16, 32, 64, 128, 255)
-    for offset in range(path.stat().st_size):
+    for offset in range(0, path.stat().st_size, cases(2, 1)):
         first = offset % len(masks)
         for mask in [*masks[first:], *masks[:first]][: cases(1, len(masks))]:
             _flip(path, offset, mask)

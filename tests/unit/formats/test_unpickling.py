@@ -47,7 +47,7 @@ class AddedWithSetState(Added):
 LARGE = {
     "a list of a million integers": list(range(1_000_000)),
     "a list of 300,000 lists": [[] for _ in range(300_000)],
-    "300,000 pairs as keys": {(one, str(one)): None for one in range(300_000)},
+    "100,000 pairs as keys": {(one, str(one)): None for one in range(100_000)},
     "200,000 keys of 64 bits": {(one + 1) * 0x9E3779B97F4A7C15: one for one in range(200_000)},
     "a key of 50 tuples in each other": {eval("(" * 50 + "1" + ",)" * 50): 1},
     "a set of 100,000": set(range(100_000)),

@@ -21,6 +21,14 @@ for name in sys.argv.pop(1).split(","):
 from marlin_ckpt.cli.main import main
 sys.exit(main())
 """
+# As that, with one command after the other; the last line tells their exit codes.
+_EACH_WITHOUT = """
+import json, sys
+for name in sys.argv[1].split(","):
+    sys.modules[name] = None
+from marlin_ckpt.cli.main import main
+print(json.dumps([main(arguments) for arguments in json.loads(sys.argv[2])]))
+"""
 
 
 @pytest.fixture
@@ -37,6 +45,26 @@ def without(repository):
             check=False,
             timeout=60,
         )
+
+    return run
+
+
+@pytest.fixture
+def each_without(repository):
+    """Runs several commands in one such process; gives their exit codes, and what they said on stderr."""
+
+    def run(packages: str, commands: list[list[str]]) -> tuple[list[int], str]:
+        ended = subprocess.run(
+            [sys.executable, "-c", _EACH_WITHOUT, packages, json.dumps(commands)],
+            env={**os.environ, "PYTHONPATH": os.fspath(repository)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return json.loads(ended.stdout.splitlines()[-1]), ended.stderr
 
     return run
 
@@ -67,12 +95,15 @@ def test_list_runs_without_torch(without, directory):
     assert (table.returncode, len(table.stdout.splitlines()), table.stderr) == (0, 5, "")
 
 
-def test_show_runs_without_torch_and_without_numpy_but_for_figures(without, directory):
-    for name in ("model_1.pt", "other_2.pt", "legacy_3.pt"):
-        for options in ([], ["--json"], ["--tensors", "*"], ["--depth", "3"]):
-            ended = without("torch,numpy,rich,yaml", "show", directory / name, *options)
-            assert ended.returncode == 0, ended.stderr
-            assert "Traceback" not in ended.stderr
+def test_show_runs_without_torch_and_without_numpy_but_for_figures(without, each_without, directory):
+    commands = [
+        ["show", str(directory / name), *options]
+        for name in ("model_1.pt", "other_2.pt", "legacy_3.pt")
+        for options in ([], ["--json"], ["--tensors", "*"], ["--depth", "3"])
+    ]
+    codes, err = each_without("torch,numpy,rich,yaml", commands)
+    assert codes == [0] * len(commands), err
+    assert "Traceback" not in err
     ended = without("torch", "show", directory / "model_1.pt", "--stats", "*weight", "--json")
     assert (ended.returncode, ended.stderr) == (0, "")
     (figures,) = json.loads(ended.stdout)["stats"]
@@ -94,25 +125,24 @@ def test_latest_runs_with_neither_torch_nor_rich_nor_yaml_nor_isal(without, dire
     assert f"{directory / 'model_1.pt'}" in ended.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["latest", "/nonexistent"], 4),
-        (["list", "/nonexistent"], 4),
-        (["list"], 2),
-        (["--version"], 0),
-        ([], 0),
-        (["--help"], 0),
-        (["train", "--help"], 0),
-        (["train", "--config", "/nonexistent"], 2),
-        (["--show-completion", "bash"], 0),
-    ],
-)
-def test_help_and_errors_need_no_torch(without, arguments, code):
-    ended = without("torch", *arguments)
-    assert ended.returncode == code
-    assert "Traceback" not in ended.stderr
-    assert "ModuleNotFoundError" not in ended.stderr
+ENDS = [
+    (["latest", "/nonexistent"], 4),
+    (["list", "/nonexistent"], 4),
+    (["list"], 2),
+    (["--version"], 0),
+    ([], 0),
+    (["--help"], 0),
+    (["train", "--help"], 0),
+    (["train", "--config", "/nonexistent"], 2),
+    (["--show-completion", "bash"], 0),
+]
+
+
+def test_help_and_errors_need_no_torch(each_without):
+    codes, err = each_without("torch", [arguments for arguments, _ in ENDS])
+    assert codes == [code for _, code in ENDS], err
+    assert "Traceback" not in err
+    assert "ModuleNotFoundError" not in err
 
 
 def test_completion_needs_no_torch(without):
@@ -180,12 +210,15 @@ print(sorted(new - set(sys.stdlib_module_names)))
     assert run_python(script, repository) == "['marlin_ckpt']\n"
 
 
-@pytest.mark.parametrize("name", ["Checkpoint", "DefaultCheckpointerArguments", "get_latest_file", *ERRORS])
-def test_the_plain_names_of_the_package_need_no_torch(repository, name):
-    script = (
-        f"import sys\nsys.modules['torch'] = None\nfrom marlin_ckpt import {name}\nprint({name}.__name__)"
-    )
-    assert run_python(script, repository) == f"{name}\n"
+def test_the_plain_names_of_the_package_need_no_torch(repository):
+    names = ["Checkpoint", "DefaultCheckpointerArguments", "get_latest_file", *ERRORS]
+    script = f"""
+import sys
+sys.modules["torch"] = None
+import marlin_ckpt
+print(*(getattr(marlin_ckpt, name).__name__ for name in {names}))
+"""
+    assert run_python(script, repository).split() == names
 
 
 def test_diff_export_and_average_run_without_torch(without, directory, tmp_path):
