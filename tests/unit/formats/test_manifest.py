@@ -235,3 +235,9 @@ def test_what_is_saved_can_be_read_again_however_many_metrics_and_too_many_are_r
     with pytest.raises(UnsavableStateError, match="the metrics take"):
         checkpointer.save(Checkpoint({}, {}, {}, too_many), 2)
     assert checkpointer.load().metrics == many
+
+
+@pytest.mark.parametrize("name", ["archive/data/1234567", "n" * 200, '"' * 200])
+def test_a_manifest_may_be_as_long_as_what_it_says_of_its_records(name):
+    said = json.dumps({"crc32": 2**32 - 1, "name": name, "size": 2**44}, separators=(",", ":")) + ","
+    assert len(said) <= manifests.most_bytes([name]) - manifests.most_bytes([])

@@ -20,8 +20,9 @@ from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.newest import newest_intact
 from marlin_ckpt.entries import Entry, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, CorruptCheckpointError
+from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.torch.reader import read_file
-from marlin_ckpt.formats.verdicts import Inspection, Status
+from marlin_ckpt.formats.verdicts import Inspection, Status, Verdict
 from marlin_ckpt.formats.verification import verify
 
 STATE = {"layer": {"weight": torch.arange(2000.0), "bias": torch.arange(5000.0, 5300.0)}}
@@ -81,6 +82,17 @@ def test_a_structure_is_complete_or_not_or_cannot_tell_where_there_are_no_checks
     expected = None if status in (None, Status.UNVERIFIABLE) else status in sound
     looked_at = Inspection(Entry("", Item("model_1.pt", 0, 0, ()), None), status)
     assert looked_at.complete is expected
+
+
+def test_a_file_that_is_removed_while_it_is_found_corrupt_has_no_size(tmp_path, monkeypatch):
+    path = save(tmp_path)
+
+    def removed(*_):
+        path.unlink()
+        raise CorruptCheckpointError("damaged", str(path))
+
+    monkeypatch.setattr(verification, "examine", removed)
+    assert verify(str(path)) == Verdict(str(path), Status.CORRUPT, "damaged")
 
 
 def without_checksums(path: Path) -> None:

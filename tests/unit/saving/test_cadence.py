@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,6 +166,17 @@ def test_a_checkpointer_with_period_auto_saves_first_at_once_and_then_not_until_
         one.wait()
         assert 0 < one.overhead() <= 1
     assert {path.name for path in Path(tmp_path).iterdir()} == {"model_7.pt", "model_9.pt"}
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_training_has_waited_for_a_save_no_longer_than_it_took(tmp_path, monkeypatch, is_async):
+    waited: list[float] = []
+    monkeypatch.setattr(Pace, "waited", lambda _, seconds: waited.append(seconds))
+    arguments = DefaultCheckpointerArguments(save_dir=str(tmp_path), async_save=is_async)
+    with DefaultCheckpointer(arguments) as one:
+        began = time.perf_counter()
+        one.save(Checkpoint({"weight": torch.ones(1000)}, {}, {}), 7)
+        assert 0 < sum(waited) <= time.perf_counter() - began
 
 
 @pytest.mark.parametrize("period", ["often", 0, 1.5, True])
