@@ -241,3 +241,14 @@ def test_what_is_saved_can_be_read_again_however_many_metrics_and_too_many_are_r
 def test_a_manifest_may_be_as_long_as_what_it_says_of_its_records(name):
     said = json.dumps({"crc32": 2**32 - 1, "name": name, "size": 2**44}, separators=(",", ":")) + ","
     assert len(said) <= manifests.most_bytes([name]) - manifests.most_bytes([])
+
+
+def test_a_manifest_that_is_longer_than_any_of_ours_is_refused_unread(tmp_path):
+    torch.save({"w": torch.ones(3)}, tmp_path / "a.pt")
+    path = tmp_path / "model_1.pt"
+    with zipfile.ZipFile(tmp_path / "a.pt") as whole, zipfile.ZipFile(path, "w") as file:
+        for name in whole.namelist():
+            file.writestr(name, whole.read(name))
+        file.writestr("a/.marlin/manifest.json", b" " * (manifests.most_bytes(whole.namelist()) + 1000))
+    verdict = verify(str(path))
+    assert verdict.reason.startswith("refused as too large: its manifest has ")
