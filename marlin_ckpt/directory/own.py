@@ -15,7 +15,7 @@ from typing import Any
 
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.escaping import get_logger
-from marlin_ckpt.storage.local import descent
+from marlin_ckpt.storage.local import descent, temporary
 from marlin_ckpt.storage.local.files import FileSource, closing, open_regular
 from marlin_ckpt.storage.local.system_calls import write_all
 
@@ -96,21 +96,26 @@ def write(directory: str, name: str, values: Mapping[str, Any]) -> None:
 
 
 def _replace(folder_fd: int, name: str, data: bytes) -> None:
-    new = f"{name}.new"  # there is one writer: whoever holds the lease
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(new, dir_fd=folder_fd)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(new, flags, 0o666, dir_fd=folder_fd)
-    try:
+    _sweep(folder_fd, f"{name}.new")
+    fd, new = temporary.create(folder_fd, name)
+    with closing(fd):  # only after the rename: its lock keeps the sweep of another process from the new file
         try:
             write_all(fd, memoryview(data))
-        finally:
-            os.close(fd)
-        os.rename(new, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(new, dir_fd=folder_fd)
-        raise
+            os.rename(new, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(new, dir_fd=folder_fd)
+            raise
+
+
+def _sweep(folder_fd: int, of_version_0_1: str) -> None:
+    """Removes what dead processes left half written in the folder."""
+    with contextlib.suppress(OSError):
+        os.unlink(of_version_0_1, dir_fd=folder_fd)
+    for name in filter(temporary.is_temporary, os.listdir(folder_fd)):
+        with contextlib.suppress(OSError), temporary.claim(folder_fd, name) as is_abandoned:
+            if is_abandoned:
+                os.unlink(name, dir_fd=folder_fd)
 
 
 @functools.cache

@@ -143,3 +143,26 @@ def test_a_lease_that_is_held_twice_ends_with_the_later_end_whichever_began_firs
             later.enter_context(lease.held(str(directory)))
         assert json.loads((directory / own.OWN_DIRECTORY / "lease.json").read_text())["run_id"] == "abc"
     assert sorted(os.listdir(directory / own.OWN_DIRECTORY)) == ["lease.lock"]
+
+
+def test_two_writers_at_once_leave_what_one_of_them_wrote_and_nothing_else(directory, monkeypatch, caplog):
+    def write_in_the_middle_of_another(*given):
+        monkeypatch.undo()
+        own.write(directory, "runs.json", {"last": "other"})
+        own.write_all(*given)
+
+    own.write(directory, "runs.json", {})
+    monkeypatch.setattr(own, "write_all", write_in_the_middle_of_another)
+    own.write(directory, "runs.json", {"last": "ours"})
+    assert (own.read(directory, "runs.json"), caplog.messages) == ({"last": "ours"}, [])
+    assert [
+        name for name in os.listdir(Path(directory) / ".marlin-ckpt") if name.startswith((".", "runs"))
+    ] == ["runs.json"]
+
+
+def test_what_a_killed_writer_left_half_written_goes_with_the_next_write(directory):
+    folder = Path(directory) / ".marlin-ckpt"
+    (folder / ".runs.json.host.1.0123abcd.marlin-tmp").write_bytes(b"{")
+    (folder / "runs.json.new").write_bytes(b"{")
+    own.write(directory, "runs.json", {"last": "ours"})
+    assert [one.name for one in folder.iterdir() if "runs" in one.name] == ["runs.json"]
