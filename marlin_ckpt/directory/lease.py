@@ -157,7 +157,8 @@ class Lease:
                 if self._run_id or len(found.holders) == 1:
                     own.write(self._directory, _HOLDER, _holder(self._run_id))
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and not makes:
+            # No run has saved by a path that is too long for the system.
+            if not makes and error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
                 return
             if error.errno not in _GO_ON:
                 if isinstance(error, StorageError):

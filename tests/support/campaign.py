@@ -11,6 +11,7 @@ TESTS = REPOSITORY / "tests"
 PARTS = {
     "files": [  # damaged files, and whatever states can be saved
         "adversity/test_faults.py",
+        "unit/formats/test_budget.py",
         "unit/formats/test_damage.py",
         "unit/formats/test_oracle.py",
         "unit/formats/test_oracle_controls.py",
