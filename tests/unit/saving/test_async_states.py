@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import types
 
 import pytest
+import torch
 
-from marlin_ckpt.saving import awaited
+from marlin_ckpt import Checkpoint, StorageError
+from marlin_ckpt.saving import awaited, background
 from tests.support.async_runs import checkpointer
 from tests.support.async_trainings import (
     OPTIMIZERS,
@@ -71,3 +75,22 @@ def test_without_the_wait_before_a_step_and_without_versions_the_comparison_fail
     without_versions(monkeypatch)
     with pytest.raises(AssertionError, match=r"model_0\.pt"):
         assert_saved_alike(directory, monkeypatch, True, optimizers="SGD")
+
+
+def test_a_save_whose_thread_cannot_be_started_fails_at_once_and_the_next_one_is_made(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise RuntimeError("can't start new thread")
+
+    def state():
+        return Checkpoint({"weight": torch.ones(1000)})
+
+    with checkpointer(tmp_path) as own:
+        with monkeypatch.context() as patch:
+            stand_in = types.SimpleNamespace(Thread=refuse, Condition=threading.Condition)
+            patch.setattr(background, "threading", stand_in)
+            with pytest.raises(
+                StorageError, match="cannot start a thread that saves: can't start new thread"
+            ):
+                own.save(state(), 0)
+        own.save(state(), 1)
+    assert sorted(os.listdir(tmp_path)) == ["model_1.pt"]
