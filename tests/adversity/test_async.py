@@ -40,9 +40,9 @@ def test_after_a_kill_at_any_moment_every_checkpoint_that_was_reported_is_there_
 
 
 @pytest.mark.parametrize("kind", ["direct", "buffered"])
-def test_what_a_kill_leaves_half_written_is_cleared_away_by_the_next_run(killed, kind):
+def test_what_a_kill_leaves_half_written_is_cleared_away_by_the_next_run(killed, kind, cases):
     assert killed[kind]["left"] == []
-    assert killed[kind]["in_mid_save"] > killed[kind]["kills"] / 2
+    assert killed[kind]["in_mid_save"] >= cases(1, 75)  # of five, chance and a busy machine have a say
 
 
 def test_the_same_kills_lose_checkpoints_that_count_as_soon_as_save_returns(killed):
