@@ -26,7 +26,7 @@ test: .venv/.installed-dev ## lint, types, layer contracts and all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # the long files come first
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-peers: .venv-peers/.installed ## what other packages really write, in a .venv-peers with these packages
 	.venv-peers/bin/python -m pytest tests/peers

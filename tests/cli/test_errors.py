@@ -161,8 +161,9 @@ def test_completion_of_bash_completes_a_command(run_command):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_can_be_shown_for_each_shell(command, shell):
-    code, out, err = command("--show-completion", shell)
+def test_completion_can_be_shown_for_each_shell(command, shell, monkeypatch):
+    monkeypatch.setattr("shellingham.detect_shell", lambda: (shell, f"/bin/{shell}"))
+    code, out, err = command("--show-completion")
     assert (code, err) == (0, "")
     assert "_MARLIN_CKPT_COMPLETE" in out
 

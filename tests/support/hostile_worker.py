@@ -46,7 +46,7 @@ ANNOTATIONS = (inspect.__file__, typing.__file__)
 HARMLESS = ("os.listdir", "os.scandir", "os.walk", "os.fwalk", "builtins.id", "socket.gethostname")
 OUTPUTS = ("exported.safetensors", "averaged.pt")  # what two of the calls are to write
 IN_OUR_FOLDER = ("os.mkdir", "open", "os.rename", "os.remove")
-OUR_FILES = ("lease.", "notes.")  # named alone where the folder is open
+OUR_FILES = ("lease.", "notes.", ".lease.json.", ".notes.json.")  # named alone where the folder is open
 REPORT = os.dup(1)
 
 events: list[str] = []

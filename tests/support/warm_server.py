@@ -79,7 +79,8 @@ def begin(request: dict[str, Any], received: list[int], paths: list[str]) -> Non
     os.environ.clear()
     os.environ.update(request["environment"])
     added = os.environ.get("PYTHONPATH", "")
-    sys.path[:] = [*added.split(os.pathsep), *paths] if added else paths
+    first = added.split(os.pathsep) if added else []
+    sys.path[:] = [*first, *(one for one in paths if one not in first)]
     sys.path_importer_cache.clear()
     signal.signal(
         signal.SIGINT, signal.default_int_handler if request["is_interruptible"] else signal.SIG_IGN
