@@ -81,7 +81,7 @@ def from_pickles() -> list[Hostile]:
     code = pickles.state(pickles.call("os", "system", pickles.text("touch ran")))
     made += [
         Hostile("legacy with code", legacy(code)),
-        Hostile("legacy with code in front", LEGACY_MAGIC + code),
+        Hostile("legacy with code in front", LEGACY_MAGIC + code, verified=CORRUPT),
         Hostile("legacy with a memo index of nothing", legacy(pickles.state(b"h\x07")), verified=CORRUPT),
         Hostile("legacy with a string of 2^32-1", legacy(pickles.TRICKS["string of 2^32-1"]),
                 verified=CORRUPT),

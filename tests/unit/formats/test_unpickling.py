@@ -17,7 +17,17 @@ from marlin_ckpt.formats.torch import unpickling
 from marlin_ckpt.formats.torch.reader import read_file
 from marlin_ckpt.formats.torch.unpickling import Unpickler
 from tests.support.hostile_files import legacy
-from tests.support.hostile_pickles import AMPLIFIED, PRIME, call, imported, number, state, text, tuple_of
+from tests.support.hostile_pickles import (
+    AMPLIFIED,
+    PRIME,
+    call,
+    imported,
+    number,
+    state,
+    tensor,
+    text,
+    tuple_of,
+)
 from tests.support.hostile_zips import entries, zipped
 
 
@@ -161,3 +171,15 @@ def test_the_refusal_to_load_what_is_too_large_names_the_file_and_says_how_its_o
     with pytest.raises(ExcessError, match="too large") as caught:
         read_file(path, weights_only=True, log=lambda _: None)
     assert (caught.value.where, "weights_only: false" in caught.value.hint) == (str(path), True)
+
+
+@pytest.mark.parametrize("view", [{"offset": 2**40}, {"size": (4,), "stride": (10**12,)}, {"size": (2**40,)}])
+def test_a_tensor_that_reaches_beyond_its_storage_is_corrupt_and_no_lack_of_memory(view):
+    unpickler = Unpickler(io.BytesIO(state(tensor(**view))))
+    small = torch.storage.TypedStorage(
+        wrap_storage=torch.ones(4).untyped_storage(), dtype=torch.float32, _internal=True
+    )
+    unpickler.persistent_load = lambda _: small
+    with pytest.raises(pickle.UnpicklingError, match="a tensor reaches beyond its storage"):
+        unpickler.load()
+    assert small._nbytes() == 16
