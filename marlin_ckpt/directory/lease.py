@@ -17,19 +17,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from marlin_ckpt.directory import own
-from marlin_ckpt.errors import DirectoryInUseError, StorageError, drop_frames
+from marlin_ckpt.errors import DirectoryInUseError, StorageError
 from marlin_ckpt.escaping import get_logger
-from marlin_ckpt.storage.local import descent
 from marlin_ckpt.storage.local.files import close_quietly
 from marlin_ckpt.storage.local.publishing import make_directory
 
 _LOCK, _HOLDER = "lease.lock", "lease.json"
 ALONE = "clean"  # in the place of a run's id: what removes shares it with nobody
-_REMOVAL_S, _NOTING_S, _PAUSE_S = (
-    60,
-    1,
-    0.05,
-)  # how long to wait for whoever removes, or has not said who it is
+_REMOVAL_S, _NOTING_S = 60, 0.5  # how long to wait for whoever removes, or has not said who it is
+_PAUSE_S = 0.05
 _MOST_LETTERS = 80  # of a name that anybody may have written
 _TAKEN = (errno.EACCES, errno.EAGAIN)  # fcntl(2)
 # The disk is full: a run that deletes may go on, and make room. Or something is planted in our place.
@@ -51,8 +47,8 @@ class _Lock:
             close_quietly(fd)
 
 
-# By the process, and the own folder's device and inode, which nothing else gets while that is open.
-_Key = tuple[int, ...]
+# By the process, and the lock file's device and inode, which nothing else gets while that is open.
+_Key = tuple[int, int, int]
 _held: dict[_Key, _Lock] = {}
 _changing = threading.RLock()
 
@@ -104,19 +100,23 @@ def held_where_used(directories: Iterable[str], run_id: str = ALONE) -> Iterator
 
 
 def _take_after_removals(lease: "Lease") -> None:
+    """Takes a lease; where another process is removing something, after that has ended.
+
+    It tries again and again, since fcntl(2) has no lock that waits for a limited time. It does not wait for
+    a run, which may hold the lease for weeks.
+    """
     began_s = time.monotonic()
     while True:
         try:
             lease.take(makes=False)
         except DirectoryInUseError as error:
-            # The holder is written right after the lock was taken.
-            patience_s = _REMOVAL_S if error.holder.get("removes") else 0 if error.holder else _NOTING_S
+            # Right after the lock was taken the file beside it may still name an earlier holder, or none.
+            patience_s = _REMOVAL_S if error.holder.get("removes") else _NOTING_S
             if time.monotonic() - began_s >= patience_s:
                 raise
-            drop_frames(error)
-            time.sleep(_PAUSE_S)
         else:
             return
+        time.sleep(_PAUSE_S)
 
 
 class Lease:
@@ -142,12 +142,13 @@ class Lease:
             with _changing, contextlib.ExitStack() as stack:
                 folder = own.open_folder(self._directory)
                 stack.callback(close_quietly, folder)
-                key = (os.getpid(), *descent.directory_identity(os.fstat(folder)))
-                found = _held.get(key)
+                key = _key_in(folder)
+                found = _held.get(key) if key else None
                 if found is None:
                     lock = _locked(folder, self._directory, self._run_id)
                     if lock is None:
                         return
+                    key = _key_of(os.fstat(lock))
                     found = _held[key] = _Lock(folder, lock)
                     stack.pop_all()
                 elif any(_excludes(one, self._run_id) for one in found.holders):
@@ -180,7 +181,8 @@ class Lease:
             if not found.holders:
                 del _held[self._key]
                 with contextlib.suppress(OSError):
-                    os.unlink(_HOLDER, dir_fd=found.folder)
+                    if _key_in(found.folder) == self._key:  # else it names whoever has the lease by now
+                        os.unlink(_HOLDER, dir_fd=found.folder)
                 found.close()
             self._key = None
 
@@ -206,6 +208,18 @@ class Lease:
             return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(found.lock))
         except OSError:
             return False
+
+
+def _key_in(folder: int) -> _Key | None:
+    """The key of the lock file that our own folder holds now; None where it holds none."""
+    try:
+        return _key_of(os.stat(_LOCK, dir_fd=folder, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
+
+
+def _key_of(lock: os.stat_result) -> _Key:
+    return os.getpid(), lock.st_dev, lock.st_ino
 
 
 def _excludes(one: str, other: str) -> bool:

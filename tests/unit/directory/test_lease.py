@@ -149,6 +149,61 @@ def test_a_run_goes_on_in_a_directory_that_was_made_anew_with_its_lease(tmp_path
         pass
 
 
+def test_all_that_hold_it_in_one_process_take_it_anew_where_its_lock_was_lost(tmp_path):
+    trainer, checkpointer = (lease.Lease(str(tmp_path), run_id) for run_id in ("", "run"))
+    trainer.take()
+    checkpointer.take()
+    lose_the_lock(tmp_path)
+    checkpointer.follow()
+    command = [sys.executable, "-c", _HOLDS, str(tmp_path)]
+    other = subprocess.run(command, input="", capture_output=True, text=True, check=False)
+    assert "DirectoryInUseError" in other.stderr
+    trainer.follow()
+    checkpointer.drop()
+    with (
+        pytest.raises(DirectoryInUseError),
+        lease.held(str(tmp_path), "another"),
+        lease.held_where_used([str(tmp_path)]),
+    ):
+        pytest.fail("clean and a run hold it")
+    trainer.drop()
+    with lease.held_where_used([str(tmp_path)]):
+        pass
+
+
+def test_the_end_of_a_run_that_lost_its_lock_leaves_the_name_of_the_one_that_has_the_lease_now(tmp_path):
+    with lease.held(str(tmp_path), "first"):
+        lose_the_lock(tmp_path)
+        other = holder(tmp_path)
+    with other:
+        with (
+            pytest.raises(DirectoryInUseError, match=f"run abc, process {other.pid}"),
+            lease.held(str(tmp_path)),
+        ):
+            pytest.fail("two runs hold it")
+        other.stdin.close()
+
+
+def test_a_removal_waits_for_another_one_that_has_not_said_yet_who_it_is(tmp_path, monkeypatch):
+    steps = []
+
+    def pause(_):
+        if steps:  # the other removal has ended
+            other.stdin.close()
+            assert other.wait() == 0
+        else:
+            stated.write_text('{"removes": true}')
+        steps.append("paused")
+
+    stated = tmp_path / OWN_DIRECTORY / "lease.json"
+    monkeypatch.setattr(lease.time, "sleep", pause)
+    monkeypatch.setattr(lease, "_NOTING_S", 60)
+    with holder(tmp_path) as other:
+        stated.write_text('{"run_id": "a run that died before", "removes": false}')
+        with lease.held_where_used([str(tmp_path)]):
+            assert len(steps) == 2
+
+
 @pytest.mark.parametrize("on_save_error", ["raise", "warn"])
 def test_a_run_whose_directory_was_made_anew_and_taken_by_another_is_refused_at_each_save(
     tmp_path, on_save_error
