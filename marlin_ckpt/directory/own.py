@@ -8,7 +8,6 @@ What was planted is reported once and passed over: a run needs none of this.
 import contextlib
 import errno
 import functools
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +16,6 @@ from marlin_ckpt.errors import StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.local import descent, temporary
 from marlin_ckpt.storage.local.files import FileSource, closing, open_regular
-from marlin_ckpt.storage.local.system_calls import write_all
 
 OWN_DIRECTORY = ".marlin-ckpt"
 _MOST_BYTES = 1 << 20  # of one file
@@ -73,6 +71,8 @@ def read(directory: str, name: str) -> dict[str, Any]:
 
 
 def _read_object(folder_fd: int, name: str) -> dict[str, Any]:
+    import json  # noqa: PLC0415 - here, since `latest` starts faster without, and most folders hold no file
+
     with closing(open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder_fd)) as fd:
         source = FileSource(fd, name)
         if source.size_bytes > _MOST_BYTES:
@@ -85,6 +85,8 @@ def _read_object(folder_fd: int, name: str) -> dict[str, Any]:
 
 def write(directory: str, name: str, values: Mapping[str, Any]) -> None:
     """Replaces a JSON object in the folder, which is there if anybody has held the directory's lease."""
+    import json  # noqa: PLC0415 - as above
+
     try:
         data = json.dumps(values).encode()
         with folder(directory) as folder_fd:
@@ -96,6 +98,8 @@ def write(directory: str, name: str, values: Mapping[str, Any]) -> None:
 
 
 def _replace(folder_fd: int, name: str, data: bytes) -> None:
+    from marlin_ckpt.storage.local.system_calls import write_all  # noqa: PLC0415 - as above
+
     _sweep(folder_fd, f"{name}.new")
     fd, new = temporary.create(folder_fd, name)
     with closing(fd):  # only after the rename: its lock keeps the sweep of another process from the new file

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from marlin_ckpt.directory import lease, notes, own
+from marlin_ckpt.storage.local import system_calls
 
 OURS = ["notes.json", "notes.json.new", "lease.json", "lease.json.new", "lease.lock"]
 
@@ -149,10 +150,10 @@ def test_two_writers_at_once_leave_what_one_of_them_wrote_and_nothing_else(direc
     def write_in_the_middle_of_another(*given):
         monkeypatch.undo()
         own.write(directory, "runs.json", {"last": "other"})
-        own.write_all(*given)
+        system_calls.write_all(*given)
 
     own.write(directory, "runs.json", {})
-    monkeypatch.setattr(own, "write_all", write_in_the_middle_of_another)
+    monkeypatch.setattr(system_calls, "write_all", write_in_the_middle_of_another)
     own.write(directory, "runs.json", {"last": "ours"})
     assert (own.read(directory, "runs.json"), caplog.messages) == ({"last": "ours"}, [])
     assert [
