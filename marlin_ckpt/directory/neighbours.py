@@ -50,6 +50,8 @@ def _tells(one: Inspection) -> bool:
     is_bad = one.status is None or one.status.is_bad or one.status is Status.NOT_A_CHECKPOINT
     if is_bad or isinstance(one.error, UnknownFormatError):
         return False
+    if one.manifest is not None:
+        return one.manifest.kind is Kind.CHECKPOINT
     with contextlib.suppress(StorageError, CheckpointNotFoundError):
         return not other_content(one.entry)
     return False
@@ -71,8 +73,7 @@ class Neighbours:
     def saving(self, directory: str, name: FileName, run_id: str) -> None:
         """Notes, before a checkpoint is saved, that its directory holds those of other runs.
 
-        The first save of a run looks at the manifests that are there; it warns once where its checkpoints
-        would never be the newest.
+        The first save of a run looks for them; it warns once where its checkpoints would never be the newest.
         """
         if name.kind is not Kind.CHECKPOINT:
             return
@@ -89,11 +90,20 @@ class Neighbours:
             self._note(directory, run_id)
 
     def _look(self, directory: str, name: FileName, run_id: str) -> dict[str, Entry]:
-        """The newest checkpoint of each other run, beside the one that will be saved over."""
+        """The newest checkpoint of each other run, beside the one that will be saved over.
+
+        After a resume, when the newest is this run's and no other run has saved since, only its manifest is
+        read: the small file names the others.
+        """
         found: list[Entry] = []
         with contextlib.suppress(StorageError):  # a save needs none of this
             found = catalog.find(directory, prefix=name.prefix, extension=name.extension)
-        left = (one for one in found if one.name and one.name.kind is Kind.CHECKPOINT and one.name != name)
+        left = [one for one in found if one.name and one.name.kind is Kind.CHECKPOINT and one.name != name]
+        last, known = runs.read(directory)
+        by_name = {one.item.name: one for one in left}
+        is_known = last in ("", run_id) and all(newest in by_name for newest in known.values())
+        if left and is_known and is_of(left[-1], run_id):
+            return {run: by_name[newest] for run, newest in known.items()}
         return {run.run_id: run.entries[-1] for run in runs_of(left) if run.run_id != run_id}
 
     def _warn(self, name: FileName, newest: Mapping[str, Entry]) -> None:

@@ -5,11 +5,12 @@ It is for those who go by names alone, as `latest`; `neighbours` writes it, befo
 
 import os
 from collections.abc import Mapping
+from typing import Any, TypeGuard
 
 from marlin_ckpt.directory import own
 
 _FILE, _LAST, _OTHERS = "runs.json", "last", "others"
-_MOST_RUNS, _MOST_LETTERS = 100, 255  # beyond which we have not written the file
+_MOST_LETTERS = 255  # of a run's id or a file's name; we have not written a longer one
 
 
 def shown(run_id: str) -> str:
@@ -31,12 +32,14 @@ def known_runs(directory: str) -> list[str]:
 def read(directory: str) -> tuple[str, dict[str, str]]:
     """The run that saved last, and by the others' ids the name of the newest checkpoint of each."""
     values = own.read(directory, _FILE)
-    last, others = values.get(_LAST, ""), values.get(_OTHERS, {})
-    names = [last, *others, *others.values()] if isinstance(others, dict) else [None]
-    is_ours = len(names) <= 2 * _MOST_RUNS and all(
-        isinstance(one, str) and len(one) <= _MOST_LETTERS and "/" not in one for one in names
-    )
-    return (last, others) if is_ours else ("", {})
+    last, others = values.get(_LAST), values.get(_OTHERS)
+    if not (_may_be_ours(last) and isinstance(others, dict)):
+        return "", {}
+    return last, {run: name for run, name in others.items() if _may_be_ours(run) and _may_be_ours(name)}
+
+
+def _may_be_ours(text: Any) -> TypeGuard[str]:
+    return isinstance(text, str) and len(text) <= _MOST_LETTERS and "/" not in text
 
 
 def write(directory: str, last: str, others: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArgu
 from marlin_ckpt.checkpointer import lineage
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.cli.views import run as view
-from marlin_ckpt.directory import runs
+from marlin_ckpt.directory import neighbours, runs
 from marlin_ckpt.errors import UnknownFormatError
 from marlin_ckpt.formats import manifest as manifests
 from marlin_ckpt.operations import starting
@@ -158,6 +158,31 @@ def test_a_save_below_the_indices_of_another_run_warns_once_and_names_what_stays
     assert warnings_in(caplog) == []
 
 
+def test_a_resumed_run_reads_one_manifest_and_still_knows_the_other_runs(save, tmp_path, monkeypatch):
+    first, second = save(0, 1), save(2, 3)
+    seen = []
+
+    def look(entry):
+        seen.append(entry.item.name)
+        return inspect(entry)
+
+    inspect = neighbours.inspect
+    monkeypatch.setattr(neighbours, "inspect", look)
+    save(4, run_id=second)
+    assert seen == ["model_3.pt"]
+    assert runs.known_runs(str(tmp_path)) == [second, first]
+    os.unlink(tmp_path / "model_1.pt")  # its newest; an older one is left
+    save(5, run_id=second)
+    assert runs.read(str(tmp_path)) == (second, {first: "model_0.pt"})
+
+
+def test_a_directory_may_have_more_than_a_hundred_runs(tmp_path):
+    others = {f"run{number}": f"model_{number}.pt" for number in range(150)}
+    (tmp_path / ".marlin-ckpt").mkdir()
+    runs.write(str(tmp_path), "last", others)
+    assert runs.read(str(tmp_path)) == ("last", others)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -165,9 +190,12 @@ def test_a_save_below_the_indices_of_another_run_warns_once_and_names_what_stays
         b'{"last": 3}',
         b'{"last": "a", "others": []}',
         b'{"last": "a", "others": {"b": "../../etc/passwd"}}',
+        b'{"last": "a", "others": {"b": 3, "%s": "x"}}' % (b"c" * 256),
+        b'{"last": "%s", "others": {"b": "x"}}' % (b"a" * 256),
     ],
 )
 def test_a_file_of_runs_that_we_have_not_written_counts_for_nothing(tmp_path, content):
     (tmp_path / ".marlin-ckpt").mkdir()
     (tmp_path / ".marlin-ckpt" / "runs.json").write_bytes(content)
+    (tmp_path / "x").touch()
     assert runs.known_runs(str(tmp_path)) == []
