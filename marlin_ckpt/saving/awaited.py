@@ -83,7 +83,7 @@ class Awaited:
             if time.monotonic() > deadline:
                 what = "refused: another thread is inside the step of an optimizer of this state"
                 raise StorageError(what, path, "save between two steps", errno=errno.EBUSY)
-            threading.Event().wait(_LOOK_AGAIN_S)
+            time.sleep(_LOOK_AGAIN_S)
 
     def give_up(self) -> None:
         """Lets no step wait for the copy any more."""

@@ -150,19 +150,29 @@ class Saver:
             MarlinError: what it failed with, unless that was raised before.
             StorageError: EDEADLK, as `Turn.taken`.
         """
+        self._let_end()
+        self.raise_earlier()
+
+    def close(self) -> None:
+        """Waits as `wait` does, and gives the memory back.
+
+        Raises:
+            MarlinError: what the save under way failed with; the memory is given back all the same.
+            StorageError: EDEADLK, as `Turn.taken`; then, as after an interrupt, nothing is given back, since
+                the next step may still have to wait for a copy.
+        """
+        self._let_end()
+        with self.turn.taken():
+            self._awaited.wait()  # for the copy of a save that another thread has begun meanwhile
+            self._arena.free()
+            self._optimizers.forget()
+        self.raise_earlier()
+
+    def _let_end(self) -> None:
         self._awaited.wait()
         with self.turn.taken():  # another thread's save has not begun yet what is to be waited for
             pass
         self._earlier = self._background.ended() or self._earlier
-        self.raise_earlier()
-
-    def close(self) -> None:
-        """Waits as `wait` does, and gives the memory back."""
-        try:
-            self.wait()
-        finally:
-            self._arena.free()
-            self._optimizers.forget()
 
     def _save_now(self, job: Job, began: float) -> None:
         state = plain(job.state)

@@ -11,9 +11,9 @@ import threading
 import pytest
 import torch
 
-from marlin_ckpt import StorageError
-from marlin_ckpt.saving import owners, staging
-from tests.support.async_runs import Gate, Run, checkpointer, same
+from marlin_ckpt import Checkpoint, StorageError
+from marlin_ckpt.saving import background, owners, saver, staging
+from tests.support.async_runs import Gate, LateCopies, Run, checkpointer, same
 
 
 @pytest.mark.parametrize("call", ["save", "wait", "close"])
@@ -42,6 +42,52 @@ def test_what_a_signals_handler_asks_for_in_the_middle_of_a_save_is_refused_at_o
     monkeypatch.undo()
     own.close()
     assert (caught, os.listdir(tmp_path)) == ([errno.EDEADLK], ["model_0.pt"])
+
+
+def test_after_a_close_that_was_refused_in_the_middle_of_a_save_the_next_step_still_waits_for_the_copy(
+    tmp_path, monkeypatch
+):
+    parameter = torch.nn.Parameter(torch.zeros(1000))
+    parameter.grad = torch.ones(1000)
+    optimizer = torch.optim.SGD([parameter], lr=1.0, fused=True)
+    own, late, take = checkpointer(tmp_path), LateCopies(monkeypatch), saver.take
+
+    def closes(*args, **options):
+        begun = take(*args, **options)
+        with pytest.raises(StorageError, match="in the middle of a save"):
+            own.close()
+        return begun
+
+    monkeypatch.setattr(saver, "take", closes)
+    own.register(optimizer)
+    own.save(Checkpoint({"parameter": parameter}), 0)
+    optimizer.step()
+    late.release()
+    own.close()
+    assert torch.load(tmp_path / "model_0.pt")["module_interface_state"]["parameter"].count_nonzero() == 0
+
+
+def test_a_close_waits_for_the_copy_of_a_save_that_another_thread_begins_meanwhile(tmp_path, monkeypatch):
+    parameter = torch.nn.Parameter(torch.zeros(1000))
+    parameter.grad = torch.ones(1000)
+    optimizer = torch.optim.SGD([parameter], lr=1.0, fused=True)
+    own, late, ended = checkpointer(tmp_path), LateCopies(monkeypatch), background.Background.ended
+    other = threading.Thread(target=lambda: own.save(Checkpoint({"parameter": parameter}), 0))
+
+    def saves_elsewhere(self):
+        monkeypatch.setattr(background.Background, "ended", ended)
+        error = ended(self)
+        other.start()
+        other.join(60)
+        return error
+
+    own.register(optimizer)
+    monkeypatch.setattr(background.Background, "ended", saves_elsewhere)
+    own.close()
+    optimizer.step()
+    late.release()
+    own.wait()
+    assert torch.load(tmp_path / "model_0.pt")["module_interface_state"]["parameter"].count_nonzero() == 0
 
 
 def test_and_while_a_step_waits_for_the_copy(tmp_path, monkeypatch):
