@@ -54,8 +54,6 @@ class _Copier:
     def __init__(self) -> None:
         # The original is kept beside its copy, so that its id is not given to another object meanwhile.
         self._done: dict[int, tuple[Any, Any]] = {}
-        # No torch file can hold the same memory as two dtypes; arrays are saved as two.
-        self._dtypes: dict[int, Any] = {}
 
     def copy(self, value: Any) -> Any:
         if id(value) in self._done:
@@ -85,9 +83,6 @@ class _Copier:
             made = self._done.setdefault(id(value), (value, made))[1]
         else:
             made = _plain_leaf(value)
-            if torch.is_tensor(made) and made is not value:
-                known = self._dtypes.setdefault(made.data_ptr(), made.dtype)
-                made = made if known == made.dtype else made.clone()
             if made is not value:
                 self._done[id(value)] = (value, made)
         return made

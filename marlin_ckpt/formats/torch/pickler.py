@@ -135,7 +135,7 @@ class _Pickler(pickle.Pickler):
         self._flat = tensors.shape_ids
         self._familiar: dict[int, Any] = {}
         self._keys: dict[int, str] = {}
-        self._dtypes: dict[int, torch.dtype] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
 
     def persistent_id(self, obj: Any) -> tuple[Any, ...] | None:  # noqa: C901, PLR0911 - a case for each kind
         # Called for every object: nearly all are of the first two kinds.
@@ -175,12 +175,11 @@ class _Pickler(pickle.Pickler):
     ) -> tuple[Any, ...]:
         if location == "meta" and storage.nbytes():
             raise UnsavableStateError("a storage on the meta device has no bytes to save")
-        if location != "meta" and (address := storage.data_ptr()):
-            known = self._dtypes.setdefault(address, dtype)
-            if known != dtype:
-                views = f"two tensors view the same memory as {known} and as {dtype}"
-                raise UnsavableStateError(f"{views}; no torch file can hold that")
         key = self._keys.setdefault(storage._cdata, str(len(self._keys)))  # noqa: SLF001
+        known = self._dtypes.setdefault(key, dtype)
+        if known != dtype and storage.nbytes():
+            views = f"two tensors view the same memory as {known} and as {dtype}"
+            raise UnsavableStateError(f"{views}; no torch file can hold that")
         self.storages[key] = storage
         return ("storage", storage_type, key, location, numel)
 

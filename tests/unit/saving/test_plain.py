@@ -123,6 +123,17 @@ def test_arrays_that_are_views_of_one_memory_come_back_each_with_its_values(roun
     assert all(np.array_equal(one.numpy(), np.asarray(view)) for one, view in zip(loaded, views, strict=True))
 
 
+@pytest.mark.parametrize("is_tensor_first", [True, False])
+def test_a_tensor_and_an_array_of_another_dtype_in_its_memory_come_back_each_with_its_values(
+    round_trip, is_tensor_first
+):
+    numbers = np.arange(6, dtype=np.float32)
+    views = [torch.from_numpy(numbers)[1:], numbers.view(np.int32)]
+    views = views if is_tensor_first else views[::-1]
+    loaded = round_trip(views)
+    assert all(np.array_equal(one.numpy(), np.asarray(view)) for one, view in zip(loaded, views, strict=True))
+
+
 def test_the_legacy_state_of_numpys_generator_continues_where_it_was(round_trip):
     state = np.random.get_state()
     try:
