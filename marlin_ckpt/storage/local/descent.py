@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 
 from marlin_ckpt.errors import StorageError
-from marlin_ckpt.storage.local.files import close_quietly, closing, doing, sync_open_directory
+from marlin_ckpt.storage.local.files import close_quietly, closing, doing, sync_open_directory, take_access
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 DirectoryIdentity = tuple[int, int]
@@ -56,16 +56,7 @@ def _make(above: int, name: str, model: os.stat_result | None) -> None:
         return
     os.mkdir(name, stat.S_IRWXU, dir_fd=above)
     with closing(os.open(name, DIRECTORY, dir_fd=above)) as fd:
-        mode = stat.S_IMODE(model.st_mode)
-        made = os.fstat(fd)
-        if (made.st_uid, made.st_gid) != (model.st_uid, model.st_gid):
-            try:
-                os.fchown(fd, model.st_uid, model.st_gid)
-            except (
-                OSError
-            ):  # we may not: then it is open to its owner alone, who is another or in another group
-                mode &= ~(stat.S_IRWXG | stat.S_IRWXO | stat.S_ISGID)
-        os.fchmod(fd, mode)
+        take_access(fd, model)
 
 
 class Descent:

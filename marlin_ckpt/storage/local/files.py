@@ -12,6 +12,8 @@ from marlin_ckpt.fields import PathText
 
 Result = TypeVar("Result")
 
+# What fchmod(2) says where a file system keeps no modes: all its files have those of the mount.
+_NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _LONGEST_READ = 1 << 30  # bytes that one call is asked for; Linux gives 2 GiB at most: read(2)
 
 
@@ -155,6 +157,38 @@ def again_if_stale(read: Callable[[], Result]) -> Result:
             raise
         drop_frames(error)
     return read()
+
+
+def take_access(fd: int, model: os.stat_result) -> None:
+    """Gives a new file or directory the owner, group and mode of another one, as far as this process may.
+
+    Where the group cannot be given, its group and all others may do what both could, and nothing more. A file
+    never gets the bits that run it as another user.
+
+    Args:
+        fd: what was made, open to its owner alone so far.
+        model: the status of the other one, of the same kind.
+
+    Raises:
+        OSError: its mode cannot be changed, on a file system that has modes.
+    """
+    bits = 0o7777 if stat.S_ISDIR(model.st_mode) else 0o777
+    made, mode = os.fstat(fd), model.st_mode & bits
+    if made.st_uid != model.st_uid:
+        with contextlib.suppress(OSError):
+            os.fchown(fd, model.st_uid, -1)
+    if made.st_gid != model.st_gid:
+        try:
+            os.fchown(fd, -1, model.st_gid)
+        except OSError:
+            both = mode >> 3 & mode & stat.S_IRWXO
+            mode = mode & ~(stat.S_ISGID | stat.S_IRWXG | stat.S_IRWXO) | both << 3 | both
+    if made.st_mode & bits != mode:
+        try:
+            os.fchmod(fd, mode)
+        except OSError as error:
+            if error.errno not in _NO_MODES:
+                raise
 
 
 def check_working_directory() -> None:

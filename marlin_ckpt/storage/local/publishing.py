@@ -23,14 +23,12 @@ from marlin_ckpt.storage.local.files import (
     doing,
     open_regular,
     sync_open_directory,
+    take_access,
 )
 from marlin_ckpt.storage.local.writer import open_writer
 from marlin_ckpt.storage.target import Fill
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_PERMISSIONS = 0o777  # not those that run a file as another user
-# What fchmod(2) says where a file system keeps no modes: all its files have those of the mount.
-_NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +124,13 @@ def _publish_in(
     directory_fd: int, name: str, write: Callable[[int], int], before_renaming: Callable[[], None]
 ) -> Published:
     began = time.perf_counter()
-    lock_fd, temporary_name = temporary.create(directory_fd, name)
+    replaced = _replaced(directory_fd, name)
+    lock_fd, temporary_name = temporary.create(directory_fd, name, is_private=replaced is not None)
     litter = [temporary_name]
     old_fd = -1
     try:
-        _take_mode(lock_fd, directory_fd, name)
+        if replaced is not None:
+            take_access(lock_fd, replaced)
         # The lock belongs to the open file, not to a descriptor: the first one holds it over the rename,
         # while the second is closed before it, since some file systems report a failed write only then.
         size_bytes, written = _fill(os.dup(lock_fd), write)
@@ -156,17 +156,13 @@ def _publish_in(
             close_quietly(old_fd)
 
 
-def _take_mode(fd: int, directory_fd: int, name: str) -> None:
-    """Gives a new file the permissions of the one that it replaces, before anything is in it."""
+def _replaced(directory_fd: int, name: str) -> os.stat_result | None:
+    """The regular file that has a name now; None where there is none."""
     with contextlib.suppress(FileNotFoundError):
-        old = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-        wanted, given = (stat.S_IMODE(one.st_mode) & _PERMISSIONS for one in (old, os.fstat(fd)))
-        if stat.S_ISREG(old.st_mode) and wanted != given:
-            try:
-                os.fchmod(fd, wanted)
-            except OSError as error:
-                if error.errno not in _NO_MODES:
-                    raise
+        found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode):
+            return found
+    return None
 
 
 def _fill(fd: int, write: Callable[[int], int]) -> tuple[int, float]:

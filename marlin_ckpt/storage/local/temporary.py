@@ -47,8 +47,13 @@ def temporary_name(target: str) -> str:
     return "." + os.fsdecode(os.fsencode(target)[:room]) + tail
 
 
-def create(directory_fd: int, target: str) -> tuple[int, str]:
+def create(directory_fd: int, target: str, *, is_private: bool = False) -> tuple[int, str]:
     """Makes and locks a temporary file for `target` in an open directory.
+
+    Args:
+        directory_fd: the directory.
+        target: the name that the file is for.
+        is_private: open to its owner alone, whatever the umask leaves.
 
     Returns:
         its file descriptor and its name.
@@ -60,7 +65,7 @@ def create(directory_fd: int, target: str) -> tuple[int, str]:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
         name = temporary_name(target)
-        fd = os.open(name, flags, 0o666, dir_fd=directory_fd)
+        fd = os.open(name, flags, 0o600 if is_private else 0o666, dir_fd=directory_fd)
         try:
             if _lock(fd) is not False and os.fstat(fd).st_nlink:
                 return fd, name

@@ -228,7 +228,10 @@ def test_a_folder_in_the_trash_is_open_to_nobody_before_it_has_its_mode(director
     assert made == [0o700] * 3
 
 
-def test_where_the_owner_cannot_be_kept_a_folder_in_the_trash_is_closed_to_all_others(directory, monkeypatch):
+@pytest.mark.parametrize(("mode", "expected"), [(0o770, 0o700), (0o2775, 0o755)])
+def test_where_the_group_cannot_be_kept_a_folder_in_the_trash_is_open_to_others_as_before_and_to_no_more(
+    directory, monkeypatch, mode, expected
+):
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
 
@@ -236,9 +239,9 @@ def test_where_the_owner_cannot_be_kept_a_folder_in_the_trash_is_closed_to_all_o
     if os.geteuid() != 0:
         pytest.skip("only root gives folders away")
     os.chown(directory / "sub", 12345, 12345)
-    (directory / "sub").chmod(0o770)
+    (directory / "sub").chmod(mode)
     throw_away(directory)
-    assert mode_of(directory / ".trash/000001/sub") == 0o700
+    assert mode_of(directory / ".trash/000001/sub") == expected
 
 
 def test_bringing_back_clears_folders_in_which_killed_removals_left_nothing(directory):

@@ -74,6 +74,16 @@ def test_a_published_file_has_the_mode_that_the_umask_leaves(tmp_path, umask):
     assert stat.S_IMODE((tmp_path / "model_1.pt").stat().st_mode) == 0o666 & ~umask
 
 
+def test_a_file_that_replaces_a_symbolic_link_has_the_mode_that_the_umask_leaves(tmp_path):
+    (tmp_path / "model_1.pt").symlink_to("nothing")
+    umask = os.umask(0o027)
+    try:
+        publish(tmp_path / "model_1.pt", writes(b"new"), 3)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "model_1.pt").stat().st_mode) == 0o640
+
+
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_a_link_under_the_final_name_is_replaced_and_its_other_name_keeps_its_content(tmp_path, link):
     best, target = tmp_path / "best.pt", tmp_path / "model_1.pt"
