@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import stat
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -75,6 +77,21 @@ def held_by(directory: str, name: str, asked: dict[int, int]) -> tuple[int, str]
         return -1, str(error)
     number = loaded.trainer_state["number"]
     return number, "" if checksum(loaded) == asked.get(number) else f"{name} is not {number} as it was saved"
+
+
+def stop_in_the_next_save() -> None:
+    """Has this process stop once it has written a file and not yet renamed it, to be killed there.
+
+    The save before may be about to sync its directory, where it leaves no temporary file behind.
+    """
+    fsync = os.fsync
+
+    def stop_or_sync(fd: int) -> None:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        fsync(fd)
+
+    os.fsync = stop_or_sync
 
 
 def temporaries(directory: str) -> set[str]:

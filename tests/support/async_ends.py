@@ -12,7 +12,6 @@ import resource
 import signal
 import sys
 import threading
-import time
 import types
 from typing import Any
 
@@ -32,7 +31,7 @@ from tests.support.async_child import (
 )
 
 SMALL_FILES_BYTES = 1 << 20
-WARM_UP = 6  # saves
+FEW = 6  # saves: the most memory after the first ones is compared with the least after the last ones
 FAILED_SAVE = 120  # the exit code of a process whose last save failed in the background
 KEPT: list[Any] = []
 
@@ -49,19 +48,20 @@ def end(directory: str, tell: int, rng: random.Random, how: str, *, fails: bool,
     if is_daemon:
         thread = functools.partial(threading.Thread, daemon=True)
         background.threading = types.SimpleNamespace(Thread=thread, Condition=threading.Condition)
+        os.fsync = lambda _: threading.Event().wait()  # else the save may be done before the process ends
     if fails:
         limit = (SMALL_FILES_BYTES, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     training, one = Training(rng.randrange(1000)), checkpointer_for(directory, log_level="ERROR")
     if rng.random() < 0.5:  # else it is dropped while it saves
         KEPT.append(one)
-    for number in range(1 if fails else rng.randint(1, 3)):
+    for number in range(1 if fails or is_daemon else rng.randint(1, 3)):
         training.step()
         checkpoint = training.checkpoint(number)
         os.write(tell, MESSAGE.pack(False, number, checksum(checkpoint)))
         one.save(checkpoint, number)
-    if not is_daemon:
-        time.sleep(rng.choice([0, rng.uniform(0, 0.03)]))
+    for _ in range(rng.choice([0, rng.randrange(10)])):  # so that the exit meets each part of the save
+        training.step()
     if how == "exit":
         sys.exit(3)
     raise Ended if how == "end" else ZeroDivisionError
@@ -122,7 +122,7 @@ def save_many_times(directory: str, times: int, how: str) -> dict[str, int]:
         except MarlinError:
             failed += 1
         resident.append(resident_kib())
-    return {"saves": times, "failed": failed, "early": resident[WARM_UP], "later": max(resident[WARM_UP:])}
+    return {"saves": times, "failed": failed, "early": max(resident[:FEW]), "later": min(resident[-FEW:])}
 
 
 def measure_memory(directory: str, times: int, *, how: str) -> dict[str, int]:

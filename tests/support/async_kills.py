@@ -30,10 +30,12 @@ from tests.support.async_child import (
     held_by,
     name_of,
     run,
+    stop_in_the_next_save,
     temporaries,
 )
 
 ONE_NAME = "last"  # each save over the one before
+HARM = {"early": "lost", "plain": "torn"}  # of the kinds that are killed until a kill has done it
 
 
 def saving(directory: str, kind: str, prefix: str) -> Callable[[Checkpoint, int], list[int]]:
@@ -68,7 +70,7 @@ def saving(directory: str, kind: str, prefix: str) -> Callable[[Checkpoint, int]
 class Loop:
     """A child that trains and saves at each step, and what it tells of that."""
 
-    def __init__(self, directory: str, kind: str, prefix: str, first: int) -> None:
+    def __init__(self, directory: str, kind: str, prefix: str, first: int, *, stops: bool = False) -> None:
         self.asked: dict[int, int] = {}
         self.durable: list[int] = []
         self._messages, tell = os.pipe()
@@ -82,6 +84,8 @@ class Loop:
                     os.write(tell, MESSAGE.pack(False, number, checksum(checkpoint)))
                     for durable in save(checkpoint, number):
                         os.write(tell, MESSAGE.pack(True, durable, 0))
+                        if stops:
+                            stop_in_the_next_save()
             finally:
                 os._exit(70)
         os.close(tell)
@@ -103,6 +107,14 @@ class Loop:
         while len(self.durable) < count:
             if not self.read(until):
                 raise SystemExit("the saving loop ended by itself or is stuck")
+
+    def go_on(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.read(until)
+
+    def wait_until_it_stops(self) -> None:
+        os.waitpid(self._pid, os.WUNTRACED)
 
     def kill(self) -> None:
         os.kill(self._pid, signal.SIGKILL)
@@ -129,15 +141,19 @@ def kill_again_and_again(directory: str, times: int, *, kind: str) -> dict[str, 
     period_s = measure_period(directory, kind)
     first = 0
     for kill in range(times):
+        if kind in HARM and found[HARM[kind]]:
+            break
+        is_first = kill == 0 and kind not in HARM
         prefix = ONE_NAME if kill % 3 == 2 else NEW_NAMES
         leftovers = temporaries(directory)
-        loop = Loop(directory, kind, prefix, first)
+        loop = Loop(directory, kind, prefix, first, stops=is_first)
         loop.wait_for_durable(1)
         if stale := leftovers & temporaries(directory):
             found["left"].append([kill, sorted(stale)])
-        until = time.monotonic() + rng.uniform(0, 1.5 * period_s)
-        while time.monotonic() < until:
-            loop.read(until)
+        if is_first:
+            loop.wait_until_it_stops()
+        else:
+            loop.go_on(rng.uniform(0, 1.5 * period_s))
         loop.kill()
         found["kills"] += 1
         found["durable"] += len(loop.durable)

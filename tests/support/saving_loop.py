@@ -25,22 +25,15 @@ import torch
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, MarlinError
 from marlin_ckpt.storage.local import direct, system_calls, writer
 from marlin_ckpt.storage.local.publishing import publish
-from marlin_ckpt.storage.local.temporary import is_temporary
 from marlin_ckpt.storage.target import Target
+from tests.support.async_child import NEW_NAMES, PATIENCE_S, name_of, stop_in_the_next_save, temporaries
 
-PATIENCE_S = 120
-NEW_NAMES = "model"  # each save under its own index
 ONE_NAME = "last"  # each save over the one before
 HELD = "held_0.pt"
 HELD_HALF = b"half of it. "
 REPORT = struct.Struct("<q")
 
 Save = Callable[[int], None]
-MakeSave = Callable[[str, str], Save]
-
-
-def name_of(prefix: str, number: int) -> str:
-    return f"{prefix}_{number if prefix == NEW_NAMES else 0}.pt"
 
 
 def checkpointer_for(directory: str, prefix: str = NEW_NAMES, filename: str = "") -> DefaultCheckpointer:
@@ -90,7 +83,7 @@ class Loop:
         return number, "" if found == (number, number, self.elements) else f"holds {found} for {number}"
 
 
-def start_loop(loop: Loop, prefix: str, first: int) -> tuple[int, int]:
+def start_loop(loop: Loop, prefix: str, first: int, *, stops: bool = False) -> tuple[int, int]:
     """Forks a child that saves first, first + 1, ... and reports each number once `save` returned."""
     reports, report = os.pipe()
     pid = os.fork()
@@ -100,6 +93,8 @@ def start_loop(loop: Loop, prefix: str, first: int) -> tuple[int, int]:
             for number in itertools.count(first):
                 save(number)
                 os.write(report, REPORT.pack(number))
+                if stops:
+                    stop_in_the_next_save()
         finally:
             os._exit(70)
     os.close(report)
@@ -137,21 +132,28 @@ def start_holder(directory: str):
     return pid, say_let_go
 
 
-def temporaries(directory: str) -> set[str]:
-    return {name for name in os.listdir(directory) if is_temporary(name)}
-
-
 def indices(directory: str) -> list[int]:
     names = (name for name in os.listdir(directory) if name.startswith("model_"))
     return sorted(int(name.removeprefix("model_").removesuffix(".pt")) for name in names)
 
 
-def kill_at(loop: Loop, prefix: str, first: int, seconds: float, look: Callable[[], None]) -> list[int]:
-    """Kills a saving loop some seconds after its first save, once `look` has returned; what it reported."""
-    pid, reports = start_loop(loop, prefix, first)
+def kill_at(
+    loop: Loop, prefix: str, first: int, seconds: float | None, look: Callable[[], None]
+) -> list[int]:
+    """Kills a saving loop after its first save, once `look` has returned.
+
+    Args:
+        seconds: how long after that; None for the middle of its second save.
+
+    Returns:
+        what it reported.
+    """
+    pid, reports = start_loop(loop, prefix, first, stops=seconds is None)
     reported = [next_report(reports, PATIENCE_S)]
     look()
-    until = time.monotonic() + seconds
+    if seconds is None:
+        os.waitpid(pid, os.WUNTRACED)
+    until = time.monotonic() + (seconds or 0)
     while (number := next_report(reports, until - time.monotonic())) is not None:
         reported.append(number)
     os.kill(pid, signal.SIGKILL)
@@ -197,6 +199,8 @@ def kill_again_and_again(directory: str, kind: str, kills: int, elements: int) -
     held = {name for name in temporaries(directory) if name.startswith(f".{HELD}.")}
     last = indices(directory)[-1]
     for kill in range(kills):
+        if kind == "plain" and found["newest"]:  # which is killed until a kill has torn a file
+            break
         prefix = ONE_NAME if kill % 2 else NEW_NAMES
         leftovers = temporaries(directory) - held
         there = indices(directory)[-1]
@@ -205,7 +209,8 @@ def kill_again_and_again(directory: str, kind: str, kills: int, elements: int) -
             if stale := leftovers & temporaries(directory):
                 found["left"].append([kill, sorted(stale)])
 
-        reported = kill_at(loop, prefix, last + 1, rng.uniform(0, 1.5 * period_s), look)
+        seconds = rng.uniform(0, 1.5 * period_s) if kill or kind == "plain" else None
+        reported = kill_at(loop, prefix, last + 1, seconds, look)
         last = reported[-1] + 1
         found["kills"] += 1
         after = indices(directory)
