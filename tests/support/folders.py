@@ -1,4 +1,4 @@
-"""Where the source tree is, and what a user sees in a directory of checkpoints."""
+"""Where the source tree is, what a user sees in a directory of checkpoints, and folders of great depth."""
 
 from __future__ import annotations
 
@@ -19,3 +19,15 @@ def visible(directory: str | Path) -> list[str]:
 def contents(directory: str | Path) -> dict[str, bytes]:
     """The bytes of these files, by their names."""
     return {name: Path(directory, name).read_bytes() for name in visible(directory)}
+
+
+def make_deep(directory: str | Path, name: str, depth: int, file: str) -> None:
+    """Makes folders in folders and a file in the innermost one, whose path may be too long for the system."""
+    here = os.open(directory, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open(file, os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)

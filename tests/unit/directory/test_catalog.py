@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from marlin_ckpt import CheckpointNotFoundError, DefaultCheckpointer, StorageError, get_latest_file
 from marlin_ckpt.directory import catalog
+from tests.support.folders import make_deep
 
 
 def _touch(directory: Path, *names: str) -> None:
@@ -254,13 +255,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_searched(caplog
     # Root may read everything, so the folder is made unreadable by a path longer than the kernel takes.
     with tempfile.TemporaryDirectory() as name:
         _touch(Path(name), "model_1.pt")
-        at = os.open(name, os.O_RDONLY)
-        for _ in range(20):
-            os.mkdir("d" * 250, dir_fd=at)
-            below = os.open("d" * 250, os.O_RDONLY, dir_fd=at)
-            os.close(at)
-            at = below
-        os.close(at)
+        make_deep(name, "d" * 250, 20, "model_2.pt")
         assert _latest(Path(name)) == "model_1.pt"
     assert "cannot read the directory: File name too long" in caplog.text
 
