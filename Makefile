@@ -36,8 +36,8 @@ test-peers: .venv-peers/.installed ## what other packages really write, in a .ve
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest hypothesis $(PEERS)
 	touch $@
 
-# PART=files runs one part: files, hostile, kills, power, calls, races, retention, resume, supervisor. Each takes
-# up to ten minutes; the files need 20 GB of disk and 16 GB of memory.
+# PART=files runs one part: faults, files, hostile, kills, power, calls, races, retention, resume, supervisor.
+# Each takes about ten minutes; the files need 20 GB of disk and 16 GB of memory.
 PART ?= all
 campaign: .venv/.installed-dev ## the adversity tests at their full size
 	$(BIN)/python -m pytest --campaign=$(PART)
