@@ -148,6 +148,7 @@ def test_no_summary_in_the_help_is_cut(command, monkeypatch, columns):
     summaries = re.findall(r"^  \w[\w-]*  +(.*)$", command("--help")[1], re.MULTILINE)
     assert len(summaries) == len(COMMANDS)
     assert [one for one in summaries if one.endswith("...") or not one.endswith(".")] == []
+    assert [one for one in summaries if len(one) > 45] == []
 
 
 def test_version_prints_name_and_version(command):

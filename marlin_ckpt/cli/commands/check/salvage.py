@@ -18,7 +18,7 @@ def salvage(
     ],
     json: Json = False,
 ) -> int:
-    """Write what is intact of a damaged file.
+    """Rescue what is intact in a damaged file.
 
     It goes to a new file, and the tensors that are lost are listed. A tensor counts as intact when its
     checksum holds, and as lost otherwise: nothing is guessed or filled in.

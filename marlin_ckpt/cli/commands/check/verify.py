@@ -15,7 +15,7 @@ def verify(
     quiet: Annotated[bool, flag("--quiet", "Print only files that are not intact.")] = False,
     json: Json = False,
 ) -> int:
-    """Read files whole and say which are intact.
+    """Check every byte of files for damage.
 
     Of a directory these are all checkpoints and weights. A file of ours is intact when every byte is
     accounted for; one by torch.save when its checksums hold.

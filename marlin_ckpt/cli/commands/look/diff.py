@@ -22,7 +22,7 @@ def diff(
     all_: Annotated[bool, flag("--all", "List each tensor, also where nothing changed.")] = False,
     json: Json = False,
 ) -> int:
-    """Say what differs between two files.
+    """Compare two files, tensor by tensor.
 
     Tensors and other values are compared: which are added, removed, reshaped or changed. Two tensors are the
     same when all their bits are. Norms and the cosine exclude values that are infinite or NaN.

@@ -45,9 +45,9 @@ def latest(
     intact: Annotated[bool, flag("--intact", "Exclude files that do not verify; stderr says why.")] = False,
     json: Json = False,
 ) -> None:
-    """Print the path of the greatest index.
+    """Print the path of the newest checkpoint.
 
-    Sub-directories are searched too.
+    That is the one with the greatest index in its name. Sub-directories are searched too.
     """
 
     def candidates() -> Iterable[Entry]:

@@ -26,10 +26,11 @@ def list_(
     spark: Annotated[str | None, option("--spark", "METRIC", "Also draw a metric over the index.")] = None,
     json: Json = False,
 ) -> None:
-    """List checkpoints in order of their index.
+    """List the checkpoints of a directory.
 
-    Each with kind, size, age (by its manifest, else the file's time), metrics, and whether it is complete:
-    the structure alone is looked at, verify reads the data. With --recursive they are grouped by run.
+    In the order of their index, each with kind, size, age (by its manifest, else the file's time), metrics,
+    and whether it is complete: the structure alone is looked at, verify reads the data. With --recursive they
+    are grouped by run.
     """
     from marlin_ckpt.cli.views import checkpoints as view
     from marlin_ckpt.directory import catalog

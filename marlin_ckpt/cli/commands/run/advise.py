@@ -42,7 +42,7 @@ def advise(
     ] = 0.035,
     json: Json = False,
 ) -> None:
-    """Measure a disk; advise how often to save.
+    """Measure the disk; advise how often to save.
 
     A few files of that size, 2 GB at most, are written and removed.
     """

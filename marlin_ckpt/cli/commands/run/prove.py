@@ -57,7 +57,7 @@ def prove_resume(
     quiet: Annotated[bool, flag("--quiet", "No progress.")] = False,
     json: Json = False,
 ) -> int:
-    """Prove that a resumed run is the same run.
+    """Check that a killed run resumes bit for bit.
 
     Trains twice in processes of their own, once straight and once killed and resumed, saving as the
     configuration says, and compares every tensor, value, batch and loss after every step. Without --kill-at

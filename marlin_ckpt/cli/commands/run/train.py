@@ -41,7 +41,7 @@ def train(
     quiet: Annotated[bool, flag("--quiet", "No progress and no table; only warnings and errors.")] = False,
     json: Json = False,
 ) -> None:
-    """Train what a YAML file names, and save it.
+    """Train by a YAML file, and save checkpoints.
 
     SIGTERM and Ctrl-C save and stop, SIGUSR1 saves; a second SIGTERM or Ctrl-C ends at once.
     """
