@@ -68,7 +68,7 @@ def test_however_often_it_is_killed_the_weights_are_those_of_the_run_never_touch
     again = start(tmp_path, "cut")
     said = again.communicate(timeout=300)[1]
     assert again.returncode == 0
-    assert f"nothing left to train: {epochs} epochs done" in said
+    assert f"Nothing is left to train: epoch {epochs} is done" in said
     ours, theirs = end(tmp_path / "cut"), end(tmp_path / "whole")
     assert ours.keys() == theirs.keys()
     assert {key: told for key in ours if (told := how_different(ours[key], theirs[key]))} == {}

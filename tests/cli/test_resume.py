@@ -95,8 +95,14 @@ def test_what_a_run_continues_from_is_not_deleted_first(train, listed):
 def test_resuming_a_finished_run_is_done_at_once(train, listed):
     train(2)
     before = contents("saved")
-    code, _, err = train(2, "--resume")
-    assert (code, epochs_of(err)) == (0, [])
+    for epochs, head in ((2, ""), (1, "warning: ")):
+        code, out, err = train(epochs, "--resume")
+        assert (code, out) == (0, "")
+        resuming, told = err.splitlines()
+        assert resuming == "resuming from saved/model_1.pt"
+        assert told.startswith(
+            f"{head}Nothing is left to train: epoch 2 is done, and trainer.epochs is {epochs}."
+        )
     assert contents("saved") == before
 
 

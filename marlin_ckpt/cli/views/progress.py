@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.terminal import RunBar
-from marlin_ckpt.cli.text import count, duration, size
+from marlin_ckpt.cli.text import duration, size
 from marlin_ckpt.cli.views import checkpoints, removals, run
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.removing import Removal
@@ -21,7 +21,11 @@ from marlin_ckpt.training.trainer import Trainer
 
 
 class RunProgress:
-    """Observes a trainer: a live line on a terminal, one line for each epoch and file elsewhere."""
+    """Observes a trainer: a live line on a terminal, one line for each epoch and file elsewhere.
+
+    Attributes:
+        has_news: whether an epoch was begun or a file saved.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
         """Shows nothing yet.
@@ -29,6 +33,7 @@ class RunProgress:
         Args:
             quiet: show nothing at all.
         """
+        self.has_news = False
         self._quiet = quiet
         self._bar = RunBar(is_shown=output.is_terminal() and not quiet)
         self._began_s = self._epoch_began_s = time.monotonic()
@@ -51,14 +56,9 @@ class RunProgress:
             if last:
                 output.talk("hint: the same command with --resume continues from it")
 
-    def tell_if_finished(self, trainer: Trainer) -> None:
-        """Prints that the resumed run has no epoch left, if it has none."""
-        if not self._quiet and 0 < trainer.args.epochs <= trainer.last_epoch + 1:
-            done = count(trainer.last_epoch + 1, "epoch")
-            output.talk(f"nothing left to train: {done} done, trainer.epochs is {trainer.args.epochs}")
-
     def on_epoch_begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:
         """Starts the epoch's line."""
+        self.has_news = True
         self._epoch_began_s = time.monotonic()
         self._epoch_steps = 0
         self._bar.begin(f"epoch {epoch + 1}/{epochs}", steps, done)
@@ -77,6 +77,7 @@ class RunProgress:
 
     def on_save(self, path: str, index: int, report: SaveReport | None) -> None:  # noqa: ARG002
         """Prints a line for a file that is new."""
+        self.has_news = True
         if report is not None:
             self._saves.append(report)
         is_new = path not in self._saved

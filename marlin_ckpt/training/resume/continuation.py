@@ -57,10 +57,22 @@ class Continuation:
             yield "reset_optimizers_schedulers makes new optimizers and schedulers"
         position = state.get("position") or {}
         begun = state["last_epoch"] + 1 + ("epoch" in position)
-        if begun > self._args.epochs:
+        if self._args.exact and begun > self._args.epochs:
             yield f"{begun} epochs have begun and epochs is {self._args.epochs}, so that nothing is trained"
         if "position" not in state:
             yield "the checkpoint holds no random numbers"
+
+    def _say_if_finished(self, state: State) -> None:
+        done, epochs = state["last_epoch"] + 1, self._args.epochs
+        if done < epochs:
+            return
+        has_gone_further = done > epochs or "epoch" in (state.get("position") or {})
+        self._logger.log(
+            logging.WARNING if has_gone_further else logging.INFO,
+            "Nothing is left to train: epoch %d is done, and trainer.epochs is %d. Raise it to train on.",
+            done,
+            epochs,
+        )
 
     def load(
         self,
@@ -77,6 +89,7 @@ class Continuation:
             schedulers: the module's.
             steps_per_epoch: global steps in an epoch.
         """
+        self._say_if_finished(state)
         if self._args.reset_optimizers_schedulers:
             self._logger.info("Optimizers and schedulers are new, not loaded.")
             self.announce([*map(str, self._changes), *self._others])

@@ -85,7 +85,6 @@ def train(
         trainer = build_trainer(
             settings, observer=progress, before_load=count_start, finds_another=starter.finds_another
         )
-        progress.tell_if_finished(trainer)
         try:
             trainer.train()
         except BaseException:
@@ -94,5 +93,5 @@ def train(
     report = progress.report(trainer, starter.start)
     if json:
         output.document(report)
-    elif not quiet:
+    elif not quiet and progress.has_news:
         view.show(report)
