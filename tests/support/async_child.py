@@ -12,6 +12,7 @@ import signal
 import stat
 import struct
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -88,7 +89,7 @@ def stop_in_the_next_save() -> None:
 
     def stop_or_sync(fd: int) -> None:
         if stat.S_ISREG(os.fstat(fd).st_mode):
-            os.kill(os.getpid(), signal.SIGSTOP)
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # else this thread may go on a little
         fsync(fd)
 
     os.fsync = stop_or_sync
