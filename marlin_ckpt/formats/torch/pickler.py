@@ -175,6 +175,8 @@ class _Pickler(pickle.Pickler):
     ) -> tuple[Any, ...]:
         if location == "meta" and storage.nbytes():
             raise UnsavableStateError("a storage on the meta device has no bytes to save")
+        if location != "meta":
+            storage.data_ptr()  # raises where there is no memory, as for a tensor of torch's FakeTensorMode
         key = self._keys.setdefault(storage._cdata, str(len(self._keys)))  # noqa: SLF001
         known = self._dtypes.setdefault(key, dtype)
         if known != dtype and storage.nbytes():
