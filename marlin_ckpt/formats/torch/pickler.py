@@ -134,7 +134,7 @@ class _Pickler(pickle.Pickler):
         self.has_shared_tuples = False  # of what may hold them
         self._flat = tensors.shape_ids
         self._familiar: dict[int, Any] = {}
-        self._keys: dict[int, str] = {}
+        self._keys: dict[Any, str] = {}
         self._dtypes: dict[str, torch.dtype] = {}
 
     def persistent_id(self, obj: Any) -> tuple[Any, ...] | None:  # noqa: C901, PLR0911 - a case for each kind
@@ -179,9 +179,12 @@ class _Pickler(pickle.Pickler):
             storage.data_ptr()  # raises where there is no memory, as for a tensor of torch's FakeTensorMode
         key = self._keys.setdefault(storage._cdata, str(len(self._keys)))  # noqa: SLF001
         known = self._dtypes.setdefault(key, dtype)
-        if known != dtype and storage.nbytes():
-            views = f"two tensors view the same memory as {known} and as {dtype}"
-            raise UnsavableStateError(f"{views}; no torch file can hold that")
+        if known != dtype:
+            if storage.nbytes():
+                views = f"two tensors view the same memory as {known} and as {dtype}"
+                raise UnsavableStateError(f"{views}; no torch file can hold that")
+            # No bytes can be of several dtypes, but torch.load(mmap=True) makes one storage of one record.
+            key = self._keys.setdefault((storage._cdata, dtype), str(len(self._keys)))  # noqa: SLF001
         self.storages[key] = storage
         return ("storage", storage_type, key, location, numel)
 

@@ -74,11 +74,13 @@ class Storages:
             raise CorruptCheckpointError(
                 f"record data/{key} {found}, a tensor needs {size_bytes}", self._path
             )
-        one = self._loaded.get(key)
+        # Tensors may share a storage of no bytes as two dtypes; torch shares none when it loads.
+        own = key if size_bytes else f"{key} as {dtype}"
+        one = self._loaded.get(own)
         if one is None:
             storage = UntypedStorage(size_bytes, device="cpu")  # type: ignore[no-untyped-call]
             typed = TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
-            one = self._loaded[key] = _Loaded(record.name, size_bytes, typed)
+            one = self._loaded[own] = _Loaded(record.name, size_bytes, typed)
         elif one.typed.dtype != dtype:
             raise CorruptCheckpointError(f"record data/{key} is of two dtypes", self._path)
         one.references += 1

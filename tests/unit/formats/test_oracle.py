@@ -78,6 +78,19 @@ def test_shared_memory_is_written_once_and_shared_again_after_a_load(tmp_path: P
         assert loaded["head"][2, 5] == loaded["head's rows"][5, 0] == 7
 
 
+def test_tensors_of_one_empty_storage_come_back_each_of_its_dtype(tmp_path: Path):
+    # torch.load with mmap makes both of one dtype when it reads a file by torch.save.
+    ours, theirs, empty = str(tmp_path / "ours.pt"), str(tmp_path / "theirs.pt"), torch.empty(2, 0)
+    state = [empty, empty.view(torch.int32), empty[:1], empty.view(torch.int32)]
+    write(ours, state)
+    torch.save(state, theirs)
+    for loaded in (
+        torch.load(ours), torch.load(ours, mmap=True),
+        read(ours, weights_only=True), read(theirs, weights_only=True),
+    ):  # fmt: skip
+        assert [(one.dtype, one.shape) for one in loaded] == [(one.dtype, one.shape) for one in state]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize(
     "kind", ["shared", "sparse", "sparse rows", "quantized", "with attributes", "nested"]
