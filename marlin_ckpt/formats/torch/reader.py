@@ -43,6 +43,8 @@ _PLAIN_NAMES = re.compile(
     r"|collections\.(Counter|OrderedDict|defaultdict)|__builtin__\.(complex|set)|_codecs\.encode",
     re.ASCII,
 )
+# What torch says of records that are missing or of another size, and of tensors that reach beyond them.
+_STRUCTURE = re.compile(r"PytorchStreamReader|record size \(|storage that is not resizable")
 _OWN = "if the file is your own, load it with weights_only: false"
 _OWN_NAMES = f"{_OWN}, or allow these names alone by torch.serialization.add_safe_globals"
 _NEEDS_CODE = "the file itself is whole: run where the code that it was saved with can be imported"
@@ -154,7 +156,6 @@ def _make_plain(source: Source, container: Container, *, weights_only: bool) -> 
         if weights_only:
             raise
         return None
-    storages.check()
     return state, storages
 
 
@@ -209,9 +210,7 @@ def _is_of_code(error: Exception, *, is_proven: bool) -> bool:
     """Whether an error comes of the code that a file names, and not of the file's own structure."""
     if isinstance(error, (ImportError, AttributeError)):
         return True
-    is_structure = isinstance(error, (pickle.UnpicklingError, EOFError)) or "PytorchStreamReader" in str(
-        error
-    )
+    is_structure = isinstance(error, (pickle.UnpicklingError, EOFError)) or _STRUCTURE.search(str(error))
     return is_proven and not is_structure
 
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import torch
 from torch import _weights_only_unpickler as torchs
-from torch._utils import _rebuild_qtensor, _rebuild_tensor, _rebuild_tensor_v2
+from torch._utils import _rebuild_qtensor, _rebuild_tensor, _rebuild_tensor_v2, _rebuild_tensor_v3
 from torch.storage import TypedStorage
 
 from marlin_ckpt.formats.budget import Budget
@@ -115,19 +115,20 @@ class Unpickler(Reader):
     def _is_view(self, arguments: tuple[Any, ...]) -> bool:
         """Refuses a tensor that reaches beyond its storage, which torch would make larger, at any cost."""
         match arguments:
-            case (TypedStorage() as storage, int(offset), tuple(size), tuple(stride), *_) if all(size):
+            case (TypedStorage() as storage, int(offset), tuple() | list() as size, stride, *rest):
+                dtype = next((one for one in rest if type(one) is torch.dtype), storage.dtype)
                 reach = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=False))
-                if reach * storage.dtype.itemsize > storage._untyped_storage.nbytes():  # noqa: SLF001
+                if all(size) and reach * dtype.itemsize > storage._untyped_storage.nbytes():  # noqa: SLF001
                     raise pickle.UnpicklingError("a tensor reaches beyond its storage")
-        return True
+                return True
+        return False
 
     def build(self, made: Any, state: Any) -> None:
         """Gives an object its state, if torch would."""
         kind = type(made)
-        if kind is torch.Tensor:
-            if type(state) is not tuple:
-                raise pickle.UnpicklingError("arguments that are no tuple")
-            self._is_view(state)
+        if kind is torch.Tensor or (kind is torch.nn.Parameter and len(state) == _VIEW_LENGTH):
+            if type(state) is not tuple or not self._is_view(state):
+                raise pickle.UnpicklingError("a state that no tensor was pickled with")
             made.set_(*state)  # as tensors were pickled before torch 0.4
         elif kind is OrderedDict:
             self._set_attributes(made, state)
@@ -163,12 +164,16 @@ def _made(called: Any, made: Any) -> Any:
 
 
 _LONGEST = 100  # characters of the name of a layout
+_VIEW_LENGTH = 4  # a storage, an offset, sizes and strides
 # What may be called only as a pickler has it called.
 _CHECKS: dict[Any, Callable[[Unpickler, tuple[Any, ...]], bool]] = {
     **dict.fromkeys((encode, bytearray), Unpickler._is_bytes),  # noqa: SLF001
     **dict.fromkeys((set, Counter, torch.Size), Unpickler._is_collection),  # noqa: SLF001
     **dict.fromkeys((complex, torch.serialization._get_layout), Unpickler._is_short),  # noqa: SLF001
-    **dict.fromkeys((_rebuild_tensor, _rebuild_tensor_v2, _rebuild_qtensor), Unpickler._is_view),  # noqa: SLF001
+    **dict.fromkeys(
+        (_rebuild_tensor, _rebuild_tensor_v2, _rebuild_tensor_v3, _rebuild_qtensor),
+        Unpickler._is_view,  # noqa: SLF001
+    ),
     OrderedDict: Unpickler._is_ordered_dict,  # noqa: SLF001
     torch._utils._rebuild_device_tensor_from_cpu_tensor: Unpickler._is_conversion,  # noqa: SLF001
     torch._tensor._rebuild_from_type_v2: Unpickler._is_rebuild,  # noqa: SLF001

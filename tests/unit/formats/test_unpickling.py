@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import _weights_only_unpickler as torchs
 
+from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.budget import Budget, ExcessError
 from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.torch import unpickling
@@ -24,6 +25,7 @@ from tests.support.hostile_pickles import (
     imported,
     number,
     state,
+    storage,
     tensor,
     text,
     tuple_of,
@@ -173,13 +175,33 @@ def test_the_refusal_to_load_what_is_too_large_names_the_file_and_says_how_its_o
     assert (caught.value.where, "weights_only: false" in caught.value.hint) == (str(path), True)
 
 
-@pytest.mark.parametrize("view", [{"offset": 2**40}, {"size": (4,), "stride": (10**12,)}, {"size": (2**40,)}])
-def test_a_tensor_that_reaches_beyond_its_storage_is_corrupt_and_no_lack_of_memory(view):
-    unpickler = Unpickler(io.BytesIO(state(tensor(**view))))
-    small = torch.storage.TypedStorage(
-        wrap_storage=torch.ones(4).untyped_storage(), dtype=torch.float32, _internal=True
-    )
-    unpickler.persistent_load = lambda _: small
-    with pytest.raises(pickle.UnpicklingError, match="a tensor reaches beyond its storage"):
-        unpickler.load()
-    assert small._nbytes() == 16
+FAR = number(0) + tuple_of(number(2**40)) + tuple_of(number(1))
+PLACED = tuple_of(storage(), FAR)
+HOOKS = call("collections", "OrderedDict")
+REACHING = {
+    "by its offset": tensor(offset=2**40),
+    "by its strides": tensor(size=(4,), stride=(10**12,)),
+    "by its size": tensor(size=(2**40,)),
+    "by sizes in a list": call(
+        "torch._utils", "_rebuild_tensor", storage(), number(0), b"](" + number(2**40) + b"e", b"]K\x01a"
+    ),
+    "by a dtype of its own": call(
+        "torch._utils", "_rebuild_tensor_v3", storage(), number(0), tuple_of(number(4)), tuple_of(number(1)),
+        b"\x89", HOOKS, imported("torch", "complex128"),
+    ),
+    "by a state": call("torch", "Tensor") + PLACED + b"b",
+    "by a parameter's state": call("torch._utils", "_rebuild_parameter", tensor(), b"\x89", HOOKS)
+    + PLACED
+    + b"b",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("title", REACHING)
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_a_tensor_that_reaches_beyond_its_storage_is_corrupt_and_no_lack_of_memory(
+    title, weights_only, tmp_path
+):
+    path = tmp_path / "reaching.ckpt"
+    path.write_bytes(zipped(entries(state(REACHING[title]))))
+    with pytest.raises(CorruptCheckpointError, match=r"beyond its storage|not resizable"):
+        read_file(path, weights_only=weights_only, log=lambda _: None)
