@@ -153,8 +153,9 @@ class Builder:
         if isinstance(array.data, list) or not elements.is_number:
             node = Node(key, Kind.OBJECT, f"numpy array of {elements.name}, {list(shape)}")
             self._budget.charge(_room(node.label))
-            parts = array.data if isinstance(array.data, list) else []
-            return node, ((parts, len(parts), self._parts_of([parts])) if parts else None)
+            if not isinstance(array.data, list) or self._is_plain(array.data):
+                return node, None
+            return node, (array.data, len(array.data), self._parts(array.data))
         stride = contiguous_stride(shape)
         if array.is_fortran:
             stride = contiguous_stride(shape[::-1])[::-1]

@@ -283,3 +283,9 @@ def test_a_pickle_with_a_flipped_bit_is_corrupt(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"some_name", b"same_name"))
     with pytest.raises(CorruptCheckpointError, match="CRC"):
         outline(path)
+
+
+def test_an_array_of_very_many_plain_objects_is_one_place(tmp_path):
+    state = {"labels": np.array(["cat", None] * 100_000, dtype=object)}
+    (node,) = outline_of(state, tmp_path / "labels.pt").root.children
+    assert (node.label, node.children) == ("numpy array of object, [200000]", ())
