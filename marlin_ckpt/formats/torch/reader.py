@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from marlin_ckpt.errors import (
+    BadFileError,
     CorruptCheckpointError,
     MarlinError,
     NotACheckpointError,
@@ -23,6 +23,7 @@ from marlin_ckpt.errors import (
 )
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.budget import ExcessError
+from marlin_ckpt.formats.content.outline import read_outline
 from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.legacy import read_legacy
 from marlin_ckpt.formats.manifest import Manifest
@@ -215,13 +216,11 @@ def _is_of_code(error: Exception, *, is_proven: bool) -> bool:
 
 
 def _unsafe_names(source: Source, reason: str) -> tuple[str, ...]:
-    try:
-        with io.BufferedReader(SourceFile(source)) as file:
-            names = get_unsafe_globals_in_checkpoint(file)
-    except Exception:  # noqa: BLE001 - a legacy file, or a pickle that cannot even be scanned
-        names = []
-    # Of a legacy file torch names the first one alone, in its message.
-    return tuple(sorted(names or re.findall(r"GLOBAL ([\w.]+)", reason)))
+    """What `weights_only` refuses to import; the first name alone where the rest cannot be read."""
+    with contextlib.suppress(BadFileError):
+        if names := unpickling.refused(read_outline(source).imports):
+            return names
+    return tuple(re.findall(r"GLOBAL ([\w.]+)", reason))
 
 
 def _reason(error: Exception) -> str:

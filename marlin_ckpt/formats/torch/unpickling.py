@@ -8,7 +8,7 @@ stands in for `pickle` as the `pickle_module` of `torch.load`.
 import pickle
 from _codecs import encode
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, ClassVar
 
 import torch
@@ -44,15 +44,13 @@ class Unpickler(Reader):
 
     def __init__(self, file: BinaryIO, *, encoding: str = "ASCII") -> None:
         super().__init__(file, Budget(file.tell), encoding=encoding)
-        added = torchs._get_user_allowed_globals()  # type: ignore[no-untyped-call] # noqa: SLF001
-        self._allowed: dict[str, Any] = {**added, **torchs._get_allowed_globals()}  # noqa: SLF001
+        self._allowed = _allowed()
         self._callable = {id(one): one for one in self._allowed.values()}
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         """What torch allows to be imported."""
-        module, name = python_3_name(module_name, global_name)
-        path = f"{module}.{name}"
-        if module in torchs._blocklisted_modules or path not in self._allowed:  # noqa: SLF001
+        path = ".".join(python_3_name(module_name, global_name))
+        if path not in self._allowed:
             raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {path} is not allowed")
         return self._allowed[path]
 
@@ -116,9 +114,12 @@ class Unpickler(Reader):
         """Refuses a tensor that reaches beyond its storage, which torch would make larger, at any cost."""
         match arguments:
             case (TypedStorage() as storage, int(offset), tuple() | list() as size, stride, *rest):
+                if any(type(one) is not int for one in (*size, *stride)):  # that of tensors may overflow
+                    raise pickle.UnpicklingError("a tensor's sizes or strides are no integers")
                 dtype = next((one for one in rest if type(one) is torch.dtype), storage.dtype)
                 reach = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=False))
-                if all(size) and reach * dtype.itemsize > storage._untyped_storage.nbytes():  # noqa: SLF001
+                held = storage._untyped_storage.nbytes() * _PACKED.get(dtype, 1)  # noqa: SLF001
+                if all(size) and reach * dtype.itemsize > held:
                     raise pickle.UnpicklingError("a tensor reaches beyond its storage")
                 return True
         return False
@@ -128,7 +129,7 @@ class Unpickler(Reader):
         kind = type(made)
         if kind is torch.Tensor or (kind is torch.nn.Parameter and len(state) == _VIEW_LENGTH):
             if type(state) is not tuple or not self._is_view(state):
-                raise pickle.UnpicklingError("a state that no tensor was pickled with")
+                raise pickle.UnpicklingError("a tensor's state is no tuple of what it views")
             made.set_(*state)  # as tensors were pickled before torch 0.4
         elif kind is OrderedDict:
             self._set_attributes(made, state)
@@ -157,6 +158,20 @@ class Unpickler(Reader):
         self.append(self.persistent_load(pid))
 
 
+def _allowed() -> dict[str, Any]:
+    """What may be imported, by `module.name`: never of the modules torch bars, whatever a user allows."""
+    added = torchs._get_user_allowed_globals()  # type: ignore[no-untyped-call] # noqa: SLF001
+    barred = tuple(f"{module}." for module in torchs._blocklisted_modules)  # noqa: SLF001
+    own = {name: one for name, one in added.items() if not name.startswith(barred)}
+    return {**own, **torchs._get_allowed_globals()}  # noqa: SLF001
+
+
+def refused(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of some names, such as `argparse.Namespace`, that may not be imported."""
+    allowed = _allowed()
+    return tuple(name for name in names if name not in allowed)
+
+
 def _made(called: Any, made: Any) -> Any:
     if called in _SPARSE:
         torch._utils._sparse_tensors_to_validate.append(made)  # noqa: SLF001 - by torch.load, at its end
@@ -165,6 +180,7 @@ def _made(called: Any, made: Any) -> Any:
 
 _LONGEST = 100  # characters of the name of a layout
 _VIEW_LENGTH = 4  # a storage, an offset, sizes and strides
+_PACKED = {torch.quint4x2: 2, torch.quint2x4: 4}  # elements in a byte
 # What may be called only as a pickler has it called.
 _CHECKS: dict[Any, Callable[[Unpickler, tuple[Any, ...]], bool]] = {
     **dict.fromkeys((encode, bytearray), Unpickler._is_bytes),  # noqa: SLF001

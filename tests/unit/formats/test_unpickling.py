@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from collections import Counter, OrderedDict
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import _weights_only_unpickler as torchs
 
-from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.errors import CorruptCheckpointError, UnsafeCheckpointError
 from marlin_ckpt.formats.budget import Budget, ExcessError
 from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.torch import unpickling
@@ -205,3 +206,39 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_corrupt_and_no_lack_of_memo
     path.write_bytes(zipped(entries(state(REACHING[title]))))
     with pytest.raises(CorruptCheckpointError, match=r"beyond its storage|not resizable"):
         read_file(path, weights_only=weights_only, log=lambda _: None)
+
+
+def test_sizes_that_are_tensors_with_which_sums_overflow_are_corrupt(tmp_path):
+    path = tmp_path / "overflowing.ckpt"
+    sizes = tuple_of(tensor(size=(), stride=()))
+    view = call(
+        "torch._utils", "_rebuild_tensor_v2", storage(), number(0), sizes, tuple_of(number(1)), b"\x89", HOOKS
+    )
+    path.write_bytes(zipped(entries(state(view))))
+    with pytest.raises(CorruptCheckpointError, match="sizes or strides are no integers"):
+        read_file(path, weights_only=True, log=lambda _: None)
+
+
+def test_a_record_of_another_size_than_its_storage_is_corrupt_where_code_is_allowed_too(tmp_path):
+    path = tmp_path / "short.ckpt"
+    objects = imported("argparse", "Namespace") + tensor(stored=storage(numel=number(8))) + b"\x86"
+    path.write_bytes(zipped(entries(state(objects))))
+    with pytest.raises(CorruptCheckpointError, match="record size"):
+        read_file(path, weights_only=False, log=lambda _: None)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_a_tensor_of_several_elements_a_byte_does_not_reach_beyond_its_storage(weights_only, tmp_path):
+    scales = torch.ones(6) / 10, torch.zeros(6)
+    saved = torch.quantize_per_channel(torch.rand(6, 10), *scales, 0, torch.quint4x2)
+    torch.save({"w": saved}, tmp_path / "packed.pt")
+    state, _ = read_file(tmp_path / "packed.pt", weights_only=weights_only, log=lambda _: None)
+    assert torch.equal(state["w"].dequantize(), saved.dequantize())
+
+
+def test_what_torch_bars_is_refused_and_named_though_a_user_allows_it(tmp_path):
+    torch.save([os.getpid], tmp_path / "barred.pt")
+    with torch.serialization.safe_globals([os.getpid]), pytest.raises(UnsafeCheckpointError) as caught:
+        read_file(tmp_path / "barred.pt", weights_only=True, log=lambda _: None)
+    assert caught.value.names == ("posix.getpid",)
