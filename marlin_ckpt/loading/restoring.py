@@ -245,9 +245,9 @@ def refusals(what: str, file: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (MarlinError, torch.OutOfMemoryError):
+    except (MarlinError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # a load_state_dict of the user's raises anything
         reason = " ".join(str(error).split())  # torch lists every key, a line each
         shown = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."
         raise StateMismatchError(f"{what}: {shown}", file, HINT) from error

@@ -1,5 +1,6 @@
 """Runs the opcodes of a pickle within a budget; its clients say what names, calls and references make."""
 
+import errno
 import functools
 import pickle
 from collections.abc import Callable, Iterator
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, ClassVar, NoReturn
 
-from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, StorageError
+from marlin_ckpt.errors import CorruptCheckpointError, MarlinError, StorageError
 from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.pickle.keys import FIRST_ITEM, ITEM, SHORT, Keys
 
@@ -25,7 +26,7 @@ _ROOM = {
 
 @contextmanager
 def unpickling(path: str) -> Iterator[None]:
-    """Turns whatever a pickle that lies raises into an error of ours.
+    """Turns whatever reading a damaged or hostile pickle raises into an error of ours.
 
     Raises:
         CorruptCheckpointError: the pickle of this file cannot be read.
@@ -33,11 +34,12 @@ def unpickling(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except (BadFileError, StorageError):
+    except MarlinError:
         raise
     except MemoryError as error:
-        raise StorageError("not enough memory to look into the file", path) from error
-    except Exception as error:
+        what = "not enough memory to look into the file"
+        raise StorageError(what, path, errno=errno.ENOMEM) from error
+    except Exception as error:  # opcodes that do not fit each other raise nearly anything
         what = f"cannot be unpickled: {str(error)[:200] or type(error).__name__}"
         raise CorruptCheckpointError(what, path) from error
 

@@ -1,6 +1,7 @@
 """Turns a state into a pickle and the storages of its tensors."""
 
 import copyreg
+import errno
 import io
 import pickle
 import pickletools
@@ -14,7 +15,7 @@ from torch._utils import _rebuild_tensor_v2
 from torch.serialization import location_tag, normalize_storage_type
 from torch.storage import TypedStorage, UntypedStorage
 
-from marlin_ckpt.errors import UnsavableStateError
+from marlin_ckpt.errors import StorageError, UnsavableStateError
 from marlin_ckpt.formats.torch.unpicklable import place_of
 from marlin_ckpt.formats.values.dtypes import DTYPES
 
@@ -209,6 +210,7 @@ def encode(state: Any) -> Encoded:
 
     Raises:
         UnsavableStateError: something in it cannot be pickled.
+        StorageError: there is not enough memory.
     """
     file = io.BytesIO()
     pickler = _Pickler(file)
@@ -216,6 +218,8 @@ def encode(state: Any) -> Encoded:
         pickler.dump(state)
     except RecursionError as error:
         raise UnsavableStateError("the state is nested too deeply to be pickled") from error
+    except MemoryError as error:
+        raise StorageError("not enough memory to pickle the state", "", errno=errno.ENOMEM) from error
     except Exception as error:  # whatever a __reduce__ of the user's raises
         what = error.what if isinstance(error, UnsavableStateError) else f"it cannot be pickled: {error}"
         place = place_of(state, _fails)

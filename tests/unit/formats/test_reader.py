@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
+import fractions
 import io
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +16,9 @@ import torch
 from torch.utils.serialization import config
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
+from marlin_ckpt.errors import StorageError, UnsafeCheckpointError
+from marlin_ckpt.formats.pickle.reader import unpickling
+from marlin_ckpt.formats.torch.pickler import encode
 from marlin_ckpt.formats.torch.reader import read_file
 
 
@@ -132,3 +138,35 @@ def test_tensors_that_are_to_share_the_memory_of_one_live_tensor_are_read_each_t
     )
     assert (state["a"].unique().tolist(), state["b"].unique().tolist()) == ([0], [1])
     assert live.unique().tolist() == [7]
+
+
+class Greedy:
+    """Raises a MemoryError when it is pickled."""
+
+    def __reduce__(self) -> Any:
+        raise MemoryError
+
+
+def test_memory_that_a_pickle_lacks_is_a_failure_of_the_machine_and_no_fault_of_state_or_file():
+    with pytest.raises(StorageError) as caught:
+        encode({"greedy": Greedy()})
+    assert caught.value.errno == errno.ENOMEM
+    with pytest.raises(StorageError) as caught, unpickling("a.ckpt"):
+        raise MemoryError
+    assert caught.value.errno == errno.ENOMEM
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_refused_file_names_all_that_it_would_import(tmp_path, is_zip):
+    path = tmp_path / "objects.pt"
+    state = [argparse.Namespace(a=1), fractions.Fraction(1, 2)]
+    torch.save(state, path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(UnsafeCheckpointError) as caught:
+        read_file(path, weights_only=True, log=lambda _: None)
+    assert caught.value.names == ("argparse.Namespace", "fractions.Fraction")
+    with (
+        torch.serialization.safe_globals([argparse.Namespace]),
+        pytest.raises(UnsafeCheckpointError) as caught,
+    ):
+        read_file(path, weights_only=True, log=lambda _: None)
+    assert caught.value.names == ("fractions.Fraction",)

@@ -172,6 +172,17 @@ def test_what_is_no_state_of_an_optimizer_is_refused_before_the_module_is_change
     assert same(dict(live.state_dict()), before)
 
 
+def test_memory_that_an_object_lacks_to_take_its_state_is_no_misfit(make_checkpointer):
+    class Greedy:
+        def load_state_dict(self, state: object) -> None:
+            raise MemoryError
+
+    checkpointer = make_checkpointer()
+    checkpointer.save(Checkpoint(None, {"object": {"a": 1}}, None), 0)
+    with pytest.raises(MemoryError):
+        checkpointer.load(into=Checkpoint(None, {"object": Greedy()}))
+
+
 def test_a_module_that_reads_states_in_its_own_way_is_left_to_do_so(make_checkpointer):
     class Doubling(torch.nn.Linear):
         def _load_from_state_dict(self, state_dict, prefix, *rest):
