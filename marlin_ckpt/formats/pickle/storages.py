@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from marlin_ckpt.formats.budget import Budget, ExcessError
+from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.pickle.labels import join, key_text
 from marlin_ckpt.formats.pickle.stubs import Storage, Stub, StubReader, StubWriter, length
 from marlin_ckpt.formats.pickle.views import dtype_of
@@ -35,7 +35,7 @@ def tensor_names(data_pkl: bytes) -> dict[str, list[str]]:
         reader = _reader(data_pkl)
         for place, storage in _storages(reader.load(), reader.budget):
             names.setdefault(storage.key, []).append(_name(place, reader.budget))
-    except Exception:  # noqa: BLE001 - a damaged pickle raises anything; then there are no names to give
+    except Exception:  # noqa: BLE001 - a damaged pickle raises nearly anything; errors do without the names
         return {}
     return names
 
@@ -44,19 +44,15 @@ def record_sizes(data_pkl: bytes) -> dict[str, int | None]:
     """How many bytes each storage of a pickled state has, by its key.
 
     Returns:
-        None for those of a type that is not known here; empty where the pickle cannot be read.
+        None for those of a type that is not known here.
 
     Raises:
         ExcessError: it would take too much to be read.
+        Exception: as `Reader.load`.
     """
-    try:
-        reader = _reader(data_pkl)
-        reader.load()
-        return {key: _size(storage) for key, storage in reader.storages.items()}
-    except ExcessError:
-        raise
-    except Exception:  # noqa: BLE001 - as above
-        return {}
+    reader = _reader(data_pkl)
+    reader.load()
+    return {key: _size(storage) for key, storage in reader.storages.items()}
 
 
 def without_records(data_pkl: bytes, keys: Iterable[str]) -> tuple[bytes, dict[str, list[str]]] | None:
@@ -67,23 +63,18 @@ def without_records(data_pkl: bytes, keys: Iterable[str]) -> tuple[bytes, dict[s
         keys: of the storages, `0` for the record `data/0`.
 
     Returns:
-        the pickle of what is left, and by key what was taken out; None where nothing is left, or nothing can
-        be told.
+        the pickle of what is left, and by key what was taken out; None where nothing is left.
 
     Raises:
         ExcessError: it would take too much to be read.
+        Exception: as `Reader.load`.
     """
-    try:
-        reader = _reader(data_pkl)
-        state, pruning = reader.load(), _Pruning(frozenset(keys), reader.budget)
-        if pruning.prune(state, None):
-            return None
-        file = io.BytesIO()
-        StubWriter(file, _PROTOCOL).dump(state)
-    except ExcessError:
-        raise
-    except Exception:  # noqa: BLE001 - a pickle that lies raises anything
+    reader = _reader(data_pkl)
+    state, pruning = reader.load(), _Pruning(frozenset(keys), reader.budget)
+    if pruning.prune(state, None):
         return None
+    file = io.BytesIO()
+    StubWriter(file, _PROTOCOL).dump(state)
     return file.getvalue(), pruning.lost
 
 

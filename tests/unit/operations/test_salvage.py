@@ -258,12 +258,37 @@ def test_a_tensor_is_never_in_memory_as_a_whole(tmp_path):
     assert torch.equal(torch.load(tmp_path / "out.pt")["large"], torch.arange(5_000_000.0))
 
 
-def test_what_would_not_load_is_not_left_behind(tmp_path):
-    torch.save({"w": torch.ones(10), "b": torch.ones(3)}, tmp_path / "whole.pt")
-    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(tmp_path / "a.pt", "w") as made:
+def rewritten(path: Path, state: object, change) -> Path:
+    """Saves a state by torch, and changes its pickle without a checksum's noticing."""
+    torch.save(state, path.with_suffix(".whole"))
+    with zipfile.ZipFile(path.with_suffix(".whole")) as whole, zipfile.ZipFile(path, "w") as made:
         for name in whole.namelist():
             data = whole.read(name)
-            made.writestr(name, data.replace(b"K\n\x85", b"Kc\x85") if name.endswith("data.pkl") else data)
-    with pytest.raises(CorruptCheckpointError, match="would not load, since w lacks elements"):
+            made.writestr(name, change(data) if name.endswith("data.pkl") else data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda data: data.replace(b"K\n\x85", b"Kc\x85"), "would not load, since w lacks elements"),
+        (lambda data: data[:-20], "cannot be unpickled: it ends too early"),
+    ],
+    ids=["a tensor larger than its record", "a pickle that is cut off"],
+)
+def test_what_would_not_load_is_not_left_behind(tmp_path, change, what):
+    path = rewritten(tmp_path / "a.pt", {"w": torch.ones(10), "b": torch.ones(3)}, change)
+    with pytest.raises(CorruptCheckpointError, match=what):
+        salvage(str(path), tmp_path / "o.pt")
+    assert not (tmp_path / "o.pt").exists()
+
+
+def test_a_state_in_circles_whose_lost_tensor_is_held_elsewhere_too_is_not_written(tmp_path):
+    within: dict[str, object] = {}
+    within["around"] = around = [within, torch.ones(5)]
+    torch.save({"around": around, "within": within, "b": torch.ones(3)}, tmp_path / "a.pt")
+    start, _ = records(tmp_path / "a.pt")["data/0"]
+    flip(tmp_path / "a.pt", start)
+    with pytest.raises(CorruptCheckpointError, match=r"what is left would not load: .*a\.pt"):
         salvage(str(tmp_path / "a.pt"), tmp_path / "o.pt")
     assert not (tmp_path / "o.pt").exists()
