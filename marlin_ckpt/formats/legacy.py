@@ -60,7 +60,7 @@ class _Reader(StubReader):
     """Reads a pickle whose storages follow it."""
 
     def __init__(self, window: _Window) -> None:
-        super().__init__(window, window.budget, encoding="utf-8", errors="surrogateescape")
+        super().__init__(window, window.budget)
 
     def persistent_load(self, pid: Any) -> Any:
         """The storage, or the module's class, that torch wrote a reference to."""

@@ -84,7 +84,7 @@ def _of_zip(source: Source) -> Outline:
         budget.refuse(f"its pickle has {record.size} bytes")
     file.write(read_record(source, container, record))
     file.seek(0)
-    unpickler = StubReader(file, budget, encoding="utf-8", errors="surrogateescape")
+    unpickler = StubReader(file, budget)
     state = unpickler.load()
     order = "little"  # torch before 2.1 did not say, and wrote elements as its machine had them
     said = records.get("byteorder")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.pickle.reader import Reader
 
 # Of the budget: bytes of memory, and the time in which as many are filled.
@@ -93,8 +94,8 @@ class StubReader(Reader):
         storages: by their keys, as the pickle has each first.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, file: Any, budget: Budget) -> None:
+        super().__init__(file, budget, encoding="utf-8", errors="surrogateescape")
         self.names = Globals()
         self.storages: dict[str, Storage] = {}
 
