@@ -5,7 +5,7 @@
   the result to a view.
 - `views/` has a module for each noun: what people read of it, and its document for `--json`.
 - `output` is the only place that prints and asks; `terminal` draws bars and tables with rich; `problems` has
-  what is printed of an error, a signal or an exit.
+  what is printed of an error, a signal or an exit; `log` shows the library's log.
 - `text` writes sizes, times, counts and names as a person reads them, and makes names harmless.
 - `options` makes options and has those that several commands share; `rules` has the rules of retention.
 """

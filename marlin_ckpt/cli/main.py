@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-import logging
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ from types import FrameType
 import typer
 from typer.main import get_command
 
-from marlin_ckpt.cli import output, problems
+from marlin_ckpt.cli import log, output, problems
 from marlin_ckpt.cli.app import CarriedError, app
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.storage.local.files import check_working_directory
@@ -35,14 +34,10 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         the exit code; see the README for what each means.
     """
-    handler = output.LogHandler()
-    logging.getLogger("marlin_ckpt").addHandler(handler)
-    logging.getLogger("marlin_ckpt.config").setLevel(logging.INFO)  # how it completes a configuration
-    for name in ("marlin_ckpt.checkpointer", "marlin_ckpt.training.trainer"):  # `log_level` limits these
-        logging.getLogger(name).setLevel(logging.DEBUG)
     arguments = (sys.argv[1:] if args is None else list(args)) or ["--help"]
     process = os.getpid()
-    with output.prepared(next((one for one in arguments if not one.startswith("-")), "")):
+    command = next((one for one in arguments if not one.startswith("-")), "")
+    with output.prepared(command), log.shown():
         try:
             with _unwinding():
                 code = _run(arguments)
@@ -53,8 +48,6 @@ def main(args: list[str] | None = None) -> int:
             return _end(error, arguments)
         else:
             return code
-        finally:
-            logging.getLogger("marlin_ckpt").removeHandler(handler)
 
 
 @contextlib.contextmanager

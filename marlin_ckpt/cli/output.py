@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -209,22 +208,6 @@ def result(as_json: bool, document_of: Callable[[], dict[str, Any]], show: Calla
         document(document_of())
     else:
         show()
-
-
-def only_warnings() -> None:
-    """Shows only warnings and errors of the library's log from now on."""
-    for handler in logging.getLogger("marlin_ckpt").handlers:
-        if isinstance(handler, LogHandler):
-            handler.setLevel(logging.WARNING)
-
-
-class LogHandler(logging.Handler):
-    """Shows the library's log as talk."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Prints one line."""
-        head = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        talk(head + escape(record.getMessage()))
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], figures: Collection[str]) -> None:

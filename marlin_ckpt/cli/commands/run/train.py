@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import log, output
 from marlin_ckpt.cli.options import Json, flag, option
 from marlin_ckpt.storage.local.files import check_working_directory
 
@@ -55,7 +55,7 @@ def train(
     if resume and overwrite:
         raise typer.BadParameter("--resume and --overwrite exclude each other")
     if quiet:
-        output.only_warnings()
+        log.only_warnings()
     settings = read_config(config, overrides or ())
     checkpointer, trainer_args = settings.checkpointer, settings.trainer
     checkpointer.delete_existing_checkpoints = checkpointer.delete_existing_checkpoints or overwrite
