@@ -1,6 +1,6 @@
 """What a save cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +16,7 @@ class SaveReport:
         copy_s: how long the copy took that was made in the background; 0 where there was none.
         write_s: how long it took to hand the bytes to the system.
         sync_s: how long it then took until they were durable under the file's name.
+        metrics: names and values that it was saved with.
     """
 
     path: str
@@ -26,6 +27,7 @@ class SaveReport:
     copy_s: float
     write_s: float
     sync_s: float
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def bytes_per_s(self) -> float:

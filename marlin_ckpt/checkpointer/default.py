@@ -1,34 +1,28 @@
 """The checkpointer for one process and one directory."""
 
 import contextlib
-import copy
 import logging
 import os
-import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, Self
 
 from torch.optim import Optimizer
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
-from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.checkpoint import Checkpoint, checked_index
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
-from marlin_ckpt.checkpointer.lineage import Lineage
+from marlin_ckpt.checkpointer.run_saves import Request, RunSaves
 from marlin_ckpt.directory import latest, lease, leftovers, needed_space, notes
-from marlin_ckpt.directory.neighbours import Neighbours
 from marlin_ckpt.directory.removing import Removal
-from marlin_ckpt.errors import ArgumentsError, Fault, MarlinError, StorageError, UnsavableStateError
+from marlin_ckpt.errors import ArgumentsError, Fault, MarlinError
 from marlin_ckpt.escaping import OwnLogger, get_logger
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.loading.load import Loader
-from marlin_ckpt.loading.payload import checked_index
 from marlin_ckpt.loading.restoring import Restoration
-from marlin_ckpt.naming import FileName
+from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving import predicted_size
-from marlin_ckpt.saving.saver import Job, Saver
 from marlin_ckpt.storage.local.publishing import make_directory
 
 _LOGGER_NAME = "marlin_ckpt.checkpointer"
@@ -42,7 +36,6 @@ class DefaultCheckpointer(AbstractCheckpointer):
 
     Attributes:
         args: obeyed, and checked again, at each call.
-        run_id: of this run; `load` takes over that of the file it loads: a resumed run is the same run.
     """
 
     def __init__(self, args: DefaultCheckpointerArguments) -> None:
@@ -56,19 +49,23 @@ class DefaultCheckpointer(AbstractCheckpointer):
             DirectoryInUseError: `save_dir` is to be emptied, and another run saves there.
         """
         self.args = args
-        self.run_id = secrets.token_hex(6)
         self.logger = OwnLogger(_LOGGER_NAME)
-        self._lineage = Lineage()
-        self._neighbours = Neighbours(self.logger)
-        self._swept: set[PathText] = set()
-        self._saver = Saver(self.logger)
-        self._lease: lease.Lease | None = None
+        self._saves = RunSaves(self.logger)
         self._obey()
         if args.delete_existing_checkpoints:
             if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
                 self.logger.warning("Nothing will be left to load: load_dir is save_dir, which is emptied.")
             with lease.held_where_used([os.fspath(args.save_dir)], self.run_id):
                 leftovers.delete_existing(os.fspath(args.save_dir), args.file_ext, self.logger)
+
+    @property
+    def run_id(self) -> str:
+        """The id of this run; `load` takes over that of the file it loads: a resumed run is the same run."""
+        return self._saves.lineage.run_id
+
+    @run_id.setter
+    def run_id(self, run_id: str) -> None:
+        self._saves.lineage.run_id = run_id
 
     def save(self, checkpoint_state: Checkpoint, index: int, force: bool = False) -> str | None:
         """Saves the states when `checkpoint` is set and the `period` says so, or when forced.
@@ -95,8 +92,10 @@ class DefaultCheckpointer(AbstractCheckpointer):
         if not isinstance(checkpoint_state, Checkpoint):
             kind = type(checkpoint_state).__qualname__
             raise ArgumentsError([Fault("checkpoint_state", f"expected a Checkpoint, not a {kind}")])
-        describe = partial(self._lineage.manifest, self.run_id, index, checkpoint_state)
-        return self._save(self.args.save_dir, describe, checkpoint_state.payload(), must_be_made=force)
+        payload, modules = checkpoint_state.payload(), checkpoint_state.module_interface_state
+        manifest = partial(self._saves.lineage.manifest, Kind.CHECKPOINT, index, checkpoint_state.metrics)
+        describe = partial(manifest, payload, modules)
+        return self._saves.save(self.args, Request(state=payload, describe=describe, must_be_made=force))
 
     def save_model(self, model_state: Any, index: int) -> str | None:
         """Saves the module's state alone, when `checkpoint` and `model_state_save_dir` are set.
@@ -115,8 +114,8 @@ class DefaultCheckpointer(AbstractCheckpointer):
         index = checked_index(index)
         if not (self.args.checkpoint and self.args.model_state_save_dir):
             return None
-        describe = partial(self._lineage.manifest, self.run_id, index, model_state)
-        return self._save(self.args.model_state_save_dir, describe, model_state, must_be_made=True)
+        describe = partial(self._saves.lineage.manifest, Kind.MODEL, index, None, {}, {})
+        return self._saves.save(self.args, Request(state=model_state, describe=describe))
 
     def load(self, into: Checkpoint | None = None) -> Checkpoint:
         """Loads what `load_dir` and `load_filename` say, every byte checked, to the CPU or into live objects.
@@ -149,7 +148,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
         self._obey()
         self.wait()
         loaded = Loader(self.args, self.logger, None if into is None else Restoration(into)).load()
-        self.run_id = self._lineage.continues(loaded) or self.run_id
+        self._saves.lineage.continues(loaded.manifest, loaded.path)
         return loaded.checkpoint
 
     def wait(self) -> None:
@@ -158,11 +157,11 @@ class DefaultCheckpointer(AbstractCheckpointer):
         Raises:
             MarlinError: what it failed with in the background, unless that was raised before.
         """
-        self._saver.wait()
+        self._saves.engine.wait()
 
     def close(self) -> None:
         """Waits as `wait` does, and gives the memory for copies back; a later save takes it anew."""
-        self._saver.close()
+        self._saves.engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -184,9 +183,9 @@ class DefaultCheckpointer(AbstractCheckpointer):
         With `async_save` and `overlap` these are copied while training goes on, and the next step waits for
         the rest of the copy. An optimizer that was not named is noticed at its first step after such a save.
         """
-        self._lineage.optimizers.update(optimizers)
+        self._saves.lineage.optimizers.update(optimizers)
         if self.args.async_save and self.args.overlap:
-            self._saver.register(*optimizers)
+            self._saves.engine.register(*optimizers)
 
     def check_space(self, state: Checkpoint, optimizers: Iterable[Optimizer], indices: int) -> None:
         """Refuses a run whose state cannot be saved, or for whose checkpoints `save_dir` has no room.
@@ -203,7 +202,7 @@ class DefaultCheckpointer(AbstractCheckpointer):
             StorageError: there is too little room.
         """
         if self.args.checkpoint and self.args.on_save_error == "raise":
-            self._saver.check(state.payload())
+            self._saves.engine.check(state.payload())
         if self.args.checkpoint and self.args.check_space:
             size_bytes = predicted_size.predicted_bytes(state.payload(), optimizers)
             needed_space.check(self.args, size_bytes, indices, self.run_id)
@@ -219,29 +218,29 @@ class DefaultCheckpointer(AbstractCheckpointer):
         if not self.args.checkpoint:
             yield
             return
-        with lease.held(os.fspath(self.args.save_dir), self.run_id) as self._lease:
+        with lease.held(os.fspath(self.args.save_dir), self.run_id) as self._saves.lease:
             yield
 
     def overhead(self) -> float:
         """The share of the time so far that saves have cost: waiting, and slower steps while one was made."""
-        return self._saver.pace.share()
+        return self._saves.engine.pace.share()
 
     def take_reports(self) -> list[SaveReport]:
         """The reports of saves that became durable since the last call; notes how long a trainer's take."""
-        reports = self._saver.reports
+        reports = self._saves.engine.reports
         taken = [reports.popleft() for _ in range(len(reports))]
-        if taken and self._lease is not None and self._saver.save_s is not None:
-            notes.note_save(os.fspath(self.args.save_dir), self._saver.save_s)
+        if taken and self._saves.lease is not None and self._saves.save_s is not None:
+            notes.note_save(os.fspath(self.args.save_dir), self._saves.save_s)
         return taken
 
     def usual_save_s(self) -> float | None:
         """How long the last checkpoint into `save_dir` took until it was durable; None before the first."""
-        known_s = self._saver.save_s
+        known_s = self._saves.save_s
         return notes.save_seconds(os.fspath(self.args.save_dir)) if known_s is None else known_s
 
     def removed(self) -> list[Removal]:
         """What `keep` has removed since this checkpointer was made, with the reasons; the last 1,000."""
-        return list(self._saver.keeper.removed)
+        return list(self._saves.keeper.removed)
 
     @staticmethod
     def get_latest_file(
@@ -270,31 +269,4 @@ class DefaultCheckpointer(AbstractCheckpointer):
         if self.args.period != "auto":
             return index % self.args.period == 0
         hours = self.args.mean_time_between_failures_hours
-        return self._saver.pace.is_due(self.args.max_overhead, None if hours is None else hours * 3600)
-
-    def _save(
-        self, directory: PathText, describe: Callable[[], Manifest], state: Any, *, must_be_made: bool
-    ) -> str | None:
-        try:
-            with self._saver.turn.taken():
-                manifest = describe()
-                name = FileName(self.args.file_prefix, manifest.index, self.args.file_ext, manifest.kind)
-                path = os.path.join(directory, str(name))
-                if self._lease is not None:
-                    self._lease.follow()
-                self.check_mk_dir(directory)
-                if directory not in self._swept:
-                    self._swept.add(directory)
-                    leftovers.sweep(os.fspath(directory), self.logger)
-                self._neighbours.saving(os.fspath(directory), name, manifest.run_id)
-                if not self._saver.save(Job(copy.copy(self.args), path, state, manifest, must_be_made)):
-                    return None
-                self._lineage.saves += 1
-            self._saver.raise_earlier()
-        except (StorageError, UnsavableStateError) as error:
-            if self.args.on_save_error == "raise":
-                raise
-            # Its text: a handler that keeps records would keep the state with the error.
-            self.logger.error("Not saved: %s", str(error))  # noqa: TRY400 - no news in a traceback
-            return None
-        return path
+        return self._saves.engine.pace.is_due(self.args.max_overhead, None if hours is None else hours * 3600)

@@ -20,7 +20,7 @@ from marlin_ckpt.loading.load import Loader
 from marlin_ckpt.loading.restoring import Restoration
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations.advice import Figures
-from marlin_ckpt.saving.saver import Job, Saver
+from marlin_ckpt.saving.engine import Engine, How, Job
 from marlin_ckpt.saving.staging import available_bytes
 from marlin_ckpt.storage.local.temporary import temporary_name
 
@@ -57,23 +57,23 @@ def measure(directory: PathText, size_bytes: int, on_bytes: Callable[[int], None
     state = Checkpoint({str(number): tensor for number, tensor in enumerate(tensors)}, {}, {})
     logger = OwnLogger(__name__)
     logger.setLevel(logging.WARNING)
-    saver = Saver(logger)
+    engine = Engine(logger)
     optimizer = torch.optim.SGD(tensors)
-    saver.register(optimizer)
-    arguments = DefaultCheckpointerArguments(async_save=True)
+    engine.register(optimizer)
+    how = How(async_save=True)
     about = Manifest(kind=Kind.CHECKPOINT, index=0, created="", run_id="", save_number=1)
     rounds = []
     path = os.path.join(directory, temporary_name("trial"))
-    with contextlib.closing(saver), contextlib.ExitStack() as at_end:
+    with contextlib.closing(engine), contextlib.ExitStack() as at_end:
         at_end.callback(Path(path).unlink, missing_ok=True)
         for _ in range(ROUNDS + 1):
-            job = Job(arguments, path, state.payload(), about, must_be_made=True)
+            job = Job(path=path, state=state.payload(), manifest=about, how=how)
             began, used = time.perf_counter(), _background_s()
-            saver.save(job)
+            engine.save(job)
             call_s = time.perf_counter() - began
-            saver.wait()
+            engine.wait()
             save_s, processor_s = time.perf_counter() - began, _background_s() - used
-            copy_s = max(saver.reports.pop().stall_s - call_s, 0.0)
+            copy_s = max(engine.reports.pop().stall_s - call_s, 0.0)
             rounds.append({"save_s": save_s, "call_s": call_s, "copy_s": copy_s, "processor_s": processor_s})
             on_bytes(size_bytes)
         restore_s = _restore_s(path, state, logger)

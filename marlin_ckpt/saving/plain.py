@@ -6,16 +6,13 @@ dates and times become their ISO 8601 strings. What has no lossless plain form i
 
 import datetime
 import sys
-from collections import Counter, OrderedDict
 from pathlib import PurePath
 from typing import Any
 
 import torch
 
-from marlin_ckpt.errors import UnsavableStateError
+from marlin_ckpt.saving.replacing import replaced
 
-_DICTS = (dict, OrderedDict, Counter)
-_CONTAINERS = (*_DICTS, list, tuple, set)
 _DATES = (datetime.datetime, datetime.date, datetime.time)
 
 
@@ -27,65 +24,7 @@ def plain(state: Any) -> Any:
     Raises:
         UnsavableStateError: it is nested too deeply.
     """
-    try:
-        return _Copier().copy(state) if _needs_work(state) else state
-    except RecursionError as error:
-        raise UnsavableStateError("the state is nested too deeply to be saved") from error
-
-
-def _needs_work(state: Any) -> bool:
-    seen: set[int] = set()
-    pending = [state]
-    while pending:
-        value = pending.pop()
-        kind = type(value)
-        if kind in _CONTAINERS:
-            if id(value) not in seen:
-                seen.add(id(value))
-                pending.extend(value.values() if isinstance(value, dict) else value)
-                if isinstance(value, dict):
-                    pending.extend(value)
-        elif _plain_leaf(value) is not value:
-            return True
-    return False
-
-
-class _Copier:
-    def __init__(self) -> None:
-        # The original is kept beside its copy, so that its id is not given to another object meanwhile.
-        self._done: dict[int, tuple[Any, Any]] = {}
-
-    def copy(self, value: Any) -> Any:
-        if id(value) in self._done:
-            return self._done[id(value)][1]
-        kind = type(value)
-        if kind is list:
-            made: Any = []
-            self._done[id(value)] = (value, made)
-            made.extend(map(self.copy, value))
-        elif kind is set:
-            made = {self.copy(part) for part in value}
-            made = made if len(made) == len(value) else value
-            self._done[id(value)] = (value, made)
-        elif kind in _DICTS:
-            made = kind()
-            self._done[id(value)] = (value, made)
-            # torch hangs the versions of a state dict's modules on it, as an attribute.
-            vars(made).update(vars(value)) if kind is OrderedDict else None
-            keys = [self.copy(key) for key in value]
-            if len(set(keys)) < len(value):  # a path and the string it would become
-                keys = list(value)
-            for key, part in zip(keys, value.values(), strict=True):  # a Counter's update would count them
-                made[key] = self.copy(part)
-        elif kind is tuple:
-            made = tuple([self.copy(part) for part in value])
-            # A tuple that holds itself through a list was made while its parts were, as pickle does it.
-            made = self._done.setdefault(id(value), (value, made))[1]
-        else:
-            made = _plain_leaf(value)
-            if made is not value:
-                self._done[id(value)] = (value, made)
-        return made
+    return replaced(state, lambda one: _plain_leaf(one) is not one, _plain_leaf, keys=True)
 
 
 def _plain_leaf(value: Any) -> Any:

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from marlin_ckpt.arguments import TrainerArguments
-from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.checkpoint import Checkpoint, plain_metrics
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.escaping import OwnLogger
-from marlin_ckpt.loading.payload import plain_metrics
 from marlin_ckpt.training import setting, states, stepping, workers
 from marlin_ckpt.training.backend import SingleProcess, TrainerBackend, TrainerBackendArguments, weakly
 from marlin_ckpt.training.mixed_precision import BACKENDS

@@ -45,13 +45,16 @@ class Image(NamedTuple):
     plan: Plan
 
 
-def write_file(path: PathText, state: Any, manifest: Manifest) -> Written:
+def write_file(
+    path: PathText, state: Any, manifest: Manifest, before_renaming: Callable[[], None] = lambda: None
+) -> Written:
     """Writes a state to a file, atomically and durably.
 
     Args:
         path: the final name.
         state: anything that can be pickled.
         manifest: without its records, which are filled in here.
+        before_renaming: called when all is durable but the name; may raise.
 
     Raises:
         UnsavableStateError: the state cannot be pickled.
@@ -64,7 +67,8 @@ def write_file(path: PathText, state: Any, manifest: Manifest) -> Written:
             local = on_cpu(storage)
             yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
 
-    done = publish(path, _filling(encoded, data(), manifest), encoded.size_bytes)
+    fill = _filling(encoded, data(), manifest)
+    done = publish(path, fill, encoded.size_bytes, before_renaming=before_renaming)
     return _written(path, encoded, done)
 
 

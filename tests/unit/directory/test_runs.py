@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
-from marlin_ckpt.checkpointer import lineage
+from marlin_ckpt.saving import lineage
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.cli.views import run as view
 from marlin_ckpt.directory import neighbours, runs

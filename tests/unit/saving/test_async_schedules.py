@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from marlin_ckpt import StorageError
-from marlin_ckpt.saving import saver
+from marlin_ckpt.saving import engine
 from tests.support.async_runs import checkpointer
 from tests.support.async_trainings import Adversary, CopiesAtTheBarrier, Training, described, described_file
 
@@ -108,7 +108,7 @@ def test_and_so_when_threads_take_turns_a_thousand_times_as_often(directory, cap
 
 
 def test_a_failure_that_is_kept_to_be_told_again_is_noticed(directory, caplog, monkeypatch):
-    ended, kept = saver.Background.ended, []
+    ended, kept = engine.Background.ended, []
 
     def again(background):
         error = ended(background)
@@ -117,6 +117,6 @@ def test_a_failure_that_is_kept_to_be_told_again_is_noticed(directory, caplog, m
             background._shared.error = error
         return error
 
-    monkeypatch.setattr(saver.Background, "ended", again)
+    monkeypatch.setattr(engine.Background, "ended", again)
     with pytest.raises(AssertionError, match="assert"):
         run_schedules(directory, caplog, range(10))

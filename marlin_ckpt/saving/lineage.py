@@ -1,16 +1,16 @@
 """What the files of a run say of it in their manifests: which save, after which, of which parameters."""
 
 import os
+import secrets
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from torch.optim import Optimizer
 
-from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.checkpoint import plain_metrics
 from marlin_ckpt.formats.manifest import Manifest, Parent
 from marlin_ckpt.formats.torch.parameters import names_of_slots
-from marlin_ckpt.loading.load import Loaded
-from marlin_ckpt.loading.payload import plain_metrics
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.saving import about
 from marlin_ckpt.saving.owners import KnownOptimizers
@@ -20,49 +20,59 @@ class Lineage:
     """The saves of one run.
 
     Attributes:
+        run_id: of the run.
         saves: how many there were.
         optimizers: whose parameters the manifests name: those that were named, and those that have stepped
             since this was made.
     """
 
     def __init__(self) -> None:
+        self.run_id = secrets.token_hex(6)
         self.saves = 0
         self._known = KnownOptimizers(lambda: None)
         self._known.watch()
         self.optimizers: weakref.WeakSet[Optimizer] = self._known.known
         self._parent: Parent | None = None
 
-    def continues(self, loaded: Loaded) -> str | None:
-        """Takes a loaded checkpoint for the run's last one; returns its run id, None where it has none."""
-        if loaded.manifest is None:
-            return None
-        self.saves = loaded.manifest.save_number
-        self._parent = Parent(loaded.manifest.run_id, self.saves, os.path.basename(loaded.path))
-        return loaded.manifest.run_id
+    def continues(self, manifest: Manifest | None, path: str) -> None:
+        """Takes a loaded checkpoint for the run's last one: a resumed run is the same run.
 
-    def manifest(self, run_id: str, index: int, state: Any) -> Manifest:
+        Args:
+            manifest: of the checkpoint; without one nothing changes.
+            path: of the checkpoint.
+        """
+        if manifest is not None:
+            self.run_id, self.saves = manifest.run_id, manifest.save_number
+            self._parent = Parent(self.run_id, self.saves, os.path.basename(path))
+
+    def manifest(
+        self,
+        kind: Kind,
+        index: int,
+        metrics: Mapping[str, Any] | None,
+        parts: Mapping[str, Any],
+        modules: Any,
+    ) -> Manifest:
         """The manifest of the next file, without its records.
 
         Args:
-            run_id: of the run.
+            kind: of the file.
             index: what it is saved under.
-            state: a Checkpoint; anything else is the state of a module.
+            metrics: names and values.
+            parts: in dicts and lists, the states of optimizers among others.
+            modules: the states of the modules whose parameters these have.
 
         Raises:
             ArgumentsError: a metric is no number.
         """
-        is_checkpoint = isinstance(state, Checkpoint)
-        names = {}
-        if is_checkpoint:
-            names = names_of_slots(state.payload(), state.module_interface_state, self.optimizers)
         return Manifest(
-            kind=Kind.CHECKPOINT if is_checkpoint else Kind.MODEL,
+            kind=kind,
             index=index,
             created=about.now(),
-            run_id=run_id,
+            run_id=self.run_id,
             save_number=self.saves + 1,
-            metrics=plain_metrics(state.metrics) if is_checkpoint else {},
+            metrics=plain_metrics(metrics),
             versions=about.versions(),
             parent=self._parent,
-            optimizers=names,
+            optimizers=names_of_slots(parts, modules, self.optimizers),
         )

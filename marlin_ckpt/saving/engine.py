@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 
-from marlin_ckpt.arguments import DefaultCheckpointerArguments
-from marlin_ckpt.directory.retention.in_run import Keeper
-from marlin_ckpt.errors import MarlinError, StorageError
+from marlin_ckpt.errors import MarlinError, StorageError, drop_frames
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.storages import tensor_names
 from marlin_ckpt.formats.torch import writer
@@ -36,43 +34,70 @@ _MOST_REPORTS = 1000  # that are kept for a caller who may never take them
 
 
 @dataclass(frozen=True, slots=True)
+class How:
+    """How states are saved; see the fields of these names of `DefaultCheckpointerArguments`.
+
+    Attributes:
+        async_save: copy the state, and write the copy in the background.
+        overlap: copy what a known optimizer owns in the background too.
+        check_overlap: compare checksums of these tensors and their copies.
+    """
+
+    async_save: bool = False
+    overlap: bool = True
+    check_overlap: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A save that was asked for.
 
+    The functions are called on the thread that writes, which is the caller's where nothing is saved in the
+    background.
+
     Attributes:
-        args: the checkpointer's, which do not change while the save is under way.
         path: of the file.
         state: what is saved.
         manifest: of the file, without its records.
-        must_be_made: whether it waits for the save before it, whatever `when_busy` says.
+        how: it is saved.
+        may_skip: whether it is skipped while the save before it is under way, in place of waiting for it.
+        gives_up: whether it is only logged that a tensor has changed while it was copied, and nothing was
+            written; else it is an error.
+        convert: makes of `state` what is pickled.
+        before_renaming: called when the file is durable but for its name; what it raises ends the save.
+        make_room: called where the disk is full; returns whether it has removed anything.
+        on_durable: told of the file that is durable.
+        on_error: told what the save failed with in the background, which is then not raised; None: it is.
     """
 
-    args: DefaultCheckpointerArguments
     path: str
     state: Any
     manifest: Manifest
-    must_be_made: bool
+    how: How
+    may_skip: bool = False
+    gives_up: bool = False
+    convert: Callable[[Any], Any] = plain
+    before_renaming: Callable[[], None] = lambda: None
+    make_room: Callable[[], bool] = lambda: False
+    on_durable: Callable[[SaveReport], None] = lambda _: None
+    on_error: Callable[[Exception], None] | None = None
 
 
 class _Moved(MarlinError):  # noqa: N818 - it ends no program
     """A tensor has changed while it was copied."""
 
 
-class Saver:
+class Engine:
     """Saves one state at a time.
 
     Attributes:
         reports: of the saves that are durable and that nobody has asked for yet.
-        keeper: removes old checkpoints, after each save and when the disk is full.
         pace: what the saves have cost.
-        save_s: how long the last checkpoint took until it was durable, in seconds; None before the first.
         turn: held by whoever calls `save`.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
         self.reports: deque[SaveReport] = deque(maxlen=_MOST_REPORTS)
-        self.keeper = Keeper(logger)
-        self.save_s: float | None = None
         self._logger = logger
         self._arena = Arena()
         self._background = Background(logger)
@@ -101,15 +126,14 @@ class Saver:
         """Saves a state, or copies it and saves the copy in the background.
 
         Returns:
-            False where it is skipped, since the save before it is still under way and `when_busy` is `skip`.
+            False where it is skipped, since the save before it is still under way.
 
         Raises:
             UnsavableStateError: the state cannot be pickled.
             StorageError: the file cannot be written, or there is no memory for the copy. What the save before
                 it has failed with in the background is not raised here, but by `raise_earlier`.
         """
-        may_skip = job.args.async_save and job.args.when_busy == "skip" and not job.must_be_made
-        if may_skip and self._background.is_busy():
+        if job.may_skip and self._background.is_busy():
             self._logger.info("Skipped %s: the save before it is still under way.", job.path)
             return False
         began = time.perf_counter()
@@ -117,7 +141,7 @@ class Saver:
         self._earlier = self._background.ended() or self._earlier
         self.pace.save_began()
         try:
-            if job.args.async_save:
+            if job.how.async_save:
                 self._save_behind(job, began)
             else:
                 self._save_now(job, began)
@@ -175,8 +199,10 @@ class Saver:
         self._earlier = self._background.ended() or self._earlier
 
     def _save_now(self, job: Job, began: float) -> None:
-        state = plain(job.state)
-        written = self._written(job, lambda: writer.write_file(job.path, state, job.manifest))
+        state = job.convert(job.state)
+        written = self._written(
+            job, lambda: writer.write_file(job.path, state, job.manifest, job.before_renaming)
+        )
         stall_s = time.perf_counter() - began
         self.pace.save_ended(stall_s)
         self._report(job, written, stall_s, 0.0)
@@ -196,7 +222,7 @@ class Saver:
 
     def _prepare(self, job: Job) -> tuple[Encoded, Image]:
         """Pickles a state, and takes memory for its copy, which is kept for the next save."""
-        encoded = encode(plain(job.state))
+        encoded = encode(job.convert(job.state))
         plan = writer.plan_image(encoded)
         before = self._arena.size_bytes
         is_pinned = any(storage.device.type == "cuda" for storage in encoded.storages.values())
@@ -210,12 +236,21 @@ class Saver:
         """Begins the copy of a state."""
         # Inside a step, of its closure or of a hook, its tensors change without another hook, and kernels
         # of fused optimizers change them without autograd's counting it.
-        overlaps = is_watching and job.args.overlap and self._may_overlap
+        overlaps = is_watching and job.how.overlap and self._may_overlap
         owned = self._optimizers.tensors() if overlaps and threading.get_ident() not in stepping() else {}
-        return take(encoded, image, owned, is_checked=job.args.check_overlap)
+        return take(encoded, image, owned, is_checked=job.how.check_overlap)
 
     def _finish(self, job: Job, staged: Snapshot) -> None:
         """Finishes the copy and writes it, in the background."""
+        try:
+            self._write_copy(job, staged)
+        except Exception as error:
+            if job.on_error is None:
+                raise
+            drop_frames(error)
+            job.on_error(error)
+
+    def _write_copy(self, job: Job, staged: Snapshot) -> None:
         began = time.perf_counter()
         staged.copy_behind()
         staged.copy_s = time.perf_counter() - began
@@ -225,22 +260,20 @@ class Saver:
             if moved := staged.copying.settle():
                 names = tensor_names(staged.encoded.pickle)
                 raise _Moved(", ".join(name for key in moved for name in names.get(key, [f"storage {key}"])))
+            job.before_renaming()
 
         try:
             image = (staged.encoded, job.manifest, staged.image)
             written = self._written(job, lambda: writer.write_image(job.path, *image, check))
         except _Moved as error:
             self._may_overlap = False
-            self._logger.warning(
-                "%s was not written, since %s changed outside of an optimizer's step while it was copied. "
-                "From now on saves copy everything before they return, as with overlap: false.",
-                job.path,
-                error.what,
+            what = (
+                f"not written, since {error.what} changed outside of an optimizer's step while it was copied"
             )
-        except MarlinError as error:
-            if job.args.on_save_error == "raise":
-                raise
-            self._logger.error("Not saved: %s", str(error))  # noqa: TRY400 - no news in a traceback
+            hint = "from now on saves copy everything before they return, as with overlap: false"
+            if not job.gives_up:
+                raise StorageError(what, job.path, f"save it again; {hint}", errno=errno.EBUSY) from None
+            self._logger.warning("%s was %s. F%s.", job.path, what, hint[1:])
         else:
             self._report(job, written, staged.stall_s, staged.copy_s)
         finally:
@@ -251,7 +284,7 @@ class Saver:
         try:
             return write()
         except StorageError as error:
-            if error.errno not in _FULL or not self.keeper.make_room(job.args, job.manifest.run_id):
+            if error.errno not in _FULL or not job.make_room():
                 raise
             return write()
 
@@ -269,9 +302,8 @@ class Saver:
             copy_s=copy_s,
             write_s=written.write_s,
             sync_s=written.sync_s,
+            metrics=dict(job.manifest.metrics),
         )
         self._logger.debug("Saved %s", report)
         self.reports.append(report)
-        if job.manifest.kind is Kind.CHECKPOINT:
-            self.save_s = stall_s + copy_s + written.write_s + written.sync_s
-            self.keeper.saved(job.args, job.path, job.manifest.run_id, set(job.manifest.metrics))
+        job.on_durable(report)

@@ -1,0 +1,129 @@
+"""The saves of one run into directories, which the checkpointers of both interfaces have in common."""
+
+import copy
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from marlin_ckpt.arguments import DefaultCheckpointerArguments
+from marlin_ckpt.directory import leftovers
+from marlin_ckpt.directory.lease import Lease
+from marlin_ckpt.directory.neighbours import Neighbours
+from marlin_ckpt.directory.retention.in_run import Keeper
+from marlin_ckpt.errors import MarlinError, StorageError, UnsavableStateError
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.naming import FileName, Kind
+from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.saving.engine import Engine, How, Job
+from marlin_ckpt.saving.lineage import Lineage
+from marlin_ckpt.saving.plain import plain
+from marlin_ckpt.storage.local.publishing import make_directory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A state that is to be saved.
+
+    Attributes:
+        state: what is saved.
+        describe: makes the manifest, once it is this save's turn.
+        must_be_made: whether it waits for the save before it, whatever `when_busy` says.
+        convert: makes of the state what is pickled.
+        on_durable: told of the file when it is durable.
+    """
+
+    state: Any
+    describe: Callable[[], Manifest]
+    must_be_made: bool = True
+    convert: Callable[[Any], Any] = plain
+    on_durable: Callable[[SaveReport], None] = lambda _: None
+
+
+class RunSaves:
+    """Saves a run's states under its names, and keeps to its rules of retention.
+
+    Attributes:
+        lineage: of the run.
+        engine: that writes.
+        keeper: removes old checkpoints, after each save and when the disk is full.
+        lease: of the directory, while a trainer holds it.
+        save_s: how long the last checkpoint took until it was durable, in seconds; None before the first.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.lineage = Lineage()
+        self.engine = Engine(logger)
+        self.keeper = Keeper(logger)
+        self.lease: Lease | None = None
+        self.save_s: float | None = None
+        self._logger = logger
+        self._neighbours = Neighbours(logger)
+        self._swept: set[PathText] = set()
+
+    def save(self, args: DefaultCheckpointerArguments, wanted: Request) -> str | None:
+        """Saves a state.
+
+        Args:
+            args: where and how.
+            wanted: what.
+
+        Returns:
+            the path of the file; None where it was skipped, or failed and `on_save_error` is `warn`.
+
+        Raises:
+            As `DefaultCheckpointer.save` does.
+        """
+        try:
+            with self.engine.turn.taken():
+                job = self._job(copy.copy(args), wanted)
+                if not self.engine.save(job):
+                    return None
+                self.lineage.saves += 1
+            self.engine.raise_earlier()
+        except (StorageError, UnsavableStateError) as error:
+            if args.on_save_error == "raise":
+                raise
+            # Its text: a handler that keeps records would keep the state with the error.
+            self._logger.error("Not saved: %s", str(error))  # noqa: TRY400 - no news in a traceback
+            return None
+        return job.path
+
+    def _job(self, args: DefaultCheckpointerArguments, wanted: Request) -> Job:
+        manifest = wanted.describe()
+        is_model = manifest.kind is Kind.MODEL
+        directory = (is_model and args.model_state_save_dir) or args.save_dir
+        name = FileName(args.file_prefix, manifest.index, args.file_ext, manifest.kind)
+        if self.lease is not None:
+            self.lease.follow()
+        make_directory(directory)
+        if directory not in self._swept:
+            self._swept.add(directory)
+            leftovers.sweep(os.fspath(directory), self._logger)
+        self._neighbours.saving(os.fspath(directory), name, manifest.run_id)
+
+        def durable(report: SaveReport) -> None:
+            if not is_model:
+                self.save_s = report.stall_s + report.copy_s + report.write_s + report.sync_s
+                self.keeper.saved(args, report.path, manifest.run_id, set(manifest.metrics))
+            wanted.on_durable(report)
+
+        def warn(error: Exception) -> None:
+            if not isinstance(error, MarlinError):
+                raise error
+            self._logger.error("Not saved: %s", str(error))
+
+        return Job(
+            path=os.path.join(directory, str(name)),
+            state=wanted.state,
+            manifest=manifest,
+            how=How(args.async_save, args.overlap, args.check_overlap),
+            may_skip=args.async_save and args.when_busy == "skip" and not wanted.must_be_made,
+            gives_up=True,
+            convert=wanted.convert,
+            make_room=lambda: self.keeper.make_room(args, manifest.run_id),
+            on_durable=durable,
+            on_error=warn if args.on_save_error == "warn" else None,
+        )
