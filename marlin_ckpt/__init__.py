@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     from marlin_ckpt.errors import UnsavableStateError as UnsavableStateError
     from marlin_ckpt.keep import BestArguments as BestArguments
     from marlin_ckpt.keep import RetentionArguments as RetentionArguments
+    from marlin_ckpt.reports import SaveReport as SaveReport
+    from marlin_ckpt.saving.saver import Saver as Saver
+    from marlin_ckpt.saving.saver import save as save
     from marlin_ckpt.training.backend import SingleProcess as SingleProcess
     from marlin_ckpt.training.backend import TrainerBackend as TrainerBackend
     from marlin_ckpt.training.module import ModuleInterface as ModuleInterface
@@ -80,6 +83,8 @@ _NAMES = {
         "UnsavableStateError",
     ),
     "keep": ("BestArguments", "RetentionArguments"),
+    "reports": ("SaveReport",),
+    "saving.saver": ("Saver", "save"),
     "training.backend": ("SingleProcess", "TrainerBackend"),
     "training.module": ("ModuleInterface",),
     "training.preemption": ("Preempted",),

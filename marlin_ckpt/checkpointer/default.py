@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -15,7 +15,7 @@ from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.run_saves import Request, RunSaves
 from marlin_ckpt.directory import latest, lease, leftovers, needed_space, notes
 from marlin_ckpt.directory.removing import Removal
-from marlin_ckpt.errors import ArgumentsError, Fault, MarlinError
+from marlin_ckpt.errors import ArgumentsError, Fault
 from marlin_ckpt.escaping import OwnLogger, get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.loading.load import Loader
@@ -23,12 +23,13 @@ from marlin_ckpt.loading.restoring import Restoration
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving import predicted_size
+from marlin_ckpt.saving.closing import Closing
 from marlin_ckpt.storage.local.publishing import make_directory
 
 _LOGGER_NAME = "marlin_ckpt.checkpointer"
 
 
-class DefaultCheckpointer(AbstractCheckpointer):
+class DefaultCheckpointer(Closing, AbstractCheckpointer):
     """Saves to and loads from `{file_prefix}_{index}.{file_ext}` in directories of the local file system.
 
     A save is reported when the file is durable under its name; a kill at any instant leaves the files before
@@ -162,18 +163,6 @@ class DefaultCheckpointer(AbstractCheckpointer):
     def close(self) -> None:
         """Waits as `wait` does, and gives the memory for copies back; a later save takes it anew."""
         self._saves.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Closes; where an exception ends the context, one of a save is logged and does not replace it."""
-        try:
-            self.close()
-        except MarlinError as error:
-            if kind is None:
-                raise
-            self.logger.error("A save failed: %s", error)  # noqa: TRY400 - the other's traceback is what counts
 
     def register(self, *optimizers: Optimizer) -> None:
         """Names optimizers whose parameters and state nothing but their `step` changes.

@@ -20,8 +20,8 @@ from marlin_ckpt.loading.load import Loader
 from marlin_ckpt.loading.restoring import Restoration
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations.advice import Figures
+from marlin_ckpt.saving.copying.staging import available_bytes
 from marlin_ckpt.saving.engine import Engine, How, Job
-from marlin_ckpt.saving.staging import available_bytes
 from marlin_ckpt.storage.local.temporary import temporary_name
 
 ROUNDS = 3

@@ -1,15 +1,16 @@
 """Saves states to files: before the call returns, or in the background while training goes on.
 
-saver           Saver: one save at a time, of either kind; here a save begins
+saver           save and Saver: any object, under any name
+engine          Engine: one save at a time, of either kind; here a save begins
+lineage         what the files of a run say of it in their manifests
+states          turns modules, optimizers and the like into their states
 plain           turns values that weights_only refuses into plain ones
+replacing       copies a structure in which such values are replaced
 about           when a file is written and by which versions, for its manifest
-snapshot        copies a state for a save in the background: at once, or while training goes on
-staging         the memory of these copies, and the threads that make them
-device          copies from CUDA devices
-owners          which tensors only an optimizer's step changes, and may be copied until then
+copying         copies a state while training goes on
 turn            a lock that neither another thread nor a signal handler gets past
-awaited         the copy that the next optimizer step waits for
 background      the thread that finishes a save
+closing         waits for it at the end of a `with` statement
 pace            what saves have cost, and when the next one is due
 predicted_size  how large a checkpoint will be once its optimizers have stepped
 """

@@ -20,12 +20,12 @@ from marlin_ckpt.formats.torch.pickler import Encoded, encode
 from marlin_ckpt.formats.torch.writer import Image, Written
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import SaveReport
-from marlin_ckpt.saving.awaited import Awaited
 from marlin_ckpt.saving.background import Background
-from marlin_ckpt.saving.owners import KnownOptimizers, stepping
+from marlin_ckpt.saving.copying.awaited import Awaited
+from marlin_ckpt.saving.copying.owners import KnownOptimizers, stepping
+from marlin_ckpt.saving.copying.snapshot import Snapshot, take
+from marlin_ckpt.saving.copying.staging import Arena
 from marlin_ckpt.saving.plain import plain
-from marlin_ckpt.saving.snapshot import Snapshot, take
-from marlin_ckpt.saving.staging import Arena
 from marlin_ckpt.saving.turn import Turn
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 

@@ -13,7 +13,7 @@ from marlin_ckpt.formats.manifest import Manifest, Parent
 from marlin_ckpt.formats.torch.parameters import names_of_slots
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.saving import about
-from marlin_ckpt.saving.owners import KnownOptimizers
+from marlin_ckpt.saving.copying.owners import KnownOptimizers
 
 
 class Lineage:

@@ -6,7 +6,7 @@ import torch
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from marlin_ckpt.saving.owners import tensors_in
+from marlin_ckpt.saving.copying.owners import tensors_in
 
 # Tensors of a parameter's size that an optimizer of an unknown kind is taken to keep; Adam's number.
 _UNKNOWN = 2

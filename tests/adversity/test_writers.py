@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.saving import staging
+from marlin_ckpt.saving.copying import staging
 from marlin_ckpt.storage.local import direct, system_calls
 from marlin_ckpt.storage.local import writer as local_writer
 from marlin_ckpt.storage.local.threads import WritingThreads

@@ -16,7 +16,8 @@ import types
 from typing import Any
 
 from marlin_ckpt import MarlinError
-from marlin_ckpt.saving import background, staging
+from marlin_ckpt.saving import background
+from marlin_ckpt.saving.copying import staging
 from marlin_ckpt.storage.local import writer
 from tests.support.async_child import (
     MESSAGE,

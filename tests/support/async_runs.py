@@ -11,7 +11,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.saving import staging
+from marlin_ckpt.saving.copying import staging
 
 
 def checkpointer(directory: Path, **options: Any) -> DefaultCheckpointer:

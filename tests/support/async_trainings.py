@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from marlin_ckpt import Checkpoint, StorageError
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.saving import staging
+from marlin_ckpt.saving.copying import staging
 from tests.support.descriptions import describe
 
 _Parameters = list[nn.Parameter]

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
-from marlin_ckpt.saving import lineage
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.cli.views import run as view
 from marlin_ckpt.directory import neighbours, runs
 from marlin_ckpt.errors import UnknownFormatError
 from marlin_ckpt.formats import manifest as manifests
 from marlin_ckpt.operations import starting
+from marlin_ckpt.saving import lineage
 
 
 @pytest.fixture

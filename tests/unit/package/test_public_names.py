@@ -29,6 +29,8 @@ PUBLIC_NAMES = [
     "NotACheckpointError",
     "Preempted",
     "RetentionArguments",
+    "SaveReport",
+    "Saver",
     "SingleProcess",
     "StateMismatchError",
     "StorageError",
@@ -41,6 +43,7 @@ PUBLIC_NAMES = [
     "UnsafeCheckpointError",
     "UnsavableStateError",
     "get_latest_file",
+    "save",
 ]
 
 

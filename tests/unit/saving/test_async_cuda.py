@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from marlin_ckpt import Checkpoint
-from marlin_ckpt.saving import device, staging
+from marlin_ckpt.saving.copying import device, staging
 from tests.support.async_runs import Run, checkpointer, same
 
 _needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

@@ -20,7 +20,8 @@ import torch
 
 from marlin_ckpt import Checkpoint, StorageError, UnsavableStateError
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.saving import background, owners, snapshot, staging
+from marlin_ckpt.saving import background
+from marlin_ckpt.saving.copying import owners, snapshot, staging
 from tests.support import warm
 from tests.support.async_runs import Gate, Run, checkpointer
 from tests.support.folders import REPOSITORY

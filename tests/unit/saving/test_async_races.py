@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from marlin_ckpt import Checkpoint
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.saving import staging
+from marlin_ckpt.saving.copying import staging
 from tests.support.async_runs import checkpointer
 from tests.support.async_trainings import CopiesAtTheBarrier, is_behind, without_versions
 

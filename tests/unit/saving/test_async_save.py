@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from marlin_ckpt import get_latest_file
-from marlin_ckpt.saving import staging
+from marlin_ckpt.saving.copying import staging
 from tests.support.async_runs import Gate, LateCopies, Run, checkpointer, same
 
 

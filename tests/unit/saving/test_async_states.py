@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from marlin_ckpt import Checkpoint, StorageError
-from marlin_ckpt.saving import awaited, background
+from marlin_ckpt.saving import background
+from marlin_ckpt.saving.copying import awaited
 from tests.support.async_runs import checkpointer
 from tests.support.async_trainings import (
     OPTIMIZERS,

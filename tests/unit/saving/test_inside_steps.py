@@ -12,7 +12,7 @@ import torch
 from torch.optim import optimizer as hooks
 
 from marlin_ckpt import Checkpoint, StorageError
-from marlin_ckpt.saving import awaited, owners, staging
+from marlin_ckpt.saving.copying import awaited, owners, staging
 from tests.support.async_runs import Run, checkpointer
 
 KINDS = {

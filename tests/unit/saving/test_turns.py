@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from marlin_ckpt import Checkpoint, StorageError
-from marlin_ckpt.saving import background, owners, saver, staging
+from marlin_ckpt.saving import background
+from marlin_ckpt.saving.copying import owners, staging
 from tests.support.async_runs import Gate, LateCopies, Run, checkpointer, same
 
 
@@ -50,7 +51,7 @@ def test_after_a_close_that_was_refused_in_the_middle_of_a_save_the_next_step_st
     parameter = torch.nn.Parameter(torch.zeros(1000))
     parameter.grad = torch.ones(1000)
     optimizer = torch.optim.SGD([parameter], lr=1.0, fused=True)
-    own, late, take = checkpointer(tmp_path), LateCopies(monkeypatch), saver.take
+    own, late, take = checkpointer(tmp_path), LateCopies(monkeypatch), engine.take
 
     def closes(*args, **options):
         begun = take(*args, **options)
@@ -58,7 +59,7 @@ def test_after_a_close_that_was_refused_in_the_middle_of_a_save_the_next_step_st
             own.close()
         return begun
 
-    monkeypatch.setattr(saver, "take", closes)
+    monkeypatch.setattr(engine, "take", closes)
     own.register(optimizer)
     own.save(Checkpoint({"parameter": parameter}), 0)
     optimizer.step()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 
 from marlin_ckpt.errors import StorageError
-from marlin_ckpt.saving import device
+from marlin_ckpt.saving.copying import device
 
 _TASK_BYTES = 4 << 20  # copied between two looks at what is left
 _PATIENCE_S = 5.0  # how long to wait for a caller who neither steps nor waits: an evaluation may last an hour

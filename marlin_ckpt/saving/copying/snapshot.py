@@ -11,8 +11,8 @@ from isal import isal_zlib
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.pickler import Encoded
 from marlin_ckpt.formats.torch.writer import Image, on_cpu
-from marlin_ckpt.saving.device import DeviceCopies, Target
-from marlin_ckpt.saving.staging import Copy, Copying, Watched, make, tasks
+from marlin_ckpt.saving.copying.device import DeviceCopies, Target
+from marlin_ckpt.saving.copying.staging import Copy, Copying, Watched, make, tasks
 from marlin_ckpt.storage.threads import in_order
 
 _WORTH_THREADS_BYTES = 64 << 20  # of copies that the caller waits for

@@ -12,9 +12,9 @@ import torch
 
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.formats.torch.pickler import Encoded
-from marlin_ckpt.saving.owners import held_by, stepping
+from marlin_ckpt.saving.copying.owners import held_by, stepping
+from marlin_ckpt.saving.copying.snapshot import Snapshot
 from marlin_ckpt.saving.pace import Pace
-from marlin_ckpt.saving.snapshot import Snapshot
 from marlin_ckpt.saving.turn import Turn
 
 _PATIENCE_S = 5.0  # how long to wait for another thread's step
