@@ -17,7 +17,8 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.naming import FileName, Kind
 from marlin_ckpt.reports import SaveReport
-from marlin_ckpt.saving.engine import Engine, How, Job
+from marlin_ckpt.saving.engine import Engine
+from marlin_ckpt.saving.job import How, Job
 from marlin_ckpt.saving.lineage import Lineage
 from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.storage.local.publishing import make_directory

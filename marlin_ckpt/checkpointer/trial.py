@@ -21,7 +21,8 @@ from marlin_ckpt.loading.restoring import Restoration
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations.advice import Figures
 from marlin_ckpt.saving.copying.staging import available_bytes
-from marlin_ckpt.saving.engine import Engine, How, Job
+from marlin_ckpt.saving.engine import Engine
+from marlin_ckpt.saving.job import How, Job
 from marlin_ckpt.storage.local.temporary import temporary_name
 
 ROUNDS = 3

@@ -2,6 +2,7 @@
 
 saver           save and Saver: any object, under any name
 engine          Engine: one save at a time, of either kind; here a save begins
+job             Job: a save that was asked for
 lineage         what the files of a run say of it in their manifests
 states          turns modules, optimizers and the like into their states
 plain           turns values that weights_only refuses into plain ones

@@ -7,13 +7,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from marlin_ckpt.errors import MarlinError, StorageError, drop_frames
-from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.storages import tensor_names
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
@@ -25,62 +23,13 @@ from marlin_ckpt.saving.copying.awaited import Awaited
 from marlin_ckpt.saving.copying.owners import KnownOptimizers, stepping
 from marlin_ckpt.saving.copying.snapshot import Snapshot, take
 from marlin_ckpt.saving.copying.staging import Arena
+from marlin_ckpt.saving.job import Job
 from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.saving.turn import Turn
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOST_REPORTS = 1000  # that are kept for a caller who may never take them
-
-
-@dataclass(frozen=True, slots=True)
-class How:
-    """How states are saved; see the fields of these names of `DefaultCheckpointerArguments`.
-
-    Attributes:
-        async_save: copy the state, and write the copy in the background.
-        overlap: copy what a known optimizer owns in the background too.
-        check_overlap: compare checksums of these tensors and their copies.
-    """
-
-    async_save: bool = False
-    overlap: bool = True
-    check_overlap: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A save that was asked for.
-
-    The functions are called on the thread that writes, which is the caller's where nothing is saved in the
-    background.
-
-    Attributes:
-        path: of the file.
-        state: what is saved.
-        manifest: of the file, without its records.
-        how: it is saved.
-        may_skip: whether it is skipped while the save before it is under way, in place of waiting for it.
-        gives_up: whether it is only logged that a tensor has changed while it was copied, and nothing was
-            written; else it is an error.
-        convert: makes of `state` what is pickled.
-        before_renaming: called when the file is durable but for its name; what it raises ends the save.
-        make_room: called where the disk is full; returns whether it has removed anything.
-        on_durable: told of the file that is durable.
-        on_error: told what the save failed with in the background, which is then not raised; None: it is.
-    """
-
-    path: str
-    state: Any
-    manifest: Manifest
-    how: How
-    may_skip: bool = False
-    gives_up: bool = False
-    convert: Callable[[Any], Any] = plain
-    before_renaming: Callable[[], None] = lambda: None
-    make_room: Callable[[], bool] = lambda: False
-    on_durable: Callable[[SaveReport], None] = lambda _: None
-    on_error: Callable[[Exception], None] | None = None
 
 
 class _Moved(MarlinError):  # noqa: N818 - it ends no program

@@ -22,7 +22,8 @@ from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving.closing import Closing
-from marlin_ckpt.saving.engine import Engine, How, Job
+from marlin_ckpt.saving.engine import Engine
+from marlin_ckpt.saving.job import How, Job
 from marlin_ckpt.saving.lineage import Lineage
 from marlin_ckpt.saving.states import optimizers_in, states_of
 from marlin_ckpt.storage.local.publishing import make_directory

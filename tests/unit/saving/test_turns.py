@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from marlin_ckpt import Checkpoint, StorageError
-from marlin_ckpt.saving import background
+from marlin_ckpt.saving import background, engine
 from marlin_ckpt.saving.copying import owners, staging
 from tests.support.async_runs import Gate, LateCopies, Run, checkpointer, same
 

@@ -1,0 +1,59 @@
+"""A save that was asked for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.saving.plain import plain
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How states are saved; see the fields of these names of `DefaultCheckpointerArguments`.
+
+    Attributes:
+        async_save: copy the state, and write the copy in the background.
+        overlap: copy what a known optimizer owns in the background too.
+        check_overlap: compare checksums of these tensors and their copies.
+    """
+
+    async_save: bool = False
+    overlap: bool = True
+    check_overlap: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A save that was asked for.
+
+    The functions are called on the thread that writes, which is the caller's where nothing is saved in the
+    background.
+
+    Attributes:
+        path: of the file.
+        state: what is saved.
+        manifest: of the file, without its records.
+        how: it is saved.
+        may_skip: whether it is skipped while the save before it is under way, in place of waiting for it.
+        gives_up: whether it is only logged that a tensor has changed while it was copied, and nothing was
+            written; else it is an error.
+        convert: makes of `state` what is pickled.
+        before_renaming: called when the file is durable but for its name; what it raises ends the save.
+        make_room: called where the disk is full; returns whether it has removed anything.
+        on_durable: told of the file that is durable.
+        on_error: told what the save failed with in the background, which is then not raised; None: it is.
+    """
+
+    path: str
+    state: Any
+    manifest: Manifest
+    how: How
+    may_skip: bool = False
+    gives_up: bool = False
+    convert: Callable[[Any], Any] = plain
+    before_renaming: Callable[[], None] = lambda: None
+    make_room: Callable[[], bool] = lambda: False
+    on_durable: Callable[[SaveReport], None] = lambda _: None
+    on_error: Callable[[Exception], None] | None = None
