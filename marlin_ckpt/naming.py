@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+# Our record in a checkpoint: in a file by torch the record of this name, in a folder the file.
+MANIFEST = ".marlin/manifest.json"
 TRASH = ".trash"  # the folder in a directory into which `clean --to-trash` moves; nothing is found in it
 
 _MODEL_MARKS = ("_model", "_mode")

@@ -7,6 +7,7 @@
   the manifests, and which saved last.
 - `retention`: which checkpoints are kept, and the removal of the others.
 - `removing`: plans of what goes, for `clean` and for a new run, and the carrying out of every plan.
+- `transaction`: a folder of the user's files that appears in it whole, or not at all.
 - `trash`: what `clean --to-trash` moved, brought back or removed for good.
 - `leftovers`: what a checkpointer removes of earlier runs, and logs.
 - `needed_space`: whether the disk has room for what a run will keep.

@@ -7,6 +7,7 @@ from marlin_ckpt.directory import removing
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.storage.local import staging
 
 _logger = get_logger(__name__)
 
@@ -33,8 +34,13 @@ def sweep_beside(path: PathText) -> None:
 
 
 def sweep(directory: str, logger: logging.Logger) -> None:
-    """Removes what dead runs left half written, which can be as large as all else."""
+    """Removes what dead runs left half written, which can be as large as all else.
+
+    A folder whose replacement a kill interrupted gets its name back, on a file system that cannot exchange
+    two names in one instant.
+    """
     try:
+        staging.settle(directory)
         outcome = removing.carry_out(removing.plan_sweeping(directory))
     except MarlinError:  # a save must not fail for what others left
         return

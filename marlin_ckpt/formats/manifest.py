@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import UnknownFormatError
 from marlin_ckpt.formats.budget import check_json
-from marlin_ckpt.naming import Kind
+from marlin_ckpt.naming import MANIFEST, Kind
 
-NAME = ".marlin/manifest.json"
+NAME = MANIFEST
 FORMAT_VERSION = 1
 _MOST_BYTES = 8 << 20  # beside what it says of each record; reading JSON takes 25 times its length of memory
 
@@ -47,11 +47,13 @@ class Manifest:
         save_number: which save of that run it was, from 1.
         metrics: names and values.
         versions: of marlin-ckpt, torch and Python.
-        records: name, size in bytes and CRC32 of each record in front of the manifest.
+        records: name, size in bytes and CRC32 of each record in front of the manifest; of a folder, those of
+            each file, by its path in the folder.
         lost: the names of the tensors that were lost, in a file that `salvage` wrote.
         parent: what the run resumed from; None where it began anew.
         optimizers: the names of the parameters of optimizers, group by group, by where in the state each
             optimizer's own is; of those that were known.
+        layout: how a folder makes up the checkpoint; "" in a file.
         format_version: of this JSON.
     """
 
@@ -66,6 +68,7 @@ class Manifest:
     lost: list[str] = field(default_factory=list)
     parent: Parent | None = None
     optimizers: dict[str, list[list[str]]] = field(default_factory=dict)
+    layout: str = ""
     format_version: int = FORMAT_VERSION
 
     def created_s(self) -> float | None:
@@ -81,6 +84,8 @@ class Manifest:
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         values["metrics"] = json_ready(self.metrics)
         values["parent"] = None if self.parent is None else self.parent._asdict()
+        if not self.layout:
+            del values["layout"]
         return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
@@ -120,6 +125,7 @@ class Manifest:
                     str(path): [[str(name) for name in group] for group in groups]
                     for path, groups in values.get("optimizers", {}).items()
                 },
+                layout=str(values.get("layout", "")),
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"the manifest is not one: {error!r}") from error

@@ -5,6 +5,7 @@ A name that ends before another's "/" is a folder. Everything that writes or rem
 what it expects there, so that nobody's newer object goes by mistake.
 """
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -86,3 +87,13 @@ class Store(Protocol):
 
     def append(self, name: str, data: bytes) -> None:
         """Adds to the end of an object, which is made if it is missing; not durable when this returns."""
+
+
+def levels_below(store: Store, folder: str = "") -> Iterator[tuple[str, Listing]]:
+    """A folder and all below it, each with what lies directly in it; raises as `Store.list`."""
+    pending = [folder]
+    while pending:
+        one = pending.pop()
+        listing = store.list(one)
+        pending.extend(sorted(listing.folders, reverse=True))
+        yield one, listing

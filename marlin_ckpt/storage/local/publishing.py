@@ -27,6 +27,7 @@ from marlin_ckpt.storage.local.files import (
 )
 from marlin_ckpt.storage.local.writer import open_writer
 from marlin_ckpt.storage.target import Fill
+from marlin_ckpt.storage.threads import in_order
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -225,18 +226,34 @@ def make_durable(path: str) -> None:
     """Waits until a file that others may have written is on the disk, and its name is.
 
     Args:
-        path: of the file, or of a folder, with the files in it.
+        path: of the file, or of a folder, with all that is in it at any depth.
 
     Raises:
         StorageError: a system call failed.
     """
     with doing("cannot make durable", path):
-        files = [path]
-        if stat.S_ISDIR(os.stat(path).st_mode):
-            with os.scandir(path) as found:
-                files = [one.path for one in found if one.is_file(follow_symlinks=False)]
-        for file in files:
-            with closing(open_regular(file)) as fd:
-                os.fsync(fd)
-        for directory in {os.path.dirname(one) or os.curdir for one in (*files, path)}:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        files, directories = _tree(path) if is_folder else ([path], [])
+    for _ in in_order(_sync_file, files):
+        pass
+    with doing("cannot make durable", path):
+        for directory in (*reversed(directories), os.path.dirname(path) or os.curdir):
             _sync_directory(directory)
+
+
+def _tree(top: str) -> tuple[list[str], list[str]]:
+    """The regular files below a directory, and the directories with itself, each before those in it."""
+    files, directories = [], [top]
+    for directory in directories:  # which grows meanwhile
+        with os.scandir(directory) as found:
+            for one in found:
+                if one.is_dir(follow_symlinks=False):
+                    directories.append(one.path)
+                elif one.is_file(follow_symlinks=False):
+                    files.append(one.path)
+    return files, directories
+
+
+def _sync_file(path: str) -> None:
+    with doing("cannot make durable", path), closing(open_regular(path)) as fd:
+        os.fsync(fd)

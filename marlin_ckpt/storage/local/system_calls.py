@@ -1,4 +1,4 @@
-"""System calls of a writer: O_DIRECT, space set aside, writeback, and writes that are completed."""
+"""System calls of a writer: O_DIRECT, space set aside, writeback, whole writes, names exchanged."""
 
 import contextlib
 import ctypes
@@ -10,6 +10,7 @@ import os
 REFUSALS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_RENAME_EXCHANGE = 2  # linux/fs.h
 
 
 def set_direct(fd: int, *, on: bool) -> None:
@@ -58,3 +59,17 @@ def write_all(fd: int, data: memoryview) -> None:
     """
     while data:
         data = data[os.write(fd, data) :]
+
+
+def exchange(directory_fd: int, one: str, other: str) -> None:
+    """Has two names in an open directory change places, in one instant, by renameat2(2).
+
+    Raises:
+        OSError: one of `REFUSALS`, the file system cannot do it (NFS, say); or as rename(2) does.
+    """
+    if not hasattr(_LIBC, "renameat2"):  # a C library older than glibc 2.28
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), other)
+    before, after = os.fsencode(one), os.fsencode(other)
+    if _LIBC.renameat2(directory_fd, before, directory_fd, after, _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), other)
