@@ -109,11 +109,12 @@ def test_a_directory_that_is_not_there_is_told(tmp_path, capsys):
 
 
 _MEASURED = """
-import resource, sys
+import sys
 sys.modules["torch"] = None
 from marlin_ckpt.cli.main import main
 code = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, file=sys.stderr)
+status = open("/proc/self/status").read()  # ru_maxrss may be that of the process which has started this one
+print(int(status.split("VmHWM:")[1].split()[0]) << 10, file=sys.stderr)
 sys.exit(code)
 """
 
@@ -138,5 +139,5 @@ def test_memory_is_bounded_by_the_largest_tensors_and_that_of_diff_by_blocks(dir
     target = Path(directory, "o.safetensors")
     least = peak(repository, "diff", paths[0], paths[0])
     assert peak(repository, "diff", paths[1], paths[2]) - least < 32 << 20
-    for command, tensors in (["export", paths[1]], 3), (["average", paths[1], paths[2]], 6):
+    for command, tensors in (["export", paths[1]], 2), (["average", paths[1], paths[2]], 5):
         assert peak(repository, *command, "-o", target, "--force") - least < (32 * tensors + 32) << 20
