@@ -7,14 +7,11 @@ LOADS times and SECONDS have passed; the others until the loaders have ended.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import logging
 import mmap
 import os
-import select
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +30,7 @@ from marlin_ckpt.directory.own import OWN_DIRECTORY
 from marlin_ckpt.formats import inspection, verification
 from marlin_ckpt.formats.verdicts import Status
 from tests.support.folders import visible
+from tests.support.workers import PATIENCE_S, Worker, together
 
 SAVERS = 2
 LOADERS = 3
@@ -40,9 +38,6 @@ TENSORS = 4
 ELEMENTS = 32_000  # of 8 bytes each, in each tensor
 KEPT = 4  # checkpoints that the pruner leaves, in two of three rounds
 OTHERS = 100  # sub-directories, which a load searches too: so more happens before it opens what it found
-PATIENCE_S = 120
-SHOWN = 5
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 END = b"x"
 
 Save = Callable[[Checkpoint, int], object]
@@ -164,6 +159,22 @@ class Messages(logging.Handler):
             self.opened.append(record.getMessage().removeprefix("Loading checkpoint "))
 
 
+def wait_for_the_pruner(found: dict) -> None:
+    """Has loads of this process open what the pruner has removed meanwhile, until one has looked again."""
+    look = latest.newest_first
+
+    def look_and_wait(*args):
+        files = list(look(*args))
+        until_s = time.monotonic() + PATIENCE_S
+        while not found["looked_again"] and index_in(files[0].path) and os.path.lexists(files[0].path):
+            if time.monotonic() > until_s:
+                raise SystemExit("the pruner removes nothing")
+            os.sched_yield()
+        return iter(files)
+
+    latest.newest_first = look_and_wait
+
+
 def go_on_loading(board: Board, directory: str, loader: int, loads: int, until_s: float, awaits: str) -> dict:
     found = {
         "loads": 0,
@@ -180,6 +191,8 @@ def go_on_loading(board: Board, directory: str, loader: int, loads: int, until_s
     logger.setLevel(logging.DEBUG)
     logger.addHandler(messages)
     checkpointer = checkpointer_for(directory)
+    if loader == 0 and awaits == "looked_again":
+        wait_for_the_pruner(found)
     while (
         found["loads"] < loads or time.monotonic() < until_s or not any(board.awaited)
     ) and time.monotonic() < until_s + PATIENCE_S:
@@ -229,40 +242,6 @@ def go_on_listing(board: Board, directory: str) -> dict:
             if not one.complete and one.reason != "cannot be read: No such file or directory":
                 found["faults"].append(f"{one.entry.path}: {one.reason}")
     return found
-
-
-class Worker:
-    """A forked child that goes on with its work and says at last what it met."""
-
-    def __init__(self, work: Callable[..., dict], *args) -> None:
-        self._reports, report = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            try:
-                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-                found = work(*args)
-                shown = {name: one[:SHOWN] if isinstance(one, list) else one for name, one in found.items()}
-                os.write(report, json.dumps(shown).encode())
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-                raise
-            finally:
-                os._exit(0)
-        os.close(report)
-
-    def result(self, timeout_s: float = PATIENCE_S) -> dict:
-        if not select.select([self._reports], [], [], timeout_s)[0]:
-            raise SystemExit("a process does not end")
-        data = os.read(self._reports, 1 << 16)
-        os.waitpid(self._pid, 0)
-        if not data:
-            raise SystemExit("a process ended by itself")
-        return json.loads(data)
-
-
-def together(results: list[dict]) -> dict:
-    """The counts and the faults of several processes of one kind."""
-    return {name: sum((one[name] for one in results[1:]), results[0][name]) for name in results[0]}
 
 
 def main(directory: str, loads: int, seconds: int, kind: str) -> dict:
