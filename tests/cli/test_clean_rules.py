@@ -249,7 +249,6 @@ def test_what_a_dead_run_left_is_removed_and_not_said_to_be_in_the_trash(clean, 
     left.write_bytes(b"half")
     code, out, _ = clean(saved, "--to-trash")
     assert code == 0
-    told = {line.split()[1]: line.split()[0] for line in out.splitlines()}
-    assert told[str(left)] == "removed"
-    assert told[str(saved / "model_1.pt")] == "moved"
+    assert f"removed {left}  " in out
+    assert f"moved {saved / 'model_1.pt'}  " in out
     assert not left.exists()

@@ -197,7 +197,7 @@ def test_a_working_directory_that_has_been_removed_is_told_in_one_sentence(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    code, out, err = command(*words.format(tmp_path / "model_1.pt").split())
+    code, out, err = command(*(word.format(tmp_path / "model_1.pt") for word in words.split()))
     assert (code, out) == (1, "")
     assert err == "error: the working directory has been removed\nhint: cd to a directory that is there\n"
 
