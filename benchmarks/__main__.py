@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import chart, discovery, report, restoring, saving, slowing, stalling, verifying
+from benchmarks import chart, discovery, on_device, report, restoring, saving, slowing, stalling, verifying
 from benchmarks.report import Row, Setting
 from benchmarks.states import FULL, QUICK
 
@@ -25,6 +25,7 @@ _GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
     "large": saving.large,
     "stall": stalling.stalling,
     "slow": slowing.slowing,
+    "device": on_device.on_device,
     "others": saving.beside_others,
 }
 _ORDER = (
@@ -40,6 +41,7 @@ _ORDER = (
     "restore",
     "stall",
     "slow",
+    "device",
     "find",
 )
 

@@ -61,13 +61,14 @@ def both(shape: Shape) -> Iterator[Callable[[], Loop]]:
     yield lambda: text(shape)
 
 
-def wide(width: int, layers: int) -> Loop:
-    """A perceptron of large matrices."""
+def wide(width: int, layers: int, device: torch.device | None = None) -> Loop:
+    """A perceptron of large matrices, on the CPU unless told otherwise."""
     torch.manual_seed(0)
     module = torch.nn.Sequential(
         *(part for _ in range(layers) for part in (torch.nn.Linear(width, width), torch.nn.ReLU()))
     )
-    batch = torch.randn(_SAMPLES, width)
+    module.to(device)
+    batch = torch.randn(_SAMPLES, width, device=device)
     return _begun("a wide perceptron", module, lambda: module(batch).square().mean())
 
 

@@ -36,6 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--campaign", choices=["all", *PARTS], help="run this part of the campaign, at its full size"
     )
+    parser.addoption(
+        "--device",
+        default="cuda",
+        help="where tests/device/ runs: cuda by default; cpu tries these tests",
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -39,6 +39,8 @@ class Awaited:
 
     def before_step(self) -> None:
         """Notes the time of the step, and waits for the copy."""
+        if _is_being_captured():
+            return
         with self._turn.taken():
             self.pace.before_step(is_saving=self.is_saving())
             self._settle()
@@ -88,6 +90,13 @@ class Awaited:
     def give_up(self) -> None:
         """Lets no step wait for the copy any more."""
         self._staged.clear()
+
+
+def _is_being_captured() -> bool:
+    """Whether the step is recorded into a CUDA graph: nothing changes, and it may not wait for a copy."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    return torch.cuda.is_current_stream_capturing()
 
 
 def _is_stepped_by_others(encoded: Encoded) -> bool:

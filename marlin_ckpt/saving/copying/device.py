@@ -1,5 +1,6 @@
 """Copies from CUDA devices, in parallel to the work that each device is given afterwards."""
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -63,12 +64,26 @@ class DeviceCopies:
 
 def pin(address: int, size_bytes: int) -> bool:
     """Pins memory, so that devices copy to it by themselves; returns whether it could be."""
-    return not int(_runtime().cudaHostRegister(address, size_bytes, _PORTABLE))
+    return _succeeded(_runtime().cudaHostRegister(address, size_bytes, _PORTABLE))
 
 
 def unpin(address: int) -> None:
     """Undoes `pin`, before the memory is given back."""
-    _runtime().cudaHostUnregister(address)
+    _succeeded(_runtime().cudaHostUnregister(address))
+
+
+def _succeeded(code: Any) -> bool:
+    """Whether a call has succeeded; an error of it is not raised by what is done on a device afterwards."""
+    if not int(code):
+        return True
+    # The runtime keeps the error for whoever asks next: torch, after its next kernel.
+    with contextlib.suppress(RuntimeError):
+        _run_a_kernel()
+    return False
+
+
+def _run_a_kernel() -> None:
+    torch.ones(1, device="cuda")
 
 
 def _runtime() -> Any:

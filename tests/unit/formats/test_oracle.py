@@ -91,20 +91,6 @@ def test_tensors_of_one_empty_storage_come_back_each_of_its_dtype(tmp_path: Path
         assert [(one.dtype, one.shape) for one in loaded] == [(one.dtype, one.shape) for one in state]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize(
-    "kind", ["shared", "sparse", "sparse rows", "quantized", "with attributes", "nested"]
-)
-def test_a_state_on_a_cuda_device_comes_back_there_and_to_the_cpu_for_our_reader(kind: str):
-    def moved(value: Any) -> Any:
-        return value.cuda() if isinstance(value, torch.Tensor) else value
-
-    state = torch.utils._pytree.tree_map(moved, TENSORS[kind]())
-    base = torch.arange(40.0, device="cuda")
-    parameter = torch.nn.Parameter(base)
-    assert differences([state, base, base[3:9:2], parameter, parameter, base.cpu()]) == []
-
-
 def test_the_same_state_gives_the_same_bytes_again(cases):
     @settings(max_examples=cases(20, 2000))
     @given(state=states())
