@@ -37,7 +37,7 @@ class FileName:
 
     def __str__(self) -> str:
         mark = _MODEL_MARKS[0] if self.kind is Kind.MODEL else ""
-        return f"{self.prefix}{mark}_{self.index}.{self.extension}"
+        return f"{self.prefix}{mark}_{self.index}" + (f".{self.extension}" if self.extension else "")
 
 
 def has_extension(name: str, extension: str) -> bool:
@@ -81,8 +81,20 @@ def parse_any(name: str, extension: str) -> FileName | None:
     return FileName(match["prefix"], int(match["index"]), extension, kind)
 
 
+def folder_name(name: str) -> FileName | None:
+    """Reads the name of a folder that is a checkpoint: `{prefix}_{index}`, with an extension or without.
+
+    There are no model folders: in `a_model_3` the prefix is `a_model`.
+    """
+    for stem, extension in ((name, ""), os.path.splitext(name)):
+        prefix, _, index = stem.rpartition("_")
+        if prefix and index.isdigit() and index.isascii():
+            return FileName(prefix, int(index), extension[1:])
+    return None
+
+
 def order(path: str) -> tuple[str, int, str]:
     """What paths of any extension are sorted by: the directory, the index, the name."""
     directory, name = os.path.split(path)
-    parsed = parse_any(name, name.rpartition(".")[2])
+    parsed = parse_any(name, name.rpartition(".")[2]) or folder_name(name)
     return directory, -1 if parsed is None else parsed.index, name

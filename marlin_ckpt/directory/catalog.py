@@ -132,8 +132,10 @@ def prefixes(directory: PathText, extension: str = "pt") -> list[str]:
 def entry(path: PathText) -> Entry | None:
     """One checkpoint or other file as `find` would list it; None where there is none."""
     text = os.fspath(path).rstrip("/")
-    place, last = os.path.split(text)
     try:
+        if os.path.basename(text) in (os.curdir, os.pardir):
+            text = os.path.realpath(text)
+        place, last = os.path.split(text)
         status, above = os.stat(text), os.stat(place or os.curdir)
         item = item_of(last, status, directory_identity(above), is_link=os.path.islink(text))
         if item is not None and item.is_folder:

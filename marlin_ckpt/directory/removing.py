@@ -87,7 +87,8 @@ def plan_cleaning(
     Args:
         directory: the directory; a symbolic link to one is refused.
         extension: exactly, without its dot.
-        prefix: only checkpoints and model files of this prefix, by the grammar; None: all of the extension.
+        prefix: only checkpoints and model files of this prefix, by the grammar; None: all of the extension,
+            and folders that are a checkpoint and have an extension.
         recursive: sub-directories too.
         sweeps: what dead runs left half written too.
 
@@ -100,7 +101,7 @@ def plan_cleaning(
         if prefix is not None:
             fits = checkpoint or naming.parse(name, prefix, extension)
             return f"prefix {prefix}" if fits is not None and fits.prefix == prefix else ""
-        if checkpoint is not None:
+        if checkpoint is not None and checkpoint.extension:
             return f"extension {checkpoint.extension}"
         return f"extension {extension}" if naming.has_extension(name, extension) else ""
 

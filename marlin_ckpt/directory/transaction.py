@@ -21,6 +21,7 @@ from marlin_ckpt.errors import (
     UnsavableStateError,
 )
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats.layouts import folder
 from marlin_ckpt.formats.manifest import Manifest, most_bytes
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.storage.local import publishing, staging, temporary
@@ -30,7 +31,6 @@ from marlin_ckpt.storage.store import levels_below
 from marlin_ckpt.storage.sums import sums
 from marlin_ckpt.storage.target import Target
 
-LAYOUT = "folder"  # of the manifest; see `formats.layouts.folder`
 _RESERVED = ("", ".", "..", naming.TRASH, OWN_DIRECTORY, naming.MANIFEST.partition("/")[0])
 
 
@@ -134,7 +134,7 @@ class Transaction:
             items, records, was_read = self._make_durable(staged)
         except CheckpointNotFoundError as error:
             raise self._refusal("it has vanished", os.path.relpath(error.where, staged)) from error
-        data = replace(self._manifest, records=records, layout=LAYOUT).to_json()
+        data = replace(self._manifest, records=records, layout=folder.NAME).to_json()
         if len(data) > (most := most_bytes(one.name for one in items)):
             raise UnsavableStateError(f"the metrics take {len(data):,} bytes, more than {most:,}", self.path)
 
@@ -174,8 +174,8 @@ class Transaction:
 
     def _items(self, store: LocalStore) -> Iterator[Item]:
         """The files in the folder, but for a manifest that is copied from another one."""
-        for folder, listing in levels_below(store):
-            for name in store.unfinished(folder):
+        for level, listing in levels_below(store):
+            for name in store.unfinished(level):
                 raise self._refusal("it is still being written", name)
             for name in sorted(listing.objects):
                 item = store.head(name)

@@ -16,7 +16,7 @@ def inspect(entry: Entry) -> Inspection:
     """Looks at the structure of one checkpoint and at its manifest, not at its data."""
     try:
         if layout := layouts.of(entry):
-            with open_store(entry.place) as store:
+            with open_store(entry.place or os.curdir) as store:
                 return layout.inspect(store, entry)
         with open_source(entry.path) as source:
             found = open_format(source).inspect(source)

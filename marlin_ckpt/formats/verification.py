@@ -43,7 +43,7 @@ def examine(what: Entry | str, on_bytes: OnBytes = lambda _: None) -> Verdict:
         CheckpointNotFoundError, StorageError: as `verify` raises them.
     """
     if isinstance(what, Entry) and (layout := layouts.of(what)):
-        with open_store(what.place) as store:
+        with open_store(what.place or os.curdir) as store:
             return layout.verify(store, what, on_bytes)
     path = what.path if isinstance(what, Entry) else what
 

@@ -90,6 +90,8 @@ class Loader:
         return Loaded(Checkpoint())
 
     def _attempt(self, entry: Entry) -> Loaded:
+        if entry.layout and (other := other_content(entry)):
+            raise errors.NotACheckpointError(f"not a checkpoint but {other}", entry.path)
         try:
             return self._read(entry.path)
         except (errors.UnsafeCheckpointError, errors.UnloadableStateError):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,13 +25,17 @@ class PairLayout:
     name = "pair"
     manifest = "manifest.json"
 
-    def fits(self, folder: str) -> FileName | None:
+    content = ""
+
+    def read_name(self, folder: str) -> FileName | None:
         return parse_any(folder, "pair")
 
-    def members(self, files: Sequence[str]) -> tuple[str, ...]:
-        return (
-            tuple(one for one in (WEIGHTS, self.manifest) if one in files) if self.manifest in files else ()
-        )
+    def members(self, store: Store, folder: str) -> tuple[str, ...]:
+        if self.read_name(os.path.basename(folder)) is None:
+            return ()
+        files = store.list(folder).objects
+        own = [f"{folder}/{one}" for one in (WEIGHTS, self.manifest)]
+        return tuple(one for one in own if one in files) if own[1] in files else ()
 
     def inspect(self, store: Store, entry: Entry) -> Inspection:
         about = self._about(store, entry)

@@ -9,6 +9,7 @@ from typing import Any
 from marlin_ckpt.checkpoint import PAYLOAD_KEYS
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError
+from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.content import outline
 from marlin_ckpt.formats.format import Format
 from marlin_ckpt.formats.registry import open_format
@@ -43,7 +44,8 @@ def other_content(entry: Entry) -> str:
             return _other_content(source)
         return ""
 
-    return "" if entry.layout else again_if_stale(read)
+    layout = layouts.of(entry)
+    return again_if_stale(read) if layout is None else layout.content
 
 
 def _other_content(source: Source) -> str:

@@ -1,14 +1,16 @@
 """Folders that are one checkpoint as a whole: the layouts that are known, and how each reads its folders.
 
-A layout is a module of its own that registers one value; discovery, retention, the trash, `verify` and `list`
-ask these values and know no layout by name.
+A layout is a module of its own with one value, registered here; discovery, retention, the trash, `verify` and
+`list` ask these values and know no layout by name.
+
+- `folder`: files of any kind, listed with their checksums by a manifest of ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from marlin_ckpt.formats.layouts.folder import FolderLayout
 from marlin_ckpt.naming import FileName
 
 if TYPE_CHECKING:
@@ -24,16 +26,18 @@ class Layout(Protocol):
     Attributes:
         name: of the layout, as `Entry.layout` and users name it.
         manifest: the member that is written last: a folder without it is not one of this layout.
+        content: what such a folder holds that is not the three states of a run; "" where it holds these.
     """
 
     name: str
     manifest: str
+    content: str
 
-    def fits(self, folder: str) -> FileName | None:
-        """Reads a folder's name by the layout's grammar; None where it does not fit."""
+    def read_name(self, folder: str) -> FileName | None:
+        """What a folder's name says of it; None: it is known by no prefix and has no index."""
 
-    def members(self, files: Sequence[str]) -> tuple[str, ...]:
-        """Which of the files directly in a folder that fits belong to it; none: it is no such checkpoint."""
+    def members(self, store: Store, folder: str) -> tuple[str, ...]:
+        """The names in the store of the files that make up a folder; none: it is no such checkpoint."""
 
     def inspect(self, store: Store, entry: Entry) -> Inspection:
         """What can be said of a checkpoint without reading its data; see `formats.inspection.inspect`."""
@@ -42,7 +46,7 @@ class Layout(Protocol):
         """Reads a checkpoint whole; see `formats.verification.verify`."""
 
 
-_known: dict[str, Layout] = {}
+_known: dict[str, Layout] = {one.name: one for one in (FolderLayout(),)}
 
 
 def register(layout: Layout) -> None:

@@ -14,6 +14,7 @@ Result = TypeVar("Result")
 
 # What fchmod(2) says where a file system keeps no modes: all its files have those of the mount.
 _NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+_MOST_NAMED = 5
 _LONGEST_READ = 1 << 30  # bytes that one call is asked for; Linux gives 2 GiB at most: read(2)
 
 
@@ -106,10 +107,24 @@ def open_source(path: str) -> Iterator[FileSource]:
         CheckpointNotFoundError: there is no such file.
         StorageError: it cannot be opened.
     """
-    with doing("cannot read", path, missing="no such file"):
-        fd = open_regular(path)
+    try:
+        with doing("cannot read", path, missing="no such file"):
+            fd = open_regular(path)
+    except StorageError as error:
+        error.hint = error.hint or _files_in(path)
+        raise
     with closing(fd):
         yield FileSource(fd, path)
+
+
+def _files_in(path: str) -> str:
+    """What to type where a directory was named in place of a file: the largest in it; "" where it is none."""
+    with contextlib.suppress(OSError), os.scandir(path) as found:
+        sizes = {one.name: one.stat().st_size for one in found if one.is_file(follow_symlinks=False)}
+        names = sorted(sizes, key=lambda name: (-sizes[name], name))
+        some = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+        return f"name a file in it: {some}" if names else ""
+    return ""
 
 
 def open_regular(path: PathText, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> int:

@@ -223,7 +223,8 @@ def open_store(directory: PathText, *, follows: bool = True) -> Iterator[LocalSt
         StorageError: it cannot be read, or is a link that is not followed.
     """
     # Shells complete the name of a link with a slash, which would have it followed.
-    place = os.fspath(directory).rstrip("/") or "/"
+    text = os.fspath(directory)
+    place = text.rstrip("/") or text[:1]  # "" is no directory, and never the root
     with closing(descent.open_top(place, follows=follows)) as top:
         with doing("cannot read the directory", place):
             store = LocalStore(place, top)
