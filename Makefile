@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-PEERS := pytorch-lightning transformers accelerate pytorch-ignite safetensors
+PEERS := lightning transformers accelerate pytorch-ignite safetensors peft trl wandb mlflow-skinny
 
 .PHONY: setup demo test test-peers campaign bench
 

@@ -4,6 +4,7 @@ The public names are bound on first use (PEP 562), so that `import marlin_ckpt` 
 needs no torch. The packages, each of which imports only those below it:
 
 cli           the command `marlin-ckpt`; `python -m marlin_ckpt` runs it too
+integrations  adapters to other packages: Lightning, Transformers, Accelerate, Ignite
 training      the trainer, the modules that it trains, and how a run goes on from a checkpoint
 checkpointer  saves and loads the state of a run: what a trainer, or a loop of the user's, calls
 saving        writes states to files, before the call returns or in the background
