@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from marlin_ckpt.errors import ArgumentsError, Fault, StateMismatchError, UnsavableStateError
-from marlin_ckpt.formats.content.outline import Tensor
+from marlin_ckpt.formats.content.contents import TensorInfo
 from marlin_ckpt.formats.values import rounding
 from marlin_ckpt.formats.values.arrays import Array
 from marlin_ckpt.formats.values.checked import CheckedFile
@@ -59,12 +59,12 @@ def average(
     """
     target.check()
     each = weights(len(files), decay)
-    chosen = [export.select(file.outline, wanted) for file in files]
+    chosen = [export.select(file.contents, wanted) for file in files]
     last = chosen[-1]
     for file, selected in zip(files, chosen, strict=True):
         file.expect(selected.tensors.values())
-        _check_alike(file.outline.path, selected.tensors, files[-1].outline.path, last.tensors)
-    done = export.summary(target, files[-1].outline, chosen)
+        _check_alike(file.contents.path, selected.tensors, files[-1].contents.path, last.tensors)
+    done = export.summary(target, files[-1].contents, chosen)
     drafts = []
     for name in last.tensors:
         sources = [(file, other.tensors[name]) for file, other in zip(files, chosen, strict=True)]
@@ -73,7 +73,7 @@ def average(
     return done
 
 
-_Sources = Sequence[tuple[CheckedFile, Tensor]]
+_Sources = Sequence[tuple[CheckedFile, TensorInfo]]
 
 
 def _draft(name: str, sources: _Sources, weights: Sequence[float], wanted: Wanted, done: Exported) -> Draft:
@@ -108,7 +108,9 @@ def _average(sources: _Sources, weights: Sequence[float]) -> Array:
         return total.astype(dtype) if is_complex else total
 
 
-def _check_alike(path: str, tensors: Mapping[str, Tensor], last: str, expected: Mapping[str, Tensor]) -> None:
+def _check_alike(
+    path: str, tensors: Mapping[str, TensorInfo], last: str, expected: Mapping[str, TensorInfo]
+) -> None:
     """Compares names, shapes and dtypes."""
     differences = [f"{name} is missing in {path}" for name in expected if name not in tensors]
     differences += [f"{name} is missing in {last}" for name in tensors if name not in expected]
@@ -122,5 +124,5 @@ def _check_alike(path: str, tensors: Mapping[str, Tensor], last: str, expected: 
         raise StateMismatchError(what, differences=tuple(differences))
 
 
-def _described(tensor: Tensor) -> str:
+def _described(tensor: TensorInfo) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}"

@@ -6,7 +6,7 @@ import operator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from marlin_ckpt.formats.content.outline import Tensor
+from marlin_ckpt.formats.content.contents import TensorInfo
 from marlin_ckpt.formats.values.checked import CheckedFile
 from marlin_ckpt.formats.values.distance import Distance
 from marlin_ckpt.operations import selection
@@ -38,8 +38,8 @@ class Difference:
 
     name: str
     change: Change
-    before: Tensor | None
-    after: Tensor | None
+    before: TensorInfo | None
+    after: TensorInfo | None
     distance: Distance | None = None
 
 
@@ -129,7 +129,7 @@ def compare(
         StorageError: one of them cannot be read.
     """
     states = _states(a, b, state)
-    sides = list(zip((a.outline, b.outline), states, strict=True))
+    sides = list(zip((a.contents, b.contents), states, strict=True))
     before, after = (_matching(selection.numbered(selection.tensors_of(*side)), pattern) for side in sides)
     found, alike = _matched(before, after)
     a.expect(one for one, _ in alike.values())
@@ -144,8 +144,8 @@ def compare(
 
 
 def _matched(
-    before: dict[str, Tensor], after: dict[str, Tensor]
-) -> tuple[list[Difference], dict[str, tuple[Tensor, Tensor]]]:
+    before: dict[str, TensorInfo], after: dict[str, TensorInfo]
+) -> tuple[list[Difference], dict[str, tuple[TensorInfo, TensorInfo]]]:
     """The differences in names, shapes and dtypes, and the pairs whose values must be compared."""
     found, alike = [], {}
     for name in {**before, **after}:
@@ -160,14 +160,14 @@ def _matched(
 
 def _states(a: CheckedFile, b: CheckedFile, state: str | None) -> tuple[str, str]:
     """Which state of each file is compared; "" for all of it."""
-    own, other = selection.module_state(a.outline), selection.module_state(b.outline)
+    own, other = selection.module_state(a.contents), selection.module_state(b.contents)
     if state is not None:
         # A bare state dict is a single state, without a name.
         return ("" if not own and state == other else state), ("" if not other and state == own else state)
     return (own, other) if bool(own) != bool(other) else ("", "")
 
 
-def _matching(tensors: dict[str, Tensor], pattern: str | None) -> dict[str, Tensor]:
+def _matching(tensors: dict[str, TensorInfo], pattern: str | None) -> dict[str, TensorInfo]:
     if pattern is None:
         return tensors
     return {name: one for name, one in tensors.items() if fnmatch.fnmatchcase(name, pattern)}

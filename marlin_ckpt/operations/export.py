@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from marlin_ckpt.errors import ArgumentsError, Fault, NotACheckpointError, UnsavableStateError
-from marlin_ckpt.formats.content.outline import Outline, Tensor
+from marlin_ckpt.formats.content.contents import Contents, TensorInfo
 from marlin_ckpt.formats.values import dtypes, rounding
 from marlin_ckpt.formats.values.arrays import Array
 from marlin_ckpt.formats.values.checked import CheckedFile
@@ -84,11 +84,11 @@ class Selected:
     """
 
     state: str
-    tensors: dict[str, Tensor]
+    tensors: dict[str, TensorInfo]
     left_out: tuple[str, ...]
 
 
-def select(outline: Outline, wanted: Wanted) -> Selected:
+def select(contents: Contents, wanted: Wanted) -> Selected:
     """Finds the wanted tensors of a file.
 
     Raises:
@@ -96,31 +96,31 @@ def select(outline: Outline, wanted: Wanted) -> Selected:
         NotACheckpointError: nothing in it is a tensor.
         UnsavableStateError: no name begins with the prefix, two tensors get one name, or one is not plain.
     """
-    state = selection.module_state(outline) if wanted.state is None else wanted.state
-    for name, label in selection.unplain_of(outline, state).items():
+    state = selection.module_state(contents) if wanted.state is None else wanted.state
+    for name, label in selection.unplain_of(contents, state).items():
         if name.startswith(wanted.prefix):
-            raise UnsavableStateError(f"{name} is no plain tensor: {label}", outline.path)
+            raise UnsavableStateError(f"{name} is no plain tensor: {label}", contents.path)
     # Arrays of NumPy's are values that no module holds.
-    tensors_of = selection.tensors_of(outline, state)
+    tensors_of = selection.tensors_of(contents, state)
     found = [(name or BARE, one) for name, one in tensors_of if one.pickled is None]
     if not found:
-        raise NotACheckpointError("nothing in it is a tensor", outline.path)
+        raise NotACheckpointError("nothing in it is a tensor", contents.path)
     named = [(name, one) for name, one in found if name.startswith(wanted.prefix)]
     if not named:
         some = ", ".join(name for name, _ in found[:_MOST_NAMES]) + ", ..." * (len(found) > _MOST_NAMES)
         what = f"no tensor's name begins with {wanted.prefix}"
-        raise UnsavableStateError(what, outline.path, f"there are {some}")
-    tensors: dict[str, Tensor] = {}
+        raise UnsavableStateError(what, contents.path, f"there are {some}")
+    tensors: dict[str, TensorInfo] = {}
     for name, one in named:
         short = name.removeprefix(wanted.prefix)
         if not short or short in tensors:
             what = f"two tensors would have the name {short}" if short else f"{name} would have no name"
-            raise UnsavableStateError(what, outline.path)
+            raise UnsavableStateError(what, contents.path)
         tensors[short] = one
     return Selected(state, tensors, tuple(name for name, _ in found if not name.startswith(wanted.prefix)))
 
 
-def shared_names(files: Sequence[Mapping[str, Tensor]]) -> dict[str, str]:
+def shared_names(files: Sequence[Mapping[str, TensorInfo]]) -> dict[str, str]:
     """Finds tensors that have several names in each file; returns each further name with the first one.
 
     Tensors that share only some of their elements are not among them: each is written whole.
@@ -153,39 +153,41 @@ def export(file: CheckedFile, target: WeightsFile, wanted: Wanted) -> Exported:
         MarlinError, BadFileError: as `select` and `weights_file.write` do; no file is written.
     """
     target.check()
-    outline = file.outline
-    selected = select(outline, wanted)
+    contents = file.contents
+    selected = select(contents, wanted)
     file.expect(selected.tensors.values())
-    done = summary(target, outline, [selected])
+    done = summary(target, contents, [selected])
     drafts = [_draft(file, name, one, wanted, done) for name, one in selected.tensors.items()]
-    is_module = selected.state == selection.module_state(outline)
-    about = replace(outline.manifest, kind=Kind.MODEL, records=[]) if outline.manifest and is_module else None
-    done.size_bytes = weights_file.write(target, drafts, about, _metadata(outline))
+    is_module = selected.state == selection.module_state(contents)
+    about = (
+        replace(contents.manifest, kind=Kind.MODEL, records=[]) if contents.manifest and is_module else None
+    )
+    done.size_bytes = weights_file.write(target, drafts, about, _metadata(contents))
     return done
 
 
-def summary(target: WeightsFile, outline: Outline, each: Sequence[Selected]) -> Exported:
+def summary(target: WeightsFile, contents: Contents, each: Sequence[Selected]) -> Exported:
     """The report on a new file as far as it is known before it is written.
 
     Args:
         target: the new file.
-        outline: of the last file that it is made of.
+        contents: of the last file that it is made of.
         each: the tensors that were selected of each of these files.
     """
     last = each[-1]
-    values = selection.count_values(outline, last.state)
+    values = selection.count_values(contents, last.state)
     shared = shared_names([one.tensors for one in each])
     return Exported(target.path, last.state, len(last.tensors), 0, shared, last.left_out, values)
 
 
-def _draft(file: CheckedFile, name: str, tensor: Tensor, wanted: Wanted, done: Exported) -> Draft:
+def _draft(file: CheckedFile, name: str, tensor: TensorInfo, wanted: Wanted, done: Exported) -> Draft:
     dtype = dtype_of(name, tensor, wanted)
     if dtype == tensor.dtype:
         return draft(name, tensor, done, functools.partial(file.bits, tensor))
     return rounded_draft(name, tensor, dtype, done, functools.partial(file.values, tensor))
 
 
-def dtype_of(name: str, tensor: Tensor, wanted: Wanted) -> str:
+def dtype_of(name: str, tensor: TensorInfo, wanted: Wanted) -> str:
     """The dtype that a tensor is written in.
 
     Raises:
@@ -199,13 +201,15 @@ def dtype_of(name: str, tensor: Tensor, wanted: Wanted) -> str:
     return wanted.dtype
 
 
-def draft(name: str, tensor: Tensor, done: Exported, read: Callable[[], Array]) -> Draft:
+def draft(name: str, tensor: TensorInfo, done: Exported, read: Callable[[], Array]) -> Draft:
     """A tensor to be written with its own dtype; `read` returns its bits, as `CheckedFile.bits` does."""
     same_as = done.shared.get(name, "")
     return Draft(name, tensor.dtype, tensor.size_bytes, tensor.shape, same_as, lambda: _bytes_of(read()))
 
 
-def rounded_draft(name: str, tensor: Tensor, dtype: str, done: Exported, read: Callable[[], Array]) -> Draft:
+def rounded_draft(
+    name: str, tensor: TensorInfo, dtype: str, done: Exported, read: Callable[[], Array]
+) -> Draft:
     """A floating-point tensor to be written with another dtype.
 
     Args:
@@ -230,11 +234,11 @@ def _bytes_of(values: Array) -> memoryview:
     return values.astype(values.dtype.newbyteorder("<"), copy=False).view(np.uint8).data
 
 
-def _metadata(outline: Outline) -> dict[str, str]:
+def _metadata(contents: Contents) -> dict[str, str]:
     """The metadata of a safetensors file: its origin, and the key `format` that transformers demands."""
-    aliases = selection.aliases(outline)
-    kept = {key: text for key, text in selection.metadata_of(outline).items() if key not in aliases}
-    manifest = outline.manifest
+    aliases = selection.aliases(contents)
+    kept = {key: text for key, text in selection.metadata_of(contents).items() if key not in aliases}
+    manifest = contents.manifest
     origin = {}
     if manifest is not None:
         origin = {"index": str(manifest.index), "run_id": manifest.run_id, "created": manifest.created}

@@ -10,7 +10,7 @@ import numpy as np
 from isal import isal_zlib
 
 from marlin_ckpt.errors import CorruptCheckpointError
-from marlin_ckpt.formats.content.outline import Tensor
+from marlin_ckpt.formats.content.contents import TensorInfo
 from marlin_ckpt.formats.values import distance, dtypes
 from marlin_ckpt.formats.values.arrays import Array, widened
 from marlin_ckpt.formats.values.checked import CheckedFile, is_in_order, is_whole
@@ -20,7 +20,9 @@ from marlin_ckpt.storage.threads import in_order
 _PIECE_BYTES = 512 << 10  # of each file; with all intermediate values they fit the processor's caches
 _RANGE_BYTES = 16 << 20  # of a task of a thread
 
-_Range = tuple[Tensor, Tensor, int, int]  # of two tensors: where in them it starts, and how long it is
+_Range = tuple[
+    TensorInfo, TensorInfo, int, int
+]  # of two tensors: where in them it starts, and how long it is
 
 
 @dataclass(slots=True)
@@ -52,7 +54,7 @@ class Pairs:
         self._a = a
         self._b = b
 
-    def measure(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Distance | None]:
+    def measure(self, pairs: Iterable[tuple[TensorInfo, TensorInfo]]) -> Iterator[Distance | None]:
         """Compares pairs of tensors of one shape and dtype.
 
         Yields:
@@ -69,12 +71,12 @@ class Pairs:
             else:
                 yield from itertools.starmap(self._measure_whole, group)
 
-    def _measure_whole(self, a: Tensor, b: Tensor) -> Distance | None:
+    def _measure_whole(self, a: TensorInfo, b: TensorInfo) -> Distance | None:
         one, other = self._a.bits(a), self._b.bits(b)
         differs = distance.differences(_bytes(one), _bytes(other), a.dtype)
         return _measure(Ruler(), _bytes(one), _bytes(other), a.dtype, differs) if differs.any() else None
 
-    def _measure_in_ranges(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Distance | None]:
+    def _measure_in_ranges(self, pairs: Iterable[tuple[TensorInfo, TensorInfo]]) -> Iterator[Distance | None]:
         parts: list[_Part] = []
         for last, part in in_order(self._compare, self._ranges(pairs)):
             parts.append(part)
@@ -82,7 +84,7 @@ class Pairs:
                 yield self._finish(*last, parts)
                 parts = []
 
-    def _ranges(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[_Range]:
+    def _ranges(self, pairs: Iterable[tuple[TensorInfo, TensorInfo]]) -> Iterator[_Range]:
         for a, b in pairs:
             for file, tensor in ((self._a, a), (self._b, b)):
                 if not is_whole(tensor):
@@ -90,7 +92,7 @@ class Pairs:
             for start in range(0, max(1, a.size_bytes), _RANGE_BYTES):
                 yield a, b, start, min(_RANGE_BYTES, a.size_bytes - start)
 
-    def _compare(self, taken: _Range) -> tuple[tuple[Tensor, Tensor] | None, _Part]:
+    def _compare(self, taken: _Range) -> tuple[tuple[TensorInfo, TensorInfo] | None, _Part]:
         """Compares a range; returns the pair too where the range is its last."""
         a, b, start, size = taken
         part, ruler = _Part(size), Ruler()
@@ -109,7 +111,7 @@ class Pairs:
         part.crc32s = crc32, other_crc32
         return ((a, b) if start + size == a.size_bytes else None), part
 
-    def _finish(self, a: Tensor, b: Tensor, parts: list[_Part]) -> Distance | None:
+    def _finish(self, a: TensorInfo, b: TensorInfo, parts: list[_Part]) -> Distance | None:
         for number, (file, tensor) in enumerate(((self._a, a), (self._b, b))):
             if is_whole(tensor):
                 crc32 = 0
@@ -121,7 +123,7 @@ class Pairs:
             return None
         return functools.reduce(operator.add, [*distances, *self._equal(a, parts)])
 
-    def _equal(self, a: Tensor, parts: list[_Part]) -> Iterator[Distance]:
+    def _equal(self, a: TensorInfo, parts: list[_Part]) -> Iterator[Distance]:
         """What equal pieces add to the norms; they are read again, since only tensors that differ need it."""
         scratch, ruler = memoryview(bytearray(_PIECE_BYTES)), Ruler()
         for part in parts:
@@ -131,7 +133,7 @@ class Pairs:
                 yield _measure(ruler, piece, piece, a.dtype, same)
 
 
-def _read(file: CheckedFile, tensor: Tensor, at: int, place: memoryview) -> memoryview:
+def _read(file: CheckedFile, tensor: TensorInfo, at: int, place: memoryview) -> memoryview:
     start = tensor.start + tensor.offset * tensor.item_bytes + at
     if file.source.read_into(start, place) < len(place):
         raise CorruptCheckpointError("truncated while it was read", file.source.path)

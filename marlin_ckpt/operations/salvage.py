@@ -9,7 +9,7 @@ from marlin_ckpt.directory import leftovers
 from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError, StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import manifest
-from marlin_ckpt.formats.content.outline import read_outline
+from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.format import Format, detect
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle import storages
@@ -252,7 +252,7 @@ def _check(output: PathText) -> None:
         CorruptCheckpointError: it would not load: a tensor lacks elements, or there is none of its records.
     """
     with open_source(os.fspath(output)) as written:
-        outside = [one.name for one in read_outline(written).tensors if not one.is_inside]
+        outside = [one.name for one in read_contents(written).tensors if not one.is_inside]
     if outside:
         what = f"nothing can be salvaged: what is left would not load, since {outside[0]} lacks elements"
         raise CorruptCheckpointError(what, os.fspath(output), tensors=tuple(outside))

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from marlin_ckpt.checkpoint import PAYLOAD_KEYS
 from marlin_ckpt.errors import MarlinError
-from marlin_ckpt.formats.content.outline import Kind, Node, Outline, Tensor
+from marlin_ckpt.formats.content.contents import Contents, Node, NodeKind, TensorInfo
 from marlin_ckpt.formats.format import Format
 
 # The names under which checkpoints hold the module's state: ours and PyMarlin's, Lightning's, and those of
@@ -18,7 +18,7 @@ from marlin_ckpt.formats.format import Format
 MODULE_STATES = (PAYLOAD_KEYS[0], "state_dict", "model_state_dict", "model")
 _MOST_NAMES = 8
 METADATA = "__metadata__"
-CONTAINERS = (Kind.MAPPING, Kind.LIST, Kind.TUPLE)
+CONTAINERS = (NodeKind.MAPPING, NodeKind.LIST, NodeKind.TUPLE)
 
 _DIGITS = re.compile(r"(\d+)")
 _LONGEST_NAME = 200  # characters that are sorted by; no name that anybody gave is longer
@@ -34,21 +34,21 @@ class Order(StrEnum):
     SIZE = "size"
 
 
-def matching(outline: Outline, pattern: str | None, order: Order) -> list[Tensor]:
+def matching(contents: Contents, pattern: str | None, order: Order) -> list[TensorInfo]:
     """The tensors of a file whose names match a pattern, sorted.
 
     Args:
-        outline: of the file.
+        contents: of the file.
         pattern: as `fnmatch` reads it, `*` is any text; None: all tensors.
         order: of the result.
 
     Raises:
         MarlinError: the file has tensors, but none of them matches.
     """
-    found = [one for one in outline.tensors if pattern is None or fnmatch.fnmatchcase(one.name, pattern)]
-    if outline.tensors and not found:
-        hint = f"its first tensor is {outline.tensors[0].name}"
-        raise MarlinError(f"no tensor has a name like {pattern}", outline.path, hint)
+    found = [one for one in contents.tensors if pattern is None or fnmatch.fnmatchcase(one.name, pattern)]
+    if contents.tensors and not found:
+        hint = f"its first tensor is {contents.tensors[0].name}"
+        raise MarlinError(f"no tensor has a name like {pattern}", contents.path, hint)
     return arranged(found, order, lambda one: one.name, lambda one: one.size_bytes)
 
 
@@ -66,52 +66,52 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
-def module_state(outline: Outline) -> str:
+def module_state(contents: Contents) -> str:
     """The name of the entry that holds the module's state; "" where the file is a bare state dict."""
-    tops = {_top(one.name) for one in outline.tensors if not _is_array(one)}
+    tops = {_top(one.name) for one in contents.tensors if not _is_array(one)}
     return next((name for name in MODULE_STATES if name in tops), "")
 
 
-def tensors_of(outline: Outline, state: str) -> list[tuple[str, Tensor]]:
+def tensors_of(contents: Contents, state: str) -> list[tuple[str, TensorInfo]]:
     """The tensors of a state with their names within it, in the file's order; two may have one name.
 
     Args:
-        outline: of the file.
+        contents: of the file.
         state: the name of an entry at any depth (`trainer_state.optimizer`); "" for the whole file.
 
     Raises:
         MarlinError: no state of that name has a tensor; the hint lists those that have.
     """
-    named = {one.name: one for one in outline.tensors}
-    aliased = [replace(named[kept], name=name) for name, kept in aliases(outline).items()]
-    listed = [*outline.tensors, *aliased]
+    named = {one.name: one for one in contents.tensors}
+    aliased = [replace(named[kept], name=name) for name, kept in aliases(contents).items()]
+    listed = [*contents.tensors, *aliased]
     found = [(inner, one) for one in listed if (inner := _within(one.name, state)) is not None]
     if state and not found:
-        tops = list(dict.fromkeys(_top(one.name) for one in outline.tensors))
+        tops = list(dict.fromkeys(_top(one.name) for one in contents.tensors))
         names = ", ".join(tops[:_MOST_NAMES]) + (", ..." if len(tops) > _MOST_NAMES else "")
         hint = f"there are tensors in {names}" if tops else ""
-        raise MarlinError(f"no tensor is in a state of the name {state}", outline.path, hint)
+        raise MarlinError(f"no tensor is in a state of the name {state}", contents.path, hint)
     return found
 
 
-def aliases(outline: Outline) -> dict[str, str]:
+def aliases(contents: Contents) -> dict[str, str]:
     """The names that `safetensors.torch.save_model` left out, each with the one that it kept.
 
     It puts them into the metadata of the file, since no two tensors can share their bytes there.
     """
-    names = {one.name for one in outline.tensors}
-    texts = metadata_of(outline)
+    names = {one.name for one in contents.tensors}
+    texts = metadata_of(contents)
     return {name: kept for name, kept in texts.items() if name not in names and kept in names}
 
 
-def metadata_of(outline: Outline) -> dict[str, str]:
+def metadata_of(contents: Contents) -> dict[str, str]:
     """The texts that a safetensors file carries beside its tensors, by their names."""
-    if outline.format is not Format.SAFETENSORS:
+    if contents.format is not Format.SAFETENSORS:
         return {}
     return {
         node.key: str(node.value)
-        for top in outline.root.children
-        if top.key == METADATA and top.kind is Kind.MAPPING
+        for top in contents.root.children
+        if top.key == METADATA and top.kind is NodeKind.MAPPING
         for node in top.children
     }
 
@@ -140,38 +140,38 @@ def numbered(found: Iterable[tuple[str, Found]]) -> dict[str, Found]:
     return named
 
 
-def count_values(outline: Outline, state: str) -> int:
+def count_values(contents: Contents, state: str) -> int:
     """How many values other than torch's tensors a state has."""
-    return sum(is_value(node) or _is_array(node.tensor) for _, node in walk(outline, state))
+    return sum(is_value(node) or _is_array(node.tensor) for _, node in walk(contents, state))
 
 
 def is_value(node: Node) -> bool:
     """Whether a node stands for something of its own that is no tensor, and not for its parts alone."""
     is_empty = node.kind in CONTAINERS and not node.children
-    return is_empty or node.kind in (Kind.VALUE, Kind.OBJECT)
+    return is_empty or node.kind in (NodeKind.VALUE, NodeKind.OBJECT)
 
 
-def _is_array(tensor: Tensor | None) -> bool:
+def _is_array(tensor: TensorInfo | None) -> bool:
     return tensor is not None and tensor.pickled is not None
 
 
-def unplain_of(outline: Outline, state: str) -> dict[str, str]:
+def unplain_of(contents: Contents, state: str) -> dict[str, str]:
     """The tensors of a state that are not plain, such as sparse ones, with the function that builds them."""
     return numbered(
         (name, node.label)
-        for name, node in walk(outline, state)
-        if node.kind is Kind.OBJECT and node.label.startswith("torch._utils._rebuild_")
+        for name, node in walk(contents, state)
+        if node.kind is NodeKind.OBJECT and node.label.startswith("torch._utils._rebuild_")
     )
 
 
-def walk(outline: Outline, state: str) -> Iterator[tuple[str, Node]]:
+def walk(contents: Contents, state: str) -> Iterator[tuple[str, Node]]:
     """All nodes of a state, each with its name within it."""
-    return ((name, node) for name, node, _ in walk_deep(outline, state))
+    return ((name, node) for name, node, _ in walk_deep(contents, state))
 
 
-def walk_deep(outline: Outline, state: str) -> Iterator[tuple[str, Node, int]]:
+def walk_deep(contents: Contents, state: str) -> Iterator[tuple[str, Node, int]]:
     """All nodes of a state, each with its name within it, and how deep it lies in the file: 1 is the root."""
-    pending = [("", outline.root, 1)]
+    pending = [("", contents.root, 1)]
     while pending:
         above, node, depth = pending.pop()
         name = f"{above}.{node.key}" if above and node.key[:1] not in ("", "[") else above + node.key

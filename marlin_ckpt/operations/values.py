@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.content import digests
+from marlin_ckpt.formats.content.contents import Contents, Node, NodeKind
 from marlin_ckpt.formats.content.digests import Digests
-from marlin_ckpt.formats.content.outline import Kind, Node, Outline
 from marlin_ckpt.formats.format import Format
 from marlin_ckpt.formats.pickle import labels
 from marlin_ckpt.formats.pickle.stubs import Stub
@@ -39,20 +39,20 @@ class _Side:
         wholes: what has parts, and tensors, which are more than their elements.
     """
 
-    def __init__(self, outline: Outline, state: str) -> None:
-        self._budget = Budget(lambda: outline.size_bytes, outline.path)
-        self._digests = Digests(self._budget, outline.path)
-        self._deep = Digests(self._budget, outline.path, with_tensors=False)
-        self._texts: dict[tuple[int, Kind], str] = {}
+    def __init__(self, contents: Contents, state: str) -> None:
+        self._budget = Budget(lambda: contents.size_bytes, contents.path)
+        self._digests = Digests(self._budget, contents.path)
+        self._deep = Digests(self._budget, contents.path, with_tensors=False)
+        self._texts: dict[tuple[int, NodeKind], str] = {}
         self.values: dict[str, Node]
         self.wholes: dict[str, Node]
-        listed = list(_compared(outline, state))
+        listed = list(_compared(contents, state))
         self.values = selection.numbered((name, node) for name, node, is_whole in listed if not is_whole)
         self.wholes = selection.numbered((name, node) for name, node, is_whole in listed if is_whole)
 
     def digest(self, node: Node) -> bytes:
         """The digest of what stands in a place."""
-        if node.kind is Kind.ELSEWHERE and node.is_too_deep:
+        if node.kind is NodeKind.ELSEWHERE and node.is_too_deep:
             return self._deep.of(node.origin)
         return self._digests.of(node.origin)
 
@@ -64,24 +64,24 @@ class _Side:
         return text
 
 
-def _compared(outline: Outline, state: str) -> Iterator[tuple[str, Node, bool]]:
+def _compared(contents: Contents, state: str) -> Iterator[tuple[str, Node, bool]]:
     """The nodes of a state that are compared, each with its name, and whether it has parts.
 
     What lies in a set has no name, since a set has no order; it is compared with the set.
     """
     inside = 0
-    for name, node, depth in selection.walk_deep(outline, state):
+    for name, node, depth in selection.walk_deep(contents, state):
         if inside and depth > inside:
             continue
         inside = depth if digests.is_set(node.origin) else 0
-        if inside or selection.is_value(node) or node.kind is Kind.ELSEWHERE:
+        if inside or selection.is_value(node) or node.kind is NodeKind.ELSEWHERE:
             yield name, node, False
-        if not inside and (node.children or node.kind is Kind.TENSOR):
+        if not inside and (node.children or node.kind is NodeKind.TENSOR):
             yield name, node, True
 
 
 def differing(
-    before: tuple[Outline, str], after: tuple[Outline, str], told: Iterable[str]
+    before: tuple[Contents, str], after: tuple[Contents, str], told: Iterable[str]
 ) -> list[ValueDifference]:
     """Finds the values that differ between a state of one file and one of another.
 
@@ -144,24 +144,24 @@ def _above(name: str) -> Iterator[str]:
 
 
 def _type(node: Node) -> str:
-    if node.kind is Kind.VALUE and node.label:
+    if node.kind is NodeKind.VALUE and node.label:
         return node.label
     return labels.name_text(node.origin) if type(node.origin) is Stub else type(node.origin).__name__
 
 
 def _text(node: Node) -> str:
-    if node.kind is Kind.VALUE:
+    if node.kind is NodeKind.VALUE:
         is_long = type(node.origin) is int and node.value is not node.origin
         return str(node.value) if is_long else repr(node.value)
-    if node.kind is Kind.TENSOR:
+    if node.kind is NodeKind.TENSOR:
         return "what it is beside its elements"
-    return node.label if node.kind in (Kind.OBJECT, Kind.ELSEWHERE) else _container_text(node)
+    return node.label if node.kind in (NodeKind.OBJECT, NodeKind.ELSEWHERE) else _container_text(node)
 
 
 def _container_text(node: Node) -> str:
     if not node.children:
         return f"an empty {node.kind}"
-    if node.kind is not Kind.MAPPING:
+    if node.kind is not NodeKind.MAPPING:
         return f"a {_type(node)} of {len(node.children)}"
     keys = [*node.origin] if isinstance(node.origin, dict) else [key for key, _ in node.origin.pairs]
     shown = [repr(key) if type(key) is str else labels.value_text(key) for key in keys[:_MOST_KEYS]]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 from tests.support import hostile_pickles as pickles
-from tests.support.hostile_outlines import outlines
+from tests.support.hostile_contents import outlines
 from tests.support.hostile_zips import (
     CORRUPT,
     MEGABYTE,

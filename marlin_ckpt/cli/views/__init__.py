@@ -6,7 +6,7 @@ documents are listed in the README and stable.
 | noun | of the command |
 |---|---|
 | `checkpoints` of a directory | `list` |
-| `outline` of a file, with its `tree` and its `tensors` | `show` |
+| `contents` of a file, with its `tree` and its `tensors` | `show` |
 | `comparison` of two files | `diff` |
 | `verdicts` on files | `verify`, `latest --intact` |
 | `salvage` of a file | `salvage` |

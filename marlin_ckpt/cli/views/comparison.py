@@ -8,7 +8,7 @@ from marlin_ckpt.cli.text import count, cut
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats.values.distance import Distance
-from marlin_ckpt.formats.values.tensor import Tensor
+from marlin_ckpt.formats.values.tensor import TensorInfo
 from marlin_ckpt.operations.diff import Comparison, Difference, Layer
 from marlin_ckpt.operations.values import ValueDifference
 
@@ -75,7 +75,7 @@ def _change(one: Difference) -> str:
     return _kind(one.after or one.before)
 
 
-def _kind(tensor: Tensor | None) -> str:
+def _kind(tensor: TensorInfo | None) -> str:
     return "" if tensor is None else escape(f"{tensor.dtype} {list(tensor.shape)}")
 
 

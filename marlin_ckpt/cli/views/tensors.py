@@ -9,13 +9,13 @@ from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import bars, cut, shape, size
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.escaping import escape
-from marlin_ckpt.formats.values.tensor import Tensor
+from marlin_ckpt.formats.values.tensor import TensorInfo
 
 if TYPE_CHECKING:  # needs NumPy, which `show` without --stats does not
     from marlin_ckpt.formats.values.statistics import Statistics
 
 
-def show(listed: Sequence[Tensor]) -> None:
+def show(listed: Sequence[TensorInfo]) -> None:
     """Prints a line for each tensor."""
     rows = [
         [cut(one.name), shape(one.shape), escape(one.dtype), f"{one.numel:,}", size(one.size_bytes)]
@@ -39,7 +39,7 @@ def _figure(number: float) -> str:
     return "-" if number != number else f"{number:.4g}"  # noqa: PLR0124 - NaN alone differs from itself
 
 
-def document(listed: Sequence[Tensor], found: Sequence[Statistics] | None) -> dict[str, Any]:
+def document(listed: Sequence[TensorInfo], found: Sequence[Statistics] | None) -> dict[str, Any]:
     """The keys of `show --json` that are about tensors.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from marlin_ckpt.cli.text import count, cut, shape, size, value
 from marlin_ckpt.escaping import escape
-from marlin_ckpt.formats.content.outline import Kind
+from marlin_ckpt.formats.content.contents import NodeKind
 from marlin_ckpt.formats.content.summary import Branch
 from marlin_ckpt.formats.pickle.labels import join
 from marlin_ckpt.operations.selection import Order, arranged
@@ -82,7 +82,11 @@ def _end(branch: Branch) -> Branch:
     """Follows a chain of only children, which is shown as one row, to its end."""
     while len(branch.children) == 1 and branch.times == 1:
         (only,) = branch.children
-        is_plain = branch.node is not None and branch.node.kind in (Kind.MAPPING, Kind.LIST, Kind.TUPLE)
+        is_plain = branch.node is not None and branch.node.kind in (
+            NodeKind.MAPPING,
+            NodeKind.LIST,
+            NodeKind.TUPLE,
+        )
         if branch.node is not None and not (is_plain and only.children):
             break
         branch = only
@@ -107,14 +111,14 @@ def _holds(branch: Branch) -> str:
     if node is not None and node.tensor is not None:
         sizes = "shapes vary" if branch.shape is None else shape(branch.shape)
         return sizes + (f", same as {cut(branch.same_as)}" if branch.same_as else "")
-    if node is not None and node.kind is Kind.VALUE:
+    if node is not None and node.kind is NodeKind.VALUE:
         return value(node.value) if branch.is_value_common else "values vary"
     parts = [f"{branch.times} alike"] if branch.times > 1 else []
     if node is not None and node.label:
         parts.append(cut(node.label, _LONGEST_LABEL))
     if branch.tensors:
         parts.append(count(branch.tensors, "tensor"))
-    elif node is not None and node.kind in (Kind.MAPPING, Kind.LIST, Kind.TUPLE):
+    elif node is not None and node.kind in (NodeKind.MAPPING, NodeKind.LIST, NodeKind.TUPLE):
         parts.append(f"{len(branch.children):,} inside" if branch.children else "empty")
     return ", ".join(parts)
 

@@ -1,6 +1,6 @@
 """What a file holds, without torch and without the data of its tensors.
 
-- `outline` reads the metadata of a file of any format: `read_outline` returns its tree, tensors and imports.
+- `contents` reads the metadata of a file of any format: `read_contents` returns tree, tensors, imports.
 - `payload` tells whether that is a checkpoint of ours, and what it is instead.
 - `tree` makes the tree from the stubs of a pickle, within bounds.
 - `digests` makes digests of types and complete values, which `diff` compares.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from marlin_ckpt.formats.content.tree import Kind, Node
+from marlin_ckpt.formats.content.tree import Node, NodeKind
 from marlin_ckpt.formats.pickle.labels import join
 
 # Keys of a group that no other optimizer of torch.optim has together, most telling first; torch 2.13. Older
@@ -50,7 +50,7 @@ def _mappings(root: Node) -> Iterator[tuple[str, dict[str, Node]]]:
     pending = [("", root)]
     while pending:
         name, node = pending.pop()
-        if node.kind is Kind.MAPPING:
+        if node.kind is NodeKind.MAPPING:
             yield name, {child.key: child for child in node.children}
         inner = [child for child in node.children if child.children]
         pending.extend((join(name, child.key), child) for child in reversed(inner))
@@ -60,9 +60,9 @@ def _optimizer(name: str, parts: dict[str, Node]) -> Optimizer:
     groups = []
     for node in parts["param_groups"].children:
         values = {
-            child.key: "a tensor" if child.kind is Kind.TENSOR else child.value
+            child.key: "a tensor" if child.kind is NodeKind.TENSOR else child.value
             for child in node.children
-            if child.kind in (Kind.VALUE, Kind.TENSOR)
+            if child.kind in (NodeKind.VALUE, NodeKind.TENSOR)
         }
         params = values.get("params")
         groups.append({**values, "params": len(params) if isinstance(params, (list, tuple)) else None})

@@ -10,7 +10,7 @@ from marlin_ckpt.checkpoint import PAYLOAD_KEYS
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError
 from marlin_ckpt.formats import layouts
-from marlin_ckpt.formats.content import outline
+from marlin_ckpt.formats.content import contents
 from marlin_ckpt.formats.format import Format
 from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.naming import Kind
@@ -51,14 +51,14 @@ def other_content(entry: Entry) -> str:
 def _other_content(source: Source) -> str:
     if (manifest := open_format(source).inspect(source).manifest) is not None:
         return "" if manifest.kind is Kind.CHECKPOINT else MODEL
-    found = outline.read_outline(source)
+    found = contents.read_contents(source)
     if found.format is Format.SAFETENSORS:
         return "a safetensors file"
     root = found.root
     if is_checkpoint(root.origin):
         return ""
-    if root.kind is outline.Kind.MAPPING:
-        are_tensors = all(one.kind is outline.Kind.TENSOR for one in root.children)
+    if root.kind is contents.NodeKind.MAPPING:
+        are_tensors = all(one.kind is contents.NodeKind.TENSOR for one in root.children)
         return described([one.key for one in root.children], are_tensors=are_tensors)
     return f"a pickled {root.label or root.kind}"
 

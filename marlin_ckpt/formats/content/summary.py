@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
-from marlin_ckpt.formats.content.tree import Kind, Node
-from marlin_ckpt.formats.values.tensor import Tensor
+from marlin_ckpt.formats.content.tree import Node, NodeKind
+from marlin_ckpt.formats.values.tensor import TensorInfo
 
 _MOST_PARTS = 10  # of a dotted name; what follows is not split
 _MOST_SPLIT = 10  # levels of the tree, below which no name is split
@@ -78,7 +78,7 @@ class _Summary:
         for child in node.children:
             below = self.branch(child, depth + 1)
             parts: tuple[str, ...] = (child.key,)
-            if child.kind is Kind.TENSOR and depth < _MOST_SPLIT and self._places_left > 0:
+            if child.kind is NodeKind.TENSOR and depth < _MOST_SPLIT and self._places_left > 0:
                 parts = tuple(child.key.split(".", _MOST_PARTS))
             below.key = parts[-1]
             self._place(places, parts[:-1]).children.append(below)
@@ -94,7 +94,7 @@ class _Summary:
             self._place(places, parts[:-1]).children.append(places[parts])
         return places[parts]
 
-    def _tensor(self, node: Node, tensor: Tensor) -> Branch:
+    def _tensor(self, node: Node, tensor: TensorInfo) -> Branch:
         self._places_left += 1
         memory = (tensor.storage, tensor.offset, tensor.shape, tensor.stride, tensor.dtype)
         first = self._first.setdefault(memory, tensor.name)

@@ -14,7 +14,7 @@ from marlin_ckpt.formats.pickle.ndarrays import Array, array_of, number_of
 from marlin_ckpt.formats.pickle.plain import latin_1_of, plain_of
 from marlin_ckpt.formats.pickle.stubs import Global, Stub, length
 from marlin_ckpt.formats.pickle.views import View, view_of
-from marlin_ckpt.formats.values.tensor import Tensor, contiguous_stride
+from marlin_ckpt.formats.values.tensor import TensorInfo, contiguous_stride
 
 _NODES_A_TENSOR = 3  # of the budget; its sizes may count for more
 _VISIT = 100  # of the budget, beside its parts
@@ -27,7 +27,7 @@ _ROWS = (list, tuple, set, frozenset)
 _Inside = tuple[Any, int, Iterator[tuple[str, Any]]]  # a container, its length, and its parts with their keys
 
 
-class Kind(StrEnum):
+class NodeKind(StrEnum):
     """What a node stands for."""
 
     MAPPING = "mapping"
@@ -56,10 +56,10 @@ class Node:
     """
 
     key: str
-    kind: Kind
+    kind: NodeKind
     label: str = ""
     value: Any = None
-    tensor: Tensor | None = None
+    tensor: TensorInfo | None = None
     children: Sequence[Node] = ()
     origin: Any = field(default=None, repr=False)
     is_too_deep: bool = False
@@ -77,8 +77,8 @@ class Builder:
         numpy_types: the codes of the numpy dtypes in it, `f8`.
     """
 
-    def __init__(self, make_tensor: Callable[[str, View], Tensor], budget: Budget) -> None:
-        self.tensors: list[Tensor] = []
+    def __init__(self, make_tensor: Callable[[str, View], TensorInfo], budget: Budget) -> None:
+        self.tensors: list[TensorInfo] = []
         self.numpy_types: set[str] = set()
         self._make_tensor = make_tensor
         self._budget = budget
@@ -111,9 +111,9 @@ class Builder:
     def _begun(self, key: str, path: str, value: Any) -> tuple[Node, _Inside | None]:
         """A node without what lies in it, and what that is."""
         if type(value) in PLAIN:
-            return Node(key, Kind.VALUE, value=labels.bounded(value)), None
+            return Node(key, NodeKind.VALUE, value=labels.bounded(value)), None
         if type(value) is Global:
-            return Node(key, Kind.OBJECT, label=name_text(value)), None
+            return Node(key, NodeKind.OBJECT, label=name_text(value)), None
         view = view_of(value)
         if view is not None:
             return self._of_tensor(key, path, view)
@@ -127,9 +127,9 @@ class Builder:
             self._note_dtype(value)
             value = _plain_object(value)
         if type(value) in PLAIN or self._is_one_value(value):
-            return Node(key, Kind.VALUE, value=value), None
+            return Node(key, NodeKind.VALUE, value=value), None
         if id(value) in self._on_path:
-            return Node(key, Kind.ELSEWHERE, label="what it lies in"), None
+            return Node(key, NodeKind.ELSEWHERE, label="what it lies in"), None
         node = Node(key, *_what(value))
         self._budget.charge(_room(node.label))
         return node, (value, length(value), self._parts(value))
@@ -141,17 +141,17 @@ class Builder:
         others = [one for one in view.others if one]
         self._made.append(others)
         inside = (others, len(others), self._parts_of(others)) if others else None
-        return Node(key, Kind.TENSOR, tensor=tensor), inside
+        return Node(key, NodeKind.TENSOR, tensor=tensor), inside
 
     def _of_array(self, key: str, path: str, array: Array, value: Stub) -> tuple[Node, _Inside | None]:
         """An array as a tensor is shown, one number as a value, and an array of no numbers by its dtype."""
         elements, shape = array.elements, array.shape
         self._note_dtypes(array.described)
         if array.is_number and (number := number_of(array)) is not None:
-            return Node(key, Kind.VALUE, f"numpy.{elements.name}", number), None
+            return Node(key, NodeKind.VALUE, f"numpy.{elements.name}", number), None
         self._budget.count_nodes(_NODES_A_TENSOR - 1 + len(shape) // _DIMENSIONS_A_NODE)
         if isinstance(array.data, list) or not elements.is_number:
-            node = Node(key, Kind.OBJECT, f"numpy array of {elements.name}, {list(shape)}")
+            node = Node(key, NodeKind.OBJECT, f"numpy array of {elements.name}, {list(shape)}")
             self._budget.charge(_room(node.label))
             if not isinstance(array.data, list) or self._is_plain(array.data):
                 return node, None
@@ -160,12 +160,12 @@ class Builder:
         if array.is_fortran:
             stride = contiguous_stride(shape[::-1])[::-1]
         own = self._arrays.setdefault(id(value), f"array {len(self._arrays)}")
-        tensor = Tensor(
+        tensor = TensorInfo(
             path, elements.name, shape, stride, 0, own, _NOWHERE, len(array.data), elements.byteorder,
             pickled=array.data,
         )  # fmt: skip
         self.tensors.append(tensor)
-        return Node(key, Kind.TENSOR, tensor=tensor), None
+        return Node(key, NodeKind.TENSOR, tensor=tensor), None
 
     def _note_dtypes(self, described: Stub) -> None:
         """Notes the code of an array's dtype, and of those of its fields."""
@@ -198,12 +198,12 @@ class Builder:
             self._repeats_left -= 1 + size
         if len(self._on_path) >= _MOST_DEPTH:
             node.kind, node.label, node.is_too_deep = (
-                Kind.ELSEWHERE,
+                NodeKind.ELSEWHERE,
                 f"nested deeper than {_MOST_DEPTH}",
                 True,
             )
         elif is_repeated and self._repeats_left < 0:
-            node.kind, node.label = Kind.ELSEWHERE, "what stands elsewhere too"
+            node.kind, node.label = NodeKind.ELSEWHERE, "what stands elsewhere too"
         else:
             self._seen.add(id(value))
             self._on_path.add(id(value))
@@ -255,7 +255,12 @@ class Builder:
                 yield "", one
 
 
-_KINDS: dict[type[Any], Kind] = {dict: Kind.MAPPING, list: Kind.LIST, tuple: Kind.TUPLE, set: Kind.LIST}
+_KINDS: dict[type[Any], NodeKind] = {
+    dict: NodeKind.MAPPING,
+    list: NodeKind.LIST,
+    tuple: NodeKind.TUPLE,
+    set: NodeKind.LIST,
+}
 _MAPPINGS = {("collections", "OrderedDict"), ("collections", "defaultdict"), ("collections", "Counter")}
 
 
@@ -277,15 +282,15 @@ def _is_code(text: str) -> bool:
     return text.isalnum() and len(text) <= labels.MOST_SHOWN
 
 
-def _what(value: Any) -> tuple[Kind, str]:
+def _what(value: Any) -> tuple[NodeKind, str]:
     """What a container is, and what to call it."""
     if type(value) is not Stub:
-        return _KINDS.get(type(value), Kind.OBJECT), ""
+        return _KINDS.get(type(value), NodeKind.OBJECT), ""
     if value.name in _MAPPINGS:
-        return Kind.MAPPING, value.name[1]
+        return NodeKind.MAPPING, value.name[1]
     arguments = value.arguments
     if value.name == ("_codecs", "encode") and arguments and isinstance(arguments[0], str):
-        return Kind.OBJECT, f"{len(arguments[0])} bytes"
+        return NodeKind.OBJECT, f"{len(arguments[0])} bytes"
     shown = [*map(labels.value_text, arguments[: labels.MOST_SHOWN])]
     shown += ["..."] * (len(arguments) > labels.MOST_SHOWN)
-    return Kind.OBJECT, name_text(value) + (f"({', '.join(shown)})" if shown else "")
+    return NodeKind.OBJECT, name_text(value) + (f"({', '.join(shown)})" if shown else "")

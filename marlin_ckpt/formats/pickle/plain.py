@@ -23,7 +23,7 @@ def latin_1_of(value: Any) -> str | bytes | None:
     """
     if type(value) is bytes:
         return value
-    if type(value) is str:  # of Python 2, as `StubReader` of an outline decodes it
+    if type(value) is str:  # of Python 2, as `StubReader` for `read_contents` decodes it
         return value.encode("utf-8", "surrogateescape")
     if type(value) is not Stub or value.called.name[1] not in _MAKE_BYTES or not is_bare(value):
         return None

@@ -9,7 +9,7 @@ from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.budget import check_json
 from marlin_ckpt.formats.values import dtypes
 from marlin_ckpt.formats.values.dtypes import FLOAT4, SAFETENSORS
-from marlin_ckpt.formats.values.tensor import Tensor, contiguous_stride
+from marlin_ckpt.formats.values.tensor import TensorInfo, contiguous_stride
 from marlin_ckpt.storage.source import Source
 
 _LARGEST_HEADER = 100 << 20  # by the specification
@@ -26,7 +26,7 @@ class Header(NamedTuple):
         metadata: texts by name.
     """
 
-    tensors: list[Tensor]
+    tensors: list[TensorInfo]
     metadata: dict[str, str]
 
 
@@ -64,7 +64,7 @@ def read_header(source: Source) -> Header:
     return Header(tensors, {key: value for key, value in metadata if isinstance(value, str)})
 
 
-def _tensor(name: str, entry: dict[str, Any], data_offset: int, path: str) -> Tensor:
+def _tensor(name: str, entry: dict[str, Any], data_offset: int, path: str) -> TensorInfo:
     kind, shape, (start, stop) = entry.get("dtype"), entry.get("shape"), map(int, entry["data_offsets"])
     if not isinstance(kind, str) or not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
         raise CorruptCheckpointError(f"the safetensors header says nothing of tensor {name}", path)
@@ -80,4 +80,4 @@ def _tensor(name: str, entry: dict[str, Any], data_offset: int, path: str) -> Te
         dtype, sizes = (
             (dtype, (*sizes[:-1], sizes[-1] // 2)) if sizes and not sizes[-1] % 2 else ("f4", sizes)
         )
-    return Tensor(name, dtype, sizes, contiguous_stride(sizes), 0, name, place, stop - start)
+    return TensorInfo(name, dtype, sizes, contiguous_stride(sizes), 0, name, place, stop - start)

@@ -23,7 +23,7 @@ from marlin_ckpt.errors import (
 )
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.budget import ExcessError
-from marlin_ckpt.formats.content.outline import read_outline
+from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.legacy import read_legacy
 from marlin_ckpt.formats.manifest import Manifest
@@ -218,7 +218,7 @@ def _is_of_code(error: Exception, *, is_proven: bool) -> bool:
 def _unsafe_names(source: Source, reason: str) -> tuple[str, ...]:
     """What `weights_only` refuses to import; the first name alone where the rest cannot be read."""
     with contextlib.suppress(BadFileError):
-        if names := unpickling.refused(read_outline(source).imports):
+        if names := unpickling.refused(read_contents(source).imports):
             return names
     return tuple(re.findall(r"GLOBAL ([\w.]+)", reason))
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from marlin_ckpt.errors import CorruptCheckpointError, UnknownFormatError, UnsafeCheckpointError
 from marlin_ckpt.formats.values.dtypes import FLOAT4, TIMES, dtype
-from marlin_ckpt.formats.values.tensor import Tensor
+from marlin_ckpt.formats.values.tensor import TensorInfo
 from marlin_ckpt.formats.zip.inflation import InflationError, inflated
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
@@ -32,7 +32,7 @@ _FLOAT4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4
 _MOST_REPEATED = 1 << 24  # elements of an expanded tensor, beyond those that it views
 
 
-def read_bits(source: Source, tensor: Tensor) -> Array:
+def read_bits(source: Source, tensor: TensorInfo) -> Array:
     """Reads the elements of a tensor as the file has them.
 
     Args:
@@ -65,7 +65,7 @@ def read_bits(source: Source, tensor: Tensor) -> Array:
     return np.lib.stride_tricks.as_strided(span, shape, strides, writeable=False)
 
 
-def blocks(source: Source, tensor: Tensor, elements: int = BLOCK) -> Iterator[Array]:
+def blocks(source: Source, tensor: TensorInfo, elements: int = BLOCK) -> Iterator[Array]:
     """Reads the values of a tensor in pieces, in row-major order; raises as `read_bits` does.
 
     Args:
@@ -136,7 +136,7 @@ def _eight_bit_values(name: str) -> Array:
     return values
 
 
-def _span(source: Source, tensor: Tensor) -> tuple[int, int]:
+def _span(source: Source, tensor: TensorInfo) -> tuple[int, int]:
     """The first and the last element of the storage that a tensor views.
 
     Raises:
@@ -156,12 +156,12 @@ def _span(source: Source, tensor: Tensor) -> tuple[int, int]:
     return tensor.offset, last
 
 
-def _outside(source: Source, tensor: Tensor) -> CorruptCheckpointError:
+def _outside(source: Source, tensor: TensorInfo) -> CorruptCheckpointError:
     what = f"tensor {tensor.name} views elements outside of its storage"
     return CorruptCheckpointError(what, source.path, tensors=(tensor.name,))
 
 
-def _read_span(source: Source, tensor: Tensor, first: int, count: int) -> Array:
+def _read_span(source: Source, tensor: TensorInfo, first: int, count: int) -> Array:
     kind = _BYTES if tensor.is_opaque else dtype(tensor.dtype)
     order = ">" if tensor.byteorder == "big" else "<"
     data = np.empty(count * kind.item_bytes, "u1")
@@ -177,7 +177,7 @@ def _read_span(source: Source, tensor: Tensor, first: int, count: int) -> Array:
     return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
 
 
-def _pickled(source: Source, tensor: Tensor, data: str | bytes) -> memoryview:
+def _pickled(source: Source, tensor: TensorInfo, data: str | bytes) -> memoryview:
     try:
         return memoryview(data if isinstance(data, bytes) else data.encode("latin-1"))
     except UnicodeEncodeError as error:
@@ -185,7 +185,7 @@ def _pickled(source: Source, tensor: Tensor, data: str | bytes) -> memoryview:
         raise CorruptCheckpointError(what, source.path, tensors=(tensor.name,)) from error
 
 
-def _inflate_span(source: Source, tensor: Tensor, record: Record, start: int, place: memoryview) -> None:
+def _inflate_span(source: Source, tensor: TensorInfo, record: Record, start: int, place: memoryview) -> None:
     at = 0
     try:
         for piece in inflated(source, tensor.start, record):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from marlin_ckpt.errors import UnsafeCheckpointError
-from marlin_ckpt.formats.content.outline import Outline, Tensor, read_outline
+from marlin_ckpt.formats.content.contents import Contents, TensorInfo, read_contents
 from marlin_ckpt.formats.values import arrays, dtypes
 from marlin_ckpt.formats.values.arrays import Array
 from marlin_ckpt.formats.zip.records import check_crcs, read_records
@@ -26,30 +26,30 @@ class CheckedFile:
 
     Attributes:
         source: the file.
-        outline: of it.
+        contents: of it.
     """
 
-    def __init__(self, source: Source, outline: Outline) -> None:
+    def __init__(self, source: Source, contents: Contents) -> None:
         self.source = source
-        self.outline = outline
-        self._container = container = outline.container
+        self.contents = contents
+        self._container = container = contents.container
         self._records: dict[int, Record] = {}
         if container is not None and container.has_checksums:
             self._records = {container.data_offsets[one.name]: one for one in container.records if one.size}
 
-    def expect(self, tensors: Iterable[Tensor]) -> None:
+    def expect(self, tensors: Iterable[TensorInfo]) -> None:
         """Refuses to read tensors with far more elements than the file has bytes.
 
         Raises:
             UnsafeCheckpointError: they have.
         """
         size = sum(one.size_bytes for one in tensors)
-        if size > _FREE_BYTES + _MOST_TIMES * self.outline.size_bytes:
-            own = f"the {self.outline.size_bytes:,} of the file"
+        if size > _FREE_BYTES + _MOST_TIMES * self.contents.size_bytes:
+            own = f"the {self.contents.size_bytes:,} of the file"
             what = f"refused: its tensors have elements of {size:,} bytes in {own}"
-            raise UnsafeCheckpointError(what, self.outline.path)
+            raise UnsafeCheckpointError(what, self.contents.path)
 
-    def confirm(self, tensor: Tensor, crc32: int) -> None:
+    def confirm(self, tensor: TensorInfo, crc32: int) -> None:
         """Compares the checksum of a tensor's record, which the caller read, unless that was done before.
 
         Raises:
@@ -59,7 +59,7 @@ class CheckedFile:
         if record is not None and self._container is not None:
             check_crcs(self.source, self._container, [(record, crc32)])
 
-    def check(self, tensor: Tensor, place: memoryview | None = None) -> bool:
+    def check(self, tensor: TensorInfo, place: memoryview | None = None) -> bool:
         """Reads a tensor's record, unless that was done before, and compares its checksum.
 
         Args:
@@ -79,7 +79,7 @@ class CheckedFile:
         read_records(self.source, self._container, places, records=[record])
         return True
 
-    def bits(self, tensor: Tensor) -> Array:
+    def bits(self, tensor: TensorInfo) -> Array:
         """Reads a tensor whole.
 
         Returns:
@@ -99,12 +99,12 @@ class CheckedFile:
         self.check(tensor)
         return np.ascontiguousarray(arrays.read_bits(self.source, tensor)).reshape(-1)
 
-    def values(self, tensor: Tensor) -> Array:
+    def values(self, tensor: TensorInfo) -> Array:
         """Reads a tensor as `bits` does; dtypes that numpy lacks are widened to float32, which is exact."""
         return arrays.widened(self.bits(tensor), tensor.dtype)
 
 
-def is_in_order(tensor: Tensor) -> bool:
+def is_in_order(tensor: TensorInfo) -> bool:
     """Whether a tensor is stored contiguously and in the byte order of the processor."""
     end = tensor.offset * tensor.item_bytes + tensor.size_bytes
     is_inside = tensor.offset >= 0 and 0 < end <= tensor.storage_bytes
@@ -113,7 +113,7 @@ def is_in_order(tensor: Tensor) -> bool:
     return is_inside and tensor.is_contiguous and (tensor.item_bytes > 0 or tensor.is_opaque)
 
 
-def is_whole(tensor: Tensor) -> bool:
+def is_whole(tensor: TensorInfo) -> bool:
     """Whether a tensor is stored so, and nothing else is in its storage."""
     return is_in_order(tensor) and tensor.size_bytes == tensor.storage_bytes
 
@@ -125,7 +125,7 @@ def open_checked(path: str) -> Iterator[CheckedFile]:
     Raises:
         CheckpointNotFoundError: there is no such file.
         StorageError: it cannot be read.
-        BadFileError: as `read_outline` does.
+        BadFileError: as `read_contents` does.
     """
     with open_source(path) as source:
-        yield CheckedFile(source, read_outline(source))
+        yield CheckedFile(source, read_contents(source))

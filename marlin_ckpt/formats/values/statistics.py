@@ -8,7 +8,7 @@ import numpy as np
 
 from marlin_ckpt.formats.values import arrays
 from marlin_ckpt.formats.values.checked import CheckedFile
-from marlin_ckpt.formats.values.tensor import Tensor
+from marlin_ckpt.formats.values.tensor import TensorInfo
 from marlin_ckpt.storage.source import Source
 
 BINS = 16
@@ -28,7 +28,7 @@ class Statistics(NamedTuple):
         histogram: how many finite values are in each of 16 equal intervals from minimum to maximum.
     """
 
-    tensor: Tensor
+    tensor: TensorInfo
     minimum: float
     maximum: float
     mean: float
@@ -39,7 +39,7 @@ class Statistics(NamedTuple):
 
 
 @np.errstate(all="ignore")
-def statistics(source: Source, tensor: Tensor) -> Statistics:
+def statistics(source: Source, tensor: TensorInfo) -> Statistics:
     """Reads the values of a tensor, twice, and computes in float64.
 
     Args:
@@ -78,7 +78,7 @@ def statistics(source: Source, tensor: Tensor) -> Statistics:
     return Statistics(tensor, low, high, mean, std, nans, infinities, tuple(counts.tolist()))
 
 
-def checked_statistics(file: CheckedFile, tensors: Sequence[Tensor]) -> list[Statistics]:
+def checked_statistics(file: CheckedFile, tensors: Sequence[TensorInfo]) -> list[Statistics]:
     """The statistics of some tensors of a file, all of whose checksums are compared first.
 
     Raises:

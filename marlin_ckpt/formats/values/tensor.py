@@ -8,7 +8,7 @@ from marlin_ckpt.formats.zip.structures import Record
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class TensorInfo:
     """Where the elements of a tensor are. Nothing here has been checked against the length of the file.
 
     Attributes:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from marlin_ckpt.errors import CorruptCheckpointError
-from marlin_ckpt.formats.content.outline import read_outline
+from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.torch.reader import read_file
 from marlin_ckpt.storage.local.files import open_source
 
@@ -36,7 +36,7 @@ def test_a_tensor_whose_record_is_in_another_archive_is_missing_and_not_loaded(m
 
 def test_a_tensor_whose_record_is_in_another_archive_has_no_bytes_in_the_outline(mixed):
     with open_source(mixed) as source:
-        (tensor,) = read_outline(source).tensors
+        (tensor,) = read_contents(source).tensors
     assert (tensor.start, tensor.storage_bytes) == (0, 0)
 
 

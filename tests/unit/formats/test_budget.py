@@ -12,7 +12,7 @@ import torch
 
 from marlin_ckpt.errors import CorruptCheckpointError, UnsafeCheckpointError
 from marlin_ckpt.formats.budget import Budget, ExcessError, check_json
-from marlin_ckpt.formats.content.outline import read_outline
+from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.content.summary import summarise
 from marlin_ckpt.formats.content.tree import Builder
 from marlin_ckpt.formats.manifest import Manifest
@@ -141,7 +141,7 @@ def test_what_would_fill_memory_only_when_it_is_shown_is_refused_as_too_large_an
     path = hostile(tmp_path, state(SHOWN[title]))
     refused = pytest.raises(UnsafeCheckpointError, match="refused as too large")
     with open_source(path) as source, refused as caught:
-        read_outline(source)
+        read_contents(source)
     assert caught.value.where == path
 
 
@@ -165,7 +165,7 @@ def test_equal_large_values_in_many_places_are_not_compared_again_in_each(tmp_pa
 
     path = hostile(tmp_path, state(b"](" + _LARGE + _LARGE + b"q\x00" + b"h\x00" * 1_000 + b"e"))
     with open_source(path) as source:
-        root = read_outline(source).root
+        root = read_contents(source).root
     values = [node for node in root.children[0].children[0].children if node.value]
     counted = {id(node.value): Counted(node.value) for node in values}
     for node in values:
@@ -178,7 +178,7 @@ def test_names_of_many_dots_make_no_more_branches_than_a_few_for_each_tensor(tmp
     names = b"".join(text(f"{one}.2.3.4.5.6.7.8.9.a") + b"h\x00" for one in range(10_000))
     path = hostile(tmp_path, state(tensor() + b"q\x000}(" + names + b"u"))
     with open_source(path) as source:
-        whole = summarise(read_outline(source).root)
+        whole = summarise(read_contents(source).root)
 
     def count(branch) -> int:
         return 1 + sum(map(count, branch.children))
@@ -219,7 +219,7 @@ def test_a_safetensors_header_that_would_fill_the_memory_is_too_large_and_not_co
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header)
     with open_source(str(path)) as source, pytest.raises(UnsafeCheckpointError, match="too large"):
-        read_outline(source)
+        read_contents(source)
     assert verify(str(path)).status is not Status.CORRUPT
 
 
@@ -248,7 +248,7 @@ def test_a_storage_key_of_a_legacy_file_that_is_no_text_is_corrupt(tmp_path):
     path.write_bytes(whole[: whole.rindex(b"].")] + b"]" + _NESTED + b"a.")
     assert whole.startswith(LEGACY_MAGIC)
     with open_source(str(path)) as source, pytest.raises(CorruptCheckpointError):
-        read_outline(source)
+        read_contents(source)
 
 
 class Counted(list):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.content.optimizers import find_optimizers
-from marlin_ckpt.formats.content.outline import read_outline
 from marlin_ckpt.formats.pickle import permissions
 from marlin_ckpt.formats.pickle.permissions import Permission, permission
 from marlin_ckpt.storage.local.files import open_source
@@ -48,5 +48,5 @@ def optimizers() -> list[type[torch.optim.Optimizer]]:
 def test_each_optimizer_of_torch_is_known_by_its_keys(kind, tmp_path):
     torch.save({"of": kind([nn.Parameter(torch.ones(3, 3))]).state_dict()}, tmp_path / "a.pt")
     with open_source(str(tmp_path / "a.pt")) as source:
-        (found,) = find_optimizers(read_outline(source).root)
+        (found,) = find_optimizers(read_contents(source).root)
     assert (found.name, found.kind, found.groups[0]["params"]) == ("of", kind.__name__, 1)

@@ -14,7 +14,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, CorruptCheckpointError, UnsafeCheckpointError
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.formats.content.outline import read_outline
+from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.values import arrays
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.formats.verification import verify
@@ -84,7 +84,7 @@ def test_the_values_of_a_deflated_file_are_those_of_the_whole_one(
     deflated = tmp_path / "deflated.pt"
     deflated.write_bytes(repacked(whole))
     with open_source(str(deflated)) as source:
-        found = {one.name.rpartition(".")[2]: one for one in read_outline(source).tensors}
+        found = {one.name.rpartition(".")[2]: one for one in read_contents(source).tensors}
         assert np.array_equal(arrays.read_bits(source, found["weight"]), WEIGHT)
         assert np.array_equal(arrays.read_bits(source, found["column"]), WEIGHT[:, 3])
         blocks = list(arrays.blocks(source, found["zeros"], 7000))

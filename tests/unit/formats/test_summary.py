@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marlin_ckpt.formats.content.outline import read_outline
+from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.content.summary import summarise
 from marlin_ckpt.storage.local.files import open_source
 
@@ -26,7 +26,7 @@ def test_figures_do_not_depend_on_how_the_values_are_cut_into_blocks(values, siz
     original = arrays.blocks
     try:
         with open_source(str(path)) as source, pytest.MonkeyPatch.context() as patch:
-            (tensor,) = read_outline(source).tensors
+            (tensor,) = read_contents(source).tensors
             whole = statistics.statistics(source, tensor)
             patch.setattr(arrays, "blocks", lambda fd, tensor: original(fd, tensor, size))
             cut = statistics.statistics(source, tensor)
@@ -50,7 +50,7 @@ def test_the_summary_loses_no_tensor_and_no_element(parts):
     torch.save(state, path)
     try:
         with open_source(str(path)) as source:
-            found = read_outline(source)
+            found = read_contents(source)
     finally:
         path.unlink()
     whole = summarise(found.root)

@@ -142,7 +142,7 @@ def test_checkpoints_of_a_run_are_averaged_with_the_options_of_export(make_check
     loaded = load(tmp_path / "o.pt")
     assert loaded["net.a.weight"].data_ptr() == loaded["net.b.weight"].data_ptr()
     with open_checked(str(tmp_path / "o.pt")) as file:
-        assert file.outline.manifest is None  # no save of the run made it
+        assert file.contents.manifest is None  # no save of the run made it
 
 
 @pytest.mark.parametrize(

@@ -242,10 +242,10 @@ def test_two_tensors_of_one_dotted_name_are_both_compared(files):
 def test_a_file_that_is_truncated_while_it_is_read_is_told(files):
     a, b = files({"x": torch.ones(4 << 20)}, {"x": torch.ones(4 << 20)})
     with open_checked(str(a)) as before, open_checked(str(b)) as after:
-        tensor = before.outline.tensors[0]
+        tensor = before.contents.tensors[0]
         Path(a).write_bytes(Path(a).read_bytes()[: 1 << 20])
         with pytest.raises(errors.CorruptCheckpointError, match="truncated while it was read") as caught:
-            list(pairs.Pairs(before, after).measure([(tensor, after.outline.tensors[0])]))
+            list(pairs.Pairs(before, after).measure([(tensor, after.contents.tensors[0])]))
     assert caught.value.where == str(a)
 
 

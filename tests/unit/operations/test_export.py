@@ -168,7 +168,7 @@ def test_the_states_of_others_checkpoints_are_found(save, tmp_path, key):
 def test_where_the_weights_come_from_is_kept(make_checkpointer, make_checkpoint, tmp_path, capsys):
     source = make_checkpointer().save(make_checkpoint(1.0, val_loss=0.5), 7)
     with open_checked(source) as file:
-        manifest = file.outline.manifest
+        manifest = file.contents.manifest
     run_export(source, tmp_path / "o.safetensors")
     with safetensors.safe_open(tmp_path / "o.safetensors", "pt") as file:
         assert file.metadata() == {
@@ -187,7 +187,7 @@ def test_where_the_weights_come_from_is_kept(make_checkpointer, make_checkpoint,
     assert main(["verify", str(tmp_path / "model_7.pt")]) == 0
     run_export(source, tmp_path / "part.pt", state="module_interface_state.weight")
     with open_checked(str(tmp_path / "part.pt")) as file:
-        assert file.outline.manifest is None
+        assert file.contents.manifest is None
 
 
 @pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")

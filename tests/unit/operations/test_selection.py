@@ -10,21 +10,21 @@ import pytest
 import torch
 
 from marlin_ckpt import errors
-from marlin_ckpt.formats.content.outline import Outline, read_outline
+from marlin_ckpt.formats.content.contents import Contents, read_contents
 from marlin_ckpt.operations.selection import Order, count_values, matching
 from marlin_ckpt.storage.local.files import open_source
 
 
-def outline_of(state: Any, path: Path) -> Outline:
+def contents_of(state: Any, path: Path) -> Contents:
     torch.save(state, path)
     with open_source(os.fspath(path)) as source:
-        return read_outline(source)
+        return read_contents(source)
 
 
 @pytest.fixture
-def outline(tmp_path) -> Outline:
+def contents(tmp_path) -> Contents:
     state = {"h.10": torch.zeros(2), "h.2": torch.zeros(3), "a": torch.zeros(1)}
-    return outline_of(state, tmp_path / "a.pt")
+    return contents_of(state, tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(
@@ -35,24 +35,24 @@ def outline(tmp_path) -> Outline:
         (Order.SIZE, ["h.2", "h.10", "a"]),
     ],
 )
-def test_tensors_come_in_the_order_that_was_asked_for(outline, order, names):
-    assert [one.name for one in matching(outline, None, order)] == names
+def test_tensors_come_in_the_order_that_was_asked_for(contents, order, names):
+    assert [one.name for one in matching(contents, None, order)] == names
 
 
-def test_a_pattern_selects_by_the_whole_name(outline):
-    assert [one.name for one in matching(outline, "h.1*", Order.ORDER)] == ["h.10"]
+def test_a_pattern_selects_by_the_whole_name(contents):
+    assert [one.name for one in matching(contents, "h.1*", Order.ORDER)] == ["h.10"]
 
 
-def test_a_pattern_that_no_name_matches_is_an_error_that_names_a_tensor(outline):
+def test_a_pattern_that_no_name_matches_is_an_error_that_names_a_tensor(contents):
     with pytest.raises(errors.MarlinError, match="no tensor has a name like h") as raised:
-        matching(outline, "h", Order.ORDER)
+        matching(contents, "h", Order.ORDER)
     assert "h.10" in raised.value.hint
 
 
 def test_a_file_without_tensors_has_none_to_match(tmp_path):
-    assert matching(outline_of({"epoch": 1}, tmp_path / "a.pt"), "*", Order.NAME) == []
+    assert matching(contents_of({"epoch": 1}, tmp_path / "a.pt"), "*", Order.NAME) == []
 
 
 def test_a_long_list_in_many_places_is_counted_without_being_written_out(tmp_path):
-    found = outline_of([[None] * 100_000] * 1_000, tmp_path / "a.pt")
+    found = contents_of([[None] * 100_000] * 1_000, tmp_path / "a.pt")
     assert count_values(found, "") == 1_000

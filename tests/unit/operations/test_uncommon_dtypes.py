@@ -50,7 +50,7 @@ def safetensors_file(path: Path, code: str, shape: list[int], data: bytes) -> Pa
 def test_each_dtype_has_its_size_and_one_changed_bit_is_told(tmp_path, dtype):
     a, b = write_states(tmp_path, {"w": of_bytes(dtype)}, {"w": of_bytes(dtype, 14)})
     with open_checked(str(a)) as file:
-        assert file.outline.tensors[0].size_bytes == 16
+        assert file.contents.tensors[0].size_bytes == 16
     assert compare(a, a).is_same
     (one,) = compare(a, b).tensors
     assert (one.change, one.distance.differing) == ("changed", 1)
@@ -82,7 +82,7 @@ def test_parts_of_bytes_in_safetensors_are_shown_compared_and_copied(tmp_path, c
     a = safetensors_file(tmp_path / "a.safetensors", code, [2, 8], bytes(range(size)))
     b = safetensors_file(tmp_path / "b.safetensors", code, [2, 8], bytes([*range(size - 1), 99]))
     with open_checked(str(a)) as file:
-        assert file.outline.tensors[0].size_bytes == size
+        assert file.contents.tensors[0].size_bytes == size
     assert compare(a, a).is_same
     assert [one.change for one in compare(a, b).tensors] == ["changed"]
     if code.startswith("F6"):
@@ -99,7 +99,7 @@ def test_the_values_of_float4_are_those_of_its_specification(tmp_path):
         tmp_path, {"w": torch.tensor([0x72, 0x0F], dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}
     )
     with open_checked(str(a)) as file:
-        (found,) = checked_statistics(file, file.outline.tensors)
+        (found,) = checked_statistics(file, file.contents.tensors)
     assert (found.minimum, found.maximum, found.mean) == (-6, 6, (1 + 6 - 6 + 0) / 4)
 
 
@@ -107,7 +107,7 @@ def test_the_values_of_complex32_are_those_of_torch(tmp_path):
     value = torch.tensor([3 + 4j, 0, 1j], dtype=torch.complex64).to(torch.complex32)
     a, b = write_states(tmp_path, {"w": value}, {"w": torch.zeros(3, dtype=torch.complex32)})
     with open_checked(str(a)) as file:
-        (found,) = checked_statistics(file, file.outline.tensors)
+        (found,) = checked_statistics(file, file.contents.tensors)
     assert (found.minimum, found.maximum) == (0, 5)
     (one,) = compare(a, b).tensors
     assert (one.distance.differing, one.distance.maximum) == (2, 5)
@@ -142,7 +142,7 @@ def test_quantized_tensors_are_compared_bit_for_bit(tmp_path, dtype):
     assert compare(a, a).is_same
     assert not compare(a, b).is_same
     with open_checked(str(a)) as file:
-        assert file.outline.tensors[0].size_bytes > 0
+        assert file.contents.tensors[0].size_bytes > 0
 
 
 @pytest.mark.parametrize("name", ["o.pt", "o.safetensors"])

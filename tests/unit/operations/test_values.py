@@ -213,7 +213,7 @@ def test_arrays_are_shown_and_compared_as_tensors_are(tmp_path, dtype, order):
     changed[1, 2] = 0
     a, b = write_states(tmp_path, {"x": array}, {"x": changed})
     with open_checked(str(a)) as file:
-        (tensor,) = file.outline.tensors
+        (tensor,) = file.contents.tensors
         (found,) = checked_statistics(file, [tensor])
     native = array.dtype.newbyteorder("=")
     assert (tensor.name, tensor.dtype, tensor.shape) == ("x", native.name, (2, 3))
@@ -232,7 +232,7 @@ def test_times_are_compared_by_their_count_and_what_is_none_is_not_finite(tmp_pa
         tmp_path, {"x": np.array([0, 10, 20], "m8[s]")}, {"x": np.array([0, 15, "NaT"], "m8[s]")}
     )
     with open_checked(str(b)) as file:
-        (found,) = checked_statistics(file, file.outline.tensors)
+        (found,) = checked_statistics(file, file.contents.tensors)
     assert (found.tensor.dtype, found.maximum, found.nans) == ("timedelta64[s]", 15, 1)
     (one,) = compare(a, b).tensors
     assert (one.distance.differing, one.distance.not_finite, one.distance.maximum) == (2, 1, 5)
@@ -272,5 +272,5 @@ def test_a_pickle_of_python_2_has_its_arrays(tmp_path):
     assert whole.endswith(b"\x80\x02]q\x00.")
     (tmp_path / "a.pth").write_bytes(whole[:at] + b"\x80\x02}U\x01x" + array + b"s." + b"\x80\x02]q\x00.")
     with open_checked(str(tmp_path / "a.pth")) as file:
-        (found,) = checked_statistics(file, file.outline.tensors)
+        (found,) = checked_statistics(file, file.contents.tensors)
     assert (found.tensor.name, found.tensor.dtype, found.maximum) == ("x", "float64", 2)

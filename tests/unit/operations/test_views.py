@@ -65,7 +65,7 @@ def test_a_view_keeps_its_values_in_every_command(tmp_path, title, kind):
     for name in ("m.pt", "m.safetensors"):
         assert torch.equal(run(average.average, [a, b], tmp_path / name), view(base_of(2)))
     with open_checked(str(a)) as one, open_checked(str(b)) as other:
-        (found,) = checked_statistics(one, [one.outline.tensors[0]])
+        (found,) = checked_statistics(one, [one.contents.tensors[0]])
         differing = [each for each in diff.compare(one, other).tensors if each.distance]
     whole = view(base_of()).double()
     assert (found.minimum, found.maximum, found.mean) == (
@@ -137,7 +137,7 @@ def test_a_legacy_storage_that_is_a_part_of_another_has_its_own_elements(tmp_pat
     torch.save({"w": expected.clone()}, whole)
     with open_checked(str(path)) as one, open_checked(str(whole)) as other:
         assert diff.compare(one, other).is_same
-        (found,) = checked_statistics(one, one.outline.tensors)
+        (found,) = checked_statistics(one, one.contents.tensors)
     assert (found.minimum, found.maximum) == (5, 8)
 
 
@@ -146,7 +146,7 @@ def test_a_legacy_storage_that_is_a_part_of_another_and_stands_for_itself_has_it
     numbers = [float(number) for number in range(12)]
     path = legacy_file(tmp_path / "old.pth", 4, 5, numbers, torch.Tensor.storage)
     with open_checked(str(path)) as one:
-        (tensor,) = one.outline.tensors
+        (tensor,) = one.contents.tensors
         assert one.values(tensor).tolist() == [4, 5, 6, 7, 8]
 
 

@@ -27,15 +27,15 @@ def show(
     is read, nothing of it is run, and torch is not needed. --stats reads values: smallest, largest, mean,
     standard deviation and histogram of the finite ones, and how many are NaN or infinite.
     """
-    from marlin_ckpt.cli.views import outline as view
+    from marlin_ckpt.cli.views import contents as view
     from marlin_ckpt.cli.views import tensors as tensors_view
-    from marlin_ckpt.formats.content.outline import read_outline
+    from marlin_ckpt.formats.content.contents import read_contents
     from marlin_ckpt.operations.selection import Order, matching
     from marlin_ckpt.storage.local.files import open_source
 
     order, figures = Order(sort), None
     with open_source(file) as source:
-        found = read_outline(source)
+        found = read_contents(source)
         listed = matching(found, tensors, order)
         if stats is not None:
             from marlin_ckpt.formats.values.checked import CheckedFile

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from marlin_ckpt.formats import legacy
 from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
-from marlin_ckpt.formats.content.tree import Builder, Kind, Node
+from marlin_ckpt.formats.content.tree import Builder, Node, NodeKind
 from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.permissions import python_3_name
@@ -14,21 +14,21 @@ from marlin_ckpt.formats.pickle.reader import unpickling
 from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.pickle.views import View
 from marlin_ckpt.formats.safetensors import header as safetensors
-from marlin_ckpt.formats.values.tensor import Tensor
+from marlin_ckpt.formats.values.tensor import TensorInfo
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.records import read_record
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
 
-__all__ = ["Kind", "Node", "Outline", "Tensor", "read_outline"]
+__all__ = ["Contents", "Node", "NodeKind", "TensorInfo", "read_contents"]
 
 # Of a storage's data: where it starts, how many bytes it has, their order, and the record if it is deflated.
 _Place = tuple[int, int, str, Record | None]
 _LONGEST_ORDER = 16  # bytes of the record `byteorder`, which says little or big
 
 
-class Outline(NamedTuple):
+class Contents(NamedTuple):
     """What a file holds.
 
     Attributes:
@@ -46,7 +46,7 @@ class Outline(NamedTuple):
     format: Format
     size_bytes: int
     root: Node
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[TensorInfo, ...]
     imports: tuple[str, ...] = ()
     numpy_types: tuple[str, ...] = ()
     container: Container | None = None
@@ -57,7 +57,7 @@ class Outline(NamedTuple):
         return None if self.container is None else self.container.manifest
 
 
-def read_outline(source: Source) -> Outline:
+def read_contents(source: Source) -> Contents:
     """Reads the structure and the pickle, or the header, and nothing else.
 
     Args:
@@ -71,10 +71,10 @@ def read_outline(source: Source) -> Outline:
         StorageError: it cannot be read.
     """
     with unpickling(source.path):
-        return _OUTLINES[format_of(source)](source)
+        return _READERS[format_of(source)](source)
 
 
-def _of_zip(source: Source) -> Outline:
+def _of_zip(source: Source) -> Contents:
     container = reader.read_saved(source)
     records = container.by_label
     record = records["data.pkl"]
@@ -101,7 +101,7 @@ def _of_zip(source: Source) -> Outline:
     return _of_pickle(source, state, unpickler, place_of, container)
 
 
-def _of_legacy(source: Source) -> Outline:
+def _of_legacy(source: Source) -> Contents:
     state, unpickler, places = legacy.read_legacy(source)
     return _of_pickle(source, state, unpickler, lambda key: (*places.get(key, (0, 0)), "little", None))
 
@@ -112,32 +112,32 @@ def _of_pickle(
     unpickler: StubReader,
     place_of: Callable[[str], _Place],
     container: Container | None = None,
-) -> Outline:
-    def make_tensor(name: str, view: View) -> Tensor:
+) -> Contents:
+    def make_tensor(name: str, view: View) -> TensorInfo:
         key = view.storage.key
-        return Tensor(name, view.dtype, view.shape, view.stride, view.offset, key, *place_of(key))
+        return TensorInfo(name, view.dtype, view.shape, view.stride, view.offset, key, *place_of(key))
 
     builder = Builder(make_tensor, unpickler.budget)
     root = builder.build(state)
     imports = sorted({".".join(python_3_name(*name)) for name in unpickler.names})
     file_format = Format.LEGACY if container is None else Format.ZIP
-    return Outline(
+    return Contents(
         source.path, file_format, source.size_bytes, root, tuple(builder.tensors), tuple(imports),
         tuple(sorted(builder.numpy_types)), container,
     )  # fmt: skip
 
 
-def _of_safetensors(source: Source) -> Outline:
+def _of_safetensors(source: Source) -> Contents:
     header = safetensors.read_header(source)
-    nodes = [Node(tensor.name, Kind.TENSOR, tensor=tensor) for tensor in header.tensors]
+    nodes = [Node(tensor.name, NodeKind.TENSOR, tensor=tensor) for tensor in header.tensors]
     if header.metadata:
-        texts = [Node(key, Kind.VALUE, value=text, origin=text) for key, text in header.metadata.items()]
-        nodes.insert(0, Node("__metadata__", Kind.MAPPING, children=texts))
-    root = Node("", Kind.MAPPING, children=nodes)
-    return Outline(source.path, Format.SAFETENSORS, source.size_bytes, root, tuple(header.tensors))
+        texts = [Node(key, NodeKind.VALUE, value=text, origin=text) for key, text in header.metadata.items()]
+        nodes.insert(0, Node("__metadata__", NodeKind.MAPPING, children=texts))
+    root = Node("", NodeKind.MAPPING, children=nodes)
+    return Contents(source.path, Format.SAFETENSORS, source.size_bytes, root, tuple(header.tensors))
 
 
-_OUTLINES: dict[Format, Callable[[Source], Outline]] = {
+_READERS: dict[Format, Callable[[Source], Contents]] = {
     Format.ZIP: _of_zip,
     Format.LEGACY: _of_legacy,
     Format.SAFETENSORS: _of_safetensors,

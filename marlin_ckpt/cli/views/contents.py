@@ -9,8 +9,8 @@ from marlin_ckpt.cli.views import tree
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.errors import UnsafeCheckpointError
 from marlin_ckpt.escaping import escape
+from marlin_ckpt.formats.content.contents import Contents, NodeKind
 from marlin_ckpt.formats.content.optimizers import Optimizer, find_optimizers
-from marlin_ckpt.formats.content.outline import Kind, Outline
 from marlin_ckpt.formats.content.summary import Branch, summarise
 from marlin_ckpt.formats.pickle import permissions
 from marlin_ckpt.formats.pickle.permissions import Permission
@@ -22,7 +22,7 @@ _LONGEST_TEXT = 1_000  # characters of a value in a document
 _MOST_TEXT = 16 << 20  # characters of all names and values of a document
 
 
-def show(found: Outline, depth: int | None, order: Order) -> None:
+def show(found: Contents, depth: int | None, order: Order) -> None:
     """Prints what a file is and holds.
 
     Args:
@@ -41,7 +41,7 @@ def show(found: Outline, depth: int | None, order: Order) -> None:
         output.talk("hint: --depth N shows more levels, --tensors '*' lists every tensor")
 
 
-def _facts(found: Outline, whole: Branch) -> Iterator[tuple[str, str]]:
+def _facts(found: Contents, whole: Branch) -> Iterator[tuple[str, str]]:
     yield "file", f"{escape(found.path)}  {size(found.size_bytes)}, {_FORMATS[found.format]}"
     manifest = found.manifest
     if manifest is not None:
@@ -54,7 +54,7 @@ def _facts(found: Outline, whole: Branch) -> Iterator[tuple[str, str]]:
             yield "versions", ", ".join(f"{escape(name)} {escape(one)}" for name, one in versions)
         if manifest.lost:
             yield "lost", f"{count(len(manifest.lost), 'tensor')}: {escape(', '.join(manifest.lost[:3]))}"
-    if found.root.kind is Kind.OBJECT:
+    if found.root.kind is NodeKind.OBJECT:
         yield "object", cut(found.root.label)
     tensors = count(whole.tensors, "tensor")
     yield "tensors", f"{tensors}, {whole.numel:,} elements, {size(whole.size_bytes)}"
@@ -86,7 +86,7 @@ def _is_worth_a_word(key: str, setting: Any) -> bool:
     return key != "params" and setting is not None and setting is not False
 
 
-def _imports(found: Outline) -> Iterator[tuple[str, str]]:
+def _imports(found: Contents) -> Iterator[tuple[str, str]]:
     allowed = [name for name in found.imports if name in permissions.ALLOWED]
     others = [name for name in found.imports if name not in permissions.ALLOWED]
     if allowed:
@@ -101,7 +101,7 @@ def _imports(found: Outline) -> Iterator[tuple[str, str]]:
         yield "", "but only if you trust whoever wrote the file"
 
 
-def document(found: Outline) -> dict[str, Any]:
+def document(found: Contents) -> dict[str, Any]:
     """The document of `show --json`, but for the tensors.
 
     Raises:
@@ -127,12 +127,12 @@ def document(found: Outline) -> dict[str, Any]:
     }
 
 
-def _values(found: Outline) -> dict[str, Any]:
+def _values(found: Contents) -> dict[str, Any]:
     """The plain values of a file by their names."""
     values: dict[str, Any] = {}
     room = _MOST_TEXT
     for name, node in walk(found, ""):
-        if node.kind is Kind.VALUE:
+        if node.kind is NodeKind.VALUE:
             values[name] = _plain(node.value)
             room -= len(name) + len(str(values[name]))
             if room < 0:

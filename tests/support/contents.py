@@ -1,4 +1,4 @@
-"""Outlines of files, and their values beside those that torch reads."""
+"""Contents of files, and their values beside those that torch reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from marlin_ckpt.formats.content.outline import Outline, Tensor, read_outline
+from marlin_ckpt.formats.content.contents import Contents, TensorInfo, read_contents
 from marlin_ckpt.formats.values import arrays
 from marlin_ckpt.storage.local.files import open_source
 
@@ -19,17 +19,17 @@ FORMATS = {"zip": True, "legacy": False}
 EIGHT_BITS = ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"]
 
 
-def outline(path: Path | str) -> Outline:
+def contents(path: Path | str) -> Contents:
     with open_source(os.fspath(path)) as source:
-        return read_outline(source)
+        return read_contents(source)
 
 
-def outline_of(state: Any, path: Path, kind: str = "zip") -> Outline:
+def contents_of(state: Any, path: Path, kind: str = "zip") -> Contents:
     torch.save(state, path, _use_new_zipfile_serialization=FORMATS[kind])
-    return outline(path)
+    return contents(path)
 
 
-def values(path: Path, tensor: Tensor) -> np.ndarray:
+def values(path: Path, tensor: TensorInfo) -> np.ndarray:
     with open_source(os.fspath(path)) as source:
         read = arrays.widened(arrays.read_bits(source, tensor), tensor.dtype)
         pieces = [*arrays.blocks(source, tensor, 5), read.reshape(-1)[:0]]
@@ -38,7 +38,7 @@ def values(path: Path, tensor: Tensor) -> np.ndarray:
     return read
 
 
-def check_tensor(tensor: Tensor, live: torch.Tensor, path: Path) -> None:
+def check_tensor(tensor: TensorInfo, live: torch.Tensor, path: Path) -> None:
     """A tensor's description and its values are those of the live one."""
     live = live.detach()
     assert tensor.dtype == str(live.dtype).removeprefix("torch.")

@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from marlin_ckpt import Checkpoint, CorruptCheckpointError, NotACheckpointError, UnknownFormatError
-from marlin_ckpt.formats.content.outline import Kind, Node, Outline, Tensor
+from marlin_ckpt.formats.content.contents import Contents, Node, NodeKind, TensorInfo
 from marlin_ckpt.formats.values import arrays
 from marlin_ckpt.storage.local.files import open_source
-from tests.support.outlines import EIGHT_BITS, FORMATS, check_tensor, outline, outline_of, values
+from tests.support.contents import EIGHT_BITS, FORMATS, check_tensor, contents, contents_of, values
 
 DTYPES = [
     "float64", "float32", "float16", "bfloat16", "complex128", "complex64", "int64", "int32", "int16", "int8",
@@ -32,7 +32,7 @@ DTYPES = [
 ]  # fmt: skip
 
 
-def by_name(found: Outline) -> dict[str, Tensor]:
+def by_name(found: Contents) -> dict[str, TensorInfo]:
     assert len({one.name for one in found.tensors}) == len(found.tensors)
     return {one.name: one for one in found.tensors}
 
@@ -50,7 +50,7 @@ def some(name: str) -> torch.Tensor:
 def test_a_tensor_of_each_type_is_described_and_read_as_torch_does(tmp_path, name, kind):
     live = some(name)
     path = tmp_path / "a.pt"
-    found = by_name(outline_of({"a": live, "view": live[1:9:2]}, path, kind))
+    found = by_name(contents_of({"a": live, "view": live[1:9:2]}, path, kind))
     check_tensor(found["a"], live, path)
     check_tensor(found["view"], live[1:9:2], path)
     assert found["a"].storage == found["view"].storage
@@ -65,7 +65,7 @@ def test_views_are_read_in_their_shape_whatever_their_strides(tmp_path, kind):
         "wide": torch.empty(0, 3, 2), "scalar": torch.tensor(3),
     }  # fmt: skip
     path = tmp_path / "a.pt"
-    found = by_name(outline_of(state, path, kind))
+    found = by_name(contents_of(state, path, kind))
     for name, live in state.items():
         check_tensor(found[name], live, path)
 
@@ -73,12 +73,12 @@ def test_views_are_read_in_their_shape_whatever_their_strides(tmp_path, kind):
 @pytest.mark.parametrize("name", EIGHT_BITS)
 def test_each_of_the_256_values_of_a_type_of_8_bits_is_torchs(tmp_path, name):
     live = torch.arange(256, dtype=torch.uint8).view(getattr(torch, name))
-    check_tensor(outline_of([live], tmp_path / "a.pt").tensors[0], live, tmp_path / "a.pt")
+    check_tensor(contents_of([live], tmp_path / "a.pt").tensors[0], live, tmp_path / "a.pt")
 
 
 def test_each_bfloat16_is_exactly_the_float32_that_torch_makes_of_it(tmp_path):
     live = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.bfloat16)
-    found = outline_of([live], tmp_path / "a.pt").tensors[0]
+    found = contents_of([live], tmp_path / "a.pt").tensors[0]
     with open_source(os.fspath(tmp_path / "a.pt")) as source:
         bits = arrays.read_bits(source, found)
     assert arrays.widened(bits, found.dtype).tobytes() == live.float().numpy().tobytes()
@@ -89,20 +89,20 @@ def test_each_bfloat16_is_exactly_the_float32_that_torch_makes_of_it(tmp_path):
 def test_shared_tensors_stand_under_each_of_their_names(tmp_path, kind):
     tied = nn.Parameter(torch.ones(2, 2))
     inner = {"weight": tied}
-    found = outline_of({"a": inner, "b": inner, "c": tied}, tmp_path / "a.pt", kind)
+    found = contents_of({"a": inner, "b": inner, "c": tied}, tmp_path / "a.pt", kind)
     assert [one.name for one in found.tensors] == ["a.weight", "b.weight", "c"]
     assert len({one.storage for one in found.tensors}) == 1
 
 
 def test_names_are_those_that_verify_gives_to_damaged_tensors(tmp_path):
     state = {"a": [torch.ones(1), {"b": (torch.ones(2), 3)}], 7: torch.ones(3)}
-    assert [one.name for one in outline_of(state, tmp_path / "a.pt").tensors] == ["a[0]", "a[1].b[0]", "7"]
+    assert [one.name for one in contents_of(state, tmp_path / "a.pt").tensors] == ["a[0]", "a[1].b[0]", "7"]
 
 
 def test_a_bare_tensor_and_a_bare_storage_are_shown(tmp_path):
-    (tensor,) = outline_of(torch.ones(3), tmp_path / "a.pt").tensors
+    (tensor,) = contents_of(torch.ones(3), tmp_path / "a.pt").tensors
     assert (tensor.name, tensor.shape) == ("", (3,))
-    (tensor,) = outline_of(torch.ones(3).untyped_storage(), tmp_path / "a.pt").tensors
+    (tensor,) = contents_of(torch.ones(3).untyped_storage(), tmp_path / "a.pt").tensors
     assert (tensor.dtype, tensor.shape) == ("uint8", (12,))
 
 
@@ -110,11 +110,11 @@ def test_a_bare_tensor_and_a_bare_storage_are_shown(tmp_path):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_module_pickled_whole_is_shown_with_its_tensors(tmp_path, kind):
     module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    found = outline_of(module, tmp_path / "a.pt", kind)
+    found = contents_of(module, tmp_path / "a.pt", kind)
     names = [one.name for one in found.tensors]
     assert names[:2] == ["_modules.0._parameters.weight", "_modules.0._parameters.bias"]
     assert len(names) == 7
-    assert (found.root.kind, found.root.label) == (Kind.OBJECT, "torch.nn.modules.container.Sequential")
+    assert (found.root.kind, found.root.label) == (NodeKind.OBJECT, "torch.nn.modules.container.Sequential")
     assert "torch.nn.modules.linear.Linear" in found.imports
 
 
@@ -129,7 +129,7 @@ def test_sparse_quantized_and_meta_tensors_are_shown_by_what_they_are_made_of(tm
         ),
         "meta": torch.empty(5, device="meta"),
     }
-    found = outline_of(state, tmp_path / "a.pt")
+    found = contents_of(state, tmp_path / "a.pt")
     tensors = by_name(found)
     assert {name.partition("[")[0] for name in tensors} == {*state} - {"meta"}
     assert values(tmp_path / "a.pt", tensors["sparse[1]"]).tolist() == [1, 1, 1]
@@ -137,11 +137,11 @@ def test_sparse_quantized_and_meta_tensors_are_shown_by_what_they_are_made_of(tm
     assert (tensors["quantized"].dtype, tensors["channels"].dtype) == ("qint8", "quint8")
     assert values(tmp_path / "a.pt", tensors["quantized"]).tolist() == [13] * 4
     meta = found.root.children[-1]
-    assert (meta.kind, "_rebuild_meta_tensor_no_storage" in meta.label) == (Kind.OBJECT, True)
+    assert (meta.kind, "_rebuild_meta_tensor_no_storage" in meta.label) == (NodeKind.OBJECT, True)
 
 
 def leaves(node: Node) -> dict[str, Any]:
-    if node.kind is not Kind.VALUE:
+    if node.kind is not NodeKind.VALUE:
         return {key: value for child in node.children for key, value in leaves(child).items()}
     return {node.key: node.value}
 
@@ -152,15 +152,15 @@ def test_plain_values_are_in_the_tree(tmp_path, kind):
         "epoch": 3, "loss": 0.5, "name": "run", "done": False, "none": None, "betas": (0.9, 0.999),
         "names": ["a", "b"], "bytes": b"\x00\xff", "complex": 1j, "shape": torch.Size([2, 3]), "empty": [],
     }  # fmt: skip
-    found = outline_of(collections.OrderedDict(plain), tmp_path / "a.pt", kind)
+    found = contents_of(collections.OrderedDict(plain), tmp_path / "a.pt", kind)
     assert leaves(found.root) == plain
-    assert (found.root.kind, found.root.label) == (Kind.MAPPING, "OrderedDict")
+    assert (found.root.kind, found.root.label) == (NodeKind.MAPPING, "OrderedDict")
 
 
 def test_objects_are_named_and_never_made(tmp_path):
     state = {"n": argparse.Namespace(lr=0.1), "day": datetime.date(2026, 1, 2), "type": torch.float16}
     state["scalar"] = np.float64(1.5)
-    found = outline_of(state, tmp_path / "a.pt")
+    found = contents_of(state, tmp_path / "a.pt")
     namespace, day, kind, scalar = found.root.children
     assert (namespace.label, leaves(namespace)) == ("argparse.Namespace", {"lr": 0.1})
     assert day.label.startswith("datetime.date(")
@@ -173,7 +173,7 @@ def test_each_protocol_of_pickle_is_read(tmp_path):
     state = {"a": torch.ones(2), "b": [1, {2}, b"bytes", "text", 2**70]}
     for protocol in (2, 3, 4, 5):
         torch.save(state, tmp_path / "a.pt", pickle_protocol=protocol)
-        found = outline(tmp_path / "a.pt")
+        found = contents(tmp_path / "a.pt")
         assert [one.name for one in found.tensors] == ["a"]
         assert len(found.root.children) == 2
 
@@ -181,7 +181,7 @@ def test_each_protocol_of_pickle_is_read(tmp_path):
 def test_our_own_file_is_shown_with_its_manifest(tmp_path, make_checkpointer):
     state = Checkpoint({"weight": torch.ones(2)}, {"epoch": 3}, {}, metrics={"loss": 0.5})
     path = make_checkpointer().save(state, 3)
-    found = outline(path)
+    found = contents(path)
     assert (found.format, found.manifest.index, found.manifest.metrics) == ("zip", 3, {"loss": 0.5})
     assert found.size_bytes == os.path.getsize(path)
     assert [node.key for node in found.root.children] == [
@@ -196,7 +196,7 @@ def test_a_safetensors_file_is_shown_in_torchs_names(tmp_path):
     path = tmp_path / "a.safetensors"
     state = {name: some(name) for name in DTYPES if name not in ("complex128", *EIGHT_BITS[1:])}
     save_file(state, path, {"format": "pt"})
-    found = outline(path)
+    found = contents(path)
     assert found.format == "safetensors"
     assert leaves(found.root) == {"format": "pt"}
     assert {*by_name(found)} == {*state}
@@ -210,7 +210,7 @@ def test_a_big_endian_file_is_read_in_its_order(tmp_path):
     content = path.read_bytes()
     little = np.array([1.0, -2.5], "<f4").tobytes()
     path.write_bytes(content.replace(little, np.array([1.0, -2.5], ">f4").tobytes()))
-    (tensor,) = outline(path).tensors
+    (tensor,) = contents(path).tensors
     swapped = replace(tensor, byteorder="big")
     assert values(path, swapped).tolist() == [1.0, -2.5]
 
@@ -221,16 +221,16 @@ def test_a_big_endian_file_is_read_in_its_order(tmp_path):
     max_leaves=20,
 ))  # fmt: skip
 def test_any_plain_state_comes_back_from_the_tree(state):
-    path = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp") / f"outline{os.getpid()}.pt"
+    path = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp") / f"contents{os.getpid()}.pt"
     try:
-        root = outline_of(state, path).root
+        root = contents_of(state, path).root
     finally:
         path.unlink()
 
     def plain(node: Node) -> Any:
-        if node.kind is Kind.VALUE:
+        if node.kind is NodeKind.VALUE:
             return node.value
-        if node.kind is Kind.MAPPING:
+        if node.kind is NodeKind.MAPPING:
             return {child.key: plain(child) for child in node.children}
         return [plain(child) for child in node.children]
 
@@ -242,24 +242,24 @@ def test_contiguity_is_as_torch_sees_it(shape, data):
     live = torch.empty(shape)
     order = data.draw(st.permutations(range(len(shape))))
     live = live.permute(order)[(slice(None, None, data.draw(st.integers(1, 2))),) * bool(shape)]
-    told = Tensor("", "float32", tuple(live.shape), live.stride(), live.storage_offset(), "", 0, 0)
+    told = TensorInfo("", "float32", tuple(live.shape), live.stride(), live.storage_offset(), "", 0, 0)
     assert told.is_contiguous == live.is_contiguous()
     assert told.numel == math.prod(live.shape)
 
 
 def test_a_tensor_that_does_not_fit_its_storage_is_told_when_it_is_read(tmp_path):
-    (tensor,) = outline_of([torch.ones(4)], tmp_path / "a.pt").tensors
-    fields = {name: getattr(tensor, name) for name in Tensor.__slots__}
+    (tensor,) = contents_of([torch.ones(4)], tmp_path / "a.pt").tensors
+    fields = {name: getattr(tensor, name) for name in TensorInfo.__slots__}
     for lie in (
         {"offset": 1}, {"offset": -1}, {"shape": (5,)}, {"stride": (2,)}, {"stride": (-1,)}, {"shape": (-4,)},
         {"start": 10**9}, {"storage_bytes": 0}, {"shape": (2**62,)},
     ):  # fmt: skip
         with pytest.raises(CorruptCheckpointError):
-            values(tmp_path / "a.pt", Tensor(**{**fields, **lie}))
+            values(tmp_path / "a.pt", TensorInfo(**{**fields, **lie}))
 
 
 def test_a_type_that_is_not_known_has_a_size_and_no_values(tmp_path):
-    (found,) = outline_of([torch.zeros(4, dtype=torch.uint8)], tmp_path / "a.pt").tensors
+    (found,) = contents_of([torch.zeros(4, dtype=torch.uint8)], tmp_path / "a.pt").tensors
     tensor = dataclasses.replace(found, dtype="float3_new")
     assert (tensor.item_bytes, tensor.size_bytes) == (0, 4)
     with pytest.raises(UnknownFormatError):
@@ -269,23 +269,23 @@ def test_a_type_that_is_not_known_has_a_size_and_no_values(tmp_path):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_truncated_file_is_corrupt(tmp_path, kind):
     path = tmp_path / "a.pt"
-    outline_of({"a": torch.ones(1000)}, path, kind)
+    contents_of({"a": torch.ones(1000)}, path, kind)
     whole = path.read_bytes()
     for length in (40, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises((CorruptCheckpointError, NotACheckpointError)):
-            outline(path)
+            contents(path)
 
 
 def test_a_pickle_with_a_flipped_bit_is_corrupt(tmp_path):
     path = tmp_path / "a.pt"
-    outline_of({"some_name": torch.ones(10)}, path)
+    contents_of({"some_name": torch.ones(10)}, path)
     path.write_bytes(path.read_bytes().replace(b"some_name", b"same_name"))
     with pytest.raises(CorruptCheckpointError, match="CRC"):
-        outline(path)
+        contents(path)
 
 
 def test_an_array_of_very_many_plain_objects_is_one_place(tmp_path):
     state = {"labels": np.array(["cat", None] * 100_000, dtype=object)}
-    (node,) = outline_of(state, tmp_path / "labels.pt").root.children
+    (node,) = contents_of(state, tmp_path / "labels.pt").root.children
     assert (node.label, node.children) == ("numpy array of object, [200000]", ())
