@@ -1,6 +1,8 @@
-"""What a save cost."""
+"""What a save cost, and what a load has found."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,3 +40,35 @@ class SaveReport:
         times = {"stall": self.stall_s, "copy": self.copy_s, "write": self.write_s, "sync": self.sync_s}
         told = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in times.items())
         return f"{self.path}: {self.size_bytes:,} bytes at {self.bytes_per_s / 1e9:.2f} GB/s; {told}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What `load(..., into=..., strict=False)` has loaded, and what it has not.
+
+    Names are dotted, `model.layer.weight`: where the file has the state, then the name in it. A state that is
+    loaded as a whole, such as an optimizer's, is one name.
+
+    Attributes:
+        loaded: what the live objects hold now.
+        missing: in `into`, but not in the file; it is as it was.
+        unexpected: in the file's state of a module, but not in the module.
+        mismatched: in both, but it does not fit; it is as it was. The reason by the name.
+        state: what the strict call would have returned: the live objects in their places, and all else as it
+            was saved.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: Mapping[str, str]
+    state: Any = field(repr=False)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the file and the live objects have the same names, and all was loaded."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        counts = {name: len(getattr(self, name)) for name in ("missing", "unexpected", "mismatched")}
+        return ", ".join([f"{len(self.loaded)} loaded", *(f"{n} {name}" for name, n in counts.items() if n)])

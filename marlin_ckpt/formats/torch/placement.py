@@ -1,7 +1,7 @@
 """Where the bytes of a state's tensors go: into new memory, or into that of live tensors."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +10,19 @@ from torch.autograd.graph import increment_version
 from torch.storage import TypedStorage, UntypedStorage
 
 from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch.memory import memory
-from marlin_ckpt.formats.zip.container import Container
+from marlin_ckpt.formats.zip.structures import Record
 
 # Beside the order in which all tensors may be.
 _CHANNELS_LAST = {4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+# What `torch.load` takes to place the storages of tensors.
+MapLocation = (
+    str | torch.device | dict[str, str] | Callable[[UntypedStorage, str], UntypedStorage | None] | None
+)
+FindPairs = Callable[[Any, Manifest | None], Iterable[Pair]]
 
 
 @dataclass
@@ -58,10 +64,17 @@ class _Loaded:
 class Storages:
     """The storages of one file's tensors: their memory, and the records that fill it."""
 
-    def __init__(self, container: Container) -> None:
-        self._path = container.path
-        self._records = container.by_label
+    def __init__(self, path: str, records: Mapping[str, Record] | None = None) -> None:
+        """Takes the file's path, and of a zip the records by their labels."""
+        self._path = path
+        self._records = records or {}
         self._loaded: dict[str, _Loaded] = {}
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Adds a tensor that has its storage for itself, under the name of its bytes."""
+        storage = tensor.untyped_storage()
+        typed = TypedStorage(wrap_storage=storage, dtype=tensor.dtype, _internal=True)  # type: ignore[no-untyped-call]
+        self._loaded[name] = _Loaded(name, storage.nbytes(), typed, references=1)
 
     def load(self, pid: Any) -> TypedStorage:
         """What a persistent id stands for; see `torch.serialization._save` and `_load`."""

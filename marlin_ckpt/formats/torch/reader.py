@@ -1,35 +1,29 @@
 """Turns files into states: into new tensors, or straight into the memory of live ones."""
 
-import contextlib
-import errno
 import io
 import os
-import pickle
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
 from marlin_ckpt.errors import (
-    BadFileError,
-    CorruptCheckpointError,
     MarlinError,
     NotACheckpointError,
-    StorageError,
-    UnloadableStateError,
     UnsafeCheckpointError,
 )
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.budget import ExcessError
-from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.legacy import read_legacy
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.reader import unpickling as structure_of
 from marlin_ckpt.formats.torch import unpickling
-from marlin_ckpt.formats.torch.placement import Pair, Storages
+from marlin_ckpt.formats.torch.failures import OWN, no_memory, told_as_ours, unplaced
+from marlin_ckpt.formats.torch.placement import FindPairs, MapLocation, Storages
+from marlin_ckpt.formats.torch.weights import read_weights
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.records import read_record, read_records
@@ -44,13 +38,28 @@ _PLAIN_NAMES = re.compile(
     r"|collections\.(Counter|OrderedDict|defaultdict)|__builtin__\.(complex|set)|_codecs\.encode",
     re.ASCII,
 )
-# What torch says of records that are missing or of another size, and of tensors that reach beyond them.
-_STRUCTURE = re.compile(r"PytorchStreamReader|record size \(|storage that is not resizable")
-_OWN = "if the file is your own, load it with weights_only: false"
-_OWN_NAMES = f"{_OWN}, or allow these names alone by torch.serialization.add_safe_globals"
-_NEEDS_CODE = "the file itself is whole: run where the code that it was saved with can be imported"
 
-FindPairs = Callable[[Any, Manifest | None], Iterable[Pair]]
+
+class _How(NamedTuple):
+    """How a file is to be read.
+
+    Attributes:
+        weights_only: import nothing beyond plain values and tensors.
+        log: is told what a reader should know.
+        pairs: see `read_file`.
+        has_weights: whether a safetensors file will do.
+        map_location: see `read_any`.
+    """
+
+    weights_only: bool
+    log: Callable[[str], None]
+    pairs: FindPairs
+    has_weights: bool = False
+    map_location: MapLocation = "cpu"
+
+    @property
+    def is_to_cpu(self) -> bool:
+        return self.map_location in ("cpu", torch.device("cpu"))
 
 
 def read_file(
@@ -80,38 +89,82 @@ def read_file(
         UnloadableStateError: what it needs beyond that cannot be imported here, or raises.
         MarlinError: what `pairs` raised.
     """
+    return _read_whole(path, _How(weights_only, log, pairs))
+
+
+def read_any(
+    path: PathText,
+    *,
+    weights_only: bool,
+    log: Callable[[str], None],
+    map_location: MapLocation = "cpu",
+    pairs: FindPairs = lambda *_: (),
+) -> tuple[Any, Manifest | None]:
+    """Reads a file as `read_file` does, or a safetensors file, whose state is a dict of its tensors.
+
+    Args:
+        path: a file by `write_file`, `torch.save` or safetensors.
+        weights_only: see `read_file`.
+        log: see `read_file`.
+        map_location: where tensors go, as for `torch.load`. Anything but the CPU is torch's work, which it
+            does after the checksums have been compared.
+        pairs: see `read_file`.
+
+    Returns:
+        the state, and the manifest if the file has one.
+
+    Raises:
+        UnloadableStateError: its tensors cannot be placed as `map_location` says, too.
+        MarlinError: as `read_file` does.
+    """
+    how = _How(weights_only, log, pairs, has_weights=True, map_location=map_location)
+    return _read_whole(path, how)
+
+
+def _read_whole(path: PathText, how: _How) -> tuple[Any, Manifest | None]:
     text = os.fspath(path)
     try:
-        return again_if_stale(lambda: _read(text, weights_only=weights_only, log=log, pairs=pairs))
+        return again_if_stale(lambda: _read(text, how))
     except MemoryError as error:
-        raise _no_memory(text) from error
+        raise no_memory(text) from error
 
 
-def _read(
-    text: str, *, weights_only: bool, log: Callable[[str], None], pairs: FindPairs
-) -> tuple[Any, Manifest | None]:
+def _read(text: str, how: _How) -> tuple[Any, Manifest | None]:
     with open_source(text) as source:
         file_format = format_of(source)
         if file_format is Format.SAFETENSORS:
-            raise NotACheckpointError("not a checkpoint but a safetensors file", text)
+            if not how.has_weights:
+                raise NotACheckpointError("not a checkpoint but a safetensors file", text)
+            return _read_weights(source, how), None
         if file_format is Format.LEGACY:
-            log(f"{text} is a legacy torch file, which has no checksums: it cannot be verified")
-            _check_legacy(source, weights_only=weights_only)
-            state, manifest = _load_with_torch(source, weights_only=weights_only), None
+            how.log(f"{text} is a legacy torch file, which has no checksums: it cannot be verified")
+            _check_legacy(source, weights_only=how.weights_only)
+            state, manifest = _load_with_torch(source, how), None
         else:
             container = reader.read_saved(source)
             manifest = container.manifest
             if not container.has_checksums:
-                log(f"{text} was saved without checksums: it cannot be verified")
-            made = _make_plain(source, container, weights_only=weights_only)
+                how.log(f"{text} was saved without checksums: it cannot be verified")
+            made = _make_plain(source, container, weights_only=how.weights_only) if how.is_to_cpu else None
             if made is not None:
                 state, storages = made
-                read_records(source, container, storages.places(pairs(state, manifest)))
+                read_records(source, container, storages.places(how.pairs(state, manifest)))
                 return state, manifest
             read_records(source, container)
-            state = _load_with_torch(source, weights_only=weights_only, is_proven=container.has_checksums)
-        pairs(state, manifest)
+            state = _load_with_torch(source, how, is_proven=container.has_checksums)
+        how.pairs(state, manifest)
         return state, manifest
+
+
+def _read_weights(source: Source, how: _How) -> dict[str, torch.Tensor]:
+    if how.is_to_cpu:
+        return read_weights(source, how.pairs)
+    try:
+        return read_weights(source, how.pairs, how.map_location)
+    except (MarlinError, MemoryError):
+        raise
+    except Exception as error:
+        raise unplaced(source.path, error) from error
 
 
 def _check_legacy(source: Source, *, weights_only: bool) -> None:
@@ -121,7 +174,7 @@ def _check_legacy(source: Source, *, weights_only: bool) -> None:
             read_legacy(source)
     except ExcessError as error:
         if weights_only:
-            raise ExcessError(error.what, source.path, _OWN) from error
+            raise ExcessError(error.what, source.path, OWN) from error
 
 
 class _NotPlainError(MarlinError):
@@ -145,11 +198,11 @@ def _make_plain(source: Source, container: Container, *, weights_only: bool) -> 
     order = records.get("byteorder")
     if order is None or read_record(source, container, order) != sys.byteorder.encode():
         return None
-    storages = Storages(container)
+    storages = Storages(container.path, container.by_label)
     unpickler = _PlainUnpickler(io.BytesIO(pickle), encoding="utf-8")
     unpickler.persistent_load = storages.load  # type: ignore[method-assign]
     try:
-        with _told_as_ours(source, weights_only=True):
+        with told_as_ours(source, weights_only=True):
             state = unpickler.load()
     except _NotPlainError:
         return None
@@ -160,72 +213,25 @@ def _make_plain(source: Source, container: Container, *, weights_only: bool) -> 
     return state, storages
 
 
-def _load_with_torch(source: Source, *, weights_only: bool, is_proven: bool = False) -> Any:
-    ours = _told_as_ours(source, weights_only=weights_only, is_proven=is_proven)
-    with io.BufferedReader(SourceFile(source)) as file, ours:
+def _load_with_torch(source: Source, how: _How, *, is_proven: bool = False) -> Any:
+    if not how.is_to_cpu:
+        try:
+            return _unpickled(source, how)
+        except MemoryError:
+            raise
+        except Exception as error:
+            # It raises in turn where the fault is in the file, and not in the place.
+            _load_with_torch(source, how._replace(map_location="cpu"), is_proven=is_proven)
+            raise unplaced(source.path, error) from error
+    with told_as_ours(source, weights_only=how.weights_only, is_proven=is_proven):
+        return _unpickled(source, how)
+
+
+def _unpickled(source: Source, how: _How) -> Any:
+    with io.BufferedReader(SourceFile(source)) as file:
         # Asked for weights_only, torch searches a failure's message with patterns that take minutes on a
         # hostile name of 100,000 letters; handed an unpickler, it unpickles in the same way.
-        unpickler = unpickling if weights_only else None
+        unpickler = unpickling if how.weights_only else None
         with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
-            return torch.load(file, map_location="cpu", weights_only=False, pickle_module=unpickler)
-
-
-@contextlib.contextmanager
-def _told_as_ours(source: Source, *, weights_only: bool, is_proven: bool = False) -> Iterator[None]:
-    """Turns whatever unpickling raises into one of our errors; mutated pickles alone raise a dozen types.
-
-    Args:
-        source: the file.
-        weights_only: whether nothing but plain values and tensors is imported.
-        is_proven: whether checksums hold for every byte, so that it is no damage what makes it fail.
-    """
-    try:
-        yield
-    except ExcessError as error:
-        raise ExcessError(error.what, source.path, _OWN) from error
-    except MarlinError:
-        raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _no_memory(source.path) from error
-    except Exception as error:
-        if "allocate memory" in str(error):  # torch's CPU allocator raises a plain RuntimeError
-            raise _no_memory(source.path) from error
-        reason = _reason(error)
-        if weights_only and (names := _unsafe_names(source, reason)):
-            what = f"refused as unsafe: loading it would import {', '.join(names)}"
-            raise UnsafeCheckpointError(what, source.path, _OWN_NAMES, names=names) from error
-        if weights_only and "Unsupported operand" in reason:
-            what = f"refused: it holds what weights_only does not read: {reason}"
-            raise UnsafeCheckpointError(what, source.path, _OWN) from error
-        if not weights_only and _is_of_code(error, is_proven=is_proven):
-            what = f"cannot be loaded here: {type(error).__name__}: {reason}"
-            raise UnloadableStateError(what, source.path, _NEEDS_CODE) from error
-        raise CorruptCheckpointError(f"cannot be unpickled: {reason}", source.path) from error
-
-
-def _no_memory(path: str) -> StorageError:
-    return StorageError("not enough memory to load the file", path, errno=errno.ENOMEM)
-
-
-def _is_of_code(error: Exception, *, is_proven: bool) -> bool:
-    """Whether an error comes of the code that a file names, and not of the file's own structure."""
-    if isinstance(error, (ImportError, AttributeError)):
-        return True
-    is_structure = isinstance(error, (pickle.UnpicklingError, EOFError)) or _STRUCTURE.search(str(error))
-    return is_proven and not is_structure
-
-
-def _unsafe_names(source: Source, reason: str) -> tuple[str, ...]:
-    """What `weights_only` refuses to import; the first name alone where the rest cannot be read."""
-    with contextlib.suppress(BadFileError):
-        if names := unpickling.refused(read_contents(source).imports):
-            return names
-    return tuple(re.findall(r"GLOBAL ([\w.]+)", reason))
-
-
-def _reason(error: Exception) -> str:
-    """What torch's message says after the advice that it begins with, to load without weights_only."""
-    text = str(error).rpartition("WeightsUnpickler error:")[2][:1000]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    own = [line for line in lines if not line.startswith("Weights only load failed")]
-    return own[0] if own else type(error).__name__
+            place: Any = how.map_location  # torch's own type knows typed storages alone
+            return torch.load(file, map_location=place, weights_only=False, pickle_module=unpickler)

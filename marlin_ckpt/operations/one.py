@@ -1,0 +1,71 @@
+"""Verifies and inspects one checkpoint, by its path: `marlin_ckpt.verify` and `marlin_ckpt.inspect`."""
+
+import os
+
+from marlin_ckpt.directory import catalog
+from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats import verification
+from marlin_ckpt.formats.content.contents import Contents, read_contents
+from marlin_ckpt.formats.verdicts import Verdict
+from marlin_ckpt.storage.local.files import again_if_stale, open_source
+
+_MOST_NAMES = 3
+
+
+def verify(path: PathText) -> Verdict:
+    """Reads a whole checkpoint and compares it with all that it says of itself, as `marlin-ckpt verify` does.
+
+    torch is not needed, and nothing of the file is run.
+
+    Args:
+        path: a file, or a folder that is one checkpoint.
+
+    Returns:
+        the verdict; also on a file that is damaged, or is no checkpoint.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        StorageError: it cannot be read.
+        MarlinError: it is a directory that is not one checkpoint.
+    """
+    text = os.fspath(path)
+    if found := catalog.entry(text):
+        return verification.verify(found)
+    if os.path.isdir(text):
+        hint = f"verify each of its checkpoints; `marlin-ckpt verify {text}` does"
+        raise MarlinError("a directory, not one checkpoint", text, hint)
+    return verification.verify(text)
+
+
+def inspect(path: PathText) -> Contents:
+    """Reads what a file holds, but no tensor's data, as `marlin-ckpt show` does.
+
+    torch is not needed, and nothing of the file is run.
+
+    Args:
+        path: a file by `torch.save`, safetensors or marlin-ckpt.
+
+    Returns:
+        its tree, its tensors, its manifest, and what loading it would import.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        StorageError: it cannot be read.
+        CorruptCheckpointError: bytes are missing or changed.
+        NotACheckpointError: it is something else.
+        UnknownFormatError: a newer marlin-ckpt wrote it.
+        UnsafeCheckpointError: it would take more time or memory than any of its length that a tool wrote.
+        MarlinError: it is a directory.
+    """
+    text = os.fspath(path)
+    if os.path.isdir(text):
+        names = sorted(os.listdir(text))
+        some = ", ".join(names[:_MOST_NAMES]) + ", ..." * (len(names) > _MOST_NAMES)
+        raise MarlinError("a directory, not a file", text, f"inspect one of its files: {some}" * bool(names))
+
+    def read() -> Contents:
+        with open_source(text) as source:
+            return read_contents(source)
+
+    return again_if_stale(read)
