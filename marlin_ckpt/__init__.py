@@ -60,8 +60,24 @@ if TYPE_CHECKING:
     from marlin_ckpt.errors import UnloadableStateError as UnloadableStateError
     from marlin_ckpt.errors import UnsafeCheckpointError as UnsafeCheckpointError
     from marlin_ckpt.errors import UnsavableStateError as UnsavableStateError
+    from marlin_ckpt.formats.content.contents import Contents as Contents
+    from marlin_ckpt.formats.content.tree import Node as Node
+    from marlin_ckpt.formats.content.tree import NodeKind as NodeKind
+    from marlin_ckpt.formats.format import Format as Format
+    from marlin_ckpt.formats.manifest import Manifest as Manifest
+    from marlin_ckpt.formats.manifest import Parent as Parent
+    from marlin_ckpt.formats.values.tensor import TensorInfo as TensorInfo
+    from marlin_ckpt.formats.verdicts import Status as Status
+    from marlin_ckpt.formats.verdicts import Verdict as Verdict
+    from marlin_ckpt.formats.zip.container import Container as Container
+    from marlin_ckpt.formats.zip.structures import Record as Record
     from marlin_ckpt.keep import BestArguments as BestArguments
     from marlin_ckpt.keep import RetentionArguments as RetentionArguments
+    from marlin_ckpt.loading.anything import load as load
+    from marlin_ckpt.naming import Kind as Kind
+    from marlin_ckpt.operations.one import inspect as inspect
+    from marlin_ckpt.operations.one import verify as verify
+    from marlin_ckpt.reports import LoadReport as LoadReport
     from marlin_ckpt.reports import SaveReport as SaveReport
     from marlin_ckpt.saving.saver import Saver as Saver
     from marlin_ckpt.saving.saver import save as save
@@ -83,9 +99,20 @@ _NAMES = {
         "TrainingError", "UnknownFormatError", "UnloadableStateError", "UnsafeCheckpointError",
         "UnsavableStateError",
     ),
+    "formats.content.contents": ("Contents",),
+    "formats.content.tree": ("Node", "NodeKind"),
+    "formats.format": ("Format",),
+    "formats.manifest": ("Manifest", "Parent"),
+    "formats.values.tensor": ("TensorInfo",),
+    "formats.verdicts": ("Status", "Verdict"),
+    "formats.zip.container": ("Container",),
+    "formats.zip.structures": ("Record",),
     "keep": ("BestArguments", "RetentionArguments"),
-    "reports": ("SaveReport",),
     "saving.saver": ("Saver", "save"),
+    "loading.anything": ("load",),
+    "naming": ("Kind",),
+    "operations.one": ("inspect", "verify"),
+    "reports": ("LoadReport", "SaveReport"),
     "training.backend": ("SingleProcess", "TrainerBackend"),
     "training.module": ("ModuleInterface",),
     "training.preemption": ("Preempted",),

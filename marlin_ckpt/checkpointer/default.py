@@ -18,8 +18,7 @@ from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.errors import ArgumentsError, Fault
 from marlin_ckpt.escaping import OwnLogger, get_logger
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.loading.load import Loader
-from marlin_ckpt.loading.restoring import Restoration
+from marlin_ckpt.loading.load import CheckpointRestoration, Loader
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving import predicted_size
@@ -148,7 +147,8 @@ class DefaultCheckpointer(Closing, AbstractCheckpointer):
         """
         self._obey()
         self.wait()
-        loaded = Loader(self.args, self.logger, None if into is None else Restoration(into)).load()
+        restoration = None if into is None else CheckpointRestoration(into)
+        loaded = Loader(self.args, self.logger, restoration).load()
         self._saves.lineage.continues(loaded.manifest, loaded.path)
         return loaded.checkpoint
 

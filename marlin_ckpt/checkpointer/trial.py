@@ -16,8 +16,7 @@ from marlin_ckpt.errors import StorageError
 from marlin_ckpt.escaping import OwnLogger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.loading.load import Loader
-from marlin_ckpt.loading.restoring import Restoration
+from marlin_ckpt.loading.load import CheckpointRestoration, Loader
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations.advice import Figures
 from marlin_ckpt.saving.copying.staging import available_bytes
@@ -98,5 +97,5 @@ def _restore_s(path: str, live: Checkpoint, logger: logging.Logger) -> float:
         raise StorageError.of("cannot read", path, error) from error
     arguments = DefaultCheckpointerArguments(resume_from=path)
     began = time.perf_counter()
-    Loader(arguments, logger, Restoration(live)).load()
+    Loader(arguments, logger, CheckpointRestoration(live)).load()
     return time.perf_counter() - began

@@ -19,6 +19,7 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch import reader
 from marlin_ckpt.loading.payload import check_payload
 from marlin_ckpt.loading.restoring import Pair, Restoration
+from marlin_ckpt.loading.words import PREFIX_HINT
 
 
 class Loaded(NamedTuple):
@@ -27,6 +28,25 @@ class Loaded(NamedTuple):
     checkpoint: Checkpoint
     manifest: Manifest | None = None
     path: str = ""
+
+
+class CheckpointRestoration(Restoration):
+    """A restoration of the three states of a checkpoint, in which None says that nothing was saved."""
+
+    def __init__(self, into: Checkpoint) -> None:
+        """Takes the live objects; see `DefaultCheckpointer.load`."""
+        super().__init__(into.payload())
+
+    def _is_passed_over(self, saved: Any) -> bool:
+        return saved is None
+
+    def _is_ignored(self, saved: Any, live: Any) -> bool:
+        del saved, live
+        return True
+
+    def _prefix_hint(self, prefix: str) -> str:
+        del prefix
+        return PREFIX_HINT
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,23 @@ def explain(in_file: Iterable[str], here: Iterable[str], missing: Iterable[str])
     theirs, ours, lacking = set(in_file), set(here), sorted(missing)
     if not lacking or not theirs:
         return ""
-    if prefix := _prefix(lacking[0], theirs, lambda one: one in theirs, lacking):
+    if prefix := prefix_of(theirs, lacking):
         return f"the names in the file begin with the prefix {prefix!r}, which those here do not have"
     extra = sorted(theirs - ours)
     if extra and (prefix := _prefix(extra[0], ours, lambda one: one in ours, extra)):
         return f"the names here begin with the prefix {prefix!r}, which those in the file do not have"
     return _inserted(theirs, ours, lacking)
+
+
+def prefix_of(in_file: Iterable[str], missing: Iterable[str]) -> str:
+    """The prefix without which the names in a file would be those here; "" where there is none.
+
+    Args:
+        in_file: as for `explain`.
+        missing: as for `explain`.
+    """
+    theirs, lacking = set(in_file), sorted(missing)
+    return _prefix(lacking[0], theirs, lambda one: one in theirs, lacking) if lacking else ""
 
 
 def _prefix(

@@ -1,29 +1,35 @@
 """Restores a loaded state into live modules, optimizers and tensors, after it has decided whether it fits."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
-from marlin_ckpt.checkpoint import Checkpoint
-from marlin_ckpt.errors import MarlinError, StateMismatchError
+from marlin_ckpt.checkpoint import PAYLOAD_KEYS
+from marlin_ckpt.errors import StateMismatchError
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch.parameters import Names, names_in
 from marlin_ckpt.loading import optimizers
 from marlin_ckpt.loading.live import changes_its_state, changes_states, is_plain_value, judges_itself
-from marlin_ckpt.loading.prefixes import explain
+from marlin_ckpt.loading.prefixes import explain, prefix_of
 from marlin_ckpt.loading.tensors import Conversion, Target, can_convert, conflict, fault, sharing
+from marlin_ckpt.loading.words import (
+    HINT,
+    META_HINT,
+    PREFIX_HINT,
+    STRIP_HINT,
+    described,
+    join,
+    refusals,
+    some,
+    told_of,
+)
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 _MOST_SHOWN = 10
-_MOST_NAMED = 3
-_LONGEST_REASON = 300  # characters
-HINT = "load a checkpoint of the same configuration"
-META_HINT = "give it memory first, such as by module.to_empty(device=...)"
-PREFIX_HINT = "wrap the module as the one that was saved, or load without `into` and rename the tensors"
+IT, THE_OBJECT = "it", "the object"  # what the whole is called, which has no name in itself
 
 
 class Restoration:
@@ -33,15 +39,34 @@ class Restoration:
         notes: what the log should say of a load that went well, a sentence each.
     """
 
-    def __init__(self, into: Checkpoint) -> None:
+    def __init__(self, into: Any) -> None:
         """Takes the live objects.
 
         Args:
-            into: see `DefaultCheckpointer.load`.
+            into: a module, an optimizer, a tensor, another object with `load_state_dict`, or dicts, lists and
+                tuples of these.
         """
-        self._into = into.payload()
+        self._into = into
         self.notes: list[str] = []
         self._forget()
+
+    def _is_passed_over(self, saved: Any) -> bool:
+        """Whether what is saved in the place of a live object says that nothing was saved of it."""
+        del saved
+        return False
+
+    def _is_ignored(self, saved: Any, live: Any) -> bool:
+        """Whether the log should say that a value is not restored: not where another takes its place."""
+        return type(saved) is not type(live)
+
+    def _prefix_hint(self, prefix: str) -> str:
+        """What to do about a prefix that only the names in the file have, or about another cause: ""."""
+        return STRIP_HINT.format(prefix) if prefix else PREFIX_HINT
+
+    def _named(self) -> Any:
+        """The live modules, by whose names files name the parameters of optimizers."""
+        is_ours = isinstance(self._into, Mapping) and PAYLOAD_KEYS[0] in self._into
+        return self._into[PAYLOAD_KEYS[0]] if is_ours else self._into
 
     def _forget(self) -> None:
         self._differences: list[str] = []
@@ -57,11 +82,11 @@ class Restoration:
         self._is_left_to_judge = False  # a module that loads states in its own way decides what fits it
         self.notes.clear()
 
-    def pairs(self, payload: Mapping[str, Any], manifest: Manifest | None, path: str) -> list[Pair]:
+    def pairs(self, payload: Any, manifest: Manifest | None, path: str) -> list[Pair]:
         """Compares keys, shapes and dtypes of a payload with those of the live objects.
 
         Args:
-            payload: the three states; the bytes of their tensors are not needed yet.
+            payload: the states; the bytes of their tensors are not needed yet.
             manifest: of the file.
             path: of the file, for error messages.
 
@@ -73,14 +98,14 @@ class Restoration:
         """
         self._forget()
         self._saved_names = {} if manifest is None else manifest.optimizers
-        found = list(self._compare(dict(payload), self._into, ""))
+        found = list(self._compare(payload, self._into, ""))
         self._refuse_differences(path)
         self._doubtful = sharing(self._targets)
         # Nothing may change before the values that are in doubt have been looked at.
         is_in_doubt = bool(self._doubtful) or any(one.may_be_out_of_range() for one in self._conversions)
         return [] if is_in_doubt else found
 
-    def finish(self, payload: Mapping[str, Any], path: str) -> None:
+    def finish(self, payload: Any, path: str) -> None:
         """Hands the states to the live objects, once all bytes are read.
 
         Raises:
@@ -93,9 +118,9 @@ class Restoration:
             if one.may_be_out_of_range() and one.is_out_of_range()
         ]
         self._refuse_differences(path)
-        self.notes += _told(self._conversions)
+        self.notes += told_of(self._conversions)
         if self._ignored:
-            names = _some(self._ignored)
+            names = some(self._ignored)
             self.notes.append(f"Not restored, since nothing can be loaded into them in place: {names}")
         self._hand_over(payload, self._into, "", path)
 
@@ -112,11 +137,12 @@ class Restoration:
 
     def _compare(self, saved: Any, live: Any, path: str) -> Iterator[Pair]:
         if is_plain_value(live):
-            self._ignored.append(path)
+            self._ignored += [path] if self._is_ignored(saved, live) else []
+        elif self._is_passed_over(saved):
             return
-        if saved is None:
-            return
-        if isinstance(live, torch.Tensor):
+        elif saved is None and live is not None:
+            self._tell_of_kinds(self._differences, saved, live, path)
+        elif isinstance(live, torch.Tensor):
             yield from self._compare_tensors(saved, live, path)
         elif isinstance(live, torch.nn.Module):
             yield from self._compare_modules(saved, live, path)
@@ -130,17 +156,21 @@ class Restoration:
         ):
             live.check_state_dict(saved)
 
+    @staticmethod
+    def _tell_of_kinds(told: list[str], saved: Any, live: Any, path: str) -> None:
+        told.append(f"{path or IT} is {described(saved)} in the file, {described(live)} here")
+
     def _compare_containers(self, saved: Any, live: Any, path: str) -> Iterator[Pair]:
         if isinstance(live, Mapping) and isinstance(saved, Mapping):
-            parts = {_join(path, key): (key, part) for key, part in live.items()}
+            parts = {join(path, key): (key, part) for key, part in live.items()}
             missing = [key for key in live if key not in saved]
-            self._misfits += [f"{_join(path, key)} is missing in the file" for key in missing]
+            self._misfits += [f"{join(path, key)} is missing in the file" for key in missing]
             self._explain(saved, live, missing, path)
             parts = {one: (key, part) for one, (key, part) in parts.items() if key in saved}
         elif isinstance(live, (list, tuple)) and isinstance(saved, (list, tuple)) and len(saved) == len(live):
             parts = {f"{path}[{number}]": (number, part) for number, part in enumerate(live)}
         else:
-            self._misfits.append(f"{path} is {_describe(saved)} in the file, {_describe(live)} here")
+            self._tell_of_kinds(self._misfits, saved, live, path)
             return
         for one, (key, part) in parts.items():
             yield from self._compare(saved[key], part, one)
@@ -148,38 +178,43 @@ class Restoration:
     def _explain(
         self, saved: Mapping[Any, Any], live: Mapping[Any, Any], missing: list[Any], path: str
     ) -> None:
-        if cause := explain(map(str, saved), map(str, live), map(str, missing)):
+        names = [*map(str, saved)], [*map(str, live)], [*map(str, missing)]
+        if cause := explain(*names):
             self._causes.append(f"of {path}, {cause}" if path else cause)
-            self._explained |= {f"{_join(path, key)} is missing in the file" for key in missing}
-            self._explained |= {f"{_join(path, key)} is not in the module" for key in saved}
-            self._hint = PREFIX_HINT
+            self._explained |= {f"{join(path, key)} is missing in the file" for key in missing}
+            self._explained |= {f"{join(path, key)} is not in the module" for key in saved}
+            self._hint = self._prefix_hint(prefix_of(names[0], names[2]))
 
     def _compare_tensors(self, saved: Any, live: torch.Tensor, path: str) -> Iterator[Pair]:
         if not isinstance(saved, torch.Tensor):
-            self._differences.append(f"{path} is {_describe(saved)} in the file, {_describe(live)} here")
+            self._differences.append(
+                f"{path or IT} is {described(saved)} in the file, {described(live)} here"
+            )
         elif why := fault(saved, live):
-            self._differences.append(f"{path} {why}")
+            self._differences.append(f"{path or IT} {why}")
             self._hint = META_HINT if live.is_meta else self._hint
         elif not live.is_nested and saved.shape != live.shape:
-            self._misfits.append(f"{path} is {tuple(saved.shape)} in the file, {tuple(live.shape)} here")
+            self._misfits.append(
+                f"{path or IT} is {tuple(saved.shape)} in the file, {tuple(live.shape)} here"
+            )
         else:
-            self._targets.append(Target(path, saved, live))
+            self._targets.append(Target(path or IT, saved, live))
             if saved.dtype == live.dtype:
                 yield saved, live
             else:
-                self._conversions.append(Conversion(path, saved, live.dtype))
+                self._conversions.append(Conversion(path or IT, saved, live.dtype))
 
     def _compare_modules(self, saved: Any, live: torch.nn.Module, path: str) -> Iterator[Pair]:
         if changes_states(live):
             return
         if not isinstance(saved, Mapping):
-            self._differences.append(f"{path} is {_describe(saved)} in the file, a module here")
+            self._tell_of_kinds(self._differences, saved, live, path)
             return
         state = live.state_dict()
         known, causes, ignored = len(self._misfits), len(self._causes), len(self._ignored)
         found: list[Pair] = list(self._compare_containers(saved, state, path))
         del self._ignored[ignored:]  # extra state, which the module itself takes
-        self._misfits += [f"{_join(path, key)} is not in the module" for key in saved if key not in state]
+        self._misfits += [f"{join(path, key)} is not in the module" for key in saved if key not in state]
         if len(self._misfits) > known and len(self._causes) == causes and judges_itself(live):
             del self._misfits[known:]
             self._is_left_to_judge = True
@@ -187,12 +222,12 @@ class Restoration:
         yield from found
 
     def _compare_optimizers(self, saved: Any, live: Optimizer, path: str) -> Iterator[Pair]:
-        names = self._saved_names.get(path), names_in(live, self._into["module_interface_state"])
-        if found := optimizers.differences(saved, live, path, *names):
+        names = self._saved_names.get(path), names_in(live, self._named())
+        if found := optimizers.differences(saved, live, path or "optimizer", *names):
             self._differences += found
             return
         for one in optimizers.kept(saved, live):
-            name = f"{path}.{one.name}"
+            name = join(path, one.name)
             if not can_convert(one.saved.dtype, one.dtype):
                 self._differences.append(f"{name} is {one.saved.dtype} in the file, {one.dtype} here")
             elif one.saved.dtype != one.dtype:
@@ -201,82 +236,35 @@ class Restoration:
                 yield one.saved, one.live
 
     def _hand_over(self, saved: Any, live: Any, path: str, file: str) -> None:
-        if saved is None:  # nothing was saved of it
+        if self._is_passed_over(saved):
             return
         if isinstance(live, torch.Tensor):
-            with refusals(f"the state does not fit: {path} refuses it", file), torch.no_grad():
+            with refusals(f"the state does not fit: {path or THE_OBJECT} refuses it", file), torch.no_grad():
                 live.copy_(saved)  # nothing moves where the two share their memory
         elif isinstance(live, Mapping):
             for key, part in live.items():
-                self._hand_over(saved[key], part, _join(path, key), file)
+                self._hand_over(saved[key], part, join(path, key), file)
         elif isinstance(live, (list, tuple)):
             for number, part in enumerate(live):
                 self._hand_over(saved[number], part, f"{path}[{number}]", file)
         elif isinstance(live, torch.nn.Module):
             self._hand_over_to_module(saved, live, path, file)
         elif hasattr(live, "load_state_dict"):
-            with refusals(f"the state does not fit: {path} refuses it", file):
+            with refusals(f"the state does not fit: {path or THE_OBJECT} refuses it", file):
                 live.load_state_dict(saved)
 
     def _hand_over_to_module(self, saved: Any, live: torch.nn.Module, path: str, file: str) -> None:
         try:
-            with refusals(f"the state does not fit: {path} refuses it", file):
+            with refusals(f"the state does not fit: {path or THE_OBJECT} refuses it", file):
                 live.load_state_dict(saved)
         except StateMismatchError as error:
             names = live.state_dict().keys()
             if isinstance(saved, Mapping) and (why := explain(saved, names, names - saved.keys())):
-                what = f"the state does not fit: of {path}, {why}"
-                raise StateMismatchError(what, file, PREFIX_HINT, differences=(why,)) from error
+                what = f"the state does not fit: of {path or THE_OBJECT}, {why}"
+                hint = self._prefix_hint(prefix_of(saved, names - saved.keys()))
+                raise StateMismatchError(what, file, hint, differences=(why,)) from error
             raise
         if any(one.is_meta for one in live.parameters()):
-            what = (
-                f"the state does not fit: {path} is on the meta device here, and nothing was loaded into it"
-            )
+            place = f"{path or IT} is on the meta device here"
+            what = f"the state does not fit: {place}, and nothing was loaded into it"
             raise StateMismatchError(what, file, META_HINT)
-
-
-@contextlib.contextmanager
-def refusals(what: str, file: str = "") -> Iterator[None]:
-    """Turns what an object raises that refuses a state into a StateMismatchError.
-
-    Args:
-        what: begins its message.
-        file: that holds the state, where there is one.
-    """
-    try:
-        yield
-    except (MarlinError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # a load_state_dict of the user's raises anything
-        reason = " ".join(str(error).split())  # torch lists every key, a line each
-        shown = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."
-        raise StateMismatchError(f"{what}: {shown}", file, HINT) from error
-
-
-def _told(conversions: Sequence[Conversion]) -> Iterator[str]:
-    """Says what was converted, and which values were lost by it."""
-    kinds: dict[tuple[torch.dtype, torch.dtype], list[str]] = {}
-    for one in conversions:
-        kinds.setdefault((one.saved.dtype, one.dtype), []).append(one.name)
-    for (saved, dtype), names in kinds.items():
-        yield f"Converted from {saved} to {dtype}: {_some(names)}"
-    for one in conversions:
-        if count := one.lost():
-            shown = f"{count:,} of {one.saved.numel():,} values of {one.name}"
-            yield f"Too large for {one.dtype}, and not finite any more: {shown}"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return "a tensor"
-    kind = type(value).__name__
-    return f"a {kind} of {len(value)}" if isinstance(value, (Mapping, list, tuple)) else f"a {kind}"
-
-
-def _join(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)

@@ -7,7 +7,7 @@ from typing import Any
 
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
-from marlin_ckpt.loading.restoring import refusals
+from marlin_ckpt.loading.words import refusals
 from marlin_ckpt.training.module import ModuleInterface
 
 _Check = Callable[[Any], None]

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+import marlin_ckpt
 from marlin_ckpt import MarlinError, UnsavableStateError
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.formats.torch import reader
 from marlin_ckpt.formats.torch import writer as torch_writer
 from marlin_ckpt.naming import Kind
 from tests.support.descriptions import describe
@@ -32,8 +32,8 @@ def write(path: str, state: Any) -> tuple[str, ...]:
 
 
 def read(path: str, *, weights_only: bool) -> Any:
-    """Reads with our reader."""
-    return reader.read_file(path, weights_only=weights_only, log=lambda _: None)[0]
+    """Loads with the public function."""
+    return marlin_ckpt.load(path, weights_only=weights_only)
 
 
 LOADS: dict[str, Callable[[str], Any]] = {

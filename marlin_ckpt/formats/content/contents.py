@@ -29,7 +29,10 @@ _LONGEST_ORDER = 16  # bytes of the record `byteorder`, which says little or big
 
 
 class Contents(NamedTuple):
-    """What a file holds.
+    """What a file holds: the tree of all that is in it, and what is asked of that most.
+
+    `{one.name: one.shape for one in contents.tensors}` are its tensors; `contents.manifest` says of which run
+    a checkpoint of ours is, with its metrics.
 
     Attributes:
         path: the file.
@@ -50,6 +53,12 @@ class Contents(NamedTuple):
     imports: tuple[str, ...] = ()
     numpy_types: tuple[str, ...] = ()
     container: Container | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Contents(path={self.path!r}, format={self.format!r}, size_bytes={self.size_bytes}, "
+            f"{len(self.tensors)} tensors, manifest={self.manifest!r})"
+        )
 
     @property
     def manifest(self) -> Manifest | None:

@@ -13,7 +13,7 @@ from marlin_ckpt.formats.torch.parameters import Names, names_in
 from marlin_ckpt.loading.live import changes_its_state
 from marlin_ckpt.loading.optimizers import differences as optimizer_differences
 from marlin_ckpt.loading.optimizers import other_order
-from marlin_ckpt.loading.restoring import HINT
+from marlin_ckpt.loading.words import HINT
 from marlin_ckpt.training.sizes import step_batch_size
 
 State = Mapping[str, Any]

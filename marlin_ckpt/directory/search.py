@@ -1,0 +1,107 @@
+"""The checkpoints of a directory of which neither prefix nor extension is known, the newest first."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+
+from marlin_ckpt import grammars, naming
+from marlin_ckpt.directory import latest
+from marlin_ckpt.directory.catalog import readable
+from marlin_ckpt.entries import Entry
+from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats.verification import EXTENSIONS
+from marlin_ckpt.grammars.grammar import Reading
+from marlin_ckpt.storage.local.store import open_store
+
+_MOST_NAMES = 3
+# Files that a folder has all of which is one checkpoint of another tool, and what reads it.
+_FOREIGN = {
+    (".metadata",): "torch.distributed.checkpoint.load reads it",
+    ("trainer_state.json",): "the Trainer of Transformers reads it: resume_from_checkpoint",
+    ("random_states_0.pkl",): "accelerator.load_state of Accelerate reads it",
+    ("model.safetensors.index.json",): "from_pretrained of Transformers reads it; or load each of its files",
+    ("pytorch_model.bin.index.json",): "from_pretrained of Transformers reads it; or load each of its files",
+    ("config.json", "model.safetensors"): "load its model.safetensors",
+    ("config.json", "pytorch_model.bin"): "load its pytorch_model.bin",
+    ("adapter_config.json", "adapter_model.safetensors"): "load its adapter_model.safetensors",
+}
+
+
+def newest_of_any(directory: PathText, logger: logging.Logger) -> Iterator[Entry]:
+    """All checkpoints of a directory, the newest first, whatever the prefix and extension of their names.
+
+    Names of our grammar are taken before those of other tools, as `get_latest_file` does.
+
+    Args:
+        directory: that is searched, with its sub-directories.
+        logger: is told what `newest_first` tells.
+
+    Raises:
+        CheckpointNotFoundError: there is no such directory, or no checkpoint in it.
+        StorageError: the directory cannot be read.
+        MarlinError: checkpoints of several prefixes or extensions are there, or names do not tell which is
+            the newest, or the directory is one checkpoint of another tool.
+    """
+    text = os.fspath(directory)
+    seen: list[str] = []
+    ours: dict[tuple[str, str], str] = {}  # by prefix and extension, a name
+    others: dict[tuple[str, str], str] = {}  # of other tools, which have no prefix
+    for folder, names, folders in _levels(text):
+        foreign = next((one for one in _FOREIGN if names.issuperset(one)), ())
+        if foreign and not folder:
+            what = f"is one checkpoint of another tool, by its {' and '.join(foreign)}"
+            raise MarlinError(what, text, _FOREIGN[foreign])
+        seen += (os.path.join(folder, name) for name in names)
+        ours |= {(one.name.prefix, "pt"): one.item.name for one in folders if one.name}
+        for name in () if foreign else names:
+            kind, prefix, extension = _read(name)
+            if kind is not None:
+                (ours if kind else others).setdefault((prefix, extension), os.path.join(folder, name))
+    chosen = ours or others
+    if len(chosen) > 1:
+        patterns = sorted(f"{prefix}{'_' if prefix else ''}*.{extension}" for prefix, extension in chosen)
+        hint = f"name the file to load, such as {os.path.join(text, min(chosen.values()))}"
+        raise MarlinError(f"checkpoints of several kinds are here: {', '.join(patterns)}", text, hint)
+    if not ours:
+        _check_order(seen, text)
+    for prefix, extension in chosen:
+        yield from latest.newest_first(text, prefix, extension, logger)
+    if not chosen:
+        some = ", ".join(sorted(seen)[:_MOST_NAMES]) + ", ..." * (len(seen) > _MOST_NAMES)
+        hint = f"it holds {some}: name the file to load" if seen else "it is empty"
+        raise CheckpointNotFoundError("no checkpoint found", text, hint)
+
+
+def _check_order(paths: Iterable[str], directory: str) -> None:
+    """Refuses names of other tools of which none says where it stands among the others: `last.ckpt`."""
+    read = {path: (found.step, found.epoch) for path in sorted(paths) if (found := _reading(path))}
+    are_told = [all(one is not None for one in column) for column in zip(*read.values(), strict=True)]
+    if any(are_told) or len(set(read.values())) < 2:  # noqa: PLR2004
+        return
+    said = {tuple(one is not None for one in values): path for path, values in read.items()}
+    one, other = list(said.values())[:2]
+    hint = f"name the one to load, such as {os.path.join(directory, one)}"
+    raise MarlinError(f"names do not tell which is newer: {one}, {other}", directory, hint)
+
+
+def _reading(path: str) -> Reading | None:
+    stem, _, extension = os.path.basename(path).rpartition(".")
+    return grammars.read(stem) if extension in EXTENSIONS else None
+
+
+def _read(name: str) -> tuple[bool | None, str, str]:
+    """Whether a name is of our grammar, None where it is of no tool's; its prefix, and its extension."""
+    extension = name.rpartition(".")[2]
+    if extension not in EXTENSIONS:
+        return None, "", extension
+    if found := naming.parse_any(name, extension):
+        return (True if found.kind is naming.Kind.CHECKPOINT else None), found.prefix, extension
+    return (False if _reading(name) else None), "", extension
+
+
+def _levels(directory: str) -> Iterator[tuple[str, set[str], tuple[Entry, ...]]]:
+    """The folders of a directory, each with the names of its files, and the checkpoints that are folders."""
+    with open_store(directory) as store:
+        for level in readable(store, recursive=True):
+            yield level.folder, {os.path.basename(name) for name in level.objects}, level.checkpoints

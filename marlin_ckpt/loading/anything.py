@@ -1,0 +1,173 @@
+"""Loads any file that `torch.save`, safetensors or marlin-ckpt wrote: `marlin_ckpt.load`."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from marlin_ckpt import errors
+from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory.newest import newest
+from marlin_ckpt.directory.search import newest_of_any
+from marlin_ckpt.entries import Entry
+from marlin_ckpt.escaping import get_logger
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.torch import reader
+from marlin_ckpt.formats.torch.placement import MapLocation
+from marlin_ckpt.loading.arranging import arrangement_hint, completed, merged, stripped
+from marlin_ckpt.loading.live import is_plain_value
+from marlin_ckpt.loading.restoring import Pair, Restoration
+
+_logger = get_logger(__name__)
+
+
+def load(
+    path: PathText,
+    *,
+    into: Any = None,
+    map_location: MapLocation = "cpu",
+    strip_prefix: str | None = None,
+    weights_only: bool = True,
+) -> Any:
+    """Loads a checkpoint, every checksum compared, to the CPU or into live objects.
+
+    Args:
+        path: a file that `torch.save`, safetensors or marlin-ckpt wrote; or a directory, of which it takes
+            the newest checkpoint that is intact, or of a format without checksums. It passes over what is
+            damaged, and the log says why.
+        into: a module, an optimizer, a tensor, another object with `load_state_dict`, or dicts, lists and
+            tuples of these, arranged as the file has their states. Keys, shapes and dtypes are compared
+            before anything is changed; then the file is read straight into the tensors that there are, and
+            each object's `load_state_dict` is called. Tensors of another dtype are converted, which is
+            logged.
+        map_location: where tensors go, as for `torch.load`; with `into` those that it does not name.
+        strip_prefix: removed from the names of each state that is for a live module, or without `into` from
+            the names at the top: `module.`, say, after a training with DDP.
+        weights_only: import nothing beyond plain values and tensors, as `torch.load` does.
+
+    Returns:
+        what `torch.load` would return, of a safetensors file a dict of its tensors; with `into` the same,
+        with the live objects in the places of their states.
+
+    Raises:
+        ArgumentsError: an argument is wrong.
+        CheckpointNotFoundError: there is no such file, or no checkpoint in the directory.
+        StorageError: it cannot be read.
+        NotACheckpointError: it is something else.
+        UnknownFormatError: a newer marlin-ckpt wrote it.
+        CorruptCheckpointError: bytes are missing or changed. The tensors of `into` then hold anything: the
+            damage may come to light when half of them are read.
+        UnsafeCheckpointError: it needs more than `weights_only` allows; nothing of it was executed.
+        UnloadableStateError: what it needs beyond that cannot be imported here, or it cannot be placed as
+            `map_location` says.
+        StateMismatchError: a state does not fit the object that it is for.
+        MarlinError: names do not tell which checkpoint of a directory is the newest, or it is a folder that
+            something else has to load.
+    """
+    _check(into, map_location)
+    job = _Job(into, map_location, strip_prefix, weights_only)
+    text = os.fspath(path)
+    return job.load_newest(text) if os.path.isdir(text) else job.load(text)
+
+
+def _check(into: Any, map_location: Any) -> None:
+    faults = []
+    if isinstance(into, Checkpoint):
+        faults.append(errors.Fault("into", "expected live objects; pass `into.payload()` of a Checkpoint"))
+    elif is_plain_value(into):
+        kind = type(into).__qualname__
+        faults.append(
+            errors.Fault("into", f"expected a module, an optimizer or a dict of such, not a {kind}")
+        )
+    if not (map_location is None or callable(map_location) or isinstance(map_location, dict)):
+        try:
+            torch.device(map_location)
+        except (RuntimeError, TypeError):
+            expected = "expected a device, a dict, a function or None"
+            faults.append(errors.Fault("map_location", f"{expected}, not {map_location!r}"))
+    if faults:
+        raise errors.ArgumentsError(faults)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The arguments of one load; see `load`."""
+
+    into: Any
+    map_location: MapLocation
+    strip_prefix: str | None
+    weights_only: bool
+
+    def load_newest(self, directory: str) -> Any:
+        passed_over: list[errors.MarlinError] = []
+
+        def attempt(entry: Entry) -> list[Any]:
+            found = [self.load(entry.path)]  # which may be None, and is not to be passed over
+            if entry.path.endswith(".safetensors"):
+                _logger.warning(
+                    "%s is a safetensors file, which has no checksums: it cannot be verified", entry.path
+                )
+            _logger.info("Loaded %s", entry.path)
+            return found
+
+        def on_bad(error: errors.MarlinError) -> None:
+            passed_over.append(error)
+            _logger.warning("Passed over: %s", error)
+
+        if one := catalog.entry(directory):
+            raise _folder(one)
+        if found := newest(lambda: newest_of_any(directory, _logger), attempt, on_bad):
+            return found[0]
+        if passed_over:
+            first = passed_over[0]
+            first.hint = first.hint or f"none of {len(passed_over)} checkpoints under {directory} is intact"
+            try:
+                raise first
+            finally:
+                del first, passed_over  # the traceback holds this frame
+        raise errors.CheckpointNotFoundError("no checkpoint found", directory)
+
+    def load(self, path: str) -> Any:
+        if os.path.isdir(path) and (one := catalog.entry(path)):
+            raise _folder(one)
+        restoration = None if self.into is None else Restoration(self.into)
+        view: Any = None
+
+        def pairs(payload: Any, manifest: Manifest | None) -> Iterable[Pair]:
+            nonlocal view
+            view = self._seen(payload, path)
+            return () if restoration is None else restoration.pairs(view, manifest, path)
+
+        log, place = _logger.warning, self.map_location
+        try:
+            payload, manifest = reader.read_any(
+                path, weights_only=self.weights_only, log=log, map_location=place, pairs=pairs
+            )
+            if restoration is not None:
+                restoration.finish(view, path)
+        except errors.StateMismatchError as error:
+            if view is not None and self.into is not None:
+                error.hint = arrangement_hint(view, self.into) or error.hint
+            raise
+        if manifest is not None and manifest.lost:
+            _logger.warning("%s was salvaged and lacks %s.", path, ", ".join(manifest.lost))
+        if restoration is None:
+            return view if self.strip_prefix else payload
+        for note in restoration.notes:
+            _logger.warning("%s: %s", note, path)
+        return merged(view, self.into)
+
+    def _seen(self, payload: Any, path: str) -> Any:
+        """The state of a file as it is compared with the live objects, and returned."""
+        view = stripped(payload, self.into, self.strip_prefix, path) if self.strip_prefix else payload
+        return completed(view, self.into) if isinstance(self.into, torch.nn.Module) else view
+
+
+def _folder(entry: Entry) -> errors.MarlinError:
+    files = [one.name for one in entry.members]
+    hint = f"load one of its files: {os.path.join(entry.place, files[0])}" if files else ""
+    return errors.MarlinError("is a folder of files, which load does not put together", entry.path, hint)
