@@ -24,7 +24,11 @@ PARTS = {
         "adversity/test_show.py",
         "adversity/test_weights.py",
     ],
-    "kills": ["adversity/test_async.py", "adversity/test_kills.py"],
+    "kills": [
+        "adversity/test_async.py",
+        "adversity/test_kills.py",
+        "adversity/test_transaction_kills.py",
+    ],
     "power": ["adversity/test_power.py", "adversity/test_power_trash.py"],
     "calls": [  # that fail, by themselves, by the kernel, and on a full disk
         "adversity/test_calls.py",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-_NAMES = [
+NAMES = [
     "access", "close", "dup", "fchmod", "fstat", "fstatvfs", "fsync", "ftruncate", "getcwd", "link", "lseek",
     "listdir", "lstat", "mkdir", "open", "posix_fadvise", "pread", "preadv", "pwrite", "read", "readlink",
     "rename", "rmdir", "scandir", "stat", "statvfs", "unlink", "write",
@@ -27,17 +27,17 @@ class Refusal:
         self._number, self._code, self._lasts = number, code, lasts
 
     def put_in(self, patch: pytest.MonkeyPatch) -> None:
-        for name in _NAMES:
+        for name in NAMES:
             patch.setattr(os, name, self._stand_in(name, getattr(os, name)))
 
     def _stand_in(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
-            if not (place := _place()):
+            if not (where := place()):
                 return real(*args, **options)
             number, self.calls = self.calls, self.calls + 1
             if number < self._number or (number > self._number and not self._lasts):
                 return real(*args, **options)
-            self.refused = self.refused or f"{name} in {place}"
+            self.refused = self.refused or f"{name} in {where}"
             if name == "close":  # Linux closes a descriptor even when it reports an error
                 real(*args, **options)
             raise OSError(self._code, os.strerror(self._code))
@@ -45,7 +45,7 @@ class Refusal:
         return call
 
 
-def _place() -> str:
+def place() -> str:
     """Where in the package a call comes from, also by way of a module of Python's; "" for others."""
     frame = sys._getframe(2)
     while frame is not None:
