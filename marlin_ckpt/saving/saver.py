@@ -89,6 +89,7 @@ class Saver(Closing):
         asynchronous: bool = True,
         overlap: bool = True,
         check_overlap: bool = False,
+        as_is: bool = False,
         on_durable: Callable[[SaveReport], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -100,12 +101,14 @@ class Saver(Closing):
             overlap: copy in the background, too, what only an optimizer's step changes; its next step waits
                 for the rest of the copy. See `DefaultCheckpointerArguments.overlap`.
             check_overlap: compare checksums, so that tensors that are changed through `.data` are noticed.
+            as_is: save modules, optimizers and the like as `torch.save` does, not by their states.
             on_durable: called with the report of each file that is durable, on the thread that has written
                 it, before the next save: to upload the file, say. What it raises counts as a failure.
             on_error: called on that thread with what a save, or `on_durable`, has failed with in the
                 background, in place of raising it at the next call.
         """
         self._how = How(asynchronous, overlap, check_overlap)
+        self._as_is = as_is
         self._on_durable = on_durable or (lambda _: None)
         self._on_error = on_error
         self.logger = _logger
@@ -162,7 +165,7 @@ class Saver(Closing):
             MarlinError: what the save before has failed with in the background; this one was begun first.
         """
         self.register(*optimizers_in(obj))
-        wanted = _Wanted(obj, os.fspath(path), metrics, index, overwrite)
+        wanted = _Wanted(obj, os.fspath(path), metrics, index, overwrite, self._as_is)
         with self._engine.turn.taken():
             job = wanted.job(self._lineage, self._how, self._on_durable, self._on_error)
             directory = os.path.dirname(os.path.abspath(path))
@@ -200,6 +203,7 @@ class _Wanted:
     metrics: Mapping[str, Any] | None
     index: int | None
     overwrite: bool
+    as_is: bool = False
 
     def job(
         self,
@@ -209,7 +213,7 @@ class _Wanted:
         on_error: Callable[[Exception], None] | None = None,
     ) -> Job:
         lineage.optimizers.update(optimizers_in(self.obj))
-        state = states_of(self.obj)
+        state = self.obj if self.as_is else states_of(self.obj)
         kind = Kind.MODEL if isinstance(self.obj, torch.nn.Module) else Kind.CHECKPOINT
         index = _index_in(self.path) if self.index is None else checked_index(self.index)
         manifest = lineage.manifest(kind, index, self.metrics, state, state)

@@ -15,13 +15,45 @@ _PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
 # a step has missed its beginning.
 _STEP = Optimizer.profile_hook_step(lambda *_: None).__code__
 
-_Watcher = Callable[[Optimizer], None]
-_watchers: dict[int, _Watcher] = {}
+_watchers: dict[int, tuple[weakref.WeakSet[Optimizer], Callable[[], None]]] = {}
 
 
-def _hook(optimizer: Optimizer, *_: Any) -> None:
-    for watcher in tuple(_watchers.values()):
-        watcher(optimizer)
+def _hook(
+    optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Calls the watchers before the step changes anything: after its closure where that comes first."""
+    for known, _ in tuple(_watchers.values()):
+        known.add(optimizer)
+    closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
+    # Steps of others may change parameters before they call the closure, as that of SAM does.
+    if not callable(closure) or not type(optimizer).step.__module__.startswith("torch.optim."):
+        _before_change()
+        return None
+    pending = [_FirstCall(closure)]
+
+    def evaluate() -> Any:
+        return pending.pop()() if pending else closure()
+
+    if kwargs.get("closure"):
+        return args, {**kwargs, "closure": evaluate}
+    return (args[0], evaluate, *args[2:]), kwargs
+
+
+class _FirstCall:
+    """The first evaluation of a closure, which optimizers of torch begin their steps with."""
+
+    def __init__(self, closure: Callable[[], Any]) -> None:
+        self._closure = closure
+
+    def __call__(self) -> Any:
+        loss = self._closure()
+        _before_change()
+        return loss
+
+
+def _before_change() -> None:
+    for _, before_step in tuple(_watchers.values()):
+        before_step()
 
 
 class _Hook:
@@ -42,6 +74,7 @@ class _Hook:
         return self._is_set
 
 
+_BEFORE_STEPS = (_hook.__code__, _FirstCall.__call__.__code__)
 _the_hook = _Hook()
 
 
@@ -59,7 +92,8 @@ class KnownOptimizers:
         """Takes what to do.
 
         Args:
-            before_step: called before each step, on the thread that steps.
+            before_step: called before each step, on the thread that steps: after its closure, if that is the
+                first that the step does.
         """
         self.known: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._before_step = before_step
@@ -70,14 +104,8 @@ class KnownOptimizers:
         if not _the_hook.set():
             return False
         if self._forget is None:
-            known, before_step = self.known, self._before_step
-
-            def watcher(optimizer: Optimizer) -> None:
-                known.add(optimizer)
-                before_step()
-
-            _watchers[id(known)] = watcher
-            self._forget = weakref.finalize(self, _watchers.pop, id(known))
+            _watchers[id(self.known)] = self.known, self._before_step
+            self._forget = weakref.finalize(self, _watchers.pop, id(self.known))
         return True
 
     def forget(self) -> None:
@@ -122,14 +150,15 @@ def held_by(optimizer: Optimizer) -> Iterator[torch.Tensor]:
 def stepping() -> dict[int, list[Optimizer]]:
     """The optimizers that are inside their step now, by the thread that they are on.
 
-    A thread that is in our hook has not begun: it is going to wait for what it must wait for.
+    A thread that is in our hook, or calls the closure for the first time, has not begun: it is going to wait
+    for what it must wait for.
     """
     found: dict[int, list[Optimizer]] = {}
     frame: FrameType | None
     for thread, frame in sys._current_frames().items():  # noqa: SLF001 - the documented way to others' stacks
         has_begun = True
         while frame is not None:
-            if frame.f_code is _hook.__code__:
+            if frame.f_code in _BEFORE_STEPS:
                 has_begun = False
             elif frame.f_code is _STEP:
                 if has_begun:

@@ -104,11 +104,9 @@ def test_a_save_in_a_hook_of_the_step_holds_what_was_there_when_it_was_asked_for
 def test_an_optimizer_that_steps_inside_the_step_of_another_leaves_both_inside():
     outer, inner, found = Stepping("single"), Stepping("single"), []
 
-    def look():
-        found.extend(owners.stepping()[threading.get_ident()])
-        return torch.tensor(1.0)
-
-    outer.optimizer.step(lambda: inner.optimizer.step(look))
+    inner.optimizer.register_step_pre_hook(lambda *_: found.extend(owners.stepping()[threading.get_ident()]))
+    outer.optimizer.register_step_pre_hook(lambda *_: inner.optimizer.step())
+    outer.optimizer.step()
     assert found == [inner.optimizer, outer.optimizer]
 
 
@@ -151,12 +149,12 @@ def inside():
     """Another thread that is inside the step of an optimizer, until it is let go on."""
     one, begun, goes_on = Stepping("fused"), threading.Event(), threading.Event()
 
-    def closure():
+    def wait(*_):
         begun.set()
         assert goes_on.wait(60)
-        return torch.tensor(1.0)
 
-    thread = threading.Thread(target=lambda: one.optimizer.step(closure))
+    one.optimizer.register_step_pre_hook(wait)
+    thread = threading.Thread(target=one.optimizer.step)
     thread.start()
     assert begun.wait(60)
     yield one, goes_on
