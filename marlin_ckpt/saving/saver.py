@@ -83,7 +83,7 @@ class Saver(Closing):
         logger: is told of what goes wrong in the background.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords
         self,
         *,
         asynchronous: bool = True,
