@@ -36,6 +36,7 @@ PARTS = {
         "adversity/test_disk.py",
         "adversity/test_errno.py",
         "adversity/test_strace.py",
+        "adversity/test_transaction_calls.py",
     ],
     "races": [  # of processes, of threads, and of those that plant links
         "adversity/test_planted.py",

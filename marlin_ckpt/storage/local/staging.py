@@ -37,18 +37,20 @@ def create(directory_fd: int, target: str) -> tuple[int, str]:
     while True:
         name = temporary.temporary_name(target)
         os.mkdir(name, dir_fd=directory_fd)
-        try:
-            fd = temporary.open_locked(directory_fd, name)
-            if os.fstat(fd).st_nlink:
-                return fd, name
-            close_quietly(fd)
-        except (FileNotFoundError, BlockingIOError):
-            pass
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.rmdir(name, dir_fd=directory_fd)
-            raise
+        with contextlib.ExitStack() as stack:
+            stack.callback(_remove_empty, directory_fd, name)
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):
+                fd = temporary.open_locked(directory_fd, name)
+                stack.callback(close_quietly, fd)
+                if os.fstat(fd).st_nlink:
+                    stack.pop_all()
+                    return fd, name
         # A cleaner saw the folder in the instant before it was locked, and takes it away.
+
+
+def _remove_empty(directory_fd: int, name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(name, dir_fd=directory_fd)
 
 
 def discard(directory_fd: int, name: str, fd: int) -> None:
