@@ -5,6 +5,7 @@ load        Loader: finds the newest intact checkpoint, or the one that is named
 payload     what a checkpoint consists of, and what a file holds if it is none
 arranging   how a file arranges its states, and the live objects in their places
 restoring   Restoration: compares a state with live objects, then hands it to them
+lenient     the same of what fits alone, with a report on the rest
 live        what live objects do with the states that they are given
 words       the sentences about states that do not fit
 tensors     compares saved tensors with live ones, and counts what a conversion loses

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
@@ -19,17 +19,40 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch import reader
 from marlin_ckpt.formats.torch.placement import MapLocation
 from marlin_ckpt.loading.arranging import arrangement_hint, completed, merged, stripped
+from marlin_ckpt.loading.lenient import LenientRestoration
 from marlin_ckpt.loading.live import is_plain_value
 from marlin_ckpt.loading.restoring import Pair, Restoration
+from marlin_ckpt.reports import LoadReport
 
 _logger = get_logger(__name__)
 
 
+@overload
 def load(
     path: PathText,
     *,
     into: Any = None,
     map_location: MapLocation = "cpu",
+    strict: Literal[True] = True,
+    strip_prefix: str | None = None,
+    weights_only: bool = True,
+) -> Any: ...
+@overload
+def load(
+    path: PathText,
+    *,
+    into: Any,
+    map_location: MapLocation = "cpu",
+    strict: Literal[False],
+    strip_prefix: str | None = None,
+    weights_only: bool = True,
+) -> LoadReport: ...
+def load(  # noqa: PLR0913 - all but the path are names
+    path: PathText,
+    *,
+    into: Any = None,
+    map_location: MapLocation = "cpu",
+    strict: bool = True,
     strip_prefix: str | None = None,
     weights_only: bool = True,
 ) -> Any:
@@ -45,13 +68,16 @@ def load(
             each object's `load_state_dict` is called. Tensors of another dtype are converted, which is
             logged.
         map_location: where tensors go, as for `torch.load`; with `into` those that it does not name.
+        strict: whether a state that does not fit is an error. Else what fits is loaded into `into`: of a
+            module each tensor for itself, of an optimizer the whole state or nothing.
         strip_prefix: removed from the names of each state that is for a live module, or without `into` from
             the names at the top: `module.`, say, after a training with DDP.
         weights_only: import nothing beyond plain values and tensors, as `torch.load` does.
 
     Returns:
         what `torch.load` would return, of a safetensors file a dict of its tensors; with `into` the same,
-        with the live objects in the places of their states.
+        with the live objects in the places of their states; where not `strict` a report with that as its
+        `state`.
 
     Raises:
         ArgumentsError: an argument is wrong.
@@ -68,14 +94,16 @@ def load(
         MarlinError: names do not tell which checkpoint of a directory is the newest, or it is a folder that
             something else has to load.
     """
-    _check(into, map_location)
-    job = _Job(into, map_location, strip_prefix, weights_only)
+    _check(into, map_location, is_strict=strict)
+    job = _Job(into, map_location, strict, strip_prefix, weights_only)
     text = os.fspath(path)
     return job.load_newest(text) if os.path.isdir(text) else job.load(text)
 
 
-def _check(into: Any, map_location: Any) -> None:
+def _check(into: Any, map_location: Any, *, is_strict: bool) -> None:
     faults = []
+    if into is None and not is_strict:
+        faults.append(errors.Fault("strict", "expected true without `into`: there is nothing to fit"))
     if isinstance(into, Checkpoint):
         faults.append(errors.Fault("into", "expected live objects; pass `into.payload()` of a Checkpoint"))
     elif is_plain_value(into):
@@ -99,6 +127,7 @@ class _Job:
 
     into: Any
     map_location: MapLocation
+    strict: bool
     strip_prefix: str | None
     weights_only: bool
 
@@ -134,7 +163,8 @@ class _Job:
     def load(self, path: str) -> Any:
         if os.path.isdir(path) and (one := catalog.entry(path)):
             raise _folder(one)
-        restoration = None if self.into is None else Restoration(self.into)
+        kind = Restoration if self.strict else LenientRestoration
+        restoration = None if self.into is None else kind(self.into)
         view: Any = None
 
         def pairs(payload: Any, manifest: Manifest | None) -> Iterable[Pair]:
@@ -150,16 +180,23 @@ class _Job:
             if restoration is not None:
                 restoration.finish(view, path)
         except errors.StateMismatchError as error:
-            if view is not None and self.into is not None:
-                error.hint = arrangement_hint(view, self.into) or error.hint
+            error.hint = arrangement_hint(view, self.into) or error.hint
             raise
         if manifest is not None and manifest.lost:
             _logger.warning("%s was salvaged and lacks %s.", path, ", ".join(manifest.lost))
         if restoration is None:
             return view if self.strip_prefix else payload
+        return self._result(restoration, view, path)
+
+    def _result(self, restoration: Restoration, view: Any, path: str) -> Any:
         for note in restoration.notes:
             _logger.warning("%s: %s", note, path)
-        return merged(view, self.into)
+        if not isinstance(restoration, LenientRestoration):
+            return merged(view, self.into)
+        report = restoration.report(view)
+        if not report.loaded and (hint := arrangement_hint(view, self.into)):
+            _logger.warning("Nothing of %s is loaded; %s", path, hint)
+        return report
 
     def _seen(self, payload: Any, path: str) -> Any:
         """The state of a file as it is compared with the live objects, and returned."""

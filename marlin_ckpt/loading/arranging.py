@@ -22,13 +22,13 @@ def merged(saved: Any, live: Any) -> Any:
 
     Args:
         saved: what a file holds.
-        live: the objects, arranged as the file has their states.
+        live: the objects, arranged as the file has their states; those that the file lacks are added.
     """
     if _is_live(live):
         return live
     if isinstance(live, Mapping) and isinstance(saved, Mapping):
-        parts = {key: merged(saved[key], part) for key, part in live.items() if key in saved}
-        changed = {key: part for key, part in parts.items() if part is not saved[key]}
+        parts = {key: merged(saved[key], part) if key in saved else part for key, part in live.items()}
+        changed = {key: part for key, part in parts.items() if key not in saved or part is not saved[key]}
         return _replaced(saved, changed) if changed else saved
     if isinstance(live, (list, tuple)) and isinstance(saved, (list, tuple)) and len(live) == len(saved):
         listed = [merged(one, part) for one, part in zip(saved, live, strict=True)]

@@ -210,7 +210,7 @@ class Restoration:
         if not isinstance(saved, Mapping):
             self._tell_of_kinds(self._differences, saved, live, path)
             return
-        state = live.state_dict()
+        state = self._state_of(live, saved)
         known, causes, ignored = len(self._misfits), len(self._causes), len(self._ignored)
         found: list[Pair] = list(self._compare_containers(saved, state, path))
         del self._ignored[ignored:]  # extra state, which the module itself takes
@@ -220,6 +220,11 @@ class Restoration:
             self._is_left_to_judge = True
             return
         yield from found
+
+    def _state_of(self, live: torch.nn.Module, saved: Mapping[Any, Any]) -> Mapping[str, Any]:
+        """What of a module's state is compared with a saved one."""
+        del saved
+        return live.state_dict()
 
     def _compare_optimizers(self, saved: Any, live: Optimizer, path: str) -> Iterator[Pair]:
         names = self._saved_names.get(path), names_in(live, self._named())
