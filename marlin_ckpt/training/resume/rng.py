@@ -86,7 +86,7 @@ def _tensor(value: Any) -> Any:
 
 
 def _array(value: Any) -> Any:
-    return value.numpy() if isinstance(value, torch.Tensor) else value
+    return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
 
 
 def _tuples(value: Any) -> Any:

@@ -91,6 +91,24 @@ def test_python_numpy_and_torch_go_on_drawing_where_they_were():
     assert repr(drawn) == repr(again)
 
 
+class Elsewhere(torch.Tensor):
+    """One that, like those on a device, is given to NumPy by way of the CPU alone."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+    def numpy(self):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+def test_states_that_were_loaded_to_a_device_are_restored():
+    saved = rng.states()
+    drawn = [np.random.rand(), torch.rand(3)]  # noqa: NPY002
+    there = torch.utils._pytree.tree_map_only(torch.Tensor, lambda one: one.as_subclass(Elsewhere), saved)
+    assert rng.restore(there) == []
+    assert repr([np.random.rand(), torch.rand(3)]) == repr(drawn)  # noqa: NPY002
+
+
 def test_the_order_of_the_data_depends_on_seed_and_epoch_alone():
     def order(seed, epoch, skip=0):
         sampler = EpochSampler(range(1000))
