@@ -96,6 +96,8 @@ def _faults_of_file(ours: str, theirs: str, refused: tuple[str, ...]) -> list[st
         if outcomes[way] != expected:
             faults.append(f"{way}: {_first_difference(outcomes[way], expected)}")
         whole = outcomes["torch, to the CPU" if way.startswith("ours") else "torch"]
+        if way == "torch, to the CPU":
+            whole = on_the_cpu(*whole)
         if expected[0] == "loaded" == whole[0] and expected != whole:
             faults.append(f"{way} brings something else: {_first_difference(expected, whole)}")
     for way in ("", ", weights_only"):
@@ -108,6 +110,17 @@ def _faults_of_file(ours: str, theirs: str, refused: tuple[str, ...]) -> list[st
     if record_sizes(ours) != record_sizes(theirs):
         faults.append(f"storages of {record_sizes(ours)} bytes, not {record_sizes(theirs)}")
     return faults
+
+
+def on_the_cpu(how: str, lines: list[Any] | None) -> tuple[str, list[Any] | None]:
+    """The outcome of a load, with the CPU in place of the devices that tensors and storages are on."""
+    if lines is None:
+        return how, lines
+    return how, [tuple(map(_moved, line)) if isinstance(line, tuple) else line for line in lines]
+
+
+def _moved(part: Any) -> Any:
+    return torch.device("cpu") if isinstance(part, torch.device) and part.type != "meta" else part
 
 
 def _first_difference(found: tuple[str, Any], expected: tuple[str, Any]) -> str:

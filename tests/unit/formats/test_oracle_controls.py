@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.support.descriptions import describe
-from tests.support.oracle import differences, write
+from tests.support.oracle import differences, on_the_cpu, write
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -106,3 +106,22 @@ def test_the_description_tells_apart_what_must_not_be_confused(pair):
     one, other = pair
     assert describe(one()) == describe(one())
     assert describe(one()) != describe(other())
+
+
+def test_what_was_on_a_device_is_expected_on_the_cpu_of_a_load_to_it_and_all_else_as_it_was():
+    there, here = torch.device("cuda", 0), torch.device("cpu")
+    lines = [
+        ("tensor", torch.float32, there, False),
+        (torch.UntypedStorage, 8, there, 0, 0),
+        "bytes",
+        there.type,
+    ]
+    assert on_the_cpu("loaded", lines) == (
+        "loaded",
+        [("tensor", torch.float32, here, False), (torch.UntypedStorage, 8, here, 0, 0), "bytes", "cuda"],
+    )
+    assert on_the_cpu("loaded", [("tensor", torch.device("meta"))]) == (
+        "loaded",
+        [("tensor", torch.device("meta"))],
+    )
+    assert on_the_cpu("KeyError", None) == ("KeyError", None)
