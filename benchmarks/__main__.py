@@ -78,6 +78,9 @@ def main() -> None:
             print(sentence, flush=True)
             left_out.append(sentence)
 
+    def tell(line: str) -> None:
+        print(f"  {line}", flush=True)
+
     rows: list[Row] = []
     sizes = QUICK if arguments.quick else FULL
     with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
@@ -85,7 +88,7 @@ def main() -> None:
         for name in arguments.groups or _GROUPS:
             print(f"measuring: {name}", flush=True)
             with tempfile.TemporaryDirectory(dir=folder) as own:
-                rows += _GROUPS[name](Setting(Path(own), arguments.rounds, sizes, leave_out))
+                rows += _GROUPS[name](Setting(Path(own), arguments.rounds, sizes, leave_out, tell))
     rows.sort(key=_place)
     print(f"\n{report.sentence(machine)}\n\n{report.table(rows)}")
     if arguments.quick:

@@ -13,7 +13,7 @@ from benchmarks import behind, interleaved, loops
 from benchmarks.behind import Saver
 from benchmarks.files import empty
 from benchmarks.loops import Loop
-from benchmarks.report import Row, Setting
+from benchmarks.report import Row, Setting, amount
 from benchmarks.states import flat, size_bytes, size_text
 
 _TINY = 100  # as in `loops`
@@ -30,7 +30,7 @@ def on_device(setting: Setting) -> list[Row]:
 
 def measured(device: torch.device, setting: Setting) -> list[Row]:
     """The rows of a device, which may be the CPU to see whether all of it runs."""
-    width, layers = (2304, 22) if setting.sizes.medium.width > _TINY else (32, 2)
+    width, layers = (2304, 8) if setting.sizes.medium.width > _TINY else (32, 2)
     loop = loops.wide(width, layers, device)
     state, directory = size_text(size_bytes(loop.checkpoint())), setting.directory
     savers = {
@@ -38,10 +38,17 @@ def measured(device: torch.device, setting: Setting) -> list[Row]:
         "at once": behind.ours(loop, directory / "b", overlap=False),
     }
     stalls: dict[str, list[float]] = {}
-    first = {name: _stall_s(loop, saver) for name, saver in savers.items()}
+    first: dict[str, float] = {}
+    for name, saver in savers.items():
+        first[name] = _stall_s(loop, saver)
+        setting.tell(f"{name}, the first time: {amount(first[name], 's')}")
 
     def note(name: str, call: Callable[[], float]) -> Callable[[], None]:
-        return lambda: stalls.setdefault(name, []).append(call())
+        def measure() -> None:
+            stalls.setdefault(name, []).append(call())
+            setting.tell(f"{name}: {amount(stalls[name][-1], 's')}")
+
+        return measure
 
     copy, save = _copy(loop), savers["ours"]
     calls = {

@@ -29,12 +29,14 @@ class Setting:
         rounds: how often each call is timed; those of milliseconds several times as often.
         sizes: how large the states are.
         leave_out: called with a sentence about each measurement that is left out.
+        tell: called with what has been measured so far, where that takes long.
     """
 
     directory: Path
     rounds: int
     sizes: Sizes
     leave_out: Callable[[str], None]
+    tell: Callable[[str], None]
 
 
 @dataclass(frozen=True)
