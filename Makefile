@@ -29,14 +29,15 @@ test: .venv/.installed-dev ## lint, types, layer contracts and all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-peers: .venv-peers/.installed ## what other packages really write, in a .venv-peers with these packages
-	.venv-peers/bin/python -m pytest tests/peers
+	PEER_KILLS=25 .venv-peers/bin/python -m pytest tests/peers tests/integrations
 
 .venv-peers/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest hypothesis $(PEERS)
 	touch $@
 
-# PART=files runs one part: faults, files, hostile, kills, power, calls, races, retention, resume, supervisor.
+# PART=files runs one part: faults, files, hostile, kills, peers, power, calls, races,
+# retention, resume, supervisor.
 # Each takes about ten minutes; the files need 20 GB of disk and 16 GB of memory.
 PART ?= all
 campaign: .venv/.installed-dev ## the adversity tests at their full size

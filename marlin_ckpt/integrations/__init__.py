@@ -1,4 +1,6 @@
 """Adapters: the guarantees of marlin-ckpt in the loops of other packages, which are imported only here.
 
 Each module needs the package of its name: `pip install 'marlin-ckpt[lightning]'`, and so on.
+
+ignite  MarlinSaver: the save handler of a `Checkpoint` of PyTorch-Ignite
 """

@@ -17,6 +17,8 @@ PARTS = {
         "unit/formats/test_oracle_controls.py",
         "unit/formats/test_oracle_sizes.py",
         "unit/formats/test_verification.py",
+        "unit/loading/test_load_anything.py",
+        "unit/loading/test_load_into.py",
         "unit/operations/test_salvage.py",
     ],
     "hostile": [  # files made to attack whoever reads them
@@ -29,6 +31,7 @@ PARTS = {
         "adversity/test_kills.py",
         "adversity/test_transaction_kills.py",
     ],
+    "peers": ["integrations/test_ignite.py"],  # trainings with other packages, killed while they save
     "power": ["adversity/test_power.py", "adversity/test_power_trash.py"],
     "calls": [  # that fail, by themselves, by the kernel, and on a full disk
         "adversity/test_calls.py",

@@ -167,6 +167,7 @@ def test_a_wrong_configuration_is_told_without_torch(without, repository):
 ERRORS = [name for name in marlin_ckpt.__all__ if name.endswith("Error")]
 # The folders whose modules may import torch, and the views of what these report.
 _OF_TORCH = (
+    "integrations.",
     "training.",
     "checkpointer.",
     "saving.",

@@ -1,0 +1,136 @@
+"""PyTorch-Ignite: a save handler for `Checkpoint` whose files are durable and have checksums."""
+
+import contextlib
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from numbers import Integral
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.handlers import DiskSaver
+
+from marlin_ckpt.escaping import get_logger
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.saving.closing import Closing
+from marlin_ckpt.saving.saver import Saver
+from marlin_ckpt.storage.local.publishing import make_directory
+
+_STEP = re.compile(r"_(?P<step>[0-9]+)(?:_.*)?\.[^.]*", re.DOTALL)  # of what follows the basename
+
+
+class MarlinSaver(Closing, DiskSaver):
+    """Takes the place of `DiskSaver`: `Checkpoint(to_save, MarlinSaver("checkpoints"), n_saved=2)`.
+
+    A file appears under its name when it is durable, with the CRC32 of each record. Ignite asks for the
+    removal of an old file before it saves the new one; here the old one goes once the new one is durable. The
+    score is in the manifest under `score_name`, and the index is the global step where the name has it.
+
+    `torch.load`, `Checkpoint.load_objects` and `reload_objects` read the files without looking at checksums;
+    `marlin_ckpt.load(directory, into=to_save)` compares them, and takes the newest intact file.
+
+    Attributes:
+        dirname: the directory, as of `DiskSaver`.
+        save_on_rank: the rank that saves and removes.
+        logger: is told of what goes wrong in the background.
+    """
+
+    def __init__(  # noqa: PLR0913 - the options of DiskSaver, and two of ours
+        self,
+        dirname: PathText,
+        *,
+        asynchronous: bool = False,
+        create_dir: bool = True,
+        require_empty: bool = True,
+        save_on_rank: int = 0,
+        on_durable: Callable[[SaveReport], None] | None = None,
+    ) -> None:
+        """Looks at the directory on the rank that saves.
+
+        Args:
+            dirname: where the files go.
+            asynchronous: write behind the loop; `close`, or the end of a `with` statement, waits for the
+                last file. `Checkpoint.last_checkpoint` may name one that is not there yet.
+            create_dir: make the directory if it is missing.
+            require_empty: refuse a directory that holds `.pt` files. It stands here, not in `Checkpoint`; a
+                script that is to resume needs False.
+            save_on_rank: pass the same number to `Checkpoint`.
+            on_durable: called with the report of each durable file: to upload it, say.
+
+        Raises:
+            ValueError: there is no such directory, or it is not empty.
+            StorageError: the directory cannot be made.
+        """
+        saves = idist.get_rank() == save_on_rank
+        if saves and create_dir:
+            make_directory(os.path.expanduser(os.fspath(dirname)))
+        super().__init__(
+            os.fspath(dirname),
+            create_dir=create_dir,
+            require_empty=require_empty,
+            save_on_rank=save_on_rank,
+        )
+        self._on_durable = on_durable
+        self._saver = Saver(asynchronous=asynchronous, on_durable=self._finish)
+        self.logger = get_logger(__name__)
+        self._saves = 0
+        self._begun: deque[tuple[int, str]] = deque()  # numbers and paths of saves that are not durable
+        self._doomed: dict[str, int] = {}  # by name, the number of the save after which it may go
+
+    def __call__(
+        self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Saves what `Checkpoint` hands over, under the name that it gives.
+
+        Raises:
+            MarlinError: as of `marlin_ckpt.Saver.save`.
+        """
+        if idist.get_rank() != self.save_on_rank:
+            return
+        path = os.fspath(self.dirname / filename)
+        self._saves += 1
+        self._doomed.pop(filename, None)  # it is replaced in one instant
+        self._begun.append((self._saves, path))
+        metrics, index = _facts(filename, metadata or {})
+        self._saver.save(checkpoint, path, metrics=metrics, index=index)
+
+    def remove(self, filename: str) -> None:
+        """Notes a file that may go when the next one is durable."""
+        if idist.get_rank() == self.save_on_rank:
+            self._doomed[filename] = self._saves + 1
+
+    def wait(self) -> None:
+        """Waits until all that was saved is durable, and what was to be removed is gone.
+
+        Raises:
+            Exception: what a save has failed with in the background, unless that was raised before.
+        """
+        self._saver.wait()
+
+    def close(self) -> None:
+        """Waits as `wait` does, and gives the memory for copies back; a later save takes it anew."""
+        self._saver.close()
+
+    def _finish(self, report: SaveReport) -> None:
+        """Runs when a file is durable, before the next save begins to write."""
+        number, path = self._begun.popleft()
+        while path != report.path:  # that one has failed
+            number, path = self._begun.popleft()
+        for name in [name for name, after in self._doomed.copy().items() if after <= number]:
+            with contextlib.suppress(FileNotFoundError):  # of a save that has failed
+                os.unlink(self.dirname / name)
+            self._doomed.pop(name, None)
+        if self._on_durable is not None:
+            self._on_durable(report)
+
+
+def _facts(filename: str, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+    """The metrics and the index for the manifest; without an index the name as a whole is asked for it."""
+    name, score = metadata.get("score_name"), metadata.get("priority")
+    rest = filename.removeprefix(metadata.get("basename", ""))
+    found = _STEP.fullmatch(rest)
+    if name is None:  # then an integer is most often the step itself
+        name = None if score is None or isinstance(score, Integral) else "score"
+    return {} if name is None else {name: score}, int(found["step"]) if found else None
