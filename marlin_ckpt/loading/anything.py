@@ -18,6 +18,7 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch import reader
 from marlin_ckpt.formats.torch.placement import MapLocation
+from marlin_ckpt.formats.verification import EXTENSIONS
 from marlin_ckpt.loading.arranging import arrangement_hint, completed, merged, stripped
 from marlin_ckpt.loading.lenient import LenientRestoration
 from marlin_ckpt.loading.live import is_plain_value
@@ -205,6 +206,6 @@ class _Job:
 
 
 def _folder(entry: Entry) -> errors.MarlinError:
-    files = [one.name for one in entry.members]
-    hint = f"load one of its files: {os.path.join(entry.place, files[0])}" if files else ""
+    files = [one.name for one in entry.members if one.name.rpartition(".")[2] in EXTENSIONS]
+    hint = f"load one of its files, such as {os.path.join(entry.place, files[0])}" if files else ""
     return errors.MarlinError("is a folder of files, which load does not put together", entry.path, hint)

@@ -42,21 +42,23 @@ def test_a_file_comes_back_as_torch_loads_it(tmp_path, is_zip, map_location):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_any_state_that_torch_saved_comes_back_as_torch_loads_it(cases, directory):
-    path = Path(directory, "state.pt")
+@pytest.mark.parametrize("save", [torch.save, marlin_ckpt.save], ids=["torch.save", "save"])
+def test_any_state_comes_back_as_torch_brings_it_back(cases, directory, save):
+    path, theirs = Path(directory, "state.pt"), Path(directory, "theirs.pt")
 
-    @settings(max_examples=cases(60, 3000))
+    @settings(max_examples=cases(50, 3000))
     @given(state=states())
     def check(state) -> None:
         try:
-            torch.save(state, path)
+            torch.save(state, theirs)
         except Exception:  # noqa: BLE001 - a __reduce__ raises what it likes
             return
+        save(state, path)
         for weights_only in (True, False):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    expected = describe(torch.load(path, map_location="cpu", weights_only=weights_only))
+                    expected = describe(torch.load(theirs, map_location="cpu", weights_only=weights_only))
             except Exception:  # noqa: BLE001 - whatever torch raises for its own file
                 with pytest.raises(marlin_ckpt.MarlinError):
                     marlin_ckpt.load(path, weights_only=weights_only)

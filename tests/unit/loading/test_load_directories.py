@@ -10,6 +10,7 @@ import torch
 
 import marlin_ckpt
 from marlin_ckpt import CheckpointNotFoundError, CorruptCheckpointError, MarlinError
+from tests.support import folder_checkpoints
 from tests.support.pair_layout import registered, write_pair
 from tests.support.restored import net, same
 
@@ -166,3 +167,14 @@ def test_a_folder_that_is_one_checkpoint_of_ours_is_an_error_that_names_a_file_o
             with pytest.raises(MarlinError, match=r"folder of files.*model_4\.pair") as caught:
                 marlin_ckpt.load(path)
             assert str(folder / "weights.bin") in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["checkpoint-500", "run_3", "final"])
+def test_a_folder_with_a_manifest_is_an_error_whose_hint_is_a_file_that_loads(tmp_path, name):
+    weights = safetensors.torch.save({"a": torch.ones(2)})
+    folder_checkpoints.save(tmp_path, name, {"a.json": b"{}", "model.safetensors": weights})
+    with pytest.raises(MarlinError, match="folder of files") as caught:
+        marlin_ckpt.load(tmp_path / name)
+    assert same(marlin_ckpt.load(caught.value.hint.rpartition(" ")[2]), {"a": torch.ones(2)})
+    with pytest.raises(MarlinError, match="no checkpoint found" if name == "final" else "folder of files"):
+        marlin_ckpt.load(tmp_path)
