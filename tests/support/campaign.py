@@ -32,7 +32,11 @@ PARTS = {
         "adversity/test_transaction_kills.py",
     ],
     "peers": ["integrations/test_ignite.py"],  # trainings with other packages, killed while they save
-    "power": ["adversity/test_power.py", "adversity/test_power_trash.py"],
+    "power": [
+        "adversity/test_power.py",
+        "adversity/test_power_folders.py",
+        "adversity/test_power_trash.py",
+    ],
     "calls": [  # that fail, by themselves, by the kernel, and on a full disk
         "adversity/test_calls.py",
         "adversity/test_calls_direct.py",

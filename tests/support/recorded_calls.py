@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from marlin_ckpt.storage.local import system_calls
+from marlin_ckpt.storage.local import staging, system_calls
 from tests.support.power_loss import ROOT, Call, Enter, Mark, Resize, Sync, Write
 
 
@@ -29,6 +29,7 @@ class Recorder:
             monkeypatch.setattr(os, name, functools.partial(method, name, getattr(os, name)))
         allocate = functools.partial(self._changed, "allocate", system_calls.allocate)
         monkeypatch.setattr(system_calls, "allocate", allocate)
+        monkeypatch.setattr(staging, "exchange", functools.partial(self._exchange, staging.exchange))
 
     def mark(self, path: str, save: int, *, is_reported: bool) -> None:
         self.trace.append(Mark(os.path.relpath(path, self.root), save, is_reported))
@@ -90,7 +91,26 @@ class Recorder:
         real(source, target, **kwargs)
         if old in self._nodes:
             self.names.add(name)
+            self._move_below({old: new})
             self._enter((new, self._nodes[old]), (old, None))
+
+    def _exchange(self, real: Callable, directory_fd: int, one: str, other: str) -> None:
+        real(directory_fd, one, other)
+        before, after = (_absolute(name, directory_fd) for name in (one, other))
+        nodes = self._nodes[before], self._nodes[after]
+        self.names.add("exchange")
+        self._move_below({before: after, after: before})
+        self._enter((after, nodes[0]), (before, nodes[1]))
+
+    def _move_below(self, moves: dict[str, str]) -> None:
+        """Gives what is in folders that are renamed its new paths."""
+        moved = {
+            new + path[len(old) :]: self._nodes.pop(path)
+            for path in list(self._nodes)
+            for old, new in moves.items()
+            if path.startswith(f"{old}/")
+        }
+        self._nodes.update(moved)
 
     def _link(self, name: str, real: Callable, source, target, **kwargs) -> None:
         real(source, target, **kwargs)
