@@ -2,5 +2,7 @@
 
 Each module needs the package of its name: `pip install 'marlin-ckpt[lightning]'`, and so on.
 
-ignite  MarlinSaver: the save handler of a `Checkpoint` of PyTorch-Ignite
+ignite        MarlinSaver: the save handler of a `Checkpoint` of PyTorch-Ignite
+transformers  protect: the folders `checkpoint-N` of a Trainer of Transformers
+agreement     what one of several processes finds, for all of them
 """

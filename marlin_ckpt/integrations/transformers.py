@@ -1,0 +1,148 @@
+"""Checkpoints of the Trainer of Transformers that survive kills: folders that appear whole, with checksums.
+
+    trainer = protect(Trainer(...))  # or a Seq2SeqTrainer, an SFTTrainer, a trainer of your own
+    trainer.train(resume_from_checkpoint=True)
+
+or, in a class of your own, `class MyTrainer(MarlinCheckpoints, SFTTrainer)`.
+"""
+
+import contextlib
+import functools
+import os
+from typing import Any
+
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from marlin_ckpt.directory.transaction import Transaction
+from marlin_ckpt.escaping import get_logger
+from marlin_ckpt.integrations.agreement import agreed
+from marlin_ckpt.naming import Kind
+from marlin_ckpt.operations import trainer_folders
+from marlin_ckpt.saving.lineage import Lineage
+
+# What is overridden here beyond the public methods of a Trainer, with the parameters that it has in 5.24.
+PRIVATE = {
+    "_get_output_dir": ("self", "trial"),
+    "_load_best_model": ("self",),
+    "_push_from_checkpoint": ("self", "checkpoint_folder"),
+    "_save_checkpoint": ("self", "model", "trial"),
+}
+_PARALLEL = ("not_parallel", "not_distributed", "distributed")  # of transformers.training_args.ParallelMode
+_warn_once = functools.cache(get_logger(__name__).warning)
+
+
+def protect(trainer: Any) -> Any:
+    """Makes a trainer save whole `checkpoint-N` folders and resume from intact ones; see MarlinCheckpoints.
+
+    Args:
+        trainer: a Trainer of Transformers, or of a class that is made from it.
+
+    Returns:
+        the same trainer.
+    """
+    kind = type(trainer)
+    if not issubclass(kind, MarlinCheckpoints):
+        trainer.__class__ = type(kind.__name__, (MarlinCheckpoints, kind), {"__module__": kind.__module__})
+    return trainer
+
+
+class MarlinCheckpoints(Trainer):
+    """A Trainer, or what to put before the class of one, each of whose checkpoints is a transaction.
+
+    A folder `checkpoint-N` appears when all its files are durable, with a manifest of their checksums, the
+    step and its metrics; only then are others removed for `save_total_limit`. A run resumes only from a
+    folder whose checksums hold. With DeepSpeed, FSDP, SageMaker and on TPUs all is left to Transformers.
+    """
+
+    _staging = ""  # the directory that stands for the run's while a checkpoint is written
+    _lineage: Lineage | None = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains as `Trainer.train` does, from a checkpoint that is verified first.
+
+        Args:
+            resume_from_checkpoint: True for the newest folder that is intact; the log says which newer ones
+                were passed over, and why. Or the path of one.
+            args: further ones of `Trainer.train`.
+            kwargs: the same by name.
+
+        Returns:
+            what `Trainer.train` returns.
+
+        Raises:
+            CorruptCheckpointError: the folder that was named is damaged or incomplete.
+            CheckpointNotFoundError: there are folders, but none is intact; or there is none of that name.
+        """
+        self._lineage = Lineage()
+        if resume_from_checkpoint and self._is_covered():
+            named = "" if resume_from_checkpoint is True else str(resume_from_checkpoint)
+            needed = trainer_folders.needed(save_only_model=self.args.save_only_model)
+            found = agreed(lambda: trainer_folders.start(self.args.output_dir, named, needed))
+            if found:  # else Transformers says that there is nothing
+                self._lineage.continues(trainer_folders.manifest(found), found)
+                resume_from_checkpoint = found
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if not self._is_covered():
+            super()._save_checkpoint(model, trial)
+            return
+        run, step = self._get_output_dir(trial), self.state.global_step
+        name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        self._lineage = lineage = self._lineage or Lineage()
+        metrics = trainer_folders.metrics_at(step, self.state.log_history)
+        whole = Transaction(run, name, manifest=lineage.manifest(Kind.CHECKPOINT, step, metrics, {}, {}))
+        best = self.state.best_model_checkpoint
+        try:
+            with contextlib.ExitStack() as stack:
+                self._staging = agreed(lambda: stack.enter_context(whole))
+                stack.callback(self.__dict__.pop, "_staging")
+                super()._save_checkpoint(model, trial)
+                self._name_best(run, name, best)
+                self.accelerator.wait_for_everyone()
+                if self.args.process_index == 0:
+                    trainer_folders.lift(os.path.join(self._staging, name))
+        except BaseException:
+            self.state.best_model_checkpoint = best  # else it would name a folder that is nowhere
+            raise
+        lineage.saves += 1
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(whole.path)
+        if self.args.process_index == 0 and self.args.save_total_limit:
+            kept = [whole.path, self.state.best_model_checkpoint or whole.path]
+            trainer_folders.rotate(run, self.args.save_total_limit, kept)
+
+    def _name_best(self, run: str, name: str, was: str | None) -> None:
+        """Names the best checkpoint by the path that it will have, in the file of the trainer's state too."""
+        best = f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        path = os.path.join(run, best)
+        if best == name or os.path.isdir(path):
+            self.state.best_model_checkpoint = path
+            if path != was and self.args.should_save:
+                self.state.save_to_json(os.path.join(self._staging, name, trainer_folders.STATE))
+
+    def _get_output_dir(self, trial: Any) -> Any:
+        return self._staging or super()._get_output_dir(trial)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._staging:  # what is uploaded has its name already
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _load_best_model(self) -> None:
+        if self._is_covered():
+            agreed(lambda: trainer_folders.check(self.state.best_model_checkpoint, ()))
+        super()._load_best_model()
+
+    def _is_covered(self) -> bool:
+        """Whether the first process can publish a checkpoint as one folder; if not, the log says why once."""
+        others = {
+            "DeepSpeed": self.is_deepspeed_enabled,
+            "FSDP": self.is_fsdp_enabled,
+            "this kind of parallel training": self.args.parallel_mode.value not in _PARALLEL,
+            "save_on_each_node": self.args.save_on_each_node and self.args.world_size > 1,
+        }
+        reason = next((name for name, is_so in others.items() if is_so), "")
+        if reason:
+            _warn_once("With %s checkpoints are left to Transformers: not atomic, not verified.", reason)
+        return not reason
