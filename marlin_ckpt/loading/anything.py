@@ -32,22 +32,22 @@ _logger = get_logger(__name__)
 def load(
     path: PathText,
     *,
-    into: Any = None,
-    map_location: MapLocation = "cpu",
-    strict: Literal[True] = True,
-    strip_prefix: str | None = None,
-    weights_only: bool = True,
-) -> Any: ...
-@overload
-def load(
-    path: PathText,
-    *,
     into: Any,
     map_location: MapLocation = "cpu",
     strict: Literal[False],
     strip_prefix: str | None = None,
     weights_only: bool = True,
 ) -> LoadReport: ...
+@overload
+def load(
+    path: PathText,
+    *,
+    into: Any = None,
+    map_location: MapLocation = "cpu",
+    strict: bool = True,
+    strip_prefix: str | None = None,
+    weights_only: bool = True,
+) -> Any: ...
 def load(  # noqa: PLR0913 - all but the path are names
     path: PathText,
     *,

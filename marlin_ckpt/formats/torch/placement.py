@@ -19,9 +19,7 @@ _CHANNELS_LAST = {4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 # What `torch.load` takes to place the storages of tensors.
-MapLocation = (
-    str | torch.device | dict[str, str] | Callable[[UntypedStorage, str], UntypedStorage | None] | None
-)
+MapLocation = str | torch.device | dict[str, str] | Callable[[Any, str], Any] | None
 FindPairs = Callable[[Any, Manifest | None], Iterable[Pair]]
 
 
