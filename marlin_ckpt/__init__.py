@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from marlin_ckpt.checkpoint import Checkpoint as Checkpoint
     from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer as AbstractCheckpointer
     from marlin_ckpt.checkpointer.default import DefaultCheckpointer as DefaultCheckpointer
+    from marlin_ckpt.checkpointer.directory import CheckpointDirectory as CheckpointDirectory
+    from marlin_ckpt.checkpointer.hooks import TrainerHooks as TrainerHooks
     from marlin_ckpt.directory.latest import get_latest_file as get_latest_file
     from marlin_ckpt.errors import ArgumentsError as ArgumentsError
     from marlin_ckpt.errors import BadFileError as BadFileError
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.formats.manifest import Manifest as Manifest
     from marlin_ckpt.formats.manifest import Parent as Parent
     from marlin_ckpt.formats.values.tensor import TensorInfo as TensorInfo
+    from marlin_ckpt.formats.verdicts import CheckpointInfo as CheckpointInfo
     from marlin_ckpt.formats.verdicts import Status as Status
     from marlin_ckpt.formats.verdicts import Verdict as Verdict
     from marlin_ckpt.formats.zip.container import Container as Container
@@ -78,6 +81,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.operations.one import inspect as inspect
     from marlin_ckpt.operations.one import verify as verify
     from marlin_ckpt.reports import LoadReport as LoadReport
+    from marlin_ckpt.reports import Pruning as Pruning
     from marlin_ckpt.reports import SaveReport as SaveReport
     from marlin_ckpt.saving.saver import Saver as Saver
     from marlin_ckpt.saving.saver import save as save
@@ -92,6 +96,8 @@ _NAMES = {
     "checkpoint": ("Checkpoint",),
     "checkpointer.abstract": ("AbstractCheckpointer",),
     "checkpointer.default": ("DefaultCheckpointer",),
+    "checkpointer.directory": ("CheckpointDirectory",),
+    "checkpointer.hooks": ("TrainerHooks",),
     "directory.latest": ("get_latest_file",),
     "errors": (
         "ArgumentsError", "BadFileError", "CheckpointNotFoundError", "ConfigError", "CorruptCheckpointError",
@@ -104,7 +110,7 @@ _NAMES = {
     "formats.format": ("Format",),
     "formats.manifest": ("Manifest", "Parent"),
     "formats.values.tensor": ("TensorInfo",),
-    "formats.verdicts": ("Status", "Verdict"),
+    "formats.verdicts": ("CheckpointInfo", "Status", "Verdict"),
     "formats.zip.container": ("Container",),
     "formats.zip.structures": ("Record",),
     "keep": ("BestArguments", "RetentionArguments"),
@@ -112,7 +118,7 @@ _NAMES = {
     "loading.anything": ("load",),
     "naming": ("Kind",),
     "operations.one": ("inspect", "verify"),
-    "reports": ("LoadReport", "SaveReport"),
+    "reports": ("LoadReport", "Pruning", "SaveReport"),
     "training.backend": ("SingleProcess", "TrainerBackend"),
     "training.module": ("ModuleInterface",),
     "training.preemption": ("Preempted",),

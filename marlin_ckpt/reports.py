@@ -1,4 +1,4 @@
-"""What a save cost, and what a load has found."""
+"""What saves took, what loads found and what retention did: values that calls return."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,3 +72,18 @@ class LoadReport:
     def __str__(self) -> str:
         counts = {name: len(getattr(self, name)) for name in ("missing", "unexpected", "mismatched")}
         return ", ".join([f"{len(self.loaded)} loaded", *(f"{n} {name}" for name, n in counts.items() if n)])
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """What became of the checkpoints of a directory, or with `dry_run` would become, by their paths.
+
+    Attributes:
+        kept: those that stay, each with the reasons.
+        removed: those that have gone, each with the reasons.
+        failed: those that could not be removed, each with what went wrong.
+    """
+
+    kept: dict[str, tuple[str, ...]]
+    removed: dict[str, tuple[str, ...]]
+    failed: dict[str, str]

@@ -2,6 +2,8 @@
 
 abstract   AbstractCheckpointer: the interface, PyMarlin's
 default    DefaultCheckpointer: one process, one directory
+directory  CheckpointDirectory: what is in a directory, the newest, the best, and what goes
+hooks      what our trainer asks of a checkpointer beyond that
 run_saves  the saves of one run into directories, under its names and rules
 trial      saves and restores a state to measure what that takes; for `advise`
 """

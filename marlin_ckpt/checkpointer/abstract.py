@@ -1,21 +1,16 @@
 """The interface that a trainer saves and loads through; PyMarlin's."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch.optim import Optimizer
-
 from marlin_ckpt.checkpoint import Checkpoint
-from marlin_ckpt.reports import SaveReport
 
 
 class AbstractCheckpointer(ABC):
     """Decides when, where and how states are saved; derive from it to decide otherwise.
 
     A trainer calls `load` once when it is made, `save` after each epoch and once more, forced, after the
-    last, then `save_model`.
+    last, then `save_model`. A checkpointer that has methods of `TrainerHooks` is asked these as well.
     """
 
     @abstractmethod
@@ -46,35 +41,3 @@ class AbstractCheckpointer(ABC):
     @abstractmethod
     def load(self) -> Checkpoint:
         """Loads the states to continue from; an empty `Checkpoint` where there is nothing to continue."""
-
-    def is_due(self, index: int) -> bool:  # noqa: ARG002 - see below
-        """Whether `save` would save under this index; True unless overridden, so that it decides."""
-        return True
-
-    def usual_save_s(self) -> float | None:
-        """How long a save takes until it is durable, in seconds; None where it is not known."""
-        return None
-
-    def check_space(self, state: Checkpoint, optimizers: Iterable[Optimizer], indices: int) -> None:  # noqa: B027
-        """Called before a trainer's first step; refuses a run whose checkpoints cannot be saved.
-
-        Does nothing unless overridden; see `DefaultCheckpointer.check_space`.
-        """
-
-    def running(self) -> AbstractContextManager[object]:
-        """The context in which a trainer trains; does nothing unless overridden."""
-        return nullcontext()
-
-    def register(self, *optimizers: Optimizer) -> None:  # noqa: B027 - see below
-        """Called with the optimizers whose states will be saved; does nothing unless overridden."""
-
-    def wait(self) -> None:  # noqa: B027 - as above
-        """Returns when everything that was saved is durable; saves that return then need nothing here."""
-
-    def take_reports(self) -> list[SaveReport] | None:
-        """The reports of what became durable since the last call; None where `save` makes none."""
-        return None
-
-    def overhead(self) -> float | None:
-        """The share of the time so far that saves have cost; None where it is not known."""
-        return None

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint, checked_index
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
+from marlin_ckpt.checkpointer.hooks import TrainerHooks
 from marlin_ckpt.checkpointer.run_saves import Request, RunSaves
 from marlin_ckpt.directory import latest, lease, leftovers, needed_space, notes
 from marlin_ckpt.directory.removing import Removal
@@ -28,7 +30,7 @@ from marlin_ckpt.storage.local.publishing import make_directory
 _LOGGER_NAME = "marlin_ckpt.checkpointer"
 
 
-class DefaultCheckpointer(Closing, AbstractCheckpointer):
+class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
     """Saves to and loads from `{file_prefix}_{index}.{file_ext}` in directories of the local file system.
 
     A save is reported when the file is durable under its name; a kill at any instant leaves the files before
@@ -95,7 +97,7 @@ class DefaultCheckpointer(Closing, AbstractCheckpointer):
         payload, modules = checkpoint_state.payload(), checkpoint_state.module_interface_state
         manifest = partial(self._saves.lineage.manifest, Kind.CHECKPOINT, index, checkpoint_state.metrics)
         describe = partial(manifest, payload, modules)
-        return self._saves.save(self.args, Request(state=payload, describe=describe, must_be_made=force))
+        return self._save(Request(state=payload, describe=describe, must_be_made=force))
 
     def save_model(self, model_state: Any, index: int) -> str | None:
         """Saves the module's state alone, when `checkpoint` and `model_state_save_dir` are set.
@@ -115,7 +117,7 @@ class DefaultCheckpointer(Closing, AbstractCheckpointer):
         if not (self.args.checkpoint and self.args.model_state_save_dir):
             return None
         describe = partial(self._saves.lineage.manifest, Kind.MODEL, index, None, {}, {})
-        return self._saves.save(self.args, Request(state=model_state, describe=describe))
+        return self._save(Request(state=model_state, describe=describe))
 
     def load(self, into: Checkpoint | None = None) -> Checkpoint:
         """Loads what `load_dir` and `load_filename` say, every byte checked, to the CPU or into live objects.
@@ -172,9 +174,7 @@ class DefaultCheckpointer(Closing, AbstractCheckpointer):
         With `async_save` and `overlap` these are copied while training goes on, and the next step waits for
         the rest of the copy. An optimizer that was not named is noticed at its first step after such a save.
         """
-        self._saves.lineage.optimizers.update(optimizers)
-        if self.args.async_save and self.args.overlap:
-            self._saves.engine.register(*optimizers)
+        self._saves.register(self.args, *optimizers)
 
     def check_space(self, state: Checkpoint, optimizers: Iterable[Optimizer], indices: int) -> None:
         """Refuses a run whose state cannot be saved, or for whose checkpoints `save_dir` has no room.
@@ -259,3 +259,6 @@ class DefaultCheckpointer(Closing, AbstractCheckpointer):
             return index % self.args.period == 0
         hours = self.args.mean_time_between_failures_hours
         return self._saves.engine.pace.is_due(self.args.max_overhead, None if hours is None else hours * 3600)
+
+    def _save(self, wanted: Request) -> str | None:
+        return self._saves.save(self.args, replace(wanted, make_directory=self.check_mk_dir))

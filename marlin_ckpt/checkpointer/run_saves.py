@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch.optim import Optimizer
+
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import leftovers
 from marlin_ckpt.directory.lease import Lease
@@ -33,14 +35,18 @@ class Request:
         describe: makes the manifest, once it is this save's turn.
         must_be_made: whether it waits for the save before it, whatever `when_busy` says.
         convert: makes of the state what is pickled.
+        gives_up: whether it is only logged that a tensor has changed while it was copied; see `Job`.
         on_durable: told of the file when it is durable.
+        make_directory: makes the directory that it goes to.
     """
 
     state: Any
     describe: Callable[[], Manifest]
     must_be_made: bool = True
     convert: Callable[[Any], Any] = plain
+    gives_up: bool = True
     on_durable: Callable[[SaveReport], None] = lambda _: None
+    make_directory: Callable[[PathText], None] = make_directory
 
 
 class RunSaves:
@@ -63,6 +69,12 @@ class RunSaves:
         self._logger = logger
         self._neighbours = Neighbours(logger)
         self._swept: set[PathText] = set()
+
+    def register(self, args: DefaultCheckpointerArguments, *optimizers: Optimizer) -> None:
+        """Names optimizers whose parameters and state nothing but their `step` changes."""
+        self.lineage.optimizers.update(optimizers)
+        if args.async_save and args.overlap:
+            self.engine.register(*optimizers)
 
     def save(self, args: DefaultCheckpointerArguments, wanted: Request) -> str | None:
         """Saves a state.
@@ -99,17 +111,19 @@ class RunSaves:
         name = FileName(args.file_prefix, manifest.index, args.file_ext, manifest.kind)
         if self.lease is not None:
             self.lease.follow()
-        make_directory(directory)
+        wanted.make_directory(directory)
         if directory not in self._swept:
             self._swept.add(directory)
             leftovers.sweep(os.fspath(directory), self._logger)
         self._neighbours.saving(os.fspath(directory), name, manifest.run_id)
 
+        on_durable = wanted.on_durable
+
         def durable(report: SaveReport) -> None:
             if not is_model:
                 self.save_s = report.stall_s + report.copy_s + report.write_s + report.sync_s
                 self.keeper.saved(args, report.path, manifest.run_id, set(manifest.metrics))
-            wanted.on_durable(report)
+            on_durable(report)
 
         def warn(error: Exception) -> None:
             if not isinstance(error, MarlinError):
@@ -122,7 +136,7 @@ class RunSaves:
             manifest=manifest,
             how=How(args.async_save, args.overlap, args.check_overlap),
             may_skip=args.async_save and args.when_busy == "skip" and not wanted.must_be_made,
-            gives_up=True,
+            gives_up=wanted.gives_up,
             convert=wanted.convert,
             make_room=lambda: self.keeper.make_room(args, manifest.run_id),
             on_durable=durable,

@@ -1,6 +1,7 @@
 """The one search for the newest checkpoint that is good, and the one decision on what it passes over."""
 
 import errno
+import logging
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -77,6 +78,40 @@ def newest(
             if found is not None:
                 return found
     return None
+
+
+def newest_loaded(
+    candidates: Candidates, attempt: Callable[[Entry], Found], directory: str, logger: logging.Logger
+) -> Found | None:
+    """Loads the first of some checkpoints, newest first, that can be loaded; what it passes over is logged.
+
+    Args:
+        candidates: as for `newest`.
+        attempt: loads a checkpoint.
+        directory: in which they are, for the message.
+        logger: is told of each that is passed over, with the reason.
+
+    Returns:
+        what `attempt` returned, which must not be None; None where there are no checkpoints.
+
+    Raises:
+        MarlinError: the search cannot go on; or all were passed over: the newest one's error.
+    """
+    passed_over: list[MarlinError] = []
+
+    def on_bad(error: MarlinError) -> None:
+        passed_over.append(error)
+        logger.warning("Passed over: %s", error)
+
+    found = newest(candidates, attempt, on_bad)
+    if found is None and passed_over:
+        first = passed_over[0]
+        first.hint = first.hint or f"none of {len(passed_over)} checkpoints under {directory} is intact"
+        try:
+            raise first
+        finally:
+            del first, passed_over  # the traceback holds this frame
+    return found
 
 
 def newest_intact(candidates: Candidates, on_passed_over: OnPassedOver = lambda *_: None) -> Entry | None:

@@ -1,17 +1,24 @@
-"""The checkpoints of a directory of which neither prefix nor extension is known, the newest first."""
+"""The checkpoints of a directory in order: of one prefix, or of whichever prefix and extension are there."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from marlin_ckpt import grammars, naming
-from marlin_ckpt.directory import latest
+from marlin_ckpt.directory import catalog, latest
 from marlin_ckpt.directory.catalog import readable
+from marlin_ckpt.directory.retention.decide import best_first
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats.inspection import inspect
+from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.formats.verification import EXTENSIONS
 from marlin_ckpt.grammars.grammar import Reading
+from marlin_ckpt.keep import BestArguments
+from marlin_ckpt.naming import Kind
 from marlin_ckpt.storage.local.store import open_store
 
 _MOST_NAMES = 3
@@ -26,6 +33,61 @@ _FOREIGN = {
     ("config.json", "pytorch_model.bin"): "load its pytorch_model.bin",
     ("adapter_config.json", "adapter_model.safetensors"): "load its adapter_model.safetensors",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The checkpoints of one prefix in one directory, as they are whenever they are asked for.
+
+    Attributes:
+        directory: its path; where there is none, there are no checkpoints.
+        prefix: what their names start with.
+        extension: of files, without its dot; folders count whatever theirs is.
+        run_id: only checkpoints of this run; None: of all.
+    """
+
+    directory: str
+    prefix: str
+    extension: str
+    run_id: str | None = None
+
+    def inspections(self) -> Iterator[Inspection]:
+        """What a look at each finds, in the order of their index; of equal indices in that of their time."""
+        for found in map(inspect, self._entries()):
+            if self.run_id is None or (found.manifest is not None and found.manifest.run_id == self.run_id):
+                yield found
+
+    def newest_first(self) -> Iterable[Entry]:
+        """The greatest index first; of equal ones the one that was changed last."""
+        found = self._entries() if self.run_id is None else [one.entry for one in self.inspections()]
+        return reversed(found)
+
+    def best_first(self, rule: BestArguments) -> Iterable[Entry]:
+        """The best by a metric first, of equal ones the newest; all that have a finite value of it."""
+        found = [(one.entry, one.manifest.metrics) for one in self.inspections() if one.manifest is not None]
+        return best_first(reversed(found), rule)
+
+    def with_index(self, index: int) -> Entry:
+        """The checkpoint of an index.
+
+        Raises:
+            CheckpointNotFoundError: there is none; the hint names the newest.
+            StorageError: the directory cannot be read.
+        """
+        entries = list(self.newest_first())
+        if found := next((one for one in entries if one.index == index), None):
+            return found
+        some = ", ".join(str(one.index) for one in entries[:_MOST_NAMES])
+        hint = f"there are {some}" if some else f"there is no checkpoint of prefix {self.prefix}"
+        hint += ", ..." * (len(entries) > _MOST_NAMES)
+        raise CheckpointNotFoundError(f"no checkpoint of index {index}", self.directory, hint)
+
+    def _entries(self) -> list[Entry]:
+        found: list[Entry] = []
+        with contextlib.suppress(CheckpointNotFoundError):
+            found = catalog.find(self.directory, prefix=self.prefix, extension=self.extension)
+        checkpoints = (one for one in found if one.name and one.name.kind is Kind.CHECKPOINT)
+        return sorted(checkpoints, key=lambda one: (one.index or 0, one.modified_ns, one.path))
 
 
 def newest_of_any(directory: PathText, logger: logging.Logger) -> Iterator[Entry]:

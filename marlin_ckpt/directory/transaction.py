@@ -155,6 +155,7 @@ class Transaction:
             copy_s=0.0,
             write_s=was_read - began,
             sync_s=ended - was_read,
+            metrics=dict(self._manifest.metrics),
         )
 
     def _make_durable(self, staged: str) -> tuple[list[Item], list[dict[str, Any]], float]:

@@ -1,7 +1,8 @@
 """What can be said of a file: the verdicts, and what a look at it found."""
 
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, UnknownFormatError
@@ -91,6 +92,44 @@ class Inspection(NamedTuple):
         if self.manifest is not None:
             return self.manifest.kind
         return "other" if self.entry.name is None else self.entry.name.kind
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """One checkpoint of a directory, as its name and its manifest describe it; no tensor was read for it.
+
+    Attributes:
+        path: of the file or folder.
+        index: in its name; None where there is none.
+        kind: `checkpoint`, `model`, or `other` where neither manifest nor name says it.
+        status: what a look at its structure found; None where it cannot be read.
+        reason: why it is not complete, or cannot be read; "" where it is complete.
+        metrics: names and values that it was saved with.
+        created: when it was written, UTC in ISO 8601; "" where it has no manifest.
+        run_id: of the run that wrote it; "" where it has no manifest.
+        size_bytes: its length, of a folder that of its files together.
+    """
+
+    path: str
+    index: int | None
+    kind: str
+    status: Status | None
+    reason: str
+    metrics: dict[str, float]
+    created: str
+    run_id: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, found: Inspection) -> Self:
+        """What a look at a checkpoint found, as one value without the rest."""
+        about, entry = found.manifest, found.entry
+        metrics = {} if about is None else dict(about.metrics)
+        created, run_id = ("", "") if about is None else (about.created, about.run_id)
+        return cls(
+            entry.path, entry.index, found.kind, found.status, found.reason, metrics, created, run_id,
+            entry.size_bytes,
+        )  # fmt: skip
 
 
 class Verdict(NamedTuple):

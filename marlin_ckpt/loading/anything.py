@@ -10,7 +10,7 @@ import torch
 from marlin_ckpt import errors
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.directory import catalog
-from marlin_ckpt.directory.newest import newest
+from marlin_ckpt.directory.newest import newest_loaded
 from marlin_ckpt.directory.search import newest_of_any
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.escaping import get_logger
@@ -133,8 +133,6 @@ class _Job:
     weights_only: bool
 
     def load_newest(self, directory: str) -> Any:
-        passed_over: list[errors.MarlinError] = []
-
         def attempt(entry: Entry) -> list[Any]:
             found = [self.load(entry.path)]  # which may be None, and is not to be passed over
             if entry.path.endswith(".safetensors"):
@@ -144,21 +142,10 @@ class _Job:
             _logger.info("Loaded %s", entry.path)
             return found
 
-        def on_bad(error: errors.MarlinError) -> None:
-            passed_over.append(error)
-            _logger.warning("Passed over: %s", error)
-
         if one := catalog.entry(directory):
             raise _folder(one)
-        if found := newest(lambda: newest_of_any(directory, _logger), attempt, on_bad):
+        if found := newest_loaded(lambda: newest_of_any(directory, _logger), attempt, directory, _logger):
             return found[0]
-        if passed_over:
-            first = passed_over[0]
-            first.hint = first.hint or f"none of {len(passed_over)} checkpoints under {directory} is intact"
-            try:
-                raise first
-            finally:
-                del first, passed_over  # the traceback holds this frame
         raise errors.CheckpointNotFoundError("no checkpoint found", directory)
 
     def load(self, path: str) -> Any:

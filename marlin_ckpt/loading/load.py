@@ -11,7 +11,7 @@ from marlin_ckpt import errors
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.directory import latest
-from marlin_ckpt.directory.newest import newest, newest_intact
+from marlin_ckpt.directory.newest import newest_intact, newest_loaded
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.content.payload import other_content
@@ -91,23 +91,11 @@ class Loader:
         return latest.newest_first(load_dir, self.args.file_prefix, self.args.file_ext, self.logger)
 
     def _load_newest(self, load_dir: PathText) -> Loaded:
-        passed_over: list[errors.MarlinError] = []
-
-        def on_bad(error: errors.MarlinError) -> None:
-            passed_over.append(error)
-            self.logger.warning("Passed over: %s", error)
-
-        if found := newest(lambda: self._candidates(load_dir), self._attempt, on_bad):
-            return found
-        if passed_over:
-            first = passed_over[0]
-            first.hint = first.hint or f"none of {len(passed_over)} checkpoints under {load_dir} is intact"
-            try:
-                raise first
-            finally:
-                del first, passed_over  # the traceback holds this frame
-        self.logger.info("No checkpoint found under %s.", os.fspath(load_dir))
-        return Loaded(Checkpoint())
+        text = os.fspath(load_dir)
+        found = newest_loaded(lambda: self._candidates(load_dir), self._attempt, text, self.logger)
+        if found is None:
+            self.logger.info("No checkpoint found under %s.", text)
+        return found or Loaded(Checkpoint())
 
     def _attempt(self, entry: Entry) -> Loaded:
         if entry.layout and (other := other_content(entry)):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
+from marlin_ckpt.checkpointer.hooks import hooks_of
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.reports import SaveReport
@@ -43,7 +44,7 @@ class Saves:
     def running(
         self, args: TrainerArguments, checkpointer: AbstractCheckpointer, logger: logging.Logger
     ) -> Iterator[None]:
-        """Listens to signals until the context ends; what `is_late` measures begins now.
+        """Trains in the checkpointer's context, and listens to signals; what `is_late` measures begins now.
 
         Args:
             args: the trainer's.
@@ -51,9 +52,10 @@ class Saves:
             logger: warns where a save takes longer than a signal leaves time for, and tells of failures.
         """
         self._logger = logger
-        with preemption.listening(really=args.handle_signals) as self.signals:
+        listening = preemption.listening(really=args.handle_signals)
+        with hooks_of(checkpointer).running(), listening as self.signals:
             self._began_s = time.monotonic()
-            preemption.compare_grace(args, checkpointer.usual_save_s(), logger)
+            preemption.compare_grace(args, hooks_of(checkpointer).usual_save_s(), logger)
             yield
 
     def is_late(self, minutes: float | None) -> bool:
@@ -111,7 +113,7 @@ class Saves:
             path: of the file that it has just saved; None where it has saved none.
             index: of that file.
         """
-        reports = checkpointer.take_reports()
+        reports = hooks_of(checkpointer).take_reports()
         durable: list[Report] = [(one.path, one.index, one) for one in reports or ()]
         if reports is None and path:  # a checkpointer without reports returns when the file is durable
             durable.append((path, index, None))
@@ -126,7 +128,7 @@ class Saves:
         Raises:
             MarlinError: what a save failed with in the background.
         """
-        checkpointer.wait()
+        hooks_of(checkpointer).wait()
         self.report(checkpointer)
 
     def answer(self, checkpointer: AbstractCheckpointer, place: Place, save: Save) -> None:

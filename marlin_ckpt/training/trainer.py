@@ -7,6 +7,7 @@ from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint, plain_metrics
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
+from marlin_ckpt.checkpointer.hooks import hooks_of
 from marlin_ckpt.escaping import OwnLogger
 from marlin_ckpt.training import setting, states, stepping, workers
 from marlin_ckpt.training.backend import SingleProcess, TrainerBackend, TrainerBackendArguments, weakly
@@ -81,7 +82,7 @@ class Trainer(Figures):
         self._conditions = self._conditions_of((self.optimizers, self.schedulers))
         stepping.by_epoch(self.schedulers, args)
         states.update("trainer", self, checkpoint.trainer_state)
-        self.checkpointer.register(*self.optimizers)
+        hooks_of(self.checkpointer).register(*self.optimizers)
         self.trainer_backend.init(
             TrainerBackendArguments(
                 model=self.module,
@@ -117,7 +118,7 @@ class Trainer(Figures):
             DirectoryInUseError, StateMismatchError: another run saves there; with `exact`, the data differ.
         """
         self.args.check()
-        with self.checkpointer.running(), self._saves.running(self.args, self.checkpointer, self.logger):
+        with self._saves.running(self.args, self.checkpointer, self.logger):
             try:
                 self._run()
             except BaseException:
@@ -129,7 +130,7 @@ class Trainer(Figures):
         epochs = range(self.last_epoch + 1, 0 if self._is_stopped() else self.args.epochs)
         if epochs:
             indices = len(epochs) * (self._steps() if self._by_step else 1)
-            self.checkpointer.check_space(self._state(), self.optimizers, indices)
+            hooks_of(self.checkpointer).check_space(self._state(), self.optimizers, indices)
         for epoch in epochs:
             self._run_epoch(epoch)
             if self._is_stopped():
@@ -171,7 +172,7 @@ class Trainer(Figures):
         stepping.step_with_metric(schedulers, self._metrics, self.args.plateau_metric, self.logger)
         if self._observer is not None:
             self._observer.on_epoch_end(epoch, self._metrics)
-        if not self._by_step or self.checkpointer.is_due(self._index()):
+        if not self._by_step or hooks_of(self.checkpointer).is_due(self._index()):
             self.save_checkpoint()
         self._answer()
 
@@ -290,7 +291,7 @@ class Trainer(Figures):
         if self._observer is not None:
             self._observer.on_global_step(global_step, loss)
         is_late = self._saves.is_late(self.args.checkpoint_every_minutes)
-        if is_late or (self._by_step and self.checkpointer.is_due(global_step)):
+        if is_late or (self._by_step and hooks_of(self.checkpointer).is_due(global_step)):
             self.save_checkpoint(force=is_late)
         self._answer()
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
+from marlin_ckpt.checkpointer.hooks import hooks_of
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.terminal import RunBar
 from marlin_ckpt.cli.text import duration, size
@@ -93,7 +94,7 @@ class RunProgress:
 
     def report(self, trainer: Trainer, start: Start) -> dict[str, Any]:
         """The document of `train --json`, from which `run.show` makes its table."""
-        overhead = trainer.checkpointer.overhead()
+        overhead = hooks_of(trainer.checkpointer).overhead()
         files = [inspection.inspect(entry) for path in self._saved if (entry := catalog.entry(path))]
         removed: list[Removal] = getattr(trainer.checkpointer, "removed", list)()  # a user's may have none
         return {

@@ -1,10 +1,13 @@
 """Which checkpoints of a run are kept: a pure function of what they are, the rules and the time."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from marlin_ckpt.keep import BestArguments, RetentionArguments
+
+Found = TypeVar("Found")
 
 _HOUR, _DAY = 3600, 86400
 _MONDAY = 3  # 1 January 1970 was a Thursday: the days since then, and three, are whole weeks on Mondays
@@ -129,9 +132,20 @@ def _rules(
 
 def _best(counted: Sequence[Candidate], rule: BestArguments) -> list[Candidate]:
     """The best by a metric, the very best first; what has no finite value of it is never best."""
+    return best_first(((one, one.metrics) for one in reversed(counted)), rule)[: rule.count]
+
+
+def best_first(measured: Iterable[tuple[Found, Mapping[str, float]]], rule: BestArguments) -> list[Found]:
+    """Orders checkpoints by a metric, the very best first; what has no finite value of it is left out.
+
+    Args:
+        measured: the checkpoints with their metrics; of equal ones that which comes first stays first.
+        rule: the metric, and whether the least or the greatest value is best.
+    """
     sign = 1 if rule.mode == "min" else -1
-    measured = [one for one in reversed(counted) if math.isfinite(one.metrics.get(rule.metric, math.nan))]
-    return sorted(measured, key=lambda one: sign * one.metrics[rule.metric])[: rule.count]
+    values = ((one, metrics.get(rule.metric, math.nan)) for one, metrics in measured)
+    finite = [(one, value) for one, value in values if math.isfinite(value)]
+    return [one for one, _ in sorted(finite, key=lambda pair: sign * pair[1])]
 
 
 def _newest_of_each(counted: Sequence[Candidate], length_s: int, shift_s: int) -> list[Candidate]:

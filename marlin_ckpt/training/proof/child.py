@@ -16,6 +16,7 @@ from typing import Any
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.checkpointer.hooks import hooks_of
 from marlin_ckpt.config import Config, read_config
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.keep import RetentionArguments
@@ -165,7 +166,7 @@ class _Teller:
 
     def end(self) -> None:
         """Waits for the last save, and reports what of the module no state holds."""
-        self.trainer.checkpointer.wait()
+        hooks_of(self.trainer.checkpointer).wait()
         unheld = self._hidden.unheld(self._before, _of_module(self._states()))
         self.tell({"end": self._hidden.values(), "unheld": unheld})
 
