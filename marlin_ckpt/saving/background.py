@@ -25,6 +25,7 @@ class _Shared:
         error: what it failed with, until that is raised or logged.
         is_left: whether the owner is gone, so that an error can only be logged.
         process: in which the thread runs.
+        thread: the identity of the thread.
     """
 
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -32,6 +33,7 @@ class _Shared:
     error: BaseException | None = None
     is_left: bool = False
     process: int = field(default_factory=os.getpid)
+    thread: int = 0
 
 
 class Background:
@@ -51,6 +53,10 @@ class Background:
         self._forget_parent()
         return self._shared.is_busy
 
+    def is_here(self) -> bool:
+        """Whether the task is what calls this, which cannot wait for its own end."""
+        return self.is_busy() and self._shared.thread == threading.get_ident()
+
     def start(self, work: Callable[[], None]) -> None:
         """Runs a task in the background; the one before it must have ended.
 
@@ -61,6 +67,7 @@ class Background:
         shared.is_busy = True
 
         def run() -> None:
+            shared.thread = threading.get_ident()
             error = _attempt(tasks)
             with shared.changed:
                 shared.error = error
@@ -102,11 +109,16 @@ def _attempt(tasks: list[Callable[[], None]]) -> BaseException | None:
     try:
         tasks.pop()()
     except BaseException as error:  # noqa: BLE001 - raised where the owner can see it
-        if not isinstance(error, MarlinError):
-            error.add_note("In the background:\n" + "".join(traceback.format_tb(error.__traceback__)))
-        drop_frames(error)
+        take_frames(error)
         return error
     return None
+
+
+def take_frames(error: BaseException) -> None:
+    """Drops the frames of an error, which hold the state; notes them where it is none of ours."""
+    if not isinstance(error, MarlinError):
+        error.add_note("In the background:\n" + "".join(traceback.format_tb(error.__traceback__)))
+    drop_frames(error)
 
 
 def _leave(shared: _Shared, logger: logging.Logger) -> None:

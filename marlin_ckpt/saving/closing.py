@@ -4,8 +4,6 @@ import logging
 from abc import abstractmethod
 from typing import Self
 
-from marlin_ckpt.errors import MarlinError
-
 
 class Closing:
     """Is closed when the context ends.
@@ -27,7 +25,7 @@ class Closing:
         """Closes; where an exception ends the context, one of a save is logged and does not replace it."""
         try:
             self.close()
-        except MarlinError as error:
+        except Exception as error:
             if kind is None:
                 raise
             self.logger.error("A save failed: %s", error)  # noqa: TRY400 - the other's traceback is what counts

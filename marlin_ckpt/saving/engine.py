@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from marlin_ckpt.errors import MarlinError, StorageError, drop_frames
+from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.formats.pickle.storages import tensor_names
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
 from marlin_ckpt.formats.torch.writer import Image, Written
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import SaveReport
-from marlin_ckpt.saving.background import Background
+from marlin_ckpt.saving.background import Background, take_frames
 from marlin_ckpt.saving.copying.awaited import Awaited
 from marlin_ckpt.saving.copying.owners import KnownOptimizers, stepping
 from marlin_ckpt.saving.copying.snapshot import Snapshot, take
@@ -27,6 +27,7 @@ from marlin_ckpt.saving.job import Job
 from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.saving.turn import Turn
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
+from marlin_ckpt.storage.local.files import absolute
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOST_REPORTS = 1000  # that are kept for a caller who may never take them
@@ -50,7 +51,7 @@ class Engine:
         self._logger = logger
         self._arena = Arena()
         self._background = Background(logger)
-        self.turn = Turn()
+        self.turn = Turn(self._background.is_here)
         self._earlier: BaseException | None = None
         self._awaited = Awaited(is_saving=self._background.is_busy)
         self.pace = self._awaited.pace
@@ -149,21 +150,20 @@ class Engine:
 
     def _save_now(self, job: Job, began: float) -> None:
         state = job.convert(job.state)
-        written = self._written(
-            job, lambda: writer.write_file(job.path, state, job.manifest, job.before_renaming)
-        )
+        written = self._written(job, lambda: writer.write_file(job.path, state, job.manifest, job.overwrite))
         stall_s = time.perf_counter() - began
         self.pace.save_ended(stall_s)
         self._report(job, written, stall_s, 0.0)
 
     def _save_behind(self, job: Job, began: float) -> None:
+        path = absolute(job.path)  # the program may change its working directory meanwhile
         encoded, image = self._prepare(job)
         is_watching = self._optimizers.watch()  # before the copy begins: what steps from now on waits for it
         take = functools.partial(self._stage, job, encoded, image, is_watching=is_watching)
         staged = self._awaited.begin(encoded, job.path, take)
         staged.stall_s = time.perf_counter() - began
         try:
-            self._background.start(lambda: self._finish(job, staged))
+            self._background.start(lambda: self._finish(job, staged, path))
         except MarlinError:
             self._awaited.give_up()
             staged.device_copies.wait()
@@ -189,17 +189,17 @@ class Engine:
         owned = self._optimizers.tensors() if overlaps and threading.get_ident() not in stepping() else {}
         return take(encoded, image, owned, is_checked=job.how.check_overlap)
 
-    def _finish(self, job: Job, staged: Snapshot) -> None:
+    def _finish(self, job: Job, staged: Snapshot, path: str) -> None:
         """Finishes the copy and writes it, in the background."""
         try:
-            self._write_copy(job, staged)
+            self._write_copy(job, staged, path)
         except Exception as error:
             if job.on_error is None:
                 raise
-            drop_frames(error)
+            take_frames(error)
             job.on_error(error)
 
-    def _write_copy(self, job: Job, staged: Snapshot) -> None:
+    def _write_copy(self, job: Job, staged: Snapshot, path: str) -> None:
         began = time.perf_counter()
         staged.copy_behind()
         staged.copy_s = time.perf_counter() - began
@@ -209,11 +209,10 @@ class Engine:
             if moved := staged.copying.settle():
                 names = tensor_names(staged.encoded.pickle)
                 raise _Moved(", ".join(name for key in moved for name in names.get(key, [f"storage {key}"])))
-            job.before_renaming()
 
         try:
             image = (staged.encoded, job.manifest, staged.image)
-            written = self._written(job, lambda: writer.write_image(job.path, *image, check))
+            written = self._written(job, lambda: writer.write_image(path, *image, check, job.overwrite))
         except _Moved as error:
             self._may_overlap = False
             what = (

@@ -40,7 +40,7 @@ class Job:
         gives_up: whether it is only logged that a tensor has changed while it was copied, and nothing was
             written; else it is an error.
         convert: makes of `state` what is pickled.
-        before_renaming: called when the file is durable but for its name; what it raises ends the save.
+        overwrite: whether a file that has the name is replaced.
         make_room: called where the disk is full; returns whether it has removed anything.
         on_durable: told of the file that is durable.
         on_error: told what the save failed with in the background, which is then not raised; None: it is.
@@ -53,7 +53,7 @@ class Job:
     may_skip: bool = False
     gives_up: bool = False
     convert: Callable[[Any], Any] = plain
-    before_renaming: Callable[[], None] = lambda: None
+    overwrite: bool = True
     make_room: Callable[[], bool] = lambda: False
     on_durable: Callable[[SaveReport], None] = lambda _: None
     on_error: Callable[[Exception], None] | None = None

@@ -2,11 +2,8 @@
 
 import os
 import secrets
-import weakref
 from collections.abc import Mapping
 from typing import Any
-
-from torch.optim import Optimizer
 
 from marlin_ckpt.checkpoint import plain_metrics
 from marlin_ckpt.formats.manifest import Manifest, Parent
@@ -31,7 +28,7 @@ class Lineage:
         self.saves = 0
         self._known = KnownOptimizers(lambda: None)
         self._known.watch()
-        self.optimizers: weakref.WeakSet[Optimizer] = self._known.known
+        self.optimizers = self._known.known
         self._parent: Parent | None = None
 
     def continues(self, manifest: Manifest | None, path: str) -> None:

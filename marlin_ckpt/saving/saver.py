@@ -1,12 +1,13 @@
 """Saves any object to a path of the caller's choice: at once, or behind the training loop."""
 
 import contextlib
+import copy
 import errno
+import itertools
 import os
-import threading
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from marlin_ckpt.saving.engine import Engine
 from marlin_ckpt.saving.job import How, Job
 from marlin_ckpt.saving.lineage import Lineage
 from marlin_ckpt.saving.states import optimizers_in, states_of
-from marlin_ckpt.storage.local.publishing import make_directory
+from marlin_ckpt.storage.local.publishing import is_taken, make_directory
 
 _logger = get_logger(__name__)
 
@@ -48,10 +49,11 @@ def save(
         obj: anything that can be pickled. Modules, optimizers, schedulers and gradient scalers in it that are
             reached through dicts, lists and tuples are saved by their `state_dict()`, so that
             `load(path, into=obj)` restores them; all else is saved as by `torch.save`.
-        path: exactly this name; directories that are missing are made.
+        path: exactly this name; directories that are missing are made, a symbolic link is replaced.
         metrics: names and numbers for the file's manifest, where `marlin-ckpt list` finds them.
         index: the epoch or step, for the manifest; None takes the one in the name, or 0.
-        overwrite: whether a file that has the name is replaced.
+        overwrite: whether a file that has the name is replaced. Of several that save at once without it, one
+            succeeds.
 
     Returns:
         what the save took.
@@ -59,14 +61,11 @@ def save(
     Raises:
         ArgumentsError: the index or a metric is wrong.
         UnsavableStateError: the object cannot be pickled; the message says where in it.
-        StorageError: the file cannot be written; or it exists already, without `overwrite`.
+        StorageError: the file cannot be written; or it exists already, without `overwrite` (EEXIST).
     """
     wanted = _Wanted(obj, os.fspath(path), metrics, index, overwrite)
+    job = wanted.job(_this_process(), How())
     leftovers.sweep_beside(wanted.path)
-    with _numbering:
-        lineage = _this_process()
-        job = wanted.job(lineage, How())
-        lineage.saves += 1
     with contextlib.closing(Engine(_logger)) as engine:
         engine.save(job)
         return engine.reports[0]
@@ -103,9 +102,10 @@ class Saver(Closing):
             check_overlap: compare checksums, so that tensors that are changed through `.data` are noticed.
             as_is: save modules, optimizers and the like as `torch.save` does, not by their states.
             on_durable: called with the report of each file that is durable, on the thread that has written
-                it, before the next save: to upload the file, say. What it raises counts as a failure.
+                it, before the next save: to upload the file, say. What it raises counts as a failure, though
+                the file is there. This Saver does not save, wait or close in it.
             on_error: called on that thread with what a save, or `on_durable`, has failed with in the
-                background, in place of raising it at the next call.
+                background, in place of raising it at the next call. Not where `asynchronous` is off.
         """
         self._how = How(asynchronous, overlap, check_overlap)
         self._as_is = as_is
@@ -124,8 +124,11 @@ class Saver(Closing):
     def register(self, *optimizers: Optimizer) -> None:
         """Names optimizers whose parameters and state nothing but their `step` changes.
 
-        Optimizers in what is saved are known from their first step after the first save on; those that are
-        named here before.
+        With `overlap` it is copied while training goes on, and the next step waits for the rest of the copy.
+        Optimizers that are themselves in what is saved are known from then on, those whose states are in it
+        from their next step on, and those that are named here at once. Where something else changes such a
+        tensor while it is copied, the file is not written, a StorageError (EBUSY) says so, and later saves
+        copy everything before they return.
         """
         self._lineage.optimizers.update(optimizers)
         if self._how.async_save and self._how.overlap:
@@ -159,22 +162,36 @@ class Saver(Closing):
         What the object holds may be changed as soon as this returns; tensors of a known optimizer by its
         step alone.
 
+        Args:
+            obj: as for `marlin_ckpt.save`.
+            path: exactly this name, below the present working directory if it is relative.
+            metrics: as for `marlin_ckpt.save`.
+            index: as for `marlin_ckpt.save`.
+            overwrite: as for `marlin_ckpt.save`.
+
         Raises:
             ArgumentsError, UnsavableStateError, StorageError: as `marlin_ckpt.save`; of what is written in
-                the background a later call raises them.
-            MarlinError: what the save before has failed with in the background; this one was begun first.
+                the background a later call raises them. EDEADLK: a signal's handler, or `on_durable`, asks
+                for a save in the middle of one; EBUSY: see `register`.
+            Exception: what the save before, or its `on_durable`, has failed with in the background; this
+                save was begun first.
         """
         self.register(*optimizers_in(obj))
         wanted = _Wanted(obj, os.fspath(path), metrics, index, overwrite, self._as_is)
         with self._engine.turn.taken():
-            job = wanted.job(self._lineage, self._how, self._on_durable, self._on_error)
+            durable = self._on_durable if self._how.async_save else self._counted
+            job = wanted.job(self._lineage, self._how, durable, self._on_error)
             directory = os.path.dirname(os.path.abspath(path))
             if directory not in self._swept:
                 self._swept.add(directory)
                 leftovers.sweep_beside(wanted.path)
             self._engine.save(job)
-            self._lineage.saves += 1
+            self._lineage.saves += self._how.async_save
         self._engine.raise_earlier()
+
+    def _counted(self, report: SaveReport) -> None:
+        self._lineage.saves += 1  # the file has its number, whatever `on_durable` raises
+        self._on_durable(report)
 
     def wait(self) -> None:
         """Waits until all that was saved is durable, and its `on_durable` has returned.
@@ -190,7 +207,11 @@ class Saver(Closing):
         return [reports.popleft() for _ in range(len(reports))]
 
     def close(self) -> None:
-        """Waits as `wait` does, and gives the memory for copies back; a later save takes it anew."""
+        """Waits as `wait` does, and gives the memory for copies back; a later save takes it anew.
+
+        Raises:
+            Exception: as `wait`.
+        """
         self._engine.close()
 
 
@@ -212,22 +233,31 @@ class _Wanted:
         on_durable: Callable[[SaveReport], None] = lambda _: None,
         on_error: Callable[[Exception], None] | None = None,
     ) -> Job:
+        self._check()
         lineage.optimizers.update(optimizers_in(self.obj))
         state = self.obj if self.as_is else states_of(self.obj)
         kind = Kind.MODEL if isinstance(self.obj, torch.nn.Module) else Kind.CHECKPOINT
         index = _index_in(self.path) if self.index is None else checked_index(self.index)
         manifest = lineage.manifest(kind, index, self.metrics, state, state)
-        self.check()
         make_directory(os.path.dirname(self.path) or os.curdir)
         return Job(
             path=self.path, state=state, manifest=manifest, how=how, convert=_as_it_is,
-            before_renaming=self.check, on_durable=on_durable, on_error=on_error,
+            overwrite=self.overwrite, on_durable=on_durable, on_error=on_error,
         )  # fmt: skip
 
-    def check(self) -> None:
+    def _check(self) -> None:
+        if os.path.basename(self.path) in ("", os.curdir, os.pardir):
+            raise StorageError(f"{self.path!r} is not the name of a file", errno=errno.EISDIR)
+        try:
+            mode = os.stat(self.path).st_mode
+        except OSError:  # nothing is there, or the save itself meets it
+            mode = stat.S_IFREG
+        if stat.S_ISDIR(mode):
+            raise StorageError("a directory has the name", self.path, errno=errno.EISDIR)
+        if not stat.S_ISREG(mode):  # root could replace /dev/null
+            raise StorageError("what has the name is no regular file", self.path, errno=errno.EINVAL)
         if not self.overwrite and os.path.lexists(self.path):
-            hint = "choose another path, or save with overwrite=True"
-            raise StorageError("is already there", self.path, hint, errno=errno.EEXIST)
+            raise is_taken(self.path)
 
 
 def _as_it_is(state: Any) -> Any:
@@ -237,17 +267,24 @@ def _as_it_is(state: Any) -> Any:
 def _index_in(path: str) -> int:
     """The index in a name, by our grammar or another tool's; 0 where there is none."""
     name = os.path.basename(path)
-    stem, _, extension = name.rpartition(".")
-    if ours := naming.parse_any(name, extension):
+    if ours := naming.folder_name(name):  # which may have an extension
         return ours.index
-    found = grammars.read(stem or name)
-    return 0 if found is None else found.step or found.epoch or 0
+    found = grammars.read(os.path.splitext(name)[0])
+    if found is None:
+        return 0
+    return (found.epoch or 0) if found.step is None else found.step
 
 
-_numbering = threading.Lock()
+_runs: dict[int, tuple[Lineage, Iterator[int]]] = {}
 
 
-@cache
 def _this_process() -> Lineage:
-    """The run that all files of `save` are of."""
-    return Lineage()
+    """The run that all files of `save` are of, at its next save; a forked child's is not its parent's.
+
+    No lock is held, which the handler of a signal would wait for for ever if it saves, too.
+    """
+    process = os.getpid()
+    run, numbers = _runs.get(process) or _runs.setdefault(process, (Lineage(), itertools.count()))
+    lineage = copy.copy(run)
+    lineage.saves = next(numbers)
+    return lineage

@@ -48,7 +48,10 @@ def names_of_slots(payload: Mapping[str, Any], modules: Any, known: Iterable[Opt
     Returns:
         the names, by where the payload has the state, `trainer_state.optimizer`.
     """
-    owners = {id(tensor): one for one in known for kept in one.state.values() for tensor in _values(kept)}
+    # Lists, since another thread's optimizer may be in its first step, where it makes its state.
+    owners = {
+        id(tensor): one for one in known for kept in list(one.state.values()) for tensor in _values(kept)
+    }
     found: dict[str, Names] = {}
     if not owners:
         return found
@@ -64,7 +67,7 @@ def names_of_slots(payload: Mapping[str, Any], modules: Any, known: Iterable[Opt
 
 def _values(kept: Any) -> Iterator[torch.Tensor]:
     if isinstance(kept, Mapping):
-        yield from (one for one in kept.values() if isinstance(one, torch.Tensor))
+        yield from (one for one in list(kept.values()) if isinstance(one, torch.Tensor))
 
 
 def _slots(payload: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:

@@ -45,16 +45,14 @@ class Image(NamedTuple):
     plan: Plan
 
 
-def write_file(
-    path: PathText, state: Any, manifest: Manifest, before_renaming: Callable[[], None] = lambda: None
-) -> Written:
+def write_file(path: PathText, state: Any, manifest: Manifest, overwrite: bool = True) -> Written:
     """Writes a state to a file, atomically and durably.
 
     Args:
         path: the final name.
         state: anything that can be pickled.
         manifest: without its records, which are filled in here.
-        before_renaming: called when all is durable but the name; may raise.
+        overwrite: whether a file that has the name is replaced.
 
     Raises:
         UnsavableStateError: the state cannot be pickled.
@@ -68,7 +66,7 @@ def write_file(
             yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
 
     fill = _filling(encoded, data(), manifest)
-    done = publish(path, fill, encoded.size_bytes, before_renaming=before_renaming)
+    done = publish(path, fill, encoded.size_bytes, overwrite=overwrite)
     return _written(path, encoded, done)
 
 
@@ -77,8 +75,13 @@ def plan_image(encoded: Encoded) -> Plan:
     return writer.plan(encoded.pickle, _BYTEORDER, _sizes(encoded))
 
 
-def write_image(
-    path: PathText, encoded: Encoded, manifest: Manifest, image: Image, before_renaming: Callable[[], None]
+def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
+    path: PathText,
+    encoded: Encoded,
+    manifest: Manifest,
+    image: Image,
+    before_renaming: Callable[[], None],
+    overwrite: bool = True,
 ) -> Written:
     """Writes a pickled state to a file, as `write_file`, from an image of the file.
 
@@ -88,6 +91,7 @@ def write_image(
         manifest: as for `write_file`.
         image: with the data in it; the rest is filled in here.
         before_renaming: called when all is durable but the name; may raise.
+        overwrite: whether a file that has the name is replaced.
 
     Raises:
         As `write_file` does, or what `before_renaming` raised.
@@ -95,7 +99,10 @@ def write_image(
     sizes = _sizes(encoded)
     data = [(name, image.memory[at : at + sizes[name]]) for name, at in image.plan.offsets.items()]
     fill = _filling(encoded, data, manifest)
-    done = publish(path, fill, encoded.size_bytes, image=image.memory, before_renaming=before_renaming)
+    done = publish(
+        path, fill, encoded.size_bytes,
+        image=image.memory, before_renaming=before_renaming, overwrite=overwrite,
+    )  # fmt: skip
     return _written(path, encoded, done)
 
 

@@ -2,7 +2,7 @@
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -15,7 +15,30 @@ _PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
 # a step has missed its beginning.
 _STEP = Optimizer.profile_hook_step(lambda *_: None).__code__
 
-_watchers: dict[int, tuple[weakref.WeakSet[Optimizer], Callable[[], None]]] = {}
+
+class Optimizers:
+    """Optimizers, each for as long as others hold it; threads may add some while one goes through them.
+
+    A WeakSet would raise there, and end the save of one model for the first step of another.
+    """
+
+    def __init__(self) -> None:
+        self._held: weakref.WeakKeyDictionary[Optimizer, None] = weakref.WeakKeyDictionary()
+
+    def update(self, optimizers: Iterable[Optimizer]) -> None:
+        """Adds optimizers."""
+        for one in optimizers:
+            self._held[one] = None
+
+    def clear(self) -> None:
+        """Removes all."""
+        self._held.clear()
+
+    def __iter__(self) -> Iterator[Optimizer]:
+        return (one for held in self._held.keyrefs() if (one := held()) is not None)
+
+
+_watchers: dict[int, tuple[Optimizers, Callable[[], None]]] = {}
 
 
 def _hook(
@@ -23,7 +46,7 @@ def _hook(
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Calls the watchers before the step changes anything: after its closure where that comes first."""
     for known, _ in tuple(_watchers.values()):
-        known.add(optimizer)
+        known.update([optimizer])
     closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
     # Steps of others may change parameters before they call the closure, as that of SAM does.
     if not callable(closure) or not type(optimizer).step.__module__.startswith("torch.optim."):
@@ -95,7 +118,7 @@ class KnownOptimizers:
             before_step: called before each step, on the thread that steps: after its closure, if that is the
                 first that the step does.
         """
-        self.known: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self.known = Optimizers()
         self._before_step = before_step
         self._forget: Callable[[], object] | None = None
 
@@ -121,7 +144,7 @@ class KnownOptimizers:
         Excluded are tensors that may change in other ways, or whose changes autograd does not count.
         """
         found: dict[int, list[torch.Tensor]] = {}
-        for optimizer in list(self.known):
+        for optimizer in self.known:
             # Its step may be part of a CUDA graph, which is replayed without any hook being called.
             is_capturable = any(group.get("capturable") for group in optimizer.param_groups)
             for tensor in held_by(optimizer):

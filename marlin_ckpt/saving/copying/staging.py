@@ -111,7 +111,12 @@ class Arena:
 
 def _no_memory(size_bytes: int, reason: str) -> StorageError:
     what = f"no memory for a copy of the state, {size_bytes:,} bytes: {reason}"
-    return StorageError(what, "", "async_save: false needs none", errno=errno.ENOMEM)
+    return StorageError(
+        what,
+        "",
+        "a save that is not asynchronous needs none: async_save: false, or asynchronous=False",
+        errno=errno.ENOMEM,
+    )
 
 
 def available_bytes() -> int | None:

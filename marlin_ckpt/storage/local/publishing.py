@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage.local import temporary
+from marlin_ckpt.storage.local import moving, temporary
 from marlin_ckpt.storage.local.files import (
     absolute,
     close_quietly,
@@ -87,13 +87,14 @@ def existing_and_missing(directory: PathText) -> tuple[str, list[str]]:
             return existing, missing[::-1]
 
 
-def publish(
+def publish(  # noqa: PLR0913 - keywords
     path: PathText,
     fill: Fill,
     expected_bytes: int,
     *,
     image: memoryview | None = None,
     before_renaming: Callable[[], None] = lambda: None,
+    overwrite: bool = True,
 ) -> Published:
     """Writes a file under its final name, whole and durable, or not at all.
 
@@ -103,11 +104,13 @@ def publish(
         expected_bytes: how long the file will be, roughly.
         image: memory in which parts of the file lie at their place already; see `DirectPieces`.
         before_renaming: called when the file's content is durable, and only its name is not yet there.
+        overwrite: whether a file that has the name is replaced. Of several that take a new name without it,
+            at the same time and on a file system that has hard links, one gets it.
 
     Raises:
-        StorageError: a system call failed; the old file stands and the temporary one is removed. (Where the
-            system can neither sync the new name nor take it back, the new file stands, whole.) Whatever
-            else the functions raise passes through, after the same tidying.
+        StorageError: the name is taken (EEXIST), or a system call failed; the old file stands and the
+            temporary one is removed. (Where the system can neither sync the new name nor take it back, the
+            new file stands, whole.) Whatever else the functions raise passes through, after the same tidying.
     """
     text = os.fspath(path)
     directory, name = os.path.split(absolute(text))
@@ -118,11 +121,25 @@ def publish(
             return writer.finish()
 
     with doing("cannot write", text), closing(os.open(directory, _DIRECTORY)) as directory_fd:
-        return _publish_in(directory_fd, name, write, before_renaming)
+        try:
+            return _publish_in(directory_fd, name, write, before_renaming, overwrite=overwrite)
+        except FileExistsError as error:
+            raise is_taken(text) from error
+
+
+def is_taken(path: str) -> StorageError:
+    """The error for a name that another file has and keeps."""
+    hint = "choose another path, or save with overwrite=True"
+    return StorageError("a file of this name exists", path, hint, errno=errno.EEXIST)
 
 
 def _publish_in(
-    directory_fd: int, name: str, write: Callable[[int], int], before_renaming: Callable[[], None]
+    directory_fd: int,
+    name: str,
+    write: Callable[[int], int],
+    before_renaming: Callable[[], None],
+    *,
+    overwrite: bool,
 ) -> Published:
     began = time.perf_counter()
     replaced = _replaced(directory_fd, name)
@@ -138,9 +155,15 @@ def _publish_in(
         durable = time.perf_counter()
         before_renaming()
         renaming = time.perf_counter()
-        old_fd, kept = _keep(directory_fd, name, litter)
-        os.rename(temporary_name, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
-        litter.remove(temporary_name)
+        if overwrite:
+            old_fd, kept = _keep(directory_fd, name, litter)
+            os.rename(temporary_name, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+            litter.remove(temporary_name)
+        else:
+            kept = ""
+            if not moving.link(directory_fd, temporary_name, directory_fd, name):
+                moving.rename(directory_fd, temporary_name, directory_fd, name)
+                litter.remove(temporary_name)
         try:
             sync_open_directory(directory_fd)
         except OSError:
