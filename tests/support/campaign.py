@@ -20,6 +20,7 @@ PARTS = {
         "unit/loading/test_load_anything.py",
         "unit/loading/test_load_into.py",
         "unit/operations/test_salvage.py",
+        "unit/saving/test_save_turns.py",
     ],
     "hostile": [  # files made to attack whoever reads them
         "adversity/test_hostile.py",
