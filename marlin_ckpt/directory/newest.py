@@ -2,9 +2,11 @@
 
 import errno
 import logging
+import os
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from marlin_ckpt.directory.catalog import find
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import (
     BadFileError,
@@ -126,6 +128,24 @@ def newest_intact(candidates: Candidates, on_passed_over: OnPassedOver = lambda 
         MarlinError: the search cannot go on; see `is_passed_over`.
     """
     return _newest_of(candidates, _unproven, on_passed_over)
+
+
+def newest_beside(path: str) -> str | None:
+    """The path of the newest intact file beside one that is damaged, of the same extension, or None.
+
+    The times of change decide, since names such as `last.ckpt` do not say when they were written.
+    """
+    directory, name = os.path.split(path)
+
+    def candidates() -> list[Entry]:
+        found = find(directory or os.curdir, extension=name.rpartition(".")[2])
+        return sorted((one for one in found if one.path != path), key=lambda one: -one.modified_ns)
+
+    try:
+        intact = newest_intact(candidates)
+    except MarlinError:  # the damage counts, whatever ends the search
+        return None
+    return None if intact is None else intact.path
 
 
 def newest_loadable(candidates: Candidates, on_passed_over: OnPassedOver = lambda *_: None) -> Entry | None:

@@ -2,7 +2,9 @@
 
 Each module needs the package of its name: `pip install 'marlin-ckpt[lightning]'`, and so on.
 
-ignite        MarlinSaver: the save handler of a `Checkpoint` of PyTorch-Ignite
-transformers  protect: the folders `checkpoint-N` of a Trainer of Transformers
-agreement     what one of several processes finds, for all of them
+ignite             MarlinSaver: the save handler of a `Checkpoint` of PyTorch-Ignite
+lightning          MarlinCheckpointIO: the plugin of the Trainer of Lightning, and of Fabric
+lightning_private  what that replaces of Lightning's private parts
+transformers       protect: the folders `checkpoint-N` of a Trainer of Transformers
+agreement          what one of several processes finds, for all of them
 """

@@ -11,6 +11,7 @@ about           when a file is written and by which versions, for its manifest
 copying         copies a state while training goes on
 turn            a lock that neither another thread nor a signal handler gets past
 background      the thread that finishes a save
+afterwards      removals and links that wait until a save is durable
 closing         waits for it at the end of a `with` statement
 pace            what saves have cost, and when the next one is due
 predicted_size  how large a checkpoint will be once its optimizers have stepped

@@ -32,7 +32,10 @@ PARTS = {
         "adversity/test_kills.py",
         "adversity/test_transaction_kills.py",
     ],
-    "peers": ["integrations/test_ignite.py"],  # trainings with other packages, killed while they save
+    "peers": [  # trainings with other packages, killed while they save
+        "integrations/test_ignite.py",
+        "integrations/test_lightning.py",
+    ],
     "power": [
         "adversity/test_power.py",
         "adversity/test_power_folders.py",

@@ -24,7 +24,7 @@ import torch
 
 _CALLS = [
     *("fsync", "ftruncate", "link", "mkdir", "pwrite", "remove", "rename", "replace"),
-    *("rmdir", "unlink", "write"),
+    *("rmdir", "symlink", "unlink", "write"),
 ]
 
 

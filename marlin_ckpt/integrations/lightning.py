@@ -1,0 +1,147 @@
+"""Lightning: `Trainer(plugins=[MarlinCheckpointIO()])`, also that of pytorch_lightning, and Fabric."""
+
+import functools
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from marlin_ckpt.directory.newest import newest_beside
+from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError
+from marlin_ckpt.escaping import get_logger
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.integrations.lightning_private import adapt
+from marlin_ckpt.loading.anything import load
+from marlin_ckpt.saving.afterwards import Afterwards
+from marlin_ckpt.saving.copying.owners import KnownOptimizers
+from marlin_ckpt.saving.saver import Saver
+
+# Of Lightning's two packages the one that was imported already, or that is there: both take seconds.
+_IS_SPLIT = {*sys.modules} & {"lightning", "lightning_fabric"} == {"lightning_fabric"}
+_FABRIC = "lightning.fabric" if find_spec("lightning") and not _IS_SPLIT else "lightning_fabric"
+_plugins: Any = import_module(f"{_FABRIC}.plugins")
+_logger = get_logger(__name__)
+
+
+class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
+    """Saves files that are durable, whole and with checksums, and compares these when it loads.
+
+    What is not on a local file system is left to Lightning's own plugin, with a warning. The attribute
+    `afterwards` holds what waits until a save is durable.
+    """
+
+    def __init__(self, *, async_save: bool = False, **how: Any) -> None:
+        """Takes how to save.
+
+        Args:
+            async_save: write behind the training loop; outside of a training a save is durable when it
+                returns, and when a training ends all are.
+            how: `overlap` and `check_overlap` of `marlin_ckpt.Saver`.
+        """
+        super().__init__()
+        self.afterwards = Afterwards()
+        self._made_with = {"async_save": async_save, **how}
+        done = self.afterwards.durable
+        self._saver = Saver(asynchronous=async_save, as_is=True, on_durable=done, **how)
+        self._saver.register()  # watches for steps, so that the first save overlaps, too
+        self._stepped = KnownOptimizers(lambda: None)
+        self._stepped.watch()
+        self._has_saved = self._has_warned = False
+        self._latest: tuple[Any, dict[str, float]] = (None, {})
+        adapt(MarlinCheckpointIO)
+
+    def __reduce__(self) -> Any:  # strategies that spawn processes pickle it
+        return functools.partial(type(self), **self._made_with), ()
+
+    def save_checkpoint(self, checkpoint: Any, path: PathText, storage_options: Any = None) -> None:
+        """Saves a checkpoint, with what ModelCheckpoint monitors in the manifest; raises as `Saver.save`."""
+        if storage_options is not None or (local := self._local(path)) is None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        step, metrics = self._facts(checkpoint, str(path))
+        self.afterwards.begin(local)
+        self._has_saved = True
+        self._saver.save(checkpoint, local, metrics=metrics, index=step)
+        if not self._stepped.known:
+            self._wait()
+
+    def load_checkpoint(
+        self, path: PathText, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> Any:
+        """Loads a checkpoint, every checksum compared; of a directory the newest intact one.
+
+        In place of a damaged `last.ckpt` it loads the newest intact file beside it, with a warning: whoever
+        asks for the last one wants to go on from the newest state that there is.
+
+        Raises:
+            CorruptCheckpointError: it is damaged; the hint names the newest intact one.
+            MarlinError: as `marlin_ckpt.load`.
+        """
+        self._wait()
+        if (local := self._local(path)) is None:
+            return super().load_checkpoint(path, map_location, weights_only)
+        if weights_only is None:  # as torch.load
+            is_forced = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") in {"1", "y", "yes", "true"}
+            weights_only = not is_forced
+        read = functools.partial(load, map_location=map_location, weights_only=weights_only)
+        try:
+            state = read(local)
+        except (CorruptCheckpointError, NotACheckpointError) as error:
+            if not (intact := newest_beside(local)):
+                raise
+            if not os.path.basename(local).startswith("last"):
+                error.hint = f"the newest intact checkpoint is {intact}"
+                raise
+            _logger.warning("Passed over: %s; %s is loaded in its place.", error, intact)
+            local, state = intact, read(intact)
+        if not self._has_saved and os.path.isfile(local):
+            self._saver.continue_run(local)
+        return state
+
+    def remove_checkpoint(self, path: PathText) -> None:
+        """Removes a checkpoint once the save under way is durable and no link leads to it."""
+        local = self._local(path)
+        super().remove_checkpoint(path) if local is None else self.afterwards.remove(local)
+
+    def teardown(self) -> None:
+        """Waits until all is durable: Trainer calls it when a training ends, users of Fabric call it."""
+        try:
+            self._wait(is_last=True)
+        finally:
+            self._saver.close()
+            self._saver.register()
+            self._stepped.known.clear()
+
+    def _wait(self, *, is_last: bool = False) -> None:
+        try:
+            self._saver.wait()
+        except BaseException:
+            self.afterwards.give_up()
+            raise
+        self.afterwards.all_durable(is_last=is_last)
+
+    def _local(self, path: PathText) -> str | None:
+        system, local = url_to_fs(str(path))
+        if isinstance(system, LocalFileSystem):
+            return str(local)
+        if not self._has_warned:
+            _logger.warning("%s is not a local path: left to Lightning, without checksums.", path)
+        self._has_warned = True
+        return None
+
+    def _facts(self, checkpoint: Any, path: str) -> tuple[int | None, dict[str, float]]:
+        step, metrics = checkpoint.get("global_step"), {}
+        callbacks = checkpoint.get("callbacks")
+        for state in callbacks.values() if isinstance(callbacks, Mapping) else ():
+            best = state.get("best_k_models", {}) if isinstance(state, Mapping) else {}
+            if path in best and state.get("monitor"):
+                metrics[state["monitor"]] = float(best[path])
+        if not metrics and step == self._latest[0]:  # last.ckpt after a file of the same step
+            metrics = self._latest[1]
+        self._latest = step, metrics
+        return (step if isinstance(step, int) else None), metrics
