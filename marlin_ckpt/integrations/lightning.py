@@ -67,7 +67,7 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
         self.afterwards.begin(local)
         self._has_saved = True
         self._saver.save(checkpoint, local, metrics=metrics, index=step)
-        if not self._stepped.known:
+        if not list(self._stepped.known):  # no training is under way
             self._wait()
 
     def load_checkpoint(
