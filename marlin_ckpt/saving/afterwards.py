@@ -8,7 +8,7 @@ from collections import deque
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.storage.local.files import doing
-from marlin_ckpt.storage.local.publishing import place_link
+from marlin_ckpt.storage.local.links import place_link
 
 _logger = get_logger(__name__)
 

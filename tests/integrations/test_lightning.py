@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import logging
 import os
 import pickle
 import re
-import runpy
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -22,7 +18,6 @@ from marlin_ckpt import CorruptCheckpointError
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.errors import UnsavableStateError
 from marlin_ckpt.formats.inspection import inspect as look
-from tests.support.folders import REPOSITORY
 
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning", "ignore:::pytorch_lightning", "ignore:::torch")
 
@@ -269,44 +264,3 @@ def test_what_is_replaced_of_lightning_is_what_this_version_has():
     for name in ("save_checkpoint", "load_checkpoint", "remove_checkpoint", "teardown"):
         wanted = [*inspect.signature(getattr(TorchCheckpointIO, name)).parameters]
         assert [*inspect.signature(getattr(ours, name)).parameters] == wanted
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory, cases):
-    count = int(os.environ.get("PEER_KILLS", cases(3, 100)))
-    command = [sys.executable, "-m", "tests.support.lightning_runs", "kills"]
-    command += [str(tmp_path_factory.mktemp("killed")), str(count)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=3000, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    for name, one in found.items():
-        bad = f"unresumable {len(one['unresumable'])}, different {len(one['different'])}"
-        sys.stdout.write(f"{name}: {one['killed']} kills, {bad}\n")
-    return found
-
-
-@pytest.mark.parametrize("kind", ["at once, link", "behind the loop, link", "behind the loop, copy"])
-def test_a_training_that_is_killed_at_any_step_of_a_save_resumes_as_if_it_had_not_been(killed, kind):
-    assert killed[kind]["expected"] == killed["stock, link"]["expected"]
-    assert killed[kind]["killed"] > 0
-    assert killed[kind]["unresumable"] == killed[kind]["different"] == []
-
-
-def test_the_example_resumes(tmp_path, capsys):
-    example = runpy.run_path(str(REPOSITORY / "examples" / "with_lightning.py"))
-    losses = [example["main"](str(tmp_path / "run")) for _ in range(2)]
-    assert losses[0] == losses[1] < 0.1
-    assert "from step 0\n" in capsys.readouterr().out
-    assert len(names(tmp_path / "run")) == 3
-
-
-def test_the_page_shows_lines_of_the_example():
-    page = (REPOSITORY / "docs" / "i-use-lightning.md").read_text()
-    example = (REPOSITORY / "examples" / "with_lightning.py").read_text()
-    (difference,) = re.findall(r"```diff\n(.*?)```", page, re.DOTALL)
-    added = [line[1:].strip() for line in difference.splitlines() if line.startswith("+")]
-    assert len(added) == 2
-    assert all(line in example for line in added)
-    (fabric,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert "MarlinCheckpointIO" in fabric
-    compile(fabric, "page", "exec")

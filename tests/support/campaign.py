@@ -34,7 +34,7 @@ PARTS = {
     ],
     "peers": [  # trainings with other packages, killed while they save
         "integrations/test_ignite.py",
-        "integrations/test_lightning.py",
+        "integrations/test_lightning_kills.py",
     ],
     "power": [
         "adversity/test_power.py",

@@ -4,6 +4,7 @@
 - `files`: opening regular files without waiting, and reading them.
 - `publishing`: a file under its final name, atomically; directories.
 - `staging`: a folder that is filled under a temporary name, and then appears whole.
+- `links`: a symbolic link, set in one instant.
 - `temporary`: the files on the way there, their names, and whether the run that writes one still lives.
 - `writer`: the one writer. It copies content into pieces of memory, sums it, and chooses the way to the disk.
 - `direct`: pieces that go past the page cache; `threads`: what writes several of them at a time.

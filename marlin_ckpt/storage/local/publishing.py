@@ -245,26 +245,6 @@ def _sync_directory(directory: str) -> None:
         os.close(fd)  # not quietly: some file systems report a failed write only then
 
 
-def place_link(target: str, path: str) -> None:
-    """Sets a symbolic link, durably and in one instant, in place of a link or a file that has the path.
-
-    Args:
-        target: where it leads; the link itself says it relative to its own directory.
-        path: of the link.
-
-    Raises:
-        StorageError: a system call failed; what had the path is there unchanged.
-    """
-    directory, name = os.path.split(os.path.abspath(path))
-    beside = os.path.join(directory, f".{name}.link")  # of a process that was killed: taken over
-    with doing("cannot set the link", path):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
-        os.symlink(os.path.relpath(target, directory), beside)
-        os.replace(beside, path)
-        _sync_directory(directory)
-
-
 def make_durable(path: str) -> None:
     """Waits until a file that others may have written is on the disk, and its name is.
 
