@@ -33,6 +33,7 @@ PARTS = {
         "adversity/test_transaction_kills.py",
     ],
     "peers": [  # trainings with other packages, killed while they save
+        "integrations/test_accelerate.py",
         "integrations/test_ignite.py",
         "integrations/test_lightning_kills.py",
     ],

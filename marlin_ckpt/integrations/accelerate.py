@@ -1,0 +1,149 @@
+"""Accelerate: states that are saved as whole folders with checksums, and loaded from intact ones.
+
+accelerator = protect(Accelerator(project_config=...))
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from marlin_ckpt.directory.transaction import Transaction
+from marlin_ckpt.escaping import get_logger
+from marlin_ckpt.formats.layouts.folder import FolderLayout
+from marlin_ckpt.integrations.agreement import agreed, fill_together
+from marlin_ckpt.naming import Kind
+from marlin_ckpt.operations.folders import accelerate as folders
+from marlin_ckpt.operations.folders import numbered
+from marlin_ckpt.saving.lineage import Lineage
+
+PRIVATE = (
+    "_custom_objects",
+    "_models",
+    "_optimizers",
+    "_schedulers",
+)  # what is read beyond public attributes
+_LEFT = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")  # values of `DistributedType`
+_warn_once = functools.cache(get_logger(__name__).warning)
+
+
+def protect(accelerator: Any) -> Any:
+    """Makes an Accelerator save whole folders and load intact ones; see MarlinAccelerator.
+
+    Args:
+        accelerator: of that class or of one that is made from it; what is returned is the same one.
+    """
+    kind = type(accelerator)
+    if not issubclass(kind, MarlinAccelerator):
+        accelerator.__class__ = type(
+            kind.__name__, (MarlinAccelerator, kind), {"__module__": kind.__module__}
+        )
+    return accelerator
+
+
+class MarlinAccelerator(Accelerator):
+    """An Accelerator each of whose saved states is a transaction.
+
+    A folder appears when all files of all processes are durable, with a manifest of their checksums; only
+    then are older ones removed for `total_limit`. With DeepSpeed, FSDP, Megatron-LM, on TPUs and with
+    `save_on_each_node` all is left to Accelerate.
+    """
+
+    _lineage: Lineage | None = None
+
+    def save_state(self, output_dir: Any = None, safe_serialization: bool = True, **kwargs: Any) -> Any:
+        """Saves as `Accelerator.save_state` does, from every process.
+
+        Args:
+            output_dir: the folder, which is replaced; automatic naming replaces only what is damaged.
+            safe_serialization: write the weights as safetensors.
+            kwargs: as of `Accelerator.save_state`.
+
+        Returns:
+            the path of the folder.
+
+        Raises:
+            StorageError: it cannot be written, or another process has failed to; or it holds files that no
+                save has written, or a state of this number or a later one is there.
+        """
+        if not self._is_covered():
+            return super().save_state(output_dir, safe_serialization, **kwargs)
+        config = self.project_configuration
+        number, is_named = config.iteration, config.automatic_checkpoint_naming
+        path = f"{self._directory()}/checkpoint_{number}" if is_named else os.path.abspath(output_dir)
+        self._lineage = lineage = self._lineage or Lineage()
+        save = functools.partial(super().save_state, safe_serialization=safe_serialization)
+        try:
+            with contextlib.ExitStack() as stack:
+                staging = agreed(lambda: stack.enter_context(self._transaction(path, lineage)))
+                config.automatic_checkpoint_naming = False  # else it would go elsewhere, and remove first
+                fill_together(staging, lambda: save(staging, **kwargs))
+                agreed(stack.close)
+        except BaseException:
+            config.iteration = number
+            raise
+        finally:
+            config.automatic_checkpoint_naming = is_named
+        lineage.saves += 1
+        if is_named and config.total_limit is not None and self.is_main_process:
+            folders.rotate(path, config.total_limit)
+        return Path(path)
+
+    def load_state(self, input_dir: Any = None, load_kwargs: Any = None, **kwargs: Any) -> None:
+        """Loads as `Accelerator.load_state` does, once all checksums of the folder hold.
+
+        With automatic naming the next number is that after the loaded one; after all, where one was named.
+
+        Args:
+            input_dir: the folder; None, with automatic naming, takes the newest that is intact, and the log
+                says which newer ones were passed over, and why.
+            load_kwargs: as of `Accelerator.load_state`.
+            kwargs: likewise.
+
+        Raises:
+            CheckpointNotFoundError: no folder was named, and there is none.
+            CorruptCheckpointError: the folder, or each of them, is damaged or incomplete.
+        """
+        config, named = self.project_configuration, os.path.expanduser(input_dir or "")
+        is_named = config.automatic_checkpoint_naming
+        if not (self._is_covered() and (os.path.isdir(named) if named else is_named)):
+            super().load_state(input_dir, load_kwargs, **kwargs)
+            return
+        find = numbered.check if named else numbered.start
+        path = agreed(lambda: find(named or self._directory(), folders.NAME, self._missing))
+        super().load_state(path, load_kwargs, **kwargs)
+        if is_named:
+            config.iteration = folders.next_number(self._directory(), "" if named else path)
+        self._lineage = Lineage()
+        self._lineage.continues(numbered.manifest(path), path)
+
+    def _directory(self) -> str:
+        return os.path.join(os.path.abspath(self.project_dir), "checkpoints")
+
+    def _transaction(self, path: str, lineage: Lineage) -> Transaction:
+        """What saves a folder, unless something would be lost by that."""
+        if self.project_configuration.automatic_checkpoint_naming:
+            folders.check_last(path, self._missing)
+        folders.check_replaceable(path)
+        read = FolderLayout().read_name(os.path.basename(path))
+        index = self.save_iteration if read is None else read.index
+        return Transaction(
+            *os.path.split(path), manifest=lineage.manifest(Kind.CHECKPOINT, index, None, {}, {})
+        )
+
+    def _missing(self, names: Collection[str]) -> str:
+        return folders.missing(names, *(len(getattr(self, name)) for name in PRIVATE))
+
+    def _is_covered(self) -> bool:
+        """Whether the first process can publish a state as one folder; if not, the log says why once."""
+        reason = self.distributed_type.value
+        if self.project_configuration.save_on_each_node and self.num_processes > 1:
+            reason = "save_on_each_node"
+        elif reason not in _LEFT:
+            return True
+        _warn_once("With %s states are left to Accelerate: not atomic, not verified.", reason)
+        return False
