@@ -36,6 +36,7 @@ PARTS = {
         "integrations/test_accelerate.py",
         "integrations/test_ignite.py",
         "integrations/test_lightning_kills.py",
+        "integrations/test_transformers_kills.py",
     ],
     "power": [
         "adversity/test_power.py",

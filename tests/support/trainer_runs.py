@@ -45,6 +45,7 @@ def arguments(directory: str, **options: Any) -> TrainingArguments:
 
 
 def trainer(directory: str, kind: str = "ours", **options: Any) -> Trainer:
+    """Makes one, whose module begins with the same weights each time."""
     torch.manual_seed(0)
     one = Trainer(Net(), arguments(directory, **options), train_dataset=Rows(), eval_dataset=Rows())
     return protect(one) if kind == "ours" else one
