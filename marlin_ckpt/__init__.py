@@ -31,12 +31,11 @@ errors      everything that is raised on purpose, with the exit codes
 version     the version
 """
 
-from __future__ import annotations
-
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.version import __version__ as __version__
+
+TYPE_CHECKING = False  # as type checkers read it; importing `typing` takes longer than all of this module
 
 if TYPE_CHECKING:
     from marlin_ckpt.arguments import DefaultCheckpointerArguments as DefaultCheckpointerArguments
@@ -129,7 +128,7 @@ _HOMES = dict(sorted((name, f"{__name__}.{module}") for module, names in _NAMES.
 __all__ = list(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -104,7 +104,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error_that_names_it():
 def test_importing_the_package_imports_no_library(repository: Path):
     code = (
         "import sys, marlin_ckpt; dir(marlin_ckpt); "
-        "print(*sorted({'torch', 'numpy', 'typer', 'rich', 'yaml', 'isal'} & set(sys.modules)))"
+        "print(*sorted({'torch', 'numpy', 'typer', 'rich', 'typing', 'yaml', 'isal'} & set(sys.modules)))"
     )
     done = _run(code, repository)
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
