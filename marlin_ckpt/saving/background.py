@@ -25,7 +25,7 @@ class _Shared:
         error: what it failed with, until that is raised or logged.
         is_left: whether the owner is gone, so that an error can only be logged.
         process: in which the thread runs.
-        thread: the identity of the thread.
+        thread: the identity of the thread while it runs, else 0.
     """
 
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -70,6 +70,7 @@ class Background:
             shared.thread = threading.get_ident()
             error = _attempt(tasks)
             with shared.changed:
+                shared.thread = 0  # a later thread may have the same identity
                 shared.error = error
                 shared.is_busy = False
                 shared.changed.notify_all()

@@ -176,9 +176,9 @@ class Saver(Closing):
             Exception: what the save before, or its `on_durable`, has failed with in the background; this
                 save was begun first.
         """
-        self.register(*optimizers_in(obj))
         wanted = _Wanted(obj, os.fspath(path), metrics, index, overwrite, self._as_is)
         with self._engine.turn.taken():
+            self.register(*optimizers_in(obj))
             durable = self._on_durable if self._how.async_save else self._counted
             job = wanted.job(self._lineage, self._how, durable, self._on_error)
             directory = os.path.dirname(os.path.abspath(path))

@@ -31,17 +31,18 @@ def found_by(script, **times):
 @pytest.fixture(scope="module")
 def killed(cases):
     many = cases(5, 150)
-    return found_by("async_kills.py", direct=many, buffered=many, early=MOST_KILLS, plain=MOST_KILLS)
+    harming = {"early": MOST_KILLS, "plain": MOST_KILLS}
+    return found_by("async_kills.py", direct=many, buffered=many, saver=many, **harming)
 
 
-@pytest.mark.parametrize("kind", ["direct", "buffered"])
+@pytest.mark.parametrize("kind", ["direct", "buffered", "saver"])
 def test_after_a_kill_at_any_moment_every_checkpoint_that_was_reported_is_there_and_intact(killed, kind):
     found = killed[kind]
     assert (found["torn"], found["lost"]) == ([], [])
     assert found["durable"] >= found["kills"]
 
 
-@pytest.mark.parametrize("kind", ["direct", "buffered"])
+@pytest.mark.parametrize("kind", ["direct", "buffered", "saver"])
 def test_what_a_kill_leaves_half_written_is_cleared_away_by_the_next_run(killed, kind, cases):
     assert killed[kind]["left"] == []
     assert killed[kind]["in_mid_save"] >= cases(1, 75)  # the first one certainly does

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from marlin_ckpt import Checkpoint
+from marlin_ckpt import Checkpoint, Saver
 from marlin_ckpt.storage.local import writer
 from tests.support.async_child import (
     MESSAGE,
@@ -57,6 +57,16 @@ def saving(directory: str, kind: str, prefix: str) -> Callable[[Checkpoint, int]
 
         return save
     writer._DIRECT_FROM_BYTES = sys.maxsize if kind == "buffered" else 0
+    if kind == "saver":
+        told: deque[int] = deque()
+        saver = Saver(on_durable=lambda report: told.append(int(report.metrics["number"])))
+
+        def save_any(checkpoint: Checkpoint, number: int) -> list[int]:
+            path = os.path.join(directory, name_of(prefix, number))
+            saver.save(checkpoint.payload(), path, metrics={"number": number})
+            return [told.popleft() for _ in range(len(told))]
+
+        return save_any
     one = checkpointer_for(directory, prefix)
 
     def save_behind(checkpoint: Checkpoint, number: int) -> list[int]:
@@ -172,5 +182,5 @@ def kill_again_and_again(directory: str, times: int, *, kind: str) -> dict[str, 
 
 
 if __name__ == "__main__":
-    kinds = ("direct", "buffered", "early", "plain")
+    kinds = ("direct", "buffered", "saver", "early", "plain")
     run({kind: functools.partial(kill_again_and_again, kind=kind) for kind in kinds})

@@ -128,7 +128,7 @@ class KnownOptimizers:
             return False
         if self._forget is None:
             _watchers[id(self.known)] = self.known, self._before_step
-            self._forget = weakref.finalize(self, _watchers.pop, id(self.known))
+            self._forget = weakref.finalize(self, _watchers.pop, id(self.known), None)
         return True
 
     def forget(self) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
+import logging
 import os
 import signal
+import sys
 import threading
+import weakref
 
 import pytest
 import torch
@@ -157,3 +161,37 @@ def test_threads_that_save_by_one_checkpointer_take_turns_and_number_their_saves
     assert found == [f"model_{index}.pt" for index in range(6)]
     assert all(same(torch.load(tmp_path / name), state.payload()) for name in found)
     assert owners.stepping() == {}
+
+
+def test_a_thread_that_has_the_identity_of_one_that_saved_before_is_not_taken_for_it(monkeypatch):
+    # The system gives an identity again at once: a thread of the user's was refused its save.
+    identities, one = [], background.Background(logging.getLogger(__name__))
+    one.start(lambda: identities.append((threading.get_ident(), one.is_here())))
+    assert one.ended() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda _: None)  # the next one has not begun to run
+        one.start(lambda: None)
+        patch.setattr(threading, "get_ident", lambda: identities[0][0])
+        assert (one.is_busy(), one.is_here()) == (True, False)
+    one._shared.is_busy = False
+    assert identities[0][1]
+
+
+def test_threads_that_begin_to_watch_for_steps_at_once_leave_no_error_behind(monkeypatch):
+    finalize, known = weakref.finalize, [owners.KnownOptimizers(lambda: None)]
+
+    def meanwhile(*args):
+        monkeypatch.undo()
+        known[0].watch()
+        return finalize(*args)
+
+    monkeypatch.setattr(owners.weakref, "finalize", meanwhile)
+    errors = []
+    before, sys.unraisablehook = sys.unraisablehook, errors.append
+    try:
+        assert known[0].watch()
+        known.clear()
+        gc.collect()
+    finally:
+        sys.unraisablehook = before
+    assert errors == []
