@@ -6,7 +6,6 @@ accelerator = protect(Accelerator(project_config=...))
 import contextlib
 import functools
 import os
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from accelerate import Accelerator
 from marlin_ckpt.directory.transaction import Transaction
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.formats.layouts.folder import FolderLayout
+from marlin_ckpt.formats.verdicts import Verdict
 from marlin_ckpt.integrations.agreement import agreed, fill_together
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations.folders import accelerate as folders
@@ -61,10 +61,7 @@ class MarlinAccelerator(Accelerator):
         Args:
             output_dir: the folder, which is replaced; automatic naming replaces only what is damaged.
             safe_serialization: write the weights as safetensors.
-            kwargs: as of `Accelerator.save_state`.
-
-        Returns:
-            the path of the folder.
+            kwargs: as of `Accelerator.save_state`, which also returns the path of the folder.
 
         Raises:
             StorageError: it cannot be written, or another process has failed to; or it holds files that no
@@ -114,7 +111,7 @@ class MarlinAccelerator(Accelerator):
             super().load_state(input_dir, load_kwargs, **kwargs)
             return
         find = numbered.check if named else numbered.start
-        path = agreed(lambda: find(named or self._directory(), folders.NAME, self._missing))
+        path = agreed(lambda: find(named or self._directory(), folders.NAME, self._judge))
         super().load_state(path, load_kwargs, **kwargs)
         if is_named:
             config.iteration = folders.next_number(self._directory(), "" if named else path)
@@ -127,7 +124,7 @@ class MarlinAccelerator(Accelerator):
     def _transaction(self, path: str, lineage: Lineage) -> Transaction:
         """What saves a folder, unless something would be lost by that."""
         if self.project_configuration.automatic_checkpoint_naming:
-            folders.check_last(path, self._missing)
+            folders.check_last(path, self._judge)
         folders.check_replaceable(path)
         read = FolderLayout().read_name(os.path.basename(path))
         index = self.save_iteration if read is None else read.index
@@ -135,8 +132,9 @@ class MarlinAccelerator(Accelerator):
             *os.path.split(path), manifest=lineage.manifest(Kind.CHECKPOINT, index, None, {}, {})
         )
 
-    def _missing(self, names: Collection[str]) -> str:
-        return folders.missing(names, *(len(getattr(self, name)) for name in PRIVATE))
+    def _judge(self, path: str) -> Verdict:
+        counts = [len(getattr(self, name)) for name in PRIVATE]
+        return numbered.verify(path, lambda names: folders.missing(names, *counts))
 
     def _is_covered(self) -> bool:
         """Whether the first process can publish a state as one folder; if not, the log says why once."""

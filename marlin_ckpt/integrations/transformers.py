@@ -19,6 +19,7 @@ from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.integrations.agreement import agreed
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations import trainer_folders
+from marlin_ckpt.operations.folders import numbered
 from marlin_ckpt.saving.lineage import Lineage
 
 # What is overridden here beyond the public methods of a Trainer, with the parameters that it has in 5.24.
@@ -80,7 +81,7 @@ class MarlinCheckpoints(Trainer):
             needed = trainer_folders.needed(save_only_model=self.args.save_only_model)
             found = agreed(lambda: trainer_folders.start(self.args.output_dir, named, needed))
             if found:  # else Transformers says that there is nothing
-                self._lineage.continues(trainer_folders.manifest(found), found)
+                self._lineage.continues(numbered.manifest(found), found)
                 resume_from_checkpoint = found
         return super().train(resume_from_checkpoint, *args, **kwargs)
 

@@ -9,43 +9,24 @@ import fnmatch
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from marlin_ckpt.directory import catalog
-from marlin_ckpt.directory.newest import is_passed_over
-from marlin_ckpt.errors import CheckpointNotFoundError, CorruptCheckpointError, MarlinError
+from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.inspection import inspect
-from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.verdicts import Status, Verdict
+from marlin_ckpt.operations.folders import numbered
 from marlin_ckpt.storage.local.files import doing
-from marlin_ckpt.storage.local.store import open_store
 
 STATE = "trainer_state.json"  # which the Trainer writes last
 WEIGHTS = "the weights"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _NAME = re.compile(r"checkpoint-([0-9]+)")
-_CHECKED = (".bin", ".pt", ".pth", ".safetensors")
 _logger = get_logger(__name__)
-
-
-def folders(directory: str) -> list[str]:
-    """The paths of the folders `checkpoint-N` in a run's directory, the greatest step first.
-
-    Raises:
-        CheckpointNotFoundError: there is no such directory.
-        StorageError: it cannot be read.
-    """
-    with doing("cannot read", directory, "no such directory"):
-        found = {name: int(match[1]) for name in os.listdir(directory) if (match := _NAME.fullmatch(name))}
-    paths = (
-        os.path.join(directory, name) for name in sorted(found, key=lambda one: found[one], reverse=True)
-    )
-    return [path for path in paths if os.path.isdir(path)]
 
 
 def needed(*, save_only_model: bool) -> list[str]:
@@ -96,12 +77,9 @@ def verify(path: str, needed: Collection[str]) -> Verdict:
         needed: patterns of the files that a run cannot go on without, beside the weights.
 
     Raises:
-        CheckpointNotFoundError: there is no such folder.
         StorageError: it cannot be read.
     """
-    if not os.path.isdir(path):
-        raise CheckpointNotFoundError("no such checkpoint", path)
-    names = _names(path)
+    names = numbered.files_in(path)
     entry = catalog.entry(path)
     found = verification.verify(entry) if entry else _verify_without_manifest(path, names)
     if found.status.is_bad:
@@ -112,22 +90,11 @@ def verify(path: str, needed: Collection[str]) -> Verdict:
     return found
 
 
-def _names(path: str) -> list[str]:
-    """Of the files in a folder, their paths in it."""
-    found = ((above, name) for above, _, files in os.walk(path) for name in files)
-    return [os.path.relpath(os.path.join(above, name), path) for above, name in found]
-
-
 def _verify_without_manifest(path: str, names: list[str]) -> Verdict:
-    for name in sorted(names):
-        member = os.path.join(path, name)
-        if name.endswith(_CHECKED):
-            found = verification.verify(member)
-            if found.status.is_bad or found.status is Status.NOT_A_CHECKPOINT:
-                return Verdict(path, Status.CORRUPT, f"{name}: {found.reason}", found.tensors)
-        elif name in (STATE, *_INDEXES) and _read_json(member) is None:
+    for name in (STATE, *_INDEXES):
+        if name in names and _read_json(os.path.join(path, name)) is None:
             return Verdict(path, Status.CORRUPT, f"{name}: not JSON")
-    return Verdict(path, Status.UNVERIFIABLE, "its files were saved without a manifest of checksums")
+    return numbered.verify_files(path, names)
 
 
 def _shards(path: str) -> list[str]:
@@ -143,37 +110,6 @@ def _read_json(path: str) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         return None
-
-
-def newest(
-    directory: str, needed: Collection[str], on_passed_over: Callable[[str, str], None]
-) -> Verdict | None:
-    """The newest folder that a run can go on from: intact, or, without a manifest, complete.
-
-    Args:
-        directory: the run's.
-        needed: as for `verify`.
-        on_passed_over: called with the path of each newer one, and the reason.
-
-    Returns:
-        the verdict on it; None where there is none.
-
-    Raises:
-        CheckpointNotFoundError: there is no such directory.
-        StorageError: it, or a folder, cannot be read; see `is_passed_over`.
-    """
-    for path in folders(directory):
-        try:
-            found = verify(path, needed)
-        except MarlinError as error:
-            if not is_passed_over(error) and not isinstance(error, CheckpointNotFoundError):
-                raise
-            on_passed_over(path, error.what)
-            continue
-        if not found.status.is_bad:
-            return found
-        on_passed_over(path, f"{found.status}: {found.reason}")
-    return None
 
 
 def start(directory: str, named: str, needed: Collection[str]) -> str | None:
@@ -194,27 +130,25 @@ def start(directory: str, named: str, needed: Collection[str]) -> str | None:
         StorageError: one cannot be read.
     """
     if named:
-        gone = missing(_names(named), (), needed)
+        gone = missing(numbered.files_in(named), (), needed)
         is_model = bool(gone) and set(gone) == {*needed} - {STATE}
         if is_model:
             _logger.warning("Only the model is in %s: its optimizer and random numbers begin anew.", named)
-        found: Verdict | None = check(named, [STATE] if is_model else needed)
-    elif not os.path.isdir(directory) or not folders(directory):
+        return check(named, [STATE] if is_model else needed)
+    paths = numbered.folders(directory, _NAME)
+    if not paths:
         return None
-    else:
-        found = newest(directory, needed, partial(_logger.warning, "Passed over %s: %s"))
+    found = numbered.newest(paths, lambda path: verify(path, needed), numbered.log_passed_over)
     if found is None:
         what = "no checkpoint here can be resumed from"
         raise CheckpointNotFoundError(
             what, directory, "the log says why; without resuming, a run begins anew"
         )
-    if found.status is Status.UNVERIFIABLE:
-        _logger.warning("Nothing proves that %s is intact: %s", found.path, found.reason)
-    return found.path
+    return numbered.accepted(found)
 
 
-def check(path: str, needed: Collection[str]) -> Verdict:
-    """Verifies a folder that is to be loaded.
+def check(path: str, needed: Collection[str]) -> str:
+    """Verifies a folder that is to be loaded; returns its path.
 
     Raises:
         CorruptCheckpointError: it is damaged or incomplete; the hint names the newest one beside it that
@@ -222,18 +156,7 @@ def check(path: str, needed: Collection[str]) -> Verdict:
         CheckpointNotFoundError: there is no such folder.
         StorageError: it cannot be read.
     """
-    found = verify(path, needed)
-    if found.status.is_bad:
-        other = newest(os.path.dirname(path.rstrip("/")) or os.curdir, needed, lambda *_: None)
-        hint = f"resume from the newest that is not: {other.path}" if other else ""
-        raise CorruptCheckpointError(f"{found.status}: {found.reason}", path, hint)
-    return found
-
-
-def manifest(path: str) -> Manifest | None:
-    """What the manifest of a folder says; None where it has none."""
-    entry = catalog.entry(path)
-    return None if entry is None else inspect(entry).manifest
+    return numbered.check(path, _NAME, lambda one: verify(one, needed))
 
 
 def surplus(paths: Sequence[str], limit: int, kept: Collection[str]) -> list[str]:
@@ -259,16 +182,9 @@ def rotate(directory: str, limit: int, kept: Collection[str]) -> None:
     Raises:
         StorageError: the directory cannot be read.
     """
-    found = sorted(folders(directory), key=lambda path: (_written_s(path), len(path), path))
+    found = sorted(numbered.folders(directory, _NAME), key=lambda path: (_written_s(path), len(path), path))
     stays = {os.path.realpath(path) for path in kept}
-    with open_store(directory) as store:
-        for path in surplus(found, limit, [one for one in found if os.path.realpath(one) in stays]):
-            name = os.path.basename(path)
-            try:
-                if item := store.head(name):
-                    store.remove(name, item.identity)
-            except OSError as error:
-                _logger.warning("Could not remove %s: %s", path, error.strerror or error)
+    numbered.remove(surplus(found, limit, [one for one in found if os.path.realpath(one) in stays]))
 
 
 def lift(folder: str) -> None:

@@ -17,7 +17,7 @@ from marlin_ckpt.errors import CheckpointNotFoundError, CorruptCheckpointError
 from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.integrations.transformers import PRIVATE, MarlinCheckpoints, protect
-from marlin_ckpt.operations import trainer_folders
+from marlin_ckpt.operations.folders import numbered
 from tests.support.trainer_runs import Net, Rows, arguments, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -85,7 +85,7 @@ def test_what_is_overridden_has_in_this_release_of_transformers_the_parameters_t
 
 def test_each_folder_is_intact_and_its_manifest_has_the_step_and_what_was_logged(whole):
     assert names_in(whole) == [f"checkpoint-{step}" for step in range(1, 7)]
-    manifests = [trainer_folders.manifest(str(whole / f"checkpoint-{step}")) for step in range(1, 7)]
+    manifests = [numbered.manifest(str(whole / f"checkpoint-{step}")) for step in range(1, 7)]
     assert {verdict(one) for one in whole.glob("checkpoint-*")} == {Status.INTACT}
     assert [one.index for one in manifests] == [one.save_number for one in manifests] == [*range(1, 7)]
     assert len({one.run_id for one in manifests}) == 1
@@ -108,7 +108,7 @@ def test_a_run_that_is_resumed_ends_with_the_weights_of_one_that_was_not_stopped
     one.train(resume_from_checkpoint=True)
     assert_same(one.model.state_dict(), weights(whole / "checkpoint-6"))
     if kind == "ours":
-        first, last = (trainer_folders.manifest(str(run / f"checkpoint-{step}")) for step in (1, 6))
+        first, last = (numbered.manifest(str(run / f"checkpoint-{step}")) for step in (1, 6))
         assert (last.run_id, last.save_number, last.parent.name) == (first.run_id, 6, "checkpoint-4")
 
 
@@ -224,7 +224,7 @@ def test_the_files_of_a_subclass_are_part_of_the_folder(tmp_path):
     assert protect(one) is one
     assert (type(one).__name__, isinstance(one, WithANote)) == ("WithANote", True)
     one.train()
-    found = trainer_folders.manifest(str(tmp_path / "checkpoint-6"))
+    found = numbered.manifest(str(tmp_path / "checkpoint-6"))
     assert "note.txt" in {row["name"] for row in found.records}
 
 

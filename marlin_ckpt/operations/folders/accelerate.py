@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.operations.folders import numbered
-from marlin_ckpt.operations.folders.numbered import Missing
+from marlin_ckpt.operations.folders.numbered import Judge
 
 NAME = re.compile(r"checkpoint_([0-9]+)")
 _FILES = re.compile(
@@ -37,7 +37,7 @@ def _endings(count: int) -> list[str]:
     return [f"_{number}" if number else "" for number in range(count)]
 
 
-def check_last(path: str, missing: Missing) -> None:
+def check_last(path: str, judge: Judge) -> None:
     """Refuses the name of a new folder where a sound one of this number or a greater one is there.
 
     Raises:
@@ -45,7 +45,7 @@ def check_last(path: str, missing: Missing) -> None:
     """
     directory, name = os.path.split(path)
     later = numbered.folders(directory, NAME, _number_of(name))
-    if found := numbered.newest(later, missing, lambda *_: None):
+    if found := numbered.newest(later, judge, lambda *_: None):
         hint = "call load_state first, set project_configuration.iteration, or save elsewhere"
         raise StorageError(f"is there, so that {name} would not be the last", found.path, hint)
 

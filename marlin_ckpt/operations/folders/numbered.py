@@ -7,7 +7,6 @@ be there that a run needs, and each file that has checksums must hold them.
 import os
 import re
 from collections.abc import Callable, Collection, Iterable
-from functools import partial
 
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.newest import is_passed_over
@@ -24,6 +23,7 @@ from marlin_ckpt.storage.local.store import open_store
 _CHECKED = (".bin", ".pkl", ".pt", ".pth", ".safetensors")
 _logger = get_logger(__name__)
 
+Judge = Callable[[str], Verdict]  # given the path of a folder; see `verify`
 Missing = Callable[[Collection[str]], str]  # given the names in a folder, what a run lacks there; "": nothing
 
 
@@ -89,6 +89,19 @@ def verify(path: str, missing: Missing) -> Verdict:
     names = files_in(path)
     if gone := missing(names):
         return Verdict(path, Status.INCOMPLETE, f"{gone} is missing")
+    return verify_files(path, names)
+
+
+def verify_files(path: str, names: Collection[str]) -> Verdict:
+    """Compares the checksums that the files in a folder have, each for itself.
+
+    Args:
+        path: of the folder.
+        names: of all files in it.
+
+    Raises:
+        StorageError: one cannot be read.
+    """
     for name in names:
         if name.endswith(_CHECKED):
             found = verification.verify(os.path.join(path, name))
@@ -97,14 +110,12 @@ def verify(path: str, missing: Missing) -> Verdict:
     return Verdict(path, Status.UNVERIFIABLE, "its files were saved without a manifest of checksums")
 
 
-def newest(
-    paths: Iterable[str], missing: Missing, on_passed_over: Callable[[str, str], None]
-) -> Verdict | None:
+def newest(paths: Iterable[str], judge: Judge, on_passed_over: Callable[[str, str], None]) -> Verdict | None:
     """The first of some folders, the newest first, that is not bad.
 
     Args:
         paths: of the folders.
-        missing: as for `verify`.
+        judge: verifies one.
         on_passed_over: called with the path of each newer one, and the reason.
 
     Raises:
@@ -112,7 +123,7 @@ def newest(
     """
     for path in paths:
         try:
-            found = verify(path, missing)
+            found = judge(path)
         except MarlinError as error:
             if not is_passed_over(error) and not isinstance(error, CheckpointNotFoundError):
                 raise
@@ -124,7 +135,7 @@ def newest(
     return None
 
 
-def start(directory: str, pattern: re.Pattern[str], missing: Missing) -> str:
+def start(directory: str, pattern: re.Pattern[str], judge: Judge) -> str:
     """The newest folder that a run can go on from; the log says what is passed over, and why.
 
     Raises:
@@ -135,27 +146,42 @@ def start(directory: str, pattern: re.Pattern[str], missing: Missing) -> str:
     paths = folders(directory, pattern)
     if not paths:
         raise CheckpointNotFoundError("no checkpoint found", directory)
-    found = newest(paths, missing, partial(_logger.warning, "Passed over %s: %s"))
+    found = newest(paths, judge, log_passed_over)
     if found is None:
         hint = "the log says why; move them elsewhere to begin anew"
         raise CorruptCheckpointError(f"none of {len(paths)} checkpoints is intact", directory, hint)
-    return _accepted(found)
+    return accepted(found)
 
 
-def check(path: str, pattern: re.Pattern[str], missing: Missing) -> str:
+def check(path: str, pattern: re.Pattern[str], judge: Judge) -> str:
     """Verifies a folder that is named; returns its path.
 
     Raises:
+        CheckpointNotFoundError: there is no such folder.
         CorruptCheckpointError: it is bad; the hint names the newest one beside it that is not.
         StorageError: it cannot be read.
     """
-    found = verify(path, missing)
+    if not os.path.isdir(path):
+        raise CheckpointNotFoundError("no such checkpoint", path)
+    found = judge(path)
     if found.status.is_bad:
         beside = folders(os.path.dirname(os.path.abspath(path)), pattern)
-        other = newest(beside, missing, lambda *_: None)
+        other = newest(beside, judge, lambda *_: None)
         hint = f"load the newest that is intact: {other.path}" if other else ""
         raise CorruptCheckpointError(f"{found.status}: {found.reason}", path, hint)
-    return _accepted(found)
+    return accepted(found)
+
+
+def accepted(found: Verdict) -> str:
+    """The path of a folder that is taken; the log says where nothing proves it intact."""
+    if found.status is Status.UNVERIFIABLE:
+        _logger.warning("Nothing proves that %s is intact: %s", found.path, found.reason)
+    return found.path
+
+
+def log_passed_over(path: str, reason: str) -> None:
+    """Logs that a folder is passed over, and why."""
+    _logger.warning("Passed over %s: %s", path, reason)
 
 
 def remove(paths: Iterable[str]) -> None:
@@ -168,9 +194,3 @@ def remove(paths: Iterable[str]) -> None:
                     store.remove(name, item.identity)
             except OSError as error:
                 _logger.warning("Could not remove %s: %s", path, error.strerror or error)
-
-
-def _accepted(found: Verdict) -> str:
-    if found.status is Status.UNVERIFIABLE:
-        _logger.warning("Nothing proves that %s is intact: %s", found.path, found.reason)
-    return found.path
