@@ -27,6 +27,8 @@ def _stalls(loop: Loop, setting: Setting) -> list[Row]:
             "at once": behind.ours(loop, directory / "b", overlap=False),
             **peers,
         }
+        if behind.ASYNC_CHECKPOINT_IO in peers:
+            savers["in Lightning"] = behind.ours_in_lightning(directory / "c")
         for _ in range(setting.rounds + 1):
             for name, saver in savers.items():
                 for is_long in (True, False) if name == "ours" else (True,):
@@ -41,6 +43,19 @@ def _stalls(loop: Loop, setting: Setting) -> list[Row]:
     return [
         Row(group, what, copy, mine, copy_s, rounds, 0.25),
         *(Row(group, what, name, mine, medians[name, True], rounds, 0.33) for name in peers),
+        *(
+            Row(
+                group,
+                f"{what} in Lightning",
+                name,
+                medians["in Lightning", True],
+                medians[name, True],
+                rounds,
+                0.33,
+            )
+            for name in peers
+            if name == behind.ASYNC_CHECKPOINT_IO
+        ),
         Row(group, f"{what}, without a forward pass", copy, medians["ours", False], copy_s, rounds, 1.1),
         Row(group, f"{what}, the first time", copy, stalls["ours", True][0], copy_s, 1),
         Row(group, f"{what}, overlap: false", copy, medians["at once", True], copy_s, rounds),
