@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import logging
@@ -82,6 +83,25 @@ def test_the_best_files_and_the_last_are_kept_with_what_is_monitored_in_their_ma
         assert torch.load(last)["global_step"] == manifest(last).index
         if save_last == "link":
             assert os.readlink(last) in best
+
+
+@MODES
+@pytest.mark.parametrize("save_last", [True, "link"])
+def test_the_last_file_is_there_before_and_after_each_call_that_changes_the_directory(
+    tmp_path, async_save, save_last, monkeypatch
+):
+    seen = []
+
+    def watched(call, *args, **kwargs):
+        seen.append((tmp_path / "last.ckpt").exists())
+        call(*args, **kwargs)
+        seen.append((tmp_path / "last.ckpt").exists())
+
+    for name in ("remove", "rename", "replace", "symlink", "unlink"):
+        monkeypatch.setattr(os, name, functools.partial(watched, getattr(os, name)))
+    fitted(tmp_path, async_save=async_save, save_last=save_last)
+    assert len(seen) > 20
+    assert all(seen[seen.index(True) :])
 
 
 def test_a_last_file_of_another_step_than_the_best_has_no_score_of_that(tmp_path):
