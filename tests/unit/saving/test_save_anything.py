@@ -188,6 +188,24 @@ def test_a_file_that_appears_while_another_is_written_stays_where_overwriting_is
     assert sorted(os.listdir(tmp_path)) == ["x.pt", "y.pt"]
 
 
+def test_nor_is_one_replaced_that_appears_at_the_last_moment(tmp_path, monkeypatch):
+    path = tmp_path / "x.pt"
+
+    def late(call: Any) -> Any:
+        def appears_first(*args: Any, **options: Any) -> Any:
+            path.exists() or path.write_bytes(b"another's")
+            return call(*args, **options)
+
+        return appears_first
+
+    for name in ("link", "rename"):
+        monkeypatch.setattr(os, name, late(getattr(os, name)))
+    with pytest.raises(StorageError, match="a file of this name exists"):
+        save({"a": 1}, path, overwrite=False)
+    assert path.read_bytes() == b"another's"
+    assert os.listdir(tmp_path) == ["x.pt"]
+
+
 def test_of_several_that_save_a_new_name_at_once_without_overwriting_one_succeeds(tmp_path):
     path, barrier, errors = tmp_path / "x.pt", threading.Barrier(8), []
 
