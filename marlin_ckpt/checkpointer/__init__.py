@@ -6,4 +6,7 @@ directory  CheckpointDirectory: what is in a directory, the newest, the best, an
 hooks      what our trainer asks of a checkpointer beyond that
 run_saves  the saves of one run into directories, under its names and rules
 trial      saves and restores a state to measure what that takes; for `advise`
+
+choice               which checkpoints `CheckpointDirectory.load` tries
+directory_arguments  the arguments of a CheckpointDirectory
 """

@@ -2,27 +2,28 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 from torch.optim import Optimizer
 
-from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import checked_index
+from marlin_ckpt.checkpointer.choice import Which, choose
+from marlin_ckpt.checkpointer.directory_arguments import run_arguments
 from marlin_ckpt.checkpointer.run_saves import Request, RunSaves
-from marlin_ckpt.directory.newest import newest_intact, newest_loaded
+from marlin_ckpt.directory.newest import Candidates, newest_intact
 from marlin_ckpt.directory.retention.pruning import prune
 from marlin_ckpt.directory.search import Series
-from marlin_ckpt.directory.transaction import Transaction
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import ArgumentsError, CheckpointNotFoundError, Fault
+from marlin_ckpt.errors import ArgumentsError, Fault
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.layouts.folder import FolderLayout
-from marlin_ckpt.formats.verdicts import CheckpointInfo
+from marlin_ckpt.formats.torch.placement import MapLocation
+from marlin_ckpt.formats.verdicts import CheckpointInfo, Status
 from marlin_ckpt.keep import BestArguments, RetentionArguments
 from marlin_ckpt.loading.anything import load
 from marlin_ckpt.naming import Kind
@@ -32,15 +33,16 @@ from marlin_ckpt.saving.states import optimizers_in, states_of
 
 _logger = get_logger(__name__)
 
-Which = int | Literal["latest", "best"]
 Mode = Literal["min", "max"]
 
 
 class CheckpointDirectory(Closing):
     """The checkpoints `{prefix}_{index}.{ext}` directly in one directory, and folders `{prefix}_{index}`.
 
-    Iterating gives a `CheckpointInfo` for each, in order of the index. With `asynchronous` close it, or use
-    it in a `with` statement, to be sure of the last save.
+    Iterating gives a `CheckpointInfo` for each, in order of the index; the newest is the one with the
+    greatest index. What another process saves or removes is seen at the next call, and what is saved in the
+    background once it is durable. With `asynchronous` close it, or use it in a `with` statement, to be sure
+    of the last save.
 
     Attributes:
         path: of the directory.
@@ -66,24 +68,19 @@ class CheckpointDirectory(Closing):
             ext: the extension of files, without its dot.
             keep: which checkpoints of the run stay after each save; a number: the newest so many; None: all.
             run: the id of a run: only its checkpoints are seen, and what is saved is of that run. None: those
-                of all runs are, and what is saved is of a new run, or of the run that was loaded.
+                of all runs are seen, and what is saved is of a new run, or after `load` of the run of what
+                was loaded.
             asynchronous: `save` copies the state, and a thread writes the copy.
-            on_durable: called with the report of each checkpoint that is durable, after retention.
+            on_durable: called with the report of each checkpoint that is durable, after retention, on the
+                thread that has written it. What it raises counts as a failure, though the checkpoint is
+                there. This object does not save, load, wait or close in it.
 
         Raises:
             ArgumentsError: naming every argument that is wrong.
         """
         self.path = os.fspath(path)
         self.logger = _logger
-        rules = RetentionArguments(last=keep) if isinstance(keep, int) else keep
-        self._args = DefaultCheckpointerArguments(
-            save_dir=self.path,
-            model_state_save_dir=None,
-            file_prefix=prefix,
-            file_ext=ext,
-            keep=rules,
-            async_save=asynchronous,
-        )
+        self._args = run_arguments(self.path, prefix, ext, keep, run, asynchronous=asynchronous)
         self._series = Series(self.path, prefix, ext, run)
         self._on_durable = on_durable or (lambda _: None)
         self._saves = RunSaves(self.logger)
@@ -102,16 +99,16 @@ class CheckpointDirectory(Closing):
         """The checkpoint with the greatest index; None where there is none.
 
         Args:
-            intact: read it whole, and pass it over where it is not intact; the log says why.
+            intact: read it whole, and go on to the one before it where it is not intact; the log says why.
+                False: take it whatever its `status` is.
 
         Raises:
             StorageError: the directory, or a file in it, cannot be read.
         """
-        if not intact:
-            found = next(iter(self._series.newest_first()), None)
-        else:
-            found = newest_intact(self._series.newest_first, self._log_passed_over)
-        return None if found is None else CheckpointInfo.of(inspect(found))
+        if intact:
+            return self._first_intact(self._series.newest_first)
+        found = self._series.newest()
+        return None if found is None else CheckpointInfo.of(found)
 
     def best(self, metric: str, mode: Mode = "min") -> CheckpointInfo | None:
         """The checkpoint with the best value of a metric that is intact; of equal ones the newest.
@@ -121,15 +118,15 @@ class CheckpointDirectory(Closing):
             mode: whether the least (`min`) or the greatest value (`max`) is best.
 
         Returns:
-            None where no checkpoint has the metric.
+            None where no intact checkpoint has the metric. What is not intact is passed over; the log says
+            why.
 
         Raises:
             ArgumentsError: the mode is neither.
             StorageError: the directory, or a file in it, cannot be read.
         """
         rule = BestArguments(metric, mode)
-        found = newest_intact(lambda: self._series.best_first(rule), self._log_passed_over)
-        return None if found is None else CheckpointInfo.of(inspect(found))
+        return self._first_intact(lambda: self._series.best_first(rule))
 
     def save(self, obj: Any, index: int, *, metrics: Mapping[str, Any] | None = None) -> SaveReport | None:
         """Saves an object as `marlin_ckpt.save` does, under the name for an index; then `keep` is applied.
@@ -148,8 +145,9 @@ class CheckpointDirectory(Closing):
             StorageError: the file cannot be written; an older one of the name stands.
             MarlinError: what an earlier save has failed with in the background; this one was begun first.
         """
+        number = checked_index(index)
         self.register(*optimizers_in(obj))
-        state, number = states_of(obj), checked_index(index)
+        state = states_of(obj)
         describe = partial(self._saves.lineage.manifest, Kind.CHECKPOINT, number, metrics, state, state)
         reports: list[SaveReport] = []
 
@@ -163,24 +161,30 @@ class CheckpointDirectory(Closing):
         self._saves.save(self._args, wanted)
         return reports[0] if reports and not self._args.async_save else None
 
-    def load(
+    def load(  # noqa: PLR0913 - all but the first are names
         self,
         which: Which = "latest",
         *,
         into: Any = None,
         metric: str | None = None,
         mode: Mode | None = None,
-        **options: Any,
+        map_location: MapLocation = "cpu",
+        strict: bool = True,
+        strip_prefix: str | None = None,
+        weights_only: bool = True,
     ) -> Any:
         """Loads a checkpoint as `marlin_ckpt.load` does; the run goes on as the run of that checkpoint.
 
         Args:
             which: `latest`, the greatest index; `best`, by a metric; or an index. Of the first two what is
                 damaged is passed over, and the log says why.
-            into: live objects to fill; see `marlin_ckpt.load`.
+            into: live objects to fill; see `marlin_ckpt.load`, also for what is not described here.
             metric: of `best`; None takes the rule `best` of `keep`.
             mode: of `best`, `min` or `max`; None takes that rule's, or `min`.
-            options: more arguments for `marlin_ckpt.load`.
+            map_location: where tensors go.
+            strict: whether a state that does not fit is an error.
+            strip_prefix: removed from names.
+            weights_only: import nothing beyond plain values and tensors.
 
         Returns:
             what `marlin_ckpt.load` returns.
@@ -188,28 +192,32 @@ class CheckpointDirectory(Closing):
         Raises:
             ArgumentsError: an argument is wrong.
             CheckpointNotFoundError: there is no such checkpoint.
-            MarlinError: what `marlin_ckpt.load` raises.
+            MarlinError: what `marlin_ckpt.load` raises: of `latest` and `best`, if all are damaged, for the
+                first of them; and for a folder, whose files are for you to load, see `latest`.
+            Exception: what a save has failed with in the background, as `wait`.
         """
+        choice = choose(self._series, which, metric, mode, self._args.keep)
         self.wait()
 
         def attempt(entry: Entry) -> tuple[Entry, Any]:
-            return entry, load(entry.path, into=into, **options)
+            return entry, load(
+                entry.path,
+                into=into,
+                map_location=map_location,
+                strict=strict,
+                strip_prefix=strip_prefix,
+                weights_only=weights_only,
+            )
 
-        if isinstance(which, int):
-            found: tuple[Entry, Any] | None = attempt(self._series.with_index(checked_index(which)))
-        else:
-            found = newest_loaded(self._candidates(which, metric, mode), attempt, self.path, self.logger)
-        if found is None:
-            what = "no checkpoint" if which == "latest" else "no checkpoint with a value of the metric"
-            raise CheckpointNotFoundError(f"{what} of prefix {self._args.file_prefix}", self.path)
-        entry, loaded = found
+        entry, loaded = choice.loaded(attempt, self.logger)
         self._saves.lineage.continues(inspect(entry).manifest, entry.path)
         return loaded
 
     def prune(self, *, dry_run: bool = False) -> Pruning:
-        """Removes what `keep` does not keep, as after a save; of other runs nothing, unless `run` is None.
+        """Removes what `keep` does not keep, of all runs whose checkpoints are seen; see `run`.
 
-        The rules are applied to each run for itself. The newest intact checkpoint of each always stays.
+        The rules are applied to each run for itself, and the newest intact checkpoint of each always stays.
+        After a save they are applied to the run that saves alone.
 
         Args:
             dry_run: only decide.
@@ -217,7 +225,10 @@ class CheckpointDirectory(Closing):
         Raises:
             ArgumentsError: there is no `keep`.
             CheckpointNotFoundError: there is no such directory.
+            DirectoryInUseError: a trainer saves there.
             StorageError: it cannot be read.
+            MarlinError: no rule keeps any checkpoint, or none has the metric of a rule.
+            Exception: what a save has failed with in the background, as `wait`.
         """
         rules = self._args.keep
         if rules is None:
@@ -231,33 +242,30 @@ class CheckpointDirectory(Closing):
     ) -> Iterator[str]:
         """Makes a folder that appears under its name whole and durable, with checksums, or not at all.
 
+        Any name will do, but this object sees, and `keep` governs, those of its prefix alone: `model_500`, or
+        where the prefix is `checkpoint`, `checkpoint-500`.
+
         Args:
-            name: of the folder, such as `checkpoint-500`; a folder that has it is replaced.
+            name: of the folder; a folder that has it is replaced.
             metrics: names and numbers for its manifest.
             index: the epoch or step, for its manifest; None takes the one in the name, or 0.
 
         Yields:
             the path of an empty folder to write files into. When the block ends they are read for their
             checksums and made durable, a manifest is written, and the folder gets its name; then `keep` is
-            applied. When the block raises, nothing of it is left. What a killed process leaves is removed by
-            the next save or transaction here.
+            applied, after what is being saved in the background. When the block raises, nothing of it is
+            left. What a killed process leaves is removed by the next transaction here, or by the first save
+            of another `CheckpointDirectory`.
 
         Raises:
             ArgumentsError: no folder may have this name, or a metric or the index is wrong.
             StorageError: a system call failed, or something in the folder is neither file nor folder.
+            Exception: what a save before has failed with in the background; the folder was published first.
         """
         own = FolderLayout().read_name(name)
         number = (own.index if own else 0) if index is None else checked_index(index)
-        lineage = self._saves.lineage
-        whole = Transaction(
-            self.path, name, manifest=lineage.manifest(Kind.CHECKPOINT, number, metrics, {}, {})
-        )
-        with whole as staging:
+        with self._saves.transaction(self._args, name, number, metrics, self._on_durable) as staging:
             yield staging
-        lineage.saves += 1
-        if whole.report is not None:
-            self._saves.keeper.saved(self._args, whole.path, lineage.run_id, set(whole.report.metrics))
-            self._on_durable(whole.report)
 
     def register(self, *optimizers: Optimizer) -> None:
         """Names optimizers whose parameters and state nothing but their `step` changes; see `Saver`."""
@@ -275,22 +283,12 @@ class CheckpointDirectory(Closing):
         """Waits as `wait` does, and gives the memory for copies back; a later save takes it anew."""
         self._saves.engine.close()
 
-    def _candidates(self, which: str, metric: str | None, mode: str | None) -> Callable[[], Iterable[Entry]]:
-        if which == "latest":
-            return self._series.newest_first
-        if which != "best":
-            raise ArgumentsError([Fault("which", f"expected 'latest', 'best' or an index, not {which!r}")])
-        rule = self._rule(metric, mode)
-        return lambda: self._series.best_first(rule)
-
-    def _rule(self, metric: str | None, mode: str | None) -> BestArguments:
-        """What is best; by the one rule `best` of `keep` where no metric is named."""
-        if metric is not None:
-            return BestArguments(metric, mode or "min")
-        rules = self._args.keep.best_rules() if self._args.keep is not None else []
-        if len(rules) != 1:
-            raise ArgumentsError([Fault("metric", "is missing: by which metric is it the best?")])
-        return replace(rules[0], mode=mode or rules[0].mode)
+    def _first_intact(self, candidates: Candidates) -> CheckpointInfo | None:
+        found = newest_intact(candidates, self._log_passed_over)
+        if found is None:
+            return None
+        about = CheckpointInfo.of(inspect(found))  # of the structure; but all of it has been read by now
+        return replace(about, status=Status.INTACT) if about.status is Status.COMPLETE else about
 
     def _log_passed_over(self, path: str, reason: str) -> None:
         self.logger.warning("Passed over: %s: %s", path, reason)

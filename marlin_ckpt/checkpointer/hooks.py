@@ -13,7 +13,11 @@ from marlin_ckpt.reports import SaveReport
 
 
 class TrainerHooks:
-    """Answers that change nothing; a checkpointer has those of these methods to which it has others."""
+    """Answers that change nothing.
+
+    A checkpointer overrides those to which it has a better answer. It need not derive from this: a trainer
+    also asks an `AbstractCheckpointer` that has methods of these names.
+    """
 
     def is_due(self, index: int) -> bool:  # noqa: ARG002 - whoever overrides it needs it
         """Whether `save` would save under this index; True unless overridden, so that it decides."""
@@ -53,8 +57,12 @@ _NAMES = tuple(name for name in vars(TrainerHooks) if not name.startswith("_"))
 
 
 def hooks_of(checkpointer: AbstractCheckpointer) -> TrainerHooks:
-    """A checkpointer as a trainer asks it: its own methods, and those of `TrainerHooks` for the rest."""
+    """A checkpointer as a trainer asks it: its own methods, and those of `TrainerHooks` for the rest.
+
+    An attribute of such a name that cannot be called, `running = True` say, is something else of the user's.
+    """
     if isinstance(checkpointer, TrainerHooks):
         return checkpointer
-    methods = {name: getattr(checkpointer, name, getattr(_ANSWERS, name)) for name in _NAMES}
+    own = ((name, getattr(checkpointer, name, None)) for name in _NAMES)
+    methods = {name: one if callable(one) else getattr(_ANSWERS, name) for name, one in own}
     return cast("TrainerHooks", SimpleNamespace(**methods))

@@ -1,10 +1,12 @@
 """The saves of one run into directories, which the checkpointers of both interfaces have in common."""
 
+import contextlib
 import copy
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
@@ -14,8 +16,10 @@ from marlin_ckpt.directory import leftovers
 from marlin_ckpt.directory.lease import Lease
 from marlin_ckpt.directory.neighbours import Neighbours
 from marlin_ckpt.directory.retention.in_run import Keeper
+from marlin_ckpt.directory.transaction import Transaction
 from marlin_ckpt.errors import MarlinError, StorageError, UnsavableStateError
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats.layouts.folder import FolderLayout
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.naming import FileName, Kind
 from marlin_ckpt.reports import SaveReport
@@ -94,7 +98,7 @@ class RunSaves:
                 job = self._job(copy.copy(args), wanted)
                 if not self.engine.save(job):
                     return None
-                self.lineage.saves += 1
+                self.lineage.saves += job.how.async_save
             self.engine.raise_earlier()
         except (StorageError, UnsavableStateError) as error:
             if args.on_save_error == "raise":
@@ -103,6 +107,50 @@ class RunSaves:
             self._logger.error("Not saved: %s", str(error))  # noqa: TRY400 - no news in a traceback
             return None
         return job.path
+
+    @contextlib.contextmanager
+    def transaction(
+        self,
+        args: DefaultCheckpointerArguments,
+        name: str,
+        index: int,
+        metrics: Mapping[str, Any] | None,
+        on_durable: Callable[[SaveReport], None],
+    ) -> Iterator[str]:
+        """Saves a folder that the block fills; a save under way ends before it is published.
+
+        Args:
+            args: where.
+            name: of the folder.
+            index: for its manifest.
+            metrics: for its manifest.
+            on_durable: told of the folder when it is durable.
+
+        Yields:
+            the path of the folder under its temporary name.
+
+        Raises:
+            As `Transaction` does; and what an earlier save has failed with in the background, afterwards.
+        """
+        describe = partial(self.lineage.manifest, Kind.CHECKPOINT, index, metrics, {}, {})
+        own = FolderLayout().read_name(name)
+        is_ruled = own is not None and own.prefix == args.file_prefix
+        with self.engine.turn.taken():
+            whole = Transaction(args.save_dir, name, manifest=describe())
+            if own is not None and is_ruled:
+                make_directory(args.save_dir)
+                self._neighbours.saving(os.fspath(args.save_dir), own, self.lineage.run_id, args.file_ext)
+        with contextlib.ExitStack() as stack:
+            with whole as staging:
+                yield staging
+                stack.enter_context(self.engine.alone())
+                whole.manifest = describe()  # with the number and the time that it has by now
+            self.lineage.saves += 1
+            if whole.report is not None:
+                if is_ruled:
+                    self.keeper.saved(args, whole.path, whole.manifest.run_id, set(whole.report.metrics))
+                on_durable(whole.report)
+        self.engine.raise_earlier()
 
     def _job(self, args: DefaultCheckpointerArguments, wanted: Request) -> Job:
         manifest = wanted.describe()
@@ -120,6 +168,7 @@ class RunSaves:
         on_durable = wanted.on_durable
 
         def durable(report: SaveReport) -> None:
+            self.lineage.saves += not args.async_save  # it has its number, whatever `on_durable` raises
             if not is_model:
                 self.save_s = report.stall_s + report.copy_s + report.write_s + report.sync_s
                 self.keeper.saved(args, report.path, manifest.run_id, set(manifest.metrics))

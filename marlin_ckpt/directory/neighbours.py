@@ -70,16 +70,22 @@ class Neighbours:
         self._logger = logger
         self._others: dict[tuple[str, str], dict[str, str]] = {}
 
-    def saving(self, directory: str, name: FileName, run_id: str) -> None:
+    def saving(self, directory: str, name: FileName, run_id: str, extension: str | None = None) -> None:
         """Notes, before a checkpoint is saved, that its directory holds those of other runs.
 
         The first save of a run looks for them; it warns once where its checkpoints would never be the newest.
+
+        Args:
+            directory: into which it is saved.
+            name: of the checkpoint.
+            run_id: of the run.
+            extension: of the files of other runs; None: that of the name, which a folder's may lack.
         """
         if name.kind is not Kind.CHECKPOINT:
             return
         key = directory, run_id
         if key not in self._others:
-            newest = self._look(directory, name, run_id)
+            newest = self._look(directory, name, run_id, name.extension if extension is None else extension)
             self._others[key] = {run: entry.item.name for run, entry in newest.items()}
             if self._others[key] or runs.read(directory)[1]:
                 self._note(directory, run_id)
@@ -89,7 +95,7 @@ class Neighbours:
                 del self._others[key][run]
             self._note(directory, run_id)
 
-    def _look(self, directory: str, name: FileName, run_id: str) -> dict[str, Entry]:
+    def _look(self, directory: str, name: FileName, run_id: str, extension: str) -> dict[str, Entry]:
         """The newest checkpoint of each other run, beside the one that will be saved over.
 
         After a resume, when the newest is this run's and no other run has saved since, only its manifest is
@@ -97,7 +103,7 @@ class Neighbours:
         """
         found: list[Entry] = []
         with contextlib.suppress(StorageError):  # a save needs none of this
-            found = catalog.find(directory, prefix=name.prefix, extension=name.extension)
+            found = catalog.find(directory, prefix=name.prefix, extension=extension)
         left = [one for one in found if one.name and one.name.kind is Kind.CHECKPOINT and one.name != name]
         last, known = runs.read(directory)
         by_name = {one.item.name: one for one in left}

@@ -53,19 +53,36 @@ class Series:
 
     def inspections(self) -> Iterator[Inspection]:
         """What a look at each finds, in the order of their index; of equal indices in that of their time."""
-        for found in map(inspect, self._entries()):
-            if self.run_id is None or (found.manifest is not None and found.manifest.run_id == self.run_id):
-                yield found
+        return filter(self._holds, map(inspect, self._entries()))
+
+    def newest(self) -> Inspection | None:
+        """What a look at the one with the greatest index finds, be it damaged; None where there is none."""
+        return next(filter(self._holds, map(inspect, reversed(self._entries()))), None)
 
     def newest_first(self) -> Iterable[Entry]:
-        """The greatest index first; of equal ones the one that was changed last."""
-        found = self._entries() if self.run_id is None else [one.entry for one in self.inspections()]
-        return reversed(found)
+        """The greatest index first, of equal ones that which was changed last, for a search to try.
+
+        What is too damaged to say of which run it is, is among those of each, to be passed over with the
+        reason.
+        """
+        found = reversed(self._entries())
+        if self.run_id is None:
+            return found
+        return [one.entry for one in map(inspect, found) if self._holds(one) or _is_silent(one)]
 
     def best_first(self, rule: BestArguments) -> Iterable[Entry]:
-        """The best by a metric first, of equal ones the newest; all that have a finite value of it."""
-        found = [(one.entry, one.manifest.metrics) for one in self.inspections() if one.manifest is not None]
-        return best_first(reversed(found), rule)
+        """The best by a metric first, of equal ones the newest; all that have a finite value of it.
+
+        Before them comes what is too damaged to say its metrics, to be passed over with the reason.
+        """
+        found = [inspect(one) for one in reversed(self._entries())]
+        silent = [one.entry for one in found if _is_silent(one)]
+        measured = [(one.entry, one.manifest.metrics) for one in found if one.manifest and self._holds(one)]
+        return silent + best_first(measured, rule)
+
+    def metrics(self) -> list[str]:
+        """The names of the metrics that any checkpoint has, sorted."""
+        return sorted({name for one in self.inspections() if one.manifest for name in one.manifest.metrics})
 
     def with_index(self, index: int) -> Entry:
         """The checkpoint of an index.
@@ -82,12 +99,20 @@ class Series:
         hint += ", ..." * (len(entries) > _MOST_NAMES)
         raise CheckpointNotFoundError(f"no checkpoint of index {index}", self.directory, hint)
 
+    def _holds(self, found: Inspection) -> bool:
+        return self.run_id is None or (found.manifest is not None and found.manifest.run_id == self.run_id)
+
     def _entries(self) -> list[Entry]:
         found: list[Entry] = []
         with contextlib.suppress(CheckpointNotFoundError):
             found = catalog.find(self.directory, prefix=self.prefix, extension=self.extension)
         checkpoints = (one for one in found if one.name and one.name.kind is Kind.CHECKPOINT)
         return sorted(checkpoints, key=lambda one: (one.index or 0, one.modified_ns, one.path))
+
+
+def _is_silent(found: Inspection) -> bool:
+    """Whether a manifest that may be there cannot be read; a whole file by another tool has none."""
+    return found.manifest is None and (found.error is not None or found.status is None)
 
 
 def newest_of_any(directory: PathText, logger: logging.Logger) -> Iterator[Entry]:

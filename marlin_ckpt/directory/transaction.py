@@ -50,6 +50,7 @@ class Transaction:
 
     Attributes:
         path: that the folder will have.
+        manifest: of the folder, without its records and layout; may be replaced until the block ends.
         report: what it took, once it is durable; None before.
     """
 
@@ -73,7 +74,7 @@ class Transaction:
         self._name = name
         self.path = os.path.join(self._directory, name)
         self.report: SaveReport | None = None
-        self._manifest = manifest
+        self.manifest = manifest
         self._overwrite = overwrite
         self._pid = self._fd = self._lock = -1
         self._staged = ""
@@ -134,7 +135,7 @@ class Transaction:
             items, records, was_read = self._make_durable(staged)
         except CheckpointNotFoundError as error:
             raise self._refusal("it has vanished", os.path.relpath(error.where, staged)) from error
-        data = replace(self._manifest, records=records, layout=folder.NAME).to_json()
+        data = replace(self.manifest, records=records, layout=folder.NAME).to_json()
         if len(data) > (most := most_bytes(one.name for one in items)):
             raise UnsavableStateError(f"the metrics take {len(data):,} bytes, more than {most:,}", self.path)
 
@@ -148,14 +149,14 @@ class Transaction:
         ended = time.perf_counter()
         return SaveReport(
             path=self.path,
-            is_model=self._manifest.kind is naming.Kind.MODEL,
-            index=self._manifest.index,
+            is_model=self.manifest.kind is naming.Kind.MODEL,
+            index=self.manifest.index,
             size_bytes=sum(one.size_bytes for one in items) + len(data),
             stall_s=ended - began,
             copy_s=0.0,
             write_s=was_read - began,
             sync_s=ended - was_read,
-            metrics=dict(self._manifest.metrics),
+            metrics=dict(self.manifest.metrics),
         )
 
     def _make_durable(self, staged: str) -> tuple[list[Item], list[dict[str, Any]], float]:

@@ -96,14 +96,15 @@ class Inspection(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """One checkpoint of a directory, as its name and its manifest describe it; no tensor was read for it.
+    """One checkpoint of a directory, as its name and its manifest describe it.
 
     Attributes:
         path: of the file or folder.
         index: in its name; None where there is none.
         kind: `checkpoint`, `model`, or `other` where neither manifest nor name says it.
-        status: what a look at its structure found; None where it cannot be read.
-        reason: why it is not complete, or cannot be read; "" where it is complete.
+        status: what a look at its structure found, COMPLETE where nothing is missing; INTACT where all of it
+            was read, too; None where it cannot be read.
+        reason: why it is neither complete nor intact, or cannot be read; else "".
         metrics: names and values that it was saved with.
         created: when it was written, UTC in ISO 8601; "" where it has no manifest.
         run_id: of the run that wrote it; "" where it has no manifest.

@@ -1,12 +1,13 @@
 """Saves states: before the call returns, or in the background."""
 
+import contextlib
 import errno
 import functools
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -116,6 +117,20 @@ class Engine:
                 raise error
         finally:
             del error  # its traceback holds this frame, and so the callers' states
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Lets the save under way end, and no other begin while the context lasts.
+
+        What that save has failed with is left to `raise_earlier`.
+
+        Raises:
+            StorageError: EDEADLK, as `Turn.taken`.
+        """
+        self._awaited.wait()
+        with self.turn.taken():
+            self._earlier = self._background.ended() or self._earlier
+            yield
 
     def wait(self) -> None:
         """Waits for the save under way.

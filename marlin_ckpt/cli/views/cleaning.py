@@ -12,10 +12,10 @@ from marlin_ckpt.directory import lease, removing, trash
 from marlin_ckpt.directory.removing import Outcome, Plan, Removal
 from marlin_ckpt.directory.retention.decide import Decision
 from marlin_ckpt.directory.retention.plan import RetentionPlan
-from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
+from marlin_ckpt.directory.retention.pruning import make_newest_durable, refuse_what_keeps_nothing
+from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.keep import RetentionArguments
-from marlin_ckpt.storage.local import publishing
 
 
 def remove(how: How, plan: Plan) -> int:
@@ -44,14 +44,12 @@ def retain(how: How, plan: RetentionPlan, rest: Plan, rules: RetentionArguments,
     """
     if run_id is not None and all(one.candidate.run_id != run_id for one in plan.decisions):
         raise CheckpointNotFoundError(f"no checkpoint of run {run_id}", how.directory)
-    _refuse_what_keeps_nothing(plan.decisions, rules)
+    refuse_what_keeps_nothing(plan.decisions, rules, "add --keep-last 1 to keep the newest alone")
     asks = how.asks and output.can_ask() and not how.json
     if asks:
         _table(plan.decisions, how.directory)
     if plan.removal.removals and not how.dry_run:
-        for one in plan.decisions:
-            if "newest" in one.reasons:  # a copy, or by torch.save, may not be on the disk yet
-                publishing.make_durable(one.candidate.path)
+        make_newest_durable(plan.decisions)
     all_of_it = replace(plan.removal, removals=(*rest.removals, *plan.removal.removals))
     done = _carry_out(all_of_it, how, lists=how.json)
     if how.json:
@@ -64,23 +62,6 @@ def retain(how: How, plan: RetentionPlan, rest: Plan, rules: RetentionArguments,
         removals.failures(done.failures)
         removals.removed(how, done)
     return 1 if done.failures else 0
-
-
-def _refuse_what_keeps_nothing(decisions: tuple[Decision, ...], rules: RetentionArguments) -> None:
-    """Takes rules by which nothing would be kept for a slip.
-
-    Raises:
-        MarlinError: they would remove all but what stays anyway.
-    """
-    counted = [one for one in decisions if not one.candidate.apart]
-    for rule in rules.best_rules():
-        known = {name for one in counted for name in one.candidate.metrics}
-        if counted and rule.metric not in known:
-            hint = f"they have {', '.join(sorted(known))}" if known else "they have none"
-            raise MarlinError(f"refused: no checkpoint has the metric {rule.metric}", "", hint)
-    if any(not one.keep for one in counted) and not any(one.is_wanted for one in counted):
-        what = f"refused: no rule keeps any of {count(len(counted), 'checkpoint')}"
-        raise MarlinError(what, "", "add --keep-last 1 to keep the newest alone")
 
 
 def _carry_out(plan: Plan, how: How, *, lists: bool) -> Outcome:

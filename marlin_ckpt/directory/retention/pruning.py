@@ -1,12 +1,17 @@
 """Applies rules to a directory once, and says what became of each checkpoint."""
 
+import os
 import time
+from collections.abc import Iterable
 
-from marlin_ckpt.directory import removing
+from marlin_ckpt.directory import lease, removing
+from marlin_ckpt.directory.retention.decide import Decision
 from marlin_ckpt.directory.retention.plan import Keeping
 from marlin_ckpt.directory.search import Series
+from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.reports import Pruning
+from marlin_ckpt.storage.local import publishing
 
 
 def prune(series: Series, rules: RetentionArguments, *, dry_run: bool) -> Pruning:
@@ -19,20 +24,68 @@ def prune(series: Series, rules: RetentionArguments, *, dry_run: bool) -> Prunin
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
+        DirectoryInUseError: a trainer saves there.
         StorageError: it cannot be read.
+        MarlinError: see `refuse_what_keeps_nothing`.
     """
+    link = series.directory if os.path.islink(series.directory.rstrip("/")) else ""
     plan = Keeping().plan(
-        series.directory,
+        os.path.realpath(link) if link else series.directory,
         rules,
         now_s=time.time(),
         prefix=series.prefix,
         extension=series.extension,
         run_id=series.run_id,
     )
-    going = {one.path for one in plan.removal.removals}
-    failures = plan.removal.unreadable if dry_run else removing.carry_out(plan.removal).failures
-    failed = {one.path: one.error for one in failures}
-    reasons = {one.candidate.path: one.reasons for one in plan.decisions}
-    kept = {path: why for path, why in reasons.items() if path not in going}
-    removed = {path: why for path, why in reasons.items() if path in going - failed.keys()}
-    return Pruning(kept, removed, failed)
+    refuse_what_keeps_nothing(plan.decisions, rules, "add last=1 to keep the newest alone")
+    if dry_run:
+        outcome = removing.Outcome(plan.removal.removals, plan.removal.unreadable)
+    else:
+        with lease.held_where_used([plan.removal.directory] if plan.removal.removals else []):
+            make_newest_durable(plan.decisions if plan.removal.removals else ())
+            outcome = removing.carry_out(plan.removal)
+
+    def named(path: str) -> str:
+        """As the directory was named, through a link if it was."""
+        return os.path.join(link, os.path.basename(path)) if link else path
+
+    reasons = {named(one.candidate.path): one.reasons for one in plan.decisions}
+    failed = {named(one.path): one.error for one in outcome.failures}
+    removed = {named(one.path): reasons[named(one.path)] for one in outcome.removed}
+    going = {named(one.path) for one in plan.removal.removals}
+    return Pruning({path: why for path, why in reasons.items() if path not in going}, removed, failed)
+
+
+def make_newest_durable(decisions: Iterable[Decision]) -> None:
+    """Makes the newest checkpoint of each run durable, before others go.
+
+    A copy of one, or what `torch.save` has written, may not be on the disk yet.
+
+    Raises:
+        StorageError: one cannot be made durable.
+    """
+    for one in decisions:
+        if "newest" in one.reasons:
+            publishing.make_durable(one.candidate.path)
+
+
+def refuse_what_keeps_nothing(decisions: Iterable[Decision], rules: RetentionArguments, hint: str) -> None:
+    """Takes rules by which nothing would be kept for a slip.
+
+    Args:
+        decisions: by the rules.
+        rules: what to keep.
+        hint: how to keep the newest checkpoint alone.
+
+    Raises:
+        MarlinError: they would remove all but what stays anyway, or name a metric that no checkpoint has.
+    """
+    counted = [one for one in decisions if not one.candidate.apart]
+    for rule in rules.best_rules():
+        known = {name for one in counted for name in one.candidate.metrics}
+        if counted and rule.metric not in known:
+            there = f"they have {', '.join(sorted(known))}" if known else "they have none"
+            raise MarlinError(f"refused: no checkpoint has the metric {rule.metric}", "", there)
+    if any(not one.keep for one in counted) and not any(one.is_wanted for one in counted):
+        number = f"{len(counted)} checkpoint{'s' * (len(counted) != 1)}"
+        raise MarlinError(f"refused: no rule keeps any of {number}", "", hint)

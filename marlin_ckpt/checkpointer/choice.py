@@ -1,0 +1,97 @@
+"""Which checkpoints of a series `CheckpointDirectory.load` tries, the first choice first."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+from marlin_ckpt.checkpoint import checked_index
+from marlin_ckpt.directory.newest import Candidates, newest_loaded
+from marlin_ckpt.directory.search import Series
+from marlin_ckpt.entries import Entry
+from marlin_ckpt.errors import ArgumentsError, CheckpointNotFoundError, Fault
+from marlin_ckpt.keep import BestArguments, RetentionArguments
+
+Found = TypeVar("Found")
+Which = int | Literal["latest", "best"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is tried.
+
+    Attributes:
+        series: in which it is searched.
+        candidates: lists the checkpoints, the first choice first.
+        is_search: whether the next is tried where one is damaged.
+        rule: by which the first is the best, if it is.
+    """
+
+    series: Series
+    candidates: Candidates
+    is_search: bool = True
+    rule: BestArguments | None = None
+
+    def loaded(self, attempt: Callable[[Entry], Found], logger: logging.Logger) -> Found:
+        """Loads the first that can be loaded.
+
+        Args:
+            attempt: loads a checkpoint; returns anything but None.
+            logger: is told of each that is passed over, with the reason.
+
+        Raises:
+            CheckpointNotFoundError: there is none.
+            MarlinError: as `newest_loaded`, and what `attempt` raises.
+        """
+        if not self.is_search:
+            return attempt(next(iter(self.candidates())))
+        found = newest_loaded(self.candidates, attempt, self.series.directory, logger)
+        if found is None:
+            raise self._nothing()
+        return found
+
+    def _nothing(self) -> CheckpointNotFoundError:
+        what, hint = f"no checkpoint of prefix {self.series.prefix}", ""
+        if self.rule is not None:
+            what += f" has a finite value of {self.rule.metric}"
+            known = self.series.metrics()
+            hint = f"they have {', '.join(known)}" if known else ""
+        return CheckpointNotFoundError(what, self.series.directory, hint)
+
+
+def choose(
+    series: Series, which: Which, metric: str | None, mode: str | None, keep: RetentionArguments | None
+) -> Choice:
+    """Finds out what is to be loaded; nothing is read yet.
+
+    Args:
+        series: the checkpoints.
+        which: `latest`, `best` or an index.
+        metric: of `best`; None: of the one rule `best` of `keep`.
+        mode: of `best`; None: of that rule, or `min`.
+        keep: the rules of retention.
+
+    Raises:
+        ArgumentsError: `which` is none of these, or it is not said by which metric it is the best.
+    """
+    if isinstance(which, str) and which == "best":
+        rule = _rule(metric, mode, keep)
+        return Choice(series, lambda: series.best_first(rule), rule=rule)
+    if metric is not None or mode is not None:
+        raise ArgumentsError([Fault("metric", "and mode go with 'best' alone")])
+    if isinstance(which, str) and which == "latest":
+        return Choice(series, series.newest_first)
+    if not hasattr(which, "__index__"):
+        raise ArgumentsError([Fault("which", f"expected 'latest', 'best' or an index, not {which!r}")])
+    index = checked_index(which)
+    return Choice(series, lambda: [series.with_index(index)], is_search=False)
+
+
+def _rule(metric: str | None, mode: str | None, keep: RetentionArguments | None) -> BestArguments:
+    """What is best; by the one rule `best` of `keep` where no metric is named."""
+    if metric is not None:
+        return BestArguments(metric, mode or "min")
+    rules = keep.best_rules() if keep is not None else []
+    if len(rules) != 1:
+        raise ArgumentsError([Fault("metric", "is missing: by which metric is it the best?")])
+    return replace(rules[0], mode=mode or rules[0].mode)
