@@ -1,9 +1,7 @@
 """Checkpoints of the Trainer of Transformers that survive kills: folders that appear whole, with checksums.
 
-    trainer = protect(Trainer(...))  # or a Seq2SeqTrainer, an SFTTrainer, a trainer of your own
-    trainer.train(resume_from_checkpoint=True)
-
-or, in a class of your own, `class MyTrainer(MarlinCheckpoints, SFTTrainer)`.
+trainer = protect(Trainer(...))  # or a Seq2SeqTrainer, an SFTTrainer, a trainer of your own
+trainer.train(resume_from_checkpoint=True)
 """
 
 import contextlib
@@ -16,10 +14,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from marlin_ckpt.directory.transaction import Transaction
 from marlin_ckpt.escaping import get_logger
-from marlin_ckpt.integrations.agreement import agreed
+from marlin_ckpt.integrations.agreement import agreed, fill_together
 from marlin_ckpt.naming import Kind
-from marlin_ckpt.operations import trainer_folders
 from marlin_ckpt.operations.folders import numbered
+from marlin_ckpt.operations.folders import transformers as folders
 from marlin_ckpt.saving.lineage import Lineage
 
 # What is overridden here beyond the public methods of a Trainer, with the parameters that it has in 5.24.
@@ -65,21 +63,18 @@ class MarlinCheckpoints(Trainer):
         Args:
             resume_from_checkpoint: True for the newest folder that is intact; the log says which newer ones
                 were passed over, and why. Or the path of one.
-            args: further ones of `Trainer.train`.
-            kwargs: the same by name.
-
-        Returns:
-            what `Trainer.train` returns.
+            args: as of `Trainer.train`, which says what is returned.
+            kwargs: likewise.
 
         Raises:
-            CorruptCheckpointError: the folder that was named is damaged or incomplete.
-            CheckpointNotFoundError: there are folders, but none is intact; or there is none of that name.
+            CorruptCheckpointError: the folder that was named is damaged or incomplete; or all folders are.
+            CheckpointNotFoundError: there is none of that name.
         """
         self._lineage = Lineage()
         if resume_from_checkpoint and self._is_covered():
             named = "" if resume_from_checkpoint is True else str(resume_from_checkpoint)
-            needed = trainer_folders.needed(save_only_model=self.args.save_only_model)
-            found = agreed(lambda: trainer_folders.start(self.args.output_dir, named, needed))
+            needed = folders.needed(save_only_model=self.args.save_only_model)
+            found = agreed(lambda: folders.start(self.args.output_dir, named, needed))
             if found:  # else Transformers says that there is nothing
                 self._lineage.continues(numbered.manifest(found), found)
                 resume_from_checkpoint = found
@@ -92,27 +87,31 @@ class MarlinCheckpoints(Trainer):
         run, step = self._get_output_dir(trial), self.state.global_step
         name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
         self._lineage = lineage = self._lineage or Lineage()
-        metrics = trainer_folders.metrics_at(step, self.state.log_history)
+        metrics = folders.metrics_at(step, self.state.log_history)
         whole = Transaction(run, name, manifest=lineage.manifest(Kind.CHECKPOINT, step, metrics, {}, {}))
-        best = self.state.best_model_checkpoint
+        best, stock = self.state.best_model_checkpoint, super()._save_checkpoint
+
+        def save() -> None:
+            stock(model, trial)
+            self._name_best(run, name, best)
+
         try:
             with contextlib.ExitStack() as stack:
                 self._staging = agreed(lambda: stack.enter_context(whole))
-                stack.callback(self.__dict__.pop, "_staging")
-                super()._save_checkpoint(model, trial)
-                self._name_best(run, name, best)
-                self.accelerator.wait_for_everyone()
-                if self.args.process_index == 0:
-                    trainer_folders.lift(os.path.join(self._staging, name))
+                fill_together(self._staging, save)
+                agreed(lambda: folders.lift(os.path.join(self._staging, name)))
+                agreed(stack.close)
         except BaseException:
             self.state.best_model_checkpoint = best  # else it would name a folder that is nowhere
             raise
+        finally:
+            self._staging = ""
         lineage.saves += 1
         if self.args.push_to_hub:
             self._push_from_checkpoint(whole.path)
         if self.args.process_index == 0 and self.args.save_total_limit:
             kept = [whole.path, self.state.best_model_checkpoint or whole.path]
-            trainer_folders.rotate(run, self.args.save_total_limit, kept)
+            folders.rotate(run, self.args.save_total_limit, kept)
 
     def _name_best(self, run: str, name: str, was: str | None) -> None:
         """Names the best checkpoint by the path that it will have, in the file of the trainer's state too."""
@@ -121,7 +120,7 @@ class MarlinCheckpoints(Trainer):
         if best == name or os.path.isdir(path):
             self.state.best_model_checkpoint = path
             if path != was and self.args.should_save:
-                self.state.save_to_json(os.path.join(self._staging, name, trainer_folders.STATE))
+                self.state.save_to_json(os.path.join(self._staging, name, folders.STATE))
 
     def _get_output_dir(self, trial: Any) -> Any:
         return self._staging or super()._get_output_dir(trial)
@@ -132,7 +131,7 @@ class MarlinCheckpoints(Trainer):
 
     def _load_best_model(self) -> None:
         if self._is_covered():
-            agreed(lambda: trainer_folders.check(self.state.best_model_checkpoint, ()))
+            agreed(lambda: folders.check(self.state.best_model_checkpoint, ()))
         super()._load_best_model()
 
     def _is_covered(self) -> bool:

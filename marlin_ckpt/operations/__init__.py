@@ -10,6 +10,5 @@
 - `listing` chooses and sorts the files that `list` prints.
 - `starting` decides what `train` continues from and what it replaces.
 - `folders` judges the folders of other tools, for the adapters; see there.
-- `trainer_folders` judges the folders of the Trainer of Transformers, for its adapter.
 - `advice` works out how often a run should save, for `advise`.
 """

@@ -62,3 +62,10 @@ def test_two_processes_write_one_folder_and_resume_from_the_same_one(found, dire
         assert {"rng_state_0.pth", "rng_state_1.pth"} <= {*os.listdir(folder)}
         assert verification.verify(catalog.entry(folder)).status is Status.INTACT
     assert ["no checkpoint here can be resumed from" in one for one in ranks["refused"]] == [True, True]
+
+
+def test_where_one_process_cannot_save_all_raise_and_nothing_is_left(found, directory):
+    first, second = found["ranks"]["failed"]
+    assert "StorageError: another process has failed to save: OSError(28," in first
+    assert "OSError: [Errno 28] No space left on device" in second
+    assert os.listdir(directory / "failed") == []

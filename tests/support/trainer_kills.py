@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -50,21 +51,29 @@ def run_kills(directory: Path, ours: int, stock: int) -> dict[str, Any]:
     }
 
 
-def in_two_processes(directory: str) -> list[str]:
-    """Trains in two processes from the newest folder; returns the digest, or the error, of each."""
+def in_two_processes(directory: str, *, fails: bool = False) -> list[str]:
+    """Trains in two processes from the newest folder; returns the digest, or the error, of each.
+
+    With `fails` the disk of the second one is full.
+    """
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     resume = is_begun(directory)
-    pids = [os.fork() or _train_one_of_two(directory, resume, rank, port) for rank in range(2)]
+    pids = [
+        os.fork() or _train_one_of_two(directory, resume, rank, port, fails and rank == 1)
+        for rank in range(2)
+    ]
     for pid in pids:
         os.waitpid(pid, 0)
     return [Path(f"{directory}.{rank}").read_text() for rank in range(2)]
 
 
-def _train_one_of_two(directory: str, resume: bool, rank: int, port: int) -> int:
+def _train_one_of_two(directory: str, resume: bool, rank: int, port: int, fails: bool) -> int:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if fails:
+        torch.save = _fail
     try:
         one = trainer(directory, save_total_limit=3, per_device_train_batch_size=2, ddp_backend="gloo")
         one.train(resume_from_checkpoint=resume)
@@ -73,6 +82,10 @@ def _train_one_of_two(directory: str, resume: bool, rank: int, port: int) -> int
         said = traceback.format_exc()
     Path(f"{directory}.{rank}").write_text(said)
     os._exit(0)
+
+
+def _fail(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def run_ranks(directory: Path) -> dict[str, Any]:
@@ -86,7 +99,9 @@ def run_ranks(directory: Path) -> dict[str, Any]:
     for folder in Path(other).iterdir():
         shutil.rmtree(folder / ".marlin")
         (folder / "trainer_state.json").unlink()
-    return {"whole": whole, "resumed": resumed, "refused": in_two_processes(other)}
+    refused = in_two_processes(other)
+    failed = in_two_processes(str(directory / "failed"), fails=True)
+    return {"whole": whole, "resumed": resumed, "refused": refused, "failed": failed}
 
 
 def run_all(directory: Path, ours: int, stock: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from marlin_ckpt.directory import catalog
-from marlin_ckpt.errors import CheckpointNotFoundError
+from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.inspection import inspect
@@ -125,8 +125,8 @@ def start(directory: str, named: str, needed: Collection[str]) -> str | None:
         its path; None where there is no folder at all.
 
     Raises:
-        CorruptCheckpointError: the one that is named is damaged or incomplete.
-        CheckpointNotFoundError: there is none of that name, or none in the directory is intact.
+        CorruptCheckpointError: the one that is named is damaged or incomplete; or all are in the directory.
+        CheckpointNotFoundError: there is none of that name.
         StorageError: one cannot be read.
     """
     if named:
@@ -141,9 +141,7 @@ def start(directory: str, named: str, needed: Collection[str]) -> str | None:
     found = numbered.newest(paths, lambda path: verify(path, needed), numbered.log_passed_over)
     if found is None:
         what = "no checkpoint here can be resumed from"
-        raise CheckpointNotFoundError(
-            what, directory, "the log says why; without resuming, a run begins anew"
-        )
+        raise CorruptCheckpointError(what, directory, "the log says why; without resuming, a run begins anew")
     return numbered.accepted(found)
 
 

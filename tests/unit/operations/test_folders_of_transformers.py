@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from marlin_ckpt.errors import CheckpointNotFoundError, CorruptCheckpointError
 from marlin_ckpt.formats.verdicts import Status
-from marlin_ckpt.operations import trainer_folders
-from marlin_ckpt.operations.trainer_folders import STATE, WEIGHTS, missing, surplus
+from marlin_ckpt.operations.folders import transformers as folders
+from marlin_ckpt.operations.folders.transformers import STATE, WEIGHTS, missing, surplus
 
-NEEDED = trainer_folders.needed(save_only_model=False)
+NEEDED = folders.needed(save_only_model=False)
 WHOLE = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", STATE]
 
 
@@ -45,7 +45,7 @@ def test_what_a_run_needs_and_a_folder_has_not_is_named(name):
 
 
 def test_a_run_that_saves_no_optimizer_needs_none():
-    needed = trainer_folders.needed(save_only_model=True)
+    needed = folders.needed(save_only_model=True)
     assert missing(["model.safetensors", STATE], (), needed) == []
     assert missing(["model.safetensors"], (), needed) == [STATE]
 
@@ -66,12 +66,12 @@ def test_the_states_of_random_numbers_of_several_processes_count_whatever_their_
 
 
 def test_a_folder_without_a_manifest_is_unverifiable_where_all_is_there(tmp_path):
-    assert trainer_folders.verify(str(stock(tmp_path, 5)), NEEDED).status is Status.UNVERIFIABLE
+    assert folders.verify(str(stock(tmp_path, 5)), NEEDED).status is Status.UNVERIFIABLE
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_folder_without_a_manifest_is_incomplete_without_a_file(tmp_path, name):
-    assert trainer_folders.verify(str(stock(tmp_path, 5, name)), NEEDED).status is Status.INCOMPLETE
+    assert folders.verify(str(stock(tmp_path, 5, name)), NEEDED).status is Status.INCOMPLETE
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -79,7 +79,7 @@ def test_a_folder_without_a_manifest_is_incomplete_without_a_file(tmp_path, name
 def test_a_folder_without_a_manifest_is_corrupt_where_a_file_was_cut_off(tmp_path, name, size):
     path = stock(tmp_path, 5) / name
     os.truncate(path, 0 if size == "none" else path.stat().st_size // 2)
-    found = trainer_folders.verify(str(path.parent), NEEDED)
+    found = folders.verify(str(path.parent), NEEDED)
     assert found.status is Status.CORRUPT
     assert name in found.reason
 
@@ -92,7 +92,7 @@ def test_the_newest_complete_folder_is_taken_and_the_log_says_what_is_wrong_with
     (stock(tmp_path, 11) / "optimizer.pt").write_bytes(b"")
     (tmp_path / "checkpoint-12-copy").mkdir()
     (tmp_path / "checkpoint-13").write_bytes(b"")
-    assert trainer_folders.start(str(tmp_path), "", NEEDED) == str(good)
+    assert folders.start(str(tmp_path), "", NEEDED) == str(good)
     assert [one.getMessage() for one in caplog.records] == [
         f"Passed over {tmp_path}/checkpoint-11: corrupt: optimizer.pt: not a checkpoint but an empty file",
         f"Passed over {tmp_path}/checkpoint-10: incomplete: without {STATE}",
@@ -101,20 +101,20 @@ def test_the_newest_complete_folder_is_taken_and_the_log_says_what_is_wrong_with
 
 
 def test_a_directory_without_folders_has_nothing_to_start_from(tmp_path):
-    assert trainer_folders.start(str(tmp_path), "", NEEDED) is None
-    assert trainer_folders.start(str(tmp_path / "missing"), "", NEEDED) is None
+    assert folders.start(str(tmp_path), "", NEEDED) is None
+    assert folders.start(str(tmp_path / "missing"), "", NEEDED) is None
 
 
 def test_where_no_folder_is_good_that_is_an_error(tmp_path):
     stock(tmp_path, 5, STATE)
-    with pytest.raises(CheckpointNotFoundError, match="no checkpoint here can be resumed from"):
-        trainer_folders.start(str(tmp_path), "", NEEDED)
+    with pytest.raises(CorruptCheckpointError, match="no checkpoint here can be resumed from"):
+        folders.start(str(tmp_path), "", NEEDED)
 
 
 def test_a_folder_that_is_named_and_bad_is_refused_and_the_hint_names_the_newest_good_one(tmp_path):
     good, bad = stock(tmp_path, 4), stock(tmp_path, 5, "optimizer.pt")
     with pytest.raises(CorruptCheckpointError, match=r"incomplete: without optimizer\.pt") as caught:
-        trainer_folders.start(str(tmp_path / "elsewhere"), f"{bad}/", NEEDED)
+        folders.start(str(tmp_path / "elsewhere"), f"{bad}/", NEEDED)
     assert str(good) in caught.value.hint
 
 
@@ -122,15 +122,15 @@ def test_a_folder_that_is_named_may_hold_the_model_alone_with_a_warning(tmp_path
     folder = stock(tmp_path, 5)
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         (folder / name).unlink()
-    assert trainer_folders.start(str(tmp_path), str(folder), NEEDED) == str(folder)
+    assert folders.start(str(tmp_path), str(folder), NEEDED) == str(folder)
     assert "Only the model is in" in caplog.text
-    with pytest.raises(CheckpointNotFoundError):
-        trainer_folders.start(str(tmp_path), "", NEEDED)
+    with pytest.raises(CorruptCheckpointError):
+        folders.start(str(tmp_path), "", NEEDED)
 
 
 def test_a_folder_that_is_named_and_missing_is_not_found(tmp_path):
     with pytest.raises(CheckpointNotFoundError, match="no such checkpoint"):
-        trainer_folders.start(str(tmp_path), str(tmp_path / "checkpoint-1"), NEEDED)
+        folders.start(str(tmp_path), str(tmp_path / "checkpoint-1"), NEEDED)
 
 
 @given(
@@ -154,7 +154,7 @@ def test_what_goes_is_decided_by_the_times_of_writing_and_then_by_the_steps(tmp_
         os.utime(stock(tmp_path, step), (5, 5))
     os.utime(tmp_path / "checkpoint-2000", (1, 1))  # of an older run
     os.symlink("checkpoint-9", tmp_path / "best")
-    trainer_folders.rotate(str(tmp_path), 2, [str(tmp_path / "best")])
+    folders.rotate(str(tmp_path), 2, [str(tmp_path / "best")])
     assert {one.name for one in tmp_path.iterdir()} == {"best", "checkpoint-9", "checkpoint-100"}
 
 
@@ -164,4 +164,4 @@ def test_the_metrics_of_a_step_are_the_numbers_that_were_logged_at_it():
         {"loss": 2.0, "step": 2, "note": "x"},
         {"eval_loss": 1.5, "step": 2},
     ]
-    assert trainer_folders.metrics_at(2, history) == {"loss": 2.0, "eval_loss": 1.5}
+    assert folders.metrics_at(2, history) == {"loss": 2.0, "eval_loss": 1.5}
