@@ -46,12 +46,14 @@ if TYPE_CHECKING:
     from marlin_ckpt.checkpointer.directory import CheckpointDirectory as CheckpointDirectory
     from marlin_ckpt.checkpointer.hooks import TrainerHooks as TrainerHooks
     from marlin_ckpt.directory.latest import get_latest_file as get_latest_file
+    from marlin_ckpt.directory.removing import Removal as Removal
     from marlin_ckpt.errors import ArgumentsError as ArgumentsError
     from marlin_ckpt.errors import BadFileError as BadFileError
     from marlin_ckpt.errors import CheckpointNotFoundError as CheckpointNotFoundError
     from marlin_ckpt.errors import ConfigError as ConfigError
     from marlin_ckpt.errors import CorruptCheckpointError as CorruptCheckpointError
     from marlin_ckpt.errors import DirectoryInUseError as DirectoryInUseError
+    from marlin_ckpt.errors import Fault as Fault
     from marlin_ckpt.errors import MarlinError as MarlinError
     from marlin_ckpt.errors import NotACheckpointError as NotACheckpointError
     from marlin_ckpt.errors import StateMismatchError as StateMismatchError
@@ -86,7 +88,11 @@ if TYPE_CHECKING:
     from marlin_ckpt.saving.saver import save as save
     from marlin_ckpt.training.backend import SingleProcess as SingleProcess
     from marlin_ckpt.training.backend import TrainerBackend as TrainerBackend
+    from marlin_ckpt.training.backend import TrainerBackendArguments as TrainerBackendArguments
+    from marlin_ckpt.training.module import CallbackInterface as CallbackInterface
     from marlin_ckpt.training.module import ModuleInterface as ModuleInterface
+    from marlin_ckpt.training.module import Stage as Stage
+    from marlin_ckpt.training.observer import TrainerObserver as TrainerObserver
     from marlin_ckpt.training.preemption import Preempted as Preempted
     from marlin_ckpt.training.trainer import Trainer as Trainer
 
@@ -98,11 +104,12 @@ _NAMES = {
     "checkpointer.directory": ("CheckpointDirectory",),
     "checkpointer.hooks": ("TrainerHooks",),
     "directory.latest": ("get_latest_file",),
+    "directory.removing": ("Removal",),
     "errors": (
         "ArgumentsError", "BadFileError", "CheckpointNotFoundError", "ConfigError", "CorruptCheckpointError",
-        "DirectoryInUseError", "MarlinError", "NotACheckpointError", "StateMismatchError", "StorageError",
-        "TrainingError", "UnknownFormatError", "UnloadableStateError", "UnsafeCheckpointError",
-        "UnsavableStateError",
+        "DirectoryInUseError", "Fault", "MarlinError", "NotACheckpointError", "StateMismatchError",
+        "StorageError", "TrainingError", "UnknownFormatError", "UnloadableStateError",
+        "UnsafeCheckpointError", "UnsavableStateError",
     ),
     "formats.content.contents": ("Contents",),
     "formats.content.tree": ("Node", "NodeKind"),
@@ -118,8 +125,9 @@ _NAMES = {
     "naming": ("Kind",),
     "operations.one": ("inspect", "verify"),
     "reports": ("LoadReport", "Pruning", "SaveReport"),
-    "training.backend": ("SingleProcess", "TrainerBackend"),
-    "training.module": ("ModuleInterface",),
+    "training.backend": ("SingleProcess", "TrainerBackend", "TrainerBackendArguments"),
+    "training.module": ("CallbackInterface", "ModuleInterface", "Stage"),
+    "training.observer": ("TrainerObserver",),
     "training.preemption": ("Preempted",),
     "training.trainer": ("Trainer",),
 }  # fmt: skip

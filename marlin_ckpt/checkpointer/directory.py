@@ -23,7 +23,7 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.layouts.folder import FolderLayout
 from marlin_ckpt.formats.torch.placement import MapLocation
-from marlin_ckpt.formats.verdicts import CheckpointInfo, Status
+from marlin_ckpt.formats.verdicts import CheckpointInfo, Status, info_of
 from marlin_ckpt.keep import BestArguments, RetentionArguments
 from marlin_ckpt.loading.anything import load
 from marlin_ckpt.naming import Kind
@@ -93,7 +93,7 @@ class CheckpointDirectory(Closing):
         return self._saves.lineage.run_id
 
     def __iter__(self) -> Iterator[CheckpointInfo]:
-        return map(CheckpointInfo.of, self._series.inspections())
+        return map(info_of, self._series.inspections())
 
     def latest(self, *, intact: bool = True) -> CheckpointInfo | None:
         """The checkpoint with the greatest index; None where there is none.
@@ -108,7 +108,7 @@ class CheckpointDirectory(Closing):
         if intact:
             return self._first_intact(self._series.newest_first)
         found = self._series.newest()
-        return None if found is None else CheckpointInfo.of(found)
+        return None if found is None else info_of(found)
 
     def best(self, metric: str, mode: Mode = "min") -> CheckpointInfo | None:
         """The checkpoint with the best value of a metric that is intact; of equal ones the newest.
@@ -287,7 +287,7 @@ class CheckpointDirectory(Closing):
         found = newest_intact(candidates, self._log_passed_over)
         if found is None:
             return None
-        about = CheckpointInfo.of(inspect(found))  # of the structure; but all of it has been read by now
+        about = info_of(inspect(found))  # of the structure; but all of it has been read by now
         return replace(about, status=Status.INTACT) if about.status is Status.COMPLETE else about
 
     def _log_passed_over(self, path: str, reason: str) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, UnknownFormatError
@@ -121,16 +121,16 @@ class CheckpointInfo:
     run_id: str
     size_bytes: int
 
-    @classmethod
-    def of(cls, found: Inspection) -> Self:
-        """What a look at a checkpoint found, as one value without the rest."""
-        about, entry = found.manifest, found.entry
-        metrics = {} if about is None else dict(about.metrics)
-        created, run_id = ("", "") if about is None else (about.created, about.run_id)
-        return cls(
-            entry.path, entry.index, found.kind, found.status, found.reason, metrics, created, run_id,
-            entry.size_bytes,
-        )  # fmt: skip
+
+def info_of(found: Inspection) -> CheckpointInfo:
+    """What a look at a checkpoint found, as one value without the rest."""
+    about, entry = found.manifest, found.entry
+    metrics = {} if about is None else dict(about.metrics)
+    created, run_id = ("", "") if about is None else (about.created, about.run_id)
+    return CheckpointInfo(
+        entry.path, entry.index, found.kind, found.status, found.reason, metrics, created, run_id,
+        entry.size_bytes,
+    )  # fmt: skip
 
 
 class Verdict(NamedTuple):
