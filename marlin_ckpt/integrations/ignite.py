@@ -1,9 +1,7 @@
 """PyTorch-Ignite: a save handler for `Checkpoint` whose files are durable and have checksums."""
 
-import contextlib
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any
@@ -14,6 +12,7 @@ from ignite.handlers import DiskSaver
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.saving.afterwards import Afterwards
 from marlin_ckpt.saving.closing import Closing
 from marlin_ckpt.saving.saver import Saver
 from marlin_ckpt.storage.local.publishing import make_directory
@@ -25,8 +24,9 @@ class MarlinSaver(Closing, DiskSaver):
     """Takes the place of `DiskSaver`: `Checkpoint(to_save, MarlinSaver("checkpoints"), n_saved=2)`.
 
     A file appears under its name when it is durable, with the CRC32 of each record. Ignite asks for the
-    removal of an old file before it saves the new one; here the old one goes once the new one is durable. The
-    score is in the manifest under `score_name`, and the index is the global step where the name has it.
+    removal of an old file before it saves the new one; here the old one goes once the new one is durable, and
+    no symbolic link beside it leads to it. The score is in the manifest under `score_name`, and the index is
+    the global step where the name has it.
 
     `torch.load`, `Checkpoint.load_objects` and `reload_objects` read the files without looking at checksums;
     `marlin_ckpt.load(directory, into=to_save)` compares them, and takes the newest intact file.
@@ -75,9 +75,7 @@ class MarlinSaver(Closing, DiskSaver):
         self._on_durable = on_durable
         self._saver = Saver(asynchronous=asynchronous, on_durable=self._finish)
         self.logger = get_logger(__name__)
-        self._saves = 0
-        self._begun: deque[tuple[int, str]] = deque()  # numbers and paths of saves that are not durable
-        self._doomed: dict[str, int] = {}  # by name, the number of the save after which it may go
+        self._afterwards = Afterwards()
 
     def __call__(
         self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None
@@ -90,16 +88,14 @@ class MarlinSaver(Closing, DiskSaver):
         if idist.get_rank() != self.save_on_rank:
             return
         path = os.fspath(self.dirname / filename)
-        self._saves += 1
-        self._doomed.pop(filename, None)  # it is replaced in one instant
-        self._begun.append((self._saves, path))
+        self._afterwards.begin(path)
         metrics, index = _facts(filename, metadata or {})
         self._saver.save(checkpoint, path, metrics=metrics, index=index)
 
     def remove(self, filename: str) -> None:
         """Notes a file that may go when the next one is durable."""
         if idist.get_rank() == self.save_on_rank:
-            self._doomed[filename] = self._saves + 1
+            self._afterwards.remove(os.fspath(self.dirname / filename), after_next=True)
 
     def wait(self) -> None:
         """Waits until all that was saved is durable, and what was to be removed is gone.
@@ -115,13 +111,7 @@ class MarlinSaver(Closing, DiskSaver):
 
     def _finish(self, report: SaveReport) -> None:
         """Runs when a file is durable, before the next save begins to write."""
-        number, path = self._begun.popleft()
-        while path != report.path:  # that one has failed
-            number, path = self._begun.popleft()
-        for name in [name for name, after in self._doomed.copy().items() if after <= number]:
-            with contextlib.suppress(FileNotFoundError):  # of a save that has failed
-                os.unlink(self.dirname / name)
-            self._doomed.pop(name, None)
+        self._afterwards.durable(report)
         if self._on_durable is not None:
             self._on_durable(report)
 

@@ -67,14 +67,18 @@ class Afterwards:
             self._doomed, self._links = {}, {}
             self._begun.clear()
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str, *, after_next: bool = False) -> None:
         """Removes a file or folder, if there is one.
+
+        Args:
+            path: of it.
+            after_next: wait for the save that begins next, even if none is under way.
 
         Raises:
             StorageError: it cannot be removed.
         """
         with self._lock:
-            self._doomed[path] = self._number
+            self._doomed[path] = self._number + after_next
             self._do()
 
     def link(self, target: str, path: str) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from marlin_ckpt.errors import UnsavableStateError
 from marlin_ckpt.formats.inspection import inspect as look
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.reports import SaveReport
-from tests.support import warm
 from tests.support.folders import REPOSITORY
 
 with warnings.catch_warnings():  # of torch.jit.script, which torch.distributed.optim calls
@@ -208,6 +206,27 @@ def test_a_name_that_stays_the_same_is_replaced_and_never_removed(tmp_path: Path
     assert torch.equal(state["model"]["weight"], loop.model.weight)
 
 
+def test_a_file_that_a_link_leads_to_goes_after_the_link_leads_elsewhere(tmp_path: Path) -> None:
+    loop = Loop([0.5, 0.5, 0.5, 0.5])
+    handler = Checkpoint(loop.to_save, MarlinSaver(tmp_path), n_saved=1)
+    seen = []
+
+    def save_and_link(engine: Engine) -> None:
+        handler(engine)
+        if engine.state.epoch in (1, 3):
+            (tmp_path / "mine.pt").unlink(missing_ok=True)
+            (tmp_path / "mine.pt").symlink_to(f"checkpoint_{engine.state.epoch}.pt")
+        seen.append(names(tmp_path))
+
+    loop.run(save_and_link)
+    assert seen == [
+        ["checkpoint_1.pt", "mine.pt"],
+        ["checkpoint_1.pt", "checkpoint_2.pt", "mine.pt"],
+        ["checkpoint_1.pt", "checkpoint_3.pt", "mine.pt"],
+        ["checkpoint_3.pt", "checkpoint_4.pt", "mine.pt"],
+    ]
+
+
 def test_a_directory_is_made_or_refused_as_by_disk_saver(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "checkpoint_1.pt").touch()
@@ -264,34 +283,3 @@ def test_a_training_that_is_killed_at_any_step_of_a_save_resumes_as_if_it_had_no
     assert killed[kind]["expected"] == killed["stock"]["expected"]
     assert killed[kind]["killed"] > 0
     assert killed[kind]["unresumable"] == killed[kind]["different"] == []
-
-
-def test_the_example_resumes(tmp_path: Path) -> None:
-    command = [sys.executable, str(REPOSITORY / "examples" / "with_ignite.py"), str(tmp_path / "run")]
-    said = [
-        warm.run(command, capture_output=True, text=True, timeout=300, check=True).stdout for _ in range(2)
-    ]
-    assert said[0].startswith("starts from the beginning\nloss ")
-    assert said[1] == said[0].removeprefix("starts from the beginning\n")
-    assert len(names(tmp_path / "run")) == 2
-
-
-def blocks(language: str) -> Iterator[str]:
-    text = (REPOSITORY / "docs" / "i-use-ignite.md").read_text()
-    yield from re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-
-
-def test_the_page_shows_lines_that_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (difference,) = blocks("diff")
-    loop = Loop([0.5])
-    for sign in "-+":
-        namespace = {"to_save": loop.to_save}
-        lines = [line[1:] for line in difference.splitlines() if line.startswith(sign)]
-        exec("\n".join(lines), namespace)
-        assert isinstance(namespace["handler"].save_handler, DiskSaver if sign == "-" else MarlinSaver)
-    loop.run(namespace["handler"])
-    other = Loop([])
-    (resuming,) = blocks("python")
-    exec("import marlin_ckpt\n" + resuming, {"to_save": other.to_save})
-    assert torch.equal(other.model.weight, loop.model.weight)

@@ -41,6 +41,19 @@ def test_a_file_goes_when_the_save_that_replaces_it_is_durable(one, path, names)
     assert names() == ["b"]
 
 
+def test_a_file_that_is_to_go_after_the_next_save_waits_for_the_one_that_has_not_begun(one, path, names):
+    saved(path("a"))
+    one.begin(path("b"))
+    one.remove(path("a"), after_next=True)
+    one.durable(saved(path("b")))
+    one.all_durable()
+    assert names() == ["a", "b"]
+    one.begin(path("c"))
+    assert names() == ["a", "b"]
+    one.durable(saved(path("c")))
+    assert names() == ["b", "c"]
+
+
 def test_what_waits_for_a_save_is_not_done_when_the_one_before_it_is_durable(one, path, names):
     one.begin(path("a"))
     one.begin(path("b"))  # which waits for the first
