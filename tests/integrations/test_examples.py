@@ -1,0 +1,83 @@
+"""The examples of loops of one's own: killed and started again, they end as if nothing had happened."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import marlin_ckpt
+from tests.support.equality import is_same
+from tests.support.folders import REPOSITORY
+
+EXAMPLES = sorted(path.stem for path in (REPOSITORY / "examples").glob("*.py"))
+
+
+def _example(name: str) -> ModuleType:
+    found = importlib.util.spec_from_file_location(name, REPOSITORY / "examples" / f"{name}.py")
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def _run(module: ModuleType, *arguments: Any, until: str = "") -> int:
+    """Runs an example in a child, which is killed when it has printed a line that begins so."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.dup2(write, 1)
+            os.close(read)
+            module.print = lambda *words, **_: os.write(1, (" ".join(map(str, words)) + "\n").encode())
+            module.main(*map(str, arguments))
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(write)
+    with open(read) as said:
+        for line in said:
+            if until and line.startswith(until):
+                os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_an_own_loop_that_is_killed_and_started_again_ends_with_the_same_state(tmp_path: Path) -> None:
+    own = _example("own_loop")
+    own.STEPS = 20
+    text = REPOSITORY / "LICENSE"
+    assert _run(own, text, tmp_path / "straight") == 0
+    assert _run(own, text, tmp_path / "killed", until="step 10") == -signal.SIGKILL
+    assert _run(own, text, tmp_path / "killed") == 0
+    states = [marlin_ckpt.load(tmp_path / name / "model_20.pt") for name in ("straight", "killed")]
+    assert is_same(*states)
+
+
+def test_a_compiled_loop_with_a_fused_optimizer_goes_on_from_its_file(tmp_path: Path, capsys) -> None:
+    compiled = _example("compiled")
+    path = tmp_path / "last.pt"
+    compiled.STEPS = 10
+    compiled.main(str(path), "aot_eager")
+    shutil.copy(path, tmp_path / "first.pt")
+    compiled.STEPS = 15
+    compiled.main(str(path), "aot_eager")
+    assert capsys.readouterr().out.splitlines() == [
+        "from step 0", "saved step 5", "saved step 10", "from step 10", "saved step 15",
+    ]  # fmt: skip
+    first, last = (marlin_ckpt.load(one) for one in (tmp_path / "first.pt", path))
+    assert not torch.equal(first["model"]["0.weight"], last["model"]["0.weight"])
+    assert [*last["model"]] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_short(name: str) -> None:
+    assert len((REPOSITORY / "examples" / f"{name}.py").read_text().splitlines()) < 60
