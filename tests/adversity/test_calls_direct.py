@@ -105,7 +105,7 @@ def test_whichever_call_fails_while_litter_is_removed_the_save_does_without_it(c
 def test_after_a_failure_that_a_save_does_without_it_still_bears_any_other(campaign, cases):
     for number in campaign.own:
         for code in ABSORBED.get(campaign.labels[number], ALL - ALL) & {*REFUSALS, errno.EIO}:
-            for later_from in range(number + 1, len(campaign.labels), cases(9, 1)):
+            for later_from in range(number + 1, len(campaign.labels), cases(18, 1)):
                 campaign.strike(Fault(number, code, errno.ENOSPC, later_from))
     assert not campaign.found, "\n".join(campaign.found)
 
@@ -120,7 +120,7 @@ def test_however_little_a_write_takes_the_file_is_whole(campaign, later):
 
 
 def write_in_place(
-    directory_fd: int, name: str, write: Callable[[int], int], _: Callable[[], None]
+    directory_fd: int, name: str, write: Callable[[int], int], _: Callable[[], None], **__: bool
 ) -> publishing.Published:
     fd = publishing.os.open(name, os.O_WRONLY | os.O_TRUNC, dir_fd=directory_fd)
     return publishing.Published(publishing._fill(fd, write)[0], 0, 0)

@@ -192,7 +192,10 @@ def by_path(directory: Path) -> None:
     for parent in (directory, directory / "sub"):
         path = parent / "model_1.pt"
         if not parent.is_symlink() and path.exists():
-            os.sched_yield()  # to the process that swaps, also where few processors are shared by many
+            for _ in range(10_000):  # holds the window open until the process that swaps has its turn
+                if parent.is_symlink():
+                    break
+                os.sched_yield()
             path.unlink(missing_ok=True)
 
 
