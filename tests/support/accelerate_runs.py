@@ -36,9 +36,18 @@ class Epoch:
 class Training:
     """Two models with optimizers of their own; dropout and shuffling draw random numbers."""
 
-    def __init__(self, directory: str, *, is_ours: bool, limit: int | None = 2, named: bool = True) -> None:
+    def __init__(
+        self,
+        directory: str,
+        *,
+        is_ours: bool,
+        limit: int | None = 2,
+        named: bool = True,
+        cpu: bool = True,
+        **options: Any,
+    ) -> None:
         config = ProjectConfiguration(directory, automatic_checkpoint_naming=named, total_limit=limit)
-        self.accelerator = Accelerator(cpu=True, project_config=config)
+        self.accelerator = Accelerator(cpu=cpu, project_config=config, **options)
         if is_ours:
             assert protect(self.accelerator) is self.accelerator
         set_seed(0)

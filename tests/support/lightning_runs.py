@@ -39,7 +39,8 @@ class Net(lightning.LightningModule):
 
     def training_step(self, _batch: Any, _number: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(self.trainer.global_step)
-        loss = self.layers(torch.randn(8, 4, generator=generator)).square().mean()
+        rows = torch.randn(8, 4, generator=generator).to(self.device)
+        loss = self.layers(rows).square().mean()
         self.log("loss", loss)
         return loss
 
@@ -48,12 +49,15 @@ class Net(lightning.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
 
 
-def trainer_for(directory: str, plugin: Any, steps: int = STEPS, **options: Any) -> lightning.Trainer:
+def trainer_for(
+    directory: str, plugin: Any, steps: int = STEPS, hardware: dict[str, Any] | None = None, **options: Any
+) -> lightning.Trainer:
+    """Makes one; the hardware is the CPU by default, the options are those of ModelCheckpoint."""
     saving = {"monitor": "loss", "save_top_k": 1, "every_n_train_steps": 2, **options}
     return lightning.Trainer(
-        accelerator="cpu", callbacks=[ModelCheckpoint(directory, **saving)], default_root_dir=directory,
+        callbacks=[ModelCheckpoint(directory, **saving)], default_root_dir=directory,
         enable_model_summary=False, enable_progress_bar=False, logger=False, max_steps=steps,
-        plugins=[plugin],
+        plugins=[plugin], **(hardware or {"accelerator": "cpu"}),
     )  # fmt: skip
 
 
