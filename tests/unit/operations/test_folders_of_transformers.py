@@ -160,7 +160,7 @@ def test_what_goes_is_decided_by_the_times_of_writing_and_then_by_the_steps(tmp_
 
 def test_the_metrics_of_a_step_are_the_numbers_that_were_logged_at_it():
     history = [
-        {"loss": 3.0, "step": 1},
+        {"loss": 3.0, "grad_norm": 9.0, "step": 1},
         {"loss": 2.0, "step": 2, "note": "x"},
         {"eval_loss": 1.5, "step": 2},
     ]
