@@ -22,6 +22,8 @@ def main(path: str, backend: str = "inductor") -> None:
     print(f"from step {step}")
     compiled = torch.compile(model, backend=backend)
     with marlin_ckpt.Saver(on_durable=lambda report: print(f"saved step {report.index}")) as saver:
+        if step:
+            saver.continue_run(path)  # what is saved from here on is of the same run
         saver.register(optimizer)  # its parameters are copied until its next step
         while step < STEPS:
             x = torch.randn(64, 16)

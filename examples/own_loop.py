@@ -32,14 +32,14 @@ def main(text: str, directory: str, device: str = "cpu") -> None:
     live = {"model": model, "optimizer": optimizer, "schedule": schedule}
     with CheckpointDirectory(directory, keep=3, asynchronous=True) as checkpoints:
         try:
-            found = checkpoints.load(
-                "latest", into=live
-            )  # fills them; all else is in `found` as it was saved
+            found = checkpoints.load("latest", into=live)
+        except CheckpointNotFoundError:
+            done = 0
+        else:  # what is in `live` is restored; all else is in `found` as it was saved
+            done = found["step"]
             draws.set_state(found["draws"])
             torch.set_rng_state(found["random"])  # of dropout; on a GPU torch.cuda.set_rng_state
-        except CheckpointNotFoundError:
-            found = {"step": 0}
-        for step in range(found["step"] + 1, STEPS + 1):
+        for step in range(done + 1, STEPS + 1):
             places = torch.randint(len(data) - LENGTH, (BATCH, 1), generator=draws) + torch.arange(LENGTH)
             with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
                 scores = model(data[places].to(device)).flatten(0, 1)

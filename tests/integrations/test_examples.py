@@ -75,6 +75,8 @@ def test_a_compiled_loop_with_a_fused_optimizer_goes_on_from_its_file(tmp_path: 
     ]  # fmt: skip
     first, last = (marlin_ckpt.load(one) for one in (tmp_path / "first.pt", path))
     assert not torch.equal(first["model"]["0.weight"], last["model"]["0.weight"])
+    manifests = [marlin_ckpt.inspect(one).manifest for one in (tmp_path / "first.pt", path)]
+    assert manifests[0].run_id == manifests[1].run_id
     assert [*last["model"]] == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
