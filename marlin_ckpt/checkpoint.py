@@ -42,7 +42,8 @@ def plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     faults = []
     for name, value in (metrics or {}).items():
         try:
-            numbers[str(name)] = float(value)
+            # torch warns where float() is given a tensor that needs a gradient, such as a loss.
+            numbers[str(name)] = float(value.detach() if hasattr(value, "detach") else value)
         except (TypeError, ValueError, RuntimeError, OverflowError):
             faults.append(Fault(f"metrics[{name!r}]", f"expected a number, not {value!r}"))
     if faults:

@@ -50,16 +50,29 @@ class MarlinError(Exception):
     Attributes:
         what: what was wrong, in one sentence without a full stop.
         where: the file, directory or object that it is about, or "".
-        hint: the next thing to do, or "".
     """
 
     exit_code: ClassVar[int] = 1
+    _hint = ""
 
     def __init__(self, what: str, where: str = "", hint: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.where = where
         self.hint = hint
+
+    @property
+    def hint(self) -> str:
+        """The next thing to do, or ""; a traceback shows it below the message."""
+        return self._hint
+
+    @hint.setter
+    def hint(self, hint: str) -> None:
+        shown = _note(self._hint)
+        self.__notes__ = [one for one in getattr(self, "__notes__", ()) if one != shown]
+        self._hint = hint
+        if hint:
+            self.add_note(_note(hint))
 
     def __str__(self) -> str:
         return escape(f"{self.what}: {self.where}" if self.where else self.what)
@@ -68,6 +81,10 @@ class MarlinError(Exception):
         # The default would call the class with `args` alone, which the subclasses that are also OSErrors
         # do not keep, and errors cross process borders in data loaders and test runners.
         return _restore, (type(self), self.what, dict(vars(self)))
+
+
+def _note(hint: str) -> str:
+    return f"hint: {escape(hint)}"
 
 
 def _restore(kind: type[MarlinError], what: str, attributes: dict[str, Any]) -> MarlinError:

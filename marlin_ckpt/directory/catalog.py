@@ -118,17 +118,6 @@ def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = 
     return found
 
 
-def prefixes(directory: PathText, extension: str = "pt") -> list[str]:
-    """The prefixes of the checkpoints in a directory and those below it, sorted.
-
-    Raises:
-        CheckpointNotFoundError: there is no such directory.
-        StorageError: it cannot be read.
-    """
-    names = [one.name for one in find(directory, extension=extension, recursive=True)]
-    return sorted({name.prefix for name in names if name and name.kind is naming.Kind.CHECKPOINT})
-
-
 def entry(path: PathText) -> Entry | None:
     """One checkpoint or other file as `find` would list it; None where there is none."""
     text = os.fspath(path).rstrip("/")

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -158,6 +159,32 @@ def newest_of_any(directory: PathText, logger: logging.Logger) -> Iterator[Entry
         some = ", ".join(sorted(seen)[:_MOST_NAMES]) + ", ..." * (len(seen) > _MOST_NAMES)
         hint = f"it holds {some}: name the file to load" if seen else "it is empty"
         raise CheckpointNotFoundError("no checkpoint found", text, hint)
+
+
+def options_for_others(directory: PathText, extension: str) -> list[str]:
+    """The options with which `latest` finds the checkpoints that are there, whoever wrote them; sorted.
+
+    Args:
+        directory: that is searched, with its sub-directories.
+        extension: the one that has been searched for, which is not named.
+
+    Raises:
+        CheckpointNotFoundError: there is no such directory.
+        StorageError: it cannot be read.
+    """
+    found = set()
+    for _, names, folders in _levels(os.fspath(directory)):
+        found |= {(one.name.prefix, extension) for one in folders if one.name}
+        for name in names:
+            is_ours, prefix, its_extension = _read(name)
+            if is_ours is not None:
+                found.add((prefix or _letters(name), its_extension))
+    return [f"--prefix {one}" + f" --ext {ext}" * (ext != extension) for one, ext in sorted(found) if one]
+
+
+def _letters(name: str) -> str:
+    """What the name of a file starts with: `epoch` of `epoch=2-step=6.ckpt`."""
+    return re.split(r"[^A-Za-z]", name, maxsplit=1)[0]
 
 
 def _check_order(paths: Iterable[str], directory: str) -> None:

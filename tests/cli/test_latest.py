@@ -116,3 +116,22 @@ def test_a_file_in_place_of_the_directory_exits_1_and_says_so(latest, tmp_path):
     code, out, err = latest(tmp_path / "model_1.pt")
     assert (code, out) == (1, b"")
     assert err.decode() == f"error: cannot read the directory: Not a directory: {tmp_path / 'model_1.pt'}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("epoch=2-step=6.ckpt", "--prefix epoch --ext ckpt"),  # Lightning's
+        ("checkpoint_5_loss=-0.1.pt", "--prefix checkpoint"),  # Ignite's
+        ("gpt_7.pth", "--prefix gpt --ext pth"),
+        ("run/gpt_7.pt", "--prefix gpt"),
+    ],
+)
+def test_where_there_is_none_of_the_prefix_the_hint_names_options_that_find_what_is_there(
+    latest, tmp_path, name, options
+):
+    touch(tmp_path / name)
+    code, out, err = latest(tmp_path)
+    assert (code, out) == (4, b"")
+    assert err.decode().splitlines()[1:] == [f"hint: there are checkpoints with {options}"]
+    assert latest(tmp_path, *options.split()) == (0, os.fsencode(tmp_path / name) + b"\n", b"")

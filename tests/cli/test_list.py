@@ -220,6 +220,14 @@ def test_an_empty_directory_gives_an_empty_document_and_an_empty_table(list_, li
     assert err == f"no checkpoints in {tmp_path}\n"
 
 
+def test_where_there_are_none_of_the_extension_a_hint_names_those_that_are_there(list_, list_json, tmp_path):
+    (tmp_path / "last.ckpt").touch()
+    (tmp_path / "notes.txt").touch()
+    hint = "hint: there are files with --ext ckpt"
+    assert list_(tmp_path) == (0, "", f"no checkpoints in {tmp_path}\n{hint}\n")
+    assert list_json(tmp_path) == []
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["table", "json"])
 def test_a_directory_that_is_not_there_exits_4_and_prints_no_list(list_, tmp_path, options):
     code, out, err = list_(tmp_path / "missing", *options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import pickle
+import traceback
 
 import pytest
 
@@ -78,6 +79,22 @@ def test_a_note_added_to_an_error_survives_pickling():
     error = NotACheckpointError("not a checkpoint", "x")
     error.add_note("rank 3")
     assert pickle.loads(pickle.dumps(error)).__notes__ == ["rank 3"]
+
+
+def test_a_traceback_shows_the_last_hint_below_the_message_and_other_notes_stay():
+    error = NotACheckpointError("not a checkpoint", "x", "ask \x1b[31m")
+    error.add_note("rank 3")
+    error.hint = "git lfs pull"
+    shown = traceback.format_exception_only(pickle.loads(pickle.dumps(error)))
+    assert shown[-3:] == [
+        "marlin_ckpt.errors.NotACheckpointError: not a checkpoint: x\n",
+        "rank 3\n",
+        "hint: git lfs pull\n",
+    ]
+    error.hint = "ask \x1b[31m"
+    assert error.__notes__ == ["rank 3", r"hint: ask \x1b[31m"]
+    error.hint = ""
+    assert error.__notes__ == ["rank 3"]
 
 
 @pytest.mark.parametrize(

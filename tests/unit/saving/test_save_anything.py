@@ -97,9 +97,8 @@ def test_a_module_alone_is_a_model_file_and_all_else_is_a_checkpoint(tmp_path, r
 
 def test_the_manifest_has_the_metrics_the_index_and_the_names_of_the_optimizers_parameters(tmp_path, run):
     path = tmp_path / "x.pt"
-    report = save(
-        {"model": run.module, "optimizer": run.optimizer}, path, metrics={"loss": torch.tensor(0.5)}, index=7
-    )
+    loss = torch.tensor(0.5, requires_grad=True)  # of which float() warns
+    report = save({"model": run.module, "optimizer": run.optimizer}, path, metrics={"loss": loss}, index=7)
     manifest = manifest_of(path)
     assert (report.path, report.index, report.metrics) == (str(path), 7, {"loss": 0.5})
     assert report.size_bytes == path.stat().st_size

@@ -7,7 +7,7 @@ from typing import Annotated
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Directory, Extension, Json, check_prefix, flag, option
 from marlin_ckpt.cli.text import some
-from marlin_ckpt.directory import catalog, runs
+from marlin_ckpt.directory import runs
 from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError
@@ -56,8 +56,10 @@ def latest(
 
     found = _newest_intact(candidates) if intact else next(iter(candidates()), None)
     if found is None:
-        others = ", ".join(catalog.prefixes(directory, ext))
-        hint = f"there are checkpoints with --prefix {others}" if others and run is None else ""
+        from marlin_ckpt.directory.search import options_for_others
+
+        others = " or ".join(options_for_others(directory, ext))
+        hint = f"there are checkpoints with {others}" if others and run is None else ""
         of_run = "" if run is None else f" of run {run}"
         raise CheckpointNotFoundError(f"no checkpoint{of_run} found", directory, hint)
     if run is None:

@@ -35,6 +35,7 @@ def list_(
     from marlin_ckpt.cli.views import checkpoints as view
     from marlin_ckpt.directory import catalog
     from marlin_ckpt.formats.inspection import inspect
+    from marlin_ckpt.formats.verification import EXTENSIONS
     from marlin_ckpt.operations import listing
 
     now_s = time.time()
@@ -55,5 +56,11 @@ def list_(
         output.document(view.document(directory, found))
         return
     view.show(found, directory, now_s=now_s, by_run=recursive)
+    others = [] if everything else [
+        f"--ext {one}" for one in EXTENSIONS
+        if one != ext and catalog.find(directory, prefix=prefix, extension=one, recursive=recursive)
+    ]  # fmt: skip
+    if others:
+        output.talk(f"hint: there are files with {' or '.join(others)}")
     if spark is not None:
         view.show_metric(found, spark)
