@@ -156,7 +156,7 @@ class CheckpointDirectory(Closing):
             self._on_durable(report)
 
         wanted = Request(
-            state=state, describe=describe, convert=lambda one: one, gives_up=False, on_durable=durable
+            state=state, describe=describe, makes_plain=False, gives_up=False, on_durable=durable
         )
         self._saves.save(self._args, wanted)
         return reports[0] if reports and not self._args.async_save else None

@@ -26,7 +26,6 @@ from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving.engine import Engine
 from marlin_ckpt.saving.job import How, Job
 from marlin_ckpt.saving.lineage import Lineage
-from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.storage.local.publishing import make_directory
 
 
@@ -38,7 +37,7 @@ class Request:
         state: what is saved.
         describe: makes the manifest, once it is this save's turn.
         must_be_made: whether it waits for the save before it, whatever `when_busy` says.
-        convert: makes of the state what is pickled.
+        makes_plain: whether values that `weights_only` refuses are saved as plain ones.
         gives_up: whether it is only logged that a tensor has changed while it was copied; see `Job`.
         on_durable: told of the file when it is durable.
         make_directory: makes the directory that it goes to.
@@ -47,7 +46,7 @@ class Request:
     state: Any
     describe: Callable[[], Manifest]
     must_be_made: bool = True
-    convert: Callable[[Any], Any] = plain
+    makes_plain: bool = True
     gives_up: bool = True
     on_durable: Callable[[SaveReport], None] = lambda _: None
     make_directory: Callable[[PathText], None] = make_directory
@@ -186,7 +185,7 @@ class RunSaves:
             how=How(args.async_save, args.overlap, args.check_overlap),
             may_skip=args.async_save and args.when_busy == "skip" and not wanted.must_be_made,
             gives_up=wanted.gives_up,
-            convert=wanted.convert,
+            makes_plain=wanted.makes_plain,
             make_room=lambda: self.keeper.make_room(args, manifest.run_id),
             on_durable=durable,
             on_error=warn if args.on_save_error == "warn" else None,

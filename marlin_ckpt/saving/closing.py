@@ -25,7 +25,7 @@ class Closing:
         """Closes; where an exception ends the context, one of a save is logged and does not replace it."""
         try:
             self.close()
-        except Exception as error:
+        except Exception as error:  # of a save, or of what the user does when it is durable
             if kind is None:
                 raise
             self.logger.error("A save failed: %s", error)  # noqa: TRY400 - the other's traceback is what counts

@@ -164,7 +164,7 @@ class Engine:
         self._earlier = self._background.ended() or self._earlier
 
     def _save_now(self, job: Job, began: float) -> None:
-        state = job.convert(job.state)
+        state = _payload(job)
         written = self._written(job, lambda: writer.write_file(job.path, state, job.manifest, job.overwrite))
         stall_s = time.perf_counter() - began
         self.pace.save_ended(stall_s)
@@ -186,7 +186,7 @@ class Engine:
 
     def _prepare(self, job: Job) -> tuple[Encoded, Image]:
         """Pickles a state, and takes memory for its copy, which is kept for the next save."""
-        encoded = encode(job.convert(job.state))
+        encoded = encode(_payload(job))
         plan = writer.plan_image(encoded)
         before = self._arena.size_bytes
         is_pinned = any(storage.device.type == "cuda" for storage in encoded.storages.values())
@@ -270,3 +270,8 @@ class Engine:
         self._logger.debug("Saved %s", report)
         self.reports.append(report)
         job.on_durable(report)
+
+
+def _payload(job: Job) -> Any:
+    """What is pickled."""
+    return plain(job.state) if job.makes_plain else job.state

@@ -6,7 +6,6 @@ from typing import Any
 
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.reports import SaveReport
-from marlin_ckpt.saving.plain import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Job:
         may_skip: whether it is skipped while the save before it is under way, in place of waiting for it.
         gives_up: whether it is only logged that a tensor has changed while it was copied, and nothing was
             written; else it is an error.
-        convert: makes of `state` what is pickled.
+        makes_plain: whether values that `weights_only` refuses are saved as plain ones.
         overwrite: whether a file that has the name is replaced.
         make_room: called where the disk is full; returns whether it has removed anything.
         on_durable: told of the file that is durable.
@@ -52,7 +51,7 @@ class Job:
     how: How
     may_skip: bool = False
     gives_up: bool = False
-    convert: Callable[[Any], Any] = plain
+    makes_plain: bool = True
     overwrite: bool = True
     make_room: Callable[[], bool] = lambda: False
     on_durable: Callable[[SaveReport], None] = lambda _: None

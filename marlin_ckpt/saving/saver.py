@@ -241,7 +241,7 @@ class _Wanted:
         manifest = lineage.manifest(kind, index, self.metrics, state, state)
         make_directory(os.path.dirname(self.path) or os.curdir)
         return Job(
-            path=self.path, state=state, manifest=manifest, how=how, convert=_as_it_is,
+            path=self.path, state=state, manifest=manifest, how=how, makes_plain=False,
             overwrite=self.overwrite, on_durable=on_durable, on_error=on_error,
         )  # fmt: skip
 
@@ -258,10 +258,6 @@ class _Wanted:
             raise StorageError("what has the name is no regular file", self.path, errno=errno.EINVAL)
         if not self.overwrite and os.path.lexists(self.path):
             raise is_taken(self.path)
-
-
-def _as_it_is(state: Any) -> Any:
-    return state
 
 
 def _index_in(path: str) -> int:

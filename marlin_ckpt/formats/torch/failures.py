@@ -21,6 +21,8 @@ from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.torch import unpickling
 from marlin_ckpt.storage.source import Source
 
+# Of this machine, and of a device.
+NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
 # What torch says of records that are missing or of another size, and of tensors that reach beyond them.
 _STRUCTURE = re.compile(r"PytorchStreamReader|record size \(|storage that is not resizable")
 OWN = "if the file is your own, load it with weights_only: false"
@@ -49,9 +51,9 @@ def told_as_ours(source: Source, *, weights_only: bool, is_proven: bool = False)
         raise ExcessError(error.what, source.path, OWN) from error
     except MarlinError:
         raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except NO_MEMORY as error:
         raise no_memory(source.path) from error
-    except Exception as error:
+    except Exception as error:  # of a mutated pickle, nearly any
         if "allocate memory" in str(error):  # torch's CPU allocator raises a plain RuntimeError
             raise no_memory(source.path) from error
         reason = _reason(error)

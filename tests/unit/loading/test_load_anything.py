@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from pathlib import Path
 
@@ -12,7 +13,13 @@ from hypothesis import given, settings
 from safetensors import safe_open
 
 import marlin_ckpt
-from marlin_ckpt import ArgumentsError, CorruptCheckpointError, UnloadableStateError, UnsafeCheckpointError
+from marlin_ckpt import (
+    ArgumentsError,
+    CorruptCheckpointError,
+    StorageError,
+    UnloadableStateError,
+    UnsafeCheckpointError,
+)
 from marlin_ckpt.formats.values.dtypes import DTYPES
 from tests.support.descriptions import describe
 from tests.support.equality import is_same
@@ -82,14 +89,19 @@ def test_what_is_unsafe_is_refused_and_loads_when_it_is_trusted(tmp_path):
     assert marlin_ckpt.load(tmp_path / "a.pt", weights_only=False) == Path("a")
 
 
-@pytest.mark.parametrize("form", ["pt", "legacy", "safetensors"])
-@pytest.mark.parametrize("place", ["meta", torch.device("meta"), {"cpu": "meta"}])
-def test_tensors_go_where_map_location_says(tmp_path, form, place):
-    path, state = tmp_path / f"a.{form}", {"weight": torch.ones(2, 3)}
+def _saved(directory: Path, form: str) -> Path:
+    path, state = directory / f"a.{form}", {"weight": torch.ones(2, 3)}
     if form == "safetensors":
         safetensors.torch.save_file(state, path)
     else:
         torch.save(state, path, _use_new_zipfile_serialization=form == "pt")
+    return path
+
+
+@pytest.mark.parametrize("form", ["pt", "legacy", "safetensors"])
+@pytest.mark.parametrize("place", ["meta", torch.device("meta"), {"cpu": "meta"}])
+def test_tensors_go_where_map_location_says(tmp_path, form, place):
+    path = _saved(tmp_path, form)
     loaded = marlin_ckpt.load(path, map_location=place)["weight"]
     assert (loaded.device.type, loaded.shape) == ("meta", (2, 3))
 
@@ -110,14 +122,23 @@ def test_a_function_places_storages_and_is_given_where_they_were(tmp_path, form)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
 @pytest.mark.parametrize("form", ["pt", "legacy", "safetensors"])
 def test_a_device_that_is_not_there_is_not_called_damage(tmp_path, form):
-    path, state = tmp_path / f"a.{form}", {"weight": torch.ones(2, 3)}
-    if form == "safetensors":
-        safetensors.torch.save_file(state, path)
-    else:
-        torch.save(state, path, _use_new_zipfile_serialization=form == "pt")
+    path = _saved(tmp_path, form)
     with pytest.raises(UnloadableStateError, match="cannot be placed") as caught:
         marlin_ckpt.load(path, map_location="cuda")
     assert 'map_location="cpu"' in caught.value.hint
+
+
+@pytest.mark.parametrize("form", ["pt", "legacy", "safetensors"])
+@pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError])
+def test_a_lack_of_memory_is_told_as_one_wherever_the_tensors_go(tmp_path, form, kind):
+    path = _saved(tmp_path, form)
+
+    def place(_storage, _location):
+        raise kind
+
+    with pytest.raises(StorageError, match="not enough memory") as caught:
+        marlin_ckpt.load(path, map_location=place)
+    assert caught.value.errno == errno.ENOMEM
 
 
 @pytest.mark.parametrize("place", ["nowhere", 5])
