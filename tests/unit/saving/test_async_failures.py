@@ -25,15 +25,8 @@ from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.saving import background
 from marlin_ckpt.saving.copying import owners, snapshot, staging
 from tests.support import warm
-from tests.support.async_runs import Gate, Run, checkpointer
+from tests.support.async_runs import Run, checkpointer
 from tests.support.folders import REPOSITORY
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    one = Gate(monkeypatch)
-    yield one
-    one.opened.set()
 
 
 def full_disk(*_: Any) -> None:

@@ -12,21 +12,7 @@ import torch
 
 from marlin_ckpt import get_latest_file
 from marlin_ckpt.saving.copying import staging
-from tests.support.async_runs import Gate, LateCopies, Run, checkpointer, same
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    one = Gate(monkeypatch)
-    yield one
-    one.opened.set()
-
-
-@pytest.fixture
-def late(monkeypatch):
-    one = LateCopies(monkeypatch)
-    yield one
-    one.release()
+from tests.support.async_runs import Gate, Run, checkpointer, same
 
 
 def test_each_file_holds_what_the_states_were_when_its_save_was_asked_for(tmp_path):

@@ -19,22 +19,8 @@ from marlin_ckpt.directory import catalog
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.saving import background
 from marlin_ckpt.saving.copying import staging
-from tests.support.async_runs import Gate, LateCopies, Run
+from tests.support.async_runs import Run
 from tests.support.equality import is_same
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    one = Gate(monkeypatch)
-    yield one
-    one.opened.set()
-
-
-@pytest.fixture
-def late(monkeypatch):
-    one = LateCopies(monkeypatch)
-    yield one
-    one.release()
 
 
 def loaded(path: Any) -> Any:
