@@ -239,7 +239,11 @@ def drop_frames(error: BaseException) -> None:
     The frames of a traceback hold whatever was worked on: the state of a whole checkpoint, or the owner of
     the thread that failed.
     """
-    one: BaseException | None = error
-    while one is not None:
-        one.__traceback__ = None
-        one = one.__cause__ or one.__context__
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        one = pending.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            pending += (one.__cause__, one.__context__)  # of `raise ... from ...` in a handler both are set

@@ -84,8 +84,9 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         Raises:
             ArgumentsError: the arguments, the index or a metric is wrong.
             UnsavableStateError: the states cannot be pickled.
-            StorageError: the file cannot be written; the older one stands, or else (README) a whole new one.
-            MarlinError: what an earlier save failed with in the background; this one was made first.
+            StorageError: the file cannot be written; the older one stands, or, where the system can neither
+                sync the new name nor take it back, the new one, whole.
+            MarlinError: what an earlier save failed with in the background; this one was begun first.
         """
         self._obey()
         index = checked_index(index)
@@ -216,8 +217,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
 
     def take_reports(self) -> list[SaveReport]:
         """The reports of saves that became durable since the last call; notes how long a trainer's take."""
-        reports = self._saves.engine.reports
-        taken = [reports.popleft() for _ in range(len(reports))]
+        taken = self._saves.engine.take_reports()
         if taken and self._saves.lease is not None and self._saves.save_s is not None:
             notes.note_save(os.fspath(self.args.save_dir), self._saves.save_s)
         return taken

@@ -161,12 +161,12 @@ def newest_of_any(directory: PathText, logger: logging.Logger) -> Iterator[Entry
         raise CheckpointNotFoundError("no checkpoint found", text, hint)
 
 
-def options_for_others(directory: PathText, extension: str) -> list[str]:
-    """The options with which `latest` finds the checkpoints that are there, whoever wrote them; sorted.
+def names_of_others(directory: PathText, extension: str) -> list[tuple[str, str]]:
+    """The prefixes and extensions of the checkpoints that are there, whoever wrote them; sorted.
 
     Args:
         directory: that is searched, with its sub-directories.
-        extension: the one that has been searched for, which is not named.
+        extension: given to folders, which have none.
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
@@ -179,7 +179,7 @@ def options_for_others(directory: PathText, extension: str) -> list[str]:
             is_ours, prefix, its_extension = _read(name)
             if is_ours is not None:
                 found.add((prefix or _letters(name), its_extension))
-    return [f"--prefix {one}" + f" --ext {ext}" * (ext != extension) for one, ext in sorted(found) if one]
+    return [pair for pair in sorted(found) if pair[0]]
 
 
 def _letters(name: str) -> str:

@@ -86,8 +86,8 @@ class MarlinAccelerator(Accelerator):
         finally:
             config.automatic_checkpoint_naming = is_named
         lineage.saves += 1
-        if is_named and config.total_limit is not None and self.is_main_process:
-            folders.rotate(path, config.total_limit)
+        if is_named and config.total_limit is not None:
+            agreed(lambda: folders.rotate(path, config.total_limit))
         return Path(path)
 
     def load_state(self, input_dir: Any = None, load_kwargs: Any = None, **kwargs: Any) -> None:

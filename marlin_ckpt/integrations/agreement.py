@@ -47,7 +47,12 @@ def fill_together(folder: str, fill: Callable[[], Any]) -> None:
         fill()
     except Exception as error:  # noqa: BLE001 - raised below, when the others know
         failure = error
-    others = [one for one in gather_object([None if failure is None else repr(failure)]) if one]
+    try:
+        others = [one for one in gather_object([None if failure is None else repr(failure)]) if one]
+    except Exception as error:
+        if failure is not None:  # which may be why the others cannot be reached any more
+            raise failure from error
+        raise
     if failure is not None:
         raise failure
     if others:

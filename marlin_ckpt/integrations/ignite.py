@@ -47,7 +47,7 @@ class MarlinSaver(Closing, DiskSaver):
         save_on_rank: int = 0,
         on_durable: Callable[[SaveReport], None] | None = None,
     ) -> None:
-        """Looks at the directory on the rank that saves.
+        """Checks the directory; only the rank that saves does so.
 
         Args:
             dirname: where the files go.

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -25,6 +26,7 @@ from marlin_ckpt.saving.saver import Saver
 _IS_SPLIT = {*sys.modules} & {"lightning", "lightning_fabric"} == {"lightning_fabric"}
 _FABRIC = "lightning.fabric" if find_spec("lightning") and not _IS_SPLIT else "lightning_fabric"
 _plugins: Any = import_module(f"{_FABRIC}.plugins")
+_LAST = re.compile(r"last(-v[0-9]+)?\.ckpt")  # as ModelCheckpoint names it, with its counter of versions
 _logger = get_logger(__name__)
 
 
@@ -94,7 +96,7 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
         except (CorruptCheckpointError, NotACheckpointError) as error:
             if not (intact := newest_beside(local)):
                 raise
-            if not os.path.basename(local).startswith("last"):
+            if not _LAST.fullmatch(os.path.basename(local)):
                 error.hint = f"the newest intact checkpoint is {intact}"
                 raise
             _logger.warning("Passed over: %s; %s is loaded in its place.", error, intact)

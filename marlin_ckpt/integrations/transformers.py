@@ -109,9 +109,9 @@ class MarlinCheckpoints(Trainer):
         lineage.saves += 1
         if self.args.push_to_hub:
             self._push_from_checkpoint(whole.path)
-        if self.args.process_index == 0 and self.args.save_total_limit:
+        if limit := self.args.save_total_limit:
             kept = [whole.path, self.state.best_model_checkpoint or whole.path]
-            folders.rotate(run, self.args.save_total_limit, kept)
+            agreed(lambda: folders.rotate(run, limit, kept))
 
     def _name_best(self, run: str, name: str, was: str | None) -> None:
         """Names the best checkpoint by the path that it will have, in the file of the trainer's state too."""

@@ -14,6 +14,8 @@ from typing import Any
 
 from marlin_ckpt.errors import MarlinError, StorageError, drop_frames
 
+_NOTE = "In the background:\n"
+
 
 @dataclass(slots=True)
 class _Shared:
@@ -117,8 +119,11 @@ def _attempt(tasks: list[Callable[[], None]]) -> BaseException | None:
 
 def take_frames(error: BaseException) -> None:
     """Drops the frames of an error, which hold the state; notes them where it is none of ours."""
-    if not isinstance(error, MarlinError):
-        error.add_note("In the background:\n" + "".join(traceback.format_tb(error.__traceback__)))
+    is_noted = any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ()))
+    if not (
+        is_noted or isinstance(error, MarlinError)
+    ):  # noted where a user's `on_error` has raised it again
+        error.add_note(_NOTE + "".join(traceback.format_tb(error.__traceback__)))
     drop_frames(error)
 
 

@@ -97,12 +97,15 @@ class Engine:
             else:
                 self._save_now(job, began)
         except BaseException:
-            self.pace.save_ended(time.perf_counter() - began)
+            if job.how.async_save:  # else as below
+                self.pace.save_ended(time.perf_counter() - began)
             if self._earlier is not None:
                 self._logger.error("The save before this one failed, too: %s", str(self._earlier))  # noqa: TRY400
                 self._earlier = None
             raise
         finally:
+            if not job.how.async_save:
+                self.pace.save_ended(time.perf_counter() - began)
             self.pace.waited(time.perf_counter() - began)
         return True
 
@@ -117,6 +120,14 @@ class Engine:
                 raise error
         finally:
             del error  # its traceback holds this frame, and so the callers' states
+
+    def take_reports(self) -> list[SaveReport]:
+        """The reports of the files that have become durable since the last call, at most the last 1,000."""
+        taken = []
+        with contextlib.suppress(IndexError):  # another thread may take them, too
+            while True:
+                taken.append(self.reports.popleft())
+        return taken
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -166,9 +177,7 @@ class Engine:
     def _save_now(self, job: Job, began: float) -> None:
         state = _payload(job)
         written = self._written(job, lambda: writer.write_file(job.path, state, job.manifest, job.overwrite))
-        stall_s = time.perf_counter() - began
-        self.pace.save_ended(stall_s)
-        self._report(job, written, stall_s, 0.0)
+        self._report(job, written, time.perf_counter() - began, 0.0)
 
     def _save_behind(self, job: Job, began: float) -> None:
         path = absolute(job.path)  # the program may change its working directory meanwhile

@@ -53,7 +53,7 @@ def save(
         metrics: names and numbers for the file's manifest, where `marlin-ckpt list` finds them.
         index: the epoch or step, for the manifest; None takes the one in the name, or 0.
         overwrite: whether a file that has the name is replaced. Of several that save at once without it, one
-            succeeds.
+            succeeds, on a file system that has hard links.
 
     Returns:
         what the save took.
@@ -64,7 +64,9 @@ def save(
         StorageError: the file cannot be written; or it exists already, without `overwrite` (EEXIST).
     """
     wanted = _Wanted(obj, os.fspath(path), metrics, index, overwrite)
-    job = wanted.job(_this_process(), How())
+    lineage = _this_process()
+    lineage.optimizers.update(optimizers_in(obj))
+    job = wanted.job(lineage, How())
     leftovers.sweep_beside(wanted.path)
     with contextlib.closing(Engine(_logger)) as engine:
         engine.save(job)
@@ -203,8 +205,7 @@ class Saver(Closing):
 
     def take_reports(self) -> list[SaveReport]:
         """The reports of the files that have become durable since the last call, at most the last 1,000."""
-        reports = self._engine.reports
-        return [reports.popleft() for _ in range(len(reports))]
+        return self._engine.take_reports()
 
     def close(self) -> None:
         """Waits as `wait` does, and gives the memory for copies back; a later save takes it anew.
@@ -234,7 +235,6 @@ class _Wanted:
         on_error: Callable[[Exception], None] | None = None,
     ) -> Job:
         self._check()
-        lineage.optimizers.update(optimizers_in(self.obj))
         state = self.obj if self.as_is else states_of(self.obj)
         kind = Kind.MODEL if isinstance(self.obj, torch.nn.Module) else Kind.CHECKPOINT
         index = _index_in(self.path) if self.index is None else checked_index(self.index)

@@ -141,7 +141,8 @@ def test_a_relative_path_in_a_working_directory_that_is_gone_is_told_in_one_sent
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     for call in (lambda: own.save(state(1.0), 0), own.load, DefaultCheckpointerArguments):
-        with pytest.raises(StorageError, match=r"^the working directory has been removed$"):
+        with pytest.raises(StorageError) as caught:
             call()
+        assert str(caught.value) == "the working directory has been removed"
     absolute = checkpointer(str(tmp_path), model_state_save_dir=None)
     assert absolute.save(state(1.0), 0) == str(tmp_path / "model_0.pt")

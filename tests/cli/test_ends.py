@@ -232,7 +232,7 @@ def test_any_command_that_a_signal_stops_prints_a_document(run_main, monkeypatch
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr(catalog, "find", stopped)
-    monkeypatch.setattr(search, "options_for_others", stopped)  # what `latest` asks, there being nothing
+    monkeypatch.setattr(search, "names_of_others", stopped)  # what `latest` asks, there being nothing
     Path("out").mkdir()
     before = signal.getsignal(signal.SIGTERM)
     code, out, _ = run_main(command, "out", "--json")

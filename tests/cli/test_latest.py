@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -124,6 +125,7 @@ def test_a_file_in_place_of_the_directory_exits_1_and_says_so(latest, tmp_path):
         ("epoch=2-step=6.ckpt", "--prefix epoch --ext ckpt"),  # Lightning's
         ("checkpoint_5_loss=-0.1.pt", "--prefix checkpoint"),  # Ignite's
         ("gpt_7.pth", "--prefix gpt --ext pth"),
+        ("my run_7.pth", "--prefix 'my run' --ext pth"),
         ("run/gpt_7.pt", "--prefix gpt"),
     ],
 )
@@ -134,4 +136,4 @@ def test_where_there_is_none_of_the_prefix_the_hint_names_options_that_find_what
     code, out, err = latest(tmp_path)
     assert (code, out) == (4, b"")
     assert err.decode().splitlines()[1:] == [f"hint: there are checkpoints with {options}"]
-    assert latest(tmp_path, *options.split()) == (0, os.fsencode(tmp_path / name) + b"\n", b"")
+    assert latest(tmp_path, *shlex.split(options)) == (0, os.fsencode(tmp_path / name) + b"\n", b"")

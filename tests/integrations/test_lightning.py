@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -185,6 +186,16 @@ def test_in_place_of_a_damaged_last_file_the_newest_intact_one_is_loaded(tmp_pat
     assert are_equal(net, whole)
     loaded = "epoch=1-step=6.ckpt" if save_last == "link" else "epoch=1-step=8.ckpt"
     assert f"{loaded} is loaded in its place" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "is_replaced"), [("last-v1.ckpt", True), ("lasting_step=7.ckpt", False)])
+def test_only_a_file_that_modelcheckpoint_names_the_last_is_replaced(tmp_path, name, is_replaced):
+    plugin = MarlinCheckpointIO()
+    for one in (name, "epoch=0-step=1.ckpt"):
+        plugin.save_checkpoint({"layers": torch.ones(99)}, tmp_path / one)
+    damage(tmp_path / name)
+    with contextlib.nullcontext() if is_replaced else pytest.raises(CorruptCheckpointError):
+        assert torch.equal(plugin.load_checkpoint(tmp_path / name)["layers"], torch.ones(99))
 
 
 def test_nothing_is_loaded_in_place_of_a_damaged_file_without_an_intact_one(tmp_path):

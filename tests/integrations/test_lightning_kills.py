@@ -10,7 +10,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+import marlin_ckpt
 from tests.support.folders import REPOSITORY
 
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning", "ignore:::pytorch_lightning", "ignore:::torch")
@@ -46,7 +48,12 @@ def test_the_example_resumes(tmp_path, capsys):
     assert len(os.listdir(tmp_path / "run")) == 3
 
 
-def test_the_page_shows_lines_of_the_example():
+@pytest.mark.filterwarnings("ignore")  # of the import
+def test_the_page_shows_lines_of_the_example_and_lines_that_run(tmp_path, monkeypatch):
+    import lightning
+
+    from marlin_ckpt.integrations.lightning import MarlinCheckpointIO
+
     page = (REPOSITORY / "docs" / "i-use-lightning.md").read_text()
     example = (REPOSITORY / "examples" / "with_lightning.py").read_text()
     (difference,) = re.findall(r"```diff\n(.*?)```", page, re.DOTALL)
@@ -54,5 +61,9 @@ def test_the_page_shows_lines_of_the_example():
     assert len(added) == 2
     assert all(line in example for line in added)
     (fabric,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert "MarlinCheckpointIO" in fabric
-    compile(fabric, "page", "exec")
+    monkeypatch.chdir(tmp_path)
+    model = torch.nn.Linear(2, 2)
+    given = {"lightning": lightning, "MarlinCheckpointIO": MarlinCheckpointIO, "model": model}
+    exec(fabric, given | {"optimizer": torch.optim.AdamW(model.parameters())})
+    found = marlin_ckpt.verify("checkpoints/step=1.ckpt")
+    assert found.status is marlin_ckpt.Status.INTACT

@@ -16,7 +16,7 @@ _FILES = re.compile(
 
 
 def missing(names: Collection[str], customs: int, models: int, optimizers: int, schedulers: int) -> str:
-    """A file that `load_state` would look for in vain, or begin anew without; "" where all are there.
+    """A file that `load_state` needs and a folder lacks; "" where all are there.
 
     Args:
         names: of the files in a folder.

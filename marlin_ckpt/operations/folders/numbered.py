@@ -24,7 +24,9 @@ _CHECKED = (".bin", ".pkl", ".pt", ".pth", ".safetensors")
 _logger = get_logger(__name__)
 
 Judge = Callable[[str], Verdict]  # given the path of a folder; see `verify`
-Missing = Callable[[Collection[str]], str]  # given the names in a folder, what a run lacks there; "": nothing
+Missing = Callable[
+    [Collection[str]], str
+]  # of the names in a folder, what a run needs and lacks there, or ""
 
 
 def folders(directory: str, pattern: re.Pattern[str], least: int = 0) -> list[str]:

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from marlin_ckpt.directory import catalog
-from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.inspection import inspect
@@ -135,14 +134,9 @@ def start(directory: str, named: str, needed: Collection[str]) -> str | None:
         if is_model:
             _logger.warning("Only the model is in %s: its optimizer and random numbers begin anew.", named)
         return check(named, [STATE] if is_model else needed)
-    paths = numbered.folders(directory, _NAME)
-    if not paths:
+    if not numbered.folders(directory, _NAME):
         return None
-    found = numbered.newest(paths, lambda path: verify(path, needed), numbered.log_passed_over)
-    if found is None:
-        what = "no checkpoint here can be resumed from"
-        raise CorruptCheckpointError(what, directory, "the log says why; without resuming, a run begins anew")
-    return numbered.accepted(found)
+    return numbered.start(directory, _NAME, lambda path: verify(path, needed))
 
 
 def check(path: str, needed: Collection[str]) -> str:

@@ -89,7 +89,8 @@ class Awaited:
 
     def give_up(self) -> None:
         """Lets no step wait for the copy any more."""
-        self._staged.clear()
+        with self._turn.taken():
+            self._staged.clear()
 
 
 def _is_being_captured() -> bool:

@@ -3,7 +3,8 @@
 import contextlib
 import os
 
-from marlin_ckpt.storage.local.files import closing, doing, sync_open_directory
+from marlin_ckpt.storage.local.files import absolute, doing
+from marlin_ckpt.storage.local.publishing import sync_directory
 
 
 def place_link(target: str, path: str) -> None:
@@ -16,12 +17,16 @@ def place_link(target: str, path: str) -> None:
     Raises:
         StorageError: a system call failed; what had the path is there unchanged.
     """
-    directory, name = os.path.split(os.path.abspath(path))
+    directory, name = os.path.split(absolute(path))
     beside = os.path.join(directory, f".{name}.link")  # of a process that was killed: taken over
     with doing("cannot set the link", path):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
         os.symlink(os.path.relpath(target, directory), beside)
-        os.replace(beside, path)
-        with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
-            sync_open_directory(fd)
+        try:
+            os.replace(beside, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(beside)
+            raise
+        sync_directory(directory)

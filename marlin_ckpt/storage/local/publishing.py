@@ -57,7 +57,7 @@ def make_directory(directory: PathText) -> None:
         for one in existing_and_missing(directory)[1]:
             with contextlib.suppress(FileExistsError):  # another process made it meanwhile
                 os.mkdir(one)
-            _sync_directory(os.path.dirname(one))
+            sync_directory(os.path.dirname(one))
         try:
             is_directory = stat.S_ISDIR(os.stat(directory).st_mode)
         except FileNotFoundError as error:
@@ -237,7 +237,12 @@ def _put_back(directory_fd: int, name: str, kept: str | None) -> None:
             os.unlink(name, dir_fd=directory_fd)
 
 
-def _sync_directory(directory: str) -> None:
+def sync_directory(directory: str) -> None:
+    """Makes the names in a directory durable, to which a link may lead.
+
+    Raises:
+        OSError: a system call failed.
+    """
     fd = os.open(directory, _DIRECTORY)
     try:
         sync_open_directory(fd)
@@ -261,7 +266,7 @@ def make_durable(path: str) -> None:
         pass
     with doing("cannot make durable", path):
         for directory in (*reversed(directories), os.path.dirname(path) or os.curdir):
-            _sync_directory(directory)
+            sync_directory(directory)
 
 
 def _tree(top: str) -> tuple[list[str], list[str]]:

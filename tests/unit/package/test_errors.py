@@ -165,3 +165,20 @@ def test_every_module_logs_through_a_logger_that_escapes(repository):
     modules = (repository / "marlin_ckpt").rglob("*.py")
     by_themselves = {one.name for one in modules if "getLogger(" in one.read_text()}
     assert by_themselves == {"escaping.py", "log.py"}
+
+
+def test_no_error_that_led_to_one_that_is_kept_holds_the_frames_that_it_was_raised_in():
+    try:
+        try:
+            raise KeyError("handled")
+        except KeyError:
+            try:
+                raise OSError("the cause")
+            except OSError as cause:
+                first = cause
+            raise MarlinError("kept") from first  # whose context is the KeyError
+    except MarlinError as error:
+        kept = error
+    assert (kept.__cause__, type(kept.__context__)) == (first, KeyError)
+    errors.drop_frames(kept)
+    assert [one.__traceback__ for one in (kept, kept.__cause__, kept.__context__)] == [None] * 3

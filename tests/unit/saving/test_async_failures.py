@@ -35,9 +35,15 @@ def full_disk(*_: Any) -> None:
 
 @pytest.mark.parametrize("ask", ["save", "wait", "close", "with", "load"])
 def test_what_fails_in_the_background_is_raised_by_the_next_call_and_only_once(tmp_path, monkeypatch, ask):
-    run, one = Run(), checkpointer(tmp_path)
-    monkeypatch.setattr(writer, "write_image", full_disk)
+    run, one, has_begun = Run(), checkpointer(tmp_path), threading.Event()
+
+    def fails(*_: Any) -> None:
+        has_begun.set()
+        full_disk()
+
+    monkeypatch.setattr(writer, "write_image", fails)
     assert one.save(run.checkpoint(), 0)
+    assert has_begun.wait(60)
     monkeypatch.undo()
     calls = {
         "save": lambda: one.save(run.checkpoint(), 1),

@@ -287,7 +287,7 @@ def test_what_others_wrote_is_made_durable_with_its_name(tmp_path, monkeypatch):
     (tmp_path / "run" / "step").mkdir(parents=True)
     (tmp_path / "run" / "step" / "a.pt").write_bytes(b"a")
     synced = []
-    monkeypatch.setattr(publishing, "_sync_directory", synced.append)
+    monkeypatch.setattr(publishing, "sync_directory", synced.append)
     monkeypatch.chdir(tmp_path / "run" / "step")
     for path, expected in (
         (tmp_path / "run/step/a.pt", [tmp_path / "run/step"]),

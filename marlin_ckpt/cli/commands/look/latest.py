@@ -37,6 +37,15 @@ def _tell_of_runs(found: Entry, directory: str) -> None:
             return
 
 
+def _options_for_others(directory: str, ext: str) -> Iterable[str]:
+    import shlex
+
+    from marlin_ckpt.directory.search import names_of_others
+
+    for one, its_ext in names_of_others(directory, ext):
+        yield f"--prefix {shlex.quote(one)}" + f" --ext {shlex.quote(its_ext)}" * (its_ext != ext)
+
+
 def latest(
     directory: Directory,
     prefix: Annotated[str, option("--prefix", "P", "The start of names.", callback=check_prefix)] = "model",
@@ -56,9 +65,7 @@ def latest(
 
     found = _newest_intact(candidates) if intact else next(iter(candidates()), None)
     if found is None:
-        from marlin_ckpt.directory.search import options_for_others
-
-        others = " or ".join(options_for_others(directory, ext))
+        others = " or ".join(_options_for_others(directory, ext))
         hint = f"there are checkpoints with {others}" if others and run is None else ""
         of_run = "" if run is None else f" of run {run}"
         raise CheckpointNotFoundError(f"no checkpoint{of_run} found", directory, hint)
