@@ -135,17 +135,20 @@ def newest_of_any(directory: PathText, logger: logging.Logger) -> Iterator[Entry
     seen: list[str] = []
     ours: dict[tuple[str, str], str] = {}  # by prefix and extension, a name
     others: dict[tuple[str, str], str] = {}  # of other tools, which have no prefix
+    whole: dict[str, str] = {}  # folders, which belong to files of any extension
     for folder, names, folders in _levels(text):
         foreign = next((one for one in _FOREIGN if names.issuperset(one)), ())
         if foreign and not folder:
             what = f"is one checkpoint of another tool, by its {' and '.join(foreign)}"
             raise MarlinError(what, text, _FOREIGN[foreign])
         seen += (os.path.join(folder, name) for name in names)
-        ours |= {(one.name.prefix, "pt"): one.item.name for one in folders if one.name}
+        whole |= {one.name.prefix: one.item.name for one in folders if one.name}
         for name in () if foreign else names:
             kind, prefix, extension = _read(name)
             if kind is not None:
                 (ours if kind else others).setdefault((prefix, extension), os.path.join(folder, name))
+    known = {prefix for prefix, _ in ours}
+    ours |= {(prefix, "pt"): name for prefix, name in whole.items() if prefix not in known}
     chosen = ours or others
     if len(chosen) > 1:
         patterns = sorted(f"{prefix}{'_' if prefix else ''}*.{extension}" for prefix, extension in chosen)

@@ -27,6 +27,8 @@ _WHOLE = "(the whole)"  # the name of a state that is all that its file holds
 class LenientRestoration(Restoration):
     """A restoration that leaves out what does not fit, and keeps account of it."""
 
+    _name_of_all = _WHOLE
+
     def __init__(self, into: Any) -> None:
         """Takes the live objects; see `Restoration`."""
         super().__init__(into)

@@ -7,6 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from marlin_ckpt.formats.torch.parameters import Names
+from marlin_ckpt.loading.tensors import of_kind
 
 # What optimizers of torch keep for each element of a parameter; other tensors have shapes of their own.
 _ELEMENTWISE = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum", "exp_inf"}
@@ -52,11 +53,13 @@ def differences(
         return [f"{name} has parameters on the meta device here, where nothing can be loaded into it"]
     if told := other_order(_own_names(both[1]) or saved_names, _own_names(both[0]) or live_names):
         return [f"{name} has its parameters in another order in the file: {told}"]
-    return [
-        f"{name}.{one.name} is {tuple(one.saved.shape)} in the file, {one.shape} here"
-        for one in kept(saved, live)
-        if one.saved.shape != one.shape
-    ]
+    return [f"{name}.{one.name} {why}" for one in kept(saved, live) if (why := _misfit(one))]
+
+
+def _misfit(one: Kept) -> str:
+    if why := of_kind(one.saved, one.live):
+        return why
+    return f"is {tuple(one.saved.shape)} in the file, {one.shape} here" * (one.saved.shape != one.shape)
 
 
 def _own_names(groups: Sequence[Mapping[str, Any]]) -> Names | None:

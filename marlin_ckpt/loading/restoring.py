@@ -39,6 +39,8 @@ class Restoration:
         notes: what the log should say of a load that went well, a sentence each.
     """
 
+    _name_of_all = IT
+
     def __init__(self, into: Any) -> None:
         """Takes the live objects.
 
@@ -198,11 +200,11 @@ class Restoration:
                 f"{path or IT} is {tuple(saved.shape)} in the file, {tuple(live.shape)} here"
             )
         else:
-            self._targets.append(Target(path or IT, saved, live))
+            self._targets.append(Target(path or self._name_of_all, saved, live))
             if saved.dtype == live.dtype:
                 yield saved, live
             else:
-                self._conversions.append(Conversion(path or IT, saved, live.dtype))
+                self._conversions.append(Conversion(path or self._name_of_all, saved, live.dtype))
 
     def _compare_modules(self, saved: Any, live: torch.nn.Module, path: str) -> Iterator[Pair]:
         if changes_states(live):

@@ -1,5 +1,6 @@
 """Compares saved tensors with the live ones that they are for, and counts what a conversion loses."""
 
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -66,11 +67,16 @@ def fault(saved: Any, live: torch.Tensor) -> str:
 def _of_place(saved: torch.Tensor, live: torch.Tensor) -> str:
     if live.is_meta:
         return "is on the meta device here, where nothing can be loaded into it"
-    if saved.is_meta:
-        return "has no values in the file, only a shape"
     if live.is_inference() and not torch.is_inference_mode_enabled():
         return "was made under torch.inference_mode here, and cannot be changed"
-    kinds = _kind(saved), _kind(live)
+    return of_kind(saved, live)
+
+
+def of_kind(saved: torch.Tensor, live: torch.Tensor | None) -> str:
+    """Why a saved tensor has not the values that a live one has, or as None a dense one; "" where it has."""
+    if saved.is_meta:
+        return "has no values in the file, only a shape"
+    kinds = _kind(saved), "a dense tensor" if live is None else _kind(live)
     return "is {} in the file, {} here".format(*kinds) if kinds[0] != kinds[1] else ""
 
 
@@ -88,9 +94,16 @@ def _of_values(saved: torch.Tensor, live: torch.Tensor) -> str:
     return ""
 
 
+@functools.cache
 def can_convert(saved: torch.dtype, dtype: torch.dtype) -> bool:
     """Whether a conversion loses digits at most: no fraction, no imaginary part."""
-    return saved == dtype or torch.can_cast(saved, dtype)
+    if saved == dtype:
+        return True
+    try:  # there are dtypes, such as those of 4 bits, of which torch knows neither values nor limits
+        lost = Conversion("", torch.zeros(1, dtype=saved), dtype).lost()
+        return torch.can_cast(saved, dtype) and bool(_most(saved) and _most(dtype)) and not lost
+    except (RuntimeError, TypeError):
+        return False
 
 
 def _of_memory(live: torch.Tensor) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from marlin_ckpt.errors import MarlinError, StateMismatchError
+from marlin_ckpt.formats.torch.failures import is_no_memory
 from marlin_ckpt.loading.tensors import Conversion
 
 _MOST_NAMED = 3
@@ -27,9 +28,9 @@ def refusals(what: str, file: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (MarlinError, MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # a load_state_dict of the user's raises anything
+        if isinstance(error, MarlinError) or is_no_memory(error):
+            raise
         reason = " ".join(str(error).split())  # torch lists every key, a line each
         shown = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."
         raise StateMismatchError(f"{what}: {shown}", file, HINT) from error

@@ -8,7 +8,7 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.content.contents import Contents, read_contents
 from marlin_ckpt.formats.verdicts import Verdict
-from marlin_ckpt.storage.local.files import again_if_stale, open_source
+from marlin_ckpt.storage.local.files import again_if_stale, doing, open_source
 
 _MOST_NAMES = 3
 
@@ -60,7 +60,8 @@ def inspect(path: PathText) -> Contents:
     """
     text = os.fspath(path)
     if os.path.isdir(text):
-        names = sorted(os.listdir(text))
+        with doing("cannot read the directory", text):
+            names = sorted(os.listdir(text))
         some = ", ".join(names[:_MOST_NAMES]) + ", ..." * (len(names) > _MOST_NAMES)
         raise MarlinError("a directory, not a file", text, f"inspect one of its files: {some}" * bool(names))
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from marlin_ckpt.formats.manifest import Manifest
     from marlin_ckpt.formats.verdicts import Inspection, Status, Verdict
     from marlin_ckpt.formats.zip.records import OnBytes
-    from marlin_ckpt.storage.source import Source
     from marlin_ckpt.storage.store import Store
 
 NAME = "folder"
@@ -109,13 +108,10 @@ def _read_manifest(store: Store, entry: Entry) -> Manifest:
         raise CorruptCheckpointError("the manifest is a symbolic link", entry.path)
     most = manifest.most_bytes(one.name for one in entry.members)
 
-    def read(source: Source) -> bytes:
+    with store.open(f"{entry.item.name}/{MANIFEST}") as source:
         if source.size_bytes > most:
             raise ExcessError(f"refused as too large: its manifest has {source.size_bytes} bytes", entry.path)
-        return source.read(0, source.size_bytes)
-
-    with store.open(f"{entry.item.name}/{MANIFEST}") as source:
-        data = read(source)
+        data = source.read(0, source.size_bytes)
     try:
         found = manifest.Manifest.from_json(data, entry.path)
     except ValueError as error:

@@ -21,19 +21,18 @@ from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.torch import unpickling
 from marlin_ckpt.storage.source import Source
 
-# Of this machine, and of a device.
-NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
 # What torch says of records that are missing or of another size, and of tensors that reach beyond them.
 _STRUCTURE = re.compile(r"PytorchStreamReader|record size \(|storage that is not resizable")
 OWN = "if the file is your own, load it with weights_only: false"
 _OWN_NAMES = f"{OWN}, or allow these names alone by torch.serialization.add_safe_globals"
+_TO_CPU = 'map_location="cpu" loads it into main memory'
 _NEEDS_CODE = "the file itself is whole: run where the code that it was saved with can be imported"
 
 
 def unplaced(path: str, error: Exception) -> UnloadableStateError:
     """The error for a file that loads to the CPU, but not to where its tensors are to go."""
     what = f"cannot be placed as map_location says: {type(error).__name__}: {_reason(error)}"
-    return UnloadableStateError(what, path, 'map_location="cpu" loads it into main memory')
+    return UnloadableStateError(what, path, _TO_CPU)
 
 
 @contextlib.contextmanager
@@ -43,7 +42,7 @@ def told_as_ours(source: Source, *, weights_only: bool, is_proven: bool = False)
     Args:
         source: the file.
         weights_only: whether nothing but plain values and tensors is imported.
-        is_proven: whether checksums hold for every byte, so that it is no damage what makes it fail.
+        is_proven: whether checksums hold for every byte, so that a failure is not due to damage.
     """
     try:
         yield
@@ -51,10 +50,8 @@ def told_as_ours(source: Source, *, weights_only: bool, is_proven: bool = False)
         raise ExcessError(error.what, source.path, OWN) from error
     except MarlinError:
         raise
-    except NO_MEMORY as error:
-        raise no_memory(source.path) from error
     except Exception as error:  # of a mutated pickle, nearly any
-        if "allocate memory" in str(error):  # torch's CPU allocator raises a plain RuntimeError
+        if is_no_memory(error):
             raise no_memory(source.path) from error
         reason = _reason(error)
         if weights_only and (names := _unsafe_names(source, reason)):
@@ -69,9 +66,27 @@ def told_as_ours(source: Source, *, weights_only: bool, is_proven: bool = False)
         raise CorruptCheckpointError(f"cannot be unpickled: {reason}", source.path) from error
 
 
-def no_memory(path: str) -> StorageError:
-    """The error for a file whose state does not fit the memory."""
-    return StorageError("not enough memory to load the file", path, errno=errno.ENOMEM)
+def is_no_memory(error: BaseException) -> bool:
+    """Whether this machine, or a device, has too little memory.
+
+    torch's allocator of main memory, and CUDA outside of torch's own allocator, raise a RuntimeError, which
+    only its text tells from others.
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    return "allocate memory" in text or "out of memory" in text
+
+
+def no_memory(path: str, *, is_to_cpu: bool = True) -> StorageError:
+    """The error for a file whose state does not fit the memory.
+
+    Args:
+        path: of the file.
+        is_to_cpu: whether its tensors go to main memory, and to no device.
+    """
+    hint = "" if is_to_cpu else _TO_CPU
+    return StorageError("not enough memory to load the file", path, hint, errno=errno.ENOMEM)
 
 
 def _is_of_code(error: Exception, *, is_proven: bool) -> bool:

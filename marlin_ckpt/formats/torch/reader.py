@@ -21,7 +21,7 @@ from marlin_ckpt.formats.legacy import read_legacy
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.reader import unpickling as structure_of
 from marlin_ckpt.formats.torch import unpickling
-from marlin_ckpt.formats.torch.failures import NO_MEMORY, OWN, no_memory, told_as_ours, unplaced
+from marlin_ckpt.formats.torch.failures import OWN, is_no_memory, no_memory, told_as_ours, unplaced
 from marlin_ckpt.formats.torch.placement import FindPairs, MapLocation, Storages
 from marlin_ckpt.formats.torch.weights import read_weights
 from marlin_ckpt.formats.zip import reader
@@ -125,8 +125,10 @@ def _read_whole(path: PathText, how: _How) -> tuple[Any, Manifest | None]:
     text = os.fspath(path)
     try:
         return again_if_stale(lambda: _read(text, how))
-    except NO_MEMORY as error:
-        raise no_memory(text) from error
+    except Exception as error:
+        if isinstance(error, MarlinError) or not is_no_memory(error):
+            raise
+        raise no_memory(text, is_to_cpu=how.is_to_cpu) from error
 
 
 def _read(text: str, how: _How) -> tuple[Any, Manifest | None]:
@@ -161,9 +163,9 @@ def _read_weights(source: Source, how: _How) -> dict[str, torch.Tensor]:
         return read_weights(source, how.pairs)
     try:
         return read_weights(source, how.pairs, how.map_location)
-    except (MarlinError, *NO_MEMORY):
-        raise
     except Exception as error:  # what a device, or a function of the user's, raises
+        if isinstance(error, MarlinError) or is_no_memory(error):
+            raise
         raise unplaced(source.path, error) from error
 
 
@@ -217,9 +219,9 @@ def _load_with_torch(source: Source, how: _How, *, is_proven: bool = False) -> A
     if not how.is_to_cpu:
         try:
             return _unpickled(source, how)
-        except NO_MEMORY:
-            raise
         except Exception as error:  # as above, or of the file's own
+            if is_no_memory(error):
+                raise
             # It raises in turn where the fault is in the file, and not in the place.
             _load_with_torch(source, how._replace(map_location="cpu"), is_proven=is_proven)
             raise unplaced(source.path, error) from error

@@ -1,4 +1,4 @@
-"""Where in a state it is that cannot be pickled."""
+"""Finds the part of a state that cannot be pickled."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +12,7 @@ def place_of(state: Any, fails: Callable[[Any], bool]) -> str:
         fails: whether a part of it cannot be pickled.
 
     Returns:
-        "" where it is no single part.
+        "" where no single part fails by itself.
     """
     path: list[str] = []
     seen: set[int] = set()

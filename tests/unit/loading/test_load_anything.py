@@ -129,16 +129,25 @@ def test_a_device_that_is_not_there_is_not_called_damage(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", ["pt", "legacy", "safetensors"])
-@pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError])
-def test_a_lack_of_memory_is_told_as_one_wherever_the_tensors_go(tmp_path, form, kind):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: out of memory"),  # of the driver, when it begins to use a full card
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_lack_of_memory_is_told_as_one_wherever_the_tensors_go(tmp_path, form, error):
     path = _saved(tmp_path, form)
 
     def place(_storage, _location):
-        raise kind
+        raise error
 
     with pytest.raises(StorageError, match="not enough memory") as caught:
         marlin_ckpt.load(path, map_location=place)
     assert caught.value.errno == errno.ENOMEM
+    assert caught.value.hint == 'map_location="cpu" loads it into main memory'
 
 
 @pytest.mark.parametrize("place", ["nowhere", 5])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 import safetensors.torch
 import torch
 
 import marlin_ckpt
-from marlin_ckpt import CheckpointNotFoundError, CorruptCheckpointError, MarlinError
+from marlin_ckpt import CheckpointDirectory, CheckpointNotFoundError, CorruptCheckpointError, MarlinError
 from tests.support import folder_checkpoints
 from tests.support.pair_layout import registered, write_pair
 from tests.support.restored import net, same
@@ -178,3 +179,10 @@ def test_a_folder_with_a_manifest_is_an_error_whose_hint_is_a_file_that_loads(tm
     assert same(marlin_ckpt.load(caught.value.hint.rpartition(" ")[2]), {"a": torch.ones(2)})
     with pytest.raises(MarlinError, match="no checkpoint found" if name == "final" else "folder of files"):
         marlin_ckpt.load(tmp_path)
+
+
+def test_a_folder_belongs_to_the_files_of_its_prefix_whatever_their_extension(tmp_path):
+    save(tmp_path, "run_7.ckpt")
+    with CheckpointDirectory(tmp_path, prefix="run").transaction("run_5") as folder:
+        torch.save({}, os.path.join(folder, "a.pt"))
+    marlin_ckpt.load(tmp_path)

@@ -264,3 +264,28 @@ def test_any_structure_comes_back_into_objects_like_those_that_were_saved(cases,
         assert same(_saved(marlin_ckpt.load(path, into=_emptied(live))), _saved(live))
 
     check()
+
+
+@pytest.mark.parametrize("spoil", [torch.Tensor.to_sparse, lambda one: one.to("meta")])
+def test_what_an_optimizer_cannot_step_with_is_refused_before_the_module_changes(path, spoil):
+    module = net()
+    optimizer = trained(module)
+    state = copied({"module": module.state_dict(), "optimizer": optimizer.state_dict()})
+    state["optimizer"]["state"][0]["exp_avg"] = spoil(state["optimizer"]["state"][0]["exp_avg"])
+    before = copied(module.state_dict())
+    torch.save(
+        {name: (one if name == "optimizer" else net().state_dict()) for name, one in state.items()}, path
+    )
+    with pytest.raises(
+        StateMismatchError, match=r"optimizer\.state\[0\]\.exp_avg (is a tensor of|has no values)"
+    ):
+        marlin_ckpt.load(path, into={"module": module, "optimizer": optimizer})
+    assert same(module.state_dict(), before)
+
+
+def test_a_dtype_that_torch_cannot_convert_is_refused_before_anything_changes(path):
+    torch.save({"a": torch.zeros(2, dtype=torch.float4_e2m1fn_x2), "b": torch.ones(2)}, path)
+    live = {"a": torch.zeros(2), "b": torch.zeros(2)}
+    with pytest.raises(StateMismatchError, match=r"a is torch\.float4_e2m1fn_x2 in the file"):
+        marlin_ckpt.load(path, into=live)
+    assert live["b"].tolist() == [0, 0]

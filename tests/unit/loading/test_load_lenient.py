@@ -97,6 +97,13 @@ def test_a_bare_module_and_a_bare_optimizer_have_names_too(path):
     assert report.state is optimizer
 
 
+def test_a_bare_tensor_of_integers_that_are_too_large_is_mismatched(path):
+    torch.save(torch.tensor([300]), path)
+    live = torch.zeros(1, dtype=torch.int8)
+    report = marlin_ckpt.load(path, into=live, strict=False)
+    assert (report.loaded, list(report.mismatched), live.tolist()) == ((), ["(the whole)"], [0])
+
+
 def test_where_nothing_is_loaded_the_log_says_what_to_type(path, caplog):
     torch.save({"model": nn.ModuleDict({"module": net()}).state_dict()}, path)
     report = marlin_ckpt.load(path, into={"model": net()}, strict=False)

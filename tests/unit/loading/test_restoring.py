@@ -172,14 +172,15 @@ def test_what_is_no_state_of_an_optimizer_is_refused_before_the_module_is_change
     assert same(dict(live.state_dict()), before)
 
 
-def test_memory_that_an_object_lacks_to_take_its_state_is_no_misfit(make_checkpointer):
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA error: out of memory")])
+def test_memory_that_an_object_lacks_to_take_its_state_is_no_misfit(make_checkpointer, error):
     class Greedy:
         def load_state_dict(self, state: object) -> None:
-            raise MemoryError
+            raise error
 
     checkpointer = make_checkpointer()
     checkpointer.save(Checkpoint(None, {"object": {"a": 1}}, None), 0)
-    with pytest.raises(MemoryError):
+    with pytest.raises(type(error)):
         checkpointer.load(into=Checkpoint(None, {"object": Greedy()}))
 
 
