@@ -192,9 +192,10 @@ def warm_up(config: str, chosen: list[str]) -> None:
         for name, arguments in calls(os.path.abspath(path), config).items():
             if name in chosen:
                 run(os.path.abspath(path), arguments)
-    # What we import where no name is ours, torch when a tensor is compared or printed, and Python when a
-    # control is escaped or a pickle of an old protocol has bytes.
-    importlib.import_module("marlin_ckpt.grammars")
+    # What we import where no name is ours or no checkpoint is good, torch when a tensor is compared or
+    # printed, and Python when a control is escaped or a pickle of an old protocol has bytes.
+    for module in ("marlin_ckpt.grammars", "shlex"):
+        importlib.import_module(module)
     assert repr(torch.ones(2))
     with contextlib.suppress(ImportError):
         importlib.import_module("torch.nested._internal.ops")
