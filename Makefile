@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := lightning transformers accelerate pytorch-ignite safetensors peft trl wandb mlflow-skinny
 
-.PHONY: setup demo test test-peers campaign bench
+.PHONY: setup demo test test-peers campaign bench docs
 
 setup: .venv/.installed ## make .venv with the package in it
 
@@ -21,11 +21,15 @@ demo: setup ## train on this README, then look at what was saved
 	$(BIN)/marlin-ckpt list checkpoints/quickstart
 	$(BIN)/marlin-ckpt latest checkpoints/quickstart
 
+docs: .venv/.installed-dev ## the site, in build/docs; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+
 test: .venv/.installed-dev ## lint, types, layer contracts and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-peers: .venv-peers/.installed ## what other packages really write, in a .venv-peers with these packages

@@ -35,7 +35,7 @@ def test_the_example_resumes(tmp_path: Path) -> None:
 
 def test_the_page_shows_lines_that_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (REPOSITORY / "docs" / "i-use-ignite.md").read_text()
+    text = (REPOSITORY / "docs" / "how-to" / "ignite.md").read_text()
     (difference,) = re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
     (resuming,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     training = Training()

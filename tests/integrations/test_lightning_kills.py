@@ -54,7 +54,7 @@ def test_the_page_shows_lines_of_the_example_and_lines_that_run(tmp_path, monkey
 
     from marlin_ckpt.integrations.lightning import MarlinCheckpointIO
 
-    page = (REPOSITORY / "docs" / "i-use-lightning.md").read_text()
+    page = (REPOSITORY / "docs" / "how-to" / "lightning.md").read_text()
     example = (REPOSITORY / "examples" / "with_lightning.py").read_text()
     (difference,) = re.findall(r"```diff\n(.*?)```", page, re.DOTALL)
     added = [line[1:].strip() for line in difference.splitlines() if line.startswith("+")]

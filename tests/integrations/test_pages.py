@@ -12,7 +12,7 @@ import torch
 
 from tests.support.folders import REPOSITORY
 
-PAGE = (REPOSITORY / "docs" / "i-use.md").read_text()
+PAGE = (REPOSITORY / "docs" / "how-to" / "own-loop.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 MORE = {name: re.findall(r"\[More\]\((.+?)\)", text) for name, text in SECTIONS.items()}
 

@@ -117,7 +117,7 @@ def test_the_example_resumes(tmp_path):
 
 def test_the_page_shows_lines_that_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = (REPOSITORY / "docs" / "i-use-transformers.md").read_text()
+    text = (REPOSITORY / "docs" / "how-to" / "transformers.md").read_text()
     blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
     assert [language for language, _ in blocks] == ["diff", "python"]
     names = {

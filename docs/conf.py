@@ -1,0 +1,34 @@
+"""How Sphinx makes the site: `make docs` writes it to build/docs."""
+
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from marlin_ckpt.version import __version__  # noqa: E402 - found only from here on
+from tools import reference  # noqa: E402
+
+project = "marlin-ckpt"
+author = "the marlin-ckpt developers"
+copyright = author  # noqa: A001 - Sphinx's name
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+copybutton_exclude = ".gp, .go"
+exclude_patterns = ["_generated"]
+
+html_theme = "furo"
+html_title = f"marlin-ckpt {version}"
+html_copy_source = False
+
+
+def setup(app: Sphinx) -> None:
+    """Has the generated pages made before any page that includes them is read."""
+    app.connect("builder-inited", lambda _: reference.write(HERE / "_generated"))

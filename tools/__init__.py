@@ -1,0 +1,4 @@
+"""What makes the documentation from the code, for `make docs` and `make readme`.
+
+- `reference` writes the pages on the commands, the keys of the YAML and the layers.
+"""
