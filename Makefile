@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := lightning transformers accelerate pytorch-ignite safetensors peft trl wandb mlflow-skinny
 
-.PHONY: setup demo test test-peers campaign bench docs
+.PHONY: setup help demo test test-peers campaign bench docs
 
 setup: .venv/.installed ## make .venv with the package in it
 
@@ -15,6 +15,9 @@ setup: .venv/.installed ## make .venv with the package in it
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
 	touch $@
+
+help: ## these targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1: \2/p' Makefile
 
 demo: setup ## train on this README, then look at what was saved
 	$(BIN)/marlin-ckpt train --config configs/quickstart.yaml --overwrite

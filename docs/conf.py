@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from marlin_ckpt.version import __version__  # noqa: E402 - found only from here on
-from tools import reference  # noqa: E402
+from tools import layers, reference  # noqa: E402
 
 project = "marlin-ckpt"
 author = "the marlin-ckpt developers"
@@ -32,3 +32,4 @@ html_copy_source = False
 def setup(app: Sphinx) -> None:
     """Has the generated pages made before any page that includes them is read."""
     app.connect("builder-inited", lambda _: reference.write(HERE / "_generated"))
+    app.connect("builder-inited", lambda _: layers.write(HERE / "_generated"))
