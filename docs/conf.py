@@ -17,16 +17,23 @@ copyright = author  # noqa: A001 - Sphinx's name
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-myst_enable_extensions = ["colon_fence", "deflist"]
+exclude_patterns = ["_generated"]
+smartquotes_action = "qe"  # quotes and ellipses; the dashes of options stay
+
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
+
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
+
 copybutton_exclude = ".gp, .go"
-exclude_patterns = ["_generated"]
+copybutton_prompt_text = "$ "
+copybutton_only_copy_prompt_lines = True
 
 html_theme = "furo"
 html_title = f"marlin-ckpt {version}"
 html_copy_source = False
+html_show_sourcelink = False
 
 
 def setup(app: Sphinx) -> None:

@@ -34,38 +34,44 @@ class DefaultCheckpointerArguments(Checked):
     A plain mutable dataclass: set a field between two calls and the next call obeys it, and checks again.
 
     Attributes:
-        checkpoint: save at all; everything else only says when, where and how.
-        delete_existing_checkpoints: at construction, remove the files of `file_ext` directly in `save_dir`.
-        period: save when the index is a multiple of it, or when forced; `auto`: as often as `max_overhead`
-            allows.
-        save_dir: where checkpoints are written; made when it is missing.
-        model_state_save_dir: where model files are written; nothing: they are not written.
-        load_dir: where to load from, searched with its sub-directories; nothing: start fresh.
-        load_filename: the file under `load_dir` to load; nothing: the one with the greatest index.
-        file_prefix: what the names of files start with: `{file_prefix}_{index}.{file_ext}`.
-        file_ext: their extension, without its dot.
-        log_level: the least level of what it logs; the level of Python's logger is yours to set.
-        max_overhead: with `period: auto`, the share of the time that saves may cost; 0.035 is the bound of
-            CheckFreq (FAST '21).
-        mean_time_between_failures_hours: of the machine; with `period: auto`, never save more often than
-            loses least to saves and failures together.
-        async_save: copy the state aside and write the copy while training goes on; takes as much memory as
-            the state.
-        overlap: with `async_save`, copy what a known optimizer owns in the background too; its next step
-            waits for what is left. Writes to such tensors outside of a step are noticed by autograd's count
-            of changes, and the save is given up; writes through `.data` are not counted.
-        check_overlap: compare checksums of the tensors and their copies, so that writes through `.data` are
-            noticed as well; costs about half of what copying at once does.
-        when_busy: with `async_save`, what a save does while the one before it is still under way: `wait`, or
-            `skip` (a forced one waits all the same).
-        on_save_error: what a save that fails does: `raise`, with `async_save` at the next call, or `warn`
-            and go on.
-        keep: which checkpoints of the run stay in `save_dir`; nothing: all of them.
-        check_space: refuse to begin a run for whose checkpoints, as far as `keep` keeps them, the disk has no
-            room.
-        weights_only: refuse files that would import anything beyond plain values and tensors. False runs
-            whatever code a file names: only for files of your own.
-        resume_from: a checkpoint to load instead of what `load_dir` and `load_filename` name.
+        checkpoint: save at all. With `False` nothing is written, whatever the other fields say.
+        delete_existing_checkpoints: before the run begins, remove all files directly in `save_dir` whose
+            extension is `file_ext`.
+        period: save when the index (see `index_by`) is a multiple of this, at the end of the run, and
+            when forced. `auto` saves as often as `max_overhead` allows.
+        save_dir: the directory for checkpoints; it is made if it is missing.
+        model_state_save_dir: the directory for the model file, which holds the module's state alone and
+            is written at the end of the run. `None` writes none.
+        load_dir: the directory to load from at the start, searched with its sub-directories. `None`
+            starts fresh.
+        load_filename: the file in `load_dir` to load. `None` loads the newest intact checkpoint.
+        file_prefix: the start of file names, which are `{file_prefix}_{index}.{file_ext}`.
+        file_ext: the extension of file names, without its dot.
+        log_level: the lowest level that the checkpointer logs. Python's own logger
+            `marlin_ckpt.checkpointer` may be set to a higher one.
+        max_overhead: with `period: auto`, the share of the training time that saves may take. The
+            default, 0.035, is the bound of CheckFreq (FAST '21).
+        mean_time_between_failures_hours: with `period: auto`, the mean time between two failures of the
+            machine, in hours. Saves are then no closer together than is best for this rate: the square
+            root of twice its product with the time that a save costs (Young, 1974).
+        async_save: copy the state to memory and write the copy while training goes on. It needs as much
+            memory as the state.
+        overlap: with `async_save`, copy also in the background what only the optimizer's step changes;
+            the next step waits until that is copied. A tensor that is written to otherwise makes the save
+            fail, except through `.data`, which PyTorch does not count: see `check_overlap`.
+        check_overlap: with `overlap`, compare checksums of the tensors and their copies, so that writes
+            through `.data` are noticed too. This takes about half the time of copying at once.
+        when_busy: with `async_save`, what happens when a save is due while the one before it is still
+            being written. `wait` waits for it; `skip` does not save this time, unless the save is forced.
+        on_save_error: what happens when a save fails. `raise` raises the error, with `async_save` at the
+            next call; `warn` logs it and training goes on.
+        keep: which checkpoints of this run stay in `save_dir`; after each save the others are removed.
+            `None` keeps all.
+        check_space: refuse to begin a run when the disk has no room for the checkpoints that it will
+            keep.
+        weights_only: refuse to load a file that would import more than tensors and plain values. `False`
+            runs any code that a file names, so use it only for files of your own.
+        resume_from: a checkpoint to load, in place of what `load_dir` and `load_filename` say.
 
     Raises:
         ArgumentsError: at construction, naming every field that is wrong.
@@ -99,37 +105,47 @@ class TrainerArguments(Checked):
     """How `Trainer` trains; PyMarlin's names and defaults where it has them.
 
     Attributes:
-        epochs: how many epochs the run has in all, those done before a resume included.
-        train_batch_size: samples behind one optimizer step.
-        val_batch_size: samples in one validation batch.
-        gpu_batch_size_limit: samples that fit the device at once; a larger batch is accumulated.
-        max_train_steps_per_epoch: optimizer steps after which an epoch ends early; nothing: all data.
-        max_val_steps_per_epoch: validation batches after which validation ends early; nothing: all data.
-        clip_grads: clip the norm of the gradients before each step.
-        max_grad_norm: the norm to clip to.
-        reset_optimizers_schedulers: after a load, make new optimizers and schedulers instead of going on
-            with the saved ones.
-        device: `auto` (CUDA where there is one and `use_gpu` allows it, else the CPU) or a device's name as
-            torch spells it, such as `cuda:1`.
-        use_gpu: whether `auto` may choose CUDA.
-        backend: how the steps are run; `sp`: in this process; `sp-amp`: with automatic mixed precision.
-        amp_dtype: with `sp-amp`: `bfloat16`, `float16`, or `auto`, which prefers the first.
-        step_schedulers_by: whether the schedulers step after each global `step` or each `epoch`.
-        plateau_metric: with `step_schedulers_by: epoch`, what ReduceLROnPlateau is stepped with: `train_loss`
-            or a name that `get_metrics` returns; nothing: `val_loss`, or `train_loss` where there is none.
-        seed: of the module's first weights, the order of the data, and all else that is drawn; nothing: what
-            the generators happen to hold. A run that goes on keeps that of its beginning.
-        deterministic: have torch choose deterministic algorithms, or refuse what has none.
-        index_by: what checkpoints are counted by, in `period` and in the names of their files: `epoch`, or
-            global `step`.
-        checkpoint_every_minutes: save also when so much time has passed since the last save.
-        handle_signals: answer SIGTERM and SIGINT by saving and stopping, and SIGUSR1 by saving.
-        preempt_grace_seconds: what a machine leaves between a signal and the end; when a save takes longer,
-            the log says so.
-        exact: refuse to go on under conditions under which the run would not be the same run.
-        log_level: the least level of what it logs; the level of Python's logger is yours to set.
-        checkpointer_args: for the `DefaultCheckpointer` that the trainer makes when it is given none; in
-            YAML this is the section `checkpointer`.
+        epochs: the epochs of the whole run, those before a resume included.
+        train_batch_size: the samples of one optimizer step.
+        val_batch_size: the samples of one validation batch.
+        gpu_batch_size_limit: the samples that the device can hold at once. A larger `train_batch_size` is
+            split, and the gradients are accumulated.
+        max_train_steps_per_epoch: the optimizer steps after which an epoch ends early. `None` uses all
+            data.
+        max_val_steps_per_epoch: the batches after which a validation ends early. `None` uses all data.
+        clip_grads: clip the norm of the gradients to `max_grad_norm` before each optimizer step.
+        max_grad_norm: the greatest norm of the gradients, with `clip_grads`.
+        reset_optimizers_schedulers: after a load, make new optimizers and schedulers and do not use the
+            saved ones.
+        device: the device to train on, as torch spells it: `cpu`, `cuda`, `cuda:1`. `auto` takes CUDA if
+            there is one and `use_gpu` allows it, else the CPU.
+        use_gpu: whether `device: auto` may take CUDA.
+        backend: how steps are run. `sp` runs them in this process; `sp-amp` does too, with automatic
+            mixed precision.
+        amp_dtype: the type that `sp-amp` computes in. `auto` takes `bfloat16` where the device supports
+            it, else `float16`.
+        step_schedulers_by: whether learning-rate schedulers step after each optimizer `step` or after
+            each `epoch`.
+        plateau_metric: with `step_schedulers_by: epoch`, the metric for ReduceLROnPlateau: `train_loss`,
+            or a name that `get_metrics` returns. `None` takes `val_loss`, or `train_loss` if there is no
+            `val_loss`.
+        seed: the seed for the first weights, the order of the data and all other random numbers of the
+            run. `None` uses the state of the random generators as it is. A resumed run keeps the seed of
+            its beginning.
+        deterministic: let torch use only deterministic algorithms; an operation that has none is an
+            error.
+        index_by: what checkpoints are numbered by, in file names and for `period`: the `epoch`, counted
+            from 0, or the global `step`.
+        checkpoint_every_minutes: save also when this many minutes have passed since the last save.
+        handle_signals: on SIGTERM and SIGINT (Ctrl-C) save and stop; on SIGUSR1 save and go on.
+        preempt_grace_seconds: the seconds between a signal and the end of the process, as the machine or
+            its scheduler has them. The log warns when a save takes longer.
+        exact: refuse to resume when the result could differ from that of a run that was never stopped,
+            because versions, device, data or settings differ.
+        log_level: the lowest level that the trainer logs. Python's own logger
+            `marlin_ckpt.training.trainer` may be set to a higher one.
+        checkpointer_args: the arguments of the `DefaultCheckpointer` that the trainer makes when it is
+            given none. In YAML this is the section `checkpointer`.
 
     Raises:
         ArgumentsError: at construction, naming every field that is wrong.
@@ -168,16 +184,16 @@ class TextArguments(Checked):
     """`module.name: text`, a character-level transformer language model over text files.
 
     Attributes:
-        name: `text`.
+        name: `text` selects this model.
         files: the UTF-8 text files to learn, in this order.
-        width: the size of the residual stream; a multiple of `heads`. GPT-2 small: 768.
-        depth: the number of blocks. GPT-2 small: 12.
-        heads: the attention heads of a block. GPT-2 small: 12.
-        context: the characters that a prediction may look back on. GPT-2 small: 1024.
-        vocabulary_size: rows of the embedding, at least the number of distinct characters; nothing: just
-            as many. GPT-2 small: 50257.
-        dropout: the share of activations dropped in training.
-        learning_rate: AdamW's.
+        width: the size of the residual stream, a multiple of `heads`. GPT-2 small has 768.
+        depth: the number of transformer blocks. GPT-2 small has 12.
+        heads: the attention heads of a block. GPT-2 small has 12.
+        context: the characters that a prediction may look back on. GPT-2 small has 1024 tokens.
+        vocabulary_size: the rows of the embedding, at least as many as the files have distinct
+            characters. `None` makes just as many. GPT-2 small has 50257.
+        dropout: the share of activations dropped in training; 0 or more and below 1.
+        learning_rate: the learning rate of AdamW.
     """
 
     name: str = "text"
@@ -206,12 +222,12 @@ class SpiralArguments(Checked):
     """`module.name: spiral`, a classifier of points on spiral arms, for jobs of a second.
 
     Attributes:
-        name: `spiral`.
-        points: how many points are generated, a fifth of them for validation.
-        arms: the number of classes.
+        name: `spiral` selects this model.
+        points: how many points are generated; a fifth of them are for validation.
+        arms: the number of spiral arms, which are the classes.
         width: the size of the hidden layers.
-        learning_rate: AdamW's.
-        data_seed: what the points are generated from.
+        learning_rate: the learning rate of AdamW.
+        data_seed: the seed that the points are generated from.
     """
 
     name: str = "spiral"
@@ -235,8 +251,9 @@ class ImportedModuleArguments(Checked):
     """`module.name: my_package.my_file:MyModule`, a `ModuleInterface` of the user's own.
 
     Attributes:
-        name: the import path, a colon, the class.
-        args: keyword arguments for the class.
+        name: the import path of the module, a colon and the class: `my_package.my_file:MyModule`. The
+            working directory is searched too.
+        args: the keyword arguments that the class is called with.
     """
 
     name: str = field(default="", metadata={"check": _import_path_fault})

@@ -31,9 +31,9 @@ class BestArguments(Checked):
     """One rule `best`.
 
     Attributes:
-        metric: by its name in the checkpoints' metrics.
-        mode: whether the least (`min`) or the greatest value (`max`) is best.
-        count: how many of the best are kept; of equal ones the newer.
+        metric: the name of the metric, as it was given to `save` or as `get_metrics` returns it.
+        mode: whether the smallest (`min`) or the largest (`max`) value is the best.
+        count: how many of the best are kept. Of two with equal values the newer is kept.
     """
 
     metric: str = field(default="", metadata={"required": "is missing; it names what is compared"})
@@ -52,16 +52,19 @@ class RetentionArguments(Checked):
     checkpoint of the run.
 
     Attributes:
-        last: the newest so many.
-        every: those whose index is divisible by it.
-        best: those that are best by a metric; one rule or several.
-        within: those of so long a time before now: `7d`, `12h`.
-        hourly: the newest of each of the last so many hours that have one; hours, days and weeks, which begin
-            on Mondays, are those of UTC.
-        daily: the same of days.
-        weekly: the same of weeks.
-        max_total: how large those that are kept may be together: `50GB`; what exceeds it goes, the oldest
-            first, those that are best by a metric last. Without any other rule all are kept up to it.
+        last: keep this many of the newest checkpoints.
+        every: keep checkpoints whose index is divisible by this.
+        best: keep the checkpoints with the best values of a metric; one rule, or a list of rules.
+        within: keep checkpoints saved within this duration before now, such as `7d` or `12h`.
+        hourly: keep the newest checkpoint of each hour (in UTC), for this many of the latest hours that
+            have one.
+        daily: keep the newest checkpoint of each day (in UTC), for this many of the latest days that have
+            one.
+        weekly: keep the newest checkpoint of each week (in UTC, from Monday), for this many of the latest
+            weeks that have one.
+        max_total: the bytes that all kept checkpoints may take together, such as `50GB`. When they take
+            more, the oldest are removed first, and those that are best by a metric last. Without another
+            rule all are kept up to this size.
 
     Raises:
         ArgumentsError: at construction, naming every field that is wrong; or nothing would be kept.

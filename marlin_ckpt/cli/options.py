@@ -67,7 +67,9 @@ Output = Annotated[
     str,
     typer.Option("--output", "-o", metavar="OUT", help="A new file: .safetensors, or .pt, .pth or .bin."),
 ]
-State = Annotated[str | None, option("--state", "NAME", "The state to take; without it the module's.")]
-StripPrefix = Annotated[str, option("--strip-prefix", "P", "Only names that begin with P, which is removed.")]
+State = Annotated[str | None, option("--state", "NAME", "The state to take; else the module's.")]
+StripPrefix = Annotated[
+    str, option("--strip-prefix", "P", "Take only tensors whose names begin with P, and remove P.")
+]
 Dtype = Annotated[str | None, option("--dtype", "D", "Round floating-point tensors to bf16, fp16 or fp32.")]
 Force = Annotated[bool, flag("--force", "Replace the file if it exists.")]

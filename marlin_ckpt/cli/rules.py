@@ -19,32 +19,34 @@ _BEST = re.compile(r"\A(.*?)(?::(min|max)(?::(\d+))?)?\Z", re.DOTALL)
 
 
 def _newest_of(period: str) -> str:
-    return f"Keep the newest of each of the last N {period} of UTC that have one."
+    return f"Keep the newest of each {period} (UTC), for the last N that have one."
 
 
-Last = Annotated[int | None, option("--keep-last", "N", "Keep the newest N.", min=1)]
-Every = Annotated[int | None, option("--keep-every", "K", "Keep those whose index is divisible by K.", min=1)]
+Last = Annotated[int | None, option("--keep-last", "N", "Keep the N newest checkpoints.", min=1)]
+Every = Annotated[
+    int | None, option("--keep-every", "K", "Keep checkpoints whose index is divisible by K.", min=1)
+]
 Best = Annotated[
     list[str] | None,
     option(
         "--keep-best",
         "METRIC[:min|max[:N]]",
-        "Keep the N (1) with the least or the greatest value; may be repeated.",
+        "Keep the N (else 1) with the smallest (min) or largest value; may be repeated.",
     ),
 ]
 Within = Annotated[
     str | None,
-    option("--keep-within", "T", "Keep those of the last 12h, 7d, ...", callback=read_by(duration_of)),
+    option("--keep-within", "T", "Keep checkpoints of the last 12h, 7d, ...", callback=read_by(duration_of)),
 ]
-Hourly = Annotated[int | None, option("--keep-hourly", "N", _newest_of("hours"), min=1)]
-Daily = Annotated[int | None, option("--keep-daily", "N", _newest_of("days"), min=1)]
-Weekly = Annotated[int | None, option("--keep-weekly", "N", _newest_of("weeks"), min=1)]
+Hourly = Annotated[int | None, option("--keep-hourly", "N", _newest_of("hour"), min=1)]
+Daily = Annotated[int | None, option("--keep-daily", "N", _newest_of("day"), min=1)]
+Weekly = Annotated[int | None, option("--keep-weekly", "N", _newest_of("week"), min=1)]
 MaxTotal = Annotated[
     str | None,
     option(
         "--max-total",
         "SIZE",
-        "Remove the oldest of those that are kept, until they take no more than 50GB.",
+        "Remove the oldest of what is kept until the rest takes no more than SIZE, such as 50GB.",
         callback=read_by(size_of),
     ),
 ]

@@ -13,7 +13,8 @@ def average(
     files: Annotated[list[str], argument("FILES...", "Checkpoints, the newest last.")],
     destination: Output,
     decay: Annotated[
-        float | None, option("--decay", "D", "The weight of each file as a multiple of the next one's.")
+        float | None,
+        option("--decay", "D", "Each file weighs D times as much as the next one; else all weigh the same."),
     ] = None,
     state: State = None,
     strip_prefix: StripPrefix = "",
@@ -23,8 +24,8 @@ def average(
 ) -> None:
     """Average the weights of several checkpoints.
 
-    The average is written to a file of its own, as by export, and computed in float64. Tensors of whole
-    numbers are taken from the last file.
+    Computes the average in float64 and writes it to a new file, as export does. Integer tensors are taken
+    from the last file.
     """
     from marlin_ckpt.cli.views import weights_file as view
     from marlin_ckpt.formats.values.checked import open_checked

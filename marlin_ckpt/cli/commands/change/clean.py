@@ -27,20 +27,24 @@ def clean(
     run: Annotated[str | None, option("--run", "ID", "With rules: only checkpoints of this run.")] = None,
     verify: Annotated[
         Literal["all", "newest", "none"],
-        typer.Option("--verify", help="With rules: what is read whole before any file goes."),
+        typer.Option(
+            "--verify", help="With rules: which kept files are read in full before any file is removed."
+        ),
     ] = "newest",
-    to_trash: Annotated[bool, flag("--to-trash", "Move into .trash inside the directory instead.")] = False,
+    to_trash: Annotated[
+        bool, flag("--to-trash", "Move files into .trash in the directory instead of removing them.")
+    ] = False,
     undo: Annotated[bool, flag("--undo", "Bring back what --to-trash moved last.")] = False,
-    empty_trash: Annotated[bool, flag("--empty-trash", "Remove what lies in .trash for good.")] = False,
-    dry_run: Annotated[bool, flag("--dry-run", "Only say what would be done.")] = False,
+    empty_trash: Annotated[bool, flag("--empty-trash", "Remove for good what is in .trash.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Print what would be removed, and remove nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal.")] = False,
     json: Json = False,
 ) -> int:
     """Remove checkpoints, by rules or all of them.
 
-    What any rule keeps stays. The rules are applied to each run apart; the newest intact checkpoint of a run
-    stays whatever they say. Without a rule all regular files of the extension go. What dead runs left half
-    written always goes. Nothing is removed through a symbolic link.
+    A checkpoint stays if any rule keeps it. Rules are applied to each run by itself, and the newest intact
+    checkpoint of a run always stays. Without a rule all regular files with the extension are removed.
+    Half-written files of runs that have ended are always removed. Symbolic links are not followed.
     """
     from marlin_ckpt.cli.views import cleaning
     from marlin_ckpt.cli.views.removals import How

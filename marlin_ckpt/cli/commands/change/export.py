@@ -19,7 +19,7 @@ def export(
 ) -> None:
     """Write weights as safetensors or state dict.
 
-    Every byte is checked on the way, and the new file gets its name only when it is whole and durable.
+    Checks every byte that it reads. The new file gets its name only when it is whole and durable.
     """
     from marlin_ckpt.cli.views import weights_file as view
     from marlin_ckpt.formats.values.checked import open_checked

@@ -20,8 +20,8 @@ def salvage(
 ) -> int:
     """Rescue what is intact in a damaged file.
 
-    It goes to a new file, and the tensors that are lost are listed. A tensor counts as intact when its
-    checksum holds, and as lost otherwise: nothing is guessed or filled in.
+    Writes the intact tensors to a new file and lists the others as lost. A tensor is intact when its checksum
+    holds; nothing is guessed or filled in.
     """
     from marlin_ckpt.cli.views import salvage as view
     from marlin_ckpt.operations import salvage as operation

@@ -17,8 +17,8 @@ def verify(
 ) -> int:
     """Check every byte of files for damage.
 
-    Of a directory these are all checkpoints and weights. A file of ours is intact when every byte is
-    accounted for; one by torch.save when its checksums hold.
+    Of a directory, all checkpoints and files of weights in it are read. A file that marlin-ckpt wrote is
+    intact when every byte is accounted for, and one that torch.save wrote when its checksums hold.
     """
     from marlin_ckpt.cli.views import verdicts as view
     from marlin_ckpt.directory import catalog

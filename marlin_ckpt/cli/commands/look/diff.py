@@ -24,8 +24,8 @@ def diff(
 ) -> int:
     """Compare two files, tensor by tensor.
 
-    Tensors and other values are compared: which are added, removed, reshaped or changed. Two tensors are the
-    same when all their bits are. Norms and the cosine exclude values that are infinite or NaN.
+    Reports which tensors and other values were added, removed, reshaped or changed. Two tensors are equal
+    when all their bits are. Norms and the cosine leave out infinite values and NaN.
     """
     from marlin_ckpt.cli.views import comparison as view
     from marlin_ckpt.formats.values.checked import open_checked

@@ -28,9 +28,9 @@ def list_(
 ) -> None:
     """List the checkpoints of a directory.
 
-    In the order of their index, each with kind, size, age (by its manifest, else the file's time), metrics,
-    and whether it is complete: the structure alone is looked at, verify reads the data. With --recursive they
-    are grouped by run.
+    Each line has the index, kind, size, age (from the manifest, else the file's time) and metrics, and
+    whether the file is complete. For that only the structure is read; verify reads the data. With --recursive
+    the files are grouped by run.
     """
     from marlin_ckpt.cli.views import checkpoints as view
     from marlin_ckpt.directory import catalog

@@ -12,8 +12,12 @@ EXAMPLE = "Example: marlin-ckpt show model_7.pt --tensors '*.weight' --sort size
 
 def show(
     file: Annotated[str, argument("FILE", "A checkpoint, or weights of another tool.")],
-    tensors: Annotated[str | None, option("--tensors", "PATTERN", "List tensors whose names match.")] = None,
-    stats: Annotated[str | None, option("--stats", "PATTERN", "Read tensors whose names match.")] = None,
+    tensors: Annotated[
+        str | None, option("--tensors", "PATTERN", "List the tensors whose names match.")
+    ] = None,
+    stats: Annotated[
+        str | None, option("--stats", "PATTERN", "Compute statistics of the tensors whose names match.")
+    ] = None,
     depth: Annotated[int | None, option("--depth", "N", "Levels of the tree to show.", min=1)] = None,
     sort: Annotated[
         Literal["order", "name", "size"],
@@ -23,9 +27,10 @@ def show(
 ) -> None:
     """Show what a file holds, without loading it.
 
-    That is its origin, its tensors as a tree, optimizers, and what loading would import. Only the structure
-    is read, nothing of it is run, and torch is not needed. --stats reads values: smallest, largest, mean,
-    standard deviation and histogram of the finite ones, and how many are NaN or infinite.
+    Prints its origin, its tensors as a tree, its optimizers, and what loading it would import. Only the
+    structure is read and no code of the file is run. --stats reads values and prints the smallest, the
+    largest, the mean, the standard deviation and a histogram of the finite ones, and how many are NaN or
+    infinite.
     """
     from marlin_ckpt.cli.views import contents as view
     from marlin_ckpt.cli.views import tensors as tensors_view

@@ -29,22 +29,29 @@ def advise(
     directory: Annotated[str | None, argument("[DIR]", "Where to save; else the working directory.")] = None,
     size: Annotated[
         str | None,
-        option("--size", "SIZE", "Of a checkpoint; else the largest in DIR.", callback=read_by(size_of)),
+        option(
+            "--size",
+            "SIZE",
+            "The size of a checkpoint; else of the largest in DIR.",
+            callback=read_by(size_of),
+        ),
     ] = None,
     step_seconds: Annotated[
-        float | None, option("--step-seconds", "S", "How long a step takes.", callback=_above_0)
+        float | None, option("--step-seconds", "S", "The time of one step, in seconds.", callback=_above_0)
     ] = None,
     mtbf_hours: Annotated[
-        float | None, option("--mtbf-hours", "H", "The mean time between two failures.", callback=_above_0)
+        float | None,
+        option("--mtbf-hours", "H", "The mean time between two failures, in hours.", callback=_above_0),
     ] = None,
     max_overhead: Annotated[
-        float, option("--max-overhead", "SHARE", "The time that saves may cost.", callback=_share)
+        float,
+        option("--max-overhead", "SHARE", "The share of the time that saves may take.", callback=_share),
     ] = 0.035,
     json: Json = False,
 ) -> None:
     """Measure the disk; advise how often to save.
 
-    A few files of that size, 2 GB at most, are written and removed.
+    A few files of the size of a checkpoint, at most 2 GB, are written to DIR and removed again.
     """
     check_working_directory()
     if directory is None and size is None:

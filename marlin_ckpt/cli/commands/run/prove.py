@@ -41,7 +41,7 @@ def prove_resume(
     config: Config,
     overrides: Overrides = None,
     steps: Annotated[
-        int | None, option("--steps", "N", "The global steps to compare; else until its second save.", min=2)
+        int | None, option("--steps", "N", "The global steps to compare; else up to the second save.", min=2)
     ] = None,
     kill_at: Annotated[
         str | None,
@@ -52,17 +52,17 @@ def prove_resume(
         ),
     ] = None,
     directory: Annotated[
-        str | None, option("--directory", "DIR", "Where both runs save; else with the temporary files.")
+        str | None, option("--directory", "DIR", "Where both runs save; else in a temporary directory.")
     ] = None,
     quiet: Annotated[bool, flag("--quiet", "No progress.")] = False,
     json: Json = False,
 ) -> int:
     """Check that a killed run resumes bit for bit.
 
-    Trains twice in processes of their own, once straight and once killed and resumed, saving as the
-    configuration says, and compares every tensor, value, batch and loss after every step. Without --kill-at
-    it kills (SIGKILL) after the first save and at random, and stops once by a signal (SIGTERM). What of the
-    module changes and no state holds is a warning. Exit 3, with the first difference, if there is one.
+    Trains twice, in processes of their own: once without a stop, and once killed and resumed. Compares every
+    tensor, value, batch and loss after every step. Without --kill-at the second run is killed (SIGKILL) after
+    its first save and at a random step, and stopped once by SIGTERM. Warns about attributes of the module
+    that change in training but are in no saved state. Exits 3 with the first difference, if there is one.
     """
     check_working_directory()
     from marlin_ckpt.cli.views import proof as view

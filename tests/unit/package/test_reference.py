@@ -1,0 +1,121 @@
+"""The reference on the site names all that the code has: commands, options, keys, public names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import MISSING
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from marlin_ckpt.cli.app import app
+from marlin_ckpt.cli.main import main
+from tools import keys, reference
+
+COMMANDS = {one.name: one for one in get_command(app).commands.values()}  # type: ignore[attr-defined]
+
+
+def _section(name: str) -> str:
+    """The part of the page that is under a command's heading."""
+    text = reference.commands()
+    (found,) = re.findall(rf"^## `marlin-ckpt {name}`\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return found
+
+
+def _definitions(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^`(.+)`\n: (.*\w.*)", text, re.MULTILINE)
+
+
+def test_the_page_of_commands_has_a_section_and_a_row_for_each_command() -> None:
+    headings = re.findall(r"^## `marlin-ckpt ([\w-]+)`$", reference.commands(), re.MULTILINE)
+    rows = re.findall(r"^\| \[`([\w-]+)`\]\(#marlin-ckpt-\1\) \| \w", reference.command_table(), re.MULTILINE)
+    assert headings == rows == [command.name for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_section_of_a_command_names_each_argument_and_option_and_says_what_it_is(name: str) -> None:
+    section, help_of = _section(name), {}
+    for one in COMMANDS[name].params:
+        assert not getattr(one, "hidden", False)
+        term = ", ".join(sorted(one.opts, key=len)) if one.param_type_name == "option" else one.metavar
+        help_of[term] = one.help
+    listed = {re.split(r" (?=[A-Z<])", term)[0]: text for term, text in _definitions(section)}
+    assert listed.keys() - {"--help"} == help_of.keys()
+    assert [
+        term for term, text in help_of.items() if not listed[term].startswith(text.split("--")[0][:20])
+    ] == []
+
+
+def test_what_stands_for_values_and_what_must_be_given_is_on_the_page() -> None:
+    assert "`--best METRIC[:min|max]`\n: " in _section("list")
+    assert "`--keep-best METRIC[:min|max[:N]]`\n: " in _section("clean")
+    assert "`--config FILE`\n: The YAML file of the run. *Required.*" in _section("train")
+    assert "\nmarlin-ckpt verify [OPTIONS] PATH...\n" in _section("verify")
+    assert "*Default:* `pt`." in _section("list")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_section_has_the_example_of_the_help(name: str) -> None:
+    assert f"**Example**\n\n```sh\nmarlin-ckpt {name} " in _section(name)
+
+
+def test_no_option_or_name_in_the_prose_of_a_section_is_read_as_markup() -> None:
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", reference.commands(), flags=re.DOTALL)
+    assert re.findall(r".*(?:--\w|_).*", prose) == []
+    assert re.findall(r".*(?<!\\)[\[<].*", prose) == []
+
+
+_EACH_KEY = [(name, field) for name, kind in keys.SECTIONS.items() for field in keys.yaml_fields(kind)]
+
+
+@pytest.mark.parametrize(
+    ("section", "field"), _EACH_KEY, ids=[f"{name}-{field.name}" for name, field in _EACH_KEY]
+)
+def test_each_key_of_the_yaml_is_on_the_page_with_its_default_and_what_it_is(
+    section: str, field: keys.Field[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = keys.sections()[section]
+    (entry,) = re.findall(
+        rf"^\[`{field.name}`\]{{#{section}-{field.name}}}\n: (\*.+)\n\n  (\S.*\.)$", text, re.MULTILINE
+    )
+    facts, about = entry
+    assert about[0].isupper() or about[0] == "`"
+    assert not re.search("None|True|False", about)
+    default = re.search(r", default `(.*)`$", facts)
+    if default is None:
+        assert facts.endswith(", required")
+        return
+    expected = field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]
+    if expected == str(tmp_path / "checkpoints"):
+        expected = "checkpoints"
+    assert yaml.safe_load(default[1]) == expected
+
+
+def test_each_section_of_the_yaml_is_on_the_page(repository: Path) -> None:
+    page = (repository / "docs/reference/yaml.md").read_text()
+    included = re.findall(r"```{include} \.\./_generated/yaml-(.*)\.md\n", page)
+    assert included == list(keys.SECTIONS)
+    assert "{literalinclude} ../../configs/reference.yaml" in page
+
+
+def test_the_file_that_the_page_has_refused_is_refused_as_shown(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (repository / "docs/reference/yaml.md").read_text()
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(r"^```console\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    command, _, shown = block.partition("\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(text)
+    assert main(command.removeprefix("$ marlin-ckpt ").split()) == 2
+    assert capsys.readouterr() == ("", shown)
+
+
+def test_building_writes_every_part_that_a_page_includes(repository: Path, tmp_path: Path) -> None:
+    reference.write(tmp_path)
+    pages = "".join(one.read_text() for one in (repository / "docs/reference").glob("*.md"))
+    included = re.findall(r"\.\./_generated/(\S+)", pages)
+    assert sorted(included) == sorted(one.name for one in tmp_path.iterdir())
