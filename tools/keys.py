@@ -61,7 +61,7 @@ def _entries(section: str, kind: Any) -> Iterator[str]:
     texts = descriptions(kind)
     for field in yaml_fields(kind):
         default = default_text(field)
-        facts = f"*{_type(field, hints_of(kind)[field.name])}*"
+        facts = _type(field, hints_of(kind)[field.name])
         facts += f", default `{default}`" if default else ", required"
         yield f"[`{field.name}`]{{#{section}-{field.name}}}\n: {facts}\n\n  {texts[field.name]}\n"
 
