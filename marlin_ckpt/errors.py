@@ -19,7 +19,9 @@ MarlinError                       exit 1
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, ClassVar
 
 from marlin_ckpt.escaping import escape, escape_lines
@@ -247,3 +249,25 @@ def drop_frames(error: BaseException) -> None:
             seen.add(id(one))
             one.__traceback__ = None
             pending += (one.__cause__, one.__context__)  # of `raise ... from ...` in a handler both are set
+
+
+class Translating:
+    """A context in which what is raised is handed to a function that may raise an error of ours from it.
+
+    A class, and not a generator under `contextmanager`: since Python 3.12 an error that goes through such a
+    generator keeps the frames of all callers, and so the state that is saved or loaded, until the cyclic
+    collector runs.
+    """
+
+    def __init__(self, translate: Callable[[Exception], None]) -> None:
+        """Takes the function, which returns where the error is to pass through."""
+        self._translate = translate
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            self._translate(error)

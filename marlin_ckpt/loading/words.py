@@ -1,12 +1,11 @@
 """The sentences about states that do not fit, or that were converted."""
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from marlin_ckpt.errors import MarlinError, StateMismatchError
+from marlin_ckpt.errors import MarlinError, StateMismatchError, Translating
 from marlin_ckpt.formats.torch.failures import is_no_memory
 from marlin_ckpt.loading.tensors import Conversion
 
@@ -18,22 +17,22 @@ PREFIX_HINT = "wrap the module as the one that was saved, or load without `into`
 STRIP_HINT = "wrap the module as the one that was saved, or strip the prefix: strip_prefix={!r}"
 
 
-@contextlib.contextmanager
-def refusals(what: str, file: str = "") -> Iterator[None]:
+def refusals(what: str, file: str = "") -> Translating:
     """Turns what an object raises that refuses a state into a StateMismatchError.
 
     Args:
         what: begins its message.
         file: that holds the state, where there is one.
     """
-    try:
-        yield
-    except Exception as error:  # a load_state_dict of the user's raises anything
+
+    def translate(error: Exception) -> None:  # a load_state_dict of the user's raises anything
         if isinstance(error, MarlinError) or is_no_memory(error):
-            raise
+            return
         reason = " ".join(str(error).split())  # torch lists every key, a line each
         shown = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."
         raise StateMismatchError(f"{what}: {shown}", file, HINT) from error
+
+    return Translating(translate)
 
 
 def told_of(conversions: Sequence[Conversion]) -> Iterator[str]:

@@ -29,9 +29,14 @@ def load(checkpointer: AbstractCheckpointer, module: ModuleInterface, check: _Ch
         Whatever the checkpointer's `load` raises.
     """
     reads_into = can_read_into(checkpointer, module)
+
+    def judge(state: Any) -> None:
+        with refusals("the loaded state does not fit the trainer"):
+            check(state)
+
     # Takes the trainer's place: decides whether the state fits, and loads nothing.
-    judge = SimpleNamespace(check_state_dict=refusals("the loaded state does not fit the trainer")(check))
-    into = Checkpoint(module_interface_state=module, trainer_state=judge)
+    judging = SimpleNamespace(check_state_dict=judge)
+    into = Checkpoint(module_interface_state=module, trainer_state=judging)
     options = {"into": into} if reads_into else {}
     load_it: Callable[..., Checkpoint | None] = checkpointer.load
     loaded = load_it(**options) or Checkpoint()  # PyMarlin's documents allow None

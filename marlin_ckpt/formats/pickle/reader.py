@@ -4,11 +4,10 @@ import errno
 import functools
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, ClassVar, NoReturn
 
-from marlin_ckpt.errors import CorruptCheckpointError, MarlinError, StorageError
+from marlin_ckpt.errors import CorruptCheckpointError, MarlinError, StorageError, Translating
 from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.pickle.keys import FIRST_ITEM, ITEM, SHORT, Keys
 
@@ -24,24 +23,24 @@ _ROOM = {
 }  # fmt: skip
 
 
-@contextmanager
-def unpickling(path: str) -> Iterator[None]:
+def unpickling(path: str) -> Translating:
     """Turns whatever reading a damaged or hostile pickle raises into an error of ours.
 
-    Raises:
-        CorruptCheckpointError: the pickle of this file cannot be read.
-        StorageError: there is not enough memory.
+    Returns:
+        the context. It raises CorruptCheckpointError where the pickle of this file cannot be read, and
+        StorageError where there is not enough memory.
     """
-    try:
-        yield
-    except MarlinError:
-        raise
-    except MemoryError as error:
-        what = "not enough memory to look into the file"
-        raise StorageError(what, path, errno=errno.ENOMEM) from error
-    except Exception as error:  # opcodes that do not fit each other raise nearly anything
+
+    def translate(error: Exception) -> None:  # opcodes that do not fit each other raise nearly anything
+        if isinstance(error, MarlinError):
+            return
+        if isinstance(error, MemoryError):
+            what = "not enough memory to look into the file"
+            raise StorageError(what, path, errno=errno.ENOMEM) from error
         what = f"cannot be unpickled: {str(error)[:200] or type(error).__name__}"
         raise CorruptCheckpointError(what, path) from error
+
+    return Translating(translate)
 
 
 class _Memo:

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import pickle
 import re
-from collections.abc import Iterator
 
 import torch
 
@@ -13,6 +12,7 @@ from marlin_ckpt.errors import (
     CorruptCheckpointError,
     MarlinError,
     StorageError,
+    Translating,
     UnloadableStateError,
     UnsafeCheckpointError,
 )
@@ -35,8 +35,7 @@ def unplaced(path: str, error: Exception) -> UnloadableStateError:
     return UnloadableStateError(what, path, _TO_CPU)
 
 
-@contextlib.contextmanager
-def told_as_ours(source: Source, *, weights_only: bool, is_proven: bool = False) -> Iterator[None]:
+def told_as_ours(source: Source, *, weights_only: bool, is_proven: bool = False) -> Translating:
     """Turns whatever unpickling raises into one of our errors; mutated pickles alone raise a dozen types.
 
     Args:
@@ -44,13 +43,12 @@ def told_as_ours(source: Source, *, weights_only: bool, is_proven: bool = False)
         weights_only: whether nothing but plain values and tensors is imported.
         is_proven: whether checksums hold for every byte, so that a failure is not due to damage.
     """
-    try:
-        yield
-    except ExcessError as error:
-        raise ExcessError(error.what, source.path, OWN) from error
-    except MarlinError:
-        raise
-    except Exception as error:  # of a mutated pickle, nearly any
+
+    def translate(error: Exception) -> None:  # of a mutated pickle, nearly any
+        if isinstance(error, ExcessError):
+            raise ExcessError(error.what, source.path, OWN) from error
+        if isinstance(error, MarlinError):
+            return
         if is_no_memory(error):
             raise no_memory(source.path) from error
         reason = _reason(error)
@@ -64,6 +62,8 @@ def told_as_ours(source: Source, *, weights_only: bool, is_proven: bool = False)
             what = f"cannot be loaded here: {type(error).__name__}: {reason}"
             raise UnloadableStateError(what, source.path, _NEEDS_CODE) from error
         raise CorruptCheckpointError(f"cannot be unpickled: {reason}", source.path) from error
+
+    return Translating(translate)
 
 
 def is_no_memory(error: BaseException) -> bool:

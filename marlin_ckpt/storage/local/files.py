@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError, drop_frames
+from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError, Translating, drop_frames
 from marlin_ckpt.fields import PathText
 
 Result = TypeVar("Result")
@@ -33,8 +33,7 @@ def close_quietly(fd: int) -> None:
         os.close(fd)
 
 
-@contextlib.contextmanager
-def doing(action: str, path: str, missing: str = "") -> Iterator[None]:
+def doing(action: str, path: str, missing: str = "") -> Translating:
     """Turns the system's errors into ours; what is already one of ours passes through.
 
     Args:
@@ -42,21 +41,21 @@ def doing(action: str, path: str, missing: str = "") -> Iterator[None]:
         path: that it was tried on.
         missing: how a CheckpointNotFoundError says that there is no such path; "": a StorageError says so.
 
-    Raises:
-        CheckpointNotFoundError: there is no such path.
-        StorageError: the system call failed.
+    Returns:
+        the context. It raises StorageError where a system call failed, or CheckpointNotFoundError.
     """
-    try:
-        yield
-    except MarlinError:
-        raise
-    except OSError as error:
+
+    def translate(error: Exception) -> None:
+        if not isinstance(error, OSError) or isinstance(error, MarlinError):
+            return
         if isinstance(error, FileNotFoundError):
             if not os.path.isabs(path):
                 check_working_directory()
             if missing:
                 raise CheckpointNotFoundError(missing, path) from error
         raise StorageError.of(action, path, error) from error
+
+    return Translating(translate)
 
 
 def absolute(path: PathText) -> str:

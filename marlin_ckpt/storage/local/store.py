@@ -5,10 +5,9 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 
 from marlin_ckpt.entries import Identity, Item
-from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.errors import CheckpointNotFoundError, StorageError, Translating
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import descent, moving, temporary, trees
 from marlin_ckpt.storage.local.descent import Descent, DirectoryIdentity
@@ -206,7 +205,7 @@ class LocalStore:
         with self._doing(action, name):
             yield self._at.go(folder, makes=makes), last
 
-    def _doing(self, action: str, name: str) -> AbstractContextManager[None]:
+    def _doing(self, action: str, name: str) -> Translating:
         return doing(action, self._path(name), missing="no such file or directory")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import errno
 import pickle
@@ -182,3 +183,31 @@ def test_no_error_that_led_to_one_that_is_kept_holds_the_frames_that_it_was_rais
     assert (kept.__cause__, type(kept.__context__)) == (first, KeyError)
     errors.drop_frames(kept)
     assert [one.__traceback__ for one in (kept, kept.__cause__, kept.__context__)] == [None] * 3
+
+
+def _raises_another(function: ast.FunctionDef) -> bool:
+    handlers = [one for one in ast.walk(function) if isinstance(one, ast.ExceptHandler)]
+    return any(isinstance(one, ast.Raise) and one.exc for handler in handlers for one in ast.walk(handler))
+
+
+def test_no_context_that_is_a_generator_raises_another_error_than_it_was_given(repository):
+    """Since Python 3.12 such an error keeps the frames of its callers, and with them a whole state."""
+    found = [
+        f"{file.stem}.{one.name}"
+        for file in (repository / "marlin_ckpt").rglob("*.py")
+        for one in ast.walk(ast.parse(file.read_text()))
+        if isinstance(one, ast.FunctionDef)
+        and any("contextmanager" in ast.unparse(decorator) for decorator in one.decorator_list)
+        and _raises_another(one)
+    ]
+    assert found == ["output.writing"]  # whose error ends the process
+
+
+def test_a_context_hands_on_what_its_function_does_not_raise_anew():
+    seen = []
+    with pytest.raises(KeyError), errors.Translating(seen.append):
+        raise KeyError("a")
+    assert [type(one) for one in seen] == [KeyError]
+    with pytest.raises(KeyboardInterrupt), errors.Translating(seen.append):  # no Exception: not its affair
+        raise KeyboardInterrupt
+    assert len(seen) == 1
