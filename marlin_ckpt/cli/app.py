@@ -9,7 +9,7 @@ import typer
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.commands.change import average, clean, export
 from marlin_ckpt.cli.commands.check import salvage, verify
-from marlin_ckpt.cli.commands.look import diff, latest, list_, show
+from marlin_ckpt.cli.commands.look import diff, env, latest, list_, show
 from marlin_ckpt.cli.commands.run import advise, prove, train
 from marlin_ckpt.version import __version__
 
@@ -67,3 +67,4 @@ app.command("export", epilog=export.EXAMPLE)(_carrying(export.export))
 app.command("average", epilog=average.EXAMPLE)(_carrying(average.average))
 app.command("clean", epilog=clean.EXAMPLE)(_carrying(clean.clean))
 app.command("advise", epilog=advise.EXAMPLE)(_carrying(advise.advise))
+app.command("env", epilog=env.EXAMPLE)(_carrying(env.env))

@@ -61,6 +61,7 @@ COMMANDS = {
     "average": ["none", "-o", "new.pt"],
     "clean": ["none", "--keep-last", "1"],
     "advise": ["none/none"],
+    "env": ["none"],
 }
 
 

@@ -1,12 +1,12 @@
 """What the commands print: a module for each noun.
 
 In each module `show` prints for people, and `document` returns what `--json` prints; the keys of the
-documents are listed in the README and stable.
+documents are described by the schemas in docs/reference/json/ and stable.
 
 | noun | of the command |
 |---|---|
 | `checkpoints` of a directory | `list` |
-| `contents` of a file, with its `tree` and its `tensors` | `show` |
+| `show`, a folder: the contents of a file | `show` |
 | `comparison` of two files | `diff` |
 | `verdicts` on files | `verify`, `latest --intact` |
 | `salvage` of a file | `salvage` |
@@ -15,6 +15,7 @@ documents are listed in the README and stable.
 | `run`, and its `progress` | `train` |
 | `proof` that a resumed run is the same run | `prove-resume` |
 | `advice` on how often to save | `advise` |
+| `environment` that a report of a fault describes | `env` |
 
 `facts` has the parts of documents that carry the names of attributes.
 """

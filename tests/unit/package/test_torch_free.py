@@ -150,6 +150,12 @@ def test_help_and_errors_need_no_torch(each_without):
     assert "ModuleNotFoundError" not in err
 
 
+def test_env_says_the_versions_of_torch_and_numpy_and_imports_neither(without, tmp_path):
+    ended = without("torch,numpy,rich,yaml,isal,safetensors", "env", tmp_path, "--json")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout)["packages"]["torch"] == torch.__version__
+
+
 def test_completion_needs_no_torch(without):
     request = {"_MARLIN_CKPT_COMPLETE": "complete_bash", "COMP_WORDS": "marlin-ckpt cl", "COMP_CWORD": "1"}
     ended = without("torch", **request)

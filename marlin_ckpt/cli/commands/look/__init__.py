@@ -1,1 +1,1 @@
-"""Commands that look into files and directories: `list_` (`list`), `latest`, `show` and `diff`."""
+"""Commands that look: `list_` (`list`), `latest`, `show` and `diff` at checkpoints, `env` at the machine."""

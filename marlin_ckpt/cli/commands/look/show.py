@@ -32,8 +32,8 @@ def show(
     largest, the mean, the standard deviation and a histogram of the finite ones, and how many are NaN or
     infinite.
     """
-    from marlin_ckpt.cli.views import contents as view
-    from marlin_ckpt.cli.views import tensors as tensors_view
+    from marlin_ckpt.cli.views.show import contents as view
+    from marlin_ckpt.cli.views.show import tensors as tensors_view
     from marlin_ckpt.formats.content.contents import read_contents
     from marlin_ckpt.operations.selection import Order, matching
     from marlin_ckpt.storage.local.files import open_source

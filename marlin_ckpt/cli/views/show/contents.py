@@ -5,8 +5,8 @@ from typing import Any
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, cut, metrics, size, value
-from marlin_ckpt.cli.views import tree
 from marlin_ckpt.cli.views.facts import facts
+from marlin_ckpt.cli.views.show import tree
 from marlin_ckpt.errors import UnsafeCheckpointError
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats.content.contents import Contents, NodeKind

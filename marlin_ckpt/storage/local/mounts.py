@@ -1,0 +1,93 @@
+"""The mount that an open directory belongs to: what file system it is, and with which options."""
+
+from dataclasses import dataclass
+
+# What changes how saves fare, or how fast they are. Nothing else is reported: an address, a path, an owner.
+# Of an option with a value the part before `=` counts.
+_TELLING = {
+    "ro", "rw", "sync", "async", "dirsync", "lazytime", "discard", "dax",
+    "barrier", "nobarrier", "data", "commit", "delalloc", "nodelalloc",  # ext4
+    "auto_da_alloc", "noauto_da_alloc", "journal_checksum", "journal_async_commit", "nojournal_checksum",
+    "logbufs", "logbsize", "wsync",  # XFS
+    "compress", "compress-force", "datacow", "nodatacow", "datasum", "nodatasum", "flushoncommit",  # Btrfs
+    "size", "nr_inodes", "huge",  # tmpfs
+    "redirect_dir", "index", "metacopy", "volatile", "xino",  # overlay
+    "vers", "nfsvers", "proto", "soft", "softerr", "softreval", "hard", "timeo", "retrans",  # NFS
+    "rsize", "wsize", "lock", "nolock", "local_lock", "ac", "noac", "actimeo", "acregmin", "acregmax",
+    "acdirmin", "acdirmax", "lookupcache", "cto", "nocto", "nconnect",
+    "flock", "noflock", "localflock", "lazystatfs",  # Lustre
+    "cache", "nobrl", "mfsymlinks", "serverino", "noserverino",  # SMB, 9p
+    "max_read", "blksize", "writeback_cache",  # FUSE
+}  # fmt: skip
+_NETWORK = {
+    "nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "lustre", "ceph", "gpfs", "beegfs", "wekafs", "afs",
+    "pvfs2", "orangefs", "glusterfs", "panfs", "ncpfs", "coda",
+    "ocfs2", "gfs2",  # which share a disk between machines
+}  # fmt: skip
+_NETWORK_BY_FUSE = {
+    "sshfs", "glusterfs", "ceph", "ceph-fuse", "s3fs", "gcsfuse", "goofys", "mountpoint-s3", "rclone",
+    "juicefs", "JuiceFS", "moosefs", "mfs", "seaweedfs", "blobfuse", "blobfuse2", "alluxio", "davfs",
+    "curlftpfs", "cvmfs", "beegfs", "hdfs", "fuse_dfs",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mounted file system.
+
+    Attributes:
+        file_system: its type, as the kernel names it: `ext4`, `nfs4`, `fuse.sshfs`; "" where not known.
+        options: those that matter to saves, sorted: `data=ordered`, `rw`.
+        is_network: whether other machines may see the same files; None where it cannot be known, as of a FUSE
+            file system with a name that is not known.
+    """
+
+    file_system: str = ""
+    options: tuple[str, ...] = ()
+    is_network: bool | None = None
+
+
+def mount_of(fd: int) -> Mount:
+    """The mount of an open file or directory; one that is not known where /proc is not mounted."""
+    try:
+        mount_id = _number_of_mount(_read(f"/proc/self/fdinfo/{fd}"))
+        return parse(_read("/proc/self/mountinfo"), mount_id)
+    except OSError:
+        return Mount()
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
+
+
+def _number_of_mount(fdinfo: str) -> str:
+    """The number of the mount that the kernel says a descriptor belongs to (proc_pid_fdinfo(5))."""
+    lines = (line.partition(":") for line in fdinfo.splitlines())
+    return next((value.strip() for name, _, value in lines if name == "mnt_id"), "")
+
+
+def parse(mountinfo: str, mount_id: str) -> Mount:
+    """Finds a mount in the table of mounts.
+
+    Args:
+        mountinfo: the table, as in proc_pid_mountinfo(5).
+        mount_id: the number of the mount.
+    """
+    for line in mountinfo.splitlines():
+        fields, _, of_file_system = line.partition(" - ")
+        found, rest = fields.split(" "), of_file_system.split(" ")
+        if found[0] == mount_id and len(rest) > 2:  # noqa: PLR2004 - type, source and options
+            options = {*found[5].split(","), *rest[2].split(",")}
+            if "ro" in options:  # of the mount or of the file system: nothing can be written either way
+                options.discard("rw")
+            telling = sorted(one for one in options if one.partition("=")[0] in _TELLING)
+            return Mount(rest[0], tuple(telling), _is_network(rest[0]))
+    return Mount()
+
+
+def _is_network(file_system: str) -> bool | None:
+    name, _, implementation = file_system.partition(".")
+    if name != "fuse":
+        return name in _NETWORK
+    return True if implementation in _NETWORK_BY_FUSE else None
