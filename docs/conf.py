@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from marlin_ckpt.version import __version__  # noqa: E402 - found only from here on
-from tools import layers, reference  # noqa: E402
+from tools import layers, reference, schemas  # noqa: E402
 
 project = "marlin-ckpt"
 author = "the marlin-ckpt developers"
@@ -40,3 +40,4 @@ def setup(app: Sphinx) -> None:
     """Has the generated pages made before any page that includes them is read."""
     app.connect("builder-inited", lambda _: reference.write(HERE / "_generated"))
     app.connect("builder-inited", lambda _: layers.write(HERE / "_generated"))
+    app.connect("builder-inited", lambda _: schemas.write(HERE / "_generated"))

@@ -32,12 +32,11 @@ def main(args: list[str] | None = None) -> int:
         args: the arguments after the command's name; None: those of the process.
 
     Returns:
-        the exit code; see the README for what each means.
+        the exit code; docs/reference/exit-codes.md says what each means.
     """
     arguments = (sys.argv[1:] if args is None else list(args)) or ["--help"]
     process = os.getpid()
-    command = next((one for one in arguments if not one.startswith("-")), "")
-    with output.prepared(command), log.shown():
+    with output.prepared(_schema_of(arguments)), log.shown():
         try:
             with _unwinding():
                 code = _run(arguments)
@@ -48,6 +47,12 @@ def main(args: list[str] | None = None) -> int:
             return _end(error, arguments)
         else:
             return code
+
+
+def _schema_of(arguments: list[str]) -> str:
+    """The name of the document that a command line asks for: the command, or `error` if it names none."""
+    first = next((one for one in arguments if not one.startswith("-")), "")
+    return first if any(one.name == first for one in app.registered_commands) else "error"
 
 
 @contextlib.contextmanager

@@ -7,13 +7,31 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from marlin_ckpt.cli import output
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.formats.manifest import json_ready
 from marlin_ckpt.saving import about
+from tests.support import documents
+
+
+@pytest.fixture(autouse=True)
+def printed_documents(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict]]:
+    """The JSON documents that commands print in this process, each of which must fit its schema."""
+    printed: list[dict] = []
+    document = output.document
+
+    def noted(value: dict) -> None:
+        printed.append(json_ready({"schema": f"marlin-ckpt/{output.documents.command}/1", **value}))
+        document(value)
+
+    monkeypatch.setattr(output, "document", noted)
+    yield printed
+    assert [fault for one in printed for fault in documents.faults(one)] == []
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def files(tmp_path):
     return functools.partial(write_states, tmp_path)
 
 
-def test_the_document_of_diff_has_the_keys_that_the_readme_names(files, capsys):
+def test_the_document_of_diff_has_its_keys_in_this_order(files, capsys):
     a, b = files({"l.w": torch.zeros(2), "e": 1}, {"l.w": torch.ones(2), "e": 2, "n": torch.ones(1)})
     assert main(["diff", str(a), str(b), "--json"]) == 1
     document = json.loads(capsys.readouterr().out)

@@ -1,0 +1,230 @@
+"""Every key of every JSON document is described by a schema, and every key of a schema is in a document."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import itertools
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+import safetensors.torch
+import torch
+
+from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
+from marlin_ckpt.cli.app import app
+from marlin_ckpt.cli.main import main
+from marlin_ckpt.cli.views import checkpoints
+from marlin_ckpt.training.proof import proof
+from marlin_ckpt.training.proof.findings import Difference, Kill, Proof
+from tests.support import checkpoint_directories as directories
+from tests.support import documents
+from tools import schemas
+
+COMMANDS = [command.name for command in app.registered_commands]
+# What no document has that is printed here.
+ELSEWHERE = {
+    "train": {(".run_id", "null"), (".overhead", "null")},  # of a user's own checkpointer
+    "env": {  # of other machines; see test_env.py
+        (".torch_build", "null"), (".platform.libc", "null"), (".memory_limit_bytes", "integer"),
+        (".memory_limit_bytes", "null"), (".file_system", "null"), (".is_network", "null"),
+        ("#ability.reason", "string"),
+    },
+}  # fmt: skip
+
+Run = Callable[..., None]
+
+
+def _states(value: float) -> Checkpoint:
+    adam = torch.optim.Adam([torch.nn.Parameter(torch.ones(3))])
+    adam.param_groups[0]["params"][0].grad = torch.ones(3)
+    adam.step()
+    module = {"weight": torch.full((64,), value), "bias": torch.zeros(3), "scale": torch.tensor(value)}
+    return Checkpoint(module, {"optimizers": [adam.state_dict()]}, {"step": int(value)}, {"loss": value})
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
+    """The documents that each command prints of what it may meet."""
+    found: dict[str, list[dict]] = {}
+
+    def run(command: str, *arguments: str) -> None:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+            main([command, *arguments, "--json"])
+        document = json.loads(out.getvalue())
+        assert document["schema"] == f"marlin-ckpt/{command if command in COMMANDS else 'error'}/1"
+        found.setdefault(document["schema"].split("/")[1], []).append(document)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("documents"))
+        _prepare()
+        _train(run)
+        _prove(run, patch)
+        _look(run, patch)
+        _check(run)
+        _change(run)
+        for command in COMMANDS:
+            run(command, "--no-such-option")
+        run("no-such-command")
+        run("")
+    return found
+
+
+def _prepare() -> None:
+    """Whole and damaged files, by us and by others."""
+    saver = DefaultCheckpointer(DefaultCheckpointerArguments(save_dir="saved", model_state_save_dir="saved"))
+    for index in range(3):
+        saver.save(_states(index + 1.0), index)
+    saver.save(Checkpoint({"w": torch.ones(2)}, metrics={"loss": float("nan")}), 3)
+    saver.save_model({"weight": torch.full((64,), 1.0), "new": torch.ones(2)}, 1)
+    Path("others").mkdir()
+    torch.save({"w": torch.ones(2)}, "others/model_1.pt")
+    torch.save({"w": torch.ones(2)}, "others/weights.pt")
+    torch.save({"epoch": 1}, "others/legacy_3.pt", _use_new_zipfile_serialization=False)
+    Path("others/model_9.pt").write_bytes(Path("saved/model_2.pt").read_bytes()[:-300])
+    Path("others/text_5.pt").write_text("no checkpoint\n")
+    packed = zipfile.ZipFile("others/packed_4.pt", "w", zipfile.ZIP_DEFLATED)
+    with packed, zipfile.ZipFile("others/model_1.pt") as whole:
+        for one in whole.infolist():
+            packed.writestr(one.filename, whole.read(one))
+    torch.save({"a": argparse.Namespace(b=1)}, "others/unknown_6.pt")
+    torch.save({"a": os.system}, "others/unsafe_8.pt")
+    odd = {"state": {}, "param_groups": [{"params": "x", "own": 1}]}
+    torch.save({"odd": odd, "nan": torch.tensor([float("nan"), float("inf")])}, "others/odd_7.pt")
+    safetensors.torch.save_file({"w": torch.ones(2)}, "others/weights.safetensors")
+    folders = directories.CheckpointDirectory("folders")
+    for index in range(2):
+        directories.fill_folder(folders, f"model_{index}", index=index)
+    Path("folders/model_1/weights").unlink()
+    Path("damaged.pt").write_bytes(_with_a_flipped_bit(Path("saved/model_1.pt")))
+
+
+def _with_a_flipped_bit(path: Path) -> bytes:
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.full((64,), 2.0).numpy().tobytes()) + 5] ^= 4
+    return bytes(data)
+
+
+def _train(run: Run) -> None:
+    Path("run.yaml").write_text(
+        "module: {name: spiral, points: 60}\n"
+        "trainer: {epochs: 2, train_batch_size: 16, val_batch_size: 16, device: cpu, seed: 0}\n"
+        "checkpointer: {save_dir: run, model_state_save_dir: null, keep: {last: 1}}\n"
+    )
+    run("train", "--config", "run.yaml")
+    run("train", "--config", "run.yaml", "--resume", "--set", "trainer.epochs=3")
+    run("train", "--config", "none.yaml")
+
+
+def _prove(run: Run, patch: pytest.MonkeyPatch) -> None:
+    """Of proofs that are made up: test_prove_resume.py has real ones, which take a minute."""
+    kills = Kill(2, "save"), Kill(3)
+    differences = [
+        None,
+        Difference(3, "loss", "1.0", "2.0", kills[0], "by 1e-3", "look there"),
+        Difference(3, "loss", "1.0", "2.0", None),
+    ]
+    for one in differences:
+        made = Proof(9, kills[:1], kills[1:], 1, 2, 3, 4, one, ("own",))
+        patch.setattr(proof, "prove", lambda *_, made=made: made)
+        run("prove-resume", "--config", "run.yaml")
+
+
+def _look(run: Run, patch: pytest.MonkeyPatch) -> None:
+    for directory in ("saved", "others", "folders", "none"):
+        run("list", directory)
+        run("latest", directory)
+    os.utime("others/weights.pt", (1 << 33, 1 << 33))
+    time_of = checkpoints._time
+    patch.setattr(checkpoints, "_time", lambda ns: time_of(ns << 20))  # few file systems keep the year 10,000
+    run("list", "others")
+    for file in (
+        "saved/model_2.pt",
+        "saved/model_model_1.pt",
+        "damaged.pt",
+        *map(str, Path("others").iterdir()),
+    ):
+        run("show", file, "--stats", "*")
+    run("diff", "saved/model_0.pt", "saved/model_2.pt", "--all")
+    run("diff", "saved/model_0.pt", "saved/model_model_1.pt", "--all")
+    run("diff", "others/model_1.pt", "others/odd_7.pt")
+    torch.save({"w": torch.ones(2, 1), "z": torch.zeros(2)}, "one.pt")
+    torch.save({"w": torch.ones(2), "z": torch.ones(2), "epoch": 1}, "other.pt")
+    run("diff", "one.pt", "other.pt")
+    run("diff", "other.pt", "one.pt")
+    for directory in (".", "/proc", "none"):
+        run("env", directory)
+
+
+def _check(run: Run) -> None:
+    run("verify", "saved", "others", "folders", "damaged.pt", "others/text_5.pt")
+    run("verify", "none")
+    run("salvage", "damaged.pt", "-o", "rescued.pt")
+    run("show", "rescued.pt")
+    run("salvage", "others/model_9.pt", "-o", "rescued_too.pt")
+
+
+def _change(run: Run) -> None:
+    torch.save({"a": torch.full((2,), 1e38), "b": 1, "c.d": torch.ones(2)}, "large.pt")
+    run("export", "large.pt", "-o", "small.safetensors", "--dtype", "fp16")
+    run("export", "saved/model_2.pt", "-o", "weights.pt", "--strip-prefix", "w")
+    run("average", "saved/model_0.pt", "saved/model_2.pt", "-o", "average.pt")
+    run("average", "one.pt", "one.pt", "-o", "bare.pt")
+    run("clean", "none")
+    run("clean", "others", "--keep-last", "1", "--dry-run")
+    run("clean", "saved", "--keep-last", "1", "--to-trash")
+    run("clean", "saved", "--undo", "--dry-run")
+    Path("saved/model_0.pt").touch()  # in the place of what comes back
+    run("clean", "saved", "--undo")
+    run("clean", "saved")
+    run("advise", "saved", "--size", "1MB")
+    run("advise", "saved", "--size", "1MB", "--step-seconds", "1", "--mtbf-hours", "9")
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "error"])
+def test_a_document_has_no_key_that_its_schema_does_not_describe(printed, command):
+    assert [fault for one in printed[command] for fault in documents.faults(one)] == []
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "error"])
+def test_each_key_of_a_schema_is_in_some_document_with_each_of_its_types(printed, command):
+    found = set().union(*itertools.starmap(documents.seen, ((command, one) for one in printed[command])))
+    shared = {one for name in printed for each in printed[name] for one in documents.seen(name, each)}
+    missing = documents.described(command) - found - ELSEWHERE.get(command, set())
+    assert {one for one in missing if not (one[0].startswith("#") and one in shared)} == set()
+
+
+def test_a_key_that_is_not_described_is_a_fault_and_one_that_is_missing_too():
+    assert documents.faults({"schema": "marlin-ckpt/latest/1", "path": "a"}) == []
+    (fault,) = documents.faults({"schema": "marlin-ckpt/latest/1", "path": "a", "new": 1})
+    assert "'new' was unexpected" in fault
+    assert documents.faults({"schema": "marlin-ckpt/latest/1"}) != []
+
+
+@pytest.mark.parametrize("name", schemas.names())
+def test_a_schema_is_one_of_draft_2020_12_and_describes_each_key(name):
+    schema = schemas.read(name)
+    assert schema["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert all(one.meaning.endswith(".") for one in schemas.keys(schema))
+
+
+def test_there_is_a_schema_for_each_command_and_no_other():
+    files = {path.name.removesuffix(".schema.json") for path in schemas.DIRECTORY.iterdir()}
+    assert files == {*schemas.names()}
+
+
+def test_what_schemas_share_is_the_same_in_each():
+    """A schema is a file that needs no other, so that `error`, say, is in all of them."""
+    parts: dict[str, list[object]] = {}
+    for name in schemas.names():
+        for key, part in schemas.read(name)["$defs"].items():
+            parts.setdefault(key, []).append(part)
+    assert {key for key, found in parts.items() if any(one != found[0] for one in found)} == set()
