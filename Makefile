@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := lightning transformers accelerate pytorch-ignite safetensors peft trl wandb mlflow-skinny
 
-.PHONY: setup help demo test test-peers campaign bench docs
+.PHONY: setup help demo test test-peers campaign bench faults docs
 
 setup: .venv/.installed ## make .venv with the package in it
 
@@ -50,6 +50,10 @@ PART ?= all
 campaign: .venv/.installed-dev ## the adversity tests at their full size
 	$(BIN)/python -m pytest --campaign=$(PART)
 
-bench: .venv/.installed ## time it all beside the disk and the peers, and put the figures into docs/ and README.md
+bench: .venv/.installed ## time it all beside the disk and the peers, and put the figures into docs/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(BIN)/python -m benchmarks --json docs/benchmarks.json --chart docs/benchmarks.svg --readme README.md
+	$(BIN)/python -m benchmarks --json docs/benchmarks.json --chart docs/benchmarks.svg --page docs/benchmarks.md
+
+faults: .venv-peers/.installed ## flip bits and kill trainings of other packages and ours: docs/faults.json and its picture
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check 'matplotlib>=3.10'
+	.venv-peers/bin/python -m benchmarks faults --json docs/faults.json --chart docs/faults.svg

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import chart, discovery, on_device, report, restoring, saving, slowing, stalling, verifying
+from benchmarks.faults import measuring, picture
 from benchmarks.report import Row, Setting
 from benchmarks.states import FULL, QUICK
 
@@ -28,6 +29,9 @@ _GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
     "device": on_device.on_device,
     "others": saving.beside_others,
 }
+_FAULTS = "faults"
+_HELP = f"of {', '.join(_GROUPS)}; all of these by default. Alone: {_FAULTS}, which counts and does not time"
+_NO_CHART = "matplotlib is not installed: no chart"
 _ORDER = (
     "save",
     "save cpu",
@@ -48,16 +52,23 @@ _ORDER = (
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(_GROUPS)}; all by default")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=_HELP)
     parser.add_argument("--rounds", type=int, help="how often each is timed, 5 by default; medians count")
     parser.add_argument("--quick", action="store_true", help="tiny states, one round: whether it runs at all")
     parser.add_argument("--directory", type=Path, help="on the disk to measure; the temporary one by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw them: .svg or .png")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="put them into its table")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put them into its table")
+    parser.add_argument(
+        "--kills", type=int, metavar="N", help="of `faults`: of trainings of each kind, 100 by default"
+    )
     arguments = parser.parse_args()
-    if unknown := [name for name in arguments.groups if name not in _GROUPS]:
+    if unknown := [name for name in arguments.groups if name not in {*_GROUPS, _FAULTS}]:
         parser.error(f"no such group: {', '.join(unknown)}")
+    if _FAULTS in arguments.groups and (len(arguments.groups) > 1 or arguments.page):
+        parser.error(f"{_FAULTS} counts what becomes of damaged files, and goes alone and without --page")
+    if arguments.kills is None:
+        arguments.kills = 0 if arguments.quick else 100
     if arguments.rounds is None:
         arguments.rounds = 1 if arguments.quick else 5
     elif arguments.rounds < 1:
@@ -71,6 +82,26 @@ def _place(row: Row) -> int:
 
 def main() -> None:
     arguments = _arguments()
+    if arguments.groups == [_FAULTS]:
+        _faults(arguments)
+    else:
+        _timings(arguments)
+
+
+def _faults(arguments: argparse.Namespace) -> None:
+    def tell(line: str) -> None:
+        print(line, flush=True)
+
+    document = measuring.measure(arguments.directory, arguments.kills, tell, tell, quick=arguments.quick)
+    if arguments.quick:
+        print("\nThis was --quick: it shows that all of it runs, with a few bits.")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if arguments.chart and not picture.draw(document, arguments.chart):
+        print(_NO_CHART)
+
+
+def _timings(arguments: argparse.Namespace) -> None:
     left_out: list[str] = []
 
     def leave_out(sentence: str) -> None:
@@ -96,11 +127,11 @@ def main() -> None:
     if arguments.json:
         document = report.document(machine, arguments.rounds, rows, left_out, quick=arguments.quick)
         arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    if arguments.readme:
-        text = arguments.readme.read_text(encoding="utf-8")
-        arguments.readme.write_text(report.in_readme(text, machine, rows), encoding="utf-8")
+    if arguments.page:
+        text = arguments.page.read_text(encoding="utf-8")
+        arguments.page.write_text(report.in_page(text, machine, rows), encoding="utf-8")
     if arguments.chart and not chart.draw(rows, report.sentence(machine), arguments.chart):
-        print("matplotlib is not installed: no chart")
+        print(_NO_CHART)
 
 
 if __name__ == "__main__":

@@ -103,10 +103,10 @@ def table(rows: Iterable[Row]) -> str:
     )
 
 
-def machine(directory: Path) -> dict[str, Any]:
+def machine(directory: Path, distributions: Iterable[str] = _DISTRIBUTIONS) -> dict[str, Any]:
     """The machine that the figures were measured on, without anything that identifies its owner."""
     versions = {"marlin-ckpt": __version__}
-    for name in _DISTRIBUTIONS:
+    for name in distributions:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -144,8 +144,8 @@ def document(
     }
 
 
-def in_readme(text: str, machine: dict[str, Any], rows: Iterable[Row]) -> str:
-    """The README with these figures between its two marks.
+def in_page(text: str, machine: dict[str, Any], rows: Iterable[Row]) -> str:
+    """The text of a page with these figures between its two marks.
 
     Raises:
         ValueError: the marks are not there.
@@ -153,7 +153,7 @@ def in_readme(text: str, machine: dict[str, Any], rows: Iterable[Row]) -> str:
     head, _, rest = text.partition(_BEGIN)
     _, end, tail = rest.partition(_END)
     if not end:
-        raise ValueError(f"the README has no place for figures: {_BEGIN.strip()} ... {_END.strip()}")
+        raise ValueError(f"the page has no place for figures: {_BEGIN.strip()} ... {_END.strip()}")
     lines = [_TITLES, ("---", "---", "--:", "--:", "--:", "--:"), *(row.cells() for row in rows)]
     figures = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{head}{_BEGIN}{figures}\n\nMeasured on {sentence(machine)}.\n{_END}{tail}"

@@ -1,4 +1,4 @@
-"""The benchmarks run, leave out with a word what is missing, and the README shows what they measured."""
+"""The benchmarks run, leave out with a word what is missing, and the page shows what they measured."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from tests.support import warm
 from tests.support.folders import REPOSITORY
 
+PAGE = "docs/benchmarks.md"
 _COLUMNS = ("what", "against", "ours", "other", "ratio", "bound")
 _SECONDS = {"ms": 1e-3, "s": 1.0, "MiB": 1.0}
 _DRAWN = {"save", "save others", "verify warm", "verify cold", "restore warm", "restore cold"}
@@ -36,24 +37,23 @@ def bench(repository: Path, *arguments: str | Path) -> subprocess.CompletedProce
 def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What a quick run printed, and where it wrote its documents."""
     folder = tmp_path_factory.mktemp("bench")
-    repository = REPOSITORY
-    (folder / "README.md").write_text((repository / "README.md").read_text())
-    outputs = ("--json", folder / "b.json", "--chart", folder / "b.svg", "--readme", folder / "README.md")
-    done = bench(repository, "--quick", "--directory", folder, *outputs)
+    (folder / "page.md").write_text((REPOSITORY / PAGE).read_text())
+    outputs = ("--json", folder / "b.json", "--chart", folder / "b.svg", "--page", folder / "page.md")
+    done = bench(REPOSITORY, "--quick", "--directory", folder, *outputs)
     assert done.returncode == 0, done.stderr
     return done.stdout, folder
 
 
-def figures(readme: str) -> list[dict[str, str]]:
-    """The table between the README's two marks."""
-    (block,) = re.findall(r"<!-- figures of .*?-->\n(.*?)<!-- end of the figures -->", readme, re.DOTALL)
+def figures(page: str) -> list[dict[str, str]]:
+    """The table between the page's two marks."""
+    (block,) = re.findall(r"<!-- figures of .*?-->\n(.*?)<!-- end of the figures -->", page, re.DOTALL)
     lines = [line.strip("|").split("|") for line in block.splitlines() if line.startswith("|")]
     return [dict(zip(_COLUMNS, (cell.strip() for cell in line), strict=True)) for line in lines[2:]]
 
 
-def differences(readme: str, rows: list[dict]) -> list[str]:
-    """Where the README's table says something else than the measured rows."""
-    shown = figures(readme)
+def differences(page: str, rows: list[dict]) -> list[str]:
+    """Where the page's table says something else than the measured rows."""
+    shown = figures(page)
     if len(shown) != len(rows):
         return [f"{len(shown)} rows for {len(rows)}"]
     found = []
@@ -128,11 +128,11 @@ def test_a_chart_is_drawn_where_matplotlib_is_and_missed_with_a_word_where_not(
     assert ("matplotlib is not installed: no chart" in printed) != drawable
 
 
-def test_a_run_puts_its_own_figures_into_the_readme_and_nothing_else(
+def test_a_run_puts_its_own_figures_into_the_page_and_nothing_else(
     quick: tuple[str, Path], repository: Path
 ) -> None:
     _, folder = quick
-    before, after = (repository / "README.md").read_text(), (folder / "README.md").read_text()
+    before, after = (repository / PAGE).read_text(), (folder / "page.md").read_text()
     assert differences(after, json.loads((folder / "b.json").read_text())["rows"]) == []
     between = re.compile(r"(?<=-->\n).*(?=<!-- end of the figures)", re.DOTALL)
     assert between.sub("", before) == between.sub("", after)
@@ -144,37 +144,38 @@ def test_an_unknown_group_is_an_error_that_names_it(repository: Path) -> None:
     assert "no such group: saev" in done.stderr
 
 
-def test_the_readme_shows_the_figures_that_were_measured(repository: Path) -> None:
+def test_the_page_shows_the_figures_that_were_measured(repository: Path) -> None:
     document = json.loads((repository / "docs/benchmarks.json").read_text())
-    readme = (repository / "README.md").read_text()
+    page = (repository / PAGE).read_text()
     assert document["quick"] is False
     assert document["rounds"] >= 5
-    assert differences(readme, document["rows"]) == []
+    assert differences(page, document["rows"]) == []
     for name, number in document["machine"]["versions"].items():
-        assert f"{name} {number}" in readme
+        assert f"{name} {number}" in page
 
 
 @pytest.mark.parametrize("column", _COLUMNS)
-def test_a_figure_that_is_changed_in_the_readme_is_noticed(column: str, repository: Path) -> None:
+def test_a_figure_that_is_changed_in_the_page_is_noticed(column: str, repository: Path) -> None:
     rows = json.loads((repository / "docs/benchmarks.json").read_text())["rows"]
-    readme = (repository / "README.md").read_text()
-    cells = figures(readme)[0]
+    page = (repository / PAGE).read_text()
+    cells = figures(page)[0]
     line = f"| {' | '.join(cells.values())} |"
-    assert readme.count(line) == 1
+    assert page.count(line) == 1
     changed = {
         **cells,
         column: re.sub(r"\d(?=\D*$)", lambda last: str((int(last[0]) + 2) % 10), cells[column]),
     }
     if changed == cells:
         changed[column] = "another"
-    drifted = readme.replace(line, f"| {' | '.join(changed.values())} |")
+    drifted = page.replace(line, f"| {' | '.join(changed.values())} |")
     assert len(differences(drifted, rows)) == 1
 
 
-def test_the_picture_that_the_readme_shows_draws_the_figures_that_were_measured(repository: Path) -> None:
-    (picture,) = re.findall(r"!\[[^\]]+\]\((.*?)\)", (repository / "README.md").read_text())
-    drawing = (repository / picture).read_text()
-    shown = figures((repository / "README.md").read_text())
+def test_the_picture_that_the_page_shows_draws_the_figures_that_were_measured(repository: Path) -> None:
+    page = (repository / PAGE).read_text()
+    (picture,) = re.findall(r"!\[[^\]]+\]\((.*?)\)", page)
+    drawing = (repository / PAGE).with_name(picture).read_text()
+    shown = figures(page)
     document = json.loads((repository / "docs/benchmarks.json").read_text())
     drawn = [cells for cells, row in zip(shown, document["rows"], strict=True) if row["group"] in _DRAWN]
     assert drawn
