@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from marlin_ckpt import errors
 from marlin_ckpt.cli.app import app
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.version import __version__
@@ -89,22 +88,6 @@ def test_the_help_of_a_command_offers_just_the_options_that_the_readme_names(
     assert main([name, "--help"]) == 0
     listed = re.findall(r"^  +(?:-\w, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)
     assert set(re.findall(r"--[a-z-]+", row)) == set(listed) - {"--help"}
-
-
-def test_the_exit_codes_of_the_errors_are_those_of_the_readme(repository: Path) -> None:
-    documented = {
-        int(code)
-        for code in re.findall(r"^\| (\d)[ ,]", (repository / "README.md").read_text(), re.MULTILINE)
-    }
-    raised = {kind.exit_code for kind in vars(errors).values() if hasattr(kind, "exit_code")}
-    assert documented == {0, 1, 2, 3, 4, 5}
-    assert raised <= documented
-
-
-def test_each_error_has_the_exit_code_that_the_tree_in_its_module_shows() -> None:
-    for line in errors.__doc__.splitlines():
-        if match := re.search(r"(\w+Error)\b.*exit (\d)", line):
-            assert getattr(errors, match[1]).exit_code == int(match[2])
 
 
 def test_the_change_log_has_a_section_for_what_is_not_released_and_the_version_is_semantic(

@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from marlin_ckpt.cli.app import app
 from marlin_ckpt.cli.main import main
-from tools import keys, reference
+from tools import keys, reference, schemas
 
 COMMANDS = {one.name: one for one in get_command(app).commands.values()}  # type: ignore[attr-defined]
 
@@ -115,6 +115,7 @@ def test_the_file_that_the_page_has_refused_is_refused_as_shown(
 
 def test_building_writes_every_part_that_a_page_includes(repository: Path, tmp_path: Path) -> None:
     reference.write(tmp_path)
+    schemas.write(tmp_path)
     pages = "".join(one.read_text() for one in (repository / "docs/reference").glob("*.md"))
     included = re.findall(r"\.\./_generated/(\S+)", pages)
     assert sorted(included) == sorted(one.name for one in tmp_path.iterdir())
