@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := lightning transformers accelerate pytorch-ignite safetensors peft trl wandb mlflow-skinny
 
-.PHONY: setup help demo test test-peers campaign bench faults docs
+.PHONY: setup help demo test test-peers campaign bench faults docs readme
 
 setup: .venv/.installed ## make .venv with the package in it
 
@@ -19,13 +19,16 @@ setup: .venv/.installed ## make .venv with the package in it
 help: ## these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1: \2/p' Makefile
 
-demo: setup ## train on this README, then look at what was saved
+demo: setup ## train on some sonnets, then look at what was saved
 	$(BIN)/marlin-ckpt train --config configs/quickstart.yaml --overwrite
 	$(BIN)/marlin-ckpt list checkpoints/quickstart
 	$(BIN)/marlin-ckpt latest checkpoints/quickstart
 
 docs: .venv/.installed-dev ## the site, in build/docs; a warning is an error
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+
+readme: .venv/.installed-dev ## run what README.md and docs/ show in a console, and put in what it prints
+	$(BIN)/python -m tools.tour
 
 test: .venv/.installed-dev ## lint, types, layer contracts and all tests
 	$(BIN)/ruff check .

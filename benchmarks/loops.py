@@ -13,7 +13,7 @@ from marlin_ckpt import Checkpoint
 from marlin_ckpt.arguments import TextArguments
 from marlin_ckpt.training.toys.text import Text
 
-_TEXT = Path(__file__).parent.parent / "README.md"
+_TEXT = Path(__file__).parent.parent / "configs" / "sonnets.txt"
 _WINDOWS = 2  # a step then takes longer than the copy of the state
 _SAMPLES = 64  # likewise
 _TINY = 100  # the width of what --quick trains is less

@@ -56,4 +56,4 @@ def main(text: str, directory: str, device: str = "cpu") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:] or ["README.md", "checkpoints/own"])
+    main(*sys.argv[1:] or ["configs/sonnets.txt", "checkpoints/own"])

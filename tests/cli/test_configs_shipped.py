@@ -31,8 +31,8 @@ _KEY = re.compile(r"  (?P<key>[a-z_]+): (?P<value>.*?) +# (?P<comment>\S.*)")
 @pytest.fixture
 def workplace(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the texts that the files name, away from the source tree."""
-    for name in ("README.md", "CHANGELOG.md"):
-        shutil.copy(repository / name, tmp_path)
+    (tmp_path / "configs").mkdir()
+    shutil.copy(repository / "configs" / "sonnets.txt", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -74,7 +74,7 @@ def test_the_file_for_ci_trains_and_leaves_its_checkpoints_and_nothing_else(trai
     assert report["epochs"] == 3
     assert visible(workplace / "checkpoints" / "ci") == ["model_0.pt", "model_1.pt", "model_2.pt"]
     assert report["metrics"]["val_accuracy"] > 0.5
-    assert sorted(os.listdir(workplace)) == ["CHANGELOG.md", "README.md", "checkpoints"]
+    assert sorted(os.listdir(workplace)) == ["checkpoints", "configs"]
 
 
 def test_the_file_for_ci_replaces_what_an_earlier_job_left(train, workplace):
@@ -85,7 +85,7 @@ def test_the_file_for_ci_replaces_what_an_earlier_job_left(train, workplace):
     assert visible(stale.parent) == ["model_0.pt"]
 
 
-def test_the_quickstart_trains_on_the_projects_readme(train, workplace):
+def test_the_quickstart_trains_on_its_sonnets(train, workplace):
     report = train("quickstart.yaml", "trainer.epochs=2", "trainer.max_train_steps_per_epoch=4")
     assert report["global_steps"] == 8
     assert visible(workplace / "checkpoints" / "quickstart") == [

@@ -150,7 +150,6 @@ def test_a_directory_in_which_another_run_is_under_way_is_in_use_whatever_it_hol
 
 
 def test_the_commands_of_the_demo_and_the_file_for_ci_run_twice(repository, tmp_path, monkeypatch, capsys):
-    shutil.copy(repository / "README.md", tmp_path)
     shutil.copytree(repository / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     demo = (repository / "Makefile").read_text().partition("\ndemo:")[2].partition("\n\n")[0]

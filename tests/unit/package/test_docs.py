@@ -1,93 +1,96 @@
-"""The README, the change log and the exit codes say what the code does."""
+"""The README and the pages show what commands print, their Python runs, their links lead somewhere."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from marlin_ckpt.cli.app import app
-from marlin_ckpt.cli.main import main
 from marlin_ckpt.version import __version__
+from tests.support.folders import REPOSITORY
+from tools import tour
 
-_FENCE = re.compile(r"```(?P<language>\w+)\n(?P<body>.*?)```", re.DOTALL)
-
-
-def blocks(repository: Path, language: str) -> list[str]:
-    text = (repository / "README.md").read_text()
-    return [match["body"] for match in _FENCE.finditer(text) if match["language"] == language]
+PAGES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
+ELSEWHERE = {"accelerate.md", "ignite.md", "lightning.md", "transformers.md"}  # see tests/integrations/
 
 
-def shape(text: str) -> list[str]:
-    """What stays of an output when ids, figures, times and the widths of columns are taken out."""
-    text = re.sub(r"\b[0-9a-f]{12}\b", "ID", text)
-    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z", "TIME", text)
-    text = re.sub(r"(?<=\d)\+\w+", "", text)  # the build of torch: +cpu
-    text = re.sub(r"(?<=  )[▁-█ ]{16}$", "HISTOGRAM", text, flags=re.MULTILINE)
-    text = re.sub(r"(?<![\w.])[0-9][0-9.,]*(?: (?:B|kB|MB|GB|ms|s|min|h|d))?\b", "N", text)
-    return [" ".join(line.split()) for line in text.splitlines()]
+def named(pages: list[Path]) -> list[object]:
+    return [pytest.param(page, id=page.relative_to(REPOSITORY).as_posix()) for page in pages]
 
 
-def test_each_command_of_the_tour_prints_what_the_readme_shows(
-    repository: Path,
+def python(page: Path) -> list[str]:
+    steps = tour.read(page.read_text()).steps
+    return [step.body for step in steps if isinstance(step, tour.Block) and step.language == "python"]
+
+
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tour.furnish(directory := tmp_path_factory.mktemp("tour"), small=True)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def readme(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The directory that the commands of the README leave, and the README as they print it."""
+    left = shutil.copytree(furnished, tmp_path_factory.mktemp("readme") / "left")
+    return left, tour.play(tour.read(PAGES[0].read_text()), left, small=True)
+
+
+@pytest.mark.parametrize("page", named(tour.pages()))
+def test_each_command_of_a_page_prints_what_the_page_shows(
+    page: Path,
+    furnished: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
     cases: Callable[[int, int], int],
 ) -> None:
-    shutil.copy(repository / "README.md", tmp_path)
-    shutil.copytree(repository / "configs", tmp_path / "configs")
-    config = tmp_path / "configs" / "quickstart.yaml"
-    assert "  width: 96\n" in config.read_text()
-    config.write_text(config.read_text().replace("  width: 96\n", "  width: 24\n"))  # no figure is compared
-    monkeypatch.chdir(tmp_path)
-    tour = blocks(repository, "console")
-    assert len(tour) == 14
-    for block in tour:
-        command, _, shown = block.partition("\n")
-        name, *arguments = shlex.split(command.removeprefix("$ "))
-        assert name == "marlin-ckpt"
-        if arguments[0] == "prove-resume" and not cases(0, 1):  # which trains four times more
-            continue
-        assert main(arguments) == (1 if arguments[0] == "diff" else 0)  # what it compares differs
-        out, err = capfd.readouterr()
-        # The README shows stdout and stderr as a terminal mixes them; each stream keeps its own order.
-        assert sorted(shape(out + err)) == sorted(shape(shown))
-
-
-def test_each_python_block_of_the_readme_runs_and_saves_what_it_says(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for block in blocks(repository, "python"):
-        exec(compile(block, "README.md", "exec"), {})
-    assert sorted(path.name for path in Path("runs/a").iterdir()) == [
-        f"model_{epoch}.pt" for epoch in range(5)
-    ]
-
-
-def test_the_readme_names_every_command(repository: Path) -> None:
-    named = re.findall(r"^\| `marlin-ckpt ([\w-]+) ", (repository / "README.md").read_text(), re.MULTILINE)
-    assert named == [command.name for command in app.registered_commands]
+    if page == PAGES[0]:
+        printed = request.getfixturevalue("readme")[1]
+    else:
+        found = tour.read(page.read_text())
+        start = furnished if found.fresh else request.getfixturevalue("readme")[0]
+        directory = shutil.copytree(start, tmp_path / "run")
+        printed = tour.play(found, directory, small=True, slow=bool(cases(0, 1)))
+    assert tour.differences(page.read_text(), printed) == "", "make readme puts in what is printed now"
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["train", "list", "latest", "show", "verify", "salvage", "diff", "export", "average", "clean", "advise"],
+    "page", named([page for page in PAGES if python(page) and page.name not in ELSEWHERE])
 )
-def test_the_help_of_a_command_offers_just_the_options_that_the_readme_names(
-    name: str, repository: Path, capsys: pytest.CaptureFixture[str]
+def test_the_python_blocks_of_a_page_run_one_after_another(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (row,) = re.findall(
-        rf"^\| `marlin-ckpt {name} (.*?)` \|", (repository / "README.md").read_text(), re.MULTILINE
-    )
-    assert main([name, "--help"]) == 0
-    listed = re.findall(r"^  +(?:-\w, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)
-    assert set(re.findall(r"--[a-z-]+", row)) == set(listed) - {"--help"}
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in python(page):
+        exec(compile(block, page.name, "exec"), names)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may have behind `#` on GitHub: headings in small letters, blanks as hyphens."""
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", named([*PAGES, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "SECURITY.md"]))
+def test_each_link_of_a_page_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> None:
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if re.match(r"[a-z]+:", link):
+            continue
+        generated = (
+            "{include}" in target.read_text() if target.suffix == ".md" and target.is_file() else False
+        )
+        if not target.exists() or (anchor and not generated and anchor not in anchors(target)):
+            dead.append(link)
+    assert dead == []
 
 
 def test_the_change_log_has_a_section_for_what_is_not_released_and_the_version_is_semantic(
@@ -98,9 +101,8 @@ def test_the_change_log_has_a_section_for_what_is_not_released_and_the_version_i
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
 
 
-def test_the_make_targets_that_the_readme_names_are_there(repository: Path) -> None:
-    text = (repository / "README.md").read_text()
-    named = set(re.findall(r"(?:^|`|\()make ([\w-]+)", text, re.MULTILINE))
-    makefile = (repository / "Makefile").read_text()
-    assert named == {"setup", "demo", "test", "test-peers", "campaign", "bench"}
-    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in named)
+@pytest.mark.parametrize("page", named(PAGES))
+def test_the_make_targets_that_a_page_names_are_there(page: Path) -> None:
+    targets = re.findall(r"(?:^|`|\()make ([\w-]+)", page.read_text(), re.MULTILINE)
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert [name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)] == []

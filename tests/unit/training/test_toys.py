@@ -60,13 +60,12 @@ def _text(directory: Path, text: str = "abc" * 100, **fields) -> Text:
 
 
 def test_text_learns_more_of_a_real_text_than_how_frequent_its_letters_are(repository):
-    readme = (repository / "README.md").read_text(encoding="utf-8")
-    frequencies = [count / len(readme) for count in Counter(readme).values()]
+    file = repository / "configs" / "sonnets.txt"
+    text = file.read_text(encoding="utf-8")
+    frequencies = [count / len(text) for count in Counter(text).values()]
     entropy = -sum(share * math.log(share) for share in frequencies)
     torch.manual_seed(0)
-    arguments = TextArguments(
-        files=[str(repository / "README.md")], width=48, depth=1, context=32, learning_rate=4e-3
-    )
+    arguments = TextArguments(files=[str(file)], width=48, depth=1, context=32, learning_rate=4e-3)
     epochs = _metrics(Text(arguments), epochs=6, train_batch_size=8, val_batch_size=64)
     losses = [epoch["train_loss"] for epoch in epochs]
     assert losses[-1] < 0.85 * losses[0]
