@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+import marlin_ckpt
 from marlin_ckpt.version import __version__
 from tests.support.folders import REPOSITORY
 from tools import tour
@@ -64,6 +68,10 @@ def test_the_python_blocks_of_a_page_run_one_after_another(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    (tmp_path / "checkpoints").mkdir()
+    marlin_ckpt.save({"weight": torch.ones(3)}, tmp_path / "checkpoints" / "model_0.pt")
     names: dict[str, object] = {}
     for block in python(page):
         exec(compile(block, page.name, "exec"), names)
