@@ -1,4 +1,4 @@
-"""The schemas of the JSON documents that the commands print, as tables of the page on them."""
+"""The schemas of the JSON documents that the commands print, as the page on them lists their keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from marlin_ckpt.cli.app import app
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "reference" / "json"
 _NO_COMMAND = "error"
-_ANY_NUMBER = "number\\*"  # the page has a note on it
+_ANY_NUMBER = "number or nan"  # the page has a note on it
 
 Schema = dict[str, Any]
 
@@ -78,22 +78,26 @@ def _type(schema: Schema, one: Schema) -> str:
 
 def _plural(types: str) -> str:
     if types == _ANY_NUMBER:
-        return "numbers\\*"
+        return "numbers or nan"
     return " or ".join(one if one == "null" else f"{one}s" for one in types.split(" or "))
 
 
 def page() -> str:
-    """A section with a table of the keys for each command, as Markdown."""
+    """A section with a list of its keys for each command, as Markdown: a table would be too wide."""
     sections = []
     for name in names():
         schema = read(name)
         title = f"`{name}`" if name != _NO_COMMAND else "Keys of every command"
-        rows = "\n".join(f"| `{one.path}` | {one.type} | {one.meaning} |" for one in _own(name, schema))
-        sections.append(
-            f"## {title}\n\n{schema['description']} [The schema](json/{name}.schema.json)\n\n"
-            f"| key | type | meaning |\n|---|---|---|\n{rows}\n"
-        )
+        entries = "\n".join(_entry(name, one) for one in _own(name, schema))
+        about = f"{schema['description']} [The schema](json/{name}.schema.json)"
+        sections.append(f"## {title}\n\n{about}\n\n{entries}")
     return "\n".join(sections)
+
+
+def _entry(name: str, one: Key) -> str:
+    anchor = f"{name}{one.path.replace('[]', '').replace('.', '-')}"
+    kind = one.type if "`" in one.type else f"*{one.type}*"
+    return f"[`{one.path}`]{{#{anchor}}}\n: {kind}. {one.meaning}\n"
 
 
 def _own(name: str, schema: Schema) -> list[Key]:
