@@ -13,7 +13,7 @@ from types import FrameType
 import typer
 from typer.main import get_command
 
-from marlin_ckpt.cli import log, output, problems
+from marlin_ckpt.cli import completion, log, output, problems
 from marlin_ckpt.cli.app import CarriedError, app
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.storage.local.files import check_working_directory
@@ -83,6 +83,9 @@ def _end(error: BaseException, arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    if completion.is_asked_for(arguments):
+        completion.run(arguments)
+        return 0
     try:
         with output.writing():  # the help, which Typer prints
             return _command(app)(arguments, prog_name="marlin-ckpt", standalone_mode=False) or 0

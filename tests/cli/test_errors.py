@@ -156,20 +156,6 @@ def test_version_prints_name_and_version(command):
     assert command("--version") == (0, f"marlin-ckpt {__version__}\n", "")
 
 
-def test_completion_of_bash_completes_a_command(run_command):
-    request = {"_MARLIN_CKPT_COMPLETE": "complete_bash", "COMP_WORDS": "marlin-ckpt la", "COMP_CWORD": "1"}
-    ended = run_command(env=request)
-    assert (ended.returncode, ended.stdout.split(), ended.stderr) == (0, [b"latest"], b"")
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_can_be_shown_for_each_shell(command, shell, monkeypatch):
-    monkeypatch.setattr("shellingham.detect_shell", lambda: (shell, f"/bin/{shell}"))
-    code, out, err = command("--show-completion")
-    assert (code, err) == (0, "")
-    assert "_MARLIN_CKPT_COMPLETE" in out
-
-
 GONE = [
     "list .",
     "list x",

@@ -49,10 +49,6 @@ def without(repository):
     return run
 
 
-# Lets Typer show the completion of a shell that is named, not of the one that the tests were started from.
-_ANY_SHELL = "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"
-
-
 @pytest.fixture
 def each_without(repository):
     """Runs several commands in one such process; gives their exit codes, and what they said on stderr."""
@@ -60,7 +56,7 @@ def each_without(repository):
     def run(packages: str, commands: list[list[str]]) -> tuple[list[int], str]:
         ended = subprocess.run(
             [sys.executable, "-c", _EACH_WITHOUT, packages, json.dumps(commands)],
-            env={**os.environ, "PYTHONPATH": os.fspath(repository), _ANY_SHELL: "1"},
+            env={**os.environ, "PYTHONPATH": os.fspath(repository)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
