@@ -10,7 +10,7 @@ from marlin_ckpt.formats.safetensors.header import read_header
 from marlin_ckpt.formats.verdicts import Finding, Status
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.container import Container
-from marlin_ckpt.formats.zip.records import OnBytes, read_records
+from marlin_ckpt.formats.zip.records import OnBytes, check_storages, read_records
 from marlin_ckpt.storage.source import Source
 
 
@@ -43,6 +43,9 @@ class _Zip(FileFormat):
         container = reader.read_container(source)
         if container.has_checksums:
             read_records(source, container, on_bytes=on_bytes)
+        # Elsewhere the manifest lists all records, or the form of the whole says that torch.save wrote it.
+        if container.repacked and container.manifest is None:
+            check_storages(source, container)
         return _of_container(container, Status.INTACT)
 
 

@@ -7,7 +7,7 @@ from isal import isal_zlib
 
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.budget import LARGEST_PICKLE
-from marlin_ckpt.formats.pickle.storages import tensor_names
+from marlin_ckpt.formats.pickle.storages import record_sizes, tensor_names
 from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.inflation import InflationError, inflated
 from marlin_ckpt.formats.zip.structures import Record
@@ -17,6 +17,7 @@ from marlin_ckpt.storage.threads import in_order
 _PIECE_BYTES = 512 << 10  # fits the second-level cache, where the CRC costs least
 _TASK_BYTES = 16 << 20  # that a thread takes at once
 _MOST_NAMED = 3
+_LONGEST = 100  # characters of a name that a pickle makes up
 
 OnBytes = Callable[[int], None]
 
@@ -126,6 +127,33 @@ def check_crcs(source: Source, container: Container, found: Iterable[tuple[Recor
     if tensors:
         what += f" (tensor {_listed(tensors)})"
     raise CorruptCheckpointError(what, container.path, tensors=tuple(tensors))
+
+
+def check_storages(source: Source, container: Container) -> None:
+    """Checks that each storage that the pickle names has a record of its length.
+
+    A pickle that cannot be read is no matter of the container's, and nothing is said of it.
+
+    Raises:
+        CorruptCheckpointError: some have not; it names the records and their tensors.
+        StorageError: the file cannot be read.
+    """
+    records = container.by_label
+    if records["data.pkl"].size > LARGEST_PICKLE:
+        return
+    pickle = read_record(source, container, records["data.pkl"])
+    try:
+        sizes = {f"data/{key}": size for key, size in record_sizes(pickle).items()}
+    except Exception:  # noqa: BLE001 - of a pickle that is damaged, or takes too much, nearly any
+        return
+    bad = [
+        name for name, size in sizes.items() if name not in records or size not in (None, records[name].size)
+    ]
+    if bad:
+        shown = _listed([name[:_LONGEST] for name in bad])
+        what = f"record {shown} is missing, or has another length than its tensors need"
+        tensors = [name for label in bad for name in tensor_names(pickle).get(label.rpartition("/")[2], [])]
+        raise CorruptCheckpointError(what, container.path, tensors=tuple(tensors))
 
 
 def _tasks(records: Iterable[Record], data_offsets: Mapping[str, int]) -> Iterator[list[_Part]]:

@@ -74,6 +74,27 @@ def test_a_sound_file_that_was_packed_anew_is_not_corrupt_and_loads_the_same(
     assert loaded.metrics == before.metrics
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda data: None, lambda data: data[:-4], lambda data: data + bytes(4)],
+    ids=["missing", "shorter", "longer"],
+)
+def test_a_file_that_was_packed_anew_without_some_of_its_data_is_corrupt_and_the_tensors_are_named(
+    tmp_path: Path, change: Callable[[bytes], bytes | None]
+) -> None:
+    path = tmp_path / "state.pt"
+    torch.save(STATE, path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "anew.pt", "w") as new:
+        for name in old.namelist():
+            data = change(old.read(name)) if name.endswith("data/0") else old.read(name)
+            if data is not None:
+                new.writestr(name, data)
+    verdict = verify(str(tmp_path / "anew.pt"))
+    assert verdict.status is Status.CORRUPT
+    assert verdict.tensors == ("module_interface_state.weight", "module_interface_state.column")
+    assert main(["verify", str(tmp_path / "anew.pt")]) == 3
+
+
 def test_a_file_of_its_writers_own_form_is_not_repacked(whole: Path) -> None:
     assert read_container(bytes_source(whole.read_bytes())).repacked == ""
 
