@@ -12,6 +12,7 @@ import math
 import pathlib
 import random
 import re
+import sys
 import threading
 import types
 import uuid
@@ -270,7 +271,6 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "what raises": _Raising,
     "raising beside tensors": lambda: {"weight": torch.ones(3), "other": _Raising()},
     "nested too deeply": _nested_too_deeply,
-    "memory format": lambda: torch.channels_last,
     "limits of a dtype": lambda: torch.finfo(torch.float32),
     "same memory of two dtypes": same_memory_of_two_dtypes,
     "imaginary part beside the whole": _whole_and_imaginary_part,
@@ -282,3 +282,5 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "fake parameter": lambda: nn.Parameter(fake()),
     "opaque": lambda: torch.ones(3, 3).to_mkldnn(),
 }
+if sys.version_info < (3, 13):  # whose pickle finds the module of such a value
+    REFUSED["memory format"] = lambda: torch.channels_last

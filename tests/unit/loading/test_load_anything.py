@@ -150,7 +150,7 @@ def test_a_lack_of_memory_is_told_as_one_wherever_the_tensors_go(tmp_path, form,
     assert caught.value.hint == 'map_location="cpu" loads it into main memory'
 
 
-@pytest.mark.parametrize("place", ["nowhere", 5])
+@pytest.mark.parametrize("place", ["nowhere", 2.5])
 def test_a_map_location_that_is_none_is_an_error_of_the_argument(tmp_path, place):
     with pytest.raises(ArgumentsError, match="map_location: expected a device"):
         marlin_ckpt.load(tmp_path / "a.pt", map_location=place)

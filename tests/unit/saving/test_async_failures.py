@@ -253,7 +253,8 @@ def test_a_checkpointer_that_saves_and_closes_again_and_again_keeps_no_more_than
 def test_a_save_that_is_interrupted_twice_returns_when_nothing_is_copied_any_more(tmp_path, monkeypatch):
     memmove, calls = ctypes.memmove, itertools.count()
     main, has_left, is_over = threading.main_thread(), threading.Event(), threading.Event()
-    waits = {threading.Condition.wait.__code__, threading.Thread._wait_for_tstate_lock.__code__}
+    joins = getattr(threading.Thread, "_wait_for_tstate_lock", threading.Thread.join)  # until Python 3.12
+    waits = {threading.Condition.wait.__code__, joins.__code__}
     interrupts, outlived = [], []
 
     def interrupt(*_):
