@@ -29,48 +29,47 @@ def _outside_fault(filename: PathText) -> str:
 
 @dataclass
 class DefaultCheckpointerArguments(Checked):
-    """What `DefaultCheckpointer` does; PyMarlin's fields with PyMarlin's defaults, and more.
+    """What `DefaultCheckpointer` does: PyMarlin's fields with PyMarlin's defaults, and more.
 
-    A plain mutable dataclass: set a field between two calls and the next call obeys it, and checks again.
+    A plain mutable dataclass: if you set a field, the next call checks and obeys it.
 
     Attributes:
         checkpoint: save at all. With `False` nothing is written, whatever the other fields say.
         delete_existing_checkpoints: before the run begins, remove all files directly in `save_dir` whose
             extension is `file_ext`.
-        period: save when the index (see `index_by`) is a multiple of this, at the end of the run, and
-            when forced. `auto` saves as often as `max_overhead` allows.
+        period: save when the index (see `index_by`) is a multiple of this, at the end of the run, and when
+            forced. `auto` saves as often as `max_overhead` allows.
         save_dir: the directory for checkpoints; it is made if it is missing.
-        model_state_save_dir: the directory for the model file, which holds the module's state alone and
-            is written at the end of the run. `None` writes none.
-        load_dir: the directory to load from at the start, searched with its sub-directories. `None`
-            starts fresh.
+        model_state_save_dir: the directory for the model file, which holds the module's state alone and is
+            written at the end of the run. `None` writes none.
+        load_dir: the directory to load from at the start, searched with its sub-directories. `None` starts
+            fresh.
         load_filename: the file in `load_dir` to load. `None` loads the newest intact checkpoint.
         file_prefix: the start of file names, which are `{file_prefix}_{index}.{file_ext}`.
         file_ext: the extension of file names, without its dot.
-        log_level: the lowest level that the checkpointer logs. Python's own logger
-            `marlin_ckpt.checkpointer` may be set to a higher one.
-        max_overhead: with `period: auto`, the share of the training time that saves may take. The
-            default, 0.035, is the bound of CheckFreq (FAST '21).
+        log_level: the lowest level that the checkpointer logs. Python's own logger `marlin_ckpt.checkpointer`
+            may be set to a higher one.
+        max_overhead: with `period: auto`, the share of the training time that saves may take. The default,
+            0.035, is the bound of CheckFreq (FAST '21).
         mean_time_between_failures_hours: with `period: auto`, the mean time between two failures of the
-            machine, in hours. Saves are then no closer together than is best for this rate: the square
-            root of twice its product with the time that a save costs (Young, 1974).
+            machine, in hours. Saves are then no closer together than is best for this rate: the square root
+            of twice its product with the time that a save costs (Young, 1974).
         async_save: copy the state to memory and write the copy while training goes on. It needs as much
             memory as the state.
-        overlap: with `async_save`, copy also in the background what only the optimizer's step changes;
-            the next step waits until that is copied. A tensor that is written to otherwise makes the save
-            fail, except through `.data`, which PyTorch does not count: see `check_overlap`.
+        overlap: with `async_save`, copy also in the background what only the optimizer's step changes; the
+            next step waits until that is copied. A tensor that is written to otherwise makes the save fail,
+            except through `.data`, which PyTorch does not count: see `check_overlap`.
         check_overlap: with `overlap`, compare checksums of the tensors and their copies, so that writes
             through `.data` are noticed too. This takes about half the time of copying at once.
-        when_busy: with `async_save`, what happens when a save is due while the one before it is still
-            being written. `wait` waits for it; `skip` does not save this time, unless the save is forced.
-        on_save_error: what happens when a save fails. `raise` raises the error, with `async_save` at the
-            next call; `warn` logs it and training goes on.
-        keep: which checkpoints of this run stay in `save_dir`; after each save the others are removed.
-            `None` keeps all.
-        check_space: refuse to begin a run when the disk has no room for the checkpoints that it will
-            keep.
-        weights_only: refuse to load a file that would import more than tensors and plain values. `False`
-            runs any code that a file names, so use it only for files of your own.
+        when_busy: with `async_save`, what happens when a save is due while the one before it is still being
+            written. `wait` waits for it; `skip` does not save this time, unless the save is forced.
+        on_save_error: what happens when a save fails. `raise` raises the error, with `async_save` at the next
+            call; `warn` logs it and training goes on.
+        keep: which checkpoints of this run stay in `save_dir`; after each save the others are removed. `None`
+            keeps all.
+        check_space: refuse to begin a run when the disk has no room for the checkpoints that it will keep.
+        weights_only: refuse to load a file that would import more than tensors and plain values. `False` runs
+            any code that a file names, so use it only for files of your own.
         resume_from: a checkpoint to load, in place of what `load_dir` and `load_filename` say.
 
     Raises:

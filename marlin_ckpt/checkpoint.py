@@ -12,14 +12,14 @@ PAYLOAD_KEYS = ("module_interface_state", "trainer_state", "trainer_backend_stat
 
 @dataclass
 class Checkpoint:
-    """The three states of a run, and what was measured when they were taken.
+    """The three states of a run, and its metrics.
 
     Attributes:
         module_interface_state: what `ModuleInterface.get_state` returned.
         trainer_state: what `Trainer.get_state` returned.
         trainer_backend_state: what `TrainerBackend.get_state` returned.
-        metrics: names and values; they lie in the file's manifest and never in its payload, so that
-            PyMarlin's `Checkpoint(**payload)` can read the file.
+        metrics: names and numbers. They are stored in the file's manifest and not beside the three states, so
+            that PyMarlin can read the file.
     """
 
     module_interface_state: Any = None

@@ -29,12 +29,12 @@ from marlin_ckpt.escaping import escape, escape_lines
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with one field.
+    """One thing that is wrong with one argument or key.
 
     Attributes:
-        field: the field's name, or the path of a key (`checkpointer.period`).
+        field: the argument, or the path of a key, `checkpointer.period`.
         message: what was expected and what was found.
-        where: file and line, where there is one.
+        where: file and line of a key; else `""`.
     """
 
     field: str
@@ -47,11 +47,12 @@ class Fault:
 
 
 class MarlinError(Exception):
-    """The base of all; `except MarlinError` suffices.
+    """The base of all errors that marlin-ckpt raises on purpose.
 
     Attributes:
         what: what was wrong, in one sentence without a full stop.
-        where: the file, directory or object that it is about, or "".
+        where: the file, directory or object that it is about, or `""`.
+        exit_code: the exit code of a command that ends with this error.
     """
 
     exit_code: ClassVar[int] = 1
@@ -65,7 +66,7 @@ class MarlinError(Exception):
 
     @property
     def hint(self) -> str:
-        """The next thing to do, or ""; a traceback shows it below the message."""
+        """What to do next, or `""`. A traceback shows it below the message."""
         return self._hint
 
     @hint.setter
@@ -108,19 +109,27 @@ class _FaultsError(MarlinError):
 
 
 class ArgumentsError(_FaultsError, ValueError):
-    """Arguments are out of range or of the wrong type; `faults` names every one of them."""
+    """Arguments are out of range or of the wrong type.
+
+    Attributes:
+        faults: everything that is wrong, a `Fault` each.
+    """
 
 
 class ConfigError(_FaultsError):
-    """A configuration cannot be used; `faults` names every reason."""
+    """A YAML file, a `--set`, or the module that it names cannot be used.
+
+    Attributes:
+        faults: everything that is wrong, a `Fault` each.
+    """
 
 
 class StorageError(MarlinError, OSError):
-    """Reading, writing or removing failed; whatever stands under a final name is whole.
+    """Reading, writing or removing failed. What has its final name is whole.
 
     Attributes:
         errno: the operating system's number of the first cause, or None.
-        strerror: what the operating system called it, or else what failed, without where.
+        strerror: the operating system's text for it, or else what failed.
     """
 
     # They hide those of OSError, which live outside of an object's dict and are lost when it is pickled.
@@ -154,14 +163,14 @@ class UnsavableStateError(MarlinError):
 
 
 class UnloadableStateError(MarlinError):
-    """A file is whole, but its state cannot be made here: a class that it names is missing, or raises."""
+    """A file is whole, but its state cannot be made here: a class that it names is missing or raises."""
 
 
 class StateMismatchError(MarlinError):
     """A checkpoint was read, but its state does not fit the module, optimizer or scheduler.
 
     Attributes:
-        differences: everything that is known to differ, a sentence each.
+        differences: everything that is known to differ, one sentence each.
     """
 
     def __init__(
@@ -172,17 +181,17 @@ class StateMismatchError(MarlinError):
 
 
 class TrainingError(MarlinError):
-    """A run cannot start or go on."""
+    """A run cannot begin or continue."""
 
 
 class BadFileError(MarlinError):
-    """A file's content is bad: corrupt, something else, or refused as unsafe."""
+    """The content of a file is bad: corrupt, no checkpoint, or refused as unsafe."""
 
     exit_code = 3
 
 
 class CorruptCheckpointError(BadFileError):
-    """Bytes of a file are missing or are not those that were written.
+    """Bytes of a file are missing or changed.
 
     Attributes:
         tensors: the names of the tensors that are known to be damaged.
@@ -198,11 +207,11 @@ class NotACheckpointError(BadFileError):
 
 
 class UnknownFormatError(BadFileError):
-    """A file was written by a newer marlin-ckpt, in a format that this one does not know."""
+    """A newer marlin-ckpt wrote the file, in a format that this one does not know."""
 
 
 class UnsafeCheckpointError(BadFileError):
-    """Loading a file would import names that are not known to be safe.
+    """Loading the file would import names that are not known to be safe.
 
     Attributes:
         names: these names, such as `numpy.dtype`, sorted.
@@ -220,10 +229,10 @@ class CheckpointNotFoundError(MarlinError, FileNotFoundError):
 
 
 class DirectoryInUseError(MarlinError):
-    """Another run saves into a directory.
+    """Another run saves into the directory.
 
     Attributes:
-        holder: what is known of it, such as `{"host": ..., "pid": ..., "run_id": ...}`.
+        holder: what is known of that run, such as `{"host": ..., "pid": ..., "run_id": ...}`.
     """
 
     exit_code = 5

@@ -28,7 +28,7 @@ def _total_fault(value: str | int) -> str:
 
 @dataclass
 class BestArguments(Checked):
-    """One rule `best`.
+    """One rule `best`: keep the checkpoints with the best values of a metric.
 
     Attributes:
         metric: the name of the metric, as it was given to `save` or as `get_metrics` returns it.
@@ -46,25 +46,25 @@ class BestArguments(Checked):
 
 @dataclass
 class RetentionArguments(Checked):
-    """Which checkpoints of a run are kept: those that any rule names; all others go.
+    """Which checkpoints of a run are kept: those that any rule keeps; all others are removed.
 
-    Whatever the rules say, the newest intact checkpoint stays, and so does all that is not proven to be a
-    checkpoint of the run.
+    Whatever the rules say, the newest intact checkpoint stays, and so does every file that is not known to be
+    a checkpoint of the run.
 
     Attributes:
         last: keep this many of the newest checkpoints.
         every: keep checkpoints whose index is divisible by this.
         best: keep the checkpoints with the best values of a metric; one rule, or a list of rules.
         within: keep checkpoints saved within this duration before now, such as `7d` or `12h`.
-        hourly: keep the newest checkpoint of each hour (in UTC), for this many of the latest hours that
-            have one.
+        hourly: keep the newest checkpoint of each hour (in UTC), for this many of the latest hours that have
+            one.
         daily: keep the newest checkpoint of each day (in UTC), for this many of the latest days that have
             one.
         weekly: keep the newest checkpoint of each week (in UTC, from Monday), for this many of the latest
             weeks that have one.
-        max_total: the bytes that all kept checkpoints may take together, such as `50GB`. When they take
-            more, the oldest are removed first, and those that are best by a metric last. Without another
-            rule all are kept up to this size.
+        max_total: the bytes that all kept checkpoints may take together, such as `50GB`. When they take more,
+            the oldest are removed first, and those that are best by a metric last. Without another rule all
+            are kept up to this size.
 
     Raises:
         ArgumentsError: at construction, naming every field that is wrong; or nothing would be kept.

@@ -20,7 +20,7 @@ _ANY_STEM = re.compile(r"(?P<prefix>.+?)(?P<mark>_model|_mode)?_(?P<index>[0-9]+
 
 
 class Kind(StrEnum):
-    """What a file holds: the three states of a run, or its module's state alone."""
+    """What a file holds: the three states of a run, or the module's state alone."""
 
     CHECKPOINT = "checkpoint"
     MODEL = "model"

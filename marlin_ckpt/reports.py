@@ -7,18 +7,19 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveReport:
-    """A file that is durable, and what it took, in seconds.
+    """A file that is durable, and how long its save took.
 
     Attributes:
-        path: its path.
+        path: the file, or the folder of a transaction.
         is_model: whether it is a model file, not a checkpoint.
-        index: what it was saved under.
-        size_bytes: its length.
-        stall_s: how long the caller waited: for `save`, and before an optimizer's step for the copy.
-        copy_s: how long the copy took that was made in the background; 0 where there was none.
-        write_s: how long it took to hand the bytes to the system.
-        sync_s: how long it then took until they were durable under the file's name.
-        metrics: names and values that it was saved with.
+        index: the index that it was saved under.
+        size_bytes: its size in bytes.
+        stall_s: how long the caller waited, in seconds: in `save`, and before an optimizer's step for the
+            copy.
+        copy_s: how long the copy in the background took, in seconds; 0 if there was none.
+        write_s: how long it took to hand the bytes to the system, in seconds.
+        sync_s: how long it then took until they were durable under the file's name, in seconds.
+        metrics: the names and numbers that it was saved with.
     """
 
     path: str
@@ -33,7 +34,7 @@ class SaveReport:
 
     @property
     def bytes_per_s(self) -> float:
-        """The rate from the first byte written to durable."""
+        """The rate of writing and syncing, in bytes per second."""
         return self.size_bytes / max(self.write_s + self.sync_s, 1e-9)
 
     def __str__(self) -> str:
@@ -44,18 +45,17 @@ class SaveReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What `load(..., into=..., strict=False)` has loaded, and what it has not.
+    """What `load(..., into=..., strict=False)` loaded, and what it did not.
 
-    Names are dotted, `model.layer.weight`: where the file has the state, then the name in it. A state that is
-    loaded as a whole, such as an optimizer's, is one name.
+    Names are dotted, `model.layer.weight`: first the place of the state in the file, then the name in it. A
+    state that is loaded as a whole, such as an optimizer's, is one name.
 
     Attributes:
-        loaded: what the live objects hold now.
-        missing: in `into`, but not in the file; it is as it was.
-        unexpected: in the file's state of a module, but not in the module.
-        mismatched: in both, but it does not fit; it is as it was. The reason by the name.
-        state: what the strict call would have returned: the live objects in their places, and all else as it
-            was saved.
+        loaded: the names that were loaded.
+        missing: names in `into` that the file does not have; they are unchanged.
+        unexpected: names in the file that the module does not have.
+        mismatched: names that both have but that do not fit, each with the reason; they are unchanged.
+        state: what `load` returns without `strict=False`.
     """
 
     loaded: tuple[str, ...]
@@ -66,7 +66,7 @@ class LoadReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the file and the live objects have the same names, and all was loaded."""
+        """Whether the file and the live objects have the same names, and all were loaded."""
         return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
@@ -76,12 +76,12 @@ class LoadReport:
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """What became of the checkpoints of a directory, or with `dry_run` would become, by their paths.
+    """What was removed from a directory, or with `dry_run` would be, and what stays. Keys are paths.
 
     Attributes:
-        kept: those that stay, each with the reasons.
-        removed: those that have gone, each with the reasons.
-        failed: those that could not be removed, each with what went wrong.
+        kept: the checkpoints that stay, each with the reasons.
+        removed: the checkpoints that were removed, each with the reasons.
+        failed: the checkpoints that could not be removed, each with the error.
     """
 
     kept: dict[str, tuple[str, ...]]

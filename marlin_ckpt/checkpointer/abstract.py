@@ -10,20 +10,20 @@ class AbstractCheckpointer(ABC):
     """Decides when, where and how states are saved; derive from it to decide otherwise.
 
     A trainer calls `load` once when it is made, `save` after each epoch and once more, forced, after the
-    last, then `save_model`. A checkpointer that has methods of `TrainerHooks` is asked these as well.
+    last, then `save_model`. If the checkpointer has methods of `TrainerHooks`, the trainer calls these too.
     """
 
     @abstractmethod
     def save(self, checkpoint_state: Checkpoint, index: int, force: bool = False) -> str | None:
-        """Saves the states of a run, if it is time to.
+        """Saves the states of a run, if a save is due.
 
         Args:
             checkpoint_state: the states.
-            index: what to save them under; the epoch.
-            force: save whatever the rules for when to save say.
+            index: the index to save under; the epoch, or with `index_by: step` the global step.
+            force: save also if no save is due.
 
         Returns:
-            the path of the file, or None when nothing was saved.
+            the path of the file, or None if nothing was saved.
         """
 
     def save_model(self, model_state: Any, index: int) -> str | None:  # noqa: ARG002 - see below
@@ -31,13 +31,13 @@ class AbstractCheckpointer(ABC):
 
         Args:
             model_state: what `ModuleInterface.get_state` returned.
-            index: what to save it under; the last epoch.
+            index: the index of the last checkpoint.
 
         Returns:
-            the path of the file, or None when nothing was saved.
+            the path of the file, or None if nothing was saved.
         """
         return None
 
     @abstractmethod
     def load(self) -> Checkpoint:
-        """Loads the states to continue from; an empty `Checkpoint` where there is nothing to continue."""
+        """Loads the states to continue from; an empty `Checkpoint` if there is nothing to continue."""

@@ -33,22 +33,25 @@ _LOGGER_NAME = "marlin_ckpt.checkpointer"
 class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
     """Saves to and loads from `{file_prefix}_{index}.{file_ext}` in directories of the local file system.
 
-    A save is reported when the file is durable under its name; a kill at any instant leaves the files before
-    it whole. With `async_save` close it, or use it in a `with` statement, to learn of the last save's end.
+    When `save` returns, the file is durable, and a kill at any instant leaves older files whole. With
+    `async_save` call `close`, or use a `with` statement, to wait for the last save and see its error.
 
     Attributes:
-        args: obeyed, and checked again, at each call.
+        args: the arguments. Each call checks and obeys them as they are then.
     """
 
     def __init__(self, args: DefaultCheckpointerArguments) -> None:
-        """Takes the arguments; with `delete_existing_checkpoints`, empties `save_dir` of checkpoints.
+        """Takes the arguments; `delete_existing_checkpoints` removes old checkpoints now.
 
         Removed are the regular files directly in `save_dir` whose extension is exactly `file_ext`. What
         cannot be removed is logged.
 
+        Args:
+            args: what to save, when, where and how.
+
         Raises:
             ArgumentsError: the arguments are wrong.
-            DirectoryInUseError: `save_dir` is to be emptied, and another run saves there.
+            DirectoryInUseError: files of `save_dir` are to be removed, and another run saves there.
         """
         self.args = args
         self.logger = OwnLogger(_LOGGER_NAME)
@@ -62,7 +65,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
 
     @property
     def run_id(self) -> str:
-        """The id of this run; `load` takes over that of the file it loads: a resumed run is the same run."""
+        """The id of this run; `load` takes it from the file, since a resumed run is the same run."""
         return self._saves.lineage.run_id
 
     @run_id.setter
@@ -70,23 +73,23 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         self._saves.lineage.run_id = run_id
 
     def save(self, checkpoint_state: Checkpoint, index: int, force: bool = False) -> str | None:
-        """Saves the states when `checkpoint` is set and the `period` says so, or when forced.
+        """Saves the states if `checkpoint` is set and the `period` says so, or if forced.
 
         Args:
             checkpoint_state: the states and metrics.
-            index: what to save them under, 0 or more.
+            index: the epoch or step, 0 or more.
             force: save whatever the period says.
 
         Returns:
-            the path of the file, durable when this returns, or with `async_save` when `wait` does; None when
-            nothing was to be saved, or when it failed and `on_save_error` is `warn`.
+            the path of the file, which is durable, or with `async_save` will be when `wait` returns. None if
+            no save was due, or if it failed and `on_save_error` is `warn`.
 
         Raises:
             ArgumentsError: the arguments, the index or a metric is wrong.
-            UnsavableStateError: the states cannot be pickled.
-            StorageError: the file cannot be written; the older one stands, or, where the system can neither
-                sync the new name nor take it back, the new one, whole.
-            MarlinError: what an earlier save failed with in the background; this one was begun first.
+            UnsavableStateError: the states cannot be pickled; the message says where.
+            StorageError: the file cannot be written. The older file of that name is unchanged; or, if the
+                system can neither sync the new name nor take it back, the new file is there, whole.
+            MarlinError: the error of an earlier save in the background; this one has begun.
         """
         self._obey()
         index = checked_index(index)
@@ -101,17 +104,17 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         return self._save(Request(state=payload, describe=describe, must_be_made=force))
 
     def save_model(self, model_state: Any, index: int) -> str | None:
-        """Saves the module's state alone, when `checkpoint` and `model_state_save_dir` are set.
+        """Saves the module's state alone, if `checkpoint` and `model_state_save_dir` are set.
 
         Args:
             model_state: what `ModuleInterface.get_state` returned.
-            index: what to save it under, 0 or more.
+            index: the epoch or step, 0 or more.
 
         Returns:
             the path of the file, as `save` does.
 
         Raises:
-            As `save` does.
+            MarlinError: as `save`.
         """
         self._obey()
         index = checked_index(index)
@@ -121,32 +124,32 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         return self._save(Request(state=model_state, describe=describe))
 
     def load(self, into: Checkpoint | None = None) -> Checkpoint:
-        """Loads what `load_dir` and `load_filename` say, every byte checked, to the CPU or into live objects.
+        """Loads what `load_dir` and `load_filename` say, and checks every byte.
 
-        Without `load_filename` it is the newest file that is intact: one that is corrupt or something else is
-        passed over, and the log says why. PyMarlin's documents say that this returns None without a
-        `load_dir`, but its code and its trainer need an empty `Checkpoint`; so that it is here.
+        Without `load_filename` it loads the newest intact file; others are passed over, and the log says why.
+        PyMarlin's documentation says that this returns None without a `load_dir`, but its code and its
+        trainer need an empty `Checkpoint`, which is what this returns.
 
         Args:
             into: live modules, optimizers, tensors and other objects with `load_state_dict`, in dicts and
-                lists as the file has their states: `Checkpoint(module, {"optimizer": optimizer})`. Keys,
-                shapes and dtypes are compared before anything is changed; then the file is read straight
-                into the tensors that there are, and each object's `load_state_dict` is called; one of your
-                own is asked first, by `check_state_dict` where it has that. Tensors of another dtype are
-                converted, which is logged. What is not named here is only returned.
+                lists arranged as the states in the file: `Checkpoint(module, {"optimizer": optimizer})`.
+                Keys, shapes and dtypes are compared before anything is changed; an object of your own may
+                have a method `check_state_dict` for this. Then the file is read straight into the existing
+                tensors, and `load_state_dict` of each object is called. A tensor of another dtype is
+                converted, with a warning in the log. Without `into`, or for a state that it does not name,
+                tensors are loaded to the CPU.
 
         Returns:
-            the states and metrics; an empty `Checkpoint` without a `load_dir`, or when there is no
-            checkpoint under it.
+            the states and metrics; an empty `Checkpoint` without a `load_dir`, or if it has no checkpoint.
 
         Raises:
             ArgumentsError: the arguments are wrong.
-            CheckpointNotFoundError: `load_filename` is not there.
+            CheckpointNotFoundError: there is no `load_filename`.
             StorageError: the file cannot be read.
-            NotACheckpointError, CorruptCheckpointError, UnsafeCheckpointError: the content of
-                `load_filename`, or of every file under `load_dir`, is bad. After a CorruptCheckpointError the
-                tensors of `into` hold anything: the damage may come to light when half of them are read.
-            StateMismatchError: a state does not fit the object that it is for.
+            BadFileError: `load_filename`, or every file in `load_dir`, is corrupt, refused as unsafe, or no
+                checkpoint. After a CorruptCheckpointError the contents of the tensors of `into` are
+                undefined, since the damage may be found when half of them are read.
+            StateMismatchError: a state does not fit its object.
         """
         self._obey()
         self.wait()
@@ -156,39 +159,39 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         return loaded.checkpoint
 
     def wait(self) -> None:
-        """Waits until the save under way is durable.
+        """Waits until everything that was saved is durable.
 
         Raises:
-            MarlinError: what it failed with in the background, unless that was raised before.
+            MarlinError: the error of a save in the background that was not raised before.
         """
         self._saves.engine.wait()
 
     def close(self) -> None:
-        """Waits as `wait` does, and gives the memory for copies back; a later save takes it anew."""
+        """Waits as `wait` does and frees the memory for copies; a later save takes it again."""
         self._saves.engine.close()
 
     def register(self, *optimizers: Optimizer) -> None:
-        """Names optimizers whose parameters and state nothing but their `step` changes.
+        """Names optimizers whose parameters and state only their `step` changes.
 
-        Files say which parameters these have, so that a load into an optimizer that has them in another order
-        is refused.
-        With `async_save` and `overlap` these are copied while training goes on, and the next step waits for
-        the rest of the copy. An optimizer that was not named is noticed at its first step after such a save.
+        Files then have the names of their parameters, so that a load into an optimizer with another order is
+        refused. With `async_save` and `overlap` they are copied while training goes on, and the next step
+        waits for the rest of the copy. An optimizer that was not named is known from its first step after
+        such a save.
         """
         self._saves.register(self.args, *optimizers)
 
     def check_space(self, state: Checkpoint, optimizers: Iterable[Optimizer], indices: int) -> None:
-        """Refuses a run whose state cannot be saved, or for whose checkpoints `save_dir` has no room.
+        """Raises if the state cannot be saved, or `save_dir` has no room for the checkpoints of the run.
 
-        The latter is not asked where `check_space` is off.
+        The room is not checked if the argument `check_space` is False.
 
         Args:
             state: what would be saved now.
-            optimizers: whose states are in it, empty before their first step.
+            optimizers: the optimizers whose states are in it; these grow at the first step.
             indices: how many indices the run will go through.
 
         Raises:
-            UnsavableStateError: the state cannot be pickled; where in it stands in the message.
+            UnsavableStateError: the state cannot be pickled; the message says where.
             StorageError: there is too little room.
         """
         if self.args.checkpoint and self.args.on_save_error == "raise":
@@ -199,10 +202,10 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Holds the lease of `save_dir`, so that no second trainer saves into it.
+        """A context that holds the lease of `save_dir`, so that no second trainer saves there.
 
         Raises:
-            DirectoryInUseError: another run holds it.
+            DirectoryInUseError: another run holds the lease.
             StorageError: the directory cannot be made.
         """
         if not self.args.checkpoint:
@@ -212,18 +215,18 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
             yield
 
     def overhead(self) -> float:
-        """The share of the time so far that saves have cost: waiting, and slower steps while one was made."""
+        """The share of the run's time, 0 to 1, that saves have taken: waiting, and slower steps meanwhile."""
         return self._saves.engine.pace.share()
 
     def take_reports(self) -> list[SaveReport]:
-        """The reports of saves that became durable since the last call; notes how long a trainer's take."""
+        """The reports of the saves that became durable since the last call."""
         taken = self._saves.engine.take_reports()
         if taken and self._saves.lease is not None and self._saves.save_s is not None:
             notes.note_save(os.fspath(self.args.save_dir), self._saves.save_s)
         return taken
 
     def usual_save_s(self) -> float | None:
-        """How long the last checkpoint into `save_dir` took until it was durable; None before the first."""
+        """How long the last save into `save_dir` took until it was durable, in seconds; None if not known."""
         known_s = self._saves.save_s
         return notes.save_seconds(os.fspath(self.args.save_dir)) if known_s is None else known_s
 
@@ -240,10 +243,10 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         return latest.get_latest_file(load_dir, file_prefix, file_ext, logger)
 
     def check_mk_dir(self, dirpath: PathText) -> None:
-        """Makes a directory, with its parents, where it is missing.
+        """Makes a directory and its parents if it is missing.
 
         Raises:
-            StorageError: the path is a file or cannot be made.
+            StorageError: the path is a file, or the directory cannot be made.
         """
         make_directory(dirpath)
 
@@ -252,7 +255,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         self.logger.setLevel(self.args.log_level)
 
     def is_due(self, index: int) -> bool:
-        """Whether the period says that it is time to save."""
+        """Whether `save` would save under this index without being forced."""
         if not self.args.checkpoint:
             return False
         if self.args.period != "auto":

@@ -37,16 +37,15 @@ Mode = Literal["min", "max"]
 
 
 class CheckpointDirectory(Closing):
-    """The checkpoints `{prefix}_{index}.{ext}` directly in one directory, and folders `{prefix}_{index}`.
+    """The checkpoints in one directory: files `{prefix}_{index}.{ext}` and folders `{prefix}_{index}`.
 
-    Iterating gives a `CheckpointInfo` for each, in order of the index; the newest is the one with the
-    greatest index. What another process saves or removes is seen at the next call, and what is saved in the
-    background once it is durable. With `asynchronous` close it, or use it in a `with` statement, to be sure
-    of the last save.
+    Iterating gives a `CheckpointInfo` for each, in order of the index; the newest has the greatest index.
+    What other processes save or remove is seen at the next call. With `asynchronous` call `close`, or use a
+    `with` statement, to wait for the last save.
 
     Attributes:
-        path: of the directory.
-        logger: is told what was passed over, what was removed, and what goes wrong in the background.
+        path: the directory.
+        logger: where skipped and removed checkpoints and failures in the background are logged.
     """
 
     def __init__(  # noqa: PLR0913 - each by its name
@@ -60,20 +59,21 @@ class CheckpointDirectory(Closing):
         asynchronous: bool = False,
         on_durable: Callable[[SaveReport], None] | None = None,
     ) -> None:
-        """Takes what belongs to the directory; nothing is made or read yet.
+        """Sets what belongs to the directory; nothing is made or read yet.
 
         Args:
-            path: of the directory, which the first save makes.
-            prefix: what the names start with.
+            path: the directory; the first save makes it.
+            prefix: the start of the names.
             ext: the extension of files, without its dot.
-            keep: which checkpoints of the run stay after each save; a number: the newest so many; None: all.
-            run: the id of a run: only its checkpoints are seen, and what is saved is of that run. None: those
-                of all runs are seen, and what is saved is of a new run, or after `load` of the run of what
-                was loaded.
+            keep: which checkpoints of the run stay after each save. A number keeps so many of the newest;
+                None keeps all.
+            run: the id of a run: only its checkpoints are seen, and saves belong to it. With None the
+                checkpoints of all runs are seen, and saves belong to a new run, or after `load` to the run of
+                what was loaded.
             asynchronous: `save` copies the state, and a thread writes the copy.
-            on_durable: called with the report of each checkpoint that is durable, after retention, on the
-                thread that has written it. What it raises counts as a failure, though the checkpoint is
-                there. This object does not save, load, wait or close in it.
+            on_durable: called with the report of each durable checkpoint, after `keep` was applied, on the
+                thread that wrote it. An exception in it counts as a failed save, though the checkpoint is
+                there. Do not call this object in it.
 
         Raises:
             ArgumentsError: naming every argument that is wrong.
@@ -89,18 +89,18 @@ class CheckpointDirectory(Closing):
 
     @property
     def run_id(self) -> str:
-        """The id of the run that saves here; `load` takes over that of what it loads."""
+        """The id of the run that saves here; `load` takes it from the checkpoint."""
         return self._saves.lineage.run_id
 
     def __iter__(self) -> Iterator[CheckpointInfo]:
         return map(info_of, self._series.inspections())
 
     def latest(self, *, intact: bool = True) -> CheckpointInfo | None:
-        """The checkpoint with the greatest index; None where there is none.
+        """The newest checkpoint; None if there is none.
 
         Args:
-            intact: read it whole, and go on to the one before it where it is not intact; the log says why.
-                False: take it whatever its `status` is.
+            intact: read it in full, and if it is damaged go on to the one before it; the log says why. With
+                False take the newest whatever its `status` is.
 
         Raises:
             StorageError: the directory, or a file in it, cannot be read.
@@ -111,39 +111,38 @@ class CheckpointDirectory(Closing):
         return None if found is None else info_of(found)
 
     def best(self, metric: str, mode: Mode = "min") -> CheckpointInfo | None:
-        """The checkpoint with the best value of a metric that is intact; of equal ones the newest.
+        """The intact checkpoint with the best value of a metric; of equal values the newest.
 
         Args:
-            metric: its name; what has no finite value of it is never best.
-            mode: whether the least (`min`) or the greatest value (`max`) is best.
+            metric: its name. Checkpoints without a finite value of it are left out.
+            mode: whether the smallest (`min`) or the largest (`max`) value is the best.
 
         Returns:
-            None where no intact checkpoint has the metric. What is not intact is passed over; the log says
-            why.
+            None if no intact checkpoint has the metric. Damaged ones are passed over and logged.
 
         Raises:
-            ArgumentsError: the mode is neither.
+            ArgumentsError: `mode` is something else.
             StorageError: the directory, or a file in it, cannot be read.
         """
         rule = BestArguments(metric, mode)
         return self._first_intact(lambda: self._series.best_first(rule))
 
     def save(self, obj: Any, index: int, *, metrics: Mapping[str, Any] | None = None) -> SaveReport | None:
-        """Saves an object as `marlin_ckpt.save` does, under the name for an index; then `keep` is applied.
+        """Saves an object as `marlin_ckpt.save` does, under the name for an index; then applies `keep`.
 
         Args:
-            obj: what `marlin_ckpt.save` takes.
-            index: the epoch or step, 0 or more; a checkpoint that has it is replaced.
+            obj: as for `marlin_ckpt.save`.
+            index: the epoch or step, 0 or more. A checkpoint that has it is replaced.
             metrics: names and numbers, for `best` and for the rules of `keep`.
 
         Returns:
-            what the save took; None with `asynchronous`, where `on_durable` is told.
+            the report of the save; None with `asynchronous`, where `on_durable` gets it.
 
         Raises:
             ArgumentsError: the index or a metric is wrong.
             UnsavableStateError: the object cannot be pickled; the message says where in it.
-            StorageError: the file cannot be written; an older one of the name stands.
-            MarlinError: what an earlier save has failed with in the background; this one was begun first.
+            StorageError: the file cannot be written; an older one of that name is unchanged.
+            MarlinError: the error of an earlier save in the background; this one has begun.
         """
         number = checked_index(index)
         self.register(*optimizers_in(obj))
@@ -173,18 +172,18 @@ class CheckpointDirectory(Closing):
         strip_prefix: str | None = None,
         weights_only: bool = True,
     ) -> Any:
-        """Loads a checkpoint as `marlin_ckpt.load` does; the run goes on as the run of that checkpoint.
+        """Loads a checkpoint as `marlin_ckpt.load` does; later saves continue the run of that checkpoint.
 
         Args:
-            which: `latest`, the greatest index; `best`, by a metric; or an index. Of the first two what is
-                damaged is passed over, and the log says why.
-            into: live objects to fill; see `marlin_ckpt.load`, also for what is not described here.
-            metric: of `best`; None takes the rule `best` of `keep`.
-            mode: of `best`, `min` or `max`; None takes that rule's, or `min`.
+            which: `latest`, the greatest index; `best`, by a metric; or an index. With the first two, damaged
+                ones are passed over and logged.
+            into: live objects to fill; for this and the arguments below see `marlin_ckpt.load`.
+            metric: the metric of `best`. None takes the one in the rule `best` of `keep`.
+            mode: `min` or `max`, for `best`. None takes that rule's, or `min`.
             map_location: where tensors go.
             strict: whether a state that does not fit is an error.
-            strip_prefix: removed from names.
-            weights_only: import nothing beyond plain values and tensors.
+            strip_prefix: a prefix to remove from names.
+            weights_only: import nothing but tensors and plain values.
 
         Returns:
             what `marlin_ckpt.load` returns.
@@ -192,9 +191,9 @@ class CheckpointDirectory(Closing):
         Raises:
             ArgumentsError: an argument is wrong.
             CheckpointNotFoundError: there is no such checkpoint.
-            MarlinError: what `marlin_ckpt.load` raises: of `latest` and `best`, if all are damaged, for the
-                first of them; and for a folder, whose files are for you to load, see `latest`.
-            Exception: what a save has failed with in the background, as `wait`.
+            MarlinError: what `marlin_ckpt.load` raises; if all are damaged, for the first of them. Also for a
+                folder: `latest` has its path, and you load its files.
+            Exception: the error of a save in the background, as `wait`.
         """
         choice = choose(self._series, which, metric, mode, self._args.keep)
         self.wait()
@@ -214,21 +213,21 @@ class CheckpointDirectory(Closing):
         return loaded
 
     def prune(self, *, dry_run: bool = False) -> Pruning:
-        """Removes what `keep` does not keep, of all runs whose checkpoints are seen; see `run`.
+        """Removes what `keep` does not keep, of all runs, or of the one that was named.
 
-        The rules are applied to each run for itself, and the newest intact checkpoint of each always stays.
-        After a save they are applied to the run that saves alone.
+        The rules are applied to each run by itself, and its newest intact checkpoint always stays. After a
+        save they are applied to the run that saves alone.
 
         Args:
-            dry_run: only decide.
+            dry_run: decide, but remove nothing.
 
         Raises:
             ArgumentsError: there is no `keep`.
             CheckpointNotFoundError: there is no such directory.
             DirectoryInUseError: a trainer saves there.
-            StorageError: it cannot be read.
-            MarlinError: no rule keeps any checkpoint, or none has the metric of a rule.
-            Exception: what a save has failed with in the background, as `wait`.
+            StorageError: the directory, or a file in it, cannot be read.
+            MarlinError: no rule keeps any checkpoint, or no checkpoint has the metric of a rule.
+            Exception: the error of a save in the background, as `wait`.
         """
         rules = self._args.keep
         if rules is None:
@@ -242,25 +241,25 @@ class CheckpointDirectory(Closing):
     ) -> Iterator[str]:
         """Makes a folder that appears under its name whole and durable, with checksums, or not at all.
 
-        Any name will do, but this object sees, and `keep` governs, those of its prefix alone: `model_500`, or
-        where the prefix is `checkpoint`, `checkpoint-500`.
+        Any name is allowed, but only names with the prefix, `model_500` (or `checkpoint-500` if the prefix is
+        `checkpoint`), are seen by this object and governed by `keep`.
 
         Args:
-            name: of the folder; a folder that has it is replaced.
+            name: the folder's name. A folder of that name is replaced.
             metrics: names and numbers for its manifest.
-            index: the epoch or step, for its manifest; None takes the one in the name, or 0.
+            index: the epoch or step, for its manifest. None takes the number in the name, or 0.
 
         Yields:
-            the path of an empty folder to write files into. When the block ends they are read for their
-            checksums and made durable, a manifest is written, and the folder gets its name; then `keep` is
-            applied, after what is being saved in the background. When the block raises, nothing of it is
-            left. What a killed process leaves is removed by the next transaction here, or by the first save
-            of another `CheckpointDirectory`.
+            the path of an empty folder to write files into. At the end of the block their checksums are
+            computed, they are made durable, a manifest is written, the folder gets its name, and `keep` is
+            applied, all after saves in the background. If the block raises, nothing stays. What a killed
+            process leaves is removed by the next transaction, or the first save of another
+            `CheckpointDirectory`.
 
         Raises:
-            ArgumentsError: no folder may have this name, or a metric or the index is wrong.
-            StorageError: a system call failed, or something in the folder is neither file nor folder.
-            Exception: what a save before has failed with in the background; the folder was published first.
+            ArgumentsError: the name, a metric or the index is wrong.
+            StorageError: a system call failed, or the folder holds what is neither file nor folder.
+            Exception: the error of an earlier save in the background; the folder was published first.
         """
         own = FolderLayout().read_name(name)
         number = (own.index if own else 0) if index is None else checked_index(index)
@@ -268,19 +267,19 @@ class CheckpointDirectory(Closing):
             yield staging
 
     def register(self, *optimizers: Optimizer) -> None:
-        """Names optimizers whose parameters and state nothing but their `step` changes; see `Saver`."""
+        """Names optimizers whose parameters and state only their `step` changes; see `Saver.register`."""
         self._saves.register(self._args, *optimizers)
 
     def wait(self) -> None:
         """Waits until everything that was saved is durable.
 
         Raises:
-            Exception: what a save has failed with in the background, unless that was raised before.
+            Exception: the error of a save in the background that was not raised before.
         """
         self._saves.engine.wait()
 
     def close(self) -> None:
-        """Waits as `wait` does, and gives the memory for copies back; a later save takes it anew."""
+        """Waits as `wait` does and frees the memory for copies; a later save takes it again."""
         self._saves.engine.close()
 
     def _first_intact(self, candidates: Candidates) -> CheckpointInfo | None:

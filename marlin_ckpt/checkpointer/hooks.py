@@ -13,22 +13,22 @@ from marlin_ckpt.reports import SaveReport
 
 
 class TrainerHooks:
-    """Answers that change nothing.
+    """What a `Trainer` asks of a checkpointer beyond PyMarlin's interface; by default nothing changes.
 
-    A checkpointer overrides those to which it has a better answer. It need not derive from this: a trainer
-    also asks an `AbstractCheckpointer` that has methods of these names.
+    Override the methods for which the checkpointer has a better answer. It need not derive from this class: a
+    trainer also calls methods of these names on an `AbstractCheckpointer`.
     """
 
     def is_due(self, index: int) -> bool:  # noqa: ARG002 - whoever overrides it needs it
-        """Whether `save` would save under this index; True unless overridden, so that it decides."""
+        """Whether `save` would save under this index without being forced; True unless overridden."""
         return True
 
     def usual_save_s(self) -> float | None:
-        """How long a save takes until it is durable, in seconds; None where it is not known."""
+        """How long a save takes until it is durable, in seconds; None if that is not known."""
         return None
 
     def check_space(self, state: Checkpoint, optimizers: Iterable[Optimizer], indices: int) -> None:
-        """Called before a trainer's first step; refuses a run whose checkpoints cannot be saved.
+        """Called before the first step; raises if the checkpoints of the run cannot be saved.
 
         Does nothing unless overridden; see `DefaultCheckpointer.check_space`.
         """
@@ -41,14 +41,14 @@ class TrainerHooks:
         """Called with the optimizers whose states will be saved; does nothing unless overridden."""
 
     def wait(self) -> None:
-        """Returns when everything that was saved is durable; saves that return then need nothing here."""
+        """Returns when everything that was saved is durable; `save` may wait for that itself."""
 
     def take_reports(self) -> list[SaveReport] | None:
-        """The reports of what became durable since the last call; None where `save` makes none."""
+        """The reports of the saves that became durable since the last call; None if there are no reports."""
         return None
 
     def overhead(self) -> float | None:
-        """The share of the time so far that saves have cost; None where it is not known."""
+        """The share of the run's time that saves have taken so far, from 0 to 1; None if not known."""
         return None
 
 

@@ -33,21 +33,22 @@ _Keyed = list[tuple[_Key, str]]  # keys, the least of which is the newest, and n
 def get_latest_file(
     load_dir: PathText, file_prefix: str, file_ext: str = "pt", logger: logging.Logger = _logger
 ) -> str:
-    """The path of the checkpoint with the greatest index, by the names of the files alone.
+    """The path of the checkpoint with the greatest index, by file names alone; no file is opened.
 
-    Looks in sub-directories too. Where no name fits `{file_prefix}_{index}.{file_ext}`, names that start with
+    Sub-directories are searched too. If no name is `{file_prefix}_{index}.{file_ext}`, names that begin with
     the prefix are read as other tools write them (`epoch=2-step=6.ckpt`, `checkpoint-500`) and ordered by
-    step, then epoch; where none of these fits either, by the last integer of the stem, with a warning. Model
-    files are never considered. Of equal indices the file changed last wins, then the greater path.
+    step, then epoch. If none of these fits either, the last integer of the name decides, with a warning.
+    Model files are never considered. Of equal indices the file that was changed last is taken, then the
+    greater path.
 
     Args:
         load_dir: the directory to search.
-        file_prefix: what the names start with.
+        file_prefix: the start of the names.
         file_ext: the extension, without its dot.
-        logger: is told at level INFO when there is none.
+        logger: where the warning is logged, and at level INFO that there is no checkpoint.
 
     Returns:
-        the path, or "" when there is none or no such directory.
+        the path, or `""` if there is no checkpoint or no such directory.
 
     Raises:
         StorageError: the directory cannot be read.

@@ -27,14 +27,14 @@ Dispose = Callable[[Store, "Removal"], None]
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """One file to be removed, or one folder that is a checkpoint.
+    """One file, or one folder that is a checkpoint, that is removed or will be.
 
     Attributes:
-        path: it, under the directory as it was given.
-        size_bytes: its length, of a folder that of its files together.
-        reason: why it goes.
-        name: relative to the directory.
-        identity: what it is; another in its place stays.
+        path: its path, which begins with the directory as it was given.
+        size_bytes: its size in bytes; of a folder, of all its files together.
+        reason: why it is removed.
+        name: its path relative to the directory.
+        identity: what the store knows it by. Something else that has taken its name is not removed.
     """
 
     path: str

@@ -16,7 +16,10 @@ _LENGTH_BYTES = 8  # of the length that a safetensors file begins with
 
 
 class Format(StrEnum):
-    """How a file is encoded."""
+    """How a file is encoded.
+
+    ZIP is what `torch.save` writes since torch 1.6, LEGACY what it wrote before.
+    """
 
     ZIP = "zip"
     LEGACY = "legacy"

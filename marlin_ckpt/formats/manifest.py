@@ -28,7 +28,13 @@ def most_bytes(names: Iterable[str]) -> int:
 
 
 class Parent(NamedTuple):
-    """The checkpoint that a run resumed from: its run and save number, and the name of its file."""
+    """The checkpoint that a run was resumed from.
+
+    Attributes:
+        run_id: the run that wrote it.
+        save_number: which save of that run it was, from 1.
+        name: the name of its file.
+    """
 
     run_id: str
     save_number: int
@@ -40,21 +46,22 @@ class Manifest:
     """What a file is, when it was written, by which run and with which metrics.
 
     Attributes:
-        kind: checkpoint or model file.
-        index: what the caller saved it under.
-        created: UTC time in ISO 8601, to the millisecond; to the second in files by version 0.1.
-        run_id: the run that wrote it.
+        kind: a checkpoint, or a model file.
+        index: the epoch or step that it was saved under.
+        created: when it was written, in UTC in ISO 8601, to the millisecond; to the second in files of
+            version 0.1.
+        run_id: the id of the run that wrote it.
         save_number: which save of that run it was, from 1.
-        metrics: names and values.
-        versions: of marlin-ckpt, torch and Python.
-        records: name, size in bytes and CRC32 of each record in front of the manifest; of a folder, those of
-            each file, by its path in the folder.
+        metrics: names and numbers.
+        versions: the versions of marlin-ckpt, torch and Python that wrote it.
+        records: the name, size in bytes and CRC32 of each record before the manifest; in a folder, of each
+            file, by its path in the folder.
         lost: the names of the tensors that were lost, in a file that `salvage` wrote.
-        parent: what the run resumed from; None where it began anew.
-        optimizers: the names of the parameters of optimizers, group by group, by where in the state each
-            optimizer's own is; of those that were known.
-        layout: how a folder makes up the checkpoint; "" in a file.
-        format_version: of this JSON.
+        parent: the checkpoint that the run was resumed from; None if it began anew.
+        optimizers: the names of the parameters of each known optimizer, one list for each group. The keys are
+            the places of the optimizers' states in the file.
+        layout: how a folder makes up the checkpoint; `""` in a file.
+        format_version: the version of this JSON record.
     """
 
     kind: Kind
@@ -72,7 +79,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def created_s(self) -> float | None:
-        """`created` in seconds since 1970, in UTC where it names no zone; None where it is no time."""
+        """`created` in seconds since 1970; None if it is not a time."""
         try:
             when = datetime.datetime.fromisoformat(self.created)
             return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()
@@ -80,7 +87,7 @@ class Manifest:
             return None
 
     def to_json(self) -> bytes:
-        """The record's bytes; the same manifest gives the same bytes."""
+        """The bytes of the record; equal manifests give equal bytes."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         values["metrics"] = json_ready(self.metrics)
         values["parent"] = None if self.parent is None else self.parent._asdict()
@@ -90,14 +97,15 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes, path: str = "") -> Manifest:
-        """Reads a record.
+        """Reads the bytes of a record.
 
         Args:
-            data: the record's bytes.
+            data: the bytes.
             path: the file, for messages.
 
         Raises:
-            ExcessError: it would take more memory than any of its length that this tool wrote.
+            UnsafeCheckpointError: it would take more memory than any record of its length that marlin-ckpt
+                wrote.
             UnknownFormatError: a newer marlin-ckpt wrote it.
             ValueError: it is not a manifest.
         """

@@ -10,10 +10,12 @@ from marlin_ckpt.formats.manifest import Manifest
 
 
 class Status(StrEnum):
-    """What is said of a file.
+    """The verdict on a file.
 
-    All but COMPLETE are verdicts of `verify`, which reads the file whole; COMPLETE says that the structure
-    alone was looked at, and nothing is missing.
+    `verify` reads the file in full and gives any of these but COMPLETE: INTACT (all checksums hold),
+    UNVERIFIABLE (the structure holds, but the format has no checksums), REPACKED (undamaged, but packed in
+    another way than its writer does), CORRUPT, INCOMPLETE, NOT_A_CHECKPOINT. COMPLETE means that only the
+    structure was read, and nothing is missing.
     """
 
     INTACT = "intact"
@@ -26,12 +28,12 @@ class Status(StrEnum):
 
     @property
     def is_sound(self) -> bool:
-        """Whether all that was looked at holds, and checksums prove the data or will."""
+        """Whether nothing that was read is damaged or missing, and the format has checksums."""
         return self in (Status.INTACT, Status.REPACKED, Status.COMPLETE)
 
     @property
     def is_bad(self) -> bool:
-        """Whether the file is a checkpoint of which something is damaged or missing."""
+        """Whether the file is a checkpoint that is damaged or has parts missing."""
         return self in (Status.CORRUPT, Status.INCOMPLETE)
 
 
@@ -99,16 +101,16 @@ class CheckpointInfo:
     """One checkpoint of a directory, as its name and its manifest describe it.
 
     Attributes:
-        path: of the file or folder.
-        index: in its name; None where there is none.
-        kind: `checkpoint`, `model`, or `other` where neither manifest nor name says it.
-        status: what a look at its structure found, COMPLETE where nothing is missing; INTACT where all of it
-            was read, too; None where it cannot be read.
-        reason: why it is neither complete nor intact, or cannot be read; else "".
-        metrics: names and values that it was saved with.
-        created: when it was written, UTC in ISO 8601; "" where it has no manifest.
-        run_id: of the run that wrote it; "" where it has no manifest.
-        size_bytes: its length, of a folder that of its files together.
+        path: the file or folder.
+        index: the index in its name; None if there is none.
+        kind: `checkpoint`, `model`, or `other` if neither manifest nor name says it.
+        status: COMPLETE if its structure was read and nothing is missing, INTACT if all of it was read and is
+            undamaged; None if it cannot be read.
+        reason: why the status is another one, or why it cannot be read; else `""`.
+        metrics: the names and numbers that it was saved with.
+        created: when it was written, in UTC in ISO 8601; `""` without a manifest.
+        run_id: the id of the run that wrote it; `""` without a manifest.
+        size_bytes: its size in bytes; of a folder, of all its files together.
     """
 
     path: str
@@ -134,15 +136,16 @@ def info_of(found: Inspection) -> CheckpointInfo:
 
 
 class Verdict(NamedTuple):
-    """What was found out about one file by reading it whole.
+    """What was found by reading one file in full.
 
     Attributes:
         path: the file.
         status: the verdict.
-        reason: where it is corrupt, why it is unverifiable, what it is instead; "" where it is intact.
-        tensors: the names of the tensors whose bytes are damaged, as far as the file still tells.
-        size_bytes: its length.
-        hint: what to do about it, or "".
+        reason: where it is corrupt, why it is unverifiable, or what it is instead of a checkpoint; `""` if it
+            is intact.
+        tensors: the names of the tensors whose bytes are damaged, as far as the file still has names.
+        size_bytes: its size in bytes.
+        hint: what to do about it, or `""`.
     """
 
     path: str

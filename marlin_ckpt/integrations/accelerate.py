@@ -1,6 +1,6 @@
-"""Accelerate: states that are saved as whole folders with checksums, and loaded from intact ones.
+"""States of Accelerate that are saved as whole folders with checksums, and loaded from intact ones.
 
-accelerator = protect(Accelerator(project_config=...))
+`accelerator = protect(Accelerator(project_config=...))`.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ _warn_once = functools.cache(get_logger(__name__).warning)
 
 
 def protect(accelerator: Any) -> Any:
-    """Makes an Accelerator save whole folders and load intact ones; see MarlinAccelerator.
+    """Makes an Accelerator save whole folders and load intact ones, and returns it.
 
     Args:
-        accelerator: of that class or of one that is made from it; what is returned is the same one.
+        accelerator: an Accelerator, or of a class that derives from it; it becomes a `MarlinAccelerator` too.
     """
     kind = type(accelerator)
     if not issubclass(kind, MarlinAccelerator):
@@ -46,26 +46,26 @@ def protect(accelerator: Any) -> Any:
 
 
 class MarlinAccelerator(Accelerator):
-    """An Accelerator each of whose saved states is a transaction.
+    """An Accelerator each of whose saved states appears as a whole.
 
-    A folder appears when all files of all processes are durable, with a manifest of their checksums; only
-    then are older ones removed for `total_limit`. With DeepSpeed, FSDP, Megatron-LM, on TPUs and with
-    `save_on_each_node` all is left to Accelerate.
+    A folder gets its name when all files of all processes are durable, with a manifest of their checksums.
+    Only then are older ones removed for `total_limit`. With DeepSpeed, FSDP, Megatron-LM, on TPUs and with
+    `save_on_each_node` everything is left to Accelerate.
     """
 
     _lineage: Lineage | None = None
 
     def save_state(self, output_dir: Any = None, safe_serialization: bool = True, **kwargs: Any) -> Any:
-        """Saves as `Accelerator.save_state` does, from every process.
+        """Saves as `Accelerator.save_state` does, and returns the path; to be called in every process.
 
         Args:
-            output_dir: the folder, which is replaced; automatic naming replaces only what is damaged.
+            output_dir: the folder, which is replaced. With automatic naming only a damaged one is replaced.
             safe_serialization: write the weights as safetensors.
-            kwargs: as of `Accelerator.save_state`, which also returns the path of the folder.
+            kwargs: as for `Accelerator.save_state`.
 
         Raises:
-            StorageError: it cannot be written, or another process has failed to; or it holds files that no
-                save has written, or a state of this number or a later one is there.
+            StorageError: the folder cannot be written, or not by another process; or it holds files that no
+                save has written; or a state of this number or a later one is there already.
         """
         if not self._is_covered():
             return super().save_state(output_dir, safe_serialization, **kwargs)
@@ -91,19 +91,20 @@ class MarlinAccelerator(Accelerator):
         return Path(path)
 
     def load_state(self, input_dir: Any = None, load_kwargs: Any = None, **kwargs: Any) -> None:
-        """Loads as `Accelerator.load_state` does, once all checksums of the folder hold.
+        """Loads as `Accelerator.load_state` does, after all checksums of the folder were compared.
 
-        With automatic naming the next number is that after the loaded one; after all, where one was named.
+        With automatic naming the next state gets the number after the loaded one; if a folder was named, the
+        number after the last one there.
 
         Args:
-            input_dir: the folder; None, with automatic naming, takes the newest that is intact, and the log
-                says which newer ones were passed over, and why.
-            load_kwargs: as of `Accelerator.load_state`.
-            kwargs: likewise.
+            input_dir: the folder. None, with automatic naming, takes the newest intact one; newer ones that
+                are passed over are logged.
+            load_kwargs: as for `Accelerator.load_state`.
+            kwargs: as for `Accelerator.load_state`.
 
         Raises:
             CheckpointNotFoundError: no folder was named, and there is none.
-            CorruptCheckpointError: the folder, or each of them, is damaged or incomplete.
+            CorruptCheckpointError: the named folder, or every folder, is damaged or incomplete.
         """
         config, named = self.project_configuration, os.path.expanduser(input_dir or "")
         is_named = config.automatic_checkpoint_naming

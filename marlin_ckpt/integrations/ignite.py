@@ -1,4 +1,4 @@
-"""PyTorch-Ignite: a save handler for `Checkpoint` whose files are durable and have checksums."""
+"""A save handler for Ignite's `Checkpoint` whose files are durable and have checksums."""
 
 import os
 import re
@@ -23,18 +23,18 @@ _STEP = re.compile(r"_(?P<step>[0-9]+)(?:_.*)?\.[^.]*", re.DOTALL)  # of what fo
 class MarlinSaver(Closing, DiskSaver):
     """Takes the place of `DiskSaver`: `Checkpoint(to_save, MarlinSaver("checkpoints"), n_saved=2)`.
 
-    A file appears under its name when it is durable, with the CRC32 of each record. Ignite asks for the
-    removal of an old file before it saves the new one; here the old one goes once the new one is durable, and
-    no symbolic link beside it leads to it. The score is in the manifest under `score_name`, and the index is
-    the global step where the name has it.
+    A file gets its name when it is durable, with the CRC32 of each record. Ignite asks for the removal of an
+    old file before it saves the new one; here the old one is removed once the new one is durable and no
+    symbolic link beside it leads to the old one. The manifest has the score, under `score_name`, and the
+    global step as the index, if the name has it.
 
-    `torch.load`, `Checkpoint.load_objects` and `reload_objects` read the files without looking at checksums;
+    `torch.load`, `Checkpoint.load_objects` and `reload_objects` read the files without comparing checksums;
     `marlin_ckpt.load(directory, into=to_save)` compares them, and takes the newest intact file.
 
     Attributes:
         dirname: the directory, as of `DiskSaver`.
         save_on_rank: the rank that saves and removes.
-        logger: is told of what goes wrong in the background.
+        logger: where failures in the background are logged.
     """
 
     def __init__(  # noqa: PLR0913 - the options of DiskSaver, and two of ours
@@ -47,17 +47,17 @@ class MarlinSaver(Closing, DiskSaver):
         save_on_rank: int = 0,
         on_durable: Callable[[SaveReport], None] | None = None,
     ) -> None:
-        """Checks the directory; only the rank that saves does so.
+        """Checks the directory, on the rank that saves.
 
         Args:
-            dirname: where the files go.
-            asynchronous: write behind the loop; `close`, or the end of a `with` statement, waits for the
-                last file. `Checkpoint.last_checkpoint` may name one that is not there yet.
+            dirname: the directory for the files.
+            asynchronous: write while training goes on; `close`, or the end of a `with` statement, waits for
+                the last file. `Checkpoint.last_checkpoint` may name a file that is not there yet.
             create_dir: make the directory if it is missing.
-            require_empty: refuse a directory that holds `.pt` files. It stands here, not in `Checkpoint`; a
-                script that is to resume needs False.
-            save_on_rank: pass the same number to `Checkpoint`.
-            on_durable: called with the report of each durable file: to upload it, say.
+            require_empty: refuse a directory that holds `.pt` files. A script that is to resume needs False,
+                given here and not to `Checkpoint`.
+            save_on_rank: the rank that saves; give the same number to `Checkpoint`.
+            on_durable: called with the report of each durable file, to upload it for example.
 
         Raises:
             ValueError: there is no such directory, or it is not empty.
@@ -93,20 +93,20 @@ class MarlinSaver(Closing, DiskSaver):
         self._saver.save(checkpoint, path, metrics=metrics, index=index)
 
     def remove(self, filename: str) -> None:
-        """Notes a file that may go when the next one is durable."""
+        """Removes a file when the next one is durable."""
         if idist.get_rank() == self.save_on_rank:
             self._afterwards.remove(os.fspath(self.dirname / filename), after_next=True)
 
     def wait(self) -> None:
-        """Waits until all that was saved is durable, and what was to be removed is gone.
+        """Waits until everything that was saved is durable, and removals are done.
 
         Raises:
-            Exception: what a save has failed with in the background, unless that was raised before.
+            Exception: the error of a save in the background that was not raised before.
         """
         self._saver.wait()
 
     def close(self) -> None:
-        """Waits as `wait` does, and gives the memory for copies back; a later save takes it anew."""
+        """Waits as `wait` does and frees the memory for copies; a later save takes it again."""
         self._saver.close()
 
     def _finish(self, report: SaveReport) -> None:

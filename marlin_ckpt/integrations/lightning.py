@@ -1,4 +1,4 @@
-"""Lightning: `Trainer(plugins=[MarlinCheckpointIO()])`, also that of pytorch_lightning, and Fabric."""
+"""Checkpoints of Lightning and Fabric: `Trainer(plugins=[MarlinCheckpointIO()])`."""
 
 import functools
 import os
@@ -31,19 +31,19 @@ _logger = get_logger(__name__)
 
 
 class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
-    """Saves files that are durable, whole and with checksums, and compares these when it loads.
+    """Saves checkpoints that are durable, whole and have checksums, and compares these when it loads.
 
-    What is not on a local file system is left to Lightning's own plugin, with a warning. The attribute
-    `afterwards` holds what waits until a save is durable.
+    It works with Lightning, pytorch_lightning and Fabric. A path that is not on a local file system is left
+    to Lightning's own plugin, with a warning. `afterwards` holds what is to be done when a save is durable.
     """
 
     def __init__(self, *, async_save: bool = False, **how: Any) -> None:
-        """Takes how to save.
+        """Sets how to save.
 
         Args:
-            async_save: write behind the training loop; outside of a training a save is durable when it
-                returns, and when a training ends all are.
-            how: `overlap` and `check_overlap` of `marlin_ckpt.Saver`.
+            async_save: write while training goes on. When a training ends, and outside of one, saves are
+                durable when they return.
+            how: `overlap` and `check_overlap`, as for `marlin_ckpt.Saver`.
         """
         super().__init__()
         self.afterwards = Afterwards()
@@ -61,7 +61,7 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
         return functools.partial(type(self), **self._made_with), ()
 
     def save_checkpoint(self, checkpoint: Any, path: PathText, storage_options: Any = None) -> None:
-        """Saves a checkpoint, with what ModelCheckpoint monitors in the manifest; raises as `Saver.save`."""
+        """Saves a checkpoint, with what ModelCheckpoint monitors in its manifest; raises as `Saver.save`."""
         if storage_options is not None or (local := self._local(path)) is None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -75,13 +75,12 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
     def load_checkpoint(
         self, path: PathText, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> Any:
-        """Loads a checkpoint, every checksum compared; of a directory the newest intact one.
+        """Loads a checkpoint and compares every checksum; of a directory, the newest intact one.
 
-        In place of a damaged `last.ckpt` it loads the newest intact file beside it, with a warning: whoever
-        asks for the last one wants to go on from the newest state that there is.
+        If `last.ckpt` is damaged, the newest intact file beside it is loaded instead, with a warning.
 
         Raises:
-            CorruptCheckpointError: it is damaged; the hint names the newest intact one.
+            CorruptCheckpointError: the file is damaged; the hint names the newest intact one.
             MarlinError: as `marlin_ckpt.load`.
         """
         self._wait()
@@ -106,12 +105,12 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
         return state
 
     def remove_checkpoint(self, path: PathText) -> None:
-        """Removes a checkpoint once the save under way is durable and no link leads to it."""
+        """Removes a checkpoint, once the save in the background is durable and no link leads to the file."""
         local = self._local(path)
         super().remove_checkpoint(path) if local is None else self.afterwards.remove(local)
 
     def teardown(self) -> None:
-        """Waits until all is durable: Trainer calls it when a training ends, users of Fabric call it."""
+        """Waits until all saves are durable; a Trainer calls it at the end, with Fabric you call it."""
         try:
             self._wait(is_last=True)
         finally:

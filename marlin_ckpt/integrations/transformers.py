@@ -1,7 +1,6 @@
-"""Checkpoints of the Trainer of Transformers that survive kills: folders that appear whole, with checksums.
+"""Checkpoints of Transformers' trainers that appear as whole folders, with checksums.
 
-trainer = protect(Trainer(...))  # or a Seq2SeqTrainer, an SFTTrainer, a trainer of your own
-trainer.train(resume_from_checkpoint=True)
+`trainer = protect(Trainer(...))`, then `trainer.train(resume_from_checkpoint=True)`.
 """
 
 import contextlib
@@ -32,13 +31,13 @@ _warn_once = functools.cache(get_logger(__name__).warning)
 
 
 def protect(trainer: Any) -> Any:
-    """Makes a trainer save whole `checkpoint-N` folders and resume from intact ones; see MarlinCheckpoints.
+    """Makes a trainer save whole `checkpoint-N` folders and resume from intact ones.
 
     Args:
-        trainer: a Trainer of Transformers, or of a class that is made from it.
+        trainer: a Trainer of Transformers, or of a class that derives from it.
 
     Returns:
-        the same trainer.
+        the same trainer, which is now a `MarlinCheckpoints` too.
     """
     kind = type(trainer)
     if not issubclass(kind, MarlinCheckpoints):
@@ -47,28 +46,29 @@ def protect(trainer: Any) -> Any:
 
 
 class MarlinCheckpoints(Trainer):
-    """A Trainer, or what to put before the class of one, each of whose checkpoints is a transaction.
+    """A Trainer of Transformers each of whose checkpoints appears as a whole; also a base for your own.
 
-    A folder `checkpoint-N` appears when all its files are durable, with a manifest of their checksums, the
-    step and its metrics; only then are others removed for `save_total_limit`. A run resumes only from a
-    folder whose checksums hold. With DeepSpeed, FSDP, SageMaker and on TPUs all is left to Transformers.
+    A folder `checkpoint-N` gets its name when all its files are durable, with a manifest of their checksums,
+    the step and its metrics. Only then are others removed for `save_total_limit`. A run resumes only from a
+    folder whose checksums hold. With DeepSpeed, FSDP, SageMaker and on TPUs everything is left to
+    Transformers.
     """
 
     _staging = ""  # the directory that stands for the run's while a checkpoint is written
     _lineage: Lineage | None = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains as `Trainer.train` does, from a checkpoint that is verified first.
+        """Trains as Transformers' `Trainer.train` does, and verifies the checkpoint that it resumes from.
 
         Args:
-            resume_from_checkpoint: True for the newest folder that is intact; the log says which newer ones
-                were passed over, and why. Or the path of one.
-            args: as of `Trainer.train`, which says what is returned.
-            kwargs: likewise.
+            resume_from_checkpoint: True for the newest intact folder; newer ones that are passed over are
+                logged. Or the path of a folder.
+            args: as for `Trainer.train`.
+            kwargs: as for `Trainer.train`, which also says what is returned.
 
         Raises:
-            CorruptCheckpointError: the folder that was named is damaged or incomplete; or all folders are.
-            CheckpointNotFoundError: there is none of that name.
+            CorruptCheckpointError: the named folder, or every folder, is damaged or incomplete.
+            CheckpointNotFoundError: there is no folder of that name.
         """
         self._lineage = Lineage()
         if resume_from_checkpoint and self._is_covered():

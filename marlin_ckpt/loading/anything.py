@@ -57,43 +57,44 @@ def load(  # noqa: PLR0913 - all but the path are names
     strip_prefix: str | None = None,
     weights_only: bool = True,
 ) -> Any:
-    """Loads a checkpoint, every checksum compared, to the CPU or into live objects.
+    """Loads a checkpoint, to the CPU or into live objects, and compares every checksum.
 
     Args:
-        path: a file that `torch.save`, safetensors or marlin-ckpt wrote; or a directory, of which it takes
-            the newest checkpoint that is intact, or of a format without checksums. It passes over what is
-            damaged, and the log says why.
+        path: a file that `torch.save`, safetensors or marlin-ckpt wrote. Or a directory: then the newest
+            intact checkpoint in it, or the newest one of a format without checksums. Damaged ones are passed
+            over and logged.
         into: a module, an optimizer, a tensor, another object with `load_state_dict`, or dicts, lists and
-            tuples of these, arranged as the file has their states. Keys, shapes and dtypes are compared
-            before anything is changed; then the file is read straight into the tensors that there are, and
-            each object's `load_state_dict` is called. Tensors of another dtype are converted, which is
-            logged.
-        map_location: where tensors go, as for `torch.load`; with `into` those that it does not name.
-        strict: whether a state that does not fit is an error. Else what fits is loaded into `into`: of a
-            module each tensor for itself, of an optimizer the whole state or nothing.
-        strip_prefix: removed from the names of each state that is for a live module, or without `into` from
-            the names at the top: `module.`, say, after a training with DDP.
-        weights_only: import nothing beyond plain values and tensors, as `torch.load` does.
+            tuples of these, arranged as the states in the file. Keys, shapes and dtypes are compared before
+            anything is changed. Then the file is read straight into the existing tensors, and
+            `load_state_dict` of each object is called. A tensor of another dtype is converted, with a warning
+            in the log.
+        map_location: where tensors go, as for `torch.load`; with `into`, those that it does not name.
+        strict: a state that does not fit is an error. With False, what fits is loaded: of a module each
+            tensor by itself, of an optimizer the whole state or nothing.
+        strip_prefix: a prefix to remove from names, such as `module.` after a training with DDP: from the
+            names of each state that is loaded into a module, or without `into` from the names at the top.
+        weights_only: import nothing but tensors and plain values, as `torch.load` does. False runs any code
+            that the file names.
 
     Returns:
-        what `torch.load` would return, of a safetensors file a dict of its tensors; with `into` the same,
-        with the live objects in the places of their states; where not `strict` a report with that as its
-        `state`.
+        what `torch.load` would return; for a safetensors file a dict of its tensors. With `into` the same,
+        with the live objects in place of their states. With `strict=False` a `LoadReport`, whose `state` is
+        that.
 
     Raises:
         ArgumentsError: an argument is wrong.
         CheckpointNotFoundError: there is no such file, or no checkpoint in the directory.
-        StorageError: it cannot be read.
-        NotACheckpointError: it is something else.
-        UnknownFormatError: a newer marlin-ckpt wrote it.
-        CorruptCheckpointError: bytes are missing or changed. The tensors of `into` then hold anything: the
-            damage may come to light when half of them are read.
-        UnsafeCheckpointError: it needs more than `weights_only` allows; nothing of it was executed.
-        UnloadableStateError: what it needs beyond that cannot be imported here, or it cannot be placed as
+        StorageError: the file or the directory cannot be read.
+        NotACheckpointError: the file is something else.
+        UnknownFormatError: a newer marlin-ckpt wrote the file.
+        CorruptCheckpointError: bytes are missing or changed. The contents of the tensors of `into` are then
+            undefined, since the damage may be found when half of them are read.
+        UnsafeCheckpointError: the file needs more than `weights_only` allows; none of its code was run.
+        UnloadableStateError: a class that the file names cannot be imported, or a tensor cannot be placed as
             `map_location` says.
-        StateMismatchError: a state does not fit the object that it is for.
-        MarlinError: names do not tell which checkpoint of a directory is the newest, or it is a folder that
-            something else has to load.
+        StateMismatchError: a state does not fit its object.
+        MarlinError: the names in a directory do not show which checkpoint is the newest, or the newest is a
+            folder that another tool has to load.
     """
     _check(into, map_location, is_strict=strict)
     job = _Job(into, map_location, strict, strip_prefix, weights_only)

@@ -14,20 +14,20 @@ _MOST_NAMES = 3
 
 
 def verify(path: PathText) -> Verdict:
-    """Reads a whole checkpoint and compares it with all that it says of itself, as `marlin-ckpt verify` does.
+    """Reads a whole checkpoint and checks every checksum, as `marlin-ckpt verify` does.
 
-    torch is not needed, and nothing of the file is run.
+    No code of the file is run, and torch is not imported.
 
     Args:
         path: a file, or a folder that is one checkpoint.
 
     Returns:
-        the verdict; also on a file that is damaged, or is no checkpoint.
+        the verdict. A damaged file, or one that is no checkpoint, is a verdict and no exception.
 
     Raises:
         CheckpointNotFoundError: there is no such file.
-        StorageError: it cannot be read.
-        MarlinError: it is a directory that is not one checkpoint.
+        StorageError: the file cannot be read.
+        MarlinError: the path is a directory that is not one checkpoint.
     """
     text = os.fspath(path)
     if found := catalog.entry(text):
@@ -39,24 +39,24 @@ def verify(path: PathText) -> Verdict:
 
 
 def inspect(path: PathText) -> Contents:
-    """Reads what a file holds, but no tensor's data, as `marlin-ckpt show` does.
+    """Reads what a file holds without the data of its tensors, as `marlin-ckpt show` does.
 
-    torch is not needed, and nothing of the file is run.
+    No code of the file is run, and torch is not imported.
 
     Args:
-        path: a file by `torch.save`, safetensors or marlin-ckpt.
+        path: a file that `torch.save`, safetensors or marlin-ckpt wrote.
 
     Returns:
-        its tree, its tensors, its manifest, and what loading it would import.
+        the tree of its values, its tensors, its manifest, and what loading it would import.
 
     Raises:
         CheckpointNotFoundError: there is no such file.
-        StorageError: it cannot be read.
+        StorageError: the file cannot be read.
         CorruptCheckpointError: bytes are missing or changed.
-        NotACheckpointError: it is something else.
-        UnknownFormatError: a newer marlin-ckpt wrote it.
-        UnsafeCheckpointError: it would take more time or memory than any of its length that a tool wrote.
-        MarlinError: it is a directory.
+        NotACheckpointError: the file is something else.
+        UnknownFormatError: a newer marlin-ckpt wrote the file.
+        UnsafeCheckpointError: reading it would take more time or memory than a file of this length needs.
+        MarlinError: the path is a directory.
     """
     text = os.fspath(path)
     if os.path.isdir(text):

@@ -42,26 +42,26 @@ def save(
 ) -> SaveReport:
     """Saves an object to a file, whole and durable, or not at all.
 
-    The file is one that `torch.load` reads. It appears under its name in one instant, when its bytes are on
-    the disk; until then, and after any failure, a file that had the name is there unchanged.
+    `torch.load` reads the file too. The file gets its name only when all its bytes are on the disk; until
+    then, and after any failure, an older file of that name is unchanged.
 
     Args:
-        obj: anything that can be pickled. Modules, optimizers, schedulers and gradient scalers in it that are
-            reached through dicts, lists and tuples are saved by their `state_dict()`, so that
-            `load(path, into=obj)` restores them; all else is saved as by `torch.save`.
-        path: exactly this name; directories that are missing are made, a symbolic link is replaced.
-        metrics: names and numbers for the file's manifest, where `marlin-ckpt list` finds them.
-        index: the epoch or step, for the manifest; None takes the one in the name, or 0.
-        overwrite: whether a file that has the name is replaced. Of several that save at once without it, one
-            succeeds, on a file system that has hard links.
+        obj: anything that can be pickled. Modules, optimizers, schedulers and gradient scalers, alone or in
+            dicts, lists and tuples, are saved by their `state_dict()`, so that `load(path, into=obj)`
+            restores them. Everything else is saved as `torch.save` saves it.
+        path: the name of the file. Missing directories are made; a symbolic link of that name is replaced.
+        metrics: names and numbers for the file's manifest, which `marlin-ckpt list` shows.
+        index: the epoch or step, for the manifest. None takes the number in the name, or 0.
+        overwrite: replace a file of that name. Without it, when several processes save to one name at once,
+            one succeeds and the others get an error; this needs a file system with hard links.
 
     Returns:
-        what the save took.
+        the path, the size and how long each part of the save took.
 
     Raises:
-        ArgumentsError: the index or a metric is wrong.
+        ArgumentsError: the index is no integer of 0 or more, or a metric is no number.
         UnsavableStateError: the object cannot be pickled; the message says where in it.
-        StorageError: the file cannot be written; or it exists already, without `overwrite` (EEXIST).
+        StorageError: the file cannot be written, or it exists and `overwrite` is False (`errno` is EEXIST).
     """
     wanted = _Wanted(obj, os.fspath(path), metrics, index, overwrite)
     lineage = _this_process()
@@ -74,14 +74,14 @@ def save(
 
 
 class Saver(Closing):
-    """Saves objects behind the training loop: `save` copies, and a thread writes the copy.
+    """Saves objects while training goes on: `save` copies the state, and a thread writes the copy.
 
-    Each file is durable and whole under its name, or not there, as with `marlin_ckpt.save`. One save is under
-    way at a time; the next one waits for it. Close it, or use it in a `with` statement, to be sure of the
+    Each file is whole and durable under its name, or not there, as with `marlin_ckpt.save`. One save is
+    written at a time; the next one waits for it. Call `close`, or use a `with` statement, to wait for the
     last one.
 
     Attributes:
-        logger: is told of what goes wrong in the background.
+        logger: where failures in the background are logged.
     """
 
     def __init__(  # noqa: PLR0913 - keywords
@@ -94,20 +94,21 @@ class Saver(Closing):
         on_durable: Callable[[SaveReport], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
-        """Takes how to save.
+        """Sets how to save; nothing is written yet.
 
         Args:
-            asynchronous: write in the background; takes as much memory as the largest state. False: `save`
-                returns when the file is durable.
-            overlap: copy in the background, too, what only an optimizer's step changes; its next step waits
-                for the rest of the copy. See `DefaultCheckpointerArguments.overlap`.
-            check_overlap: compare checksums, so that tensors that are changed through `.data` are noticed.
-            as_is: save modules, optimizers and the like as `torch.save` does, not by their states.
-            on_durable: called with the report of each file that is durable, on the thread that has written
-                it, before the next save: to upload the file, say. What it raises counts as a failure, though
-                the file is there. This Saver does not save, wait or close in it.
-            on_error: called on that thread with what a save, or `on_durable`, has failed with in the
-                background, in place of raising it at the next call. Not where `asynchronous` is off.
+            asynchronous: write in the background, with as much extra memory as the largest state takes.
+                False: `save` returns when the file is durable.
+            overlap: copy in the background also what only an optimizer's step changes; its next step waits
+                until that is copied. See `DefaultCheckpointerArguments`.
+            check_overlap: compare checksums, so that a tensor that is written to through `.data` during its
+                copy is noticed.
+            as_is: save modules, optimizers and the like as `torch.save` does, not by their `state_dict()`.
+            on_durable: called with the report of each durable file before the next save begins, to upload it
+                for example, on the thread that wrote it. An exception in it counts as a failed save, though
+                the file is there. Do not call this Saver in it.
+            on_error: called with the error of a save in the background, or of `on_durable`, on that thread.
+                Without it the next call raises the error. It is not used if `asynchronous` is False.
         """
         self._how = How(asynchronous, overlap, check_overlap)
         self._as_is = as_is
@@ -120,27 +121,27 @@ class Saver(Closing):
 
     @property
     def run_id(self) -> str:
-        """The id of the run that all files are of."""
+        """The id of the run, which is in the manifest of each file."""
         return self._lineage.run_id
 
     def register(self, *optimizers: Optimizer) -> None:
-        """Names optimizers whose parameters and state nothing but their `step` changes.
+        """Names optimizers whose parameters and state only their `step` changes.
 
-        With `overlap` it is copied while training goes on, and the next step waits for the rest of the copy.
-        Optimizers that are themselves in what is saved are known from then on, those whose states are in it
-        from their next step on, and those that are named here at once. Where something else changes such a
-        tensor while it is copied, the file is not written, a StorageError (EBUSY) says so, and later saves
-        copy everything before they return.
+        With `overlap` these are copied while training goes on, and the next step waits for the rest of the
+        copy. An optimizer that is itself in the saved object need not be named; one whose `state_dict()` is
+        in it is known from its next step on. If something else changes such a tensor during its copy, the
+        file is not written, the error is a StorageError (`errno` is EBUSY), and later saves copy everything
+        before they return.
         """
         self._lineage.optimizers.update(optimizers)
         if self._how.async_save and self._how.overlap:
             self._engine.register(*optimizers)
 
     def continue_run(self, path: PathText) -> None:
-        """Takes a checkpoint that was loaded for the last save of this run: a resumed run is the same run.
+        """Continues the run that wrote a checkpoint: its run id and the count of its saves.
 
         Args:
-            path: of the checkpoint; from a file by another tool nothing is taken.
+            path: the checkpoint that was loaded. A file of another tool changes nothing.
 
         Raises:
             CheckpointNotFoundError: there is no such checkpoint.
@@ -159,24 +160,26 @@ class Saver(Closing):
         index: int | None = None,
         overwrite: bool = True,
     ) -> None:
-        """Saves an object as `marlin_ckpt.save` does, behind the loop where `asynchronous` is set.
+        """Saves an object as `marlin_ckpt.save` does; in the background if `asynchronous` is set.
 
-        What the object holds may be changed as soon as this returns; tensors of a known optimizer by its
-        step alone.
+        When this returns the object may be changed, except that with `overlap` the tensors of a known
+        optimizer may only be changed by its step.
 
         Args:
             obj: as for `marlin_ckpt.save`.
-            path: exactly this name, below the present working directory if it is relative.
+            path: as for `marlin_ckpt.save`; a relative path is below the working directory of this moment.
             metrics: as for `marlin_ckpt.save`.
             index: as for `marlin_ckpt.save`.
             overwrite: as for `marlin_ckpt.save`.
 
         Raises:
-            ArgumentsError, UnsavableStateError, StorageError: as `marlin_ckpt.save`; of what is written in
-                the background a later call raises them. EDEADLK: a signal's handler, or `on_durable`, asks
-                for a save in the middle of one; EBUSY: see `register`.
-            Exception: what the save before, or its `on_durable`, has failed with in the background; this
-                save was begun first.
+            ArgumentsError: as `marlin_ckpt.save`.
+            UnsavableStateError: as `marlin_ckpt.save`.
+            StorageError: as `marlin_ckpt.save`; with `asynchronous` a later call may raise it. `errno` is
+                EDEADLK if a signal handler or `on_durable` saves in the middle of a save; for EBUSY see
+                `register`.
+            Exception: the error of the save before, or of its `on_durable`, in the background; this save has
+                begun.
         """
         wanted = _Wanted(obj, os.fspath(path), metrics, index, overwrite, self._as_is)
         with self._engine.turn.taken():
@@ -196,19 +199,19 @@ class Saver(Closing):
         self._on_durable(report)
 
     def wait(self) -> None:
-        """Waits until all that was saved is durable, and its `on_durable` has returned.
+        """Waits until everything that was saved is durable, and `on_durable` has returned.
 
         Raises:
-            Exception: what a save has failed with in the background, unless that was raised before.
+            Exception: the error of a save in the background that was not raised before.
         """
         self._engine.wait()
 
     def take_reports(self) -> list[SaveReport]:
-        """The reports of the files that have become durable since the last call, at most the last 1,000."""
+        """The reports of the files that became durable since the last call, at most the last 1,000."""
         return self._engine.take_reports()
 
     def close(self) -> None:
-        """Waits as `wait` does, and gives the memory for copies back; a later save takes it anew.
+        """Waits as `wait` does and frees the memory for copies; a later save takes it again.
 
         Raises:
             Exception: as `wait`.

@@ -19,21 +19,21 @@ from marlin_ckpt.training.resume.order import EpochSampler, Remaining
 
 @dataclass
 class TrainerBackendArguments:
-    """What a trainer hands its backend before the first step.
+    """What a trainer gives its backend before the first step.
 
     Attributes:
-        model: what is trained, on its device.
-        device: where that is.
-        optimizers: stepped and zeroed at each global step.
-        schedulers: stepped after them.
-        gradient_accumulation: batches behind one global step.
-        max_train_steps_per_epoch: global steps after which an epoch ends; None: all data.
-        max_val_steps_per_epoch: batches after which a validation ends; None: all data.
+        model: the module, on its device.
+        device: that device.
+        optimizers: stepped at each global step; their gradients are then set to zero.
+        schedulers: stepped after the optimizers.
+        gradient_accumulation: batches for one global step.
+        max_train_steps_per_epoch: global steps after which an epoch ends. None uses all data.
+        max_val_steps_per_epoch: batches after which a validation ends. None uses all data.
         clip_grads: clip the norm of all gradients before each global step.
-        max_grad_norm: the norm to clip to.
-        on_global_step: called after each global step, with the number of them done and the mean loss of this
-            one; may save a checkpoint, and raises an exception where training is to end.
-        amp_dtype: of the passes of a backend with mixed precision: `bfloat16`, `float16`, or `auto`.
+        max_grad_norm: the greatest norm.
+        on_global_step: called after each global step with the number of them done and the mean loss of this
+            one. It may save a checkpoint, and raises an exception if training is to stop.
+        amp_dtype: the type that mixed precision computes in: `bfloat16`, `float16` or `auto`.
     """
 
     model: ModuleInterface
@@ -60,19 +60,19 @@ def weakly(method: Callable[[int, float], None]) -> Callable[[int, float], None]
 
 
 class TrainerBackend(ABC):
-    """How steps are run: in one process, with mixed precision, on many machines."""
+    """Runs the steps of a trainer: in one process, with mixed precision, or on many machines."""
 
     @abstractmethod
     def init(self, args: TrainerBackendArguments) -> None:
-        """Takes what it works on; called once, before any other method."""
+        """Takes the arguments; called once, before any other method."""
 
     @abstractmethod
     def train_dl(self, dataloader: Iterable[Any], callback: CallbackInterface) -> list[Any]:
-        """Trains on a loader's batches and returns their collected outputs."""
+        """Trains on the batches of a loader and returns their outputs; see `CallbackInterface`."""
 
     @abstractmethod
     def validate_dl(self, dataloader: Iterable[Any]) -> list[Any]:
-        """Runs validation steps on a loader's batches and returns their collected outputs."""
+        """Runs validation steps on the batches of a loader and returns their outputs."""
 
     @abstractmethod
     def get_batches_completed(self) -> int:
@@ -88,20 +88,20 @@ class TrainerBackend(ABC):
     @property
     @abstractmethod
     def train_sampler(self) -> SamplerClass:
-        """The class of sampler that a training loader is to use."""
+        """The class of samplers for the training data."""
 
     @property
     @abstractmethod
     def val_sampler(self) -> SamplerClass:
-        """The class of sampler that a validation loader is to use."""
+        """The class of samplers for the validation data."""
 
     @abstractmethod
     def get_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the backend."""
+        """The backend's part of a checkpoint."""
 
     @abstractmethod
     def update_state(self, state: Mapping[str, Any] | None) -> None:
-        """Takes over what `get_state` returned once; nothing where there is none."""
+        """Restores what `get_state` returned; None restores nothing."""
 
 
 @dataclass
@@ -116,7 +116,7 @@ class SingleProcess(TrainerBackend):
     """Runs each step in this process, on one device.
 
     Attributes:
-        lost: what a loaded state of an epoch under way has not kept, a sentence each.
+        lost: what a state from within an epoch could not hold, one sentence each.
     """
 
     args: TrainerBackendArguments
@@ -129,7 +129,7 @@ class SingleProcess(TrainerBackend):
         self._goes_on = self._is_within_step = False
 
     def init(self, args: TrainerBackendArguments) -> None:
-        """Takes what it works on.
+        """Takes the arguments.
 
         Raises:
             TrainingError: an optimizer or a scheduler cannot be stepped without an argument.
@@ -138,13 +138,13 @@ class SingleProcess(TrainerBackend):
         self.args = args
 
     def train_dl(self, dataloader: Iterable[Any], callback: CallbackInterface) -> list[Any]:
-        """Trains on a loader's batches; those that are left, when the state of an epoch under way was loaded.
+        """Trains on the batches of a loader; after a resume within an epoch, on those that are left.
 
-        A last global step of fewer batches ends the epoch where the batches do not divide evenly, so that
-        no gradient is carried over a checkpoint.
+        If the batches do not divide evenly, the last global step of an epoch has fewer of them, so that no
+        gradient is left over at a checkpoint.
 
         Raises:
-            TrainingError: an exception has ended an earlier call in the middle of a global step.
+            TrainingError: an exception ended an earlier call in the middle of a global step.
         """
         if self._is_within_step:
             hint = "make a new trainer, which goes on from the last checkpoint"
@@ -159,7 +159,7 @@ class SingleProcess(TrainerBackend):
         return outputs
 
     def end_epoch(self) -> None:
-        """Forgets the outputs of the epoch, which a checkpoint during its validation still holds."""
+        """Frees the outputs of the epoch, which a checkpoint during its validation still holds."""
         self._progress = _Progress()
 
     def _train(self, dataloader: Iterable[Any], callback: CallbackInterface) -> None:
@@ -252,10 +252,7 @@ class SingleProcess(TrainerBackend):
         return SequentialSampler
 
     def get_state(self) -> dict[str, Any]:
-        """The step counters and, within an epoch, what it has done.
-
-        Of the outputs it holds those that `on_end_train_epoch` and the mean loss need, in limited space.
-        """
+        """The counts of steps and batches; within an epoch also what `on_end_train_epoch` needs of it."""
         state: dict[str, Any] = {
             "global_step_completed": self.global_step_completed,
             "batches_completed": self.batches_completed,
@@ -266,7 +263,7 @@ class SingleProcess(TrainerBackend):
         return state
 
     def update_state(self, state: Mapping[str, Any] | None) -> None:
-        """Takes over what `get_state` returned once."""
+        """Restores what `get_state` returned."""
         if state:
             self.global_step_completed = state["global_step_completed"]
             self.batches_completed = state["batches_completed"]

@@ -23,20 +23,21 @@ class Stage(Enum):
 
 
 class CallbackInterface(ABC):  # noqa: B024 - each method may stay as it is
-    """What a trainer calls on the way; each does nothing unless overridden.
+    """Methods that a trainer calls as training goes on; each does nothing unless overridden.
 
-    Outputs are what the steps returned, collected: tensors are detached, moved to the CPU and concatenated
-    along their first dimension (scalars are stacked), anything else is gathered in lists.
+    `outputs` are what the steps returned, collected over batches: tensors are detached, moved to the CPU and
+    concatenated along their first dimension (scalars are stacked), anything else is put into lists.
+    `global_step` is the number of optimizer steps done in the whole run.
     """
 
     def on_begin_train_epoch(self, global_step: int, epoch: int) -> None:  # noqa: B027 - a callback may do nothing
-        """Called before an epoch's first step, and again when a run goes on in the middle of the epoch."""
+        """Called before the first step of an epoch (from 0), and again when a run is resumed within it."""
 
     def on_end_train_step(self, global_step: int, *outputs: Any) -> None:  # noqa: B027
         """Called after each optimizer step, with the outputs of its batches."""
 
     def on_end_backward(self, global_step: int, loss: torch.Tensor) -> None:  # noqa: B027
-        """Called after each backward pass, with the loss that it started from."""
+        """Called after each backward pass, with the loss that it started from, a scalar tensor."""
 
     def on_end_train_epoch(self, global_step: int, *outputs: Any) -> None:  # noqa: B027
         """Called after an epoch and its validation, with the outputs of its training batches."""
@@ -49,13 +50,12 @@ class CallbackInterface(ABC):  # noqa: B024 - each method may stay as it is
 
 
 class ModuleInterface(torch.nn.Module, CallbackInterface):
-    """Derive from it, implement the abstract methods, and give it to a `Trainer`.
+    """What a `Trainer` trains: derive from it and implement the abstract methods.
 
     Attributes:
-        should_stop: set it to True, in any method, to end the run early: the epoch under way is ended and
-            saved, the run ends as after its last epoch, and no further one begins. A checkpoint within that
-            epoch keeps it. A run that is resumed after that epoch goes on, unless the module sets it again
-            (in `update_state`, say, where its `get_state` keeps what it goes by).
+        should_stop: set it to True, in any method, to end the run early. The current epoch is finished and
+            saved, and no other begins. A checkpoint within that epoch stores it. A run that is resumed after
+            that epoch continues, unless the module sets it again, for example in `update_state`.
     """
 
     should_stop: bool = False
@@ -64,22 +64,26 @@ class ModuleInterface(torch.nn.Module, CallbackInterface):
     def get_optimizers_schedulers(
         self, estimated_global_steps_per_epoch: int, epochs: int
     ) -> tuple[Iterable[torch.optim.Optimizer], Schedulers]:
-        """Makes the optimizers and the schedulers, which are stepped after each optimizer step or epoch.
+        """Makes the optimizers and the learning-rate schedulers.
 
-        An optimizer is stepped without a closure, which LBFGS needs. ReduceLROnPlateau is stepped by epoch,
-        with the metric that `plateau_metric` names.
+        An optimizer is stepped without a closure, so that LBFGS cannot be used. Schedulers are stepped after
+        each optimizer step or each epoch; ReduceLROnPlateau by epoch, with the metric that `plateau_metric`
+        names.
 
         Args:
             estimated_global_steps_per_epoch: optimizer steps in an epoch.
             epochs: epochs in the run.
+
+        Returns:
+            the optimizers, and the schedulers.
         """
 
     @abstractmethod
     def get_train_dataloader(self, sampler: SamplerClass, batch_size: int) -> DataLoader[Any] | None:
-        """Makes the loader of the training data; called for each epoch, and once for the number of steps.
+        """Makes the loader of the training data; called for each epoch, and once to count the steps.
 
         Args:
-            sampler: a class, to be called with the data set.
+            sampler: a class of samplers; call it with the data set and give the result to the loader.
             batch_size: samples in one batch.
 
         Returns:
@@ -88,14 +92,14 @@ class ModuleInterface(torch.nn.Module, CallbackInterface):
 
     @abstractmethod
     def get_val_dataloaders(self, sampler: SamplerClass, batch_size: int) -> Loaders:
-        """Makes the loader of the validation data, or several by name; called for each epoch.
+        """Makes the loader of the validation data, or a dict of several; called for each epoch.
 
         Args:
-            sampler: a class, to be called with the data set.
+            sampler: a class of samplers; call it with the data set and give the result to the loader.
             batch_size: samples in one batch.
 
         Returns:
-            the loaders; None where nothing is validated.
+            the loader or loaders; None if nothing is validated.
         """
 
     @abstractmethod
@@ -104,25 +108,28 @@ class ModuleInterface(torch.nn.Module, CallbackInterface):
 
         Args:
             global_step: the number of the optimizer step that this batch is for, from 1.
-            batch: what the loader gave, still to be moved to the device.
-            device: where the module is.
+            batch: what the loader gave; move it to the device here.
+            device: the device that the module is on.
 
         Returns:
-            the loss, a scalar tensor, or a tuple whose first is the loss.
+            the loss, a scalar tensor; or a tuple that begins with it.
         """
 
     @abstractmethod
     def val_step(self, global_step: int, batch: Any, device: torch.device) -> Any:
-        """Computes what `on_end_val_epoch` needs of a batch; a tensor or a tuple.
+        """Computes what `on_end_val_epoch` needs of a batch.
 
         Args:
             global_step: optimizer steps done.
-            batch: what the loader gave, still to be moved to the device.
-            device: where the module is.
+            batch: what the loader gave; move it to the device here.
+            device: the device that the module is on.
+
+        Returns:
+            a tensor or a tuple.
         """
 
     def test_step(self, global_step: int, batch: Any, device: torch.device) -> Any:
-        """Computes what a test needs of a batch; only for modules that are tested.
+        """Computes what a test needs of a batch; a trainer does not call it.
 
         Raises:
             NotImplementedError: unless overridden.
@@ -130,16 +137,16 @@ class ModuleInterface(torch.nn.Module, CallbackInterface):
         raise NotImplementedError(f"{type(self).__name__} has no test_step")
 
     def forward(self, stage: Stage, global_step: int, batch: Any, device: torch.device) -> Any:
-        """Calls the step of a stage."""
+        """Calls `train_step`, `val_step` or `test_step`, as the stage says."""
         steps = {Stage.TRAIN: self.train_step, Stage.VAL: self.val_step, Stage.TEST: self.test_step}
         return steps[stage](global_step=global_step, batch=batch, device=device)
 
     def get_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the module; the state dict unless overridden."""
+        """The module's part of a checkpoint; its `state_dict()` unless overridden."""
         return self.state_dict()
 
     def update_state(self, state: Mapping[str, Any] | None) -> None:
-        """Takes over what `get_state` returned once; nothing where there is none.
+        """Restores what `get_state` returned; None restores nothing.
 
         Raises:
             RuntimeError: the state does not fit the module.
@@ -148,13 +155,13 @@ class ModuleInterface(torch.nn.Module, CallbackInterface):
             self.load_state_dict(state)
 
     def get_metrics(self) -> dict[str, float]:
-        """What was measured since the last call, for the checkpoint's manifest; none unless overridden."""
+        """What was measured since the last call, for the checkpoint's manifest; nothing unless overridden."""
         return {}
 
     def data_fingerprint(self) -> str:
-        """Identifies the training data, by a hash for example; "" unless overridden.
+        """A text that identifies the training data, such as a hash; `""` unless overridden.
 
-        A resumed run warns where it differs: with other data it is not the same run.
+        A resumed run logs a warning if it differs, since with other data it is not the same run.
         """
         return ""
 

@@ -7,19 +7,37 @@ from marlin_ckpt.reports import SaveReport
 
 
 class TrainerObserver(Protocol):
-    """Follows a trainer; the command line shows progress through it.
+    """Methods that a trainer calls to report progress; the command shows its progress bar by these.
 
-    Each method is called on the training thread and must return quickly.
+    They are called on the thread that trains, and should return quickly.
     """
 
     def on_epoch_begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:
-        """Before an epoch: its number from 0, the run's epochs, the epoch's global steps, and those done."""
+        """Called before an epoch.
+
+        Args:
+            epoch: its number, from 0.
+            epochs: the number of epochs of the run.
+            steps: global steps in this epoch.
+            done: those of them that are done, in a resumed run.
+        """
 
     def on_global_step(self, global_step: int, loss: float) -> None:
-        """After a global step: the number of them in the run, and the mean loss of this one."""
+        """Called after a global step.
+
+        Args:
+            global_step: global steps done in the whole run.
+            loss: the mean loss of this one.
+        """
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """After an epoch and its validation."""
+        """Called after an epoch and its validation, with the metrics."""
 
     def on_save(self, path: str, index: int, report: SaveReport | None) -> None:
-        """After a saved file has become durable; with its report, where the checkpointer makes reports."""
+        """Called when a saved file is durable.
+
+        Args:
+            path: the file.
+            index: the index that it was saved under.
+            report: its report; None if the checkpointer makes none.
+        """

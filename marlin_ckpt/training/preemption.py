@@ -17,12 +17,12 @@ _SHOW_CURSOR = b"\x1b[?25h"  # DECTCEM; a progress bar hides it
 
 
 class Preempted(SystemExit):
-    """A signal has ended the training, and the state was saved; ends the process unless it is caught.
+    """A signal stopped the training, and the state was saved. It ends the process unless it is caught.
 
     Attributes:
-        signal: which.
-        path: the file that holds the state, durable; None where none was written.
-        code: 128 + the signal's number: 143 for SIGTERM, 130 for SIGINT.
+        signal: the signal.
+        path: the durable file that holds the state; None if nothing was saved.
+        code: the exit code, 128 + the signal's number: 143 for SIGTERM, 130 for SIGINT.
     """
 
     def __init__(self, number: int, path: str | None) -> None:

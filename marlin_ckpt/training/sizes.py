@@ -58,12 +58,12 @@ class Figures:
 
     @property
     def train_step_batch_size(self) -> int:
-        """Samples in one batch, as many as the device holds; see `step_batch_size`."""
+        """Samples in one training batch, the largest part of `train_batch_size` that the device can hold."""
         return step_batch_size(self.args.train_batch_size, self.args.gpu_batch_size_limit)
 
     @property
     def gradient_accumulation(self) -> int:
-        """Batches behind one global step."""
+        """Training batches for one global step."""
         return self.args.train_batch_size // self.train_step_batch_size
 
     @property

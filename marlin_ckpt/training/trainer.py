@@ -23,16 +23,15 @@ from marlin_ckpt.training.sizes import Figures
 
 
 class Trainer(Figures):
-    """Trains a module, saves on the way, and continues from what the checkpointer loads.
+    """Trains a module, saves while it does, and continues from what the checkpointer loads.
 
-    A run that goes on from a checkpoint is the run that was never stopped, bit for bit, wherever it was.
+    A resumed run is, bit for bit, the run that was never stopped, also when it resumes within an epoch.
 
     Attributes:
-        module, args: what is trained, and how.
-        trainer_backend, checkpointer: what runs the steps, and what saves and loads.
-        last_epoch: the last epoch done, -1 before the first.
-        optimizers, schedulers: the module's.
-        seed: what the order of the training data comes from.
+        last_epoch: the last epoch that was finished; -1 before the first.
+        optimizers: the module's optimizers.
+        schedulers: the module's schedulers.
+        seed: the seed of the order of the training data.
     """
 
     def __init__(
@@ -44,14 +43,19 @@ class Trainer(Figures):
         *,
         observer: TrainerObserver | None = None,
     ) -> None:
-        """Loads once, and hands the three states back to the module, to itself and to the backend.
+        """Loads a checkpoint, if there is one, and restores the module, itself and the backend from it.
 
-        `args` name the backend and the checkpointer that are not given; the observer follows the progress.
+        Args:
+            module: what to train.
+            args: how to train it.
+            trainer_backend: what runs the steps; None makes the one that `args.backend` names.
+            checkpointer: what saves and loads; None makes a `DefaultCheckpointer`.
+            observer: called as training goes on.
 
         Raises:
-            StateMismatchError: a state was loaded that does not fit, or with `exact` one of other conditions.
+            StateMismatchError: a loaded state does not fit; or with `exact`, conditions differ.
             TrainingError: the device is not there, or an optimizer or scheduler cannot be stepped.
-            Whatever the checkpointer's `load` raises.
+            MarlinError: as the checkpointer's `load`.
         """
         args.check()
         self.device = setting.device_of(args)
@@ -106,16 +110,15 @@ class Trainer(Figures):
         self._maker = stepping.Maker(module)  # what is made from now on is new
 
     def train(self) -> None:
-        """Runs what is left of the run, saving on the way; then saves once more, forced, and the model.
+        """Runs what is left of the run, and saves as it goes; at the end once more, and the model.
 
-        SIGTERM, SIGINT and SIGUSR1 are answered between two global steps, or two batches of a validation:
-        each saves, the first two then stop, and a second one of these ends the process at once. Called again
-        after that, it goes on where it has stopped.
+        SIGTERM, SIGINT and SIGUSR1 are answered between two global steps or two batches of a validation. Each
+        of them saves; the first two then stop the run, and a second one of these ends the process at once.
+        Called again after a stop, this continues where it stopped.
 
         Raises:
-            ArgumentsError: the arguments are wrong by now.
-            Preempted: a signal has stopped it; the state is saved.
-            DirectoryInUseError, StateMismatchError: another run saves there; with `exact`, the data differ.
+            Preempted: a signal stopped the run; the state is saved.
+            MarlinError: arguments are wrong, a save failed, another run saves there, or `exact` forbids it.
         """
         self.args.check()
         with self._saves.running(self.args, self.checkpointer, self.logger):
@@ -177,7 +180,7 @@ class Trainer(Figures):
         self._answer()
 
     def train_epoch(self) -> list[Any]:
-        """Trains on what is left of the epoch's data and returns the outputs collected in all of it."""
+        """Trains on what is left of the epoch's data and returns the outputs of the whole epoch."""
         sampler, size = self.train_sampler, self.train_step_batch_size
         made = self.module.get_train_dataloader(sampler=sampler, batch_size=size)
         loader = () if made is None else made  # a module that is only validated
@@ -187,10 +190,7 @@ class Trainer(Figures):
             return list(self.trainer_backend.train_dl(remaining, self.module))
 
     def validate(self) -> list[Any]:
-        """Runs the validation loaders one after the other and returns the last one's collected outputs.
-
-        A loader of None is none.
-        """
+        """Runs the validation loaders that are not None; returns the outputs of the last one."""
         sampler, size = self.val_sampler, self.val_step_batch_size
         loaders = self.module.get_val_dataloaders(sampler=sampler, batch_size=size)
         self.module.eval()
@@ -205,22 +205,21 @@ class Trainer(Figures):
         return outputs
 
     def save_checkpoint(self, force: bool = False) -> str | None:
-        """Hands the three states and the metrics to the checkpointer, and returns its path.
+        """Gives the three states and the metrics to the checkpointer, and returns its path.
 
-        The index is the last epoch, or within an epoch the one under way; with `index_by: step` it is the
-        number of global steps done. At the end of a run, what has just been saved is not saved again.
+        The index is the current or last epoch, or with `index_by: step` the number of global steps done.
         """
         if path := self._saves.held(self.checkpointer, self._place()):
             return path
         return self._saves.save(self.checkpointer, self._state(), self._index(), self._place(), force)
 
     def save_model_checkpoint(self) -> None:
-        """Hands the module's state alone to the checkpointer, under the index of the last checkpoint."""
+        """Gives the module's state alone to the checkpointer, under the index of the last checkpoint."""
         path = self.checkpointer.save_model(self.module.get_state(), self._index())
         self._saves.report(self.checkpointer, path, self._index())
 
     def get_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the trainer; a subclass may add its own."""
+        """The trainer's part of a checkpoint."""
         named = fitting.names(self.optimizers, self.module)
         return {
             "last_epoch": self.last_epoch,
@@ -233,10 +232,11 @@ class Trainer(Figures):
         }
 
     def update_state(self, state: Mapping[str, Any] | None) -> None:
-        """Takes over what `get_state` returned once, but for what `reset_optimizers_schedulers` makes new.
+        """Restores what `get_state` returned, except what `reset_optimizers_schedulers` makes new.
 
         Raises:
-            StateMismatchError: it does not fit, and lists in what; with `exact`, also other conditions.
+            StateMismatchError: it does not fit, and the message says where; or with `exact`, conditions
+                differ.
         """
         if not state:
             return

@@ -29,20 +29,20 @@ _LONGEST_ORDER = 16  # bytes of the record `byteorder`, which says little or big
 
 
 class Contents(NamedTuple):
-    """What a file holds: the tree of all that is in it, and what is asked of that most.
+    """What a file holds, without the data of its tensors.
 
-    `{one.name: one.shape for one in contents.tensors}` are its tensors; `contents.manifest` says of which run
-    a checkpoint of ours is, with its metrics.
+    `{one.name: one.shape for one in contents.tensors}` are its tensors.
 
     Attributes:
         path: the file.
         format: how it is encoded.
-        size_bytes: the file's length.
-        root: the tree.
-        tensors: in the file's order; one that stands in several places is there for each.
-        imports: `module.name` of all that unpickling would import, sorted, in the names of Python 3.
-        numpy_types: the codes of the numpy dtypes in it, `f8`, sorted.
-        container: the structure of a zip; None of other formats.
+        size_bytes: its size in bytes.
+        root: the tree of everything in it.
+        tensors: the tensors in the file's order. A tensor that is in several places of the tree is in here
+            for each.
+        imports: what unpickling the file would import, as `module.name`, sorted, in the names of Python 3.
+        numpy_types: the codes of the numpy dtypes in it, such as `f8`, sorted.
+        container: the structure of a zip; None for other formats.
     """
 
     path: str
@@ -62,7 +62,7 @@ class Contents(NamedTuple):
 
     @property
     def manifest(self) -> Manifest | None:
-        """Ours; None in a file by another tool."""
+        """The manifest; None if marlin-ckpt did not write the file."""
         return None if self.container is None else self.container.manifest
 
 

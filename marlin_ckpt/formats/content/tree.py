@@ -28,7 +28,7 @@ _Inside = tuple[Any, int, Iterator[tuple[str, Any]]]  # a container, its length,
 
 
 class NodeKind(StrEnum):
-    """What a node stands for."""
+    """What a node of the tree is."""
 
     MAPPING = "mapping"
     LIST = "list"
@@ -41,18 +41,20 @@ class NodeKind(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One place in a file.
+    """One node of the tree of a file.
 
     Attributes:
-        key: the last part of its name, `weight` or `[0]`; "" at the root.
-        kind: what stands there; ELSEWHERE for a container that is shown where it stood first, or that lies
-            too deep to be shown.
-        label: in words, what a person would want to read of an object, or of what is not shown.
-        value: of a VALUE: plain, or a list, tuple or set of plain values, or a large mapping of them.
-        tensor: of a TENSOR.
-        children: in the file's order. A tensor has some where it is more than its elements.
-        origin: what the pickle has there, in stubs.
-        is_too_deep: whether it is ELSEWHERE since it lies too deep, and its parts are shown nowhere.
+        key: the last part of its name, `weight` or `[0]`; `""` at the root.
+        kind: what the node is. ELSEWHERE is a container that is shown at its first place in the tree, or that
+            is nested too deeply to be shown.
+        label: a short text on an object, or on what is not shown.
+        value: the value of a VALUE: a plain value, or a list, tuple, set or large mapping of plain values.
+        tensor: the tensor of a TENSOR.
+        children: the nodes in it, in the file's order. A TENSOR has children if it holds more than its
+            elements.
+        origin: the object as the reader of pickles makes it, with placeholders for all that would be
+            imported.
+        is_too_deep: whether it is ELSEWHERE because it is nested too deeply.
     """
 
     key: str

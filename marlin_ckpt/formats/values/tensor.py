@@ -9,21 +9,23 @@ from marlin_ckpt.formats.zip.structures import Record
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where the elements of a tensor are. Nothing here has been checked against the length of the file.
+    """Where the elements of a tensor are in a file.
+
+    The values are those in the file; none was compared with the file's length.
 
     Attributes:
         name: its dotted path, `module_interface_state.layers.0.weight`; list items are `[0]`.
         dtype: in torch's spelling, `float32`.
-        shape: as in the file; a hostile file may have negative sizes.
-        stride: in elements, one for each size.
-        offset: of the first element, in elements from the storage's start.
-        storage: a key that is equal for tensors that share a storage, and no others of the file.
-        start: where in the file the storage's first byte is.
-        storage_bytes: how many bytes of it the file holds; 0 where it holds none.
+        shape: the sizes of its dimensions, in elements. A malicious file may have negative ones.
+        stride: the strides of its dimensions, in elements.
+        offset: where its first element is in the storage, in elements.
+        storage: a key that is equal for the tensors of a file that share one storage.
+        start: where the first byte of the storage is in the file, in bytes.
+        storage_bytes: how many bytes of the storage the file holds; 0 if none.
         byteorder: `little` or `big`.
-        record: of a storage that the file holds deflated, the record; None where its bytes lie as they are.
-        pickled: of an array of NumPy's, whose data lies in the pickle, the data, or a text that is encoded as
-            Latin-1 to make it; None of tensors.
+        record: the record of a storage that is deflated; None if its bytes are stored as they are.
+        pickled: the data of a NumPy array that is inside the pickle, as bytes or as text encoded as Latin-1;
+            None for tensors.
     """
 
     name: str
@@ -40,22 +42,22 @@ class TensorInfo:
 
     @property
     def numel(self) -> int:
-        """How many elements it has."""
+        """The number of its elements."""
         return math.prod(self.shape) if all(size >= 0 for size in self.shape) else 0
 
     @property
     def item_bytes(self) -> int:
-        """The size of an element; 0 where the type is not known here."""
+        """The size of one element in bytes; 0 if the dtype is not known."""
         return dtype(self.dtype).item_bytes
 
     @property
     def is_opaque(self) -> bool:
-        """Whether its dtype is not known here, and it has its storage from the start: then that is read."""
+        """Whether its dtype is not known and it is its whole storage, which is then read as bytes."""
         return not self.item_bytes and not self.offset and self.is_contiguous
 
     @property
     def size_bytes(self) -> int:
-        """The size of its elements, whether or not they share their memory."""
+        """The size of its elements in bytes, also if other tensors share them."""
         return self.storage_bytes if self.is_opaque else self.numel * self.item_bytes
 
     @property
@@ -66,7 +68,7 @@ class TensorInfo:
 
     @property
     def last(self) -> int:
-        """Where in its storage its last element is, in elements; before the first where it has none."""
+        """Where its last element is in the storage, in elements; `offset` - 1 if it has no elements."""
         if not self.numel:
             return self.offset - 1
         return self.offset + sum(
@@ -75,7 +77,7 @@ class TensorInfo:
 
     @property
     def is_inside(self) -> bool:
-        """Whether its storage has all the elements that it views."""
+        """Whether all its elements are inside its storage."""
         # torch has no negative strides.
         is_sane = self.offset >= 0 and all(size >= 0 for size in self.shape)
         if not self.numel or self.is_opaque:

@@ -7,14 +7,14 @@ from marlin_ckpt.formats.zip.structures import Record
 
 
 class Container(NamedTuple):
-    """The structure of one file.
+    """The structure of a zip file: its records and where their data begins.
 
     Attributes:
-        path: where it is, for messages.
-        records: in the order of their place in the file.
-        data_offsets: where each record's data starts, by record name.
-        manifest: ours, or None in a file by another tool.
-        repacked: in words, how it is packed otherwise than marlin-ckpt and torch do; "" where it is not.
+        path: the file.
+        records: the records in the order of their place in the file.
+        data_offsets: where the data of each record begins in the file, in bytes, by the record's name.
+        manifest: the manifest; None if marlin-ckpt did not write the file.
+        repacked: how it is packed in another way than marlin-ckpt and torch do, in words; else `""`.
     """
 
     path: str
@@ -25,14 +25,14 @@ class Container(NamedTuple):
 
     @property
     def has_checksums(self) -> bool:
-        """Whether CRCs were computed; `torch.serialization.set_crc32_options(False)` leaves them all zero."""
+        """Whether CRCs were computed; `torch.serialization.set_crc32_options(False)` makes all of them 0."""
         return any(record.crc32 for record in self.records)
 
     @property
     def by_label(self) -> dict[str, Record]:
-        """The records of the archive that `data.pkl` is in, by their names inside it, `data/0`.
+        """The records of the archive that `data.pkl` is in, by their names in it, such as `data/0`.
 
-        Another archive may share the file: its records are of another state, whatever their labels are.
+        A file may hold a second archive, whose records are of another state.
         """
         archive = next(one.name.partition("/")[0] for one in self.records if one.label == "data.pkl")
         return {one.label: one for one in self.records if one.name == f"{archive}/{one.label}"}

@@ -37,14 +37,14 @@ _PADDING_EXTRA = b"FB"
 
 
 class Record(NamedTuple):
-    """One record of a container.
+    """One record of a zip file.
 
     Attributes:
-        name: its whole name, `archive/data/0`.
+        name: its full name, `archive/data/0`.
         size: the length of its data in bytes.
         crc32: the CRC32 of its data.
-        header_offset: where its local header starts.
-        deflated_bytes: the length of its deflated data; None where the data is stored as it is.
+        header_offset: where its local header begins in the file, in bytes.
+        deflated_bytes: the length of its deflated data in bytes; None if the data is stored as it is.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Record(NamedTuple):
 
     @property
     def is_zip64(self) -> bool:
-        """Whether its size or place needs more than 32 bits."""
+        """Whether its size or offset needs more than 32 bits."""
         return self.size >= UINT32_MAX or self.header_offset >= UINT32_MAX
 
 

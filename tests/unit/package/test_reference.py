@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import MISSING
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+import marlin_ckpt
 from marlin_ckpt.cli.app import app
 from marlin_ckpt.cli.main import main
 from tools import keys, reference, schemas
@@ -117,5 +119,52 @@ def test_building_writes_every_part_that_a_page_includes(repository: Path, tmp_p
     reference.write(tmp_path)
     schemas.write(tmp_path)
     pages = "".join(one.read_text() for one in (repository / "docs/reference").glob("*.md"))
-    included = re.findall(r"\.\./_generated/(\S+)", pages)
+    included = re.findall(r"\.\./_generated/((?:commands|yaml)\S+)", pages)
     assert sorted(included) == sorted(one.name for one in tmp_path.iterdir())
+
+
+def test_each_public_name_is_on_the_page_of_the_api_exactly_once(repository: Path) -> None:
+    page = (repository / "docs/reference/api.md").read_text()
+    assert ".. currentmodule:: marlin_ckpt\n" in page
+    listed = re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(marlin_ckpt.__all__)
+
+
+def test_each_adapter_is_on_the_page_of_the_api(repository: Path) -> None:
+    page = (repository / "docs/reference/api.md").read_text()
+    listed = re.findall(r"^\.\. automodule:: marlin_ckpt\.integrations\.(\w+)$", page, re.MULTILINE)
+    assert listed == ["lightning", "transformers", "accelerate", "ignite"]
+
+
+def _public() -> list[tuple[str, object]]:
+    """The public names, and what each class adds of its own that is public."""
+    found = [(name, getattr(marlin_ckpt, name)) for name in marlin_ckpt.__all__]
+    for name, one in tuple(found):
+        if isinstance(one, type):
+            members = [(key, part) for key, part in vars(one).items() if key[0] != "_"]
+            found += [(f"{name}.{key}", getattr(part, "__func__", part)) for key, part in members]
+    return [(name, one) for name, one in found if callable(one) or isinstance(one, property)]
+
+
+@pytest.mark.parametrize(("name", "one"), [pytest.param(*both, id=both[0]) for both in _public()])
+def test_a_public_docstring_is_read_by_sphinx_as_it_is_meant(name: str, one: object) -> None:
+    text = inspect.getdoc(one) or ""
+    first = text.split("\n")[0]
+    assert first.endswith((".", ":"))
+    if isinstance(one, property):  # Sphinx takes what is before a colon for its type
+        assert ":" not in re.sub("`.*?`", "", first), name
+    # A name that is described together with another is no name to Sphinx; a sentence is no error.
+    for section in re.findall(r"^(?:Args|Attributes|Raises):\n((?:    .*\n?)+)", text, re.MULTILINE):
+        for line in re.findall(r"^    (\S.*)", section, re.MULTILINE):
+            assert re.match(r"[\w*.]+: \S", line), (name, line)
+
+
+def test_the_example_of_the_page_of_the_api_runs(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (repository / "docs/reference/api.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        exec(compile(block, "api.md", "exec"), {})
+    assert [one.name for one in (tmp_path / "runs/a").iterdir()] == ["model_3.pt"]
