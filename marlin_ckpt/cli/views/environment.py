@@ -63,11 +63,12 @@ def _place(directory: str, found: Place) -> Iterator[tuple[str, str]]:
     yield "file system", kind + _IS_NETWORK[mount.is_network]
     if mount.options:
         yield "mounted with", escape(", ".join(mount.options))
-    files = "" if found.free_files is None else f", {found.free_files:,} more files"
-    yield "space", f"{size(found.free_bytes)} free of {size(found.total_bytes)}{files}"
+    yield "space", f"{size(found.free_bytes)} free of {size(found.total_bytes)}"
     yield "block size", f"{found.block_bytes} B"
     if found.refusal:
         yield "files", f"none can be made: {escape(found.refusal)}"
+    elif found.free_files is not None:
+        yield "files", f"{found.free_files:,} more can be made"
     for name, title in _ABILITIES.items():
         if name in found.abilities:
             reason = found.abilities[name]
