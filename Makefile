@@ -27,7 +27,8 @@ demo: setup ## train on some sonnets, then look at what was saved
 docs: .venv/.installed-dev ## the site, in build/docs; a warning is an error
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
-readme: .venv/.installed-dev ## run what README.md and docs/ show in a console, and put in what it prints
+readme: .venv/.installed-dev ## run what README.md and docs/ show in a console, and put in what that prints
+	$(BIN)/python -m tools.figures
 	$(BIN)/python -m tools.tour
 
 test: .venv/.installed-dev ## lint, types, layer contracts and all tests
@@ -53,9 +54,10 @@ PART ?= all
 campaign: .venv/.installed-dev ## the adversity tests at their full size
 	$(BIN)/python -m pytest --campaign=$(PART)
 
-bench: .venv/.installed ## time it all beside the disk and the peers, and put the figures into docs/
+bench: .venv/.installed ## time it all beside the disk and the peers, and put the figures into docs/ and README.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks --json docs/benchmarks.json --chart docs/benchmarks.svg --page docs/benchmarks.md
+	$(BIN)/python -m tools.figures
 
 faults: .venv-peers/.installed ## flip bits and kill trainings of other packages and ours: docs/faults.json and its picture
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check 'matplotlib>=3.10'

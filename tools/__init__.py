@@ -2,4 +2,7 @@
 
 - `reference` writes the pages on the commands, the keys of the YAML and the layers.
 - `schemas` lists the keys of the JSON documents for the page on them, from their schemas.
+- `figures` puts those of `docs/benchmarks.json` that the README shows into it.
+- `tour` runs what README and pages show in a console, and puts in or checks what that prints; `page` finds
+  the blocks of a file, `shell` runs their commands.
 """

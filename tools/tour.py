@@ -30,127 +30,19 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import itertools
 import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.shell import Command, Shell, TourError
+from tools.page import Page, read
+from tools.shell import Command, Shell
 
 REPOSITORY = Path(__file__).parent.parent
 
-_STEP = re.compile(
-    r"^<!-- tour: (?P<directive>\w+) ?(?P<argument>.*?) -->$"
-    r"|^(?P<indent> *)```(?P<language>\w*).*\n(?P<body>(?:.*\n)*?)(?P=indent)```$",
-    re.MULTILINE,
-)
-_DIRECTIVES = {"fresh", "run", "file", "exit", "slow"}
 _FIGURE = r"(?:(?<![\w.])-)?(?<![\w.])[0-9][0-9.,]*(?:e[+-]?[0-9]+)?(?: (?:B|kB|MB|GB|ms|s|min|h|d))?\b"
-
-
-@dataclass
-class Block:
-    """A fenced block of a file.
-
-    Attributes:
-        start: where its body begins in the text.
-        language: what stands behind the fence, such as `console`.
-        indent: the blanks before each of its lines.
-        body: its lines, without the indent.
-        file: the name under which it is saved, if a comment says so.
-        exit: what its last command exits with.
-        slow: whether it is checked in campaigns alone.
-    """
-
-    start: int
-    language: str
-    indent: str
-    body: str
-    file: str = ""
-    exit: int = 0
-    slow: bool = False
-
-    @property
-    def commands(self) -> list[Command]:
-        """The commands of a console block, each with what the block shows as its output."""
-        commands: list[Command] = []
-        for line in self.body.splitlines():
-            if line.startswith("$ "):
-                commands.append(Command(line.removeprefix("$ ")))
-            elif not commands:
-                raise TourError(f"a console block begins with a command, not with: {line}")
-            elif line.startswith("> ") and not commands[-1].shown:
-                commands[-1].text += "\n" + line.removeprefix("> ")
-            else:
-                commands[-1].shown.append(line)
-        for command, following in itertools.pairwise(commands):
-            command.exits = None if following.text.startswith("echo $?") else 0
-        commands[-1].exits = self.exit
-        return commands
-
-
-@dataclass
-class Page:
-    """What the tour does in a file, in order.
-
-    Attributes:
-        text: the text of the file.
-        steps: blocks, and commands that are run and not shown.
-        fresh: whether it starts with `configs/` alone.
-    """
-
-    text: str
-    steps: list[Block | str] = field(default_factory=list)
-    fresh: bool = False
-
-    @property
-    def consoles(self) -> list[Block]:
-        """Its console blocks."""
-        return [step for step in self.steps if isinstance(step, Block) and step.language == "console"]
-
-
-def read(text: str) -> Page:
-    """Finds the blocks of a file and the comments that are for the tour.
-
-    Args:
-        text: the text of the file.
-
-    Returns:
-        The page.
-
-    Raises:
-        TourError: a comment is not one of those that the tour knows.
-    """
-    page, options = Page(text), dict[str, str]()
-    for match in _STEP.finditer(text):
-        directive, indent = match["directive"], match["indent"]
-        if directive is None:
-            body = "".join(line.removeprefix(indent) for line in match["body"].splitlines(keepends=True))
-            page.steps.append(
-                Block(
-                    start=match.start("body"),
-                    language=match["language"],
-                    indent=indent,
-                    body=body,
-                    file=options.get("file", ""),
-                    exit=int(options.get("exit", 0)),
-                    slow="slow" in options,
-                )
-            )
-            options.clear()
-        elif directive not in _DIRECTIVES:
-            raise TourError(f"unknown: {match[0]}")
-        elif directive == "fresh":
-            page.fresh = True
-        elif directive == "run":
-            page.steps.append(match["argument"])
-        else:
-            options[directive] = match["argument"]
-    return page
 
 
 def play(page: Page, directory: Path, *, small: bool = False, slow: bool = True) -> str:
@@ -228,13 +120,13 @@ def differences(shown: str, printed: str) -> str:
 
 
 def pages() -> list[Path]:
-    """The files with console blocks, in the order in which they are run: the README, then the pages by name.
+    """The files, in the order in which they are run: the README, then the pages that are written by hand.
 
     Returns:
         Their paths.
     """
     found = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
-    return [path for path in found if read(path.read_text(encoding="utf-8")).consoles]
+    return [path for path in found if path.parent.name != "_generated"]
 
 
 def furnish(directory: Path, *, small: bool) -> None:
@@ -284,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", type=Path, help="README.md or pages; all of them by default")
     options = parser.parse_args(arguments)
     wanted = [path.resolve() for path in options.files] or pages()
+    wanted = [path for path in wanted if read(path.read_text(encoding="utf-8")).consoles]
     different = False
     for path, text, printed in _played(wanted, small=options.check):
         if not options.check:

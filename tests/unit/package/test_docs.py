@@ -15,12 +15,10 @@ import torch
 import marlin_ckpt
 from marlin_ckpt.version import __version__
 from tests.support.folders import REPOSITORY
-from tools import tour
+from tools import figures, tour
+from tools.page import Block, read
 
-_WRITTEN = [
-    one for one in REPOSITORY.glob("docs/**/*.md") if one.parent.name != "_generated"
-]  # which pages include
-PAGES = [REPOSITORY / "README.md", *sorted(_WRITTEN)]
+PAGES = tour.pages()
 ELSEWHERE = {"accelerate.md", "ignite.md", "lightning.md", "transformers.md"}  # see tests/integrations/
 
 
@@ -29,8 +27,8 @@ def named(pages: list[Path]) -> list[object]:
 
 
 def python(page: Path) -> list[str]:
-    steps = tour.read(page.read_text()).steps
-    return [step.body for step in steps if isinstance(step, tour.Block) and step.language == "python"]
+    steps = read(page.read_text()).steps
+    return [step.body for step in steps if isinstance(step, Block) and step.language == "python"]
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +41,10 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def readme(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The directory that the commands of the README leave, and the README as they print it."""
     left = shutil.copytree(furnished, tmp_path_factory.mktemp("readme") / "left")
-    return left, tour.play(tour.read(PAGES[0].read_text()), left, small=True)
+    return left, tour.play(read(PAGES[0].read_text()), left, small=True)
 
 
-@pytest.mark.parametrize("page", named(tour.pages()))
+@pytest.mark.parametrize("page", named([page for page in PAGES if read(page.read_text()).consoles]))
 def test_each_command_of_a_page_prints_what_the_page_shows(
     page: Path,
     furnished: Path,
@@ -57,7 +55,7 @@ def test_each_command_of_a_page_prints_what_the_page_shows(
     if page == PAGES[0]:
         printed = request.getfixturevalue("readme")[1]
     else:
-        found = tour.read(page.read_text())
+        found = read(page.read_text())
         start = furnished if found.fresh else request.getfixturevalue("readme")[0]
         directory = shutil.copytree(start, tmp_path / "run")
         printed = tour.play(found, directory, small=True, slow=bool(cases(0, 1)))
@@ -78,6 +76,21 @@ def test_the_python_blocks_of_a_page_run_one_after_another(
     names: dict[str, object] = {}
     for block in python(page):
         exec(compile(block, page.name, "exec"), names)
+
+
+def test_the_readme_is_short_and_has_what_a_newcomer_looks_for_in_this_order() -> None:
+    text = PAGES[0].read_text()
+    assert len(text.splitlines()) <= 150
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        "Install", "In your loop", "The command", "What is guaranteed", "How fast", "Read on",
+    ]  # fmt: skip
+    assert len(set(re.findall(r"^!\[.+\]\((.+)\)$", text, re.MULTILINE))) == 2
+
+
+def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
+    text = PAGES[0].read_text()
+    assert figures.table() in text
+    assert figures.put_in(text) == text
 
 
 def anchors(page: Path) -> set[str]:

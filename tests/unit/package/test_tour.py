@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tools import tour
+from tools.page import read
 from tools.shell import Command, Shell, TourError
 
 
@@ -15,7 +16,7 @@ def console(*lines: str) -> str:
 
 
 def played(text: str, directory: Path, **options: bool) -> str:
-    return tour.play(tour.read(text), directory, **options)
+    return tour.play(read(text), directory, **options)
 
 
 def test_what_commands_print_takes_the_place_of_what_was_shown_and_all_else_stays(tmp_path):
@@ -112,8 +113,8 @@ def test_what_the_tour_does_not_know_is_an_error(tmp_path, text):
 
 
 def test_a_page_says_that_it_starts_afresh():
-    assert tour.read("<!-- tour: fresh -->\n").fresh
-    assert not tour.read("text\n").fresh
+    assert read("<!-- tour: fresh -->\n").fresh
+    assert not read("text\n").fresh
 
 
 def test_figures_times_ids_and_widths_make_no_difference():
