@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.values.dtypes import DTYPES
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.formats.verification import verify
+from marlin_ckpt.formats.zip.writer import ContainerWriter
+from marlin_ckpt.storage.local.publishing import publish
+from marlin_ckpt.storage.target import Target
 from tools import worked_example
 
 
@@ -45,7 +49,7 @@ def test_the_worked_example_accounts_for_each_byte_of_an_intact_file_that_torch_
 
 
 def test_every_key_of_the_manifest_is_described(page: str) -> None:
-    described = {row[0].strip("`"): row[2] for row in rows(section(page, "The manifest")) if len(row) == 5}
+    described = {row[0].strip("`"): row[3] for row in rows(section(page, "The manifest")) if len(row) == 5}
     assert set(described) == {field.name for field in fields(Manifest)}
     whole = dict.fromkeys(described, "") | {"metrics": {}, "versions": {}, "records": []}
     whole |= {"format_version": 1, "kind": "checkpoint", "index": 0, "save_number": 1}
@@ -73,3 +77,25 @@ def test_every_dtype_is_described_with_its_size_and_its_storage(page: str) -> No
     assert described.keys() == DTYPES.keys() | undescribed
     for name, known in DTYPES.items():
         assert described[name] == (known.item_bytes, known.storage), name
+
+
+def test_a_record_that_a_later_version_adds_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "model_7.pt"
+    worked_example.checkpoint(tmp_path)
+    with zipfile.ZipFile(path) as old:
+        records = {name.partition("/")[2]: old.read(name) for name in old.namelist()}
+    values = json.loads(records.pop(".marlin/manifest.json"))
+
+    def fill(target: Target) -> None:
+        writer = ContainerWriter(target)
+        for name, data in {**records, ".marlin/statistics.json": b"{}"}.items():
+            writer.add(name, data)
+        values["records"] = [
+            {"name": one.name, "size": one.size, "crc32": one.crc32} for one in writer.records
+        ]
+        writer.add(".marlin/manifest.json", json.dumps({**values, "statistics": True}).encode())
+        writer.close()
+
+    publish(path, fill, 10_000)
+    assert verify(str(path)).status is Status.INTACT
+    assert torch.load(path)["trainer_state"] is None
