@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickletools
 import re
 import zipfile
 from dataclasses import fields
@@ -12,12 +13,14 @@ import pytest
 import torch
 
 from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.torch.pickler import encode
 from marlin_ckpt.formats.values.dtypes import DTYPES
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.formats.verification import verify
 from marlin_ckpt.formats.zip.writer import ContainerWriter
 from marlin_ckpt.storage.local.publishing import publish
 from marlin_ckpt.storage.target import Target
+from tests.support.tensors import TENSORS
 from tools import worked_example
 
 
@@ -99,3 +102,18 @@ def test_a_record_that_a_later_version_adds_is_no_fault(tmp_path: Path) -> None:
     publish(path, fill, 10_000)
     assert verify(str(path)).status is Status.INTACT
     assert torch.load(path)["trainer_state"] is None
+
+
+OPAQUE = {name for name in TENSORS if name.startswith(("jagged", "subclass", "uninit", "wrapper"))}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", [name for name in TENSORS if name != "freed"])
+def test_every_opcode_and_global_that_tensors_are_pickled_by_is_described(page: str, name: str) -> None:
+    opcodes = set(re.findall(r"`([0-9a-f]{2})`", section(page, "Opcodes")))
+    text = "".join(section(page, title) for title in ("Globals", "Tensors", "Dtypes"))
+    described = set(re.findall(r"`(\w+)`", text))
+    for opcode, value, _ in pickletools.genops(encode(TENSORS[name]()).pickle):
+        assert f"{ord(opcode.code):02x}" in opcodes
+        if opcode.name == "GLOBAL" and name not in OPAQUE and not value.startswith("tests."):
+            assert value.split()[1] in described
