@@ -182,16 +182,17 @@ def test_a_directory_that_may_not_be_read_exits_1_and_one_that_is_read_only_0(ru
     assert (code, json.loads(out)["refusal"]) == (0, "Permission denied")
 
 
-def test_what_a_killed_process_leaves_is_swept_as_any_temporary_file(run_command, run_main, tmp_path):
+@pytest.mark.parametrize(("call", "names"), [("system_calls.exchange", 2), ("os.unlink", 3)])
+def test_what_a_killed_process_leaves_is_swept_as_any_temporary_file(run_main, tmp_path, call, names):
     script = (
-        "import os, signal; from marlin_ckpt.storage.local import abilities as a, system_calls as s\n"
-        "s.exchange = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"a.look_at({str(tmp_path)!r})"
+        "import os, signal; from marlin_ckpt.storage.local import abilities, system_calls\n"
+        f"{call} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"abilities.look_at({str(tmp_path)!r})"
     )
     ended = subprocess.run([sys.executable, "-c", script], check=False)
     assert ended.returncode == -signal.SIGKILL
     left = os.listdir(tmp_path)
-    assert len(left) == 2
+    assert len(left) == names
     assert all(temporary.is_temporary(name) for name in left)
     assert run_main("clean", tmp_path, "--yes")[0] == 0
     assert os.listdir(tmp_path) == []
