@@ -90,7 +90,7 @@ def shape(text: str) -> list[str]:
     Returns:
         Its lines.
     """
-    text = re.sub(r"\b[0-9a-f]{12}\b", "ID", text)
+    text = re.sub(r"\b[0-9a-f]{12}\b|(?<=process )\d+ on [\w.-]+", "ID", text)  # of a run, or a process
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z", "TIME", text)
     text = re.sub(r"(?<=\d)\+\w+", "", text)  # the build of torch: +cpu
     text = re.sub(r"(?<=  )[▁-█ ]{16}$", "HISTOGRAM", text, flags=re.MULTILINE)

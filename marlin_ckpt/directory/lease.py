@@ -250,7 +250,7 @@ def _locked(folder: int, directory: str, run_id: str) -> int | None:
             if not os.fstat(lock).st_nlink:  # removed between the two; whoever comes next makes another
                 continue
             if dead := own.read(directory, _HOLDER):
-                _logger.info("Took over the lease of %s from %s, which has died.", directory, _name(dead))
+                _logger.info("Took over the lease of %s from %s, which has died.", directory, _which(dead))
             stack.pop_all()
             return lock
 
@@ -276,11 +276,13 @@ def _in_use(directory: str, holder: dict[str, Any], run_id: str) -> DirectoryInU
 def _name(holder: dict[str, Any]) -> str:
     if not holder:
         return "another run"
+    return f"{'marlin-ckpt clean' if holder.get('removes') else 'another run'} ({_which(holder)})"
+
+
+def _which(holder: dict[str, Any]) -> str:
     run_id, pid, host = (str(holder.get(key) or "")[:_MOST_LETTERS] for key in ("run_id", "pid", "host"))
     run = f"run {run_id}, " if run_id else ""
-    if holder.get("removes"):
-        return f"marlin-ckpt clean (process {pid} on {host})"
-    return f"another run ({run}process {pid} on {host})"
+    return f"{run}process {pid} on {host}"
 
 
 def _holder(run_id: str) -> dict[str, Any]:

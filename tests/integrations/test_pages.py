@@ -1,61 +1,144 @@
-"""The page of all tools: its lines are those of the pages and the examples that it leads to, and they run."""
+"""The how-to pages: their code runs, their YAML is read, and what they lead to is there."""
 
 from __future__ import annotations
 
+import configparser
 import re
+import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from tests.support.folders import REPOSITORY
+import marlin_ckpt
+from marlin_ckpt.config import read_config
+from tests.support.pages import DOCS, HOW_TO, blocks, lines, page
 
-PAGE = (REPOSITORY / "docs" / "how-to" / "own-loop.md").read_text()
-SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
-MORE = {name: re.findall(r"\[More\]\((.+?)\)", text) for name, text in SECTIONS.items()}
-
-
-def _lines(text: str, sign: str) -> list[str]:
-    (block,) = re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
-    return [line[1:] for line in block.splitlines() if line[0] == sign]
-
-
-@pytest.mark.parametrize("name", SECTIONS)
-def test_a_section_adds_two_to_five_lines_and_leads_to_files_that_are_there(name):
-    assert 2 <= len(_lines(SECTIONS[name], "+")) <= 5
-    for link in re.findall(r"\]\(([^)#]+)\)", SECTIONS[name]):
-        assert (REPOSITORY / "docs" / link).is_file(), link
+# Their code needs the package that they are about: see the tests of each.
+ADAPTERS = {"lightning", "transformers", "accelerate", "ignite"}
+DIFFERENCES = [(name, place) for name in HOW_TO for place in range(len(blocks(name, "diff")))]
+SHELL = [(name, place) for name in HOW_TO for place in range(len(blocks(name, "sh")))]
+YAML = [(name, place) for name in HOW_TO for place in range(len(blocks(name, "yaml")))]
 
 
-@pytest.mark.parametrize("name", [name for name, links in MORE.items() if links])
-def test_the_lines_that_are_added_are_those_of_the_page_of_the_tool(name):
-    longer = (REPOSITORY / "docs" / MORE[name][0]).read_text()
-    assert [line for line in _lines(SECTIONS[name], "+") if f"+{line}" not in longer] == []
+@pytest.mark.parametrize(("name", "place"), DIFFERENCES)
+def test_a_diff_adds_two_to_five_lines(name, place):
+    added = lines(blocks(name, "diff")[place], "+").strip()
+    assert 2 <= len(added.splitlines()) <= 5
 
 
-@pytest.mark.parametrize("name", [name for name, links in MORE.items() if not links])
-def test_the_lines_that_are_added_run_and_save(name, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("name", HOW_TO)
+def test_a_page_says_what_it_does_not_do_and_its_links_lead_to_files_that_are_there(name):
+    text = page(name)
+    assert name == "ci" or "\n## What it does not do\n" in text
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (DOCS / "how-to" / link).is_file(), link
+
+
+def test_the_pages_of_adapters_have_one_skeleton():
+    titles = ["What changes in your code", "What you get", "Killed and resumed", "What it does not do"]
+    for name in ADAPTERS:
+        assert re.findall(r"^## (.+)$", page(name), re.MULTILINE) == titles
+        assert f"'.[{name}]'" in page(name)
+        assert f"examples/with_{name}.py" in page(name)
+
+
+def test_the_index_says_what_each_page_answers():
+    text = (DOCS / "how-to" / "index.md").read_text()
+    assert sorted(re.findall(r"^\| \[.+\]\((.+)\.md\) \| .+\? \|$", text, re.MULTILINE)) == HOW_TO
+    assert sorted(re.findall(r"^([\w-]+)$", text, re.MULTILINE)) == HOW_TO  # the table of contents
+
+
+@pytest.mark.parametrize("name", sorted({*HOW_TO} - ADAPTERS))
+def test_the_python_of_a_page_runs(name, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    given: dict[str, Any] = {"__name__": name}
+    for block in blocks(name, "python"):
+        if "signal.signal" not in block:  # the whole training, which is killed in a test of its own
+            exec(compile(block, f"{name}.md", "exec"), given)
+
+
+def test_the_page_on_rescuing_prints_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("rescue", "python")
+    exec(block, {})
+    assert capsys.readouterr().out.strip() == block.rpartition("# ")[2].strip()
+
+
+def test_the_compiled_loop_of_the_page_goes_on_from_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    training, resuming = blocks("compile", "python")
+    given: dict[str, Any] = {}
+    exec(training, given)
+    assert marlin_ckpt.inspect("last.pt").manifest.index == 10
+    exec(resuming, given)
+    assert given["step"] == 10
+    assert given["saver"].run_id == marlin_ckpt.inspect("last.pt").manifest.run_id
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [one for one in DIFFERENCES if one[0] in ("own-loop", "compile", "trackers")]
+)
+def test_the_lines_that_are_added_run_and_save(name, place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     model = torch.nn.Linear(2, 2)
-    told: list[str] = []
+    uploaded: list[str] = []
     tracker = SimpleNamespace(
-        log_artifact=lambda path, **_: told.append(path), info=SimpleNamespace(run_id="run")
+        log_artifact=lambda path, **_: uploaded.append(path), info=SimpleNamespace(run_id="run")
     )
     given: dict[str, Any] = {
         "model": model, "optimizer": torch.optim.AdamW(model.parameters()), "step": 3, "loss": 0.5,
         "path": "saved.pt", "state": {"step": 3}, "run": tracker, "mlflow": tracker,
     }  # fmt: skip
-    exec("\n".join(_lines(SECTIONS[name], "+")), given)
+    difference = blocks(name, "diff")[place]
+    exec(lines(difference, "+"), given)
     if "saver" in given:
         given["saver"].close()
         assert Path("saved.pt").is_file()
     else:
         assert given["found"]["step"] == 3
-    assert told == (["saved.pt"] if "on_durable" in SECTIONS[name] else [])
+    assert uploaded == (["saved.pt"] if "on_durable" in difference else [])
 
 
-def test_every_page_of_a_tool_is_one_that_the_page_of_all_leads_to():
-    pages = {path.name for path in (REPOSITORY / "docs").glob("i-use-*.md")}
-    assert pages == {links[0] for links in MORE.values() if links}
+def test_the_lines_that_move_a_program_from_pymarlin_import_what_it_had():
+    (difference,) = blocks("pymarlin", "diff")
+    given: dict[str, Any] = {}
+    exec(lines(difference, "+"), given)
+    wanted = re.findall(r"\b[A-Z]\w+", lines(difference, "-"))
+    assert sorted(wanted) == sorted(given.keys() - {"__builtins__"})
+
+
+@pytest.mark.parametrize(("name", "place"), YAML)
+def test_the_yaml_of_a_page_is_read(name, place, tmp_path: Path):
+    text = blocks(name, "yaml")[place]
+    found = yaml.safe_load(text)
+    if found.keys() & {"module", "trainer", "checkpointer"}:
+        file = tmp_path / "run.yaml"
+        file.write_text(text if "module" in found else f"module: {{name: spiral}}\n{text}")
+        read_config(file)
+    elif name == "clusters":
+        (container,) = found["spec"]["template"]["spec"]["containers"]
+        assert " ".join(container["command"]) == blocks(name, "sh")[0].strip()
+    else:
+        commands = [step["run"] for step in found["jobs"]["train"]["steps"] if "run" in step]
+        assert commands[-1] == "sh ci.sh configs/ci.yaml checkpoints/ci"
+
+
+@pytest.mark.parametrize(("name", "place"), SHELL)
+def test_a_shell_can_read_the_scripts_of_a_page(name, place):
+    subprocess.run(["sh", "-n"], input=blocks(name, "sh")[place], text=True, check=True, timeout=60)
+
+
+def test_systemd_starts_the_command_of_the_page_and_does_not_repeat_a_wrong_configuration():
+    (unit,) = blocks("clusters", "ini")
+    parser = configparser.ConfigParser()
+    parser.read_string(unit)
+    assert parser["Service"]["ExecStart"].endswith(blocks("clusters", "sh")[0].strip())
+    assert parser["Service"]["RestartPreventExitStatus"] == "2"
+    assert parser["Service"]["SuccessExitStatus"].split() == [
+        str(128 + one) for one in (signal.SIGINT, signal.SIGTERM)
+    ]

@@ -68,8 +68,8 @@ def test_a_dead_holders_lease_is_taken_over_with_a_word(tmp_path, caplog):
         first.kill()
     caplog.set_level("INFO")
     with lease.held(str(tmp_path)):
-        assert "Took over the lease of" in caplog.text
-        assert f"process {first.pid}" in caplog.text
+        # It may be the very run that goes on here: it is not called another one.
+        assert f"Took over the lease of {tmp_path} from run abc, process {first.pid} on" in caplog.text
 
 
 def test_within_one_process_it_may_be_held_twice(tmp_path):

@@ -1,0 +1,90 @@
+"""The scripts of the pages on clusters and on CI jobs, run by a shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import marlin_ckpt
+from tests.support.folders import REPOSITORY
+from tests.support.pages import blocks
+
+START, SLURM, LOOP = blocks("clusters", "sh")
+
+
+def _run(script: str, directory: Path, *arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PATH": f"{path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),
+        "SLURM_JOB_ID": "7",
+    }
+    command = ["sh", "-c", script, "script", *arguments]
+    return subprocess.run(
+        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def _stand_in(directory: Path, name: str, codes: str = "0") -> None:
+    """A command that notes how it was called, and ends with the next of some exit codes."""
+    (directory / f"{name}.codes").write_text("\n".join([*codes.split(), ""]))
+    command = directory / name
+    command.write_text(
+        "#!/bin/sh\n"
+        f'cd "$(dirname "$0")" && echo "{name} $*" >> calls\n'
+        f"code=$(head -n 1 {name}.codes); sed -i 1d {name}.codes; exit $code\n"
+    )
+    command.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("codes", "ended"), [("0", 0), ("1 5 137 0", 0), ("1 2", 2), ("143", 143), ("130", 130)]
+)
+def test_the_loop_starts_again_until_nothing_is_left_or_a_start_does_not_help(codes, ended, tmp_path):
+    _stand_in(tmp_path, "marlin-ckpt", codes)
+    assert "pause=30\n" in LOOP
+    done = _run(LOOP.replace("pause=30\n", "pause=0\n"), tmp_path, path=tmp_path)
+    assert done.returncode == ended
+    assert (tmp_path / "calls").read_text() == START * len(codes.split())
+
+
+@pytest.mark.parametrize("code", [0, 1, 143])
+def test_the_slurm_job_is_queued_again_when_it_was_stopped_and_ends_as_the_training_did(code, tmp_path):
+    _stand_in(tmp_path, "srun", str(code))
+    _stand_in(tmp_path, "scontrol")
+    done = _run(SLURM, tmp_path, path=tmp_path)
+    assert done.returncode == code
+    again = ["scontrol requeue 7"] if code == 143 else []
+    assert (tmp_path / "calls").read_text().splitlines() == [f"srun {START.strip()}", *again]
+
+
+def test_the_ci_job_trains_verifies_and_prunes_and_ends_where_a_file_is_damaged(tmp_path):
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    job, same_or_not = blocks("ci", "sh")
+    bin_ = Path(sys.executable).parent
+    done = _run(job, tmp_path, path=bin_)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("trained, verified and pruned: checkpoints/ci/model_")
+    names = ("train", "verify", "clean", "list")
+    documents = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in names}
+    assert [one["schema"] for one in documents.values()] == [f"marlin-ckpt/{name}/1" for name in names]
+    kept = sorted(one["path"] for one in documents["list"]["checkpoints"])
+    assert len(kept) in (2, 3)
+    assert marlin_ckpt.verify(tmp_path / "model.safetensors").status is marlin_ckpt.Status.UNVERIFIABLE
+
+    assert _run(job, tmp_path, path=bin_).returncode == 0  # nothing is left to train
+    older, newest = (tmp_path / path for path in kept[-2:])
+    for one, code in ((older, 0), (newest, 0)):
+        assert _run(same_or_not, tmp_path, str(one), str(newest), path=bin_).returncode == code
+    damaged = bytearray(older.read_bytes())
+    damaged[3000] ^= 1
+    older.write_bytes(damaged)
+    ended = _run(job, tmp_path, path=bin_)
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert _run(same_or_not, tmp_path, str(older), str(newest), path=bin_).returncode == 3
