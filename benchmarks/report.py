@@ -145,7 +145,14 @@ def document(
 
 
 def in_page(text: str, machine: dict[str, Any], rows: Iterable[Row]) -> str:
-    """The text of a page with these figures between its two marks.
+    """The text of a page with all figures between its two marks; raises what `put_in` does."""
+    lines = [_TITLES, ("---", "---", "--:", "--:", "--:", "--:"), *(row.cells() for row in rows)]
+    figures = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return put_in(text, f"{figures}\n\nMeasured on {sentence(machine)}.\n")
+
+
+def put_in(text: str, figures: str) -> str:
+    """The text of a page with these lines between its two marks.
 
     Raises:
         ValueError: the marks are not there.
@@ -154,9 +161,7 @@ def in_page(text: str, machine: dict[str, Any], rows: Iterable[Row]) -> str:
     _, end, tail = rest.partition(_END)
     if not end:
         raise ValueError(f"the page has no place for figures: {_BEGIN.strip()} ... {_END.strip()}")
-    lines = [_TITLES, ("---", "---", "--:", "--:", "--:", "--:"), *(row.cells() for row in rows)]
-    figures = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{head}{_BEGIN}{figures}\n\nMeasured on {sentence(machine)}.\n{_END}{tail}"
+    return f"{head}{_BEGIN}{figures}{_END}{tail}"
 
 
 def _field(path: str, name: str) -> str:

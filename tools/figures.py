@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.report import amount
+from benchmarks.report import amount, put_in
 
 REPOSITORY = Path(__file__).parent.parent
 
-_BEGIN, _END = "<!-- figures of docs/benchmarks.json -->\n", "<!-- end of the figures -->\n"
 # What is measured, as the page begins to say it, and beside what.
 _ROWS = (
     ("save ", "raw O_DIRECT write"),
@@ -46,23 +45,10 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def put_in(text: str) -> str:
-    """Puts the table between the two marks of a text.
-
-    Args:
-        text: that of the README.
-
-    Returns:
-        The text with the table.
-    """
-    head, _, rest = text.partition(_BEGIN)
-    return f"{head}{_BEGIN}{table()}{_END}{rest.partition(_END)[2]}"
-
-
 def main() -> None:
     """Rewrites the README."""
     readme = REPOSITORY / "README.md"
-    readme.write_text(put_in(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    readme.write_text(put_in(readme.read_text(encoding="utf-8"), table()), encoding="utf-8")
 
 
 if __name__ == "__main__":
