@@ -1,5 +1,6 @@
 """How Sphinx makes the site: `make docs` writes it to build/docs."""
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject, PyXRefRole
 from sphinx.environment import BuildEnvironment
 from sphinx.ext.autodoc.mock import MockFinder
+from sphinx.util.inspect import stringify_signature
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -89,11 +91,23 @@ def _drop_what_python_writes(app: Sphinx, what: str, name: str, obj: object, *re
     lines[:] = [line for line in lines if not line.startswith("Create new instance of ")]
 
 
+def _show_own_arguments(app: Sphinx, what: str, name: str, obj: Any, *rest: Any) -> tuple[str, None] | None:
+    """Shows the arguments of an adapter, which Sphinx does not see behind a base class that is mocked."""
+    del app, name
+    if what != "class" or rest[1] != "(*args, **kwargs)" or "__init__" not in vars(obj):
+        return None
+    own = inspect.signature(obj.__init__)
+    return stringify_signature(
+        own.replace(parameters=[*own.parameters.values()][1:]), show_annotation=False
+    ), None
+
+
 def setup(app: Sphinx) -> None:
     """Has the generated pages made before any page that includes them is read."""
     for made in (reference, layers, schemas):
         app.connect("builder-inited", lambda _, write=made.write: write(HERE / "_generated"))
     app.connect("autodoc-skip-member", _is_field_of_a_tuple)
+    app.connect("autodoc-process-signature", _show_own_arguments)
     app.connect("autodoc-process-docstring", _drop_what_python_writes)
     app.add_role_to_domain("py", "obj", _Code(), override=True)
     for one in PyObject.doc_field_types:
