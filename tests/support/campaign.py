@@ -20,6 +20,7 @@ PARTS = {
         "unit/loading/test_load_anything.py",
         "unit/loading/test_load_into.py",
         "unit/operations/test_salvage.py",
+        "unit/package/test_read_checkpoint.py",
         "unit/saving/test_save_turns.py",
     ],
     "hostile": [  # files made to attack whoever reads them
