@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from marlin_ckpt import __version__
 from tests.support.campaign import PARTS
 from tests.support.folders import REPOSITORY
 from tools import layers
@@ -109,3 +110,13 @@ def test_the_parts_that_the_evening_is_spent_with_are_short(repository):
     )
     assert len(tour) >= 12
     assert all(len((repository / one).read_text().splitlines()) <= 300 for one in tour)
+
+
+def test_the_change_log_is_kept_as_it_says():
+    text = text_of("CHANGELOG.md")
+    releases = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d))?$", text, re.MULTILINE)
+    assert releases[:2] == [("Unreleased", ""), (__version__, releases[1][1])]
+    assert all(date for _, date in releases[1:])
+    kinds = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert [line for line in text.splitlines() if len(line) > 120] == []
