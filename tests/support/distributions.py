@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +57,9 @@ def build_from(source: Path, environment: DefaultIsolatedEnv, to: Path) -> Distr
 
 def _builder(source: Path, environment: DefaultIsolatedEnv) -> ProjectBuilder:
     def quietly(command: list[str], cwd: str | None = None, extra: dict[str, str] | None = None) -> None:
-        subprocess.run(command, cwd=cwd, env={**os.environ, **(extra or {})}, check=True, capture_output=True)
+        whole = {**os.environ, **(extra or {})}
+        done = subprocess.run(command, cwd=cwd, env=whole, check=False, capture_output=True, text=True)
+        sys.stderr.write(done.stderr if done.returncode else "")
+        done.check_returncode()
 
     return ProjectBuilder.from_isolated_env(environment, source, runner=quietly)
