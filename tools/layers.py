@@ -8,8 +8,9 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = "marlin_ckpt"
+import marlin_ckpt
+
+_CONTRACTS = Path(__file__).parents[1] / "pyproject.toml"
 
 # What the contracts keep to some folders, as the picture has it, and what of the contract says so.
 _CONFINED = {
@@ -34,7 +35,7 @@ class Part(NamedTuple):
     @property
     def file(self) -> Path:
         """Where its docstring is."""
-        folder = ROOT / PACKAGE / self.name
+        folder = Path(marlin_ckpt.__file__).parent / self.name
         return folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
 
     @property
@@ -45,7 +46,7 @@ class Part(NamedTuple):
 
 def layers() -> list[list[Part]]:
     """The layers, the top one first, each with the parts that are side by side in it."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    contracts = tomllib.loads(_CONTRACTS.read_text())["tool"]["importlinter"]["contracts"]
     (order,) = (one["layers"] for one in contracts if one["type"] == "layers")
     forbidden = [one for one in contracts if one["type"] == "forbidden"]
 
@@ -57,7 +58,7 @@ def layers() -> list[list[Part]]:
             if package in one["forbidden_modules"]
             for where in _exempt(module, package, one["ignore_imports"])
         ]
-        return Part(module.removeprefix(f"{PACKAGE}."), tuple(uses))
+        return Part(module.removeprefix("marlin_ckpt."), tuple(uses))
 
     return [[part(module.strip()) for module in layer.split("|")] for layer in order]
 
