@@ -39,10 +39,8 @@ default_role = "py:obj"  # `name` in a docstring: a link where the page has the 
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", r".*"),
-    (
-        "py:class",
-        r"(collections\.abc|logging|os|torch)\..*",
-    ),  # no other site is asked: the build needs no network
+    # The build needs no network, so that no other site is asked for its names.
+    ("py:class", r"(collections\.abc|logging|os|torch)\..*"),
     ("py:class", r"'.*'"),  # an alternative of a Literal
 ]
 
@@ -58,9 +56,10 @@ python_use_unqualified_type_names = True
 python_display_short_literal_types = True
 toc_object_entries_show_parents = "hide"
 
-copybutton_exclude = ".gp, .go"
+copybutton_exclude = ".go"
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
+copybutton_copy_empty_lines = False  # nor those that output leaves
 
 html_theme = "furo"
 html_title = f"marlin-ckpt {version}"
