@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -63,21 +64,37 @@ class Command:
         return next(((at, line) for at, line in enumerate(self.shown) if line in ("^C", "Killed")), None)
 
 
+@dataclass(frozen=True)
+class StandIns:
+    """Commands that do what those of the environment do, and start faster; they are not used to be killed.
+
+    Attributes:
+        directory: where they are.
+        descriptors: what they inherit.
+    """
+
+    directory: Path
+    descriptors: tuple[int, ...] = ()
+
+
 class Shell:
     """One bash in a directory, with the commands of this Python's environment first on its path."""
 
-    def __init__(self, directory: Path, *, small: bool = False) -> None:
+    def __init__(self, directory: Path, *, small: bool = False, stand_ins: StandIns | None = None) -> None:
         """Starts it.
 
         Args:
             directory: where it starts.
             small: with one thread for torch, which is quicker where models are small and cores are shared.
+            stand_ins: commands that take the place of those of the environment.
         """
+        self._path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self._stand_ins = stand_ins
         self._mark = secrets.token_hex(16)
         commands, self._commands = os.pipe()
         environment = {
             **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{stand_ins.directory}:{self._path}" if stand_ins else self._path,
             "PYTHONPATH": str(REPOSITORY),
             "PYTHONUNBUFFERED": "1",  # stdout and stderr in the order of a terminal
             "COLUMNS": "120",
@@ -93,7 +110,7 @@ class Shell:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=[commands],
+            pass_fds=[commands, *(stand_ins.descriptors if stand_ins else ())],
             start_new_session=True,
         )
         os.close(commands)
@@ -121,14 +138,16 @@ class Shell:
         Raises:
             TourError: it exits with another code than it should, does not end, or ends the shell.
         """
-        os.write(self._commands, command.text.encode() + b"\0")
-        lines: list[str] = []
         told = command.signal
+        killed = told is not None and told[1] == "Killed"
+        before = f"PATH={shlex.quote(self._path)} " if killed and self._stand_ins else ""
+        os.write(self._commands, (before + command.text).encode() + b"\0")
+        lines: list[str] = []
         limit = time.monotonic() + _LIMIT_S
         while self._mark not in (line := self._line(limit, command, lines)):
             if _DIED.match(line):
                 line = "Killed"
-            elif told and told[1] == "Killed" and len(lines) >= told[0]:
+            elif told and killed and len(lines) >= told[0]:
                 continue  # printed before the signal came
             lines.append(line)
             if told and len(lines) == told[0]:
@@ -138,7 +157,7 @@ class Shell:
         lines += [last] if last else []
         if told and told[1] not in lines:
             raise TourError(f"{command.text}: ended before {told[1]}, after:\n" + "\n".join(lines))
-        expected = 128 + signal.SIGKILL if told and told[1] == "Killed" else command.exits
+        expected = 128 + signal.SIGKILL if killed else command.exits
         if expected is not None and int(code) != expected:
             raise TourError(f"{command.text}: exit {int(code)}, not {expected}:\n" + "\n".join(lines))
         return lines

@@ -38,14 +38,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tools.page import Page, read
-from tools.shell import Command, Shell
+from tools.shell import Command, Shell, StandIns
 
 REPOSITORY = Path(__file__).parent.parent
 
 _FIGURE = r"(?:(?<![\w.])-)?(?<![\w.])[0-9][0-9.,]*(?:e[+-]?[0-9]+)?(?: (?:B|kB|MB|GB|ms|s|min|h|d))?\b"
 
 
-def play(page: Page, directory: Path, *, small: bool = False, slow: bool = True) -> str:
+def play(
+    page: Page, directory: Path, *, small: bool = False, slow: bool = True, stand_ins: StandIns | None = None
+) -> str:
     """Runs what a page shows.
 
     Args:
@@ -53,6 +55,7 @@ def play(page: Page, directory: Path, *, small: bool = False, slow: bool = True)
         directory: where its commands are run.
         small: with one thread for torch.
         slow: also the blocks that are marked so.
+        stand_ins: commands that take the place of those of the environment.
 
     Returns:
         The text of the page with what its commands have printed.
@@ -61,7 +64,7 @@ def play(page: Page, directory: Path, *, small: bool = False, slow: bool = True)
         TourError: a command exits with another code than it should, or does not end.
     """
     text, end = "", 0
-    with Shell(directory, small=small) as shell:
+    with Shell(directory, small=small, stand_ins=stand_ins) as shell:
         for step in page.steps:
             if isinstance(step, str):
                 shell.run(Command(step))

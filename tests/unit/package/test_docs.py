@@ -14,9 +14,11 @@ import torch
 
 import marlin_ckpt
 from marlin_ckpt.version import __version__
+from tests.support import warm_commands
 from tests.support.folders import REPOSITORY
 from tools import figures, tour
 from tools.page import Block, read
+from tools.shell import StandIns
 
 PAGES = tour.pages()
 ELSEWHERE = {"accelerate.md", "ignite.md", "lightning.md", "transformers.md"}  # see tests/integrations/
@@ -38,16 +40,23 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def readme(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def quick(tmp_path_factory: pytest.TempPathFactory) -> StandIns:
+    directory = tmp_path_factory.mktemp("bin")
+    return StandIns(directory, (warm_commands.make(directory),))
+
+
+@pytest.fixture(scope="module")
+def readme(furnished: Path, quick: StandIns, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The directory that the commands of the README leave, and the README as they print it."""
     left = shutil.copytree(furnished, tmp_path_factory.mktemp("readme") / "left")
-    return left, tour.play(read(PAGES[0].read_text()), left, small=True)
+    return left, tour.play(read(PAGES[0].read_text()), left, small=True, stand_ins=quick)
 
 
 @pytest.mark.parametrize("page", named([page for page in PAGES if read(page.read_text()).consoles]))
 def test_each_command_of_a_page_prints_what_the_page_shows(
     page: Path,
     furnished: Path,
+    quick: StandIns,
     tmp_path: Path,
     request: pytest.FixtureRequest,
     cases: Callable[[int, int], int],
@@ -58,8 +67,9 @@ def test_each_command_of_a_page_prints_what_the_page_shows(
         found = read(page.read_text())
         start = furnished if found.fresh else request.getfixturevalue("readme")[0]
         directory = shutil.copytree(start, tmp_path / "run")
-        printed = tour.play(found, directory, small=True, slow=bool(cases(0, 1)))
-    assert tour.differences(page.read_text(), printed) == "", "make readme puts in what is printed now"
+        printed = tour.play(found, directory, small=True, slow=bool(cases(0, 1)), stand_ins=quick)
+    different = tour.differences(page.read_text(), printed)
+    assert not different, f"make readme puts in what is printed now:\n{different}"
 
 
 @pytest.mark.parametrize(
