@@ -51,7 +51,7 @@ def train(workplace: Path, capsys: pytest.CaptureFixture[str]):
     return run
 
 
-def test_the_files_that_the_readme_promises_are_there():
+def test_the_files_that_the_pages_name_are_there():
     assert {"ci.yaml", "quickstart.yaml", "reference.yaml", "text.yaml"} <= set(NAMES)
 
 
