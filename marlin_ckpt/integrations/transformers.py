@@ -93,7 +93,7 @@ class MarlinCheckpoints(Trainer):
 
         def save() -> None:
             stock(model, trial)
-            self._name_best(run, name, best)
+            self._name_best(run, name)
 
         try:
             with contextlib.ExitStack() as stack:
@@ -113,13 +113,13 @@ class MarlinCheckpoints(Trainer):
             kept = [whole.path, self.state.best_model_checkpoint or whole.path]
             agreed(lambda: folders.rotate(run, limit, kept))
 
-    def _name_best(self, run: str, name: str, was: str | None) -> None:
+    def _name_best(self, run: str, name: str) -> None:
         """Names the best checkpoint by the path that it will have, in the file of the trainer's state too."""
         best = f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
-        path = os.path.join(run, best)
+        path, named = os.path.join(run, best), self.state.best_model_checkpoint
         if best == name or os.path.isdir(path):
             self.state.best_model_checkpoint = path
-            if path != was and self.args.should_save:
+            if path != named and self.args.should_save:
                 self.state.save_to_json(os.path.join(self._staging, name, folders.STATE))
 
     def _get_output_dir(self, trial: Any) -> Any:

@@ -25,7 +25,7 @@ def device_of(args: TrainerArguments) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         what = f"the device {args.device!r} is not there"
-        raise TrainingError(what, hint="trainer.device: auto takes what is") from error
+        raise TrainingError(what, hint="trainer.device: auto takes CUDA where it is, else the CPU") from error
     return device
 
 

@@ -172,6 +172,17 @@ def test_the_best_folder_and_the_newest_ones_stay(tmp_path, limit):
     assert_same(one.model.state_dict(), weights(tmp_path / "checkpoint-1"))
 
 
+def test_the_best_folder_has_its_own_path_where_its_step_is_saved_twice(tmp_path):
+    one = trainer(str(tmp_path), load_best_model_at_end=True, **{**BEST, "greater_is_better": False})
+    one.train()  # each step is better than the one before, so that the last one is the best
+    one._save_checkpoint(one.model, trial=None)  # as Transformers does at SIGTERM, after the step's own save
+    last = tmp_path / "checkpoint-6"
+    state = json.loads((last / "trainer_state.json").read_text())
+    assert state["best_global_step"] == 6
+    assert one.state.best_model_checkpoint == state["best_model_checkpoint"] == str(last)
+    assert verdict(last) is Status.INTACT
+
+
 class AtStep(TrainerCallback):
     """Does something after the save of a step."""
 

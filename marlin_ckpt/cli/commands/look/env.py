@@ -5,7 +5,7 @@ from typing import Annotated
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Json, argument
 
-EXAMPLE = "Example: marlin-ckpt env checkpoints; it names no host, no user and no path but the one you give."
+EXAMPLE = "Example: marlin-ckpt env checkpoints; the output names no host, no user and no other path."
 
 
 def env(
