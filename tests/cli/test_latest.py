@@ -137,3 +137,15 @@ def test_where_there_is_none_of_the_prefix_the_hint_names_options_that_find_what
     assert (code, out) == (4, b"")
     assert err.decode().splitlines()[1:] == [f"hint: there are checkpoints with {options}"]
     assert latest(tmp_path, *shlex.split(options)) == (0, os.fsencode(tmp_path / name) + b"\n", b"")
+
+
+def test_where_all_are_damaged_it_says_so_and_what_can_still_be_had_of_them(latest, tmp_path):
+    touch(tmp_path / "model_1.pt", tmp_path / "model_2.pt")
+    code, out, err = latest(tmp_path, "--intact")
+    assert (code, out) == (4, b"")
+    assert b"error: no intact checkpoint found" in err
+    assert (
+        f"hint: marlin-ckpt salvage FILE --output OUT takes out what is left of one: {tmp_path}".encode()
+        in err
+    )
+    assert b"--prefix" not in err  # these are of the prefix that was looked for

@@ -65,15 +65,12 @@ def latest(
 
     found = _newest_intact(candidates) if intact else next(iter(candidates()), None)
     if found is None:
-        if intact and (count := sum(1 for _ in candidates())):
-            raise CheckpointNotFoundError(
-                f"none of {count} {'checkpoint' if count == 1 else 'checkpoints'} is intact",
-                directory,
-                "verify says what is wrong with each, salvage rescues what is whole",
-            )
+        of_run = "" if run is None else f" of run {run}"
+        if damaged := intact and next(iter(candidates()), None):
+            hint = f"marlin-ckpt salvage FILE --output OUT takes out what is left of one: {damaged.path}"
+            raise CheckpointNotFoundError(f"no intact checkpoint{of_run} found", directory, hint)
         others = " or ".join(_options_for_others(directory, ext))
         hint = f"there are checkpoints with {others}" if others and run is None else ""
-        of_run = "" if run is None else f" of run {run}"
         raise CheckpointNotFoundError(f"no checkpoint{of_run} found", directory, hint)
     if run is None:
         _tell_of_runs(found, directory)
