@@ -263,6 +263,8 @@ def drop_frames(error: BaseException) -> None:
 class Translating:
     """A context in which what is raised is handed to a function that may raise an error of ours from it.
 
+    A `Warning` that a filter of the user's makes an error passes through: it says nothing of a file or a state.
+
     A class, and not a generator under `contextmanager`: since Python 3.12 an error that goes through such a
     generator keeps the frames of all callers, and so the state that is saved or loaded, until the cyclic
     collector runs.
@@ -278,5 +280,5 @@ class Translating:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not isinstance(error, Warning):
             self._translate(error)

@@ -220,6 +220,8 @@ def encode(state: Any) -> Encoded:
         raise UnsavableStateError("the state is nested too deeply to be pickled") from error
     except MemoryError as error:
         raise StorageError("not enough memory to pickle the state", "", errno=errno.ENOMEM) from error
+    except Warning:  # that a filter makes an error: it says nothing of the state
+        raise
     except Exception as error:  # whatever a __reduce__ of the user's raises
         what = error.what if isinstance(error, UnsavableStateError) else f"it cannot be pickled: {error}"
         place = place_of(state, _fails)

@@ -164,7 +164,7 @@ def _read_weights(source: Source, how: _How) -> dict[str, torch.Tensor]:
     try:
         return read_weights(source, how.pairs, how.map_location)
     except Exception as error:  # what a device, or a function of the user's, raises
-        if isinstance(error, MarlinError) or is_no_memory(error):
+        if isinstance(error, (MarlinError, Warning)) or is_no_memory(error):
             raise
         raise unplaced(source.path, error) from error
 
@@ -220,7 +220,7 @@ def _load_with_torch(source: Source, how: _How, *, is_proven: bool = False) -> A
         try:
             return _unpickled(source, how)
         except Exception as error:  # as above, or of the file's own
-            if is_no_memory(error):
+            if isinstance(error, Warning) or is_no_memory(error):
                 raise
             # It raises in turn where the fault is in the file, and not in the place.
             _load_with_torch(source, how._replace(map_location="cpu"), is_proven=is_proven)

@@ -6,6 +6,7 @@ import argparse
 import errno
 import fractions
 import io
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torch.utils.serialization import config
 
-from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
+from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, load, save
 from marlin_ckpt.errors import StorageError, UnsafeCheckpointError
 from marlin_ckpt.formats.pickle.reader import unpickling
 from marlin_ckpt.formats.torch.pickler import encode
@@ -154,6 +155,38 @@ def test_memory_that_a_pickle_lacks_is_a_failure_of_the_machine_and_no_fault_of_
     with pytest.raises(StorageError) as caught, unpickling("a.ckpt"):
         raise MemoryError
     assert caught.value.errno == errno.ENOMEM
+
+
+@pytest.fixture
+def half_complex(tmp_path: Path) -> Iterator[Path]:
+    """A directory with a sound checkpoint whose loading warns in torch."""
+    torch.set_warn_always(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save({"w": torch.zeros(2, dtype=torch.complex32)}, tmp_path / "model_1.pt")
+    yield tmp_path
+    torch.set_warn_always(False)
+
+
+@pytest.mark.parametrize("location", ["cpu", lambda storage, _: storage])
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_a_warning_that_is_made_an_error_is_no_damage_of_the_file(half_complex, location, weights_only):
+    for path in (half_complex / "model_1.pt", half_complex):  # a search would pass a damaged file over
+        with pytest.raises(UserWarning, match="ComplexHalf"):
+            load(path, map_location=location, weights_only=weights_only)
+
+
+class Deprecated:
+    """Warns when it is pickled."""
+
+    def __reduce__(self) -> Any:
+        warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
+        return dict, ()
+
+
+def test_a_warning_that_is_made_an_error_is_no_fault_of_the_state():
+    with pytest.raises(DeprecationWarning):
+        encode({"part": Deprecated()})
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
