@@ -263,7 +263,7 @@ def drop_frames(error: BaseException) -> None:
 class Translating:
     """A context in which what is raised is handed to a function that may raise an error of ours from it.
 
-    A `Warning` that a filter of the user's makes an error passes through: it says nothing of a file or a state.
+    A `Warning` that a filter makes an error passes through: it says nothing of a file or a state.
 
     A class, and not a generator under `contextmanager`: since Python 3.12 an error that goes through such a
     generator keeps the frames of all callers, and so the state that is saved or loaded, until the cyclic

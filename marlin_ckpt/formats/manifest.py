@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from marlin_ckpt.errors import UnknownFormatError
 from marlin_ckpt.formats.budget import check_json
@@ -16,6 +16,11 @@ from marlin_ckpt.naming import MANIFEST, Kind
 NAME = MANIFEST
 FORMAT_VERSION = 1
 _MOST_BYTES = 8 << 20  # beside what it says of each record; reading JSON takes 25 times its length of memory
+
+_MOST_SHOWN = 100  # characters of a value that is none
+_NOT_FINITE = ("nan", "inf", "-inf")  # as `json_ready` writes them
+
+_T = TypeVar("_T")
 
 
 def most_bytes(names: Iterable[str]) -> int:
@@ -116,24 +121,24 @@ class Manifest:
             if type(version) is int and version > FORMAT_VERSION:
                 what = f"the manifest has format {version}, this marlin-ckpt reads {FORMAT_VERSION}"
                 raise UnknownFormatError(what, path, "a newer marlin-ckpt wrote it: upgrade")
-            if version != FORMAT_VERSION:
+            if type(version) is not int or version != FORMAT_VERSION:
                 raise ValueError("the manifest has no known format")
             return cls(
                 kind=Kind(values["kind"]),
-                index=int(values["index"]),
-                created=str(values["created"]),
-                run_id=str(values["run_id"]),
-                save_number=int(values["save_number"]),
-                metrics={str(key): float(value) for key, value in values["metrics"].items()},
-                versions={str(key): str(value) for key, value in values["versions"].items()},
-                records=list(values["records"]),
-                lost=[str(name) for name in values.get("lost", ())],
+                index=_number(values["index"], 0),
+                created=_of(str, values["created"]),
+                run_id=_of(str, values["run_id"]),
+                save_number=_number(values["save_number"], 1),
+                metrics={key: _metric(value) for key, value in values["metrics"].items()},
+                versions={key: _of(str, value) for key, value in values["versions"].items()},
+                records=_of(list, values["records"]),
+                lost=_texts(values.get("lost", [])),
                 parent=_parent(values.get("parent")),
                 optimizers={
-                    str(path): [[str(name) for name in group] for group in groups]
+                    path: [_texts(group) for group in _of(list, groups)]
                     for path, groups in values.get("optimizers", {}).items()
                 },
-                layout=str(values.get("layout", "")),
+                layout=_of(str, values.get("layout", "")),
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"the manifest is not one: {error!r}") from error
@@ -143,7 +148,28 @@ def _parent(values: Any) -> Parent | None:
     """What a manifest says of the parent; None where it says nothing, as those of version 0.1."""
     if values is None:
         return None
-    return Parent(str(values["run_id"]), int(values["save_number"]), str(values["name"]))
+    return Parent(_of(str, values["run_id"]), _number(values["save_number"], 1), _of(str, values["name"]))
+
+
+def _of(kind: type[_T], value: Any) -> _T:
+    """A value that is of one type of JSON's, and of no other that Python would convert to it."""
+    if type(value) is not kind:
+        raise TypeError(f"{str(value)[:_MOST_SHOWN]} is no {kind.__name__}")
+    return value
+
+
+def _number(value: Any, least: int) -> int:
+    if _of(int, value) < least:
+        raise ValueError(f"{value} is less than {least}")
+    return int(value)
+
+
+def _metric(value: Any) -> float:
+    return float(value) if type(value) is int or value in _NOT_FINITE else _of(float, value)
+
+
+def _texts(values: Any) -> list[str]:
+    return [_of(str, one) for one in _of(list, values)]
 
 
 def json_ready(value: Any) -> Any:

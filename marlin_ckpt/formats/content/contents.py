@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats import legacy
 from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
 from marlin_ckpt.formats.content.tree import Builder, Node, NodeKind
@@ -95,10 +96,7 @@ def _of_zip(source: Source) -> Contents:
     file.seek(0)
     unpickler = StubReader(file, budget)
     state = unpickler.load()
-    order = "little"  # torch before 2.1 did not say, and wrote elements as its machine had them
-    said = records.get("byteorder")
-    if said is not None and said.size <= _LONGEST_ORDER and read_record(source, container, said) == b"big":
-        order = "big"
+    order = _order(source, container)
 
     def place_of(key: str) -> _Place:
         data = records.get(f"data/{key}")
@@ -108,6 +106,17 @@ def _of_zip(source: Source) -> Contents:
         return container.data_offsets[data.name], data.size, order, deflated
 
     return _of_pickle(source, state, unpickler, place_of, container)
+
+
+def _order(source: Source, container: Container) -> str:
+    """The order of bytes in elements; raises CorruptCheckpointError where none is said."""
+    said = container.by_label.get("byteorder")
+    if said is None:
+        return "little"  # torch before 2.1 did not say, and wrote elements as its machine had them
+    data = read_record(source, container, said) if said.size <= _LONGEST_ORDER else b""
+    if data not in (b"little", b"big"):  # torch refuses it, too
+        raise CorruptCheckpointError("the record byteorder says neither little nor big", source.path)
+    return data.decode()
 
 
 def _of_legacy(source: Source) -> Contents:

@@ -46,7 +46,8 @@ class FolderLayout:
     def members(self, store: Store, folder: str) -> tuple[str, ...]:
         """All files in a folder that has a manifest, at any depth."""
         try:
-            if store.head(f"{folder}/{MANIFEST}") is None:
+            found = store.head(f"{folder}/{MANIFEST}")
+            if found is None or found.is_folder:
                 return ()
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):  # what has that name is not ours

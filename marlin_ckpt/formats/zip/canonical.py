@@ -71,7 +71,8 @@ def _compare(
     if is_torchs:
         end, *ends = map(_unversioned, (end, *ends))
     is_right = source.read(at, len(before)) == before and directory.offset == at + len(before)
-    if not is_right or end not in ends:
+    is_in_order = [*directory.entries] == [record.name for record in directory.records]
+    if not is_right or not is_in_order or end not in ends:
         fault = fault or "the end of the zip directory is damaged"
     return fault, is_padded
 

@@ -26,7 +26,7 @@ class Directory(NamedTuple):
 
     Attributes:
         records: in the order of their place in the file.
-        entries: the bytes of each record's entry, by its name.
+        entries: the bytes of each record's entry, by its name, in the order of the directory.
         offset: where the directory starts.
         end_offset: where the records that end the file start.
         has_folders: whether there are entries for folders, which `records` leaves out.

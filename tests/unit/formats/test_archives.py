@@ -1,4 +1,4 @@
-"""Two archives in one file are two states: what one of them lacks is never taken from the other."""
+"""What an archive in a file lacks is never taken from another one, and never guessed."""
 
 from __future__ import annotations
 
@@ -50,3 +50,16 @@ def test_a_record_of_another_archive_in_front_of_the_state_is_not_taken_for_its_
             file.writestr(name, whole.read(name))
     state, _ = read_file(os.fspath(path), weights_only=True, log=lambda _: None)
     assert torch.equal(state["w"], torch.ones(5000))
+
+
+def test_a_file_in_no_known_order_of_bytes_is_corrupt_as_it_is_to_torch(tmp_path):
+    saved = io.BytesIO()
+    torch.save({"w": torch.ones(5)}, saved)
+    path = tmp_path / "model_1.pt"
+    with zipfile.ZipFile(saved) as whole, zipfile.ZipFile(path, "w") as file:
+        for name in whole.namelist():
+            file.writestr(name, b"middle" if name.endswith("/byteorder") else whole.read(name))
+    with pytest.raises(ValueError, match="Unknown endianness"):
+        torch.load(path)
+    with open_source(path) as source, pytest.raises(CorruptCheckpointError, match="neither little nor big"):
+        read_contents(source)

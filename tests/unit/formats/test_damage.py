@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -147,6 +149,16 @@ def test_two_records_swapped_with_one_another_are_refused(ours, make_checkpointe
     content[first], content[second] = content[second], content[first]
     ours.write_bytes(content)
     with pytest.raises(CorruptCheckpointError, match="data/0"):
+        make_checkpointer().load()
+
+
+@pytest.mark.parametrize("fixture", ["ours", "by_torch"])
+def test_entries_of_the_directory_in_another_order_are_refused(request, make_checkpointer, fixture):
+    path: Path = request.getfixturevalue(fixture)
+    whole = path.read_bytes()
+    first, second, third = (at.start() for at in itertools.islice(re.finditer(b"PK\x01\x02", whole), 3))
+    path.write_bytes(whole[:first] + whole[second:third] + whole[first:second] + whole[third:])
+    with pytest.raises(CorruptCheckpointError, match="end of the zip directory is damaged"):
         make_checkpointer().load()
 
 

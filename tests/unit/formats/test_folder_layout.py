@@ -133,6 +133,12 @@ def test_a_link_in_the_place_of_a_folder_in_it_is_not_followed(folder, tmp_path)
     assert inspected(folder)[0] is Status.INCOMPLETE
 
 
+def test_a_folder_whose_manifest_is_a_folder_is_no_checkpoint(folder):
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).mkdir()
+    assert catalog.entry(folder) is None
+
+
 def test_a_manifest_that_is_a_link_is_corrupt(folder, tmp_path):
     shutil.move(folder / MANIFEST, tmp_path / "manifest.json")
     (folder / MANIFEST).symlink_to(tmp_path / "manifest.json")

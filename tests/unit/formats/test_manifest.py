@@ -206,6 +206,30 @@ def test_what_is_no_manifest_of_this_format_is_a_value_error(data: bytes):
         Manifest.from_json(data)
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("format_version", (0, "1", 1.0, 2.0, True, None)),
+        ("index", ("5", 5.0, True, -1, None)),
+        ("save_number", ("5", 5.0, True, 0, None)),
+        ("created", (5, None)),
+        ("run_id", (5, None)),
+        ("metrics", ({"a": "1.5"}, {"a": True}, {"a": None}, {"a": []})),
+        ("versions", ({"a": 1}, {"a": None})),
+        ("records", ({}, "", None)),
+        ("lost", ("abc", [5], None)),
+        ("parent", ({}, [], "", {"run_id": "a", "save_number": "1", "name": "b"})),
+        ("optimizers", ([], {"a": "bc"}, {"a": ["bc"]}, {"a": [[5]]})),
+        ("layout", (5, None)),
+    ],
+)
+def test_a_value_that_has_another_type_than_its_key_is_a_value_error(key: str, values: tuple):
+    whole = json.loads(_changed(b'"index":1', b'"index":1'))
+    for value in values:
+        with pytest.raises(ValueError, match=r"manifest|less than"):
+            Manifest.from_json(json.dumps({**whole, key: value}).encode())
+
+
 def test_a_file_by_a_newer_marlin_ckpt_is_told_as_that_and_not_as_corrupt(
     make_checkpointer, make_checkpoint, monkeypatch
 ):

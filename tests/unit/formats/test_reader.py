@@ -176,6 +176,17 @@ def test_a_warning_that_is_made_an_error_is_no_damage_of_the_file(half_complex, 
             load(path, map_location=location, weights_only=weights_only)
 
 
+def test_a_warning_of_map_location_is_no_fault_of_the_place(tmp_path):
+    save({"w": torch.zeros(2)}, tmp_path / "model_1.pt")
+
+    def warn(storage: Any, _: str) -> Any:
+        warnings.warn("where to?", UserWarning, stacklevel=1)
+        return storage
+
+    with pytest.raises(UserWarning, match="where to"):
+        load(tmp_path / "model_1.pt", map_location=warn)
+
+
 class Deprecated:
     """Warns when it is pickled."""
 
