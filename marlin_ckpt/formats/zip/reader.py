@@ -128,7 +128,8 @@ def _read_manifest(source: Source, container: Container, record: Record) -> Mani
         raise StructureError(f"the manifest does not hold: {error}") from error
     written = {(one.name, one.size, one.crc32) for one in container.records if one != record}
     # In any order: a tool that packs the file anew goes by its own.
-    if listed != written or len(found.records) != len(listed):
+    is_typed = all(type(number) is int for _, *numbers in listed for number in numbers)  # 1.0 equals 1
+    if listed != written or len(found.records) != len(listed) or not is_typed:
         raise StructureError("the records are not those that the manifest lists")
     return found
 

@@ -162,6 +162,19 @@ def test_entries_of_the_directory_in_another_order_are_refused(request, make_che
         make_checkpointer().load()
 
 
+def test_a_size_in_the_manifest_that_is_no_integer_is_refused(ours, make_checkpointer):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(ours) as source, zipfile.ZipFile(buffer, "w") as target:
+        for info in source.infolist():
+            data, is_manifest = source.read(info), info.filename.endswith("manifest.json")
+            target.writestr(
+                info.filename, data.replace(b'"size":1}', b'"size":1.0}') if is_manifest else data
+            )
+    ours.write_bytes(buffer.getvalue())
+    with pytest.raises(CorruptCheckpointError, match="not those that the manifest lists"):
+        make_checkpointer().load()
+
+
 def test_records_added_or_taken_by_another_tool_are_seen_by_the_manifest(ours, make_checkpointer):
     buffer = io.BytesIO()
     with zipfile.ZipFile(ours) as source, zipfile.ZipFile(buffer, "w") as target:
