@@ -1,7 +1,7 @@
 """Times saving, verifying, restoring and finding, beside the disk's own speed and other packages.
 
 `python -m benchmarks --help` lists the groups; `__main__` runs them, `report` writes the figures down and
-`chart` draws them.
+`chart` draws them, with `drawing`. `faults` counts what faults do to checkpoints; see there.
 
 - Groups: `saving`, `stalling` (how long asynchronous saves hold a loop up), `slowing` (how much longer steps
   take beside a save), `verifying`, `restoring`, `discovery` (`latest` and the search for checkpoints).

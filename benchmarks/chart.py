@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import drawing
 from benchmarks.report import Row, amount
 
 _GROUPS = ("save", "save others", "verify warm", "verify cold", "restore warm", "restore cold")
@@ -22,10 +20,10 @@ _NOTES = {
 }
 _LIMITS = ("raw O_DIRECT write", "dd bs=8M of=/dev/null")  # the disk's own speed
 _OURS, _THEIRS, _TEXT, _FAINT = "#1f6feb", "#c3cad3", "#1f2328", "#656d76"
-_WIDTH_INCHES, _LINE_INCHES = 9.0, 0.26
-_LEFT, _WIDTH = 0.345, 0.50  # of the bars, in the figure's width
-_MARGIN = 0.02
-_FOOTNOTE_CHARACTERS = 150
+_FORM = drawing.Form(
+    width_inches=9.0, line_inches=0.26, left=0.345, bars=0.50, margin=0.02, font_points=9, note_points=7,
+    note_characters=150, note_bottom=0.4, card="",
+)  # fmt: skip
 
 
 class Bar(NamedTuple):
@@ -63,44 +61,32 @@ def sections(rows: Iterable[Row]) -> list[Section]:
 
 
 def draw(rows: Iterable[Row], footnote: str, path: Path) -> bool:
-    """Writes the chart; its numbers are also the picture's description, for those who cannot see it.
-
-    Returns:
-        whether it could: not without matplotlib.
-    """
-    if find_spec("matplotlib") is None:
-        return False
+    """Writes the chart; its numbers are also the picture's description. See `drawing.draw`."""
     drawn = sections(list(rows))
-    matplotlib = import_module("matplotlib")
-    matplotlib.use("agg")
-    pyplot = import_module("matplotlib.pyplot")
     legend = "Medians; \u00d7: times as long as marlin-ckpt; white: the disk's own speed."
-    note = textwrap.wrap(f"{legend} {footnote}", _FOOTNOTE_CHARACTERS)
-    lines = sum(len(section.bars) + 1.6 for section in drawn) + 0.4 + 0.6 * len(note)
-    # A salt of its own and no date: the same figures make the same file.
-    style = {
-        "svg.hashsalt": "marlin-ckpt",
-        "svg.fonttype": "none",
-        "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
-        "font.size": 9,
-    }
-    with matplotlib.rc_context(style):
-        figure = pyplot.figure(figsize=(_WIDTH_INCHES, lines * _LINE_INCHES), facecolor="white")
-        axes = figure.add_axes((_LEFT, 0.0, _WIDTH, 1.0))
-        axes.set(xlim=(0, 1), ylim=(lines, 0))
-        axes.axis("off")
-        top = 0.9
-        for section in drawn:
-            top = _draw_section(axes, section, top)
-        figure.text(_MARGIN, 0.4 / lines, "\n".join(note), fontsize=7, color=_FAINT, va="bottom")
-        extra: dict[str, Any] = {"metadata": _metadata(drawn)} if path.suffix == ".svg" else {"dpi": 150}
-        figure.savefig(path, facecolor="white", **extra)
-        pyplot.close(figure)
-    return True
+    description = "; ".join(
+        f"{section.title}: " + ", ".join(f"{bar.name} {bar.label.split(' (')[0]}" for bar in section.bars)
+        for section in drawn
+    )
+    picture = drawing.Picture(
+        lines=sum(len(section.bars) + 1.6 for section in drawn) + 0.4,
+        bars=lambda axes: _draw_sections(axes, drawn),
+        note=f"{legend} {footnote}",
+        faint=_FAINT,
+        title="How long saving, verifying and restoring take",
+        description=description,
+    )
+    return drawing.draw(picture, _FORM, path)
+
+
+def _draw_sections(axes: Any, drawn: Iterable[Section]) -> None:
+    top = 0.9
+    for section in drawn:
+        top = _draw_section(axes, section, top)
 
 
 def _draw_section(axes: Any, section: Section, top: float) -> float:
-    edge = (_MARGIN - _LEFT) / _WIDTH
+    edge = (_FORM.margin - _FORM.left) / _FORM.bars
     axes.text(edge, top, section.title, weight="bold", color=_TEXT, va="center", fontsize=10)
     longest = max(bar.seconds for bar in section.bars)
     for at, bar in enumerate(section.bars):
@@ -111,15 +97,3 @@ def _draw_section(axes: Any, section: Section, top: float) -> float:
         axes.text(-0.015, place, bar.name, ha="right", va="center", color=_TEXT, weight=weight)
         axes.text(length + 0.012, place, bar.label, va="center", color=_TEXT, weight=weight)
     return top + len(section.bars) + 1.6
-
-
-def _metadata(drawn: list[Section]) -> dict[str, str | None]:
-    description = "; ".join(
-        f"{section.title}: " + ", ".join(f"{bar.name} {bar.label.split(' (')[0]}" for bar in section.bars)
-        for section in drawn
-    )
-    return {
-        "Date": None,
-        "Title": "How long saving, verifying and restoring take",
-        "Description": description,
-    }

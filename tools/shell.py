@@ -34,9 +34,8 @@ done
 """
 
 _LIMIT_S = 300.0
-_HERE = re.compile(
-    rf"(?<= on ){re.escape(socket.gethostname())}\b"
-)  # where a process runs: no page's business
+# Where a process runs is no page's business.
+_HERE = re.compile(rf"(?<= on ){re.escape(socket.gethostname())}\b")
 _DIED = re.compile(r"^\S*bash: line \d+: +\d+ Killed\b.*$")  # a terminal shows the one word
 
 

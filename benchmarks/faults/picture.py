@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import drawing
+
 _LOST, _MEANT, _NEUTRAL = "#c93c37", "#1f6feb", "#d0d7de"
 _TEXT, _FAINT, _EDGE = "#1f2328", "#57606a", "#d0d7de"
-_WIDTH_INCHES, _LINE_INCHES = 8.4, 0.27
-_LEFT, _BARS = 0.345, 0.35  # where the bars begin, and how long they are, in the figure's width
-_MARGIN = 0.025
-_FOOTNOTE_CHARACTERS = 142
+_FORM = drawing.Form(
+    width_inches=8.4, line_inches=0.27, left=0.345, bars=0.35, margin=0.025, font_points=9.5, note_points=7.5,
+    note_characters=142, note_bottom=0.45, card=_EDGE,
+)  # fmt: skip
 _LOADERS = {  # by what has written
     "torch.save": "torch.load",
     "safetensors save_file": "safetensors load_file",
@@ -54,51 +53,31 @@ def sections(document: dict[str, Any]) -> list[Section]:
 
 
 def draw(document: dict[str, Any], path: Path) -> bool:
-    """Writes the picture on a white card, which is legible on a dark page too.
-
-    Returns:
-        whether it could: not without matplotlib.
-    """
-    if find_spec("matplotlib") is None:
-        return False
-    matplotlib = import_module("matplotlib")
-    matplotlib.use("agg")
-    pyplot = import_module("matplotlib.pyplot")
-    patches = import_module("matplotlib.patches")
+    """Writes the picture on a white card, which is legible on a dark page too; see `drawing.draw`."""
     drawn = sections(document)
-    note = textwrap.wrap(_footnote(document), _FOOTNOTE_CHARACTERS)
-    lines = sum(len(section.bars) + 3.0 for section in drawn) + 0.6 + 0.6 * len(note)
-    # A salt of its own and no date: the same figures make the same file.
-    style = {
-        "svg.hashsalt": "marlin-ckpt",
-        "svg.fonttype": "none",
-        "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
-        "font.size": 9.5,
-        "savefig.pad_inches": 0,
-    }
-    with matplotlib.rc_context(style):
-        figure = pyplot.figure(figsize=(_WIDTH_INCHES, lines * _LINE_INCHES))
-        card = patches.FancyBboxPatch(
-            (0.004, 0.006), 0.992, 0.988, boxstyle="round,pad=0,rounding_size=0.012", facecolor="white",
-            edgecolor=_EDGE, transform=figure.transFigure, zorder=-1,
-            mutation_aspect=_WIDTH_INCHES / (lines * _LINE_INCHES),
-        )  # fmt: skip
-        figure.add_artist(card)
-        axes = figure.add_axes((_LEFT, 0.0, _BARS, 1.0))
-        axes.set(xlim=(0, 1), ylim=(lines, 0))
-        axes.axis("off")
-        top = 1.0
-        for section in drawn:
-            top = _draw_section(axes, section, top)
-        figure.text(_MARGIN, 0.45 / lines, "\n".join(note), fontsize=7.5, color=_FAINT, va="bottom")
-        extra: dict[str, Any] = {"metadata": _metadata(drawn)} if path.suffix == ".svg" else {"dpi": 150}
-        figure.savefig(path, facecolor="none", **extra)
-        pyplot.close(figure)
-    return True
+    description = "; ".join(
+        f"{section.title}: " + ", ".join(f"{bar.name} {bar.label}" for bar in section.bars)
+        for section in drawn
+    )
+    picture = drawing.Picture(
+        lines=sum(len(section.bars) + 3.0 for section in drawn) + 0.6,
+        bars=lambda axes: _draw_sections(axes, drawn),
+        note=_footnote(document),
+        faint=_FAINT,
+        title="What flipped bits and kills do to checkpoints",
+        description=description,
+    )
+    return drawing.draw(picture, _FORM, path)
+
+
+def _draw_sections(axes: Any, drawn: Iterable[Section]) -> None:
+    top = 1.0
+    for section in drawn:
+        top = _draw_section(axes, section, top)
 
 
 def _draw_section(axes: Any, section: Section, top: float) -> float:
-    edge = (_MARGIN - _LEFT) / _BARS
+    edge = (_FORM.margin - _FORM.left) / _FORM.bars
     axes.text(edge, top, section.title, weight="bold", color=_TEXT, va="center", fontsize=11)
     at = 0.0
     for colour, meaning in section.legend.items():
@@ -147,15 +126,3 @@ def _footnote(document: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in document["machine"]["versions"].items())
     said.append(f"{document['date']}, python -m benchmarks faults: {versions}.")
     return " ".join(said)
-
-
-def _metadata(drawn: Iterable[Section]) -> dict[str, str | None]:
-    description = "; ".join(
-        f"{section.title}: " + ", ".join(f"{bar.name} {bar.label}" for bar in section.bars)
-        for section in drawn
-    )
-    return {
-        "Date": None,
-        "Title": "What flipped bits and kills do to checkpoints",
-        "Description": description,
-    }

@@ -19,7 +19,7 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.loading.load import CheckpointRestoration, Loader
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations.advice import Figures
-from marlin_ckpt.saving.copying.staging import available_bytes
+from marlin_ckpt.operations.memory import available_bytes
 from marlin_ckpt.saving.engine import Engine
 from marlin_ckpt.saving.job import How, Job
 from marlin_ckpt.storage.local.temporary import temporary_name

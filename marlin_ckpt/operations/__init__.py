@@ -11,5 +11,5 @@
 - `starting` decides what `train` continues from and what it replaces.
 - `folders` judges the folders of other tools, for the adapters; see there.
 - `advice` works out how often a run should save, for `advise`.
-- `environment` looks up versions and the machine, for `env`.
+- `environment` looks up versions and the machine, for `env`; `memory` how much this process may have.
 """

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 
+from marlin_ckpt.operations.memory import limit_bytes
 from marlin_ckpt.version import __version__
 
 REQUIRED = ("torch", "numpy", "safetensors", "isal", "typer", "rich", "PyYAML")
@@ -15,7 +16,6 @@ OPTIONAL = ("lightning", "transformers", "accelerate", "pytorch-ignite", "peft",
 # Which accelerator torch was built for, in the module that its build writes; reading it imports nothing.
 _BUILD = re.compile(r"^(cuda|hip|xpu)\b[^=\n]*= *'([^']+)'", re.MULTILINE)
 _BUILDS = {"cuda": "CUDA", "hip": "ROCm", "xpu": "XPU"}
-_CGROUPS = "/sys/fs/cgroup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def machine() -> Machine:
         _libc(),
         len(os.sched_getaffinity(0)),
         memory,
-        memory_limit(memory),
+        limit_bytes(memory),
     )
 
 
@@ -101,37 +101,3 @@ def _libc() -> str:
     with contextlib.suppress(ValueError, OSError):  # musl has no such name
         return os.confstr("CS_GNU_LIBC_VERSION") or ""
     return ""
-
-
-def memory_limit(memory_bytes: int, groups: str = _CGROUPS, own: str = "/proc/self/cgroup") -> int | None:
-    """The least memory that a control group of this process allows; None where none is below the machine's.
-
-    Args:
-        memory_bytes: what the machine has.
-        groups: where the control groups are mounted.
-        own: the file that says which of them this process is in: cgroups(7).
-    """
-    limits = []
-    for path in _limiting_files(groups, own):
-        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
-            limits.append(int(file.read()))  # "max" is no number: no limit
-    least = min(limits, default=memory_bytes)
-    return least if least < memory_bytes else None
-
-
-def _limiting_files(groups: str, own: str) -> list[str]:
-    """The files that may hold a limit: of the process's own groups, of version 2 and 1, and those above."""
-    found = []
-    with contextlib.suppress(OSError, UnicodeDecodeError), open(own, encoding="utf-8") as file:
-        for line in file.read().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                top, name = groups, "memory.max"
-            elif "memory" in controllers.split(","):
-                top, name = f"{groups}/memory", "memory.limit_in_bytes"
-            else:
-                continue
-            parts = path.strip("/").split("/")
-            # In a container the path may be one of the host's; then the group at the top is the container's.
-            found += [os.path.join(top, *parts[:depth], name) for depth in range(len(parts) + 1)]
-    return found

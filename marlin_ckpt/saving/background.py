@@ -120,9 +120,7 @@ def _attempt(tasks: list[Callable[[], None]]) -> BaseException | None:
 def take_frames(error: BaseException) -> None:
     """Drops the frames of an error, which hold the state; notes them where it is none of ours."""
     is_noted = any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ()))
-    if not (
-        is_noted or isinstance(error, MarlinError)
-    ):  # noted where a user's `on_error` has raised it again
+    if not (is_noted or isinstance(error, MarlinError)):  # noted: a user's `on_error` has raised it again
         error.add_note(_NOTE + "".join(traceback.format_tb(error.__traceback__)))
     drop_frames(error)
 

@@ -10,6 +10,7 @@ import pytest
 
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.directory import notes
+from tests.support.own_modules import run_of_its_own
 
 _MODULE = """
 import os, signal, sys, torch
@@ -67,16 +68,9 @@ COMMANDS = {
 
 @pytest.fixture(autouse=True)
 def _in_a_directory_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("MARLIN_CKPT_TRACEBACK", raising=False)
-    name = f"own_{os.path.basename(tmp_path)}"
-    Path(f"{name}.py").write_text(_MODULE)
-    Path("run.yaml").write_text(
-        f"module: {{name: '{name}:Own'}}\n"
-        "trainer: {epochs: 2, train_batch_size: 8, device: cpu, seed: 1}\n"
-        "checkpointer: {save_dir: out, model_state_save_dir: null}\n"
-    )
+    trainer = "{epochs: 2, train_batch_size: 8, device: cpu, seed: 1}"
+    run_of_its_own(tmp_path, monkeypatch, _MODULE, trainer)
 
 
 @pytest.fixture

@@ -254,27 +254,6 @@ def test_a_mount_is_not_known_where_the_system_does_not_say(monkeypatch, found):
     assert (document["file_system"], document["mount_options"], document["is_network"]) == (None, [], None)
 
 
-@pytest.mark.parametrize(
-    ("own", "files", "limit"),
-    [
-        ("0::/a/b\n", {"a/memory.max": "500\n", "a/b/memory.max": "max\n"}, 500),
-        ("0::/a/b\n", {"a/memory.max": "500\n", "a/b/memory.max": "300\n"}, 300),
-        ("0::/a\n", {"memory.max": "400\n"}, 400),
-        ("4:cpu,memory:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": "200\n"}, 200),
-        ("4:memory:/\n", {"memory/memory.limit_in_bytes": f"{(1 << 63) - 4096}\n"}, None),
-        ("0::/a\n", {}, None),
-        (None, {"memory.max": "100\n"}, None),
-    ],
-)
-def test_the_limit_of_memory_is_the_least_of_the_groups_that_a_process_is_in(tmp_path, own, files, limit):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    if own is not None:
-        (tmp_path / "own").write_text(own)
-    assert environment.memory_limit(1000, str(tmp_path), str(tmp_path / "own")) == limit
-
-
 def test_the_titles_are_those_of_the_abilities_that_are_tried(tmp_path):
     from marlin_ckpt.cli.views.environment import _ABILITIES
 

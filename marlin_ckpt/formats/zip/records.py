@@ -152,7 +152,8 @@ def check_storages(source: Source, container: Container) -> None:
     if bad:
         shown = _listed([name[:_LONGEST] for name in bad])
         what = f"record {shown} is missing, or has another length than its tensors need"
-        tensors = [name for label in bad for name in tensor_names(pickle).get(label.rpartition("/")[2], [])]
+        names = tensor_names(pickle)
+        tensors = [name for label in bad for name in names.get(label.removeprefix("data/"), [])]
         raise CorruptCheckpointError(what, container.path, tensors=tuple(tensors))
 
 

@@ -24,9 +24,8 @@ _CHECKED = (".bin", ".pkl", ".pt", ".pth", ".safetensors")
 _logger = get_logger(__name__)
 
 Judge = Callable[[str], Verdict]  # given the path of a folder; see `verify`
-Missing = Callable[
-    [Collection[str]], str
-]  # of the names in a folder, what a run needs and lacks there, or ""
+# Of the names in a folder, what a run needs and lacks there; "" for nothing.
+Missing = Callable[[Collection[str]], str]
 
 
 def folders(directory: str, pattern: re.Pattern[str], least: int = 0) -> list[str]:

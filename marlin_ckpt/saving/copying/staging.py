@@ -14,12 +14,12 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from marlin_ckpt.errors import StorageError
+from marlin_ckpt.operations.memory import available_bytes
 from marlin_ckpt.saving.copying import device
 
 _TASK_BYTES = 4 << 20  # copied between two looks at what is left
@@ -117,22 +117,6 @@ def _no_memory(size_bytes: int, reason: str) -> StorageError:
         "a save that is not asynchronous needs none: async_save: false, or asynchronous=False",
         errno=errno.ENOMEM,
     )
-
-
-def available_bytes() -> int | None:
-    """How much memory can be had without swapping, in this container; None where the system does not say."""
-    found = []
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        group = Path("/sys/fs/cgroup")  # cgroup v2, as a container sees its own
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
-        cache = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
-        found.append(max(limit - used + cache, 0))
-    return min(found, default=None)
 
 
 class Copying:

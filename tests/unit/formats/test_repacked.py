@@ -18,7 +18,7 @@ from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.values import arrays
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.formats.verification import verify
-from marlin_ckpt.formats.zip import structures
+from marlin_ckpt.formats.zip import records, structures
 from marlin_ckpt.formats.zip.reader import read_container
 from marlin_ckpt.storage.local.files import open_source
 from tests.support.sources import bytes_source
@@ -93,6 +93,19 @@ def test_a_file_that_was_packed_anew_without_some_of_its_data_is_corrupt_and_the
     assert verdict.status is Status.CORRUPT
     assert verdict.tensors == ("module_interface_state.weight", "module_interface_state.column")
     assert main(["verify", str(tmp_path / "anew.pt")]) == 3
+
+
+def test_the_names_of_many_tensors_that_are_lost_are_looked_up_once(tmp_path: Path, monkeypatch) -> None:
+    torch.save({f"w{number}": torch.zeros(3) for number in range(50)}, tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "whole.pt") as old, zipfile.ZipFile(tmp_path / "anew.pt", "w") as new:
+        for name in old.namelist():
+            if "/data/" not in name:
+                new.writestr(name, old.read(name))
+    looked_up: list[int] = []
+    real = records.tensor_names
+    monkeypatch.setattr(records, "tensor_names", lambda pickle: looked_up.append(1) or real(pickle))
+    assert len(verify(str(tmp_path / "anew.pt")).tensors) == 50
+    assert len(looked_up) == 1
 
 
 def test_a_file_of_its_writers_own_form_is_not_repacked(whole: Path) -> None:

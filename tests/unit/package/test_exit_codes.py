@@ -19,6 +19,7 @@ from marlin_ckpt.training.proof import proof
 from marlin_ckpt.training.proof.findings import Difference, Proof
 from tests.support.checkpoint_directories import filled, flip
 from tests.support.folders import REPOSITORY
+from tests.support.own_modules import run_of_its_own
 
 PAGE = (REPOSITORY / "docs/reference/exit-codes.md").read_text()
 _OF_SCRIPTS = {120}  # a command waits for its saves
@@ -67,21 +68,14 @@ def test_the_help_names_the_codes_of_the_page_and_no_others() -> None:
 
 @pytest.fixture
 def _in_a_directory_with_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    trainer = "{epochs: 1, train_batch_size: 16, val_batch_size: 16, device: cpu}"
+    run_of_its_own(tmp_path, monkeypatch, _MODULE, trainer, "{points: 60}")
     filled("saved", {1: 0.5, 2: 0.4})
     filled("bad", {1: 0.5})
     flip("bad/model_1.pt")
     Path("empty").mkdir()
     Path("other.pt").write_text("{}\n")
     torch.save({"a": torch.ones(2)}, "a.pt")
-    name = f"own_{os.path.basename(tmp_path)}"
-    Path(f"{name}.py").write_text(_MODULE)
-    Path("run.yaml").write_text(
-        f"module: {{name: '{name}:Own', args: {{points: 60}}}}\n"
-        "trainer: {epochs: 1, train_batch_size: 16, val_batch_size: 16, device: cpu}\n"
-        "checkpointer: {save_dir: out, model_state_save_dir: null}\n"
-    )
 
 
 _MODULE = """
