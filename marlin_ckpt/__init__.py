@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     from marlin_ckpt.errors import UnsafeCheckpointError as UnsafeCheckpointError
     from marlin_ckpt.errors import UnsavableStateError as UnsavableStateError
     from marlin_ckpt.formats.content.contents import Contents as Contents
-    from marlin_ckpt.formats.content.tree import Node as Node
-    from marlin_ckpt.formats.content.tree import NodeKind as NodeKind
+    from marlin_ckpt.formats.content.node import Node as Node
+    from marlin_ckpt.formats.content.node import NodeKind as NodeKind
     from marlin_ckpt.formats.format import Format as Format
     from marlin_ckpt.formats.manifest import Manifest as Manifest
     from marlin_ckpt.formats.manifest import Parent as Parent
@@ -112,7 +112,7 @@ _NAMES = {
         "UnsafeCheckpointError", "UnsavableStateError",
     ),
     "formats.content.contents": ("Contents",),
-    "formats.content.tree": ("Node", "NodeKind"),
+    "formats.content.node": ("Node", "NodeKind"),
     "formats.format": ("Format",),
     "formats.manifest": ("Manifest", "Parent"),
     "formats.values.tensor": ("TensorInfo",),

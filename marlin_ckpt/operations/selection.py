@@ -68,8 +68,11 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
 
 def module_state(contents: Contents) -> str:
     """The name of the entry that holds the module's state; "" where the file is a bare state dict."""
-    tops = {_top(one.name) for one in contents.tensors if not _is_array(one)}
-    return next((name for name in MODULE_STATES if name in tops), "")
+    if contents.root.kind is NodeKind.MODULE:
+        return ""  # whatever the names of the modules in it are
+    tops = {_top(one.name) for one in contents.tensors if one.in_state}
+    modules = (node.key for node in contents.root.children if node.kind is NodeKind.MODULE)
+    return next((name for name in (*MODULE_STATES, *modules) if name in tops), "")
 
 
 def tensors_of(contents: Contents, state: str) -> list[tuple[str, TensorInfo]]:
@@ -141,18 +144,15 @@ def numbered(found: Iterable[tuple[str, Found]]) -> dict[str, Found]:
 
 
 def count_values(contents: Contents, state: str) -> int:
-    """How many values other than torch's tensors a state has."""
-    return sum(is_value(node) or _is_array(node.tensor) for _, node in walk(contents, state))
+    """How many values a state has beside the tensors that belong to it."""
+    found = (node for _, node in walk(contents, state))
+    return sum(is_value(one) or (one.tensor is not None and not one.tensor.in_state) for one in found)
 
 
 def is_value(node: Node) -> bool:
     """Whether a node stands for something of its own that is no tensor, and not for its parts alone."""
-    is_empty = node.kind in CONTAINERS and not node.children
+    is_empty = node.kind in (*CONTAINERS, NodeKind.MODULE) and not node.children
     return is_empty or node.kind in (NodeKind.VALUE, NodeKind.OBJECT)
-
-
-def _is_array(tensor: TensorInfo | None) -> bool:
-    return tensor is not None and tensor.pickled is not None
 
 
 def unplain_of(contents: Contents, state: str) -> dict[str, str]:

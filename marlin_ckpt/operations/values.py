@@ -155,7 +155,8 @@ def _text(node: Node) -> str:
         return str(node.value) if is_long else repr(node.value)
     if node.kind is NodeKind.TENSOR:
         return "what it is beside its elements"
-    return node.label if node.kind in (NodeKind.OBJECT, NodeKind.ELSEWHERE) else _container_text(node)
+    is_labelled = node.kind in (NodeKind.OBJECT, NodeKind.MODULE, NodeKind.ELSEWHERE)
+    return node.label if is_labelled else _container_text(node)
 
 
 def _container_text(node: Node) -> str:

@@ -27,6 +27,18 @@ def _nested(parts: int, value: bytes) -> bytes:
     return name + (b"}h\x09") * parts + value + b"s" * parts
 
 
+_MODULE = imported("torch.nn.modules.module", "Module") + b"q\x06"
+
+
+def _attributes(parts: bytes) -> bytes:
+    """Those of a module, each of whose states are the same."""
+    return _mapping(b"".join(text(name) + parts for name in ("_parameters", "_buffers", "_modules")))
+
+
+# A dict of 60,000 places for a parameter, each of them empty.
+_NOTHING = _MODULE + b"0" + _mapping(b"".join(number(one) + b"N" for one in range(60_000))) + b"q\x050"
+
+
 PICKLES: dict[str, bytes] = {
     "a tensor of 10^18 elements": state(tensor(size=(10**9, 10**9), stride=(10**9, 1))),
     "10^18 elements in one place": state(tensor(size=(10**18,), stride=(0,))),
@@ -120,6 +132,15 @@ PICKLES: dict[str, bytes] = {
     ),
     "keys of one hash": state(
         b"}(" + b"".join(number(one * pickles.PRIME) + b"N" for one in range(1, 50_001)) + b"u"
+    ),
+    "one dict of nothing in 30,000 modules": state(
+        _NOTHING + b"](" + (b"h\x06)\x81" + _attributes(b"h\x05") + b"b") * 30_000 + b"e"
+    ),
+    "one state of nothing in 90,000 modules": state(
+        _NOTHING + _attributes(b"h\x05") + b"q\x070](" + b"h\x06)\x81h\x07b" * 90_000 + b"e"
+    ),
+    "a module that holds itself": state(
+        _MODULE + b"0h\x06)\x81q\x01" + _attributes(_mapping(text("self") + b"h\x01")) + b"b"
     ),
 }  # fmt: skip
 

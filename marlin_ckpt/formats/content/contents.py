@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats import legacy
 from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
-from marlin_ckpt.formats.content.tree import Builder, Node, NodeKind
+from marlin_ckpt.formats.content.node import Node, NodeKind
+from marlin_ckpt.formats.content.tree import Builder
 from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.permissions import python_3_name

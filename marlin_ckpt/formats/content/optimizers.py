@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from marlin_ckpt.formats.content.tree import Node, NodeKind
+from marlin_ckpt.formats.content.node import Node, NodeKind
 from marlin_ckpt.formats.pickle.labels import join
 
 # Keys of a group that no other optimizer of torch.optim has together, most telling first; torch 2.13. Older

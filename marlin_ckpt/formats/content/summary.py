@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
-from marlin_ckpt.formats.content.tree import Node, NodeKind
+from marlin_ckpt.formats.content.node import Node, NodeKind
 from marlin_ckpt.formats.values.tensor import TensorInfo
 
 _MOST_PARTS = 10  # of a dotted name; what follows is not split

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from marlin_ckpt.formats.budget import Budget
+from marlin_ckpt.formats.content.node import Node, NodeKind
 from marlin_ckpt.formats.pickle import labels
 from marlin_ckpt.formats.pickle.labels import PLAIN, join, key_text, name_text
+from marlin_ckpt.formats.pickle.modules import MAPPINGS, Module, first_items, module_of
 from marlin_ckpt.formats.pickle.ndarrays import Array, array_of, number_of
 from marlin_ckpt.formats.pickle.plain import latin_1_of, plain_of
 from marlin_ckpt.formats.pickle.stubs import Global, Stub, length
@@ -21,50 +23,27 @@ _VISIT = 100  # of the budget, beside its parts
 _NOWHERE = -1  # in place of where in the file a storage starts
 _DIMENSIONS_A_NODE = 16
 _MOST_REPEATS = 20_000  # of the nodes in containers that stand in several places
-_MOST_DEPTH = 200  # a module pickled whole has three levels for each of its own
+_MOST_DEPTH = 200
 _LARGE = 1_000  # entries of a mapping that is one value if all of them are plain: a vocabulary, say
+_TOO_DEEP = f"nested deeper than {_MOST_DEPTH}"
 _ROWS = (list, tuple, set, frozenset)
-_Inside = tuple[Any, int, Iterator[tuple[str, Any]]]  # a container, its length, and its parts with their keys
+_FindModule = Callable[[Any, Callable[[int], None]], Module | None]
 
 
-class NodeKind(StrEnum):
-    """What a node of the tree is."""
-
-    MAPPING = "mapping"
-    LIST = "list"
-    TUPLE = "tuple"
-    VALUE = "value"
-    OBJECT = "object"
-    TENSOR = "tensor"
-    ELSEWHERE = "elsewhere"
-
-
-@dataclass(slots=True, eq=False)
-class Node:
-    """One node of the tree of a file.
+class _Inside(NamedTuple):
+    """A container.
 
     Attributes:
-        key: the last part of its name, `weight` or `[0]`; `""` at the root.
-        kind: what the node is. ELSEWHERE is a container that is shown at its first place in the tree, or that
-            is nested too deeply to be shown.
-        label: a short text on an object, or on what is not shown.
-        value: the value of a VALUE: a plain value, or a list, tuple, set or large mapping of plain values.
-        tensor: the tensor of a TENSOR.
-        children: the nodes in it, in the file's order. A TENSOR has children if it holds more than its
-            elements.
-        origin: the object as the reader of pickles makes it, with placeholders for all that would be
-            imported.
-        is_too_deep: whether it is ELSEWHERE because it is nested too deeply.
+        value: the container itself.
+        size: how many steps it takes to go over it.
+        parts: what lies in it, with their keys.
+        state_parts: how many of them, from the first on, belong to the state that it belongs to.
     """
 
-    key: str
-    kind: NodeKind
-    label: str = ""
-    value: Any = None
-    tensor: TensorInfo | None = None
-    children: Sequence[Node] = ()
-    origin: Any = field(default=None, repr=False)
-    is_too_deep: bool = False
+    value: Any
+    size: int
+    parts: Iterator[tuple[str, Any]]
+    state_parts: float = math.inf
 
 
 class Builder:
@@ -73,19 +52,27 @@ class Builder:
     Args:
         make_tensor: places a tensor in the file, given its name.
         budget: what reading the file's metadata may still take.
+        find_module: makes out modules that were pickled whole.
 
     Attributes:
         tensors: those of the tree, in its order.
         numpy_types: the codes of the numpy dtypes in it, `f8`.
     """
 
-    def __init__(self, make_tensor: Callable[[str, View], TensorInfo], budget: Budget) -> None:
+    def __init__(
+        self,
+        make_tensor: Callable[[str, View], TensorInfo],
+        budget: Budget,
+        find_module: _FindModule = module_of,
+    ) -> None:
         self.tensors: list[TensorInfo] = []
         self.numpy_types: set[str] = set()
         self._make_tensor = make_tensor
         self._budget = budget
+        self._find_module = find_module
         self._repeats_left = _MOST_REPEATS
         self._is_repeated = False  # what is being made stands elsewhere too
+        self._is_beside = False  # what is being made belongs to no state
         self._on_path: set[int] = set()
         self._seen: set[int] = set()
         self._plain: dict[int, bool] = {}
@@ -107,7 +94,7 @@ class Builder:
         node, inside = self._begun(key, join(above, key), value)
         node.origin = value
         if inside is not None:
-            self._enter(node, join(above, key), *inside)
+            self._enter(node, join(above, key), inside)
         return node
 
     def _begun(self, key: str, path: str, value: Any) -> tuple[Node, _Inside | None]:
@@ -132,17 +119,23 @@ class Builder:
             return Node(key, NodeKind.VALUE, value=value), None
         if id(value) in self._on_path:
             return Node(key, NodeKind.ELSEWHERE, label="what it lies in"), None
-        node = Node(key, *_what(value))
+        module = self._find_module(value, self._budget.charge)
+        node = Node(key, *_what(value)) if module is None else Node(key, NodeKind.MODULE, name_text(value))
         self._budget.charge(_room(node.label))
-        return node, (value, length(value), self._parts(value))
+        if module is None:
+            return node, _Inside(value, length(value), self._parts(value))
+        listed = [*module.state, *module.others]
+        parts = ((key_text(key), part) for key, part in listed)
+        return node, _Inside(value, len(listed), parts, len(module.state))
 
     def _of_tensor(self, key: str, path: str, view: View) -> tuple[Node, _Inside | None]:
         self._budget.count_nodes(_NODES_A_TENSOR - 1 + len(view.shape) // _DIMENSIONS_A_NODE)
         tensor = self._make_tensor(path, view)
+        tensor = replace(tensor, in_state=False) if self._is_beside else tensor
         self.tensors.append(tensor)
         others = [one for one in view.others if one]
         self._made.append(others)
-        inside = (others, len(others), self._parts_of(others)) if others else None
+        inside = _Inside(others, len(others), self._parts_of(others), 0) if others else None
         return Node(key, NodeKind.TENSOR, tensor=tensor), inside
 
     def _of_array(self, key: str, path: str, array: Array, value: Stub) -> tuple[Node, _Inside | None]:
@@ -157,14 +150,14 @@ class Builder:
             self._budget.charge(_room(node.label))
             if not isinstance(array.data, list) or self._is_plain(array.data):
                 return node, None
-            return node, (array.data, len(array.data), self._parts(array.data))
+            return node, _Inside(array.data, len(array.data), self._parts(array.data))
         stride = contiguous_stride(shape)
         if array.is_fortran:
             stride = contiguous_stride(shape[::-1])[::-1]
         own = self._arrays.setdefault(id(value), f"array {len(self._arrays)}")
         tensor = TensorInfo(
             path, elements.name, shape, stride, 0, own, _NOWHERE, len(array.data), elements.byteorder,
-            pickled=array.data,
+            pickled=array.data, in_state=False,
         )  # fmt: skip
         self.tensors.append(tensor)
         return Node(key, NodeKind.TENSOR, tensor=tensor), None
@@ -192,29 +185,30 @@ class Builder:
             case ("numpy", "dtype"), (str() as code, *_) if _is_code(code):
                 self.numpy_types.add(code)
 
-    def _enter(self, node: Node, path: str, value: Any, size: int, parts: Iterator[tuple[str, Any]]) -> None:
+    def _enter(self, node: Node, path: str, inside: _Inside) -> None:
         """Makes the parts of a container, unless that goes beyond the bounds."""
-        was_repeated = self._is_repeated
-        is_repeated = was_repeated or id(value) in self._seen
+        was_repeated, was_beside = self._is_repeated, self._is_beside
+        own = id(inside.value)
+        is_repeated = was_repeated or own in self._seen
         if is_repeated:
-            self._repeats_left -= 1 + size
+            self._repeats_left -= 1 + inside.size
         if len(self._on_path) >= _MOST_DEPTH:
-            node.kind, node.label, node.is_too_deep = (
-                NodeKind.ELSEWHERE,
-                f"nested deeper than {_MOST_DEPTH}",
-                True,
-            )
+            node.kind, node.label, node.is_too_deep = NodeKind.ELSEWHERE, _TOO_DEEP, True
         elif is_repeated and self._repeats_left < 0:
             node.kind, node.label = NodeKind.ELSEWHERE, "what stands elsewhere too"
         else:
-            self._seen.add(id(value))
-            self._on_path.add(id(value))
+            self._seen.add(own)
+            self._on_path.add(own)
             self._is_repeated = is_repeated
-            if type(value) is not Stub:  # of which not every part is a place
-                self._budget.expect_nodes(size)
-            node.children = [self._node(key, path, part) for key, part in parts]
-            self._is_repeated = was_repeated
-            self._on_path.discard(id(value))
+            if type(inside.value) is not Stub:  # of which not every part is a place
+                self._budget.expect_nodes(inside.size)
+            children: list[Node] = []
+            node.children = children
+            for key, part in inside.parts:
+                self._is_beside = was_beside or len(children) >= inside.state_parts
+                children.append(self._node(key, path, part))
+            self._is_repeated, self._is_beside = was_repeated, was_beside
+            self._on_path.discard(own)
 
     def _is_one_value(self, value: Any) -> bool:
         return (isinstance(value, _ROWS) or (isinstance(value, dict) and len(value) > _LARGE)) and (
@@ -241,10 +235,13 @@ class Builder:
             yield from ((f"[{number}]", part) for number, part in enumerate(value))
         elif type(value) is Stub:
             state = value.state
-            if value.name in _MAPPINGS and isinstance(state, dict):
+            first = [*first_items(value)]
+            yield from ((key_text(key), part) for key, part in first)
+            arguments = () if first else value.arguments
+            if value.name in MAPPINGS and isinstance(state, dict):
                 # A state_dict carries its modules' versions, which load_state_dict alone wants.
                 state = {key: part for key, part in state.items() if key != "_metadata"}
-            yield from self._parts_of((*value.arguments, *value.items, state))
+            yield from self._parts_of((*arguments, *value.items, state))
             for key, part in value.pairs:
                 yield key_text(key), part
 
@@ -263,7 +260,6 @@ _KINDS: dict[type[Any], NodeKind] = {
     tuple: NodeKind.TUPLE,
     set: NodeKind.LIST,
 }
-_MAPPINGS = {("collections", "OrderedDict"), ("collections", "defaultdict"), ("collections", "Counter")}
 
 
 def _plain_object(stub: Stub) -> Any:
@@ -288,7 +284,7 @@ def _what(value: Any) -> tuple[NodeKind, str]:
     """What a container is, and what to call it."""
     if type(value) is not Stub:
         return _KINDS.get(type(value), NodeKind.OBJECT), ""
-    if value.name in _MAPPINGS:
+    if value.name in MAPPINGS:
         return NodeKind.MAPPING, value.name[1]
     arguments = value.arguments
     if value.name == ("_codecs", "encode") and arguments and isinstance(arguments[0], str):

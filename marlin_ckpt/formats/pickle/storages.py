@@ -6,6 +6,7 @@ from typing import Any
 
 from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.pickle.labels import join, key_text
+from marlin_ckpt.formats.pickle.modules import STATES, are_attributes
 from marlin_ckpt.formats.pickle.stubs import Storage, Stub, StubReader, StubWriter, length
 from marlin_ckpt.formats.pickle.views import dtype_of
 from marlin_ckpt.formats.values.dtypes import dtype
@@ -140,16 +141,18 @@ def _storages(state: Any, budget: Budget) -> Iterator[tuple[_Place, Storage]]:
 def _parts(value: Any, place: _Place) -> Iterator[tuple[_Place, Any]]:
     """What lies in a value, and where; what an object is made of has the object's name."""
     pairs: Iterable[tuple[Any, Any]]
+    unnamed: tuple[str, ...] = ()
     if type(value) is Stub:
         yield from ((place, part) for part in (*value.arguments, value.state, *value.items))
         pairs = value.pairs
     elif type(value) is dict:
         pairs = value.items()
+        unnamed = STATES if are_attributes(value) else ()
     else:
         pairs = ((f"[{number}]", part) for number, part in enumerate(value))
     for key, part in pairs:
         if type(part) in _HOLDERS or type(part) is Storage:
-            yield (place, key), part
+            yield (place if key in unnamed else (place, key)), part
 
 
 def _name(place: _Place, budget: Budget) -> str:

@@ -26,6 +26,8 @@ class TensorInfo:
         record: the record of a storage that is deflated; None if its bytes are stored as they are.
         pickled: the data of a NumPy array that is inside the pickle, as bytes or as text encoded as Latin-1;
             None for tensors.
+        in_state: whether it belongs to a state, as `state_dict()` returns one: not an array of NumPy's, nor a
+            part of another tensor or an attribute of a module that was pickled whole.
     """
 
     name: str
@@ -39,6 +41,7 @@ class TensorInfo:
     byteorder: str = "little"
     record: Record | None = None
     pickled: str | bytes | None = field(default=None, repr=False)
+    in_state: bool = True
 
     @property
     def numel(self) -> int:

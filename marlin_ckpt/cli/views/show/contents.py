@@ -54,7 +54,7 @@ def _facts(found: Contents, whole: Branch) -> Iterator[tuple[str, str]]:
             yield "versions", ", ".join(f"{escape(name)} {escape(one)}" for name, one in versions)
         if manifest.lost:
             yield "lost", f"{count(len(manifest.lost), 'tensor')}: {escape(', '.join(manifest.lost[:3]))}"
-    if found.root.kind is NodeKind.OBJECT:
+    if found.root.kind in (NodeKind.OBJECT, NodeKind.MODULE):
         yield "object", cut(found.root.label)
     tensors = count(whole.tensors, "tensor")
     yield "tensors", f"{tensors}, {whole.numel:,} elements, {size(whole.size_bytes)}"

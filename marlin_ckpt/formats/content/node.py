@@ -1,0 +1,55 @@
+"""The tree of what a file holds, as `show`, `export` and the others read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from marlin_ckpt.formats.values.tensor import TensorInfo
+
+
+class NodeKind(StrEnum):
+    """What a node of the tree is.
+
+    MODULE is a module of torch that was pickled whole: its children have the names that its `state_dict()`
+    gives them; its other attributes follow.
+    """
+
+    MAPPING = "mapping"
+    LIST = "list"
+    TUPLE = "tuple"
+    VALUE = "value"
+    OBJECT = "object"
+    MODULE = "module"
+    TENSOR = "tensor"
+    ELSEWHERE = "elsewhere"
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One node of the tree of a file.
+
+    Attributes:
+        key: the last part of its name, `weight` or `[0]`; `""` at the root.
+        kind: what the node is. ELSEWHERE is a container that is shown at its first place in the tree, or that
+            is nested too deeply to be shown.
+        label: a short text on an object or a module, or on what is not shown.
+        value: the value of a VALUE: a plain value, or a list, tuple, set or large mapping of plain values.
+        tensor: the tensor of a TENSOR.
+        children: the nodes in it, in the file's order. A TENSOR has children if it holds more than its
+            elements.
+        origin: the object as the reader of pickles makes it, with placeholders for all that would be
+            imported.
+        is_too_deep: whether it is ELSEWHERE because it is nested too deeply.
+    """
+
+    key: str
+    kind: NodeKind
+    label: str = ""
+    value: Any = None
+    tensor: TensorInfo | None = None
+    children: Sequence[Node] = ()
+    origin: Any = field(default=None, repr=False)
+    is_too_deep: bool = False
