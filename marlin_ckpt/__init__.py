@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.formats.format import Format as Format
     from marlin_ckpt.formats.manifest import Manifest as Manifest
     from marlin_ckpt.formats.manifest import Parent as Parent
+    from marlin_ckpt.formats.values.tensor import Piece as Piece
     from marlin_ckpt.formats.values.tensor import TensorInfo as TensorInfo
     from marlin_ckpt.formats.verdicts import CheckpointInfo as CheckpointInfo
     from marlin_ckpt.formats.verdicts import Status as Status
@@ -115,7 +116,7 @@ _NAMES = {
     "formats.content.node": ("Node", "NodeKind"),
     "formats.format": ("Format",),
     "formats.manifest": ("Manifest", "Parent"),
-    "formats.values.tensor": ("TensorInfo",),
+    "formats.values.tensor": ("Piece", "TensorInfo"),
     "formats.verdicts": ("CheckpointInfo", "Status", "Verdict"),
     "formats.zip.container": ("Container",),
     "formats.zip.structures": ("Record",),

@@ -13,7 +13,11 @@ from enum import StrEnum
 
 # Our record in a checkpoint: in a file by torch the record of this name, in a folder the file.
 MANIFEST = ".marlin/manifest.json"
+OWN_DIRECTORY = ".marlin-ckpt"  # the folder in a directory of checkpoints for our own bookkeeping
 TRASH = ".trash"  # the folder in a directory into which `clean --to-trash` moves; nothing is found in it
+
+# Those of the files of checkpoints and weights that tools write.
+EXTENSIONS = ("bin", "ckpt", "pt", "pth", "safetensors")
 
 _MODEL_MARKS = ("_model", "_mode")
 _ANY_STEM = re.compile(r"(?P<prefix>.+?)(?P<mark>_model|_mode)?_(?P<index>[0-9]+)", re.DOTALL)

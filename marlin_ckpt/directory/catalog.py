@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from marlin_ckpt import naming
-from marlin_ckpt.directory.walk import Level, OnError, as_checkpoint, walk
+from marlin_ckpt.directory.walk import Level, OnError, walk
 from marlin_ckpt.entries import Entry, Item
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats import layouts
 from marlin_ckpt.storage.local.descent import directory_identity
 from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.local.store import item_of, open_store
@@ -129,7 +130,7 @@ def entry(path: PathText) -> Entry | None:
         item = item_of(last, status, directory_identity(above), is_link=os.path.islink(text))
         if item is not None and item.is_folder:
             with open_store(place or os.curdir) as store:
-                found = as_checkpoint(store, last)
+                found = layouts.recognise(store, last)
             return found and replace(found, place=place)
     except (OSError, ValueError):  # no file has a name with a null byte in it
         return None

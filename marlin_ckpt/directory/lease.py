@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from marlin_ckpt import naming
 from marlin_ckpt.directory import own
 from marlin_ckpt.errors import DirectoryInUseError, StorageError
 from marlin_ckpt.escaping import get_logger
@@ -138,7 +139,7 @@ class Lease:
         """
         try:
             if makes:
-                make_directory(os.path.join(self._directory, own.OWN_DIRECTORY))
+                make_directory(os.path.join(self._directory, naming.OWN_DIRECTORY))
             with _changing, contextlib.ExitStack() as stack:
                 folder = own.open_folder(self._directory)
                 stack.callback(close_quietly, folder)
@@ -203,7 +204,7 @@ class Lease:
         found = None if self._key is None else _held.get(self._key)
         if found is None:
             return False
-        path = os.path.join(self._directory, own.OWN_DIRECTORY, _LOCK)
+        path = os.path.join(self._directory, naming.OWN_DIRECTORY, _LOCK)
         try:
             return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(found.lock))
         except OSError:
@@ -256,7 +257,7 @@ def _locked(folder: int, directory: str, run_id: str) -> int | None:
 
 
 def _cannot_lock(directory: str, error: OSError) -> StorageError:
-    return StorageError.of("cannot lock", os.path.join(directory, own.OWN_DIRECTORY, _LOCK), error)
+    return StorageError.of("cannot lock", os.path.join(directory, naming.OWN_DIRECTORY, _LOCK), error)
 
 
 def _go_without(directory: str, error: OSError) -> None:

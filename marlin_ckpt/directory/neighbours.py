@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from marlin_ckpt.directory import catalog, own, runs
+from marlin_ckpt import naming
+from marlin_ckpt.directory import catalog, runs
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError, UnknownFormatError
 from marlin_ckpt.formats.content.payload import other_content
@@ -128,5 +129,5 @@ class Neighbours:
 
     def _note(self, directory: str, run_id: str) -> None:
         with contextlib.suppress(StorageError):  # a save needs none of this
-            make_directory(os.path.join(directory, own.OWN_DIRECTORY))
+            make_directory(os.path.join(directory, naming.OWN_DIRECTORY))
             runs.write(directory, run_id, self._others[directory, run_id])

@@ -12,12 +12,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from marlin_ckpt import naming
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.local import descent, temporary
 from marlin_ckpt.storage.local.files import FileSource, closing, open_regular
 
-OWN_DIRECTORY = ".marlin-ckpt"
 _MOST_BYTES = 1 << 20  # of one file
 # What opening says where a link, or another kind of file, is in the place of the folder or a file.
 PLANTED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
@@ -36,7 +36,7 @@ def folder(directory: str) -> contextlib.AbstractContextManager[int]:
 
 def open_folder(directory: str) -> int:
     """Opens the folder as `folder` does; the caller closes it."""
-    return os.open(os.path.join(directory, OWN_DIRECTORY), descent.DIRECTORY)
+    return os.open(os.path.join(directory, naming.OWN_DIRECTORY), descent.DIRECTORY)
 
 
 def why(error: Exception) -> str:
@@ -66,7 +66,7 @@ def read(directory: str, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        _say_once("Passed over", os.path.join(directory, OWN_DIRECTORY, name), why(error))
+        _say_once("Passed over", os.path.join(directory, naming.OWN_DIRECTORY, name), why(error))
         return {}
 
 
@@ -94,7 +94,7 @@ def write(directory: str, name: str, values: Mapping[str, Any]) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError, RecursionError) as error:
-        _say_once("Did not write", os.path.join(directory, OWN_DIRECTORY, name), why(error))
+        _say_once("Did not write", os.path.join(directory, naming.OWN_DIRECTORY, name), why(error))
 
 
 def _replace(folder_fd: int, name: str, data: bytes) -> None:

@@ -14,12 +14,12 @@ from marlin_ckpt.directory.retention.decide import best_first
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.verdicts import Inspection
-from marlin_ckpt.formats.verification import EXTENSIONS
 from marlin_ckpt.grammars.grammar import Reading
 from marlin_ckpt.keep import BestArguments
-from marlin_ckpt.naming import Kind
+from marlin_ckpt.naming import EXTENSIONS, Kind
 from marlin_ckpt.storage.local.store import open_store
 
 _MOST_NAMES = 3
@@ -107,7 +107,11 @@ class Series:
         found: list[Entry] = []
         with contextlib.suppress(CheckpointNotFoundError):
             found = catalog.find(self.directory, prefix=self.prefix, extension=self.extension)
-        checkpoints = (one for one in found if one.name and one.name.kind is Kind.CHECKPOINT)
+        checkpoints = (
+            one
+            for one in found
+            if one.name and one.name.kind is Kind.CHECKPOINT and not layouts.is_foreign(one)
+        )
         return sorted(checkpoints, key=lambda one: (one.index or 0, one.modified_ns, one.path))
 
 
@@ -142,7 +146,9 @@ def newest_of_any(directory: PathText, logger: logging.Logger) -> Iterator[Entry
             what = f"is one checkpoint of another tool, by its {' and '.join(foreign)}"
             raise MarlinError(what, text, _FOREIGN[foreign])
         seen += (os.path.join(folder, name) for name in names)
-        whole |= {one.name.prefix: one.item.name for one in folders if one.name}
+        whole |= {
+            one.name.prefix: one.item.name for one in folders if one.name and not layouts.is_foreign(one)
+        }
         for name in () if foreign else names:
             kind, prefix, extension = _read(name)
             if kind is not None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory import leftovers
-from marlin_ckpt.directory.own import OWN_DIRECTORY
 from marlin_ckpt.entries import Item
 from marlin_ckpt.errors import (
     ArgumentsError,
@@ -31,7 +30,7 @@ from marlin_ckpt.storage.store import levels_below
 from marlin_ckpt.storage.sums import sums
 from marlin_ckpt.storage.target import Target
 
-_RESERVED = ("", ".", "..", naming.TRASH, OWN_DIRECTORY, naming.MANIFEST.partition("/")[0])
+_RESERVED = ("", ".", "..", naming.TRASH, naming.OWN_DIRECTORY, naming.MANIFEST.partition("/")[0])
 
 
 class Transaction:

@@ -31,8 +31,8 @@ class Level(NamedTuple):
 def walk(store: Store, start: str = "", *, recursive: bool, on_error: OnError) -> Iterator[Level]:
     """Goes through a store, folder by folder.
 
-    A folder that is itself a checkpoint is not entered, nor is the trash; in a store that is one as a whole,
-    nothing is found.
+    A folder that is itself a checkpoint is not entered unless folders in it are no part of it, nor is the
+    trash; of a folder that is one as a whole, no file is found.
 
     Args:
         store: that is looked through.
@@ -44,24 +44,36 @@ def walk(store: Store, start: str = "", *, recursive: bool, on_error: OnError) -
         CheckpointNotFoundError: there is no such folder.
         StorageError: the first folder cannot be read.
     """
-    if not start and store.head(naming.MANIFEST) is not None:  # the directory itself is a checkpoint
-        yield Level(start, (), (), ())
-        return
     pending = [start]
+    flat = {start}  # folders that may hold others beside what makes them one checkpoint
     while pending:
         folder = pending.pop()
         try:
             listing = store.list(folder)
+            known = layouts.layout_of(store, folder, listing) if folder in flat else None
         except OSError as error:
             if folder == start:
                 raise
             if not isinstance(error, FileNotFoundError):  # else it has gone since its parent was read
                 on_error(folder, error)
             continue
+        if known and (start or not known[0].is_flat):
+            yield Level(folder, (), (), ())
+            continue
         checkpoints, others = _sorted_out(store, listing.folders, on_error if recursive else None)
+        within = [one.item.name for one in checkpoints if _is_flat(one)]
         if recursive:
-            pending.extend(name for name in others if os.path.basename(name) != naming.TRASH)
-        yield Level(folder, listing.objects, listing.links, checkpoints)
+            flat.update(within)
+            pending.extend(name for name in [*others, *within] if os.path.basename(name) != naming.TRASH)
+        if known:  # its files are parts of it
+            yield Level(folder, (), (), checkpoints)
+        else:
+            yield Level(folder, listing.objects, listing.links, checkpoints)
+
+
+def _is_flat(entry: Entry) -> bool:
+    layout = layouts.of(entry)
+    return layout is not None and layout.is_flat
 
 
 def _sorted_out(
@@ -71,7 +83,7 @@ def _sorted_out(
     checkpoints, others = [], []
     for name in folders:
         try:
-            found = as_checkpoint(store, name)
+            found = layouts.recognise(store, name)
         except OSError as error:
             if on_error and not isinstance(error, FileNotFoundError):  # else it has gone meanwhile
                 on_error(name, error)
@@ -81,19 +93,3 @@ def _sorted_out(
         else:
             others.append(name)
     return tuple(checkpoints), others
-
-
-def as_checkpoint(store: Store, folder: str) -> Entry | None:
-    """A folder as one checkpoint, by the layout that knows it.
-
-    Raises:
-        StorageError: it cannot be found out.
-    """
-    for layout in layouts.layouts():
-        members = [item for one in layout.members(store, folder) if (item := store.head(one))]
-        found = store.head(folder) if members else None
-        if found is not None:
-            name = layout.read_name(os.path.basename(folder))
-            whole = found._replace(size_bytes=sum(item.size_bytes for item in members))
-            return Entry(store.place, whole, name, layout.name, tuple(members))
-    return None

@@ -1,5 +1,6 @@
 """What can be said of a file: the verdicts, and what a look at it found."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -67,6 +68,7 @@ class Inspection(NamedTuple):
         reason: why it is not complete, or cannot be read; "" where it is complete.
         manifest: ours, or None in a file by another tool.
         error: for which it is not complete; None where it is, or where that is another's verdict.
+        tools_metrics: those that another tool keeps in its folder.
     """
 
     entry: Entry
@@ -74,6 +76,12 @@ class Inspection(NamedTuple):
     reason: str = ""
     manifest: Manifest | None = None
     error: BadFileError | None = None
+    tools_metrics: Mapping[str, float] | None = None
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The names and numbers that it was saved with."""
+        return (self.tools_metrics or {}) if self.manifest is None else self.manifest.metrics
 
     @property
     def complete(self) -> bool | None:
@@ -127,11 +135,10 @@ class CheckpointInfo:
 def info_of(found: Inspection) -> CheckpointInfo:
     """What a look at a checkpoint found, as one value without the rest."""
     about, entry = found.manifest, found.entry
-    metrics = {} if about is None else dict(about.metrics)
     created, run_id = ("", "") if about is None else (about.created, about.run_id)
     return CheckpointInfo(
-        entry.path, entry.index, found.kind, found.status, found.reason, metrics, created, run_id,
-        entry.size_bytes,
+        entry.path, entry.index, found.kind, found.status, found.reason, dict(found.metrics), created,
+        run_id, entry.size_bytes,
     )  # fmt: skip
 
 

@@ -12,9 +12,6 @@ from marlin_ckpt.formats.zip.records import OnBytes
 from marlin_ckpt.storage.local.files import again_if_stale, open_source
 from marlin_ckpt.storage.local.store import open_store
 
-# What verify looks for in a directory.
-EXTENSIONS = ("bin", "ckpt", "pt", "pth", "safetensors")
-
 
 def verify(what: Entry | str, on_bytes: OnBytes = lambda _: None) -> Verdict:
     """Reads a whole checkpoint and compares it with all that it says of itself.

@@ -15,14 +15,15 @@ from marlin_ckpt.directory.search import newest_of_any
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch import reader
 from marlin_ckpt.formats.torch.placement import MapLocation
-from marlin_ckpt.formats.verification import EXTENSIONS
 from marlin_ckpt.loading.arranging import arrangement_hint, completed, merged, stripped
 from marlin_ckpt.loading.lenient import LenientRestoration
 from marlin_ckpt.loading.live import is_plain_value
 from marlin_ckpt.loading.restoring import Pair, Restoration
+from marlin_ckpt.naming import EXTENSIONS
 from marlin_ckpt.reports import LoadReport
 
 _logger = get_logger(__name__)
@@ -194,6 +195,10 @@ class _Job:
 
 
 def _folder(entry: Entry) -> errors.MarlinError:
+    layout = layouts.of(entry)
+    if layout is not None and not layout.is_ours:
+        what = f"is one checkpoint of another tool: {layout.content}"
+        return errors.MarlinError(what, entry.path, layout.hint)
     files = [one.name for one in entry.members if one.name.rpartition(".")[2] in EXTENSIONS]
     hint = f"load one of its files, such as {os.path.join(entry.place, files[0])}" if files else ""
     return errors.MarlinError("is a folder of files, which load does not put together", entry.path, hint)

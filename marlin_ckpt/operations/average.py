@@ -9,7 +9,7 @@ from marlin_ckpt.errors import ArgumentsError, Fault, StateMismatchError, Unsava
 from marlin_ckpt.formats.content.contents import TensorInfo
 from marlin_ckpt.formats.values import rounding
 from marlin_ckpt.formats.values.arrays import Array
-from marlin_ckpt.formats.values.checked import CheckedFile
+from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.operations import export, weights_file
 from marlin_ckpt.operations.export import Exported, Wanted
@@ -37,7 +37,7 @@ def weights(count: int, decay: float | None = None) -> list[float]:
 
 
 def average(
-    files: Sequence[CheckedFile], target: WeightsFile, wanted: Wanted, decay: float | None = None
+    files: Sequence[Checked], target: WeightsFile, wanted: Wanted, decay: float | None = None
 ) -> Exported:
     """Writes the average of the weights of several checkpoints to a file of its own.
 
@@ -73,7 +73,7 @@ def average(
     return done
 
 
-_Sources = Sequence[tuple[CheckedFile, TensorInfo]]
+_Sources = Sequence[tuple[Checked, TensorInfo]]
 
 
 def _draft(name: str, sources: _Sources, weights: Sequence[float], wanted: Wanted, done: Exported) -> Draft:

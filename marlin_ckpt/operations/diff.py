@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from marlin_ckpt.formats.content.contents import TensorInfo
-from marlin_ckpt.formats.values.checked import CheckedFile
+from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.distance import Distance
 from marlin_ckpt.operations import selection
 from marlin_ckpt.operations.pairs import Pairs
@@ -109,9 +109,7 @@ class Comparison:
         return sorted(found, key=lambda one: (-one.distance.relative, -one.distance.differing, one.name))
 
 
-def compare(
-    a: CheckedFile, b: CheckedFile, state: str | None = None, pattern: str | None = None
-) -> Comparison:
+def compare(a: Checked, b: Checked, state: str | None = None, pattern: str | None = None) -> Comparison:
     """Compares two files, reading all that it compares.
 
     Where one file holds the states of a run and the other a bare state dict, the state of the module is
@@ -158,7 +156,7 @@ def _matched(
     return found, alike
 
 
-def _states(a: CheckedFile, b: CheckedFile, state: str | None) -> tuple[str, str]:
+def _states(a: Checked, b: Checked, state: str | None) -> tuple[str, str]:
     """Which state of each file is compared; "" for all of it."""
     own, other = selection.module_state(a.contents), selection.module_state(b.contents)
     if state is not None:

@@ -11,7 +11,7 @@ from marlin_ckpt.errors import ArgumentsError, Fault, NotACheckpointError, Unsav
 from marlin_ckpt.formats.content.contents import Contents, TensorInfo
 from marlin_ckpt.formats.values import dtypes, rounding
 from marlin_ckpt.formats.values.arrays import Array
-from marlin_ckpt.formats.values.checked import CheckedFile
+from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations import selection, weights_file
@@ -137,7 +137,7 @@ def shared_names(files: Sequence[Mapping[str, TensorInfo]]) -> dict[str, str]:
     return shared
 
 
-def export(file: CheckedFile, target: WeightsFile, wanted: Wanted) -> Exported:
+def export(file: Checked, target: WeightsFile, wanted: Wanted) -> Exported:
     """Writes the weights of a checkpoint to a file of their own.
 
     Args:
@@ -179,7 +179,7 @@ def summary(target: WeightsFile, contents: Contents, each: Sequence[Selected]) -
     return Exported(target.path, last.state, len(last.tensors), 0, shared, last.left_out, values)
 
 
-def _draft(file: CheckedFile, name: str, tensor: TensorInfo, wanted: Wanted, done: Exported) -> Draft:
+def _draft(file: Checked, name: str, tensor: TensorInfo, wanted: Wanted, done: Exported) -> Draft:
     dtype = dtype_of(name, tensor, wanted)
     if dtype == tensor.dtype:
         return draft(name, tensor, done, functools.partial(file.bits, tensor))
@@ -201,7 +201,7 @@ def dtype_of(name: str, tensor: TensorInfo, wanted: Wanted) -> str:
 
 
 def draft(name: str, tensor: TensorInfo, done: Exported, read: Callable[[], Array]) -> Draft:
-    """A tensor to be written with its own dtype; `read` returns its bits, as `CheckedFile.bits` does."""
+    """A tensor to be written with its own dtype; `read` returns its bits, as `Checked.bits` does."""
     same_as = done.shared.get(name, "")
     return Draft(name, tensor.dtype, tensor.size_bytes, tensor.shape, same_as, lambda: _bytes_of(read()))
 

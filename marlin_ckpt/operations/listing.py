@@ -39,12 +39,12 @@ def since_s(text: str, *, now_s: float) -> float:
 
 def metric(one: Inspection, name: str) -> float:
     """The value of a file's metric; NaN where it has none."""
-    return one.manifest.metrics.get(name, math.nan) if one.manifest else math.nan
+    return one.metrics.get(name, math.nan)
 
 
 def has_metric(found: Iterable[Inspection], name: str) -> bool:
     """Whether any file has a metric."""
-    return any(one.manifest is not None and name in one.manifest.metrics for one in found)
+    return any(name in one.metrics for one in found)
 
 
 def run_of(one: Inspection) -> tuple[str, str]:

@@ -1,14 +1,24 @@
-"""Verifies and inspects one checkpoint, by its path: `marlin_ckpt.verify` and `marlin_ckpt.inspect`."""
+"""One checkpoint, by its path, be it a file or a folder: `marlin_ckpt.verify` and `marlin_ckpt.inspect`."""
 
+from __future__ import annotations
+
+import contextlib
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from marlin_ckpt.directory import catalog
-from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.entries import Entry
+from marlin_ckpt.errors import CorruptCheckpointError, MarlinError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats import verification
+from marlin_ckpt.formats import layouts, verification
 from marlin_ckpt.formats.content.contents import Contents, read_contents
 from marlin_ckpt.formats.verdicts import Verdict
 from marlin_ckpt.storage.local.files import again_if_stale, doing, open_source
+from marlin_ckpt.storage.local.store import open_store
+
+if TYPE_CHECKING:
+    from marlin_ckpt.formats.values.checked import Checked
 
 _MOST_NAMES = 3
 
@@ -39,12 +49,12 @@ def verify(path: PathText) -> Verdict:
 
 
 def inspect(path: PathText) -> Contents:
-    """Reads what a file holds without the data of its tensors, as `marlin-ckpt show` does.
+    """Reads what a checkpoint holds without the data of its tensors, as `marlin-ckpt show` does.
 
     No code of the file is run, and torch is not imported.
 
     Args:
-        path: a file that `torch.save`, safetensors or marlin-ckpt wrote.
+        path: a file that `torch.save`, safetensors or marlin-ckpt wrote, or a folder that is one checkpoint.
 
     Returns:
         the tree of its values, its tensors, its manifest, and what loading it would import.
@@ -56,17 +66,76 @@ def inspect(path: PathText) -> Contents:
         NotACheckpointError: the file is something else.
         UnknownFormatError: a newer marlin-ckpt wrote the file.
         UnsafeCheckpointError: reading it would take more time or memory than a file of this length needs.
-        MarlinError: the path is a directory.
+        MarlinError: the path is a directory that is not one checkpoint.
     """
-    text = os.fspath(path)
-    if os.path.isdir(text):
-        with doing("cannot read the directory", text):
-            names = sorted(os.listdir(text))
-        some = ", ".join(names[:_MOST_NAMES]) + ", ..." * (len(names) > _MOST_NAMES)
-        raise MarlinError("a directory, not a file", text, f"inspect one of its files: {some}" * bool(names))
+    return read(os.fspath(path))
 
-    def read() -> Contents:
-        with open_source(text) as source:
-            return read_contents(source)
 
-    return again_if_stale(read)
+def read(path: str) -> Contents:
+    """What a checkpoint holds, without the data of its tensors.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        StorageError: it cannot be read.
+        BadFileError: it is damaged or something else; as `read_contents` raises it.
+        MarlinError: the path is a directory that is not one checkpoint.
+    """
+    entry = _folder(path)
+
+    def look() -> Contents:
+        if entry is None:
+            with open_source(path) as source:
+                return read_contents(source)
+        with open_store(entry.place or os.curdir) as store:
+            return _layout(entry).contents(store, entry)
+
+    return again_if_stale(look)
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Checked]:
+    """Opens a checkpoint to read its tensors.
+
+    Raises:
+        CorruptCheckpointError: a part of it is missing, beside what `read` raises.
+    """
+    from marlin_ckpt.formats.layouts.members import Folder  # noqa: PLC0415 - files go without
+    from marlin_ckpt.formats.values.checked import CheckedFile  # noqa: PLC0415 - numpy, which `show` goes without
+    from marlin_ckpt.formats.values.sharded import CheckedFolder  # noqa: PLC0415
+
+    with contextlib.ExitStack() as stack:
+        entry = _folder(path)
+        if entry is None:
+            source = stack.enter_context(open_source(path))
+            yield CheckedFile(source, read_contents(source))
+            return
+        store = stack.enter_context(open_store(entry.place or os.curdir))
+        contents = _layout(entry).contents(store, entry)
+        if contents.gaps:
+            hint = f"`marlin-ckpt verify {path}` says all that is wrong"
+            raise CorruptCheckpointError(f"incomplete: {contents.gaps[0]}", path, hint)
+        yield CheckedFolder(contents, Folder(store, entry).open, stack)
+
+
+def _folder(path: str) -> Entry | None:
+    """The folder that is one checkpoint; None for a file.
+
+    Raises:
+        MarlinError: it is a directory that is not one checkpoint.
+    """
+    if not os.path.isdir(path):
+        return None
+    if entry := catalog.entry(path):
+        return entry
+    with doing("cannot read the directory", path):
+        names = sorted(os.listdir(path))
+    some = ", ".join(names[:_MOST_NAMES]) + ", ..." * (len(names) > _MOST_NAMES)
+    hint = f"name one of its files or folders: {some}" * bool(names)
+    raise MarlinError("a directory that is not one checkpoint", path, hint)
+
+
+def _layout(entry: Entry) -> layouts.Layout:
+    found = layouts.of(entry)
+    if found is None:
+        raise MarlinError("not a folder", entry.path)
+    return found

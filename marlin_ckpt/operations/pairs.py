@@ -1,4 +1,4 @@
-"""Compares the values of tensors of two files with each other, in blocks, several at a time."""
+"""Compares the values of tensors of two checkpoints with each other, in blocks, several at a time."""
 
 import functools
 import itertools
@@ -13,7 +13,7 @@ from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.content.contents import TensorInfo
 from marlin_ckpt.formats.values import distance, dtypes
 from marlin_ckpt.formats.values.arrays import Array, widened
-from marlin_ckpt.formats.values.checked import CheckedFile, is_in_order, is_whole
+from marlin_ckpt.formats.values.checked import Checked, is_in_order, is_whole
 from marlin_ckpt.formats.values.distance import Distance, Ruler
 from marlin_ckpt.storage.threads import in_order
 
@@ -50,7 +50,7 @@ class Pairs:
         b: the second.
     """
 
-    def __init__(self, a: CheckedFile, b: CheckedFile) -> None:
+    def __init__(self, a: Checked, b: Checked) -> None:
         self._a = a
         self._b = b
 
@@ -133,10 +133,11 @@ class Pairs:
                 yield _measure(ruler, piece, piece, a.dtype, same)
 
 
-def _read(file: CheckedFile, tensor: TensorInfo, at: int, place: memoryview) -> memoryview:
+def _read(file: Checked, tensor: TensorInfo, at: int, place: memoryview) -> memoryview:
     start = tensor.start + tensor.offset * tensor.item_bytes + at
-    if file.source.read_into(start, place) < len(place):
-        raise CorruptCheckpointError("truncated while it was read", file.source.path)
+    source = file.source_of(tensor)
+    if source.read_into(start, place) < len(place):
+        raise CorruptCheckpointError("truncated while it was read", source.path)
     return place
 
 

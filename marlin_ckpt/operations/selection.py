@@ -10,14 +10,13 @@ from typing import TypeVar
 
 from marlin_ckpt.checkpoint import PAYLOAD_KEYS
 from marlin_ckpt.errors import MarlinError
-from marlin_ckpt.formats.content.contents import Contents, Node, NodeKind, TensorInfo
+from marlin_ckpt.formats.content.contents import METADATA, Contents, Node, NodeKind, TensorInfo
 from marlin_ckpt.formats.format import Format
 
 # The names under which checkpoints hold the module's state: ours and PyMarlin's, Lightning's, and those of
 # tutorials.
 MODULE_STATES = (PAYLOAD_KEYS[0], "state_dict", "model_state_dict", "model")
 _MOST_NAMES = 8
-METADATA = "__metadata__"
 CONTAINERS = (NodeKind.MAPPING, NodeKind.LIST, NodeKind.TUPLE)
 
 _DIGITS = re.compile(r"(\d+)")
@@ -70,7 +69,8 @@ def module_state(contents: Contents) -> str:
     """The name of the entry that holds the module's state; "" where the file is a bare state dict."""
     if contents.root.kind is NodeKind.MODULE:
         return ""  # whatever the names of the modules in it are
-    tops = {_top(one.name) for one in contents.tensors if one.in_state}
+    states = {one.key for one in contents.root.children if one.kind is not NodeKind.TENSOR}
+    tops = states & {_top(one.name) for one in contents.tensors if one.in_state}
     modules = (node.key for node in contents.root.children if node.kind is NodeKind.MODULE)
     return next((name for name in (*MODULE_STATES, *modules) if name in tops), "")
 

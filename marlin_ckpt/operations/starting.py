@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from marlin_ckpt import naming
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
-from marlin_ckpt.directory import catalog, lease, notes, own, runs
+from marlin_ckpt.directory import catalog, lease, notes, runs
 from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.neighbours import runs_of
 from marlin_ckpt.directory.newest import newest_loadable
@@ -60,7 +61,7 @@ def leased(
         StorageError: the directory cannot be written to.
     """
     save_dir = os.fspath(args.save_dir)
-    if not (resume or os.path.lexists(os.path.join(save_dir, own.OWN_DIRECTORY))):
+    if not (resume or os.path.lexists(os.path.join(save_dir, naming.OWN_DIRECTORY))):
         _refuse_another_run(args, epochs)
     if not (args.checkpoint and epochs and os.path.isdir(save_dir)):
         return contextlib.nullcontext()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.content import digests
-from marlin_ckpt.formats.content.contents import Contents, Node, NodeKind
+from marlin_ckpt.formats.content.contents import METADATA, Contents, Node, NodeKind
 from marlin_ckpt.formats.content.digests import Digests
 from marlin_ckpt.formats.format import Format
 from marlin_ckpt.formats.pickle import labels
@@ -14,6 +14,7 @@ from marlin_ckpt.operations import selection
 
 _SHOWN_DIGITS = 12  # of a digest
 _MOST_KEYS = 8
+_PICKLED = {Format.ZIP, Format.LEGACY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +96,9 @@ def differing(
     """
     one, other = _Side(*before), _Side(*after)
     names = dict.fromkeys([*one.values, *other.values])
-    is_mixed = before[0].format is not after[0].format
+    is_mixed = before[0].format != after[0].format
     if is_mixed:  # only safetensors files have texts beside tensors
-        names = {name: None for name in names if not name.startswith(f"{selection.METADATA}.")}
+        names = {name: None for name in names if not name.startswith(f"{METADATA}.")}
     found = []
     for name in names:
         mine, yours = one.values.get(name), other.values.get(name)
@@ -105,7 +106,7 @@ def differing(
             found.append(ValueDifference(name, _text_of(one, mine), _text_of(other, yours)))
         elif not mine.children and not yours.children:
             found.extend(_difference(name, one, mine, other, yours))
-    if is_mixed and Format.SAFETENSORS in (before[0].format, after[0].format):
+    if is_mixed and not {before[0].format, after[0].format} <= _PICKLED:
         return found
     covered = {above for name in [*told, *(each.name for each in found)] for above in _above(name)}
     for name in reversed(one.wholes):

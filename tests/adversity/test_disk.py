@@ -18,7 +18,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, StorageError
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.directory.own import OWN_DIRECTORY
+from marlin_ckpt.naming import OWN_DIRECTORY
 from tests.support.folders import visible
 
 NOBODY = 65534

@@ -9,7 +9,7 @@ import pytest
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 from marlin_ckpt.directory import lease, trash
-from marlin_ckpt.directory.own import OWN_DIRECTORY
+from marlin_ckpt.naming import OWN_DIRECTORY
 
 
 def saved(directory, own=None):

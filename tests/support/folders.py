@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from marlin_ckpt.directory.own import OWN_DIRECTORY
+from marlin_ckpt.naming import OWN_DIRECTORY
 
 REPOSITORY = Path(__file__).parents[2]
 SUPPORT = REPOSITORY / "tests" / "support"  # modules and programs that tests run in other processes

@@ -31,7 +31,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, MarlinError
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.directory.own import OWN_DIRECTORY
+from marlin_ckpt.naming import OWN_DIRECTORY
 
 LONGEST_S = 60  # ends a call that hangs, and with it this process
 PIECES, PIECES_S = 150_000, 0.1  # of work, and the seconds of a quiet processor that they take

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.formats import layouts
+from marlin_ckpt.formats.content.contents import Contents
+from marlin_ckpt.formats.layouts import Names
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.verdicts import Inspection, Status, Verdict
 from marlin_ckpt.naming import FileName, Kind, parse_any
@@ -19,23 +21,30 @@ from marlin_ckpt.storage.store import Store
 WEIGHTS = "weights.bin"
 
 
-class PairLayout:
+class PairLayout(layouts.Layout):
     """Knows such folders."""
 
     name = "pair"
     manifest = "manifest.json"
 
     content = ""
+    is_ours = True
+    is_flat = False
+    hint = ""
+
+    def recognises(self, names: Names) -> bool:
+        return self.manifest in names.files
+
+    def contents(self, store: Store, entry: Entry) -> Contents:
+        raise NotImplementedError
 
     def read_name(self, folder: str) -> FileName | None:
         return parse_any(folder, "pair")
 
-    def members(self, store: Store, folder: str) -> tuple[str, ...]:
+    def members(self, store: Store, folder: str, names: Names) -> tuple[str, ...]:
         if self.read_name(os.path.basename(folder)) is None:
             return ()
-        files = store.list(folder).objects
-        own = [f"{folder}/{one}" for one in (WEIGHTS, self.manifest)]
-        return tuple(one for one in own if one in files) if own[1] in files else ()
+        return tuple(f"{folder}/{one}" for one in (WEIGHTS, self.manifest) if one in names.files)
 
     def inspect(self, store: Store, entry: Entry) -> Inspection:
         about = self._about(store, entry)

@@ -26,9 +26,9 @@ from marlin_ckpt import (
     naming,
 )
 from marlin_ckpt.directory import catalog, latest, removing
-from marlin_ckpt.directory.own import OWN_DIRECTORY
 from marlin_ckpt.formats import inspection, verification
 from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.naming import OWN_DIRECTORY
 from tests.support.folders import visible
 from tests.support.workers import PATIENCE_S, Worker, together
 

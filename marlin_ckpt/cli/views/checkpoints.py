@@ -40,7 +40,7 @@ def _row(one: Inspection, directory: str, now_s: float, *, with_run: bool) -> li
         str(one.kind),
         size(one.entry.size_bytes),
         age(now_s - one.written_s),
-        metrics(one.manifest.metrics) if one.manifest else "",
+        metrics(one.metrics),
         _COMPLETE[one.complete] + (f": {escape(one.reason)}" if one.reason else ""),
         escape(os.path.relpath(one.entry.path, directory)),
     ]
@@ -67,7 +67,8 @@ def checkpoint(one: Inspection) -> dict[str, Any]:
         "intact": None,  # which only `verify` can tell, since it reads the data
         "modified": _time(one.entry.modified_ns),
         "reason": one.reason or None,
-        **facts(one.manifest, "metrics", "run_id", "save_number", "created", "versions"),
+        "metrics": None if one.manifest is None and not one.entry.layout else dict(one.metrics),
+        **facts(one.manifest, "run_id", "save_number", "created", "versions"),
     }
 
 

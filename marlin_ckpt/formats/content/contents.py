@@ -1,5 +1,7 @@
 """What a file holds, without torch, without running any of it, and without reading a tensor's data."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,38 +25,43 @@ from marlin_ckpt.formats.zip.records import read_record
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.storage.source import Source
 
-__all__ = ["Contents", "Node", "NodeKind", "TensorInfo", "read_contents"]
+__all__ = ["METADATA", "Contents", "Node", "NodeKind", "TensorInfo", "read_contents"]
 
 # Of a storage's data: where it starts, how many bytes it has, their order, and the record if it is deflated.
 _Place = tuple[int, int, str, Record | None]
+METADATA = "__metadata__"  # under which the texts of a safetensors file are in the tree, as in its header
 _LONGEST_ORDER = 16  # bytes of the record `byteorder`, which says little or big
 
 
 class Contents(NamedTuple):
-    """What a file holds, without the data of its tensors.
+    """What a checkpoint holds, without the data of its tensors.
 
     `{one.name: one.shape for one in contents.tensors}` are its tensors.
 
     Attributes:
-        path: the file.
-        format: how it is encoded.
-        size_bytes: its size in bytes.
+        path: the file or folder.
+        format: how the file is encoded; of a folder, the name of its layout.
+        size_bytes: its size in bytes; of a folder, of all its files together.
         root: the tree of everything in it.
         tensors: the tensors in the file's order. A tensor that is in several places of the tree is in here
             for each.
         imports: what unpickling the file would import, as `module.name`, sorted, in the names of Python 3.
         numpy_types: the codes of the numpy dtypes in it, such as `f8`, sorted.
         container: the structure of a zip; None for other formats.
+        parts: of a folder, the name in it and the contents of each of its files.
+        gaps: what is missing in a folder or does not fit together, one sentence each.
     """
 
     path: str
-    format: Format
+    format: str
     size_bytes: int
     root: Node
     tensors: tuple[TensorInfo, ...]
     imports: tuple[str, ...] = ()
     numpy_types: tuple[str, ...] = ()
     container: Container | None = None
+    parts: tuple[tuple[str, Contents], ...] = ()
+    gaps: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -64,7 +71,7 @@ class Contents(NamedTuple):
 
     @property
     def manifest(self) -> Manifest | None:
-        """The manifest; None if marlin-ckpt did not write the file."""
+        """The manifest; None if marlin-ckpt did not write the file, and of a folder."""
         return None if self.container is None else self.container.manifest
 
 
@@ -151,7 +158,7 @@ def _of_safetensors(source: Source) -> Contents:
     nodes = [Node(tensor.name, NodeKind.TENSOR, tensor=tensor) for tensor in header.tensors]
     if header.metadata:
         texts = [Node(key, NodeKind.VALUE, value=text, origin=text) for key, text in header.metadata.items()]
-        nodes.insert(0, Node("__metadata__", NodeKind.MAPPING, children=texts))
+        nodes.insert(0, Node(METADATA, NodeKind.MAPPING, children=texts))
     root = Node("", NodeKind.MAPPING, children=nodes)
     return Contents(source.path, Format.SAFETENSORS, source.size_bytes, root, tuple(header.tensors))
 

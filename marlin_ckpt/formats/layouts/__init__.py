@@ -1,56 +1,39 @@
 """Folders that are one checkpoint as a whole: the layouts that are known, and how each reads its folders.
 
-A layout is a module of its own with one value, registered here; discovery, retention, the trash, `verify` and
-`list` ask these values and know no layout by name.
+A layout is a module of its own with one value, registered here; discovery, retention, the trash, `verify`,
+`list`, `show`, `diff` and `export` ask these values and know no layout by name.
 
+- `layout`: the Protocol, and the names in a folder that a layout is recognised by.
 - `folder`: files of any kind, listed with their checksums by a manifest of ours.
+- `hugging_face`: weights as `save_pretrained` writes them, in one file or in shards with an index.
+- `parts`: what other tools' folders have in common: a `Makeup` says which file holds which state.
+- `members`: opening the files of a folder, and never one outside of it.
+- `assembly`: puts what the files hold together in one tree.
+- `judgement`: what is said of such a folder, complete or not, damaged or not.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import os
+from typing import TYPE_CHECKING
 
+from marlin_ckpt import naming
+from marlin_ckpt.entries import Entry
 from marlin_ckpt.formats.layouts.folder import FolderLayout
-from marlin_ckpt.naming import FileName
+from marlin_ckpt.formats.layouts.hugging_face import HuggingFaceLayout
+from marlin_ckpt.formats.layouts.layout import Layout, Names
 
 if TYPE_CHECKING:
-    from marlin_ckpt.entries import Entry
-    from marlin_ckpt.formats.verdicts import Inspection, Verdict
-    from marlin_ckpt.formats.zip.records import OnBytes
-    from marlin_ckpt.storage.store import Store
+    from marlin_ckpt.entries import Item
+    from marlin_ckpt.storage.store import Listing, Store
 
+__all__ = ["Layout", "Names", "is_foreign", "layout_of", "layouts", "named", "of", "recognise", "register"]
 
-class Layout(Protocol):
-    """How a folder makes up one checkpoint.
-
-    Attributes:
-        name: of the layout, as `Entry.layout` and users name it.
-        manifest: the member that is written last: a folder without it is not one of this layout.
-        content: what such a folder holds that is not the three states of a run; "" where it holds these.
-    """
-
-    name: str
-    manifest: str
-    content: str
-
-    def read_name(self, folder: str) -> FileName | None:
-        """What a folder's name says of it; None: it is known by no prefix and has no index."""
-
-    def members(self, store: Store, folder: str) -> tuple[str, ...]:
-        """The names in the store of the files that make up a folder; none: it is no such checkpoint."""
-
-    def inspect(self, store: Store, entry: Entry) -> Inspection:
-        """What can be said of a checkpoint without reading its data; see `formats.inspection.inspect`."""
-
-    def verify(self, store: Store, entry: Entry, on_bytes: OnBytes) -> Verdict:
-        """Reads a checkpoint whole; see `formats.verification.verify`."""
-
-
-_known: dict[str, Layout] = {one.name: one for one in (FolderLayout(),)}
+_known: dict[str, Layout] = {one.name: one for one in (FolderLayout(), HuggingFaceLayout())}
 
 
 def register(layout: Layout) -> None:
-    """Makes a layout known."""
+    """Makes a layout known; a folder is of the first layout that knows it."""
     _known[layout.name] = layout
 
 
@@ -59,6 +42,64 @@ def layouts() -> tuple[Layout, ...]:
     return tuple(_known.values())
 
 
+def named(name: str) -> Layout:
+    """The layout of a name."""
+    return _known[name]
+
+
 def of(entry: Entry) -> Layout | None:
     """The layout of a checkpoint that is a folder; None for a file."""
     return _known[entry.layout] if entry.layout else None
+
+
+def is_foreign(entry: Entry) -> bool:
+    """Whether an entry is a folder of another tool's."""
+    layout = of(entry)
+    return layout is not None and not layout.is_ours
+
+
+def layout_of(store: Store, folder: str, listing: Listing) -> tuple[Layout, tuple[Item, ...]] | None:
+    """The layout that knows a folder as one checkpoint, and the files that make it up.
+
+    A directory of checkpoints of ours is never another tool's checkpoint, whatever else is in it.
+
+    Args:
+        store: that it is in.
+        folder: its name; "" is the store itself.
+        listing: of the folder.
+
+    Raises:
+        StorageError: it cannot be found out.
+    """
+    names = Names(*(frozenset(map(os.path.basename, each)) for each in (listing.objects, listing.folders)))
+    for layout in _known.values():
+        if not layout.recognises(names) or (not layout.is_ours and _is_ours(names)):
+            continue
+        found = (store.head(one) for one in layout.members(store, folder, names))
+        if members := tuple(one for one in found if one):
+            return layout, members
+    return None
+
+
+def _is_ours(names: Names) -> bool:
+    return naming.OWN_DIRECTORY in names.folders or any(naming.parse_any(one, "pt") for one in names.files)
+
+
+def recognise(store: Store, folder: str, listing: Listing | None = None) -> Entry | None:
+    """A folder in a store as one checkpoint, by the layout that knows it.
+
+    Args:
+        store: that it is in.
+        folder: its name.
+        listing: of the folder, where it was read.
+
+    Raises:
+        StorageError: it cannot be found out.
+    """
+    known = layout_of(store, folder, store.list(folder) if listing is None else listing)
+    found = store.head(folder) if known else None
+    if known is None or found is None:
+        return None
+    layout, members = known
+    whole = found._replace(size_bytes=sum(item.size_bytes for item in members))
+    return Entry(store.place, whole, layout.read_name(os.path.basename(folder)), layout.name, members)

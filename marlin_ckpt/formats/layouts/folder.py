@@ -7,20 +7,25 @@ names alone, and imports what reads content when it is needed.
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from marlin_ckpt.errors import CorruptCheckpointError, UnknownFormatError
-from marlin_ckpt.naming import MANIFEST, FileName, folder_name
+from marlin_ckpt.formats.layouts.layout import foreign_name
+from marlin_ckpt.naming import EXTENSIONS, MANIFEST, FileName, folder_name
 from marlin_ckpt.storage.store import levels_below
 
 if TYPE_CHECKING:
     from marlin_ckpt.entries import Entry
+    from marlin_ckpt.formats.content.contents import Contents
+    from marlin_ckpt.formats.layouts.layout import Names
     from marlin_ckpt.formats.manifest import Manifest
     from marlin_ckpt.formats.verdicts import Inspection, Status, Verdict
     from marlin_ckpt.formats.zip.records import OnBytes
     from marlin_ckpt.storage.store import Store
 
 NAME = "folder"
+_MANIFESTS = MANIFEST.partition("/")[0]
 _MOST_NAMED = 3
 
 
@@ -36,17 +41,24 @@ class FolderLayout:
     """Reads such folders; see `Layout`."""
 
     name = NAME
-    manifest = MANIFEST
     content = "a folder of files"
+    is_ours = True
+    is_flat = False
+    hint = "load one of its files"
+
+    def recognises(self, names: Names) -> bool:
+        """Whether the folder of a manifest is there."""
+        return _MANIFESTS in names.folders
 
     def read_name(self, folder: str) -> FileName | None:
         """Reads a name by our grammar for folders, or those of other tools: `checkpoint-500`."""
-        return folder_name(folder) or _foreign_name(folder)
+        return folder_name(folder) or foreign_name(folder)
 
-    def members(self, store: Store, folder: str) -> tuple[str, ...]:
+    def members(self, store: Store, folder: str, names: Names) -> tuple[str, ...]:
         """All files in a folder that has a manifest, at any depth."""
+        del names
         try:
-            found = store.head(f"{folder}/{MANIFEST}")
+            found = store.head(os.path.join(folder, MANIFEST))
             if found is None or found.is_folder:
                 return ()
         except OSError as error:
@@ -83,16 +95,15 @@ class FolderLayout:
             reason = f"the CRC of {_listed(bad)} does not hold" if bad else reason
         return Verdict(entry.path, status, reason, (), entry.size_bytes)
 
+    def contents(self, store: Store, entry: Entry) -> Contents:
+        """What the files hold that are checkpoints or weights, each under its own name."""
+        from marlin_ckpt.formats.layouts import assembly  # noqa: PLC0415 - see above
+        from marlin_ckpt.formats.layouts.members import Folder  # noqa: PLC0415
+        from marlin_ckpt.formats.layouts.parts import Makeup, Part  # noqa: PLC0415
 
-def _foreign_name(folder: str) -> FileName | None:
-    from marlin_ckpt import grammars  # noqa: PLC0415 - names of ours go without
-
-    found = grammars.read(folder)
-    if found is None or (found.step is None and found.epoch is None):
-        return None
-    index = found.epoch or 0 if found.step is None else found.step
-    start = folder.partition("=")[0] if "=" in folder else folder.rstrip("0123456789")
-    return FileName(start.rstrip("-_"), index, "")
+        files = _files(_read_manifest(store, entry), entry.path)
+        parts = [Part(one.name, one.name) for one in files if one.name.rpartition(".")[2] in EXTENSIONS]
+        return assembly.assemble(Folder(store, entry), NAME, Makeup(parts))
 
 
 def _read_manifest(store: Store, entry: Entry) -> Manifest:

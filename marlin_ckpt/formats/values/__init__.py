@@ -3,6 +3,7 @@
 - `tensor` says where a tensor's elements are in a file, `dtypes` how long each is and what numpy calls it.
 - `arrays` reads the values of a tensor as numpy arrays.
 - `checked` reads them and compares the checksum of each record that holds them.
+- `sharded` does so for a folder: each tensor from its file, or put together from the files of its pieces.
 - `statistics` computes minimum, mean, histogram and so on of a tensor, `distance` how far two tensors differ.
 - `draft` is a tensor that is to be written; `rounding` converts its values to another dtype.
 """

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marlin_ckpt.formats.values import arrays
-from marlin_ckpt.formats.values.checked import CheckedFile
+from marlin_ckpt.formats.values.checked import Checked
+from marlin_ckpt.formats.values.sharded import whole
 from marlin_ckpt.formats.values.tensor import TensorInfo
 from marlin_ckpt.storage.source import Source
 
@@ -78,15 +79,19 @@ def statistics(source: Source, tensor: TensorInfo) -> Statistics:
     return Statistics(tensor, low, high, mean, std, nans, infinities, tuple(counts.tolist()))
 
 
-def checked_statistics(file: CheckedFile, tensors: Sequence[TensorInfo]) -> list[Statistics]:
+def checked_statistics(file: Checked, tensors: Sequence[TensorInfo]) -> list[Statistics]:
     """The statistics of some tensors of a file, all of whose checksums are compared first.
 
     Raises:
-        As `CheckedFile.check` and `arrays.read_bits` do.
+        As `Checked.check` and `arrays.read_bits` do.
     """
     for one in tensors:
         file.check(one)
-    return [statistics(file.source, one) for one in tensors]
+    found = []
+    for one in tensors:
+        with whole(file, one) as (source, there):
+            found.append(statistics(source, there)._replace(tensor=one))
+    return found
 
 
 def _real(block: Any) -> Any:

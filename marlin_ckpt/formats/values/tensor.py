@@ -1,15 +1,36 @@
-"""One tensor of a file, as the file describes it."""
+"""One tensor of a checkpoint, as its files describe it."""
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from marlin_ckpt.formats.values.dtypes import dtype
 from marlin_ckpt.formats.zip.structures import Record
 
 
+class Piece(NamedTuple):
+    """A part of a tensor that is sharded over the files of a folder.
+
+    Attributes:
+        file: the name in the folder of the file that holds it.
+        start: where the piece's bytes begin in the file.
+        size_bytes: how many bytes of the file they are.
+        offsets: where its first element is in the tensor, in each dimension.
+        shape: its sizes.
+        is_bare: whether the bytes are its elements alone; else they are a `torch.save` file with one tensor.
+    """
+
+    file: str
+    start: int
+    size_bytes: int
+    offsets: tuple[int, ...]
+    shape: tuple[int, ...]
+    is_bare: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where the elements of a tensor are in a file.
+    """Where the elements of a tensor are in a file, or in the files of a folder.
 
     The values are those in the file; none was compared with the file's length.
 
@@ -28,6 +49,8 @@ class TensorInfo:
             None for tensors.
         in_state: whether it belongs to a state, as `state_dict()` returns one: not an array of NumPy's, nor a
             part of another tensor or an attribute of a module that was pickled whole.
+        file: the name in the folder of the file that holds it; "" where the checkpoint is one file.
+        pieces: those that make it up, where it is sharded: then it has no place of its own in a file.
     """
 
     name: str
@@ -42,6 +65,8 @@ class TensorInfo:
     record: Record | None = None
     pickled: str | bytes | None = field(default=None, repr=False)
     in_state: bool = True
+    file: str = ""
+    pieces: tuple[Piece, ...] = field(default=(), repr=False)
 
     @property
     def numel(self) -> int:

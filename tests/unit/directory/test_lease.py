@@ -25,7 +25,7 @@ from marlin_ckpt import (
 )
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.directory import lease
-from marlin_ckpt.directory.own import OWN_DIRECTORY
+from marlin_ckpt.naming import OWN_DIRECTORY
 
 _HOLDS = """
 import sys, time

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from marlin_ckpt.directory import lease, notes, own
+from marlin_ckpt.naming import OWN_DIRECTORY
 from marlin_ckpt.storage.local import system_calls
 
 OURS = ["notes.json", "notes.json.new", "lease.json", "lease.json.new", "lease.lock"]
@@ -25,7 +26,7 @@ def victim(tmp_path) -> Path:
 
 @pytest.fixture
 def directory(tmp_path) -> Path:
-    (tmp_path / "run" / own.OWN_DIRECTORY).mkdir(parents=True)
+    (tmp_path / "run" / OWN_DIRECTORY).mkdir(parents=True)
     (tmp_path / "run" / "model_1.pt").write_bytes(b"data")
     return tmp_path / "run"
 
@@ -65,7 +66,7 @@ def everything(directory: str) -> None:
 def test_what_is_planted_in_the_place_of_a_file_of_ours_is_neither_followed_nor_waited_for(
     directory, victim, plant, name
 ):
-    plant(directory / own.OWN_DIRECTORY / name, victim)
+    plant(directory / OWN_DIRECTORY / name, victim)
     before = victim.read_bytes()
     everything(str(directory))
     assert victim.read_bytes() == before
@@ -78,8 +79,8 @@ def test_what_is_planted_in_the_place_of_our_folder_is_left_and_the_run_goes_on_
 ):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (directory / own.OWN_DIRECTORY).rmdir()
-    plant(directory / own.OWN_DIRECTORY, elsewhere)
+    (directory / OWN_DIRECTORY).rmdir()
+    plant(directory / OWN_DIRECTORY, elsewhere)
     everything(str(directory))
     assert list(elsewhere.iterdir()) == []
     assert not (tmp_path / "made").exists()
@@ -88,15 +89,15 @@ def test_what_is_planted_in_the_place_of_our_folder_is_left_and_the_run_goes_on_
 
 @pytest.mark.parametrize("plant", [link, fifo, folder])
 def test_planted_notes_are_not_read_and_the_log_says_so_once(directory, victim, plant, caplog):
-    plant(directory / own.OWN_DIRECTORY / "notes.json", victim)
+    plant(directory / OWN_DIRECTORY / "notes.json", victim)
     for _ in range(3):
         assert notes.save_seconds(str(directory)) is None
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith(f"Passed over {directory / own.OWN_DIRECTORY / 'notes.json'}: ")
+    assert message.startswith(f"Passed over {directory / OWN_DIRECTORY / 'notes.json'}: ")
 
 
 def test_a_link_planted_as_notes_is_replaced_by_notes(directory, victim):
-    path = directory / own.OWN_DIRECTORY / "notes.json"
+    path = directory / OWN_DIRECTORY / "notes.json"
     path.symlink_to(victim)
     notes.note_save(str(directory), 1.5)
     assert not path.is_symlink()
@@ -110,7 +111,7 @@ def test_a_link_planted_as_notes_is_replaced_by_notes(directory, victim):
 )
 def test_a_number_that_cannot_have_been_noted_counts_as_none(directory, value):
     text = f'{{"save_seconds": {value}, "starts": {{"4/1/model_1.pt": {value}}}}}'
-    (directory / own.OWN_DIRECTORY / "notes.json").write_text(text)
+    (directory / OWN_DIRECTORY / "notes.json").write_text(text)
     assert notes.save_seconds(str(directory)) is None
     assert notes.failed_starts(str(directory)) == {}
     everything(str(directory))
@@ -120,20 +121,20 @@ def test_a_number_that_cannot_have_been_noted_counts_as_none(directory, value):
 @pytest.mark.parametrize("name", ["\\u0000", "..", "", "\\ud800", "a" * 300])
 def test_a_start_from_a_name_that_no_checkpoint_has_counts_as_none(directory, name):
     text = f'{{"starts": {{"4/1/{name}": 3}}}}'
-    (directory / own.OWN_DIRECTORY / "notes.json").write_text(text)
+    (directory / OWN_DIRECTORY / "notes.json").write_text(text)
     assert notes.failed_starts(str(directory)) == {}
     everything(str(directory))
 
 
 def test_notes_that_are_longer_than_any_of_ours_are_passed_over(directory, caplog):
     text = json.dumps({"save_seconds": 5, "more": "x" * (1 << 20)})
-    (directory / own.OWN_DIRECTORY / "notes.json").write_text(text)
+    (directory / OWN_DIRECTORY / "notes.json").write_text(text)
     assert notes.save_seconds(str(directory)) is None
     assert "is longer than 1,048,576 bytes" in caplog.text
 
 
 def test_notes_that_are_no_object_are_passed_over(directory, caplog):
-    (directory / own.OWN_DIRECTORY / "notes.json").write_text("[1]", encoding="utf-8")
+    (directory / OWN_DIRECTORY / "notes.json").write_text("[1]", encoding="utf-8")
     assert own.read(str(directory), "notes.json") == {}
     assert "not a JSON object" in caplog.text
 
@@ -142,8 +143,8 @@ def test_a_lease_that_is_held_twice_ends_with_the_later_end_whichever_began_firs
     with contextlib.ExitStack() as later:
         with lease.held(str(directory), "abc"):
             later.enter_context(lease.held(str(directory)))
-        assert json.loads((directory / own.OWN_DIRECTORY / "lease.json").read_text())["run_id"] == "abc"
-    assert sorted(os.listdir(directory / own.OWN_DIRECTORY)) == ["lease.lock"]
+        assert json.loads((directory / OWN_DIRECTORY / "lease.json").read_text())["run_id"] == "abc"
+    assert sorted(os.listdir(directory / OWN_DIRECTORY)) == ["lease.lock"]
 
 
 def test_two_writers_at_once_leave_what_one_of_them_wrote_and_nothing_else(directory, monkeypatch, caplog):

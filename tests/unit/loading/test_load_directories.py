@@ -142,7 +142,7 @@ def test_names_of_one_tool_that_say_different_things_are_an_error_that_names_the
     [
         (["trainer_state.json", "model.safetensors", "rng_state_0.pth"], "resume_from_checkpoint"),
         ([".metadata", "__0_0.distcp"], "torch.distributed.checkpoint.load"),
-        (["config.json", "model.safetensors"], "load its model.safetensors"),
+        (["config.json", "model.safetensors"], "from_pretrained"),
     ],
 )
 def test_a_folder_that_is_one_checkpoint_of_another_tool_is_not_searched(tmp_path, names, hint):

@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 
 from marlin_ckpt import Checkpoint, errors
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.formats.values.checked import open_checked
 from marlin_ckpt.operations import average
 from marlin_ckpt.operations.export import Wanted
+from marlin_ckpt.operations.one import opened
 from marlin_ckpt.operations.weights_file import WeightsFile
 
 
 def run_average(sources: list[Path], output: Path, decay: float | None = None, **wanted):
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(open_checked(str(source))) for source in sources]
+        files = [stack.enter_context(opened(str(source))) for source in sources]
         return average.average(files, WeightsFile(str(output)), Wanted(**wanted), decay)
 
 
@@ -141,7 +141,7 @@ def test_checkpoints_of_a_run_are_averaged_with_the_options_of_export(make_check
     assert main(["average", *paths, "-o", str(tmp_path / "o.pt")]) == 0
     loaded = load(tmp_path / "o.pt")
     assert loaded["net.a.weight"].data_ptr() == loaded["net.b.weight"].data_ptr()
-    with open_checked(str(tmp_path / "o.pt")) as file:
+    with opened(str(tmp_path / "o.pt")) as file:
         assert file.contents.manifest is None  # no save of the run made it
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file, save_model
 
 from marlin_ckpt import Checkpoint, errors
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.formats.values.checked import open_checked
 from marlin_ckpt.operations import diff, pairs
+from marlin_ckpt.operations.one import opened
 from tests.support.state_files import write_states
 
 DTYPES = [
@@ -31,7 +31,7 @@ def files(tmp_path):
 
 
 def compare(a: Path, b: Path, **options) -> diff.Comparison:
-    with open_checked(str(a)) as before, open_checked(str(b)) as after:
+    with opened(str(a)) as before, opened(str(b)) as after:
         return diff.compare(before, after, **options)
 
 
@@ -241,7 +241,7 @@ def test_two_tensors_of_one_dotted_name_are_both_compared(files):
 
 def test_a_file_that_is_truncated_while_it_is_read_is_told(files):
     a, b = files({"x": torch.ones(4 << 20)}, {"x": torch.ones(4 << 20)})
-    with open_checked(str(a)) as before, open_checked(str(b)) as after:
+    with opened(str(a)) as before, opened(str(b)) as after:
         tensor = before.contents.tensors[0]
         Path(a).write_bytes(Path(a).read_bytes()[: 1 << 20])
         with pytest.raises(errors.CorruptCheckpointError, match="truncated while it was read") as caught:

@@ -19,9 +19,9 @@ from marlin_ckpt import Checkpoint, errors
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.formats.safetensors import writer
 from marlin_ckpt.formats.values import rounding
-from marlin_ckpt.formats.values.checked import open_checked
 from marlin_ckpt.operations import export
 from marlin_ckpt.operations.export import Wanted
+from marlin_ckpt.operations.one import opened
 from marlin_ckpt.operations.weights_file import WeightsFile
 from tests.support.state_files import write_state
 
@@ -43,7 +43,7 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 
 def run_export(source: Path | str, output: Path, **wanted) -> export.Exported:
-    with open_checked(str(source)) as file:
+    with opened(str(source)) as file:
         return export.export(file, WeightsFile(str(output)), Wanted(**wanted))
 
 
@@ -167,7 +167,7 @@ def test_the_states_of_others_checkpoints_are_found(save, tmp_path, key):
 
 def test_where_the_weights_come_from_is_kept(make_checkpointer, make_checkpoint, tmp_path, capsys):
     source = make_checkpointer().save(make_checkpoint(1.0, val_loss=0.5), 7)
-    with open_checked(source) as file:
+    with opened(source) as file:
         manifest = file.contents.manifest
     run_export(source, tmp_path / "o.safetensors")
     with safetensors.safe_open(tmp_path / "o.safetensors", "pt") as file:
@@ -186,7 +186,7 @@ def test_where_the_weights_come_from_is_kept(make_checkpointer, make_checkpoint,
     assert (one["kind"], one["index"], one["metrics"]) == ("model", 7, {"val_loss": 0.5})
     assert main(["verify", str(tmp_path / "model_7.pt")]) == 0
     run_export(source, tmp_path / "part.pt", state="module_interface_state.weight")
-    with open_checked(str(tmp_path / "part.pt")) as file:
+    with opened(str(tmp_path / "part.pt")) as file:
         assert file.contents.manifest is None
 
 

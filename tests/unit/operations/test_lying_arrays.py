@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from marlin_ckpt import errors
-from marlin_ckpt.formats.values.checked import open_checked
 from marlin_ckpt.operations import diff
+from marlin_ckpt.operations.one import opened
 from tests.support.state_files import write_state
 
 
 def compare(a: Path, b: Path) -> diff.Comparison:
-    with open_checked(str(a)) as before, open_checked(str(b)) as after:
+    with opened(str(a)) as before, opened(str(b)) as after:
         return diff.compare(before, after)
 
 

@@ -64,7 +64,7 @@ def test_a_directory_is_no_checkpoint_and_the_hint_says_what_to_ask(path):
     with pytest.raises(MarlinError, match="not one checkpoint") as caught:
         marlin_ckpt.verify(path.parent)
     assert f"marlin-ckpt verify {path.parent}" in caught.value.hint
-    with pytest.raises(MarlinError, match="not a file") as caught:
+    with pytest.raises(MarlinError, match="not one checkpoint") as caught:
         marlin_ckpt.inspect(path.parent)
     assert "model_7.pt" in caught.value.hint
 

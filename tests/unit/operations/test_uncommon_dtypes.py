@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from marlin_ckpt import errors
-from marlin_ckpt.formats.values.checked import open_checked
 from marlin_ckpt.formats.values.statistics import checked_statistics
 from marlin_ckpt.operations import average, diff, export
 from marlin_ckpt.operations.export import Wanted
+from marlin_ckpt.operations.one import opened
 from marlin_ckpt.operations.weights_file import WeightsFile
 from tests.support.state_files import write_states
 
@@ -30,12 +30,12 @@ def of_bytes(dtype: torch.dtype, *last: int) -> torch.Tensor:
 
 
 def compare(a: Path, b: Path) -> diff.Comparison:
-    with open_checked(str(a)) as before, open_checked(str(b)) as after:
+    with opened(str(a)) as before, opened(str(b)) as after:
         return diff.compare(before, after)
 
 
 def run_export(source: Path, output: Path, **wanted) -> dict[str, torch.Tensor]:
-    with open_checked(str(source)) as file:
+    with opened(str(source)) as file:
         export.export(file, WeightsFile(str(output)), Wanted(**wanted))
     return load_file(output) if output.suffix == ".safetensors" else torch.load(output, weights_only=True)
 
@@ -49,7 +49,7 @@ def safetensors_file(path: Path, code: str, shape: list[int], data: bytes) -> Pa
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_each_dtype_has_its_size_and_one_changed_bit_is_told(tmp_path, dtype):
     a, b = write_states(tmp_path, {"w": of_bytes(dtype)}, {"w": of_bytes(dtype, 14)})
-    with open_checked(str(a)) as file:
+    with opened(str(a)) as file:
         assert file.contents.tensors[0].size_bytes == 16
     assert compare(a, a).is_same
     (one,) = compare(a, b).tensors
@@ -81,12 +81,12 @@ def test_safetensors_hold_it_or_refuse_it_by_name(tmp_path, dtype):
 def test_parts_of_bytes_in_safetensors_are_shown_compared_and_copied(tmp_path, code, size):
     a = safetensors_file(tmp_path / "a.safetensors", code, [2, 8], bytes(range(size)))
     b = safetensors_file(tmp_path / "b.safetensors", code, [2, 8], bytes([*range(size - 1), 99]))
-    with open_checked(str(a)) as file:
+    with opened(str(a)) as file:
         assert file.contents.tensors[0].size_bytes == size
     assert compare(a, a).is_same
     assert [one.change for one in compare(a, b).tensors] == ["changed"]
     if code.startswith("F6"):
-        with open_checked(str(a)) as file:
+        with opened(str(a)) as file:
             export.export(file, WeightsFile(str(tmp_path / "o.safetensors")), Wanted())
         assert (tmp_path / "o.safetensors").read_bytes().endswith(bytes(range(size)))
         assert [one.change for one in compare(a, tmp_path / "o.safetensors").tensors] == ["same"]
@@ -98,7 +98,7 @@ def test_the_values_of_float4_are_those_of_its_specification(tmp_path):
     (a,) = write_states(
         tmp_path, {"w": torch.tensor([0x72, 0x0F], dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}
     )
-    with open_checked(str(a)) as file:
+    with opened(str(a)) as file:
         (found,) = checked_statistics(file, file.contents.tensors)
     assert (found.minimum, found.maximum, found.mean) == (-6, 6, (1 + 6 - 6 + 0) / 4)
 
@@ -106,13 +106,13 @@ def test_the_values_of_float4_are_those_of_its_specification(tmp_path):
 def test_the_values_of_complex32_are_those_of_torch(tmp_path):
     value = torch.tensor([3 + 4j, 0, 1j], dtype=torch.complex64).to(torch.complex32)
     a, b = write_states(tmp_path, {"w": value}, {"w": torch.zeros(3, dtype=torch.complex32)})
-    with open_checked(str(a)) as file:
+    with opened(str(a)) as file:
         (found,) = checked_statistics(file, file.contents.tensors)
     assert (found.minimum, found.maximum) == (0, 5)
     (one,) = compare(a, b).tensors
     assert (one.distance.differing, one.distance.maximum) == (2, 5)
     output = WeightsFile(str(tmp_path / "mean.pt"))
-    with open_checked(str(a)) as first, open_checked(str(b)) as second:
+    with opened(str(a)) as first, opened(str(b)) as second:
         average.average([first, second], output, Wanted())
     assert torch.equal(torch.load(output.path)["w"].to(torch.complex64), value.to(torch.complex64) / 2)
 
@@ -120,10 +120,10 @@ def test_the_values_of_complex32_are_those_of_torch(tmp_path):
 @pytest.mark.parametrize("dtype", ["bfloat16", None])
 def test_float4_is_neither_averaged_nor_rounded(tmp_path, dtype):
     (a,) = write_states(tmp_path, {"w": of_bytes(torch.float4_e2m1fn_x2)})
-    with open_checked(str(a)) as file, pytest.raises(errors.UnsavableStateError, match="float4_e2m1fn_x2"):
+    with opened(str(a)) as file, pytest.raises(errors.UnsavableStateError, match="float4_e2m1fn_x2"):
         average.average([file, file], WeightsFile(str(tmp_path / "o.pt")), Wanted(dtype=dtype))
     with (
-        open_checked(str(a)) as file,
+        opened(str(a)) as file,
         pytest.raises(errors.UnsavableStateError, match="w is float4_e2m1fn_x2"),
     ):
         export.export(file, WeightsFile(str(tmp_path / "o.pt")), Wanted(dtype="bfloat16"))
@@ -141,7 +141,7 @@ def test_quantized_tensors_are_compared_bit_for_bit(tmp_path, dtype):
     a, b = write_states(tmp_path, {"w": quantized(0.1, 0.2, 0.3)}, {"w": quantized(0.1, 0.2, 0.7)})
     assert compare(a, a).is_same
     assert not compare(a, b).is_same
-    with open_checked(str(a)) as file:
+    with opened(str(a)) as file:
         assert file.contents.tensors[0].size_bytes > 0
 
 

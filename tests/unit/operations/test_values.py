@@ -23,9 +23,9 @@ import pytest
 import torch
 
 from marlin_ckpt import errors
-from marlin_ckpt.formats.values.checked import open_checked
 from marlin_ckpt.formats.values.statistics import checked_statistics
 from marlin_ckpt.operations import diff
+from marlin_ckpt.operations.one import opened
 from tests.support.state_files import write_state, write_states
 
 
@@ -126,7 +126,7 @@ PAIRS = {
 
 
 def compare(a: Path, b: Path, **options) -> diff.Comparison:
-    with open_checked(str(a)) as before, open_checked(str(b)) as after:
+    with opened(str(a)) as before, opened(str(b)) as after:
         return diff.compare(before, after, **options)
 
 
@@ -212,7 +212,7 @@ def test_arrays_are_shown_and_compared_as_tensors_are(tmp_path, dtype, order):
     changed = array.copy(order=order)
     changed[1, 2] = 0
     a, b = write_states(tmp_path, {"x": array}, {"x": changed})
-    with open_checked(str(a)) as file:
+    with opened(str(a)) as file:
         (tensor,) = file.contents.tensors
         (found,) = checked_statistics(file, [tensor])
     native = array.dtype.newbyteorder("=")
@@ -231,7 +231,7 @@ def test_times_are_compared_by_their_count_and_what_is_none_is_not_finite(tmp_pa
     a, b = write_states(
         tmp_path, {"x": np.array([0, 10, 20], "m8[s]")}, {"x": np.array([0, 15, "NaT"], "m8[s]")}
     )
-    with open_checked(str(b)) as file:
+    with opened(str(b)) as file:
         (found,) = checked_statistics(file, file.contents.tensors)
     assert (found.tensor.dtype, found.maximum, found.nans) == ("timedelta64[s]", 15, 1)
     (one,) = compare(a, b).tensors
@@ -271,6 +271,6 @@ def test_a_pickle_of_python_2_has_its_arrays(tmp_path):
     at = whole.index(b"\x80\x02}q\x00.", 40)
     assert whole.endswith(b"\x80\x02]q\x00.")
     (tmp_path / "a.pth").write_bytes(whole[:at] + b"\x80\x02}U\x01x" + array + b"s." + b"\x80\x02]q\x00.")
-    with open_checked(str(tmp_path / "a.pth")) as file:
+    with opened(str(tmp_path / "a.pth")) as file:
         (found,) = checked_statistics(file, file.contents.tensors)
     assert (found.tensor.name, found.tensor.dtype, found.maximum) == ("x", "float64", 2)

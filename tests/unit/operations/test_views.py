@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.formats.values.checked import open_checked
 from marlin_ckpt.formats.values.statistics import checked_statistics
 from marlin_ckpt.operations import average, diff, export
 from marlin_ckpt.operations.export import Wanted
+from marlin_ckpt.operations.one import opened
 from marlin_ckpt.operations.weights_file import WeightsFile
 
 VIEWS = {
@@ -47,7 +47,7 @@ def load(path: str) -> torch.Tensor:
 
 def run(operation: Any, sources: list[Path], output: Path) -> torch.Tensor:
     target = WeightsFile(str(output))
-    with open_checked(str(sources[0])) as one, open_checked(str(sources[-1])) as other:
+    with opened(str(sources[0])) as one, opened(str(sources[-1])) as other:
         operation(one, target, Wanted()) if operation is export.export else operation(
             [one, other], target, Wanted()
         )
@@ -64,7 +64,7 @@ def test_a_view_keeps_its_values_in_every_command(tmp_path, title, kind):
         assert torch.equal(run(export.export, [a], tmp_path / name), view(base_of()))
     for name in ("m.pt", "m.safetensors"):
         assert torch.equal(run(average.average, [a, b], tmp_path / name), view(base_of(2)))
-    with open_checked(str(a)) as one, open_checked(str(b)) as other:
+    with opened(str(a)) as one, opened(str(b)) as other:
         (found,) = checked_statistics(one, [one.contents.tensors[0]])
         differing = [each for each in diff.compare(one, other).tensors if each.distance]
     whole = view(base_of()).double()
@@ -77,7 +77,7 @@ def test_a_view_keeps_its_values_in_every_command(tmp_path, title, kind):
     assert differing[0].distance.maximum == 2 * float(whole.max())
     assert differing[0].distance.differing == int((whole != 0).sum())
     contiguous = save(tmp_path / "c.pt", view(base_of()).clone().contiguous(), "zip")
-    with open_checked(str(a)) as one, open_checked(str(contiguous)) as other:
+    with opened(str(a)) as one, opened(str(contiguous)) as other:
         assert diff.compare(one, other).is_same
 
 
@@ -135,7 +135,7 @@ def test_a_legacy_storage_that_is_a_part_of_another_has_its_own_elements(tmp_pat
     assert torch.equal(run(average.average, [path, path], tmp_path / "m.pt"), expected)
     whole = tmp_path / "whole.pt"
     torch.save({"w": expected.clone()}, whole)
-    with open_checked(str(path)) as one, open_checked(str(whole)) as other:
+    with opened(str(path)) as one, opened(str(whole)) as other:
         assert diff.compare(one, other).is_same
         (found,) = checked_statistics(one, one.contents.tensors)
     assert (found.minimum, found.maximum) == (5, 8)
@@ -145,7 +145,7 @@ def test_a_legacy_storage_that_is_a_part_of_another_has_its_own_elements(tmp_pat
 def test_a_legacy_storage_that_is_a_part_of_another_and_stands_for_itself_has_its_own_elements(tmp_path):
     numbers = [float(number) for number in range(12)]
     path = legacy_file(tmp_path / "old.pth", 4, 5, numbers, torch.Tensor.storage)
-    with open_checked(str(path)) as one:
+    with opened(str(path)) as one:
         (tensor,) = one.contents.tensors
         assert one.values(tensor).tolist() == [4, 5, 6, 7, 8]
 

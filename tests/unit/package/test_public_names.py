@@ -40,6 +40,7 @@ PUBLIC_NAMES = [
     "NodeKind",
     "NotACheckpointError",
     "Parent",
+    "Piece",
     "Preempted",
     "Pruning",
     "Record",

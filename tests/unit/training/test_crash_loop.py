@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from marlin_ckpt.directory import lease, notes
-from marlin_ckpt.directory.own import OWN_DIRECTORY
+from marlin_ckpt.naming import OWN_DIRECTORY
 from marlin_ckpt.operations import starting
 from tests.support.folders import visible
 

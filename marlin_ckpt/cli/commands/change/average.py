@@ -28,13 +28,13 @@ def average(
     from the last file.
     """
     from marlin_ckpt.cli.views import weights_file as view
-    from marlin_ckpt.formats.values.checked import open_checked
     from marlin_ckpt.operations import average as operation
     from marlin_ckpt.operations.export import Wanted
+    from marlin_ckpt.operations.one import opened
     from marlin_ckpt.operations.weights_file import WeightsFile
 
     target, wanted = WeightsFile(destination, force=force), Wanted.of(state, strip_prefix, dtype)
     with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(open_checked(file)) for file in files]
-        done = operation.average(opened, target, wanted, decay)
+        checked = [stack.enter_context(opened(file)) for file in files]
+        done = operation.average(checked, target, wanted, decay)
     output.result(json, lambda: view.document(files, done), lambda: view.show(done))

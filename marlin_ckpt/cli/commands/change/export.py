@@ -22,11 +22,11 @@ def export(
     Checks every byte that it reads. The new file gets its name only when it is whole and durable.
     """
     from marlin_ckpt.cli.views import weights_file as view
-    from marlin_ckpt.formats.values.checked import open_checked
     from marlin_ckpt.operations import export as operation
+    from marlin_ckpt.operations.one import opened
     from marlin_ckpt.operations.weights_file import WeightsFile
 
     target, wanted = WeightsFile(destination, force=force), operation.Wanted.of(state, strip_prefix, dtype)
-    with open_checked(file) as opened:
-        done = operation.export(opened, target, wanted)
+    with opened(file) as checked:
+        done = operation.export(checked, target, wanted)
     output.result(json, lambda: view.document([file], done), lambda: view.show(done))

@@ -22,10 +22,10 @@ def verify(
     """
     from marlin_ckpt.cli.views import verdicts as view
     from marlin_ckpt.directory import catalog
-    from marlin_ckpt.formats import verification
+    from marlin_ckpt.naming import EXTENSIONS
     from marlin_ckpt.operations import verify as operation
 
-    entries = catalog.named(paths, verification.EXTENSIONS, recursive=recursive)
+    entries = catalog.named(paths, EXTENSIONS, recursive=recursive)
     nothing_in = operation.nothing_in(paths, entries)
     if not entries:
         raise nothing_in[0]

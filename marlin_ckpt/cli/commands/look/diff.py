@@ -28,11 +28,11 @@ def diff(
     when all their bits are. Norms and the cosine leave out infinite values and NaN.
     """
     from marlin_ckpt.cli.views import comparison as view
-    from marlin_ckpt.formats.values.checked import open_checked
     from marlin_ckpt.operations.diff import compare
+    from marlin_ckpt.operations.one import opened
 
     paths = before, after
-    with open_checked(before) as a, open_checked(after) as b:
+    with opened(before) as a, opened(after) as b:
         found = compare(a, b, state, tensors)
     each = all_ or tensors is not None
     output.result(

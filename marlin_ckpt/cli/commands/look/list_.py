@@ -35,7 +35,7 @@ def list_(
     from marlin_ckpt.cli.views import checkpoints as view
     from marlin_ckpt.directory import catalog
     from marlin_ckpt.formats.inspection import inspect
-    from marlin_ckpt.formats.verification import EXTENSIONS
+    from marlin_ckpt.naming import EXTENSIONS
     from marlin_ckpt.operations import listing
 
     now_s = time.time()

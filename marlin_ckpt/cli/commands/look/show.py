@@ -34,19 +34,19 @@ def show(
     """
     from marlin_ckpt.cli.views.show import contents as view
     from marlin_ckpt.cli.views.show import tensors as tensors_view
-    from marlin_ckpt.formats.content.contents import read_contents
+    from marlin_ckpt.operations import one
     from marlin_ckpt.operations.selection import Order, matching
-    from marlin_ckpt.storage.local.files import open_source
 
     order, figures = Order(sort), None
-    with open_source(file) as source:
-        found = read_contents(source)
-        listed = matching(found, tensors, order)
-        if stats is not None:
-            from marlin_ckpt.formats.values.checked import CheckedFile
-            from marlin_ckpt.formats.values.statistics import checked_statistics
+    if stats is None:
+        found = one.read(file)
+    else:
+        from marlin_ckpt.formats.values.statistics import checked_statistics
 
-            figures = checked_statistics(CheckedFile(source, found), matching(found, stats, order))
+        with one.opened(file) as checked:
+            found = checked.contents
+            figures = checked_statistics(checked, matching(found, stats, order))
+    listed = matching(found, tensors, order)
     if json:
         output.document(view.document(found) | tensors_view.document(listed, figures))
     elif figures is not None:

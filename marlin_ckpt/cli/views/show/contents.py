@@ -1,6 +1,6 @@
 """What a file is and holds, as `show` prints it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from marlin_ckpt.cli import output
@@ -9,6 +9,7 @@ from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.cli.views.show import tree
 from marlin_ckpt.errors import UnsafeCheckpointError
 from marlin_ckpt.escaping import escape
+from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.content.contents import Contents, NodeKind
 from marlin_ckpt.formats.content.optimizers import Optimizer, find_optimizers
 from marlin_ckpt.formats.content.summary import Branch, summarise
@@ -42,7 +43,15 @@ def show(found: Contents, depth: int | None, order: Order) -> None:
 
 
 def _facts(found: Contents, whole: Branch) -> Iterator[tuple[str, str]]:
-    yield "file", f"{escape(found.path)}  {size(found.size_bytes)}, {_FORMATS[found.format]}"
+    if found.format in _FORMATS:
+        yield "file", f"{escape(found.path)}  {size(found.size_bytes)}, {_FORMATS[found.format]}"
+    else:
+        yield (
+            "folder",
+            f"{escape(found.path)}  {size(found.size_bytes)}, {_named(found.format)}",
+        )
+        for gap in found.gaps:
+            yield "MISSING", escape(gap)
     manifest = found.manifest
     if manifest is not None:
         yield "kind", f"{manifest.kind}, index {manifest.index}, {escape(manifest.created)}"
@@ -61,6 +70,10 @@ def _facts(found: Contents, whole: Branch) -> Iterator[tuple[str, str]]:
     for one in find_optimizers(found.root):
         yield from _optimizer(one)
     yield from _imports(found)
+
+
+def _named(layout: str) -> str:
+    return layouts.named(layout).content
 
 
 _FORMATS = {
@@ -94,7 +107,7 @@ def _imports(found: Contents) -> Iterator[tuple[str, str]]:
     for name in others:
         is_dangerous = permissions.permission(name) is Permission.DANGEROUS
         yield "UNSAFE", cut(name) + (", which runs code: never allow it" if is_dangerous else "")
-    code = permissions.loading_code(found.path, found.imports, found.numpy_types)
+    code = _loading_code(found)
     for number, line in enumerate(code):
         yield "" if number else "to load", escape(line)
     if code:
@@ -108,7 +121,7 @@ def document(found: Contents) -> dict[str, Any]:
         UnsafeCheckpointError: the file's names and values would fill the memory.
     """
     manifest = found.manifest
-    code = permissions.loading_code(found.path, found.imports, found.numpy_types)
+    code = _loading_code(found)
     return {
         **facts(found, "path", "format", "size_bytes"),
         **facts(manifest, "kind", "index", "run_id", "save_number", "created", "metrics", "versions"),
@@ -125,6 +138,12 @@ def document(found: Contents) -> dict[str, Any]:
         "allow_list": "\n".join(code) or None,
         "values": _values(found),
     }
+
+
+def _loading_code(found: Contents) -> Sequence[str]:
+    if found.format not in _FORMATS:  # several files, each with a code of its own
+        return ()
+    return permissions.loading_code(found.path, found.imports, found.numpy_types)
 
 
 def _values(found: Contents) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""Puts what the files of a folder hold together in one tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from marlin_ckpt.errors import CheckpointNotFoundError
+from marlin_ckpt.formats import layouts
+from marlin_ckpt.formats.budget import Budget
+from marlin_ckpt.formats.content.contents import METADATA, Contents, read_contents
+from marlin_ckpt.formats.content.node import Node, NodeKind
+from marlin_ckpt.formats.content.tree import Builder
+from marlin_ckpt.formats.pickle.labels import join
+from marlin_ckpt.formats.values.tensor import TensorInfo
+
+if TYPE_CHECKING:
+    from marlin_ckpt.formats.layouts.members import Folder
+    from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout
+    from marlin_ckpt.formats.pickle.views import View
+
+
+def assemble(folder: Folder, layout: str, makeup: Makeup) -> Contents:
+    """Reads each part of a folder, and puts them together.
+
+    Args:
+        folder: the checkpoint.
+        layout: its name.
+        makeup: which of its files hold what.
+
+    Returns:
+        what it holds. The tensors have their names in the tree, and the names of their files.
+
+    Raises:
+        BadFileError: a part is damaged or is something else.
+        StorageError: it cannot be read.
+    """
+    root = Node("", NodeKind.MAPPING, origin={})
+    parts: list[tuple[str, Contents]] = []
+    gaps = [*makeup.missing, *makeup.wrong]
+    for one in makeup.parts:
+        try:
+            found = read_part(folder, one)
+        except CheckpointNotFoundError:
+            gaps.append(f"{one.name} is missing")
+            continue
+        gaps += found.gaps
+        parts.append((one.name, found))
+        moved = _moved(found.root, one)
+        _put(root, [replace(moved, key=one.state)] if one.state else moved.children)
+    _put(root, _plain_nodes(folder, makeup))
+    imports = sorted({name for _, one in parts for name in one.imports})
+    numpy_types = sorted({name for _, one in parts for name in one.numpy_types})
+    size_bytes = sum(item.size_bytes for item in folder.items.values())
+    return Contents(
+        folder.path, layout, size_bytes, root, tuple(tensors_in(root)), tuple(imports), tuple(numpy_types),
+        parts=tuple(parts), gaps=tuple(dict.fromkeys(gaps)),
+    )  # fmt: skip
+
+
+def read_part(folder: Folder, part: Part) -> Contents:
+    """What one part holds, by the names that it has there; raises as `assemble` does."""
+    if part.layout:
+        layout = cast("ToolLayout", layouts.named(part.layout))
+        return layout.contents_in(folder.below(part.name))
+    with folder.open(part.name) as source:
+        return read_contents(source)
+
+
+def tensors_in(root: Node) -> Iterator[TensorInfo]:
+    """The tensors of a tree, in its order."""
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        if node.tensor is not None:
+            yield node.tensor
+        pending.extend(reversed(node.children))
+
+
+def _put(root: Node, nodes: Any) -> None:
+    # Each shard has texts of its own, and nearly always the same ones.
+    new = [one for one in nodes if one.key != METADATA or METADATA not in root.origin]
+    root.children = [*root.children, *new]
+    root.origin |= {one.key: one.origin for one in new}
+
+
+def _moved(root: Node, part: Part) -> Node:
+    """The tree of a part with its tensors as those of the folder."""
+
+    def as_there(tensor: TensorInfo) -> TensorInfo:
+        return tensor_of(tensor, part.name, join(part.state, tensor.name) if part.state else tensor.name)
+
+    return _mapped(root, as_there)
+
+
+def tensor_of(tensor: TensorInfo, file: str, name: str) -> TensorInfo:
+    """A tensor of a file, or of a folder in a folder, as one of the folder."""
+    pieces = tuple(one._replace(file=f"{file}/{one.file}") for one in tensor.pieces)
+    own = f"{file}/{tensor.file}" if tensor.file else "" if pieces else file
+    return replace(tensor, name=name, file=own, pieces=pieces, storage=f"{file}:{tensor.storage}")
+
+
+def _mapped(root: Node, change: Callable[[TensorInfo], TensorInfo]) -> Node:
+    copy = replace(root)
+    pending = [copy]
+    while pending:
+        node = pending.pop()
+        if node.tensor is not None:
+            node.tensor = change(node.tensor)
+        if node.children:
+            node.children = [replace(one) for one in node.children]
+            pending.extend(node.children)
+    return copy
+
+
+def _plain_nodes(folder: Folder, makeup: Makeup) -> list[Node]:
+    def no_tensor(name: str, view: View) -> TensorInfo:
+        raise TypeError(f"JSON holds no tensors: {name} {view}")
+
+    size = sum(folder.items[name].size_bytes for name in makeup.values if name in folder.items)
+    builder = Builder(no_tensor, Budget(lambda: size, folder.path))
+    nodes = []
+    for name, value in makeup.values.items():
+        node = builder.build(value)
+        node.key = name
+        nodes.append(node)
+    return nodes

@@ -1,0 +1,127 @@
+"""What is said of another tool's folder: by its names and structure, or after reading all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, cast
+
+from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError, CorruptCheckpointError
+from marlin_ckpt.formats import layouts
+from marlin_ckpt.formats.content.contents import read_contents
+from marlin_ckpt.formats.format import Foreign, Format, detect
+from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, listed
+from marlin_ckpt.formats.registry import open_format
+from marlin_ckpt.formats.verdicts import Inspection, Status, Verdict
+
+if TYPE_CHECKING:
+    from marlin_ckpt.entries import Entry
+    from marlin_ckpt.formats.layouts.members import Folder
+    from marlin_ckpt.formats.zip.records import OnBytes
+
+_POINTER = "a git-lfs pointer"
+_UNTIED = "nothing ties its files to one save"
+
+
+def inspect(entry: Entry, layout: ToolLayout, folder: Folder) -> Inspection:
+    """Looks at a folder's names, and at the structure of each of its parts; reads no tensor."""
+    found = layout.makeup(folder)
+    missing, wrong = list(found.missing), list(found.wrong)
+    for one in found.parts if not (missing or wrong) else ():
+        if not one.layout:
+            _look(folder, one, missing, wrong)
+    status = Status.INCOMPLETE if missing else Status.CORRUPT if wrong else Status.COMPLETE
+    reason = _sentence(missing or wrong or found.notes)
+    return Inspection(entry, status, reason, tools_metrics=found.metrics)
+
+
+def _look(folder: Folder, part: Part, missing: list[str], wrong: list[str]) -> None:
+    try:
+        with folder.open(part.name) as source:
+            if _is_pointer(found := detect(source)):
+                missing.append(f"{part.name} is {_POINTER}: `git lfs pull` fetches the file")
+            elif isinstance(found, Format):
+                open_format(source).inspect(source)
+            else:
+                wrong.append(f"{part.name} is {found.what}")
+    except CheckpointNotFoundError:
+        missing.append(f"{part.name} is missing")
+    except BadFileError as error:
+        wrong.append(f"{part.name}: {error.what}")
+
+
+def _is_pointer(found: Format | Foreign) -> bool:
+    return isinstance(found, Foreign) and found.what == _POINTER
+
+
+def verify(folder: Folder, layout: ToolLayout, on_bytes: OnBytes) -> Verdict:
+    """Reads every part of a folder whole, and compares the checksums that it has.
+
+    Returns:
+        what is wrong; or `unverifiable`, with the reason: no tool's folder says which bytes belong to it.
+
+    Raises:
+        StorageError: a file cannot be read.
+    """
+    found = layout.makeup(folder)
+    missing, wrong = list(found.missing), list(found.wrong)
+    tensors: list[str] = []
+    unchecked: list[str] = [name for name in found.values if name in folder.items]
+    places: dict[str, set[str]] = {}
+    for one in found.parts:
+        try:
+            _verify_part(folder, one, on_bytes, unchecked)
+            if found.places:
+                places[one.name] = _names_in(folder, one)
+        except CheckpointNotFoundError:
+            missing.append(f"{one.name} is missing")
+        except _PointerError:
+            missing.append(f"{one.name} is {_POINTER}: `git lfs pull` fetches the file")
+        except BadFileError as error:
+            wrong.append(f"{one.name}: {error.what}")
+            tensors += error.tensors if isinstance(error, CorruptCheckpointError) else ()
+    wrong += _misplaced(found, places)
+    if missing or wrong:
+        status = Status.CORRUPT if wrong else Status.INCOMPLETE
+        return Verdict(folder.path, status, _sentence([*wrong, *missing]), tuple(tensors))
+    return Verdict(folder.path, Status.UNVERIFIABLE, _sentence([_unchecked(unchecked), *found.notes]))
+
+
+class _PointerError(Exception):
+    """In place of a file there is a pointer to it."""
+
+
+def _verify_part(folder: Folder, part: Part, on_bytes: OnBytes, unchecked: list[str]) -> None:
+    if part.layout:
+        nested = cast("ToolLayout", layouts.named(part.layout))
+        verdict = nested.verify_in(folder.below(part.name), on_bytes)
+        if verdict.status is Status.INCOMPLETE:
+            raise CheckpointNotFoundError(verdict.reason, folder.path)
+        if verdict.status.is_bad:
+            raise CorruptCheckpointError(verdict.reason, folder.path, tensors=verdict.tensors)
+        return
+    with folder.open(part.name) as source:
+        if _is_pointer(detect(source)):
+            raise _PointerError
+        if open_format(source).verify(source, on_bytes).status is Status.UNVERIFIABLE:
+            unchecked.append(part.name)
+
+
+def _names_in(folder: Folder, part: Part) -> set[str]:
+    with folder.open(part.name) as source:
+        return {one.name for one in read_contents(source).tensors}
+
+
+def _misplaced(found: Makeup, places: Mapping[str, set[str]]) -> Iterator[str]:
+    """What an index says of tensors, and their files do not hold."""
+    for file, names in places.items():
+        lost = sorted(name for name, place in found.places.items() if place == file and name not in names)
+        if lost:
+            yield f"{file} lacks {listed(lost)}, which the index says is in it"
+
+
+def _unchecked(names: list[str]) -> str:
+    return f"no checksum covers {listed(names)}; {_UNTIED}" if names else _UNTIED
+
+
+def _sentence(parts: list[str]) -> str:
+    return "; ".join(dict.fromkeys(one for one in parts if one))

@@ -1,0 +1,182 @@
+"""Reads the tensors of a folder: each from its file, and what is sharded from the files of its pieces."""
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import numpy as np
+
+from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.formats.content.contents import Contents, read_contents
+from marlin_ckpt.formats.pickle.reader import unpickling
+from marlin_ckpt.formats.values import arrays, dtypes
+from marlin_ckpt.formats.values.arrays import Array
+from marlin_ckpt.formats.values.checked import Checked, CheckedFile
+from marlin_ckpt.formats.values.tensor import Piece, TensorInfo, contiguous_stride
+from marlin_ckpt.storage.source import Source
+
+Open = Callable[[str], AbstractContextManager[Source]]
+_MOST_OPEN = 200  # files; a process may have 1,024 open: getrlimit(2)
+
+
+class Window:
+    """A stretch of a file as a `Source` of its own."""
+
+    def __init__(self, source: Source, start: int, size_bytes: int) -> None:
+        self._source, self._start = source, start
+        self.path, self.size_bytes = source.path, size_bytes
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fills a buffer; see `Source.read_into`."""
+        room = max(0, min(len(buffer), self.size_bytes - offset))
+        return self._source.read_into(self._start + offset, buffer[:room]) if room else 0
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Reads bytes; see `Source.read`."""
+        return self._source.read(self._start + offset, max(0, min(size, self.size_bytes - offset)))
+
+
+class CheckedFolder(Checked):
+    """A folder as `Checked`.
+
+    Args:
+        contents: of it.
+        open_file: opens one of its files, by its name in the folder.
+        stack: closes what was opened.
+    """
+
+    def __init__(self, contents: Contents, open_file: Open, stack: contextlib.ExitStack) -> None:
+        self.contents = contents
+        self._open, self._stack, self._lock = open_file, stack, threading.Lock()
+        self._files: dict[str, CheckedFile] = {}
+        self._own = dict(_files_of(contents))
+
+    def source_of(self, tensor: TensorInfo) -> Source:
+        """The file that a tensor lies in; see `Checked.source_of`."""
+        return self._file(tensor.file).source_of(tensor)
+
+    def _file(self, name: str) -> CheckedFile:
+        with self._lock:
+            if name not in self._files:
+                if len(self._files) < _MOST_OPEN:
+                    source = self._stack.enter_context(self._open(name))
+                else:
+                    source = _Reopened(self._open, name)
+                self._files[name] = CheckedFile(source, self._own[name])
+            return self._files[name]
+
+    def confirm(self, tensor: TensorInfo, crc32: int) -> None:
+        """Compares a checksum; see `Checked.confirm`."""
+        self._file(tensor.file).confirm(tensor, crc32)
+
+    def check(self, tensor: TensorInfo, place: memoryview | None = None) -> bool:
+        """Compares a tensor's checksum; of one in pieces reading it does. See `Checked.check`."""
+        return False if tensor.pieces else self._file(tensor.file).check(tensor, place)
+
+    def bits(self, tensor: TensorInfo) -> Array:
+        """Reads a tensor, and puts its pieces together; see `Checked.bits`."""
+        if not tensor.pieces:
+            return self._file(tensor.file).bits(tensor)
+        whole: Array = np.empty(tensor.shape, dtypes.dtype(tensor.dtype).numpy)
+        covered = 0
+        for piece in tensor.pieces:
+            ends = [start + size for start, size in zip(piece.offsets, piece.shape, strict=True)]
+            if any(end > size for end, size in zip(ends, tensor.shape, strict=True)):
+                raise self._bad(tensor, "a piece of it lies outside of it")
+            place = tuple(slice(start, end) for start, end in zip(piece.offsets, ends, strict=True))
+            whole[place] = self._piece(tensor, piece).reshape(piece.shape)
+            covered += math.prod(piece.shape)
+        if covered < tensor.numel:
+            raise self._bad(tensor, f"its pieces have {covered:,} of its {tensor.numel:,} elements")
+        return whole.reshape(-1)
+
+    def _piece(self, tensor: TensorInfo, piece: Piece) -> Array:
+        with self._open(piece.file) as source:
+            if piece.start + piece.size_bytes > source.size_bytes:
+                raise self._bad(tensor, f"{piece.file} ends before its piece")
+            if piece.is_bare:
+                stride = contiguous_stride(piece.shape)
+                bare = TensorInfo(
+                    tensor.name, tensor.dtype, piece.shape, stride, 0, "", piece.start, piece.size_bytes
+                )
+                found = arrays.read_bits(source, bare)
+            else:
+                found = self._saved_piece(tensor, piece, source)
+        if found.size != math.prod(piece.shape):
+            raise self._bad(tensor, f"its piece in {piece.file} has another shape")
+        return found
+
+    def _saved_piece(self, tensor: TensorInfo, piece: Piece, source: Source) -> Array:
+        window = Window(source, piece.start, piece.size_bytes)
+        with unpickling(source.path):
+            contents = read_contents(window)
+        if len(contents.tensors) != 1 or contents.tensors[0].dtype != tensor.dtype:
+            raise self._bad(tensor, f"its piece in {piece.file} is no tensor of {tensor.dtype}")
+        return CheckedFile(window, contents).bits(contents.tensors[0])
+
+    def _bad(self, tensor: TensorInfo, why: str) -> CorruptCheckpointError:
+        what = f"tensor {tensor.name}: {why}"
+        return CorruptCheckpointError(what, self.contents.path, tensors=(tensor.name,))
+
+
+class _Reopened:
+    """A file that is opened for each read, where too many are open."""
+
+    def __init__(self, open_file: Open, name: str) -> None:
+        self._open, self._name = open_file, name
+        with open_file(name) as source:
+            self.path, self.size_bytes = source.path, source.size_bytes
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fills a buffer; see `Source.read_into`."""
+        with self._open(self._name) as source:
+            return source.read_into(offset, buffer)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Reads bytes; see `Source.read`."""
+        with self._open(self._name) as source:
+            return source.read(offset, size)
+
+
+def _files_of(contents: Contents, above: str = "") -> Iterator[tuple[str, Contents]]:
+    for name, part in contents.parts:
+        own = f"{above}/{name}" if above else name
+        if part.parts:
+            yield from _files_of(part, own)
+        else:
+            yield own, part
+
+
+@contextmanager
+def whole(checked: Checked, tensor: TensorInfo) -> Iterator[tuple[Source, TensorInfo]]:
+    """A tensor as one of a file of its own, for what reads it in blocks: one in pieces is put together first.
+
+    Raises:
+        BadFileError, StorageError: as `Checked.bits` raises them.
+    """
+    if not tensor.pieces:
+        yield checked.source_of(tensor), tensor
+        return
+    data = checked.bits(tensor).view(np.uint8).data
+    stride = contiguous_stride(tensor.shape)
+    there = TensorInfo(tensor.name, tensor.dtype, tensor.shape, stride, 0, "", 0, len(data))
+    yield _Memory(checked.contents.path, data), there
+
+
+class _Memory:
+    """Bytes in memory as a `Source`."""
+
+    def __init__(self, path: str, data: memoryview) -> None:
+        self.path, self.size_bytes, self._data = path, len(data), data
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fills a buffer; see `Source.read_into`."""
+        part = self._data[offset : offset + len(buffer)]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Reads bytes; see `Source.read`."""
+        return bytes(self._data[offset : offset + size])
