@@ -13,6 +13,7 @@ Asked by everything above:
 The formats:
     zip: the container of `torch.save` and of ours.
     legacy: the files of torch before 1.6.
+    bare: pickles without a container.
     safetensors: the files of Hugging Face's safetensors.
     pickle: the pickle in torch files, read without torch and without running any of it.
     torch: the same with torch, from a live state to a file and back.

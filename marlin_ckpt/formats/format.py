@@ -18,12 +18,14 @@ _LENGTH_BYTES = 8  # of the length that a safetensors file begins with
 class Format(StrEnum):
     """How a file is encoded.
 
-    ZIP is what `torch.save` writes since torch 1.6, LEGACY what it wrote before.
+    ZIP is what `torch.save` writes since torch 1.6, LEGACY what it wrote before. PICKLE is what `pickle.dump`
+    writes: its contents can be shown, and it is never loaded.
     """
 
     ZIP = "zip"
     LEGACY = "legacy"
     SAFETENSORS = "safetensors"
+    PICKLE = "pickle"
 
 
 class Foreign(NamedTuple):
@@ -41,7 +43,7 @@ class Foreign(NamedTuple):
 # First bytes as a pattern, what the file is, and what to do about it. The first that fits counts.
 # Source of each: the format's own specification, and magic(5).
 _MESSAGE = "a server or a script may have left this message in place of the file: fetch it again"
-_SIGNATURES = tuple(
+_FOREIGN = tuple(
     (re.compile(pattern, re.DOTALL), Foreign(what, hint))
     for pattern, what, hint in (
         (rb"\Z", "an empty file", "a full disk or a stopped transfer may have left it: fetch it again"),
@@ -67,13 +69,16 @@ _SIGNATURES = tuple(
         (rb"PAR1", "a Parquet file", "pandas.read_parquet reads it"),
         (rb".{4}TFL3", "a TensorFlow Lite file", "the package tflite reads it"),
         (rb"\x08[\x01-\x20]\x12.{1,2}[ -~]", "an ONNX model or another protobuf", "onnx.load reads a model"),
-        (rb"\x80[\x02-\x05]", "a bare pickle", "torch.save the object in it, if you trust its writer"),
         (rb"(?i)\s*<(!doctype html|html|head|body)", "a web page", _MESSAGE),
         (rb"(?i)\s*<\?xml", "an XML file", _MESSAGE),
         (rb'\s*\{.*"weight_map"', "an index of weights", "name the folder, or the files beside it"),
         (rb'\s*[{\[]\s*["{\[}\]]', "a JSON file", _MESSAGE),
     )
 )  # fmt: skip
+_SIGNATURES: tuple[tuple[re.Pattern[bytes], Format | Foreign], ...] = (
+    (re.compile(rb"\x80[\x02-\x05]"), Format.PICKLE),
+    *_FOREIGN,
+)
 
 
 def detect(source: Source) -> Format | Foreign:
@@ -91,9 +96,9 @@ def detect(source: Source) -> Format | Foreign:
     length = int.from_bytes(head[:_LENGTH_BYTES], "little")
     if head[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{" and length <= source.size_bytes - _LENGTH_BYTES:
         return Format.SAFETENSORS
-    for pattern, foreign in _SIGNATURES:
+    for pattern, found in _SIGNATURES:
         if pattern.match(head):
-            return foreign
+            return found
     if all(byte in b"\t\n\r" or byte >= ord(" ") for byte in head) and b"\x7f" not in head:
         return Foreign("a text file", "read it: a message may lie there in place of the file")
     return Foreign("neither a zip nor a torch file", "`file FILE` may tell more")

@@ -6,60 +6,24 @@ the storages), then each storage: the number of its elements as an int64, and it
 torch/csrc/serialization.cpp.
 """
 
-import io
 import pickle
 import struct
 from typing import Any
 
-from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
 from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.pickle.views import dtype_of
+from marlin_ckpt.formats.pickle.window import Window
 from marlin_ckpt.formats.values.dtypes import dtype
-from marlin_ckpt.storage.source import Source, SourceFile
+from marlin_ckpt.storage.source import Source
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
-_PIECE_BYTES = 1 << 20
 _PROTOCOL_VERSION = 1001  # torch.serialization.PROTOCOL_VERSION
-
-
-class _Window(io.BufferedReader):
-    """The pickles at the beginning of a file."""
-
-    def __init__(self, source: Source) -> None:
-        super().__init__(SourceFile(source), _PIECE_BYTES)
-        self.budget = Budget(lambda: self.at, source.path)
-        self.at = 0
-        self._size_bytes = source.size_bytes
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Reads as a file does, but never less than it is asked for; raises EOFError instead."""
-        self._count(size or 0)
-        data = super().read(size)
-        if len(data) < (size or 0):
-            raise EOFError("it ends too early")
-        return data
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        """Reads as a file does, but never less than a line; raises EOFError instead."""
-        del size
-        line = super().readline(LARGEST_PICKLE + 1)
-        self._count(len(line))
-        if not line.endswith(b"\n"):
-            raise EOFError("it ends too early")
-        return line
-
-    def _count(self, size: int) -> None:
-        self.at += size
-        if self.at > self._size_bytes:
-            raise EOFError("it ends too early")
-        if self.at > LARGEST_PICKLE:
-            self.budget.refuse(f"its pickles have more than {LARGEST_PICKLE} bytes")
 
 
 class _Reader(StubReader):
     """Reads a pickle whose storages follow it."""
 
-    def __init__(self, window: _Window) -> None:
+    def __init__(self, window: Window) -> None:
         super().__init__(window, window.budget)
 
     def persistent_load(self, pid: Any) -> Any:
@@ -83,7 +47,7 @@ def read_legacy(source: Source) -> tuple[Any, StubReader, dict[str, tuple[int, i
         ExcessError: it would take more than any of its length that torch wrote.
         Exception: of a file that lies, whatever its opcodes meet.
     """
-    window = _Window(source)
+    window = Window(source)
     magic, protocol, _ = (_Reader(window).load() for _ in range(3))
     if magic != _MAGIC or protocol != _PROTOCOL_VERSION:
         raise pickle.UnpicklingError("not of the protocol that torch wrote")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from marlin_ckpt.formats import legacy
+from marlin_ckpt.formats import bare, legacy
 from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.pickle.reader import unpickling
 from marlin_ckpt.formats.safetensors.header import read_header
@@ -70,10 +70,24 @@ class _Safetensors(FileFormat):
         return Finding(Status.UNVERIFIABLE, "the structure holds; safetensors files have no checksums")
 
 
+class _Pickle(FileFormat):
+    """What `pickle.dump` writes."""
+
+    def inspect(self, source: Source) -> Finding:
+        bare.check_end(source)
+        return Finding(Status.UNVERIFIABLE, "a bare pickle, which has no checksums")
+
+    def verify(self, source: Source, on_bytes: OnBytes) -> Finding:
+        with unpickling(source.path):
+            bare.read_bare(source)
+        return super().verify(source, on_bytes)
+
+
 _FORMATS: Mapping[Format, FileFormat] = {
     Format.ZIP: _Zip(),
     Format.LEGACY: _Legacy(),
     Format.SAFETENSORS: _Safetensors(),
+    Format.PICKLE: _Pickle(),
 }
 
 

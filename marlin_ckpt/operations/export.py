@@ -100,8 +100,8 @@ def select(contents: Contents, wanted: Wanted) -> Selected:
     for name, label in selection.unplain_of(contents, state).items():
         if name.startswith(wanted.prefix):
             raise UnsavableStateError(f"{name} is no plain tensor: {label}", contents.path)
-    tensors_of = selection.tensors_of(contents, state)
-    found = [(name or BARE, one) for name, one in tensors_of if one.in_state]
+    listed = selection.weights(selection.tensors_of(contents, state), lambda found: found[1])
+    found = [(name or BARE, one) for name, one in listed]
     if not found:
         raise NotACheckpointError("nothing in it is a tensor", contents.path)
     named = [(name, one) for name, one in found if name.startswith(wanted.prefix)]

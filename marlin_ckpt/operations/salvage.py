@@ -100,7 +100,7 @@ def examine(source: Source) -> Salvage:
         UnsafeCheckpointError: looking would take too long.
         StorageError: it cannot be read.
     """
-    if detect(source) in (Format.LEGACY, Format.SAFETENSORS):
+    if detect(source) in (Format.LEGACY, Format.SAFETENSORS, Format.PICKLE):
         what = "nothing can be salvaged: files of this format have no checksums that could prove anything"
         raise NotACheckpointError(what, source.path)
     evidence = Evidence(source)

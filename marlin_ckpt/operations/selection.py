@@ -70,9 +70,21 @@ def module_state(contents: Contents) -> str:
     if contents.root.kind is NodeKind.MODULE:
         return ""  # whatever the names of the modules in it are
     states = {one.key for one in contents.root.children if one.kind is not NodeKind.TENSOR}
-    tops = states & {_top(one.name) for one in contents.tensors if one.in_state}
+    tops = states & {_top(one.name) for one in weights(contents.tensors, lambda one: one)}
     modules = (node.key for node in contents.root.children if node.kind is NodeKind.MODULE)
     return next((name for name in (*MODULE_STATES, *modules) if name in tops), "")
+
+
+def weights(found: Iterable[Found], tensor: Callable[[Found], TensorInfo]) -> list[Found]:
+    """Those of some findings that are weights: tensors of a state; where there are none, arrays of NumPy's.
+
+    Args:
+        found: tensors, or what has one each.
+        tensor: gets the tensor of a finding.
+    """
+    listed = list(found)
+    in_state = [one for one in listed if tensor(one).in_state]
+    return in_state or [one for one in listed if tensor(one).is_array]
 
 
 def tensors_of(contents: Contents, state: str) -> list[tuple[str, TensorInfo]]:

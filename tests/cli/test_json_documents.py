@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,7 @@ def _prepare() -> None:
     odd = {"state": {}, "param_groups": [{"params": "x", "own": 1}]}
     torch.save({"odd": odd, "nan": torch.tensor([float("nan"), float("inf")])}, "others/odd_7.pt")
     safetensors.torch.save_file({"w": torch.ones(2)}, "others/weights.safetensors")
+    Path("others/bare_9.pt").write_bytes(pickle.dumps({"epoch": 1}))
     folders = directories.CheckpointDirectory("folders")
     for index in range(2):
         directories.fill_folder(folders, f"model_{index}", index=index)

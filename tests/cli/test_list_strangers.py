@@ -99,7 +99,7 @@ def write_appended(path: Path) -> None:
         ),
         pytest.param(write(b"epoch,loss\n1,0.5\n"), False, "a text file", id="text"),
         pytest.param(write(b""), False, "an empty file", id="empty"),
-        pytest.param(write(pickle.dumps(LIGHTNING)), False, "a bare pickle", id="pickle"),
+        pytest.param(write(pickle.dumps(LIGHTNING)), None, "a bare pickle", id="pickle"),
         pytest.param(write(os.urandom(8) + b"\0" * 100), False, "neither", id="noise"),
         pytest.param(write_truncated, False, "truncated", id="truncated"),
         pytest.param(write_other_zip, False, "a zip of something else", id="other zip"),

@@ -164,5 +164,15 @@ def outlines() -> list[Hostile]:
     made += [
         Hostile(title, _safetensors(header, bytes(4)), group="looking") for title, header in lies.items()
     ]
+    span = b"B" + struct.pack("<I", 5_000) + bytes(5_000) + b"q\x020"
+    bare = {
+        "bare pickle: long bytes in 100,000 places": pickles.PROTOCOL
+        + span
+        + b"]("
+        + b"h\x02" * 100_000
+        + b"e.",
+        "bare pickle: bytes of 2^63": pickles.PROTOCOL + b"\x8e" + b"\xff" * 7 + b"\x7f" + b"1234.",
+    }
+    made += [Hostile(title, data, group="looking") for title, data in bare.items()]
     two = [*entries(), Entry(b"archive/data/../data.pkl", bytes(16)), Entry(b"../../etc/passwd", bytes(4))]
     return [*made, Hostile("records with .. in their names", zipped(two), group="looking")]

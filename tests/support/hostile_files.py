@@ -100,11 +100,11 @@ def from_pickles() -> list[Hostile]:
             pickles.text("storage"), pickles.imported("torch", "FloatStorage"), pickles.text("0"),
             pickles.text("cpu"), pickles.number(2**40), b"N") + b"Q"))), verified=CORRUPT),
         Hostile("legacy and nothing more", LEGACY_MAGIC, verified=CORRUPT),
-        Hostile("bare pickle with code", code, verified=NO_CHECKPOINT),
+        Hostile("bare pickle with code", code),
         Hostile("bare pickle of protocol 0 with code", b"cos\nsystem\n(S'touch ran'\ntR.",
                 verified=NO_CHECKPOINT),
         Hostile("bare pickle of protocol 4 with code",
-                b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x09touch ran\x85R.", verified=NO_CHECKPOINT),
+                b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x09touch ran\x85R."),
         Hostile("pickle as TorchScript with code", zipped([
             *entries(code), Entry(b"archive/constants.pkl", code), Entry(b"archive/code/x.py", b"import os"),
         ])),

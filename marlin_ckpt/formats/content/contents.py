@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import CorruptCheckpointError
-from marlin_ckpt.formats import legacy
+from marlin_ckpt.formats import bare, legacy
 from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
 from marlin_ckpt.formats.content.node import Node, NodeKind
 from marlin_ckpt.formats.content.tree import Builder
@@ -92,6 +92,20 @@ def read_contents(source: Source) -> Contents:
         return _READERS[format_of(source)](source)
 
 
+class _Data(NamedTuple):
+    """The data that a pickle's storages are made of.
+
+    Attributes:
+        format: of the file.
+        place_of: finds it by the key of a storage.
+        container: of a zip.
+    """
+
+    format: Format
+    place_of: Callable[[str], _Place]
+    container: Container | None = None
+
+
 def _of_zip(source: Source) -> Contents:
     container = reader.read_saved(source)
     records = container.by_label
@@ -113,7 +127,7 @@ def _of_zip(source: Source) -> Contents:
         deflated = None if data.deflated_bytes is None else data
         return container.data_offsets[data.name], data.size, order, deflated
 
-    return _of_pickle(source, state, unpickler, place_of, container)
+    return _of_pickle(source, state, unpickler, _Data(Format.ZIP, place_of, container))
 
 
 def _order(source: Source, container: Container) -> str:
@@ -129,27 +143,30 @@ def _order(source: Source, container: Container) -> str:
 
 def _of_legacy(source: Source) -> Contents:
     state, unpickler, places = legacy.read_legacy(source)
-    return _of_pickle(source, state, unpickler, lambda key: (*places.get(key, (0, 0)), "little", None))
+
+    def place_of(key: str) -> _Place:
+        return (*places.get(key, (0, 0)), "little", None)
+
+    return _of_pickle(source, state, unpickler, _Data(Format.LEGACY, place_of))
 
 
-def _of_pickle(
-    source: Source,
-    state: Any,
-    unpickler: StubReader,
-    place_of: Callable[[str], _Place],
-    container: Container | None = None,
-) -> Contents:
+def _of_bare_pickle(source: Source) -> Contents:
+    state, unpickler = bare.read_bare(source)
+    nowhere = _Data(Format.PICKLE, lambda _: (0, 0, "little", None))
+    return _of_pickle(source, state, unpickler, nowhere)
+
+
+def _of_pickle(source: Source, state: Any, unpickler: StubReader, data: _Data) -> Contents:
     def make_tensor(name: str, view: View) -> TensorInfo:
         key = view.storage.key
-        return TensorInfo(name, view.dtype, view.shape, view.stride, view.offset, key, *place_of(key))
+        return TensorInfo(name, view.dtype, view.shape, view.stride, view.offset, key, *data.place_of(key))
 
     builder = Builder(make_tensor, unpickler.budget)
     root = builder.build(state)
     imports = sorted({".".join(python_3_name(*name)) for name in unpickler.names})
-    file_format = Format.LEGACY if container is None else Format.ZIP
     return Contents(
-        source.path, file_format, source.size_bytes, root, tuple(builder.tensors), tuple(imports),
-        tuple(sorted(builder.numpy_types)), container,
+        source.path, data.format, source.size_bytes, root, tuple(builder.tensors), tuple(imports),
+        tuple(sorted(builder.numpy_types)), data.container,
     )  # fmt: skip
 
 
@@ -167,4 +184,5 @@ _READERS: dict[Format, Callable[[Source], Contents]] = {
     Format.ZIP: _of_zip,
     Format.LEGACY: _of_legacy,
     Format.SAFETENSORS: _of_safetensors,
+    Format.PICKLE: _of_bare_pickle,
 }

@@ -16,7 +16,7 @@ from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.pickle.ndarrays import Array, array_of, number_of
 from marlin_ckpt.formats.pickle.permissions import present_name, python_3_name
 from marlin_ckpt.formats.pickle.plain import is_bare, latin_1_of, plain_of
-from marlin_ckpt.formats.pickle.stubs import Global, Storage, Stub
+from marlin_ckpt.formats.pickle.stubs import Global, Span, Storage, Stub
 from marlin_ckpt.formats.pickle.views import view_of
 
 _VISIT = 100  # of the budget
@@ -59,6 +59,15 @@ def _hash(*parts: bytes) -> bytes:
     for part in parts:
         found.update(struct.pack("<Q", len(part)))
         found.update(part)
+    return found.digest()
+
+
+def _hash_of_span(span: Span) -> bytes:
+    """The digest that the bytes would have, had they been read with the rest."""
+    found = hashlib.sha256()
+    found.update(struct.pack("<Q", len(b"bytes")) + b"bytes" + struct.pack("<Q", len(span)))
+    for piece in span.pieces():
+        found.update(piece)
     return found.digest()
 
 
@@ -127,6 +136,11 @@ class Digests:
             if len(data[1]) > _SHORT:
                 self._known[id(value)] = value, made
             return made
+        if type(value) is Span:
+            self._budget.charge(_VISIT + len(value))
+            made = _hash_of_span(value)
+            self._known[id(value)] = value, made
+            return made
         if type(value) is Global:
             return _hash(b"global", present_name(value.name).encode("utf-8", "surrogatepass"))
         view, array = view_of(value), array_of(value)
@@ -182,7 +196,7 @@ def _of_array(array: Array) -> _Whole:
         return _Whole(b"number", (elements.name, number))
     if isinstance(array.data, list):
         return _Whole(b"array", (tag, *array.data))
-    data = array.data if isinstance(array.data, bytes) else array.data.encode("latin-1", "replace")
+    data = array.data.encode("latin-1", "replace") if isinstance(array.data, str) else array.data
     return _Whole(b"array", (tag, array.described.arguments, array.described.state, data))
 
 

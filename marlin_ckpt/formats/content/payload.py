@@ -11,7 +11,7 @@ from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.content import contents
-from marlin_ckpt.formats.format import Format
+from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.storage.local.files import again_if_stale, open_source
@@ -49,6 +49,8 @@ def other_content(entry: Entry) -> str:
 
 
 def _other_content(source: Source) -> str:
+    if format_of(source) is Format.PICKLE:
+        return "a bare pickle"
     if (manifest := open_format(source).inspect(source).manifest) is not None:
         return "" if manifest.kind is Kind.CHECKPOINT else MODEL
     found = contents.read_contents(source)

@@ -14,7 +14,7 @@ from marlin_ckpt.formats.pickle.labels import PLAIN, join, key_text, name_text
 from marlin_ckpt.formats.pickle.modules import MAPPINGS, Module, first_items, module_of
 from marlin_ckpt.formats.pickle.ndarrays import Array, array_of, number_of
 from marlin_ckpt.formats.pickle.plain import latin_1_of, plain_of
-from marlin_ckpt.formats.pickle.stubs import Global, Stub, length
+from marlin_ckpt.formats.pickle.stubs import Global, Span, Stub, length
 from marlin_ckpt.formats.pickle.views import View, view_of
 from marlin_ckpt.formats.values.tensor import TensorInfo, contiguous_stride
 
@@ -103,6 +103,8 @@ class Builder:
             return Node(key, NodeKind.VALUE, value=labels.bounded(value)), None
         if type(value) is Global:
             return Node(key, NodeKind.OBJECT, label=name_text(value)), None
+        if type(value) is Span:
+            return Node(key, NodeKind.OBJECT, f"{len(value)} bytes"), None
         view = view_of(value)
         if view is not None:
             return self._of_tensor(key, path, view)
@@ -155,9 +157,10 @@ class Builder:
         if array.is_fortran:
             stride = contiguous_stride(shape[::-1])[::-1]
         own = self._arrays.setdefault(id(value), f"array {len(self._arrays)}")
+        start, pickled = (array.data.start, None) if isinstance(array.data, Span) else (_NOWHERE, array.data)
         tensor = TensorInfo(
-            path, elements.name, shape, stride, 0, own, _NOWHERE, len(array.data), elements.byteorder,
-            pickled=array.data, in_state=False,
+            path, elements.name, shape, stride, 0, own, start, len(array.data), elements.byteorder,
+            pickled=pickled, in_state=False, is_array=True,
         )  # fmt: skip
         self.tensors.append(tensor)
         return Node(key, NodeKind.TENSOR, tensor=tensor), None
@@ -250,7 +253,7 @@ class Builder:
         for one in inner:
             if isinstance(one, dict) or (isinstance(one, _ROWS) and not self._is_plain(one)):
                 yield from self._parts(one)
-            elif one and type(one) is not Global and type(one) not in PLAIN and latin_1_of(one) is None:
+            elif one and type(one) not in (Global, Span, *PLAIN) and latin_1_of(one) is None:
                 yield "", one
 
 

@@ -3,6 +3,7 @@
 Reading, from the bottom up:
     reader: runs the opcodes within a budget; clients say what names, calls and references make.
     keys: charges the budget for the keys of dicts and sets.
+    window: the pickles in a file, read where they are.
     stubs: a client that makes a stub of each object; it also writes stubs back as a pickle.
 
 What the stubs mean:

@@ -10,7 +10,7 @@ import struct
 from typing import Any, NamedTuple
 
 from marlin_ckpt.formats.pickle.plain import latin_1_of
-from marlin_ckpt.formats.pickle.stubs import Global, Stub
+from marlin_ckpt.formats.pickle.stubs import Global, Span, Stub
 from marlin_ckpt.formats.values.dtypes import dtype
 
 _MOST_DIMENSIONS = 64  # NumPy's own limit
@@ -62,7 +62,8 @@ class Array(NamedTuple):
         elements: its dtype.
         shape: its sizes.
         is_fortran: whether the first dimension is the fastest.
-        data: its bytes, or the text that is encoded as Latin-1 to make them; of one of objects, the objects.
+        data: its bytes, or the text that is encoded as Latin-1 to make them, or where they are in the file;
+            of one of objects, the objects.
         is_number: whether it is no array but one number.
     """
 
@@ -70,7 +71,7 @@ class Array(NamedTuple):
     elements: Elements
     shape: tuple[int, ...]
     is_fortran: bool
-    data: str | bytes | list[Any]
+    data: str | bytes | Span | list[Any]
     is_number: bool = False
 
 
@@ -92,7 +93,8 @@ def array_of(value: Any) -> Array | None:
 
 
 def _array(described: Stub, shape: Any, data: Any, *, is_fortran: bool = False) -> Array | None:
-    elements, found = _elements(described), data if type(data) is list else latin_1_of(data)
+    elements = _elements(described)
+    found = data if type(data) in (list, Span) else latin_1_of(data)
     if elements is None or found is None or not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS:
         return None
     if not all(type(size) is int and 0 <= size < _LIMIT for size in shape):
@@ -156,7 +158,7 @@ def number_of(array: Array) -> Any:
         a value of Python's; None of a dtype that Python lacks.
     """
     elements, data = array.elements, array.data
-    if isinstance(data, list):
+    if isinstance(data, (list, Span)):
         return None
     raw = data.encode("latin-1", "replace") if isinstance(data, str) else data
     order = ">" if elements.byteorder == "big" else "<"

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.pickle.reader import Reader
+from marlin_ckpt.storage.source import Source
 
 # Of the budget: bytes of memory, and the time in which as many are filled.
 _STUB = 200
@@ -14,6 +15,7 @@ _PART = 8
 _PAIR = 72
 _STORAGE = 96
 _GLOBAL = 300
+_PIECE_BYTES = 1 << 20  # of a span
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +86,32 @@ class Storage:
     def __init__(self, pid: tuple[Any, ...]) -> None:
         self.pid = pid
         self.key: str = pid[2]
+
+
+class Span:
+    """Stands for bytes that were left in the file.
+
+    Attributes:
+        source: the file.
+        start: where the first of them is.
+    """
+
+    __slots__ = ("_size", "source", "start")
+
+    def __init__(self, source: Source, start: int, size: int) -> None:
+        self.source, self.start, self._size = source, start, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def pieces(self) -> Iterator[bytes]:
+        """Reads them, some at a time.
+
+        Raises:
+            StorageError: they cannot be read.
+        """
+        for at in range(0, self._size, _PIECE_BYTES):
+            yield self.source.read(self.start + at, min(_PIECE_BYTES, self._size - at))
 
 
 class StubReader(Reader):

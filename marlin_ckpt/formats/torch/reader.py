@@ -134,6 +134,9 @@ def _read_whole(path: PathText, how: _How) -> tuple[Any, Manifest | None]:
 def _read(text: str, how: _How) -> tuple[Any, Manifest | None]:
     with open_source(text) as source:
         file_format = format_of(source)
+        if file_format is Format.PICKLE:
+            what = "not a checkpoint but a bare pickle"
+            raise NotACheckpointError(what, text, "torch.save the object in it, if you trust its writer")
         if file_format is Format.SAFETENSORS:
             if not how.has_weights:
                 raise NotACheckpointError("not a checkpoint but a safetensors file", text)

@@ -49,6 +49,7 @@ class TensorInfo:
             None for tensors.
         in_state: whether it belongs to a state, as `state_dict()` returns one: not an array of NumPy's, nor a
             part of another tensor or an attribute of a module that was pickled whole.
+        is_array: whether it is an array of NumPy's.
         file: the name in the folder of the file that holds it; "" where the checkpoint is one file.
         pieces: those that make it up, where it is sharded: then it has no place of its own in a file.
     """
@@ -65,6 +66,7 @@ class TensorInfo:
     record: Record | None = None
     pickled: str | bytes | None = field(default=None, repr=False)
     in_state: bool = True
+    is_array: bool = False
     file: str = ""
     pieces: tuple[Piece, ...] = field(default=(), repr=False)
 

@@ -97,7 +97,6 @@ FOREIGN = {
     "a GGUF file": b"GGUF\x03\x00\x00\x00" + bytes(50),
     "an HDF5 file": b"\x89HDF\r\n\x1a\n" + bytes(50),
     "a NumPy file": numpy_file(),
-    "a bare pickle": b"\x80\x04}\x94.",
     "a text file": "notes on the run, in Zürich\n".encode(),
     "a file that begins with zeros": bytes(5000),
     "neither a zip nor a torch file": b"\x00\x01\x02 some bytes",
@@ -143,6 +142,7 @@ def test_each_format_is_known_by_its_structure() -> None:
     assert detect(InMemory(saved())) is Format.ZIP
     assert detect(InMemory(saved(_use_new_zipfile_serialization=False))) is Format.LEGACY
     assert detect(InMemory(safetensors_file(120))) is Format.SAFETENSORS
+    assert detect(InMemory(b"\x80\x04}\x94.")) is Format.PICKLE
 
 
 @given(st.integers(100, 3000))

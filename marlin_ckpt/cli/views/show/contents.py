@@ -79,6 +79,7 @@ def _named(layout: str) -> str:
 _FORMATS = {
     "zip": "a torch.save file",
     "legacy": "a legacy torch.save file, which has no checksums",
+    "pickle": "a bare pickle, which has no checksums",
     "safetensors": "a safetensors file, which has no checksums",
 }
 
