@@ -18,5 +18,8 @@ packages write.
 | `deepspeed` | `global_stepN` of ZeRO 1 to 3, with `latest` |
 | `plain` | single files of nanoGPT, timm and Ignite |
 | `corpus` | `CHECKPOINTS` and `RUNS`: every maker by a name, for `pytest.mark.parametrize` |
-| `real_...` | the same by the packages themselves; run by tests/peers alone |
+| `real_dcp` | folders of DCP by torch itself: one process in the gate, several in tests/peers |
+| `real_transformers`, `real_accelerate`, `real_lightning` | the same by the packages; tests/peers alone |
+| `launching` | runs a module by torchrun |
+| `outlines` | how a checkpoint is built, to compare ours with theirs |
 """

@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from .dcp_folders import prefixed, write_fsdp
+from .dcp_folders import write_fsdp
 from .made import (
     Made,
     Tensors,
     folder,
     foreign_class,
     optimizer_state,
+    prefixed,
     random_state,
     scheduler_state,
     weights,

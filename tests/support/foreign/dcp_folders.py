@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from .dcp_writing import write_dcp, write_hugging_face_shards
+from .dcp_writing import write_dcp, write_hugging_face_shards, write_merged
 from .made import (
     Made,
     Tensors,
     folder,
     moments,
     optimizer_state,
+    prefixed,
     random_state,
     scheduler_state,
     weights,
@@ -43,11 +44,6 @@ def flat_optimizer(of: Tensors, step: int = 0) -> dict[str, Any]:
     return {**state, **groups}
 
 
-def prefixed(of: Tensors, prefix: str) -> Tensors:
-    """The weights under the names that they have in the whole state."""
-    return {prefix + name: one for name, one in of.items()}
-
-
 def make_dcp(directory: Path, *, step: int = 4, ranks: int = 2, **options: Any) -> Made:
     """`dcp.save({"model": ..., "optimizer": ..., "step": 4})` of FSDP2 (torch 2.13, state_dict_saver.py)."""
     path, of = directory / f"dcp_{step}", weights(step)
@@ -64,6 +60,16 @@ def make_dcp_of_one(directory: Path, *, step: int = 4) -> Made:
 def make_old_dcp(directory: Path, *, step: int = 4) -> Made:
     """The same by torch before 2.4, whose metadata has neither `version` nor `storage_meta` (torch 2.2)."""
     return make_dcp(directory, step=step, with_version=False)
+
+
+def make_dcp_in_threads(directory: Path, *, step: int = 4) -> Made:
+    """The same with `FileSystemWriter(thread_count=2)`: two files a rank."""
+    return make_dcp(directory, step=step, files_a_rank=2)
+
+
+def make_dcp_apart(directory: Path, *, step: int = 4) -> Made:
+    """The same with `dcp.save(..., use_collectives=False)`: `__R.metadata`, each with its rank's part."""
+    return make_dcp(directory, step=step, is_together=False)
 
 
 def make_torchtitan(directory: Path, *, step: int = 10, ranks: int = 2) -> Made:
@@ -163,3 +169,11 @@ def make_hugging_face_shards(directory: Path, *, step: int = 4, ranks: int = 2) 
     path, of = directory / f"step-{step}", weights(step)
     holders = write_hugging_face_shards(path, of, ranks=ranks)
     return Made(path=path, layout="dcp-hugging-face", weights=of, holders=holders)
+
+
+def make_merged(directory: Path, *, step: int = 4, ranks: int = 2) -> Made:
+    """The same merged, as by torchtitan's `last_save_in_hf`: HF shards, an index, and `sharded/` beside."""
+    path, of = directory / f"step-{step}", weights(step)
+    holders = write_merged(path, of, ranks=ranks)
+    spare = frozenset(f"sharded/{name}" for name in os.listdir(path / "sharded"))
+    return Made(path=path, layout="sharded", weights=of, holders=holders, spare=spare)

@@ -41,6 +41,27 @@ def make_cached(directory: Path, *, step: int = 0, shards: int = 3) -> Made:
     return Made(path=path, layout="sharded", weights=of, holders=holders, spare=SPARE)
 
 
+def make_cached_shared(directory: Path, *, step: int = 0) -> Made:
+    """The same with the store that all repositories of a cache share (huggingface_hub 2.4, _shared_blobs.py).
+
+    Each blob of a large file is itself a relative link, to `blobs/XX/XET-HASH` of the whole cache. The hash
+    is not the SHA-256 of the content, which still names the repository's blob.
+    """
+    made = make_cached(directory, step=step)
+    store = folder(directory / "blobs")
+    (store / ".huggingface-shared-blobs").write_text("1", encoding="ascii")
+    for blob in sorted((directory / "models--org--name" / "blobs").iterdir()):
+        if len(blob.name) == 64:
+            xet = hashlib.sha256(b"xet" + blob.name.encode()).hexdigest()
+            shared = folder(store / xet[:2]) / xet
+            shutil.move(blob, shared)
+            (store / xet[:2] / f"{xet}.refs").write_text(
+                f"models--org--name/blobs/{blob.name}\n", encoding="ascii"
+            )
+            os.symlink(os.path.relpath(shared, blob.parent), blob)
+    return made
+
+
 def lfs_pointer(content: bytes) -> bytes:
     """What a clone without git-lfs has in place of a file (git-lfs, docs/spec.md)."""
     digest = hashlib.sha256(content).hexdigest()

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from .dcp_folders import nested_optimizer, prefixed
+from .dcp_folders import nested_optimizer
 from .dcp_writing import write_dcp
-from .made import Made, folder, optimizer_state, scheduler_state, weights
+from .made import Made, folder, optimizer_state, prefixed, scheduler_state, weights
 
 
 def progress(step: int) -> dict[str, Any]:

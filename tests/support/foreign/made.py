@@ -72,6 +72,11 @@ def weights(step: int = 0, dtype: torch.dtype = torch.float32, prefix: str = "tr
     return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
 
 
+def prefixed(of: Tensors, prefix: str) -> Tensors:
+    """The weights under the names that they have in the whole state."""
+    return {prefix + name: one for name, one in of.items()}
+
+
 def optimizer_state(of: Tensors, step: int = 0) -> dict[str, Any]:
     """What `torch.optim.AdamW(...).state_dict()` gives after some steps (torch 2.13, optim/adamw.py)."""
     group = {

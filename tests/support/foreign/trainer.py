@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .dcp_folders import prefixed, write_fsdp
+from .dcp_folders import write_fsdp
 from .deepspeed import write_deepspeed
 from .hugging_face import SPARE, adapter_weights, write_adapter, write_model
 from .made import (
@@ -15,6 +15,7 @@ from .made import (
     folder,
     foreign_class,
     optimizer_state,
+    prefixed,
     random_state,
     scheduler_state,
     weights,

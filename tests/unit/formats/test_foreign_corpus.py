@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, _Em
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
+from tests.support.foreign import dcp_folders, outlines, real_dcp
 from tests.support.foreign.corpus import CHECKPOINTS, RUNS
 from tests.support.foreign.made import Made, foreign_class
 
@@ -33,6 +36,21 @@ def _by_dcp(folder: Path) -> dict[str, torch.Tensor]:
         state, storage_reader=FileSystemReader(folder), planner=_EmptyStateDictLoadPlanner(), no_dist=True
     )
     return _named(state)
+
+
+def _by_pieces(folder: Path) -> dict[str, torch.Tensor]:
+    """The union of what each `__R.metadata` states: torch's own reader wants as many ranks as have saved."""
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("__*.metadata")):
+        metadata = pickle.loads(file.read_bytes())
+        for index, info in metadata.storage_data.items():
+            content = (folder / info.relative_path).read_bytes()[info.offset : info.offset + info.length]
+            piece, told = torch.load(io.BytesIO(content)), metadata.state_dict_metadata[index.fqn]
+            if isinstance(piece, torch.Tensor):
+                whole = found.setdefault(index.fqn, torch.full(told.size, torch.nan))
+                ends = (at + size for at, size in zip(index.offset, piece.size(), strict=True))
+                whole[tuple(slice(*one) for one in zip(index.offset, ends, strict=True))] = piece
+    return found
 
 
 def _by_hugging_face(folder: Path) -> dict[str, torch.Tensor]:
@@ -63,6 +81,8 @@ def _load(made: Made) -> dict[str, torch.Tensor]:
         return _by_hugging_face(made.path)
     if any(file.endswith("_optim_states.pt") for file in files):
         return _by_zero(made)
+    if "__0.metadata" in made.files:
+        return _by_pieces(made.path)
     folders = {(made.path / file).parent for file in files if file.endswith(".distcp")}
     if folders:
         return {name: one for folder in folders for name, one in _by_dcp(folder).items()}
@@ -100,6 +120,19 @@ def test_a_run_has_its_checkpoints_side_by_side_and_each_has_values_of_its_own(
     assert len({one.path.parent for one in made}) == 1
     first, *_, last = made
     assert not any(torch.equal(first.weights[one], value) for one, value in last.weights.items())
+
+
+def test_ours_have_the_metadata_that_torch_writes_in_one_process(tmp_path: Path) -> None:
+    real = real_dcp.make_alone(tmp_path / "real")
+    for name, ours in (
+        ("dcp", dcp_folders.make_dcp(tmp_path, ranks=1)),
+        ("torchtitan", dcp_folders.make_torchtitan(tmp_path, ranks=1)),
+    ):
+        mine, theirs = (outlines.of_metadata(one.path / ".metadata") for one in (ours, real[name]))
+        assert {key: value - theirs[key] for key, value in mine.items()} == {key: set() for key in mine}
+        assert (mine["fields"], mine["stored"]) == (theirs["fields"], theirs["stored"])
+        found = _by_dcp(real[name].path)
+        assert all(torch.equal(found[one], value) for one, value in real[name].weights.items())
 
 
 def test_a_class_of_a_package_that_is_not_there_leaves_no_module_behind(tmp_path: Path) -> None:
