@@ -111,7 +111,7 @@ def of_metadata(path: Path) -> dict[str, Any]:
     kinds = {name: type(one).__name__ for name, one in metadata.state_dict_metadata.items()}
     fields = vars(metadata)
     return {
-        "names": {one for one in reader.named if not one.startswith("torch.float")},
+        "names": {one for one in reader.named if not one.startswith(("torch.float", "torch.int"))},
         "fields": set(fields),
         "storage_meta": set(vars(fields["storage_meta"])) if fields.get("storage_meta") else None,
         "entries": {(_entry(name.split(".")), kind) for name, kind in kinds.items()},
