@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils import fsdp_utils
+from huggingface_hub import scan_cache_dir, try_to_load_from_cache
 from torch.distributed.fsdp.fully_sharded_data_parallel import StateDictType
 
 from tests.support.foreign import (
@@ -75,6 +76,42 @@ def test_of_two_models_accelerate_numbers_all_but_the_first(tmp_path: Path) -> N
     assert outlines.files(real) <= outlines.files(ours)  # ours has all that options and hardware may bring
     assert {"model_1.safetensors", "optimizer_1.bin", "scheduler_1.bin"} <= set(real.files)
     assert _strange(ours, real) == []
+
+
+@pytest.mark.parametrize("name", ["hf-cached", "hf-cached-shared"])
+def test_the_hub_takes_the_cache_that_is_made_by_hand_for_its_own(name: str, tmp_path: Path) -> None:
+    made = CHECKPOINTS[name](tmp_path)
+    info = scan_cache_dir(tmp_path)
+    assert info.warnings == []
+    (repository,) = info.repos
+    assert (repository.repo_id, repository.nb_files) == ("org/name", len(made.files))
+    found = try_to_load_from_cache("org/name", made.files[0], cache_dir=tmp_path)
+    assert found == str(made.path / made.files[0])
+
+
+def test_ignite_names_its_files_as_those_that_are_made_by_hand(tmp_path: Path) -> None:
+    from ignite.engine import Engine, Events  # its import warns, and warnings are errors outside of tests
+    from ignite.handlers import Checkpoint, DiskSaver
+
+    net = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(net.parameters())
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)  # gives each group an `initial_lr`
+    engine = Engine(lambda *_: (net(torch.ones(1, 3)).sum().backward(), optimizer.step()))
+    saver = DiskSaver(str(tmp_path / "ignite"), require_empty=False)
+    everything = {"model": net, "optimizer": optimizer, "trainer": engine}
+    scored = Checkpoint(
+        {"model": net}, saver, filename_prefix="best", score_name="val_loss", score_function=lambda _: -0.25,
+        global_step_transform=lambda engine, _: engine.state.iteration,
+    )  # fmt: skip
+    engine.add_event_handler(Events.COMPLETED, Checkpoint(everything, saver))
+    engine.add_event_handler(Events.COMPLETED, scored)
+    engine.run([0] * 4, max_epochs=2)
+    makers = [CHECKPOINTS[name](tmp_path / "ours") for name in ("ignite", "ignite-model")]
+    assert {one.path.name for one in makers} == {one.name for one in (tmp_path / "ignite").iterdir()}
+    for one in makers:
+        theirs = outlines.of_file(tmp_path / "ignite" / one.path.name)
+        if one.path.name.startswith("checkpoint"):
+            assert outlines.strange(outlines.of_file(one.path), theirs) == []
 
 
 @functools.cache

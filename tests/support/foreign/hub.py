@@ -49,7 +49,7 @@ def make_cached_shared(directory: Path, *, step: int = 0) -> Made:
     """
     made = make_cached(directory, step=step)
     store = folder(directory / "blobs")
-    (store / ".huggingface-shared-blobs").write_text("1", encoding="ascii")
+    (store / ".huggingface-shared-blobs").write_text("1\n", encoding="ascii")
     for blob in sorted((directory / "models--org--name" / "blobs").iterdir()):
         if len(blob.name) == 64:
             xet = hashlib.sha256(b"xet" + blob.name.encode()).hexdigest()

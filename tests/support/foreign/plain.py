@@ -71,7 +71,7 @@ def make_ignite(directory: Path, *, step: int = 8) -> Made:
 
 
 def make_ignite_model(directory: Path, *, step: int = 8) -> Made:
-    """`best_model_8_val_loss=0.2500.pt`: one object with a score (ignite 0.5, handlers/checkpoint.py)."""
+    """`best_model_8_val_loss=-0.2500.pt`: one object with a score (ignite 0.5, handlers/checkpoint.py)."""
     of = weights(step)
-    path = directory / "ignite" / f"best_model_{step}_val_loss=0.2500.pt"
-    return _file(path, "ignite", of, of, step, metrics={"val_loss": 0.25})
+    path = directory / "ignite" / f"best_model_{step}_val_loss=-0.2500.pt"
+    return _file(path, "ignite", of, of, step, metrics={"val_loss": -0.25})
