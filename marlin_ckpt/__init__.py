@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.naming import Kind as Kind
     from marlin_ckpt.operations.one import inspect as inspect
     from marlin_ckpt.operations.one import verify as verify
+    from marlin_ckpt.reports import FailedSave as FailedSave
     from marlin_ckpt.reports import LoadReport as LoadReport
     from marlin_ckpt.reports import Pruning as Pruning
     from marlin_ckpt.reports import SaveReport as SaveReport
@@ -124,7 +125,7 @@ _NAMES = {
     "loading.anything": ("load",),
     "naming": ("Kind",),
     "operations.one": ("inspect", "verify"),
-    "reports": ("LoadReport", "Pruning", "SaveReport"),
+    "reports": ("FailedSave", "LoadReport", "Pruning", "SaveReport"),
     "training.backend": ("SingleProcess", "TrainerBackend", "TrainerBackendArguments"),
     "training.module": ("CallbackInterface", "ModuleInterface", "Stage"),
     "training.observer": ("TrainerObserver",),

@@ -106,6 +106,14 @@ def test_resuming_a_finished_run_is_done_at_once(train, listed):
     assert contents("saved") == before
 
 
+def test_the_document_of_a_run_that_was_finished_says_that_it_trained_no_step(train):
+    train(2)
+    assert [json.loads(train(epochs, "--resume", "--json")[1])["steps_trained"] for epochs in (2, 3)] == [
+        0,
+        15,
+    ]
+
+
 def test_resuming_a_finished_run_loses_none_of_what_its_files_tell(train, listed):
     train(2)
     before = [(one["index"], one["metrics"], one["run_id"]) for one in listed()]
