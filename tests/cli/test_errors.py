@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -60,6 +61,27 @@ def test_a_usage_error_exits_2_and_points_to_the_help(command, arguments, says):
     assert problem.startswith("error: ")
     assert says in problem
     assert re.fullmatch(r"hint: marlin-ckpt( [\w-]+)? --help", advice)
+
+
+def hints(command, *arguments) -> tuple[str, str]:
+    """What stderr and the JSON document advise."""
+    _, out, err = command(*arguments, "--json")
+    return err.splitlines()[-1].removeprefix("hint: "), json.loads(out)["error"]["hint"]
+
+
+@pytest.mark.parametrize("arguments", ["list", "list a --prefx run", "clean a --undo --to-trash", "lst"])
+def test_the_document_of_a_usage_error_has_the_hint_of_stderr(command, arguments):
+    shown, written = hints(command, *arguments.split())
+    assert shown == written
+    assert written.endswith("--help")
+
+
+def test_the_document_of_an_unexpected_error_has_the_hint_of_stderr(command, tmp_path, monkeypatch):
+    monkeypatch.delenv("MARLIN_CKPT_TRACEBACK", raising=False)
+    monkeypatch.setattr("marlin_ckpt.directory.catalog.find", lambda *_, **__: 1 / 0)
+    shown, written = hints(command, "list", tmp_path)
+    assert shown == written
+    assert "MARLIN_CKPT_TRACEBACK" in written
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "env"])  # which needs none
