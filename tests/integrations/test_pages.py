@@ -123,6 +123,8 @@ def test_the_yaml_of_a_page_is_read(name, place, tmp_path: Path):
     elif name == "clusters":
         (container,) = found["spec"]["template"]["spec"]["containers"]
         assert " ".join(container["command"]) == blocks(name, "sh")[0].strip()
+        rule = found["spec"]["podFailurePolicy"]["rules"][0]
+        assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [2, 3, 4])
     else:
         commands = [step["run"] for step in found["jobs"]["train"]["steps"] if "run" in step]
         assert commands[-1] == "sh ci.sh configs/ci.yaml checkpoints/ci"
@@ -138,7 +140,7 @@ def test_systemd_starts_the_command_of_the_page_and_does_not_repeat_a_wrong_conf
     parser = configparser.ConfigParser()
     parser.read_string(unit)
     assert parser["Service"]["ExecStart"].endswith(blocks("clusters", "sh")[0].strip())
-    assert parser["Service"]["RestartPreventExitStatus"] == "2"
+    assert parser["Service"]["RestartPreventExitStatus"] == "2 3 4"
     assert parser["Service"]["SuccessExitStatus"].split() == [
         str(128 + one) for one in (signal.SIGINT, signal.SIGTERM)
     ]

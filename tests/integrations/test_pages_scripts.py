@@ -44,7 +44,8 @@ def _stand_in(directory: Path, name: str, codes: str = "0") -> None:
 
 
 @pytest.mark.parametrize(
-    ("codes", "ended"), [("0", 0), ("1 5 137 0", 0), ("1 2", 2), ("143", 143), ("130", 130)]
+    ("codes", "ended"),
+    [("0", 0), ("1 5 137 0", 0), ("1 2", 2), ("5 3", 3), ("4", 4), ("143", 143), ("130", 130)],
 )
 def test_the_loop_starts_again_until_nothing_is_left_or_a_start_does_not_help(codes, ended, tmp_path):
     _stand_in(tmp_path, "marlin-ckpt", codes)
@@ -62,6 +63,10 @@ def test_the_slurm_job_is_queued_again_when_it_was_stopped_and_ends_as_the_train
     assert done.returncode == code
     again = ["scontrol requeue 7"] if code == 143 else []
     assert (tmp_path / "calls").read_text().splitlines() == [f"srun {START.strip()}", *again]
+
+
+def test_the_configuration_of_the_ci_job_is_the_file_that_the_page_names():
+    assert blocks("ci", "yaml")[0] == (REPOSITORY / "configs" / "ci.yaml").read_text()
 
 
 def test_the_ci_job_trains_verifies_and_prunes_and_ends_where_a_file_is_damaged(tmp_path):

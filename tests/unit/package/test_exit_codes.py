@@ -127,6 +127,9 @@ ENDS: dict[tuple[str, int], list[tuple[str, Callable[[pytest.MonkeyPatch], None]
         (f"{_TRAIN} --set checkpointer.save_dir=saved", None),
     ],
     ("train", 3): [(f"{_TRAIN} --resume --set checkpointer.save_dir=bad", None)],
+    ("train", 4): [
+        (f"{_TRAIN} --set checkpointer.load_dir=saved --set checkpointer.load_filename=x.pt", None)
+    ],
     ("train", 130): [(_TRAIN, _step("os.kill(os.getpid(), 2)"))],
     ("train", 143): [(_TRAIN, _step("os.kill(os.getpid(), 15)"))],
     ("prove-resume", 3): [("prove-resume --config run.yaml --quiet", _differing)],
