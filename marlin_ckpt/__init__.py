@@ -28,6 +28,7 @@ escaping    makes names from files harmless in messages and logs
 naming      the grammar of file names
 grammars    those of other tools
 errors      everything that is raised on purpose, with the exit codes
+refusals    what to do where the operating system refuses a call
 version     the version
 """
 

@@ -1,7 +1,6 @@
 """Decides which checkpoint a run continues from and which files it will replace, before it starts."""
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,9 +12,10 @@ from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.neighbours import runs_of
 from marlin_ckpt.directory.newest import newest_loadable
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import CheckpointNotFoundError, ConfigError, Fault, MarlinError, StorageError
+from marlin_ckpt.errors import CheckpointNotFoundError, ConfigError, Fault, MarlinError
 from marlin_ckpt.formats import inspection
 from marlin_ckpt.naming import FileName, Kind
+from marlin_ckpt.storage.local import system_calls
 from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.local.publishing import existing_and_missing
 
@@ -219,9 +219,9 @@ def _check_writable(directory: str) -> None:
     """Checks the nearest parent that exists; makes none, since the run may still be impossible."""
     with doing("cannot look at", directory):
         existing, _ = existing_and_missing(directory)
-    if not os.access(existing, os.W_OK | os.X_OK):
-        hint = "choose another checkpointer.save_dir, or change its permissions"
-        raise StorageError("cannot write: Permission denied", existing, hint, errno=errno.EACCES)
+    with doing("cannot write", existing):
+        # With the slash a file is no directory, whatever its permissions are.
+        system_calls.check_access(os.path.join(existing, ""), os.W_OK | os.X_OK)
 
 
 @dataclass

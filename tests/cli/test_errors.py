@@ -114,11 +114,13 @@ def test_a_bad_prefix_exits_2(command, tmp_path, name, prefix, says):
 
 
 @pytest.mark.parametrize("name", ["list", "latest", "clean"])
-def test_a_file_in_place_of_the_directory_exits_1_in_one_line(command, tmp_path, name):
+def test_a_file_in_place_of_the_directory_exits_1_with_a_hint(command, tmp_path, name):
     (tmp_path / "model_1.pt").touch()
     code, out, err = command(name, tmp_path / "model_1.pt")
     assert (code, out) == (1, "")
-    assert err == f"error: cannot read the directory: Not a directory: {tmp_path / 'model_1.pt'}\n"
+    error, hint = err.splitlines()
+    assert error == f"error: cannot read the directory: Not a directory: {tmp_path / 'model_1.pt'}"
+    assert hint == "hint: a file has the name of a directory on the path; choose another path"
     assert (tmp_path / "model_1.pt").exists()
 
 
