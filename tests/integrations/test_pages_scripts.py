@@ -71,7 +71,7 @@ def test_the_configuration_of_the_ci_job_is_the_file_that_the_page_names():
 
 def test_the_ci_job_trains_verifies_and_prunes_and_ends_where_a_file_is_damaged(tmp_path):
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
-    job, same_or_not = blocks("ci", "sh")
+    job, look, same_or_not = blocks("ci", "sh")
     bin_ = Path(sys.executable).parent
     done = _run(job, tmp_path, path=bin_)
     assert done.returncode == 0, done.stderr
@@ -84,12 +84,16 @@ def test_the_ci_job_trains_verifies_and_prunes_and_ends_where_a_file_is_damaged(
     assert marlin_ckpt.verify(tmp_path / "model.safetensors").status is marlin_ckpt.Status.UNVERIFIABLE
 
     assert _run(job, tmp_path, path=bin_).returncode == 0  # nothing is left to train
+    look = f"set -eu\ndirectory=$1\n{look}"
+    for directory in ("nothing-yet", "checkpoints/ci"):
+        assert _run(look, tmp_path, directory, path=bin_).returncode == 0
     older, newest = (tmp_path / path for path in kept[-2:])
     for one, code in ((older, 0), (newest, 0)):
         assert _run(same_or_not, tmp_path, str(one), str(newest), path=bin_).returncode == code
     damaged = bytearray(older.read_bytes())
     damaged[3000] ^= 1
     older.write_bytes(damaged)
+    assert _run(look, tmp_path, "checkpoints/ci", path=bin_).returncode == 3
     ended = _run(job, tmp_path, path=bin_)
     assert (ended.returncode, ended.stdout) == (3, "")
     assert _run(same_or_not, tmp_path, str(older), str(newest), path=bin_).returncode == 3
