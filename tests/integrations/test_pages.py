@@ -70,6 +70,16 @@ def test_the_page_on_rescuing_prints_what_it_says(tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().out.strip() == block.rpartition("# ")[2].strip()
 
 
+def test_the_page_on_looking_inside_prints_which_parameter_each_number_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("look-inside", "python")
+    exec(block, {})
+    said = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    names = ["model.0.weight", "model.1.weight", "model.0.bias", "model.1.bias"]
+    assert said == {f"optimizer.state.{number}": name for number, name in enumerate(names)}
+    assert dict(re.findall(r"(optimizer\.state\.\d) is ([\w.]+)", block)).items() < said.items()
+
+
 def test_the_compiled_loop_of_the_page_goes_on_from_its_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     training, resuming = blocks("compile", "python")
