@@ -45,7 +45,7 @@ class Choice:
         """
         if not self.is_search:
             return attempt(next(iter(self.candidates())))
-        found = newest_loaded(self.candidates, attempt, self.series.directory, logger)
+        found = newest_loaded(self.candidates, attempt, logger)
         if found is None:
             raise self._nothing()
         return found

@@ -10,7 +10,7 @@ from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import catalog, lease, notes, own, runs
 from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.neighbours import runs_of
-from marlin_ckpt.directory.newest import newest_loadable
+from marlin_ckpt.directory.newest import newest_loadable, rescue
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, ConfigError, Fault, MarlinError
 from marlin_ckpt.formats import inspection
@@ -27,6 +27,7 @@ class Start:
     Attributes:
         save_dir: where the run saves.
         resumes_from: the checkpoint that it continues, or "".
+        is_bad: whether that one is bad, as all others are; to load it raises the error that says why.
         skipped: newer checkpoints that are not intact, each with the reason.
         runs: where there are several, all whose checkpoints are there, the one that it continues first.
         deletes: the files of an earlier run that are removed first.
@@ -35,6 +36,7 @@ class Start:
 
     save_dir: str
     resumes_from: str = ""
+    is_bad: bool = False
     skipped: tuple[str, ...] = ()
     deletes: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()
@@ -157,11 +159,10 @@ def _continued(
         newest = newest_loadable(candidates, skipped.__setitem__)
     if newest is None and bad:
         return Start(os.fspath(args.save_dir))
-    # Where there is none, loading the newest raises the error that says why.
     chosen = newest or [one for one in checkpoints if one.path not in others][-1]
     told = (*suspects.values(), *(f"{path}: {reason}" for path, reason in skipped.items()))
     several = tuple(runs.shown(run.run_id) for run in found) if len(found) > 1 else ()
-    return Start(os.fspath(args.save_dir), chosen.path, told, runs=several)
+    return Start(os.fspath(args.save_dir), chosen.path, newest is None, told, runs=several)
 
 
 def _suspects(args: DefaultCheckpointerArguments, checkpoints: list[Entry]) -> dict[str, str]:
@@ -247,7 +248,7 @@ class Starter:
         self._begin(self._decided())
 
     def finds_another(self, error: MarlinError) -> bool:
-        """Passes over the checkpoint that was chosen; whether there is another one.
+        """Passes over the checkpoint that was chosen; whether there is another one; if not, adds a hint.
 
         Args:
             error: that loading it has raised.
@@ -259,6 +260,10 @@ class Starter:
         another = self._decided()
         if another.resumes_from:
             self._begin(another)
+        else:
+            anew = "--overwrite deletes them all and begins anew"
+            hints = (error.hint, rescue(self.start.resumes_from), anew)
+            error.hint = "; ".join(one for one in hints if one)
         return bool(another.resumes_from)
 
     def _decided(self) -> Start:

@@ -17,7 +17,7 @@ def announce(start: Start, *, quiet: bool) -> None:
     where = escape(start.save_dir)
     for reason in start.skipped:
         output.talk(f"warning: passed over {escape(reason)}")
-    if start.resumes_from and not quiet:
+    if start.resumes_from and not (start.is_bad or quiet):
         output.talk(f"resuming from {escape(start.resumes_from)}")
     if start.runs:
         saved_last = escape(start.runs[0])
