@@ -221,8 +221,7 @@ def _check_writable(directory: str) -> None:
     with doing("cannot look at", directory):
         existing, _ = existing_and_missing(directory)
     with doing("cannot write", existing):
-        # With the slash a file is no directory, whatever its permissions are.
-        system_calls.check_access(os.path.join(existing, ""), os.W_OK | os.X_OK)
+        system_calls.check_access(existing, os.W_OK | os.X_OK)
 
 
 @dataclass
