@@ -34,8 +34,8 @@ def list_(
 
     Each line has the index, kind, size, age (from the manifest, else the file's time) and metrics, and
     whether the file is complete. For that only the structure is read; verify reads the data. With --recursive
-    the files are grouped by run. Of more than four metrics, the losses and then eval_* and val_* are printed,
-    four at most; --json has all.
+    the files are grouped by run. Of more than four metrics, four at most are printed: losses, and those of
+    evaluations. --json has all.
     """
     from marlin_ckpt.cli.views import checkpoints as view
     from marlin_ckpt.directory import catalog
