@@ -28,6 +28,7 @@ escaping    makes names from files harmless in messages and logs
 naming      the grammar of file names
 grammars    those of other tools
 errors      everything that is raised on purpose, with the exit codes
+refusals    what to do where the operating system refuses a call
 version     the version
 """
 
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.naming import Kind as Kind
     from marlin_ckpt.operations.one import inspect as inspect
     from marlin_ckpt.operations.one import verify as verify
+    from marlin_ckpt.reports import FailedSave as FailedSave
     from marlin_ckpt.reports import LoadReport as LoadReport
     from marlin_ckpt.reports import Pruning as Pruning
     from marlin_ckpt.reports import SaveReport as SaveReport
@@ -125,7 +127,7 @@ _NAMES = {
     "loading.anything": ("load",),
     "naming": ("Kind",),
     "operations.one": ("inspect", "verify"),
-    "reports": ("LoadReport", "Pruning", "SaveReport"),
+    "reports": ("FailedSave", "LoadReport", "Pruning", "SaveReport"),
     "training.backend": ("SingleProcess", "TrainerBackend", "TrainerBackendArguments"),
     "training.module": ("CallbackInterface", "ModuleInterface", "Stage"),
     "training.observer": ("TrainerObserver",),

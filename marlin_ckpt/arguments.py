@@ -36,15 +36,17 @@ class DefaultCheckpointerArguments(Checked):
     Attributes:
         checkpoint: save at all. With `False` nothing is written, whatever the other fields say.
         delete_existing_checkpoints: before the run begins, remove all files directly in `save_dir` whose
-            extension is `file_ext`.
+            extension is `file_ext`. `train --resume` overrides it where there is a checkpoint to continue
+            from, and `--overwrite` sets it.
         period: save when the index (see `index_by`) is a multiple of this, at the end of the run, and when
             forced. `auto` saves as often as `max_overhead` allows.
         save_dir: the directory for checkpoints; it is made if it is missing.
         model_state_save_dir: the directory for the model file, which holds the module's state alone and is
             written at the end of the run. `None` writes none.
         load_dir: the directory to load from at the start, searched with its sub-directories. `None` starts
-            fresh.
-        load_filename: the file in `load_dir` to load. `None` loads the newest intact checkpoint.
+            fresh. `train --resume` overrides it where `save_dir` has a checkpoint.
+        load_filename: the file in `load_dir` to load. `None` loads the newest intact checkpoint. `--resume`
+            overrides it as it does `load_dir`.
         file_prefix: the start of file names, which are `{file_prefix}_{index}.{file_ext}`.
         file_ext: the extension of file names, without its dot.
         log_level: the lowest level that the checkpointer logs. Python's own logger `marlin_ckpt.checkpointer`

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar
 
+from marlin_ckpt import refusals
 from marlin_ckpt.escaping import escape, escape_lines
 
 
@@ -145,7 +146,7 @@ class StorageError(MarlinError, OSError):
     def of(cls, action: str, where: str, cause: OSError) -> StorageError:
         """The error for a system call that failed while we did `action` (`cannot write`)."""
         why = cause.strerror or str(cause)
-        error = cls(f"{action}: {why}", where, errno=cause.errno)
+        error = cls(f"{action}: {why}", where, refusals.hint(cause.errno), errno=cause.errno)
         error.strerror = why
         return error
 

@@ -1,10 +1,10 @@
 """The section `keep` of a checkpointer's YAML: which checkpoints retention keeps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 
-from marlin_ckpt.errors import Fault
-from marlin_ckpt.fields import Checked, duration_of, size_of
+from marlin_ckpt.errors import ArgumentsError, Fault
+from marlin_ckpt.fields import Checked, duration_of, size_of, suggestion
 
 _COUNT = {"minimum": 1}
 
@@ -104,3 +104,16 @@ class RetentionArguments(Checked):
     def max_bytes(self) -> int | None:
         """`max_total` in bytes."""
         return size_of(self.max_total) if isinstance(self.max_total, str) else self.max_total
+
+
+def unknown_metric(name: str, known: Iterable[str], directory: str) -> ArgumentsError:
+    """The error of a metric that no checkpoint of a directory has, wherever it was named."""
+    names = sorted(known)
+    what = f"no checkpoint in {directory} has {name!r}{suggestion(name, names)}"
+    return ArgumentsError([Fault("metric", what)], there_are(names) or "they have no metrics")
+
+
+def there_are(metrics: Iterable[str]) -> str:
+    """The hint that names the metrics that checkpoints have; "" where they have none."""
+    names = ", ".join(metrics)
+    return f"they have {names}" if names else ""

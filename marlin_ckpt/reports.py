@@ -43,6 +43,19 @@ class SaveReport:
         return f"{self.path}: {self.size_bytes:,} bytes at {self.bytes_per_s / 1e9:.2f} GB/s; {told}"
 
 
+@dataclass(frozen=True, slots=True)
+class FailedSave:
+    """A save that failed and that `on_save_error: warn` passed over.
+
+    Attributes:
+        path: the file that was to be written.
+        error: why it was not, in words.
+    """
+
+    path: str
+    error: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
     """What `load(..., into=..., strict=False)` loaded, and what it did not.

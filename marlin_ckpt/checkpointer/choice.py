@@ -10,7 +10,7 @@ from marlin_ckpt.directory.newest import Candidates, newest_loaded
 from marlin_ckpt.directory.search import Series
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import ArgumentsError, CheckpointNotFoundError, Fault
-from marlin_ckpt.keep import BestArguments, RetentionArguments
+from marlin_ckpt.keep import BestArguments, RetentionArguments, there_are
 
 Found = TypeVar("Found")
 Which = int | Literal["latest", "best"]
@@ -45,7 +45,7 @@ class Choice:
         """
         if not self.is_search:
             return attempt(next(iter(self.candidates())))
-        found = newest_loaded(self.candidates, attempt, self.series.directory, logger)
+        found = newest_loaded(self.candidates, attempt, logger)
         if found is None:
             raise self._nothing()
         return found
@@ -54,8 +54,7 @@ class Choice:
         what, hint = f"no checkpoint of prefix {self.series.prefix}", ""
         if self.rule is not None:
             what += f" has a finite value of {self.rule.metric}"
-            known = self.series.metrics()
-            hint = f"they have {', '.join(known)}" if known else ""
+            hint = there_are(self.series.metrics())
         return CheckpointNotFoundError(what, self.series.directory, hint)
 
 

@@ -22,7 +22,7 @@ from marlin_ckpt.escaping import OwnLogger, get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.loading.load import CheckpointRestoration, Loader
 from marlin_ckpt.naming import Kind
-from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.reports import FailedSave, SaveReport
 from marlin_ckpt.saving import predicted_size
 from marlin_ckpt.saving.closing import Closing
 from marlin_ckpt.storage.local.publishing import make_directory
@@ -233,6 +233,10 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
     def removed(self) -> list[Removal]:
         """What `keep` has removed since this checkpointer was made, with the reasons; the last 1,000."""
         return list(self._saves.keeper.removed)
+
+    def failed_saves(self) -> list[FailedSave]:
+        """The saves that failed and that `on_save_error: warn` passed over, in order; the last 1,000."""
+        return list(self._saves.failed)
 
     @staticmethod
     def get_latest_file(

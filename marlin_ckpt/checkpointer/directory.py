@@ -222,11 +222,11 @@ class CheckpointDirectory(Closing):
             dry_run: decide, but remove nothing.
 
         Raises:
-            ArgumentsError: there is no `keep`.
+            ArgumentsError: there is no `keep`, or no checkpoint has the metric of a rule.
             CheckpointNotFoundError: there is no such directory.
             DirectoryInUseError: a trainer saves there.
             StorageError: the directory, or a file in it, cannot be read.
-            MarlinError: no rule keeps any checkpoint, or no checkpoint has the metric of a rule.
+            MarlinError: no rule keeps any checkpoint.
             Exception: the error of a save in the background, as `wait`.
         """
         rules = self._args.keep

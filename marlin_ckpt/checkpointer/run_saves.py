@@ -4,6 +4,7 @@ import contextlib
 import copy
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +23,13 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.layouts.folder import FolderLayout
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.naming import FileName, Kind
-from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.reports import FailedSave, SaveReport
 from marlin_ckpt.saving.engine import Engine
 from marlin_ckpt.saving.job import How, Job
 from marlin_ckpt.saving.lineage import Lineage
 from marlin_ckpt.storage.local.publishing import make_directory
+
+_MOST_FAILED = 1000  # that are remembered for somebody who may never ask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,7 @@ class RunSaves:
         keeper: removes old checkpoints, after each save and when the disk is full.
         lease: of the directory, while a trainer holds it.
         save_s: how long the last checkpoint took until it was durable, in seconds; None before the first.
+        failed: the saves that `on_save_error: warn` passed over, the last ones of many.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -69,6 +73,7 @@ class RunSaves:
         self.keeper = Keeper(logger)
         self.lease: Lease | None = None
         self.save_s: float | None = None
+        self.failed: deque[FailedSave] = deque(maxlen=_MOST_FAILED)
         self._logger = logger
         self._neighbours = Neighbours(logger)
         self._swept: set[PathText] = set()
@@ -92,9 +97,12 @@ class RunSaves:
         Raises:
             As `DefaultCheckpointer.save` does.
         """
+        path = ""
         try:
             with self.engine.turn.taken():
-                job = self._job(copy.copy(args), wanted)
+                args, manifest = copy.copy(args), wanted.describe()
+                path = _place(args, manifest)[0]
+                job = self._job(args, wanted, manifest)
                 if not self.engine.save(job):
                     return None
                 self.lineage.saves += job.how.async_save
@@ -102,10 +110,9 @@ class RunSaves:
         except (StorageError, UnsavableStateError) as error:
             if args.on_save_error == "raise":
                 raise
-            # Its text: a handler that keeps records would keep the state with the error.
-            self._logger.error("Not saved: %s", str(error))  # noqa: TRY400 - no news in a traceback
+            self._pass_over(path, error)
             return None
-        return job.path
+        return path
 
     @contextlib.contextmanager
     def transaction(
@@ -151,11 +158,14 @@ class RunSaves:
                 on_durable(whole.report)
         self.engine.raise_earlier()
 
-    def _job(self, args: DefaultCheckpointerArguments, wanted: Request) -> Job:
-        manifest = wanted.describe()
+    def _pass_over(self, path: str, error: MarlinError) -> None:
+        text = str(error)  # a handler that keeps records would keep the state with the error
+        self._logger.error("Not saved: %s", text)
+        self.failed.append(FailedSave(path, text))
+
+    def _job(self, args: DefaultCheckpointerArguments, wanted: Request, manifest: Manifest) -> Job:
         is_model = manifest.kind is Kind.MODEL
-        directory = (is_model and args.model_state_save_dir) or args.save_dir
-        name = FileName(args.file_prefix, manifest.index, args.file_ext, manifest.kind)
+        path, directory, name = _place(args, manifest)
         if self.lease is not None:
             self.lease.follow()
         wanted.make_directory(directory)
@@ -176,10 +186,10 @@ class RunSaves:
         def warn(error: Exception) -> None:
             if not isinstance(error, MarlinError):
                 raise error
-            self._logger.error("Not saved: %s", str(error))
+            self._pass_over(path, error)
 
         return Job(
-            path=os.path.join(directory, str(name)),
+            path=path,
             state=wanted.state,
             manifest=manifest,
             how=How(args.async_save, args.overlap, args.check_overlap),
@@ -190,3 +200,10 @@ class RunSaves:
             on_durable=durable,
             on_error=warn if args.on_save_error == "warn" else None,
         )
+
+
+def _place(args: DefaultCheckpointerArguments, manifest: Manifest) -> tuple[str, PathText, FileName]:
+    """The path that a state is saved to, its directory as the arguments have it, and its name."""
+    directory = (manifest.kind is Kind.MODEL and args.model_state_save_dir) or args.save_dir
+    name = FileName(args.file_prefix, manifest.index, args.file_ext, manifest.kind)
+    return os.path.join(directory, str(name)), directory, name

@@ -6,7 +6,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -65,7 +64,7 @@ def measure(directory: PathText, size_bytes: int, on_bytes: Callable[[int], None
     rounds = []
     path = os.path.join(directory, temporary_name("trial"))
     with contextlib.closing(engine), contextlib.ExitStack() as at_end:
-        at_end.callback(Path(path).unlink, missing_ok=True)
+        at_end.callback(_remove, path)
         for _ in range(ROUNDS + 1):
             job = Job(path=path, state=state.payload(), manifest=about, how=how)
             began, used = time.perf_counter(), _background_s()
@@ -82,6 +81,11 @@ def measure(directory: PathText, size_bytes: int, on_bytes: Callable[[int], None
     medians = {name: statistics.median(one[name] for one in rounds[1:]) for name in rounds[0]}
     cores = len(os.sched_getaffinity(0))
     return Figures(size_bytes=size_bytes, restore_s=restore_s, cores=cores, **medians)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):  # of a file that was not made; else the next run removes it
+        os.unlink(path)
 
 
 def _background_s() -> float:

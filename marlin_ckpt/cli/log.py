@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
+from typing import Self
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.escaping import escape
@@ -25,9 +27,53 @@ def shown() -> Iterator[None]:
 
 def only_warnings() -> None:
     """Shows only warnings and errors from now on."""
-    for handler in _logger.handlers:
-        if isinstance(handler, _Handler):
-            handler.setLevel(logging.WARNING)
+    for handler in _handlers():
+        handler.setLevel(logging.WARNING)
+
+
+class SavesFirst:
+    """A context in which the log shows what a save has led to only when the save itself has been shown.
+
+    A trainer reports a save on its own thread, once the checkpointer has applied its rules to it, perhaps on
+    another thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shown: set[str] = set()
+        self._held: dict[str, list[logging.LogRecord]] = {}
+
+    def __enter__(self) -> Self:
+        for handler in _handlers():
+            handler.addFilter(self._passes)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handler in _handlers():
+            handler.removeFilter(self._passes)
+        for path in [*self._held]:
+            self.shown(path)
+
+    def shown(self, path: str) -> None:
+        """Shows what has waited for the save to this path, which has been shown."""
+        with self._lock:
+            self._shown.add(path)
+            records = self._held.pop(path, [])
+        for record in records:
+            for handler in _handlers():
+                handler.handle(record)
+
+    def _passes(self, record: logging.LogRecord) -> bool:
+        path = getattr(record, "after_save", "")
+        with self._lock:
+            is_held = path and path not in self._shown
+            if is_held:
+                self._held.setdefault(path, []).append(record)
+        return not is_held
+
+
+def _handlers() -> list[logging.Handler]:
+    return [handler for handler in _logger.handlers if isinstance(handler, _Handler)]
 
 
 class _Handler(logging.Handler):

@@ -115,9 +115,7 @@ def _tell(error: BaseException) -> None:
     elif isinstance(error, MarlinError):
         problems.error(error)
     elif isinstance(error, typer.TyperException):
-        context = getattr(error, "ctx", None)
-        command = "marlin-ckpt" if context is None else context.command_path
-        problems.usage_error(error.format_message(), f"{command} --help")
+        problems.usage_error(error)
     elif not isinstance(error, (KeyboardInterrupt, output.ReaderGoneError)):
         if os.environ.get("MARLIN_CKPT_TRACEBACK") or not isinstance(error, Exception):
             raise error

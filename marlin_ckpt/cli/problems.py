@@ -5,6 +5,8 @@ import os
 import traceback
 from typing import Any
 
+import typer
+
 from marlin_ckpt.cli import output
 from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError, StorageError
 from marlin_ckpt.escaping import escape
@@ -16,14 +18,29 @@ def error(problem: MarlinError) -> None:
     """Prints what went wrong, then what to do next."""
     for one in problem.faults if isinstance(problem, (ArgumentsError, ConfigError)) else [problem]:
         output.talk(f"error: {escape(str(one))}")
-    if problem.hint:
-        output.talk(f"hint: {escape(problem.hint)}")
+    _tell_hint(problem)
 
 
-def usage_error(message: str, command: str) -> None:
+def usage_error(problem: typer.TyperException) -> None:
     """Prints which argument was wrong, and the command that explains them."""
-    output.talk(f"error: {escape(message)}")
-    output.talk(f"hint: {escape(command)}")
+    output.talk(f"error: {escape(problem.format_message())}")
+    _tell_hint(problem)
+
+
+def _tell_hint(problem: BaseException) -> None:
+    if hint := _hint_of(problem):
+        output.talk(f"hint: {escape(hint)}")
+
+
+def _hint_of(problem: BaseException) -> str:
+    """What to do next, or ""; the same for people and in the document."""
+    if isinstance(problem, MarlinError):
+        return problem.hint
+    if isinstance(problem, typer.TyperException):
+        context = getattr(problem, "ctx", None)
+        return f"{'marlin-ckpt' if context is None else context.command_path} --help"
+    is_unexpected = isinstance(problem, Exception) and not isinstance(problem, output.ReaderGoneError)
+    return "MARLIN_CKPT_TRACEBACK=1 in the environment shows where it came from" if is_unexpected else ""
 
 
 def exit_message(message: str) -> None:
@@ -39,7 +56,7 @@ def unexpected(problem: Exception) -> None:
     own = [frame for frame in frames if others.isdisjoint(frame.filename.split(os.sep))]
     where = f": {(own or frames)[-1].filename}:{(own or frames)[-1].lineno}" if frames else ""
     output.talk(f"error: {type(problem).__name__}: {escape(str(problem))}{escape(where)}")
-    output.talk("hint: MARLIN_CKPT_TRACEBACK=1 in the environment shows where it came from")
+    _tell_hint(problem)
 
 
 def _message_of(problem: BaseException) -> str:
@@ -66,7 +83,7 @@ def document_of_failure(problem: BaseException, exit_code: int) -> None:
     found["error"] = {
         "type": type(problem).__name__,
         "message": _message_of(problem),
-        "hint": getattr(problem, "hint", ""),
+        "hint": _hint_of(problem),
         "exit_code": exit_code,
     }
     with contextlib.suppress(output.ReaderGoneError, StorageError):

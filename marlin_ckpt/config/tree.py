@@ -7,6 +7,7 @@ import yaml
 
 from marlin_ckpt.config import scalars
 from marlin_ckpt.errors import ConfigError, Fault
+from marlin_ckpt.storage.hints import instead_of_missing
 from marlin_ckpt.storage.local.files import open_regular
 
 _LARGEST_FILE = 256 << 10  # bytes; a hundred times the size of a usual configuration
@@ -26,7 +27,9 @@ def read_text(where: str) -> str:
             data = file.read(_LARGEST_FILE + 1)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError([Fault("file", f"cannot be read: {reason}", where)]) from error
+        missing = isinstance(error, FileNotFoundError)
+        hint = instead_of_missing(where, is_directory=False) if missing else ""
+        raise ConfigError([Fault("file", f"cannot be read: {reason}", where)], hint) from error
     if len(data) > _LARGEST_FILE:
         raise ConfigError([Fault("file", f"is larger than {_LARGEST_FILE >> 10} KiB", where)])
     try:

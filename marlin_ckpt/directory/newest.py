@@ -83,14 +83,13 @@ def newest(
 
 
 def newest_loaded(
-    candidates: Candidates, attempt: Callable[[Entry], Found], directory: str, logger: logging.Logger
+    candidates: Candidates, attempt: Callable[[Entry], Found], logger: logging.Logger
 ) -> Found | None:
     """Loads the first of some checkpoints, newest first, that can be loaded; what it passes over is logged.
 
     Args:
         candidates: as for `newest`.
         attempt: loads a checkpoint.
-        directory: in which they are, for the message.
         logger: is told of each that is passed over, with the reason.
 
     Returns:
@@ -108,12 +107,23 @@ def newest_loaded(
     found = newest(candidates, attempt, on_bad)
     if found is None and passed_over:
         first = passed_over[0]
-        first.hint = first.hint or f"none of {len(passed_over)} checkpoints under {directory} is intact"
+        first.hint = first.hint or f"{none_is_intact(len(passed_over))}: {rescue(first.where)}"
         try:
             raise first
         finally:
             del first, passed_over  # the traceback holds this frame
     return found
+
+
+def none_is_intact(count: int) -> str:
+    """That all of so many checkpoints are bad, in words."""
+    return "the only checkpoint is not intact" if count == 1 else f"none of {count} checkpoints is intact"
+
+
+def rescue(path: str) -> str:
+    """The hint where nothing but bad checkpoints is left, of which this is the newest."""
+    verify = f"`marlin-ckpt verify {os.path.dirname(path) or os.curdir}` says what is wrong with each"
+    return f"{verify}, `marlin-ckpt salvage {path} --output FILE` takes out what is left"
 
 
 def newest_intact(candidates: Candidates, on_passed_over: OnPassedOver = lambda *_: None) -> Entry | None:

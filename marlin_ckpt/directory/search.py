@@ -15,7 +15,7 @@ from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts
-from marlin_ckpt.formats.inspection import inspect
+from marlin_ckpt.formats.inspection import inspect, metric_names
 from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.grammars.grammar import Reading
 from marlin_ckpt.keep import BestArguments
@@ -83,7 +83,7 @@ class Series:
 
     def metrics(self) -> list[str]:
         """The names of the metrics that any checkpoint has, sorted."""
-        return sorted({name for one in self.inspections() if one.manifest for name in one.manifest.metrics})
+        return metric_names(self.inspections())
 
     def with_index(self, index: int) -> Entry:
         """The checkpoint of an index.

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Iterable
 
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError, drop_frames
@@ -27,3 +28,8 @@ def inspect(entry: Entry) -> Inspection:
         why = os.strerror(error.errno or errno.ENOENT)  # it has gone, where no system call says otherwise
         return Inspection(entry, None, f"cannot be read: {why}")
     return Inspection(entry, found.status, found.reason, found.manifest)
+
+
+def metric_names(found: Iterable[Inspection]) -> list[str]:
+    """The names of the metrics that any of these checkpoints has, sorted."""
+    return sorted({name for one in found for name in one.metrics})

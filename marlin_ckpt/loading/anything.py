@@ -146,7 +146,7 @@ class _Job:
 
         if one := catalog.entry(directory):
             raise _folder(one)
-        if found := newest_loaded(lambda: newest_of_any(directory, _logger), attempt, directory, _logger):
+        if found := newest_loaded(lambda: newest_of_any(directory, _logger), attempt, _logger):
             return found[0]
         raise errors.CheckpointNotFoundError("no checkpoint found", directory)
 

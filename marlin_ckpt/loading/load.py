@@ -91,10 +91,9 @@ class Loader:
         return latest.newest_first(load_dir, self.args.file_prefix, self.args.file_ext, self.logger)
 
     def _load_newest(self, load_dir: PathText) -> Loaded:
-        text = os.fspath(load_dir)
-        found = newest_loaded(lambda: self._candidates(load_dir), self._attempt, text, self.logger)
+        found = newest_loaded(lambda: self._candidates(load_dir), self._attempt, self.logger)
         if found is None:
-            self.logger.info("No checkpoint found under %s.", text)
+            self.logger.info("No checkpoint found under %s.", os.fspath(load_dir))
         return found or Loaded(Checkpoint())
 
     def _attempt(self, entry: Entry) -> Loaded:

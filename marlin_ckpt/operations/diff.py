@@ -6,7 +6,8 @@ import operator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from marlin_ckpt.formats.content.contents import TensorInfo
+from marlin_ckpt.formats.content.contents import Contents, TensorInfo
+from marlin_ckpt.formats.content.optimizers import parameter_names
 from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.distance import Distance
 from marlin_ckpt.operations import selection
@@ -70,11 +71,14 @@ class Comparison:
         tensors: a difference for each name, in the order of `Change`, and the greatest relative distance
             first.
         values: what else differs in its type or its complete value, in the order of the files.
+        parameters: the names of the parameters whose state optimizers keep, as `parameter_names` has them, by
+            names within the compared state; without those that the two files name differently.
     """
 
     states: tuple[str, str]
     tensors: tuple[Difference, ...]
     values: tuple[ValueDifference, ...]
+    parameters: dict[str, str]
 
     @property
     def is_same(self) -> bool:
@@ -138,7 +142,16 @@ def compare(a: Checked, b: Checked, state: str | None = None, pattern: str | Non
         found.append(Difference(name, change, one, other, distance))
     changed = [one.name for one in found if one.change is not Change.SAME]
     values = [] if pattern else differing(sides[0], sides[1], changed)
-    return Comparison(states, tuple(sorted(found, key=_rank)), tuple(values))
+    one_names, other_names = (_parameters(*side) for side in sides)
+    names = {at: name for at, name in one_names.items() if other_names.get(at, name) == name}
+    parameters = {at: name for at, name in other_names.items() if at not in one_names} | names
+    return Comparison(states, tuple(sorted(found, key=_rank)), tuple(values), parameters)
+
+
+def _parameters(contents: Contents, state: str) -> dict[str, str]:
+    known = contents.manifest.optimizers if contents.manifest else {}
+    named = parameter_names(contents.root, known).items()
+    return {inner: name for at, name in named if (inner := selection.within(at, state)) is not None}
 
 
 def _matched(

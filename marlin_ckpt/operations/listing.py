@@ -5,7 +5,7 @@ import datetime
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from marlin_ckpt import naming
@@ -13,6 +13,8 @@ from marlin_ckpt.fields import duration_of
 from marlin_ckpt.formats.verdicts import Inspection
 
 KEYS = ("index", "age", "size", "name")  # of `--sort`, which also takes the name of a metric
+_MOST_METRICS = 4  # printed without being asked for
+_PACES = ("_runtime", "_per_second")  # of an evaluation by a Trainer of Transformers
 
 
 def since_s(text: str, *, now_s: float) -> float:
@@ -42,9 +44,24 @@ def metric(one: Inspection, name: str) -> float:
     return one.metrics.get(name, math.nan)
 
 
-def has_metric(found: Iterable[Inspection], name: str) -> bool:
-    """Whether any file has a metric."""
-    return any(name in one.metrics for one in found)
+def usual_metrics(names: Sequence[str], asked: Collection[str] = ()) -> list[str]:
+    """The metrics that `list` prints where none is chosen: few enough for a line.
+
+    Args:
+        names: of all metrics.
+        asked: which of them the user has named; they come first.
+
+    Returns:
+        all, if there are no more than four; else the losses, then those of an evaluation that are no times or
+        speeds, or, where there are none of either, the first.
+    """
+    if len(names) <= _MOST_METRICS:
+        return list(names)
+    quantities = [name for name in names if not name.endswith(_PACES)]
+    losses = [name for name in quantities if "loss" in name]
+    evaluated = [name for name in quantities if name.startswith(("eval_", "val_"))]
+    usual = [*asked, *losses, *evaluated]
+    return list(dict.fromkeys(usual or quantities or names))[:_MOST_METRICS]
 
 
 def run_of(one: Inspection) -> tuple[str, str]:

@@ -14,13 +14,11 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts, verification
 from marlin_ckpt.formats.content.contents import Contents, read_contents
 from marlin_ckpt.formats.verdicts import Verdict
-from marlin_ckpt.storage.local.files import again_if_stale, doing, open_source
+from marlin_ckpt.storage.local.files import again_if_stale, open_source
 from marlin_ckpt.storage.local.store import open_store
 
 if TYPE_CHECKING:
     from marlin_ckpt.formats.values.checked import Checked
-
-_MOST_NAMES = 3
 
 
 def verify(path: PathText) -> Verdict:
@@ -61,12 +59,11 @@ def inspect(path: PathText) -> Contents:
 
     Raises:
         CheckpointNotFoundError: there is no such file.
-        StorageError: the file cannot be read.
+        StorageError: the file cannot be read, or the path is a directory that is not one checkpoint.
         CorruptCheckpointError: bytes are missing or changed.
         NotACheckpointError: the file is something else.
         UnknownFormatError: a newer marlin-ckpt wrote the file.
         UnsafeCheckpointError: reading it would take more time or memory than a file of this length needs.
-        MarlinError: the path is a directory that is not one checkpoint.
     """
     return read(os.fspath(path))
 
@@ -76,9 +73,8 @@ def read(path: str) -> Contents:
 
     Raises:
         CheckpointNotFoundError: there is no such file.
-        StorageError: it cannot be read.
+        StorageError: it cannot be read, or is a directory that is not one checkpoint.
         BadFileError: it is damaged or something else; as `read_contents` raises it.
-        MarlinError: the path is a directory that is not one checkpoint.
     """
     entry = _folder(path)
 
@@ -118,20 +114,8 @@ def opened(path: str) -> Iterator[Checked]:
 
 
 def _folder(path: str) -> Entry | None:
-    """The folder that is one checkpoint; None for a file.
-
-    Raises:
-        MarlinError: it is a directory that is not one checkpoint.
-    """
-    if not os.path.isdir(path):
-        return None
-    if entry := catalog.entry(path):
-        return entry
-    with doing("cannot read the directory", path):
-        names = sorted(os.listdir(path))
-    some = ", ".join(names[:_MOST_NAMES]) + ", ..." * (len(names) > _MOST_NAMES)
-    hint = f"name one of its files or folders: {some}" * bool(names)
-    raise MarlinError("a directory that is not one checkpoint", path, hint)
+    """The folder that is one checkpoint; None for a file, and for a directory that is none."""
+    return catalog.entry(path) if os.path.isdir(path) else None
 
 
 def _layout(entry: Entry) -> layouts.Layout:

@@ -100,7 +100,7 @@ def tensors_of(contents: Contents, state: str) -> list[tuple[str, TensorInfo]]:
     named = {one.name: one for one in contents.tensors}
     aliased = [replace(named[kept], name=name) for name, kept in aliases(contents).items()]
     listed = [*contents.tensors, *aliased]
-    found = [(inner, one) for one in listed if (inner := _within(one.name, state)) is not None]
+    found = [(inner, one) for one in listed if (inner := within(one.name, state)) is not None]
     if state and not found:
         tops = list(dict.fromkeys(_top(one.name) for one in contents.tensors))
         names = ", ".join(tops[:_MOST_NAMES]) + (", ..." if len(tops) > _MOST_NAMES else "")
@@ -131,7 +131,8 @@ def metadata_of(contents: Contents) -> dict[str, str]:
     }
 
 
-def _within(name: str, state: str) -> str | None:
+def within(name: str, state: str) -> str | None:
+    """The name within a state of what has this name in the file; None where it is not in the state."""
     if not state:
         return name
     if name == state:
@@ -187,7 +188,7 @@ def walk_deep(contents: Contents, state: str) -> Iterator[tuple[str, Node, int]]
     while pending:
         above, node, depth = pending.pop()
         name = f"{above}.{node.key}" if above and node.key[:1] not in ("", "[") else above + node.key
-        inner = _within(name, state)
+        inner = within(name, state)
         if inner is not None:
             is_state = bool(state) and name == state and bool(node.children)
             yield "" if is_state else inner, node, depth

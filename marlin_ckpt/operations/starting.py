@@ -1,7 +1,6 @@
 """Decides which checkpoint a run continues from and which files it will replace, before it starts."""
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,11 +11,12 @@ from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import catalog, lease, notes, runs
 from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.neighbours import runs_of
-from marlin_ckpt.directory.newest import newest_loadable
+from marlin_ckpt.directory.newest import newest_loadable, rescue
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import CheckpointNotFoundError, ConfigError, Fault, MarlinError, StorageError
+from marlin_ckpt.errors import CheckpointNotFoundError, ConfigError, Fault, MarlinError
 from marlin_ckpt.formats import inspection
 from marlin_ckpt.naming import FileName, Kind
+from marlin_ckpt.storage.local import system_calls
 from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.local.publishing import existing_and_missing
 
@@ -28,6 +28,7 @@ class Start:
     Attributes:
         save_dir: where the run saves.
         resumes_from: the checkpoint that it continues, or "".
+        is_bad: whether that one is bad, as all others are; to load it raises the error that says why.
         skipped: newer checkpoints that are not intact, each with the reason.
         runs: where there are several, all whose checkpoints are there, the one that it continues first.
         deletes: the files of an earlier run that are removed first.
@@ -36,6 +37,7 @@ class Start:
 
     save_dir: str
     resumes_from: str = ""
+    is_bad: bool = False
     skipped: tuple[str, ...] = ()
     deletes: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()
@@ -158,11 +160,10 @@ def _continued(
         newest = newest_loadable(candidates, skipped.__setitem__)
     if newest is None and bad:
         return Start(os.fspath(args.save_dir))
-    # Where there is none, loading the newest raises the error that says why.
     chosen = newest or [one for one in checkpoints if one.path not in others][-1]
     told = (*suspects.values(), *(f"{path}: {reason}" for path, reason in skipped.items()))
     several = tuple(runs.shown(run.run_id) for run in found) if len(found) > 1 else ()
-    return Start(os.fspath(args.save_dir), chosen.path, told, runs=several)
+    return Start(os.fspath(args.save_dir), chosen.path, newest is None, told, runs=several)
 
 
 def _suspects(args: DefaultCheckpointerArguments, checkpoints: list[Entry]) -> dict[str, str]:
@@ -220,9 +221,8 @@ def _check_writable(directory: str) -> None:
     """Checks the nearest parent that exists; makes none, since the run may still be impossible."""
     with doing("cannot look at", directory):
         existing, _ = existing_and_missing(directory)
-    if not os.access(existing, os.W_OK | os.X_OK):
-        hint = "choose another checkpointer.save_dir, or change its permissions"
-        raise StorageError("cannot write: Permission denied", existing, hint, errno=errno.EACCES)
+    with doing("cannot write", existing):
+        system_calls.check_access(existing, os.W_OK | os.X_OK)
 
 
 @dataclass
@@ -248,7 +248,7 @@ class Starter:
         self._begin(self._decided())
 
     def finds_another(self, error: MarlinError) -> bool:
-        """Passes over the checkpoint that was chosen; whether there is another one.
+        """Passes over the checkpoint that was chosen; whether there is another one; if not, adds a hint.
 
         Args:
             error: that loading it has raised.
@@ -260,6 +260,10 @@ class Starter:
         another = self._decided()
         if another.resumes_from:
             self._begin(another)
+        else:
+            anew = "--overwrite deletes them all and begins anew"
+            hints = (error.hint, rescue(self.start.resumes_from), anew)
+            error.hint = "; ".join(one for one in hints if one)
         return bool(another.resumes_from)
 
     def _decided(self) -> Start:

@@ -5,5 +5,6 @@
 - `target`: what an object's content is handed to while it is written.
 - `sums`: the lengths and CRC32s of objects that are read whole.
 - `threads`: runs tasks on a few threads, and none after the first error.
+- `hints`: what to type instead of a path that is not there.
 - `local`: a directory of this machine as a store.
 """

@@ -107,6 +107,27 @@ def test_a_large_state_is_told_from_a_smaller_one(advise, tmp_path, monkeypatch)
     assert "in proportion to 1 MB that were written" in err
 
 
+def test_a_directory_that_is_mounted_read_only_exits_1_with_the_reason_and_a_hint(
+    advise, tmp_path, monkeypatch
+):
+    read_only = OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def refuses(*_):
+        raise StorageError.of("cannot write", str(tmp_path), read_only)
+
+    def unlink(path, *, dir_fd=None):
+        raise read_only  # though there is no such file: unlink(2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "write_state", refuses)
+        patch.setattr(os, "unlink", unlink)
+        code, out, err = advise(tmp_path, "--size", "1MB")
+    error, hint = err.splitlines()[-2:]
+    assert (code, out) == (1, "")
+    assert error.startswith("error: cannot write: Read-only file system: ")
+    assert hint.startswith("hint: its file system is mounted read-only")
+
+
 def test_what_a_killed_trial_leaves_is_cleared_away_by_the_next_run_that_saves(
     tmp_path, monkeypatch, make_checkpoint
 ):
@@ -115,7 +136,7 @@ def test_what_a_killed_trial_leaves_is_cleared_away_by_the_next_run_that_saves(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trial, "_restore_s", killed)
-        patch.setattr(trial.Path, "unlink", lambda *_, **__: None)
+        patch.setattr(trial, "_remove", lambda _: None)
         trial.measure(tmp_path, 100_000, lambda _: None)
     (left,) = os.listdir(tmp_path)
     assert is_temporary(left)

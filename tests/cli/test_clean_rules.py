@@ -95,9 +95,7 @@ def test_each_rule_can_be_given_by_hand(clean, saved, rules, left):
 
 def test_a_metric_that_no_checkpoint_has_is_taken_for_a_slip(clean, saved):
     code, _, err = clean(saved, "--keep-best", "los:min:2", "--keep-last", "1")
-    assert code == 1
-    assert "refused: no checkpoint has the metric los" in err
-    assert "hint: they have loss" in err
+    assert (code, err.splitlines()[-1]) == (2, "hint: they have loss")
     assert there(saved) == list(range(8))
 
 

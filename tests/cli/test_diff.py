@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import struct
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+import marlin_ckpt
 from marlin_ckpt.cli.main import main
 from tests.support.state_files import write_states
 
@@ -52,6 +55,60 @@ def test_diff_prints_each_tensor_only_when_asked(files, capsys):
     assert "float32 [2]  l.w" in capsys.readouterr().out
     assert main(["diff", a, b, "--all"]) == 1
     assert "same  l.b  float32 [1]" in capsys.readouterr().out
+
+
+def trained(path: Path, steps: int, *, is_named: bool, save: Callable[..., object] = torch.save) -> str:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(4, 2)
+    given = head.named_parameters() if is_named else head.parameters()
+    optimizer = torch.optim.SGD([{"params": list(given)}], momentum=0.9)
+    for _ in range(steps):
+        head(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+    states = {"head": head.state_dict(), "optimizers": [optimizer.state_dict()]}
+    save(states if save is torch.save else {"head": head, "optimizers": [optimizer]}, str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("is_named", "save", "shown"),
+    [
+        (True, torch.save, {"optimizers[0].state.0 (weight)", "optimizers[0].state.1 (bias)"}),
+        (
+            False,
+            marlin_ckpt.save,
+            {"optimizers[0].state.0 (head.weight)", "optimizers[0].state.1 (head.bias)"},
+        ),
+        (False, torch.save, {"optimizers[0].state.0", "optimizers[0].state.1"}),
+    ],
+)
+def test_what_an_optimizer_keeps_is_shown_with_the_name_of_the_parameter_where_a_file_has_it(
+    tmp_path, capsys, is_named, save, shown
+):
+    a, b = (trained(tmp_path / f"m_{steps}.pt", steps, is_named=is_named, save=save) for steps in (1, 2))
+    assert main(["diff", a, b]) == 1
+    layers = {line.split(maxsplit=7)[-1] for line in capsys.readouterr().out.splitlines()}
+    assert {one for one in layers if one.startswith("optimizers[0].state")} == shown
+    assert main(["diff", a, b, "--state", "optimizers[0]", "--all"]) == 1
+    first = min(shown).removeprefix("optimizers[0].").partition(" ")
+    assert f" {first[0]}.momentum_buffer{''.join(first[1:])}\n" in capsys.readouterr().out
+
+
+def test_a_parameter_that_two_files_name_differently_is_shown_by_its_number(files, capsys):
+    def state(name: str, value: float) -> dict[str, object]:
+        groups = [{"params": [0, 1], "param_names": [name, "same\x1b"]}]
+        return {
+            "o": {
+                "state": {0: {"m": torch.full((2,), value)}, 1: {"m": torch.full((1,), value)}},
+                "param_groups": groups,
+            }
+        }
+
+    a, b = files(state("a", 1.0), state("b", 2.0))
+    assert main(["diff", str(a), str(b)]) == 1
+    out = capsys.readouterr().out
+    assert " o.state.0\n" in out
+    assert " o.state.1 (same\\x1b)\n" in out
 
 
 def test_names_and_values_are_printed_harmlessly(files, capsys):

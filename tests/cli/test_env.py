@@ -159,7 +159,9 @@ def test_a_file_in_place_of_the_directory_exits_1(run_main, tmp_path):
     (tmp_path / "file").touch()
     code, out, err = run_main("env", tmp_path / "file")
     assert (code, out) == (1, "")
-    assert err == f"error: cannot read the directory: Not a directory: {tmp_path / 'file'}\n"
+    error, hint = err.splitlines()
+    assert error == f"error: cannot read the directory: Not a directory: {tmp_path / 'file'}"
+    assert hint == "hint: a file has the name of a directory on the path; choose another path"
 
 
 def test_a_directory_that_may_not_be_read_exits_1_and_one_that_is_read_only_0(run_main, tmp_path):
@@ -178,7 +180,10 @@ def test_a_directory_that_may_not_be_read_exits_1_and_one_that_is_read_only_0(ru
     finally:
         os.seteuid(user)
         os.chmod(tmp_path / "closed", 0o700)
-    assert closed == (1, "", f"error: cannot read the directory: Permission denied: {tmp_path / 'closed'}\n")
+    assert closed[:2] == (1, "")
+    error, hint = closed[2].splitlines()
+    assert error == f"error: cannot read the directory: Permission denied: {tmp_path / 'closed'}"
+    assert "permissions" in hint
     assert (code, json.loads(out)["refusal"]) == (0, "Permission denied")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -62,6 +63,27 @@ def test_a_usage_error_exits_2_and_points_to_the_help(command, arguments, says):
     assert re.fullmatch(r"hint: marlin-ckpt( [\w-]+)? --help", advice)
 
 
+def hints(command, *arguments) -> tuple[str, str]:
+    """What stderr and the JSON document advise."""
+    _, out, err = command(*arguments, "--json")
+    return err.splitlines()[-1].removeprefix("hint: "), json.loads(out)["error"]["hint"]
+
+
+@pytest.mark.parametrize("arguments", ["list", "list a --prefx run", "clean a --undo --to-trash", "lst"])
+def test_the_document_of_a_usage_error_has_the_hint_of_stderr(command, arguments):
+    shown, written = hints(command, *arguments.split())
+    assert shown == written
+    assert written.endswith("--help")
+
+
+def test_the_document_of_an_unexpected_error_has_the_hint_of_stderr(command, tmp_path, monkeypatch):
+    monkeypatch.delenv("MARLIN_CKPT_TRACEBACK", raising=False)
+    monkeypatch.setattr("marlin_ckpt.directory.catalog.find", lambda *_, **__: 1 / 0)
+    shown, written = hints(command, "list", tmp_path)
+    assert shown == written
+    assert "MARLIN_CKPT_TRACEBACK" in written
+
+
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "env"])  # which needs none
 def test_a_missing_argument_points_to_the_help_of_its_command(command, name):
     assert command(name)[2].endswith(f"hint: marlin-ckpt {name} --help\n")
@@ -92,11 +114,13 @@ def test_a_bad_prefix_exits_2(command, tmp_path, name, prefix, says):
 
 
 @pytest.mark.parametrize("name", ["list", "latest", "clean"])
-def test_a_file_in_place_of_the_directory_exits_1_in_one_line(command, tmp_path, name):
+def test_a_file_in_place_of_the_directory_exits_1_with_a_hint(command, tmp_path, name):
     (tmp_path / "model_1.pt").touch()
     code, out, err = command(name, tmp_path / "model_1.pt")
     assert (code, out) == (1, "")
-    assert err == f"error: cannot read the directory: Not a directory: {tmp_path / 'model_1.pt'}\n"
+    error, hint = err.splitlines()
+    assert error == f"error: cannot read the directory: Not a directory: {tmp_path / 'model_1.pt'}"
+    assert hint == "hint: a file has the name of a directory on the path; choose another path"
     assert (tmp_path / "model_1.pt").exists()
 
 

@@ -83,6 +83,17 @@ def test_the_document_of_export_says_what_was_written(save, tmp_path, capsys):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("tied", "says"),
+    [(["b"], "2 tensors, 12 B\n{}b is a\n"), (["b", "d"], "2 tensors, 12 B\n{}b is a, d is a\n")],
+)
+def test_export_counts_tied_weights_once_and_names_them(save, tmp_path, capsys, tied, says):
+    one = torch.ones(2)
+    source, target = save({"a": one, **dict.fromkeys(tied, one), "c": torch.ones(1)}), tmp_path / "o.pt"
+    assert main(["export", str(source), "-o", str(target)]) == 0
+    assert capsys.readouterr().err.endswith(says.format("tied weights, written once: "))
+
+
 COMMANDS = {
     "export": ["export", "model_1.pt", "-o", "out/new.safetensors"],
     "average": ["average", "model_1.pt", "-o", "new.pt"],

@@ -122,6 +122,9 @@ def _train(run: Run) -> None:
     )
     run("train", "--config", "run.yaml")
     run("train", "--config", "run.yaml", "--resume", "--set", "trainer.epochs=3")
+    Path("blocked/model_0.pt").mkdir(parents=True)
+    sets = ("checkpointer.save_dir=blocked", "checkpointer.on_save_error=warn")
+    run("train", "--config", "run.yaml", *(part for one in sets for part in ("--set", one)))
     run("train", "--config", "none.yaml")
 
 

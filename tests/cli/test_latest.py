@@ -116,7 +116,9 @@ def test_a_file_in_place_of_the_directory_exits_1_and_says_so(latest, tmp_path):
     touch(tmp_path / "model_1.pt")
     code, out, err = latest(tmp_path / "model_1.pt")
     assert (code, out) == (1, b"")
-    assert err.decode() == f"error: cannot read the directory: Not a directory: {tmp_path / 'model_1.pt'}\n"
+    error, hint = err.decode().splitlines()
+    assert error == f"error: cannot read the directory: Not a directory: {tmp_path / 'model_1.pt'}"
+    assert hint == "hint: a file has the name of a directory on the path; choose another path"
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,12 @@ def test_a_day_is_one_of_utc_and_a_time_may_have_a_zone():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--sort", "los"), "no file in"),
-        (("--best", "los:max"), "has a metric 'los'"),
-        (("--spark", "los"), "has a metric 'los'"),
-        (("--best", "index"), "has a metric 'index'"),
-        (("--spark", "age"), "has a metric 'age'"),
+        (("--sort", "los"), "has 'los'; did you mean loss?"),
+        (("--best", "los:max"), "has 'los'"),
+        (("--spark", "los"), "has 'los'"),
+        (("--metric", "loss", "--metric", "los"), "has 'los'"),
+        (("--best", "index"), "has 'index'"),
+        (("--spark", "age"), "has 'age'"),
         (("--since", "yesterday"), "expected a time such as 2d"),
     ],
 )
@@ -96,6 +97,64 @@ def test_a_wrong_option_is_a_usage_error(list_, saved, arguments, message):
     code, out, err = list_(saved, *arguments)
     assert (code, out) == (2, "")
     assert message in err
+
+
+@pytest.mark.parametrize("arguments", [("list", "--best", "los"), ("clean", "--keep-best", "los")])
+def test_a_metric_that_no_checkpoint_has_ends_list_and_clean_alike(run_main, saved, arguments):
+    command, *options = arguments
+    code, out, err = run_main(command, saved, *options, "--json")
+    message = f"metric: no checkpoint in {saved} has 'los'; did you mean loss?"
+    assert (code, err) == (2, f"error: {message}\nhint: they have loss\n")
+    assert json.loads(out)["error"] == {
+        "type": "ArgumentsError", "message": message, "hint": "they have loss", "exit_code": 2,
+    }  # fmt: skip
+
+
+TRAINER_LOGS = [
+    "epoch", "eval_accuracy", "eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second",
+    "grad_norm", "learning_rate", "loss", "train_runtime",
+]  # fmt: skip
+
+
+@pytest.fixture
+def logged(make_checkpointer, make_checkpoint, tmp_path) -> Path:
+    measured = {name: float(number) for number, name in enumerate(TRAINER_LOGS)}
+    make_checkpointer().save(make_checkpoint(**measured), 1)
+    return tmp_path / "checkpoints"
+
+
+def test_of_many_metrics_the_losses_and_evaluations_are_printed_and_json_has_all(list_, logged):
+    _, out, err = list_(logged)
+    assert "  eval_accuracy 1  eval_loss 2  loss 8  yes " in out
+    more = "epoch, eval_runtime, eval_samples_per_second, ..."
+    assert err == f"hint: 7 more metrics, --metric NAME prints one: {more}\n"
+    assert [*json.loads(list_(logged, "--json")[1])["checkpoints"][0]["metrics"]] == TRAINER_LOGS
+
+
+def test_metric_chooses_what_is_printed(list_, logged):
+    _, out, err = list_(logged, "--metric", "grad_norm", "--metric", "epoch")
+    assert "  epoch 0  grad_norm 6  yes" in out
+    assert err == ""
+
+
+def test_what_the_files_are_ordered_by_is_printed(list_, logged):
+    assert "grad_norm 6" in list_(logged, "--best", "grad_norm")[1]
+    assert "learning_rate 7" in list_(logged, "--sort", "learning_rate")[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "usual"),
+    [
+        ("entropy kl lr reward", "entropy kl lr reward"),
+        ("entropy kl lr reward step", "entropy kl lr reward"),
+        ("entropy kl lr policy_loss value_loss", "policy_loss value_loss"),
+        ("a_loss b_loss c_loss d_loss e_loss", "a_loss b_loss c_loss d_loss"),
+        ("a_runtime b_runtime c_runtime d_runtime e_runtime", "a_runtime b_runtime c_runtime d_runtime"),
+        ("epoch loss lr val_acc val_loss", "loss val_loss val_acc"),
+    ],
+)
+def test_the_usual_metrics_are_the_few_that_people_look_for(names, usual):
+    assert listing.usual_metrics(names.split()) == usual.split()
 
 
 def test_a_tree_is_grouped_by_run(list_, saved, make_checkpointer, make_checkpoint):

@@ -106,6 +106,14 @@ def test_resuming_a_finished_run_is_done_at_once(train, listed):
     assert contents("saved") == before
 
 
+def test_the_document_of_a_run_that_was_finished_says_that_it_trained_no_step(train):
+    train(2)
+    assert [json.loads(train(epochs, "--resume", "--json")[1])["steps_trained"] for epochs in (2, 3)] == [
+        0,
+        15,
+    ]
+
+
 def test_resuming_a_finished_run_loses_none_of_what_its_files_tell(train, listed):
     train(2)
     before = [(one["index"], one["metrics"], one["run_id"]) for one in listed()]
@@ -164,6 +172,11 @@ def test_where_no_checkpoint_is_intact_resuming_exits_3_and_leaves_all_as_it_was
     code, out, err = train(3, "--resume")
     assert (code, out, epochs_of(err)) == (3, "", [])
     assert contents("saved") == before
+    assert "resuming from" not in err
+    *_, error, hint = err.splitlines()
+    assert error.startswith("error: ")
+    for command in ("marlin-ckpt verify saved", "marlin-ckpt salvage saved/model_1.pt", "--overwrite"):
+        assert command in hint
 
 
 @pytest.fixture
@@ -200,6 +213,7 @@ def test_where_every_checkpoint_goes_bad_the_error_is_that_of_a_load_and_nothing
     code, _, err = train(2, "--resume")
     assert (code, epochs_of(err)) == (1, [])
     assert "error: cannot read: Input/output error: saved/model_" in err
+    assert "--overwrite deletes them all and begins anew" in err.splitlines()[-1]
     assert {name: one for name, one in contents("saved").items() if "notes" not in name} == before
 
 

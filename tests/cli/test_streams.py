@@ -145,7 +145,9 @@ def test_help_whose_reader_has_gone_or_that_does_not_fit_the_disk_ends_like_othe
     with open("/dev/full", "wb") as full:
         ended = run_command("--help", stdout=full, **options)
     assert ended.returncode == 1
-    assert ended.stderr == b"error: cannot write the output: No space left on device: stdout\n"
+    error, hint = ended.stderr.splitlines()
+    assert error == b"error: cannot write the output: No space left on device: stdout"
+    assert b"df -h" in hint
 
 
 def test_a_name_that_the_encoding_of_stdout_lacks_is_escaped(run_command, tmp_path):

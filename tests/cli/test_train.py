@@ -23,10 +23,12 @@ REPORT_KEYS = {
     "resumed_from",
     "epochs",
     "global_steps",
+    "steps_trained",
     "seconds",
     "metrics",
     "files",
     "saves",
+    "failed_saves",
     "overhead",
     "removed",
 }
@@ -99,6 +101,7 @@ def test_json_is_one_document_with_these_keys(train, capsys):
     assert lines_starting(err, "epoch 3: ")
     assert (report["epochs"], report["global_steps"], report["resumed_from"]) == (3, 45, None)
     assert {save["path"] for save in report["saves"]} == {file["path"] for file in report["files"]}
+    assert (report["steps_trained"], report["failed_saves"]) == (45, [])
     assert 0 < report["overhead"] < 1
     assert report["metrics"].keys() == {"train_loss", "val_loss", "val_accuracy"}
     assert report["seconds"] > 0
@@ -116,6 +119,21 @@ def test_quiet_with_json_leaves_the_document_alone(train):
 def test_a_run_without_checkpoints_writes_none_and_says_so_in_its_report(train):
     code, out, _ = train("--json", **{"checkpointer.checkpoint": "false"})
     assert (code, json.loads(out)["files"], os.path.exists("saved")) == (0, [], False)
+
+
+@pytest.mark.parametrize("is_behind", ["false", "true"])
+def test_saves_that_failed_and_were_passed_over_are_counted_in_the_last_line_and_named_in_the_document(
+    train, is_behind
+):
+    os.makedirs("saved/model_1.pt")  # a folder, over which no file can be renamed
+    warns = {"checkpointer.on_save_error": "warn", "checkpointer.async_save": is_behind}
+    code, out, err = train("--json", **warns)
+    (failed,) = json.loads(out)["failed_saves"]
+    assert (code, failed["path"]) == (0, "saved/model_1.pt")
+    assert f"error: Not saved: {failed['error']}\n" in err
+    _, _, err = train(**warns)
+    assert "2 files written, " in err.splitlines()[-1]
+    assert "; 1 save failed; saves cost " in err.splitlines()[-1]
 
 
 def first_line_of_training(err: str) -> int:

@@ -40,6 +40,16 @@ def test_what_the_rules_keep_is_left_and_what_went_is_said_with_the_reason(train
     assert "Removed saved/model_1.pt: no rule keeps it.\n" in err
 
 
+@pytest.mark.parametrize("is_behind", ["false", "true"])
+def test_a_save_is_said_before_what_went_because_of_it(train, is_behind):
+    _, _, err = train("--set", f"checkpointer.async_save={is_behind}")
+    told = [line.split()[:2] for line in err.splitlines() if line.startswith(("saved ", "Removed "))]
+    expected = [["saved", f"saved/model_{index}.pt"] for index in range(6)]
+    expected.insert(4, ["Removed", "saved/model_1.pt:"])
+    expected.insert(6, ["Removed", "saved/model_2.pt:"])
+    assert told == expected
+
+
 def test_the_last_line_counts_what_was_written_and_what_went(train):
     _, _, err = train()
     assert "6 files written" in err

@@ -29,7 +29,7 @@ def test_the_page_shows_lines_that_run(tmp_path: Path, monkeypatch: pytest.Monke
     text = (REPOSITORY / "docs" / "how-to" / "accelerate.md").read_text()
     (difference,) = re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
     (resuming,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    given = "import marlin_ckpt\nfrom accelerate import Accelerator\n"
+    given = "from accelerate import Accelerator\n"
     given += "from accelerate.utils import ProjectConfiguration\n"
     for sign in "-+":
         namespace: dict = {}
@@ -37,7 +37,7 @@ def test_the_page_shows_lines_that_run(tmp_path: Path, monkeypatch: pytest.Monke
         exec(given + "\n".join(lines), namespace)
         assert isinstance(namespace["accelerator"], MarlinAccelerator) == (sign == "+")
     accelerator = namespace["accelerator"]
-    exec(resuming, namespace)
-    accelerator.save_state()
-    exec(resuming, namespace)
-    assert accelerator.save_iteration == 1
+    for number in range(2):
+        exec(resuming, namespace)
+        assert namespace["first"] == number
+        accelerator.save_state()

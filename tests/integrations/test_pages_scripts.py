@@ -44,7 +44,8 @@ def _stand_in(directory: Path, name: str, codes: str = "0") -> None:
 
 
 @pytest.mark.parametrize(
-    ("codes", "ended"), [("0", 0), ("1 5 137 0", 0), ("1 2", 2), ("143", 143), ("130", 130)]
+    ("codes", "ended"),
+    [("0", 0), ("1 5 137 0", 0), ("1 2", 2), ("5 3", 3), ("4", 4), ("143", 143), ("130", 130)],
 )
 def test_the_loop_starts_again_until_nothing_is_left_or_a_start_does_not_help(codes, ended, tmp_path):
     _stand_in(tmp_path, "marlin-ckpt", codes)
@@ -64,9 +65,13 @@ def test_the_slurm_job_is_queued_again_when_it_was_stopped_and_ends_as_the_train
     assert (tmp_path / "calls").read_text().splitlines() == [f"srun {START.strip()}", *again]
 
 
+def test_the_configuration_of_the_ci_job_is_the_file_that_the_page_names():
+    assert blocks("ci", "yaml")[0] == (REPOSITORY / "configs" / "ci.yaml").read_text()
+
+
 def test_the_ci_job_trains_verifies_and_prunes_and_ends_where_a_file_is_damaged(tmp_path):
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
-    job, same_or_not = blocks("ci", "sh")
+    job, look, same_or_not = blocks("ci", "sh")
     bin_ = Path(sys.executable).parent
     done = _run(job, tmp_path, path=bin_)
     assert done.returncode == 0, done.stderr
@@ -79,12 +84,16 @@ def test_the_ci_job_trains_verifies_and_prunes_and_ends_where_a_file_is_damaged(
     assert marlin_ckpt.verify(tmp_path / "model.safetensors").status is marlin_ckpt.Status.UNVERIFIABLE
 
     assert _run(job, tmp_path, path=bin_).returncode == 0  # nothing is left to train
+    look = f"set -eu\ndirectory=$1\n{look}"
+    for directory in ("nothing-yet", "checkpoints/ci"):
+        assert _run(look, tmp_path, directory, path=bin_).returncode == 0
     older, newest = (tmp_path / path for path in kept[-2:])
     for one, code in ((older, 0), (newest, 0)):
         assert _run(same_or_not, tmp_path, str(one), str(newest), path=bin_).returncode == code
     damaged = bytearray(older.read_bytes())
     damaged[3000] ^= 1
     older.write_bytes(damaged)
+    assert _run(look, tmp_path, "checkpoints/ci", path=bin_).returncode == 3
     ended = _run(job, tmp_path, path=bin_)
     assert (ended.returncode, ended.stdout) == (3, "")
     assert _run(same_or_not, tmp_path, str(older), str(newest), path=bin_).returncode == 3

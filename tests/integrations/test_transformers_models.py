@@ -22,8 +22,10 @@ from marlin_ckpt.directory import catalog
 from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.integrations.transformers import MarlinCheckpoints, protect
+from marlin_ckpt.operations.folders import transformers
 from tests.support import warm
 from tests.support.folders import REPOSITORY
+from tests.support.pages import blocks, lines, page
 from tests.support.trainer_runs import arguments
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -117,20 +119,54 @@ def test_the_example_resumes(tmp_path):
 
 def test_the_page_shows_lines_that_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = (REPOSITORY / "docs" / "how-to" / "transformers.md").read_text()
-    blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
-    assert [language for language, _ in blocks] == ["diff", "python"]
+    (difference,), (derived, with_peft, resumed) = (
+        blocks("transformers", "diff"),
+        blocks("transformers", "python"),
+    )
     names = {
         "Trainer": Trainer, "model": language_model(), "args": arguments("run", save_steps=2), "rows": ROWS,
     }  # fmt: skip
     for sign in "-+":
         names["args"].max_steps = 4 if sign == "-" else 8
-        exec("\n".join(line[1:] for line in blocks[0][1].splitlines() if line[:1] in (" ", sign)), names)
+        exec(lines(difference, " " + sign), names)
         assert isinstance(names["trainer"], MarlinCheckpoints) == (sign == "+")
         shutil.rmtree("run", ignore_errors=True)
         names["trainer"].train()
     names["SFTTrainer"] = Trainer
-    exec(blocks[1][1], names)
+    exec(derived, names)
     one = names["MyTrainer"](names["model"], names["args"], train_dataset=ROWS)
     one.train(resume_from_checkpoint=True)
     assert one.state.global_step == 8
+    losses = []
+    for steps in (4, 8):  # in one directory: the second goes on
+        names["args"] = arguments("adapters", max_steps=steps, save_total_limit=None)
+        names["model"] = language_model()
+        exec(with_peft + resumed, names)
+        losses.append([row["step"] for row in names["trainer"].state.log_history if "loss" in row])
+        assert names["is_begun"] == (steps == 8)
+    assert losses == [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8]]
+    loaded = PeftModel.from_pretrained(language_model(), Path("adapters", "checkpoint-8"))
+    assert state(loaded) == state(names["adapted"])
+
+
+@pytest.mark.parametrize("kind", ["protected", "stock"])
+def test_the_page_says_which_files_of_a_folder_are_checked_before_a_run_resumes_from_it(tmp_path, kind):
+    rows = re.findall(r"^\| (`.+|what a .+) \| (.+) \| (.+) \|$", page("transformers"), re.MULTILINE)
+    said = {name: (ours, stock) for names, ours, stock in rows for name in re.findall(r"`([\w.]+)`", names)}
+    one = trained(tmp_path / "run", adapted())
+    folder = tmp_path / "run" / "checkpoint-4"
+    if kind == "stock":
+        shutil.rmtree(folder / ".marlin")
+    needed = transformers.needed(save_only_model=False)
+    assert not transformers.verify(str(folder), needed).status.is_bad
+    for name in sorted({path.name for path in folder.iterdir() if path.is_file()}):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])  # no format takes half a file
+        is_noticed = transformers.verify(str(folder), needed).status.is_bad
+        (folder / name).unlink()
+        is_missed = transformers.verify(str(folder), needed).status.is_bad
+        (folder / name).write_bytes(data)
+        text = said[name][kind == "stock"]
+        assert is_missed == ("has to be there" in text or text == "CRC32"), name
+        assert is_noticed == (text != "not looked at"), name
+    assert one.state.global_step == 4

@@ -2,11 +2,11 @@
 
 import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import age, metrics, size, spark
+from marlin_ckpt.cli.text import age, count, metrics, size, some, spark
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats.verdicts import Inspection
@@ -15,12 +15,15 @@ from marlin_ckpt.operations.listing import metric_by_run, run_of
 _COMPLETE = {True: "yes", False: "no", None: "?"}
 
 
-def show(found: Sequence[Inspection], directory: str, *, now_s: float, by_run: bool) -> None:
+def show(
+    found: Sequence[Inspection], directory: str, shown: Collection[str], *, now_s: float, by_run: bool
+) -> None:
     """Prints a row for each file.
 
     Args:
         found: the files.
         directory: the one that they were found in.
+        shown: the names of the metrics to print.
         now_s: the time, in seconds since 1970, that ages are counted to.
         by_run: add a column for the run, where there are several.
     """
@@ -29,18 +32,26 @@ def show(found: Sequence[Inspection], directory: str, *, now_s: float, by_run: b
         return
     several = by_run and len({run_of(one)[1] for one in found} - {""}) > 1
     titles = ["run", "index", "kind", "size", "age", "metrics", "complete", "file"]
-    rows = [_row(one, directory, now_s, with_run=several) for one in found]
+    rows = [_row(one, directory, shown, now_s, with_run=several) for one in found]
     output.table(titles, rows, {"index", "size", "age"})
 
 
-def _row(one: Inspection, directory: str, now_s: float, *, with_run: bool) -> list[str]:
+def tell_of_more(known: Sequence[str], shown: Collection[str]) -> None:
+    """Says which metrics the table leaves out."""
+    if more := [name for name in known if name not in shown]:
+        output.talk(f"hint: {count(len(more), 'more metric')}, --metric NAME prints one: {some(more)}")
+
+
+def _row(
+    one: Inspection, directory: str, shown: Collection[str], now_s: float, *, with_run: bool
+) -> list[str]:
     return [
         (escape(run_of(one)[1]) or "-") if with_run else "",
         "-" if one.entry.index is None else str(one.entry.index),
         str(one.kind),
         size(one.entry.size_bytes),
         age(now_s - one.written_s),
-        metrics(one.metrics),
+        metrics({name: value for name, value in one.metrics.items() if name in shown}),
         _COMPLETE[one.complete] + (f": {escape(one.reason)}" if one.reason else ""),
         escape(os.path.relpath(one.entry.path, directory)),
     ]

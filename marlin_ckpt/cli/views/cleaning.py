@@ -40,11 +40,12 @@ def retain(how: How, plan: RetentionPlan, rest: Plan, rules: RetentionArguments,
 
     Raises:
         CheckpointNotFoundError: the run has no checkpoint.
+        ArgumentsError: no checkpoint has the metric of a rule.
         MarlinError: nothing would be kept, or the answer to the question was no.
     """
     if run_id is not None and all(one.candidate.run_id != run_id for one in plan.decisions):
         raise CheckpointNotFoundError(f"no checkpoint of run {run_id}", how.directory)
-    refuse_what_keeps_nothing(plan.decisions, rules, "add --keep-last 1 to keep the newest alone")
+    refuse_what_keeps_nothing(plan, rules, "add --keep-last 1 to keep the newest alone")
     asks = how.asks and output.can_ask() and not how.json
     if asks:
         _table(plan.decisions, how.directory)

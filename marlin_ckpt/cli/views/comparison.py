@@ -1,6 +1,6 @@
 """The differences that `diff` found between two files."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from marlin_ckpt.cli import output
@@ -32,17 +32,27 @@ def show(paths: tuple[str, str], found: Comparison, *, with_same: bool, each: bo
         output.data(f"value  {escape(value.name)}  {before} -> {after}")
     for one in found.tensors if with_same else found.differing:
         if one.distance is None:
-            output.data(f"{one.change}  {escape(one.name)}  {_change(one)}")
+            output.data(f"{one.change}  {escape(_named(one.name, found.parameters))}  {_change(one)}")
     if each:
         changed = [one for one in found.tensors if one.distance]
-        _table("type", "tensor", [(_kind(one.after), one.name, one.distance) for one in changed])
-    layers = [(f"{one.changed} of {one.tensors}", one.name or "-", one.distance) for one in found.layers]
+        tensors = [(_kind(one.after), _named(one.name, found.parameters), one.distance) for one in changed]
+        _table("type", "tensor", tensors)
+    layers = [
+        (f"{one.changed} of {one.tensors}", _named(one.name, found.parameters) or "-", one.distance)
+        for one in found.layers
+    ]
     _table("tensors", "layer", layers)
     counts = ", ".join(f"{number} {kind}" for kind, number in found.counts.items() if number)
     summary = f"{count(len(found.tensors), 'tensor')}: {counts or 'none to compare'}"
     if found.values:
         summary += f"; {count(len(found.values), 'other value')} differ{'s' * (len(found.values) == 1)}"
     output.talk(summary)
+
+
+def _named(name: str, parameters: Mapping[str, str]) -> str:
+    """A name, with that of the parameter beside it if it is of an optimizer that numbers its parameters."""
+    parameter = parameters.get(name) or parameters.get(name.rpartition(".")[0])
+    return f"{name} ({parameter})" if parameter else name
 
 
 def _from_difference(value: ValueDifference) -> tuple[str, str]:

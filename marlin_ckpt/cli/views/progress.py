@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from marlin_ckpt.checkpointer.hooks import hooks_of
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import log, output
 from marlin_ckpt.cli.terminal import RunBar
 from marlin_ckpt.cli.text import duration, size
 from marlin_ckpt.cli.views import checkpoints, removals, run
+from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats import inspection
 from marlin_ckpt.operations.starting import Start
-from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.reports import FailedSave, SaveReport
 from marlin_ckpt.training.preemption import Preempted
 from marlin_ckpt.training.trainer import Trainer
 
@@ -36,18 +37,21 @@ class RunProgress:
         """
         self.has_news = False
         self._quiet = quiet
+        self._log = log.SavesFirst()
         self._bar = RunBar(is_shown=output.is_terminal() and not quiet)
         self._began_s = self._epoch_began_s = time.monotonic()
-        self._epoch_steps = 0
+        self._steps = self._epoch_steps = 0
         self._saved: dict[str, None] = {}
         self._saves: list[SaveReport] = []
         self._metrics: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         self._bar.start()
+        self._log.__enter__()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._log.__exit__()
         self._bar.stop()
         if isinstance(error, (KeyboardInterrupt, Preempted)):
             is_term = isinstance(error, Preempted) and error.signal == signal.SIGTERM
@@ -66,6 +70,7 @@ class RunProgress:
 
     def on_global_step(self, global_step: int, loss: float) -> None:  # noqa: ARG002 - the observer's interface
         """Moves the line on."""
+        self._steps += 1
         self._epoch_steps += 1
         self._bar.step(f"loss {loss:.4f}", self._speed())
 
@@ -87,6 +92,7 @@ class RunProgress:
         self._bar.saved(os.path.basename(path))
         if is_new and not self._quiet:
             output.talk(f"saved {escape(path)}{'' if report is None else _costs(report)}")
+        self._log.shown(path)
 
     def _speed(self) -> str:
         elapsed_s = time.monotonic() - self._epoch_began_s
@@ -97,16 +103,19 @@ class RunProgress:
         overhead = hooks_of(trainer.checkpointer).overhead()
         files = [inspection.inspect(entry) for path in self._saved if (entry := catalog.entry(path))]
         removed: list[Removal] = getattr(trainer.checkpointer, "removed", list)()  # a user's may have none
+        failed: list[FailedSave] = getattr(trainer.checkpointer, "failed_saves", list)()
         return {
             "run_id": getattr(trainer.checkpointer, "run_id", None),
             "resumed_from": start.resumes_from or None,
             "epochs": trainer.last_epoch + 1,
             "global_steps": trainer.global_steps_finished,
+            "steps_trained": self._steps,
             "seconds": round(time.monotonic() - self._began_s, 3),
             "metrics": self._metrics,
             "files": [checkpoints.checkpoint(one) for one in files],
             "removed": [removals.removal(one) for one in removed],
             "saves": [run.save(one) for one in self._saves],
+            "failed_saves": [facts(one, "path", "error") for one in failed],
             "overhead": None if overhead is None else round(overhead, 6),
         }
 

@@ -17,7 +17,7 @@ def announce(start: Start, *, quiet: bool) -> None:
     where = escape(start.save_dir)
     for reason in start.skipped:
         output.talk(f"warning: passed over {escape(reason)}")
-    if start.resumes_from and not quiet:
+    if start.resumes_from and not (start.is_bad or quiet):
         output.talk(f"resuming from {escape(start.resumes_from)}")
     if start.runs:
         saved_last = escape(start.runs[0])
@@ -52,6 +52,8 @@ def show(report: dict[str, Any]) -> None:
     wrote = f"{count(len(files) + len(own), 'file')} written, {size(total)}"
     wrote += f", {len(own)} of them removed" if own else ""
     wrote += f", {len(gone) - len(own)} earlier removed" if len(gone) > len(own) else ""
+    failed = len(report["failed_saves"])
+    wrote += f"; {count(failed, 'save')} failed" if failed else ""
     share = "" if report["overhead"] is None else f"; saves cost {report['overhead']:.1%} of the time"
     run_id = escape(str(report["run_id"]))  # from the file that the run continued from
     output.talk(f"run {run_id}: {epochs}, {steps}, {report['seconds']:.1f} s; {wrote}{share}")

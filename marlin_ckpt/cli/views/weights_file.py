@@ -20,10 +20,12 @@ def show(done: Exported) -> None:
         output.talk(f"left out, without the prefix: {tensors}")
     if done.values_left_out:
         output.talk(f"left out: {count(done.values_left_out, 'value')} besides the tensors")
-    shared = f", {len(done.shared)} of them other names of another" * bool(done.shared)
     state = escape(done.state) or "the whole state"
-    tensors = count(done.tensors, "tensor") + shared
+    tensors = count(done.tensors - len(done.shared), "tensor")
     output.talk(f"wrote {escape(done.path)}: {state}, {tensors}, {size(done.size_bytes)}")
+    if done.shared:
+        pairs = some([f"{name} is {first}" for name, first in sorted(done.shared.items())])
+        output.talk(f"tied weights, written once: {pairs}")
 
 
 def document(paths: Sequence[str], done: Exported) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Keeper:
         if missing := {rule.metric for rule in args.keep.best_rules()} - metrics - self._warned_of:
             self._warned_of |= missing
             self._logger.warning("%s has no metric %s to keep it by.", path, ", ".join(sorted(missing)))
-        self._remove(args, run_id, {path: "just saved"})
+        self._remove(args, run_id, {path: "just saved"}, after_save=path)
 
     def make_room(self, args: DefaultCheckpointerArguments, run_id: str) -> bool:
         """Removes what the rules let go already; returns whether that has freed anything."""
@@ -57,7 +57,9 @@ class Keeper:
             pinned[os.fspath(args.resume_from)] = "the run goes on from it"
         return self._remove(args, run_id, pinned) > 0
 
-    def _remove(self, args: DefaultCheckpointerArguments, run_id: str, pinned: dict[str, str]) -> int:
+    def _remove(
+        self, args: DefaultCheckpointerArguments, run_id: str, pinned: dict[str, str], after_save: str = ""
+    ) -> int:
         rules = args.keep
         if not isinstance(rules, RetentionArguments):
             return 0
@@ -83,7 +85,9 @@ class Keeper:
             return 0
         outcome = removing.carry_out(plan.removal)
         for removal in outcome.removed:
-            self._logger.info("Removed %s: %s.", removal.path, removal.reason)
+            # Which save led to it: whoever shows the saves, too, shows that one first.
+            because = {"after_save": after_save}
+            self._logger.info("Removed %s: %s.", removal.path, removal.reason, extra=because)
             self.removed.append(removal)
         for failure in outcome.failures:
             self._logger.warning("Could not remove %s: %s", failure.path, failure.error)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from marlin_ckpt.directory import lease, removing
 from marlin_ckpt.directory.retention.decide import Decision
-from marlin_ckpt.directory.retention.plan import Keeping
+from marlin_ckpt.directory.retention.plan import Keeping, RetentionPlan
 from marlin_ckpt.directory.search import Series
 from marlin_ckpt.errors import MarlinError
-from marlin_ckpt.keep import RetentionArguments
+from marlin_ckpt.keep import RetentionArguments, unknown_metric
 from marlin_ckpt.reports import Pruning
 from marlin_ckpt.storage.local import publishing
 
@@ -26,7 +26,7 @@ def prune(series: Series, rules: RetentionArguments, *, dry_run: bool) -> Prunin
         CheckpointNotFoundError: there is no such directory.
         DirectoryInUseError: a trainer saves there.
         StorageError: it cannot be read.
-        MarlinError: see `refuse_what_keeps_nothing`.
+        MarlinError, ArgumentsError: see `refuse_what_keeps_nothing`.
     """
     link = series.directory if os.path.islink(series.directory.rstrip("/")) else ""
     plan = Keeping().plan(
@@ -37,7 +37,7 @@ def prune(series: Series, rules: RetentionArguments, *, dry_run: bool) -> Prunin
         extension=series.extension,
         run_id=series.run_id,
     )
-    refuse_what_keeps_nothing(plan.decisions, rules, "add last=1 to keep the newest alone")
+    refuse_what_keeps_nothing(plan, rules, "add last=1 to keep the newest alone")
     if dry_run:
         outcome = removing.Outcome(plan.removal.removals, plan.removal.unreadable)
     else:
@@ -69,23 +69,23 @@ def make_newest_durable(decisions: Iterable[Decision]) -> None:
             publishing.make_durable(one.candidate.path)
 
 
-def refuse_what_keeps_nothing(decisions: Iterable[Decision], rules: RetentionArguments, hint: str) -> None:
+def refuse_what_keeps_nothing(plan: RetentionPlan, rules: RetentionArguments, hint: str) -> None:
     """Takes rules by which nothing would be kept for a slip.
 
     Args:
-        decisions: by the rules.
+        plan: by the rules.
         rules: what to keep.
         hint: how to keep the newest checkpoint alone.
 
     Raises:
-        MarlinError: they would remove all but what stays anyway, or name a metric that no checkpoint has.
+        MarlinError: they would remove all but what stays anyway.
+        ArgumentsError: they name a metric that no checkpoint has.
     """
-    counted = [one for one in decisions if not one.candidate.apart]
+    counted = [one for one in plan.decisions if not one.candidate.apart]
     for rule in rules.best_rules():
         known = {name for one in counted for name in one.candidate.metrics}
         if counted and rule.metric not in known:
-            there = f"they have {', '.join(sorted(known))}" if known else "they have none"
-            raise MarlinError(f"refused: no checkpoint has the metric {rule.metric}", "", there)
+            raise unknown_metric(rule.metric, known, plan.removal.directory)
     if any(not one.keep for one in counted) and not any(one.is_wanted for one in counted):
         number = f"{len(counted)} checkpoint{'s' * (len(counted) != 1)}"
         raise MarlinError(f"refused: no rule keeps any of {number}", "", hint)

@@ -1,10 +1,11 @@
 """Which optimizer a state_dict is of; it carries no name, but the keys of its groups tell."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from marlin_ckpt.formats.content.node import Node, NodeKind
-from marlin_ckpt.formats.pickle.labels import join
+from marlin_ckpt.formats.pickle.labels import join, key_text
 
 # Keys of a group that no other optimizer of torch.optim has together, most telling first; torch 2.13. Older
 # versions lack some keys, which are therefore not asked for.
@@ -44,6 +45,31 @@ def find_optimizers(root: Node) -> list[Optimizer]:
     return [
         _optimizer(name, parts) for name, parts in _mappings(root) if {"state", "param_groups"} <= {*parts}
     ]
+
+
+def parameter_names(root: Node, known: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, str]:
+    """The names of the parameters whose state optimizers keep, as far as the file has them.
+
+    Args:
+        root: of the file.
+        known: what the manifest says: for the place of an optimizer's state, the names of each group.
+
+    Returns:
+        the name of the parameter, by the place of what is kept for it: `trainer_state.optimizers[0].state.3`.
+    """
+    found = {}
+    for place, groups in known.items():
+        for number, name in enumerate(itertools.chain.from_iterable(groups)):
+            found[f"{place}.state.{number}"] = name
+    for place, parts in _mappings(root):
+        for group in parts["param_groups"].children if {"state", "param_groups"} <= {*parts} else ():
+            values = {child.key: child.value for child in group.children}
+            numbers, names = values.get("params"), values.get("param_names")  # the second since torch 2.6
+            if isinstance(numbers, list) and isinstance(names, list):
+                for number, name in zip(numbers, names, strict=False):
+                    if isinstance(name, str):
+                        found[join(place, f"state.{key_text(number)}")] = name
+    return found
 
 
 def _mappings(root: Node) -> Iterator[tuple[str, dict[str, Node]]]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 
 from marlin_ckpt.directory import catalog
-from marlin_ckpt.directory.newest import is_passed_over
+from marlin_ckpt.directory.newest import is_passed_over, none_is_intact
 from marlin_ckpt.errors import CheckpointNotFoundError, CorruptCheckpointError, MarlinError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.formats import verification
@@ -150,7 +150,7 @@ def start(directory: str, pattern: re.Pattern[str], judge: Judge) -> str:
     found = newest(paths, judge, log_passed_over)
     if found is None:
         hint = "the log says why; move them elsewhere to begin anew"
-        raise CorruptCheckpointError(f"none of {len(paths)} checkpoints is intact", directory, hint)
+        raise CorruptCheckpointError(none_is_intact(len(paths)), directory, hint)
     return accepted(found)
 
 

@@ -7,7 +7,14 @@ import stat
 from collections.abc import Callable
 
 from marlin_ckpt.errors import StorageError
-from marlin_ckpt.storage.local.files import close_quietly, closing, doing, sync_open_directory, take_access
+from marlin_ckpt.storage.local.files import (
+    NO_DIRECTORY,
+    close_quietly,
+    closing,
+    doing,
+    sync_open_directory,
+    take_access,
+)
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 DirectoryIdentity = tuple[int, int]
@@ -25,7 +32,7 @@ def open_top(text: str, *, follows: bool) -> int:
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read, or is a symbolic link that is not followed.
     """
-    with doing("cannot read the directory", text, missing="no such directory"):
+    with doing("cannot read the directory", text, missing=NO_DIRECTORY):
         try:
             top = os.open(text, DIRECTORY & ~os.O_NOFOLLOW if follows else DIRECTORY)
             try:

@@ -9,12 +9,13 @@ from typing import TypeVar
 
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError, Translating, drop_frames
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.storage.hints import instead_of_directory, instead_of_missing
 
 Result = TypeVar("Result")
 
 # What fchmod(2) says where a file system keeps no modes: all its files have those of the mount.
 _NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
-_MOST_NAMED = 5
+NO_DIRECTORY = "no such directory"
 _LONGEST_READ = 1 << 30  # bytes that one call is asked for; Linux gives 2 GiB at most: read(2)
 
 
@@ -52,7 +53,8 @@ def doing(action: str, path: str, missing: str = "") -> Translating:
             if not os.path.isabs(path):
                 check_working_directory()
             if missing:
-                raise CheckpointNotFoundError(missing, path) from error
+                hint = instead_of_missing(path, is_directory=missing == NO_DIRECTORY)
+                raise CheckpointNotFoundError(missing, path, hint) from error
         raise StorageError.of(action, path, error) from error
 
     return Translating(translate)
@@ -110,20 +112,10 @@ def open_source(path: str) -> Iterator[FileSource]:
         with doing("cannot read", path, missing="no such file"):
             fd = open_regular(path)
     except StorageError as error:
-        error.hint = error.hint or _files_in(path)
+        error.hint = error.hint or instead_of_directory(path)
         raise
     with closing(fd):
         yield FileSource(fd, path)
-
-
-def _files_in(path: str) -> str:
-    """What to type where a directory was named in place of a file: the largest in it; "" where it is none."""
-    with contextlib.suppress(OSError), os.scandir(path) as found:
-        sizes = {one.name: one.stat().st_size for one in found if one.is_file(follow_symlinks=False)}
-        names = sorted(sizes, key=lambda name: (-sizes[name], name))
-        some = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
-        return f"name a file in it: {some}" if names else ""
-    return ""
 
 
 def open_regular(path: PathText, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> int:

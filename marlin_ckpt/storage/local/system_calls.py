@@ -1,4 +1,4 @@
-"""System calls of a writer: O_DIRECT, space set aside, writeback, whole writes, names exchanged."""
+"""System calls of a writer: O_DIRECT, space set aside, writeback, whole writes, names exchanged, access."""
 
 import contextlib
 import ctypes
@@ -59,6 +59,21 @@ def write_all(fd: int, data: memoryview) -> None:
     """
     while data:
         data = data[os.write(fd, data) :]
+
+
+def check_access(path: str, mode: int) -> None:
+    """Checks that this process may do something with a path, as `os.access`, which does not say why not.
+
+    Args:
+        path: that a link may lead to.
+        mode: of access(2): `os.W_OK | os.X_OK`, say.
+
+    Raises:
+        OSError: it may not; EROFS on a file system that is mounted read-only, say.
+    """
+    if _LIBC.access(os.fsencode(path), mode):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), path)
 
 
 def exchange(directory_fd: int, one: str, other: str) -> None:

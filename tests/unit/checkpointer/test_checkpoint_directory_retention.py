@@ -185,7 +185,7 @@ def test_through_a_link_to_the_directory_saves_and_prune_remove_and_name_paths_a
 def test_prune_refuses_rules_that_keep_nothing_for_a_slip(tmp_path, dry_run):
     filled(tmp_path, {1: 0.1, 2: 0.2, 3: 0.3})
     for keep, text in (
-        (RetentionArguments(best=BestArguments("lss")), "no checkpoint has the metric lss"),
+        (RetentionArguments(best=BestArguments("lss")), "metric: no checkpoint in .* has 'lss'"),
         (RetentionArguments(every=100), "no rule keeps any of 3 checkpoints"),
     ):
         with pytest.raises(MarlinError, match=text) as caught:

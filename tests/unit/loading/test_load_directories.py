@@ -86,13 +86,24 @@ def test_of_formats_without_checksums_the_newest_is_loaded_with_a_warning(tmp_pa
     assert "cannot be verified" in caplog.text
 
 
-def test_where_all_are_damaged_the_newest_ones_error_is_raised(tmp_path):
-    for number in (1, 2):
+@pytest.mark.parametrize(
+    ("numbers", "says"), [((2,), "the only checkpoint is not"), ((1, 2), "none of 2 checkpoints is")]
+)
+@pytest.mark.parametrize(
+    "load", [marlin_ckpt.load, lambda path: marlin_ckpt.CheckpointDirectory(path).load()]
+)
+def test_where_all_are_damaged_the_newest_ones_error_is_raised_and_says_what_to_type(
+    tmp_path, numbers, says, load
+):
+    for number in numbers:
         save(tmp_path, f"model_{number}.pt")
         (tmp_path / f"model_{number}.pt").write_bytes((tmp_path / f"model_{number}.pt").read_bytes()[:-40])
     with pytest.raises(CorruptCheckpointError, match=r"model_2\.pt") as caught:
-        marlin_ckpt.load(tmp_path)
-    assert "none of 2 checkpoints" in caught.value.hint
+        load(tmp_path)
+    assert caught.value.hint == (
+        f"{says} intact: `marlin-ckpt verify {tmp_path}` says what is wrong with each, "
+        f"`marlin-ckpt salvage {tmp_path}/model_2.pt --output FILE` takes out what is left"
+    )
 
 
 def test_none_that_was_saved_is_a_state_as_any(tmp_path):

@@ -107,7 +107,7 @@ def test_a_directory_without_folders_has_nothing_to_start_from(tmp_path):
 
 def test_where_no_folder_is_good_that_is_an_error(tmp_path):
     stock(tmp_path, 5, STATE)
-    with pytest.raises(CorruptCheckpointError, match="none of 1 checkpoints is intact"):
+    with pytest.raises(CorruptCheckpointError, match="the only checkpoint is not intact"):
         folders.start(str(tmp_path), "", NEEDED)
 
 

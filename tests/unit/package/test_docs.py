@@ -29,8 +29,9 @@ def named(pages: list[Path]) -> list[object]:
 
 
 def python(page: Path) -> list[str]:
-    steps = read(page.read_text()).steps
-    return [step.body for step in steps if isinstance(step, Block) and step.language == "python"]
+    """The Python of a page but for what is saved as a file, which the page's commands run."""
+    blocks = (step for step in read(page.read_text()).steps if isinstance(step, Block))
+    return [block.body for block in blocks if block.language == "python" and not block.file]
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,7 @@ def _in_a_directory_with_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     filled("bad", {1: 0.5})
     flip("bad/model_1.pt")
     Path("empty").mkdir()
+    Path("blocked/model_0.pt").mkdir(parents=True)
     Path("other.pt").write_text("{}\n")
     torch.save({"a": torch.ones(2)}, "a.pt")
 
@@ -115,12 +116,20 @@ def _step(does: str) -> Callable[[pytest.MonkeyPatch], None]:
 _TRAIN = "train --config run.yaml --quiet"
 # What ends as a row of the page says: a command line, and what is to be so before.
 ENDS: dict[tuple[str, int], list[tuple[str, Callable[[pytest.MonkeyPatch], None] | None]]] = {
+    ("train", 0): [
+        (f"{_TRAIN} --set checkpointer.save_dir=blocked --set checkpointer.on_save_error=warn", None),
+        (f"{_TRAIN} --set checkpointer.save_dir=whole", None),
+        (f"{_TRAIN} --set checkpointer.save_dir=whole --resume", None),
+    ],
     ("train", 1): [(_TRAIN, _step("raise ValueError"))],
     ("train", 2): [
         (f"{_TRAIN} --set trainer.epochs=x", None),
         (f"{_TRAIN} --set checkpointer.save_dir=saved", None),
     ],
     ("train", 3): [(f"{_TRAIN} --resume --set checkpointer.save_dir=bad", None)],
+    ("train", 4): [
+        (f"{_TRAIN} --set checkpointer.load_dir=saved --set checkpointer.load_filename=x.pt", None)
+    ],
     ("train", 130): [(_TRAIN, _step("os.kill(os.getpid(), 2)"))],
     ("train", 143): [(_TRAIN, _step("os.kill(os.getpid(), 15)"))],
     ("prove-resume", 3): [("prove-resume --config run.yaml --quiet", _differing)],

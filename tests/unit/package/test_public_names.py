@@ -29,6 +29,7 @@ PUBLIC_NAMES = [
     "DefaultCheckpointer",
     "DefaultCheckpointerArguments",
     "DirectoryInUseError",
+    "FailedSave",
     "Fault",
     "Format",
     "Kind",

@@ -123,6 +123,15 @@ def test_building_writes_just_the_parts_that_pages_include(repository: Path, tmp
     assert sorted(included) == sorted(one.name for one in tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["api", "commands", "json", "yaml"])
+def test_a_page_that_is_whole_on_the_site_alone_says_at_its_top_how_to_build_it(
+    repository: Path, name: str
+) -> None:
+    top = (repository / f"docs/reference/{name}.md").read_text()[:400]
+    assert "`make docs`" in top
+    assert f"`build/docs/reference/{name}.html`" in top
+
+
 def test_each_public_name_is_on_the_page_of_the_api_exactly_once(repository: Path) -> None:
     page = (repository / "docs/reference/api.md").read_text()
     assert ".. currentmodule:: marlin_ckpt\n" in page

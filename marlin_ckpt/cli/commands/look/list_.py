@@ -24,17 +24,23 @@ def list_(
         str | None, option("--since", "T", "Only files of the last 12h or 7d, or since a date.")
     ] = None,
     spark: Annotated[str | None, option("--spark", "METRIC", "Also draw a metric over the index.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        option("--metric", "NAME", "Print this metric, in place of the usual ones; may be repeated."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the checkpoints of a directory.
 
     Each line has the index, kind, size, age (from the manifest, else the file's time) and metrics, and
     whether the file is complete. For that only the structure is read; verify reads the data. With --recursive
-    the files are grouped by run.
+    the files are grouped by run. Of more than four metrics, four at most are printed: losses, and those of
+    evaluations. --json has all.
     """
     from marlin_ckpt.cli.views import checkpoints as view
     from marlin_ckpt.directory import catalog
-    from marlin_ckpt.formats.inspection import inspect
+    from marlin_ckpt.formats.inspection import inspect, metric_names
+    from marlin_ckpt.keep import unknown_metric
     from marlin_ckpt.naming import EXTENSIONS
     from marlin_ckpt.operations import listing
 
@@ -47,19 +53,23 @@ def list_(
     everything = [
         inspect(entry) for entry in catalog.find(directory, prefix=prefix, extension=ext, recursive=recursive)
     ]
-    metric = None if sort in listing.KEYS else sort
-    for name, given in ((best_by and best_by[0], "--best"), (spark, "--spark"), (metric, "--sort")):
-        if name and everything and not listing.has_metric(everything, name):
-            raise typer.BadParameter(f"no file in {directory} has a metric {name!r}", param_hint=given)
+    ordering = [*(best_by or ())[:1], *({sort} - {*listing.KEYS})]
+    known = metric_names(everything)
+    for name in (*ordering, *([spark] if spark else ()), *(metric or ())):
+        if everything and name not in known:
+            raise unknown_metric(name, known, directory)
     found = listing.arrange(everything, by=sort, best=best_by, since=since_s, by_run=recursive)
     if json:
         output.document(view.document(directory, found))
         return
-    view.show(found, directory, now_s=now_s, by_run=recursive)
+    shown = metric or listing.usual_metrics(metric_names(found), ordering)
+    view.show(found, directory, shown, now_s=now_s, by_run=recursive)
     others = [] if everything else [
         f"--ext {one}" for one in EXTENSIONS
         if one != ext and catalog.find(directory, prefix=prefix, extension=one, recursive=recursive)
     ]  # fmt: skip
+    if not metric:
+        view.tell_of_more(metric_names(found), shown)
     if others:
         output.talk(f"hint: there are files with {' or '.join(others)}")
     if spark is not None:
