@@ -27,7 +27,6 @@ _MOST_NAMES = 3
 _FOREIGN = {
     (".metadata",): "torch.distributed.checkpoint.load reads it",
     ("trainer_state.json",): "the Trainer of Transformers reads it: resume_from_checkpoint",
-    ("random_states_0.pkl",): "accelerator.load_state of Accelerate reads it",
     ("model.safetensors.index.json",): "from_pretrained of Transformers reads it; or load each of its files",
     ("pytorch_model.bin.index.json",): "from_pretrained of Transformers reads it; or load each of its files",
     ("config.json", "model.safetensors"): "load its model.safetensors",

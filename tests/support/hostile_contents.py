@@ -174,5 +174,18 @@ def outlines() -> list[Hostile]:
         "bare pickle: bytes of 2^63": pickles.PROTOCOL + b"\x8e" + b"\xff" * 7 + b"\x7f" + b"1234.",
     }
     made += [Hostile(title, data, group="looking") for title, data in bare.items()]
+    classes = b"class Net(Module):\n  __parameters__ = []\n" * 100_000 + b"class Net(Module):\n  " * 100_000
+    crowd = imported("__torch__", "Net") + b"q\x060" + _NOTHING + b"](" + b"h\x06)\x81h\x05b" * 90_000 + b"e"
+    scripts = {
+        "classes without end": state(imported("__torch__", "Net") + b")\x81}b"),
+        "one state of nothing in 90,000 modules": state(crowd),
+    }
+    made += [
+        Hostile(f"TorchScript: {title}", zipped([
+            *entries(data), Entry(b"archive/constants.pkl", b"\x80\x02)."),
+            Entry(b"archive/code/__torch__.py", classes),
+        ]), group="looking")
+        for title, data in scripts.items()
+    ]  # fmt: skip
     two = [*entries(), Entry(b"archive/data/../data.pkl", bytes(16)), Entry(b"../../etc/passwd", bytes(4))]
     return [*made, Hostile("records with .. in their names", zipped(two), group="looking")]

@@ -10,11 +10,13 @@ from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats import bare, legacy
 from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
 from marlin_ckpt.formats.content.node import Node, NodeKind
-from marlin_ckpt.formats.content.tree import Builder
+from marlin_ckpt.formats.content.tree import Builder, FindModule
 from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.pickle.modules import module_of
 from marlin_ckpt.formats.pickle.permissions import python_3_name
 from marlin_ckpt.formats.pickle.reader import unpickling
+from marlin_ckpt.formats.pickle.scripted import ScriptedModules, is_own
 from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.pickle.views import View
 from marlin_ckpt.formats.safetensors import header as safetensors
@@ -30,6 +32,7 @@ __all__ = ["METADATA", "Contents", "Node", "NodeKind", "TensorInfo", "read_conte
 # Of a storage's data: where it starts, how many bytes it has, their order, and the record if it is deflated.
 _Place = tuple[int, int, str, Record | None]
 METADATA = "__metadata__"  # under which the texts of a safetensors file are in the tree, as in its header
+_MOST_CODE = 32 << 20  # bytes of the texts of a TorchScript archive's classes
 _LONGEST_ORDER = 16  # bytes of the record `byteorder`, which says little or big
 
 
@@ -70,6 +73,11 @@ class Contents(NamedTuple):
         )
 
     @property
+    def is_torch_script(self) -> bool:
+        """Whether it is an archive of `torch.jit.save`, which `torch.jit.load` reads."""
+        return self.container is not None and reader.is_torch_script(self.container)
+
+    @property
     def manifest(self) -> Manifest | None:
         """The manifest; None if marlin-ckpt did not write the file, and of a folder."""
         return None if self.container is None else self.container.manifest
@@ -99,15 +107,17 @@ class _Data(NamedTuple):
         format: of the file.
         place_of: finds it by the key of a storage.
         container: of a zip.
+        find_module: makes out its modules.
     """
 
     format: Format
     place_of: Callable[[str], _Place]
     container: Container | None = None
+    find_module: FindModule = module_of
 
 
 def _of_zip(source: Source) -> Contents:
-    container = reader.read_saved(source)
+    container = reader.read_container(source)
     records = container.by_label
     record = records["data.pkl"]
     file = io.BytesIO()
@@ -127,7 +137,26 @@ def _of_zip(source: Source) -> Contents:
         deflated = None if data.deflated_bytes is None else data
         return container.data_offsets[data.name], data.size, order, deflated
 
-    return _of_pickle(source, state, unpickler, _Data(Format.ZIP, place_of, container))
+    data = _Data(Format.ZIP, place_of, container)
+    if reader.is_torch_script(container):
+        data = data._replace(find_module=ScriptedModules(_code_of(source, container)).find)
+    return _of_pickle(source, state, unpickler, data)
+
+
+def _code_of(source: Source, container: Container) -> Callable[[str], str]:
+    """Reads texts of the classes of a TorchScript archive, no more in all than the code of any has."""
+    left = _MOST_CODE
+    records = container.by_label
+
+    def read(name: str) -> str:
+        nonlocal left
+        record = records.get(f"code/{name}")
+        if record is None or record.size > left:
+            return ""
+        left -= record.size
+        return read_record(source, container, record).decode("utf-8", "replace")
+
+    return read
 
 
 def _order(source: Source, container: Container) -> str:
@@ -161,9 +190,11 @@ def _of_pickle(source: Source, state: Any, unpickler: StubReader, data: _Data) -
         key = view.storage.key
         return TensorInfo(name, view.dtype, view.shape, view.stride, view.offset, key, *data.place_of(key))
 
-    builder = Builder(make_tensor, unpickler.budget)
+    builder = Builder(make_tensor, unpickler.budget, data.find_module)
     root = builder.build(state)
-    imports = sorted({".".join(python_3_name(*name)) for name in unpickler.names})
+    is_script = data.container is not None and reader.is_torch_script(data.container)
+    names = [name for name in unpickler.names if not (is_script and is_own(name[0]))]
+    imports = sorted({".".join(python_3_name(*name)) for name in names})
     return Contents(
         source.path, data.format, source.size_bytes, root, tuple(builder.tensors), tuple(imports),
         tuple(sorted(builder.numpy_types)), data.container,

@@ -19,6 +19,7 @@ from marlin_ckpt.storage.source import Source
 
 _MOST_KEYS = 5
 MODEL = "a model file"
+_STRANGERS = {Format.SAFETENSORS: "a safetensors file", Format.PICKLE: "a bare pickle"}
 
 
 def is_checkpoint(payload: Any) -> bool:
@@ -49,20 +50,18 @@ def other_content(entry: Entry) -> str:
 
 
 def _other_content(source: Source) -> str:
-    if format_of(source) is Format.PICKLE:
-        return "a bare pickle"
+    if said := _STRANGERS.get(format_of(source)):
+        return said
     if (manifest := open_format(source).inspect(source).manifest) is not None:
         return "" if manifest.kind is Kind.CHECKPOINT else MODEL
     found = contents.read_contents(source)
-    if found.format is Format.SAFETENSORS:
-        return "a safetensors file"
     root = found.root
     if is_checkpoint(root.origin):
         return ""
     if root.kind is contents.NodeKind.MAPPING:
         are_tensors = all(one.kind is contents.NodeKind.TENSOR for one in root.children)
         return described([one.key for one in root.children], are_tensors=are_tensors)
-    return f"a pickled {root.label or root.kind}"
+    return "a TorchScript archive" if found.is_torch_script else f"a pickled {root.label or root.kind}"
 
 
 def described(keys: Collection[Any], *, are_tensors: bool) -> str:

@@ -27,7 +27,7 @@ _MOST_DEPTH = 200
 _LARGE = 1_000  # entries of a mapping that is one value if all of them are plain: a vocabulary, say
 _TOO_DEEP = f"nested deeper than {_MOST_DEPTH}"
 _ROWS = (list, tuple, set, frozenset)
-_FindModule = Callable[[Any, Callable[[int], None]], Module | None]
+FindModule = Callable[[Any, Callable[[int], None]], Module | None]
 
 
 class _Inside(NamedTuple):
@@ -63,7 +63,7 @@ class Builder:
         self,
         make_tensor: Callable[[str, View], TensorInfo],
         budget: Budget,
-        find_module: _FindModule = module_of,
+        find_module: FindModule = module_of,
     ) -> None:
         self.tensors: list[TensorInfo] = []
         self.numpy_types: set[str] = set()

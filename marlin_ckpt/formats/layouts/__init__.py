@@ -5,6 +5,7 @@ A layout is a module of its own with one value, registered here; discovery, rete
 
 - `layout`: the Protocol, and the names in a folder that a layout is recognised by.
 - `folder`: files of any kind, listed with their checksums by a manifest of ours.
+- `accelerate`: states of Accelerate, by any name.
 - `hugging_face`: weights as `save_pretrained` writes them, in one file or in shards with an index.
 - `parts`: what other tools' folders have in common: a `Makeup` says which file holds which state.
 - `members`: opening the files of a folder, and never one outside of it.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from marlin_ckpt import naming
 from marlin_ckpt.entries import Entry
+from marlin_ckpt.formats.layouts.accelerate import AccelerateLayout
 from marlin_ckpt.formats.layouts.folder import FolderLayout
 from marlin_ckpt.formats.layouts.hugging_face import HuggingFaceLayout
 from marlin_ckpt.formats.layouts.layout import Layout, Names
@@ -29,7 +31,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Layout", "Names", "is_foreign", "layout_of", "layouts", "named", "of", "recognise", "register"]
 
-_known: dict[str, Layout] = {one.name: one for one in (FolderLayout(), HuggingFaceLayout())}
+_known: dict[str, Layout] = {
+    one.name: one
+    for one in (
+        FolderLayout(),
+        AccelerateLayout(),
+        HuggingFaceLayout(),
+    )
+}
 
 
 def register(layout: Layout) -> None:

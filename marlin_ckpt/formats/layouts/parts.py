@@ -7,7 +7,7 @@ files that says what belongs together and what is missing. What can be asked of 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from marlin_ckpt.formats.zip.records import OnBytes
     from marlin_ckpt.naming import FileName
     from marlin_ckpt.storage.store import Store
+
+_MOST_GAPS = 4096  # no run has had more ranks that are missing; a name may have any number
 
 
 class Part(NamedTuple):
@@ -121,3 +123,14 @@ class ToolLayout(Layout):
 def listed(names: Sequence[str], most: int = 3) -> str:
     """A few of some names, and whether there are more."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def gaps(numbers: Collection[int]) -> list[int]:
+    """The numbers from 0 on that are missing before the greatest of some; not more than a few thousand."""
+    last = max(numbers, default=0)
+    return [one for one in range(min(last, _MOST_GAPS)) if one not in numbers]
+
+
+def folders_of(folder: Folder) -> list[str]:
+    """The names of the folders directly in a folder that have files in them, sorted."""
+    return sorted({name.partition("/")[0] for name in folder.items if "/" in name})

@@ -10,6 +10,7 @@ What the stubs mean:
     views: which of them are tensors, and what shape, dtype and storage each has.
     storages: which tensors are in which record, and a pickle without the tensors of lost records.
     modules: which of them are modules that were pickled whole, and what belongs to their state.
+    scripted: which of them are modules of a TorchScript archive.
     plain: the bytes and sets that stubs stand for, in whatever protocol they were written.
     ndarrays: which of them are arrays and numbers of NumPy, and what shape and dtype each has.
     labels: names and values as short texts.

@@ -65,9 +65,16 @@ def read_container(source: Source, *, every_header: bool = True) -> Container:
 def read_saved(source: Source) -> Container:
     """Reads the container of a state; raises as `read_container`, also for a TorchScript archive."""
     container = read_container(source)
-    if _TORCH_SCRIPT in container.by_label:
-        raise NotACheckpointError("not a checkpoint but a TorchScript archive", source.path)
+    if is_torch_script(container):
+        what = "not a checkpoint but a TorchScript archive"
+        hint = "torch.jit.load reads it, and runs its code; `marlin-ckpt export` takes its weights out"
+        raise NotACheckpointError(what, source.path, hint)
     return container
+
+
+def is_torch_script(container: Container) -> bool:
+    """Whether it is what `torch.jit.save` writes."""
+    return _TORCH_SCRIPT in container.by_label
 
 
 def _has_pickle(directory: Directory) -> bool:

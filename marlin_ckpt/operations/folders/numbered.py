@@ -12,7 +12,7 @@ from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.newest import is_passed_over, none_is_intact
 from marlin_ckpt.errors import CheckpointNotFoundError, CorruptCheckpointError, MarlinError
 from marlin_ckpt.escaping import get_logger
-from marlin_ckpt.formats import verification
+from marlin_ckpt.formats import layouts, verification
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.verdicts import Status, Verdict
@@ -85,12 +85,13 @@ def verify(path: str, missing: Missing) -> Verdict:
         CheckpointNotFoundError: it has vanished.
         StorageError: it cannot be read.
     """
-    if entry := catalog.entry(path):
-        return verification.verify(entry)
-    names = files_in(path)
-    if gone := missing(names):
-        return Verdict(path, Status.INCOMPLETE, f"{gone} is missing")
-    return verify_files(path, names)
+    entry = catalog.entry(path)
+    if entry is None or layouts.is_foreign(entry):
+        names = files_in(path)
+        if gone := missing(names):
+            return Verdict(path, Status.INCOMPLETE, f"{gone} is missing")
+        return verify_files(path, names)
+    return verification.verify(entry)
 
 
 def verify_files(path: str, names: Collection[str]) -> Verdict:

@@ -53,7 +53,7 @@ def write_deepspeed(
         step: `global_steps`.
         ranks: How many data-parallel ranks save.
         stage: Of ZeRO, 1 to 3; 0 for none, whose optimizer is in the model's file.
-        kind: `bf16_` with bfloat16, `fp16_` in some releases, or nothing.
+        kind: `bf16_` with bfloat16, or nothing.
         tag: The name of its folder; `global_step{step}` by default.
 
     Returns:
@@ -97,6 +97,7 @@ def write_deepspeed(
                 holders[one].append(f"{tag}/{name}")
     (path / "latest").write_text(tag, encoding="utf-8")
     (path / "zero_to_fp32.py").write_text(_SCRIPT, encoding="utf-8")
+    (path / "zero_to_fp32.py").chmod(0o755)
     return {name: tuple(files) for name, files in holders.items()}
 
 

@@ -15,9 +15,8 @@ from torch import nn
 
 from marlin_ckpt.formats.content.contents import NodeKind
 from marlin_ckpt.formats.verification import verify
-from marlin_ckpt.operations import export, selection
+from marlin_ckpt.operations import export, one, selection
 from marlin_ckpt.operations.export import Wanted
-from marlin_ckpt.operations.one import opened
 from marlin_ckpt.operations.weights_file import WeightsFile
 from tests.support.contents import FORMATS, contents, contents_of
 from tests.support.torch_records import records
@@ -55,7 +54,7 @@ def gone(monkeypatch):
 
 
 def exported(source: Path, target: Path, **wanted: Any) -> dict[str, torch.Tensor]:
-    with opened(str(source)) as file:
+    with one.opened(str(source)) as file:
         export.export(file, WeightsFile(str(target), force=True), Wanted(**wanted))
     return load_file(target) if target.suffix == ".safetensors" else torch.load(target)
 

@@ -13,6 +13,7 @@ from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.content.contents import Contents, NodeKind
 from marlin_ckpt.formats.content.optimizers import Optimizer, find_optimizers
 from marlin_ckpt.formats.content.summary import Branch, summarise
+from marlin_ckpt.formats.format import Format
 from marlin_ckpt.formats.pickle import permissions
 from marlin_ckpt.formats.pickle.permissions import Permission
 from marlin_ckpt.operations.selection import Order, walk
@@ -44,7 +45,8 @@ def show(found: Contents, depth: int | None, order: Order) -> None:
 
 def _facts(found: Contents, whole: Branch) -> Iterator[tuple[str, str]]:
     if found.format in _FORMATS:
-        yield "file", f"{escape(found.path)}  {size(found.size_bytes)}, {_FORMATS[found.format]}"
+        encoded = "a TorchScript archive" if found.is_torch_script else _FORMATS[found.format]
+        yield "file", f"{escape(found.path)}  {size(found.size_bytes)}, {encoded}"
     else:
         yield (
             "folder",
@@ -144,6 +146,11 @@ def document(found: Contents) -> dict[str, Any]:
 def _loading_code(found: Contents) -> Sequence[str]:
     if found.format not in _FORMATS:  # several files, each with a code of its own
         return ()
+    if found.format == Format.PICKLE:  # which no list of names makes safe
+        return ()
+    if found.is_torch_script:
+        is_dangerous = any(permissions.permission(one) is Permission.DANGEROUS for one in found.imports)
+        return () if is_dangerous else ("import torch", f"module = torch.jit.load({found.path!a})")
     return permissions.loading_code(found.path, found.imports, found.numpy_types)
 
 
