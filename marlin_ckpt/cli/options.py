@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from marlin_ckpt.fields import extension_fault, name_part_fault
+from marlin_ckpt.fields import extension_fault, name_part_fault, size_of
 
 
 def option(name: str, metavar: str, text: str, **how: Any) -> Any:
@@ -65,11 +65,22 @@ Recursive = Annotated[bool, flag("--recursive", "Look in sub-directories too.")]
 Json = Annotated[bool, flag("--json", "Print one JSON document.")]
 Output = Annotated[
     str,
-    typer.Option("--output", "-o", metavar="OUT", help="A new file: .safetensors, or .pt, .pth or .bin."),
+    typer.Option(
+        "--output", "-o", metavar="OUT", help="A new file (.safetensors, .pt, .pth, .bin), or a new folder/."
+    ),
+]
+ShardSize = Annotated[
+    str | None,
+    option(
+        "--shard-size",
+        "SIZE",
+        "Write a folder of Hugging Face shards of SIZE, as 5GB.",
+        callback=read_by(size_of),
+    ),
 ]
 State = Annotated[str | None, option("--state", "NAME", "The state to take; else the module's.")]
 StripPrefix = Annotated[
     str, option("--strip-prefix", "P", "Take only tensors whose names begin with P, and remove P.")
 ]
 Dtype = Annotated[str | None, option("--dtype", "D", "Round floating-point tensors to bf16, fp16 or fp32.")]
-Force = Annotated[bool, flag("--force", "Replace the file if it exists.")]
+Force = Annotated[bool, flag("--force", "Replace the output if it exists.")]

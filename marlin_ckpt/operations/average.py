@@ -11,9 +11,10 @@ from marlin_ckpt.formats.values import rounding
 from marlin_ckpt.formats.values.arrays import Array
 from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.draft import Draft
-from marlin_ckpt.operations import export, weights_file
+from marlin_ckpt.operations import export
 from marlin_ckpt.operations.export import Exported, Wanted
-from marlin_ckpt.operations.weights_file import WeightsFile
+from marlin_ckpt.operations.weights_file import Output
+from marlin_ckpt.operations.weights_folder import WeightsFolder
 
 _MOST_DIFFERENCES = 5
 _BLOCK = 1 << 14  # elements at a time, as in `rounding`
@@ -36,17 +37,15 @@ def weights(count: int, decay: float | None = None) -> list[float]:
     return [(1.0 if decay is None else decay) ** (count - 1 - number) for number in range(count)]
 
 
-def average(
-    files: Sequence[Checked], target: WeightsFile, wanted: Wanted, decay: float | None = None
-) -> Exported:
-    """Writes the average of the weights of several checkpoints to a file of its own.
+def average(files: Sequence[Checked], target: Output, wanted: Wanted, decay: float | None = None) -> Exported:
+    """Writes the average of the weights of several checkpoints to a file or a folder of its own.
 
     Floating-point and complex tensors are summed in float64 and rounded once, to 16 bits by way of float32.
     Tensors of other dtypes are copied from the last file.
 
     Args:
         files: the checkpoints, the newest last.
-        target: the new file.
+        target: the new file or folder.
         wanted: which of their tensors to average, their new names and dtype.
         decay: as for `weights`.
 
@@ -69,7 +68,10 @@ def average(
     for name in last.tensors:
         sources = [(file, other.tensors[name]) for file, other in zip(files, chosen, strict=True)]
         drafts.append(_draft(name, sources, each, wanted, done))
-    done.size_bytes = weights_file.write(target, drafts, None, {"format": "pt"})
+    if isinstance(target, WeightsFolder):
+        target.take_configuration(files[-1])
+        done.copied = tuple(target.copied)
+    done.size_bytes, done.shards = target.write(drafts, None, {"format": "pt"})
     return done
 
 

@@ -14,8 +14,9 @@ from marlin_ckpt.formats.values.arrays import Array
 from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.naming import Kind
-from marlin_ckpt.operations import selection, weights_file
-from marlin_ckpt.operations.weights_file import WeightsFile
+from marlin_ckpt.operations import selection
+from marlin_ckpt.operations.weights_file import Output
+from marlin_ckpt.operations.weights_folder import WeightsFolder
 
 _MOST_NAMES = 3
 BARE = "tensor"  # the name of a tensor that is all that its file holds
@@ -61,6 +62,8 @@ class Exported:
         left_out: names of tensors that do not begin with the prefix.
         values_left_out: how many other values the state has.
         became_infinite: how many finite values became infinite in the new dtype, by the tensor's name.
+        shards: the files of a folder that have the tensors.
+        copied: the files of the checkpoint's folder that were copied into the new one.
     """
 
     path: str
@@ -71,6 +74,8 @@ class Exported:
     left_out: tuple[str, ...]
     values_left_out: int
     became_infinite: dict[str, int] = field(default_factory=dict)
+    shards: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +124,18 @@ def select(contents: Contents, wanted: Wanted) -> Selected:
     return Selected(state, tensors, tuple(name for name, _ in found if not name.startswith(wanted.prefix)))
 
 
-def shared_names(files: Sequence[Mapping[str, TensorInfo]]) -> dict[str, str]:
+def shared_names(files: Sequence[Mapping[str, TensorInfo]], *, in_order: bool = False) -> dict[str, str]:
     """Finds tensors that have several names in each file; returns each further name with the first one.
 
     Tensors that share only some of their elements are not among them: each is written whole.
 
     Args:
         files: the tensors of one or more files, by the same names.
+        in_order: the first name is that of the first file's order; else of the names sorted.
     """
     first: dict[tuple[object, ...], str] = {}
     shared = {}
-    for name in sorted(files[0]):
+    for name in files[0] if in_order else sorted(files[0]):
         each = [tensors[name] for tensors in files]
         views = tuple((one.storage, one.offset, one.shape, one.stride, one.dtype) for one in each)
         if each[0].numel and first.setdefault(views, name) != name:
@@ -137,19 +143,19 @@ def shared_names(files: Sequence[Mapping[str, TensorInfo]]) -> dict[str, str]:
     return shared
 
 
-def export(file: Checked, target: WeightsFile, wanted: Wanted) -> Exported:
-    """Writes the weights of a checkpoint to a file of their own.
+def export(file: Checked, target: Output, wanted: Wanted) -> Exported:
+    """Writes the weights of a checkpoint to a file or a folder of their own.
 
     Args:
         file: the checkpoint.
-        target: the new file.
+        target: the new file or folder.
         wanted: which of its tensors to write, their new names and dtype.
 
     Returns:
         the report on the new file.
 
     Raises:
-        MarlinError, BadFileError: as `select` and `weights_file.write` do; no file is written.
+        MarlinError, BadFileError: as `select` and `WeightsFile.write` do; nothing is written.
     """
     target.check()
     contents = file.contents
@@ -161,11 +167,14 @@ def export(file: Checked, target: WeightsFile, wanted: Wanted) -> Exported:
     about = (
         replace(contents.manifest, kind=Kind.MODEL, records=[]) if contents.manifest and is_module else None
     )
-    done.size_bytes = weights_file.write(target, drafts, about, _metadata(contents))
+    if is_module and isinstance(target, WeightsFolder):
+        target.take_configuration(file)
+        done.copied = tuple(target.copied)
+    done.size_bytes, done.shards = target.write(drafts, about, _metadata(contents))
     return done
 
 
-def summary(target: WeightsFile, contents: Contents, each: Sequence[Selected]) -> Exported:
+def summary(target: Output, contents: Contents, each: Sequence[Selected]) -> Exported:
     """The report on a new file as far as it is known before it is written.
 
     Args:
@@ -175,7 +184,9 @@ def summary(target: WeightsFile, contents: Contents, each: Sequence[Selected]) -
     """
     last = each[-1]
     values = selection.count_values(contents, last.state)
-    shared = shared_names([one.tensors for one in each])
+    # Transformers keeps the first name in the model's order, safetensors' functions the first one sorted.
+    in_order = isinstance(target, WeightsFolder)
+    shared = shared_names([one.tensors for one in each], in_order=in_order)
     return Exported(target.path, last.state, len(last.tensors), 0, shared, last.left_out, values)
 
 

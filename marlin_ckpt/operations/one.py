@@ -110,7 +110,8 @@ def opened(path: str) -> Iterator[Checked]:
         if contents.gaps:
             hint = f"`marlin-ckpt verify {path}` says all that is wrong"
             raise CorruptCheckpointError(f"incomplete: {contents.gaps[0]}", path, hint)
-        yield CheckedFolder(contents, Folder(store, entry).open, stack)
+        folder = Folder(store, entry)
+        yield CheckedFolder(contents, folder.open, stack, tuple(folder.items))
 
 
 def _folder(path: str) -> Entry | None:

@@ -79,7 +79,7 @@ def test_the_document_of_export_says_what_was_written(save, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {
         "schema": "marlin-ckpt/export/1",
         "paths": [source], "output": target, "state": None, "tensors": 1, "size_bytes": 8, "shared": {},
-        "left_out": ["b"], "values_left_out": 1, "became_infinite": {},
+        "left_out": ["b"], "values_left_out": 1, "became_infinite": {}, "shards": [], "copied": [],
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The file of weights that `export` or `average` wrote."""
+"""The file or folder of weights that `export` or `average` wrote."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from marlin_ckpt.operations.export import Exported
 
 
 def show(done: Exported) -> None:
-    """Prints what the file holds, and which tensors and values it leaves out."""
+    """Prints what it holds, and which tensors and values it leaves out."""
     for name, number in sorted(done.became_infinite.items()):
         values = f"{count(number, 'value')} of {escape(name)}"
         output.talk(f"warning: {values} became infinite: too large for the dtype")
@@ -20,9 +20,12 @@ def show(done: Exported) -> None:
         output.talk(f"left out, without the prefix: {tensors}")
     if done.values_left_out:
         output.talk(f"left out: {count(done.values_left_out, 'value')} besides the tensors")
+    if done.copied:
+        output.talk(f"copied: {some(done.copied)}")
     state = escape(done.state) or "the whole state"
     tensors = count(done.tensors - len(done.shared), "tensor")
-    output.talk(f"wrote {escape(done.path)}: {state}, {tensors}, {size(done.size_bytes)}")
+    shards = f", {count(len(done.shards), 'file')} of weights" * bool(done.shards)
+    output.talk(f"wrote {escape(done.path)}: {state}, {tensors}, {size(done.size_bytes)}{shards}")
     if done.shared:
         pairs = some([f"{name} is {first}" for name, first in sorted(done.shared.items())])
         output.talk(f"tied weights, written once: {pairs}")
@@ -40,4 +43,5 @@ def document(paths: Sequence[str], done: Exported) -> dict[str, Any]:
         "output": done.path,
         "state": done.state or None,
         **facts(done, "tensors", "size_bytes", "shared", "left_out", "values_left_out", "became_infinite"),
+        **facts(done, "shards", "copied"),
     }

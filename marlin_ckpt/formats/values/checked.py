@@ -2,12 +2,13 @@
 
 import sys
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
 
-from marlin_ckpt.errors import UnsafeCheckpointError
+from marlin_ckpt.errors import CheckpointNotFoundError, UnsafeCheckpointError
 from marlin_ckpt.formats.content.contents import Contents, TensorInfo
 from marlin_ckpt.formats.values import arrays, dtypes
 from marlin_ckpt.formats.values.arrays import Array
@@ -26,9 +27,15 @@ class Checked(Protocol):
 
     Attributes:
         contents: of it.
+        files: the names of a folder's files; a file has none.
     """
 
     contents: Contents
+    files: Sequence[str] = ()
+
+    def open_file(self, name: str) -> AbstractContextManager[Source]:
+        """Opens one of `files`; what it raises depends on the folder."""
+        raise CheckpointNotFoundError("no such file", name)
 
     def expect(self, tensors: Iterable[TensorInfo]) -> None:
         """Refuses to read tensors with far more elements than the file has bytes.

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
@@ -45,13 +45,20 @@ class CheckedFolder(Checked):
         contents: of it.
         open_file: opens one of its files, by its name in the folder.
         stack: closes what was opened.
+        files: the names of its files.
     """
 
-    def __init__(self, contents: Contents, open_file: Open, stack: contextlib.ExitStack) -> None:
-        self.contents = contents
+    def __init__(
+        self, contents: Contents, open_file: Open, stack: contextlib.ExitStack, files: Sequence[str]
+    ) -> None:
+        self.contents, self.files = contents, files
         self._open, self._stack, self._lock = open_file, stack, threading.Lock()
         self._files: dict[str, CheckedFile] = {}
         self._own = dict(_files_of(contents))
+
+    def open_file(self, name: str) -> AbstractContextManager[Source]:
+        """Opens one of its files; see `Checked.open_file`."""
+        return self._open(name)
 
     def source_of(self, tensor: TensorInfo) -> Source:
         """The file that a tensor lies in; see `Checked.source_of`."""

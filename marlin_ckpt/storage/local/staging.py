@@ -11,11 +11,19 @@ import fcntl
 import os
 import stat
 import time
+from collections.abc import Iterator
 
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.local import descent, moving, temporary, trees
-from marlin_ckpt.storage.local.files import close_quietly, closing, doing, file_kind, sync_open_directory
+from marlin_ckpt.storage.local.files import (
+    absolute,
+    close_quietly,
+    closing,
+    doing,
+    file_kind,
+    sync_open_directory,
+)
 from marlin_ckpt.storage.local.system_calls import REFUSALS, exchange
 
 _ASIDE = ".marlin-old"
@@ -23,6 +31,33 @@ _LONGEST_WAIT_S = 10.0  # for another process that gives a folder its name, whic
 _POLL_S = 0.01
 
 _logger = get_logger(__name__)
+
+
+@contextlib.contextmanager
+def new_folder(path: str, *, overwrite: bool) -> Iterator[str]:
+    """A folder that appears whole and durable when the block ends, or not at all where it raises.
+
+    Args:
+        path: that it will have; the directory that it is in exists.
+        overwrite: replace a folder that has the name.
+
+    Yields:
+        the path of an empty folder, to be filled with files that are durable.
+
+    Raises:
+        StorageError: the name is taken, or a system call failed.
+    """
+    directory, name = os.path.split(absolute(path))
+    with doing("cannot write", path), closing(os.open(directory, descent.DIRECTORY)) as directory_fd:
+        check_free(directory_fd, name, path, overwrite=overwrite)
+        lock, staged = create(directory_fd, name)
+        try:
+            yield os.path.join(directory, staged)
+            publish(directory_fd, staged, name, path, overwrite=overwrite)
+        except BaseException:
+            discard(directory_fd, staged, lock)
+            raise
+        release(lock)
 
 
 def create(directory_fd: int, target: str) -> tuple[int, str]:

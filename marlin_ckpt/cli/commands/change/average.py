@@ -4,7 +4,17 @@ import contextlib
 from typing import Annotated
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Dtype, Force, Json, Output, State, StripPrefix, argument, option
+from marlin_ckpt.cli.options import (
+    Dtype,
+    Force,
+    Json,
+    Output,
+    ShardSize,
+    State,
+    StripPrefix,
+    argument,
+    option,
+)
 
 EXAMPLE = "Example: marlin-ckpt average model_5.pt model_6.pt model_7.pt -o averaged.safetensors"
 
@@ -12,6 +22,7 @@ EXAMPLE = "Example: marlin-ckpt average model_5.pt model_6.pt model_7.pt -o aver
 def average(
     files: Annotated[list[str], argument("FILES...", "Checkpoints, the newest last.")],
     destination: Output,
+    shard_size: ShardSize = None,
     decay: Annotated[
         float | None,
         option("--decay", "D", "Each file weighs D times as much as the next one; else all weigh the same."),
@@ -31,9 +42,10 @@ def average(
     from marlin_ckpt.operations import average as operation
     from marlin_ckpt.operations.export import Wanted
     from marlin_ckpt.operations.one import opened
-    from marlin_ckpt.operations.weights_file import WeightsFile
+    from marlin_ckpt.operations.weights_file import output as output_of
 
-    target, wanted = WeightsFile(destination, force=force), Wanted.of(state, strip_prefix, dtype)
+    target = output_of(destination, shard_size, force=force)
+    wanted = Wanted.of(state, strip_prefix, dtype)
     with contextlib.ExitStack() as stack:
         checked = [stack.enter_context(opened(file)) for file in files]
         done = operation.average(checked, target, wanted, decay)

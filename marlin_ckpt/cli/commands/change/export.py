@@ -3,30 +3,33 @@
 from typing import Annotated
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Dtype, Force, Json, Output, State, StripPrefix, argument
+from marlin_ckpt.cli.options import Dtype, Force, Json, Output, ShardSize, State, StripPrefix, argument
 
 EXAMPLE = "Example: marlin-ckpt export model_7.pt -o model.safetensors --dtype bf16"
 
 
 def export(
-    file: Annotated[str, argument("FILE", "A checkpoint, or another file of tensors.")],
+    file: Annotated[str, argument("FILE", "A checkpoint: a file or a folder, or another file of tensors.")],
     destination: Output,
+    shard_size: ShardSize = None,
     state: State = None,
     strip_prefix: StripPrefix = "",
     dtype: Dtype = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write weights as safetensors or state dict.
+    """Write weights for other tools to read.
 
-    Checks every byte that it reads. The new file gets its name only when it is whole and durable.
+    Checks every byte that it reads. The output gets its name only when it is whole and durable. A folder has
+    shards and an index for from_pretrained, and the configuration and tokenizer of a Hugging Face folder.
     """
     from marlin_ckpt.cli.views import weights_file as view
     from marlin_ckpt.operations import export as operation
     from marlin_ckpt.operations.one import opened
-    from marlin_ckpt.operations.weights_file import WeightsFile
+    from marlin_ckpt.operations.weights_file import output as output_of
 
-    target, wanted = WeightsFile(destination, force=force), operation.Wanted.of(state, strip_prefix, dtype)
+    target = output_of(destination, shard_size, force=force)
+    wanted = operation.Wanted.of(state, strip_prefix, dtype)
     with opened(file) as checked:
         done = operation.export(checked, target, wanted)
     output.result(json, lambda: view.document([file], done), lambda: view.show(done))
