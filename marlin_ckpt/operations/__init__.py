@@ -5,7 +5,7 @@
 - `diff` compares two files; `pairs` reads the tensors that both have, on several threads; `values` compares
   what else they hold.
 - `export` writes the weights of a checkpoint to a new file or folder, `average` those of several;
-  `weights_file` is the file, safetensors or a bare state dict, `weights_folder` the folder, of shards.
+  `weights_file` is the file, safetensors or a bare state dict, or the folder, of shards.
 - `selection` chooses tensors and values of a file, by state or by pattern, for `show`, `diff` and `export`.
 - `listing` chooses and sorts the files that `list` prints.
 - `starting` decides what `train` continues from and what it replaces.

@@ -13,8 +13,7 @@ from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.operations import export
 from marlin_ckpt.operations.export import Exported, Wanted
-from marlin_ckpt.operations.weights_file import Output
-from marlin_ckpt.operations.weights_folder import WeightsFolder
+from marlin_ckpt.operations.weights_file import Output, WeightsFolder
 
 _MOST_DIFFERENCES = 5
 _BLOCK = 1 << 14  # elements at a time, as in `rounding`

@@ -15,8 +15,7 @@ from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations import selection
-from marlin_ckpt.operations.weights_file import Output
-from marlin_ckpt.operations.weights_folder import WeightsFolder
+from marlin_ckpt.operations.weights_file import Output, WeightsFolder
 
 _MOST_NAMES = 3
 BARE = "tensor"  # the name of a tensor that is all that its file holds

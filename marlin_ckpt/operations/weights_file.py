@@ -1,22 +1,37 @@
 """What weights are written to: a file of safetensors, a bare state dict, or a folder of shards."""
 
+import fnmatch
+import functools
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from marlin_ckpt.directory import leftovers
 from marlin_ckpt.errors import ArgumentsError, Fault, StorageError
 from marlin_ckpt.fields import size_of
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.formats.safetensors import writer
+from marlin_ckpt.formats.safetensors import shards, writer
+from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.formats.zip import state_dict
-from marlin_ckpt.operations.weights_folder import SHARD_BYTES, WeightsFolder
-from marlin_ckpt.storage.local.publishing import publish
+from marlin_ckpt.storage.local import publishing, staging
+from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.target import Target
 
 SAFETENSORS = "safetensors"
 BARE = ("pt", "pth", "bin")
+
+
+SHARD_BYTES = 5_000_000_000  # the default of huggingface_hub and of transformers 4
+_BLOCK = 1 << 20
+
+# What `from_pretrained` of models, tokenizers and processors reads beside weights. No code is among it.
+_CONFIGURATION = (
+    "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "*.model", "chat_template.*", "preprocessor_config.json",
+    "processor_config.json",
+)  # fmt: skip
+_WRITTEN = (*shards.NAMES, *_CONFIGURATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +97,96 @@ class WeightsFile:
 
         leftovers.sweep_beside(self.path)
         size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
-        publish(self.path, fill, size_bytes, before_renaming=self.check)
+        publishing.publish(self.path, fill, size_bytes, before_renaming=self.check)
         return size_bytes, ()
+
+
+@dataclass(slots=True)
+class WeightsFolder:
+    """A folder that weights are to be written to.
+
+    Attributes:
+        path: of the folder, as it was given.
+        force: whether an existing folder of weights is replaced.
+        shard_bytes: how many bytes of elements a shard has at most; a larger tensor is a shard of its own.
+        copied: the files that are copied into it, each with what fills it, by their names.
+    """
+
+    path: str
+    force: bool = False
+    shard_bytes: int = SHARD_BYTES
+    copied: Mapping[str, Callable[[Target], None]] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """The path without a slash at its end, which would have a link of that name followed."""
+        return self.path.rstrip("/") or self.path
+
+    def check(self) -> None:
+        """Checks that the folder may be written, before anything is read for it.
+
+        Raises:
+            StorageError: it exists already, or holds what no export has written.
+        """
+        if not os.path.lexists(self.place):
+            return
+        if not self.force:
+            hint = "choose another output, or replace the folder with --force"
+            raise StorageError("is already there", self.place, hint)
+        if os.path.isdir(self.place):
+            with doing("cannot read the directory", self.place):
+                names = sorted(os.listdir(self.place))
+            others = [name for name in names if not _is_written(name)]
+            if others:
+                what = f"is not replaced, since it holds more than weights: {others[0]}"
+                raise StorageError(what, self.place, "choose another output")
+
+    def take_configuration(self, file: Checked) -> None:
+        """Has the configuration and the tokenizer of a folder copied: weights alone make no model."""
+        names = [name for name in file.files if any(fnmatch.fnmatchcase(name, one) for one in _CONFIGURATION)]
+        if "config.json" in names:
+            self.copied = {name: functools.partial(_copy, file, name) for name in sorted(names)}
+
+    def write(
+        self, drafts: Sequence[Draft], about: Manifest | None, metadata: dict[str, str]
+    ) -> tuple[int, tuple[str, ...]]:
+        """Writes the folder whole and durable, or not at all; see `WeightsFile.write`."""
+        del about  # of which safetensors files have no place
+        self.check()
+        parts = shards.divide(drafts, self.shard_bytes)
+        leftovers.sweep_beside(self.place)
+        publishing.make_directory(os.path.dirname(os.path.abspath(self.place)))
+        with staging.new_folder(self.place, overwrite=self.force) as folder:
+            for name, part in parts.items():
+                fill = functools.partial(writer.write, drafts=part, metadata=metadata)
+                publishing.publish(os.path.join(folder, name), fill, _size(part))
+            if len(parts) > 1:
+                index = shards.index_of(parts)
+                publishing.publish(
+                    os.path.join(folder, shards.INDEX), functools.partial(_put, data=index), len(index)
+                )
+            for name, copy in self.copied.items():
+                publishing.publish(os.path.join(folder, name), copy, 0)
+            self.check()
+        return _size(drafts), tuple(parts)
+
+
+def _is_written(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, one) for one in _WRITTEN)
+
+
+def _copy(file: Checked, name: str, target: Target) -> None:
+    with file.open_file(name) as source:
+        for start in range(0, source.size_bytes, _BLOCK):
+            target.put(source.read(start, min(_BLOCK, source.size_bytes - start)))
+
+
+def _put(target: Target, data: bytes) -> None:
+    target.put(data)
+
+
+def _size(drafts: Sequence[Draft]) -> int:
+    return sum(one.size_bytes for one in drafts if not one.same_as)
 
 
 Output = WeightsFile | WeightsFolder
