@@ -1,1 +1,1 @@
-"""The safetensors format: `header` reads the header of a file, `writer` writes a file, `shards` divides tensors."""
+"""The safetensors format: `header` reads headers, `writer` writes a file, `shards` divides tensors."""
