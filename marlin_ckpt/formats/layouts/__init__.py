@@ -7,6 +7,8 @@ A layout is a module of its own with one value, registered here; discovery, rete
 - `folder`: files of any kind, listed with their checksums by a manifest of ours.
 - `accelerate`: states of Accelerate, by any name.
 - `hugging_face`: weights as `save_pretrained` writes them, in one file or in shards with an index.
+- `peft`: adapters, as PEFT writes them.
+- `trainer`: a `checkpoint-N` of the Trainer of Transformers.
 - `parts`: what other tools' folders have in common: a `Makeup` says which file holds which state.
 - `members`: opening the files of a folder, and never one outside of it.
 - `assembly`: puts what the files hold together in one tree.
@@ -24,6 +26,8 @@ from marlin_ckpt.formats.layouts.accelerate import AccelerateLayout
 from marlin_ckpt.formats.layouts.folder import FolderLayout
 from marlin_ckpt.formats.layouts.hugging_face import HuggingFaceLayout
 from marlin_ckpt.formats.layouts.layout import Layout, Names
+from marlin_ckpt.formats.layouts.peft import PeftLayout
+from marlin_ckpt.formats.layouts.trainer import TrainerLayout
 
 if TYPE_CHECKING:
     from marlin_ckpt.entries import Item
@@ -31,12 +35,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Layout", "Names", "is_foreign", "layout_of", "layouts", "named", "of", "recognise", "register"]
 
+# The first that knows a folder counts: what holds weights among other things comes before the weights.
 _known: dict[str, Layout] = {
     one.name: one
     for one in (
         FolderLayout(),
         AccelerateLayout(),
+        TrainerLayout(),
         HuggingFaceLayout(),
+        PeftLayout(),
     )
 }
 

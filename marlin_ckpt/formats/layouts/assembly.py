@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.formats import layouts
@@ -78,11 +78,20 @@ def tensors_in(root: Node) -> Iterator[TensorInfo]:
         pending.extend(reversed(node.children))
 
 
-def _put(root: Node, nodes: Any) -> None:
-    # Each shard has texts of its own, and nearly always the same ones.
-    new = [one for one in nodes if one.key != METADATA or METADATA not in root.origin]
+def _put(root: Node, nodes: Iterable[Node]) -> None:
+    """Adds nodes to the tree; of a state that several files hold parts of, to what is there of it."""
+    there = {one.key: one for one in root.children if one.kind is NodeKind.MAPPING}
+    new = []
+    for one in nodes:
+        if one.key == METADATA and METADATA in there:
+            continue  # each shard has texts of its own, and nearly always the same ones
+        if one.kind is NodeKind.MAPPING and (own := there.get(one.key)):
+            _put(own, one.children)
+        else:
+            new.append(one)
     root.children = [*root.children, *new]
-    root.origin |= {one.key: one.origin for one in new}
+    if isinstance(root.origin, dict):
+        root.origin = {**root.origin, **{one.key: one.origin for one in new}}
 
 
 def _moved(root: Node, part: Part) -> Node:
@@ -123,6 +132,6 @@ def _plain_nodes(folder: Folder, makeup: Makeup) -> list[Node]:
     nodes = []
     for name, value in makeup.values.items():
         node = builder.build(value)
-        node.key = name
+        node.key = name.removesuffix(".json")
         nodes.append(node)
     return nodes

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from marlin_ckpt.errors import CorruptCheckpointError, UnknownFormatError
-from marlin_ckpt.formats.layouts.layout import foreign_name
+from marlin_ckpt.formats.layouts.layout import Layout, foreign_name
 from marlin_ckpt.naming import EXTENSIONS, MANIFEST, FileName, folder_name
 from marlin_ckpt.storage.store import levels_below
 
@@ -37,7 +37,7 @@ class _File(NamedTuple):
     crc32: int
 
 
-class FolderLayout:
+class FolderLayout(Layout):
     """Reads such folders; see `Layout`."""
 
     name = NAME

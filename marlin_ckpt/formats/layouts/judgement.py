@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, cast
 
-from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError, CorruptCheckpointError
+from marlin_ckpt.errors import (
+    BadFileError,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    NotACheckpointError,
+)
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.format import Foreign, Format, detect
 from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, listed
 from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.formats.verdicts import Inspection, Status, Verdict
+from marlin_ckpt.storage.sums import sums
 
 if TYPE_CHECKING:
     from marlin_ckpt.entries import Entry
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.formats.zip.records import OnBytes
 
 _POINTER = "a git-lfs pointer"
+_ALWAYS_WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt")
 _UNTIED = "nothing ties its files to one save"
 
 
@@ -38,7 +47,7 @@ def _look(folder: Folder, part: Part, missing: list[str], wrong: list[str]) -> N
     try:
         with folder.open(part.name) as source:
             if _is_pointer(found := detect(source)):
-                missing.append(f"{part.name} is {_POINTER}: `git lfs pull` fetches the file")
+                missing.append(_pointer(part.name))
             elif isinstance(found, Format):
                 open_format(source).inspect(source)
             else:
@@ -75,11 +84,18 @@ def verify(folder: Folder, layout: ToolLayout, on_bytes: OnBytes) -> Verdict:
         except CheckpointNotFoundError:
             missing.append(f"{one.name} is missing")
         except _PointerError:
-            missing.append(f"{one.name} is {_POINTER}: `git lfs pull` fetches the file")
+            missing.append(_pointer(one.name))
         except BadFileError as error:
             wrong.append(f"{one.name}: {error.what}")
             tensors += error.tensors if isinstance(error, CorruptCheckpointError) else ()
     wrong += _misplaced(found, places)
+    for name in _others(folder, found):
+        try:
+            _verify_other(folder, name, on_bytes)
+        except _PointerError:
+            missing.append(_pointer(name))
+        except BadFileError as error:
+            wrong.append(f"{name}: {error.what}")
     if missing or wrong:
         status = Status.CORRUPT if wrong else Status.INCOMPLETE
         return Verdict(folder.path, status, _sentence([*wrong, *missing]), tuple(tensors))
@@ -104,6 +120,33 @@ def _verify_part(folder: Folder, part: Part, on_bytes: OnBytes, unchecked: list[
             raise _PointerError
         if open_format(source).verify(source, on_bytes).status is Status.UNVERIFIABLE:
             unchecked.append(part.name)
+
+
+def _pointer(name: str) -> str:
+    return f"{name} is {_POINTER}: `git lfs pull` fetches the file"
+
+
+def _others(folder: Folder, found: Makeup) -> list[str]:
+    """The files that hold nothing of the tree: settings, a tokenizer, weights in another format."""
+    parts = {one.name for one in found.parts}
+    nested = tuple(f"{one.name}/" for one in found.parts if one.layout)
+    return [name for name in folder.items if name not in parts and not name.startswith(nested)]
+
+
+def _verify_other(folder: Folder, name: str, on_bytes: OnBytes) -> None:
+    """Reads a file that may be of any kind; JSON has to be some, and a checkpoint has to be whole."""
+    with folder.open(name) as source:
+        kind = detect(source)
+        if _is_pointer(kind):
+            raise _PointerError
+        if isinstance(kind, Format):
+            open_format(source).verify(source, on_bytes)
+        elif name.endswith(_ALWAYS_WEIGHTS):
+            raise NotACheckpointError(f"it is {kind.what}", source.path)
+        else:
+            deque(sums([(name, nullcontext(source))], on_bytes), 0)
+    if name.endswith(".json"):
+        folder.read_json(name)
 
 
 def _names_in(folder: Folder, part: Part) -> set[str]:

@@ -59,6 +59,22 @@ class Layout(Protocol):
     def verify(self, store: Store, entry: Entry, on_bytes: OnBytes) -> Verdict:
         """Reads a checkpoint whole; see `formats.verification.verify`."""
 
+    def deep(self, store: Store, entry: Entry, on_bytes: OnBytes) -> Verdict:
+        """Verifies a checkpoint, and compares its files with the digests that name them elsewhere, too.
+
+        Such names are those of the blobs in the cache of the Hugging Face hub. The verdict is `intact` where
+        every file has one; where none has, this is `verify`.
+        """
+        return self.verify(store, entry, on_bytes)
+
+    def needs(self, store: Store, entry: Entry) -> frozenset[str]:
+        """The names of other checkpoints, in the same directory, that the tool's bookkeeping still needs.
+
+        A run of several checkpoints goes by what its newest one says. What cannot be read says nothing.
+        """
+        del store, entry
+        return frozenset()
+
     def contents(self, store: Store, entry: Entry) -> Contents:
         """What a checkpoint holds, its files put together in one tree.
 

@@ -1,8 +1,7 @@
 """Opens the files of a folder that is one checkpoint, and never one outside of it.
 
-A link in the folder may lead to a file in it, or to one of the `blobs` of the Hugging Face repository that
-the folder is a snapshot of: `models--org--name/snapshots/<revision>/model.safetensors -> ../../blobs/<sum>`.
-Source: huggingface_hub, "Understand caching", the section on the file structure.
+A link in the folder may lead to a file in it, or to a blob of the Hugging Face repository that the folder is
+a snapshot of; see `hub`.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError, CorruptCheckpointError
 from marlin_ckpt.formats.budget import check_json
+from marlin_ckpt.formats.layouts import hub
 from marlin_ckpt.storage.local.files import open_source
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # The index of a model of 10^6 tensors takes some 100 MB; the largest that are published take 10 MB.
 _LONGEST_JSON = 128 << 20
-_SNAPSHOTS = "snapshots"
-_BLOBS = "blobs"
 
 
 class Folder:
@@ -56,6 +54,15 @@ class Folder:
     def name(self) -> str:
         """The last part of the folder's own name."""
         return os.path.basename(os.path.abspath(self.path))
+
+    @property
+    def fetched_by(self) -> str:
+        """What to type so that the Hugging Face hub fetches what is missing; "" where it is no snapshot."""
+        return hub.fetching(os.path.abspath(self.path))
+
+    def folders(self) -> list[str]:
+        """The names of the folders directly in it that hold files, sorted."""
+        return sorted({name.partition("/")[0] for name in self.items if "/" in name})
 
     def below(self, name: str) -> Folder:
         """A folder in it."""
@@ -89,11 +96,7 @@ class Folder:
     def _target(self, name: str) -> str:
         path = os.path.join(self.path, name)
         target, top = os.path.realpath(path), os.path.realpath(self._entry.path)
-        places = [top]
-        above, revisions = os.path.split(os.path.dirname(top))
-        if revisions == _SNAPSHOTS:
-            places.append(os.path.join(above, _BLOBS))
-        if not any(target.startswith(os.path.join(one, "")) for one in places):
+        if not target.startswith(os.path.join(top, "")) and not hub.is_blob(path, target):
             raise CorruptCheckpointError("refused: a link that leads out of the folder", path)
         return target
 

@@ -49,8 +49,9 @@ class Makeup:
         wrong: what is damaged or contradicts, a few words each: `config.json: not JSON`.
         notes: what is odd about it and may be meant.
         metrics: that the tool keeps in it.
-        values: plain values of JSON files, each shown under its name in the tree.
+        values: of JSON files, by their names; each is shown in the tree, without the end of its name.
         places: of tensors that an index lists, the file that it says holds them, by the tensor's name.
+        tensor_bytes: how many bytes of tensors the index states.
     """
 
     parts: Sequence[Part] = ()
@@ -60,6 +61,7 @@ class Makeup:
     metrics: Mapping[str, float] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
+    tensor_bytes: int | None = None
 
 
 class ToolLayout(Layout):

@@ -1,0 +1,188 @@
+"""A folder `checkpoint-N` of the Trainer of Transformers.
+
+Source: `transformers.trainer.Trainer._save_checkpoint`: the model first, then the optimizer, the scheduler
+and the random numbers, which `save_only_model` leaves out, and `trainer_state.json` last.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from marlin_ckpt.formats.layouts import hugging_face, peft
+from marlin_ckpt.formats.layouts.layout import Names
+from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from marlin_ckpt.entries import Entry
+    from marlin_ckpt.formats.layouts.members import Folder
+    from marlin_ckpt.storage.store import Store
+
+STATE = "trainer_state.json"
+_ARGUMENTS = "training_args.bin"
+_MODEL = "model"
+_OPTIMIZER = "optimizer"
+_NAME = re.compile(r"checkpoint-([0-9]+)")
+_RANDOM = re.compile(r"rng_state(?:_(?P<rank>[0-9]+))?\.pth")
+# What Accelerate writes for FSDP: one file, or a folder of DCP, or a file of each rank.
+_FSDP = {
+    _MODEL: re.compile(r"pytorch_model_fsdp(?:_0)?(?:_rank(?P<rank>[0-9]+))?(?:\.bin)?"),
+    _OPTIMIZER: re.compile(r"optimizer(?:_0)?(?:_rank(?P<rank>[0-9]+))?(?:\.bin)?"),
+}
+_DEEPSPEED = re.compile(r"global_step[0-9]+")
+
+
+class TrainerLayout(ToolLayout):
+    """Reads such folders; see `Layout`."""
+
+    name = "trainer"
+    content = "a checkpoint of the Trainer of Transformers"
+    hint = "the Trainer of Transformers reads it: resume_from_checkpoint"
+
+    def recognises(self, names: Names) -> bool:
+        """Whether the Trainer's state is there, or what a run goes on from beside the weights.
+
+        The folder of a run may have a state, too, beside its checkpoints.
+        """
+        if any(map(_NAME.fullmatch, names.folders)):
+            return False
+        if STATE in names.files:
+            return True
+        weights = hugging_face.has_weights(names.files) or not names.files.isdisjoint(peft.WEIGHTS)
+        weights |= any(map(_FSDP[_MODEL].fullmatch, names.files | names.folders))
+        return weights and any(
+            one in ("optimizer.pt", "scheduler.pt") or _RANDOM.fullmatch(one) for one in names.files
+        )
+
+    def makeup(self, folder: Folder) -> Makeup:
+        """The weights, and what a run goes on from beside them."""
+        found = _weights(folder)
+        parts = list(found.parts)
+        optimizer = _optimizer(folder)
+        ranks = [
+            Part(one, f"rng_state_{rank}" if rank else "rng_state") for one, rank in _ranks(folder, _RANDOM)
+        ]
+        others = [
+            Part(one, one.removesuffix(".pt")) for one in ("scheduler.pt", "scaler.pt") if one in folder.items
+        ]
+        if optimizer or ranks or others:  # else `save_only_model` left them out, or they are all gone
+            lacks = [] if optimizer else ["optimizer.pt"]
+            lacks += [] if "scheduler.pt" in folder.items or _is_deepspeed(optimizer) else ["scheduler.pt"]
+            lacks += [] if ranks else ["rng_state.pth"]
+            found.missing += [f"{one} is missing" for one in lacks]
+        found.parts = [*parts, *optimizer, *others, *ranks]
+        found.missing += _gaps(folder)
+        if _ARGUMENTS in folder.items:
+            found.parts = [*found.parts, Part(_ARGUMENTS, "training_args")]
+        if STATE in folder.items:
+            _read_state(folder, found)
+        else:
+            found.missing.insert(0, f"{STATE} is missing: the Trainer did not finish this save")
+        hugging_face.add_unreachable(folder, found)
+        return found
+
+    def needs(self, store: Store, entry: Entry) -> frozenset[str]:
+        """The folder of the best model so far; see `Layout.needs`."""
+        from marlin_ckpt.formats.layouts.members import Folder  # noqa: PLC0415 - commands on names go without
+
+        folder = Folder(store, entry)
+        best = folder.json_object(STATE, []).get("best_model_checkpoint") if STATE in folder.items else None
+        # The path is as the run saw it; the folders may have been moved since.
+        return frozenset([os.path.basename(best.rstrip("/"))] if isinstance(best, str) and best else [])
+
+
+def metrics_at(step: int, history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """What a Trainer has logged at a step, evaluations included.
+
+    Args:
+        step: the number of steps that were trained.
+        history: `log_history` of the trainer's state.
+    """
+    rows = [row for row in history if row.get("step") == step]
+    found = {key: value for row in rows for key, value in row.items() if key != "step"}
+    return {key: value for key, value in found.items() if isinstance(value, (int, float))}
+
+
+def _weights(folder: Folder) -> Makeup:
+    """The model's weights: whole, an adapter, of FSDP or DeepSpeed, or of several models in folders."""
+    found = hugging_face.weights_in(folder, state=_MODEL)
+    if found.parts or found.missing or found.wrong:
+        return found
+    if peft.CONFIG in folder.items or any(one in folder.items for one in peft.WEIGHTS):
+        return peft.adapter_in(folder, _MODEL)
+    found.parts = _sharded(folder, _MODEL)
+    if found.parts or _deepspeed(folder):
+        return found
+    for name in folder.folders():  # each of several adapters has one, and so have the modules of other models
+        below, state = folder.below(name), f"{_MODEL}/{name}"
+        own = hugging_face.weights_in(below, state=state)
+        if not own.parts and peft.CONFIG in below.items:
+            own = peft.adapter_in(below, state)
+        found.parts = [*found.parts, *(one._replace(name=f"{name}/{one.name}") for one in own.parts)]
+        found.places = {**found.places, **{key: f"{name}/{file}" for key, file in own.places.items()}}
+        found.missing += [f"{name}/{one}" for one in own.missing]
+        found.wrong += [f"{name}/{one}" for one in own.wrong]
+    if not found.parts and not found.missing:
+        found.missing.append("the weights of the model are missing")
+    return found
+
+
+def _optimizer(folder: Folder) -> list[Part]:
+    if "optimizer.pt" in folder.items:
+        return [Part("optimizer.pt", _OPTIMIZER)]
+    return _sharded(folder, _OPTIMIZER) or _deepspeed(folder)
+
+
+def _sharded(folder: Folder, state: str) -> list[Part]:
+    """What Accelerate wrote of a state for FSDP."""
+    pattern = _FSDP[state]
+    nested = [Part(one, layout="dcp") for one in folder.folders() if pattern.fullmatch(one)]
+    return nested or [
+        Part(one, f"{state}_rank_{rank}" if rank else state) for one, rank in _ranks(folder, pattern)
+    ]
+
+
+def _deepspeed(folder: Folder) -> list[Part]:
+    return [Part(one, layout="deepspeed") for one in folder.folders() if _DEEPSPEED.fullmatch(one)]
+
+
+def _is_deepspeed(parts: list[Part]) -> bool:
+    return any(one.layout == "deepspeed" for one in parts)
+
+
+def _ranks(folder: Folder, pattern: re.Pattern[str]) -> list[tuple[str, str]]:
+    """The files that each rank wrote, with the rank's number, "" where there is but one; in their order."""
+    found = [(name, match["rank"] or "") for name in folder.items if (match := pattern.fullmatch(name))]
+    return sorted(found, key=lambda one: (len(one[1]), one[1]))
+
+
+def _gaps(folder: Folder) -> list[str]:
+    """The files of ranks between others; what the last ones wrote cannot be missed."""
+    missing = []
+    for pattern in (_RANDOM, *_FSDP.values()):
+        named = {int(rank): name for name, rank in _ranks(folder, pattern) if rank}
+        least = 2 if pattern is _RANDOM else 1  # a single process does not number its random numbers
+        for number in range(max(max(named) + 1, least)) if named else ():
+            if number not in named:
+                rank, name = next(iter(named.items()))
+                start, _, end = name.rpartition(str(rank))
+                missing.append(f"{start}{number}{end} is missing")
+    return missing
+
+
+def _read_state(folder: Folder, found: Makeup) -> None:
+    state = folder.json_object(STATE, found.wrong)
+    found.values = {STATE: state} if state else {}
+    step = state.get("global_step")
+    if type(step) is not int:
+        found.wrong += [f"{STATE}: without a global_step"] if state else []
+        return
+    history = state.get("log_history")
+    if isinstance(history, list):
+        found.metrics = metrics_at(step, [row for row in history if isinstance(row, dict)])
+    named = _NAME.fullmatch(folder.name)
+    if named and int(named[1]) != step:
+        found.wrong.append(f"{STATE} is of step {step}, and the folder's name of step {int(named[1])}")
