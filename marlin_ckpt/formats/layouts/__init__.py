@@ -40,8 +40,8 @@ _known: dict[str, Layout] = {
     one.name: one
     for one in (
         FolderLayout(),
-        AccelerateLayout(),
         TrainerLayout(),
+        AccelerateLayout(),
         HuggingFaceLayout(),
         PeftLayout(),
     )

@@ -60,10 +60,6 @@ class Folder:
         """What to type so that the Hugging Face hub fetches what is missing; "" where it is no snapshot."""
         return hub.fetching(os.path.abspath(self.path))
 
-    def folders(self) -> list[str]:
-        """The names of the folders directly in it that hold files, sorted."""
-        return sorted({name.partition("/")[0] for name in self.items if "/" in name})
-
     def below(self, name: str) -> Folder:
         """A folder in it."""
         within = os.path.relpath(self.path, self._entry.path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.formats.layouts import hugging_face, peft
 from marlin_ckpt.formats.layouts.layout import Names
-from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout
+from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, folders_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -116,7 +116,9 @@ def _weights(folder: Folder) -> Makeup:
     found.parts = _sharded(folder, _MODEL)
     if found.parts or _deepspeed(folder):
         return found
-    for name in folder.folders():  # each of several adapters has one, and so have the modules of other models
+    for name in folders_of(
+        folder
+    ):  # each of several adapters has one, and so have the modules of other models
         below, state = folder.below(name), f"{_MODEL}/{name}"
         own = hugging_face.weights_in(below, state=state)
         if not own.parts and peft.CONFIG in below.items:
@@ -139,14 +141,14 @@ def _optimizer(folder: Folder) -> list[Part]:
 def _sharded(folder: Folder, state: str) -> list[Part]:
     """What Accelerate wrote of a state for FSDP."""
     pattern = _FSDP[state]
-    nested = [Part(one, layout="dcp") for one in folder.folders() if pattern.fullmatch(one)]
+    nested = [Part(one, layout="dcp") for one in folders_of(folder) if pattern.fullmatch(one)]
     return nested or [
         Part(one, f"{state}_rank_{rank}" if rank else state) for one, rank in _ranks(folder, pattern)
     ]
 
 
 def _deepspeed(folder: Folder) -> list[Part]:
-    return [Part(one, layout="deepspeed") for one in folder.folders() if _DEEPSPEED.fullmatch(one)]
+    return [Part(one, layout="deepspeed") for one in folders_of(folder) if _DEEPSPEED.fullmatch(one)]
 
 
 def _is_deepspeed(parts: list[Part]) -> bool:
