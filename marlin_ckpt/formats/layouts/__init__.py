@@ -10,6 +10,7 @@ A layout is a module of its own with one value, registered here; discovery, rete
 - `peft`: adapters, as PEFT writes them.
 - `trainer`: a `checkpoint-N` of the Trainer of Transformers.
 - `parts`: what other tools' folders have in common: a `Makeup` says which file holds which state.
+- `hub`: the cache of the Hugging Face hub, whose snapshots are links to blobs.
 - `members`: opening the files of a folder, and never one outside of it.
 - `assembly`: puts what the files hold together in one tree.
 - `judgement`: what is said of such a folder, complete or not, damaged or not.

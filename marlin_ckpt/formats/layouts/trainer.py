@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.formats.layouts import hugging_face, peft
 from marlin_ckpt.formats.layouts.layout import Names
-from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, folders_of
+from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, folders_of, gaps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -166,12 +166,13 @@ def _gaps(folder: Folder) -> list[str]:
     missing = []
     for pattern in (_RANDOM, *_FSDP.values()):
         named = {int(rank): name for name, rank in _ranks(folder, pattern) if rank}
-        least = 2 if pattern is _RANDOM else 1  # a single process does not number its random numbers
-        for number in range(max(max(named) + 1, least)) if named else ():
-            if number not in named:
-                rank, name = next(iter(named.items()))
-                start, _, end = name.rpartition(str(rank))
-                missing.append(f"{start}{number}{end} is missing")
+        numbers = (
+            {*named, 1} if named and pattern is _RANDOM else named.keys()
+        )  # one process does not number it
+        for number in [*gaps(numbers), *(numbers - named.keys())]:
+            rank, name = next(iter(named.items()))
+            start, _, end = name.rpartition(str(rank))
+            missing.append(f"{start}{number}{end} is missing")
     return missing
 
 
