@@ -98,7 +98,8 @@ def select(contents: Contents, wanted: Wanted) -> Selected:
     Raises:
         MarlinError: there is no such state.
         NotACheckpointError: nothing in it is a tensor.
-        UnsavableStateError: no name begins with the prefix, two tensors get one name, or one is not plain.
+        UnsavableStateError: no name begins with the prefix, two tensors get one name, or one is not plain or
+            is a part of a larger one.
     """
     state = selection.module_state(contents) if wanted.state is None else wanted.state
     for name, label in selection.unplain_of(contents, state).items():
@@ -119,6 +120,8 @@ def select(contents: Contents, wanted: Wanted) -> Selected:
         if not short or short in tensors:
             what = f"two tensors would have the name {short}" if short else f"{name} would have no name"
             raise UnsavableStateError(what, contents.path)
+        if one.partial:
+            raise UnsavableStateError(f"{name} is a part of a larger tensor", contents.path, one.partial)
         tensors[short] = one
     return Selected(state, tensors, tuple(name for name, _ in found if not name.startswith(wanted.prefix)))
 

@@ -98,7 +98,8 @@ def _moved(root: Node, part: Part) -> Node:
     """The tree of a part with its tensors as those of the folder."""
 
     def as_there(tensor: TensorInfo) -> TensorInfo:
-        return tensor_of(tensor, part.name, join(part.state, tensor.name) if part.state else tensor.name)
+        name = join(part.state, tensor.name) if part.state else tensor.name
+        return replace(tensor_of(tensor, part.name, name), partial=part.partial or tensor.partial)
 
     return _mapped(root, as_there)
 

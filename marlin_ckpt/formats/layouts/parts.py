@@ -32,11 +32,13 @@ class Part(NamedTuple):
         name: its name in the folder.
         state: under which name its content is in the tree, `optimizer`; "" where it is the tree's root.
         layout: of a folder in it, the name of its layout.
+        partial: what puts its tensors together, where they are parts of larger ones and it does not say so.
     """
 
     name: str
     state: str = ""
     layout: str = ""
+    partial: str = ""
 
 
 @dataclass(slots=True)

@@ -52,6 +52,7 @@ class TensorInfo:
         is_array: whether it is an array of NumPy's.
         file: the name in the folder of the file that holds it; "" where the checkpoint is one file.
         pieces: those that make it up, where it is sharded: then it has no place of its own in a file.
+        partial: what puts it together with others, where it is a part of a larger tensor; else "".
     """
 
     name: str
@@ -69,6 +70,7 @@ class TensorInfo:
     is_array: bool = False
     file: str = ""
     pieces: tuple[Piece, ...] = field(default=(), repr=False)
+    partial: str = ""
 
     @property
     def numel(self) -> int:
