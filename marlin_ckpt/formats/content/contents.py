@@ -21,6 +21,7 @@ from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.pickle.views import View
 from marlin_ckpt.formats.safetensors import header as safetensors
 from marlin_ckpt.formats.values.tensor import TensorInfo
+from marlin_ckpt.formats.values.unused import unused_bytes
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.records import read_record
@@ -53,6 +54,8 @@ class Contents(NamedTuple):
         container: the structure of a zip; None for other formats.
         parts: of a folder, the name in it and the contents of each of its files.
         gaps: what is missing in a folder or does not fit together, one sentence each.
+        unused_bytes: bytes of data that belong to no element of any tensor, such as the rest of a large
+            tensor of which a slice was saved.
     """
 
     path: str
@@ -65,6 +68,7 @@ class Contents(NamedTuple):
     container: Container | None = None
     parts: tuple[tuple[str, Contents], ...] = ()
     gaps: tuple[str, ...] = ()
+    unused_bytes: int = 0
 
     def __repr__(self) -> str:
         return (
@@ -193,11 +197,18 @@ def _of_pickle(source: Source, state: Any, unpickler: StubReader, data: _Data) -
     builder = Builder(make_tensor, unpickler.budget, data.find_module)
     root = builder.build(state)
     is_script = data.container is not None and reader.is_torch_script(data.container)
+    unused = unused_bytes(builder.tensors)
+    if data.container is not None:
+        known = {f"data/{key}" for key in unpickler.storages}
+        records = data.container.by_label
+        unused += sum(
+            one.size for key, one in records.items() if key.startswith("data/") and key not in known
+        )
     names = [name for name in unpickler.names if not (is_script and is_own(name[0]))]
     imports = sorted({".".join(python_3_name(*name)) for name in names})
     return Contents(
         source.path, data.format, source.size_bytes, root, tuple(builder.tensors), tuple(imports),
-        tuple(sorted(builder.numpy_types)), data.container,
+        tuple(sorted(builder.numpy_types)), data.container, unused_bytes=unused,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Tensors of a file and their values; the modules that read values import numpy.
 
 - `tensor` says where a tensor's elements are in a file, `dtypes` how long each is and what numpy calls it.
+- `unused` counts the bytes of a file's storages that belong to no tensor.
 - `arrays` reads the values of a tensor as numpy arrays.
 - `checked` reads them and compares the checksum of each record that holds them.
 - `sharded` does so for a folder: each tensor from its file, or put together from the files of its pieces.

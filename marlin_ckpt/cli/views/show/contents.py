@@ -18,6 +18,7 @@ from marlin_ckpt.formats.pickle import permissions
 from marlin_ckpt.formats.pickle.permissions import Permission
 from marlin_ckpt.operations.selection import Order, walk
 
+_LEAST_UNUSED = 4_096  # bytes that are worth a line
 _MOST_GROUPS = 16  # of an optimizer's hyper-parameters
 _MOST_PARTS = 64  # of a list in a document; a longer one may stand in very many places
 _LONGEST_TEXT = 1_000  # characters of a value in a document
@@ -69,6 +70,8 @@ def _facts(found: Contents, whole: Branch) -> Iterator[tuple[str, str]]:
         yield "object", cut(found.root.label)
     tensors = count(whole.tensors, "tensor")
     yield "tensors", f"{tensors}, {whole.numel:,} elements, {size(whole.size_bytes)}"
+    if found.unused_bytes > max(_LEAST_UNUSED, found.size_bytes // 100):
+        yield "unused", f"{size(found.unused_bytes)} belong to no tensor: `export` writes a file without them"
     for one in find_optimizers(found.root):
         yield from _optimizer(one)
     yield from _imports(found)
@@ -126,7 +129,7 @@ def document(found: Contents) -> dict[str, Any]:
     manifest = found.manifest
     code = _loading_code(found)
     return {
-        **facts(found, "path", "format", "size_bytes"),
+        **facts(found, "path", "format", "size_bytes", "unused_bytes"),
         **facts(manifest, "kind", "index", "run_id", "save_number", "created", "metrics", "versions"),
         "lost": [] if manifest is None else manifest.lost,
         "optimizers": [

@@ -46,7 +46,7 @@ def document(listed: Sequence[TensorInfo], found: Sequence[Statistics] | None) -
         listed: the tensors.
         found: the statistics of those that were read; None where none was asked for.
     """
-    keys = ("name", "dtype", "shape", "size_bytes", "storage")
+    keys = ("name", "dtype", "shape", "size_bytes", "storage", "storage_bytes")
     tensors = {"tensors": [facts(one, *keys, elements="numel") for one in listed]}
     if found is None:
         return tensors
