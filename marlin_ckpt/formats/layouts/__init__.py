@@ -6,11 +6,12 @@ A layout is a module of its own with one value, registered here; discovery, rete
 - `layout`: the Protocol, and the names in a folder that a layout is recognised by.
 - `folder`: files of any kind, listed with their checksums by a manifest of ours.
 - `accelerate`: states of Accelerate, by any name.
-- `deepspeed`: the files of DeepSpeed's ranks, of which none holds whole tensors.
+- `deepspeed`: the files of DeepSpeed's ranks, of which few hold whole tensors.
 - `hugging_face`: weights as `save_pretrained` writes them, in one file or in shards with an index.
 - `peft`: adapters, as PEFT writes them.
 - `trainer`: a `checkpoint-N` of the Trainer of Transformers.
 - `parts`: what other tools' folders have in common: a `Makeup` says which file holds which state.
+- `beside`: files beside the folders of a run that name the one which it goes on from.
 - `hub`: the cache of the Hugging Face hub, whose snapshots are links to blobs.
 - `members`: opening the files of a folder, and never one outside of it.
 - `assembly`: puts what the files hold together in one tree.

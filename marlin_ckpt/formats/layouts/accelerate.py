@@ -38,7 +38,7 @@ _TAG = re.compile(r"pytorch_model(?:_([0-9]+))?")  # folders of DeepSpeed
 _NUMBER = re.compile(r"_[0-9]+(?=\.)")
 _OTHERS = ("trainer_state.json",)  # the Trainer of Transformers writes files of the same names
 _WEIGHTS = ".safetensors"
-_MERGE = "load it with Accelerate, with as many processes, and save a state that is not sharded"
+MERGE = "load it with as many processes as saved it, and save a state that is not sharded"
 
 
 class AccelerateLayout(ToolLayout):
@@ -105,7 +105,7 @@ def _of_ranks(folder: Folder, missing: list[str]) -> Iterator[Part]:
     for stem, numbers in ranks.items():
         missing += [f"{stem}{number}.bin is missing" for number in gaps(numbers)]
         yield from (
-            Part(f"{stem}{number}.bin", f"{stem}{number}", partial=_MERGE) for number in sorted(numbers)
+            Part(f"{stem}{number}.bin", f"{stem}{number}", partial=MERGE) for number in sorted(numbers)
         )
 
 

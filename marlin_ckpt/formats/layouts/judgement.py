@@ -35,12 +35,24 @@ def inspect(entry: Entry, layout: ToolLayout, folder: Folder) -> Inspection:
     """Looks at a folder's names, and at the structure of each of its parts; reads no tensor."""
     found = layout.makeup(folder)
     missing, wrong = list(found.missing), list(found.wrong)
-    for one in found.parts if not (missing or wrong) else ():
-        if not one.layout:
-            _look(folder, one, missing, wrong)
+    if not (missing or wrong):
+        _look_at_parts(folder, found, missing, wrong)
     status = Status.INCOMPLETE if missing else Status.CORRUPT if wrong else Status.COMPLETE
     reason = _sentence(missing or wrong or found.notes)
     return Inspection(entry, status, reason, tools_metrics=found.metrics)
+
+
+def _look_at_parts(folder: Folder, found: Makeup, missing: list[str], wrong: list[str]) -> None:
+    for one in found.parts:
+        if not one.layout:
+            _look(folder, one, missing, wrong)
+            continue
+        below = folder.below(one.name)
+        nested = cast("ToolLayout", layouts.named(one.layout)).makeup(below)
+        lacks, faults = list(nested.missing), list(nested.wrong)
+        _look_at_parts(below, nested, lacks, faults)
+        missing += [f"{one.name}: {what}" for what in dict.fromkeys(lacks)]
+        wrong += [f"{one.name}: {what}" for what in dict.fromkeys(faults)]
 
 
 def _look(folder: Folder, part: Part, missing: list[str], wrong: list[str]) -> None:
@@ -81,8 +93,8 @@ def verify(folder: Folder, layout: ToolLayout, on_bytes: OnBytes) -> Verdict:
             _verify_part(folder, one, on_bytes, unchecked)
             if found.places:
                 places[one.name] = _names_in(folder, one)
-        except CheckpointNotFoundError:
-            missing.append(f"{one.name} is missing")
+        except CheckpointNotFoundError as error:
+            missing.append(f"{one.name}: {error.what}" if one.layout else f"{one.name} is missing")
         except _PointerError:
             missing.append(_pointer(one.name))
         except BadFileError as error:

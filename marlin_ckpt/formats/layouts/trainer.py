@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.formats.layouts import hugging_face, peft
+from marlin_ckpt.formats.layouts.accelerate import MERGE
 from marlin_ckpt.formats.layouts.layout import Names
 from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, folders_of, gaps
 
@@ -143,7 +144,8 @@ def _sharded(folder: Folder, state: str) -> list[Part]:
     pattern = _FSDP[state]
     nested = [Part(one, layout="dcp") for one in folders_of(folder) if pattern.fullmatch(one)]
     return nested or [
-        Part(one, f"{state}_rank_{rank}" if rank else state) for one, rank in _ranks(folder, pattern)
+        Part(one, f"{state}_rank_{rank}", partial=MERGE) if rank else Part(one, state)
+        for one, rank in _ranks(folder, pattern)
     ]
 
 

@@ -11,15 +11,19 @@ import torch
 from safetensors.torch import save_file
 
 from marlin_ckpt.directory import catalog
+from marlin_ckpt.errors import UnsavableStateError
 from marlin_ckpt.formats import inspection
+from marlin_ckpt.formats.layouts.accelerate import MERGE
 from marlin_ckpt.formats.verdicts import Inspection, Status
-from marlin_ckpt.operations import one
+from marlin_ckpt.operations import export, one
+from marlin_ckpt.operations.export import Wanted
 from tests.support.foreign.accelerate import (
     make_accelerate,
     make_accelerate_bin,
     make_accelerate_named,
     make_accelerate_of_two,
 )
+from tests.support.foreign.deepspeed import write_deepspeed
 from tests.support.foreign.made import Made, weights
 from tests.support.foreign.trainer import make_trainer
 
@@ -125,6 +129,43 @@ def test_weights_that_a_hook_saved_in_its_own_way_are_shown_and_no_other_model_i
     save_file(weights(), made.path / "pytorch_lora_weights.safetensors")
     assert inspected(made.path).status is Status.COMPLETE
     assert {"unet", "pytorch_lora_weights"} < set(trees(made.path))
+
+
+@pytest.mark.parametrize("ranks", [(0, 2), (1,)])
+def test_what_each_rank_saved_of_a_sharded_model_is_counted_and_never_exported(tmp_path, ranks):
+    made = make_accelerate(tmp_path)
+    for rank in ranks:
+        shutil.copy(made.path / "optimizer.bin", made.path / f"pytorch_model_fsdp_0_rank{rank}.bin")
+    (made.path / "model.safetensors").unlink()
+    gap = max(ranks) - 1
+    assert inspected(made.path).reason == f"pytorch_model_fsdp_0_rank{gap}.bin is missing"
+    shutil.copy(made.path / "optimizer.bin", made.path / f"pytorch_model_fsdp_0_rank{gap}.bin")
+    assert inspected(made.path).status is Status.COMPLETE
+    with one.opened(str(made.path)) as file, pytest.raises(UnsavableStateError) as caught:
+        export.select(file.contents, Wanted())
+    assert caught.value.hint == MERGE
+
+
+def test_a_folder_in_it_that_lacks_a_rank_is_named_with_what_is_missing(tmp_path):
+    made = make_accelerate(tmp_path)
+    (made.path / "model.safetensors").unlink()
+    write_deepspeed(made.path, weights(), step=4, tag="pytorch_model")
+    assert inspected(made.path).status is Status.COMPLETE
+    assert one.verify(made.path).status is Status.UNVERIFIABLE
+    (made.path / "pytorch_model/mp_rank_00_model_states.pt").unlink()
+    for found in (inspected(made.path), one.verify(made.path)):
+        assert found.status is Status.INCOMPLETE
+        assert found.reason == "pytorch_model: mp_rank_00_model_states.pt is missing"
+
+
+def test_a_file_in_a_folder_in_it_that_was_cut_off_is_named(tmp_path):
+    made = make_accelerate(tmp_path)
+    write_deepspeed(made.path, weights(), step=4, tag="pytorch_model")
+    path = made.path / "pytorch_model/mp_rank_00_model_states.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    for found in (inspected(made.path), one.verify(made.path)):
+        assert found.status is Status.CORRUPT
+        assert found.reason.startswith("pytorch_model: mp_rank_00_model_states.pt: ")
 
 
 def test_a_huge_number_in_a_name_takes_no_time(tmp_path):

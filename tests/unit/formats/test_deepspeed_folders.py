@@ -10,10 +10,11 @@ import torch
 
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.errors import UnsavableStateError
-from marlin_ckpt.formats import inspection
+from marlin_ckpt.formats import inspection, layouts
 from marlin_ckpt.formats.verdicts import Inspection, Status
 from marlin_ckpt.operations import export, one
 from marlin_ckpt.operations.export import Wanted
+from marlin_ckpt.storage.local.store import open_store
 from tests.support.foreign.deepspeed import make_deepspeed, make_zero3, make_zero_in_fp16
 
 make_without_zero = functools.partial(make_deepspeed, stage=0)
@@ -34,6 +35,15 @@ def save(path: Path, *names: str, content: object = ()) -> Path:
     for name in names:
         torch.save(content, path / name)
     return path
+
+
+def needed(top: Path, path: Path) -> frozenset[str]:
+    with open_store(top) as store:
+        entry = layouts.recognise(store, str(path.relative_to(top)))
+        assert entry is not None
+        layout = layouts.of(entry)
+        assert layout is not None
+        return layout.needs(store, entry)
 
 
 @pytest.mark.parametrize("make", [make_deepspeed, make_zero3, make_zero_in_fp16, make_without_zero])
@@ -137,3 +147,31 @@ def test_a_model_in_parts_of_tensors_is_not_exported_by_the_name_of_its_state(tm
         pytest.raises(UnsavableStateError, match="is a part of a larger tensor"),
     ):
         export.select(file.contents, Wanted(state="zero_pp_rank_0_mp_rank_00_model_states.module"))
+
+
+@pytest.mark.parametrize("above", ["", "runs/a"])
+def test_the_folder_that_latest_names_is_needed(tmp_path, above):
+    made, _ = [make_deepspeed(tmp_path / above, step=step) for step in (2, 4)]
+    assert needed(tmp_path, made.path) == {"global_step4"}
+
+
+@pytest.mark.parametrize(("text", "names"), [("10\n", {"10", "iter_0000010"}), ("release", {"release"})])
+def test_the_iteration_that_megatron_goes_on_from_is_needed(tmp_path, text, names):
+    made = make_deepspeed(tmp_path, tag="iter_0000004")
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text(text)
+    assert needed(tmp_path, made.path) == names
+
+
+@pytest.mark.parametrize("text", ["", "x" * 300])
+def test_a_file_of_that_name_which_names_nothing_is_passed_over(tmp_path, text):
+    made = make_deepspeed(tmp_path)
+    (tmp_path / "latest").write_text(text)
+    assert needed(tmp_path, made.path) == set()
+
+
+def test_a_link_in_place_of_latest_is_not_followed(tmp_path):
+    made = make_deepspeed(tmp_path / "run")
+    (tmp_path / "run/latest").rename(tmp_path / "elsewhere")
+    (tmp_path / "run/latest").symlink_to(tmp_path / "elsewhere")
+    assert needed(tmp_path, made.path) == set()

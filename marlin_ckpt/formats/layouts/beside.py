@@ -1,0 +1,38 @@
+"""The small files beside the folders of a run that name the one which the run goes on from.
+
+Source: `deepspeed.runtime.engine.DeepSpeedEngine.save_checkpoint` writes the tag into `latest`, its script
+`ds_to_universal.py` into `latest_universal`; Megatron-LM's `get_checkpoint_tracker_filename` is the third,
+which has the number of the iteration, or the word `release`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from marlin_ckpt.errors import MarlinError
+
+if TYPE_CHECKING:
+    from marlin_ckpt.storage.store import Store
+
+_FILES = ("latest", "latest_universal", "latest_checkpointed_iteration.txt")
+_LONGEST = 255  # bytes of a name: NAME_MAX of linux/limits.h
+
+
+def named_beside(store: Store, folder: str) -> frozenset[str]:
+    """The names of the folders that such files say are still needed.
+
+    Args:
+        store: that a folder of the run is in.
+        folder: its name there.
+    """
+    above = os.path.dirname(folder)
+    found = set()
+    for file in _FILES:
+        with contextlib.suppress(MarlinError), store.open(f"{above}/{file}" if above else file) as source:
+            if source.size_bytes > _LONGEST:  # something else of that name
+                continue
+            name = source.read(0, source.size_bytes).decode("utf-8", "surrogateescape").strip()
+            found |= {name, f"iter_{name:0>7}"} if name.isdecimal() else {name}
+    return frozenset(found - {""})
