@@ -12,6 +12,7 @@ from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.records import OnBytes, check_storages, read_records
 from marlin_ckpt.storage.source import Source
+from marlin_ckpt.storage.sums import read_whole
 
 
 class FileFormat(Protocol):
@@ -27,10 +28,11 @@ class FileFormat(Protocol):
     def verify(self, source: Source, on_bytes: OnBytes) -> Finding:
         """Reads every byte and compares every checksum; `on_bytes` is told how many more were read.
 
-        Of a format without checksums it looks at the structure alone.
+        A format without checksums is read all the same: what a disk cannot give back is found so.
         """
-        del on_bytes
-        return self.inspect(source)
+        found = self.inspect(source)
+        read_whole(source, on_bytes)
+        return found
 
 
 class _Zip(FileFormat):
@@ -43,6 +45,8 @@ class _Zip(FileFormat):
         container = reader.read_container(source)
         if container.has_checksums:
             read_records(source, container, on_bytes=on_bytes)
+        else:
+            read_whole(source, on_bytes)
         # Elsewhere the manifest lists all records, or the form of the whole says that torch.save wrote it.
         if container.repacked and container.manifest is None:
             check_storages(source, container)

@@ -6,6 +6,7 @@ import os
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError, CorruptCheckpointError
 from marlin_ckpt.formats import layouts
+from marlin_ckpt.formats.layouts import digests
 from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.formats.verdicts import Verdict, status_of
 from marlin_ckpt.formats.zip.records import OnBytes
@@ -13,26 +14,27 @@ from marlin_ckpt.storage.local.files import again_if_stale, open_source
 from marlin_ckpt.storage.local.store import open_store
 
 
-def verify(what: Entry | str, on_bytes: OnBytes = lambda _: None) -> Verdict:
+def verify(what: Entry | str, on_bytes: OnBytes = lambda _: None, *, deep: bool = False) -> Verdict:
     """Reads a whole checkpoint and compares it with all that it says of itself.
 
     Args:
         what: the checkpoint, or the path of a file.
         on_bytes: told, from several threads, how many more bytes have been read.
+        deep: also compare what lies in a cache of the Hugging Face hub with the digests that name it.
 
     Raises:
         CheckpointNotFoundError: there is no such file.
         StorageError: it cannot be read.
     """
     try:
-        return examine(what, on_bytes)
+        return examine(what, on_bytes, deep=deep)
     except BadFileError as error:
         tensors = error.tensors if isinstance(error, CorruptCheckpointError) else ()
         path = what.path if isinstance(what, Entry) else what
         return Verdict(path, status_of(error), error.what, tensors, _size_bytes(path), error.hint)
 
 
-def examine(what: Entry | str, on_bytes: OnBytes = lambda _: None) -> Verdict:
+def examine(what: Entry | str, on_bytes: OnBytes = lambda _: None, *, deep: bool = False) -> Verdict:
     """The verdict on a checkpoint, as `verify`; of a file that is bad, the error that says why.
 
     Raises:
@@ -41,13 +43,14 @@ def examine(what: Entry | str, on_bytes: OnBytes = lambda _: None) -> Verdict:
     """
     if isinstance(what, Entry) and (layout := layouts.of(what)):
         with open_store(what.place or os.curdir) as store:
-            return layout.verify(store, what, on_bytes)
+            return (layout.deep if deep else layout.verify)(store, what, on_bytes)
     path = what.path if isinstance(what, Entry) else what
 
     def read() -> Verdict:
         with open_source(path) as source:
             found = open_format(source).verify(source, on_bytes)
-            return Verdict(path, found.status, found.reason, (), source.size_bytes)
+            verdict = Verdict(path, found.status, found.reason, (), source.size_bytes)
+            return digests.verify_file(source, verdict) if deep else verdict
 
     return again_if_stale(read)
 

@@ -87,6 +87,20 @@ def sums(
             stack.close()
 
 
+def read_whole(source: Source, on_bytes: Callable[[int], None] = lambda _: None) -> None:
+    """Reads all of an open object, since a disk says of a bad block only when it is read.
+
+    Args:
+        source: the object.
+        on_bytes: called as by `sums`.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    for _ in sums([(source.path, contextlib.nullcontext(source))], on_bytes):
+        pass
+
+
 def _read(part: _Part) -> tuple[int, int]:
     """Reads a part; returns how many bytes were still there, and their CRC32."""
     memory = memoryview(bytearray(min(part.size, _PIECE_BYTES)))

@@ -13,6 +13,7 @@ A layout is a module of its own with one value, registered here; discovery, rete
 - `parts`: what other tools' folders have in common: a `Makeup` says which file holds which state.
 - `beside`: files beside the folders of a run that name the one which it goes on from.
 - `hub`: the cache of the Hugging Face hub, whose snapshots are links to blobs.
+- `digests`: compares the files of such a snapshot with the names of their blobs.
 - `members`: opening the files of a folder, and never one outside of it.
 - `assembly`: puts what the files hold together in one tree.
 - `judgement`: what is said of such a folder, complete or not, damaged or not.

@@ -12,6 +12,7 @@ from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.content.contents import METADATA, Contents, read_contents
 from marlin_ckpt.formats.content.node import Node, NodeKind
 from marlin_ckpt.formats.content.tree import Builder
+from marlin_ckpt.formats.layouts.parts import misplaced
 from marlin_ckpt.formats.pickle.labels import join
 from marlin_ckpt.formats.values.tensor import TensorInfo
 
@@ -49,6 +50,7 @@ def assemble(folder: Folder, layout: str, makeup: Makeup) -> Contents:
         parts.append((one.name, found))
         moved = _moved(found.root, one)
         _put(root, [replace(moved, key=one.state)] if one.state else moved.children)
+    gaps += misplaced(makeup.places, {name: found.tensors for name, found in parts})
     _put(root, _plain_nodes(folder, makeup))
     imports = sorted({name for _, one in parts for name in one.imports})
     numpy_types = sorted({name for _, one in parts for name in one.numpy_types})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from marlin_ckpt.errors import (
@@ -16,66 +16,93 @@ from marlin_ckpt.errors import (
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.format import Foreign, Format, detect
-from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, listed
-from marlin_ckpt.formats.registry import open_format
+from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, listed, misplaced
+from marlin_ckpt.formats.registry import FileFormat, open_format
 from marlin_ckpt.formats.verdicts import Inspection, Status, Verdict
-from marlin_ckpt.storage.sums import sums
+from marlin_ckpt.storage.sums import read_whole
 
 if TYPE_CHECKING:
     from marlin_ckpt.entries import Entry
     from marlin_ckpt.formats.layouts.members import Folder
+    from marlin_ckpt.formats.values.tensor import TensorInfo
     from marlin_ckpt.formats.zip.records import OnBytes
+    from marlin_ckpt.storage.source import Source
 
 _POINTER = "a git-lfs pointer"
 _ALWAYS_WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt")
 _UNTIED = "nothing ties its files to one save"
 
 
+class _PointerError(Exception):
+    """In place of a file there is a pointer to it."""
+
+
+class _NestedError(Exception):
+    """A folder in the folder lacks something."""
+
+
+@dataclass(slots=True)
+class _Faults:
+    """What is not as it has to be in a folder, a few words each.
+
+    Attributes:
+        missing: what it lacks.
+        wrong: what is damaged.
+        tensors: the names of those that are damaged.
+    """
+
+    missing: list[str]
+    wrong: list[str]
+    tensors: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.wrong)
+
+    @contextlib.contextmanager
+    def noting(self, name: str) -> Iterator[None]:
+        """Notes what is raised of one of its files."""
+        try:
+            yield
+        except CheckpointNotFoundError:
+            self.missing.append(f"{name} is missing")
+        except _PointerError:
+            self.missing.append(f"{name} is {_POINTER}: `git lfs pull` fetches the file")
+        except _NestedError as error:
+            self.missing.append(f"{name}: {error}")
+        except BadFileError as error:
+            self.wrong.append(f"{name}: {error.what}")
+            self.tensors += error.tensors if isinstance(error, CorruptCheckpointError) else ()
+
+
 def inspect(entry: Entry, layout: ToolLayout, folder: Folder) -> Inspection:
     """Looks at a folder's names, and at the structure of each of its parts; reads no tensor."""
     found = layout.makeup(folder)
-    missing, wrong = list(found.missing), list(found.wrong)
-    if not (missing or wrong):
-        _look_at_parts(folder, found, missing, wrong)
-    status = Status.INCOMPLETE if missing else Status.CORRUPT if wrong else Status.COMPLETE
-    reason = _sentence(missing or wrong or found.notes)
-    return Inspection(entry, status, reason, tools_metrics=found.metrics)
+    faults = _Faults(list(found.missing), list(found.wrong))
+    if not faults:
+        _look_at_parts(folder, found, faults)
+    if faults.missing:
+        status, reason = Status.INCOMPLETE, faults.missing
+    else:
+        status, reason = (Status.CORRUPT, faults.wrong) if faults else (Status.COMPLETE, found.notes)
+    return Inspection(entry, status, _sentence(reason), tools_metrics=found.metrics)
 
 
-def _look_at_parts(folder: Folder, found: Makeup, missing: list[str], wrong: list[str]) -> None:
+def _look_at_parts(folder: Folder, found: Makeup, faults: _Faults) -> None:
     for one in found.parts:
         if not one.layout:
-            _look(folder, one, missing, wrong)
+            with faults.noting(one.name), folder.open(one.name) as source:
+                _format_of(source).inspect(source)
             continue
         below = folder.below(one.name)
         nested = cast("ToolLayout", layouts.named(one.layout)).makeup(below)
-        lacks, faults = list(nested.missing), list(nested.wrong)
-        _look_at_parts(below, nested, lacks, faults)
-        missing += [f"{one.name}: {what}" for what in dict.fromkeys(lacks)]
-        wrong += [f"{one.name}: {what}" for what in dict.fromkeys(faults)]
-
-
-def _look(folder: Folder, part: Part, missing: list[str], wrong: list[str]) -> None:
-    try:
-        with folder.open(part.name) as source:
-            if _is_pointer(found := detect(source)):
-                missing.append(_pointer(part.name))
-            elif isinstance(found, Format):
-                open_format(source).inspect(source)
-            else:
-                wrong.append(f"{part.name} is {found.what}")
-    except CheckpointNotFoundError:
-        missing.append(f"{part.name} is missing")
-    except BadFileError as error:
-        wrong.append(f"{part.name}: {error.what}")
-
-
-def _is_pointer(found: Format | Foreign) -> bool:
-    return isinstance(found, Foreign) and found.what == _POINTER
+        own = _Faults(list(nested.missing), list(nested.wrong))
+        _look_at_parts(below, nested, own)
+        faults.missing += [f"{one.name}: {what}" for what in dict.fromkeys(own.missing)]
+        faults.wrong += [f"{one.name}: {what}" for what in dict.fromkeys(own.wrong)]
 
 
 def verify(folder: Folder, layout: ToolLayout, on_bytes: OnBytes) -> Verdict:
-    """Reads every part of a folder whole, and compares the checksums that it has.
+    """Reads every file of a folder whole, and compares the checksums that it has.
 
     Returns:
         what is wrong; or `unverifiable`, with the reason: no tool's folder says which bytes belong to it.
@@ -84,38 +111,25 @@ def verify(folder: Folder, layout: ToolLayout, on_bytes: OnBytes) -> Verdict:
         StorageError: a file cannot be read.
     """
     found = layout.makeup(folder)
-    missing, wrong = list(found.missing), list(found.wrong)
-    tensors: list[str] = []
+    faults = _Faults(list(found.missing), list(found.wrong))
     unchecked: list[str] = [name for name in found.values if name in folder.items]
-    places: dict[str, set[str]] = {}
+    held: dict[str, Sequence[TensorInfo]] = {}
+    indexed = frozenset(found.places.values())
     for one in found.parts:
-        try:
+        with faults.noting(one.name):
             _verify_part(folder, one, on_bytes, unchecked)
-            if found.places:
-                places[one.name] = _names_in(folder, one)
-        except CheckpointNotFoundError as error:
-            missing.append(f"{one.name}: {error.what}" if one.layout else f"{one.name} is missing")
-        except _PointerError:
-            missing.append(_pointer(one.name))
-        except BadFileError as error:
-            wrong.append(f"{one.name}: {error.what}")
-            tensors += error.tensors if isinstance(error, CorruptCheckpointError) else ()
-    wrong += _misplaced(found, places)
+            if one.name in indexed:
+                held[one.name] = _tensors_in(folder, one)
+    faults.wrong += misplaced(found.places, held)
     for name in _others(folder, found):
-        try:
+        with faults.noting(name):
             _verify_other(folder, name, on_bytes)
-        except _PointerError:
-            missing.append(_pointer(name))
-        except BadFileError as error:
-            wrong.append(f"{name}: {error.what}")
-    if missing or wrong:
-        status = Status.CORRUPT if wrong else Status.INCOMPLETE
-        return Verdict(folder.path, status, _sentence([*wrong, *missing]), tuple(tensors))
-    return Verdict(folder.path, Status.UNVERIFIABLE, _sentence([_unchecked(unchecked), *found.notes]))
-
-
-class _PointerError(Exception):
-    """In place of a file there is a pointer to it."""
+    if faults:
+        status = Status.CORRUPT if faults.wrong else Status.INCOMPLETE
+        reason = _sentence([*faults.wrong, *faults.missing])
+        return Verdict(folder.path, status, reason, tuple(faults.tensors))
+    notes = [_unchecked(unchecked), *found.notes, *_differences(found, held)]
+    return Verdict(folder.path, Status.UNVERIFIABLE, _sentence(notes))
 
 
 def _verify_part(folder: Folder, part: Part, on_bytes: OnBytes, unchecked: list[str]) -> None:
@@ -123,19 +137,23 @@ def _verify_part(folder: Folder, part: Part, on_bytes: OnBytes, unchecked: list[
         nested = cast("ToolLayout", layouts.named(part.layout))
         verdict = nested.verify_in(folder.below(part.name), on_bytes)
         if verdict.status is Status.INCOMPLETE:
-            raise CheckpointNotFoundError(verdict.reason, folder.path)
+            raise _NestedError(verdict.reason)
         if verdict.status.is_bad:
             raise CorruptCheckpointError(verdict.reason, folder.path, tensors=verdict.tensors)
         return
     with folder.open(part.name) as source:
-        if _is_pointer(detect(source)):
-            raise _PointerError
-        if open_format(source).verify(source, on_bytes).status is Status.UNVERIFIABLE:
+        if _format_of(source).verify(source, on_bytes).status is Status.UNVERIFIABLE:
             unchecked.append(part.name)
 
 
-def _pointer(name: str) -> str:
-    return f"{name} is {_POINTER}: `git lfs pull` fetches the file"
+def _format_of(source: Source) -> FileFormat:
+    if _is_pointer(detect(source)):
+        raise _PointerError
+    return open_format(source)
+
+
+def _is_pointer(found: Format | Foreign) -> bool:
+    return isinstance(found, Foreign) and found.what == _POINTER
 
 
 def _others(folder: Folder, found: Makeup) -> list[str]:
@@ -156,22 +174,31 @@ def _verify_other(folder: Folder, name: str, on_bytes: OnBytes) -> None:
         elif name.endswith(_ALWAYS_WEIGHTS):
             raise NotACheckpointError(f"it is {kind.what}", source.path)
         else:
-            deque(sums([(name, nullcontext(source))], on_bytes), 0)
+            read_whole(source, on_bytes)
     if name.endswith(".json"):
         folder.read_json(name)
 
 
-def _names_in(folder: Folder, part: Part) -> set[str]:
+def _tensors_in(folder: Folder, part: Part) -> Sequence[TensorInfo]:
     with folder.open(part.name) as source:
-        return {one.name for one in read_contents(source).tensors}
+        return read_contents(source).tensors
 
 
-def _misplaced(found: Makeup, places: Mapping[str, set[str]]) -> Iterator[str]:
-    """What an index says of tensors, and their files do not hold."""
-    for file, names in places.items():
-        lost = sorted(name for name, place in found.places.items() if place == file and name not in names)
-        if lost:
-            yield f"{file} lacks {listed(lost)}, which the index says is in it"
+def _differences(found: Makeup, held: Mapping[str, Sequence[TensorInfo]]) -> Iterator[str]:
+    """What an index says otherwise than the files, and harms nobody: common in merged and tied models."""
+    if not found.places:
+        return
+    others = [one.name for tensors in held.values() for one in tensors if one.name not in found.places]
+    if others:
+        yield f"its index does not list {listed(others)}"
+    # What is tied is in a pickle several times, and in the sum once.
+    sizes = {
+        (file, one.storage, one.offset, one.shape): one.size_bytes
+        for file, tensors in held.items()
+        for one in tensors
+    }
+    if found.tensor_bytes not in (None, size := sum(sizes.values())):
+        yield f"its index states {found.tensor_bytes:,} bytes of tensors, and its files hold {size:,}"
 
 
 def _unchecked(names: list[str]) -> str:

@@ -44,6 +44,7 @@ class Folder:
         self._entry = entry
         self._name = f"{entry.item.name}/{within}" if within else entry.item.name
         self.path = os.path.join(entry.path, within) if within else entry.path
+        self._dangling: list[str] | None = None
         start = len(self._name) + 1
         before = f"{self._name}/"
         self.items: dict[str, Item] = {
@@ -67,8 +68,10 @@ class Folder:
 
     def dangling(self) -> list[str]:
         """The links directly in it that lead nowhere, sorted."""
-        links = (os.path.basename(one) for one in self._store.list(self._name).links)
-        return sorted(one for one in links if one not in self.items)
+        if self._dangling is None:
+            links = (os.path.basename(one) for one in self._store.list(self._name).links)
+            self._dangling = sorted(one for one in links if one not in self.items)
+        return self._dangling
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[Source]:

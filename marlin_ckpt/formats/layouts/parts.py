@@ -7,7 +7,7 @@ files that says what belongs together and what is missing. What can be asked of 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.entries import Entry
     from marlin_ckpt.formats.content.contents import Contents
     from marlin_ckpt.formats.layouts.members import Folder
+    from marlin_ckpt.formats.values.tensor import TensorInfo
     from marlin_ckpt.formats.verdicts import Inspection, Verdict
     from marlin_ckpt.formats.zip.records import OnBytes
     from marlin_ckpt.naming import FileName
@@ -111,6 +112,12 @@ class ToolLayout(Layout):
 
         return self.verify_in(Folder(store, entry), on_bytes)._replace(size_bytes=entry.size_bytes)
 
+    def deep(self, store: Store, entry: Entry, on_bytes: OnBytes) -> Verdict:
+        """Compares the files of a snapshot of the hub with their digests; see `Layout.deep`."""
+        from marlin_ckpt.formats.layouts import digests  # noqa: PLC0415 - as above
+
+        return digests.verify(self, store, entry, on_bytes)
+
     def contents(self, store: Store, entry: Entry) -> Contents:
         """Puts what its files hold together; see `Layout.contents`."""
         from marlin_ckpt.formats.layouts.members import Folder  # noqa: PLC0415 - as above
@@ -128,6 +135,22 @@ class ToolLayout(Layout):
         from marlin_ckpt.formats.layouts import assembly  # noqa: PLC0415 - as above
 
         return assembly.assemble(folder, self.name, self.makeup(folder))
+
+
+def misplaced(places: Mapping[str, str], held: Mapping[str, Iterable[TensorInfo]]) -> Iterator[str]:
+    """What an index says of tensors, and the files do not hold.
+
+    Args:
+        places: of tensors, the file that the index names, by the tensor's name.
+        held: the tensors of each file, by its name; what it lacks was not read.
+    """
+    lost: dict[str, list[str]] = {}
+    names = {file: {one.name for one in tensors} for file, tensors in held.items()}
+    for name, file in places.items():
+        if file in names and name not in names[file]:
+            lost.setdefault(file, []).append(name)
+    for file, missing in lost.items():
+        yield f"{file} lacks {listed(sorted(missing))}, which the index says is in it"
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

@@ -87,7 +87,7 @@ def test_a_structure_is_complete_or_not_or_cannot_tell_where_there_are_no_checks
 def test_a_file_that_is_removed_while_it_is_found_corrupt_has_no_size(tmp_path, monkeypatch):
     path = save(tmp_path)
 
-    def removed(*_):
+    def removed(*_, **__):
         path.unlink()
         raise CorruptCheckpointError("damaged", str(path))
 
