@@ -6,6 +6,7 @@ deepspeed         DeepSpeed
 fairseq           fairseq
 ignite            PyTorch-Ignite, with the score in the name
 lightning         Lightning and NeMo: pairs such as `step=6`, in any order
+megatron          Megatron-Core
 stable_baselines  Stable-Baselines3
 torchtitan        torchtitan
 transformers      the Trainer of Transformers
@@ -17,6 +18,7 @@ from marlin_ckpt.grammars import (
     fairseq,
     ignite,
     lightning,
+    megatron,
     stable_baselines,
     torchtitan,
     transformers,
@@ -28,6 +30,7 @@ _GRAMMARS = (
     transformers.GRAMMAR,
     accelerate.GRAMMAR,
     torchtitan.GRAMMAR,
+    megatron.GRAMMAR,
     deepspeed.GRAMMAR,
     fairseq.GRAMMAR,
     ignite.GRAMMAR,

@@ -6,6 +6,7 @@ A layout is a module of its own with one value, registered here; discovery, rete
 - `layout`: the Protocol, and the names in a folder that a layout is recognised by.
 - `folder`: files of any kind, listed with their checksums by a manifest of ours.
 - `accelerate`: states of Accelerate, by any name.
+- `dcp`: torch's Distributed Checkpoint, shards with metadata.
 - `deepspeed`: the files of DeepSpeed's ranks, of which few hold whole tensors.
 - `hugging_face`: weights as `save_pretrained` writes them, in one file or in shards with an index.
 - `peft`: adapters, as PEFT writes them.
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING
 from marlin_ckpt import naming
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.formats.layouts.accelerate import AccelerateLayout
+from marlin_ckpt.formats.layouts.dcp.layout import DcpLayout
 from marlin_ckpt.formats.layouts.deepspeed import DeepSpeedLayout
 from marlin_ckpt.formats.layouts.folder import FolderLayout
 from marlin_ckpt.formats.layouts.hugging_face import HuggingFaceLayout
@@ -47,6 +49,7 @@ _known: dict[str, Layout] = {
         FolderLayout(),
         TrainerLayout(),
         AccelerateLayout(),
+        DcpLayout(),
         DeepSpeedLayout(),
         HuggingFaceLayout(),
         PeftLayout(),

@@ -62,6 +62,24 @@ def assemble(folder: Folder, layout: str, makeup: Makeup) -> Contents:
     )  # fmt: skip
 
 
+def joined(root: Node, contents: Contents, imports: Iterable[str], gaps: Iterable[str]) -> Contents:
+    """What a folder holds beside its parts, and these, in one tree.
+
+    Args:
+        root: of what it holds beside them.
+        contents: of the parts.
+        imports: what unpickling the rest would import.
+        gaps: what the rest lacks.
+    """
+    _put(root, contents.root.children)
+    return contents._replace(
+        root=root,
+        tensors=tuple(tensors_in(root)),
+        imports=tuple(sorted({*contents.imports, *imports})),
+        gaps=tuple(dict.fromkeys([*contents.gaps, *gaps])),
+    )
+
+
 def read_part(folder: Folder, part: Part) -> Contents:
     """What one part holds, by the names that it has there; raises as `assemble` does."""
     if part.layout:

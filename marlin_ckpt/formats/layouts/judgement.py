@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -110,7 +110,18 @@ def verify(folder: Folder, layout: ToolLayout, on_bytes: OnBytes) -> Verdict:
     Raises:
         StorageError: a file cannot be read.
     """
-    found = layout.makeup(folder)
+    return judge(folder, layout.makeup(folder), on_bytes)
+
+
+def judge(folder: Folder, found: Makeup, on_bytes: OnBytes, read: Collection[str] = ()) -> Verdict:
+    """Verifies a folder, of which so much was found already; see `verify`.
+
+    Args:
+        folder: the checkpoint.
+        found: what a look at it found, and whatever reading some of its files did.
+        on_bytes: told how many more bytes have been read.
+        read: the files that were verified already.
+    """
     faults = _Faults(list(found.missing), list(found.wrong))
     unchecked: list[str] = [name for name in found.values if name in folder.items]
     held: dict[str, Sequence[TensorInfo]] = {}
@@ -121,7 +132,7 @@ def verify(folder: Folder, layout: ToolLayout, on_bytes: OnBytes) -> Verdict:
             if one.name in indexed:
                 held[one.name] = _tensors_in(folder, one)
     faults.wrong += misplaced(found.places, held)
-    for name in _others(folder, found):
+    for name in _others(folder, found, read):
         with faults.noting(name):
             _verify_other(folder, name, on_bytes)
     if faults:
@@ -156,11 +167,11 @@ def _is_pointer(found: Format | Foreign) -> bool:
     return isinstance(found, Foreign) and found.what == _POINTER
 
 
-def _others(folder: Folder, found: Makeup) -> list[str]:
+def _others(folder: Folder, found: Makeup, read: Collection[str]) -> list[str]:
     """The files that hold nothing of the tree: settings, a tokenizer, weights in another format."""
-    parts = {one.name for one in found.parts}
+    done = {*read, *(one.name for one in found.parts)}
     nested = tuple(f"{one.name}/" for one in found.parts if one.layout)
-    return [name for name in folder.items if name not in parts and not name.startswith(nested)]
+    return [name for name in folder.items if name not in done and not name.startswith(nested)]
 
 
 def _verify_other(folder: Folder, name: str, on_bytes: OnBytes) -> None:

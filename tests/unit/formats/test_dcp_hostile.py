@@ -1,0 +1,117 @@
+"""Metadata of distributed checkpoints that is hostile, or contradicts itself: refused, and nothing runs."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from marlin_ckpt.directory import catalog
+from marlin_ckpt.errors import BadFileError, UnsafeCheckpointError
+from marlin_ckpt.formats import inspection
+from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.operations import one
+from tests.support.dcp import entry_of, metadata_of, read_all, rewrite, verified
+from tests.support.foreign import dcp_folders, dcp_writing
+from tests.support.foreign.made import Made
+
+
+@pytest.fixture
+def made(tmp_path) -> Made:
+    return dcp_folders.make_dcp(tmp_path)
+
+
+class Runs:
+    """Unpickling it would run something."""
+
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch /tmp/marlin-ckpt-was-here",)
+
+
+def test_metadata_with_code_in_it_is_refused_and_nothing_runs(made):
+    metadata = metadata_of(made.path)
+    metadata.extra = Runs()
+    rewrite(made.path, metadata)
+    with pytest.raises(UnsafeCheckpointError, match=r"it would import posix\.system") as refused:
+        one.read(str(made.path))
+    assert refused.value.names == ("posix.system",)
+    assert verified(made.path).status.is_bad or verified(made.path).status is Status.NOT_A_CHECKPOINT
+    assert not os.path.exists("/tmp/marlin-ckpt-was-here")
+
+
+def _outside(metadata):
+    next(iter(metadata.storage_data.values())).relative_path = "../secret"
+
+
+def _absolute(metadata):
+    next(iter(metadata.storage_data.values())).relative_path = "/etc/passwd"
+
+
+def _behind_the_end(metadata):
+    next(iter(metadata.storage_data.values())).offset = 2**62
+
+
+def _negative(metadata):
+    next(iter(metadata.storage_data.values())).offset = -5
+
+
+def _negative_length(metadata):
+    next(iter(metadata.storage_data.values())).length = -5
+
+
+def _over_each_other(metadata):
+    first, second = list(metadata.storage_data.values())[:2]
+    first.relative_path, first.offset = second.relative_path, second.offset + 1
+
+
+def _huge(metadata):
+    described = metadata.state_dict_metadata["model.lm_head.weight"]
+    described.size = torch.Size([2**62, 4])
+
+
+def _doubled(metadata):
+    described = metadata.state_dict_metadata["model.lm_head.weight"]
+    described.chunks[1].offsets = described.chunks[0].offsets
+
+
+def _of_other_dimensions(metadata):
+    metadata.state_dict_metadata["model.lm_head.weight"].chunks[0].offsets = torch.Size([0])
+
+
+def _cyclic(metadata):
+    loop: list[object] = []
+    loop.append(loop)
+    metadata.planner_data = {"model.lm_head.weight": (loop,)}
+    metadata.state_dict_metadata["model.lm_head.weight"].chunks = loop
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _outside, _absolute, _behind_the_end, _negative, _negative_length, _over_each_other, _huge, _doubled,
+        _of_other_dimensions, _cyclic,
+    ],
+)  # fmt: skip
+def test_metadata_that_contradicts_is_corrupt_and_nothing_is_exported(made, change):
+    metadata = metadata_of(made.path)
+    change(metadata)
+    rewrite(made.path, metadata)
+    verdict = verified(made.path)
+    assert verdict.status is Status.CORRUPT
+    with pytest.raises(BadFileError):
+        read_all(made.path)
+    assert inspection.inspect(entry_of(made.path)).status is Status.CORRUPT
+
+
+def test_names_without_keys_and_keys_through_a_tensor_are_shown_flat(tmp_path):
+    dcp_writing.write_dcp(tmp_path / "step-1", {"a": torch.ones(2), "b": torch.zeros(1)}, ranks=1)
+    metadata = metadata_of(tmp_path / "step-1")
+    metadata.planner_data = {"a": ("a",), "b": ("a", "b")}
+    rewrite(tmp_path / "step-1", metadata)
+    assert {tensor.name for tensor in one.read(str(tmp_path / "step-1")).tensors} == {"a", "b"}
+
+
+def test_another_tools_metadata_is_no_checkpoint(tmp_path):
+    (tmp_path / ".metadata").write_text("version:\n  revision: flutter\n")
+    assert catalog.entry(tmp_path) is None
