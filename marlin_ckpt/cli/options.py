@@ -57,6 +57,10 @@ Directory = Annotated[str, argument("DIR", "The directory of checkpoints.")]
 Extension = Annotated[
     str, option("--ext", "E", "The files' extension, without a dot.", callback=check_extension)
 ]
+AnyExtension = Annotated[
+    str | None,
+    option("--ext", "E", "The files' extension, without a dot; else pt.", callback=check_extension),
+]
 Prefix = Annotated[
     str | None,
     option("--prefix", "P", "Only names {P}_{index} and {P}_model_{index}.", callback=check_prefix),

@@ -38,7 +38,12 @@ def readable(store: Store, *, recursive: bool, on_error: OnError | None = None) 
 
 
 def find(
-    directory: PathText, *, prefix: str | None = None, extension: str = "pt", recursive: bool = False
+    directory: PathText,
+    *,
+    prefix: str | None = None,
+    extension: str = "pt",
+    recursive: bool = False,
+    foreign: bool = False,
 ) -> list[Entry]:
     """The checkpoints and other regular files of one extension, in order of their index.
 
@@ -48,13 +53,14 @@ def find(
             that do not fit the grammar last.
         extension: of files, without its dot; folders that are a checkpoint count whatever theirs is.
         recursive: look in sub-directories too.
+        foreign: folders of other tools too, which no run of ours may take for its own.
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read.
     """
     with open_store(directory) as store:
-        return find_in(store, prefix=prefix, extension=extension, recursive=recursive)
+        return find_in(store, prefix=prefix, extension=extension, recursive=recursive, foreign=foreign)
 
 
 def find_in(
@@ -63,6 +69,7 @@ def find_in(
     prefix: str | None = None,
     extension: str = "pt",
     recursive: bool = False,
+    foreign: bool = False,
     on_error: OnError | None = None,
 ) -> list[Entry]:
     """What `find` finds, in a store.
@@ -71,7 +78,8 @@ def find_in(
     """
     found = []
     for level in readable(store, recursive=recursive, on_error=on_error):
-        found += [one for one in level.checkpoints if prefix in (None, one.name and one.name.prefix)]
+        folders = (one for one in level.checkpoints if foreign or not layouts.is_foreign(one))
+        found += [one for one in folders if prefix in (None, one.name and one.name.prefix)]
         for path in level.objects:
             if not naming.has_extension(path, extension):
                 continue
@@ -93,10 +101,25 @@ def link_targets(store: Store, *, recursive: bool = False) -> dict[tuple[int, ..
     return {item.inode: item.name for item in found}
 
 
+def listed(
+    directory: PathText, *, prefix: str | None = None, extension: str = "pt", recursive: bool = False
+) -> list[Entry]:
+    """What a directory is, where it is itself one checkpoint, and what `find` finds in it, of whatever tool.
+
+    The directory of a Trainer that has left its last weights there is both.
+
+    Raises:
+        CheckpointNotFoundError, StorageError: as `find` raises them.
+    """
+    found = find(directory, prefix=prefix, extension=extension, recursive=recursive, foreign=True)
+    itself = entry(directory)
+    return [itself, *found] if itself and prefix in (None, itself.name and itself.name.prefix) else found
+
+
 def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = False) -> list[Entry]:
     """The files that a command line names: each file itself, of each directory those of some extensions.
 
-    A folder that is a checkpoint counts as a file does.
+    A folder that is a checkpoint, of whatever tool, counts as a file does; see `listed`.
 
     Raises:
         CheckpointNotFoundError: there is no such file or directory.
@@ -104,12 +127,12 @@ def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = 
     """
     found: list[Entry] = []
     for path in paths:
-        if one := entry(path):
-            found.append(one)
-        elif os.path.isdir(path):
+        if os.path.isdir(path):
             for extension in extensions:
-                more = find(path, extension=extension, recursive=recursive)
+                more = listed(path, extension=extension, recursive=recursive)
                 found.extend(one for one in more if not one.layout or one not in found)
+        elif one := entry(path):
+            found.append(one)
         else:
             missing = "no such file or directory"
             # No file has a name with a null byte in it: ValueError.

@@ -9,6 +9,7 @@ from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import age, count, metrics, size, some, spark
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.escaping import escape
+from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.operations.listing import metric_by_run, run_of
 
@@ -48,13 +49,17 @@ def _row(
     return [
         (escape(run_of(one)[1]) or "-") if with_run else "",
         "-" if one.entry.index is None else str(one.entry.index),
-        str(one.kind),
+        _kind(one),
         size(one.entry.size_bytes),
         age(now_s - one.written_s),
         metrics({name: value for name, value in one.metrics.items() if name in shown}),
         _COMPLETE[one.complete] + (f": {escape(one.reason)}" if one.reason else ""),
         escape(os.path.relpath(one.entry.path, directory)),
     ]
+
+
+def _kind(one: Inspection) -> str:
+    return one.entry.layout if layouts.is_foreign(one.entry) else str(one.kind)
 
 
 def show_metric(found: Sequence[Inspection], name: str) -> None:
@@ -75,6 +80,7 @@ def checkpoint(one: Inspection) -> dict[str, Any]:
     return {
         **facts(one.entry, "path", "index", "size_bytes"),
         **facts(one, "kind", "complete"),
+        "layout": one.entry.layout or None,
         "intact": None,  # which only `verify` can tell, since it reads the data
         "modified": _time(one.entry.modified_ns),
         "reason": one.reason or None,

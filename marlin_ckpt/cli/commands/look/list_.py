@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Directory, Extension, Json, Prefix, Recursive, option
+from marlin_ckpt.cli.options import AnyExtension, Directory, Json, Prefix, Recursive, option
 
 EXAMPLE = "Example: marlin-ckpt list runs --recursive --best val_loss --since 7d"
 
@@ -14,7 +14,7 @@ EXAMPLE = "Example: marlin-ckpt list runs --recursive --best val_loss --since 7d
 def list_(
     directory: Directory,
     prefix: Prefix = None,
-    ext: Extension = "pt",
+    ext: AnyExtension = None,
     recursive: Recursive = False,
     sort: Annotated[str, option("--sort", "KEY", "index, age, size, name, or a metric's name.")] = "index",
     best: Annotated[
@@ -30,18 +30,18 @@ def list_(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the checkpoints of a directory.
+    """List the checkpoints of a directory: files, and folders that are one checkpoint, of whatever tool.
 
-    Each line has the index, kind, size, age (from the manifest, else the file's time) and metrics, and
-    whether the file is complete. For that only the structure is read; verify reads the data. With --recursive
-    the files are grouped by run. Of more than four metrics, four at most are printed: losses, and those of
-    evaluations. --json has all.
+    Each line has the index (or step), kind, size, age (from the manifest, else the file's time) and metrics,
+    and whether it is complete. For that only the structure is read; verify reads the data. The kind of
+    another tool's folder is its layout, such as trainer or dcp. With --recursive the files are grouped by
+    run. Of more than four metrics, four at most are printed: losses, and those of evaluations. --json has
+    all.
     """
     from marlin_ckpt.cli.views import checkpoints as view
-    from marlin_ckpt.directory import catalog
+    from marlin_ckpt.directory import catalog, left_out
     from marlin_ckpt.formats.inspection import inspect, metric_names
     from marlin_ckpt.keep import unknown_metric
-    from marlin_ckpt.naming import EXTENSIONS
     from marlin_ckpt.operations import listing
 
     now_s = time.time()
@@ -51,7 +51,8 @@ def list_(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from error
     everything = [
-        inspect(entry) for entry in catalog.find(directory, prefix=prefix, extension=ext, recursive=recursive)
+        inspect(entry)
+        for entry in catalog.listed(directory, prefix=prefix, extension=ext or "pt", recursive=recursive)
     ]
     ordering = [*(best_by or ())[:1], *({sort} - {*listing.KEYS})]
     known = metric_names(everything)
@@ -64,13 +65,13 @@ def list_(
         return
     shown = metric or listing.usual_metrics(metric_names(found), ordering)
     view.show(found, directory, shown, now_s=now_s, by_run=recursive)
-    others = [] if everything else [
-        f"--ext {one}" for one in EXTENSIONS
-        if one != ext and catalog.find(directory, prefix=prefix, extension=one, recursive=recursive)
-    ]  # fmt: skip
     if not metric:
         view.tell_of_more(metric_names(found), shown)
-    if others:
-        output.talk(f"hint: there are files with {' or '.join(others)}")
+    if ext is None or not everything:
+        others = left_out.options(
+            directory, prefix=prefix, extension=ext or "pt", recursive=recursive, has_found=bool(everything)
+        )
+        if others:
+            output.talk(f"hint: there are {'more' if everything else 'files'} with {' or '.join(others)}")
     if spark is not None:
         view.show_metric(found, spark)
