@@ -2,7 +2,8 @@
 
 - `catalog`: finds checkpoints; the only discovery. `walk`: goes through a store for it, folder by folder.
 - `latest`: orders checkpoints by their names alone, ours and other tools'.
-- `search`: the checkpoints of a directory in order: of one prefix, or of whatever is there.
+- `others`: what other tools have there: the newest of theirs, what a listing leaves out.
+- `search`: the checkpoints of one prefix in order.
 - `newest`: the newest checkpoint that is good, whatever good means to the caller.
 - `runs`: the small file that says that several runs have saved in a directory; `neighbours`: which, by
   the manifests, and which saved last.

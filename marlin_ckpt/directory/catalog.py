@@ -63,7 +63,7 @@ def find(
         return find_in(store, prefix=prefix, extension=extension, recursive=recursive, foreign=foreign)
 
 
-def find_in(
+def find_in(  # noqa: PLR0913 - what is searched for, each by its name
     store: Store,
     *,
     prefix: str | None = None,
@@ -111,8 +111,12 @@ def listed(
     Raises:
         CheckpointNotFoundError, StorageError: as `find` raises them.
     """
-    found = find(directory, prefix=prefix, extension=extension, recursive=recursive, foreign=True)
     itself = entry(directory)
+    layout = itself and layouts.of(itself)
+    if layout and not layout.is_flat:
+        found = []
+    else:
+        found = find(directory, prefix=prefix, extension=extension, recursive=recursive, foreign=True)
     return [itself, *found] if itself and prefix in (None, itself.name and itself.name.prefix) else found
 
 

@@ -19,6 +19,7 @@ from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
 from marlin_ckpt.escaping import escape, get_logger
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats import layouts
 from marlin_ckpt.storage.local.store import open_store
 from marlin_ckpt.storage.store import Store
 
@@ -66,12 +67,18 @@ def get_latest_file(
 
 
 def newest_first(
-    directory: PathText, prefix: str, extension: str = "pt", logger: logging.Logger = _logger
+    directory: PathText,
+    prefix: str,
+    extension: str = "pt",
+    logger: logging.Logger = _logger,
+    *,
+    foreign: bool = False,
 ) -> Iterator[Entry]:
     """All checkpoints that `get_latest_file` chooses from, its choice first.
 
     There are none where there is no such directory. All names are read at the first step, and of the files
-    only those looked at that are asked for.
+    only those looked at that are asked for. With `foreign`, folders that are one checkpoint of another tool
+    count as its files do, whatever the extension.
 
     Raises:
         StorageError: the directory cannot be read.
@@ -82,15 +89,17 @@ def newest_first(
         hint = "name the one to load, or rename them to {prefix}_{index}.{extension}"
         raise MarlinError(f"names do not tell which is newer: {one}, {other}", os.fspath(directory), hint)
 
-    return _newest_first(directory, prefix, extension, logger, refuse)
+    return _newest_first(directory, prefix, extension, logger, refuse, foreign=foreign)
 
 
-def _newest_first(
+def _newest_first(  # noqa: PLR0913 - what both searches share
     directory: PathText,
     prefix: str,
     extension: str,
     logger: logging.Logger,
     in_doubt: Callable[[str, str], None],
+    *,
+    foreign: bool = False,
 ) -> Iterator[Entry]:
     if os.path.islink(directory) and not os.path.exists(directory):
         logger.warning("%s is a symbolic link that leads nowhere.", escape(os.fspath(directory)))
@@ -104,6 +113,8 @@ def _newest_first(
             yield found
         if not has_found:
             stems = _foreign_stems(levels, prefix, extension)
+            if foreign:
+                stems |= _folder_stems(levels, prefix)
             keyed = _by_other_grammars(stems) or _by_last_integer(stems, logger, in_doubt)
             yield from _in_order(store, keyed, known)
 
@@ -129,7 +140,8 @@ def _by_our_grammar(levels: Iterable[Level], prefix: str, extension: str) -> _Ke
             if index is not None:
                 keyed.append(((-index,), name))
         for one in level.checkpoints:
-            if one.name and one.name.prefix == prefix and one.name.kind is naming.Kind.CHECKPOINT:
+            is_ours = one.name and one.name.prefix == prefix and one.name.kind is naming.Kind.CHECKPOINT
+            if one.name and is_ours and not layouts.is_foreign(one):
                 keyed.append(((-one.name.index,), one.item.name))
     return keyed
 
@@ -145,6 +157,13 @@ def _foreign_stems(levels: Iterable[Level], prefix: str, extension: str) -> dict
                 if ours is None or ours.kind is naming.Kind.CHECKPOINT:
                     stems[name] = last[: -len(extension) - 1]
     return stems
+
+
+def _folder_stems(levels: Iterable[Level], prefix: str) -> dict[str, str]:
+    """As `_foreign_stems`, of the folders that are a checkpoint of another tool and have a place in a run."""
+    folders = [one for level in levels for one in level.checkpoints if one.name and layouts.is_foreign(one)]
+    names = {one.item.name: one.item.name.rpartition("/")[2] for one in folders}
+    return {name: last.removesuffix(".ckpt") for name, last in names.items() if last.startswith(prefix)}
 
 
 def _by_other_grammars(stems: dict[str, str]) -> _Keyed:

@@ -11,7 +11,7 @@ from marlin_ckpt import errors
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.newest import newest_loaded
-from marlin_ckpt.directory.search import newest_of_any
+from marlin_ckpt.directory.others.kinds import newest_of_any
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText

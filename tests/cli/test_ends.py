@@ -221,13 +221,14 @@ def test_a_training_that_ends_well_has_no_error_in_its_document(train):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("command", ["verify", "latest", "list"])
 def test_any_command_that_a_signal_stops_prints_a_document(run_main, monkeypatch, command, number):
-    from marlin_ckpt.directory import catalog, search
+    from marlin_ckpt.directory import catalog
+    from marlin_ckpt.directory.others import kinds
 
     def stopped(*args, **options):
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr(catalog, "find", stopped)
-    monkeypatch.setattr(search, "names_of_others", stopped)  # what `latest` asks, there being nothing
+    monkeypatch.setattr(kinds, "newest_of_any", stopped)  # what `latest` asks, there being nothing
     Path("out").mkdir()
     before = signal.getsignal(signal.SIGTERM)
     code, out, _ = run_main(command, "out", "--json")

@@ -87,11 +87,16 @@ def test_clean_without_rules_leaves_folders_that_have_no_extension(capsys):
     assert os.listdir(".") == ["best"]
 
 
-@pytest.mark.parametrize("command", [["clean", "--dry-run"], ["clean", "--dry-run", "--recursive"], ["list"]])
+@pytest.mark.parametrize("command", [["clean", "--dry-run"], ["clean", "--dry-run", "--recursive"]])
 def test_in_such_a_folder_nothing_of_it_is_found(runs, capsys, monkeypatch, command):
     monkeypatch.chdir(runs / "checkpoint-90")
-    found = output_of(capsys, command[0], ".", *command[1:])
-    assert found.get("checkpoints", found.get("removed")) == []
+    assert output_of(capsys, command[0], ".", *command[1:])["removed"] == []
+
+
+def test_list_in_such_a_folder_has_one_line_for_it(runs, capsys, monkeypatch):
+    monkeypatch.chdir(runs / "checkpoint-90")
+    (found,) = output_of(capsys, "list", ".")["checkpoints"]
+    assert (found["path"], found["index"], found["layout"]) == (str(runs / "checkpoint-90"), 90, "folder")
 
 
 def test_commands_that_read_one_file_read_those_of_the_folder(capsys):

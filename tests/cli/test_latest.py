@@ -80,6 +80,7 @@ def test_json_is_one_document_with_the_path(latest, tmp_path):
         pytest.param([], id="empty directory"),
         pytest.param(["model_model_3.pt", "model_mode_4.pt"], id="model files alone"),
         pytest.param(["model_3.ppt", "model_4.pt.bak", "other_5.pt", "model.pt"], id="other names"),
+        pytest.param(["model_1.safetensors"], id="another extension"),
         pytest.param([".model_3.pt.host.1.0123abcd.marlin-tmp"], id="a temporary file"),
     ],
 )
@@ -124,8 +125,6 @@ def test_a_file_in_place_of_the_directory_exits_1_and_says_so(latest, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("epoch=2-step=6.ckpt", "--prefix epoch --ext ckpt"),  # Lightning's
-        ("checkpoint_5_loss=-0.1.pt", "--prefix checkpoint"),  # Ignite's
         ("gpt_7.pth", "--prefix gpt --ext pth"),
         ("my run_7.pth", "--prefix 'my run' --ext pth"),
         ("run/gpt_7.pt", "--prefix gpt"),

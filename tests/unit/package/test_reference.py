@@ -54,7 +54,7 @@ def test_what_stands_for_values_and_what_must_be_given_is_on_the_page() -> None:
     assert "`--keep-best METRIC[:min|max[:N]]`\n: " in _section("clean")
     assert "`--config FILE`\n: The YAML file of the run. *Required.*" in _section("train")
     assert "\nmarlin-ckpt verify [OPTIONS] PATH...\n" in _section("verify")
-    assert "*Default:* `pt`." in _section("list")
+    assert "*Default:* `pt`." in _section("clean")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,19 +1,31 @@
 """`marlin-ckpt latest`."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Directory, Extension, Json, check_prefix, flag, option
+from marlin_ckpt.cli.options import AnyExtension, Directory, Json, check_prefix, flag, option
 from marlin_ckpt.cli.text import some
 from marlin_ckpt.directory import runs
 from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError
-from marlin_ckpt.escaping import escape
+from marlin_ckpt.escaping import escape, get_logger
 
 EXAMPLE = "Example: marlin-ckpt latest checkpoints; exits 4 when there is none."
+
+
+def _newest_first(directory: str, prefix: str | None, ext: str | None) -> Iterator[Entry]:
+    found = newest_first(directory, prefix or "model", ext or "pt", foreign=True)
+    first = next(found, None)
+    if first is not None:
+        yield first
+        yield from found
+    elif prefix is None and ext is None:
+        from marlin_ckpt.directory.others.kinds import newest_of_any
+
+        yield from newest_of_any(directory, get_logger(__name__), only_others=True)
 
 
 def _newest_intact(candidates: Callable[[], Iterable[Entry]]) -> Entry | None:
@@ -40,36 +52,50 @@ def _tell_of_runs(found: Entry, directory: str) -> None:
 def _options_for_others(directory: str, ext: str) -> Iterable[str]:
     import shlex
 
-    from marlin_ckpt.directory.search import names_of_others
+    from marlin_ckpt.directory.others.kinds import names_of_others
 
     for one, its_ext in names_of_others(directory, ext):
         yield f"--prefix {shlex.quote(one)}" + f" --ext {shlex.quote(its_ext)}" * (its_ext != ext)
 
 
+def _hint_of_damaged(found: Entry, directory: str) -> str:
+    from marlin_ckpt.formats import layouts
+
+    if layouts.is_foreign(found):
+        return (
+            f"`marlin-ckpt latest {directory}` names the newest; no folder of another tool proves its bytes"
+        )
+    return f"marlin-ckpt salvage FILE --output OUT takes out what is left of one: {found.path}"
+
+
 def latest(
     directory: Directory,
-    prefix: Annotated[str, option("--prefix", "P", "The start of names.", callback=check_prefix)] = "model",
-    ext: Extension = "pt",
+    prefix: Annotated[
+        str | None, option("--prefix", "P", "The start of names; else model.", callback=check_prefix)
+    ] = None,
+    ext: AnyExtension = None,
     run: Annotated[str | None, option("--run", "ID", "Only checkpoints of this run.")] = None,
     intact: Annotated[bool, flag("--intact", "Exclude files that do not verify; stderr says why.")] = False,
     json: Json = False,
 ) -> None:
     """Print the path of the newest checkpoint.
 
-    That is the one with the greatest index in its name. Sub-directories are searched too.
+    That is the one with the greatest index in its name. Sub-directories are searched too. Where there is none
+    of ours, and neither --prefix nor --ext is given, it is the newest file or folder of another tool, by the
+    step and epoch in the names: epoch=2-step=6.ckpt, checkpoint-500.
     """
 
     def candidates() -> Iterable[Entry]:
-        found = newest_first(directory, prefix, ext)
+        found = _newest_first(directory, prefix, ext)
         return found if run is None else _of_run(found, run)
 
     found = _newest_intact(candidates) if intact else next(iter(candidates()), None)
     if found is None:
         of_run = "" if run is None else f" of run {run}"
         if damaged := intact and next(iter(candidates()), None):
-            hint = f"marlin-ckpt salvage FILE --output OUT takes out what is left of one: {damaged.path}"
+            hint = _hint_of_damaged(damaged, directory)
             raise CheckpointNotFoundError(f"no intact checkpoint{of_run} found", directory, hint)
-        others = " or ".join(_options_for_others(directory, ext))
+        others = " or ".join(_options_for_others(directory, ext or "pt"))
         hint = f"there are checkpoints with {others}" if others and run is None else ""
         raise CheckpointNotFoundError(f"no checkpoint{of_run} found", directory, hint)
     if run is None:

@@ -39,7 +39,8 @@ def list_(
     all.
     """
     from marlin_ckpt.cli.views import checkpoints as view
-    from marlin_ckpt.directory import catalog, left_out
+    from marlin_ckpt.directory import catalog
+    from marlin_ckpt.directory.others import left_out
     from marlin_ckpt.formats.inspection import inspect, metric_names
     from marlin_ckpt.keep import unknown_metric
     from marlin_ckpt.operations import listing

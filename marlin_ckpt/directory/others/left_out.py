@@ -35,7 +35,9 @@ def options(
             is_seen = recursive or not level.folder
             names = (name.rpartition("/")[2] for name in level.objects)
             found = set(_extensions(names, prefix, any_name=not has_found))
-            if not is_seen and (extension in found or any(_fits(one.name, prefix) for one in level.checkpoints)):
+            if not is_seen and (
+                extension in found or any(_fits(one.name, prefix) for one in level.checkpoints)
+            ):
                 return ["--recursive"]
             if others := sorted(found - {extension}):
                 return [f"--ext {one}" if is_seen else f"--recursive --ext {one}" for one in others]

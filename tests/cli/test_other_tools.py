@@ -1,0 +1,188 @@
+"""`list` and `latest` of directories that other tools have filled, with files and with folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from marlin_ckpt import DefaultCheckpointer, DefaultCheckpointerArguments, RetentionArguments, get_latest_file
+from marlin_ckpt.cli.main import main
+from tests.support.foreign import accelerate, hugging_face, lightning, trainer
+from tests.support.foreign.corpus import RUNS
+
+
+@pytest.fixture
+def run(capsys):
+    def run_main(*arguments: str | Path) -> tuple[int, str, str]:
+        code = main([*map(os.fspath, arguments)])
+        return code, *capsys.readouterr()
+
+    return run_main
+
+
+@pytest.fixture
+def list_json(run):
+    def rows(*arguments: str | Path) -> list[dict]:
+        code, out, err = run("list", *arguments, "--json")
+        assert (code, err) == (0, "")
+        return json.loads(out)["checkpoints"]
+
+    return rows
+
+
+def saved_by_torch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"a": torch.ones(2)}, path)
+
+
+def test_folders_are_listed_in_the_order_of_their_steps_each_as_a_whole(list_json, tmp_path):
+    made = RUNS["trainer"](tmp_path)
+    rows = list_json(tmp_path)
+    assert [(one["path"], one["index"]) for one in rows] == [(str(one.path), one.step) for one in made]
+    assert all(one["complete"] and one["layout"] for one in rows)
+
+
+def test_the_table_has_the_layout_in_place_of_the_kind(run, tmp_path):
+    accelerate.make_accelerate(tmp_path, step=3)
+    header, row = run("list", tmp_path / "checkpoints")[1].splitlines()
+    assert row[header.index("kind") :].split()[0] == "accelerate"
+
+
+def test_the_runs_of_another_tool_are_listed_one_after_the_other_whatever_their_steps(list_json, tmp_path):
+    for name, steps in (("b", (2, 40)), ("a", (10, 30))):
+        for step in steps:
+            trainer.make_trainer(tmp_path / name, step=step)
+    found = [os.path.relpath(one["path"], tmp_path) for one in list_json(tmp_path, "--recursive")]
+    assert found == ["a/checkpoint-10", "a/checkpoint-30", "b/checkpoint-2", "b/checkpoint-40"]
+
+
+@pytest.mark.parametrize(
+    "make", [trainer.make_trainer, hugging_face.make_sharded, accelerate.make_accelerate]
+)
+def test_a_directory_that_is_one_checkpoint_is_listed_as_itself(list_json, tmp_path, make):
+    made = make(tmp_path)
+    assert [one["path"] for one in list_json(made.path)] == [str(made.path)]
+
+
+def test_a_trainers_directory_with_its_last_weights_is_listed_with_its_checkpoints(run, list_json, tmp_path):
+    made = hugging_face.make_sharded(tmp_path)
+    trainer.make_trainer(made.path, step=4)
+    places = [made.path, made.path / "checkpoint-4"]
+    assert [one["path"] for one in list_json(made.path)] == [*map(str, reversed(places))]
+    code, out, _ = run("verify", made.path, "--json")
+    assert (code, [one["path"] for one in json.loads(out)["files"]]) == (0, [*map(str, places)])
+    assert run("latest", made.path)[1] == f"{places[1]}\n"
+
+
+def test_a_directory_of_ours_with_an_export_in_it_lists_our_files_and_the_export(list_json, tmp_path):
+    saved_by_torch(tmp_path / "model_3.pt")
+    made = hugging_face.make_single(tmp_path)
+    assert {one["path"] for one in list_json(tmp_path)} == {str(tmp_path / "model_3.pt"), str(made.path)}
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (["epoch=1-step=4.ckpt"], "--ext ckpt"),
+        (["below/epoch=1-step=4.ckpt"], "--recursive --ext ckpt"),
+        (["below/model_1.pt"], "--recursive"),
+        (["a.bin", "b.pth"], "--ext bin or --ext pth"),
+        (["model_1.pt", "epoch=1-step=4.ckpt", "notes.bin"], "--ext ckpt"),
+    ],
+)
+def test_a_hint_names_the_options_that_show_what_else_is_there(run, tmp_path, names, options):
+    saved_by_torch(*(tmp_path / name for name in names))
+    code, _, err = run("list", tmp_path)
+    assert (code, err.splitlines()[-1].partition(" with ")[2]) == (0, options)
+    shown = run("list", tmp_path, *options.partition(" or ")[0].split())[1]
+    assert len(shown.splitlines()) == 2
+
+
+def test_a_folder_below_is_hinted_at(run, tmp_path):
+    accelerate.make_accelerate(tmp_path, step=3)
+    assert "--recursive" in run("list", tmp_path)[2]
+
+
+def test_there_is_no_hint_where_an_extension_was_asked_for_or_nothing_is_left_out(run, tmp_path):
+    saved_by_torch(tmp_path / "model_1.pt", tmp_path / "notes.bin", tmp_path / "below" / "model_2.pt")
+    assert run("list", tmp_path)[2] == ""
+    saved_by_torch(tmp_path / "epoch=1-step=4.ckpt")
+    assert run("list", tmp_path, "--ext", "pt")[2] == ""
+
+
+@pytest.mark.parametrize("name", ["trainer", "trainer-only-model", "accelerate", "lightning"])
+def test_latest_is_the_newest_of_another_tool_by_its_own_order(run, tmp_path, name):
+    made = RUNS[name](tmp_path)
+    assert run("latest", tmp_path) == (0, f"{made[-1].path}\n", "")
+
+
+def test_checkpoints_of_ours_come_before_those_of_other_tools(run, tmp_path):
+    saved_by_torch(tmp_path / "model_3.pt")
+    trainer.make_trainer(tmp_path, step=40)
+    assert run("latest", tmp_path)[1] == f"{tmp_path / 'model_3.pt'}\n"
+    assert run("latest", tmp_path, "--prefix", "checkpoint")[1] == f"{tmp_path / 'checkpoint-40'}\n"
+
+
+def test_latest_among_several_kinds_fails_and_names_them(run, tmp_path):
+    trainer.make_trainer(tmp_path, step=4)
+    lightning.make_lightning(tmp_path, step=6, epoch=2)
+    code, out, err = run("latest", tmp_path)
+    assert (code, out) == (1, "")
+    assert "*.ckpt, checkpoint-*/" in err
+
+
+def test_latest_among_folders_whose_names_say_nothing_fails_and_names_two(run, tmp_path):
+    made = [hugging_face.make_single(tmp_path / "in" / name) for name in "ab"]
+    code, out, err = run("latest", tmp_path)
+    assert (code, out) == (1, "")
+    assert all(os.path.relpath(one.path, tmp_path) in err for one in made)
+    trainer.make_trainer(tmp_path, step=4)
+    assert run("latest", tmp_path)[1] == f"{tmp_path / 'checkpoint-4'}\n"
+
+
+def test_latest_in_a_checkpoint_says_that_it_is_one(run, tmp_path):
+    made = accelerate.make_accelerate(tmp_path)
+    code, out, err = run("latest", made.path)
+    assert (code, out) == (1, "")
+    assert "is one checkpoint of another tool" in err
+
+
+def test_latest_intact_says_why_a_folder_of_another_tool_is_passed_over(run, tmp_path):
+    made = RUNS["trainer"](tmp_path)
+    code, out, err = run("latest", tmp_path, "--intact")
+    assert (code, out) == (4, "")
+    assert f"passed over {made[-1].path}: unverifiable" in err
+    assert "marlin-ckpt latest" in err
+
+
+def test_no_run_of_ours_takes_a_folder_of_another_tool_for_its_own(tmp_path, make_checkpoint):
+    trainer.make_trainer(tmp_path, step=40)
+    accelerate.make_accelerate(tmp_path, step=40)
+    assert get_latest_file(tmp_path, "checkpoint") == ""
+    arguments = DefaultCheckpointerArguments(
+        save_dir=str(tmp_path / "checkpoints"), load_dir=str(tmp_path / "checkpoints"),
+        file_prefix="checkpoint", delete_existing_checkpoints=True, keep=RetentionArguments(last=1),
+    )  # fmt: skip
+    checkpointer = DefaultCheckpointer(arguments)
+    assert checkpointer.load().module_interface_state is None
+    for index in (1, 2):
+        checkpointer.save(make_checkpoint(), index)
+    left = os.listdir(tmp_path / "checkpoints")
+    assert sorted(one for one in left if one[0] != ".") == ["checkpoint_2.pt", "checkpoint_40"]
+
+
+def test_latest_of_folders_imports_nothing_that_reads_them(tmp_path):
+    RUNS["accelerate"](tmp_path)
+    code = (
+        f"import sys; from marlin_ckpt.cli.main import main; main(['latest', {str(tmp_path)!r}]);"
+        "print({'json', 'torch', 'numpy', 'marlin_ckpt.formats.layouts.judgement'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("checkpoint_10\nset()\n")
