@@ -173,6 +173,7 @@ def write_state(
     writer = ContainerWriter(target)
     for name, value in itertools.chain(_leading(pickle, byteorder).items(), data, _VERSION.items()):
         writer.add(name, value)
+        del value  # so that it is not held while the next one is read
     if about is not None:
         records = [{"name": one.name, "size": one.size, "crc32": one.crc32} for one in writer.records]
         json = replace(about, records=records).to_json()
