@@ -116,8 +116,8 @@ class Comparison:
 def compare(a: Checked, b: Checked, state: str | None = None, pattern: str | None = None) -> Comparison:
     """Compares two files, reading all that it compares.
 
-    Where one file holds the states of a run and the other a bare state dict, the state of the module is
-    compared with that dict.
+    Where they hold the state of the module by other names, or one is nothing but that state, or their layouts
+    differ, these states alone are compared.
 
     Args:
         a: the first.
@@ -174,8 +174,22 @@ def _states(a: Checked, b: Checked, state: str | None) -> tuple[str, str]:
     own, other = selection.module_state(a.contents), selection.module_state(b.contents)
     if state is not None:
         # A bare state dict is a single state, without a name.
-        return ("" if not own and state == other else state), ("" if not other and state == own else state)
-    return (own, other) if bool(own) != bool(other) else ("", "")
+        sides = (a.contents, own, b.contents, other), (b.contents, other, a.contents, own)
+        one, two = ("" if _is_bare(state, *side) else state for side in sides)
+        return one, two
+    is_other_layout = a.contents.format != b.contents.format and (a.contents.parts or b.contents.parts)
+    return (own, other) if own != other or is_other_layout else ("", "")
+
+
+def _is_bare(state: str, contents: Contents, own: str, others: Contents, other: str) -> bool:
+    """Whether a file is as a whole what a state of the other file is."""
+    if own or state == other:
+        return not own
+    return not _has(contents, state) and bool(other) and _has(others, state)
+
+
+def _has(contents: Contents, state: str) -> bool:
+    return any(selection.within(one.name, state) is not None for one in contents.tensors)
 
 
 def _matching(tensors: dict[str, TensorInfo], pattern: str | None) -> dict[str, TensorInfo]:

@@ -12,6 +12,7 @@ from marlin_ckpt.checkpoint import PAYLOAD_KEYS
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.formats.content.contents import METADATA, Contents, Node, NodeKind, TensorInfo
 from marlin_ckpt.formats.format import Format
+from marlin_ckpt.formats.pickle.labels import join
 
 # The names under which checkpoints hold the module's state: ours and PyMarlin's, Lightning's, and those of
 # tutorials.
@@ -115,20 +116,36 @@ def aliases(contents: Contents) -> dict[str, str]:
     It puts them into the metadata of the file, since no two tensors can share their bytes there.
     """
     names = {one.name for one in contents.tensors}
-    texts = metadata_of(contents)
-    return {name: kept for name, kept in texts.items() if name not in names and kept in names}
+    found = {}
+    for state, texts in _texts(contents).items():
+        for inner, other in texts.items():
+            name, kept = (join(state, one) if state else one for one in (inner, other))
+            if name not in names and kept in names:
+                found[name] = kept
+    return found
 
 
 def metadata_of(contents: Contents) -> dict[str, str]:
-    """The texts that a safetensors file carries beside its tensors, by their names."""
-    if contents.format is not Format.SAFETENSORS:
+    """The texts that a safetensors file, or a folder of such, carries beside its tensors, by their names."""
+    return _texts(contents).get("", {})
+
+
+def _texts(contents: Contents) -> dict[str, dict[str, str]]:
+    """The texts of safetensors files by the states that these hold; "" is the whole of a file or a folder."""
+    if Format.SAFETENSORS not in contents.formats:
         return {}
+    tops = [("", contents.root), *((one.key, one) for one in contents.root.children if contents.parts)]
     return {
-        node.key: str(node.value)
-        for top in contents.root.children
-        if top.key == METADATA and top.kind is NodeKind.MAPPING
-        for node in top.children
+        state: {node.key: str(node.value) for node in one.children}
+        for state, top in tops
+        for one in top.children
+        if one.key == METADATA and one.kind is NodeKind.MAPPING
     }
+
+
+def is_text(name: str) -> bool:
+    """Whether a name within a state is that of a text that a safetensors file carries, or of all of them."""
+    return f".{METADATA}." in f".{name}."
 
 
 def within(name: str, state: str) -> str | None:
@@ -158,7 +175,8 @@ def numbered(found: Iterable[tuple[str, Found]]) -> dict[str, Found]:
 
 def count_values(contents: Contents, state: str) -> int:
     """How many values a state has beside the tensors that belong to it."""
-    found = (node for _, node in walk(contents, state))
+    has_texts = Format.SAFETENSORS in contents.formats
+    found = (node for name, node in walk(contents, state) if not (has_texts and is_text(name)))
     return sum(is_value(one) or (one.tensor is not None and not one.tensor.in_state) for one in found)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.content import digests
-from marlin_ckpt.formats.content.contents import METADATA, Contents, Node, NodeKind
+from marlin_ckpt.formats.content.contents import Contents, Node, NodeKind
 from marlin_ckpt.formats.content.digests import Digests
 from marlin_ckpt.formats.format import Format
 from marlin_ckpt.formats.pickle import labels
@@ -96,9 +96,11 @@ def differing(
     """
     one, other = _Side(*before), _Side(*after)
     names = dict.fromkeys([*one.values, *other.values])
-    is_mixed = before[0].format != after[0].format
-    if is_mixed:  # only safetensors files have texts beside tensors
-        names = {name: None for name in names if not name.startswith(f"{METADATA}.")}
+    formats = before[0].formats | after[0].formats
+    is_mixed = before[0].formats != after[0].formats
+    if Format.SAFETENSORS in formats and (is_mixed or before[0].parts or after[0].parts):
+        # Only safetensors files have texts beside tensors, and of those of a folder each has its own.
+        names = {name: None for name in names if not selection.is_text(name)}
     found = []
     for name in names:
         mine, yours = one.values.get(name), other.values.get(name)
@@ -106,12 +108,15 @@ def differing(
             found.append(ValueDifference(name, _text_of(one, mine), _text_of(other, yours)))
         elif not mine.children and not yours.children:
             found.extend(_difference(name, one, mine, other, yours))
-    if is_mixed and not {before[0].format, after[0].format} <= _PICKLED:
+    if is_mixed and not formats <= _PICKLED:
         return found
     covered = {above for name in [*told, *(each.name for each in found)] for above in _above(name)}
+    if before[0].parts or after[0].parts:
+        covered.add("")  # how many files a folder has is no difference
     for name in reversed(one.wholes):
-        if name in other.wholes and name not in covered:
-            more = list(_difference(name, one, one.wholes[name], other, other.wholes[name]))
+        mine, yours = one.wholes[name], other.wholes.get(name)
+        if yours is not None and name not in covered and not (mine.origin is None or yours.origin is None):
+            more = list(_difference(name, one, mine, other, yours))
             found.extend(more)
             covered.update(above for each in more for above in _above(each.name))
     return found

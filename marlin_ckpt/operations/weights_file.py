@@ -161,7 +161,7 @@ class WeightsFolder:
                 fill = functools.partial(writer.write, drafts=part, metadata=metadata)
                 publishing.publish(os.path.join(folder, name), fill, _size(part))
             if len(parts) > 1:
-                index = shards.index_of(parts)
+                index = shards.index_of(parts, is_model=bool(self.copied))
                 publishing.publish(
                     os.path.join(folder, shards.INDEX), functools.partial(_put, data=index), len(index)
                 )

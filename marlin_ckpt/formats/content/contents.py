@@ -77,6 +77,13 @@ class Contents(NamedTuple):
         )
 
     @property
+    def formats(self) -> frozenset[str]:
+        """Its format; of a folder those of its files."""
+        if not self.parts:
+            return frozenset([self.format])
+        return frozenset().union(*(one.formats for _, one in self.parts))
+
+    @property
     def is_torch_script(self) -> bool:
         """Whether it is an archive of `torch.jit.save`, which `torch.jit.load` reads."""
         return self.container is not None and reader.is_torch_script(self.container)

@@ -102,9 +102,10 @@ def tensors_in(root: Node) -> Iterator[TensorInfo]:
 def _put(root: Node, nodes: Iterable[Node]) -> None:
     """Adds nodes to the tree; of a state that several files hold parts of, to what is there of it."""
     there = {one.key: one for one in root.children if one.kind is NodeKind.MAPPING}
+    texts = {one.key for one in root.children} if root.key == METADATA else ()
     new = []
     for one in nodes:
-        if one.key == METADATA and METADATA in there:
+        if one.key in texts:
             continue  # each shard has texts of its own, and nearly always the same ones
         if one.kind is NodeKind.MAPPING and (own := there.get(one.key)):
             _put(own, one.children)

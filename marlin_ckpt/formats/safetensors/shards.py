@@ -48,13 +48,17 @@ def divide(drafts: Sequence[Draft], shard_bytes: int) -> dict[str, list[Draft]]:
     return {f"{_STEM}-{at:05d}-of-{len(shards):05d}.safetensors": one for at, one in enumerate(shards, 1)}
 
 
-def index_of(shards: Mapping[str, Sequence[Draft]]) -> bytes:
-    """The index of shards, to the byte as transformers writes it."""
+def index_of(shards: Mapping[str, Sequence[Draft]], *, is_model: bool) -> bytes:
+    """The index of shards, to the byte as transformers writes it.
+
+    Args:
+        shards: the tensors of each, by the name of its file.
+        is_model: whether `config.json` stands beside it. Transformers 5, which always writes that file, counts
+            parameters, too: where an index has a count, the file is missed.
+    """
     kept = {one.name: (name, one) for name, shard in shards.items() for one in shard if not one.same_as}
-    items = (one.size_bytes // (dtypes.dtype(one.dtype).item_bytes or 1) for _, one in kept.values())
-    metadata = {
-        "total_parameters": sum(items),
-        "total_size": sum(one.size_bytes for _, one in kept.values()),
-    }
+    items = sum(one.size_bytes // (dtypes.dtype(one.dtype).item_bytes or 1) for _, one in kept.values())
+    metadata = {"total_parameters": items} if is_model else {}
+    metadata["total_size"] = sum(one.size_bytes for _, one in kept.values())
     index = {"metadata": metadata, "weight_map": {tensor: name for tensor, (name, _) in kept.items()}}
     return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
