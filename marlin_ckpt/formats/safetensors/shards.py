@@ -53,8 +53,8 @@ def index_of(shards: Mapping[str, Sequence[Draft]], *, is_model: bool) -> bytes:
 
     Args:
         shards: the tensors of each, by the name of its file.
-        is_model: whether `config.json` stands beside it. Transformers 5, which always writes that file, counts
-            parameters, too: where an index has a count, the file is missed.
+        is_model: whether `config.json` stands beside it. Transformers 5, which always writes it, counts
+            parameters, too: where an index has a count, that file is missed.
     """
     kept = {one.name: (name, one) for name, shard in shards.items() for one in shard if not one.same_as}
     items = sum(one.size_bytes // (dtypes.dtype(one.dtype).item_bytes or 1) for _, one in kept.values())
