@@ -66,7 +66,7 @@ class AccelerateLayout(ToolLayout):
         others = [one for one in _others_in(folder) if one.name not in names]
         # A hook of the user's may save the model in its own way: diffusers' scripts do.
         if not others and not any(name.startswith(("model", "pytorch_model")) for name in names):
-            found.missing.append("model.safetensors is missing")
+            found.missing.append("the weights of the model are missing")
         has_optimizer = any(one.name.startswith("optimizer") or one.layout == "deepspeed" for one in own)
         if "scheduler.bin" in names and not has_optimizer:
             found.missing.append("optimizer.bin is missing")

@@ -10,6 +10,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.formats.layouts import hugging_face, peft
 from marlin_ckpt.formats.layouts.accelerate import MERGE
 from marlin_ckpt.formats.layouts.layout import Names
@@ -33,6 +34,8 @@ _FSDP = {
     _MODEL: re.compile(r"pytorch_model_fsdp(?:_0)?(?:_rank(?P<rank>[0-9]+))?(?:\.bin)?"),
     _OPTIMIZER: re.compile(r"optimizer(?:_0)?(?:_rank(?P<rank>[0-9]+))?(?:\.bin)?"),
 }
+_LATEST = "latest"
+_LONGEST_NAME = 255  # bytes, of a folder on Linux
 _DEEPSPEED = re.compile(r"global_step[0-9]+")
 
 
@@ -76,6 +79,8 @@ class TrainerLayout(ToolLayout):
             found.missing += [f"{one} is missing" for one in lacks]
         found.parts = [*parts, *optimizer, *others, *ranks]
         found.missing += _gaps(folder)
+        if _is_deepspeed(optimizer):
+            _read_latest(folder, found)
         if _ARGUMENTS in folder.items:
             found.parts = [*found.parts, Part(_ARGUMENTS, "training_args")]
         if STATE in folder.items:
@@ -155,6 +160,18 @@ def _deepspeed(folder: Folder) -> list[Part]:
 
 def _is_deepspeed(parts: list[Part]) -> bool:
     return any(one.layout == "deepspeed" for one in parts)
+
+
+def _read_latest(folder: Folder, found: Makeup) -> None:
+    """The Trainer names no tag; DeepSpeed takes that of the file: `load_checkpoint`."""
+    try:
+        with folder.open(_LATEST) as source:
+            tag = source.read(0, min(source.size_bytes, _LONGEST_NAME)).decode(errors="replace").strip()
+    except CheckpointNotFoundError:
+        found.missing.append(f"{_LATEST} is missing: DeepSpeed finds its folder by it")
+        return
+    if tag not in folders_of(folder):
+        found.wrong.append(f"{_LATEST} names {tag!r}, which is not there")
 
 
 def _ranks(folder: Folder, pattern: re.Pattern[str]) -> list[tuple[str, str]]:

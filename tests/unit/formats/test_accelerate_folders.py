@@ -82,11 +82,18 @@ def test_a_gap_in_the_numbers_of_a_state_is_named(tmp_path, file):
         assert found.reason == f"{file} is missing"
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "random_states_0.pkl"])
-def test_the_only_file_of_a_state_that_every_run_has_is_missed(tmp_path, file):
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ("model.safetensors", "the weights of the model are missing"),
+        ("optimizer.bin", "optimizer.bin is missing"),
+        ("random_states_0.pkl", "random_states_0.pkl is missing"),
+    ],
+)
+def test_the_only_file_of_a_state_that_every_run_has_is_missed(tmp_path, file, reason):
     made = make_accelerate(tmp_path)
     (made.path / file).unlink()
-    assert inspected(made.path).reason == f"{file} is missing"
+    assert inspected(made.path).reason == reason
 
 
 def test_a_gap_among_weights_in_bin_files_is_named_as_its_neighbours_are(tmp_path):
