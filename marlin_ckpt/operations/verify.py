@@ -7,18 +7,22 @@ from collections.abc import Container, Iterable, Sequence
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.formats import verification
+from marlin_ckpt.formats.layouts import hub
 from marlin_ckpt.formats.verdicts import Status, Verdict
 from marlin_ckpt.formats.zip.records import OnBytes
 
 _MOST_NAMES = 3
 
 
-def verify(entries: Iterable[Entry], on_bytes: OnBytes = lambda _: None) -> list[Verdict]:
+def verify(
+    entries: Iterable[Entry], on_bytes: OnBytes = lambda _: None, *, deep: bool = False
+) -> list[Verdict]:
     """Reads files whole, one after the other.
 
     Args:
         entries: the files; those that have been removed meanwhile are left out.
         on_bytes: called, from several threads, with each further number of bytes that were read.
+        deep: also compare what lies in a cache of the Hugging Face hub with the digests that name it.
 
     Raises:
         StorageError: a file cannot be read.
@@ -26,8 +30,14 @@ def verify(entries: Iterable[Entry], on_bytes: OnBytes = lambda _: None) -> list
     found = []
     for entry in entries:
         with contextlib.suppress(CheckpointNotFoundError):
-            found.append(verification.verify(entry, on_bytes))
+            found.append(verification.verify(entry, on_bytes, deep=deep))
     return found
+
+
+def has_digest(entries: Iterable[Entry]) -> bool:
+    """Whether any file lies in a cache of the Hugging Face hub, so that a digest names it."""
+    files = ((one.place, file.name) for one in entries for file in one.members or (one.item,))
+    return any(hub.digest(os.path.join(*file)) for file in files)
 
 
 def nothing_in(named: Iterable[str], entries: Sequence[Entry]) -> list[CheckpointNotFoundError]:
@@ -51,13 +61,17 @@ def nothing_in(named: Iterable[str], entries: Sequence[Entry]) -> list[Checkpoin
     return errors
 
 
-def is_bad(found: Iterable[Verdict], named: Container[str]) -> bool:
+def is_bad(found: Iterable[Verdict], named: Container[str], *, strict: bool = False) -> bool:
     """Whether any file is damaged, or is no checkpoint although the user named it.
 
     Args:
         found: the verdicts.
         named: the paths that the user named; other files in a directory need not be checkpoints.
+        strict: what cannot be verified counts as bad.
     """
     return any(
-        one.status.is_bad or (one.status is Status.NOT_A_CHECKPOINT and one.path in named) for one in found
+        one.status.is_bad
+        or (one.status is Status.NOT_A_CHECKPOINT and one.path in named)
+        or (strict and one.status is Status.UNVERIFIABLE)
+        for one in found
     )

@@ -186,3 +186,20 @@ def test_latest_of_folders_imports_nothing_that_reads_them(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("checkpoint_10\nset()\n")
+
+
+@pytest.mark.parametrize(
+    ("run_of", "file", "said", "what"),
+    [
+        ("deepspeed", "latest", "global_step4", "names global_step4, which is not the newest"),
+        ("deepspeed", "latest", "global_step12\n", "names global_step12, which is not there"),
+        ("megatron", "latest_checkpointed_iteration.txt", "4", "names iter_0000004, which is not the newest"),
+        ("megatron", "latest_checkpointed_iteration.txt", "10", ""),
+    ],
+)
+def test_latest_says_where_the_file_of_the_tool_names_another_one(run, tmp_path, run_of, file, said, what):
+    made = RUNS[run_of](tmp_path)
+    (made[-1].path.parent / file).write_text(said)
+    code, out, err = run("latest", tmp_path)
+    assert (code, out) == (0, f"{made[-1].path}\n")
+    assert err == (f"{made[-1].path.parent / file} {what}\n" if what else "")

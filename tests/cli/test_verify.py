@@ -10,11 +10,11 @@ import torch
 def test_a_folder_in_which_nothing_was_found_exits_4_and_says_what_it_holds(run_main, tmp_path):
     folder = tmp_path / "step-100"
     folder.mkdir()
-    (folder / "__0_0.distcp").write_bytes(b"rubbish")
+    (folder / "shard_0.dat").write_bytes(b"rubbish")
     code, out, err = run_main("verify", folder)
     assert (code, out) == (4, "")
     assert f"nothing to verify in this directory: {folder}" in err
-    assert "__0_0.distcp" in err
+    assert "shard_0.dat" in err
     assert run_main("verify", folder, "--json")[0] == 4
 
 

@@ -23,12 +23,6 @@ from marlin_ckpt.storage.local.store import open_store
 
 _MOST_NAMES = 3
 _NUMBER_AT_END = re.compile(r"[0-9]+\Z")
-# Files that a folder has all of which is one checkpoint of another tool, and what reads it.
-_FOREIGN = {
-    (".metadata",): "torch.distributed.checkpoint.load reads it",
-    ("trainer_state.json",): "the Trainer of Transformers reads it: resume_from_checkpoint",
-    ("random_states_0.pkl",): "accelerator.load_state of Accelerate reads it",
-}
 
 
 @dataclass(slots=True)
@@ -113,13 +107,7 @@ def _look(directory: str) -> _Kinds:
     found = _Kinds()
     whole: dict[str, str] = {}  # folders of ours, which belong to files of any extension
     for level in _levels(directory):
-        names = {os.path.basename(name) for name in level.objects}
-        foreign = next((one for one in _FOREIGN if names.issuperset(one)), ())
-        if foreign and not level.folder:
-            what = f"is one checkpoint of another tool, by its {' and '.join(foreign)}"
-            raise MarlinError(what, directory, _FOREIGN[foreign])
-        if not foreign:
-            found.add_files(level.folder, names)
+        found.add_files(level.folder, {os.path.basename(name) for name in level.objects})
         for one in level.checkpoints:
             if layouts.is_foreign(one):
                 found.add_folder(one)

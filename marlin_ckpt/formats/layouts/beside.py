@@ -27,12 +27,23 @@ def named_beside(store: Store, folder: str) -> frozenset[str]:
         store: that a folder of the run is in.
         folder: its name there.
     """
+    return frozenset(name for names in said_beside(store, folder).values() for name in names)
+
+
+def said_beside(store: Store, folder: str) -> dict[str, tuple[str, ...]]:
+    """What such files say, by their names: the name of a folder; of an iteration also what it may be called.
+
+    Args:
+        store: that a folder of the run is in.
+        folder: its name there.
+    """
     above = os.path.dirname(folder)
-    found = set()
+    found: dict[str, tuple[str, ...]] = {}
     for file in _FILES:
         with contextlib.suppress(MarlinError), store.open(f"{above}/{file}" if above else file) as source:
             if source.size_bytes > _LONGEST:  # something else of that name
                 continue
             name = source.read(0, source.size_bytes).decode("utf-8", "surrogateescape").strip()
-            found |= {name, f"iter_{name:0>7}"} if name.isdecimal() else {name}
-    return frozenset(found - {""})
+            if name:
+                found[file] = (f"iter_{name:0>7}", name) if name.isdecimal() else (name,)
+    return found

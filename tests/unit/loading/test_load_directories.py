@@ -165,7 +165,7 @@ def test_a_folder_that_is_one_checkpoint_of_another_tool_is_not_searched(tmp_pat
 
 def test_the_parts_of_other_tools_folders_are_not_taken_for_checkpoints(tmp_path):
     save(tmp_path, "checkpoint-5/trainer_state.json", "checkpoint-5/rng_state_0.pth")
-    with pytest.raises(CheckpointNotFoundError):
+    with pytest.raises(MarlinError, match=r"one checkpoint of another tool.*checkpoint-5"):
         marlin_ckpt.load(tmp_path)
     save(tmp_path, "model_3.pt")
     assert marlin_ckpt.load(tmp_path) == {"name": "model_3.pt"}

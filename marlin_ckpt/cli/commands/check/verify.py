@@ -13,12 +13,18 @@ def verify(
     paths: Annotated[list[str], argument("PATH...", "Files and directories.")],
     recursive: Recursive = False,
     quiet: Annotated[bool, flag("--quiet", "Print only files that are not intact.")] = False,
+    strict: Annotated[bool, flag("--strict", "Fail also where a file has no checksums.")] = False,
+    deep: Annotated[
+        bool, flag("--deep", "Also compare what lies in a cache of the Hugging Face hub with its digests.")
+    ] = False,
     json: Json = False,
 ) -> int:
-    """Check every byte of files for damage.
+    """Check every byte of files and folders for damage.
 
     Of a directory, all checkpoints and files of weights in it are read. A file that marlin-ckpt wrote is
-    intact when every byte is accounted for, and one that torch.save wrote when its checksums hold.
+    intact when every byte is accounted for, and one that torch.save wrote when its checksums hold. A folder
+    that is one checkpoint is verified as a whole: nothing of it is missing, each file is sound, and they fit
+    together.
     """
     from marlin_ckpt.cli.views import verdicts as view
     from marlin_ckpt.directory import catalog
@@ -30,9 +36,11 @@ def verify(
     if not entries:
         raise nothing_in[0]
     with output.bytes_bar(sum(entry.size_bytes for entry in entries), quiet=quiet or json) as on_bytes:
-        found = operation.verify(entries, on_bytes)
+        found = operation.verify(entries, on_bytes, deep=deep)
     output.result(json, lambda: view.document(found), lambda: view.show(found, quiet=quiet))
-    if operation.is_bad(found, paths):
+    if deep and not operation.has_digest(entries):
+        output.talk("hint: --deep compared nothing: none of them lies in a cache of the Hugging Face hub")
+    if operation.is_bad(found, paths, strict=strict):
         return BadFileError.exit_code
     for error in nothing_in:
         problems.error(error)

@@ -49,6 +49,24 @@ def _tell_of_runs(found: Entry, directory: str) -> None:
             return
 
 
+def _tell_of_files_beside(found: Entry) -> None:
+    """Says where the tool that wrote a folder would go on from another one."""
+    from marlin_ckpt.formats import layouts
+    from marlin_ckpt.formats.layouts.beside import said_beside
+    from marlin_ckpt.storage.local.store import open_store
+
+    if not layouts.is_foreign(found):
+        return
+    place, last = os.path.split(found.path)
+    with open_store(place or os.curdir) as store:
+        said = said_beside(store, last)
+    for file, names in said.items():
+        if last not in names:
+            is_there = os.path.isdir(os.path.join(place, names[0]))
+            what = "which is not the newest" if is_there else "which is not there"
+            output.talk(f"{escape(os.path.join(place, file))} names {escape(names[0])}, {what}")
+
+
 def _options_for_others(directory: str, ext: str) -> Iterable[str]:
     import shlex
 
@@ -100,4 +118,5 @@ def latest(
         raise CheckpointNotFoundError(f"no checkpoint{of_run} found", directory, hint)
     if run is None:
         _tell_of_runs(found, directory)
+    _tell_of_files_beside(found)
     output.result(json, lambda: {"path": found.path}, lambda: output.path(found.path))
