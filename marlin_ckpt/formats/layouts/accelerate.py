@@ -37,6 +37,7 @@ _FSDP = re.compile(r"(pytorch_model_fsdp|optimizer)_([0-9]+)")  # folders of DCP
 _TAG = re.compile(r"pytorch_model(?:_([0-9]+))?")  # folders of DeepSpeed
 _NUMBER = re.compile(r"_[0-9]+(?=\.)")
 _OTHERS = ("trainer_state.json",)  # the Trainer of Transformers writes files of the same names
+_MODELS = ("model", "pytorch_model")
 _WEIGHTS = ".safetensors"
 MERGE = "load it with as many processes as saved it, and save a state that is not sharded"
 
@@ -62,10 +63,11 @@ class AccelerateLayout(ToolLayout):
         """A state for each file or folder of weights; see `ToolLayout.makeup`."""
         found = Makeup()
         own = [*_states_in(folder, found.missing), *_folders_in(folder, found.missing)]
+        own.sort(key=lambda one: (not one.name.startswith(_MODELS), not one.name.startswith("optimizer")))
         names = tuple(one.name for one in own)
         others = [one for one in _others_in(folder) if one.name not in names]
         # A hook of the user's may save the model in its own way: diffusers' scripts do.
-        if not others and not any(name.startswith(("model", "pytorch_model")) for name in names):
+        if not others and not any(name.startswith(_MODELS) for name in names):
             found.missing.append("the weights of the model are missing")
         has_optimizer = any(one.name.startswith("optimizer") or one.layout == "deepspeed" for one in own)
         if "scheduler.bin" in names and not has_optimizer:

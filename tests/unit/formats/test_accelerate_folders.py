@@ -20,6 +20,8 @@ from marlin_ckpt.operations.export import Wanted
 from tests.support.foreign.accelerate import (
     make_accelerate,
     make_accelerate_bin,
+    make_accelerate_fsdp,
+    make_accelerate_full_fsdp,
     make_accelerate_named,
     make_accelerate_of_two,
 )
@@ -40,8 +42,12 @@ def trees(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "make", [make_accelerate, make_accelerate_bin, make_accelerate_named, make_accelerate_of_two]
-)
+    "make",
+    [
+        make_accelerate, make_accelerate_bin, make_accelerate_named, make_accelerate_of_two,
+        make_accelerate_fsdp, make_accelerate_full_fsdp,
+    ],
+)  # fmt: skip
 def test_a_whole_folder_is_complete_and_unverifiable(tmp_path, make):
     made: Made = make(tmp_path)
     assert inspected(made.path).status is Status.COMPLETE
@@ -65,6 +71,36 @@ def test_the_weights_of_each_model_are_read_from_its_own_file(tmp_path):
         holder, bits = found[name if name.startswith("model_1.") else f"model.{name}"]
         assert (holder,) == made.holders[name]
         np.testing.assert_array_equal(bits, value.numpy().reshape(-1))
+
+
+def test_weights_that_fsdp_sharded_are_put_together_and_shown_first(tmp_path):
+    made = make_accelerate_fsdp(tmp_path)
+    assert trees(made.path) == [
+        "model", "optimizer", "scheduler", "custom_checkpoint_0", "random_states_0", "random_states_1",
+    ]  # fmt: skip
+    with one.opened(str(made.path)) as file:
+        found = {tensor.name: file.bits(tensor) for tensor in file.contents.tensors}
+    for name, value in made.weights.items():
+        np.testing.assert_array_equal(found[name], value.numpy().reshape(-1))
+
+
+@pytest.mark.parametrize("folder", ["pytorch_model_fsdp", "optimizer"])
+def test_a_gap_in_the_numbers_of_sharded_folders_is_named(tmp_path, folder):
+    made = make_accelerate_fsdp(tmp_path)
+    shutil.copytree(made.path / f"{folder}_0", made.path / f"{folder}_1")
+    assert inspected(made.path).status is Status.COMPLETE
+    shutil.rmtree(made.path / f"{folder}_0")
+    assert inspected(made.path).reason == f"{folder}_0 is missing"
+
+
+@pytest.mark.parametrize("file", ["pytorch_model_fsdp_0/__1_0.distcp", "optimizer_0/.metadata"])
+def test_a_file_that_a_sharded_folder_lacks_is_named_with_the_folder(tmp_path, file):
+    made = make_accelerate_fsdp(tmp_path)
+    (made.path / file).unlink()
+    for found in (inspected(made.path), one.verify(made.path)):
+        assert found.status is Status.INCOMPLETE
+        assert found.reason.startswith(f"{file.partition('/')[0]}: ")
+        assert file.partition("/")[2] in found.reason
 
 
 @pytest.mark.parametrize(
