@@ -1,24 +1,20 @@
 """Reads the tensors of a folder: each from its file, and what is sharded from the files of its pieces."""
 
 import contextlib
-import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 
-from marlin_ckpt.errors import CorruptCheckpointError
-from marlin_ckpt.formats.content.contents import Contents, read_contents
-from marlin_ckpt.formats.pickle.reader import unpickling
-from marlin_ckpt.formats.values import arrays, dtypes
+from marlin_ckpt.formats.content.contents import Contents
 from marlin_ckpt.formats.values.arrays import Array
 from marlin_ckpt.formats.values.checked import Checked, CheckedFile
-from marlin_ckpt.formats.values.tensor import Piece, TensorInfo, contiguous_stride
-from marlin_ckpt.formats.values.window import Memory, Window
+from marlin_ckpt.formats.values.pieces import Open, put_together
+from marlin_ckpt.formats.values.tensor import TensorInfo, contiguous_stride
+from marlin_ckpt.formats.values.window import Memory
 from marlin_ckpt.storage.source import Source
 
-Open = Callable[[str], AbstractContextManager[Source]]
 _MOST_OPEN = 200  # files; a process may have 1,024 open: getrlimit(2)
 
 
@@ -70,46 +66,7 @@ class CheckedFolder(Checked):
         """Reads a tensor, and puts its pieces together; see `Checked.bits`."""
         if not tensor.pieces:
             return self._file(tensor.file).bits(tensor)
-        whole: Array = np.empty(tensor.shape, dtypes.dtype(tensor.dtype).numpy)
-        covered = 0
-        for piece in tensor.pieces:
-            ends = [start + size for start, size in zip(piece.offsets, piece.shape, strict=True)]
-            if any(end > size for end, size in zip(ends, tensor.shape, strict=True)):
-                raise self._bad(tensor, "a piece of it lies outside of it")
-            place = tuple(slice(start, end) for start, end in zip(piece.offsets, ends, strict=True))
-            whole[place] = self._piece(tensor, piece).reshape(piece.shape)
-            covered += math.prod(piece.shape)
-        if covered < tensor.numel:
-            raise self._bad(tensor, f"its pieces have {covered:,} of its {tensor.numel:,} elements")
-        return whole.reshape(-1)
-
-    def _piece(self, tensor: TensorInfo, piece: Piece) -> Array:
-        with self._open(piece.file) as source:
-            if piece.start + piece.size_bytes > source.size_bytes:
-                raise self._bad(tensor, f"{piece.file} ends before its piece")
-            if piece.is_bare:
-                stride = contiguous_stride(piece.shape)
-                bare = TensorInfo(
-                    tensor.name, tensor.dtype, piece.shape, stride, 0, "", piece.start, piece.size_bytes
-                )
-                found = arrays.read_bits(source, bare)
-            else:
-                found = self._saved_piece(tensor, piece, source)
-        if found.size != math.prod(piece.shape):
-            raise self._bad(tensor, f"its piece in {piece.file} has another shape")
-        return found
-
-    def _saved_piece(self, tensor: TensorInfo, piece: Piece, source: Source) -> Array:
-        window = Window(source, piece.start, piece.size_bytes)
-        with unpickling(source.path):
-            contents = read_contents(window)
-        if len(contents.tensors) != 1 or contents.tensors[0].dtype != tensor.dtype:
-            raise self._bad(tensor, f"its piece in {piece.file} is no tensor of {tensor.dtype}")
-        return CheckedFile(window, contents).bits(contents.tensors[0])
-
-    def _bad(self, tensor: TensorInfo, why: str) -> CorruptCheckpointError:
-        what = f"tensor {tensor.name}: {why}"
-        return CorruptCheckpointError(what, self.contents.path, tensors=(tensor.name,))
+        return put_together(tensor, self._open, self.contents.path)
 
 
 class _Reopened:
