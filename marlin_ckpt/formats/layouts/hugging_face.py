@@ -42,8 +42,8 @@ class HuggingFaceLayout(ToolLayout):
     hint = "from_pretrained of Transformers reads it"
 
     def recognises(self, names: Names) -> bool:
-        """Whether there is an index of weights, or a configuration with weights beside it, or none at all."""
-        if any(map(_INDEX.fullmatch, names.files)):
+        """Whether there is an index of weights, a shard, or a configuration with weights or with none."""
+        if any(map(_INDEX.fullmatch, names.files)) or any(map(_is_one_of_several, names.files)):
             return True
         configs = {CONFIG, _GENERATION} & names.files
         if has_weights(names.files):
@@ -60,6 +60,12 @@ class HuggingFaceLayout(ToolLayout):
             found.missing.append("trainer_state.json is missing: the Trainer did not finish this save")
         add_unreachable(folder, found)
         return found
+
+
+def _is_one_of_several(name: str) -> bool:
+    """Whether a name is that of a shard, beside which there has to be an index."""
+    match = _SHARD.fullmatch(name)
+    return match is not None and match["stem"] in MODELS and "-of-00001." not in name
 
 
 def _is_text(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from marlin_ckpt.formats.layouts.layout import Names
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.storage.store import Store
 
 _METADATA, _SHARD = ".metadata", ".distcp"
+_OF_RANK = re.compile(rf"__([0-9]{{1,9}})_[0-9]+\{_SHARD}")
 _SIGNATURE = b"torch.distributed.checkpoint"  # near the start of each `.metadata`
 _HEAD_BYTES = 256
 _COMMON, _CONFIG = "common.pt", "metadata.json"  # of Megatron-Core
@@ -108,6 +110,10 @@ def _beside(folder: Folder) -> Makeup:
     names = {name for name in folder.items if "/" not in name}
     if not any(one.endswith(_METADATA) for one in names):
         found.missing.append(f"the save did not finish: {_METADATA} is missing")
+    elif _METADATA not in names:  # each rank has written metadata beside its shards
+        ranks = sorted({int(one[1]) for one in map(_OF_RANK.fullmatch, names) if one})
+        lost = [one for rank in ranks if (one := f"__{rank}{_METADATA}") not in names]
+        found.missing += [f"{listed(lost)} {'is' if len(lost) == 1 else 'are'} missing"] if lost else []
     if _CONFIG in names or _COMMON in names:
         if _CONFIG in names:
             found.values = {_CONFIG: folder.json_object(_CONFIG, found.wrong)}
