@@ -51,7 +51,7 @@ def assemble(folder: Folder, layout: str, makeup: Makeup) -> Contents:
         moved = _moved(found.root, one)
         _put(root, [replace(moved, key=one.state)] if one.state else moved.children)
     gaps += misplaced(makeup.places, {name: found.tensors for name, found in parts})
-    _put(root, _plain_nodes(folder, makeup))
+    _put(root, _plain_nodes(folder, makeup, gaps))
     imports = sorted({name for _, one in parts for name in one.imports})
     numpy_types = sorted({name for _, one in parts for name in one.numpy_types})
     size_bytes = sum(item.size_bytes for item in folder.items.values())
@@ -146,15 +146,15 @@ def _mapped(root: Node, change: Callable[[TensorInfo], TensorInfo]) -> Node:
     return copy
 
 
-def _plain_nodes(folder: Folder, makeup: Makeup) -> list[Node]:
+def _plain_nodes(folder: Folder, makeup: Makeup, gaps: list[str]) -> list[Node]:
     def no_tensor(name: str, view: View) -> TensorInfo:
         raise TypeError(f"JSON holds no tensors: {name} {view}")
 
     size = sum(folder.items[name].size_bytes for name in makeup.values if name in folder.items)
     builder = Builder(no_tensor, Budget(lambda: size, folder.path))
     nodes = []
-    for name, value in makeup.values.items():
-        node = builder.build(value)
+    for name in makeup.values:
+        node = builder.build(folder.json_object(name, gaps))
         node.key = name.removesuffix(".json")
         nodes.append(node)
     return nodes

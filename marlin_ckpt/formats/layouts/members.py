@@ -107,15 +107,14 @@ class Folder:
             ExcessError: it is larger than any that a tool wrote.
             CheckpointNotFoundError, StorageError: as `open` raises them.
         """
+        return parsed(self.read_text(name), os.path.join(self.path, name))
+
+    def read_text(self, name: str) -> bytes:
+        """Reads a small file of JSON as it is; raises as `read_json`."""
         with self.open(name) as source:
             if source.size_bytes > _LONGEST_JSON:
                 raise CorruptCheckpointError(f"{source.size_bytes:,} bytes are no such JSON", source.path)
-            data = source.read(0, source.size_bytes)
-            check_json(data, source.path)
-        try:
-            return json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise CorruptCheckpointError("not JSON", source.path) from error
+            return source.read(0, source.size_bytes)
 
     def json_object(self, name: str, wrong: list[str]) -> dict[str, Any]:
         """A JSON object; an empty one where there is none, and what is wrong with it is added to a list."""
@@ -128,3 +127,12 @@ class Folder:
             return found
         wrong.append(f"{name}: not a JSON object")
         return {}
+
+
+def parsed(text: bytes, path: str) -> Any:
+    """What JSON says; raises as `Folder.read_json`."""
+    check_json(text, path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpointError("not JSON", path) from error

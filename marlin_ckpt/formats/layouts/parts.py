@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from marlin_ckpt.formats.layouts.layout import Layout, Names, foreign_name
 
@@ -52,7 +52,7 @@ class Makeup:
         wrong: what is damaged or contradicts, a few words each: `config.json: not JSON`.
         notes: what is odd about it and may be meant.
         metrics: that the tool keeps in it.
-        values: of JSON files, by their names; each is shown in the tree, without the end of its name.
+        values: names of JSON files; each is shown in the tree, under its name without the end.
         places: of tensors that an index lists, the file that it says holds them, by the tensor's name.
         tensor_bytes: how many bytes of tensors the index states.
     """
@@ -62,7 +62,7 @@ class Makeup:
     wrong: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Sequence[str] = ()
     places: Mapping[str, str] = field(default_factory=dict)
     tensor_bytes: int | None = None
 

@@ -10,7 +10,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from marlin_ckpt.errors import CheckpointNotFoundError
+from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError
 from marlin_ckpt.formats.layouts import hugging_face, peft
 from marlin_ckpt.formats.layouts.accelerate import MERGE
 from marlin_ckpt.formats.layouts.layout import Names
@@ -37,6 +37,11 @@ _FSDP = {
 _LATEST = "latest"
 _LONGEST_NAME = 255  # bytes, of a folder on Linux
 _DEEPSPEED = re.compile(r"global_step[0-9]+")
+# No text in JSON holds a line break: by these an indented file is taken to pieces without reading all of it.
+_STEP = re.compile(rb'\n  "global_step": ([0-9]{1,15}),?\n')
+_HISTORY = b'\n  "log_history": ['
+_ROW = b"\n    {"
+_END = b"\n  ]"
 
 
 class TrainerLayout(ToolLayout):
@@ -196,8 +201,8 @@ def _gaps(folder: Folder) -> list[str]:
 
 
 def _read_state(folder: Folder, found: Makeup) -> None:
-    state = folder.json_object(STATE, found.wrong)
-    found.values = {STATE: state} if state else {}
+    found.values = [STATE]
+    state = _quickly(folder) or folder.json_object(STATE, found.wrong)
     step = state.get("global_step")
     if type(step) is not int:
         found.wrong += [f"{STATE}: without a global_step"] if state else []
@@ -208,3 +213,30 @@ def _read_state(folder: Folder, found: Makeup) -> None:
     named = _NAME.fullmatch(folder.name)
     if named and int(named[1]) != step:
         found.wrong.append(f"{STATE} is of step {step}, and the folder's name of step {int(named[1])}")
+
+
+def _quickly(folder: Folder) -> dict[str, Any]:
+    """The step and what was logged at it, without reading the rest of a long history.
+
+    Returns:
+        that, or nothing where the file is not indented as the Trainer does it.
+    """
+    from marlin_ckpt.formats.layouts.members import parsed  # noqa: PLC0415 - commands on names go without
+
+    try:
+        text = folder.read_text(STATE)
+    except BadFileError:
+        return {}
+    step = _STEP.search(text)
+    start = text.find(_HISTORY)
+    end = text.find(_END, start)
+    if step is None or start < 0 or end < 0 or not text.rstrip().endswith(b"}"):
+        return {}
+    logged = re.compile(rb'"step": %s(?:\.0)?,?\n' % step[1])
+    rows = [row for row in text[start:end].split(_ROW)[1:] if logged.search(row)]
+    path = os.path.join(folder.path, STATE)
+    try:
+        found = [parsed(b"{" + row.rstrip().removesuffix(b","), path) for row in rows]
+    except BadFileError:
+        return {}
+    return {"global_step": int(step[1]), "log_history": found}

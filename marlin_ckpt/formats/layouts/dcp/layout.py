@@ -116,7 +116,8 @@ def _beside(folder: Folder) -> Makeup:
         found.missing += [f"{listed(lost)} {'is' if len(lost) == 1 else 'are'} missing"] if lost else []
     if _CONFIG in names or _COMMON in names:
         if _CONFIG in names:
-            found.values = {_CONFIG: folder.json_object(_CONFIG, found.wrong)}
+            folder.json_object(_CONFIG, found.wrong)
+            found.values = [_CONFIG]
         found.missing += [f"{one} is missing" for one in (_CONFIG, _COMMON) if one not in names]
     elif folder.name.endswith(".ckpt") and _LIGHTNINGS not in names:
         found.missing.append(f"{_LIGHTNINGS} is missing, which Lightning writes last")
