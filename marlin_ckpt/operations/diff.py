@@ -130,8 +130,7 @@ def compare(a: Checked, b: Checked, state: str | None = None, pattern: str | Non
         BadFileError: one of them is damaged, of an unknown format, or too large to be read.
         StorageError: one of them cannot be read.
     """
-    states = _states(a, b, state)
-    sides = list(zip((a.contents, b.contents), states, strict=True))
+    sides = _sides(a, b, state)
     before, after = (_matching(selection.numbered(selection.tensors_of(*side)), pattern) for side in sides)
     found, alike = _matched(before, after)
     a.expect(one for one, _ in alike.values())
@@ -145,6 +144,7 @@ def compare(a: Checked, b: Checked, state: str | None = None, pattern: str | Non
     one_names, other_names = (_parameters(*side) for side in sides)
     names = {at: name for at, name in one_names.items() if other_names.get(at, name) == name}
     parameters = {at: name for at, name in other_names.items() if at not in one_names} | names
+    states = sides[0][1], sides[1][1]
     return Comparison(states, tuple(sorted(found, key=_rank)), tuple(values), parameters)
 
 
@@ -169,16 +169,20 @@ def _matched(
     return found, alike
 
 
-def _states(a: Checked, b: Checked, state: str | None) -> tuple[str, str]:
-    """Which state of each file is compared; "" for all of it."""
+def _sides(a: Checked, b: Checked, state: str | None) -> list[tuple[Contents, str]]:
+    """What of each file is compared, and which state of that; "" for all of it."""
     own, other = selection.module_state(a.contents), selection.module_state(b.contents)
     if state is not None:
         # A bare state dict is a single state, without a name.
         sides = (a.contents, own, b.contents, other), (b.contents, other, a.contents, own)
-        one, two = ("" if _is_bare(state, *side) else state for side in sides)
-        return one, two
-    is_other_layout = a.contents.format != b.contents.format and (a.contents.parts or b.contents.parts)
-    return (own, other) if own != other or is_other_layout else ("", "")
+        return [(side[0], "" if _is_bare(state, *side) else state) for side in sides]
+    each = [a.contents, b.contents]
+    alone = [selection.module_alone(one) for one in each]
+    is_other_layout = a.contents.format != b.contents.format and bool(a.files or b.files)
+    is_more = [one is not whole for one, whole in zip(alone, each, strict=True)]
+    if own != other or is_other_layout or is_more[0] != is_more[1]:
+        return list(zip(alone, (own, other), strict=True))
+    return [(one, "") for one in each]
 
 
 def _is_bare(state: str, contents: Contents, own: str, others: Contents, other: str) -> bool:

@@ -101,6 +101,8 @@ def select(contents: Contents, wanted: Wanted) -> Selected:
         UnsavableStateError: no name begins with the prefix, two tensors get one name, or one is not plain or
             is a part of a larger one.
     """
+    if wanted.state is None:
+        contents = selection.module_alone(contents)
     state = selection.module_state(contents) if wanted.state is None else wanted.state
     for name, label in selection.unplain_of(contents, state).items():
         if name.startswith(wanted.prefix):

@@ -17,6 +17,13 @@ from marlin_ckpt.formats.pickle.labels import join
 # The names under which checkpoints hold the module's state: ours and PyMarlin's, Lightning's, and those of
 # tutorials.
 MODULE_STATES = (PAYLOAD_KEYS[0], "state_dict", "model_state_dict", "model")
+# Those of what stands beside a module's weights that are in no entry of their own, as torchtitan's are.
+_OTHER_STATES = frozenset({
+    "optimizer", "optimizers", "optimizer_state", "optimizer_states", "optimizer_state_dict", "optim",
+    "lr_scheduler", "lr_schedulers", "scheduler", "schedulers", "scheduler_state_dict", "scaler",
+    "grad_scaler", "train_state", "trainer_state", "dataloader", "dataloaders", "sampler", "rng",
+    "rng_state", "rng_states", "random_states",
+})  # fmt: skip
 _MOST_NAMES = 8
 CONTAINERS = (NodeKind.MAPPING, NodeKind.LIST, NodeKind.TUPLE)
 
@@ -74,6 +81,27 @@ def module_state(contents: Contents) -> str:
     tops = states & {_top(one.name) for one in weights(contents.tensors, lambda one: one)}
     modules = (node.key for node in contents.root.children if node.kind is NodeKind.MODULE)
     return next((name for name in (*MODULE_STATES, *modules) if name in tops), "")
+
+
+def module_alone(contents: Contents) -> Contents:
+    """A file without the states beside its weights, where these are in no entry of their own.
+
+    Returns:
+        the same contents where there are no such states, or nothing else.
+    """
+    if contents.root.kind is NodeKind.MODULE or module_state(contents):
+        return contents
+    others = {
+        one.key for one in contents.root.children if one.key in _OTHER_STATES and one.kind in CONTAINERS
+    }
+    tensors = tuple(one for one in contents.tensors if _top(one.name) not in others)
+    if not others or not any(one.in_state for one in tensors):
+        return contents
+    kept = [one for one in contents.root.children if one.key not in others]
+    origin = contents.root.origin
+    if isinstance(origin, dict):
+        origin = {key: one for key, one in origin.items() if key not in others}
+    return contents._replace(root=replace(contents.root, children=kept, origin=origin), tensors=tensors)
 
 
 def weights(found: Iterable[Found], tensor: Callable[[Found], TensorInfo]) -> list[Found]:
