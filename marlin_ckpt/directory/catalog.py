@@ -13,6 +13,7 @@ from marlin_ckpt.errors import StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts
+from marlin_ckpt.formats.layouts.layout import foreign_name
 from marlin_ckpt.storage.local.descent import directory_identity
 from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.local.store import item_of, open_store
@@ -53,7 +54,8 @@ def find(
             that do not fit the grammar last.
         extension: of files, without its dot; folders that are a checkpoint count whatever theirs is.
         recursive: look in sub-directories too.
-        foreign: folders of other tools too, which no run of ours may take for its own.
+        foreign: folders of other tools too, which no run of ours may take for its own, and the place in a
+            run that names of their files say.
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
@@ -85,6 +87,9 @@ def find_in(  # noqa: PLR0913 - what is searched for, each by its name
                 continue
             last = path.rpartition("/")[2]
             name = naming.parse(last, prefix, extension) if prefix else naming.parse_any(last, extension)
+            if foreign and name is None and prefix is None:
+                read = foreign_name(last[: -len(extension) - 1])
+                name = read and replace(read, extension=extension)
             if (name or prefix is None) and (item := regular_file(store, path)):
                 found.append(Entry(store.place, item, name))
     return sorted(found, key=_order)

@@ -112,7 +112,7 @@ def _newest_first(  # noqa: PLR0913 - what both searches share
             has_found = True
             yield found
         if not has_found:
-            stems = _foreign_stems(levels, prefix, extension)
+            stems = _foreign_stems(store.place, levels, prefix, extension)
             if foreign:
                 stems |= _folder_stems(levels, prefix)
             keyed = _by_other_grammars(stems) or _by_last_integer(stems, logger, in_doubt)
@@ -146,12 +146,38 @@ def _by_our_grammar(levels: Iterable[Level], prefix: str, extension: str) -> _Ke
     return keyed
 
 
-def _foreign_stems(levels: Iterable[Level], prefix: str, extension: str) -> dict[str, str]:
+def repeating_links(place: str, level: Level, prefix: str = "") -> frozenset[str]:
+    """The links in a folder to another checkpoint in it whose own names say no step: Lightning's `last.ckpt`.
+
+    Args:
+        place: of the store.
+        level: the folder.
+        prefix: the start of the names of the checkpoints that count.
+    """
+    from marlin_ckpt import grammars  # noqa: PLC0415 - names of ours go without
+
+    known = {*level.objects, *(one.item.name for one in level.checkpoints)}
+    found = set()
+    for name in level.links:
+        read = grammars.read(os.path.splitext(os.path.basename(name))[0])
+        if read and read.step is None and read.epoch is None:
+            with contextlib.suppress(OSError):  # it has gone meanwhile
+                target = os.readlink(os.path.join(place, name))
+                is_there = os.path.join(level.folder, target) in known - {name}
+                if is_there and target.startswith(prefix):
+                    found.add(os.path.basename(name))
+    return frozenset(found)
+
+
+def _foreign_stems(place: str, levels: Iterable[Level], prefix: str, extension: str) -> dict[str, str]:
     """The stems of the names that start with the prefix, by the names; those of model files are left out."""
     stems = {}
     for level in levels:
+        repeated = repeating_links(place, level, prefix)
         for name in level.objects:
             last = name.rpartition("/")[2]
+            if last in repeated:
+                continue
             if last.startswith(prefix) and naming.has_extension(last, extension):
                 ours = naming.parse(last, prefix, extension) or naming.parse_any(last, extension)
                 if ours is None or ours.kind is naming.Kind.CHECKPOINT:

@@ -27,7 +27,16 @@ def inspect(entry: Entry) -> Inspection:
     except OSError as error:
         why = os.strerror(error.errno or errno.ENOENT)  # it has gone, where no system call says otherwise
         return Inspection(entry, None, f"cannot be read: {why}")
-    return Inspection(entry, found.status, found.reason, found.manifest)
+    return Inspection(
+        entry, found.status, found.reason, found.manifest,
+        tools_metrics=None if found.manifest else _metrics_in_name(entry),
+    )  # fmt: skip
+
+
+def _metrics_in_name(entry: Entry) -> dict[str, float] | None:
+    from marlin_ckpt import grammars  # noqa: PLC0415 - files of ours go without
+
+    return grammars.metrics(os.path.splitext(os.path.basename(entry.item.name))[0]) or None
 
 
 def metric_names(found: Iterable[Inspection]) -> list[str]:

@@ -23,7 +23,7 @@ from marlin_ckpt.grammars import (
     torchtitan,
     transformers,
 )
-from marlin_ckpt.grammars.grammar import Reading
+from marlin_ckpt.grammars.grammar import Reading, metrics_in
 
 _GRAMMARS = (
     lightning.GRAMMAR,
@@ -41,3 +41,9 @@ _GRAMMARS = (
 def read(stem: str) -> Reading | None:
     """What a name says of its place in a run, by the first grammar that it fits; None where it fits none."""
     return next((found for one in _GRAMMARS if (found := one.read(stem))), None)
+
+
+def metrics(stem: str) -> dict[str, float]:
+    """The metrics that a name has in it, where the first grammar that it fits puts any there."""
+    one = next((one for one in _GRAMMARS if one.read(stem)), None)
+    return metrics_in(stem) if one is not None and one.has_metrics else {}

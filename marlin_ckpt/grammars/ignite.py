@@ -2,4 +2,6 @@
 
 from marlin_ckpt.grammars.grammar import Pattern
 
-GRAMMAR = Pattern(r".+_(?P<step>[0-9]+)_[A-Za-z][^=]*=-?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?")
+GRAMMAR = Pattern(
+    r".+_(?P<step>[0-9]+)_[A-Za-z][^=]*=-?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?", has_metrics=True
+)

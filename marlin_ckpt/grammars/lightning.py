@@ -15,6 +15,8 @@ _LAST = re.compile(r"last(?:-v(?P<version>[0-9]+))?")
 
 
 class _Lightning(Grammar):
+    has_metrics = True
+
     def read(self, stem: str) -> Reading | None:
         found = _LAST.fullmatch(stem)
         if found:

@@ -203,3 +203,45 @@ def test_latest_says_where_the_file_of_the_tool_names_another_one(run, tmp_path,
     code, out, err = run("latest", tmp_path)
     assert (code, out) == (0, f"{made[-1].path}\n")
     assert err == (f"{made[-1].path.parent / file} {what}\n" if what else "")
+
+
+def test_files_of_lightning_are_listed_by_their_steps_with_the_metrics_in_their_names(list_json, tmp_path):
+    names = ["epoch=10-step=40-val_loss=0.25", "epoch=2-step=8-val_loss=-0.50-v1", "last"]
+    saved_by_torch(*(tmp_path / f"{name}.ckpt" for name in names))
+    rows = list_json(tmp_path, "--ext", "ckpt")
+    assert [(one["index"], one["kind"], one["metrics"]) for one in rows] == [
+        (8, "checkpoint", {"val_loss": -0.5}), (40, "checkpoint", {"val_loss": 0.25}), (None, "other", None),
+    ]  # fmt: skip
+
+
+def test_the_best_file_of_ignite_is_found_by_the_score_in_its_name(run, tmp_path):
+    saved_by_torch(tmp_path / "best_model_9_val_loss=0.5.pt", tmp_path / "best_model_10_val_loss=0.75.pt")
+    code, out, _ = run("list", tmp_path, "--best", "val_loss")
+    assert code == 0
+    assert [row.split()[0] for row in out.splitlines()[1:]] == ["9", "10"]
+
+
+@pytest.mark.parametrize("options", [(), ("--prefix", "epoch", "--ext", "ckpt")])
+def test_a_link_to_the_last_file_beside_it_leaves_no_doubt_which_is_the_newest(run, tmp_path, options):
+    made = RUNS["lightning"](tmp_path)
+    (tmp_path / "last.ckpt").symlink_to(made[-1].path.name)
+    assert run("latest", tmp_path, *options) == (0, f"{made[-1].path}\n", "")
+
+
+def test_a_link_that_is_asked_for_by_its_own_name_is_found(run, tmp_path):
+    made = RUNS["lightning"](tmp_path)
+    (tmp_path / "last.ckpt").symlink_to(made[-1].path.name)
+    found = run("latest", tmp_path, "--prefix", "last", "--ext", "ckpt")
+    assert found == (0, f"{tmp_path / 'last.ckpt'}\n", "")
+
+
+def test_a_link_to_a_folder_of_lightning_beside_it_leaves_no_doubt_which_is_the_newest(run, tmp_path):
+    made = RUNS["lightning-sharded"](tmp_path)
+    (tmp_path / "last.ckpt").symlink_to(made[-1].path.name)
+    assert run("latest", tmp_path) == (0, f"{made[-1].path}\n", "")
+
+
+def test_a_link_to_a_file_elsewhere_may_be_the_newest(run, tmp_path):
+    saved_by_torch(tmp_path / "run/epoch=1-step=4.ckpt", tmp_path / "elsewhere.ckpt")
+    (tmp_path / "run/last.ckpt").symlink_to(tmp_path / "elsewhere.ckpt")
+    assert "names do not tell which is newer" in run("latest", tmp_path / "run")[2]

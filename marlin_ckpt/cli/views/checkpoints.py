@@ -84,7 +84,7 @@ def checkpoint(one: Inspection) -> dict[str, Any]:
         "intact": None,  # which only `verify` can tell, since it reads the data
         "modified": _time(one.entry.modified_ns),
         "reason": one.reason or None,
-        "metrics": None if one.manifest is None and not one.entry.layout else dict(one.metrics),
+        "metrics": dict(one.metrics) if one.manifest or one.metrics or one.entry.layout else None,
         **facts(one.manifest, "run_id", "save_number", "created", "versions"),
     }
 

@@ -107,7 +107,8 @@ def _look(directory: str) -> _Kinds:
     found = _Kinds()
     whole: dict[str, str] = {}  # folders of ours, which belong to files of any extension
     for level in _levels(directory):
-        found.add_files(level.folder, {os.path.basename(name) for name in level.objects})
+        repeated = latest.repeating_links(directory, level)
+        found.add_files(level.folder, {os.path.basename(name) for name in level.objects} - repeated)
         for one in level.checkpoints:
             if layouts.is_foreign(one):
                 found.add_folder(one)

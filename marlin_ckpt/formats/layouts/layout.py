@@ -85,11 +85,11 @@ class Layout(Protocol):
         """
 
 
-def foreign_name(folder: str) -> FileName | None:
-    """What a folder's name says of it by the grammars of other tools: `checkpoint-500`."""
+def foreign_name(name: str) -> FileName | None:
+    """What a name without an extension says by the grammars of other tools: `checkpoint-500`."""
     from marlin_ckpt import grammars  # noqa: PLC0415 - names of ours go without
 
-    stem = folder.removesuffix(".ckpt")
+    stem = name.removesuffix(".ckpt")
     found = grammars.read(stem)
     if found is None or (found.step is None and found.epoch is None):
         return None
