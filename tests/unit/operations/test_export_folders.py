@@ -16,8 +16,11 @@ from marlin_ckpt.operations import average, export, weights_file
 from marlin_ckpt.operations.export import Wanted
 from marlin_ckpt.operations.one import opened
 from marlin_ckpt.storage.local import publishing
-from tests.support.foreign import hugging_face
+from tests.support.foreign import corpus, dcp_folders, hugging_face
 
+# What DeepSpeed's ranks hold are parts of tensors, which `export` refuses.
+WHOLE = [name for name in corpus.CHECKPOINTS if "deepspeed" not in name and name != "dcp-hugging-face"]
+PREFIXES = "model.", "state_dict."
 INDEX = "model.safetensors.index.json"
 
 
@@ -40,6 +43,41 @@ def load_folder(path: Path) -> dict[str, torch.Tensor]:
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert {*found} == {*expected}
     assert all(torch.equal(found[name], one) for name, one in expected.items())
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_weights_of_a_checkpoint_of_any_layout_are_exported_by_their_names_in_the_model(tmp_path, name):
+    made = corpus.CHECKPOINTS[name](tmp_path)
+    expected = {name: one for name, one in made.weights.items() if not name.startswith("model_1.")}
+    prefix = next((one for one in PREFIXES if all(name.startswith(one) for name in expected)), "")
+    run_export(made.path, tmp_path / "one.safetensors")
+    assert_same(
+        load_file(tmp_path / "one.safetensors"),
+        {name.removeprefix(prefix): one for name, one in expected.items()},
+    )
+
+
+def test_another_model_and_an_optimizer_are_exported_by_the_names_of_their_states(tmp_path):
+    made = corpus.CHECKPOINTS["accelerate-of-two"](tmp_path)
+    done = run_export(made.path, tmp_path / "one.safetensors", state="model_1")
+    assert done.state == "model_1"
+    expected = {name: one for name, one in made.weights.items() if name.startswith("model_1.")}
+    assert_same(
+        load_file(tmp_path / "one.safetensors"),
+        {name.removeprefix("model_1."): one for name, one in expected.items()},
+    )
+    done = run_export(made.path, f"{tmp_path}/moments/", state="optimizer")
+    assert "state.0.exp_avg" in load_file(tmp_path / "moments" / "model.safetensors")
+    assert done.copied == ()
+    with pytest.raises(errors.MarlinError, match="no tensor is in a state of the name model_2") as caught:
+        run_export(made.path, tmp_path / "two.safetensors", state="model_2")
+    assert "model_1" in caught.value.hint
+
+
+def test_an_optimizer_next_to_flat_weights_is_left_out_unless_its_state_is_named(tmp_path):
+    made = dcp_folders.make_torchtitan(tmp_path)
+    assert run_export(made.path, tmp_path / "one.pt").tensors == len(made.weights)
+    assert run_export(made.path, tmp_path / "two.pt", state="optimizer").tensors > len(made.weights)
 
 
 def test_small_weights_are_one_file_without_an_index(tmp_path):
