@@ -30,7 +30,7 @@ def verified(folder: Path) -> Verdict:
 def read_all(folder: Path) -> dict[str, torch.Tensor]:
     with one.opened(str(folder)) as checked:
         return {
-            each.name: torch.from_numpy(checked.values(each)).reshape(each.shape)
+            each.name: torch.from_numpy(checked.values(each).copy()).reshape(each.shape)
             for each in checked.contents.tensors
         }
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from marlin_ckpt import naming
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.formats.layouts.accelerate import AccelerateLayout
+from marlin_ckpt.formats.layouts.dcp.hugging_face import DcpHuggingFaceLayout
 from marlin_ckpt.formats.layouts.dcp.layout import DcpLayout
 from marlin_ckpt.formats.layouts.deepspeed import DeepSpeedLayout
 from marlin_ckpt.formats.layouts.folder import FolderLayout
@@ -50,6 +51,7 @@ _known: dict[str, Layout] = {
         TrainerLayout(),
         AccelerateLayout(),
         DcpLayout(),
+        DcpHuggingFaceLayout(),
         DeepSpeedLayout(),
         HuggingFaceLayout(),
         PeftLayout(),

@@ -56,7 +56,7 @@ def faults_in(saved: Saved, members: Mapping[str, Member]) -> Faults:
         found.wrong.append(f"{METADATA} does not say where {listed(lost)} is")
         found.names.extend(lost)
     for name, tensor in saved.tensors.items():
-        _look_at_pieces(name, tensor, found, may_lack=saved.of_ranks)
+        look_at_pieces(name, tensor, found, may_lack=saved.of_ranks)
     named = {one.place.file for one in saved.items}
     if spare := sorted(name for name in members if name.endswith(SHARD) and name not in named):
         found.notes.append(f"{METADATA} names nothing in {listed(spare)}: another save left it")
@@ -98,7 +98,15 @@ def _look_at_ranges(file: str, items: list[Item], size_bytes: int, found: Faults
         found.notes.append(f"{METADATA} names nothing in the last {size_bytes - end:,} bytes of {file}")
 
 
-def _look_at_pieces(name: str, tensor: Described, found: Faults, *, may_lack: bool) -> None:
+def look_at_pieces(name: str, tensor: Described, found: Faults, *, may_lack: bool) -> None:
+    """Looks whether the pieces of a tensor make it up.
+
+    Args:
+        name: its flat name.
+        tensor: as it is described.
+        found: gets what is wrong with it.
+        may_lack: whether a piece that lacks is a file that is missing.
+    """
     short = name[:_LONGEST]
     chunks = [one for one in tensor.chunks if math.prod(one.shape)]
     if any(not _fits(one, tensor.shape) for one in tensor.chunks):
