@@ -15,13 +15,13 @@ from marlin_ckpt import naming
 from marlin_ckpt.directory.walk import OnError, walk
 from marlin_ckpt.entries import Entry, Identity, Item
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.naming import FileName
+from marlin_ckpt.formats import layouts
 from marlin_ckpt.storage.local import temporary
 from marlin_ckpt.storage.local.store import open_store
 from marlin_ckpt.storage.store import Store
 
-# Why something goes, given its name without its folder and, of a folder, as which checkpoint; "": it stays.
-_Reason = Callable[[str, FileName | None], str]
+# Why something goes, given its name without its folder and, of a folder, the checkpoint; "": it stays.
+_Reason = Callable[[str, Entry | None], str]
 Dispose = Callable[[Store, "Removal"], None]
 
 
@@ -88,7 +88,7 @@ def plan_cleaning(
         directory: the directory; a symbolic link to one is refused.
         extension: exactly, without its dot.
         prefix: only checkpoints and model files of this prefix, by the grammar; None: all of the extension,
-            and folders that are a checkpoint and have an extension.
+            and folders that are a checkpoint of ours and have an extension. Those of other tools stay.
         recursive: sub-directories too.
         sweeps: what dead runs left half written too.
 
@@ -97,7 +97,10 @@ def plan_cleaning(
         StorageError: it cannot be read, or is a symbolic link.
     """
 
-    def reason(name: str, checkpoint: FileName | None) -> str:
+    def reason(name: str, folder: Entry | None) -> str:
+        if folder is not None and layouts.is_foreign(folder):
+            return ""
+        checkpoint = None if folder is None else folder.name
         if prefix is not None:
             fits = checkpoint or naming.parse(name, prefix, extension)
             return f"prefix {prefix}" if fits is not None and fits.prefix == prefix else ""
@@ -158,7 +161,7 @@ def plan(
             for name, why in going:
                 if item := _look(store, name, fail):
                     removals.append(planned(Entry(store.place, item, None), why))
-            folders = ((one, reason(os.path.basename(one.item.name), one.name)) for one in level.checkpoints)
+            folders = ((one, reason(os.path.basename(one.item.name), one)) for one in level.checkpoints)
             removals += [planned(one, why) for one, why in folders if why]
     return Plan(store.place, tuple(sorted(removals, key=lambda one: naming.order(one.path))), tuple(failures))
 

@@ -128,10 +128,11 @@ def test_the_table_says_yes_no_or_unknown_and_why(complete_column, tmp_path):
     ]
 
 
-def test_the_index_of_a_file_of_lightning_is_the_step_in_its_name(list_json, tmp_path):
-    torch.save(LIGHTNING, tmp_path / "epoch=3-step=100.pt")
-    (listed,) = list_json(tmp_path)
-    assert (listed["index"], listed["kind"], listed["complete"]) == (100, "checkpoint", True)
+def test_the_index_of_lightnings_names_is_the_step_and_they_are_in_its_order(list_json, tmp_path):
+    for name in ("epoch=3-step=100", "epoch=3-step=20", "last"):
+        torch.save(LIGHTNING, tmp_path / f"{name}.pt")
+    listed = [(one["index"], one["kind"], one["complete"]) for one in list_json(tmp_path)]
+    assert listed == [(20, "checkpoint", True), (100, "checkpoint", True), (None, "other", True)]
 
 
 def test_our_own_file_is_known_by_its_manifest_under_any_name(list_json, tmp_path, make_checkpointer):

@@ -1,6 +1,7 @@
 """What `clean` does and says."""
 
 import os
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -9,10 +10,12 @@ from marlin_ckpt.cli.text import count, size
 from marlin_ckpt.cli.views import removals
 from marlin_ckpt.cli.views.removals import How
 from marlin_ckpt.directory import lease, removing, trash
+from marlin_ckpt.directory.others import left_out
 from marlin_ckpt.directory.removing import Outcome, Plan, Removal
 from marlin_ckpt.directory.retention.decide import Decision
 from marlin_ckpt.directory.retention.plan import RetentionPlan
 from marlin_ckpt.directory.retention.pruning import make_newest_durable, refuse_what_keeps_nothing
+from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.keep import RetentionArguments
@@ -21,6 +24,22 @@ from marlin_ckpt.keep import RetentionArguments
 def remove(how: How, plan: Plan) -> int:
     """Removes files, and says which; returns the exit code."""
     return _report(how, _carry_out(plan, how, lists=True))
+
+
+def tell_of_folders(found: Collection[Entry]) -> None:
+    """Says that folders of other tools go by rules alone."""
+    if found:
+        what = f"{count(len(found), 'folder')} of other tools"
+        output.talk(f"hint: {what} stay; a rule, such as --keep-last 2, removes whole ones")
+
+
+def tell_of_more(directory: str, prefix: str | None, extension: str, *, recursive: bool) -> None:
+    """Names the options under which there would be something to decide about."""
+    ways = left_out.options(
+        directory, prefix=prefix, extension=extension, recursive=recursive, has_found=False
+    )
+    if ways:
+        output.talk(f"hint: there are files with {' or '.join(ways)}")
 
 
 def _report(how: How, done: Outcome) -> int:

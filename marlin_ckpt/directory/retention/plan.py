@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from marlin_ckpt import naming
 from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory.others.needed import holds_others, needed
 from marlin_ckpt.directory.removing import Failure, Plan, failing, planned
 from marlin_ckpt.directory.retention import decide
 from marlin_ckpt.directory.retention.decide import Candidate, Decision
@@ -19,6 +19,7 @@ from marlin_ckpt.naming import Kind
 from marlin_ckpt.storage.local.store import open_store
 from marlin_ckpt.storage.store import Store
 
+Others = Literal["excluded", "kept where needed", "all"]  # what becomes of the folders of other tools
 Verify = Literal["all", "newest", "none"]  # which of the files that stay are read whole before others go
 
 
@@ -54,6 +55,7 @@ class Keeping:
         recursive: bool = False,
         verify: Verify = "newest",
         pinned: Mapping[str, str] | None = None,
+        others: Others = "excluded",
     ) -> RetentionPlan:
         """Decides about the checkpoints of a directory.
 
@@ -71,6 +73,8 @@ class Keeping:
             recursive: sub-directories too.
             verify: what is read whole before anything goes; what fails there counts as corrupt.
             pinned: paths of files that stay, each with the reason.
+            others: whether checkpoints of other tools are decided about, too; and what their own bookkeeping
+                still needs, which may stay.
 
         Raises:
             CheckpointNotFoundError: there is no such directory.
@@ -80,9 +84,16 @@ class Keeping:
         with open_store(directory, follows=False) as store:
             fail = failing(store, failures)
             found = catalog.find_in(
-                store, prefix=prefix, extension=extension, recursive=recursive, on_error=fail
+                store,
+                prefix=prefix,
+                extension=extension,
+                recursive=recursive,
+                foreign=others != "excluded",
+                on_error=fail,
             )
-            stay = _pins(store, pinned or {}, recursive=recursive)
+            found = [one for one in found if not holds_others(store, one)]
+            needs = needed(store, found) if others == "kept where needed" else {}
+            stay = _pins(store, {**needs, **(pinned or {})}, recursive=recursive)
         entries = {one.path: one for one in found if one.name and one.name.kind is Kind.CHECKPOINT}
         groups: dict[tuple[str, str, str], list[Candidate]] = {}
         for path, one in entries.items():
@@ -92,7 +103,7 @@ class Keeping:
             groups.setdefault(key, []).append(candidate)
         self._survey.forget_all_but(entries.values())
         settled = (self._settle(group, rules, now_s, verify, entries) for group in groups.values())
-        decisions = sorted(itertools.chain(*settled), key=lambda one: naming.order(one.candidate.path))
+        decisions = sorted(itertools.chain(*settled), key=_order)
         removals = (
             planned(entries[one.candidate.path], "; ".join(one.reasons)) for one in decisions if not one.keep
         )
@@ -123,6 +134,10 @@ class Keeping:
             if not wrong:
                 return decisions
             candidates = [replace(one, apart=wrong.get(one.path, one.apart)) for one in candidates]
+
+
+def _order(one: Decision) -> tuple[str, int, str]:
+    return os.path.dirname(one.candidate.path), one.candidate.index, one.candidate.path
 
 
 def _pins(store: Store, pinned: Mapping[str, str], *, recursive: bool) -> dict[tuple[int, ...], str]:

@@ -6,7 +6,7 @@ from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.retention.decide import Candidate
 from marlin_ckpt.entries import Entry, Identity
 from marlin_ckpt.errors import CheckpointNotFoundError
-from marlin_ckpt.formats import verification
+from marlin_ckpt.formats import layouts, verification
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.verdicts import Inspection, Status
 from marlin_ckpt.naming import Kind
@@ -44,7 +44,7 @@ class Survey:
             index=entry.index or 0,
             time_s=found.written_s,
             size_bytes=entry.size_bytes,
-            metrics=about.metrics if about else {},
+            metrics=dict(found.metrics),
             run_id=about.run_id if about else "",
             apart=_apart(found, run_id),
             pinned=stay.get(entry.item.inode, ""),
@@ -62,7 +62,11 @@ class Survey:
                 verdict = verification.verify(entry)
             except CheckpointNotFoundError:
                 return "it has vanished"
-            self._verdicts[seen] = "" if verdict.status.is_sound else f"{verdict.status}: {verdict.reason}"
+            # Nothing proves a folder of another tool, and what is missing or damaged would have been found.
+            is_good = verdict.status.is_sound or (
+                layouts.is_foreign(entry) and verdict.status is Status.UNVERIFIABLE
+            )
+            self._verdicts[seen] = "" if is_good else f"{verdict.status}: {verdict.reason}"
         return self._verdicts[seen]
 
     def forget_all_but(self, entries: Iterable[Entry]) -> None:

@@ -41,7 +41,11 @@ if TYPE_CHECKING:
     from marlin_ckpt.entries import Item
     from marlin_ckpt.storage.store import Listing, Store
 
-__all__ = ["Layout", "Names", "is_foreign", "layout_of", "layouts", "named", "of", "recognise", "register"]
+__all__ = [
+    "Layout", "Names", "is_foreign", "known_by", "layout_of", "layouts", "named", "of", "recognise",
+    "register",
+]  # fmt: skip
+_TELLING = (".json", ".metadata"), (".index.json", "_state.json", ".metadata")  # ends of names
 
 # The first that knows a folder counts: what holds weights among other things comes before the weights.
 _known: dict[str, Layout] = {
@@ -106,6 +110,28 @@ def layout_of(store: Store, folder: str, listing: Listing) -> tuple[Layout, tupl
         if members := tuple(one for one in found if one):
             return layout, members
     return None
+
+
+def known_by(store: Store, entry: Entry) -> tuple[str, ...]:
+    """The names in a folder by which its layout knows it, no more than it needs; none of a file.
+
+    Raises:
+        StorageError: the folder cannot be read.
+    """
+    layout = of(entry)
+    if layout is None:
+        return ()
+    listing = store.list(entry.item.name)
+    left = Names(*(frozenset(map(os.path.basename, each)) for each in (listing.objects, listing.folders)))
+
+    def says_much(name: str) -> int:
+        return sum(name.endswith(ends) for ends in _TELLING)
+
+    for name in sorted(left.files | left.folders, key=lambda one: (says_much(one), one)):
+        fewer = Names(left.files - {name}, left.folders - {name})
+        if layout.recognises(fewer):
+            left = fewer
+    return tuple(sorted(left.files | left.folders))
 
 
 def _is_ours(names: Names) -> bool:

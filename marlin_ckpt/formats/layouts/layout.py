@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from marlin_ckpt.naming import FileName
@@ -85,8 +86,16 @@ class Layout(Protocol):
         """
 
 
+# What follows the start of a name together with the step: of `best_model_300_accuracy=0.9`, and of
+# `rl_model_10000_steps`.
+_COUNTED = re.compile(r"_[0-9]+_(?!.*(?:step|epoch)\Z)[A-Za-z][^=]*\Z")
+
+
 def foreign_name(name: str) -> FileName | None:
-    """What a name without an extension says by the grammars of other tools: `checkpoint-500`."""
+    """What the name of a folder, or the stem of a file's, says by the grammars of other tools.
+
+    That of `checkpoint-500` is the index 500 of the prefix `checkpoint`.
+    """
     from marlin_ckpt import grammars  # noqa: PLC0415 - names of ours go without
 
     stem = name.removesuffix(".ckpt")
@@ -95,4 +104,4 @@ def foreign_name(name: str) -> FileName | None:
         return None
     index = found.epoch or 0 if found.step is None else found.step
     start = stem.partition("=")[0] if "=" in stem else stem.rstrip("0123456789")
-    return FileName(start.rstrip("-_"), index, "")
+    return FileName(_COUNTED.sub("", start).rstrip("-_"), index, "")

@@ -31,6 +31,13 @@ def clean(
             "--verify", help="With rules: which kept files are read in full before any file is removed."
         ),
     ] = "newest",
+    remove_needed: Annotated[
+        bool,
+        flag(
+            "--remove-needed",
+            "With rules: also what another tool's own files still need, such as the best of a Trainer.",
+        ),
+    ] = False,
     to_trash: Annotated[
         bool, flag("--to-trash", "Move files into .trash in the directory instead of removing them.")
     ] = False,
@@ -44,11 +51,14 @@ def clean(
 
     A checkpoint stays if any rule keeps it. Rules are applied to each run by itself, and the newest intact
     checkpoint of a run always stays. Without a rule all regular files with the extension are removed.
-    Half-written files of runs that have ended are always removed. Symbolic links are not followed.
+    Half-written files of runs that have ended are always removed. Symbolic links are not followed. Folders of
+    other tools go by rules alone, each as a whole; incomplete ones stay, and so does what their tool still
+    needs.
     """
     from marlin_ckpt.cli.views import cleaning
     from marlin_ckpt.cli.views.removals import How
     from marlin_ckpt.directory import removing
+    from marlin_ckpt.directory.others import whole
     from marlin_ckpt.directory.retention.plan import Keeping
 
     given = rules.rules(
@@ -61,8 +71,10 @@ def clean(
         weekly=keep_weekly,
         max_total=max_total,
     )
-    if given is None and (run is not None or verify != "newest"):
-        raise typer.BadParameter("--run and --verify go with a rule, such as --keep-last 3")
+    if given is None and (run is not None or verify != "newest" or remove_needed):
+        raise typer.BadParameter(
+            "--run and --verify go with a rule, such as --keep-last 3; so does --remove-needed"
+        )
     if undo + empty_trash + to_trash > 1 or ((undo or empty_trash) and given is not None):
         raise typer.BadParameter("--undo and --empty-trash go alone, each with the directory")
     how = How(directory, to_trash=to_trash, dry_run=dry_run, asks=not (yes or dry_run), json=json)
@@ -70,7 +82,9 @@ def clean(
         return cleaning.undo(how)
     if empty_trash:
         return cleaning.empty_trash(how)
+    folders = whole.folders_in(directory, prefix=prefix, recursive=recursive)
     if given is None:
+        cleaning.tell_of_folders(folders)
         files = removing.plan_cleaning(directory, prefix=prefix, extension=ext, recursive=recursive)
         return cleaning.remove(how, files)
     plan = Keeping().plan(
@@ -82,6 +96,10 @@ def clean(
         run_id=run,
         recursive=recursive,
         verify=verify,
+        others="all" if remove_needed else "kept where needed",
     )
     rest = removing.plan_sweeping(directory, recursive=recursive)
-    return cleaning.retain(how, plan, rest, given, run)
+    code = cleaning.retain(how, plan, rest, given, run)
+    if not (plan.decisions or json):
+        cleaning.tell_of_more(directory, prefix, ext, recursive=recursive)
+    return code
