@@ -31,6 +31,7 @@ _OTHERS = (  # of a pipeline of one rank a stage, of experts, and of a universal
     re.compile(r"expp_rank_[0-9]+_mp_rank_[0-9]+_optim_states\.pt"),
     re.compile(r"zero/[^/]+/[^/]+\.pt"),
 )
+_TAG = re.compile(r"global_step([0-9]+)")  # DeepSpeed's own; users may name others
 _LAYER = re.compile(r"layer_[0-9]+-")
 _EXTENSION = ".pt"
 _SHARDING_STAGE = 3
@@ -64,6 +65,9 @@ class DeepSpeedLayout(ToolLayout):
         missing = list(
             islice((one for one in _expected(names, ranks) if one not in folder.items), _MOST_NAMES)
         )
+        named = _TAG.fullmatch(folder.name)
+        if named and ranks.step is not None and ranks.step != int(named[1]):
+            found.wrong.append(f"its model is of step {ranks.step}, and its name says {int(named[1])}")
         if missing:
             found.missing.append(f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} missing")
         found.missing += [f"{name} is a link that leads nowhere" for name in folder.dangling()]
@@ -79,6 +83,7 @@ class _Ranks(NamedTuple):
         data: the ranks of data parallelism.
         is_sharded: whether each of these saved its part of the model: ZeRO-3.
         prefix: what the names of the optimizer's files begin with.
+        step: of the first file of the model; None where there is none.
     """
 
     models: int
@@ -86,6 +91,7 @@ class _Ranks(NamedTuple):
     data: int
     is_sharded: bool
     prefix: str
+    step: int | None
 
 
 def _ranks(folder: Folder, names: Sequence[str]) -> _Ranks:
@@ -110,7 +116,11 @@ def _ranks(folder: Folder, names: Sequence[str]) -> _Ranks:
         in_models = max(in_models, in_optimizers, _count(of_model.get("mp_world_size")))
         in_optimizers = in_models
     prefix = optimizers[0]["prefix"] if optimizers else "*"
-    return _Ranks(max(in_models, 1), in_optimizers * has_optimizers, data, is_sharded, prefix)
+    step = of_model.get("global_steps")
+    return _Ranks(
+        max(in_models, 1), in_optimizers * has_optimizers, data, is_sharded, prefix,
+        step if type(step) is int else None,
+    )  # fmt: skip
 
 
 def _parts(names: Sequence[str], ranks: _Ranks) -> Iterator[Part]:

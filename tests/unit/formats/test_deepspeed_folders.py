@@ -110,6 +110,19 @@ def test_a_file_that_was_cut_off_makes_the_folder_corrupt(tmp_path):
         (made.path / name).write_bytes(data)
 
 
+def test_a_model_of_another_step_than_that_of_the_name_is_wrong(tmp_path):
+    one_step, other = (make_deepspeed(tmp_path, step=step) for step in (2, 10))
+    (one_step.path / "mp_rank_00_model_states.pt").replace(other.path / "mp_rank_00_model_states.pt")
+    for found in (inspected(other.path), one.verify(other.path)):
+        assert found.status is Status.CORRUPT
+        assert found.reason == "its model is of step 2, and its name says 10"
+
+
+def test_a_tag_that_the_user_chose_says_no_step(tmp_path):
+    made = make_deepspeed(tmp_path, step=2, tag="step10")
+    assert inspected(made.path).status is Status.COMPLETE
+
+
 def test_a_stated_number_of_ranks_is_believed_only_as_far_as_it_takes_no_time(tmp_path):
     content = {"optimizer_state_dict": {"zero_stage": 2, "partition_count": [10**18, "x"]}}
     path = save(tmp_path / "global_step5", OPTIMIZER.format(data=0, model=0), content=content)
