@@ -16,8 +16,8 @@ MANIFEST = ".marlin/manifest.json"
 OWN_DIRECTORY = ".marlin-ckpt"  # the folder in a directory of checkpoints for our own bookkeeping
 TRASH = ".trash"  # the folder in a directory into which `clean --to-trash` moves; nothing is found in it
 
-# Those of the files of checkpoints and weights that tools write.
-EXTENSIONS = ("bin", "ckpt", "pt", "pth", "safetensors")
+# Those of the files of checkpoints and weights that tools write; timm writes `pth.tar`.
+EXTENSIONS = ("bin", "ckpt", "pt", "pth", "pth.tar", "safetensors")
 
 _MODEL_MARKS = ("_model", "_mode")
 _ANY_STEM = re.compile(r"(?P<prefix>.+?)(?P<mark>_model|_mode)?_(?P<index>[0-9]+)", re.DOTALL)
@@ -47,6 +47,14 @@ class FileName:
 def has_extension(name: str, extension: str) -> bool:
     """Whether a name ends in exactly `.extension` and has something before it."""
     return name.endswith("." + extension) and len(name) > len(extension) + 1
+
+
+def split_extension(name: str) -> tuple[str, str]:
+    """The stem of a name, and its extension: all of `pth.tar`, of other names what follows the last dot."""
+    stem, _, extension = name.rpartition(".")
+    above, _, first = stem.rpartition(".")
+    both = f"{first}.{extension}"
+    return (above, both) if above and both in EXTENSIONS else (stem, extension)
 
 
 def parse(name: str, prefix: str, extension: str) -> FileName | None:

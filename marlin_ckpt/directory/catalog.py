@@ -166,7 +166,7 @@ def entry(path: PathText) -> Entry | None:
             return found and replace(found, place=place)
     except (OSError, ValueError):  # no file has a name with a null byte in it
         return None
-    return item and Entry(place, item, naming.parse_any(last, last.rpartition(".")[2]))
+    return item and Entry(place, item, naming.parse_any(last, naming.split_extension(last)[1]))
 
 
 def _look(store: Store, name: str) -> Item | None:

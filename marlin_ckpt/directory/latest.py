@@ -159,7 +159,7 @@ def repeating_links(place: str, level: Level, prefix: str = "") -> frozenset[str
     known = {*level.objects, *(one.item.name for one in level.checkpoints)}
     found = set()
     for name in level.links:
-        read = grammars.read(os.path.splitext(os.path.basename(name))[0])
+        read = grammars.read(naming.split_extension(os.path.basename(name))[0])
         if read and read.step is None and read.epoch is None:
             with contextlib.suppress(OSError):  # it has gone meanwhile
                 target = os.readlink(os.path.join(place, name))
@@ -251,4 +251,4 @@ def _in_order(store: Store, keyed: _Keyed, known: dict[str, Entry]) -> Iterator[
 def _entry(store: Store, name: str) -> Entry | None:
     item = regular_file(store, name)
     last = name.rpartition("/")[2]
-    return item and Entry(store.place, item, naming.parse_any(last, last.rpartition(".")[2]))
+    return item and Entry(store.place, item, naming.parse_any(last, naming.split_extension(last)[1]))

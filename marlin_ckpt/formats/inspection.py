@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterable
 
+from marlin_ckpt import naming
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError, drop_frames
 from marlin_ckpt.formats import layouts
@@ -36,7 +37,7 @@ def inspect(entry: Entry) -> Inspection:
 def _metrics_in_name(entry: Entry) -> dict[str, float] | None:
     from marlin_ckpt import grammars  # noqa: PLC0415 - files of ours go without
 
-    return grammars.metrics(os.path.splitext(os.path.basename(entry.item.name))[0]) or None
+    return grammars.metrics(naming.split_extension(os.path.basename(entry.item.name))[0]) or None
 
 
 def metric_names(found: Iterable[Inspection]) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 
 from marlin_ckpt import DefaultCheckpointer, DefaultCheckpointerArguments, RetentionArguments, get_latest_file
 from marlin_ckpt.cli.main import main
-from tests.support.foreign import accelerate, hugging_face, lightning, trainer
+from tests.support.foreign import accelerate, hugging_face, lightning, plain, trainer
 from tests.support.foreign.corpus import RUNS
 
 
@@ -245,3 +245,13 @@ def test_a_link_to_a_file_elsewhere_may_be_the_newest(run, tmp_path):
     saved_by_torch(tmp_path / "run/epoch=1-step=4.ckpt", tmp_path / "elsewhere.ckpt")
     (tmp_path / "run/last.ckpt").symlink_to(tmp_path / "elsewhere.ckpt")
     assert "names do not tell which is newer" in run("latest", tmp_path / "run")[2]
+
+
+def test_files_of_timm_are_listed_by_their_whole_extension_and_the_newest_is_found(run, tmp_path):
+    steps = (3, 10)
+    *_, newest = [plain.make_timm(tmp_path, epoch=step).path for step in steps]
+    assert run("latest", newest.parent) == (0, f"{newest}\n", "")
+    assert "--ext pth.tar" in run("list", newest.parent)[2]
+    rows = run("list", newest.parent, "--ext", "pth.tar")[1].splitlines()[1:]
+    assert [int(row.split()[0]) for row in rows] == list(steps)
+    assert run("verify", newest.parent)[1].count("intact  ") == len(steps)

@@ -189,18 +189,18 @@ def _check_order(readings: dict[str, Reading], directory: str) -> None:
 def _folder_stem(one: Entry) -> tuple[str, bool, str]:
     """The name of a folder without the extension of a file that it may have, and that extension."""
     name = os.path.basename(one.item.name)
-    stem, _, extension = name.rpartition(".")
+    stem, extension = naming.split_extension(name)
     return (stem, True, extension) if stem and extension in EXTENSIONS else (name, False, "")
 
 
 def _reading(path: str) -> Reading | None:
-    stem, _, extension = os.path.basename(path).rpartition(".")
+    stem, extension = naming.split_extension(os.path.basename(path))
     return grammars.read(stem) if extension in EXTENSIONS else None
 
 
 def _read(name: str) -> tuple[bool | None, str, str]:
     """Whether a name is of our grammar, None where it is of no tool's; its prefix, and its extension."""
-    extension = name.rpartition(".")[2]
+    extension = naming.split_extension(name)[1]
     if extension not in EXTENSIONS:
         return None, "", extension
     if found := naming.parse_any(name, extension):

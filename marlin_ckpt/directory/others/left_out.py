@@ -46,7 +46,7 @@ def options(
 
 def _extensions(names: Iterable[str], prefix: str | None, *, any_name: bool) -> Iterator[str]:
     for name in names:
-        stem, _, extension = name.rpartition(".")
+        stem, extension = naming.split_extension(name)
         if stem and extension in EXTENSIONS:
             ours = naming.parse_any(name, extension)
             if _fits(ours, prefix) and (any_name or ours or grammars.read(stem)):
