@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _POINTER = "a git-lfs pointer"
 _ALWAYS_WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt")
+_MOST_SAID = 9  # clauses of a reason; each of a folder in the folder has as many
+_LONGEST = 1_000  # characters of a clause
 _UNTIED = "nothing ties its files to one save"
 
 
@@ -176,6 +178,10 @@ def _others(folder: Folder, found: Makeup, read: Collection[str]) -> list[str]:
 
 def _verify_other(folder: Folder, name: str, on_bytes: OnBytes) -> None:
     """Reads a file that may be of any kind; JSON has to be some, and a checkpoint has to be whole."""
+    if name.endswith(".json"):
+        folder.read_json(name)  # all of it, unless it is longer than any
+        on_bytes(folder.items[name].size_bytes)
+        return
     with folder.open(name) as source:
         kind = detect(source)
         if _is_pointer(kind):
@@ -186,8 +192,6 @@ def _verify_other(folder: Folder, name: str, on_bytes: OnBytes) -> None:
             raise NotACheckpointError(f"it is {kind.what}", source.path)
         else:
             read_whole(source, on_bytes)
-    if name.endswith(".json"):
-        folder.read_json(name)
 
 
 def _tensors_in(folder: Folder, part: Part) -> Sequence[TensorInfo]:
@@ -217,4 +221,8 @@ def _unchecked(names: list[str]) -> str:
 
 
 def _sentence(parts: list[str]) -> str:
-    return "; ".join(dict.fromkeys(one for one in parts if one))
+    said = list(
+        dict.fromkeys(one if len(one) <= _LONGEST else f"{one[:_LONGEST]}..." for one in parts if one)
+    )
+    more = len(said) - _MOST_SAID
+    return "; ".join(said[:_MOST_SAID]) + (f"; and {more} more of the kind" if more > 0 else "")

@@ -36,7 +36,8 @@ class Folder:
 
     Attributes:
         path: of the folder, for messages.
-        items: its files, by their names in it, at any depth; links count as what they lead to.
+        items: its files, by their names in it, at any depth; links count as what they lead to, and those that
+            lead to a folder do not count.
     """
 
     def __init__(self, store: Store, entry: Entry, within: str = "") -> None:
@@ -47,9 +48,9 @@ class Folder:
         self._dangling: list[str] | None = None
         start = len(self._name) + 1
         before = f"{self._name}/"
-        self.items: dict[str, Item] = {
-            one.name[start:]: one for one in entry.members if one.name.startswith(before)
-        }
+        members = {one.name[start:]: one for one in entry.members if one.name.startswith(before)}
+        self.items: dict[str, Item] = {name: one for name, one in members.items() if not one.is_folder}
+        self._to_folders = members.keys() - self.items.keys()
 
     @property
     def name(self) -> str:
@@ -70,7 +71,9 @@ class Folder:
         """The links directly in it that lead nowhere, sorted."""
         if self._dangling is None:
             links = (os.path.basename(one) for one in self._store.list(self._name).links)
-            self._dangling = sorted(one for one in links if one not in self.items)
+            self._dangling = sorted(
+                one for one in links if one not in self.items and one not in self._to_folders
+            )
         return self._dangling
 
     @contextlib.contextmanager

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.naming import FileName
     from marlin_ckpt.storage.store import Store
 
+_LONGEST = 255  # characters of a name; no file on Linux has a longer one
 _MOST_GAPS = 4096  # no run has had more ranks that are missing; a name may have any number
 
 
@@ -154,8 +155,10 @@ def misplaced(places: Mapping[str, str], held: Mapping[str, Iterable[TensorInfo]
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """A few of some names, and whether there are more."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    """A few of some names, each as long as a line takes, and whether there are more."""
+    return ", ".join(one[:_LONGEST] for one in names[:most]) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )
 
 
 def gaps(numbers: Collection[int]) -> list[int]:

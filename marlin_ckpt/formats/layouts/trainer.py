@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError
@@ -114,7 +115,11 @@ def metrics_at(step: int, history: Iterable[Mapping[str, Any]]) -> dict[str, flo
     """
     rows = [row for row in history if row.get("step") == step]
     found = {key: value for row in rows for key, value in row.items() if key != "step"}
-    return {key: value for key, value in found.items() if isinstance(value, (int, float))}
+    return {key: value for key, value in found.items() if _is_number(value)}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def _weights(folder: Folder) -> Makeup:
