@@ -14,7 +14,9 @@ from marlin_ckpt.formats.values.arrays import Array
 from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.naming import Kind
-from marlin_ckpt.operations import selection
+from marlin_ckpt.operations import quantized, selection
+from marlin_ckpt.operations.quantized import Quantized
+from marlin_ckpt.operations.unpacking import unpack
 from marlin_ckpt.operations.weights_file import Output, WeightsFolder
 
 _MOST_NAMES = 3
@@ -29,14 +31,16 @@ class Wanted:
         state: the name of the state; None for the module's.
         prefix: removed from the names; tensors whose names do not begin with it are left out.
         dtype: torch's name of the dtype that floating-point tensors are rounded to; None leaves theirs.
+        is_dequantized: whether quantized tensors are replaced by the values that they stand for.
     """
 
     state: str | None = None
     prefix: str = ""
     dtype: str | None = None
+    is_dequantized: bool = False
 
     @classmethod
-    def of(cls, state: str | None, prefix: str, dtype: str | None) -> Self:
+    def of(cls, state: str | None, prefix: str, dtype: str | None, *, is_dequantized: bool = False) -> Self:
         """Reads the options of a user; the dtype is `bf16`, `fp16`, `fp32` or None.
 
         Raises:
@@ -45,7 +49,7 @@ class Wanted:
         if dtype is not None and dtype not in rounding.SHORT_NAMES:
             expected = ", ".join(rounding.SHORT_NAMES)
             raise ArgumentsError([Fault("dtype", f"expected one of {expected}, not {dtype}")])
-        return cls(state, prefix, None if dtype is None else rounding.SHORT_NAMES[dtype])
+        return cls(state, prefix, None if dtype is None else rounding.SHORT_NAMES[dtype], is_dequantized)
 
 
 @dataclass(slots=True)
@@ -85,11 +89,13 @@ class Selected:
         state: the name of the state that holds them.
         tensors: by their new names, in the file's order.
         left_out: names of tensors that do not begin with the prefix.
+        packed: those of the tensors that are quantized.
     """
 
     state: str
     tensors: dict[str, TensorInfo]
     left_out: tuple[str, ...]
+    packed: dict[str, Quantized] = field(default_factory=dict)
 
 
 def select(contents: Contents, wanted: Wanted) -> Selected:
@@ -104,11 +110,19 @@ def select(contents: Contents, wanted: Wanted) -> Selected:
     if wanted.state is None:
         contents = selection.module_alone(contents)
     state = selection.module_state(contents) if wanted.state is None else wanted.state
-    for name, label in selection.unplain_of(contents, state).items():
-        if name.startswith(wanted.prefix):
-            raise UnsavableStateError(f"{name} is no plain tensor: {label}", contents.path)
+    _refuse_parts(contents, state, wanted.prefix)
+    packed = {
+        name: one
+        for name, one in quantized.quantized(contents, state).items()
+        if name.startswith(wanted.prefix)
+    }
+    for name, few in packed.items():
+        if not wanted.is_dequantized:
+            hint = "--dequantize writes the values that it stands for"
+            raise UnsavableStateError(f"{name} is quantized: {few.scheme}", contents.path, hint)
+    parts = {part for few in packed.values() for part in few.names}
     listed = selection.weights(selection.tensors_of(contents, state), lambda found: found[1])
-    found = [(name or BARE, one) for name, one in listed]
+    found = [(name or BARE, one) for name, one in listed if name not in parts]
     if not found:
         raise NotACheckpointError("nothing in it is a tensor", contents.path)
     named = [(name, one) for name, one in found if name.startswith(wanted.prefix)]
@@ -125,7 +139,21 @@ def select(contents: Contents, wanted: Wanted) -> Selected:
         if one.partial:
             raise UnsavableStateError(f"{name} is a part of a larger tensor", contents.path, one.partial)
         tensors[short] = one
-    return Selected(state, tensors, tuple(name for name, _ in found if not name.startswith(wanted.prefix)))
+    left_out = tuple(name for name, _ in found if not name.startswith(wanted.prefix))
+    packed = {(name or BARE).removeprefix(wanted.prefix): few for name, few in packed.items()}
+    return Selected(state, tensors, left_out, packed)
+
+
+def _refuse_parts(contents: Contents, state: str, prefix: str) -> None:
+    """Refuses tensors that are not plain: what they are made of is not written in place of them."""
+    for name, label in selection.unplain_of(contents, state).items():
+        if name.startswith(prefix):
+            hint = "load it with the package that it is of, and save it as a plain tensor"
+            if label.startswith("DTensor"):
+                hint = (
+                    "each rank has a part: save its `full_tensor()`, or all by torch.distributed.checkpoint"
+                )
+            raise UnsavableStateError(f"{name} is no plain tensor: {label}", contents.path, hint)
 
 
 def shared_names(files: Sequence[Mapping[str, TensorInfo]], *, in_order: bool = False) -> dict[str, str]:
@@ -165,8 +193,17 @@ def export(file: Checked, target: Output, wanted: Wanted) -> Exported:
     contents = file.contents
     selected = select(contents, wanted)
     file.expect(selected.tensors.values())
+    unpacked = {name: unpack(file, one) for name, one in selected.packed.items()}
+    selected.tensors.update({name: one.described(name) for name, one in unpacked.items()})
+    file.expect(selected.tensors.values())
     done = summary(target, contents, [selected])
-    drafts = [_draft(file, name, one, wanted, done) for name, one in selected.tensors.items()]
+    drafts = []
+    for name, one in selected.tensors.items():
+        if name in unpacked:
+            dtype = dtype_of(name, one, wanted)
+            drafts.append(rounded_draft(name, one, dtype, done, unpacked[name].read))
+        else:
+            drafts.append(_draft(file, name, one, wanted, done))
     is_module = selected.state == selection.module_state(contents)
     about = (
         replace(contents.manifest, kind=Kind.MODEL, records=[]) if contents.manifest and is_module else None

@@ -27,6 +27,9 @@ _OTHER_STATES = frozenset({
 _MOST_NAMES = 8
 CONTAINERS = (NodeKind.MAPPING, NodeKind.LIST, NodeKind.TUPLE)
 
+# What torch pickles tensors as: calls of these functions.
+_BUILDERS = ("torch._utils._rebuild_", "torch._tensor._rebuild_")
+
 _DIGITS = re.compile(r"(\d+)")
 _LONGEST_NAME = 200  # characters that are sorted by; no name that anybody gave is longer
 
@@ -215,11 +218,15 @@ def is_value(node: Node) -> bool:
 
 
 def unplain_of(contents: Contents, state: str) -> dict[str, str]:
-    """The tensors of a state that are not plain, such as sparse ones, with the function that builds them."""
+    """The tensors of a state that are not plain, such as sparse or distributed ones, with what they are."""
     return numbered(
         (name, node.label)
         for name, node in walk(contents, state)
-        if node.kind is NodeKind.OBJECT and node.label.startswith("torch._utils._rebuild_")
+        if node.in_state
+        and (
+            node.kind is NodeKind.COMPOSITE
+            or (node.kind is NodeKind.OBJECT and node.label.startswith(_BUILDERS))
+        )
     )
 
 

@@ -161,7 +161,7 @@ def _text(node: Node) -> str:
         return str(node.value) if is_long else repr(node.value)
     if node.kind is NodeKind.TENSOR:
         return "what it is beside its elements"
-    is_labelled = node.kind in (NodeKind.OBJECT, NodeKind.MODULE, NodeKind.ELSEWHERE)
+    is_labelled = node.kind in (NodeKind.OBJECT, NodeKind.MODULE, NodeKind.COMPOSITE, NodeKind.ELSEWHERE)
     return node.label if is_labelled else _container_text(node)
 
 

@@ -14,7 +14,8 @@ class NodeKind(StrEnum):
     """What a node of the tree is.
 
     MODULE is a module of torch that was pickled whole: its children have the names that its `state_dict()`
-    gives them; its other attributes follow.
+    gives them; its other attributes follow. COMPOSITE is a tensor that is made of others, such as a
+    distributed or a quantized one; its children are these.
     """
 
     MAPPING = "mapping"
@@ -24,6 +25,7 @@ class NodeKind(StrEnum):
     OBJECT = "object"
     MODULE = "module"
     TENSOR = "tensor"
+    COMPOSITE = "composite"
     ELSEWHERE = "elsewhere"
 
 
@@ -35,13 +37,15 @@ class Node:
         key: the last part of its name, `weight` or `[0]`; `""` at the root.
         kind: what the node is. ELSEWHERE is a container that is shown at its first place in the tree, or that
             is nested too deeply to be shown.
-        label: a short text on an object or a module, or on what is not shown.
+        label: a short text on an object, a module or a composite, on what a tensor is beside its elements, or
+            on what is not shown.
         value: the value of a VALUE: a plain value, or a list, tuple, set or large mapping of plain values.
         tensor: the tensor of a TENSOR.
         children: the nodes in it, in the file's order. A TENSOR has children if it holds more than its
             elements.
         origin: the object as the reader of pickles makes it, with placeholders for all that would be
             imported.
+        in_state: as of `TensorInfo`, whether or not it is a tensor.
         is_too_deep: whether it is ELSEWHERE because it is nested too deeply.
     """
 
@@ -53,3 +57,4 @@ class Node:
     children: Sequence[Node] = ()
     origin: Any = field(default=None, repr=False)
     is_too_deep: bool = False
+    in_state: bool = True

@@ -8,12 +8,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from marlin_ckpt.formats.budget import Budget
+from marlin_ckpt.formats.content import kinds
 from marlin_ckpt.formats.content.node import Node, NodeKind
 from marlin_ckpt.formats.pickle import labels
+from marlin_ckpt.formats.pickle.composites import Composite, composite_of, quantizer_text
 from marlin_ckpt.formats.pickle.labels import PLAIN, join, key_text, name_text
 from marlin_ckpt.formats.pickle.modules import MAPPINGS, Module, first_items, module_of
 from marlin_ckpt.formats.pickle.ndarrays import Array, array_of, number_of
-from marlin_ckpt.formats.pickle.plain import latin_1_of, plain_of
+from marlin_ckpt.formats.pickle.plain import latin_1_of
 from marlin_ckpt.formats.pickle.stubs import Global, Span, Stub, length
 from marlin_ckpt.formats.pickle.views import View, view_of
 from marlin_ckpt.formats.values.tensor import TensorInfo, contiguous_stride
@@ -90,9 +92,9 @@ class Builder:
     def _node(self, key: str, above: str, value: Any) -> Node:
         # Names are joined again by those who show them, also of values.
         self._budget.count_nodes(1)
-        self._budget.charge(_room(above) + _room(key))
+        self._budget.charge(kinds.room(above) + kinds.room(key))
         node, inside = self._begun(key, join(above, key), value)
-        node.origin = value
+        node.origin, node.in_state = value, not self._is_beside
         if inside is not None:
             self._enter(node, join(above, key), inside)
         return node
@@ -111,19 +113,31 @@ class Builder:
         array = array_of(value)
         if array is not None:
             return self._of_array(key, path, array, value)
-        return self._of_other(key, value)
+        composite = composite_of(value)
+        return self._of_other(key, value) if composite is None else self._of_composite(key, path, composite)
+
+    def _of_composite(self, key: str, path: str, composite: Composite) -> tuple[Node, _Inside | None]:
+        if composite.whole is not None:
+            node, _ = self._of_tensor(key, path, composite.whole)
+            node.label = f"{composite.kind}, {composite.about}"
+            return node, None
+        node = Node(key, NodeKind.COMPOSITE, composite.label)
+        self._budget.charge(kinds.room(node.label))
+        self._made.append(composite.parts)
+        return node, _Inside(composite.parts, len(composite.parts), self._parts_of(composite.parts), 0)
 
     def _of_other(self, key: str, value: Any) -> tuple[Node, _Inside | None]:
         if type(value) is Stub:
             self._note_dtype(value)
-            value = _plain_object(value)
+            value = kinds.plain_object(value)
         if type(value) in PLAIN or self._is_one_value(value):
             return Node(key, NodeKind.VALUE, value=value), None
         if id(value) in self._on_path:
             return Node(key, NodeKind.ELSEWHERE, label="what it lies in"), None
         module = self._find_module(value, self._budget.charge)
-        node = Node(key, *_what(value)) if module is None else Node(key, NodeKind.MODULE, name_text(value))
-        self._budget.charge(_room(node.label))
+        kind = kinds.what(value) if module is None else (NodeKind.MODULE, name_text(value))
+        node = Node(key, *kind)
+        self._budget.charge(kinds.room(node.label))
         if module is None:
             return node, _Inside(value, length(value), self._parts(value))
         listed = [*module.state, *module.others]
@@ -138,7 +152,7 @@ class Builder:
         others = [one for one in view.others if one]
         self._made.append(others)
         inside = _Inside(others, len(others), self._parts_of(others), 0) if others else None
-        return Node(key, NodeKind.TENSOR, tensor=tensor), inside
+        return Node(key, NodeKind.TENSOR, quantizer_text(view), tensor=tensor), inside
 
     def _of_array(self, key: str, path: str, array: Array, value: Stub) -> tuple[Node, _Inside | None]:
         """An array as a tensor is shown, one number as a value, and an array of no numbers by its dtype."""
@@ -149,7 +163,7 @@ class Builder:
         self._budget.count_nodes(_NODES_A_TENSOR - 1 + len(shape) // _DIMENSIONS_A_NODE)
         if isinstance(array.data, list) or not elements.is_number:
             node = Node(key, NodeKind.OBJECT, f"numpy array of {elements.name}, {list(shape)}")
-            self._budget.charge(_room(node.label))
+            self._budget.charge(kinds.room(node.label))
             if not isinstance(array.data, list) or self._is_plain(array.data):
                 return node, None
             return node, _Inside(array.data, len(array.data), self._parts(array.data))
@@ -185,7 +199,7 @@ class Builder:
 
     def _note_dtype(self, stub: Stub) -> None:
         match stub.name, stub.arguments:
-            case ("numpy", "dtype"), (str() as code, *_) if _is_code(code):
+            case ("numpy", "dtype"), (str() as code, *_) if kinds.is_code(code):
                 self.numpy_types.add(code)
 
     def _enter(self, node: Node, path: str, inside: _Inside) -> None:
@@ -255,43 +269,3 @@ class Builder:
                 yield from self._parts(one)
             elif one and type(one) not in (Global, Span, *PLAIN) and latin_1_of(one) is None:
                 yield "", one
-
-
-_KINDS: dict[type[Any], NodeKind] = {
-    dict: NodeKind.MAPPING,
-    list: NodeKind.LIST,
-    tuple: NodeKind.TUPLE,
-    set: NodeKind.LIST,
-}
-
-
-def _plain_object(stub: Stub) -> Any:
-    """The plain value that an object stands for where pickle has no opcode for it; else the object."""
-    data = latin_1_of(stub)
-    if data is None:
-        return plain_of(stub)
-    if len(data) > labels.SHORT:
-        return stub
-    return data.encode("latin-1", "replace") if isinstance(data, str) else data
-
-
-def _room(text: str) -> int:
-    return len(text) if text.isascii() else 4 * len(text)
-
-
-def _is_code(text: str) -> bool:
-    return text.isalnum() and len(text) <= labels.MOST_SHOWN
-
-
-def _what(value: Any) -> tuple[NodeKind, str]:
-    """What a container is, and what to call it."""
-    if type(value) is not Stub:
-        return _KINDS.get(type(value), NodeKind.OBJECT), ""
-    if value.name in MAPPINGS:
-        return NodeKind.MAPPING, value.name[1]
-    arguments = value.arguments
-    if value.name == ("_codecs", "encode") and arguments and isinstance(arguments[0], str):
-        return NodeKind.OBJECT, f"{len(arguments[0])} bytes"
-    shown = [*map(labels.value_text, arguments[: labels.MOST_SHOWN])]
-    shown += ["..."] * (len(arguments) > labels.MOST_SHOWN)
-    return NodeKind.OBJECT, name_text(value) + (f"({', '.join(shown)})" if shown else "")

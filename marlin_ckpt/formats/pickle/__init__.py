@@ -8,6 +8,7 @@ Reading, from the bottom up:
 
 What the stubs mean:
     views: which of them are tensors, and what shape, dtype and storage each has.
+    composites: which of them are tensors that are made of others, distributed or quantized ones.
     storages: which tensors are in which record, and a pickle without the tensors of lost records.
     modules: which of them are modules that were pickled whole, and what belongs to their state.
     scripted: which of them are modules of a TorchScript archive.

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from marlin_ckpt.formats.pickle.stubs import Global, Storage, Stub
 from marlin_ckpt.formats.values.dtypes import STORAGES
 
-_MOST_WRAPPED = 16  # a parameter of a subclass of a parameter ...; torch nests three
-_MOST_ARGUMENTS = 16  # of a function that rebuilds a tensor; torch's have nine at most
+MOST_WRAPPED = 16  # a parameter of a subclass of a parameter ...; torch nests three
+MOST_ARGUMENTS = 16  # of a function that rebuilds a tensor; torch's have nine at most
 _MOST_DIMENSIONS = 64  # torch's own limit
 _LIMIT = 2**63  # sizes, strides and numbers of elements are int64
 
@@ -45,7 +45,7 @@ def view_of(value: Any) -> View | None:
     if isinstance(value, Storage):
         return _whole(value)
     others: list[Any] = []
-    for _ in range(_MOST_WRAPPED):
+    for _ in range(MOST_WRAPPED):
         if not isinstance(value, Stub) or value.name[0] not in ("torch._utils", "torch._tensor"):
             return None
         if value.state is not None:
@@ -54,7 +54,7 @@ def view_of(value: Any) -> View | None:
             case "_rebuild_parameter" | "_rebuild_parameter_with_state", (value, *rest):
                 others.extend(rest[2:3])
             case "_rebuild_from_type_v2", (Global() as function, _, tuple() as given, state) if (
-                len(given) <= _MOST_ARGUMENTS
+                len(given) <= MOST_ARGUMENTS
             ):
                 value = Stub(function, given)
                 others.append(state)
@@ -79,7 +79,7 @@ def _rebuilt(name: str, arguments: tuple[Any, ...], others: Iterable[Any]) -> Vi
             kind, others = dtype_of(storage), (*others, *rest[:1])
         case _:
             return None
-    sizes, steps = _sizes(shape), _sizes(stride)
+    sizes, steps = sizes_of(shape), sizes_of(stride)
     if not kind or sizes is None or steps is None or len(sizes) != len(steps):
         return None
     # Conjugated or negated: what the elements are worth is not what lies in the storage.
@@ -90,7 +90,7 @@ def _rebuilt(name: str, arguments: tuple[Any, ...], others: Iterable[Any]) -> Vi
 
 
 def _says_yes(metadata: dict[Any, Any]) -> bool:
-    return len(metadata) > _MOST_ARGUMENTS or any(one is True for one in metadata.values())
+    return len(metadata) > MOST_ARGUMENTS or any(one is True for one in metadata.values())
 
 
 def _whole(storage: Storage) -> View | None:
@@ -111,7 +111,8 @@ def _part(storage: Storage) -> tuple[int, Any]:
     return 0, numel
 
 
-def _sizes(value: Any) -> tuple[int, ...] | None:
+def sizes_of(value: Any) -> tuple[int, ...] | None:
+    """The sizes or strides of a tensor; None for what torch could not make one of."""
     if type(value) is Stub and value.name == ("torch", "Size") and len(value.arguments) == 1:
         value = value.arguments[0]
     if not isinstance(value, (tuple, list)) or len(value) > _MOST_DIMENSIONS:

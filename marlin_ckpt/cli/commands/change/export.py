@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Dtype, Force, Json, Output, ShardSize, State, StripPrefix, argument
+from marlin_ckpt.cli.options import Dtype, Force, Json, Output, ShardSize, State, StripPrefix, argument, flag
 
 EXAMPLE = "Example: marlin-ckpt export model_7.pt -o model.safetensors --dtype bf16"
 
@@ -15,6 +15,7 @@ def export(
     state: State = None,
     strip_prefix: StripPrefix = "",
     dtype: Dtype = None,
+    dequantize: Annotated[bool, flag("--dequantize", "Write the values of quantized tensors.")] = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -29,7 +30,7 @@ def export(
     from marlin_ckpt.operations.weights_file import output as output_of
 
     target = output_of(destination, shard_size, force=force)
-    wanted = operation.Wanted.of(state, strip_prefix, dtype)
+    wanted = operation.Wanted.of(state, strip_prefix, dtype, is_dequantized=dequantize)
     with opened(file) as checked:
         done = operation.export(checked, target, wanted)
     output.result(json, lambda: view.document([file], done), lambda: view.show(done))

@@ -110,7 +110,8 @@ def _holds(branch: Branch) -> str:
     node = branch.node
     if node is not None and node.tensor is not None:
         sizes = "shapes vary" if branch.shape is None else shape(branch.shape)
-        return sizes + (f", same as {cut(branch.same_as)}" if branch.same_as else "")
+        about = f", {cut(node.label, _LONGEST_LABEL)}" if node.label and branch.times == 1 else ""
+        return sizes + about + (f", same as {cut(branch.same_as)}" if branch.same_as else "")
     if node is not None and node.kind is NodeKind.VALUE:
         return value(node.value) if branch.is_value_common else "values vary"
     parts = [f"{branch.times} alike"] if branch.times > 1 else []
