@@ -25,6 +25,7 @@ from marlin_ckpt.operations.quantized import How, Quantized
 _LONGEST_DESCRIPTION = 1 << 16  # bytes of JSON
 _LEVELS, _NESTED_LEVELS = 16, 256  # values that four bits, and those of a nested scale, stand for
 _DTYPES = ("bfloat16", "float16", "float32")
+_MOST_DIMENSIONS = 64  # torch's own limit
 _LARGEST = 127  # of the integers that stand for the greatest value of a row
 
 
@@ -92,7 +93,11 @@ class _Description(NamedTuple):
             float(found.get("nested_offset", 0.0)),
         )  # fmt: skip
         numbers = (*made.shape, made.blocksize - 1, made.nested_blocksize - 1)
-        if made.dtype not in _DTYPES or not all(type(one) is int and one >= 0 for one in numbers):
+        if (
+            len(made.shape) > _MOST_DIMENSIONS
+            or made.dtype not in _DTYPES
+            or not all(type(one) is int and one >= 0 for one in numbers)
+        ):
             raise ValueError("its description does not hold")
         return made
 
@@ -108,14 +113,15 @@ def _four_bits(file: Checked, one: Quantized) -> Values:
         about = _Description.of(text)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise _does_not_fit(file, tensor, str(error)) from error
-    count, block = math.prod(about.shape), about.blocksize
+    count = math.prod(about.shape)
+    block = min(about.blocksize, max(1, count))
 
     def scales() -> Array:
         stored = file.values(parts["absmax"])
         if "nested_absmax" not in parts or "nested_quant_map" not in parts:
             return stored
         levels, outer = file.values(parts["nested_quant_map"]), file.values(parts["nested_absmax"])
-        places = np.arange(len(stored)) // about.nested_blocksize
+        places = np.arange(len(stored)) // min(about.nested_blocksize, max(1, len(stored)))
         if stored.dtype != np.uint8 or len(levels) != _NESTED_LEVELS or len(outer) <= places.max(initial=-1):
             raise _does_not_fit(file, tensor, "its scales do not fit each other")
         return np.asarray(levels[stored] * outer[places] + np.float32(about.nested_offset))

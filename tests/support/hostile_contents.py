@@ -35,6 +35,12 @@ def _attributes(parts: bytes) -> bytes:
     return _mapping(b"".join(text(name) + parts for name in ("_parameters", "_buffers", "_modules")))
 
 
+# In the memo: the function, the one that it is given, the class and the dtype of a wrapper.
+_WRAPPED = (
+    imported("torch._tensor", "_rebuild_from_type_v2") + b"q\x010"
+    + imported("torch._utils", "_rebuild_wrapper_subclass") + b"q\x020"
+    + imported("torch.distributed.tensor", "DTensor") + b"q\x030" + imported("torch", "float32") + b"q\x040"
+)  # fmt: skip
 # A dict of 60,000 places for a parameter, each of them empty.
 _NOTHING = _MODULE + b"0" + _mapping(b"".join(number(one) + b"N" for one in range(60_000))) + b"q\x050"
 
@@ -132,6 +138,16 @@ PICKLES: dict[str, bytes] = {
     ),
     "keys of one hash": state(
         b"}(" + b"".join(number(one * pickles.PRIME) + b"N" for one in range(1, 50_001)) + b"u"
+    ),
+    "one attribute list in 30,000 distributed tensors": state(
+        _WRAPPED + _mapping(b"".join(number(one) + b"N" for one in range(60_000))) + b"q\x050"
+        + b"](" + (b"h\x01(h\x02h\x03(h\x03h\x04)tNh\x05\x86tR") * 30_000 + b"e"
+    ),
+    "distributed tensors of each other": state(
+        _WRAPPED + b"Nq\x200](" + b"".join(
+            b"h\x01(h\x02h\x03(h\x03h\x04)tNh%ch%c\x86\x86tRq%c" % (level - 1, level - 1, level)
+            for level in range(33, 93)
+        ) + b"e"
     ),
     "one dict of nothing in 30,000 modules": state(
         _NOTHING + b"](" + (b"h\x06)\x81" + _attributes(b"h\x05") + b"b") * 30_000 + b"e"

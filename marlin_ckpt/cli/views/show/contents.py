@@ -16,9 +16,11 @@ from marlin_ckpt.formats.content.summary import Branch, summarise
 from marlin_ckpt.formats.format import Format
 from marlin_ckpt.formats.pickle import permissions
 from marlin_ckpt.formats.pickle.permissions import Permission
+from marlin_ckpt.operations.quantized import composites
 from marlin_ckpt.operations.selection import Order, walk
 
 _LEAST_UNUSED = 4_096  # bytes that are worth a line
+_MOST_COMPOSITES, _LONGEST_PART = 3, 80  # tensors that are made of others, and characters of what they are
 _MOST_GROUPS = 16  # of an optimizer's hyper-parameters
 _MOST_PARTS = 64  # of a list in a document; a longer one may stand in very many places
 _LONGEST_TEXT = 1_000  # characters of a value in a document
@@ -70,11 +72,20 @@ def _facts(found: Contents, whole: Branch) -> Iterator[tuple[str, str]]:
         yield "object", cut(found.root.label)
     tensors = count(whole.tensors, "tensor")
     yield "tensors", f"{tensors}, {whole.numel:,} elements, {size(whole.size_bytes)}"
+    yield from _composites(found)
     if found.unused_bytes > max(_LEAST_UNUSED, found.size_bytes // 100):
         yield "unused", f"{size(found.unused_bytes)} belong to no tensor: `export` writes a file without them"
     for one in find_optimizers(found.root):
         yield from _optimizer(one)
     yield from _imports(found)
+
+
+def _composites(found: Contents) -> Iterator[tuple[str, str]]:
+    if made := list(composites(found)):
+        first = made[:_MOST_COMPOSITES]
+        named = [f"{cut(name, _LONGEST_PART)} ({cut(what, _LONGEST_PART)})" for name, what in first]
+        more = ", ..." if len(made) > _MOST_COMPOSITES else ""
+        yield "in parts", f"{count(len(made), 'tensor')}: {', '.join(named)}{more}"
 
 
 def _named(layout: str) -> str:
@@ -131,6 +142,7 @@ def document(found: Contents) -> dict[str, Any]:
     return {
         **facts(found, "path", "format", "size_bytes", "unused_bytes"),
         **facts(manifest, "kind", "index", "run_id", "save_number", "created", "metrics", "versions"),
+        "composites": [{"name": name, "what": what} for name, what in composites(found)],
         "lost": [] if manifest is None else manifest.lost,
         "optimizers": [
             {
