@@ -6,7 +6,7 @@
   what else they hold.
 - `export` writes the weights of a checkpoint to a new file or folder, `average` those of several;
   `weights_file` is the file, safetensors or a bare state dict, or the folder, of shards.
-- `quantized` finds the tensors that are quantized, `unpacking` the values that they stand for.
+- `packed` finds the tensors that are quantized, and the values that they stand for; see there.
 - `selection` chooses tensors and values of a file, by state or by pattern, for `show`, `diff` and `export`.
 - `listing` chooses and sorts the files that `list` prints.
 - `starting` decides what `train` continues from and what it replaces.

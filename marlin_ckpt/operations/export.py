@@ -14,9 +14,9 @@ from marlin_ckpt.formats.values.arrays import Array
 from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.naming import Kind
-from marlin_ckpt.operations import quantized, selection
-from marlin_ckpt.operations.quantized import Quantized
-from marlin_ckpt.operations.unpacking import unpack
+from marlin_ckpt.operations import selection
+from marlin_ckpt.operations.packed.finding import Quantized, quantized
+from marlin_ckpt.operations.packed.unpacking import unpack
 from marlin_ckpt.operations.weights_file import Output, WeightsFolder
 
 _MOST_NAMES = 3
@@ -111,11 +111,7 @@ def select(contents: Contents, wanted: Wanted) -> Selected:
         contents = selection.module_alone(contents)
     state = selection.module_state(contents) if wanted.state is None else wanted.state
     _refuse_parts(contents, state, wanted.prefix)
-    packed = {
-        name: one
-        for name, one in quantized.quantized(contents, state).items()
-        if name.startswith(wanted.prefix)
-    }
+    packed = {name: one for name, one in quantized(contents, state).items() if name.startswith(wanted.prefix)}
     for name, few in packed.items():
         if not wanted.is_dequantized:
             hint = "--dequantize writes the values that it stands for"

@@ -16,7 +16,7 @@ from marlin_ckpt.formats.content.summary import Branch, summarise
 from marlin_ckpt.formats.format import Format
 from marlin_ckpt.formats.pickle import permissions
 from marlin_ckpt.formats.pickle.permissions import Permission
-from marlin_ckpt.operations.quantized import composites
+from marlin_ckpt.operations.packed.finding import composites
 from marlin_ckpt.operations.selection import Order, walk
 
 _LEAST_UNUSED = 4_096  # bytes that are worth a line

@@ -20,7 +20,7 @@ from marlin_ckpt.formats.content.contents import TensorInfo
 from marlin_ckpt.formats.values.arrays import Array
 from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.tensor import contiguous_stride
-from marlin_ckpt.operations.quantized import How, Quantized
+from marlin_ckpt.operations.packed.finding import How, Quantized
 
 _LONGEST_DESCRIPTION = 1 << 16  # bytes of JSON
 _LEVELS, _NESTED_LEVELS = 16, 256  # values that four bits, and those of a nested scale, stand for
