@@ -41,7 +41,7 @@ _DEEPSPEED = re.compile(r"global_step[0-9]+")
 # No text in JSON holds a line break: by these an indented file is taken to pieces without reading all of it.
 _STEP = re.compile(rb'\n  "global_step": ([0-9]{1,15}),?\n')
 _HISTORY = b'\n  "log_history": ['
-_ROW = b"\n    {"
+_ROW, _ROW_END = b"\n    {", b"\n    }"
 _END = b"\n  ]"
 
 
@@ -237,11 +237,11 @@ def _quickly(folder: Folder) -> dict[str, Any]:
     end = text.find(_END, start)
     if step is None or start < 0 or end < 0 or not text.rstrip().endswith(b"}"):
         return {}
-    logged = re.compile(rb'"step": %s(?:\.0)?,?\n' % step[1])
-    rows = [row for row in text[start:end].split(_ROW)[1:] if logged.search(row)]
+    logged = re.compile(rb'\n      "step": %s(?:\.0)?,?\n' % step[1])
+    places = dict.fromkeys(text.rfind(_ROW, start, one.end()) for one in logged.finditer(text, start, end))
     path = os.path.join(folder.path, STATE)
     try:
-        found = [parsed(b"{" + row.rstrip().removesuffix(b","), path) for row in rows]
+        found = [parsed(text[one : text.find(_ROW_END, one) + len(_ROW_END)], path) for one in places]
     except BadFileError:
         return {}
     return {"global_step": int(step[1]), "log_history": found}
