@@ -49,7 +49,7 @@ def adapter_in(folder: Folder, state: str = "") -> Makeup:
     found = weights_in(folder, (STEM,), state)
     if CONFIG in folder.items:
         settings = folder.json_object(CONFIG, found.wrong)
-        if settings and "peft_type" not in settings:
+        if "peft_type" not in settings and not found.wrong:
             found.wrong.append(f"{CONFIG}: without a peft_type")
     elif CONFIG not in folder.dangling():
         found.missing.insert(0, f"{CONFIG} is missing")
