@@ -255,3 +255,9 @@ def test_files_of_timm_are_listed_by_their_whole_extension_and_the_newest_is_fou
     rows = run("list", newest.parent, "--ext", "pth.tar")[1].splitlines()[1:]
     assert [int(row.split()[0]) for row in rows] == list(steps)
     assert run("verify", newest.parent)[1].count("intact  ") == len(steps)
+
+
+def test_the_newest_file_of_fairseq_is_found_by_epoch_and_update(run, tmp_path):
+    names = ["checkpoint_1_100.pt", "checkpoint_10_1000.pt", "checkpoint_2_200.pt"]
+    saved_by_torch(*(tmp_path / name for name in names))
+    assert run("latest", tmp_path) == (0, f"{tmp_path / names[1]}\n", "")

@@ -203,9 +203,12 @@ def _read(name: str) -> tuple[bool | None, str, str]:
     extension = naming.split_extension(name)[1]
     if extension not in EXTENSIONS:
         return None, "", extension
+    read = _reading(name)
+    if read and read.step is not None and read.epoch is not None:  # fairseq's `checkpoint_3_500.pt`
+        return False, "", extension
     if found := naming.parse_any(name, extension):
         return (True if found.kind is naming.Kind.CHECKPOINT else None), found.prefix, extension
-    return (False if _reading(name) else None), "", extension
+    return (False if read else None), "", extension
 
 
 def _levels(directory: str) -> Iterator[Level]:

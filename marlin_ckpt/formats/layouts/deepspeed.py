@@ -37,6 +37,7 @@ _EXTENSION = ".pt"
 _SHARDING_STAGE = 3
 _MOST_NAMES = 1_000  # that are missing; a damaged file may state any number of ranks
 _MERGE = "`python zero_to_fp32.py . weights`, in the folder above, puts the parts together"
+_WHOLE = "`--state mp_rank_00_model_states.module` takes the weights as the model has them, not in float32"
 
 
 class DeepSpeedLayout(ToolLayout):
@@ -59,7 +60,8 @@ class DeepSpeedLayout(ToolLayout):
         """Each file under its own name; see `ToolLayout.makeup`."""
         found = Makeup()
         patterns = (_MODEL, _SHARDED_MODEL, _PIPELINE, *_OTHERS, _OPTIMIZER)
-        names = [name for pattern in patterns for name in sorted(folder.items) if pattern.fullmatch(name)]
+        files = sorted(folder.items)
+        names = [name for pattern in patterns for name in files if pattern.fullmatch(name)]
         ranks = _ranks(folder, names)
         found.parts = list(_parts(names, ranks))
         missing = list(
@@ -126,9 +128,10 @@ def _ranks(folder: Folder, names: Sequence[str]) -> _Ranks:
 def _parts(names: Sequence[str], ranks: _Ranks) -> Iterator[Part]:
     is_whole = ranks.models == 1 and not ranks.is_sharded
     is_whole &= all(_MODEL.fullmatch(one) or _OPTIMIZER.fullmatch(one) for one in names)
+    hint = f"{_MERGE}; {_WHOLE}" if is_whole else _MERGE
     for name in names:
         state = name.removesuffix(_EXTENSION).replace("/", ".")
-        yield Part(name, state, partial="" if is_whole and _MODEL.fullmatch(name) else _MERGE)
+        yield Part(name, state, partial="" if is_whole and _MODEL.fullmatch(name) else hint)
 
 
 def _expected(names: Sequence[str], ranks: _Ranks) -> Iterator[str]:

@@ -142,6 +142,7 @@ def test_parts_of_tensors_are_shown_and_not_exported(tmp_path, make):
         with pytest.raises(UnsavableStateError, match="is a part of a larger tensor") as caught:
             export.select(file.contents, Wanted())
     assert "zero_to_fp32.py" in caught.value.hint
+    assert ("--state mp_rank_00_model_states.module" in caught.value.hint) == (make is make_deepspeed)
 
 
 def test_a_model_that_one_rank_saved_whole_is_exported_by_the_name_of_its_state(tmp_path):
