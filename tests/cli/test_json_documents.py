@@ -26,6 +26,7 @@ from marlin_ckpt.training.proof import proof
 from marlin_ckpt.training.proof.findings import Difference, Kill, Proof
 from tests.support import checkpoint_directories as directories
 from tests.support import documents
+from tests.support.foreign import trainer
 from tools import schemas
 
 COMMANDS = [command.name for command in app.registered_commands]
@@ -107,6 +108,8 @@ def _prepare() -> None:
     for index in range(2):
         directories.fill_folder(folders, f"model_{index}", index=index)
     Path("folders/model_1/weights").unlink()
+    trainer.make_trainer(Path("trained"), step=4)
+    (trainer.make_trainer(Path("trained"), step=6).path / "optimizer.pt").unlink()
     Path("damaged.pt").write_bytes(_with_a_flipped_bit(Path("saved/model_1.pt")))
 
 
@@ -159,6 +162,8 @@ def _look(run: Run, patch: pytest.MonkeyPatch) -> None:
         *map(str, Path("others").iterdir()),
     ):
         run("show", file, "--stats", "*")
+    for folder in ("trained/checkpoint-4", "trained/checkpoint-6"):
+        run("show", folder)
     run("diff", "saved/model_0.pt", "saved/model_2.pt", "--all")
     run("diff", "saved/model_0.pt", "saved/model_model_1.pt", "--all")
     run("diff", "others/model_1.pt", "others/odd_7.pt")

@@ -23,7 +23,7 @@ def run(capsys):
     return run_main
 
 
-FILES = ("lightning", "nanogpt", "timm", "ignite", "ignite-model", "dcp-hugging-face")
+FILES = ("lightning", "nanogpt", "timm", "ignite", "ignite-model")
 FOLDERS = [name for name in CHECKPOINTS if name not in FILES]
 
 
@@ -31,9 +31,10 @@ FOLDERS = [name for name in CHECKPOINTS if name not in FILES]
 def test_a_folder_has_one_verdict_and_none_for_its_files(run, tmp_path, name):
     made = CHECKPOINTS[name](tmp_path)
     code, out, _ = run("verify", made.path, "--json")
-    (found,) = json.loads(out)["files"]
+    found, *inside = json.loads(out)["files"]
     assert (code, found["path"], found["status"]) == (0, str(made.path), "unverifiable")
     assert found["reason"]
+    assert all(os.path.isdir(one["path"]) for one in inside)  # weights that were put together of others
 
 
 @pytest.mark.parametrize("name", ["trainer", "trainer-fsdp", "megatron"])

@@ -91,13 +91,15 @@ class Keeping:
                 foreign=others != "excluded",
                 on_error=fail,
             )
-            found = [one for one in found if not holds_others(store, one)]
+            holding = {one.path for one in found if holds_others(store, one)}
             needs = needed(store, found) if others == "kept where needed" else {}
             stay = _pins(store, {**needs, **(pinned or {})}, recursive=recursive)
         entries = {one.path: one for one in found if one.name and one.name.kind is Kind.CHECKPOINT}
         groups: dict[tuple[str, str, str], list[Candidate]] = {}
         for path, one in entries.items():
             candidate = self._survey.candidate(one, run_id, stay)
+            if path in holding and not candidate.apart:
+                candidate = replace(candidate, apart="it holds folders that are no part of it")
             own_prefix = one.name.prefix if one.name else ""
             key = (os.path.dirname(path), own_prefix, candidate.run_id if run_id is None else "")
             groups.setdefault(key, []).append(candidate)

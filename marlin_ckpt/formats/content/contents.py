@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import CorruptCheckpointError
@@ -56,6 +56,7 @@ class Contents(NamedTuple):
         gaps: what is missing in a folder or does not fit together, one sentence each.
         unused_bytes: bytes of data that belong to no element of any tensor, such as the rest of a large
             tensor of which a slice was saved.
+        tools_metrics: those that the tool which wrote a folder keeps in it; None of a file.
     """
 
     path: str
@@ -69,6 +70,7 @@ class Contents(NamedTuple):
     parts: tuple[tuple[str, Contents], ...] = ()
     gaps: tuple[str, ...] = ()
     unused_bytes: int = 0
+    tools_metrics: Mapping[str, float] | None = None
 
     def __repr__(self) -> str:
         return (

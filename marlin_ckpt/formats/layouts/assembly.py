@@ -58,7 +58,7 @@ def assemble(folder: Folder, layout: str, makeup: Makeup) -> Contents:
     return Contents(
         folder.path, layout, size_bytes, root, tuple(tensors_in(root)), tuple(imports), tuple(numpy_types),
         parts=tuple(parts), gaps=tuple(dict.fromkeys(gaps)),
-        unused_bytes=sum(one.unused_bytes for _, one in parts),
+        unused_bytes=sum(one.unused_bytes for _, one in parts), tools_metrics=makeup.metrics,
     )  # fmt: skip
 
 

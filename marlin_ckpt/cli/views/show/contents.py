@@ -1,5 +1,6 @@
 """What a file is and holds, as `show` prints it."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -51,12 +52,7 @@ def _facts(found: Contents, whole: Branch) -> Iterator[tuple[str, str]]:
         encoded = "a TorchScript archive" if found.is_torch_script else _FORMATS[found.format]
         yield "file", f"{escape(found.path)}  {size(found.size_bytes)}, {encoded}"
     else:
-        yield (
-            "folder",
-            f"{escape(found.path)}  {size(found.size_bytes)}, {_named(found.format)}",
-        )
-        for gap in found.gaps:
-            yield "MISSING", escape(gap)
+        yield from _folder(found)
     manifest = found.manifest
     if manifest is not None:
         yield "kind", f"{manifest.kind}, index {manifest.index}, {escape(manifest.created)}"
@@ -88,8 +84,21 @@ def _composites(found: Contents) -> Iterator[tuple[str, str]]:
         yield "in parts", f"{count(len(made), 'tensor')}: {', '.join(named)}{more}"
 
 
-def _named(layout: str) -> str:
-    return layouts.named(layout).content
+def _folder(found: Contents) -> Iterator[tuple[str, str]]:
+    yield "folder", f"{escape(found.path)}  {size(found.size_bytes)}, {layouts.named(found.format).content}"
+    if (index := _index(found)) is not None:
+        yield "step", str(index)
+    if found.tools_metrics:
+        yield "metrics", metrics(found.tools_metrics)
+    yield from (("MISSING", escape(gap)) for gap in found.gaps)
+
+
+def _index(found: Contents) -> int | None:
+    """The index that the name of a folder has."""
+    if found.format in _FORMATS or found.manifest is not None:
+        return None
+    name = layouts.named(found.format).read_name(os.path.basename(os.path.abspath(found.path)))
+    return None if name is None else name.index
 
 
 _FORMATS = {
@@ -124,6 +133,8 @@ def _imports(found: Contents) -> Iterator[tuple[str, str]]:
     for name in others:
         is_dangerous = permissions.permission(name) is Permission.DANGEROUS
         yield "UNSAFE", cut(name) + (", which runs code: never allow it" if is_dangerous else "")
+    if hint := _hint(found):
+        yield "to load", hint
     code = _loading_code(found)
     for number, line in enumerate(code):
         yield "" if number else "to load", escape(line)
@@ -139,10 +150,17 @@ def document(found: Contents) -> dict[str, Any]:
     """
     manifest = found.manifest
     code = _loading_code(found)
+    is_file = found.format in _FORMATS
+    of_tool = (
+        {} if is_file or manifest else {"index": _index(found), "metrics": dict(found.tools_metrics or {})}
+    )
     return {
         **facts(found, "path", "format", "size_bytes", "unused_bytes"),
         **facts(manifest, "kind", "index", "run_id", "save_number", "created", "metrics", "versions"),
         "composites": [{"name": name, "what": what} for name, what in composites(found)],
+        **of_tool,
+        "layout": None if is_file else found.format,
+        "gaps": list(found.gaps),
         "lost": [] if manifest is None else manifest.lost,
         "optimizers": [
             {
@@ -156,6 +174,10 @@ def document(found: Contents) -> dict[str, Any]:
         "allow_list": "\n".join(code) or None,
         "values": _values(found),
     }
+
+
+def _hint(found: Contents) -> str:
+    return "" if found.format in _FORMATS else layouts.named(found.format).hint
 
 
 def _loading_code(found: Contents) -> Sequence[str]:
