@@ -130,8 +130,7 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
             if code in self.known
         }
         charged = {code: self._charging(room, loads[code]) for code, room in _ROOM.items() if code in loads}
-        others = {bytes([code]): functools.partial(_unknown, code) for code in range(256)}
-        return {b"": _ended, **others, **loads, **charged}
+        return {**_UNKNOWN, **loads, **charged}
 
     def _charging(self, room: int, load: Callable[[], None]) -> Callable[[], None]:
         charge = self._charge
@@ -258,3 +257,9 @@ def _unknown(code: int) -> NoReturn:
 
 def _ended() -> NoReturn:
     raise EOFError("it ends too early")
+
+
+# Made once: a checkpoint in shards has a pickle for each piece of a tensor.
+_UNKNOWN: dict[bytes, Callable[[], None]] = {
+    b"": _ended, **{bytes([code]): functools.partial(_unknown, code) for code in range(256)}
+}  # fmt: skip

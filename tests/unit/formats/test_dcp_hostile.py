@@ -10,6 +10,8 @@ import torch
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.errors import BadFileError, UnsafeCheckpointError
 from marlin_ckpt.formats import inspection
+from marlin_ckpt.formats.budget import ExcessError
+from marlin_ckpt.formats.layouts.dcp import faults
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.operations import one
 from tests.support.dcp import entry_of, metadata_of, read_all, rewrite, verified
@@ -115,3 +117,44 @@ def test_names_without_keys_and_keys_through_a_tensor_are_shown_flat(tmp_path):
 def test_another_tools_metadata_is_no_checkpoint(tmp_path):
     (tmp_path / ".metadata").write_text("version:\n  revision: flutter\n")
     assert catalog.entry(tmp_path) is None
+
+
+def _values(metadata):
+    one_of_all = next(each for each in metadata.state_dict_metadata.values() if not hasattr(each, "chunks"))
+    metadata.state_dict_metadata = {str(number): one_of_all for number in range(10**6)}
+
+
+def _chunks(metadata):
+    described = metadata.state_dict_metadata["model.lm_head.weight"]
+    described.chunks = [described.chunks[0]] * 10**6
+
+
+def _long_paths(metadata):
+    keys = ("x" * 100,) * 90
+    info = metadata.storage_data[next(iter(metadata.storage_data))]
+    index = type(next(iter(metadata.storage_data)))
+    names = [str(number) for number in range(4_000)]
+    one_of_all = next(each for each in metadata.state_dict_metadata.values() if not hasattr(each, "chunks"))
+    metadata.state_dict_metadata = dict.fromkeys(names, one_of_all)
+    metadata.storage_data = {index(name): info for name in names}
+    metadata.planner_data = {name: (*keys, name) for name in names}
+
+
+@pytest.mark.parametrize("change", [_values, _chunks, _long_paths])
+def test_metadata_of_a_million_entries_is_refused_before_it_fills_the_memory(made, change):
+    metadata = metadata_of(made.path)
+    change(metadata)
+    rewrite(made.path, metadata)
+    with pytest.raises(ExcessError, match="refused as too large"):
+        one.read(str(made.path))
+
+
+def test_so_many_pieces_that_none_could_compare_them_are_refused(made, monkeypatch):
+    monkeypatch.setattr(faults, "_MOST_COMPARED", 3)
+    dcp_writing.write_dcp(made.path / "more", {"a": torch.ones(9)}, ranks=9)
+    assert verified(made.path / "more").status is Status.UNVERIFIABLE
+    metadata = metadata_of(made.path / "more")
+    for chunk in metadata.state_dict_metadata["a"].chunks:
+        chunk.sizes = torch.Size([9])
+    rewrite(made.path / "more", metadata)
+    assert verified(made.path / "more").status is Status.CORRUPT

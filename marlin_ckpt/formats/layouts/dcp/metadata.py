@@ -33,7 +33,7 @@ _ALLOWED = {
 _NAMES = frozenset((module, name) for module, names in _ALLOWED.items() for name in names.split())
 _MOST_DIMENSIONS = 64  # torch's own limit
 _LIMIT = 2**63
-_ENTRY = 300  # of the budget, for what is made of an entry
+_ENTRY = 150  # of the budget, for what is made of an entry
 _MOST_IN_PATH = 100  # keys above a value; deeper ones are shown by their flat names
 
 Sizes = tuple[int, ...]
@@ -150,6 +150,7 @@ def _plain(root: Any, budget: Budget, path: str) -> Metadata:
         described = _of_type(state.get("state_dict_metadata"), dict)
         stored = _of_type(state.get("storage_data"), dict)
         paths = state.get("planner_data")
+        budget.expect_nodes(len(described))
         tensors, values = {}, []
         for name, one in described.items():
             budget.charge(_ENTRY)

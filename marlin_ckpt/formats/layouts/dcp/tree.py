@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _MOST_READ = 100  # values whose files are opened to be shown; the rates of each weight are many more
 _LARGEST_READ = 64 << 10  # bytes of a value that is read
 _COMPARED_BYTES = 4096  # of the end of a value that is not read: there are its checksums
+_STEP = 8  # of the budget, for each key that is looked at with those above it
 _OPTIMIZER = "optimizer."  # the state that Megatron-Core saves under flat names beside the model's
 
 
@@ -75,6 +76,7 @@ class _Tree:
         is_taken = any(keys[:end] in self._taken for end in range(1, len(keys) + 1))
         if is_taken or keys in self._containers:
             keys = (name,)
+        self._saved.budget.charge(_STEP * len(keys) ** 2)
         path = ""
         for end in range(1, len(keys) + 1):
             path = join(path, _text(keys[end - 1]))
