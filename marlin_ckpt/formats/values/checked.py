@@ -135,6 +135,7 @@ class CheckedFile(Checked):
             values: Array = np.empty(tensor.size_bytes if tensor.is_opaque else tensor.numel, kind)
             if self.check(tensor, values.view(np.uint8).data):
                 return values
+            del values  # what is read below is as large
         self.check(tensor)
         return np.ascontiguousarray(arrays.read_bits(self._source, tensor)).reshape(-1)
 

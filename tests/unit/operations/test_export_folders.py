@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from marlin_ckpt.operations import average, export, weights_file
 from marlin_ckpt.operations.export import Wanted
 from marlin_ckpt.operations.one import opened
 from marlin_ckpt.storage.local import publishing
-from tests.support.foreign import corpus, dcp_folders, hugging_face
+from tests.support.foreign import corpus, dcp_folders, dcp_writing, hugging_face
 
 # What DeepSpeed's ranks hold are parts of tensors, which `export` refuses.
 WHOLE = [name for name in corpus.CHECKPOINTS if "deepspeed" not in name and name != "dcp-hugging-face"]
@@ -263,3 +264,21 @@ def test_the_document_names_the_shards_and_what_was_copied(tmp_path, capsys):
     assert document["output"] == f"{tmp_path}/new/"
     assert document["shards"] == ["model.safetensors"]
     assert document["copied"] == ["config.json", "generation_config.json"]
+
+
+@pytest.mark.parametrize("output", ["new.safetensors", "new.pt", "new/"])
+@pytest.mark.parametrize("kind", ["shards", "pieces"])
+def test_no_more_than_the_largest_tensor_is_in_memory(tmp_path, kind, output):
+    mebibyte = 1 << 20
+    of = {f"layers.{number}": torch.full((mebibyte,), float(number)) for number in range(6)}  # 4 MiB each
+    if kind == "shards":
+        hugging_face.write_model(tmp_path / "step", of, shards=2)
+    else:
+        dcp_writing.write_dcp(tmp_path / "step", of, ranks=2)
+    tracemalloc.start()
+    try:
+        run_export(tmp_path / "step", f"{tmp_path}/{output}", "9MB" if output == "new/" else None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < (4 + 3) * mebibyte
