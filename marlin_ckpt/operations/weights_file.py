@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from marlin_ckpt.directory import leftovers
-from marlin_ckpt.errors import ArgumentsError, Fault, StorageError
+from marlin_ckpt.errors import ArgumentsError, Fault, StorageError, UnsavableStateError
 from marlin_ckpt.fields import size_of
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.safetensors import shards, writer
@@ -27,11 +27,13 @@ _BLOCK = 1 << 20
 
 # What `from_pretrained` of models, tokenizers and processors reads beside weights. No code is among it.
 _CONFIGURATION = (
-    "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "*.model", "chat_template.*", "preprocessor_config.json",
-    "processor_config.json",
+    "config.json", "adapter_config.json", "generation_config.json", "tokenizer*",
+    "special_tokens_map.json", "vocab.json", "vocab.txt", "merges.txt", "*.model", "chat_template.*",
+    "preprocessor_config.json", "processor_config.json", "added_tokens.json",
 )  # fmt: skip
-_WRITTEN = (*shards.NAMES, *_CONFIGURATION)
+_MODEL, _ADAPTER = _CONFIGURATION[:2]
+_ADAPTERS = "adapter_model.safetensors"  # the one file of weights that PEFT reads beside it
+_WRITTEN = (*shards.NAMES, _ADAPTERS, *_CONFIGURATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +145,27 @@ class WeightsFolder:
 
     def take_configuration(self, file: Checked) -> None:
         """Has the configuration and the tokenizer of a folder copied: weights alone make no model."""
-        names = [name for name in file.files if any(fnmatch.fnmatchcase(name, one) for one in _CONFIGURATION)]
-        if "config.json" in names:
+        own = (name for name in file.files if "/" not in name)
+        names = [name for name in own if any(fnmatch.fnmatchcase(name, one) for one in _CONFIGURATION)]
+        if _MODEL in names or _ADAPTER in names:
             self.copied = {name: functools.partial(_copy, file, name) for name in sorted(names)}
 
     def write(
         self, drafts: Sequence[Draft], about: Manifest | None, metadata: dict[str, str]
     ) -> tuple[int, tuple[str, ...]]:
-        """Writes the folder whole and durable, or not at all; see `WeightsFile.write`."""
+        """Writes the folder whole and durable, or not at all; see `WeightsFile.write`.
+
+        Raises:
+            UnsavableStateError: an adapter is larger than a shard, beside what `WeightsFile.write` raises.
+        """
         del about  # of which safetensors files have no place
         self.check()
         parts = shards.divide(drafts, self.shard_bytes)
+        if _ADAPTER in self.copied and _MODEL not in self.copied:
+            if len(parts) > 1:
+                hint = "make them larger with --shard-size"
+                raise UnsavableStateError("PEFT reads no shards of an adapter", self.place, hint)
+            parts = dict.fromkeys([_ADAPTERS], *parts.values())
         leftovers.sweep_beside(self.place)
         publishing.make_directory(os.path.dirname(os.path.abspath(self.place)))
         with staging.new_folder(self.place, overwrite=self.force) as folder:
@@ -161,7 +173,7 @@ class WeightsFolder:
                 fill = functools.partial(writer.write, drafts=part, metadata=metadata)
                 publishing.publish(os.path.join(folder, name), fill, _size(part))
             if len(parts) > 1:
-                index = shards.index_of(parts, is_model=bool(self.copied))
+                index = shards.index_of(parts, is_model=_MODEL in self.copied)
                 publishing.publish(
                     os.path.join(folder, shards.INDEX), functools.partial(_put, data=index), len(index)
                 )
