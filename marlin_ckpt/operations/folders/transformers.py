@@ -9,18 +9,31 @@ import fnmatch
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.escaping import get_logger
-from marlin_ckpt.formats import verification
+from marlin_ckpt.formats import layouts, verification
 from marlin_ckpt.formats.inspection import inspect
+from marlin_ckpt.formats.layouts.trainer import STATE, metrics_at
 from marlin_ckpt.formats.verdicts import Status, Verdict
 from marlin_ckpt.operations.folders import numbered
 from marlin_ckpt.storage.local.files import doing
 
-STATE = "trainer_state.json"  # which the Trainer writes last
+__all__ = [
+    "STATE",
+    "check",
+    "lift",
+    "metrics_at",
+    "missing",
+    "needed",
+    "rotate",
+    "start",
+    "surplus",
+    "verify",
+]
+
 WEIGHTS = "the weights"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -36,18 +49,6 @@ def needed(*, save_only_model: bool) -> list[str]:
     """
     # One for each process; but a run may go on with more processes than it had, or with fewer.
     return [STATE] if save_only_model else [STATE, "optimizer.pt", "scheduler.pt", "rng_state*.pth"]
-
-
-def metrics_at(step: int, history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """What a Trainer has logged at a step, evaluations included.
-
-    Args:
-        step: the number of steps that were trained.
-        history: `log_history` of the trainer's state.
-    """
-    rows = [row for row in history if row.get("step") == step]
-    found = {key: value for row in rows for key, value in row.items() if key != "step"}
-    return {key: value for key, value in found.items() if isinstance(value, (int, float))}
 
 
 def missing(names: Collection[str], shards: Collection[str], needed: Collection[str]) -> list[str]:
@@ -80,7 +81,8 @@ def verify(path: str, needed: Collection[str]) -> Verdict:
     """
     names = numbered.files_in(path)
     entry = catalog.entry(path)
-    found = verification.verify(entry) if entry else _verify_without_manifest(path, names)
+    is_ours = entry is not None and not layouts.is_foreign(entry)
+    found = verification.verify(entry) if entry and is_ours else _verify_without_manifest(path, names)
     if found.status.is_bad:
         return found
     shards = {shard for name in _INDEXES if name in names for shard in _shards(os.path.join(path, name))}
