@@ -17,6 +17,7 @@ from marlin_ckpt.formats.layouts.accelerate import MERGE
 from marlin_ckpt.formats.verdicts import Inspection, Status
 from marlin_ckpt.operations import export, one
 from marlin_ckpt.operations.export import Wanted
+from marlin_ckpt.operations.folders import numbered
 from tests.support.foreign.accelerate import (
     make_accelerate,
     make_accelerate_bin,
@@ -215,6 +216,12 @@ def test_a_huge_number_in_a_name_takes_no_time(tmp_path):
     made = make_accelerate(tmp_path)
     shutil.copy(made.path / "optimizer.bin", made.path / "optimizer_99999999999999999999.bin")
     assert inspected(made.path).status is Status.INCOMPLETE
+
+
+def test_what_a_run_has_prepared_is_asked_for_before_what_a_folder_says_of_itself(tmp_path):
+    made = make_accelerate(tmp_path)  # whole, for a run with one optimizer
+    found = numbered.verify(str(made.path), lambda _: "optimizer_1.bin")
+    assert (found.status, found.reason) == (Status.INCOMPLETE, "optimizer_1.bin is missing")
 
 
 def test_a_folder_of_the_trainer_is_not_taken_for_one_of_accelerate(tmp_path):

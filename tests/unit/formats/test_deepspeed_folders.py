@@ -89,6 +89,15 @@ def test_the_ranks_that_the_names_imply_are_those_of_every_rank_of_the_model(tmp
     assert inspected(path).reason == f"{gone} is missing"
 
 
+def test_the_last_rank_is_missed_by_what_the_first_file_of_an_optimizer_says(tmp_path):
+    content = {"optimizer_state_dict": {"zero_stage": 2, "partition_count": [2, 3]}}
+    names = [OPTIMIZER.format(data=data, model=0) for data in range(3)]
+    path = save(save(tmp_path / "global_step5", *names, content=content), MODEL.format(model=0), content={})
+    assert inspected(path).status is Status.COMPLETE
+    (path / names[2]).unlink()
+    assert inspected(path).reason == f"{names[2]} is missing"
+
+
 def test_the_stages_of_a_pipeline_save_no_models_of_their_own(tmp_path):
     layers = [f"layer_{layer:02d}-model_{model:02d}-model_states.pt" for layer in (1, 3) for model in (0, 1)]
     names = [*layers, *(MODEL.format(model=one) for one in range(2))]
