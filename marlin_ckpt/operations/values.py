@@ -14,6 +14,7 @@ from marlin_ckpt.operations import selection
 
 _SHOWN_DIGITS = 12  # of a digest
 _MOST_KEYS = 8
+_MOST_ITEMS = 8  # that a list has more than another, and that are printed one by one
 _PICKLED = {Format.ZIP, Format.LEGACY}
 
 
@@ -101,8 +102,14 @@ def differing(
     if Format.SAFETENSORS in formats and (is_mixed or before[0].parts or after[0].parts):
         # Only safetensors files have texts beside tensors, and of those of a folder each has its own.
         names = {name: None for name in names if not selection.is_text(name)}
-    found = []
-    for name in names:
+    longer = _longer(one, other)
+    found = [
+        each
+        for name in longer
+        for each in _difference(name, one, one.wholes[name], other, other.wholes[name])
+    ]
+    extra = {f"{name}[{at}]" for name, added in longer.items() for at in added}
+    for name in (each for each in names if not extra or extra.isdisjoint(_above(each))):
         mine, yours = one.values.get(name), other.values.get(name)
         if mine is None or yours is None:
             found.append(ValueDifference(name, _text_of(one, mine), _text_of(other, yours)))
@@ -119,6 +126,18 @@ def differing(
             more = list(_difference(name, one, mine, other, yours))
             found.extend(more)
             covered.update(above for each in more for above in _above(each.name))
+    return found
+
+
+def _longer(one: _Side, other: _Side) -> dict[str, range]:
+    """Lists that are much longer on one side, such as a log, each with the places that it has more."""
+    found = {}
+    for name, mine in one.wholes.items():
+        yours = other.wholes.get(name)
+        if yours is not None and mine.kind is yours.kind is NodeKind.LIST:
+            least, most = sorted((len(mine.children), len(yours.children)))
+            if most - least > _MOST_ITEMS:
+                found[name] = range(least, most)
     return found
 
 

@@ -86,6 +86,20 @@ def test_two_checkpoints_of_a_trainer_differ_in_weights_optimizer_and_state(tmp_
     assert not any("__metadata__" in name for name in values)
 
 
+def test_a_log_that_has_grown_is_one_difference_and_not_one_for_each_of_its_lines(tmp_path):
+    before, after = (trainer.make_trainer(tmp_path / name) for name in "ab")
+    state = json.loads((after.path / "trainer_state.json").read_text())
+    logged = len(state["log_history"])
+    state["log_history"] += [{"step": step, "loss": 1.0, "epoch": step / 10} for step in range(500)]
+    state["log_history"][0]["loss"] = 77.0
+    (after.path / "trainer_state.json").write_text(json.dumps(state))
+    for pair in ((before.path, after.path), (after.path, before.path)):
+        found = {one.name: {one.before, one.after} for one in differences(*pair).values}
+        found = {name: each for name, each in found.items() if "log_history" in name}
+        assert {*found} == {"trainer_state.log_history", "trainer_state.log_history[0].loss"}
+        assert found["trainer_state.log_history"] == {f"a list of {logged}", f"a list of {logged + 500}"}
+
+
 def test_shards_that_are_divided_otherwise_and_their_texts_are_no_difference(tmp_path):
     one = hugging_face.make_sharded(tmp_path / "a", shards=2)
     other = hugging_face.make_sharded(tmp_path / "b", shards=4)
