@@ -30,13 +30,13 @@ def list_(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the checkpoints of a directory: files, and folders that are one checkpoint, of whatever tool.
+    """List the checkpoints of a directory.
 
-    Each line has the index (or step), kind, size, age (from the manifest, else the file's time) and metrics,
-    and whether it is complete. For that only the structure is read; verify reads the data. The kind of
-    another tool's folder is its layout, such as trainer or dcp. With --recursive the files are grouped by
-    run. Of more than four metrics, four at most are printed: losses, and those of evaluations. --json has
-    all.
+    They are files, and folders that are one checkpoint, of whatever tool. Each line has the index (or step),
+    kind, size, age (from the manifest, else the file's time) and metrics, and whether it is complete. For
+    that only the structure is read; verify reads the data. The kind of another tool's folder is its layout,
+    such as trainer or dcp. With --recursive the files are grouped by run. Of more than four metrics, four at
+    most are printed: losses, and those of evaluations. --json has all.
     """
     from marlin_ckpt.cli.views import checkpoints as view
     from marlin_ckpt.directory import catalog
