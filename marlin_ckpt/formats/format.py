@@ -42,6 +42,8 @@ class Foreign(NamedTuple):
 
 # First bytes as a pattern, what the file is, and what to do about it. The first that fits counts.
 # Source of each: the format's own specification, and magic(5).
+_INTO_SHOW = " | marlin-ckpt show -` looks into it"
+_NEMO = Foreign("a .nemo file, which is a tar", "`tar -xf FILE` unpacks model_weights.ckpt and the rest")
 _MESSAGE = "a server or a script may have left this message in place of the file: fetch it again"
 _FOREIGN = tuple(
     (re.compile(pattern, re.DOTALL), Foreign(what, hint))
@@ -49,14 +51,14 @@ _FOREIGN = tuple(
         (rb"\Z", "an empty file", "a full disk or a stopped transfer may have left it: fetch it again"),
         (rb"\0+\Z", "a file that begins with zeros", "a crash or a full disk may have left it"),
         (rb"version https://git-lfs\.", "a git-lfs pointer", "`git lfs pull` fetches the file"),
-        (rb"GGUF", "a GGUF file", "llama.cpp and the package gguf read it"),
+        (rb"GGUF", "a GGUF file", "`gguf-dump FILE`, of the package gguf, lists its tensors"),
         (rb"\x89HDF\r\n\x1a\n", "an HDF5 file", "Keras and h5py read it"),
         (rb"\x93NUMPY", "a NumPy file", "numpy.load reads it"),
-        (rb"\x1f\x8b", "a gzip file", "unpack it first: `gunzip FILE`, or `tar -xf FILE`"),
-        (rb"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it first: `zstd -d FILE`"),
-        (rb"\xfd7zXZ\0", "an xz file", "unpack it first: `xz -d FILE`, or `tar -xf FILE`"),
-        (rb"BZh[1-9]", "a bzip2 file", "unpack it first: `bunzip2 FILE`, or `tar -xf FILE`"),
-        (rb"\x04\x22\x4d\x18", "an lz4 file", "unpack it first: `lz4 -d FILE`"),
+        (rb"\x1f\x8b", "a gzip file", f"`gunzip < FILE{_INTO_SHOW}; `tar -xf FILE` unpacks a .tar.gz"),
+        (rb"\x28\xb5\x2f\xfd", "a Zstandard file", f"`zstd -d < FILE{_INTO_SHOW}"),
+        (rb"\xfd7zXZ\0", "an xz file", f"`xz -d < FILE{_INTO_SHOW}; `tar -xf FILE` unpacks a .tar.xz"),
+        (rb"BZh[1-9]", "a bzip2 file", f"`bunzip2 < FILE{_INTO_SHOW}; `tar -xf FILE` unpacks a .tar.bz2"),
+        (rb"\x04\x22\x4d\x18", "an lz4 file", f"`lz4 -d < FILE{_INTO_SHOW}"),
         (rb"7z\xbc\xaf\x27\x1c", "a 7z file", "unpack it first: `7z x FILE`"),
         (rb"Rar!\x1a\x07", "a RAR file", "unpack it first: `unrar x FILE`"),
         (rb".{257}ustar", "a tar file", "unpack it first: `tar -xf FILE`"),
@@ -75,6 +77,7 @@ _FOREIGN = tuple(
         (rb'\s*[{\[]\s*["{\[}\]]', "a JSON file", _MESSAGE),
     )
 )  # fmt: skip
+_TARS = tuple(one for _, one in _FOREIGN if one.what in ("a tar file", "a gzip file"))
 _SIGNATURES: tuple[tuple[re.Pattern[bytes], Format | Foreign], ...] = (
     (re.compile(rb"\x80[\x02-\x05]"), Format.PICKLE),
     *_FOREIGN,
@@ -98,7 +101,8 @@ def detect(source: Source) -> Format | Foreign:
         return Format.SAFETENSORS
     for pattern, found in _SIGNATURES:
         if pattern.match(head):
-            return found
+            is_nemo = found in _TARS and source.path.endswith(".nemo")
+            return _NEMO if is_nemo else found
     if all(byte in b"\t\n\r" or byte >= ord(" ") for byte in head) and b"\x7f" not in head:
         return Foreign("a text file", "read it: a message may lie there in place of the file")
     return Foreign("neither a zip nor a torch file", "`file FILE` may tell more")

@@ -12,6 +12,7 @@ from marlin_ckpt.formats.verdicts import Verdict, status_of
 from marlin_ckpt.formats.zip.records import OnBytes
 from marlin_ckpt.storage.local.files import again_if_stale, open_source
 from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.source import Source
 
 
 def verify(what: Entry | str, on_bytes: OnBytes = lambda _: None, *, deep: bool = False) -> Verdict:
@@ -34,6 +35,24 @@ def verify(what: Entry | str, on_bytes: OnBytes = lambda _: None, *, deep: bool 
         return Verdict(path, status_of(error), error.what, tensors, _size_bytes(path), error.hint)
 
 
+def verify_source(source: Source, on_bytes: OnBytes = lambda _: None) -> Verdict:
+    """Reads a whole file that is open, and compares it with all that it says of itself.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        return _examine_source(source, on_bytes)
+    except BadFileError as error:
+        tensors = error.tensors if isinstance(error, CorruptCheckpointError) else ()
+        return Verdict(source.path, status_of(error), error.what, tensors, source.size_bytes, error.hint)
+
+
+def _examine_source(source: Source, on_bytes: OnBytes) -> Verdict:
+    found = open_format(source).verify(source, on_bytes)
+    return Verdict(source.path, found.status, found.reason, (), source.size_bytes)
+
+
 def examine(what: Entry | str, on_bytes: OnBytes = lambda _: None, *, deep: bool = False) -> Verdict:
     """The verdict on a checkpoint, as `verify`; of a file that is bad, the error that says why.
 
@@ -48,8 +67,7 @@ def examine(what: Entry | str, on_bytes: OnBytes = lambda _: None, *, deep: bool
 
     def read() -> Verdict:
         with open_source(path) as source:
-            found = open_format(source).verify(source, on_bytes)
-            verdict = Verdict(path, found.status, found.reason, (), source.size_bytes)
+            verdict = _examine_source(source, on_bytes)
             return digests.verify_file(source, verdict) if deep else verdict
 
     return again_if_stale(read)

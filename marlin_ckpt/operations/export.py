@@ -205,7 +205,7 @@ def export(file: Checked, target: Output, wanted: Wanted) -> Exported:
         replace(contents.manifest, kind=Kind.MODEL, records=[]) if contents.manifest and is_module else None
     )
     if is_module and isinstance(target, WeightsFolder):
-        target.take_configuration(file)
+        target.take_configuration(file, is_dequantized=bool(selected.packed))
         done.copied = tuple(target.copied)
     done.size_bytes, done.shards = target.write(drafts, about, _metadata(contents))
     return done

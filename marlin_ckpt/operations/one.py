@@ -14,7 +14,12 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts, verification
 from marlin_ckpt.formats.content.contents import Contents, read_contents
 from marlin_ckpt.formats.verdicts import Verdict
-from marlin_ckpt.storage.local.files import again_if_stale, open_source
+from marlin_ckpt.storage.local.files import (
+    STANDARD_INPUT,
+    again_if_stale,
+    open_source,
+    open_standard_input,
+)
 from marlin_ckpt.storage.local.store import open_store
 
 if TYPE_CHECKING:
@@ -65,17 +70,21 @@ def inspect(path: PathText) -> Contents:
         UnknownFormatError: a newer marlin-ckpt wrote the file.
         UnsafeCheckpointError: reading it would take more time or memory than a file of this length needs.
     """
-    return read(os.fspath(path))
+    text = os.fspath(path)
+    return read(os.path.join(os.curdir, text) if text == STANDARD_INPUT else text)
 
 
 def read(path: str) -> Contents:
-    """What a checkpoint holds, without the data of its tensors.
+    """What a checkpoint holds, without the data of its tensors; `-` is the standard input.
 
     Raises:
         CheckpointNotFoundError: there is no such file.
         StorageError: it cannot be read, or is a directory that is not one checkpoint.
         BadFileError: it is damaged or something else; as `read_contents` raises it.
     """
+    if path == STANDARD_INPUT:
+        with open_standard_input() as source:
+            return read_contents(source)
     entry = _folder(path)
 
     def look() -> Contents:
@@ -90,7 +99,7 @@ def read(path: str) -> Contents:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Checked]:
-    """Opens a checkpoint to read its tensors.
+    """Opens a checkpoint to read its tensors; `-` is the standard input.
 
     Raises:
         CorruptCheckpointError: a part of it is missing, beside what `read` raises.
@@ -100,6 +109,10 @@ def opened(path: str) -> Iterator[Checked]:
     from marlin_ckpt.formats.values.sharded import CheckedFolder  # noqa: PLC0415
 
     with contextlib.ExitStack() as stack:
+        if path == STANDARD_INPUT:
+            source = stack.enter_context(open_standard_input())
+            yield CheckedFile(source, read_contents(source))
+            return
         entry = _folder(path)
         if entry is None:
             source = stack.enter_context(open_source(path))

@@ -10,6 +10,7 @@ from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.layouts import hub
 from marlin_ckpt.formats.verdicts import Status, Verdict
 from marlin_ckpt.formats.zip.records import OnBytes
+from marlin_ckpt.storage.local.files import open_standard_input
 
 _MOST_NAMES = 3
 
@@ -32,6 +33,16 @@ def verify(
         with contextlib.suppress(CheckpointNotFoundError):
             found.append(verification.verify(entry, on_bytes, deep=deep))
     return found
+
+
+def verify_standard_input(on_bytes: OnBytes = lambda _: None) -> Verdict:
+    """Reads a file from standard input whole.
+
+    Raises:
+        StorageError: it cannot be read, or not be copied, which a pipe needs.
+    """
+    with open_standard_input() as source:
+        return verification.verify_source(source, on_bytes)
 
 
 def has_digest(entries: Iterable[Entry]) -> bool:

@@ -2,13 +2,21 @@
 
 import fnmatch
 import functools
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from marlin_ckpt.directory import leftovers
-from marlin_ckpt.errors import ArgumentsError, Fault, StorageError, UnsavableStateError
+from marlin_ckpt.errors import (
+    ArgumentsError,
+    CorruptCheckpointError,
+    Fault,
+    StorageError,
+    UnsavableStateError,
+)
 from marlin_ckpt.fields import size_of
+from marlin_ckpt.formats.budget import check_json
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.safetensors import shards, writer
 from marlin_ckpt.formats.values.checked import Checked
@@ -23,6 +31,7 @@ BARE = ("pt", "pth", "bin")
 
 
 SHARD_BYTES = 5_000_000_000  # the default of huggingface_hub and of transformers 4
+_LONGEST_CONFIG = 1 << 24  # bytes
 _BLOCK = 1 << 20
 
 # What `from_pretrained` of models, tokenizers and processors reads beside weights. No code is among it.
@@ -143,12 +152,23 @@ class WeightsFolder:
                 what = f"is not replaced, since it holds more than weights: {others[0]}"
                 raise StorageError(what, self.place, "choose another output")
 
-    def take_configuration(self, file: Checked) -> None:
-        """Has the configuration and the tokenizer of a folder copied: weights alone make no model."""
+    def take_configuration(self, file: Checked, *, is_dequantized: bool = False) -> None:
+        """Has the configuration and the tokenizer of a folder copied: weights alone make no model.
+
+        Args:
+            file: the folder.
+            is_dequantized: whether its configuration says how weights are quantized that no longer are.
+
+        Raises:
+            CorruptCheckpointError: such a configuration is no JSON.
+            StorageError: it cannot be read.
+        """
         own = (name for name in file.files if "/" not in name)
         names = [name for name in own if any(fnmatch.fnmatchcase(name, one) for one in _CONFIGURATION)]
         if _MODEL in names or _ADAPTER in names:
             self.copied = {name: functools.partial(_copy, file, name) for name in sorted(names)}
+            if is_dequantized and _MODEL in names:
+                self.copied[_MODEL] = functools.partial(_put, data=_without_quantization(file))
 
     def write(
         self, drafts: Sequence[Draft], about: Manifest | None, metadata: dict[str, str]
@@ -191,6 +211,18 @@ def _copy(file: Checked, name: str, target: Target) -> None:
     with file.open_file(name) as source:
         for start in range(0, source.size_bytes, _BLOCK):
             target.put(source.read(start, min(_BLOCK, source.size_bytes - start)))
+
+
+def _without_quantization(file: Checked) -> bytes:
+    with file.open_file(_MODEL) as source:
+        text = source.read(0, source.size_bytes) if source.size_bytes <= _LONGEST_CONFIG else b"too long"
+        check_json(text, source.path)
+        try:
+            found = json.loads(text)
+            found.pop("quantization_config", None)
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise CorruptCheckpointError(f"no configuration: {error}", source.path) from error
+    return json.dumps(found, indent=2).encode()
 
 
 def _put(target: Target, data: bytes) -> None:

@@ -101,8 +101,8 @@ def _prepare() -> None:
     odd = {"state": {}, "param_groups": [{"params": "x", "own": 1}]}
     torch.save({"odd": odd, "nan": torch.tensor([float("nan"), float("inf")])}, "others/odd_7.pt")
     safetensors.torch.save_file({"w": torch.ones(2)}, "others/weights.safetensors")
-    few = torch.quantize_per_tensor(torch.ones(2), 0.1, 3, torch.qint8)
-    torch.save({"few": few}, "others/few_10.pt")
+    few = {"fc.weight": torch.ones(2, 2, dtype=torch.int8), "fc.SCB": torch.ones(2)}
+    torch.save(few, "others/few_10.pt")
     Path("others/bare_9.pt").write_bytes(pickle.dumps({"epoch": 1}))
     folders = directories.CheckpointDirectory("folders")
     for index in range(2):

@@ -16,6 +16,9 @@ Result = TypeVar("Result")
 # What fchmod(2) says where a file system keeps no modes: all its files have those of the mount.
 _NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 NO_DIRECTORY = "no such directory"
+STANDARD_INPUT = "-"  # in place of a path
+_STDIN = 0
+_PIECE_BYTES = 1 << 20  # of standard input, that are copied at once
 _LONGEST_READ = 1 << 30  # bytes that one call is asked for; Linux gives 2 GiB at most: read(2)
 
 
@@ -116,6 +119,43 @@ def open_source(path: str) -> Iterator[FileSource]:
         raise
     with closing(fd):
         yield FileSource(fd, path)
+
+
+@contextlib.contextmanager
+def open_standard_input() -> Iterator[FileSource]:
+    """Opens what the process is given on its standard input, under the name `-`.
+
+    Formats are read at any offset. So what comes through a pipe is first copied to a file without a name, in
+    the directory for temporary files.
+
+    Raises:
+        StorageError: there is none, it is a terminal, it cannot be read, or there is no room for the copy.
+    """
+    with doing("cannot read", STANDARD_INPUT):
+        if os.isatty(_STDIN):
+            hint = "pipe a file into the command, or name one"
+            raise StorageError("standard input is a terminal", STANDARD_INPUT, hint)
+        is_file = stat.S_ISREG(os.fstat(_STDIN).st_mode) and os.lseek(_STDIN, 0, os.SEEK_CUR) == 0
+    if is_file:
+        yield FileSource(_STDIN, STANDARD_INPUT)
+        return
+    import tempfile  # noqa: PLC0415 - few commands need it
+
+    with contextlib.ExitStack() as stack:
+        action, place = "cannot copy standard input to a file", tempfile.gettempdir()
+        with doing(action, place):
+            copy = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+        while piece := _read_standard_input():
+            with doing(action, place):
+                left = memoryview(piece)
+                while left:
+                    left = left[copy.write(left) :]
+        yield FileSource(copy.fileno(), STANDARD_INPUT)
+
+
+def _read_standard_input() -> bytes:
+    with doing("cannot read", STANDARD_INPUT):
+        return os.read(_STDIN, _PIECE_BYTES)
 
 
 def open_regular(path: PathText, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> int:

@@ -112,6 +112,15 @@ def test_what_is_no_checkpoint_is_named_by_its_first_bytes(what: str, data: byte
     assert verdict.hint or what in ("a program or a library", "a PNG image")
 
 
+@pytest.mark.parametrize("data", [packed_tar(), gzip.compress(packed_tar())])
+def test_a_tar_is_called_what_its_name_says_it_is(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.nemo"
+    path.write_bytes(data)
+    verdict = verify(os.fspath(path))
+    assert verdict.reason == "not a checkpoint but a .nemo file, which is a tar"
+    assert "tar -xf" in verdict.hint
+
+
 @pytest.mark.parametrize("byte", range(256))
 def test_control_characters_but_tab_and_line_ends_make_a_file_binary(byte: int) -> None:
     is_text = byte in b"\t\n\r" or (byte >= ord(" ") and byte != 0x7F)

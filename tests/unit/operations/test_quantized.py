@@ -197,3 +197,18 @@ def test_names_without_their_parts_are_plain_tensors(save, tmp_path):
     del state["layer.weight.absmax"]
     assert main(["export", str(save(state)), "-o", str(tmp_path / "o.pt")]) == 0
     assert main(["export", str(save({"SCB": torch.ones(2)})), "-o", str(tmp_path / "p.pt")]) == 0
+
+
+def test_a_folder_of_values_has_a_configuration_that_says_nothing_of_bits(tmp_path, capsys):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file(four_bits("nf4"), folder / "model.safetensors")
+    config = {"model_type": "llama", "quantization_config": {"load_in_4bit": True}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main(["export", str(folder), "-o", f"{tmp_path}/out/", "--dequantize"]) == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"model_type": "llama"}
+    assert [*load_file(tmp_path / "out" / "model.safetensors")] == ["layer.weight"]
+    (folder / "config.json").write_text("[" * 5)
+    capsys.readouterr()
+    assert main(["export", str(folder), "-o", f"{tmp_path}/more/", "--dequantize"]) == 3
+    assert not (tmp_path / "more").exists()

@@ -10,7 +10,7 @@ EXAMPLE = "Example: marlin-ckpt verify checkpoints --recursive; exits 3 when a f
 
 
 def verify(
-    paths: Annotated[list[str], argument("PATH...", "Files and directories.")],
+    paths: Annotated[list[str], argument("PATH...", "Files and directories; - is standard input.")],
     recursive: Recursive = False,
     quiet: Annotated[bool, flag("--quiet", "Print only files that are not intact.")] = False,
     strict: Annotated[bool, flag("--strict", "Fail also where a file has no checksums.")] = False,
@@ -30,13 +30,16 @@ def verify(
     from marlin_ckpt.directory import catalog
     from marlin_ckpt.naming import EXTENSIONS
     from marlin_ckpt.operations import verify as operation
+    from marlin_ckpt.storage.local.files import STANDARD_INPUT
 
-    entries = catalog.named(paths, EXTENSIONS, recursive=recursive)
-    nothing_in = operation.nothing_in(paths, entries)
-    if not entries:
+    named = [path for path in paths if path != STANDARD_INPUT]
+    entries = catalog.named(named, EXTENSIONS, recursive=recursive)
+    nothing_in = operation.nothing_in(named, entries)
+    if nothing_in and not entries:
         raise nothing_in[0]
     with output.bytes_bar(sum(entry.size_bytes for entry in entries), quiet=quiet or json) as on_bytes:
-        found = operation.verify(entries, on_bytes, deep=deep)
+        found = [operation.verify_standard_input(on_bytes)] if len(named) < len(paths) else []
+        found += operation.verify(entries, on_bytes, deep=deep)
     output.result(json, lambda: view.document(found), lambda: view.show(found, quiet=quiet))
     if deep and not operation.has_digest(entries):
         output.talk("hint: --deep compared nothing: none of them lies in a cache of the Hugging Face hub")

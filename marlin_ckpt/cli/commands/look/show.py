@@ -11,7 +11,7 @@ EXAMPLE = "Example: marlin-ckpt show model_7.pt --tensors '*.weight' --sort size
 
 
 def show(
-    file: Annotated[str, argument("FILE", "A checkpoint, or weights of another tool.")],
+    file: Annotated[str, argument("FILE", "A checkpoint, or weights of another tool; - is standard input.")],
     tensors: Annotated[
         str | None, option("--tensors", "PATTERN", "List the tensors whose names match.")
     ] = None,
