@@ -41,7 +41,7 @@ def read_header(source: Source) -> Header:
         ExcessError: it would take more memory than any of its length that a tool wrote.
     """
     size = source.size_bytes
-    (length,) = struct.unpack("<Q", source.read(0, 8))
+    (length,) = struct.unpack("<Q", source.read(0, 8).ljust(8, b"\0"))
     if not 2 <= length <= min(_LARGEST_HEADER, size - 8):  # noqa: PLR2004 - of "{}"
         raise CorruptCheckpointError("truncated: the safetensors header does not fit the file", source.path)
     text = source.read(8, length)

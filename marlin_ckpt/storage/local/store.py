@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator
 
 from marlin_ckpt.entries import Identity, Item
@@ -31,6 +32,7 @@ class LocalStore:
         self._top = top
         # Two places, so that moving many objects from folder to folder goes back and forth in neither.
         self._at, self._target = Descent(top), Descent(top)
+        self._opening = threading.Lock()  # pieces of a tensor are read from several files at once
 
     def close(self) -> None:
         """Closes what is open but for the directory itself."""
@@ -74,7 +76,7 @@ class LocalStore:
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[FileSource]:
         """Opens a file for reading; see `Store.open`."""
-        with self._reaching("cannot read", name) as (folder, last):
+        with self._opening, self._reaching("cannot read", name) as (folder, last):
             fd = open_regular(last, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
         with closing(fd):
             yield FileSource(fd, self._path(name))
