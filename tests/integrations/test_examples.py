@@ -16,6 +16,7 @@ import torch
 import marlin_ckpt
 from tests.support.equality import is_same
 from tests.support.folders import REPOSITORY
+from tests.support.foreign.corpus import CHECKPOINTS
 
 EXAMPLES = sorted(path.stem for path in (REPOSITORY / "examples").glob("*.py"))
 
@@ -83,3 +84,13 @@ def test_a_compiled_loop_with_a_fused_optimizer_goes_on_from_its_file(tmp_path: 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_short(name: str) -> None:
     assert len((REPOSITORY / "examples" / f"{name}.py").read_text().splitlines()) < 60
+
+
+def test_checkpoints_of_other_tools_are_checked_and_a_shard_that_is_missing_counts(tmp_path, capsys):
+    made = [CHECKPOINTS[name](tmp_path) for name in ("hf-sharded", "dcp", "lightning")]
+    paths = [str(one.path) for one in made]
+    check = _example("whole_folders")
+    assert check.main(*paths) == 0
+    (made[1].path / "__1_0.distcp").unlink()
+    assert check.main(*paths) == 1
+    assert f"{paths[1]}: incomplete: __1_0.distcp is missing" in capsys.readouterr().out

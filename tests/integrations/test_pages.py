@@ -53,6 +53,7 @@ def test_the_index_says_what_each_page_answers():
     assert sorted(re.findall(r"^([\w-]+)$", text, re.MULTILINE)) == HOW_TO  # the table of contents
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # one process saves without it
 @pytest.mark.parametrize("name", sorted({*HOW_TO} - ADAPTERS))
 def test_the_python_of_a_page_runs(name, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)

@@ -26,6 +26,7 @@ LAYOUTS = {  # in the table, and in the corpus
     "Accelerate with FSDP": "accelerate-fsdp",
     "DCP, torchtitan": "dcp",
     "DCP with metadata of each rank": "dcp-apart",
+    "DCP in safetensors": "dcp-hugging-face",
     "Megatron-Core": "megatron",
     "Lightning, sharded": "lightning-sharded",
     "DeepSpeed ZeRO-1, 2": "deepspeed",
