@@ -158,3 +158,15 @@ def test_so_many_pieces_that_none_could_compare_them_are_refused(made, monkeypat
         chunk.sizes = torch.Size([9])
     rewrite(made.path / "more", metadata)
     assert verified(made.path / "more").status is Status.CORRUPT
+
+
+def test_pieces_that_leave_a_hole_and_lie_over_each_other_are_noticed_though_they_count_up(made):
+    metadata = metadata_of(made.path)
+    index = next(one for one in metadata.storage_data if one.fqn == "model.lm_head.weight" and one.offset[0])
+    info = metadata.storage_data.pop(index)
+    metadata.storage_data[type(index)(index.fqn, torch.Size([2, 0]), index.index)] = info
+    metadata.state_dict_metadata[index.fqn].chunks[1].offsets = torch.Size([2, 0])
+    rewrite(made.path, metadata)
+    assert verified(made.path).reason == "pieces of model.lm_head.weight lie over each other"
+    with pytest.raises(BadFileError, match="lie over each other"):
+        read_all(made.path)
