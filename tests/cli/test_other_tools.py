@@ -11,8 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from marlin_ckpt import DefaultCheckpointer, DefaultCheckpointerArguments, RetentionArguments, get_latest_file
+from marlin_ckpt import (
+    CheckpointDirectory,
+    DefaultCheckpointer,
+    DefaultCheckpointerArguments,
+    RetentionArguments,
+    get_latest_file,
+)
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.directory import catalog
 from tests.support.foreign import accelerate, hugging_face, lightning, plain, trainer
 from tests.support.foreign.corpus import RUNS
 
@@ -166,6 +173,7 @@ def test_no_run_of_ours_takes_a_folder_of_another_tool_for_its_own(tmp_path, mak
     trainer.make_trainer(tmp_path, step=40)
     accelerate.make_accelerate(tmp_path, step=40)
     assert get_latest_file(tmp_path, "checkpoint") == ""
+    assert catalog.find(tmp_path / "checkpoints", prefix="checkpoint") == []  # what a run counts
     arguments = DefaultCheckpointerArguments(
         save_dir=str(tmp_path / "checkpoints"), load_dir=str(tmp_path / "checkpoints"),
         file_prefix="checkpoint", delete_existing_checkpoints=True, keep=RetentionArguments(last=1),
@@ -176,6 +184,18 @@ def test_no_run_of_ours_takes_a_folder_of_another_tool_for_its_own(tmp_path, mak
         checkpointer.save(make_checkpoint(), index)
     left = os.listdir(tmp_path / "checkpoints")
     assert sorted(one for one in left if one[0] != ".") == ["checkpoint_2.pt", "checkpoint_40"]
+
+
+def test_a_run_that_deletes_what_was_there_leaves_folders_of_other_tools(tmp_path, make_checkpoint):
+    made = lightning.make_lightning_sharded(tmp_path)
+    saved_by_torch(tmp_path / "model_1.ckpt")
+    arguments = DefaultCheckpointerArguments(
+        save_dir=str(tmp_path), file_ext="ckpt", delete_existing_checkpoints=True
+    )
+    DefaultCheckpointer(arguments).save(make_checkpoint(), 3)
+    assert sorted(one for one in os.listdir(tmp_path) if one[0] != ".") == [made.path.name, "model_3.ckpt"]
+    directory = CheckpointDirectory(tmp_path, prefix=made.path.name.partition("=")[0])
+    assert directory.latest() is None
 
 
 def test_latest_of_folders_imports_nothing_that_reads_them(tmp_path):

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from marlin_ckpt import grammars, naming
 from marlin_ckpt.directory.catalog import readable
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats import layouts
 from marlin_ckpt.naming import EXTENSIONS
 from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.store import Store
 
 _MOST_FOLDERS = 1000  # that are looked through for the first checkpoint; a hint is worth no more
 
@@ -30,7 +32,9 @@ def options(
         StorageError: it cannot be read.
     """
     with open_store(directory) as store:
-        levels = readable(store, recursive=recursive or not has_found, on_error=lambda *_: None)
+        if has_found and not recursive:
+            return [f"--ext {one}" for one in sorted(_directly_in(store, prefix) - {extension})]
+        levels = readable(store, recursive=True, on_error=lambda *_: None)
         for level in itertools.islice(levels, _MOST_FOLDERS):
             is_seen = recursive or not level.folder
             names = (name.rpartition("/")[2] for name in level.objects)
@@ -42,6 +46,14 @@ def options(
             if others := sorted(found - {extension}):
                 return [f"--ext {one}" if is_seen else f"--recursive --ext {one}" for one in others]
     return []
+
+
+def _directly_in(store: Store, prefix: str | None) -> set[str]:
+    """The extensions of the files directly in a directory that are checkpoints by their names."""
+    listing = store.list()
+    if layouts.layout_of(store, "", listing):  # its files are parts of it
+        return set()
+    return set(_extensions(listing.objects, prefix, any_name=False))
 
 
 def _extensions(names: Iterable[str], prefix: str | None, *, any_name: bool) -> Iterator[str]:
