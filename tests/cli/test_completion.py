@@ -74,7 +74,7 @@ def test_the_other_shells_are_given_commands_with_their_summaries(environment, s
     asked["_TYPER_COMPLETE_FISH_ACTION"] = "get-args"
     said = run(["marlin-ckpt"], {**environment, **asked})
     assert "verify" in said
-    assert "Check every byte of files for damage." in said
+    assert "Check every byte of checkpoints for damage." in said
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -222,6 +222,7 @@ def test_the_id_of_a_resumed_run_does_nothing_to_the_terminal(capsys):
         "seconds": 1.0,
         "overhead": None,
         "saves": [],
+        "failed_saves": [],
     }
     run.show({**report, "run_id": "\x1b[31mred"})
     assert "\x1b" not in capsys.readouterr().err

@@ -19,7 +19,7 @@ def verify(
     ] = False,
     json: Json = False,
 ) -> int:
-    """Check every byte of files and folders for damage.
+    """Check every byte of checkpoints for damage.
 
     Of a directory, all checkpoints and files of weights in it are read. A file that marlin-ckpt wrote is
     intact when every byte is accounted for, and one that torch.save wrote when its checksums hold. A folder
