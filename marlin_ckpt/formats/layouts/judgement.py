@@ -178,15 +178,14 @@ def _others(folder: Folder, found: Makeup, read: Collection[str]) -> list[str]:
 
 def _verify_other(folder: Folder, name: str, on_bytes: OnBytes) -> None:
     """Reads a file that may be of any kind; JSON has to be some, and a checkpoint has to be whole."""
-    if name.endswith(".json"):
-        folder.read_json(name)  # all of it, unless it is longer than any
-        on_bytes(folder.items[name].size_bytes)
-        return
     with folder.open(name) as source:
         kind = detect(source)
         if _is_pointer(kind):
             raise _PointerError
-        if isinstance(kind, Format):
+        if name.endswith(".json"):
+            folder.read_json(name)  # all of it, unless it is longer than any
+            on_bytes(source.size_bytes)
+        elif isinstance(kind, Format):
             open_format(source).verify(source, on_bytes)
         elif name.endswith(_ALWAYS_WEIGHTS):
             raise NotACheckpointError(f"it is {kind.what}", source.path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from marlin_ckpt.formats.layouts.hugging_face import has_weights
 from marlin_ckpt.formats.layouts.layout import Names
 from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, listed
 
@@ -41,7 +42,8 @@ class DcpHuggingFaceLayout(ToolLayout):
         """Whether there are such shards, or a folder that may have them where they are not merged yet."""
         if any(map(_SHARD.fullmatch, names.files)):
             return True
-        return _WITHIN in names.folders and not any(one.endswith(_INDEX) for one in names.files)
+        is_merged = has_weights(names.files) or any(one.endswith(_INDEX) for one in names.files)
+        return _WITHIN in names.folders and not is_merged
 
     def members(self, store: Store, folder: str, names: Names) -> tuple[str, ...]:
         """All files in the folder, where there are such shards among them."""
