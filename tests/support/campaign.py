@@ -24,7 +24,9 @@ PARTS = {
         "unit/saving/test_save_turns.py",
     ],
     "hostile": [  # files made to attack whoever reads them
+        "adversity/test_damaged_folders.py",
         "adversity/test_hostile.py",
+        "adversity/test_hostile_folders.py",
         "adversity/test_show.py",
         "adversity/test_weights.py",
     ],
