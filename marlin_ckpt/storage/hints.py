@@ -22,7 +22,7 @@ def instead_of_missing(path: str, *, is_directory: bool) -> str:
     Returns:
         the hint; "" where there is nothing to say.
     """
-    if os.path.islink(path):
+    with contextlib.suppress(OSError):  # it is no link, or has gone
         return f"it is a symbolic link to {os.readlink(path)}, which is not there"
     place, last = os.path.split(path.rstrip("/"))
     while place and not os.path.isdir(place):

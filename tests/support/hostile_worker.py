@@ -194,7 +194,7 @@ def warm_up(config: str, chosen: list[str]) -> None:
                 run(os.path.abspath(path), arguments)
     # What we import where no name is ours or no checkpoint is good, torch when a tensor is compared or
     # printed, and Python when a control is escaped or a pickle of an old protocol has bytes.
-    for module in ("marlin_ckpt.grammars", "shlex"):
+    for module in ("marlin_ckpt.directory.others.kinds", "marlin_ckpt.grammars", "shlex"):
         importlib.import_module(module)
     assert repr(torch.ones(2))
     with contextlib.suppress(ImportError):

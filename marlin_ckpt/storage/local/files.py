@@ -37,13 +37,15 @@ def close_quietly(fd: int) -> None:
         os.close(fd)
 
 
-def doing(action: str, path: str, missing: str = "") -> Translating:
+def doing(action: str, path: str, missing: str = "", *, is_named: bool = True) -> Translating:
     """Turns the system's errors into ours; what is already one of ours passes through.
 
     Args:
         action: that was tried, such as `cannot read`.
         path: that it was tried on.
         missing: how a CheckpointNotFoundError says that there is no such path; "": a StorageError says so.
+        is_named: whether a person named the path; then the error hints at one that is there, which takes
+            looking around.
 
     Returns:
         the context. It raises StorageError where a system call failed, or CheckpointNotFoundError.
@@ -56,7 +58,7 @@ def doing(action: str, path: str, missing: str = "") -> Translating:
             if not os.path.isabs(path):
                 check_working_directory()
             if missing:
-                hint = instead_of_missing(path, is_directory=missing == NO_DIRECTORY)
+                hint = instead_of_missing(path, is_directory=missing == NO_DIRECTORY) if is_named else ""
                 raise CheckpointNotFoundError(missing, path, hint) from error
         raise StorageError.of(action, path, error) from error
 

@@ -208,7 +208,7 @@ class LocalStore:
             yield self._at.go(folder, makes=makes), last
 
     def _doing(self, action: str, name: str) -> Translating:
-        return doing(action, self._path(name), missing="no such file or directory")
+        return doing(action, self._path(name), missing="no such file or directory", is_named=False)
 
 
 @contextlib.contextmanager
