@@ -4,7 +4,8 @@
 `chart` draws them, with `drawing`. `faults` counts what faults do to checkpoints; see there.
 
 - Groups: `saving`, `stalling` (how long asynchronous saves hold a loop up), `slowing` (how much longer steps
-  take beside a save), `verifying`, `restoring`, `discovery` (`latest` and the search for checkpoints).
+  take beside a save), `verifying`, `restoring`, `folders` (of other tools), `discovery` (`latest` and
+  the search for checkpoints).
 - Other packages: `peers` save while the caller waits, `behind` while training goes on.
 - What they share: `states` that are saved, training `loops`, `interleaved` timing, and `files`, which empties
   the page cache of a file and so on.

@@ -8,7 +8,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import chart, discovery, on_device, report, restoring, saving, slowing, stalling, verifying
+from benchmarks import (
+    chart,
+    discovery,
+    folders,
+    on_device,
+    report,
+    restoring,
+    saving,
+    slowing,
+    stalling,
+    verifying,
+)
 from benchmarks.faults import measuring, picture
 from benchmarks.report import Row, Setting
 from benchmarks.states import FULL, QUICK
@@ -21,6 +32,7 @@ _GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
     "many": saving.many,
     "verify": verifying.verifying,
     "restore": restoring.restoring,
+    "folders": folders.folders,
     "tmpfs": saving.in_memory,
     "find": discovery.finding,
     "large": saving.large,
@@ -43,6 +55,7 @@ _ORDER = (
     "many",
     "verify",
     "restore",
+    "folders",
     "stall",
     "slow",
     "device",

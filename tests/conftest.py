@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ settings.load_profile("ci")
 # cores lengthen the small steps of the tests a hundredfold.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# In the background of a shell SIGINT is ignored; tests that interrupt themselves would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What a run tells of itself is looked at in `caplog`; the library sets no levels.
 for name in ("marlin_ckpt.checkpointer", "marlin_ckpt.training.trainer"):
