@@ -20,7 +20,6 @@ from tests.support.foreign.made import Made
 _OF_SOME_RUNS = {
     "trainer-of-ranks": {"scaler.pt"},
     "trainer-deepspeed": {"model.safetensors", "scheduler.pt"},
-    "dcp-merged": {"model.safetensors.index.json"},  # the shards that were merged are still there
     "dcp-hugging-face": {"shard-00002-model-00001-of-00001.safetensors"},  # of the last rank
     "accelerate": {"custom_checkpoint_0.pkl", "scheduler.bin"},
     "accelerate-of-two": {
