@@ -5,8 +5,9 @@ python -m tests.support.damage_table    writes it into the page
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tests.support.damaging import Said, alike_names, flipped, mixed, removed, swapped, truncated
@@ -40,6 +41,9 @@ _BEGIN, _END = "<!-- damage: begin -->\n", "<!-- damage: end -->\n"
 def rows(directory: Path, layouts: Mapping[str, str]) -> list[tuple[str, ...]]:
     """Damages checkpoints of some layouts in all ways.
 
+    Some tools write the path of a checkpoint into it. So each is made by a relative one: how long that of the
+    directory is would else move the bits that are flipped.
+
     Args:
         directory: where they are made.
         layouts: what they are called in the table, and in the corpus.
@@ -47,9 +51,13 @@ def rows(directory: Path, layouts: Mapping[str, str]) -> list[tuple[str, ...]]:
     Returns:
         For each layout its name, and for each kind of damage what of it is not noticed.
     """
-    found = []
+    with contextlib.chdir(directory):
+        return list(_rows(layouts))
+
+
+def _rows(layouts: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     for number, (title, name) in enumerate(layouts.items()):
-        places = [directory / f"{number}", directory / f"{number}-other"]
+        places = [Path(f"{number:02}"), Path(f"{number:02}-other")]
         for place in places:
             place.mkdir()
         made = CHECKPOINTS[name](places[0])
@@ -57,8 +65,7 @@ def rows(directory: Path, layouts: Mapping[str, str]) -> list[tuple[str, ...]]:
         all_said: list[Iterable[Said]] = [
             removed(made), truncated(made, in_turn=True), flipped(made), swapped(made), mixed(made, other)
         ]  # fmt: skip
-        found.append((title, *(_unnoticed(list(said), made) for said in all_said)))
-    return found
+        yield title, *(_unnoticed(list(said), made) for said in all_said)
 
 
 def _other_step(make: Callable[..., Made], directory: Path) -> Made:
