@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,16 @@ CODES = {
 @pytest.fixture(scope="module")
 def reports(
     tmp_path_factory: pytest.TempPathFactory, cases: Callable[[int, int], int]
-) -> list[dict[str, Any]]:
+) -> Iterator[list[dict[str, Any]]]:
     """What each call said of each folder; the calls take turns unless the whole campaign is asked for."""
     directory = tmp_path_factory.mktemp("hostile")
+    try:
+        yield _reports(directory, cases)
+    finally:  # pytest cannot remove folders whose paths are longer than a system call takes
+        subprocess.run(["rm", "-rf", str(directory)], check=True)
+
+
+def _reports(directory: Path, cases: Callable[[int, int], int]) -> list[dict[str, Any]]:
     listed = []
     for name in SOUND:  # what they make a process import is no folder's doing
         (directory / name).mkdir()
