@@ -112,7 +112,7 @@ def test_what_is_no_checkpoint_is_named_by_its_first_bytes(what: str, data: byte
     assert verdict.hint or what in ("a program or a library", "a PNG image")
 
 
-@pytest.mark.parametrize("data", [packed_tar(), gzip.compress(packed_tar())])
+@pytest.mark.parametrize("data", [packed_tar(), gzip.compress(packed_tar())], ids=["tar", "gzip"])
 def test_a_tar_is_called_what_its_name_says_it_is(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.nemo"
     path.write_bytes(data)
