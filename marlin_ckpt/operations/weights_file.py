@@ -145,9 +145,8 @@ class WeightsFolder:
             hint = "choose another output, or replace the folder with --force"
             raise StorageError("is already there", self.place, hint)
         if os.path.isdir(self.place):
-            with doing("cannot read the directory", self.place):
-                names = sorted(os.listdir(self.place))
-            others = [name for name in names if not _is_written(name)]
+            with doing("cannot read the directory", self.place), os.scandir(self.place) as entries:
+                others = sorted(one.name for one in entries if one.is_dir() or not _is_written(one.name))
             if others:
                 what = f"is not replaced, since it holds more than weights: {others[0]}"
                 raise StorageError(what, self.place, "choose another output")
@@ -220,7 +219,7 @@ def _without_quantization(file: Checked) -> bytes:
         try:
             found = json.loads(text)
             found.pop("quantization_config", None)
-        except (ValueError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CorruptCheckpointError(f"no configuration: {error}", source.path) from error
     return json.dumps(found, indent=2).encode()
 

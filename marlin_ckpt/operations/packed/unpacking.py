@@ -129,6 +129,8 @@ def _four_bits(file: Checked, one: Quantized) -> Values:
     def read() -> Array:
         file.expect(parts.values())
         bits, levels, factors = file.bits(tensor).view(np.uint8), file.values(parts["quant_map"]), scales()
+        if any(map(np.iscomplexobj, (levels, factors))):
+            raise _does_not_fit(file, tensor, "its scales are complex")
         if len(levels) != _LEVELS or 2 * len(bits) < count or len(factors) * block < count:
             raise _does_not_fit(file, tensor, "its parts do not fit its shape")
         levels = levels.astype(np.float32)

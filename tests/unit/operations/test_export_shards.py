@@ -147,6 +147,16 @@ def test_force_replaces_no_folder_with_anything_else_in_it(tmp_path):
     assert (tmp_path / "home" / "thesis.tex").read_text() == "years"
 
 
+def test_force_replaces_no_folder_with_another_folder_in_it_whatever_its_name(tmp_path):
+    made = hugging_face.make_single(tmp_path)
+    inner = tmp_path / "old" / "tokenizer-of-mine"
+    inner.mkdir(parents=True)
+    (inner / "thesis.tex").write_text("years")
+    with pytest.raises(errors.StorageError, match="holds more than weights: tokenizer-of-mine"):
+        run_export(made.path, f"{tmp_path}/old/", force=True)
+    assert (inner / "thesis.tex").read_text() == "years"
+
+
 def test_a_folder_may_take_the_place_of_the_one_that_it_is_made_of(tmp_path):
     made = hugging_face.make_sharded(tmp_path)
     run_export(made.path, f"{made.path}/", force=True)

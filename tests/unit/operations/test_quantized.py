@@ -192,6 +192,14 @@ def test_nested_scales_of_a_huge_block_take_no_memory(save, tmp_path):
     assert main(["export", str(source), "-o", str(tmp_path / "o.pt"), "--dequantize"]) == 0
 
 
+@pytest.mark.parametrize("part", ["absmax", "quant_map", "nested_absmax", "nested_quant_map"])
+def test_complex_scales_are_refused(save, tmp_path, capsys, part):
+    state = four_bits("nf4 with quantized scales" if "nested" in part else "nf4")
+    state[f"layer.weight.{part}"] = state[f"layer.weight.{part}"].to(torch.complex64)
+    said = refused(capsys, save(state), "-o", tmp_path / "o.pt", "--dequantize")
+    assert "the quantized tensor layer.weight cannot be read: its scales are complex" in said
+
+
 def test_names_without_their_parts_are_plain_tensors(save, tmp_path):
     state = four_bits("nf4")
     del state["layer.weight.absmax"]
@@ -208,7 +216,8 @@ def test_a_folder_of_values_has_a_configuration_that_says_nothing_of_bits(tmp_pa
     assert main(["export", str(folder), "-o", f"{tmp_path}/out/", "--dequantize"]) == 0
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"model_type": "llama"}
     assert [*load_file(tmp_path / "out" / "model.safetensors")] == ["layer.weight"]
-    (folder / "config.json").write_text("[" * 5)
-    capsys.readouterr()
-    assert main(["export", str(folder), "-o", f"{tmp_path}/more/", "--dequantize"]) == 3
-    assert not (tmp_path / "more").exists()
+    for text in ("[" * 5, "[]", "3"):
+        (folder / "config.json").write_text(text)
+        capsys.readouterr()
+        assert main(["export", str(folder), "-o", f"{tmp_path}/more/", "--dequantize"]) == 3
+        assert not (tmp_path / "more").exists()
