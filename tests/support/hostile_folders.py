@@ -27,6 +27,7 @@ from tests.support.folder_changes import (
     zipped_code,
 )
 from tests.support.foreign import accelerate, dcp_folders, hub, hugging_face, trainer
+from tests.support.foreign.made import Made
 
 
 @dataclass(frozen=True)
@@ -34,49 +35,21 @@ class Hostile:
     """A way to make a folder hostile.
 
     Attributes:
-        make: makes a sound folder in a directory, and gives its path.
+        make: makes a sound folder in a directory.
         change: what is done to it then.
         codes: that `verify` may exit with.
         is_large: reading it takes seconds, as its length allows.
     """
 
-    make: Callable[[Path], Path]
+    make: Callable[[Path], Made]
     change: Change
     codes: tuple[int, ...] = (3,)
     is_large: bool = False
 
 
-def _sharded(directory: Path) -> Path:
-    return hugging_face.make_sharded(directory).path
-
-
-def _single(directory: Path) -> Path:
-    return hugging_face.make_single(directory).path
-
-
-def _trainer(directory: Path) -> Path:
-    return trainer.make_trainer(directory).path
-
-
-def _accelerate(directory: Path) -> Path:
-    return accelerate.make_accelerate(directory).path
-
-
-def _fsdp(directory: Path) -> Path:
-    return trainer.make_trainer_fsdp(directory).path
-
-
-def _deepspeed(directory: Path) -> Path:
-    return trainer.make_trainer_deepspeed(directory).path
-
-
-def _dcp(directory: Path) -> Path:
-    return dcp_folders.make_dcp(directory).path
-
-
-def _cached(directory: Path) -> Path:
-    return hub.make_cached(directory).path
-
+_sharded, _single = hugging_face.make_sharded, hugging_face.make_single
+_trainer, _fsdp, _deepspeed = trainer.make_trainer, trainer.make_trainer_fsdp, trainer.make_trainer_deepspeed
+_accelerate, _dcp, _cached = accelerate.make_accelerate, dcp_folders.make_dcp, hub.make_cached
 
 _ODD = "\x1b[31m\x1b]52;c;ZXZpbA==\x07 new\nline \u202e [red]"
 _BYTES = b"\xff\xfe\x1b[2J\n[bold].safetensors"
@@ -217,7 +190,7 @@ def make_all(directory: Path, *, large: bool) -> list[dict[str, Any]]:
             continue
         place = directory / f"{number:02d}"
         place.mkdir()
-        path = one.make(place)
+        path = one.make(place).path
         one.change(path)
         listed.append({"title": title, "path": str(path), "verified": one.codes})
     return listed

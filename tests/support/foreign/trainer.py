@@ -12,6 +12,7 @@ from .deepspeed import write_deepspeed
 from .hugging_face import SPARE, adapter_weights, write_adapter, write_model
 from .made import (
     Made,
+    Tensors,
     folder,
     foreign_class,
     optimizer_state,
@@ -76,6 +77,15 @@ def _common(
         torch.save(scheduler_state(step), path / "scheduler.pt")
 
 
+def _made(
+    path: Path, of: Tensors, step: int, holders: dict[str, tuple[str, ...]], *, spare: frozenset[str] = SPARE
+) -> Made:
+    return Made(
+        path=path, layout="trainer", weights=of, step=step, metrics=metrics_at(step), holders=holders,
+        spare=spare,
+    )  # fmt: skip
+
+
 def make_trainer(
     directory: Path,
     *,
@@ -106,15 +116,7 @@ def make_trainer(
     if scaler:
         state = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
         torch.save({**state, "_growth_tracker": step}, path / "scaler.pt")
-    return Made(
-        path=path,
-        layout="trainer",
-        weights=of,
-        step=step,
-        metrics=metrics_at(step),
-        holders=holders,
-        spare=SPARE,
-    )
+    return _made(path, of, step, holders)
 
 
 def make_trainer_only_model(directory: Path, *, step: int = 4) -> Made:
@@ -133,15 +135,7 @@ def make_trainer_adapter(directory: Path, *, step: int = 4) -> Made:
     holders = write_adapter(path, of)
     _common(path, step)
     torch.save(optimizer_state(of, step), path / "optimizer.pt")
-    return Made(
-        path=path,
-        layout="trainer",
-        weights=of,
-        step=step,
-        metrics=metrics_at(step),
-        holders=holders,
-        spare=SPARE,
-    )
+    return _made(path, of, step, holders)
 
 
 def make_trainer_fsdp(directory: Path, *, step: int = 4, ranks: int = 2) -> Made:
@@ -155,10 +149,7 @@ def make_trainer_fsdp(directory: Path, *, step: int = 4, ranks: int = 2) -> Made
     _common(path, step, ranks=ranks)
     (path / "training_args.bin").unlink()
     held = {name: holders[name] for name in prefixed(of, "model.")}
-    return Made(
-        path=path, layout="trainer", weights=prefixed(of, "model."), step=step, metrics=metrics_at(step),
-        holders=held, spare=SPARE,
-    )  # fmt: skip
+    return _made(path, prefixed(of, "model."), step, held)
 
 
 def make_trainer_deepspeed(directory: Path, *, step: int = 4, ranks: int = 2) -> Made:
@@ -170,7 +161,4 @@ def make_trainer_deepspeed(directory: Path, *, step: int = 4, ranks: int = 2) ->
     holders = write_model(path, of)
     _common(path, step, ranks=ranks)
     write_deepspeed(path, of, step=step, ranks=ranks, stage=2)
-    return Made(
-        path=path, layout="trainer", weights=of, step=step, metrics=metrics_at(step), holders=holders,
-        spare=SPARE | {"zero_to_fp32.py"},
-    )  # fmt: skip
+    return _made(path, of, step, holders, spare=SPARE | {"zero_to_fp32.py"})

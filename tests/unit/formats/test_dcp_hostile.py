@@ -28,10 +28,11 @@ class Runs:
     """Unpickling it would run something."""
 
     def __reduce__(self) -> tuple:
-        return os.system, ("touch /tmp/marlin-ckpt-was-here",)
+        return os.system, ("touch was-here",)
 
 
-def test_metadata_with_code_in_it_is_refused_and_nothing_runs(made):
+def test_metadata_with_code_in_it_is_refused_and_nothing_runs(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     metadata = metadata_of(made.path)
     metadata.extra = Runs()
     rewrite(made.path, metadata)
@@ -39,7 +40,7 @@ def test_metadata_with_code_in_it_is_refused_and_nothing_runs(made):
         one.read(str(made.path))
     assert refused.value.names == ("posix.system",)
     assert verified(made.path).status.is_bad or verified(made.path).status is Status.NOT_A_CHECKPOINT
-    assert not os.path.exists("/tmp/marlin-ckpt-was-here")
+    assert not (tmp_path / "was-here").exists()
 
 
 def _outside(metadata):
