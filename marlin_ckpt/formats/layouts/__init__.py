@@ -45,7 +45,7 @@ __all__ = [
     "Layout", "Names", "is_foreign", "known_by", "layout_of", "layouts", "named", "of", "recognise",
     "register",
 ]  # fmt: skip
-_TELLING = (".json", ".metadata"), (".index.json", "_state.json", ".metadata")  # ends of names
+_DEFINING = (".json", ".metadata"), (".index.json", "_state.json", ".metadata")  # ends of names
 
 # The first that knows a folder counts: what holds weights among other things comes before the weights.
 _known: dict[str, Layout] = {
@@ -125,7 +125,7 @@ def known_by(store: Store, entry: Entry) -> tuple[str, ...]:
     left = Names(*(frozenset(map(os.path.basename, each)) for each in (listing.objects, listing.folders)))
 
     def says_much(name: str) -> int:
-        return sum(name.endswith(ends) for ends in _TELLING)
+        return sum(name.endswith(ends) for ends in _DEFINING)
 
     for name in sorted(left.files | left.folders, key=lambda one: (says_much(one), one)):
         fewer = Names(left.files - {name}, left.folders - {name})

@@ -69,7 +69,7 @@ def differing(
     """The names of the files that do not have their digests.
 
     Args:
-        digests: by the files' names; a SHA-256, or the SHA-1 of git, which is told by its length.
+        digests: by the files' names; a SHA-256, or the SHA-1 of git, which is shorter.
         opening: opens a file by its name.
         on_bytes: told, from several threads, how many more bytes have been read.
 

@@ -1,13 +1,14 @@
 """The cache of the Hugging Face hub: snapshots whose files are links to blobs, which their digests name.
 
 `models--org--name/snapshots/<revision>/model.safetensors -> ../../blobs/<digest>`; and a blob may itself be a
-link to a store that all repositories of the cache share, `../../blobs/ab/<hash>`, where a marker file lies.
+link to a store that all repositories of the cache share, `../../blobs/ab/<hash>`, which has a marker file.
 The digest is the SHA-256 of large files, and git's SHA-1 of small ones.
 Source: huggingface_hub, "Understand caching", the section on the file structure; `_shared_blobs.py` of 2.x.
 """
 
 import contextlib
 import os
+import shlex
 
 _SNAPSHOTS = "snapshots"
 _BLOBS = "blobs"
@@ -22,7 +23,7 @@ def is_blob(link: str, target: str) -> bool:
         link: its path.
         target: where it leads to in the end.
     """
-    repository, _ = _snapshot(os.path.dirname(os.path.realpath(os.path.dirname(link)) + os.sep))
+    repository, _ = _snapshot(os.path.realpath(os.path.dirname(link)))
     if not repository:
         return False
     blobs = os.path.join(repository, _BLOBS)
@@ -51,7 +52,8 @@ def fetching(folder: str) -> str:
     name = os.path.basename(repository)
     if not name.startswith(_MODELS):
         return ""
-    return f"hf download {name[len(_MODELS) :].replace('--', '/')} --revision {revision}"
+    model = name[len(_MODELS) :].replace("--", "/")
+    return f"hf download {shlex.quote(model)} --revision {shlex.quote(revision)}"
 
 
 def _snapshot(folder: str) -> tuple[str, str]:

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from isal import isal_zlib
 
-from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.errors import BadFileError, CorruptCheckpointError
 from marlin_ckpt.formats.budget import LARGEST_PICKLE
+from marlin_ckpt.formats.pickle.reader import unpickling
 from marlin_ckpt.formats.pickle.storages import record_sizes, tensor_names
 from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.inflation import InflationError, inflated
@@ -136,15 +137,16 @@ def check_storages(source: Source, container: Container) -> None:
 
     Raises:
         CorruptCheckpointError: some have not; it names the records and their tensors.
-        StorageError: the file cannot be read.
+        StorageError: the file cannot be read, or there is not enough memory to look into it.
     """
     records = container.by_label
     if records["data.pkl"].size > LARGEST_PICKLE:
         return
     pickle = read_record(source, container, records["data.pkl"])
     try:
-        sizes = {f"data/{key}": size for key, size in record_sizes(pickle).items()}
-    except Exception:  # noqa: BLE001 - of a pickle that is damaged, or takes too much, nearly any
+        with unpickling(source.path):
+            sizes = {f"data/{key}": size for key, size in record_sizes(pickle).items()}
+    except BadFileError:
         return
     bad = [
         name for name, size in sizes.items() if name not in records or size not in (None, records[name].size)

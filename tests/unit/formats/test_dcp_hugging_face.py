@@ -44,7 +44,7 @@ def test_the_pieces_are_put_together(tmp_path, ranks):
     assert inspection.inspect(entry_of(made.path)).status is Status.COMPLETE
     verdict = verified(made.path)
     assert verdict.status is Status.UNVERIFIABLE
-    assert "that the last ranks are all there cannot be told" in verdict.reason
+    assert "whether the last ranks are all there is not known" in verdict.reason
 
 
 def test_what_torch_writes_is_read_also_where_it_could_not_be_merged(tmp_path):

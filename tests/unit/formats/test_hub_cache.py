@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def sound(path: Path) -> str:
 
 def names(path: Path) -> set[str]:
     return {tensor.name for tensor in one.inspect(path).tensors}
+
+
+def test_what_is_to_be_typed_runs_nothing_that_stands_in_the_name_of_a_folder():
+    assert hub.fetching(f"/hub/models--org--name/snapshots/{REVISION}") == FETCH
+    typed = hub.fetching("/hub/models--org--a b;id/snapshots/rev$(id)")
+    assert shlex.split(typed) == ["hf", "download", "org/a b;id", "--revision", "rev$(id)"]
+    assert "'rev$(id)'" in typed
 
 
 @pytest.mark.parametrize("make", [make_cached, make_cached_shared])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from marlin_ckpt import Checkpoint, CorruptCheckpointError, UnsafeCheckpointError
+from marlin_ckpt import Checkpoint, CorruptCheckpointError, StorageError, UnsafeCheckpointError
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.values import arrays
@@ -106,6 +106,16 @@ def test_the_names_of_many_tensors_that_are_lost_are_looked_up_once(tmp_path: Pa
     monkeypatch.setattr(records, "tensor_names", lambda pickle: looked_up.append(1) or real(pickle))
     assert len(verify(str(tmp_path / "anew.pt")).tensors) == 50
     assert len(looked_up) == 1
+
+
+def test_a_file_that_there_is_not_memory_enough_to_look_into_is_not_called_sound(whole, monkeypatch) -> None:
+    def fail(pickle: bytes) -> dict[str, int]:
+        raise MemoryError
+
+    monkeypatch.setattr(records, "record_sizes", fail)
+    whole.write_bytes(repacked(whole))
+    with open_source(str(whole)) as source, pytest.raises(StorageError, match="not enough memory"):
+        records.check_storages(source, read_container(source))
 
 
 def test_a_file_of_its_writers_own_form_is_not_repacked(whole: Path) -> None:

@@ -47,7 +47,7 @@ def faults_in(saved: Saved, members: Mapping[str, Member]) -> Faults:
         if file in members:
             _look_at_ranges(file, items, members[file].size_bytes, found)
         else:
-            lost = _names(items)
+            lost = short_names(items)
             found.missing.append(f"{file} is missing, which holds {listed(lost)}")
             found.names.extend(lost)
             found.unreadable.update(items)
@@ -65,10 +65,6 @@ def faults_in(saved: Saved, members: Mapping[str, Member]) -> Faults:
 
 def short_names(items: Sequence[Item]) -> list[str]:
     """The names of items, each once, short enough for a message."""
-    return _names(items)
-
-
-def _names(items: Sequence[Item]) -> list[str]:
     return list(dict.fromkeys(one.name[:_LONGEST] for one in items))
 
 
@@ -77,11 +73,11 @@ def _look_at_ranges(file: str, items: list[Item], size_bytes: int, found: Faults
     cut = [one for one in items if one.place.start + one.place.size_bytes > size_bytes]
     if cut:
         end = max(one.place.start + one.place.size_bytes for one in cut)
-        text = f"{file} has {size_bytes:,} bytes in place of {end:,}: it lacks {listed(_names(cut))}"
+        text = f"{file} has {size_bytes:,} bytes in place of {end:,}: it lacks {listed(short_names(cut))}"
         found.wrong.append(text)
     if outside:
-        found.wrong.append(f"{METADATA} places {listed(_names(outside))} before the start of {file}")
-    found.names.extend(_names([*cut, *outside]))
+        found.wrong.append(f"{METADATA} places {listed(short_names(outside))} before the start of {file}")
+    found.names.extend(short_names([*cut, *outside]))
     found.unreadable.update(cut, outside)
     before, end = "", 0
     for one in items:

@@ -28,7 +28,7 @@ _INDEX = ".safetensors.index.json"
 _WITHIN = "sharded"  # where they are until they are merged
 _INFO = "DCP_SHARDING_INFO"
 _MOST_MISSING = 1_000
-_UNNOTICED = "that the last ranks are all there cannot be told: no file states the shapes of whole tensors"
+_UNNOTICED = "whether the last ranks are all there is not known: no file states the shapes of whole tensors"
 
 
 class DcpHuggingFaceLayout(ToolLayout):
