@@ -103,6 +103,19 @@ def test_the_best_model_of_a_trainer_stays_by_what_its_newest_checkpoint_says(cl
     assert there(tmp_path) == ["checkpoint-10"]
 
 
+def test_the_best_model_stays_whatever_lies_beside_and_though_the_newest_save_did_not_finish(clean, tmp_path):
+    made = RUNS["trainer"](tmp_path)
+    set_best(made[1].path, None)
+    set_best(made[2].path, "out/checkpoint-2")
+    hugging_face.make_single(tmp_path).path.rename(tmp_path / "final")  # has no step
+    unfinished = trainer.make_trainer(tmp_path, step=12).path
+    (unfinished / "trainer_state.json").unlink()
+    code, out, _ = clean(tmp_path, "--keep-last", "1")
+    assert code == 0
+    assert "checkpoint-10 still needs it" in out.splitlines()[1]
+    assert there(tmp_path) == ["checkpoint-10", "checkpoint-12", "checkpoint-2", "final"]
+
+
 def test_an_incomplete_folder_neither_counts_nor_goes(clean, tmp_path):
     made = RUNS["trainer"](tmp_path)
     set_best(made[1].path, None)

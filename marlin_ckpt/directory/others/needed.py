@@ -13,7 +13,8 @@ from marlin_ckpt.storage.store import Store
 def needed(store: Store, entries: Iterable[Entry]) -> dict[str, str]:
     """What the bookkeeping of other tools still needs, by the path, with the reason.
 
-    That of a run goes by what its newest checkpoint says, and by the files beside them.
+    That of a run goes by what the newest checkpoint of each layout says that says anything, since a save that
+    did not finish says nothing, and by the files beside them.
 
     Args:
         store: that the checkpoints are in.
@@ -21,23 +22,25 @@ def needed(store: Store, entries: Iterable[Entry]) -> dict[str, str]:
     """
     why: dict[str, str] = {}
     folders = [one for one in entries if layouts.is_foreign(one)]
-    by_place = itertools.groupby(sorted(folders, key=_place), _place)
-    for _, of_run in by_place:
-        found = {os.path.basename(one.item.name): one for one in of_run}
+    for _, in_place in itertools.groupby(sorted(folders, key=_place), _place):
+        found = {os.path.basename(one.item.name): one for one in in_place}
         for name, reason in _said(store, list(found.values())).items():
             if one := found.get(name):
                 why[one.path] = reason
     return why
 
 
-def _said(store: Store, run: list[Entry]) -> dict[str, str]:
-    """What is needed of one run's folders, by their names."""
-    newest = run[-1]
-    layout = layouts.of(newest)
-    own = os.path.basename(newest.item.name)
-    names = layout.needs(store, newest) - {own} if layout else frozenset()
-    said = dict.fromkeys(sorted(names), f"{own} still needs it")
-    files = said_beside(store, newest.item.name)
+def _said(store: Store, folders: list[Entry]) -> dict[str, str]:
+    """What is needed of the folders of one directory, by their names."""
+    said: dict[str, str] = {}
+    silent = {one.layout for one in folders}
+    for one in reversed(folders):
+        layout = layouts.named(one.layout)
+        if one.layout in silent and (names := layout.needs(store, one)) is not None:
+            silent.discard(one.layout)
+            own = os.path.basename(one.item.name)
+            said |= dict.fromkeys(sorted(names - {own}), f"{own} still needs it")
+    files = said_beside(store, folders[0].item.name)
     return said | {name: f"{file} names it" for file, names in files.items() for name in names}
 
 

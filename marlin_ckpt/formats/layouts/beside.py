@@ -20,16 +20,6 @@ _FILES = ("latest", "latest_universal", "latest_checkpointed_iteration.txt")
 _LONGEST = 255  # bytes of a name: NAME_MAX of linux/limits.h
 
 
-def named_beside(store: Store, folder: str) -> frozenset[str]:
-    """The names of the folders that such files say are still needed.
-
-    Args:
-        store: that a folder of the run is in.
-        folder: its name there.
-    """
-    return frozenset(name for names in said_beside(store, folder).values() for name in names)
-
-
 def said_beside(store: Store, folder: str) -> dict[str, tuple[str, ...]]:
     """What such files say, by their names: the name of a folder; of an iteration also what it may be called.
 

@@ -68,13 +68,16 @@ class Layout(Protocol):
         """
         return self.verify(store, entry, on_bytes)
 
-    def needs(self, store: Store, entry: Entry) -> frozenset[str]:
-        """The names of other checkpoints, in the same directory, that the tool's bookkeeping still needs.
+    def needs(self, store: Store, entry: Entry) -> frozenset[str] | None:
+        """The names of checkpoints in the same directory that the tool's bookkeeping in this one still needs.
 
-        A run of several checkpoints goes by what its newest one says. What cannot be read says nothing.
+        A run goes by what the newest of its checkpoints says that says anything.
+
+        Returns:
+            the names; None where it says nothing, or cannot be read.
         """
         del store, entry
-        return frozenset()
+        return None
 
     def contents(self, store: Store, entry: Entry) -> Contents:
         """What a checkpoint holds, its files put together in one tree.

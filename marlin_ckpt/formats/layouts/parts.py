@@ -94,12 +94,6 @@ class ToolLayout(Layout):
             return tuple(f"{folder}/{one}" if folder else one for one in sorted(names.files))
         return tuple(one for _, listing in levels_below(store, folder) for one in listing.objects)
 
-    def needs(self, store: Store, entry: Entry) -> frozenset[str]:
-        """The checkpoints that files beside the folder name; see `Layout.needs`."""
-        from marlin_ckpt.formats.layouts.beside import named_beside  # noqa: PLC0415 - as above
-
-        return named_beside(store, entry.item.name)
-
     def inspect(self, store: Store, entry: Entry) -> Inspection:
         """Looks at the names, and at the structure of each file; see `Layout.inspect`."""
         from marlin_ckpt.formats.layouts import judgement  # noqa: PLC0415 - as above

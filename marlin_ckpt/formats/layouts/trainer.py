@@ -96,12 +96,15 @@ class TrainerLayout(ToolLayout):
         hugging_face.add_unreachable(folder, found)
         return found
 
-    def needs(self, store: Store, entry: Entry) -> frozenset[str]:
+    def needs(self, store: Store, entry: Entry) -> frozenset[str] | None:
         """The folder of the best model so far; see `Layout.needs`."""
         from marlin_ckpt.formats.layouts.members import Folder  # noqa: PLC0415 - commands on names go without
 
         folder = Folder(store, entry)
-        best = folder.json_object(STATE, []).get("best_model_checkpoint") if STATE in folder.items else None
+        state = folder.json_object(STATE, []) if STATE in folder.items else {}
+        if not state:
+            return None
+        best = state.get("best_model_checkpoint")
         # The path is as the run saw it; the folders may have been moved since.
         return frozenset([os.path.basename(best.rstrip("/"))] if isinstance(best, str) and best else [])
 

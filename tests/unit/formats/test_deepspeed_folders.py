@@ -10,7 +10,8 @@ import torch
 
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.errors import UnsavableStateError
-from marlin_ckpt.formats import inspection, layouts
+from marlin_ckpt.formats import inspection
+from marlin_ckpt.formats.layouts.beside import said_beside
 from marlin_ckpt.formats.verdicts import Inspection, Status
 from marlin_ckpt.operations import export, one
 from marlin_ckpt.operations.export import Wanted
@@ -37,13 +38,9 @@ def save(path: Path, *names: str, content: object = ()) -> Path:
     return path
 
 
-def needed(top: Path, path: Path) -> frozenset[str]:
+def needed(top: Path, path: Path) -> set[str]:
     with open_store(top) as store:
-        entry = layouts.recognise(store, str(path.relative_to(top)))
-        assert entry is not None
-        layout = layouts.of(entry)
-        assert layout is not None
-        return layout.needs(store, entry)
+        return {name for names in said_beside(store, str(path.relative_to(top))).values() for name in names}
 
 
 @pytest.mark.parametrize("make", [make_deepspeed, make_zero3, make_zero_in_fp16, make_without_zero])

@@ -250,7 +250,7 @@ def test_the_folder_of_the_best_model_is_still_needed(tmp_path):
     entry = catalog.entry(path)
     assert entry is not None
     with open_store(entry.place) as store:
-        assert known.needs(store, entry) == set()
+        assert known.needs(store, entry) is None
 
 
 def test_a_folder_of_a_users_own_loop_with_an_optimizer_is_no_trainers(tmp_path):
