@@ -12,6 +12,7 @@
 - `transaction`: a folder of the user's files that appears in it whole, or not at all.
 - `trash`: what `clean --to-trash` moved, brought back or removed for good.
 - `leftovers`: what a checkpointer removes of earlier runs, and logs.
+- `history`: what happened in its runs, which outlives the checkpoints.
 - `needed_space`: whether the disk has room for what a run will keep.
 - `own`: the only place that opens our own folder, `.marlin-ckpt`; in it `lease` (one run at a time saves) and
   `notes` (how long saves took, which checkpoints runs failed to start from) keep their files.

@@ -1,0 +1,287 @@
+"""What happens in a run, as values, and as the lines of JSON in which a directory keeps them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
+
+from marlin_ckpt.errors import BadFileError
+from marlin_ckpt.formats.budget import check_json
+from marlin_ckpt.formats.manifest import json_ready
+
+_NOT_FINITE = ("nan", "inf", "-inf")  # as `json_ready` writes them
+_KIND, _AT, _RUN = "event", "at", "run_id"
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 to the millisecond."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened in a run.
+
+    Attributes:
+        kind: what, as the line has it.
+        run_id: of the run.
+        at: when, in UTC in ISO 8601, to the millisecond.
+    """
+
+    kind: ClassVar[str] = ""
+
+    run_id: str = ""
+    at: str = field(default_factory=now)
+
+    def at_s(self) -> float | None:
+        """`at` in seconds since 1970; None if it is not a time."""
+        try:
+            when = datetime.datetime.fromisoformat(self.at)
+            return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()
+        except (ValueError, OverflowError):
+            return None
+
+    def facts(self) -> dict[str, Any]:
+        """All but the kind, the time and the run, by name, as JSON has them."""
+        own = (one.name for one in fields(self) if one.name not in (_AT, _RUN))
+        return {name: json_ready(_plain(getattr(self, name))) for name in own}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Event):
+    """A process began to train, or to save.
+
+    Attributes:
+        config_sha256: the digest of what the run was configured by; "" where that is not known.
+        git_commit: of the repository that the working directory is in; "" where it is in none.
+        versions: of marlin-ckpt, torch and Python.
+        world_size: how many ranks train.
+        keep: the rules of retention, as YAML has them.
+    """
+
+    kind: ClassVar[str] = "started"
+
+    config_sha256: str = ""
+    git_commit: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    world_size: int = 1
+    keep: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Event):
+    """A process took a checkpoint up.
+
+    Attributes:
+        name: of the checkpoint, relative to the directory, or its path where it is elsewhere.
+        index: of the checkpoint.
+        parent_run_id: the run that wrote it; "" where that is not known.
+        parent_save_number: which save of that run it was; 0 where that is not known.
+        passed_over: newer checkpoints that were not taken, each with the reason.
+    """
+
+    kind: ClassVar[str] = "resumed"
+
+    name: str = ""
+    index: int = 0
+    parent_run_id: str = ""
+    parent_save_number: int = 0
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured(Event):
+    """Metrics at the end of an epoch.
+
+    Attributes:
+        epoch: which, from 0.
+        step: global steps that were done.
+        metrics: names and numbers.
+    """
+
+    kind: ClassVar[str] = "measured"
+
+    epoch: int = 0
+    step: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved(Event):
+    """A checkpoint or model file became durable.
+
+    Attributes:
+        name: of the file or folder, relative to the directory.
+        is_model: whether it is a model file.
+        index: that it was saved under.
+        save_number: which save of the run it was, from 1; 0 where that is not known.
+        step: global steps that were done; -1 where that is not known.
+        size_bytes: its size in bytes.
+        stall_s: how long the caller waited, in seconds.
+        copy_s: how long the copy in the background took, in seconds.
+        write_s: how long it took to hand the bytes to the system, in seconds.
+        sync_s: how long it then took until they were durable, in seconds.
+        metrics: names and numbers that it was saved with.
+    """
+
+    kind: ClassVar[str] = "saved"
+
+    name: str = ""
+    is_model: bool = False
+    index: int = 0
+    save_number: int = 0
+    step: int = -1
+    size_bytes: int = 0
+    stall_s: float = 0.0
+    copy_s: float = 0.0
+    write_s: float = 0.0
+    sync_s: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveFailed(Event):
+    """A save failed; what had the name before stands.
+
+    Attributes:
+        name: that it was to have, relative to the directory.
+        index: that it was to be saved under.
+        error: why, in words.
+    """
+
+    kind: ClassVar[str] = "save failed"
+
+    name: str = ""
+    index: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed(Event):
+    """A checkpoint was removed.
+
+    Attributes:
+        name: of it, relative to the directory.
+        index: of it; -1 where its name has none.
+        size_bytes: of it.
+        reason: why.
+        by: what removed it: `keep` in a run, `clean`.
+    """
+
+    kind: ClassVar[str] = "removed"
+
+    name: str = ""
+    index: int = -1
+    size_bytes: int = 0
+    reason: str = ""
+    by: str = "keep"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signalled(Event):
+    """A signal asked the run to save, or to save and stop.
+
+    Attributes:
+        signal: its name, such as SIGTERM.
+        step: global steps that were done; -1 where that is not known.
+    """
+
+    kind: ClassVar[str] = "signal"
+
+    signal: str = ""
+    step: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended(Event):
+    """A process stopped training. One that was killed has no such event.
+
+    Attributes:
+        how: `finished`, `stopped` by a signal, or `failed`.
+        error: what it failed with, in words; "" otherwise.
+        epochs: epochs that are finished.
+        step: global steps that were done.
+    """
+
+    kind: ClassVar[str] = "ended"
+
+    how: str = "finished"
+    error: str = ""
+    epochs: int = 0
+    step: int = 0
+
+
+_KINDS: dict[str, type[Event]] = {
+    one.kind: one for one in (Started, Resumed, Measured, Saved, SaveFailed, Removed, Signalled, Ended)
+}
+
+
+def to_line(event: Event) -> bytes:
+    """The line of an event, with the line feed at its end."""
+    values = {_AT: event.at, _KIND: event.kind, _RUN: event.run_id, **event.facts()}
+    return json.dumps(values, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Event | None:
+    """Reads a line.
+
+    Args:
+        line: with or without the line feed.
+
+    Returns:
+        the event; None where its kind is not known, as a newer marlin-ckpt may write it. Keys that are not
+        known are ignored, and those that are missing have their defaults.
+
+    Raises:
+        ValueError: it is no such line.
+    """
+    try:
+        check_json(line, "")
+        values = json.loads(line)
+        kind = _KINDS.get(_like("", values[_KIND]))
+        _like("", values[_AT])
+        if kind is None:
+            return None
+        known = {
+            name: _read(name, one, values[name]) for name, one in _DEFAULTS[kind].items() if name in values
+        }
+        return kind(**known)
+    except (BadFileError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"not an event: {error!r}") from error
+
+
+def _default(one: Any) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+_DEFAULTS = {
+    kind: {one.name: "" if one.name == _AT else _default(one) for one in fields(kind)}
+    for kind in _KINDS.values()
+}
+
+
+def _read(name: str, default: Any, value: Any) -> Any:
+    found = _like(default, value)
+    return {key: _number(one) for key, one in found.items()} if name == "metrics" else found
+
+
+def _like(default: Any, value: Any) -> Any:
+    """A value of JSON that is of the type of a field's default, and of no other that Python would convert."""
+    if type(default) is float:
+        return _number(value)
+    if type(value) is not type(default):
+        raise TypeError(f"expected {type(default).__name__}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) in (int, float) or value in _NOT_FINITE:
+        return float(value)
+    raise TypeError("expected a number")
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value

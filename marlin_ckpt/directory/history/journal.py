@@ -1,0 +1,154 @@
+"""The file that a directory keeps its events in: appended to, rotated, and read, by whoever saves there.
+
+It is `events.jsonl` in our own folder; older ones are beside it, from `events.1.jsonl`, the newest, to
+`events.4.jsonl`. Writers take turns by a lock on the file. A process that dies while it writes leaves a line
+without its end: the next one cuts it off before it appends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+from collections.abc import Iterator
+
+from marlin_ckpt import naming
+from marlin_ckpt.directory import own
+from marlin_ckpt.storage.local.files import FileSource, closing, open_regular
+from marlin_ckpt.storage.local.publishing import make_directory
+from marlin_ckpt.storage.local.system_calls import write_all
+
+_FILE, _OLDER = "events.jsonl", "events.{}.jsonl"
+MOST_BYTES = 16 << 20  # of one file; some 80,000 events
+OLDER_FILES = 4
+LONGEST_LINE = 1 << 20  # bytes; we write no longer one, and read none
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # flock(2); then nobody waits
+
+
+def append(directory: str, lines: bytes, *, is_durable: bool) -> None:
+    """Adds lines to the events of a directory, all of them or none.
+
+    Args:
+        directory: of checkpoints; our own folder in it is made if it is missing.
+        lines: each with a line feed at its end.
+        is_durable: return when they are on the disk.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    make_directory(os.path.join(directory, naming.OWN_DIRECTORY))
+    with own.folder(directory) as folder, _locked(folder) as fd:
+        end = _cut_torn_line(fd)
+        if end and end + len(lines) > MOST_BYTES:
+            _rotate(folder)
+            with closing(
+                _open(folder)
+            ) as new:  # nobody else has it: whoever waits for the old one looks again
+                _add(new, 0, lines, folder if is_durable else None)
+        else:
+            _add(fd, end, lines, folder if is_durable else None)
+
+
+def read(directory: str) -> Iterator[bytes]:
+    """The lines of a directory's events, the oldest first, each without its end.
+
+    One that is still being written, or was never finished, is left out; of one that is too long the beginning
+    is given.
+
+    Raises:
+        OSError: a file cannot be read, or is planted; a directory without events has no lines.
+    """
+    with contextlib.ExitStack() as stack:
+        for fd in reversed(_opened(directory, stack)):
+            yield from _lines(FileSource(fd, _FILE))
+
+
+def _open(folder: int) -> int:
+    return open_regular(_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, dir_fd=folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: int) -> Iterator[int]:
+    """Opens and locks the file that has the name, also where somebody has just rotated it."""
+    while True:
+        with closing(_open(folder)) as fd:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+            if _has_name(fd, folder):
+                yield fd
+                return
+
+
+def _has_name(fd: int, folder: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(_FILE, dir_fd=folder, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _cut_torn_line(fd: int) -> int:
+    """Cuts off what follows the last line feed; returns where the file ends."""
+    end = os.fstat(fd).st_size
+    if not end or os.pread(fd, 1, end - 1) == b"\n":
+        return end
+    start = max(0, end - LONGEST_LINE)
+    whole = start + os.pread(fd, end - start, start).rfind(b"\n") + 1
+    os.ftruncate(fd, whole)
+    return whole
+
+
+def _add(fd: int, end: int, lines: bytes, folder: int | None) -> None:
+    os.lseek(fd, end, os.SEEK_SET)
+    try:
+        write_all(fd, memoryview(lines))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, end)
+        raise
+    if folder is not None:
+        os.fsync(fd)
+        if not end:
+            os.fsync(folder)  # the file's name is new
+
+
+def _rotate(folder: int) -> None:
+    """Gives each file the next number; the last one goes."""
+    names = [_FILE, *(_OLDER.format(number) for number in range(1, OLDER_FILES + 1))]
+    for name, to in reversed(list(itertools.pairwise(names))):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(name, to, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _opened(directory: str, stack: contextlib.ExitStack) -> list[int]:
+    """The files, the newest first: a rotation meanwhile shows one twice, and none is missed."""
+    try:
+        folder = stack.enter_context(own.folder(directory))
+    except FileNotFoundError:
+        return []
+    found: dict[tuple[int, int], int] = {}
+    for name in (_FILE, *(_OLDER.format(number) for number in range(1, OLDER_FILES + 1))):
+        with contextlib.suppress(FileNotFoundError):
+            fd = stack.enter_context(closing(open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)))
+            status = os.fstat(fd)
+            found.setdefault((status.st_dev, status.st_ino), fd)
+    return list(found.values())
+
+
+def _lines(source: FileSource) -> Iterator[bytes]:
+    """The whole lines of a file, read in pieces: anybody may have made it, of any length."""
+    at, rest = 0, b""
+    while piece := source.read(at, LONGEST_LINE):
+        at += len(piece)
+        first, *others = piece.split(b"\n")
+        if not others:
+            rest = (rest + first)[: LONGEST_LINE + 1]
+            continue
+        *whole, last = others
+        yield (rest + first)[: LONGEST_LINE + 1]
+        yield from whole
+        rest = last

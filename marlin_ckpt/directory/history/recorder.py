@@ -1,0 +1,80 @@
+"""Notes what happens in a run, and writes it when a save is durable, so that the loop waits for no disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+
+from marlin_ckpt import naming
+from marlin_ckpt.directory import own
+from marlin_ckpt.directory.history import journal
+from marlin_ckpt.directory.history.events import Event, to_line
+from marlin_ckpt.escaping import get_logger
+
+_MOST_WAITING = 10_000  # events, where they cannot be written for long
+
+_logger = get_logger("marlin_ckpt.history")
+
+
+class History:
+    """The history of one directory, as one process writes it.
+
+    It helps and is never needed: what cannot be written is logged once, kept in memory, and tried again with
+    the next.
+
+    Args:
+        directory: of checkpoints.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._waiting: deque[Event] = deque(maxlen=_MOST_WAITING)
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._warned_of = ""
+
+    def note(self, event: Event) -> None:
+        """Keeps an event in memory until the next `write`; touches no disk."""
+        self._forget_parent()
+        self._waiting.append(event)
+
+    def write(self, *events: Event, is_durable: bool = False) -> None:
+        """Writes events, and before them those that were noted.
+
+        Args:
+            events: what to write.
+            is_durable: return when all are on the disk.
+        """
+        self._forget_parent()
+        self._waiting.extend(events)
+        with self._lock:
+            taken = list(self._waiting)
+            if not taken:
+                return
+            try:
+                journal.append(self.directory, b"".join(map(_line, taken)), is_durable=is_durable)
+            except OSError as error:
+                self._warn(own.why(error))
+            else:
+                for _ in taken:
+                    self._waiting.popleft()
+
+    def _forget_parent(self) -> None:
+        """In a forked child, leaves the parent's events to the parent."""
+        if self._process != os.getpid():
+            self._process, self._lock = os.getpid(), threading.Lock()
+            self._waiting.clear()
+
+    def _warn(self, why: str) -> None:
+        if why != self._warned_of:
+            self._warned_of = why
+            place = os.path.join(self.directory, naming.OWN_DIRECTORY)
+            _logger.warning("The history in %s is not written: %s", place, why)
+
+
+def _line(event: Event) -> bytes:
+    line = to_line(event)
+    if len(line) > journal.LONGEST_LINE:  # of metrics, or of an error that quotes its data
+        line = to_line(type(event)(run_id=event.run_id, at=event.at))
+    return line
