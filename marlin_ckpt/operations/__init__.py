@@ -10,6 +10,7 @@
 - `selection` chooses tensors and values of a file, by state or by pattern, for `show`, `diff` and `export`.
 - `listing` chooses and sorts the files that `list` prints.
 - `starting` decides what `train` continues from and what it replaces.
+- `report` gathers what `report` shows; see there.
 - `folders` judges the folders of other tools, for the adapters; see there.
 - `advice` works out how often a run should save, for `advise`.
 - `environment` looks up versions and the machine, for `env`; `memory` how much this process may have.
