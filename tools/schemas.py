@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from marlin_ckpt.cli.app import app
 
-DIRECTORY = Path(__file__).parent.parent / "docs" / "reference" / "json"
+DIRECTORY = Path(__file__).parent.parent / "marlin_ckpt" / "cli" / "schemas"
 _NO_COMMAND = "error"
 _ANY_NUMBER = "number or nan"  # the page has a note on it
 
@@ -89,7 +89,7 @@ def page() -> str:
         schema = read(name)
         title = f"`{name}`" if name != _NO_COMMAND else "Keys of every command"
         entries = "\n".join(_entry(name, one) for one in _own(name, schema))
-        about = f"{schema['description']} [The schema](json/{name}.schema.json)"
+        about = f"{schema['description']} [The schema](../../marlin_ckpt/cli/schemas/{name}.schema.json)"
         sections.append(f"## {title}\n\n{about}\n\n{entries}")
     return "\n".join(sections)
 

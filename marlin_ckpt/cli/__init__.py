@@ -5,6 +5,7 @@
 - `commands/` has a module for each command: it reads the options, calls one function of the library and hands
   the result to a view.
 - `views/` has a module for each noun: what people read of it, and its document for `--json`.
+- `schemas/` has the JSON Schema of each of these documents, as files.
 - `output` is the only place that prints and asks; `terminal` draws bars and tables with rich; `problems` has
   what is printed of an error, a signal or an exit; `log` shows the library's log.
 - `text` writes sizes, times, counts and names as a person reads them, and makes names harmless.

@@ -1,4 +1,4 @@
-"""Compares JSON documents with the schemas in docs/reference/json, and notes which keys they have."""
+"""Compares JSON documents with the schemas in marlin_ckpt/cli/schemas, and notes which keys they have."""
 
 from __future__ import annotations
 

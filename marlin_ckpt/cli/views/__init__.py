@@ -1,7 +1,7 @@
 """What the commands print: a module for each noun.
 
 In each module `show` prints for people, and `document` returns what `--json` prints; the keys of the
-documents are described by the schemas in docs/reference/json/ and stable.
+documents are described by the schemas in marlin_ckpt/cli/schemas/ and stable.
 
 | noun | of the command |
 |---|---|
