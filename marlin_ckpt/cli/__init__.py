@@ -1,7 +1,7 @@
 """The command `marlin-ckpt`.
 
 - `main` runs the command line and turns what it raises into an exit code; `app` registers the commands;
-  `completion` shows and installs that of a shell.
+  `help` lists them in sections; `completion` shows and installs that of a shell.
 - `commands/` has a module for each command: it reads the options, calls one function of the library and hands
   the result to a view.
 - `views/` has a module for each noun: what people read of it, and its document for `--json`.

@@ -11,9 +11,12 @@ from marlin_ckpt.cli.commands.change import average, clean, export
 from marlin_ckpt.cli.commands.check import salvage, verify
 from marlin_ckpt.cli.commands.look import diff, env, latest, list_, show
 from marlin_ckpt.cli.commands.run import advise, prove, train
+from marlin_ckpt.cli.help import Commands
 from marlin_ckpt.version import __version__
 
 app = typer.Typer(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Checkpoints for PyTorch that survive kills and full disks.",
     epilog="Exit codes: 0 done, 1 failed (diff: they differ), 2 usage or configuration, or train would write "
     "over another run, 3 bad content (prove-resume: it differs; salvage: something is lost), 4 no checkpoint "
@@ -32,7 +35,8 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     del version
@@ -57,14 +61,14 @@ def _carrying(command: Callable[..., Any]) -> Callable[..., Any]:
 
 app.command("train", epilog=train.EXAMPLE)(_carrying(train.train))
 app.command("prove-resume", epilog=prove.EXAMPLE)(_carrying(prove.prove_resume))
+app.command("advise", epilog=advise.EXAMPLE)(_carrying(advise.advise))
 app.command("list", epilog=list_.EXAMPLE)(_carrying(list_.list_))
 app.command("latest", epilog=latest.EXAMPLE)(_carrying(latest.latest))
 app.command("show", epilog=show.EXAMPLE)(_carrying(show.show))
+app.command("diff", epilog=diff.EXAMPLE)(_carrying(diff.diff))
+app.command("env", epilog=env.EXAMPLE)(_carrying(env.env))
 app.command("verify", epilog=verify.EXAMPLE)(_carrying(verify.verify))
 app.command("salvage", epilog=salvage.EXAMPLE)(_carrying(salvage.salvage))
-app.command("diff", epilog=diff.EXAMPLE)(_carrying(diff.diff))
 app.command("export", epilog=export.EXAMPLE)(_carrying(export.export))
 app.command("average", epilog=average.EXAMPLE)(_carrying(average.average))
 app.command("clean", epilog=clean.EXAMPLE)(_carrying(clean.clean))
-app.command("advise", epilog=advise.EXAMPLE)(_carrying(advise.advise))
-app.command("env", epilog=env.EXAMPLE)(_carrying(env.env))

@@ -17,7 +17,11 @@ _NAMES = {"prog_name": "marlin-ckpt", "complete_var": "_MARLIN_CKPT_COMPLETE"}
 
 def is_asked_for(arguments: list[str]) -> bool:
     """Whether the command line is one of the two options, with the name of a shell or without."""
-    return len(arguments) in (1, 2) and arguments[0] in (_SHOW, _INSTALL) and arguments[-1] != "--help"
+    return (
+        len(arguments) in (1, 2)
+        and arguments[0] in (_SHOW, _INSTALL)
+        and arguments[-1] not in ("-h", "--help")
+    )
 
 
 def run(arguments: list[str]) -> None:

@@ -20,9 +20,15 @@ def option(name: str, metavar: str, text: str, **how: Any) -> Any:
     return typer.Option(name, metavar=metavar, help=text, **how)
 
 
-def flag(name: str, text: str) -> Any:
-    """An option without a value; its arguments are those of `option`."""
-    return typer.Option(name, help=text)
+def flag(name: str, text: str, short: str | None = None) -> Any:
+    """An option without a value.
+
+    Args:
+        name: with its dashes.
+        text: of the help.
+        short: its name of one letter, with its dash.
+    """
+    return typer.Option(*filter(None, (name, short)), help=text)
 
 
 def argument(metavar: str, text: str) -> Any:

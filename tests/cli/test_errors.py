@@ -152,7 +152,7 @@ def test_the_help_of_each_command_has_an_example_of_it(command, name):
 def test_help_names_each_command_and_exit_code(command, arguments):
     code, out, err = command(*arguments)
     assert (code, err) == (0, "")
-    assert re.findall(r"^  (\w[\w-]*)  ", out, re.MULTILINE) == COMMANDS
+    assert sorted(re.findall(r"^  (\w[\w-]*)  ", out, re.MULTILINE)) == sorted(COMMANDS)
     for meaning in (
         "0 done",
         "1 failed",
@@ -176,8 +176,36 @@ def test_no_summary_in_the_help_is_cut(command, monkeypatch, columns):
     assert [one for one in summaries if len(one) > 45] == []
 
 
-def test_version_prints_name_and_version(command):
-    assert command("--version") == (0, f"marlin-ckpt {__version__}\n", "")
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version_prints_name_and_version(command, option):
+    assert command(option) == (0, f"marlin-ckpt {__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_h_is_short_for_help(command, name):
+    words = [name] if name else []
+    assert command(*words, "-h") == command(*words, "--help")
+
+
+def test_the_help_has_a_section_for_each_folder_of_commands(command, repository):
+    sections = re.findall(r"^(\w+):\n((?:  \w.*\n)+)", command("--help")[1], re.MULTILINE)
+    folders = {path.parent.name for path in (repository / "marlin_ckpt/cli/commands").glob("*/*.py")}
+    assert [title for title, _ in sections] == ["Run", "Look", "Check", "Change"]
+    assert {title.lower() for title, _ in sections} == folders
+    columns = {re.match(r"  \S+ +", line).end() for _, text in sections for line in text.splitlines()}
+    assert len(columns) == 1
+
+
+def test_every_command_that_can_be_quiet_has_a_short_option_for_it(command):
+    quiet = [name for name in COMMANDS if "--quiet" in command(name, "--help")[1]]
+    assert {"train", "verify"} <= {*quiet}
+    assert [name for name in quiet if "-q, --quiet" not in command(name, "--help")[1]] == []
+
+
+def test_ls_is_list_by_another_name_that_the_help_does_not_list(command, tmp_path):
+    assert command("ls", tmp_path) == command("list", tmp_path)
+    assert command("ls", tmp_path, "--json") == command("list", tmp_path, "--json")
+    assert not re.search(r"\bls\b", command("--help")[1])
 
 
 GONE = [

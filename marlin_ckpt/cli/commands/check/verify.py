@@ -12,7 +12,7 @@ EXAMPLE = "Example: marlin-ckpt verify checkpoints --recursive; exits 3 when a f
 def verify(
     paths: Annotated[list[str], argument("PATH...", "Files and directories; - is standard input.")],
     recursive: Recursive = False,
-    quiet: Annotated[bool, flag("--quiet", "Print only files that are not intact.")] = False,
+    quiet: Annotated[bool, flag("--quiet", "Print only files that are not intact.", "-q")] = False,
     strict: Annotated[bool, flag("--strict", "Fail also where a file has no checksums.")] = False,
     deep: Annotated[
         bool, flag("--deep", "Also compare what lies in a cache of the Hugging Face hub with its digests.")

@@ -54,7 +54,7 @@ def prove_resume(
     directory: Annotated[
         str | None, option("--directory", "DIR", "Where both runs save; else in a temporary directory.")
     ] = None,
-    quiet: Annotated[bool, flag("--quiet", "No progress.")] = False,
+    quiet: Annotated[bool, flag("--quiet", "No progress.", "-q")] = False,
     json: Json = False,
 ) -> int:
     """Check that a killed run resumes bit for bit.

@@ -38,7 +38,9 @@ def train(
         flag("--no-crash-loop-guard", "Continue even from a file that several runs in a row failed after."),
     ] = False,
     no_space_check: Annotated[bool, flag("--no-space-check", "Begin even if the disk may fill up.")] = False,
-    quiet: Annotated[bool, flag("--quiet", "No progress and no table; only warnings and errors.")] = False,
+    quiet: Annotated[
+        bool, flag("--quiet", "No progress and no table; only warnings and errors.", "-q")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train by a YAML file, and save checkpoints.
