@@ -23,7 +23,7 @@ from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.local.files import close_quietly
 from marlin_ckpt.storage.local.publishing import make_directory
 
-_LOCK, _HOLDER = "lease.lock", "lease.json"
+_LOCK, HOLDER = "lease.lock", "lease.json"
 ALONE = "clean"  # in the place of a run's id: what removes shares it with nobody
 _REMOVAL_S, _NOTING_S = 60, 0.5  # how long to wait for whoever removes, or has not said who it is
 _PAUSE_S = 0.05
@@ -153,11 +153,11 @@ class Lease:
                     found = _held[key] = _Lock(folder, lock)
                     stack.pop_all()
                 elif any(_excludes(one, self._run_id) for one in found.holders):
-                    raise _in_use(self._directory, own.read(self._directory, _HOLDER), self._run_id)
+                    raise _in_use(self._directory, own.read(self._directory, HOLDER), self._run_id)
                 found.holders.append(self._run_id)
                 self._key, self._is_wanted = key, True
                 if self._run_id or len(found.holders) == 1:
-                    own.write(self._directory, _HOLDER, _holder(self._run_id))
+                    own.write(self._directory, HOLDER, _holder(self._run_id))
         except OSError as error:
             # No run has saved by a path that is too long for the system.
             if not makes and error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
@@ -183,7 +183,7 @@ class Lease:
                 del _held[self._key]
                 with contextlib.suppress(OSError):
                     if _key_in(found.folder) == self._key:  # else it names whoever has the lease by now
-                        os.unlink(_HOLDER, dir_fd=found.folder)
+                        os.unlink(HOLDER, dir_fd=found.folder)
                 found.close()
             self._key = None
 
@@ -243,14 +243,14 @@ def _locked(folder: int, directory: str, run_id: str) -> int | None:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in _TAKEN:
-                    raise _in_use(directory, own.read(directory, _HOLDER), run_id) from error
+                    raise _in_use(directory, own.read(directory, HOLDER), run_id) from error
                 if error.errno not in _NO_LOCKS:
                     raise
                 _go_without(directory, error)
                 return None
             if not os.fstat(lock).st_nlink:  # removed between the two; whoever comes next makes another
                 continue
-            if dead := own.read(directory, _HOLDER):
+            if dead := own.read(directory, HOLDER):
                 _logger.info("Took over the lease of %s from %s, which has died.", directory, _which(dead))
             stack.pop_all()
             return lock

@@ -41,7 +41,7 @@ class Keeping:
 
     def __init__(self) -> None:
         self._survey = Survey()
-        self.trust = self._survey.trust
+        self.trust, self.know = self._survey.trust, self._survey.know
 
     def plan(  # noqa: PLR0913 - what decides, each by its name
         self,

@@ -26,6 +26,10 @@ class Survey:
         if entry := catalog.entry(path):
             self._verdicts[_seen(entry)] = ""
 
+    def know(self, found: Inspection) -> None:
+        """Takes what a look at a checkpoint has found, so that it is not looked at again."""
+        self._inspections[_seen(found.entry)] = found
+
     def candidate(self, entry: Entry, run_id: str | None, stay: Mapping[tuple[int, ...], str]) -> Candidate:
         """A checkpoint as the rules see it.
 

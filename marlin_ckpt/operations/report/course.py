@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+How = Literal["finished", "stopped", "failed", "killed", "running", "unknown"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """A process of a run: from its start to its end.
 
     Attributes:
-        at: when it started, in UTC in ISO 8601; of a run without a history when its first checkpoint was
-            written.
-        ended_at: when it ended; None where that is not known.
-        how: `finished`, `stopped` by a signal, `failed`, `killed` (it wrote no end, and another start
-            followed), or `unknown` (it wrote no end: it runs, or was killed).
+        at: when it started, in UTC in ISO 8601.
+        ended_at: when it ended, of one that was killed when it wrote last; None where it runs or that is not
+            known.
+        how: `finished`, `stopped` by a signal, `failed`, `killed` (it wrote no end), `running`, or `unknown`
+            (it wrote no end, and is a process of another machine).
         error: what it failed with; "" otherwise.
         git_commit: of the repository that it was started in; "" where there is none.
         config_sha256: the digest of its configuration; "" where that is not known.
@@ -28,7 +30,7 @@ class Start:
 
     at: str
     ended_at: str | None = None
-    how: Literal["finished", "stopped", "failed", "killed", "unknown"] = "unknown"
+    how: How = "unknown"
     error: str = ""
     git_commit: str = ""
     config_sha256: str = ""
@@ -44,7 +46,7 @@ class Run:
 
     Attributes:
         run_id: its id; "" for all files whose run is not known.
-        starts: its processes, the first one first.
+        starts: its processes, the first one first; none of a run without a history.
     """
 
     run_id: str

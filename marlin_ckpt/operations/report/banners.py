@@ -1,0 +1,217 @@
+"""What a reader of a report should know first, each with the command to type next."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from marlin_ckpt.operations.report.course import Happening, Point, Run
+from marlin_ckpt.operations.report.values import Banner, Movement, Retention
+
+_MOST = 5  # of one kind
+_SEVERITIES = ("bad", "warn", "note")
+_FEW_LETTERS = 12  # of a run's id
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What banners are made from; see `Report` for those of the same names.
+
+    Attributes:
+        directory: that the report is of.
+        is_directory: whether it is one.
+        unread: how many lines of the history cannot be read.
+        newer: how many are of kinds that a newer marlin-ckpt writes.
+    """
+
+    directory: str
+    is_directory: bool
+    runs: Sequence[Run]
+    points: Sequence[Point]
+    happenings: Sequence[Happening]
+    movement: Movement | None
+    retention: Sequence[Retention]
+    unread: int = 0
+    newer: int = 0
+
+    def path(self, name: str) -> str:
+        """Where a checkpoint is, for a shell."""
+        return shlex.quote(self.place(name))
+
+    def place(self, name: str) -> str:
+        """Where a checkpoint is."""
+        return os.path.normpath(os.path.join(self.directory, name)) if self.is_directory else self.directory
+
+    @property
+    def quoted(self) -> str:
+        """The directory, for a shell."""
+        return shlex.quote(self.directory)
+
+    def of(self, run_id: str) -> str:
+        """A run in words, where there are several."""
+        several = len(self.runs) > 1 and run_id
+        return f" of run {run_id[:_FEW_LETTERS]}" if several else ""
+
+
+def banners(known: Known) -> tuple[Banner, ...]:
+    """What to know, the worst first."""
+    kinds = (_damage, _values, _metrics, _failed_saves, _ends, _passed_over, _space, _missing, _limits)
+    found = [one for kind in kinds for one in kind(known)]
+    return tuple(sorted(found, key=lambda one: _SEVERITIES.index(one.severity)))
+
+
+def _damage(known: Known) -> Iterator[Banner]:
+    bad = [one for one in known.points if one.is_there and one.complete is False]
+    for one in bad[:_MOST]:
+        path = known.path(one.name)
+        is_folder = os.path.isdir(known.place(one.name))
+        hint = f"marlin-ckpt verify {path}" if is_folder else f"marlin-ckpt salvage {path} -o salvaged.pt"
+        yield Banner(severity="bad", what=f"{one.name} is not whole: {one.reason}.", hint=hint)
+    if bad[_MOST:]:
+        hint = f"marlin-ckpt verify {known.quoted}"
+        yield Banner(severity="bad", what=f"{len(bad) - _MOST} more are not whole.", hint=hint)
+
+
+def _values(known: Known) -> Iterator[Banner]:
+    """NaN and Inf in tensors: since which checkpoint, where, and the last one without."""
+    moved = known.movement
+    if moved is None:
+        return
+    runs: dict[str, list[int]] = {}
+    for column, place in enumerate(moved.columns):
+        runs.setdefault(known.points[place].run_id, []).append(column)
+    for run_id, columns in runs.items():
+        bad = {column: names for column in columns if (names := _not_finite(moved, column))}
+        if columns[-1] not in bad:
+            if bad:
+                last = known.points[moved.columns[max(bad)]]
+                what = f"NaN or Inf was in {last.name}{known.of(run_id)}, and in none since."
+                yield Banner(severity="note", what=what, hint=f"marlin-ckpt show {known.path(last.name)}")
+            continue
+        good = [column for column in columns if column not in bad]
+        since = next(column for column in columns if not good or column > good[-1])
+        first, names = known.points[moved.columns[since]], bad[since]
+        what = f"NaN or Inf{known.of(run_id)} since {first.name}, in {_some(names)}. "
+        what += (
+            f"The last checkpoint without is {known.points[moved.columns[good[-1]]].name}."
+            if good
+            else "No checkpoint is without."
+        )
+        hint = f"marlin-ckpt show {known.path(first.name)} --stats {shlex.quote('*' + names[0])}"
+        yield Banner(severity="bad", what=what, hint=hint)
+
+
+def _not_finite(moved: Movement, column: int) -> list[str]:
+    return [
+        name
+        for name, nans, infinities in zip(moved.tensors, moved.nans, moved.infinities, strict=True)
+        if (nans[column] or 0) + (infinities[column] or 0)
+    ]
+
+
+def _metrics(known: Known) -> Iterator[Banner]:
+    """Metrics that are NaN or infinite in the newest checkpoints of a run."""
+    for run in known.runs:
+        points = [one for one in known.points if one.run_id == run.run_id and one.metrics]
+        bad = [one for one in points if _bad_metrics(one)]
+        if not bad or bad[-1] is not points[-1]:
+            continue
+        good = [place for place, one in enumerate(points) if not _bad_metrics(one)]
+        first = points[good[-1] + 1 if good else 0]
+        what = f"{_some(_bad_metrics(first))} of {first.name}{known.of(run.run_id)} and later is not finite. "
+        left = [points[place] for place in good if points[place].is_there]
+        what += f"The last checkpoint before that is {left[-1].name}." if left else "None before is left."
+        hint = f"marlin-ckpt show {known.path(left[-1].name)}" if left else ""
+        yield Banner(severity="bad", what=what, hint=hint)
+
+
+def _bad_metrics(point: Point) -> list[str]:
+    return [name for name, value in point.metrics.items() if not math.isfinite(value)]
+
+
+def _failed_saves(known: Known) -> Iterator[Banner]:
+    failed = [one for one in known.happenings if one.kind == "save failed"]
+    if failed:
+        last = failed[-1]
+        is_or_are = "1 save failed" if len(failed) == 1 else f"{len(failed)} saves failed, the last"
+        what = f"{is_or_are} at {last.at}, of {last.name or 'a checkpoint'}: {last.what}."
+        yield Banner(severity="warn", what=what, hint=f"marlin-ckpt log {known.quoted}")
+
+
+def _ends(known: Known) -> Iterator[Banner]:
+    for run in known.runs:
+        last = run.starts[-1] if run.starts else None
+        if last is not None and last.how in ("failed", "killed"):
+            how = "was killed" if last.how == "killed" else f"failed: {last.error or 'no error is known'}"
+            what = f"The last start{known.of(run.run_id)} {how}."
+            yield Banner(severity="warn", what=what, hint=f"marlin-ckpt latest {known.quoted} --intact")
+
+
+def _passed_over(known: Known) -> Iterator[Banner]:
+    for run in known.runs:
+        last = run.starts[-1] if run.starts else None
+        for name, reason in list(last.passed_over.items())[:_MOST] if last else ():
+            what = f"The last start{known.of(run.run_id)} passed over {name}: {reason}."
+            yield Banner(severity="warn", what=what, hint=f"marlin-ckpt verify {known.path(name)}")
+
+
+def _space(known: Known) -> Iterator[Banner]:
+    for one in known.retention:
+        if one.removed:
+            which = f"The rules{known.of(one.run_id)} ({one.rules})"
+            what = f"{which} would remove {one.removed} of {one.removed + one.kept} checkpoints"
+            what += f" and free {one.removed_bytes:,} bytes."
+            hint = f"marlin-ckpt clean {known.quoted} {one.options} --dry-run"
+            yield Banner(severity="note", what=what, hint=hint)
+    there = [one for one in known.points if one.is_there]
+    free = _free_bytes(known.directory)
+    if there and free is not None and free < (needed := max(one.size_bytes for one in there[-2:])):
+        what = f"The disk has {free:,} bytes free; the newest checkpoints take {needed:,} each."
+        hint = f"marlin-ckpt clean {known.quoted} --keep-last 3 --dry-run"
+        yield Banner(severity="warn", what=what, hint=hint)
+
+
+def _free_bytes(directory: str) -> int | None:
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def _missing(known: Known) -> Iterator[Banner]:
+    gone = [one for one in known.points if not one.is_there and not one.removed_by]
+    if gone:
+        what = f"{_count(gone)} gone, and the history does not say why; the last is {gone[-1].name}."
+        yield Banner(severity="note", what=what)
+
+
+def _limits(known: Known) -> Iterator[Banner]:
+    """What the report does not know."""
+    if any(one.is_there for one in known.points):
+        what = "The data was not read: whether every byte is intact says only verify."
+        yield Banner(severity="note", what=what, hint=f"marlin-ckpt verify {known.quoted}")
+    if known.movement is None or known.movement.missing:
+        where = "" if known.movement is None else f" of {known.movement.missing} checkpoints"
+        hint = f"marlin-ckpt report {known.quoted} --stats"
+        what = f"Statistics of tensors{where} are missing: --stats computes them, and a run with "
+        what += "checkpointer.statistics saves them."
+        yield Banner(severity="note", what=what, hint=hint)
+    if known.unread:
+        yield Banner(severity="note", what=f"{known.unread} lines of the history cannot be read.")
+    if known.newer:
+        what = f"{known.newer} lines of the history are of kinds that only a newer marlin-ckpt reads."
+        yield Banner(severity="note", what=what)
+
+
+def _count(points: Sequence[Point]) -> str:
+    return "1 checkpoint is" if len(points) == 1 else f"{len(points)} checkpoints are"
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - 3} more" if listed[3:] else ""
+    return ", ".join(listed[:3]) + more
