@@ -5,6 +5,6 @@
 - `finding`: the checkpoints of a directory, and its history; `merging`: one point for each from both.
 - `starts`: the processes of each run, and what happened in them.
 - `keeping`: what rules of retention would do; `best`: the best checkpoints by each metric.
-- `sizes`: of the tensors of one checkpoint.
+- `sizes`: of the tensors of one checkpoint. `times`: writes times as manifests have them.
 - `banners`: what to know first, with the command to type next.
 """
