@@ -9,7 +9,7 @@ import typer
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.commands.change import average, clean, export
 from marlin_ckpt.cli.commands.check import salvage, verify
-from marlin_ckpt.cli.commands.look import diff, env, latest, list_, show
+from marlin_ckpt.cli.commands.look import diff, env, latest, list_, log, show
 from marlin_ckpt.cli.commands.run import advise, prove, train
 from marlin_ckpt.cli.help import Commands
 from marlin_ckpt.version import __version__
@@ -64,6 +64,7 @@ app.command("prove-resume", epilog=prove.EXAMPLE)(_carrying(prove.prove_resume))
 app.command("advise", epilog=advise.EXAMPLE)(_carrying(advise.advise))
 app.command("list", epilog=list_.EXAMPLE)(_carrying(list_.list_))
 app.command("latest", epilog=latest.EXAMPLE)(_carrying(latest.latest))
+app.command("log", epilog=log.EXAMPLE)(_carrying(log.log))
 app.command("show", epilog=show.EXAMPLE)(_carrying(show.show))
 app.command("diff", epilog=diff.EXAMPLE)(_carrying(diff.diff))
 app.command("env", epilog=env.EXAMPLE)(_carrying(env.env))

@@ -9,6 +9,7 @@
 - `packed` finds the tensors that are quantized, and the values that they stand for; see there.
 - `selection` chooses tensors and values of a file, by state or by pattern, for `show`, `diff` and `export`.
 - `listing` chooses and sorts the files that `list` prints.
+- `history` makes lines and runs of the events in a directory's history, for `log`; see there.
 - `starting` decides what `train` continues from and what it replaces.
 - `report` gathers what `report` shows; see there.
 - `folders` judges the folders of other tools, for the adapters; see there.

@@ -54,6 +54,7 @@ COMMANDS = {
     "prove-resume": ["--config", "none.yaml"],
     "list": ["none"],
     "latest": ["none"],
+    "log": ["none"],
     "show": ["none"],
     "verify": ["none"],
     "salvage": ["none", "-o", "new.pt"],

@@ -18,6 +18,7 @@ COMMANDS = [
     "prove-resume",
     "list",
     "latest",
+    "log",
     "show",
     "verify",
     "salvage",

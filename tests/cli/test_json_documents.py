@@ -22,10 +22,11 @@ from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArgu
 from marlin_ckpt.cli.app import app
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.cli.views import checkpoints
+from marlin_ckpt.directory.history.events import Resumed
 from marlin_ckpt.training.proof import proof
 from marlin_ckpt.training.proof.findings import Difference, Kill, Proof
 from tests.support import checkpoint_directories as directories
-from tests.support import documents
+from tests.support import documents, histories
 from tests.support.foreign import trainer
 from tools import schemas
 
@@ -173,6 +174,10 @@ def _look(run: Run, patch: pytest.MonkeyPatch) -> None:
     run("diff", "other.pt", "one.pt")
     for directory in (".", "/proc", "none"):
         run("env", directory)
+    killed, other = histories.killed_and_resumed(), histories.of_another_run()
+    run("log", str(histories.write(Path("logged"), *killed[3:], *other)))  # the first start is lost
+    run("log", str(histories.write(Path("logged_whole"), *killed, Resumed(run_id="other"))))
+    run("log", "saved")
 
 
 def _check(run: Run) -> None:

@@ -75,8 +75,14 @@ def test_since_leaves_older_files_out(indices, saved, since, expected):
     assert indices(saved, "--since", since) == expected
 
 
-def test_a_day_is_one_of_utc_and_a_time_may_have_a_zone():
-    assert listing.since_s("1970-01-02", now_s=0) == 86400
+def test_a_day_is_one_of_this_machine_and_a_time_may_have_a_zone(monkeypatch):
+    monkeypatch.setenv("TZ", "Etc/GMT-2")  # two hours before UTC
+    time.tzset()
+    try:
+        assert listing.since_s("1970-01-02", now_s=0) == 86400 - 7200
+    finally:
+        monkeypatch.undo()
+        time.tzset()
     assert listing.since_s("1970-01-02T01:00+01:00", now_s=0) == 86400
     assert listing.since_s("2h", now_s=7200) == 0
 

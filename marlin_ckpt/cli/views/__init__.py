@@ -6,6 +6,7 @@ documents are described by the schemas in marlin_ckpt/cli/schemas/ and stable.
 | noun | of the command |
 |---|---|
 | `checkpoints` of a directory | `list` |
+| `history` of its runs, and its `events` | `log` |
 | `show`, a folder: the contents of a file | `show` |
 | `comparison` of two files | `diff` |
 | `verdicts` on files | `verify`, `latest --intact` |

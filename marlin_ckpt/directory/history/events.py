@@ -214,7 +214,7 @@ class Ended(Event):
     step: int = 0
 
 
-_KINDS: dict[str, type[Event]] = {
+KINDS: dict[str, type[Event]] = {
     one.kind: one for one in (Started, Resumed, Measured, Saved, SaveFailed, Removed, Signalled, Ended)
 }
 
@@ -241,7 +241,7 @@ def from_line(line: bytes) -> Event | None:
     try:
         check_json(line, "")
         values = json.loads(line)
-        kind = _KINDS.get(_like("", values[_KIND]))
+        kind = KINDS.get(_like("", values[_KIND]))
         _like("", values[_AT])
         if kind is None:
             return None
@@ -259,7 +259,7 @@ def _default(one: Any) -> Any:
 
 _DEFAULTS = {
     kind: {one.name: "" if one.name == _AT else _default(one) for one in fields(kind)}
-    for kind in _KINDS.values()
+    for kind in KINDS.values()
 }
 
 

@@ -1,1 +1,1 @@
-"""Commands that look: `list_` (`list`), `latest`, `show` and `diff` at checkpoints, `env` at the machine."""
+"""Commands that look at checkpoints: `list_` (`list`), `latest`, `log`, `show`, `diff`; `env` at machines."""

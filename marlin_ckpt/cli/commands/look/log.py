@@ -1,0 +1,86 @@
+"""`marlin-ckpt log`."""
+
+import os
+import shlex
+import time
+from typing import Annotated
+
+import typer
+
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.options import Directory, Json, flag, option
+from marlin_ckpt.cli.text import some
+from marlin_ckpt.errors import CheckpointNotFoundError
+
+EXAMPLE = "Example: marlin-ckpt log checkpoints --since 12h"
+
+
+def log(
+    directory: Directory,
+    run: Annotated[
+        str | None, option("--run", "ID", "Only this run; the beginning of its id is enough.")
+    ] = None,
+    since: Annotated[
+        str | None, option("--since", "T", "Only events of the last 12h or 7d, or since a date.")
+    ] = None,
+    last: Annotated[int | None, option("-n", "N", "Only the last N events.", min=1)] = None,
+    reverse: Annotated[bool, flag("--reverse", "The newest event first.")] = False,
+    json: Json = False,
+) -> None:
+    """Print what happened in a directory's runs.
+
+    A line for each event, the newest last: starts, what was resumed from and what was passed over, metrics,
+    saves with what they cost, failed saves, removals with their reasons, signals, ends and kills. The history
+    outlives the checkpoints that retention removes. Times are local. In --json they are in UTC, and runs has
+    each start of each run.
+    """
+    from marlin_ckpt.cli.views import history as view
+    from marlin_ckpt.directory.history import reading
+    from marlin_ckpt.operations import listing
+    from marlin_ckpt.operations.history import lineage, rows
+    from marlin_ckpt.storage.local.store import open_store
+
+    try:
+        since_s = None if since is None else listing.since_s(since, now_s=time.time())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from error
+    with open_store(directory):
+        past = reading.read(directory)
+    view.tell_of_unread(past)
+    if not past.events:
+        listing_ = f"marlin-ckpt list {shlex.quote(directory)}"
+        hint = f"version 0.1 and other tools keep none; {listing_} shows the checkpoints"
+        raise CheckpointNotFoundError("no history found", directory, hint)
+    runs = lineage.runs_of(past.events)
+    run_ids = [one.run_id for one in runs]
+    run_id = None if run is None else _meant(run, run_ids, directory)
+    found = rows.choose(
+        rows.rows_of(past.events, lambda name: os.path.lexists(os.path.join(directory, name))),
+        run_id=run_id,
+        since_s=since_s,
+        last=last,
+        newest_first=reverse,
+    )
+    runs = [one for one in runs if run_id in (None, one.run_id)]
+    if json:
+        output.document(view.document(directory, past, found, runs))
+        return
+    if found:
+        view.show(found, [one.run_id for one in runs])
+        view.tell_of_open(runs)
+    else:
+        output.talk(f"no events since {since}")
+
+
+def _meant(text: str, run_ids: list[str], directory: str) -> str:
+    from marlin_ckpt.operations.history.rows import beginning_with
+
+    found = beginning_with(text, run_ids)
+    if not found:
+        hint = f"it has runs {some(run_ids)}"
+        raise CheckpointNotFoundError(f"no history of run {text} found", directory, hint)
+    if len(found) > 1:
+        raise typer.BadParameter(
+            f"{text!r} is the beginning of several ids: {some(found)}", param_hint="--run"
+        )
+    return found[0]

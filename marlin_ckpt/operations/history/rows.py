@@ -1,0 +1,133 @@
+"""The lines that `log` prints: the events of a history, and what follows from several of them."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from marlin_ckpt.directory.history.events import Ended, Event, Removed, Saved, Started
+from marlin_ckpt.operations.history.lineage import is_of_process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unended(Event):
+    """A start of a run has no end, and the run was started again: it was killed. No history has it as a line.
+
+    Attributes:
+        since: when its last event was written.
+    """
+
+    kind: ClassVar[str] = "killed"
+
+    since: str = ""
+
+
+class Row(NamedTuple):
+    """One line.
+
+    Attributes:
+        event: what it says.
+        before: of a start, the start of the same run before it; else None.
+        is_gone: of a save, whether the directory no longer has the checkpoint, and no event says why.
+    """
+
+    event: Event
+    before: Started | None = None
+    is_gone: bool = False
+
+
+def rows_of(events: Sequence[Event], holds: Callable[[str], bool]) -> list[Row]:
+    """The lines of a history, the oldest first.
+
+    Args:
+        events: in the order in which they were written.
+        holds: whether the directory has something of a name.
+    """
+    rows: list[Row] = []
+    starts: dict[str, Started] = {}  # by run, as the next
+    unended: dict[str, Event] = {}  # the last event of a start that has no end so far
+    for event in events:
+        before = None
+        run_id = event.run_id
+        if isinstance(event, Started):
+            before = starts.get(run_id)
+            if before is not None and run_id in unended:
+                rows.append(Row(Unended(run_id=run_id, at=event.at, since=unended[run_id].at)))
+            starts[run_id] = unended[run_id] = event
+        elif isinstance(event, Ended):
+            unended.pop(run_id, None)
+        elif run_id in unended and is_of_process(event):
+            unended[run_id] = event
+        rows.append(Row(event, before))
+    for place in _unexplained(rows):
+        saved = rows[place].event
+        if isinstance(saved, Saved) and not holds(saved.name):
+            rows[place] = rows[place]._replace(is_gone=True)
+    return rows
+
+
+def _unexplained(rows: Sequence[Row]) -> list[int]:
+    """The places of the last saves of checkpoints that nothing is said to have removed."""
+    saved: dict[str, int] = {}
+    for place, (event, _, _) in enumerate(rows):
+        if isinstance(event, Saved):
+            saved[event.name] = place
+        elif isinstance(event, Removed):
+            saved.pop(event.name, None)
+    return list(saved.values())
+
+
+def choose(
+    rows: Sequence[Row],
+    *,
+    run_id: str | None = None,
+    since_s: float | None = None,
+    last: int | None = None,
+    newest_first: bool = False,
+) -> list[Row]:
+    """Chooses lines.
+
+    Args:
+        rows: the oldest first.
+        run_id: only those of this run.
+        since_s: only those that were written then or later, in seconds since 1970.
+        last: only so many, the last ones.
+        newest_first: turn their order round.
+    """
+    chosen = [
+        row
+        for row in rows
+        if (run_id is None or row.event.run_id == run_id)
+        and (since_s is None or (row.event.at_s() or 0.0) >= since_s)
+    ]
+    if last is not None:
+        chosen = chosen[max(0, len(chosen) - last) :]
+    return chosen[::-1] if newest_first else chosen
+
+
+def short_ids(run_ids: Collection[str], least: int = 6) -> dict[str, str]:
+    """Beginnings of the runs' ids that are long enough to be different.
+
+    Args:
+        run_ids: all of them.
+        least: how many characters each has at least.
+
+    Returns:
+        them by the ids.
+    """
+    ordered = sorted(run_ids)
+    found = {}
+    for place, run_id in enumerate(ordered):
+        beside = [*ordered[max(0, place - 1) : place], *ordered[place + 1 : place + 2]]
+        found[run_id] = run_id[: max(least, *(_same(run_id, other) + 1 for other in beside), 0)]
+    return found
+
+
+def _same(one: str, other: str) -> int:
+    """How many characters two texts begin with that are the same."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def beginning_with(text: str, run_ids: Collection[str]) -> list[str]:
+    """The runs that a person may mean by the beginning of an id, or by a whole one."""
+    return [text] if text in run_ids else [one for one in run_ids if one.startswith(text)]
