@@ -58,3 +58,11 @@ class Node:
     origin: Any = field(default=None, repr=False)
     is_too_deep: bool = False
     in_state: bool = True
+
+    def copied(self) -> Node:
+        """A node that is equal to it in all, with the same children."""
+        # Several times as fast as copy.copy and dataclasses.replace, and a folder has many nodes.
+        return Node(
+            self.key, self.kind, self.label, self.value, self.tensor, self.children, self.origin,
+            self.is_too_deep, self.in_state,
+        )  # fmt: skip

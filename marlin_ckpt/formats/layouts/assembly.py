@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from marlin_ckpt.errors import CheckpointNotFoundError
@@ -49,7 +48,9 @@ def assemble(folder: Folder, layout: str, makeup: Makeup) -> Contents:
         gaps += found.gaps
         parts.append((one.name, found))
         moved = _moved(found.root, one)
-        _put(root, [replace(moved, key=one.state)] if one.state else moved.children)
+        if one.state:
+            moved.key = one.state
+        _put(root, [moved] if one.state else moved.children)
     gaps += misplaced(makeup.places, {name: found.tensors for name, found in parts})
     _put(root, _plain_nodes(folder, makeup, gaps))
     imports = sorted({name for _, one in parts for name in one.imports})
@@ -121,27 +122,27 @@ def _moved(root: Node, part: Part) -> Node:
 
     def as_there(tensor: TensorInfo) -> TensorInfo:
         name = join(part.state, tensor.name) if part.state else tensor.name
-        return replace(tensor_of(tensor, part.name, name), partial=part.partial or tensor.partial)
+        return tensor_of(tensor, part.name, name, part.partial)
 
     return _mapped(root, as_there)
 
 
-def tensor_of(tensor: TensorInfo, file: str, name: str) -> TensorInfo:
-    """A tensor of a file, or of a folder in a folder, as one of the folder."""
+def tensor_of(tensor: TensorInfo, file: str, name: str, partial: str = "") -> TensorInfo:
+    """A tensor of a file, or of a folder in a folder, as one of the folder; see `Part` on `partial`."""
     pieces = tuple(one._replace(file=f"{file}/{one.file}") for one in tensor.pieces)
     own = f"{file}/{tensor.file}" if tensor.file else "" if pieces else file
-    return replace(tensor, name=name, file=own, pieces=pieces, storage=f"{file}:{tensor.storage}")
+    return tensor.moved(name, own, f"{file}:{tensor.storage}", pieces, partial or tensor.partial)
 
 
 def _mapped(root: Node, change: Callable[[TensorInfo], TensorInfo]) -> Node:
-    copy = replace(root)
+    copy = root.copied()
     pending = [copy]
     while pending:
         node = pending.pop()
         if node.tensor is not None:
             node.tensor = change(node.tensor)
         if node.children:
-            node.children = [replace(one) for one in node.children]
+            node.children = [one.copied() for one in node.children]
             pending.extend(node.children)
     return copy
 

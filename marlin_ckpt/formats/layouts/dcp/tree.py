@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError
@@ -147,13 +146,13 @@ class _Values:
     def _read_value(self, window: Window, item: Item, path: str) -> Node:
         found = read_contents(window)
         self.imports.update(found.imports)
-        root = replace(found.root)
+        root = found.root.copied()
         pending = [root]
         while pending:
             node = pending.pop()
             if node.tensor is not None:
                 _place(node, node.tensor, item, path)
-            node.children = [replace(one) for one in node.children]
+            node.children = [one.copied() for one in node.children]
             pending.extend(node.children)
         return root
 
