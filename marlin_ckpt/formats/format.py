@@ -1,5 +1,6 @@
 """Which format a file is of, told by its structure, or what it is instead of a checkpoint."""
 
+import os
 import re
 from enum import StrEnum
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from marlin_ckpt.storage.source import Source
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _HEAD_BYTES = 264  # a tar file names itself at offset 257
 _LENGTH_BYTES = 8  # of the length that a safetensors file begins with
+LARGEST_HEADER = 100 << 20  # bytes, by the specification of safetensors
+_SHARD = ".distcp"  # the end of a name, by torch.distributed.checkpoint.filesystem
 
 
 class Format(StrEnum):
@@ -77,6 +80,7 @@ _FOREIGN = tuple(
         (rb'\s*[{\[]\s*["{\[}\]]', "a JSON file", _MESSAGE),
     )
 )  # fmt: skip
+_NAMED_JSON = Foreign("a JSON file", "name the folder that it is in, or a file of weights beside it")
 _TARS = tuple(one for _, one in _FOREIGN if one.what in ("a tar file", "a gzip file"))
 _SIGNATURES: tuple[tuple[re.Pattern[bytes], Format | Foreign], ...] = (
     (re.compile(rb"\x80[\x02-\x05]"), Format.PICKLE),
@@ -97,15 +101,26 @@ def detect(source: Source) -> Format | Foreign:
         return Format.LEGACY
     # Before the signatures: the length of a header may begin with any byte.
     length = int.from_bytes(head[:_LENGTH_BYTES], "little")
-    if head[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{" and length <= source.size_bytes - _LENGTH_BYTES:
+    is_header = (
+        head[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{" and length <= source.size_bytes - _LENGTH_BYTES
+    )
+    ends_in_header = head[_LENGTH_BYTES : _LENGTH_BYTES + 2] == b'{"' and length <= LARGEST_HEADER
+    if is_header or ends_in_header:
         return Format.SAFETENSORS
     for pattern, found in _SIGNATURES:
         if pattern.match(head):
-            is_nemo = found in _TARS and source.path.endswith(".nemo")
-            return _NEMO if is_nemo else found
+            return _by_name(found, source.path)
     if all(byte in b"\t\n\r" or byte >= ord(" ") for byte in head) and b"\x7f" not in head:
         return Foreign("a text file", "read it: a message may lie there in place of the file")
     return Foreign("neither a zip nor a torch file", "`file FILE` may tell more")
+
+
+def _by_name(found: Format | Foreign, path: str) -> Format | Foreign:
+    """What a file is by its first bytes, and by its name where that says more."""
+    if found in _TARS and path.endswith(".nemo"):
+        return _NEMO
+    is_json = isinstance(found, Foreign) and found.what == _NAMED_JSON.what
+    return _NAMED_JSON if is_json and path.endswith(".json") else found
 
 
 def format_of(source: Source) -> Format:
@@ -122,3 +137,16 @@ def format_of(source: Source) -> Format:
     if zip_reader.ends_as_a_checkpoint(source):
         raise CorruptCheckpointError("the first bytes are damaged", source.path)
     raise NotACheckpointError(f"not a checkpoint but {found.what}", source.path, found.hint)
+
+
+def refuse_shard(source: Source) -> None:
+    """Refuses a file that is a part of a sharded checkpoint, and which its folder's metadata alone can read.
+
+    Raises:
+        NotACheckpointError: it is one, by its name.
+    """
+    if source.path.endswith(_SHARD):
+        folder = os.path.dirname(source.path) or os.curdir
+        raise NotACheckpointError(
+            "not a checkpoint but a shard of one", source.path, f"name its folder: {folder}"
+        )

@@ -6,6 +6,7 @@ import os
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError, CorruptCheckpointError
 from marlin_ckpt.formats import layouts
+from marlin_ckpt.formats.format import refuse_shard
 from marlin_ckpt.formats.layouts import digests
 from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.formats.verdicts import Verdict, status_of
@@ -67,6 +68,7 @@ def examine(what: Entry | str, on_bytes: OnBytes = lambda _: None, *, deep: bool
 
     def read() -> Verdict:
         with open_source(path) as source:
+            refuse_shard(source)
             verdict = _examine_source(source, on_bytes)
             return digests.verify_file(source, verdict) if deep else verdict
 

@@ -13,6 +13,7 @@ from marlin_ckpt.errors import CorruptCheckpointError, MarlinError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts, verification
 from marlin_ckpt.formats.content.contents import Contents, read_contents
+from marlin_ckpt.formats.format import refuse_shard
 from marlin_ckpt.formats.verdicts import Verdict
 from marlin_ckpt.storage.local.files import (
     STANDARD_INPUT,
@@ -90,6 +91,7 @@ def read(path: str) -> Contents:
     def look() -> Contents:
         if entry is None:
             with open_source(path) as source:
+                refuse_shard(source)
                 return read_contents(source)
         with open_store(entry.place or os.curdir) as store:
             return _layout(entry).contents(store, entry)
@@ -116,6 +118,7 @@ def opened(path: str) -> Iterator[Checked]:
         entry = _folder(path)
         if entry is None:
             source = stack.enter_context(open_source(path))
+            refuse_shard(source)
             yield CheckedFile(source, read_contents(source))
             return
         store = stack.enter_context(open_store(entry.place or os.curdir))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -37,6 +38,8 @@ def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]
     """The tensors of a loaded state, by the names that `show` gives them."""
     if isinstance(value, torch.Tensor):
         yield name, value
+    elif isinstance(value, np.ndarray):  # such as the state of NumPy's random numbers
+        yield name, torch.from_numpy(value)
     elif isinstance(value, dict):
         for key, part in value.items():
             yield from tensors_in(part, f"{name}.{key}" if name else str(key))

@@ -11,7 +11,7 @@ from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.content.contents import METADATA, Contents, read_contents
 from marlin_ckpt.formats.content.node import Node, NodeKind
 from marlin_ckpt.formats.content.tree import Builder
-from marlin_ckpt.formats.layouts.parts import misplaced
+from marlin_ckpt.formats.layouts.parts import clauses, misplaced
 from marlin_ckpt.formats.pickle.labels import join
 from marlin_ckpt.formats.values.tensor import TensorInfo
 
@@ -58,7 +58,7 @@ def assemble(folder: Folder, layout: str, makeup: Makeup) -> Contents:
     size_bytes = sum(item.size_bytes for item in folder.items.values())
     return Contents(
         folder.path, layout, size_bytes, root, tuple(tensors_in(root)), tuple(imports), tuple(numpy_types),
-        parts=tuple(parts), gaps=tuple(dict.fromkeys(gaps)),
+        parts=tuple(parts), gaps=clauses(gaps),
         unused_bytes=sum(one.unused_bytes for _, one in parts), tools_metrics=makeup.metrics,
     )  # fmt: skip
 
@@ -77,7 +77,7 @@ def joined(root: Node, contents: Contents, imports: Iterable[str], gaps: Iterabl
         root=root,
         tensors=tuple(tensors_in(root)),
         imports=tuple(sorted({*contents.imports, *imports})),
-        gaps=tuple(dict.fromkeys([*contents.gaps, *gaps])),
+        gaps=clauses([*contents.gaps, *gaps]),
     )
 
 

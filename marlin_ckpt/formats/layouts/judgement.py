@@ -16,7 +16,7 @@ from marlin_ckpt.errors import (
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.format import Foreign, Format, detect
-from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, listed, misplaced
+from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, clauses, listed, misplaced
 from marlin_ckpt.formats.registry import FileFormat, open_format
 from marlin_ckpt.formats.verdicts import Inspection, Status, Verdict
 from marlin_ckpt.storage.sums import read_whole
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 _POINTER = "a git-lfs pointer"
 _ALWAYS_WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt")
 _MOST_SAID = 9  # clauses of a reason; each of a folder in the folder has as many
-_LONGEST = 1_000  # characters of a clause
 _UNTIED = "nothing ties its files to one save"
 
 
@@ -183,7 +182,8 @@ def _verify_other(folder: Folder, name: str, on_bytes: OnBytes) -> None:
         if _is_pointer(kind):
             raise _PointerError
         if name.endswith(".json"):
-            folder.read_json(name)  # all of it, unless it is longer than any
+            if name not in folder.parsed:
+                folder.read_json(name)  # all of it, unless it is longer than any
             on_bytes(source.size_bytes)
         elif isinstance(kind, Format):
             open_format(source).verify(source, on_bytes)
@@ -220,8 +220,6 @@ def _unchecked(names: list[str]) -> str:
 
 
 def _sentence(parts: list[str]) -> str:
-    said = list(
-        dict.fromkeys(one if len(one) <= _LONGEST else f"{one[:_LONGEST]}..." for one in parts if one)
-    )
+    said = clauses(parts)
     more = len(said) - _MOST_SAID
     return "; ".join(said[:_MOST_SAID]) + (f"; and {more} more of the kind" if more > 0 else "")

@@ -38,6 +38,7 @@ class Folder:
         path: of the folder, for messages.
         items: its files, by their names in it, at any depth; links count as what they lead to, and those that
             lead to a folder do not count.
+        parsed: the names of the files of JSON that were read, and are JSON.
     """
 
     def __init__(self, store: Store, entry: Entry, within: str = "") -> None:
@@ -46,6 +47,7 @@ class Folder:
         self._name = f"{entry.item.name}/{within}" if within else entry.item.name
         self.path = os.path.join(entry.path, within) if within else entry.path
         self._dangling: list[str] | None = None
+        self.parsed: set[str] = set()
         start = len(self._name) + 1
         before = f"{self._name}/"
         members = {one.name[start:]: one for one in entry.members if one.name.startswith(before)}
@@ -110,7 +112,9 @@ class Folder:
             ExcessError: it is larger than any that a tool wrote.
             CheckpointNotFoundError, StorageError: as `open` raises them.
         """
-        return parsed(self.read_text(name), os.path.join(self.path, name))
+        found = parsed(self.read_text(name), os.path.join(self.path, name))
+        self.parsed.add(name)
+        return found
 
     def read_text(self, name: str) -> bytes:
         """Reads a small file of JSON as it is; raises as `read_json`."""

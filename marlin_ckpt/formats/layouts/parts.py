@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.storage.store import Store
 
 _LONGEST = 255  # characters of a name; no file on Linux has a longer one
+_LONGEST_CLAUSE = 1_000  # characters
 _MOST_GAPS = 4096  # no run has had more ranks that are missing; a name may have any number
 
 
@@ -152,6 +153,15 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     """A few of some names, each as long as a line takes, and whether there are more."""
     return ", ".join(one[:_LONGEST] for one in names[:most]) + (
         f" and {len(names) - most} more" if len(names) > most else ""
+    )
+
+
+def clauses(said: Iterable[str]) -> tuple[str, ...]:
+    """What is said of a folder, each clause once; what a hostile file makes very long is cut."""
+    return tuple(
+        dict.fromkeys(
+            one if len(one) <= _LONGEST_CLAUSE else f"{one[:_LONGEST_CLAUSE]}..." for one in said if one
+        )
     )
 
 

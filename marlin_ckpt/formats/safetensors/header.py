@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.budget import check_json
+from marlin_ckpt.formats.format import LARGEST_HEADER
 from marlin_ckpt.formats.values import dtypes
 from marlin_ckpt.formats.values.dtypes import FLOAT4, SAFETENSORS
 from marlin_ckpt.formats.values.tensor import TensorInfo, contiguous_stride
 from marlin_ckpt.storage.source import Source
 
-_LARGEST_HEADER = 100 << 20  # by the specification
 _MOST_DIMENSIONS = 64  # torch's own limit
 _PARTS_OF_BYTES = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # bits; Dtype::bitsize in safetensors' tensor.rs
 _LIMIT = 2**63  # torch's sizes, and numbers of elements, are int64
@@ -42,7 +42,7 @@ def read_header(source: Source) -> Header:
     """
     size = source.size_bytes
     (length,) = struct.unpack("<Q", source.read(0, 8).ljust(8, b"\0"))
-    if not 2 <= length <= min(_LARGEST_HEADER, size - 8):  # noqa: PLR2004 - of "{}"
+    if not 2 <= length <= min(LARGEST_HEADER, size - 8):  # noqa: PLR2004 - of "{}"
         raise CorruptCheckpointError("truncated: the safetensors header does not fit the file", source.path)
     text = source.read(8, length)
     check_json(text, source.path)

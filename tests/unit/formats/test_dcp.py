@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError
 from marlin_ckpt.formats import inspection
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.operations import one
@@ -27,6 +27,17 @@ SHARD = "__0_0.distcp"
 @pytest.fixture
 def made(tmp_path) -> Made:
     return dcp_folders.make_dcp(tmp_path)
+
+
+def test_a_shard_alone_is_no_damaged_file_but_a_part_of_its_folder(made):
+    shard = made.path / SHARD
+    found = one.verify(shard)
+    assert (found.status, found.reason) == (Status.NOT_A_CHECKPOINT, "not a checkpoint but a shard of one")
+    assert found.hint == f"name its folder: {made.path}"
+    with pytest.raises(NotACheckpointError, match="a shard"):
+        one.inspect(shard)
+    with pytest.raises(NotACheckpointError, match="a shard"), one.opened(str(shard)):
+        pass
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -121,6 +121,21 @@ def test_a_tar_is_called_what_its_name_says_it_is(data: bytes, tmp_path: Path) -
     assert "tar -xf" in verdict.hint
 
 
+def test_what_is_json_by_its_name_is_no_message_of_a_server(tmp_path: Path) -> None:
+    path = tmp_path / "trainer_state.json"
+    path.write_bytes(b'{"global_step": 4}')
+    verdict = verify(os.fspath(path))
+    assert verdict.status is Status.NOT_A_CHECKPOINT
+    assert "name the folder" in verdict.hint
+
+
+def test_a_safetensors_file_that_ends_in_its_header_is_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors_file(200)[:100])
+    verdict = verify(os.fspath(path))
+    assert (verdict.status, "truncated" in verdict.reason) == (Status.CORRUPT, True)
+
+
 @pytest.mark.parametrize("byte", range(256))
 def test_control_characters_but_tab_and_line_ends_make_a_file_binary(byte: int) -> None:
     is_text = byte in b"\t\n\r" or (byte >= ord(" ") and byte != 0x7F)

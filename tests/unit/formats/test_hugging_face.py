@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.errors import CorruptCheckpointError, StorageError
 from marlin_ckpt.formats import inspection
-from marlin_ckpt.formats.layouts import Names
+from marlin_ckpt.formats.layouts import Names, members
 from marlin_ckpt.formats.layouts.peft import PeftLayout
 from marlin_ckpt.formats.verdicts import Inspection, Status
 from marlin_ckpt.operations import one
@@ -126,6 +126,19 @@ def test_an_index_states_the_right_size_or_none(tmp_path, size):
     path = make_sharded(tmp_path).path
     change_index(path, metadata={"total_size": size})
     assert "states" not in sound(path)
+
+
+def test_an_index_is_read_once_however_large_it_is(tmp_path, monkeypatch):
+    path = make_sharded(tmp_path).path
+    parsed, parse = [], members.parsed
+
+    def counting(text: bytes, of: str) -> Any:
+        parsed.append(os.path.basename(of))
+        return parse(text, of)
+
+    monkeypatch.setattr(members, "parsed", counting)
+    assert one.verify(path).status is Status.UNVERIFIABLE
+    assert sorted(parsed) == ["config.json", "generation_config.json", INDEX]
 
 
 def test_a_shard_of_an_older_save_is_a_note(tmp_path):

@@ -226,6 +226,14 @@ def test_the_metrics_are_those_of_its_step_however_the_file_is_indented(tmp_path
     assert metrics == {"loss": 1.0, "epoch": 2}
 
 
+def test_what_a_hostile_state_makes_long_is_cut(tmp_path):
+    path = make_trainer(tmp_path, step=4).path
+    change(path, global_step=10**4_000)
+    (gap,) = one.inspect(path).gaps
+    assert gap.startswith("trainer_state.json is of step 1000")
+    assert len(gap) < 1_100
+
+
 def test_what_is_not_logged_is_no_metric(tmp_path):
     path = make_trainer(tmp_path).path
     for history in ([], "none", None, [{"step": 3, "loss": 1.0}]):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from marlin_ckpt.formats.layouts.hugging_face import has_weights
 from marlin_ckpt.formats.layouts.layout import Names
-from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, listed
+from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, clauses, listed
 
 if TYPE_CHECKING:
     from marlin_ckpt.formats.content.contents import Contents
@@ -82,7 +82,7 @@ class DcpHuggingFaceLayout(ToolLayout):
         nodes = [Node(one.name, NodeKind.TENSOR, tensor=one) for one in tensors]
         root = Node("", NodeKind.MAPPING, children=nodes, origin={one.key: one.origin for one in nodes})
         size_bytes = sum(item.size_bytes for item in folder.items.values())
-        gaps = (*found.makeup.missing, *found.makeup.wrong)
+        gaps = clauses([*found.makeup.missing, *found.makeup.wrong])
         return Contents(folder.path, self.name, size_bytes, root, tensors, gaps=gaps)
 
 
