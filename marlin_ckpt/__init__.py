@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.formats.format import Format as Format
     from marlin_ckpt.formats.manifest import Manifest as Manifest
     from marlin_ckpt.formats.manifest import Parent as Parent
+    from marlin_ckpt.formats.statistics import Statistics as Statistics
     from marlin_ckpt.formats.values.tensor import Piece as Piece
     from marlin_ckpt.formats.values.tensor import TensorInfo as TensorInfo
     from marlin_ckpt.formats.verdicts import CheckpointInfo as CheckpointInfo
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.loading.anything import load as load
     from marlin_ckpt.naming import Kind as Kind
     from marlin_ckpt.operations.one import inspect as inspect
+    from marlin_ckpt.operations.one import read_statistics as read_statistics
     from marlin_ckpt.operations.one import verify as verify
     from marlin_ckpt.reports import FailedSave as FailedSave
     from marlin_ckpt.reports import LoadReport as LoadReport
@@ -118,6 +120,7 @@ _NAMES = {
     "formats.content.node": ("Node", "NodeKind"),
     "formats.format": ("Format",),
     "formats.manifest": ("Manifest", "Parent"),
+    "formats.statistics": ("Statistics",),
     "formats.values.tensor": ("Piece", "TensorInfo"),
     "formats.verdicts": ("CheckpointInfo", "Status", "Verdict"),
     "formats.zip.container": ("Container",),
@@ -126,7 +129,7 @@ _NAMES = {
     "saving.saver": ("Saver", "save"),
     "loading.anything": ("load",),
     "naming": ("Kind",),
-    "operations.one": ("inspect", "verify"),
+    "operations.one": ("inspect", "read_statistics", "verify"),
     "reports": ("FailedSave", "LoadReport", "Pruning", "SaveReport"),
     "training.backend": ("SingleProcess", "TrainerBackend", "TrainerBackendArguments"),
     "training.module": ("CallbackInterface", "ModuleInterface", "Stage"),

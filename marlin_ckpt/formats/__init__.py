@@ -8,6 +8,7 @@ Asked by everything above:
     verification: reads a whole checkpoint and compares every checksum; `verify` uses it.
     verdicts: the values that these return.
     manifest: our own JSON record inside a file.
+    statistics: another one, which says of each tensor what its values are like.
     budget: limits on the time and memory that reading the metadata of an untrusted file may take.
 
 The formats:

@@ -1,4 +1,4 @@
-"""One checkpoint, by its path, be it a file or a folder: `marlin_ckpt.verify` and `marlin_ckpt.inspect`."""
+"""One checkpoint, by its path, be it a file or a folder: what the package exports of it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from marlin_ckpt.directory import catalog
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CorruptCheckpointError, MarlinError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats import layouts, verification
+from marlin_ckpt.formats import layouts, statistics, verification
 from marlin_ckpt.formats.content.contents import Contents, read_contents
-from marlin_ckpt.formats.format import refuse_shard
+from marlin_ckpt.formats.format import Format, format_of, refuse_shard
+from marlin_ckpt.formats.statistics import Statistics
 from marlin_ckpt.formats.verdicts import Verdict
 from marlin_ckpt.storage.local.files import (
     STANDARD_INPUT,
@@ -73,6 +74,35 @@ def inspect(path: PathText) -> Contents:
     """
     text = os.fspath(path)
     return read(os.path.join(os.curdir, text) if text == STANDARD_INPUT else text)
+
+
+def read_statistics(path: PathText) -> dict[str, Statistics] | None:
+    """Reads the statistics of tensors that were saved with a checkpoint, and not its tensors.
+
+    Nothing else of the file is checked. torch is not imported.
+
+    Args:
+        path: a file.
+
+    Returns:
+        the statistics by the names of the tensors; None where none were saved, as in files of other tools,
+        in folders, and without `statistics`.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        StorageError: the file cannot be read.
+        CorruptCheckpointError: the statistics are damaged.
+        UnsafeCheckpointError: reading them would take far more memory than statistics of their length.
+    """
+    text = os.fspath(path)
+    if os.path.isdir(text):
+        return None
+
+    def look() -> dict[str, Statistics] | None:
+        with open_source(text) as source:
+            return statistics.read(source) if format_of(source) is Format.ZIP else None
+
+    return again_if_stale(look)
 
 
 def read(path: str) -> Contents:

@@ -173,6 +173,7 @@ def test_stats_are_those_of_torch(tmp_path, shown, document):
         finite = finite[finite.isfinite()]
         one = told[name]
         assert sum(one["histogram"]) == finite.numel()
+        assert one["norm"] == pytest.approx(finite.norm().item(), rel=1e-6)
         assert (one["nan"], one["inf"]) == (live.double().isnan().sum(), live.double().isinf().sum())
         if finite.numel():
             assert (one["min"], one["max"]) == (finite.min(), finite.max())

@@ -1,5 +1,6 @@
 """Reads the structures of any zip, whoever wrote it: the directory at its end, and the local headers."""
 
+import contextlib
 import re
 import struct
 from collections.abc import Iterable
@@ -97,6 +98,38 @@ def read_directory(source: Source) -> Directory:
     Raises:
         StructureError: it is damaged, or missing.
     """
+    data, count, offset, end, is_zip64 = _read(source)
+    try:
+        records, entries, has_folders = _parse_entries(data, count)
+    except (struct.error, UnicodeDecodeError) as error:
+        raise StructureError("the zip directory is damaged") from error
+    check_places(((one, one.header_offset + _least_header_bytes(one)) for one in records), offset)
+    return Directory(tuple(records), entries, offset, end, has_folders, is_zip64)
+
+
+def find_record(source: Source, label: str) -> Record | None:
+    """Finds one record by its name in its archive, without a look at the others: they may be thousands.
+
+    Raises:
+        StructureError: the directory is damaged, as far as it was read.
+    """
+    data, *_ = _read(source)
+    at = data.rfind(f"/{label}".encode())
+    if at < 0:
+        return None
+    start = data.rfind(structures.CENTRAL_SIGNATURE, 0, at)
+    with contextlib.suppress(struct.error, UnicodeDecodeError, StructureError):
+        *_, named, extra, comment, _, _, _, _ = structures.CENTRAL_ENTRY.unpack_from(data, max(start, 0))
+        end = start + structures.CENTRAL_ENTRY.size + named + extra + comment
+        (found,), _, _ = _parse_entries(data[start:end], 1)
+        if found.label == label:
+            return found
+    # The name is a part of another one's, or so is what looked like the beginning of its entry.
+    return next((one for one in read_directory(source).records if one.label == label), None)
+
+
+def _read(source: Source) -> tuple[bytes, int, int, int, bool]:
+    """The bytes of the directory, and what the end record says of it, as `_place` returns it."""
     size = source.size_bytes
     tail_offset = max(0, size - TAIL)
     tail = read_exactly(source, tail_offset, size - tail_offset)
@@ -106,13 +139,8 @@ def read_directory(source: Source) -> Directory:
             count, offset, end, is_zip64 = _place(source, tail, tail_offset, at)
         except StructureError as error:
             fault = fault if number else error
-            continue
-        try:
-            records, entries, has_folders = _parse_entries(read_exactly(source, offset, end - offset), count)
-        except (struct.error, UnicodeDecodeError) as error:
-            raise StructureError("the zip directory is damaged") from error
-        check_places(((one, one.header_offset + _least_header_bytes(one)) for one in records), offset)
-        return Directory(tuple(records), entries, offset, end, has_folders, is_zip64)
+        else:
+            return read_exactly(source, offset, end - offset), count, offset, end, is_zip64
     raise fault
 
 

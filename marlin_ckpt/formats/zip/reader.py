@@ -12,6 +12,7 @@ from marlin_ckpt.formats.zip.directory import (
     Directory,
     StructureError,
     check_places,
+    find_record,
     read_directory,
     read_header,
 )
@@ -60,6 +61,35 @@ def read_container(source: Source, *, every_header: bool = True) -> Container:
         return container._replace(manifest=found, repacked=repacked)
     except StructureError as error:
         raise CorruptCheckpointError(str(error), source.path) from error
+
+
+def read_alone(source: Source, label: str, most_bytes: int) -> bytes | None:
+    """Reads one record of a zip, and as little of the rest as that takes.
+
+    Args:
+        source: the file.
+        label: the record's name inside the archive.
+        most_bytes: how long it may be.
+
+    Returns:
+        its data; None where there is no such record.
+
+    Raises:
+        CorruptCheckpointError: its CRC does not hold, or what says where it is does not.
+        UnsafeCheckpointError: it is longer than that.
+    """
+    try:
+        record = find_record(source, label)
+        if record is None:
+            return None
+        if record.size > most_bytes:
+            raise ExcessError(f"refused as too large: {label} has {record.size:,} bytes", source.path)
+        header = read_header(source, record.header_offset)
+    except StructureError as error:
+        raise CorruptCheckpointError(str(error), source.path) from error
+    if header is None or header.name != record.name.encode():
+        raise CorruptCheckpointError(f"the header of record {record.name} is damaged", source.path)
+    return read_record(source, Container(source.path, (record,), {record.name: header.data_offset}), record)
 
 
 def read_saved(source: Source) -> Container:

@@ -222,9 +222,11 @@ def _inflate(source: Source, part: _Part, place: memoryview | None) -> int | Non
 
 def _tensors(source: Source, container: Container, damaged: list[str]) -> list[str]:
     """The names of the tensors in damaged records, as far as the file still tells."""
-    pickle = container.by_label["data.pkl"]
     keys = [name.rpartition("/")[2] for name in damaged if "/data/" in name]
-    if not keys or pickle.name in damaged or pickle.size > LARGEST_PICKLE:
+    if not keys:
+        return []
+    pickle = container.by_label["data.pkl"]
+    if pickle.name in damaged or pickle.size > LARGEST_PICKLE:
         return []
     try:
         names = tensor_names(read_record(source, container, pickle))

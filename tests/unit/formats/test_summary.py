@@ -19,7 +19,7 @@ from marlin_ckpt.storage.local.files import open_source
 
 @given(values=st.lists(st.floats(width=32), max_size=50), size=st.integers(1, 7))
 def test_figures_do_not_depend_on_how_the_values_are_cut_into_blocks(values, size):
-    from marlin_ckpt.formats.values import arrays, statistics
+    from marlin_ckpt.formats.values import arrays, distribution
 
     path = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp") / f"show{os.getpid()}.pt"
     torch.save([torch.tensor(values)], path)
@@ -27,14 +27,15 @@ def test_figures_do_not_depend_on_how_the_values_are_cut_into_blocks(values, siz
     try:
         with open_source(str(path)) as source, pytest.MonkeyPatch.context() as patch:
             (tensor,) = read_contents(source).tensors
-            whole = statistics.statistics(source, tensor)
+            whole = distribution.distribution(source, tensor)
             patch.setattr(arrays, "blocks", lambda fd, tensor: original(fd, tensor, size))
-            cut = statistics.statistics(source, tensor)
+            cut = distribution.distribution(source, tensor)
     finally:
         path.unlink()
-    assert (whole.nans, whole.infinities, whole.histogram) == (cut.nans, cut.infinities, cut.histogram)
-    for name in ("minimum", "maximum", "mean", "std"):
-        one, other = getattr(whole, name), getattr(cut, name)
+    assert whole.statistics[3:] == cut.statistics[3:]
+    assert whole.histogram == cut.histogram
+    figures = (*whole.statistics[:3], whole.mean, whole.std), (*cut.statistics[:3], cut.mean, cut.std)
+    for one, other in zip(*figures, strict=True):
         scale = max((abs(value) for value in values if math.isfinite(value)), default=0)
         assert one == pytest.approx(other, nan_ok=True, rel=1e-9, abs=1e-9 * scale)
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from marlin_ckpt import errors
-from marlin_ckpt.formats.values.statistics import checked_statistics
+from marlin_ckpt.formats.values.distribution import checked_distributions
 from marlin_ckpt.operations import average, diff, export
 from marlin_ckpt.operations.export import Wanted
 from marlin_ckpt.operations.one import opened
@@ -99,16 +99,16 @@ def test_the_values_of_float4_are_those_of_its_specification(tmp_path):
         tmp_path, {"w": torch.tensor([0x72, 0x0F], dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}
     )
     with opened(str(a)) as file:
-        (found,) = checked_statistics(file, file.contents.tensors)
-    assert (found.minimum, found.maximum, found.mean) == (-6, 6, (1 + 6 - 6 + 0) / 4)
+        (found,) = checked_distributions(file, file.contents.tensors)
+    assert (found.statistics.minimum, found.statistics.maximum, found.mean) == (-6, 6, (1 + 6 - 6 + 0) / 4)
 
 
 def test_the_values_of_complex32_are_those_of_torch(tmp_path):
     value = torch.tensor([3 + 4j, 0, 1j], dtype=torch.complex64).to(torch.complex32)
     a, b = write_states(tmp_path, {"w": value}, {"w": torch.zeros(3, dtype=torch.complex32)})
     with opened(str(a)) as file:
-        (found,) = checked_statistics(file, file.contents.tensors)
-    assert (found.minimum, found.maximum) == (0, 5)
+        (found,) = checked_distributions(file, file.contents.tensors)
+    assert (found.statistics.minimum, found.statistics.maximum) == (0, 5)
     (one,) = compare(a, b).tensors
     assert (one.distance.differing, one.distance.maximum) == (2, 5)
     output = WeightsFile(str(tmp_path / "mean.pt"))

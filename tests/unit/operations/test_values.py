@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from marlin_ckpt import errors
-from marlin_ckpt.formats.values.statistics import checked_statistics
+from marlin_ckpt.formats.values.distribution import checked_distributions
 from marlin_ckpt.operations import diff
 from marlin_ckpt.operations.one import opened
 from tests.support.state_files import write_state, write_states
@@ -214,12 +214,12 @@ def test_arrays_are_shown_and_compared_as_tensors_are(tmp_path, dtype, order):
     a, b = write_states(tmp_path, {"x": array}, {"x": changed})
     with opened(str(a)) as file:
         (tensor,) = file.contents.tensors
-        (found,) = checked_statistics(file, [tensor])
+        (found,) = checked_distributions(file, [tensor])
     native = array.dtype.newbyteorder("=")
     assert (tensor.name, tensor.dtype, tensor.shape) == ("x", native.name, (2, 3))
     assert tensor.size_bytes == array.nbytes
     values = np.abs(array) if dtype in ("c8", "c16", ">c16") else array
-    assert (found.minimum, found.maximum) == (values.min(), values.max())
+    assert (found.statistics.minimum, found.statistics.maximum) == (values.min(), values.max())
     assert found.mean == pytest.approx(float(values.astype("f8").mean()))
     (one,) = compare(a, b).tensors
     assert (one.change, one.distance.differing, one.distance.maximum) == ("changed", 1, float(values[1, 2]))
@@ -232,8 +232,8 @@ def test_times_are_compared_by_their_count_and_what_is_none_is_not_finite(tmp_pa
         tmp_path, {"x": np.array([0, 10, 20], "m8[s]")}, {"x": np.array([0, 15, "NaT"], "m8[s]")}
     )
     with opened(str(b)) as file:
-        (found,) = checked_statistics(file, file.contents.tensors)
-    assert (found.tensor.dtype, found.maximum, found.nans) == ("timedelta64[s]", 15, 1)
+        (found,) = checked_distributions(file, file.contents.tensors)
+    assert (found.tensor.dtype, found.statistics.maximum, found.statistics.nans) == ("timedelta64[s]", 15, 1)
     (one,) = compare(a, b).tensors
     assert (one.distance.differing, one.distance.not_finite, one.distance.maximum) == (2, 1, 5)
 
@@ -272,5 +272,5 @@ def test_a_pickle_of_python_2_has_its_arrays(tmp_path):
     assert whole.endswith(b"\x80\x02]q\x00.")
     (tmp_path / "a.pth").write_bytes(whole[:at] + b"\x80\x02}U\x01x" + array + b"s." + b"\x80\x02]q\x00.")
     with opened(str(tmp_path / "a.pth")) as file:
-        (found,) = checked_statistics(file, file.contents.tensors)
-    assert (found.tensor.name, found.tensor.dtype, found.maximum) == ("x", "float64", 2)
+        (found,) = checked_distributions(file, file.contents.tensors)
+    assert (found.tensor.name, found.tensor.dtype, found.statistics.maximum) == ("x", "float64", 2)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.formats.values.statistics import checked_statistics
+from marlin_ckpt.formats.values.distribution import checked_distributions
 from marlin_ckpt.operations import average, diff, export
 from marlin_ckpt.operations.export import Wanted
 from marlin_ckpt.operations.one import opened
@@ -65,10 +65,10 @@ def test_a_view_keeps_its_values_in_every_command(tmp_path, title, kind):
     for name in ("m.pt", "m.safetensors"):
         assert torch.equal(run(average.average, [a, b], tmp_path / name), view(base_of(2)))
     with opened(str(a)) as one, opened(str(b)) as other:
-        (found,) = checked_statistics(one, [one.contents.tensors[0]])
+        (found,) = checked_distributions(one, [one.contents.tensors[0]])
         differing = [each for each in diff.compare(one, other).tensors if each.distance]
     whole = view(base_of()).double()
-    assert (found.minimum, found.maximum, found.mean) == (
+    assert (found.statistics.minimum, found.statistics.maximum, found.mean) == (
         whole.min(),
         whole.max(),
         pytest.approx(whole.mean()),
@@ -137,8 +137,8 @@ def test_a_legacy_storage_that_is_a_part_of_another_has_its_own_elements(tmp_pat
     torch.save({"w": expected.clone()}, whole)
     with opened(str(path)) as one, opened(str(whole)) as other:
         assert diff.compare(one, other).is_same
-        (found,) = checked_statistics(one, one.contents.tensors)
-    assert (found.minimum, found.maximum) == (5, 8)
+        (found,) = checked_distributions(one, one.contents.tensors)
+    assert (found.statistics.minimum, found.statistics.maximum) == (5, 8)
 
 
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")

@@ -52,6 +52,7 @@ PUBLIC_NAMES = [
     "SingleProcess",
     "Stage",
     "StateMismatchError",
+    "Statistics",
     "Status",
     "StorageError",
     "TensorInfo",
@@ -70,6 +71,7 @@ PUBLIC_NAMES = [
     "get_latest_file",
     "inspect",
     "load",
+    "read_statistics",
     "save",
     "verify",
 ]

@@ -29,8 +29,8 @@ def show(
 
     Prints its origin, its tensors as a tree, its optimizers, and what loading it would import. Only the
     structure is read and no code of the file is run. --stats reads values and prints the smallest, the
-    largest, the mean, the standard deviation and a histogram of the finite ones, and how many are NaN or
-    infinite.
+    largest, the mean, the standard deviation, the L2 norm and a histogram of the finite ones, and how many
+    are NaN or infinite.
     """
     from marlin_ckpt.cli.views.show import contents as view
     from marlin_ckpt.cli.views.show import tensors as tensors_view
@@ -41,11 +41,11 @@ def show(
     if stats is None:
         found = one.read(file)
     else:
-        from marlin_ckpt.formats.values.statistics import checked_statistics
+        from marlin_ckpt.formats.values.distribution import checked_distributions
 
         with one.opened(file) as checked:
             found = checked.contents
-            figures = checked_statistics(checked, matching(found, stats, order))
+            figures = list(checked_distributions(checked, matching(found, stats, order)))
     listed = matching(found, tensors, order)
     if json:
         output.document(view.document(found) | tensors_view.document(listed, figures))

@@ -12,7 +12,7 @@ from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats.values.tensor import TensorInfo
 
 if TYPE_CHECKING:  # needs NumPy, which `show` without --stats does not
-    from marlin_ckpt.formats.values.statistics import Statistics
+    from marlin_ckpt.formats.values.distribution import Distribution
 
 
 def show(listed: Sequence[TensorInfo]) -> None:
@@ -24,14 +24,16 @@ def show(listed: Sequence[TensorInfo]) -> None:
     output.table(["name", "shape", "dtype", "elements", "size"], rows, {"elements", "size"})
 
 
-def show_statistics(found: Sequence[Statistics]) -> None:
+def show_statistics(found: Sequence[Distribution]) -> None:
     """Prints a line of figures for each tensor that was read."""
     rows = []
     for one in found:
-        figures = [_figure(number) for number in (one.minimum, one.maximum, one.mean, one.std)]
-        counts = [str(one.nans), str(one.infinities), bars(one.histogram)]
+        known = one.statistics
+        numbers = (known.minimum, known.maximum, one.mean, one.std, known.norm)
+        figures = [_figure(number) for number in numbers]
+        counts = [str(known.nans), str(known.infinities), bars(one.histogram)]
         rows.append([cut(one.tensor.name), shape(one.tensor.shape), *figures, *counts])
-    titles = ["name", "shape", "min", "max", "mean", "std", "NaN", "Inf", "histogram"]
+    titles = ["name", "shape", "min", "max", "mean", "std", "norm", "NaN", "Inf", "histogram"]
     output.table(titles, rows, titles[2:-1])
 
 
@@ -39,7 +41,7 @@ def _figure(number: float) -> str:
     return "-" if number != number else f"{number:.4g}"  # noqa: PLR0124 - NaN alone differs from itself
 
 
-def document(listed: Sequence[TensorInfo], found: Sequence[Statistics] | None) -> dict[str, Any]:
+def document(listed: Sequence[TensorInfo], found: Sequence[Distribution] | None) -> dict[str, Any]:
     """The keys of `show --json` that are about tensors.
 
     Args:
@@ -51,5 +53,10 @@ def document(listed: Sequence[TensorInfo], found: Sequence[Statistics] | None) -
     if found is None:
         return tensors
     others = {"min": "minimum", "max": "maximum", "nan": "nans", "inf": "infinities"}
-    stats = [facts(one.tensor, "name") | facts(one, "mean", "std", "histogram", **others) for one in found]
+    stats = [
+        facts(one.tensor, "name")
+        | facts(one, "mean", "std", "histogram")
+        | facts(one.statistics, "norm", **others)
+        for one in found
+    ]
     return {**tensors, "stats": stats}

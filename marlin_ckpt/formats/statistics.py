@@ -1,0 +1,144 @@
+"""The statistics of tensors: a record of our own inside a file, which stands before the manifest."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.formats.budget import check_json
+from marlin_ckpt.formats.manifest import json_ready
+from marlin_ckpt.formats.zip.reader import read_alone
+from marlin_ckpt.storage.source import Source
+
+NAME = ".marlin/statistics.json"
+MOST_BYTES = 16 << 20  # that of 100,000 tensors
+_FORMAT_VERSION = 1
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class Statistics(NamedTuple):
+    """Statistics of the values of a tensor, or of the magnitudes of complex values.
+
+    Attributes:
+        norm: the L2 norm of the finite values; 0 where there is none.
+        minimum: of the finite values; NaN where there is none.
+        maximum: of the finite values; NaN where there is none.
+        nans: how many values are NaN.
+        infinities: how many are infinite.
+    """
+
+    norm: float
+    minimum: float
+    maximum: float
+    nans: int = 0
+    infinities: int = 0
+
+
+def to_json(found: Mapping[str, Statistics]) -> bytes:
+    """The bytes of the record: a column for each statistic, and counts only of the tensors that have some."""
+    rows = list(found.values())
+    values = {
+        "format_version": _FORMAT_VERSION,
+        "names": list(found),
+        "norm": _column(one.norm for one in rows),
+        "min": _column(one.minimum for one in rows),
+        "max": _column(one.maximum for one in rows),
+        "nan": [[at, one.nans] for at, one in enumerate(rows) if one.nans],
+        "inf": [[at, one.infinities] for at, one in enumerate(rows) if one.infinities],
+    }
+    return json.dumps(values, separators=(",", ":")).encode()
+
+
+def from_json(data: bytes, path: str = "") -> dict[str, Statistics]:
+    """Reads the bytes of a record.
+
+    Args:
+        data: the bytes.
+        path: the file, for messages.
+
+    Returns:
+        the statistics by the names of the tensors.
+
+    Raises:
+        UnsafeCheckpointError: it would take more memory than any record of its length that marlin-ckpt wrote.
+        ValueError: it is no such record, or a newer marlin-ckpt wrote it.
+    """
+    check_json(data, path)
+    try:
+        values = json.loads(data)
+        if values["format_version"] != _FORMAT_VERSION:
+            raise ValueError("its format is not known here")
+        names = _names(values["names"])
+        columns = [_numbers(values[key], len(names)) for key in ("norm", "min", "max")]
+        found = dict(zip(names, map(Statistics, *columns), strict=True))
+        counts = {key: _counts(values[key], len(names)) for key in ("nan", "inf")}
+        for at in {*counts["nan"], *counts["inf"]}:
+            nans, infinities = counts["nan"].get(at, 0), counts["inf"].get(at, 0)
+            norm, low, high = (column[at] for column in columns)
+            found[names[at]] = Statistics(norm, low, high, nans, infinities)
+    except (KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"the statistics are none: {error!r}") from error
+    return found
+
+
+def read(source: Source) -> dict[str, Statistics] | None:
+    """Reads the statistics in a file, and nothing else of it.
+
+    Args:
+        source: the file.
+
+    Returns:
+        the statistics by the names of the tensors; None where the file has none.
+
+    Raises:
+        CorruptCheckpointError: the file is damaged, as far as it was read.
+        UnsafeCheckpointError: the record is far larger than any that marlin-ckpt wrote.
+        StorageError: it cannot be read.
+    """
+    data = read_alone(source, NAME, MOST_BYTES)
+    try:
+        return None if data is None else from_json(data, source.path)
+    except ValueError as error:
+        raise CorruptCheckpointError(str(error), source.path) from error
+
+
+def _names(values: Any) -> list[str]:
+    if type(values) is not list or not all(type(name) is str for name in values):
+        raise TypeError("its names are none")
+    return values
+
+
+def _column(numbers: Iterable[float]) -> list[Any]:
+    column = list(numbers)
+    # The sum says whether any of them is not finite, without a look at each.
+    ready: list[Any] = column if math.isfinite(sum(map(abs, column))) else json_ready(column)
+    return ready
+
+
+def _numbers(column: Any, length: int) -> list[float]:
+    if type(column) is not list or len(column) != length:
+        raise TypeError("a column has another length than the names")
+    kinds = set(map(type, column))
+    if kinds == {float} or not column:
+        return column
+    return [one if type(one) is float else _number(one) for one in column]
+
+
+def _number(value: Any) -> float:
+    if type(value) is int:
+        return float(value)
+    return _NOT_FINITE[value]
+
+
+def _counts(pairs: Any, length: int) -> dict[int, int]:
+    if type(pairs) is not list or len(pairs) > length:
+        raise TypeError("counts are none")
+    counts = {}
+    for at, count in pairs:
+        if type(at) is not int or type(count) is not int or not (0 <= at < length and count > 0):
+            raise TypeError("a count is none")
+        counts[at] = count
+    return counts
