@@ -20,6 +20,7 @@ from marlin_ckpt.directory.history.events import (
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.operations.history.rows import Row, Unended
 
+GLUE = "\u00a0"  # in the place of a blank at which no line is broken; what is escaped has none
 NameOf = Callable[[str], str]
 _Words = tuple[str, str]
 
@@ -28,7 +29,7 @@ _ISO_LENGTH = len("2026-11-27T12:00:00.000Z")
 
 
 def words(row: Row, name_of: NameOf) -> _Words:
-    """What a row says: what happened, in a word or two, and the rest of the line.
+    """What a row says: what happened, in a word or two, and the rest of the line, with `GLUE` in it.
 
     Args:
         row: the row.
@@ -59,7 +60,8 @@ def _local_minute(text: str) -> str:
 
 def _saved(event: Saved, row: Row, name_of: NameOf) -> _Words:
     to_disk = duration(event.write_s + event.sync_s)
-    how = f"({size(event.size_bytes)}, stall {duration(event.stall_s)}, {to_disk} to disk)"
+    costs = size(event.size_bytes), f"stall {duration(event.stall_s)}", f"{to_disk} to disk"
+    how = f"({', '.join([one.replace(' ', GLUE) for one in costs])})"
     gone = "; it is no longer there" if row.is_gone else ""
     return "saved", f"{name_of(event.name)} {how}{gone}{_metrics(event)}"
 
@@ -126,7 +128,8 @@ def _unended(event: Unended, _row: Row, _name_of: NameOf) -> _Words:
 
 
 def _metrics(event: Measured | Saved) -> str:
-    return f"  {metrics(event.metrics)}" if event.metrics else ""
+    found = metrics(event.metrics)
+    return "  " + "  ".join([one.replace(" ", GLUE) for one in found.split("  ")]) if found else ""
 
 
 def _after_colon(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.colour import painter
 from marlin_ckpt.cli.text import columns, count, folded, middle
-from marlin_ckpt.cli.views.events import when, words
+from marlin_ckpt.cli.views.events import GLUE, when, words
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.directory.history.events import (
     Ended,
@@ -60,7 +60,7 @@ def show(rows: Sequence[Row], run_ids: Collection[str]) -> None:
 
 def _in_pipe(row: Row, run: str) -> str:
     head, rest = words(row, escape)
-    return f"{when(row.event.at)}  {run}{head} {rest}".rstrip()
+    return f"{when(row.event.at)}  {run}{head} {rest}".replace(GLUE, " ").rstrip()
 
 
 def _on_terminal(taken: int) -> Callable[[Row, str], str]:
@@ -80,7 +80,7 @@ def _on_terminal(taken: int) -> Callable[[Row, str], str]:
         if first.startswith(head):
             first = paint(head, style) + first[len(head) :]
         line = f"{paint(when(event.at), 'dim')}  {paint(run, 'blue')}{first}"
-        return "\n".join([line, *(" " * indent + one for one in more)])
+        return "\n".join([line, *(" " * indent + one for one in more)]).replace(GLUE, " ")
 
     return lay_out
 
