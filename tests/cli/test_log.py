@@ -131,7 +131,14 @@ def test_a_run_without_an_end_is_said_to_have_none(run_main, tmp_path):
 
 
 def test_where_no_event_is_as_new_as_asked_that_is_said(run_main, directory):
-    assert run_main("log", directory, "--since", "2100-01-01") == (0, "", "no events since 2100-01-01\n")
+    assert run_main("log", directory, "--since", "2100-01-01") == (0, "", "no such events\n")
+
+
+def test_brief_leaves_out_what_there_is_much_of(log, directory):
+    many = ("epoch", "saved", "removed", "clean")
+    lines = [line for line in log(directory) if line[29:].split()[0].rstrip(",") not in many]
+    assert log(directory, "--brief") == lines
+    assert len(lines) == 10
 
 
 def test_lines_that_are_damaged_or_of_a_newer_version_are_counted_and_the_others_shown(run_main, tmp_path):

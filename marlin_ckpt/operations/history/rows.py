@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from marlin_ckpt.directory.history.events import Ended, Event, Removed, Saved, Started
+from marlin_ckpt.directory.history.events import Ended, Event, Measured, Removed, Saved, Started
 from marlin_ckpt.operations.history.lineage import is_of_process
 
 
@@ -19,6 +19,9 @@ class Unended(Event):
     kind: ClassVar[str] = "killed"
 
     since: str = ""
+
+
+_MANY = (Measured, Saved, Removed)
 
 
 class Row(NamedTuple):
@@ -80,28 +83,27 @@ def choose(
     rows: Sequence[Row],
     *,
     run_id: str | None = None,
+    brief: bool = False,
     since_s: float | None = None,
     last: int | None = None,
-    newest_first: bool = False,
 ) -> list[Row]:
     """Chooses lines.
 
     Args:
         rows: the oldest first.
         run_id: only those of this run.
+        brief: without metrics, saves and removals, of which there are many.
         since_s: only those that were written then or later, in seconds since 1970.
         last: only so many, the last ones.
-        newest_first: turn their order round.
     """
     chosen = [
         row
         for row in rows
         if (run_id is None or row.event.run_id == run_id)
+        and not (brief and isinstance(row.event, _MANY))
         and (since_s is None or (row.event.at_s() or 0.0) >= since_s)
     ]
-    if last is not None:
-        chosen = chosen[max(0, len(chosen) - last) :]
-    return chosen[::-1] if newest_first else chosen
+    return chosen if last is None else chosen[max(0, len(chosen) - last) :]
 
 
 def short_ids(run_ids: Collection[str], least: int = 6) -> dict[str, str]:

@@ -80,7 +80,7 @@ def test_lines_are_chosen_by_run_then_time_then_number():
     rows = rows_of(EVENTS, everything)
     assert {row.event.run_id for row in choose(rows, run_id=OTHER)} == {OTHER}
     assert [row.event.at for row in choose(rows, since_s=rows[-2].event.at_s())] == [at(22), at(23)]
-    assert [row.event.at for row in choose(rows, last=2, newest_first=True)] == [at(23), at(22)]
+    assert [row.event.at for row in choose(rows, last=2)] == [at(22), at(23)]
     assert choose(rows, run_id=ONE, last=1)[0].event == EVENTS[11]
     assert len(choose(rows, last=1000)) == len(rows)
 

@@ -25,6 +25,7 @@ def log(
     ] = None,
     last: Annotated[int | None, option("-n", "N", "Only the last N events.", min=1)] = None,
     reverse: Annotated[bool, flag("--reverse", "The newest event first.")] = False,
+    brief: Annotated[bool, flag("--brief", "Without metrics, saves and removals.")] = False,
     json: Json = False,
 ) -> None:
     """Print what happened in a directory's runs.
@@ -57,10 +58,12 @@ def log(
     found = rows.choose(
         rows.rows_of(past.events, lambda name: os.path.lexists(os.path.join(directory, name))),
         run_id=run_id,
+        brief=brief,
         since_s=since_s,
         last=last,
-        newest_first=reverse,
     )
+    if reverse:
+        found.reverse()
     runs = [one for one in runs if run_id in (None, one.run_id)]
     if json:
         output.document(view.document(directory, past, found, runs))
@@ -69,7 +72,7 @@ def log(
         view.show(found, [one.run_id for one in runs])
         view.tell_of_open(runs)
     else:
-        output.talk(f"no events since {since}")
+        output.talk("no such events")
 
 
 def _meant(text: str, run_ids: list[str], directory: str) -> str:
