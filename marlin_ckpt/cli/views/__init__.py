@@ -16,6 +16,7 @@ documents are described by the schemas in marlin_ckpt/cli/schemas/ and stable.
 | `run`, and its `progress` | `train` |
 | `proof` that a resumed run is the same run | `prove-resume` |
 | `advice` on how often to save | `advise` |
+| `report`, a folder: the page of a directory | `report` |
 | `environment` that a report of a fault describes | `env` |
 
 `facts` has the parts of documents that carry the names of attributes.

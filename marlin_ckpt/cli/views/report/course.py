@@ -1,0 +1,216 @@
+"""The metrics of a report as rows of numbers, and which of them share a chart."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from marlin_ckpt.cli.views.report.parts.figures import seconds_of
+from marlin_ckpt.operations.report.course import Point, Run
+from marlin_ckpt.operations.report.values import Report
+
+MOST_ROWS = 1000  # of measurements that are drawn and listed
+MOST_CURVES = 8  # of a chart: as many as there are colours
+_TOGETHER = 3  # metrics of one chart, where there is one run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What was measured at one step of one run.
+
+    Attributes:
+        run_id: of the run.
+        directory: 0 for the report's own, 1 for the one that it is compared with.
+        start: which process of the run, from 0.
+        step: global steps that were done; None where that is not known.
+        index: of the checkpoint, None where there is none.
+        time_s: when, in seconds since 1970; None where that is not known.
+        at: the same as the report has it.
+        metrics: names and numbers.
+        point: the checkpoint that was saved with these, if one was.
+        place: of that in its report's points.
+        redone: whether a later process did this step again.
+    """
+
+    run_id: str
+    at: str
+    metrics: Mapping[str, float]
+    directory: int = 0
+    start: int = 0
+    step: int | None = None
+    index: int | None = None
+    time_s: float | None = None
+    point: Point | None = None
+    place: int | None = None
+    redone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One metric of one run.
+
+    Attributes:
+        metric: its name.
+        run_id: of the run.
+        directory: as that of its rows.
+        colour: which of the colours and shapes, from 0.
+        rows: the places in the table of rows, in the order in which they were written.
+    """
+
+    metric: str
+    run_id: str
+    directory: int
+    colour: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the section of metrics draws.
+
+    Attributes:
+        rows: all that is drawn; each once.
+        charts: the titles of charts, each with its curves.
+        by_step: whether the axis has steps; it has indices where steps are not known.
+        measured: how many measurements there are, of which `rows` may be a part.
+        hidden: how many older runs are not drawn.
+    """
+
+    rows: tuple[Row, ...] = ()
+    charts: tuple[tuple[str, tuple[Curve, ...]], ...] = ()
+    by_step: bool = True
+    measured: int = 0
+    hidden: int = 0
+    starts: Mapping[tuple[int, str], Run] = field(default_factory=dict)
+
+
+def plan(report: Report) -> Plan:
+    """What to draw of a report, and of the one that it is compared with."""
+    reports = [report, *([report.other] if report.other else [])]
+    rows = [row for number, one in enumerate(reports) for row in _rows_of(one, number)]
+    by_step = all(row.step is not None for row in rows if row.point) or not any(row.point for row in rows)
+    rows = [row for row in rows if by_step or row.index is not None]
+    measured = len(rows)
+    lines = list(dict.fromkeys((row.directory, row.run_id) for row in rows))
+    drawn = sorted(lines, key=lambda one: (one[0], -_last(rows, one)))[:MOST_CURVES]
+    lines = [one for one in lines if one in drawn]
+    hidden = len({(row.directory, row.run_id) for row in rows}) - len(lines)
+    rows = thinned([row for row in rows if (row.directory, row.run_id) in lines])
+    runs = {(number, run.run_id): run for number, one in enumerate(reports) for run in one.runs}
+    return Plan(
+        rows=tuple(rows),
+        charts=tuple(_charts(rows, lines)),
+        by_step=by_step,
+        measured=measured,
+        hidden=hidden,
+        starts=runs,
+    )
+
+
+def _last(rows: Sequence[Row], line: tuple[int, str]) -> float:
+    return max((row.time_s or 0.0) for row in rows if (row.directory, row.run_id) == line)
+
+
+def _rows_of(report: Report, directory: int) -> Iterator[Row]:
+    by_key: dict[tuple[str, int, int], Row] = {}
+    starts = {run.run_id: [seconds_of(one.at) or 0.0 for one in run.starts] for run in report.runs}
+
+    def start_of(run_id: str, time_s: float | None) -> int:
+        began = starts.get(run_id, [])
+        return max(0, sum(one <= (time_s or 0.0) + 0.5 for one in began) - 1)
+
+    def add(row: Row, key: int) -> None:
+        full = (row.run_id, row.start, key)
+        before = by_key.get(full)
+        if before is None:
+            by_key[full] = row
+        elif row.point:
+            by_key[full] = replace(row, metrics={**before.metrics, **row.metrics})
+        else:
+            by_key[full] = replace(before, metrics={**row.metrics, **before.metrics})
+
+    for place, point in enumerate(report.points):
+        if not point.metrics or point.kind == "model":
+            continue
+        when = seconds_of(point.at)
+        row = Row(
+            run_id=point.run_id, at=point.at, metrics=point.metrics, directory=directory, step=point.step,
+            start=start_of(point.run_id, when), index=point.index, time_s=when, point=point, place=place,
+        )  # fmt: skip
+        add(row, point.step if point.step is not None else -1 - place)
+    for one in report.measured:
+        when = seconds_of(one.at)
+        row = Row(
+            run_id=one.run_id, at=one.at, metrics=one.metrics, directory=directory, step=one.step,
+            start=start_of(one.run_id, when), time_s=when,
+        )  # fmt: skip
+        add(row, one.step)
+    runs = {run.run_id: number for number, run in enumerate(report.runs)}
+    rows = sorted(
+        by_key.values(),
+        key=lambda row: (runs.get(row.run_id, -1), row.start, row.step or 0, row.index or 0, row.time_s or 0),
+    )
+    first_steps: dict[str, dict[int, float]] = {}
+    for row in rows:
+        first_steps.setdefault(row.run_id, {}).setdefault(row.start, float(row.step or row.index or 0))
+    for row in rows:
+        later = [step for start, step in first_steps[row.run_id].items() if start > row.start]
+        here = float(row.step or row.index or 0)
+        yield replace(row, redone=bool(later) and here >= min(later))
+
+
+def thinned(rows: Sequence[Row], most: int = MOST_ROWS) -> list[Row]:
+    """So many rows at most: all of checkpoints, and of each stretch of others those with extremes."""
+    others = [number for number, row in enumerate(rows) if row.point is None]
+    room = most - (len(rows) - len(others))
+    if len(rows) <= most:
+        return list(rows)
+    kept = {number for number, row in enumerate(rows) if row.point}
+    metrics = sorted({name for row in rows for name in row.metrics})
+    stretches = max(1, room // (2 * max(1, len(metrics))))
+    for stretch in range(stretches):
+        part = others[len(others) * stretch // stretches : len(others) * (stretch + 1) // stretches]
+        for metric in metrics:
+            having = [number for number in part if math.isfinite(rows[number].metrics.get(metric, math.nan))]
+            if having:
+                kept.add(min(having, key=lambda number: rows[number].metrics[metric]))
+                kept.add(max(having, key=lambda number: rows[number].metrics[metric]))
+    return [row for number, row in enumerate(rows) if number in kept]
+
+
+def _charts(rows: Sequence[Row], lines: Sequence[tuple[int, str]]) -> Iterator[tuple[str, tuple[Curve, ...]]]:
+    names = sorted({name for row in rows for name in row.metrics}, key=_order)
+    colours = {line: number for number, line in enumerate(lines)}
+
+    def curve(metric: str, line: tuple[int, str], colour: int) -> Curve:
+        having = tuple(
+            number
+            for number, row in enumerate(rows)
+            if (row.directory, row.run_id) == line and metric in row.metrics
+        )
+        return Curve(metric=metric, run_id=line[1], directory=line[0], colour=colour, rows=having)
+
+    if len(lines) > 1:
+        for metric in names:
+            curves = [curve(metric, line, colours[line]) for line in lines]
+            yield metric, tuple(one for one in curves if one.rows)
+        return
+    groups: dict[str, list[str]] = {}
+    for metric in names:
+        groups.setdefault(_family(metric), []).append(metric)
+    for family, members in groups.items():
+        for first in range(0, len(members), _TOGETHER):
+            part = members[first : first + _TOGETHER]
+            title = family if len(part) > 1 else part[0]
+            yield title, tuple(curve(metric, lines[0], number) for number, metric in enumerate(part))
+
+
+def _family(metric: str) -> str:
+    """What metrics that share a chart have in common: the last word of their names."""
+    return re.split(r"[/_.\s]", metric)[-1] or metric
+
+
+def _order(metric: str) -> tuple[int, str, str]:
+    return ("loss" not in metric.lower(), _family(metric), metric)

@@ -1,0 +1,218 @@
+"""The section of what moved: a heat map of the change of each tensor's norm, one byte a cell."""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any
+
+from marlin_ckpt.cli.text import count
+from marlin_ckpt.cli.views.report.parts.blocks import block_of
+from marlin_ckpt.cli.views.report.parts.figures import UNKNOWN, number, percent
+from marlin_ckpt.cli.views.report.parts.markup import Html, details, join, name, section, table, tag
+from marlin_ckpt.operations.report.values import Movement, Report
+
+# What a byte stands for; the script has the same.
+NO_VALUE, UNMOVED, LEAST, MOST, DEAD, INFINITE, NAN = 0, 1, 2, 251, 252, 253, 254
+_MOST_CELLS = 4000  # whose numbers are in the page as a table; of more each tensor's are summed up
+_MOST_COUNTED = 3000  # cells whose NaN and infinite values are counted
+_FLOOR = 1e-8  # below it a change is rounding
+SHADES = 9
+
+
+def show(report: Report, plots: dict[str, Any], heat: dict[str, Any]) -> Html:
+    """The section; without statistics a sentence that says how to get them.
+
+    Args:
+        report: of which directory.
+        plots: not of use here.
+        heat: takes what the script draws.
+    """
+    del plots
+    moved = report.movement
+    if not report.is_directory:
+        return Html("")
+    if moved is None or not moved.columns or not moved.tensors:
+        return section("movement", "What moved", _how_to_get())
+    low, high = _range(moved)
+    heat.update(
+        rows=list(moved.tensors),
+        blocks=[block_of(one) for one in moved.tensors],
+        columns=[_column(report, place) for place in moved.columns],
+        cells=base64.b64encode(cells(moved, low, high)).decode(),
+        low=low,
+        high=high,
+        counts=_counts(moved),
+    )
+    said = [
+        "The change of the norm: how far the L2 norm of each tensor is from that in the checkpoint before.",
+        "A block shows the greatest change of its tensors.",
+    ]
+    if moved.missing:
+        said.append(f"{count(moved.missing, 'checkpoint')} without statistics left out.")
+    note = tag("p", " ".join(said), class_="quiet")
+    unfold = tag("button", "Unfold all", type="button", id="unfold", hidden=True)
+    script = tag("p", "A script draws the map; the numbers are in the table below.", class_="quiet noscript")
+    names = tag("ol", id="heat-names", class_="heat-names")
+    canvas = tag("canvas", id="heat-cells", role="img", aria_label="Change of the norm of each tensor")
+    foot = tag("div", id="heat-foot", class_="heat-foot", aria_hidden="true")
+    drawn = tag("div", canvas, foot, id="heat-scroll", class_="heat-scroll")
+    picture = tag("div", names, drawn, class_="heat", id="heat", hidden=True)
+    return section(
+        "movement",
+        "What moved",
+        note,
+        tag("div", _legend(low, high), unfold, class_="heat-head"),
+        script,
+        picture,
+        *_tables(report, moved),
+    )
+
+
+def _how_to_get() -> Html:
+    return tag(
+        "p",
+        "The checkpoints have no statistics of their tensors. With ",
+        tag("code", "checkpointer.statistics: true"),
+        " in the configuration each save writes them; for files that are there, run ",
+        tag("code", "marlin-ckpt report DIR --stats"),
+        ".",
+        class_="quiet",
+    )
+
+
+def _column(report: Report, place: int) -> list[str]:
+    point = report.points[place]
+    where = f"step {point.step:,}" if point.step is not None else f"index {point.index}"
+    return [point.name, where, "" if point.index is None else str(point.index)]
+
+
+def _range(moved: Movement) -> tuple[float, float]:
+    """The least and greatest change, in whole powers of ten."""
+    known = [
+        one for row in moved.change for one in row if one is not None and math.isfinite(one) and one > _FLOOR
+    ]
+    low, high = (min(known), max(known)) if known else (1e-4, 1.0)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    return 10.0**first, 10.0 ** max(last, first + 1)
+
+
+def cells(moved: Movement, low: float, high: float) -> bytes:
+    """A byte for each tensor and checkpoint, row by row."""
+    scale = (MOST - LEAST) / math.log(high / low)
+
+    def byte(row: int, column: int) -> int:
+        if moved.nans[row][column]:
+            return NAN
+        if moved.infinities[row][column]:
+            return INFINITE
+        if moved.dead[row][column]:
+            return DEAD
+        change = moved.change[row][column]
+        if change is None or not math.isfinite(change):
+            return NO_VALUE
+        if change <= _FLOOR:
+            return UNMOVED
+        return min(MOST, max(LEAST, LEAST + round(math.log(change / low) * scale)))
+
+    return bytes(
+        byte(row, column) for row in range(len(moved.tensors)) for column in range(len(moved.columns))
+    )
+
+
+def _counts(moved: Movement) -> dict[str, list[int]]:
+    """How many values are NaN and infinite, by the number of the cell."""
+    width = len(moved.columns)
+    found: dict[str, list[int]] = {}
+    for row in range(len(moved.tensors)):
+        for column in range(width):
+            pair = [moved.nans[row][column] or 0, moved.infinities[row][column] or 0]
+            if any(pair) and len(found) < _MOST_COUNTED:
+                found[str(row * width + column)] = pair
+    return found
+
+
+def _legend(low: float, high: float) -> Html:
+    shades = "".join(f'<rect class="q{n}" x="{n * 16}" y="0" width="16" height="14"/>' for n in range(SHADES))
+    ramp = tag("svg", Html(shades), width=16 * SHADES, height=14, aria_hidden="true", id="heat-ramp")
+    signs = (
+        ("sign-nan", "NaN or Inf inside"),
+        ("sign-dead", "dead: all values equal"),
+        ("sign-none", "no value before"),
+    )
+    items = [tag("li", f"{percent(low)} ", ramp, f" {percent(high)}", class_="ramp")]
+    items += [
+        tag("li", tag("span", class_=f"swatch {sign}", aria_hidden="true"), words) for sign, words in signs
+    ]
+    return tag("ul", *items, class_="legend")
+
+
+def _state(moved: Movement, row: int, column: int) -> str:
+    parts = [
+        f"{found:,} {word}"
+        for found, word in ((moved.nans[row][column], "NaN"), (moved.infinities[row][column], "Inf"))
+        if found
+    ]
+    if moved.dead[row][column]:
+        parts.append("dead")
+    return ", ".join(parts)
+
+
+def _cell(moved: Movement, row: int, column: int) -> str:
+    change = moved.change[row][column]
+    return _state(moved, row, column) or (UNKNOWN if change is None else percent(change))
+
+
+def _tables(report: Report, moved: Movement) -> list[Html]:
+    rows, columns = range(len(moved.tensors)), range(len(moved.columns))
+    found = []
+    if len(rows) * len(columns) <= _MOST_CELLS:
+        titles = ["Tensor", *(join([_column(report, place)[1]]) for place in moved.columns)]
+        body = [
+            [name(moved.tensors[row]), *(_cell(moved, row, column) for column in columns)] for row in rows
+        ]
+        numbers = table(
+            titles, body, caption="Change of the norm", numeric=range(1, len(titles)), id="movement-table"
+        )
+        found.append(details(f"Table of the changes ({count(len(body), 'tensor')})", numbers))
+    else:
+        chosen = tag("select", id="block-choice")
+        label = tag("label", "Block ", chosen)
+        room = tag("div", id="block-table")
+        found.append(
+            details("Table of the changes, of one block", label, room, id="block-details", hidden=True)
+        )
+    body = [_summed(report, moved, row) for row in rows]
+    titles = [
+        "Tensor",
+        "Norm at first",
+        "Norm at last",
+        "Greatest change",
+        "at",
+        "Last change",
+        "NaN, Inf, dead",
+    ]
+    summed = table(titles, body, caption="Each tensor over all checkpoints", numeric=(1, 2, 3, 5))
+    return [*found, details(f"Each tensor over all checkpoints ({count(len(body), 'row')})", summed)]
+
+
+def _summed(report: Report, moved: Movement, row: int) -> list[Any]:
+    norms = [one for one in moved.norms[row] if one is not None]
+    changes = [(one, place) for place, one in enumerate(moved.change[row]) if one is not None]
+    greatest, where = max(changes, default=(None, None))
+    states = [
+        f"{_state(moved, row, column)} at {_column(report, moved.columns[column])[1]}"
+        for column in range(len(moved.columns))
+        if _state(moved, row, column)
+    ]
+    return [
+        name(moved.tensors[row]),
+        number(norms[0]) if norms else UNKNOWN,
+        number(norms[-1]) if norms else UNKNOWN,
+        UNKNOWN if greatest is None else percent(greatest),
+        "" if where is None else _column(report, moved.columns[where])[1],
+        percent(changes[-1][0]) if changes else UNKNOWN,
+        states[0] + (f", and {count(len(states) - 1, 'more checkpoint')}" if states[1:] else "")
+        if states
+        else "",
+    ]

@@ -1,0 +1,61 @@
+"""Numbers and times as the page writes them, all of one kind alike."""
+
+from __future__ import annotations
+
+import datetime
+import math
+
+_MINUS = "\N{MINUS SIGN}"
+_THOUSANDS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+UNKNOWN = "\N{EN DASH}"
+
+
+def number(value: float | None) -> str:
+    """A number with five digits: 0.63412, NaN, ∞."""
+    if value is None:
+        return UNKNOWN
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{_MINUS}∞"
+    return f"{value:.5g}".replace("-", _MINUS)
+
+
+def tick(value: float) -> str:
+    """A number at an axis, in few characters: 12k, 0.05, 1e-5."""
+    for unit, letter in _THOUSANDS:
+        if abs(value) >= unit:
+            return f"{value / unit:.4g}{letter}".replace("-", _MINUS)
+    if value and abs(value) < 1e-3:  # noqa: PLR2004 - below it zeros would fill the margin
+        mantissa, _, exponent = f"{value:.0e}".partition("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", _MINUS)
+    return f"{value:.4g}".replace("-", _MINUS)
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage of two digits: 0.12 %, 340 %."""
+    if fraction <= 0:
+        return "0 %"
+    return f"{float(f'{fraction * 100:.2g}'):,.10g} %" if fraction >= 1e-6 else f"{fraction * 100:.0e} %"  # noqa: PLR2004
+
+
+def count(value: int | None) -> str:
+    """A count with commas between its thousands: 12,345."""
+    return UNKNOWN if value is None else f"{value:,}".replace("-", _MINUS)
+
+
+def seconds_of(moment: str | None) -> float | None:
+    """A time of ISO 8601 in seconds since 1970; None if it is none."""
+    try:
+        when = datetime.datetime.fromisoformat(moment or "")
+        return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def at(moment: str | None) -> str:
+    """A time in UTC to the second: 2026-11-26 15:34:03."""
+    when = seconds_of(moment)
+    if when is None:
+        return moment or UNKNOWN
+    return f"{datetime.datetime.fromtimestamp(when, datetime.UTC):%Y-%m-%d %H:%M:%S}"

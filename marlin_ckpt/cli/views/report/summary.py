@@ -1,0 +1,85 @@
+"""The head of the page: what it is about, the numbers to know first, and what is wrong."""
+
+from __future__ import annotations
+
+from marlin_ckpt.cli.text import size
+from marlin_ckpt.cli.views.report.parts.figures import at, number
+from marlin_ckpt.cli.views.report.parts.markup import Html, icon, join, name, short, tag
+from marlin_ckpt.operations.report.values import Banner, Best, Report
+
+_SEVERITIES = {"bad": ("cross", "Fault"), "warn": ("triangle", "Warning"), "note": ("circle", "Note")}
+_MOST_BEST = 3
+
+
+def heading(report: Report) -> Html:
+    """The title, and what the page was made of."""
+    about: list[object] = [f"marlin-ckpt {report.version}", "made ", at(report.made), " UTC"]
+    if report.other:
+        about += [" · compared with ", name(report.other.directory)]
+    switch = tag("button", "Dark", type="button", id="theme", hidden=True)
+    what = "Checkpoints" if report.is_directory else "Checkpoint"
+    title = tag("h1", tag("span", what, class_="what"), " ", name(report.directory))
+    about.insert(1, " · ")
+    return tag("header", tag("div", title, switch, class_="top"), tag("p", *about, class_="quiet"))
+
+
+def show(report: Report) -> Html:
+    """The numbers to know first, then the banners."""
+    banners = [_banner(one) for one in report.banners]
+    return tag(
+        "section",
+        tag("h2", "Summary", id="summary-title", class_="unseen"),
+        tag("dl", *_facts(report), class_="facts"),
+        tag("ul", *banners, class_="banners") if banners else "",
+        id="summary",
+        aria_labelledby="summary-title",
+    )
+
+
+def _facts(report: Report) -> list[Html]:
+    totals = report.totals
+    if not report.is_directory:
+        point = report.points[0] if report.points else None
+        parameters = sum(1 for one in report.sizes if one.group == "module")
+        return [
+            *([_fact("Size", size(point.size_bytes)), _fact("Index", point.index)] if point else []),
+            *([_fact("Step", f"{point.step:,}")] if point and point.step is not None else []),
+            *([_fact("Written", at(point.at))] if point else []),
+            *([_fact("Tensors of the module", f"{parameters:,}")] if parameters else []),
+        ]
+    facts = [_fact("Checkpoints", f"{totals.checkpoints:,}"), _fact("On disk", size(totals.size_bytes))]
+    if report.newest is not None:
+        newest = report.points[report.newest]
+        where = f"step {newest.step:,}" if newest.step is not None else f"index {newest.index}"
+        facts.append(_fact("Newest", where, name(newest.name)))
+    facts += [_best(one) for one in report.best if one.is_there][:_MOST_BEST]
+    if totals.removed:
+        facts.append(_fact("Removed", f"{totals.removed:,}", f"{size(totals.freed_bytes)} freed"))
+    if len(report.runs) > 1:
+        facts.append(_fact("Runs", f"{len(report.runs):,}"))
+    if totals.incomplete:
+        facts.append(_fact("Damaged", f"{totals.incomplete:,}", bad=True))
+    if totals.failed_saves:
+        facts.append(_fact("Failed saves", f"{totals.failed_saves:,}", bad=True))
+    return facts
+
+
+def _best(one: Best) -> Html:
+    return _fact(join(["Best ", short(one.metric, 24)]), number(one.value), name(one.name))
+
+
+def _fact(title: object, value: object, about: object = "", *, bad: bool = False) -> Html:
+    shown = join([icon("cross"), " ", value]) if bad else value
+    small = tag("dd", about, class_="about") if about else ""
+    return tag("div", tag("dt", title), tag("dd", shown, class_="bad" if bad else None), small)
+
+
+def _banner(one: Banner) -> Html:
+    symbol, word = _SEVERITIES[one.severity]
+    hint = tag("p", tag("code", one.hint)) if one.hint else ""
+    return tag(
+        "li",
+        icon(symbol),
+        tag("div", tag("p", tag("strong", f"{word}: "), one.what), hint),
+        class_=one.severity,
+    )
