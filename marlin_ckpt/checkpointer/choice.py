@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from marlin_ckpt.checkpoint import checked_index
-from marlin_ckpt.directory.newest import Candidates, newest_loaded
+from marlin_ckpt.directory.newest import Candidates, OnPassedOver, newest_loaded
 from marlin_ckpt.directory.search import Series
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import ArgumentsError, CheckpointNotFoundError, Fault
@@ -32,12 +32,15 @@ class Choice:
     is_search: bool = True
     rule: BestArguments | None = None
 
-    def loaded(self, attempt: Callable[[Entry], Found], logger: logging.Logger) -> Found:
+    def loaded(
+        self, attempt: Callable[[Entry], Found], logger: logging.Logger, on_passed_over: OnPassedOver
+    ) -> Found:
         """Loads the first that can be loaded.
 
         Args:
             attempt: loads a checkpoint; returns anything but None.
             logger: is told of each that is passed over, with the reason.
+            on_passed_over: as well, with its path and the reason.
 
         Raises:
             CheckpointNotFoundError: there is none.
@@ -45,7 +48,7 @@ class Choice:
         """
         if not self.is_search:
             return attempt(next(iter(self.candidates())))
-        found = newest_loaded(self.candidates, attempt, logger)
+        found = newest_loaded(self.candidates, attempt, logger, on_passed_over)
         if found is None:
             raise self._nothing()
         return found

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint, checked_index
+from marlin_ckpt.checkpointer import run_events
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.hooks import TrainerHooks
 from marlin_ckpt.checkpointer.run_saves import Request, RunSaves
 from marlin_ckpt.directory import latest, lease, leftovers, needed_space, notes
+from marlin_ckpt.directory.history import removals
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.errors import ArgumentsError, Fault
 from marlin_ckpt.escaping import OwnLogger, get_logger
@@ -61,7 +63,8 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
             if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
                 self.logger.warning("Nothing will be left to load: load_dir is save_dir, which is emptied.")
             with lease.held_where_used([os.fspath(args.save_dir)], self.run_id):
-                leftovers.delete_existing(os.fspath(args.save_dir), args.file_ext, self.logger)
+                gone = leftovers.delete_existing(os.fspath(args.save_dir), args.file_ext, self.logger)
+                removals.went(gone, "overwrite", self.run_id)
 
     @property
     def run_id(self) -> str:
@@ -155,7 +158,8 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         self.wait()
         restoration = None if into is None else CheckpointRestoration(into)
         loaded = Loader(self.args, self.logger, restoration).load()
-        self._saves.lineage.continues(loaded.manifest, loaded.path)
+        if loaded.path:
+            self._saves.continues(loaded.path, loaded.manifest, loaded.passed_over)
         return loaded.checkpoint
 
     def wait(self) -> None:
@@ -229,6 +233,14 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         """How long the last save into `save_dir` took until it was durable, in seconds; None if not known."""
         known_s = self._saves.save_s
         return notes.save_seconds(os.fspath(self.args.save_dir)) if known_s is None else known_s
+
+    def on_run_event(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """Writes what happens in a training into the history of `save_dir`; see `TrainerHooks`.
+
+        Before the first `started` nothing is written.
+        """
+        if self.args.checkpoint:
+            run_events.record(self._saves.recording, self.args, kind, facts)
 
     def removed(self) -> list[Removal]:
         """What `keep` has removed since this checkpointer was made, with the reasons; the last 1,000."""

@@ -83,7 +83,7 @@ class CheckpointDirectory(Closing):
         self._args = run_arguments(self.path, prefix, ext, keep, run, asynchronous=asynchronous)
         self._series = Series(self.path, prefix, ext, run)
         self._on_durable = on_durable or (lambda _: None)
-        self._saves = RunSaves(self.logger)
+        self._saves = RunSaves(self.logger, "CheckpointDirectory")
         if run is not None:
             self._saves.lineage.run_id = run
 
@@ -208,8 +208,9 @@ class CheckpointDirectory(Closing):
                 weights_only=weights_only,
             )
 
-        entry, loaded = choice.loaded(attempt, self.logger)
-        self._saves.lineage.continues(inspect(entry).manifest, entry.path)
+        passed_over: dict[str, str] = {}
+        entry, loaded = choice.loaded(attempt, self.logger, passed_over.__setitem__)
+        self._saves.continues(entry.path, inspect(entry).manifest, passed_over)
         return loaded
 
     def prune(self, *, dry_run: bool = False) -> Pruning:

@@ -1,9 +1,9 @@
 """What our trainer asks of a checkpointer beyond PyMarlin's interface."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 from torch.optim import Optimizer
 
@@ -46,6 +46,17 @@ class TrainerHooks:
     def take_reports(self) -> list[SaveReport] | None:
         """The reports of the saves that became durable since the last call; None if there are no reports."""
         return None
+
+    def on_run_event(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """Called with what happens in the training, on its thread; does nothing unless overridden.
+
+        Args:
+            kind: `started`, with the `config` of the trainer and the `world_size`; `saving`, before each call
+                of `save`, with the `step`; `measured` after an epoch, with `epoch`, `step` and `metrics`;
+                `signal`, with its name as `signal`, and the `step`; `ended`, with `how` (`finished`,
+                `stopped` or `failed`), the `error` in words, and the `epochs` and `step` that are done.
+            facts: these.
+        """
 
     def overhead(self) -> float | None:
         """The share of the run's time that saves have taken so far, from 0 to 1; None if not known."""

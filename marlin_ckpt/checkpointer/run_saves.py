@@ -27,6 +27,7 @@ from marlin_ckpt.reports import FailedSave, SaveReport
 from marlin_ckpt.saving.engine import Engine
 from marlin_ckpt.saving.job import How, Job
 from marlin_ckpt.saving.lineage import Lineage
+from marlin_ckpt.saving.recording import Attempt, Recording, lasting
 from marlin_ckpt.storage.local.publishing import make_directory
 
 _MOST_FAILED = 1000  # that are remembered for somebody who may never ask
@@ -65,12 +66,15 @@ class RunSaves:
         lease: of the directory, while a trainer holds it.
         save_s: how long the last checkpoint took until it was durable, in seconds; None before the first.
         failed: the saves that `on_save_error: warn` passed over, the last ones of many.
+        recording: of the history of `save_dir`.
     """
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(self, logger: logging.Logger, by: str = "") -> None:
+        """Takes what logs, and by what name the history has what saves; see `Recording`."""
         self.lineage = Lineage()
+        self.recording = Recording(self.lineage, by)
         self.engine = Engine(logger)
-        self.keeper = Keeper(logger)
+        self.keeper = Keeper(logger, lambda args, gone: self.recording.removed(args.save_dir, gone, "keep"))
         self.lease: Lease | None = None
         self.save_s: float | None = None
         self.failed: deque[FailedSave] = deque(maxlen=_MOST_FAILED)
@@ -83,6 +87,17 @@ class RunSaves:
         self.lineage.optimizers.update(optimizers)
         if args.async_save and args.overlap:
             self.engine.register(*optimizers)
+
+    def continues(self, path: str, manifest: Manifest | None, passed_over: Mapping[str, str]) -> None:
+        """Takes a loaded checkpoint for the run's last one.
+
+        Args:
+            path: of the checkpoint.
+            manifest: of the checkpoint, if it has one.
+            passed_over: the paths of newer ones that are bad, with the reasons.
+        """
+        self.lineage.continues(manifest, path)
+        self.recording.resumes(path, manifest, passed_over)
 
     def save(self, args: DefaultCheckpointerArguments, wanted: Request) -> str | None:
         """Saves a state.
@@ -102,9 +117,11 @@ class RunSaves:
             with self.engine.turn.taken():
                 args, manifest = copy.copy(args), wanted.describe()
                 path = _place(args, manifest)[0]
-                job = self._job(args, wanted, manifest)
-                if not self.engine.save(job):
-                    return None
+                attempt = Attempt(self.recording, args.save_dir, path, manifest)
+                with attempt.watched():
+                    job = self._job(args, wanted, manifest, attempt)
+                    if not self.engine.save(job):
+                        return None
                 self.lineage.saves += job.how.async_save
             self.engine.raise_earlier()
         except (StorageError, UnsavableStateError) as error:
@@ -146,13 +163,16 @@ class RunSaves:
             if own is not None and is_ruled:
                 make_directory(args.save_dir)
                 self._neighbours.saving(os.fspath(args.save_dir), own, self.lineage.run_id, args.file_ext)
+        attempt = Attempt(self.recording, args.save_dir, whole.path, whole.manifest)
         with contextlib.ExitStack() as stack:
-            with whole as staging:
+            with attempt.watched(), whole as staging:
+                self.recording.begin(args.save_dir, {"checkpointer": lasting(args)}, args.keep)
                 yield staging
                 stack.enter_context(self.engine.alone())
                 whole.manifest = describe()  # with the number and the time that it has by now
             self.lineage.saves += 1
             if whole.report is not None:
+                attempt.is_durable(whole.report, whole.manifest)
                 if is_ruled:
                     self.keeper.saved(args, whole.path, whole.manifest.run_id, set(whole.report.metrics))
                 on_durable(whole.report)
@@ -163,7 +183,9 @@ class RunSaves:
         self._logger.error("Not saved: %s", text)
         self.failed.append(FailedSave(path, text))
 
-    def _job(self, args: DefaultCheckpointerArguments, wanted: Request, manifest: Manifest) -> Job:
+    def _job(
+        self, args: DefaultCheckpointerArguments, wanted: Request, manifest: Manifest, attempt: Attempt
+    ) -> Job:
         is_model = manifest.kind is Kind.MODEL
         path, directory, name = _place(args, manifest)
         if self.lease is not None:
@@ -173,18 +195,21 @@ class RunSaves:
             self._swept.add(directory)
             leftovers.sweep(os.fspath(directory), self._logger)
         self._neighbours.saving(os.fspath(directory), name, manifest.run_id)
+        self.recording.begin(args.save_dir, {"checkpointer": lasting(args)}, args.keep)
 
         on_durable = wanted.on_durable
 
         def durable(report: SaveReport) -> None:
             self.lineage.saves += not args.async_save  # it has its number, whatever `on_durable` raises
+            attempt.is_durable(report)
             if not is_model:
                 self.save_s = report.stall_s + report.copy_s + report.write_s + report.sync_s
                 self.keeper.saved(args, report.path, manifest.run_id, set(manifest.metrics))
             on_durable(report)
 
-        def warn(error: Exception) -> None:
-            if not isinstance(error, MarlinError):
+        def failed(error: Exception) -> None:
+            attempt.has_failed(error)
+            if args.on_save_error != "warn" or not isinstance(error, MarlinError):
                 raise error
             self._pass_over(path, error)
 
@@ -198,7 +223,8 @@ class RunSaves:
             makes_plain=wanted.makes_plain,
             make_room=lambda: self.keeper.make_room(args, manifest.run_id),
             on_durable=durable,
-            on_error=warn if args.on_save_error == "warn" else None,
+            on_given_up=attempt.is_given_up,
+            on_error=failed,
         )
 
 

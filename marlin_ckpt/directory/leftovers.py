@@ -4,6 +4,7 @@ import logging
 import os
 
 from marlin_ckpt.directory import removing
+from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
@@ -12,19 +13,20 @@ from marlin_ckpt.storage.local import staging
 _logger = get_logger(__name__)
 
 
-def delete_existing(directory: str, extension: str, logger: logging.Logger) -> None:
-    """Removes the regular files of an extension directly in a directory."""
+def delete_existing(directory: str, extension: str, logger: logging.Logger) -> tuple[Removal, ...]:
+    """Removes the regular files of an extension directly in a directory; returns what has gone."""
     if not os.path.lexists(directory):
-        return
+        return ()
     logger.warning("Deleting the files with extension %s in %s.", extension, directory)
     try:
         plan = removing.plan_cleaning(directory, extension=extension, sweeps=False)
         outcome = removing.carry_out(plan)
     except MarlinError as error:
         logger.error("Could not delete checkpoints: %s", error)  # noqa: TRY400 - no news in a traceback
-        return
+        return ()
     for failure in outcome.failures:
         logger.error("Could not delete %s: %s", failure.path, failure.error)
+    return outcome.removed
 
 
 def sweep_beside(path: PathText) -> None:

@@ -83,7 +83,10 @@ def newest(
 
 
 def newest_loaded(
-    candidates: Candidates, attempt: Callable[[Entry], Found], logger: logging.Logger
+    candidates: Candidates,
+    attempt: Callable[[Entry], Found],
+    logger: logging.Logger,
+    on_passed_over: OnPassedOver = lambda *_: None,
 ) -> Found | None:
     """Loads the first of some checkpoints, newest first, that can be loaded; what it passes over is logged.
 
@@ -91,6 +94,7 @@ def newest_loaded(
         candidates: as for `newest`.
         attempt: loads a checkpoint.
         logger: is told of each that is passed over, with the reason.
+        on_passed_over: as well, with its path and the reason.
 
     Returns:
         what `attempt` returned, which must not be None; None where there are no checkpoints.
@@ -103,6 +107,7 @@ def newest_loaded(
     def on_bad(error: MarlinError) -> None:
         passed_over.append(error)
         logger.warning("Passed over: %s", error)
+        on_passed_over(error.where, error.what)
 
     found = newest(candidates, attempt, on_bad)
     if found is None and passed_over:

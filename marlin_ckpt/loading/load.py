@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from marlin_ckpt import errors
@@ -23,11 +24,19 @@ from marlin_ckpt.loading.words import PREFIX_HINT
 
 
 class Loaded(NamedTuple):
-    """A checkpoint, the manifest of its file, if there was one, and the file's path."""
+    """A checkpoint.
+
+    Attributes:
+        checkpoint: an empty one where none was found.
+        manifest: of the file, if it has one.
+        path: of the file; "" where none was found.
+        passed_over: the paths of newer ones that are bad, with the reasons.
+    """
 
     checkpoint: Checkpoint
     manifest: Manifest | None = None
     path: str = ""
+    passed_over: Mapping[str, str] = MappingProxyType({})
 
 
 class CheckpointRestoration(Restoration):
@@ -91,10 +100,13 @@ class Loader:
         return latest.newest_first(load_dir, self.args.file_prefix, self.args.file_ext, self.logger)
 
     def _load_newest(self, load_dir: PathText) -> Loaded:
-        found = newest_loaded(lambda: self._candidates(load_dir), self._attempt, self.logger)
+        passed_over: dict[str, str] = {}
+        found = newest_loaded(
+            lambda: self._candidates(load_dir), self._attempt, self.logger, passed_over.__setitem__
+        )
         if found is None:
             self.logger.info("No checkpoint found under %s.", os.fspath(load_dir))
-        return found or Loaded(Checkpoint())
+        return Loaded(Checkpoint()) if found is None else found._replace(passed_over=passed_over)
 
     def _attempt(self, entry: Entry) -> Loaded:
         if entry.layout and (other := other_content(entry)):

@@ -4,6 +4,7 @@ saver           save and Saver: any object, under any name
 engine          Engine: one save at a time, of either kind; here a save begins
 job             Job: a save that was asked for
 lineage         what the files of a run say of it in their manifests
+recording       Recording: what the saves of a run write into the history of its directory
 states          turns modules, optimizers and the like into their states
 plain           turns values that weights_only refuses into plain ones
 replacing       copies a structure in which such values are replaced

@@ -246,6 +246,7 @@ class Engine:
             if not job.gives_up:
                 raise StorageError(what, job.path, f"save it again; {hint}", errno=errno.EBUSY) from None
             self._logger.warning("%s was %s. F%s.", job.path, what, hint[1:])
+            job.on_given_up(what)
         else:
             self._report(job, written, staged.stall_s, staged.copy_s)
         finally:

@@ -42,6 +42,7 @@ class Job:
         overwrite: whether a file that has the name is replaced.
         make_room: called where the disk is full; returns whether it has removed anything.
         on_durable: told of the file that is durable.
+        on_given_up: told why nothing was written, where that is only logged.
         on_error: told what the save failed with in the background, which is then not raised; None: it is.
     """
 
@@ -55,4 +56,5 @@ class Job:
     overwrite: bool = True
     make_room: Callable[[], bool] = lambda: False
     on_durable: Callable[[SaveReport], None] = lambda _: None
+    on_given_up: Callable[[str], None] = lambda _: None
     on_error: Callable[[Exception], None] | None = None

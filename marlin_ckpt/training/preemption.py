@@ -12,7 +12,7 @@ from typing import Any
 from marlin_ckpt.arguments import TrainerArguments
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
-_SAVES = signal.SIGUSR1  # what SLURM's --signal=USR1@60 sends a minute before the time is up
+SAVES = signal.SIGUSR1  # what SLURM's --signal=USR1@60 sends a minute before the time is up
 _SHOW_CURSOR = b"\x1b[?25h"  # DECTCEM; a progress bar hides it
 
 
@@ -47,7 +47,7 @@ class Signals:
 
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler's signature
         """Notes a signal; a second one that asks to stop ends the process at once."""
-        if number == _SAVES:
+        if number == SAVES:
             self.save = True
             return
         if self.stop:
@@ -76,7 +76,7 @@ def listening(*, really: bool = True) -> Iterator[Signals]:
     before: dict[int, Any] = {}
     _listening.append(asked)
     try:
-        for number in (*_STOPS, _SAVES):
+        for number in (*_STOPS, SAVES):
             # What is ignored stays so: nohup, and a shell's background jobs.
             if signal.getsignal(number) != signal.SIG_IGN:
                 before[number] = signal.signal(number, asked.handle)

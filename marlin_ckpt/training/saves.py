@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
@@ -12,7 +12,7 @@ from marlin_ckpt.checkpointer.hooks import hooks_of
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.reports import SaveReport
-from marlin_ckpt.training import preemption
+from marlin_ckpt.training import preemption, run_events
 from marlin_ckpt.training.observer import TrainerObserver
 from marlin_ckpt.training.preemption import Preempted, Signals
 
@@ -42,18 +42,26 @@ class Saves:
 
     @contextlib.contextmanager
     def running(
-        self, args: TrainerArguments, checkpointer: AbstractCheckpointer, logger: logging.Logger
+        self,
+        args: TrainerArguments,
+        checkpointer: AbstractCheckpointer,
+        logger: logging.Logger,
+        place: Callable[[], Place],
     ) -> Iterator[None]:
         """Trains in the checkpointer's context, and listens to signals; what `is_late` measures begins now.
+
+        The checkpointer is told when the training begins, and how it ends.
 
         Args:
             args: the trainer's.
             checkpointer: what saves.
             logger: warns where a save takes longer than a signal leaves time for, and tells of failures.
+            place: says how far the run is.
         """
         self._logger = logger
         listening = preemption.listening(really=args.handle_signals)
-        with hooks_of(checkpointer).running(), listening as self.signals:
+        telling = run_events.telling(checkpointer, args, place)
+        with hooks_of(checkpointer).running(), listening as self.signals, telling:
             self._began_s = time.monotonic()
             preemption.compare_grace(args, hooks_of(checkpointer).usual_save_s(), logger)
             yield
@@ -61,6 +69,22 @@ class Saves:
     def is_late(self, minutes: float | None) -> bool:
         """Whether the last checkpoint is older than so many minutes; never for None."""
         return minutes is not None and time.monotonic() - self._began_s >= minutes * 60
+
+    def measured(
+        self, checkpointer: AbstractCheckpointer, place: Place, metrics: Mapping[str, float]
+    ) -> None:
+        """Tells of the metrics after an epoch.
+
+        Args:
+            checkpointer: what saves.
+            place: how far the run is.
+            metrics: names and numbers.
+        """
+        epoch, step, *_ = place
+        if self._observer is not None:
+            self._observer.on_epoch_end(epoch, metrics)
+        facts = {"epoch": epoch, "step": step, "metrics": dict(metrics)}
+        hooks_of(checkpointer).on_run_event("measured", facts)
 
     @contextlib.contextmanager
     def last_one(self) -> Iterator[None]:
@@ -99,6 +123,7 @@ class Saves:
             force: save whatever the checkpointer's rules for when to save say.
         """
         self._durable = None
+        hooks_of(checkpointer).on_run_event("saving", {"step": place[1]})
         path = checkpointer.save(state, index, force)
         if path:
             self._last, self._began_s = (place, path), time.monotonic()
@@ -147,6 +172,7 @@ class Saves:
         """
         if not (self.signals.stop or self.signals.save):
             return
+        run_events.tell_signal(checkpointer, self.signals, place)
         self.signals.save = False
         earlier = self._ended_before(checkpointer)
         try:

@@ -121,7 +121,7 @@ class Trainer(Figures):
             MarlinError: arguments are wrong, a save failed, another run saves there, or `exact` forbids it.
         """
         self.args.check()
-        with self._saves.running(self.args, self.checkpointer, self.logger):
+        with self._saves.running(self.args, self.checkpointer, self.logger, self._place):
             try:
                 self._run()
             except BaseException:
@@ -173,8 +173,7 @@ class Trainer(Figures):
         self.trainer_backend.end_epoch()
         self._metrics = plain_metrics({**mean_loss(outputs), **dict(self.module.get_metrics())})
         stepping.step_with_metric(schedulers, self._metrics, self.args.plateau_metric, self.logger)
-        if self._observer is not None:
-            self._observer.on_epoch_end(epoch, self._metrics)
+        self._saves.measured(self.checkpointer, self._place(), self._metrics)
         if not self._by_step or hooks_of(self.checkpointer).is_due(self._index()):
             self.save_checkpoint()
         self._answer()

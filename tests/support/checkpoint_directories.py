@@ -11,6 +11,7 @@ import torch
 from marlin_ckpt import CheckpointDirectory, CheckpointInfo, Manifest
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.formats.inspection import inspect
+from marlin_ckpt.naming import OWN_DIRECTORY
 
 
 def state(value: float) -> dict[str, Any]:
@@ -58,3 +59,8 @@ def manifest_of(path: str | Path) -> Manifest:
 def names(found: Any) -> list[str]:
     """The names of checkpoints, by their paths or what is known of them."""
     return [os.path.basename(one.path if isinstance(one, CheckpointInfo) else one) for one in found]
+
+
+def listed(directory: str | Path) -> list[str]:
+    """All that lies in a directory but our own folder, in order."""
+    return sorted(name for name in os.listdir(directory) if name != OWN_DIRECTORY)

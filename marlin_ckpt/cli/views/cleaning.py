@@ -10,6 +10,7 @@ from marlin_ckpt.cli.text import count, size
 from marlin_ckpt.cli.views import removals
 from marlin_ckpt.cli.views.removals import How
 from marlin_ckpt.directory import lease, removing, trash
+from marlin_ckpt.directory.history import removals as history
 from marlin_ckpt.directory.others import left_out
 from marlin_ckpt.directory.removing import Outcome, Plan, Removal
 from marlin_ckpt.directory.retention.decide import Decision
@@ -92,7 +93,9 @@ def _carry_out(plan: Plan, how: How, *, lists: bool) -> Outcome:
     with _alone(how, plan.removals):
         if plan.removals and how.asks:
             removals.confirm_removal(plan, lists=lists)
-        return trash.fill(plan) if how.to_trash else removing.carry_out(plan)
+        done = trash.fill(plan) if how.to_trash else removing.carry_out(plan)
+        history.went(done.removed, "clean --to-trash" if how.to_trash else "clean")
+        return done
 
 
 def _alone(how: How, changes: tuple[Removal, ...]) -> AbstractContextManager[None]:
@@ -128,6 +131,7 @@ def undo(how: How) -> int:
     if not how.dry_run:
         with _alone(how, done.removed):
             done = trash.bring_back(how.directory)
+            history.came_back(done.removed)
     if how.json:
         output.document(removals.returned(how, done))
     else:

@@ -1,19 +1,13 @@
-"""What happens in a run, as values, and as the lines of JSON in which a directory keeps them."""
+"""What happens in a run, as values."""
 
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from marlin_ckpt.errors import BadFileError
-from marlin_ckpt.formats.budget import check_json
 from marlin_ckpt.formats.manifest import json_ready
-
-_NOT_FINITE = ("nan", "inf", "-inf")  # as `json_ready` writes them
-_KIND, _AT, _RUN = "event", "at", "run_id"
 
 
 def now() -> str:
@@ -46,7 +40,7 @@ class Event:
 
     def facts(self) -> dict[str, Any]:
         """All but the kind, the time and the run, by name, as JSON has them."""
-        own = (one.name for one in fields(self) if one.name not in (_AT, _RUN))
+        own = (one.name for one in fields(self) if one.name not in ("at", "run_id"))
         return {name: json_ready(_plain(getattr(self, name))) for name in own}
 
 
@@ -55,6 +49,8 @@ class Started(Event):
     """A process began to train, or to save.
 
     Attributes:
+        by: what trains or saves: `Trainer`, which also writes how the run ended; `CheckpointDirectory`,
+            `Saver`, `save`, or the adapter to another tool, by the tool's name.
         config_sha256: the digest of what the run was configured by; "" where that is not known.
         git_commit: of the repository that the working directory is in; "" where it is in none.
         versions: of marlin-ckpt, torch and Python.
@@ -64,6 +60,7 @@ class Started(Event):
 
     kind: ClassVar[str] = "started"
 
+    by: str = ""
     config_sha256: str = ""
     git_commit: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -114,7 +111,7 @@ class Saved(Event):
     """A checkpoint or model file became durable.
 
     Attributes:
-        name: of the file or folder, relative to the directory.
+        name: of the file or folder, relative to the directory, or its path where it is elsewhere.
         is_model: whether it is a model file.
         index: that it was saved under.
         save_number: which save of the run it was, from 1; 0 where that is not known.
@@ -147,7 +144,7 @@ class SaveFailed(Event):
     """A save failed; what had the name before stands.
 
     Attributes:
-        name: that it was to have, relative to the directory.
+        name: that it was to have, as of `Saved`.
         index: that it was to be saved under.
         error: why, in words.
     """
@@ -163,12 +160,15 @@ class SaveFailed(Event):
 class Removed(Event):
     """A checkpoint was removed.
 
+    The run is the one that removed it; "" where no run did.
+
     Attributes:
         name: of it, relative to the directory.
         index: of it; -1 where its name has none.
         size_bytes: of it.
-        reason: why.
-        by: what removed it: `keep` in a run, `clean`.
+        reason: why it went.
+        by: what removed it: `keep` in a run, `overwrite` where a run began anew, `clean`,
+            `clean --to-trash`, `prune`, or another tool, by its name.
     """
 
     kind: ClassVar[str] = "removed"
@@ -178,6 +178,23 @@ class Removed(Event):
     size_bytes: int = 0
     reason: str = ""
     by: str = "keep"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BroughtBack(Event):
+    """A checkpoint that `clean --to-trash` removed has its name again.
+
+    Attributes:
+        name: of it, relative to the directory.
+        index: of it; -1 where its name has none.
+        size_bytes: of it.
+    """
+
+    kind: ClassVar[str] = "brought back"
+
+    name: str = ""
+    index: int = -1
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +214,7 @@ class Signalled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended(Event):
-    """A process stopped training. One that was killed has no such event.
+    """A trainer of ours stopped. A run that was killed, and one of another loop, has no such event.
 
     Attributes:
         how: `finished`, `stopped` by a signal, or `failed`.
@@ -214,74 +231,11 @@ class Ended(Event):
     step: int = 0
 
 
-KINDS: dict[str, type[Event]] = {
-    one.kind: one for one in (Started, Resumed, Measured, Saved, SaveFailed, Removed, Signalled, Ended)
-}
-
-
-def to_line(event: Event) -> bytes:
-    """The line of an event, with the line feed at its end."""
-    values = {_AT: event.at, _KIND: event.kind, _RUN: event.run_id, **event.facts()}
-    return json.dumps(values, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-
-
-def from_line(line: bytes) -> Event | None:
-    """Reads a line.
-
-    Args:
-        line: with or without the line feed.
-
-    Returns:
-        the event; None where its kind is not known, as a newer marlin-ckpt may write it. Keys that are not
-        known are ignored, and those that are missing have their defaults.
-
-    Raises:
-        ValueError: it is no such line.
-    """
-    try:
-        check_json(line, "")
-        values = json.loads(line)
-        kind = KINDS.get(_like("", values[_KIND]))
-        _like("", values[_AT])
-        if kind is None:
-            return None
-        known = {
-            name: _read(name, one, values[name]) for name, one in _DEFAULTS[kind].items() if name in values
-        }
-        return kind(**known)
-    except (BadFileError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"not an event: {error!r}") from error
-
-
-def _default(one: Any) -> Any:
-    return one.default if one.default_factory is MISSING else one.default_factory()
-
-
-_DEFAULTS = {
-    kind: {one.name: "" if one.name == _AT else _default(one) for one in fields(kind)}
-    for kind in KINDS.values()
-}
-
-
-def _read(name: str, default: Any, value: Any) -> Any:
-    found = _like(default, value)
-    return {key: _number(one) for key, one in found.items()} if name == "metrics" else found
-
-
-def _like(default: Any, value: Any) -> Any:
-    """A value of JSON that is of the type of a field's default, and of no other that Python would convert."""
-    if type(default) is float:
-        return _number(value)
-    if type(value) is not type(default):
-        raise TypeError(f"expected {type(default).__name__}")
-    return value
-
-
-def _number(value: Any) -> float:
-    if type(value) in (int, float) or value in _NOT_FINITE:
-        return float(value)
-    raise TypeError("expected a number")
-
-
 def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
+
+
+KINDS: dict[str, type[Event]] = {
+    one.kind: one
+    for one in (Started, Resumed, Measured, Saved, SaveFailed, Removed, BroughtBack, Signalled, Ended)
+}

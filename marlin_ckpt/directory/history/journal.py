@@ -12,7 +12,9 @@ import errno
 import fcntl
 import itertools
 import os
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Iterable, Iterator
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory import own
@@ -21,31 +23,33 @@ from marlin_ckpt.storage.local.publishing import make_directory
 from marlin_ckpt.storage.local.system_calls import write_all
 
 _FILE, _OLDER = "events.jsonl", "events.{}.jsonl"
+_OWN_NAMES = re.compile(r"events(\.[0-9]+)?\.jsonl")
 MOST_BYTES = 16 << 20  # of one file; some 80,000 events
 OLDER_FILES = 4
 LONGEST_LINE = 1 << 20  # bytes; we write no longer one, and read none
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # flock(2); then nobody waits
+PATIENCE_S = 2.0  # whoever has the lock for longer was stopped, or means harm: no save waits for that
+_PAUSE_S = 0.002
+_named: set[tuple[int, int]] = set()  # devices and inodes of files whose names this process has made durable
 
 
 def append(directory: str, lines: bytes, *, is_durable: bool) -> None:
     """Adds lines to the events of a directory, all of them or none.
 
     Args:
-        directory: of checkpoints; our own folder in it is made if it is missing.
+        directory: of checkpoints, which is there; our own folder in it is made if it is missing.
         lines: each with a line feed at its end.
         is_durable: return when they are on the disk.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: they cannot be written; EAGAIN where another process keeps the lock.
     """
-    make_directory(os.path.join(directory, naming.OWN_DIRECTORY))
-    with own.folder(directory) as folder, _locked(folder) as fd:
+    with _folder(directory) as folder, _locked(folder) as fd:
         end = _cut_torn_line(fd)
         if end and end + len(lines) > MOST_BYTES:
+            os.fsync(fd)  # what was not durable yet must not be missing before what will be
             _rotate(folder)
-            with closing(
-                _open(folder)
-            ) as new:  # nobody else has it: whoever waits for the old one looks again
+            with closing(_open(folder)) as new:  # whoever waits for the old one looks again
                 _add(new, 0, lines, folder if is_durable else None)
         else:
             _add(fd, end, lines, folder if is_durable else None)
@@ -65,6 +69,30 @@ def read(directory: str) -> Iterator[bytes]:
             yield from _lines(FileSource(fd, _FILE))
 
 
+def exists(directory: str) -> bool:
+    """Whether a directory has events."""
+    try:
+        with own.folder(directory) as folder:
+            os.stat(_FILE, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def is_all(names: Iterable[str]) -> bool:
+    """Whether files of these names in our own folder are events, and nothing else."""
+    return all(_OWN_NAMES.fullmatch(one) for one in names)
+
+
+def _folder(directory: str) -> contextlib.AbstractContextManager[int]:
+    with contextlib.suppress(FileNotFoundError):
+        return own.folder(directory)
+    if not os.path.isdir(directory):  # it was removed with all that was in it, and is not made again for this
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directory)
+    make_directory(os.path.join(directory, naming.OWN_DIRECTORY))
+    return own.folder(directory)
+
+
 def _open(folder: int) -> int:
     return open_regular(_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, dir_fd=folder)
 
@@ -74,14 +102,27 @@ def _locked(folder: int) -> Iterator[int]:
     """Opens and locks the file that has the name, also where somebody has just rotated it."""
     while True:
         with closing(_open(folder)) as fd:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
+            _lock(fd)
             if _has_name(fd, folder):
                 yield fd
                 return
+
+
+def _lock(fd: int) -> None:
+    began_s = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() - began_s > PATIENCE_S:
+                raise BlockingIOError(error.errno, "another process keeps it locked") from error
+            time.sleep(_PAUSE_S)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return
+        else:
+            return
 
 
 def _has_name(fd: int, folder: int) -> bool:
@@ -103,17 +144,22 @@ def _cut_torn_line(fd: int) -> int:
 
 
 def _add(fd: int, end: int, lines: bytes, folder: int | None) -> None:
+    status = os.fstat(fd)
+    file = status.st_dev, status.st_ino
+    if not end:
+        _named.discard(file)  # the number of a file that was removed
     os.lseek(fd, end, os.SEEK_SET)
     try:
         write_all(fd, memoryview(lines))
+        if folder is not None:
+            os.fsync(fd)
+            if file not in _named:
+                os.fsync(folder)
+                _named.add(file)
     except OSError:
         with contextlib.suppress(OSError):
-            os.ftruncate(fd, end)
+            os.ftruncate(fd, end)  # they will be written again
         raise
-    if folder is not None:
-        os.fsync(fd)
-        if not end:
-            os.fsync(folder)  # the file's name is new
 
 
 def _rotate(folder: int) -> None:

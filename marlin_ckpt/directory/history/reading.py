@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from marlin_ckpt import naming
 from marlin_ckpt.directory import own
 from marlin_ckpt.directory.history import journal
-from marlin_ckpt.directory.history.events import Event, from_line
+from marlin_ckpt.directory.history.events import Event
+from marlin_ckpt.directory.history.lines import from_line
 from marlin_ckpt.errors import StorageError
 
 

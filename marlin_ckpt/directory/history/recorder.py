@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
@@ -9,7 +10,8 @@ from collections import deque
 from marlin_ckpt import naming
 from marlin_ckpt.directory import own
 from marlin_ckpt.directory.history import journal
-from marlin_ckpt.directory.history.events import Event, to_line
+from marlin_ckpt.directory.history.events import Event
+from marlin_ckpt.directory.history.lines import to_line
 from marlin_ckpt.escaping import get_logger
 
 _MOST_WAITING = 10_000  # events, where they cannot be written for long
@@ -34,31 +36,41 @@ class History:
         self._process = os.getpid()
         self._warned_of = ""
 
-    def note(self, event: Event) -> None:
-        """Keeps an event in memory until the next `write`; touches no disk."""
+    def note(self, *events: Event) -> None:
+        """Keeps events in memory until the next `write`; touches no disk."""
         self._forget_parent()
-        self._waiting.append(event)
+        self._waiting.extend(events)
 
     def write(self, *events: Event, is_durable: bool = False) -> None:
-        """Writes events, and before them those that were noted.
+        """Writes events, and before them those that were noted. Only the first rank writes any.
 
         Args:
             events: what to write.
             is_durable: return when all are on the disk.
         """
-        self._forget_parent()
-        self._waiting.extend(events)
-        with self._lock:
-            taken = list(self._waiting)
-            if not taken:
-                return
-            try:
-                journal.append(self.directory, b"".join(map(_line, taken)), is_durable=is_durable)
-            except OSError as error:
-                self._warn(own.why(error))
-            else:
-                for _ in taken:
-                    self._waiting.popleft()
+        self.note(*events)
+        # Where a signal's handler has interrupted this very function, what it writes waits for the next call.
+        if not self._lock.acquire(timeout=journal.PATIENCE_S):
+            return
+        try:
+            self._write(is_durable=is_durable)
+        except Exception as error:  # noqa: BLE001 - no save fails for its history
+            self._warn(own.why(error))
+        finally:
+            self._lock.release()
+
+    def _write(self, *, is_durable: bool) -> None:
+        taken = []
+        with contextlib.suppress(IndexError):
+            while True:
+                taken.append(self._waiting.popleft())
+        if not (taken and _is_first_rank()):
+            return
+        try:
+            journal.append(self.directory, b"".join(map(_line, taken)), is_durable=is_durable)
+        except OSError:
+            self._waiting.extendleft(reversed(taken))
+            raise
 
     def _forget_parent(self) -> None:
         """In a forked child, leaves the parent's events to the parent."""
@@ -71,6 +83,10 @@ class History:
             self._warned_of = why
             place = os.path.join(self.directory, naming.OWN_DIRECTORY)
             _logger.warning("The history in %s is not written: %s", place, why)
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") in ("", "0")  # as torchrun sets it
 
 
 def _line(event: Event) -> bytes:

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import removing
@@ -14,6 +14,7 @@ from marlin_ckpt.directory.retention.plan import Keeping
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.keep import RetentionArguments
 
+OnRemoved = Callable[[DefaultCheckpointerArguments, Iterable[Removal]], None]
 _MOST_REMOVED = 1000  # that are remembered for somebody who may never ask
 
 
@@ -24,8 +25,9 @@ class Keeper:
         removed: what has gone, the last ones of many.
     """
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(self, logger: logging.Logger, on_removed: OnRemoved = lambda *_: None) -> None:
         self._logger = logger
+        self._on_removed = on_removed
         self.removed: deque[Removal] = deque(maxlen=_MOST_REMOVED)
         self._keeping = Keeping()
         self._warned_of: set[str] = set()
@@ -84,6 +86,7 @@ class Keeper:
                 self._logger.warning("Removed no old checkpoints: no rule of keep keeps any of them.")
             return 0
         outcome = removing.carry_out(plan.removal)
+        self._on_removed(args, outcome.removed)
         for removal in outcome.removed:
             # Which save led to it: whoever shows the saves, too, shows that one first.
             because = {"after_save": after_save}

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 
 from marlin_ckpt.directory import lease, removing
+from marlin_ckpt.directory.history import removals
 from marlin_ckpt.directory.retention.decide import Decision
 from marlin_ckpt.directory.retention.plan import Keeping, RetentionPlan
 from marlin_ckpt.directory.search import Series
@@ -44,6 +45,7 @@ def prune(series: Series, rules: RetentionArguments, *, dry_run: bool) -> Prunin
         with lease.held_where_used([plan.removal.directory] if plan.removal.removals else []):
             make_newest_durable(plan.decisions if plan.removal.removals else ())
             outcome = removing.carry_out(plan.removal)
+            removals.went(outcome.removed, "prune")
 
     def named(path: str) -> str:
         """As the directory was named, through a link if it was."""

@@ -20,7 +20,7 @@ from marlin_ckpt import (
 )
 from marlin_ckpt.directory import lease
 from marlin_ckpt.storage.local import publishing
-from tests.support.checkpoint_directories import fill_folder, filled, flip, names, state, truncate
+from tests.support.checkpoint_directories import fill_folder, filled, flip, listed, names, state, truncate
 
 
 def there(path) -> list[str]:
@@ -40,7 +40,7 @@ def test_the_newest_so_many_stay_after_each_save_be_they_files_or_folders(tmp_pa
         ["model_0.pt", "model_1"], ["model_1", "model_2.pt"], ["model_2.pt", "model_3"],
         ["model_3", "model_4.pt"],
     ]  # fmt: skip
-    assert sorted(os.listdir(tmp_path)) == ["model_3", "model_4.pt"]
+    assert listed(tmp_path) == ["model_3", "model_4.pt"]
 
 
 def test_the_best_of_all_stay_with_the_newest_and_a_metric_that_is_missing_is_said_once(tmp_path, caplog):
@@ -61,7 +61,7 @@ def test_a_transaction_of_another_name_removes_nothing_and_is_never_removed(tmp_
     for index in (3, 4):
         here.save(state(index), index, metrics={"loss": 0.1})
     assert there(tmp_path) == ["model_4.pt"]
-    assert sorted(os.listdir(tmp_path)) == ["checkpoint-500", "model_4.pt"]
+    assert listed(tmp_path) == ["checkpoint-500", "model_4.pt"]
 
 
 def test_with_the_prefix_of_another_tools_names_its_folders_are_seen_and_governed(tmp_path):

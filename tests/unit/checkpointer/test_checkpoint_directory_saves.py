@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import threading
 
 import pytest
@@ -14,7 +13,7 @@ from marlin_ckpt import CheckpointDirectory, SaveReport, StorageError, Unsavable
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.formats.torch import writer
 from tests.support.async_runs import Gate, LateCopies, Run, same
-from tests.support.checkpoint_directories import fill_folder, filled, manifest_of, names, state
+from tests.support.checkpoint_directories import fill_folder, filled, listed, manifest_of, names, state
 
 BOTH = pytest.mark.parametrize("is_async", [True, False])
 
@@ -33,7 +32,7 @@ def test_on_durable_is_told_once_of_each_checkpoint_on_the_writing_thread_after_
 
     def durable(report: SaveReport) -> None:
         thread = threading.current_thread().name
-        seen.append((load(report.path)["step"], thread, sorted(os.listdir(tmp_path))))
+        seen.append((load(report.path)["step"], thread, listed(tmp_path)))
 
     with CheckpointDirectory(tmp_path, keep=1, asynchronous=is_async, on_durable=durable) as here:
         reports = [here.save(state(index), index) for index in range(3)]
@@ -182,7 +181,7 @@ def test_a_checkpoint_of_the_index_is_replaced_and_a_save_that_fails_leaves_it(t
     with pytest.raises(StorageError, match="no space left"):
         here.save(state(8), 1)
     assert here.load(1)["step"] == 7
-    assert os.listdir(tmp_path) == ["model_1.pt"]
+    assert listed(tmp_path) == ["model_1.pt"]
 
 
 def test_two_objects_in_one_directory_see_each_others_checkpoints_and_keep_their_own(tmp_path):

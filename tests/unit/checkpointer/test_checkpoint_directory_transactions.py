@@ -16,7 +16,7 @@ from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.saving import about
 from marlin_ckpt.saving.engine import Engine
 from tests.support.async_runs import Gate
-from tests.support.checkpoint_directories import fill_folder, filled, manifest_of, names, state
+from tests.support.checkpoint_directories import fill_folder, filled, listed, manifest_of, names, state
 from tests.support.folder_checkpoints import staged
 
 
@@ -51,7 +51,7 @@ def test_after_an_exception_nothing_is_left_the_old_folder_stands_and_nobody_is_
         with pytest.raises(error), here.transaction(name) as folder:
             Path(folder, "weights").write_bytes(b"half")
             raise error
-    assert os.listdir(tmp_path) == ["model_1"]
+    assert listed(tmp_path) == ["model_1"]
     assert verify(tmp_path / "model_1").status is Status.INTACT
     assert len(seen) == 1
     fill_folder(here, "model_2")
@@ -86,7 +86,7 @@ def test_a_folder_does_not_replace_a_file_nor_a_file_a_folder(tmp_path):
     fill_folder(here, "model_2.pt")
     with pytest.raises(StorageError, match=r"model_2\.pt"):
         here.save(state(2), 2)
-    assert names(here) == sorted(os.listdir(tmp_path)) == ["model_1.pt", "model_2.pt"]
+    assert names(here) == listed(tmp_path) == ["model_1.pt", "model_2.pt"]
 
 
 @pytest.mark.parametrize("is_async", [True, False])
@@ -95,7 +95,7 @@ def test_on_durable_is_told_once_of_the_folder_after_retention(tmp_path, is_asyn
 
     def durable(report: SaveReport) -> None:
         assert verify(report.path).status is Status.INTACT
-        seen.append((report.path, os.listdir(tmp_path), threading.current_thread()))
+        seen.append((report.path, listed(tmp_path), threading.current_thread()))
 
     with CheckpointDirectory(tmp_path, keep=1, asynchronous=is_async, on_durable=durable) as here:
         for name in ("model_1", "model_2"):
@@ -132,7 +132,7 @@ def test_on_durable_may_begin_no_transaction_of_the_same_object(tmp_path):
     fill_folder(here, "model_1")
     here.save(state(2), 2)
     assert caught == [errno.EDEADLK] * 2
-    assert sorted(os.listdir(tmp_path)) == ["model_1", "model_2.pt"]
+    assert listed(tmp_path) == ["model_1", "model_2.pt"]
 
 
 def test_what_is_saved_in_the_block_has_another_number_and_is_written_earlier(tmp_path, monkeypatch):
@@ -182,7 +182,7 @@ def test_what_a_save_in_the_background_has_failed_with_is_raised_once_the_folder
         here.save(state(1), 1)
         with pytest.raises(StorageError, match="no space left"):
             fill_folder(here, "model_2")
-    assert os.listdir(tmp_path) == ["model_2"]
+    assert listed(tmp_path) == ["model_2"]
     here.close()
 
 
@@ -201,7 +201,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next_save_and_by_the_nex
         here.save(state(2), 2)
     else:
         fill_folder(here, "model_2")
-    assert names(os.listdir(tmp_path)) == names(here)
+    assert names(listed(tmp_path)) == names(here)
     assert len(list(here)) == 1
 
 

@@ -1,0 +1,58 @@
+"""Tells the checkpointer what happens in a training, for the history of the run."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+from marlin_ckpt.arguments import TrainerArguments
+from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
+from marlin_ckpt.checkpointer.hooks import hooks_of
+from marlin_ckpt.saving.recording import in_words, lasting
+from marlin_ckpt.training.preemption import SAVES, Preempted, Signals
+
+
+@contextlib.contextmanager
+def telling(
+    checkpointer: AbstractCheckpointer, args: TrainerArguments, place: Callable[[], tuple[int, ...]]
+) -> Iterator[None]:
+    """Tells that a training begins, and how the block ends.
+
+    Args:
+        checkpointer: is told.
+        args: the trainer's.
+        place: says how far the run is: the last epoch that is done, and the global steps.
+    """
+    tell = hooks_of(checkpointer).on_run_event
+    tell("started", {"config": {"trainer": lasting(args)}, "world_size": _world_size()})
+
+    def ended(how: str, error: str = "") -> None:
+        epoch, step, *_ = place()
+        tell("ended", {"how": how, "error": error, "epochs": epoch + 1, "step": step})
+
+    try:
+        yield
+    except (Preempted, KeyboardInterrupt):
+        ended("stopped")
+        raise
+    except BaseException as error:
+        ended("failed", in_words(error))
+        raise
+    ended("finished")
+
+
+def tell_signal(checkpointer: AbstractCheckpointer, signals: Signals, place: tuple[int, ...]) -> None:
+    """Tells of a signal that is being answered.
+
+    Args:
+        checkpointer: is told.
+        signals: what has been asked for.
+        place: how far the run is.
+    """
+    name = signal.Signals(signals.stop or SAVES).name
+    hooks_of(checkpointer).on_run_event("signal", {"signal": name, "step": place[1]})
+
+
+def _world_size() -> int:
+    text = os.environ.get("WORLD_SIZE", "1")  # as torchrun sets it
+    return int(text) if text.isascii() and text.isdigit() else 1
