@@ -7,6 +7,7 @@ from typing import Any
 
 from marlin_ckpt.cli.text import count, duration, metrics, size
 from marlin_ckpt.directory.history.events import (
+    BroughtBack,
     Ended,
     Event,
     Measured,
@@ -75,6 +76,10 @@ def _removed(event: Removed, _row: Row, name_of: NameOf) -> _Words:
     return f"{by}removed", f"{name_of(event.name)}{_after_colon(event.reason)}"
 
 
+def _brought_back(event: BroughtBack, _row: Row, name_of: NameOf) -> _Words:
+    return "brought", f"back {name_of(event.name)}"
+
+
 def _resumed(event: Resumed, _row: Row, name_of: NameOf) -> _Words:
     is_other = event.parent_run_id not in ("", event.run_id)
     of_run = f" of run {escape(event.parent_run_id)}" if is_other else ""
@@ -140,6 +145,7 @@ _KINDS: dict[type[Event], Callable[[Any, Row, NameOf], _Words]] = {
     Saved: _saved,
     Measured: _measured,
     Removed: _removed,
+    BroughtBack: _brought_back,
     Resumed: _resumed,
     Started: _started,
     SaveFailed: _save_failed,

@@ -11,6 +11,7 @@ from marlin_ckpt.cli.text import columns, count, folded, middle
 from marlin_ckpt.cli.views.events import GLUE, when, words
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.directory.history.events import (
+    BroughtBack,
     Ended,
     Event,
     Measured,
@@ -33,6 +34,7 @@ _STYLES: dict[type[Event], str] = {
     Saved: "green",
     SaveFailed: "bold red",
     Removed: "dim",
+    BroughtBack: "dim",
     Signalled: "yellow",
     Ended: "bold",
     Unended: "bold yellow",

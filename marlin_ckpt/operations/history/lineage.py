@@ -3,7 +3,16 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from marlin_ckpt.directory.history.events import Ended, Event, Removed, Resumed, Saved, SaveFailed, Started
+from marlin_ckpt.directory.history.events import (
+    BroughtBack,
+    Ended,
+    Event,
+    Removed,
+    Resumed,
+    Saved,
+    SaveFailed,
+    Started,
+)
 
 KILLED, UNKNOWN = "killed", "unknown"
 _OF_A_RUN = "keep"  # what removes in the process of the run itself
@@ -69,7 +78,9 @@ def runs_of(events: Iterable[Event]) -> list[Run]:
 
 def is_of_process(event: Event) -> bool:
     """Whether the run itself did it, and not a command that removed its checkpoints."""
-    return not isinstance(event, Removed) or event.by == _OF_A_RUN
+    if isinstance(event, Removed):
+        return event.by == _OF_A_RUN
+    return not isinstance(event, BroughtBack)
 
 
 def _add(starts: list[Start], event: Event) -> None:

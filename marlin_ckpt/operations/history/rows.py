@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from marlin_ckpt.directory.history.events import Ended, Event, Measured, Removed, Saved, Started
+from marlin_ckpt.directory.history.events import BroughtBack, Ended, Event, Measured, Removed, Saved, Started
 from marlin_ckpt.operations.history.lineage import is_of_process
 
 
@@ -21,7 +21,7 @@ class Unended(Event):
     since: str = ""
 
 
-_MANY = (Measured, Saved, Removed)
+_MANY = (Measured, Saved, Removed, BroughtBack)
 
 
 class Row(NamedTuple):
@@ -71,11 +71,14 @@ def rows_of(events: Sequence[Event], holds: Callable[[str], bool]) -> list[Row]:
 def _unexplained(rows: Sequence[Row]) -> list[int]:
     """The places of the last saves of checkpoints that nothing is said to have removed."""
     saved: dict[str, int] = {}
+    removed: dict[str, int] = {}
     for place, (event, _, _) in enumerate(rows):
         if isinstance(event, Saved):
             saved[event.name] = place
-        elif isinstance(event, Removed):
-            saved.pop(event.name, None)
+        elif isinstance(event, Removed) and event.name in saved:
+            removed[event.name] = saved.pop(event.name)
+        elif isinstance(event, BroughtBack) and event.name in removed:
+            saved[event.name] = removed.pop(event.name)
     return list(saved.values())
 
 
