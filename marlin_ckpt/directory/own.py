@@ -58,11 +58,11 @@ def open_to_lock(folder_fd: int, name: str) -> int:
     return open_regular(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, dir_fd=folder_fd)
 
 
-def read(directory: str, name: str) -> dict[str, Any]:
-    """A JSON object from the folder; an empty one where there is none that can be read."""
+def read(directory: str, name: str, *, most_bytes: int = _MOST_BYTES) -> dict[str, Any]:
+    """A JSON object from the folder; an empty one where there is none that can be read, or it is longer."""
     try:
         with folder(directory) as folder_fd:
-            return _read_object(folder_fd, name)
+            return _read_object(folder_fd, name, most_bytes)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
@@ -70,14 +70,14 @@ def read(directory: str, name: str) -> dict[str, Any]:
         return {}
 
 
-def _read_object(folder_fd: int, name: str) -> dict[str, Any]:
+def _read_object(folder_fd: int, name: str, most_bytes: int) -> dict[str, Any]:
     import json  # noqa: PLC0415 - here, since `latest` starts faster without, and most folders hold no file
 
     with closing(open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder_fd)) as fd:
         source = FileSource(fd, name)
-        if source.size_bytes > _MOST_BYTES:
-            raise ValueError(f"is longer than {_MOST_BYTES:,} bytes")
-        found = json.loads(source.read(0, _MOST_BYTES))
+        if source.size_bytes > most_bytes:
+            raise ValueError(f"is longer than {most_bytes:,} bytes")
+        found = json.loads(source.read(0, most_bytes))
     if isinstance(found, dict):
         return found
     raise ValueError("not a JSON object")

@@ -19,21 +19,21 @@ import safetensors.torch
 import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
-from marlin_ckpt.cli import schemas as packaged
-from marlin_ckpt.cli.app import names
+from marlin_ckpt.cli.app import app
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.cli.views import checkpoints
 from marlin_ckpt.directory.history.events import Resumed
 from marlin_ckpt.training.proof import proof
 from marlin_ckpt.training.proof.findings import Difference, Kill, Proof
 from tests.support import checkpoint_directories as directories
-from tests.support import documents, histories
+from tests.support import documents, histories, run_directories
 from tests.support.foreign import trainer
 from tools import schemas
 
-COMMANDS = [one for one in schemas.names() if one != "error"]
+COMMANDS = [command.name for command in app.registered_commands]
 # What no document has that is printed here.
 ELSEWHERE = {
+    "report": {(".movement.how", "files")},
     "train": {(".run_id", "null"), (".overhead", "null")},  # of a user's own checkpointer
     "env": {  # of other machines; see test_env.py
         (".torch_build", "null"), (".platform.libc", "null"), (".memory_limit_bytes", "integer"),
@@ -43,11 +43,6 @@ ELSEWHERE = {
 }  # fmt: skip
 
 Run = Callable[..., None]
-
-
-def words_of(command: str) -> list[str]:
-    """How the command is typed whose document has a name."""
-    return next((one.split(" ") for one in names() if one.replace(" ", "-") == command), [command])
 
 
 def _states(value: float) -> Checkpoint:
@@ -66,7 +61,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     def run(command: str, *arguments: str) -> None:
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-            main([*words_of(command), *arguments, "--json"])
+            main([command, *arguments, "--json"])
         document = json.loads(out.getvalue())
         assert document["schema"] == f"marlin-ckpt/{command if command in COMMANDS else 'error'}/1"
         found.setdefault(document["schema"].split("/")[1], []).append(document)
@@ -75,7 +70,6 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
         patch.chdir(tmp_path_factory.mktemp("documents"))
         _prepare()
         _train(run)
-        _configure(run)
         _prove(run, patch)
         _look(run, patch)
         _check(run)
@@ -141,18 +135,6 @@ def _train(run: Run) -> None:
     run("train", "--config", "none.yaml")
 
 
-def _configure(run: Run) -> None:
-    Path("own.py").write_text(
-        "class Own:\n    def __init__(self, width, rate=0.1, more={}, on=True, name='a', sizes=[1, 2]): ...\n"
-    )
-    Path("../documents_elsewhere").mkdir()
-    Path("../documents_elsewhere/other.py").write_text("class Own: ...\n")
-    run("init", "text.yaml")
-    run("init", "own.yaml", "--module", "own.py:Own")
-    run("init", "other.yaml", "--module", "../documents_elsewhere/other.py:Own")
-    run("config-show", "--config", "own.yaml", "--set", "checkpointer.keep=null")
-
-
 def _prove(run: Run, patch: pytest.MonkeyPatch) -> None:
     """Of proofs that are made up: test_prove_resume.py has real ones, which take a minute."""
     kills = Kill(2, "save"), Kill(3)
@@ -197,6 +179,12 @@ def _look(run: Run, patch: pytest.MonkeyPatch) -> None:
     run("log", str(histories.write(Path("logged"), *killed[3:], *other)))  # the first start is lost
     run("log", str(histories.write(Path("logged_whole"), *killed, Resumed(run_id="other"))))
     run("log", "saved")
+    troubled = str(run_directories.troubled(Path("troubled")))
+    run("report", troubled, "--stats", "--compare", "one.pt")
+    run("report", troubled, "--keep-last", "2")
+    run("report", "others/model_9.pt")
+    Path("empty").mkdir()
+    run("report", "empty")
 
 
 def _check(run: Run) -> None:
@@ -255,9 +243,8 @@ def test_a_schema_is_one_of_draft_2020_12_and_describes_each_key(name):
 
 
 def test_there_is_a_schema_for_each_command_and_no_other():
-    without = {"config schema"}  # what it prints is a schema itself
-    commands = {one.replace(" ", "-") for one in {*names()} - without}
-    assert {*packaged.names()} == {*schemas.names()} == commands | {"error"}
+    files = {path.name.removesuffix(".schema.json") for path in schemas.DIRECTORY.iterdir()}
+    assert files == {*schemas.names()}
 
 
 def test_what_schemas_share_is_the_same_in_each():

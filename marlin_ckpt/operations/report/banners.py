@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from marlin_ckpt.operations.report.course import Happening, Point, Run
-from marlin_ckpt.operations.report.values import Banner, Movement, Retention
+from marlin_ckpt.operations.report.course import Point
+from marlin_ckpt.operations.report.values import Banner, Movement, Report
 
 _MOST = 5  # of one kind
 _SEVERITIES = ("bad", "warn", "note")
@@ -18,42 +18,41 @@ _FEW_LETTERS = 12  # of a run's id
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What banners are made from; see `Report` for those of the same names.
+    """What banners are made from.
 
     Attributes:
-        directory: that the report is of.
-        is_directory: whether it is one.
+        report: all but they.
         unread: how many lines of the history cannot be read.
         newer: how many are of kinds that a newer marlin-ckpt writes.
     """
 
-    directory: str
-    is_directory: bool
-    runs: Sequence[Run]
-    points: Sequence[Point]
-    happenings: Sequence[Happening]
-    movement: Movement | None
-    retention: Sequence[Retention]
+    report: Report
     unread: int = 0
     newer: int = 0
 
     def path(self, name: str) -> str:
         """Where a checkpoint is, for a shell."""
-        return shlex.quote(self.place(name))
+        return _quoted(self.place(name))
 
     def place(self, name: str) -> str:
         """Where a checkpoint is."""
-        return os.path.normpath(os.path.join(self.directory, name)) if self.is_directory else self.directory
+        if not self.report.is_directory:
+            return self.report.directory
+        return os.path.normpath(os.path.join(self.report.directory, name))
 
     @property
     def quoted(self) -> str:
         """The directory, for a shell."""
-        return shlex.quote(self.directory)
+        return _quoted(self.report.directory)
 
     def of(self, run_id: str) -> str:
         """A run in words, where there are several."""
-        several = len(self.runs) > 1 and run_id
+        several = len(self.report.runs) > 1 and run_id
         return f" of run {run_id[:_FEW_LETTERS]}" if several else ""
+
+
+def _quoted(path: str) -> str:
+    return shlex.quote(os.path.join(os.curdir, path) if path.startswith("-") else path)
 
 
 def banners(known: Known) -> tuple[Banner, ...]:
@@ -64,7 +63,7 @@ def banners(known: Known) -> tuple[Banner, ...]:
 
 
 def _damage(known: Known) -> Iterator[Banner]:
-    bad = [one for one in known.points if one.is_there and one.complete is False]
+    bad = [one for one in known.report.points if one.is_there and one.complete is False]
     for one in bad[:_MOST]:
         path = known.path(one.name)
         is_folder = os.path.isdir(known.place(one.name))
@@ -77,26 +76,26 @@ def _damage(known: Known) -> Iterator[Banner]:
 
 def _values(known: Known) -> Iterator[Banner]:
     """NaN and Inf in tensors: since which checkpoint, where, and the last one without."""
-    moved = known.movement
+    moved = known.report.movement
     if moved is None:
         return
     runs: dict[str, list[int]] = {}
     for column, place in enumerate(moved.columns):
-        runs.setdefault(known.points[place].run_id, []).append(column)
+        runs.setdefault(known.report.points[place].run_id, []).append(column)
     for run_id, columns in runs.items():
         bad = {column: names for column in columns if (names := _not_finite(moved, column))}
         if columns[-1] not in bad:
             if bad:
-                last = known.points[moved.columns[max(bad)]]
+                last = known.report.points[moved.columns[max(bad)]]
                 what = f"NaN or Inf was in {last.name}{known.of(run_id)}, and in none since."
                 yield Banner(severity="note", what=what, hint=f"marlin-ckpt show {known.path(last.name)}")
             continue
         good = [column for column in columns if column not in bad]
         since = next(column for column in columns if not good or column > good[-1])
-        first, names = known.points[moved.columns[since]], bad[since]
+        first, names = known.report.points[moved.columns[since]], bad[since]
         what = f"NaN or Inf{known.of(run_id)} since {first.name}, in {_some(names)}. "
         what += (
-            f"The last checkpoint without is {known.points[moved.columns[good[-1]]].name}."
+            f"The last checkpoint without is {known.report.points[moved.columns[good[-1]]].name}."
             if good
             else "No checkpoint is without."
         )
@@ -114,8 +113,8 @@ def _not_finite(moved: Movement, column: int) -> list[str]:
 
 def _metrics(known: Known) -> Iterator[Banner]:
     """Metrics that are NaN or infinite in the newest checkpoints of a run."""
-    for run in known.runs:
-        points = [one for one in known.points if one.run_id == run.run_id and one.metrics]
+    for run in known.report.runs:
+        points = [one for one in known.report.points if one.run_id == run.run_id and one.metrics]
         bad = [one for one in points if _bad_metrics(one)]
         if not bad or bad[-1] is not points[-1]:
             continue
@@ -133,7 +132,7 @@ def _bad_metrics(point: Point) -> list[str]:
 
 
 def _failed_saves(known: Known) -> Iterator[Banner]:
-    failed = [one for one in known.happenings if one.kind == "save failed"]
+    failed = [one for one in known.report.happenings if one.kind == "save failed"]
     if failed:
         last = failed[-1]
         is_or_are = "1 save failed" if len(failed) == 1 else f"{len(failed)} saves failed, the last"
@@ -142,7 +141,7 @@ def _failed_saves(known: Known) -> Iterator[Banner]:
 
 
 def _ends(known: Known) -> Iterator[Banner]:
-    for run in known.runs:
+    for run in known.report.runs:
         last = run.starts[-1] if run.starts else None
         if last is not None and last.how in ("failed", "killed"):
             how = "was killed" if last.how == "killed" else f"failed: {last.error or 'no error is known'}"
@@ -151,7 +150,7 @@ def _ends(known: Known) -> Iterator[Banner]:
 
 
 def _passed_over(known: Known) -> Iterator[Banner]:
-    for run in known.runs:
+    for run in known.report.runs:
         last = run.starts[-1] if run.starts else None
         for name, reason in list(last.passed_over.items())[:_MOST] if last else ():
             what = f"The last start{known.of(run.run_id)} passed over {name}: {reason}."
@@ -159,15 +158,15 @@ def _passed_over(known: Known) -> Iterator[Banner]:
 
 
 def _space(known: Known) -> Iterator[Banner]:
-    for one in known.retention:
+    for one in known.report.retention:
         if one.removed:
             which = f"The rules{known.of(one.run_id)} ({one.rules})"
             what = f"{which} would remove {one.removed} of {one.removed + one.kept} checkpoints"
             what += f" and free {one.removed_bytes:,} bytes."
             hint = f"marlin-ckpt clean {known.quoted} {one.options} --dry-run"
             yield Banner(severity="note", what=what, hint=hint)
-    there = [one for one in known.points if one.is_there]
-    free = _free_bytes(known.directory)
+    there = [one for one in known.report.points if one.is_there]
+    free = _free_bytes(known.report.directory)
     if there and free is not None and free < (needed := max(one.size_bytes for one in there[-2:])):
         what = f"The disk has {free:,} bytes free; the newest checkpoints take {needed:,} each."
         hint = f"marlin-ckpt clean {known.quoted} --keep-last 3 --dry-run"
@@ -183,7 +182,7 @@ def _free_bytes(directory: str) -> int | None:
 
 
 def _missing(known: Known) -> Iterator[Banner]:
-    gone = [one for one in known.points if not one.is_there and not one.removed_by]
+    gone = [one for one in known.report.points if not one.is_there and not one.removed_by]
     if gone:
         what = f"{_count(gone)} gone, and the history does not say why; the last is {gone[-1].name}."
         yield Banner(severity="note", what=what)
@@ -191,11 +190,11 @@ def _missing(known: Known) -> Iterator[Banner]:
 
 def _limits(known: Known) -> Iterator[Banner]:
     """What the report does not know."""
-    if any(one.is_there for one in known.points):
+    if any(one.is_there for one in known.report.points):
         what = "The data was not read: whether every byte is intact says only verify."
         yield Banner(severity="note", what=what, hint=f"marlin-ckpt verify {known.quoted}")
-    if known.movement is None or known.movement.missing:
-        where = "" if known.movement is None else f" of {known.movement.missing} checkpoints"
+    if known.report.movement is None or known.report.movement.missing:
+        where = "" if known.report.movement is None else f" of {known.report.movement.missing} checkpoints"
         hint = f"marlin-ckpt report {known.quoted} --stats"
         what = f"Statistics of tensors{where} are missing: --stats computes them, and a run with "
         what += "checkpointer.statistics saves them."

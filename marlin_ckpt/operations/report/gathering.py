@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from marlin_ckpt import naming
@@ -16,8 +18,19 @@ from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.keep import RetentionArguments
-from marlin_ckpt.operations.report import banners, best, finding, keeping, merging, sizes, starts
+from marlin_ckpt.operations.report import (
+    banners,
+    best,
+    figures,
+    finding,
+    keeping,
+    merging,
+    movement,
+    sizes,
+    starts,
+)
 from marlin_ckpt.operations.report.course import Happening, Point
+from marlin_ckpt.operations.report.figures import Progress
 from marlin_ckpt.operations.report.values import Report, Totals
 from marlin_ckpt.version import __version__
 
@@ -31,95 +44,129 @@ class Wanted:
         extension: only files of this extension, without its dot; None: of all usual ones.
         recursive: sub-directories too.
         rules: of retention; None: those of each run's last start.
+        reads_tensors: the statistics and histograms that no file has are made from its tensors.
     """
 
     prefix: str | None = None
     extension: str | None = None
     recursive: bool = False
     rules: RetentionArguments | None = None
+    reads_tensors: bool = False
 
 
-def gather(path: str, wanted: Wanted | None = None) -> Report:
-    """The report of a directory, or of one checkpoint. No tensor is read.
+def gather(
+    path: str,
+    wanted: Wanted | None = None,
+    progress: Progress = lambda _: contextlib.nullcontext(lambda _: None),
+    *,
+    other: str | None = None,
+) -> Report:
+    """The report of a directory, or of one checkpoint.
 
     Args:
         path: of it.
-        wanted: what is asked for; of one checkpoint only `rules`, which are not applied, could differ.
+        wanted: what is asked for.
+        progress: makes what is told how many bytes were read, given how many will be; only with
+            `reads_tensors`.
+        other: a directory or checkpoint that it is compared with.
 
     Raises:
         CheckpointNotFoundError: there is nothing of this name.
         StorageError: it cannot be read.
     """
-    wanted = wanted or Wanted()
+    report = _gather(path, wanted or Wanted(), progress)
+    return report if other is None else replace(report, other=_gather(other, wanted or Wanted(), progress))
+
+
+def _gather(path: str, wanted: Wanted, progress: Progress) -> Report:
     itself = catalog.entry(path)
     layout = itself and layouts.of(itself)
     if itself and not (layout and layout.is_flat):
-        return _of_one(itself, path)
+        return _of_one(itself, path, wanted, progress)
     if not os.path.isdir(path):
         raise CheckpointNotFoundError("no such file or directory", path)
-    found = _inspected(path, finding.entries(path, wanted.prefix, wanted.extension, wanted.recursive))
+    entries = finding.entries(path, wanted.prefix, wanted.extension, wanted.recursive)
+    found = [(os.path.relpath(one.path, path), inspect(one)) for one in entries]
     past = finding.history(path, wanted.recursive)
     events = [one for one in past.events if _is_wanted(one, wanted)]
+    known = _figures(path, found, wanted, progress)
     points = [finding.looked_for(path, one) for one in merging.merged(found, events)]
+    points = [_with_damage(one, known) for one in points]
     rules = [keeping.Rules(wanted.rules, None, "options")] if wanted.rules else keeping.rules_of_runs(events)
     points, retention = keeping.kept(path, found, points, rules, recursive=wanted.recursive)
-    runs = starts.runs(events, points, own.read(path, lease.HOLDER))
     report = Report(
         directory=path,
         made=now(),
         version=__version__,
-        runs=runs,
+        runs=starts.runs(events, points, own.read(path, lease.HOLDER)),
         points=tuple(points),
         measured=starts.measured(events),
         happenings=starts.happenings(events, points),
         retention=retention,
         best=best.best(points, rules),
     )
-    return _finished(report, found, past)
+    return _finished(report, dict(found), known, past, wanted)
 
 
-def _of_one(entry: Entry, path: str) -> Report:
+def _of_one(entry: Entry, path: str, wanted: Wanted, progress: Progress) -> Report:
     """The report of one checkpoint, with what the history beside it says of this one."""
-    name = os.path.basename(os.path.normpath(path))
+    name = os.path.basename(os.path.realpath(path))
     found = [(name, inspect(entry))]
     past = reading.read(os.path.dirname(os.path.realpath(path)))
     about = [one for one in past.events if isinstance(one, (Saved, Removed)) and one.name == name]
-    points = [one for one in merging.merged(found, about) if one.is_there]
+    known = _figures(None, found, wanted, progress)
+    points = [_with_damage(one, known) for one in merging.merged(found, about) if one.is_there]
+    of_run = [one for one in past.events if one.run_id == points[0].run_id]
     report = Report(
         directory=path,
         made=now(),
         version=__version__,
         is_directory=False,
-        runs=starts.runs([one for one in past.events if one.run_id == points[0].run_id], points, {}),
+        runs=starts.runs(of_run, points, {}),
         points=tuple(points),
         happenings=starts.happenings([], points),
     )
-    return _finished(report, found, reading.Past())
+    return _finished(report, dict(found), known, reading.Past(), wanted)
 
 
-def _finished(report: Report, found: Sequence[tuple[str, Inspection]], past: reading.Past) -> Report:
-    """Adds what is known of the newest checkpoint, sums, and what to know first."""
+def _figures(
+    directory: str | None, found: figures.Found, wanted: Wanted, progress: Progress
+) -> figures.Figures:
+    known = figures.saved(found)
+    if directory is not None:
+        figures.add_kept(known, directory, found)
+    if wanted.reads_tensors:
+        figures.add_read(known, directory, found, progress)
+    return known
+
+
+def _with_damage(point: Point, known: figures.Figures) -> Point:
+    """A point whose data was read, and is damaged."""
+    why = known.damaged.get(point.name)
+    return replace(point, complete=False, reason=why) if why and point.is_there else point
+
+
+def _finished(
+    report: Report,
+    found: Mapping[str, Inspection],
+    known: figures.Figures,
+    past: reading.Past,
+    wanted: Wanted,
+) -> Report:
+    """Adds what is known of the newest checkpoint, what moved, sums, and what to know first."""
     newest = _newest(report.points)
-    by_name = dict(found)
-    if newest is not None and (one := by_name.get(report.points[newest].name)):
+    one = None if newest is None else found.get(report.points[newest].name)
+    if one is not None:
         report = replace(report, newest=newest, sizes=sizes.sizes(one.entry.path, one.manifest))
-    known = banners.Known(
-        directory=report.directory,
-        is_directory=report.is_directory,
-        runs=report.runs,
-        points=report.points,
-        happenings=report.happenings,
-        movement=report.movement,
-        retention=report.retention,
-        unread=past.unread,
-        newer=past.newer,
+        if wanted.reads_tensors:
+            report = replace(report, histograms=figures.histograms(one.entry.path))
+    elements = {each.name: math.prod(each.shape) for each in report.sizes if each.group == "module"}
+    report = replace(
+        report,
+        movement=movement.movement(report.points, known, elements),
+        totals=_totals(report.points, report.happenings),
     )
-    totals = _totals(report.points, report.happenings)
-    return replace(report, totals=totals, banners=banners.banners(known))
-
-
-def _inspected(directory: str, entries: Iterable[Entry]) -> list[tuple[str, Inspection]]:
-    return [(os.path.relpath(one.path, directory), inspect(one)) for one in entries]
+    return replace(report, banners=banners.banners(banners.Known(report, past.unread, past.newer)))
 
 
 def _is_wanted(event: Event, wanted: Wanted) -> bool:

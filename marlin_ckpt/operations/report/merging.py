@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -196,10 +197,7 @@ def _point(one: _Draft) -> Point:
     if saved is not None:
         point |= {
             "step": None if saved.step < 0 else saved.step,
-            "stall_s": saved.stall_s,
-            "copy_s": saved.copy_s,
-            "write_s": saved.write_s,
-            "sync_s": saved.sync_s,
+            **{name: _finite(getattr(saved, name)) for name in ("stall_s", "copy_s", "write_s", "sync_s")},
         }
         point["metrics"] = point["metrics"] or dict(saved.metrics)
         point["run_id"] = point["run_id"] or saved.run_id
@@ -210,6 +208,10 @@ def _point(one: _Draft) -> Point:
         why = f"save {one.replaced.save_number} took its name"
         point |= {"removed_by": "save", "removed_reason": why, "removed_at": one.replaced.at}
     return Point(**point)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _of_file(name: str, found: Inspection) -> dict[str, Any]:

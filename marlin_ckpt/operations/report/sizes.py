@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from marlin_ckpt.errors import MarlinError
-from marlin_ckpt.formats.content.contents import TensorInfo
+from marlin_ckpt.formats.content.contents import Contents, TensorInfo
 from marlin_ckpt.formats.content.optimizers import parameter_names
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.operations import one
@@ -27,17 +27,12 @@ def sizes(path: str, manifest: Manifest | None) -> tuple[Size, ...]:
         contents = one.read(path)
     except MarlinError:
         return ()
-    state = module_state(contents)
-    module = {
-        tensor.name
-        for tensor in module_alone(contents).tensors
-        if within(tensor.name, state) is not None and (state or tensor.in_state)
-    }
+    module = {tensor.name: name for name, tensor in module_tensors(contents).items()}
     parameters = parameter_names(contents.root, manifest.optimizers if manifest else {})
     seen: set[tuple[str, str, int]] = set()
     found = []
     for tensor in contents.tensors:
-        group, name = _named(tensor, state, module, parameters)
+        group, name = _named(tensor, module, parameters)
         place = (tensor.file, tensor.storage, tensor.offset)
         shares = bool(tensor.storage) and place in seen
         seen.add(place)
@@ -48,11 +43,22 @@ def sizes(path: str, manifest: Manifest | None) -> tuple[Size, ...]:
     return tuple(found)
 
 
+def module_tensors(contents: Contents) -> dict[str, TensorInfo]:
+    """The tensors of the module's state, by their names in it."""
+    state = module_state(contents)
+    found = module_alone(contents).tensors
+    return {
+        inner: tensor
+        for tensor in found
+        if (inner := within(tensor.name, state)) is not None and (state or tensor.in_state)
+    }
+
+
 def _named(
-    tensor: TensorInfo, state: str, module: Collection[str], parameters: Mapping[str, str]
+    tensor: TensorInfo, module: Mapping[str, str], parameters: Mapping[str, str]
 ) -> tuple[_Group, str]:
     if tensor.name in module:
-        return "module", within(tensor.name, state) or tensor.name
+        return "module", module[tensor.name]
     above, _, last = tensor.name.rpartition(".")
     if above in parameters:
         return "optimizer", f"{parameters[above]}: {last}"

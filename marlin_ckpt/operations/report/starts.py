@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,8 @@ from marlin_ckpt.directory.history.events import (
     Signalled,
     Started,
 )
-from marlin_ckpt.operations.report.course import Happening, How, MeasuredPoint, Point, Run, Start
+from marlin_ckpt.operations.history import lineage
+from marlin_ckpt.operations.report.course import Happening, MeasuredPoint, Point, Run, Start
 
 
 def runs(events: Iterable[Event], points: Sequence[Point], holder: Mapping[str, Any]) -> tuple[Run, ...]:
@@ -29,41 +29,37 @@ def runs(events: Iterable[Event], points: Sequence[Point], holder: Mapping[str, 
         points: the checkpoints, run by run in order of the runs.
         holder: who has the lease of the directory, as its file says; {} where there is none.
     """
-    starts: dict[str, list[Start]] = defaultdict(list)
-    seen: dict[str, str] = {}  # when a run wrote last
-    for event in events:
-        of_run = starts[event.run_id]
-        open_ = bool(of_run) and of_run[-1].how == "unknown"
-        if isinstance(event, Started):
-            if open_:
-                of_run[-1] = replace(of_run[-1], how="killed", ended_at=seen[event.run_id])
-            of_run.append(_start(event))
-        elif isinstance(event, Resumed):
-            if not open_ or of_run[-1].resumed_from:
-                of_run.append(Start(at=event.at))
-            of_run[-1] = replace(of_run[-1], resumed_from=event.name, passed_over=dict(event.passed_over))
-        elif isinstance(event, Ended) and open_:
-            of_run[-1] = replace(of_run[-1], how=_how(event.how), ended_at=event.at, error=event.error)
-        seen[event.run_id] = event.at
-    ids = dict.fromkeys([*(one.run_id for one in points), *(run_id for run_id in starts if starts[run_id])])
-    for run_id in ids:
-        if starts[run_id] and starts[run_id][-1].how == "unknown":
-            starts[run_id][-1] = _last(run_id, starts[run_id][-1], seen[run_id], holder)
-    return tuple(Run(run_id=one, starts=tuple(starts[one])) for one in ids)
-
-
-def _start(event: Started) -> Start:
-    return Start(
-        at=event.at,
-        git_commit=event.git_commit,
-        config_sha256=event.config_sha256,
-        versions=dict(event.versions),
-        world_size=event.world_size,
+    events = list(events)
+    found = {run.run_id: run.starts for run in lineage.runs_of(events)}
+    ids = dict.fromkeys([*(one.run_id for one in points), *(one for one in found if found[one])])
+    return tuple(
+        Run(run_id=run_id, starts=tuple(_start(one, holder) for one in found.get(run_id, ())))
+        for run_id in ids
     )
 
 
-def _how(text: str) -> How:
-    return text if text in ("finished", "stopped", "failed") else "unknown"  # type: ignore[return-value]
+def _start(known: lineage.Start, holder: Mapping[str, Any]) -> Start:
+    began, resumed, ended = known.began, known.resumed, known.ended
+    start = Start(
+        at=known.first.at,
+        ended_at=ended.at if ended else None,
+        how=known.how if known.how in ("finished", "stopped", "failed", "killed") else "unknown",  # type: ignore[arg-type]
+        error=ended.error if ended else "",
+        resumed_from=resumed.name if resumed else "",
+        passed_over=dict(resumed.passed_over) if resumed else {},
+    )
+    if began is not None:
+        start = replace(
+            start,
+            git_commit=began.git_commit,
+            config_sha256=began.config_sha256,
+            versions=dict(began.versions),
+            world_size=began.world_size,
+        )
+    if start.how == "killed":
+        return replace(start, ended_at=known.last.at)
+    is_open = ended is None and began is not None
+    return _last(known.first.run_id, start, known.last.at, holder) if is_open else start
 
 
 def _last(run_id: str, start: Start, seen: str, holder: Mapping[str, Any]) -> Start:

@@ -29,6 +29,7 @@ class Movement:
         dead: whether all values are equal, as all zero, in a tensor of several.
         how: `files` where all statistics were in the checkpoints, `read` where `--stats` read tensors.
         missing: how many complete checkpoints have no statistics.
+        left_out: how many that have are no columns, where there are too many.
     """
 
     tensors: tuple[str, ...]
@@ -40,6 +41,7 @@ class Movement:
     dead: Flags
     how: Literal["files", "read"]
     missing: int = 0
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""Commands that look at checkpoints: `list_` (`list`), `latest`, `log`, `show`, `diff`; `env` at machines."""
+"""Commands that look: `list_` (`list`), `latest`, `show`, `diff`, `log`, `report`; `env` at machines."""

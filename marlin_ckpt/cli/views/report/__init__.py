@@ -1,5 +1,6 @@
 """The page that `report` makes: one HTML file, without anything from elsewhere.
 
+- `written`: the file that it is written to, and the document of `--json`.
 - `page`: the whole of it; `summary`: its head.
 - Sections: `metrics`, drawn by `curves` and `legends` as `course` plans; `timeline` of saves; `movement` of
   norms; `histograms`; `sizes`; `retention`; `runs`; `checkpoints`.

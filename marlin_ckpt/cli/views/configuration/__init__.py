@@ -1,1 +1,0 @@
-"""Configurations: `in_force` is what a YAML file sets, `starter` the one that `init` wrote."""

@@ -1,0 +1,88 @@
+"""What the module's tensors did from checkpoint to checkpoint, by their statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from marlin_ckpt.formats.statistics import Statistics
+from marlin_ckpt.operations.report.course import Point
+from marlin_ckpt.operations.report.figures import Figures
+from marlin_ckpt.operations.report.values import Movement
+
+MOST_COLUMNS = 400  # more are no longer seen; the rest is left out evenly
+
+_T = TypeVar("_T")
+_Column = Mapping[str, Statistics]
+
+
+def movement(points: Sequence[Point], figures: Figures, elements: Mapping[str, int]) -> Movement | None:
+    """Puts the statistics of checkpoints side by side.
+
+    Args:
+        points: all of them, run by run, in order of save.
+        figures: their statistics.
+        elements: how many elements the tensors have, as far as that is known.
+
+    Returns:
+        what moved; None where no checkpoint has statistics.
+    """
+    there = [place for place, one in enumerate(points) if one.is_there and one.complete is not False]
+    states = [place for place in there if points[place].kind != "model"] or there
+    known = [place for place in states if points[place].name in figures.of]
+    if not known:
+        return None
+    columns = _some(known)
+    by_column = [figures.of[points[place].name] for place in columns]
+    tensors = list(dict.fromkeys(name for column in reversed(by_column) for name in column))
+    runs = [points[place].run_id for place in columns]
+    firsts = {at for at, run_id in enumerate(runs) if not at or run_id != runs[at - 1]}
+
+    def rows(value: Callable[[str, Statistics], _T]) -> tuple[tuple[_T | None, ...], ...]:
+        return tuple(
+            tuple(None if (one := column.get(name)) is None else value(name, one) for column in by_column)
+            for name in tensors
+        )
+
+    norms = rows(lambda _, one: norm(one))
+    return Movement(
+        tensors=tuple(tensors),
+        columns=tuple(columns),
+        change=tuple(
+            tuple(None if at in firsts else _change(row[at - 1], now) for at, now in enumerate(row))
+            for row in norms
+        ),
+        norms=norms,
+        nans=rows(lambda _, one: one.nans),
+        infinities=rows(lambda _, one: one.infinities),
+        dead=rows(lambda name, one: elements.get(name, 2) > 1 and is_dead(one)),
+        how="read" if figures.has_read else "files",
+        missing=len(states) - len(known),
+        left_out=len(known) - len(columns),
+    )
+
+
+def norm(one: Statistics) -> float:
+    """The norm of all values: NaN or infinite where one of them is."""
+    return math.nan if one.nans else math.inf if one.infinities else one.norm
+
+
+def is_dead(one: Statistics) -> bool:
+    """Whether all values of a tensor of several are equal."""
+    return not one.nans and not one.infinities and one.minimum == one.maximum
+
+
+def _change(before: float | None, now: float | None) -> float | None:
+    if before is None or now is None or not before:
+        return None
+    change = abs(now - before) / before
+    return change if math.isfinite(change) else None
+
+
+def _some(places: Sequence[int]) -> list[int]:
+    """Some of many, evenly, with the first and the last."""
+    if len(places) <= MOST_COLUMNS:
+        return list(places)
+    step = (len(places) - 1) / (MOST_COLUMNS - 1)
+    return [places[round(number * step)] for number in range(MOST_COLUMNS)]
