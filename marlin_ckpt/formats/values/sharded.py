@@ -45,6 +45,8 @@ class CheckedFolder(Checked):
         return self._file(tensor.file).source_of(tensor)
 
     def _file(self, name: str) -> CheckedFile:
+        if found := self._files.get(name):  # without the lock, for which every piece would wait
+            return found
         with self._lock:
             if name not in self._files:
                 if len(self._files) < _MOST_OPEN:
