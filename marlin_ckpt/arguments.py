@@ -73,6 +73,8 @@ class DefaultCheckpointerArguments(Checked):
         weights_only: refuse to load a file that would import more than tensors and plain values. `False` runs
             any code that a file names, so use it only for files of your own.
         resume_from: a checkpoint to load, in place of what `load_dir` and `load_filename` say.
+        statistics: save of each tensor of numbers its L2 norm, minimum, maximum and how many values are NaN
+            or infinite, too. `marlin-ckpt report` shows how they change from checkpoint to checkpoint.
 
     Raises:
         ArgumentsError: at construction, naming every field that is wrong.
@@ -99,6 +101,7 @@ class DefaultCheckpointerArguments(Checked):
     check_space: bool = True
     weights_only: bool = True
     resume_from: PathText | None = field(default=None, metadata={"yaml": False})
+    statistics: bool = False
 
 
 @dataclass

@@ -57,6 +57,7 @@ class CheckpointDirectory(Closing):
         keep: RetentionArguments | int | None = None,
         run: str | None = None,
         asynchronous: bool = False,
+        statistics: bool = False,
         on_durable: Callable[[SaveReport], None] | None = None,
     ) -> None:
         """Sets what belongs to the directory; nothing is made or read yet.
@@ -71,6 +72,7 @@ class CheckpointDirectory(Closing):
                 checkpoints of all runs are seen, and saves belong to a new run, or after `load` to the run of
                 what was loaded.
             asynchronous: `save` copies the state, and a thread writes the copy.
+            statistics: as for `marlin_ckpt.save`.
             on_durable: called with the report of each durable checkpoint, after `keep` was applied, on the
                 thread that wrote it. An exception in it counts as a failed save, though the checkpoint is
                 there. Do not call this object in it.
@@ -80,7 +82,8 @@ class CheckpointDirectory(Closing):
         """
         self.path = os.fspath(path)
         self.logger = _logger
-        self._args = run_arguments(self.path, prefix, ext, keep, run, asynchronous=asynchronous)
+        how = {"asynchronous": asynchronous, "statistics": statistics}
+        self._args = run_arguments(self.path, prefix, ext, keep, run, **how)
         self._series = Series(self.path, prefix, ext, run)
         self._on_durable = on_durable or (lambda _: None)
         self._saves = RunSaves(self.logger, "CheckpointDirectory")

@@ -18,6 +18,7 @@ def run_arguments(  # noqa: PLR0913 - those of `CheckpointDirectory`
     run: str | None,
     *,
     asynchronous: bool,
+    statistics: bool,
 ) -> DefaultCheckpointerArguments:
     """Checks the arguments, and brings them into one.
 
@@ -41,6 +42,7 @@ def run_arguments(  # noqa: PLR0913 - those of `CheckpointDirectory`
             file_ext=ext,
             keep=rules,
             async_save=asynchronous,
+            statistics=statistics,
         )
     except ArgumentsError as error:
         renamed = (replace(one, field=_NAMES.get(one.field, one.field)) for one in error.faults)

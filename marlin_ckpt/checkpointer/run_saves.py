@@ -217,7 +217,7 @@ class RunSaves:
             path=path,
             state=wanted.state,
             manifest=manifest,
-            how=How(args.async_save, args.overlap, args.check_overlap),
+            how=How(args.async_save, args.overlap, args.check_overlap, args.statistics),
             may_skip=args.async_save and args.when_busy == "skip" and not wanted.must_be_made,
             gives_up=wanted.gives_up,
             makes_plain=wanted.makes_plain,

@@ -176,7 +176,8 @@ class Engine:
 
     def _save_now(self, job: Job, began: float) -> None:
         state = _payload(job)
-        written = self._written(job, lambda: writer.write_file(job.path, state, job.manifest, job.overwrite))
+        file = (job.path, state, job.manifest, job.overwrite, job.how.statistics)
+        written = self._written(job, lambda: writer.write_file(*file))
         self._report(job, written, time.perf_counter() - began, 0.0)
 
     def _save_behind(self, job: Job, began: float) -> None:
@@ -196,7 +197,7 @@ class Engine:
     def _prepare(self, job: Job) -> tuple[Encoded, Image]:
         """Pickles a state, and takes memory for its copy, which is kept for the next save."""
         encoded = encode(_payload(job))
-        plan = writer.plan_image(encoded)
+        plan = writer.plan_image(encoded, has_statistics=job.how.statistics)
         before = self._arena.size_bytes
         is_pinned = any(storage.device.type == "cuda" for storage in encoded.storages.values())
         image = Image(self._arena.room(plan.size_bytes + BLOCK_BYTES, is_pinned=is_pinned), plan)
@@ -236,7 +237,8 @@ class Engine:
 
         try:
             image = (staged.encoded, job.manifest, staged.image)
-            written = self._written(job, lambda: writer.write_image(path, *image, check, job.overwrite))
+            how = (job.overwrite, job.how.statistics)
+            written = self._written(job, lambda: writer.write_image(path, *image, check, *how))
         except _Moved as error:
             self._may_overlap = False
             what = (

@@ -16,11 +16,13 @@ class How:
         async_save: copy the state, and write the copy in the background.
         overlap: copy what a known optimizer owns in the background too.
         check_overlap: compare checksums of these tensors and their copies.
+        statistics: save the statistics of the tensors, too.
     """
 
     async_save: bool = False
     overlap: bool = True
     check_overlap: bool = False
+    statistics: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

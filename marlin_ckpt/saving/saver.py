@@ -32,13 +32,14 @@ from marlin_ckpt.storage.local.publishing import is_taken, make_directory
 _logger = get_logger(__name__)
 
 
-def save(
+def save(  # noqa: PLR0913 - keywords
     obj: Any,
     path: PathText,
     *,
     metrics: Mapping[str, Any] | None = None,
     index: int | None = None,
     overwrite: bool = True,
+    statistics: bool = False,
 ) -> SaveReport:
     """Saves an object to a file, whole and durable, or not at all.
 
@@ -54,6 +55,8 @@ def save(
         index: the epoch or step, for the manifest. None takes the number in the name, or 0.
         overwrite: replace a file of that name. Without it, when several processes save to one name at once,
             one succeeds and the others get an error; this needs a file system with hard links.
+        statistics: save of each tensor of numbers its L2 norm, minimum, maximum and how many values are NaN
+            or infinite, too; `read_statistics` reads them.
 
     Returns:
         the path, the size and how long each part of the save took.
@@ -66,7 +69,7 @@ def save(
     wanted = _Wanted(obj, os.fspath(path), metrics, index, overwrite)
     lineage = _this_process()
     lineage.optimizers.update(optimizers_in(obj))
-    job = wanted.job(lineage, How())
+    job = wanted.job(lineage, How(statistics=statistics))
     leftovers.sweep_beside(wanted.path)
     with contextlib.closing(Engine(_logger)) as engine:
         engine.save(job)
@@ -91,6 +94,7 @@ class Saver(Closing):
         overlap: bool = True,
         check_overlap: bool = False,
         as_is: bool = False,
+        statistics: bool = False,
         on_durable: Callable[[SaveReport], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -104,13 +108,14 @@ class Saver(Closing):
             check_overlap: compare checksums, so that a tensor that is written to through `.data` during its
                 copy is noticed.
             as_is: save modules, optimizers and the like as `torch.save` does, not by their `state_dict()`.
+            statistics: as for `marlin_ckpt.save`.
             on_durable: called with the report of each durable file before the next save begins, to upload it
                 for example, on the thread that wrote it. An exception in it counts as a failed save, though
                 the file is there. Do not call this Saver in it.
             on_error: called with the error of a save in the background, or of `on_durable`, on that thread.
                 Without it the next call raises the error. It is not used if `asynchronous` is False.
         """
-        self._how = How(asynchronous, overlap, check_overlap)
+        self._how = How(asynchronous, overlap, check_overlap, statistics)
         self._as_is = as_is
         self._on_durable = on_durable or (lambda _: None)
         self._on_error = on_error

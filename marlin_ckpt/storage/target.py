@@ -3,15 +3,19 @@
 from collections.abc import Callable
 from typing import Protocol
 
+OnStored = Callable[[memoryview], None]
+
 
 class Target(Protocol):
     """A file that is written from its front to its end. A store makes it, and publishes what it was given."""
 
-    def put(self, data: bytes | memoryview) -> int:
+    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
         """Appends bytes, of any number; the memory may be changed once this returns.
 
         Args:
             data: contiguous bytes.
+            on_stored: told of the bytes that are stored, piece by piece in their order, when they are in the
+                processor's cache; it may look at the memory until it returns.
 
         Returns:
             the CRC32 of the bytes that are stored. Where another thread changes `data` meanwhile, they are

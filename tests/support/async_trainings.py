@@ -171,7 +171,7 @@ class Adversary:
         self._opened: dict[int, threading.Event] = {}
         write = writer.write_image
 
-        def hostile(path: Any, encoded: Any, manifest: Any, image: Any, check: Any, overwrite: Any) -> Any:
+        def hostile(path: Any, encoded: Any, manifest: Any, image: Any, check: Any, *how: Any) -> Any:
             number = int(manifest.metrics["number"])
             plan = self.plans[number]
             if "blocked" in plan:
@@ -187,7 +187,7 @@ class Adversary:
                 if plan == "full late":
                     raise error(f"save {number} failed")
 
-            return write(path, encoded, manifest, image, checked, overwrite)
+            return write(path, encoded, manifest, image, checked, *how)
 
         monkeypatch.setattr(writer, "write_image", hostile)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.storage.store import Listing
-from marlin_ckpt.storage.target import Fill
+from marlin_ckpt.storage.target import Fill, OnStored
 
 
 class MemorySource:
@@ -37,8 +37,10 @@ class MemoryTarget:
     def __init__(self) -> None:
         self.data = bytearray()
 
-    def put(self, data: bytes | memoryview) -> int:
+    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
         self.data += data
+        if on_stored is not None:
+            on_stored(memoryview(data))
         return zlib.crc32(data)
 
 

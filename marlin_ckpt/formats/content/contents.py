@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from marlin_ckpt.formats.pickle.views import View
 from marlin_ckpt.formats.safetensors import header as safetensors
 from marlin_ckpt.formats.values.tensor import TensorInfo
 from marlin_ckpt.formats.values.unused import unused_bytes
+from marlin_ckpt.formats.values.window import Memory
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.records import read_record
@@ -154,6 +156,23 @@ def _of_zip(source: Source) -> Contents:
     if reader.is_torch_script(container):
         data = data._replace(find_module=ScriptedModules(_code_of(source, container)).find)
     return _of_pickle(source, state, unpickler, data)
+
+
+def tensors_of(data_pkl: bytes, sizes: Mapping[str, int]) -> tuple[TensorInfo, ...]:
+    """The tensors of a file that is not written yet, by the names that it will have for them.
+
+    Args:
+        data_pkl: its pickle.
+        sizes: the lengths of its storages in bytes, by their keys. Where they start is said to be 0.
+
+    Raises:
+        BadFileError: the pickle cannot be read, or would take too long to.
+    """
+    source = Memory("", memoryview(data_pkl))
+    with unpickling(source.path):
+        unpickler = StubReader(io.BytesIO(data_pkl), Budget(lambda: len(data_pkl)))
+        data = _Data(Format.ZIP, lambda key: (0, sizes.get(key, 0), sys.byteorder, None))
+        return _of_pickle(source, unpickler.load(), unpickler, data).tensors
 
 
 def _code_of(source: Source, container: Container) -> Callable[[str], str]:

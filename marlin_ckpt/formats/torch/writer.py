@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from torch.storage import UntypedStorage
 
+from marlin_ckpt.errors import BadFileError
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats import statistics
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
 from marlin_ckpt.formats.zip import writer
-from marlin_ckpt.formats.zip.writer import Plan, write_state
+from marlin_ckpt.formats.zip.writer import Observer, Plan, write_state
 from marlin_ckpt.storage.local.publishing import Published, publish
-from marlin_ckpt.storage.target import Fill
+from marlin_ckpt.storage.target import Fill, Target
 
 _BYTEORDER = sys.byteorder.encode()
 
@@ -45,7 +47,9 @@ class Image(NamedTuple):
     plan: Plan
 
 
-def write_file(path: PathText, state: Any, manifest: Manifest, overwrite: bool = True) -> Written:
+def write_file(
+    path: PathText, state: Any, manifest: Manifest, overwrite: bool = True, has_statistics: bool = False
+) -> Written:
     """Writes a state to a file, atomically and durably.
 
     Args:
@@ -53,6 +57,7 @@ def write_file(path: PathText, state: Any, manifest: Manifest, overwrite: bool =
         state: anything that can be pickled.
         manifest: without its records, which are filled in here.
         overwrite: whether a file that has the name is replaced.
+        has_statistics: whether the statistics of the tensors are saved, too.
 
     Raises:
         UnsavableStateError: the state cannot be pickled.
@@ -65,14 +70,15 @@ def write_file(path: PathText, state: Any, manifest: Manifest, overwrite: bool =
             local = on_cpu(storage)
             yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
 
-    fill = _filling(encoded, data(), manifest)
+    fill = _filling(encoded, data(), manifest, has_statistics=has_statistics)
     done = publish(path, fill, encoded.size_bytes, overwrite=overwrite)
     return _written(path, encoded, done)
 
 
-def plan_image(encoded: Encoded) -> Plan:
+def plan_image(encoded: Encoded, *, has_statistics: bool = False) -> Plan:
     """Where a file of a pickled state will have its bytes."""
-    return writer.plan(encoded.pickle, _BYTEORDER, _sizes(encoded))
+    own_bytes = statistics.MOST_BYTES if has_statistics else 0
+    return writer.plan(encoded.pickle, _BYTEORDER, _sizes(encoded), own_bytes)
 
 
 def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
@@ -82,6 +88,7 @@ def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
     image: Image,
     before_renaming: Callable[[], None],
     overwrite: bool = True,
+    has_statistics: bool = False,
 ) -> Written:
     """Writes a pickled state to a file, as `write_file`, from an image of the file.
 
@@ -92,13 +99,14 @@ def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
         image: with the data in it; the rest is filled in here.
         before_renaming: called when all is durable but the name; may raise.
         overwrite: whether a file that has the name is replaced.
+        has_statistics: as for `write_file`; the image was planned for them.
 
     Raises:
         As `write_file` does, or what `before_renaming` raised.
     """
     sizes = _sizes(encoded)
     data = [(name, image.memory[at : at + sizes[name]]) for name, at in image.plan.offsets.items()]
-    fill = _filling(encoded, data, manifest)
+    fill = _filling(encoded, data, manifest, has_statistics=has_statistics)
     done = publish(
         path, fill, encoded.size_bytes,
         image=image.memory, before_renaming=before_renaming, overwrite=overwrite,
@@ -106,8 +114,26 @@ def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
     return _written(path, encoded, done)
 
 
-def _filling(encoded: Encoded, data: Iterable[tuple[str, memoryview]], manifest: Manifest) -> Fill:
-    return lambda target: write_state(target, encoded.pickle, _BYTEORDER, data, manifest)
+def _filling(
+    encoded: Encoded, data: Iterable[tuple[str, memoryview]], manifest: Manifest, *, has_statistics: bool
+) -> Fill:
+    def fill(target: Target) -> None:
+        observer = _gathering(encoded) if has_statistics else None
+        write_state(target, encoded.pickle, _BYTEORDER, data, manifest, observer)
+
+    return fill
+
+
+def _gathering(encoded: Encoded) -> Observer | None:
+    """What gathers the statistics; None where the names of the tensors would take too long to be found."""
+    from marlin_ckpt.formats.content.contents import tensors_of  # noqa: PLC0415 - most saves go without
+    from marlin_ckpt.formats.values.gathering import Gathering  # noqa: PLC0415
+
+    sizes = {key: storage.nbytes() for key, storage in encoded.storages.items()}
+    try:
+        return Gathering(tensors_of(encoded.pickle, sizes))
+    except BadFileError:
+        return None
 
 
 def _written(path: PathText, encoded: Encoded, done: Published) -> Written:

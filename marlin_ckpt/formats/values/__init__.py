@@ -6,7 +6,8 @@
 - `checked` reads them and compares the checksum of each record that holds them.
 - `sharded` does so for a folder: each tensor from its file, or from its `pieces` in several.
 - `window` is a stretch of a file, or of memory, to be read as a file of its own.
-- `accumulating` computes norm, minimum, maximum and counts of values, `distribution` also the mean, the
+- `accumulating` computes norm, minimum, maximum and counts of values, `gathering` of tensors while they are
+  written, `distribution` also the mean, the
   standard deviation and a histogram of a tensor, `distance` how far two tensors differ.
 - `draft` is a tensor that is to be written; `rounding` converts its values to another dtype.
 """

@@ -12,7 +12,7 @@ import numpy as np
 from marlin_ckpt.formats.statistics import Statistics
 from marlin_ckpt.formats.values.arrays import Array
 
-_BLOCK_BYTES = 256 << 10
+BLOCK = 1 << 16  # elements
 _SUMMED = (np.dtype("f4"), np.dtype("f8"))  # the others are converted to one of these
 _ROW = 4096  # summed in the precision of its elements; BLAS shares longer ones with other threads
 # Between these bounds no square of a float32 that counts is too small or too large for one.
@@ -34,10 +34,9 @@ class Accumulator:
         Args:
             values: a flat array of numbers.
         """
-        step = _BLOCK_BYTES // values.itemsize
         with np.errstate(all="ignore"):
-            for start in range(0, len(values), step):
-                self._add(values[start : start + step])
+            for start in range(0, len(values), BLOCK):
+                self._add(values[start : start + BLOCK])
 
     def statistics(self) -> Statistics:
         """The statistics of all values so far."""

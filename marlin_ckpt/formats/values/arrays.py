@@ -60,9 +60,29 @@ def read_bits(source: Source, tensor: TensorInfo) -> Array:
         except ValueError as error:  # a size of 2^62 beside one of 0
             raise _outside(source, tensor) from error
     span = _read_span(source, tensor, first, last + 1 - first)
+    return _strided(span, tensor)
+
+
+def _strided(span: Array, tensor: TensorInfo) -> Array:
+    """A tensor as a view of the elements of its storage from its first on."""
     item_bytes = tensor.item_bytes
-    strides = [step * item_bytes if size > 1 else 0 for size, step in zip(shape, tensor.stride, strict=True)]
-    return np.lib.stride_tricks.as_strided(span, shape, strides, writeable=False)
+    places = zip(tensor.shape, tensor.stride, strict=True)
+    strides = [step * item_bytes if size > 1 else 0 for size, step in places]
+    return np.lib.stride_tricks.as_strided(span, tensor.shape, strides, writeable=False)
+
+
+def blocks_of(storage: memoryview, tensor: TensorInfo, elements: int = BLOCK) -> Iterator[Array]:
+    """The values of a tensor that is inside its storage, in pieces as `blocks` yields them.
+
+    Args:
+        storage: the bytes of its storage, in the processor's order of bytes.
+        tensor: where its elements are in there.
+        elements: the most that a piece may have.
+    """
+    span = np.frombuffer(storage, dtype(tensor.dtype).numpy)[tensor.offset : tensor.last + 1]
+    whole = _strided(span, tensor)
+    for start in range(0, tensor.numel, elements):
+        yield widened(whole.flat[start : start + elements], tensor.dtype)
 
 
 def blocks(source: Source, tensor: TensorInfo, elements: int = BLOCK) -> Iterator[Array]:

@@ -99,6 +99,16 @@ class TensorInfo:
         return not self.numel or all(size == 1 or stride == whole for size, stride, whole in dimensions)
 
     @property
+    def is_dense(self) -> bool:
+        """Whether its elements are all that is between the first and the last of them, each once."""
+        step = 1
+        for stride, size in sorted(zip(self.stride, self.shape, strict=True)):
+            if size != 1 and stride != step and self.numel:
+                return False
+            step *= size
+        return True
+
+    @property
     def last(self) -> int:
         """Where its last element is in the storage, in elements; `offset` - 1 if it has no elements."""
         if not self.numel:

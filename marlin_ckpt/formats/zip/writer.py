@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from isal import isal_zlib
 
@@ -12,7 +12,7 @@ from marlin_ckpt.formats import manifest
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.zip import structures
 from marlin_ckpt.formats.zip.structures import ALIGNMENT, Record
-from marlin_ckpt.storage.target import Target
+from marlin_ckpt.storage.target import OnStored, Target
 
 # Small records are handed on together: copying them twice costs less than three calls for each.
 _SMALL_BYTES = 16 << 10
@@ -31,6 +31,21 @@ class Stream(NamedTuple):
     pieces: Iterable[bytes | memoryview]
 
 
+class Observer(Protocol):
+    """Looks at what is written, and adds a record of its own."""
+
+    def of(self, name: str, data: memoryview) -> OnStored | None:
+        """What is told of the bytes of a record; None where nothing is.
+
+        Args:
+            name: of the record, `data/0`.
+            data: its bytes.
+        """
+
+    def record(self) -> tuple[str, bytes] | None:
+        """The record, by its name, once all others but the manifest are written; None where it adds none."""
+
+
 class ContainerWriter:
     """Writes records one after the other into an empty file."""
 
@@ -41,12 +56,13 @@ class ContainerWriter:
         self._gathered_bytes = 0
         self.records: list[Record] = []
 
-    def add(self, name: str, data: bytes | memoryview | Stream) -> None:
+    def add(self, name: str, data: bytes | memoryview | Stream, on_stored: OnStored | None = None) -> None:
         """Appends a record.
 
         Args:
             name: its name inside the archive, `data/0`.
             data: its bytes, contiguous, or in pieces.
+            on_stored: told of the bytes, as by `Target.put`.
 
         Raises:
             OSError: the file cannot be written.
@@ -61,12 +77,14 @@ class ContainerWriter:
             content = b"".join(data.pieces)  # another thread may change what it was made from
             record = Record(full_name, size, isal_zlib.crc32(content), header_offset)
             self._gather(header, content, structures.descriptor(record))
+            if on_stored is not None:
+                on_stored(memoryview(content))
         else:
             self._gather(header)
             self._flush()
             crc32 = 0
             for piece in data.pieces:
-                crc32 = isal_zlib.crc32_combine(crc32, self._target.put(piece), len(piece))
+                crc32 = isal_zlib.crc32_combine(crc32, self._target.put(piece, on_stored), len(piece))
             record = Record(full_name, size, crc32, header_offset)
             self._offset += size
             self._gather(structures.descriptor(record))
@@ -104,8 +122,9 @@ class ContainerWriter:
 _FORMAT = {".format_version": b"1", ".storage_alignment": str(ALIGNMENT).encode()}
 _VERSION = {"version": b"3\n"}
 CONSTANT_RECORDS = frozenset({*_FORMAT, *_VERSION})
-# The manifest's header and entry, and the records that end the file; more than enough.
-_MANIFEST_OVERHEAD_BYTES = 4096
+# The headers and entries of the manifest and of an observer's record, and the records that end the file; more
+# than enough.
+_OWN_OVERHEAD_BYTES = 4096
 
 
 def _leading(pickle: bytes, byteorder: bytes | None) -> dict[str, bytes]:
@@ -125,13 +144,14 @@ class Plan(NamedTuple):
     size_bytes: int
 
 
-def plan(pickle: bytes, byteorder: bytes | None, sizes: Mapping[str, int]) -> Plan:
+def plan(pickle: bytes, byteorder: bytes | None, sizes: Mapping[str, int], observed_bytes: int = 0) -> Plan:
     """Tells where `write_state` will put the data.
 
     Args:
         pickle: as for `write_state`.
         byteorder: as for `write_state`.
         sizes: the lengths of the storages in bytes, by the names of their records, in their order.
+        observed_bytes: how long the record of an observer may be.
     """
     named = [(name, len(data)) for name, data in _leading(pickle, byteorder).items()]
     named += sizes.items()
@@ -146,16 +166,17 @@ def plan(pickle: bytes, byteorder: bytes | None, sizes: Mapping[str, int]) -> Pl
         directory += len(structures.central_entry(record))
     return Plan(
         {name: offsets[name] for name in sizes},
-        end + directory + manifest.most_bytes(offsets) + _MANIFEST_OVERHEAD_BYTES,
+        end + directory + manifest.most_bytes(offsets) + observed_bytes + _OWN_OVERHEAD_BYTES,
     )
 
 
-def write_state(
+def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
     target: Target,
     pickle: bytes,
     byteorder: bytes | None,
     data: Iterable[tuple[str, bytes | memoryview | Stream]],
     about: Manifest | None,
+    observer: Observer | None = None,
 ) -> None:
     """Writes a whole container, its records in the order of `torch.save`.
 
@@ -165,6 +186,7 @@ def write_state(
         byteorder: `little` or `big`; None leaves it out, which torch reads as little.
         data: the names (`data/0`) and bytes of the storages.
         about: the manifest, without its records, which are filled in here.
+        observer: looks at the data, none of which is a Stream, and adds a record in front of the manifest.
 
     Raises:
         UnsavableStateError: the manifest would be too long to be read again.
@@ -172,8 +194,11 @@ def write_state(
     """
     writer = ContainerWriter(target)
     for name, value in itertools.chain(_leading(pickle, byteorder).items(), data, _VERSION.items()):
-        writer.add(name, value)
+        on_stored = observer.of(name, value) if observer and isinstance(value, memoryview) else None
+        writer.add(name, value, on_stored)
         del value  # so that it is not held while the next one is read
+    if observer is not None and (own := observer.record()):
+        writer.add(*own)
     if about is not None:
         records = [{"name": one.name, "size": one.size, "crc32": one.crc32} for one in writer.records]
         json = replace(about, records=records).to_json()

@@ -13,6 +13,7 @@ from isal import isal_zlib
 
 from marlin_ckpt.storage.local import system_calls
 from marlin_ckpt.storage.local.direct import DirectPieces
+from marlin_ckpt.storage.target import OnStored
 
 # Below this the page cache takes the bytes faster than a disk's round trips; measured on ext4.
 _DIRECT_FROM_BYTES = 64 << 20
@@ -60,7 +61,7 @@ class Writer:
         self._filled = 0
         self._offset = 0  # of the piece in the file
 
-    def put(self, data: bytes | memoryview) -> int:
+    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
         """Appends bytes; see `Target.put`. Those that lie at their place in an image are not copied."""
         view = memoryview(data)
         crc32 = 0
@@ -69,6 +70,8 @@ class Writer:
             place = self._piece[self._filled : self._filled + size]
             _copy(view[:size], place)
             crc32 = isal_zlib.crc32(place, crc32)
+            if on_stored is not None:
+                on_stored(place)
             self._filled += size
             view = view[size:]
             if self._filled == len(self._piece):

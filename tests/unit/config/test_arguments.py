@@ -43,6 +43,7 @@ def test_the_defaults_are_those_of_the_reference_and_of_what_is_ours(tmp_path: P
         "check_space": True,
         "weights_only": True,
         "resume_from": None,
+        "statistics": False,
     }
 
 

@@ -13,6 +13,7 @@ from isal import isal_zlib
 from marlin_ckpt.formats.zip import structures, writer
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.formats.zip.writer import ContainerWriter
+from marlin_ckpt.storage.target import OnStored
 
 
 class Memory:
@@ -21,9 +22,11 @@ class Memory:
     def __init__(self) -> None:
         self.content = bytearray()
 
-    def put(self, data: bytes | memoryview) -> int:
+    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
         stored = bytes(data)
         self.content += stored
+        if on_stored is not None:
+            on_stored(memoryview(stored))
         return isal_zlib.crc32(stored)
 
     def records(self) -> dict[str, bytes]:
