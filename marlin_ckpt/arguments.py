@@ -87,8 +87,8 @@ class DefaultCheckpointerArguments(Checked):
     model_state_save_dir: PathText | None = field(default_factory=_checkpoints_here)
     load_dir: PathText | None = None
     load_filename: PathText | None = field(default=None, metadata={"check": _outside_fault})
-    file_prefix: str = field(default="model", metadata={"check": name_part_fault})
-    file_ext: str = field(default="pt", metadata={"check": extension_fault})
+    file_prefix: str = field(default="model", metadata={"check": name_part_fault, "pattern": "^[^/]+$"})
+    file_ext: str = field(default="pt", metadata={"check": extension_fault, "pattern": "^[^./][^/]*$"})
     log_level: str = field(default="INFO", metadata=_LOG_LEVELS)
     max_overhead: float = field(default=0.035, metadata={"above": 0, "maximum": 0.5})
     mean_time_between_failures_hours: float | None = field(default=None, metadata={"above": 0})
@@ -242,6 +242,9 @@ class SpiralArguments(Checked):
     data_seed: int = field(default=0, metadata={"minimum": 0, "maximum": 2**63 - 1})
 
 
+_IMPORT_PATH = r"^[^\s.:]+(\.[^\s.:]+)*:[^\s.:]+$"
+
+
 def _import_path_fault(name: str) -> str:
     package, _, cls = name.partition(":")
     if cls.isidentifier() and all(part.isidentifier() for part in package.split(".")):
@@ -260,7 +263,7 @@ class ImportedModuleArguments(Checked):
         args: the keyword arguments that the class is called with.
     """
 
-    name: str = field(default="", metadata={"check": _import_path_fault})
+    name: str = field(default="", metadata={"check": _import_path_fault, "pattern": _IMPORT_PATH})
     args: dict[str, Any] = field(default_factory=dict)
 
 

@@ -156,7 +156,8 @@ class Checked:
 
     Each field is checked for itself: its type, then the bounds of its metadata. These may hold `minimum`,
     `maximum` and `above` (numbers), `choices` (a tuple), `required` (why it must not be empty) and `check` (a
-    function that returns why a value is wrong, or "", in place of the other bounds). A value that is itself
+    function that returns why a value is wrong, or "", in place of the other bounds; `pattern` is a regular
+    expression that each string without a fault matches, for the JSON Schema). A value that is itself
     `Checked` is asked in its turn.
     """
 
@@ -184,6 +185,7 @@ class Checked:
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kKMGT]?)(i?)B?\s*")
+SIZE_PATTERN = f"^{_SIZE.pattern}$"
 
 
 def size_of(text: str) -> int:
@@ -204,6 +206,7 @@ def size_of(text: str) -> int:
 
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h|d|w)\s*")
+DURATION_PATTERN = f"^{_DURATION.pattern}$"
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 

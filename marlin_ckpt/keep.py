@@ -4,7 +4,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 
 from marlin_ckpt.errors import ArgumentsError, Fault
-from marlin_ckpt.fields import Checked, duration_of, size_of, suggestion
+from marlin_ckpt.fields import (
+    DURATION_PATTERN,
+    SIZE_PATTERN,
+    Checked,
+    duration_of,
+    size_of,
+    suggestion,
+)
 
 _COUNT = {"minimum": 1}
 
@@ -73,11 +80,15 @@ class RetentionArguments(Checked):
     last: int | None = field(default=None, metadata=_COUNT)
     every: int | None = field(default=None, metadata=_COUNT)
     best: BestArguments | list[BestArguments] | None = None
-    within: str | None = field(default=None, metadata={"check": _unreadable(duration_of)})
+    within: str | None = field(
+        default=None, metadata={"check": _unreadable(duration_of), "pattern": DURATION_PATTERN}
+    )
     hourly: int | None = field(default=None, metadata=_COUNT)
     daily: int | None = field(default=None, metadata=_COUNT)
     weekly: int | None = field(default=None, metadata=_COUNT)
-    max_total: str | int | None = field(default=None, metadata={"check": _total_fault})
+    max_total: str | int | None = field(
+        default=None, metadata={"check": _total_fault, "pattern": SIZE_PATTERN, "minimum": 1}
+    )
 
     def faults(self) -> list[Fault]:
         """Everything that is wrong with the fields now."""

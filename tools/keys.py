@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import Field, is_dataclass
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
@@ -17,6 +15,7 @@ from marlin_ckpt.arguments import (
     TextArguments,
     TrainerArguments,
 )
+from marlin_ckpt.config.keys import default_text, descriptions, yaml_fields
 from marlin_ckpt.fields import alternatives, hints_of
 from marlin_ckpt.keep import BestArguments, RetentionArguments
 
@@ -29,7 +28,6 @@ SECTIONS: dict[str, Any] = {
     "keep": RetentionArguments,
     "best": BestArguments,
 }
-_LITERALS = {"None": "null", "True": "true", "False": "false"}
 _WORDS = {bool: "`true` or `false`", int: "an integer", float: "a number", str: "a string", dict: "a mapping"}
 _NESTED: dict[Any, str] = {
     RetentionArguments: "a mapping ([`keep`](#keep))",
@@ -42,21 +40,6 @@ def sections() -> dict[str, str]:
     return {name: "\n".join(_entries(name, kind)) for name, kind in SECTIONS.items()}
 
 
-def yaml_fields(kind: Any) -> list[Field[Any]]:
-    """The fields of a dataclass that YAML may set."""
-    return [field for field in fields(kind) if field.metadata.get("yaml", True)]
-
-
-def default_text(field: Field[Any]) -> str:
-    """A field's default as YAML has it; "" for a field that must be set."""
-    value = field.default_factory() if field.default_factory is not MISSING else field.default
-    if isinstance(value, str) and os.path.isabs(value):
-        return os.path.relpath(value)  # the default directories are in the working directory
-    if not value and not isinstance(value, (bool, float)) and field.metadata.keys() & {"required", "check"}:
-        return "" if value is not None else "null"
-    return _LITERALS.get(str(value), str(value))
-
-
 def _entries(section: str, kind: Any) -> Iterator[str]:
     texts = descriptions(kind)
     for field in yaml_fields(kind):
@@ -64,19 +47,6 @@ def _entries(section: str, kind: Any) -> Iterator[str]:
         facts = _type(field, hints_of(kind)[field.name])
         facts += f", default `{default}`" if default else ", required"
         yield f"[`{field.name}`]{{#{section}-{field.name}}}\n: {facts}\n\n  {texts[field.name]}\n"
-
-
-def descriptions(kind: Any) -> dict[str, str]:
-    """The section `Attributes` of a dataclass's docstring, by field, in the words of YAML."""
-    (listed,) = re.findall(r"^Attributes:\n((?:    .*\n?)+)", inspect.getdoc(kind) or "", re.MULTILINE)
-    joined = re.sub(r"\n {8}", " ", listed)
-    pairs = (line.strip().partition(": ") for line in joined.splitlines())
-    return {name: _sentence(text) for name, _, text in pairs}
-
-
-def _sentence(text: str) -> str:
-    text = re.sub(r"`(None|True|False)`", lambda match: f"`{_LITERALS[match[1]]}`", text)
-    return text[:1].upper() + text[1:]
 
 
 def _type(field: Field[Any], hint: Any) -> str:

@@ -14,6 +14,7 @@ from tools import keys
 
 _ITEM = re.compile(r"^\* `(?P<term>.+?)`: (?P<text>.+)\n", re.MULTILINE)
 _COMMANDS = re.compile(r"^\*\*Commands\*\*:\n\n((?:\* .*\n)+)\n", re.MULTILINE)
+_SECTION = re.compile(r"^## `marlin-ckpt (.+)`\n\n(.+)$", re.MULTILINE)
 _EXIT_CODES = re.compile(r"^Exit codes: .*\n\n", re.MULTILINE)
 _EXAMPLE = re.compile(r"^Example: (?P<command>[^;\n]+)(?:; (?P<rest>.+))?$", re.MULTILINE)
 _FACTS = {  # what Typer puts at the end of a help text
@@ -37,15 +38,18 @@ def write(directory: Path) -> None:
 
 def command_table() -> str:
     """A table of the commands, each with its first line of help."""
-    (listed,) = _COMMANDS.findall(_generated())
-    rows = [f"| [`{name}`](#marlin-ckpt-{name}) | {text} |\n" for name, text in _ITEM.findall(listed)]
+    rows = []
+    for name, text in _SECTION.findall(commands()):
+        rows.append(f"| [`{name}`](#marlin-ckpt-{name.replace(' ', '-')}) | {text} |\n")
     return "".join(["| command | does |\n", "|---|---|\n", *rows])
 
 
 def commands() -> str:
     """A section on each command: what it does, its usage, arguments, options and an example."""
     text = re.sub(r"^# .*\n", "## `marlin-ckpt`\n", _generated())
-    text = _EXIT_CODES.sub("", _COMMANDS.sub("", text))
+    text = _EXIT_CODES.sub("", _COMMANDS.sub("", text)).replace("\n### ", "\n## ")
+    for one in app.registered_groups:  # of which there is nothing to say but what their commands do
+        text = re.sub(rf"^## `marlin-ckpt {one.name}`\n(?:(?!## ).*\n)*", "", text, flags=re.MULTILINE)
     text = text.replace("```console\n$ ", "```text\n")  # a synopsis, which nobody can type
     text = re.sub(r"(?<=\[OPTIONS\] )(.*)\{(.+?)\}", r"\1\2", text)  # {DIR}: Typer's way to say required
     text = re.sub(r"^\*\*(\w+)\*\*:\n", r"**\1**\n", text, flags=re.MULTILINE)

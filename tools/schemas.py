@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from marlin_ckpt.cli.app import app
+from marlin_ckpt.cli import app, schemas
 
-DIRECTORY = Path(__file__).parent.parent / "marlin_ckpt" / "cli" / "schemas"
 _NO_COMMAND = "error"
 _ANY_NUMBER = "number or nan"  # the page has a note on it
 
@@ -32,12 +31,13 @@ class Key(NamedTuple):
 
 def names() -> list[str]:
     """The name for a command line without a command, then the commands in the order of the help."""
-    return [_NO_COMMAND, *(one.name for one in app.registered_commands if one.name)]
+    found = [one.replace(" ", "-") for one in app.names()]
+    return [_NO_COMMAND, *(one for one in found if one in schemas.names())]
 
 
 def read(name: str) -> Schema:
     """The schema of a command's document."""
-    schema: Schema = json.loads((DIRECTORY / f"{name}.schema.json").read_text(encoding="utf-8"))
+    schema: Schema = json.loads(schemas.text(name))
     return schema
 
 
@@ -87,7 +87,8 @@ def page() -> str:
     sections = []
     for name in names():
         schema = read(name)
-        title = f"`{name}`" if name != _NO_COMMAND else "Keys of every command"
+        command = next((one for one in app.names() if one.replace(" ", "-") == name), name)
+        title = f"`{command}`" if name != _NO_COMMAND else "Keys of every command"
         entries = "\n".join(_entry(name, one) for one in _own(name, schema))
         about = f"{schema['description']} [The schema](../../marlin_ckpt/cli/schemas/{name}.schema.json)"
         sections.append(f"## {title}\n\n{about}\n\n{entries}")

@@ -14,7 +14,7 @@ import typer
 from typer.main import get_command
 
 from marlin_ckpt.cli import completion, log, output, problems
-from marlin_ckpt.cli.app import CarriedError, app
+from marlin_ckpt.cli.app import CarriedError, app, names
 from marlin_ckpt.cli.help import ALIASES
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.storage.local.files import check_working_directory
@@ -52,9 +52,9 @@ def main(args: list[str] | None = None) -> int:
 
 def _schema_of(arguments: list[str]) -> str:
     """The name of the document that a command line asks for: the command, or `error` if it names none."""
-    first = next((one for one in arguments if not one.startswith("-")), "")
-    first = ALIASES.get(first, first)
-    return first if any(one.name == first for one in app.registered_commands) else "error"
+    words = [one for one in arguments if not one.startswith("-")][:2]
+    begins = ALIASES.get(" ".join(words[:1]), " ".join(words[:1])), " ".join(words)
+    return next((one.replace(" ", "-") for one in names() if one in begins), "error")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -50,6 +50,15 @@ def read_config(path: PathText, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: the file cannot be read or is wrong; all faults at once, each with its line.
     """
+    return read_with_places(path, overrides)[0]
+
+
+def read_with_places(path: PathText, overrides: Iterable[str] = ()) -> tuple[Config, Mapping[str, str]]:
+    """Reads a YAML file as `read_config` does.
+
+    Returns:
+        the configuration; and of each key that was set, by its path, the file and the line, or the `--set`.
+    """
     where = os.fspath(path)
     root = tree.compose(tree.read_text(where), where)
     if root is None:
@@ -62,7 +71,7 @@ def read_config(path: PathText, overrides: Iterable[str] = ()) -> Config:
     config = reading.config(root)
     if reading.faults or config is None:
         raise ConfigError(sorted(reading.faults, key=_place))
-    return config
+    return config, reading.places
 
 
 def _place(fault: Fault) -> tuple[str, int]:
@@ -71,11 +80,12 @@ def _place(fault: Fault) -> tuple[str, int]:
 
 
 class _Reading:
-    """Reads one file and collects its faults."""
+    """Reads one file, and collects its faults and where its keys are set."""
 
     def __init__(self, where: str) -> None:
         self.where = where
         self.faults: list[Fault] = []
+        self.places: dict[str, str] = {}
 
     def fault(self, node: yaml.Node, path: str, message: str) -> None:
         self.faults.append(Fault(path, message, tree.location(node)))
@@ -122,6 +132,7 @@ class _Reading:
                 self.fault(key_node, _join(path, key), f"is set twice, first at {first}")
             else:
                 found[key] = (key_node, value_node)
+                self.places[_join(path, key)] = tree.location(key_node)
         return found
 
     def section(self, node: yaml.Node, path: str, kind: Any) -> Any:

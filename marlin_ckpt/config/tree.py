@@ -22,21 +22,36 @@ def read_text(where: str) -> str:
     Raises:
         ConfigError: it cannot be read, is too large, or is not UTF-8.
     """
-    try:
-        with os.fdopen(open_regular(where), "rb") as file:
-            data = file.read(_LARGEST_FILE + 1)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        missing = isinstance(error, FileNotFoundError)
-        hint = instead_of_missing(where, is_directory=False) if missing else ""
-        raise ConfigError([Fault("file", f"cannot be read: {reason}", where)], hint) from error
-    if len(data) > _LARGEST_FILE:
-        raise ConfigError([Fault("file", f"is larger than {_LARGEST_FILE >> 10} KiB", where)])
+    data = read_bytes(where, _LARGEST_FILE, "file")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1  # not of data, which may begin with a mark
         raise ConfigError([Fault("file", "is not UTF-8", f"{where}:{line}")]) from error
+
+
+def read_bytes(where: str, most: int, what: str) -> bytes:
+    """The bytes of a file that a person named.
+
+    Args:
+        where: the file.
+        most: how many it may have.
+        what: named it, for the error: `file`, or an option.
+
+    Raises:
+        ConfigError: it cannot be read, or is too large.
+    """
+    try:
+        with os.fdopen(open_regular(where), "rb") as file:
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        missing = isinstance(error, FileNotFoundError)
+        hint = instead_of_missing(where, is_directory=False) if missing else ""
+        raise ConfigError([Fault(what, f"cannot be read: {reason}", where)], hint) from error
+    if len(data) > most:
+        raise ConfigError([Fault(what, f"is larger than {most >> 10} KiB", where)])
+    return data
 
 
 class _Composer(yaml.SafeLoader):

@@ -12,6 +12,7 @@
 - `history` makes lines and runs of the events in a directory's history, for `log`; see there.
 - `starting` decides what `train` continues from and what it replaces.
 - `report` gathers what `report` shows; see there.
+- `texts` writes files of text, such as that of `init`; see there.
 - `folders` judges the folders of other tools, for the adapters; see there.
 - `advice` works out how often a run should save, for `advise`.
 - `environment` looks up versions and the machine, for `env`; `memory` how much this process may have.

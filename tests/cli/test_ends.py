@@ -65,6 +65,8 @@ COMMANDS = {
     "clean": ["none", "--keep-last", "1"],
     "advise": ["none/none"],
     "env": ["none"],
+    "init": ["none/none.yaml"],
+    "config show": ["--config", "none.yaml"],
 }
 
 
@@ -182,9 +184,9 @@ def one_document(out: str, command: str, code: int) -> dict:
 def test_each_command_that_fails_prints_one_document_with_the_message_and_the_exit_code(
     run_main, command, extra
 ):
-    code, out, err = run_main(command, *COMMANDS[command], "--json", *extra)
+    code, out, err = run_main(*command.split(" "), *COMMANDS[command], "--json", *extra)
     assert code > 0
-    error = one_document(out, command, code)["error"]
+    error = one_document(out, command.replace(" ", "-"), code)["error"]
     assert error["message"]
     assert error["message"].splitlines()[0] in err
 

@@ -15,6 +15,7 @@ documents are described by the schemas in marlin_ckpt/cli/schemas/ and stable.
 | `removals`, which `cleaning` carries out | `clean` |
 | `run`, and its `progress` | `train` |
 | `proof` that a resumed run is the same run | `prove-resume` |
+| `configuration`, a folder: what a YAML file sets, or is written | `config show`, `init` |
 | `advice` on how often to save | `advise` |
 | `report`, a folder: the page of a directory | `report` |
 | `environment` that a report of a fault describes | `env` |
