@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.cli.views import events
 from marlin_ckpt.formats.manifest import json_ready
 from marlin_ckpt.saving import about
 from tests.support import documents
@@ -85,3 +87,30 @@ def shown(capsys):
 def document(shown):
     """Runs `show --json` and gives the document."""
     return lambda path, *options: json.loads(shown(path, "--json", *options))
+
+
+@pytest.fixture
+def in_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets the zone of this machine."""
+
+    def enter(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+        events._local_minute.cache_clear()
+
+    yield enter
+    monkeypatch.undo()
+    time.tzset()
+    events._local_minute.cache_clear()
+
+
+@pytest.fixture
+def log(run_main):
+    """Runs `log`, which must exit with 0, and gives the lines of stdout."""
+
+    def run(*arguments):
+        code, out, err = run_main("log", *arguments)
+        assert (code, err) == (0, "")
+        return out.splitlines()
+
+    return run

@@ -42,7 +42,9 @@ def save(index: int, minute: int, **facts: Any) -> Saved:
 def killed_and_resumed() -> list[Event]:
     """A run that was killed, resumed from the checkpoint before the newest, and then stopped by a signal."""
     return [
-        Started(run_id=ONE, at=at(0), config_sha256="aa", git_commit="abc1234def", versions=VERSIONS),
+        Started(
+            by="Trainer", run_id=ONE, at=at(0), config_sha256="aa", git_commit="abc1234def", versions=VERSIONS
+        ),
         Measured(run_id=ONE, at=at(1), epoch=0, step=300, metrics={"val_loss": 0.9}),
         save(0, 1),
         save(1, 2),
@@ -52,6 +54,7 @@ def killed_and_resumed() -> list[Event]:
         ),
         SaveFailed(run_id=ONE, at=at(4), name="model_3.pt", index=3, error="No space left on device"),
         Started(
+            by="Trainer",
             run_id=ONE,
             at=at(10),
             config_sha256="aa",
@@ -77,11 +80,11 @@ def killed_and_resumed() -> list[Event]:
 def of_another_run() -> list[Event]:
     """A run that took up a checkpoint of the first one, and failed; its checkpoints were then removed."""
     return [
-        Started(run_id=OTHER, at=at(20)),
+        Started(by="Trainer", run_id=OTHER, at=at(20)),
         Resumed(run_id=OTHER, at=at(20, 1), name="model_3.pt", index=3, parent_run_id=ONE),
         save(4, 21, run_id=OTHER, name="model_4.pt", metrics={}),
         Ended(run_id=OTHER, at=at(22), how="failed", error="ValueError: bad\ndata", epochs=1, step=9),
-        Removed(run_id=OTHER, at=at(23), name="model_4.pt", index=4, reason="older than 7d", by="clean"),
+        Removed(at=at(23), name="model_4.pt", index=4, reason="older than 7d", by="clean"),
     ]
 
 
@@ -102,3 +105,9 @@ def write(directory: Path, *events: Event, names: tuple[str, ...] = (), lines: b
     for name in names:
         (directory / name).touch()
     return directory
+
+
+def log_directory(directory: Path) -> Path:
+    """Makes a directory with the history of both runs, and those checkpoints that it says are there."""
+    names = ("model_1.pt", "model_2.pt", "model_3.pt")
+    return write(directory, *killed_and_resumed(), *of_another_run(), names=names)

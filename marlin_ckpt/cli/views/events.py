@@ -94,7 +94,8 @@ def _started(event: Started, row: Row, _name_of: NameOf) -> _Words:
     commit = f"commit {escape(event.git_commit[:_COMMIT])}" if event.git_commit else ""
     if before is None:
         versions = [f"{escape(name)} {escape(one)}" for name, one in event.versions.items()]
-        return "began:", _joined(f"run {escape(event.run_id)}", ranks, commit, *versions)
+        by = "" if event.by in ("", "Trainer") else f" by {escape(event.by)}"
+        return "began:", _joined(f"run {escape(event.run_id)}{by}", ranks, commit, *versions)
     return "began", "again: " + (
         _joined(
             f"{ranks} (was {before.world_size})" if event.world_size != before.world_size else "",

@@ -24,7 +24,7 @@ from marlin_ckpt.directory.history.events import (
 )
 from marlin_ckpt.directory.history.reading import Past
 from marlin_ckpt.escaping import escape
-from marlin_ckpt.operations.history.lineage import UNKNOWN, Run, Start
+from marlin_ckpt.operations.history.lineage import KILLED, RUNNING, Run, Start, lacks_end
 from marlin_ckpt.operations.history.rows import Row, Unended, short_ids
 
 _STYLES: dict[type[Event], str] = {
@@ -40,6 +40,7 @@ _STYLES: dict[type[Event], str] = {
     Unended: "bold yellow",
 }
 _FAILED = "bold red"  # of an end
+_FATES = {KILLED: "{} was killed: it has no end, and its process has gone", RUNNING: "{} runs"}
 _LEAST_WIDTH = 20  # of a text that is folded
 _BLOCK = 1000  # lines that are written at once
 
@@ -54,10 +55,11 @@ def show(rows: Sequence[Row], run_ids: Collection[str]) -> None:
     ids = {one: escape(short) for one, short in short_ids(run_ids).items()} if len(run_ids) > 1 else {}
     width = max((columns(short) + 2 for short in ids.values()), default=0)
     cells = {one: short + " " * (width - columns(short)) for one, short in ids.items()}
+    none = " " * width
     lay_out = _on_terminal(width) if sys.stdout.isatty() else _in_pipe
     for begin in range(0, len(rows), _BLOCK):
         some = rows[begin : begin + _BLOCK]
-        output.data("\n".join(lay_out(row, cells.get(row.event.run_id, "")) for row in some))
+        output.data("\n".join(lay_out(row, cells.get(row.run_id, none)) for row in some))
 
 
 def _in_pipe(row: Row, run: str) -> str:
@@ -98,13 +100,14 @@ def tell_of_unread(past: Past) -> None:
 
 
 def tell_of_open(runs: Sequence[Run]) -> None:
-    """Says that the last start has no end, where that is so."""
-    starts = [(run, run.starts[-1]) for run in runs if run.starts]
-    if not starts:
+    """Says that the last start has no end, where it should have one."""
+    if not runs:
         return
+    starts = [(run, run.starts[-1]) for run in runs]
     run, start = max(starts, key=lambda one: one[1].last.at)
-    if start.how == UNKNOWN:
-        output.talk(f"run {escape(run.run_id)} has no end yet: it runs, or was killed")
+    if lacks_end(start):
+        of_run = f"run {escape(run.run_id)}"
+        output.talk(_FATES.get(start.how, "{} has no end yet: it runs, or was killed").format(of_run))
 
 
 def document(directory: str, past: Past, rows: Sequence[Row], runs: Sequence[Run]) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """The runs of a directory by its history: their starts, what these resumed from, and how they ended."""
 
-from collections.abc import Iterable
+import os
+import socket
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from marlin_ckpt.directory.history.events import (
     BroughtBack,
@@ -14,8 +17,8 @@ from marlin_ckpt.directory.history.events import (
     Started,
 )
 
-KILLED, UNKNOWN = "killed", "unknown"
-_OF_A_RUN = "keep"  # what removes in the process of the run itself
+KILLED, RUNNING, UNKNOWN = "killed", "running", "unknown"
+_WRITES_ENDS = "Trainer"  # `Started.by`; of another loop no end is seen
 
 
 @dataclass(slots=True)
@@ -28,8 +31,8 @@ class Start:
         began: the event of its start; None where the history has none.
         resumed: what it took up; None where it began anew.
         ended: the event of its end; None where there is none.
-        how: how it ended: `finished`, `stopped` or `failed`, as its end says; `killed` where it has no end
-            and the run was started again; `unknown` where it has no end yet: it runs, or was killed.
+        how: how it ended: `finished`, `stopped` or `failed`, as its end says; `killed` or `running` where a
+            trainer of ours wrote no end; `unknown` where nothing says which, and of other loops.
         saves: how many checkpoints and model files it saved.
         failed_saves: how many saves failed.
     """
@@ -50,47 +53,71 @@ class Run:
 
     Attributes:
         run_id: of the run; "" where events do not say it.
-        starts: its processes, the first one first; none where all that is known is that its checkpoints were
-            removed.
+        starts: its processes, the first one first.
     """
 
     run_id: str
     starts: list[Start]
 
 
-def runs_of(events: Iterable[Event]) -> list[Run]:
+def runs_of(events: Iterable[Event], holder: Mapping[str, Any] | None = None) -> list[Run]:
     """The runs that events are of.
 
     Args:
         events: in the order in which they were written.
+        holder: who has the lease of the directory, as its file says; {} where it says nobody, None where
+            that was not looked up.
 
     Returns:
         the runs in order of their first events.
     """
     runs: dict[str, Run] = {}
     for event in events:
-        run = runs.get(event.run_id)
-        if run is None:
-            run = runs[event.run_id] = Run(event.run_id, [])
-        _add(run.starts, event)
+        if is_of_process(event):
+            run = runs.get(event.run_id)
+            if run is None:
+                run = runs[event.run_id] = Run(event.run_id, [])
+            _add(run.starts, event)
+    for run_id, run in runs.items():
+        if holder is not None and lacks_end(run.starts[-1]):
+            run.starts[-1].how = _fate(run_id, holder)
     return list(runs.values())
 
 
+def _fate(run_id: str, holder: Mapping[str, Any]) -> str:
+    """What has become of a run that has written no end: a trainer holds the lease for as long as it lives."""
+    if not holder or holder.get("run_id") not in ("", run_id):
+        return KILLED
+    pid = holder.get("pid")
+    if holder.get("host") != socket.gethostname() or type(pid) is not int:
+        return UNKNOWN
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return KILLED
+    except PermissionError:  # somebody else's
+        return RUNNING
+    except (OSError, OverflowError):
+        return UNKNOWN
+    return RUNNING
+
+
 def is_of_process(event: Event) -> bool:
-    """Whether the run itself did it, and not a command that removed its checkpoints."""
-    if isinstance(event, Removed):
-        return event.by == _OF_A_RUN
-    return not isinstance(event, BroughtBack)
+    """Whether the run itself did it, and not a command that removed its checkpoints, or brought them back."""
+    return bool(event.run_id) or not isinstance(event, (Removed, BroughtBack))
+
+
+def lacks_end(start: Start) -> bool:
+    """Whether a start should have an end and has none."""
+    return start.ended is None and start.began is not None and start.began.by == _WRITES_ENDS
 
 
 def _add(starts: list[Start], event: Event) -> None:
     """Adds an event to the start that it belongs to, which is the last one of its run."""
     if isinstance(event, Started):
-        if starts and starts[-1].ended is None:
+        if starts and lacks_end(starts[-1]):
             starts[-1].how = KILLED
         starts.append(Start(event, event, began=event))
-        return
-    if not is_of_process(event):
         return
     if not starts:
         starts.append(Start(event, event))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from marlin_ckpt.directory.history.events import BroughtBack, Ended, Event, Measured, Removed, Saved, Started
-from marlin_ckpt.operations.history.lineage import is_of_process
+from marlin_ckpt.operations.history.lineage import Start, lacks_end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +29,13 @@ class Row(NamedTuple):
 
     Attributes:
         event: what it says.
+        run_id: of the run that it is about: of a checkpoint that a command removed, the one that saved it.
         before: of a start, the start of the same run before it; else None.
         is_gone: of a save, whether the directory no longer has the checkpoint, and no event says why.
     """
 
     event: Event
+    run_id: str
     before: Started | None = None
     is_gone: bool = False
 
@@ -46,40 +48,43 @@ def rows_of(events: Sequence[Event], holds: Callable[[str], bool]) -> list[Row]:
         holds: whether the directory has something of a name.
     """
     rows: list[Row] = []
-    starts: dict[str, Started] = {}  # by run, as the next
-    unended: dict[str, Event] = {}  # the last event of a start that has no end so far
+    starts: dict[str, Start] = {}  # by run, the last one
     for event in events:
-        before = None
-        run_id = event.run_id
+        run_id, before = event.run_id, None
         if isinstance(event, Started):
-            before = starts.get(run_id)
-            if before is not None and run_id in unended:
-                rows.append(Row(Unended(run_id=run_id, at=event.at, since=unended[run_id].at)))
-            starts[run_id] = unended[run_id] = event
-        elif isinstance(event, Ended):
-            unended.pop(run_id, None)
-        elif run_id in unended and is_of_process(event):
-            unended[run_id] = event
-        rows.append(Row(event, before))
-    for place in _unexplained(rows):
-        saved = rows[place].event
-        if isinstance(saved, Saved) and not holds(saved.name):
-            rows[place] = rows[place]._replace(is_gone=True)
+            last, starts[run_id] = starts.get(run_id), Start(event, event, began=event)
+            if last is not None:
+                before = last.began
+                if lacks_end(last):
+                    rows.append(Row(Unended(run_id=run_id, at=event.at, since=last.last.at), run_id))
+        elif run_id in starts:
+            starts[run_id].last = event
+            if isinstance(event, Ended):
+                starts[run_id].ended = event
+        rows.append(Row(event, run_id, before))
+    _look_for_checkpoints(rows, holds)
     return rows
 
 
-def _unexplained(rows: Sequence[Row]) -> list[int]:
-    """The places of the last saves of checkpoints that nothing is said to have removed."""
-    saved: dict[str, int] = {}
+def _look_for_checkpoints(rows: list[Row], holds: Callable[[str], bool]) -> None:
+    """Marks the saves whose checkpoints are gone, and gives removals by commands to the runs that saved."""
+    saved: dict[str, int] = {}  # by name, the place of the last save
     removed: dict[str, int] = {}
-    for place, (event, _, _) in enumerate(rows):
+    for place, row in enumerate(rows):
+        event = row.event
         if isinstance(event, Saved):
             saved[event.name] = place
-        elif isinstance(event, Removed) and event.name in saved:
-            removed[event.name] = saved.pop(event.name)
-        elif isinstance(event, BroughtBack) and event.name in removed:
-            saved[event.name] = removed.pop(event.name)
-    return list(saved.values())
+            continue
+        if not isinstance(event, (Removed, BroughtBack)):
+            continue
+        there, gone = (saved, removed) if isinstance(event, Removed) else (removed, saved)
+        if event.name in there:
+            gone[event.name] = there.pop(event.name)
+            if not row.run_id:
+                rows[place] = row._replace(run_id=rows[gone[event.name]].run_id)
+    for name, place in saved.items():
+        if not holds(name):
+            rows[place] = rows[place]._replace(is_gone=True)
 
 
 def choose(
@@ -102,7 +107,7 @@ def choose(
     chosen = [
         row
         for row in rows
-        if (run_id is None or row.event.run_id == run_id)
+        if run_id in (None, row.run_id)
         and not (brief and isinstance(row.event, _MANY))
         and (since_s is None or (row.event.at_s() or 0.0) >= since_s)
     ]

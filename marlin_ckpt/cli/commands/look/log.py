@@ -1,5 +1,7 @@
 """`marlin-ckpt log`."""
 
+import contextlib
+import itertools
 import os
 import shlex
 import time
@@ -12,6 +14,7 @@ from marlin_ckpt.cli.options import Directory, Json, flag, option
 from marlin_ckpt.cli.text import some
 from marlin_ckpt.errors import CheckpointNotFoundError
 
+_MOST_READ = 1000  # names of a directory, for a hint
 EXAMPLE = "Example: marlin-ckpt log checkpoints --since 12h"
 
 
@@ -36,6 +39,7 @@ def log(
     each start of each run.
     """
     from marlin_ckpt.cli.views import history as view
+    from marlin_ckpt.directory import lease, own
     from marlin_ckpt.directory.history import reading
     from marlin_ckpt.operations import listing
     from marlin_ckpt.operations.history import lineage, rows
@@ -49,10 +53,8 @@ def log(
         past = reading.read(directory)
     view.tell_of_unread(past)
     if not past.events:
-        listing_ = f"marlin-ckpt list {shlex.quote(directory)}"
-        hint = f"version 0.1 and other tools keep none; {listing_} shows the checkpoints"
-        raise CheckpointNotFoundError("no history found", directory, hint)
-    runs = lineage.runs_of(past.events)
+        raise CheckpointNotFoundError("no history found", directory, _hint_of_none(directory))
+    runs = lineage.runs_of(past.events, own.read(directory, lease.HOLDER))
     run_ids = [one.run_id for one in runs]
     run_id = None if run is None else _meant(run, run_ids, directory)
     found = rows.choose(
@@ -73,6 +75,17 @@ def log(
         view.tell_of_open(runs)
     else:
         output.talk("no such events")
+
+
+def _hint_of_none(directory: str) -> str:
+    from marlin_ckpt.directory.history import journal
+
+    with contextlib.suppress(OSError), os.scandir(directory) as found:
+        folders = sorted(one.path for one in itertools.islice(found, _MOST_READ) if one.is_dir())
+        if below := next(filter(journal.exists, folders), None):
+            return f"marlin-ckpt log {shlex.quote(below)} prints the history of a directory in it"
+    shows = f"marlin-ckpt list {shlex.quote(directory)} shows the checkpoints"
+    return f"version 0.1 and other tools keep none; {shows}"
 
 
 def _meant(text: str, run_ids: list[str], directory: str) -> str:
