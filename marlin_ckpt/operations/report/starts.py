@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from marlin_ckpt.directory.history.events import (
     Ended,
@@ -18,7 +16,7 @@ from marlin_ckpt.directory.history.events import (
     Started,
 )
 from marlin_ckpt.operations.history import lineage
-from marlin_ckpt.operations.report.course import Happening, MeasuredPoint, Point, Run, Start
+from marlin_ckpt.operations.report.course import Happening, How, MeasuredPoint, Point, Run, Start
 
 
 def runs(events: Iterable[Event], points: Sequence[Point], holder: Mapping[str, Any]) -> tuple[Run, ...]:
@@ -30,51 +28,33 @@ def runs(events: Iterable[Event], points: Sequence[Point], holder: Mapping[str, 
         holder: who has the lease of the directory, as its file says; {} where there is none.
     """
     events = list(events)
-    found = {run.run_id: run.starts for run in lineage.runs_of(events)}
+    found = {run.run_id: run.starts for run in lineage.runs_of(events, holder)}
     ids = dict.fromkeys([*(one.run_id for one in points), *(one for one in found if found[one])])
     return tuple(
-        Run(run_id=run_id, starts=tuple(_start(one, holder) for one in found.get(run_id, ())))
-        for run_id in ids
+        Run(run_id=run_id, starts=tuple(_start(one) for one in found.get(run_id, ()))) for run_id in ids
     )
 
 
-def _start(known: lineage.Start, holder: Mapping[str, Any]) -> Start:
+def _start(known: lineage.Start) -> Start:
     began, resumed, ended = known.began, known.resumed, known.ended
+    last = ended or (known.last if known.how == lineage.KILLED else None)
     start = Start(
         at=known.first.at,
-        ended_at=ended.at if ended else None,
-        how=known.how if known.how in ("finished", "stopped", "failed", "killed") else "unknown",  # type: ignore[arg-type]
+        ended_at=last.at if last else None,
+        how=known.how if known.how in get_args(How) else "unknown",  # type: ignore[arg-type]
         error=ended.error if ended else "",
         resumed_from=resumed.name if resumed else "",
         passed_over=dict(resumed.passed_over) if resumed else {},
     )
-    if began is not None:
-        start = replace(
-            start,
-            git_commit=began.git_commit,
-            config_sha256=began.config_sha256,
-            versions=dict(began.versions),
-            world_size=began.world_size,
-        )
-    if start.how == "killed":
-        return replace(start, ended_at=known.last.at)
-    is_open = ended is None and began is not None
-    return _last(known.first.run_id, start, known.last.at, holder) if is_open else start
-
-
-def _last(run_id: str, start: Start, seen: str, holder: Mapping[str, Any]) -> Start:
-    """The last process of a run, which has written no end: it runs, was killed, or nothing says which."""
-    if not holder or holder.get("run_id") not in ("", run_id):
-        return replace(start, how="killed", ended_at=seen)
-    if holder.get("host") != socket.gethostname() or type(holder.get("pid")) is not int:
+    if began is None:
         return start
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return replace(start, how="killed", ended_at=seen)
-    except (OSError, OverflowError, ValueError):
-        pass  # it is somebody else's
-    return replace(start, how="running")
+    return replace(
+        start,
+        git_commit=began.git_commit,
+        config_sha256=began.config_sha256,
+        versions=dict(began.versions),
+        world_size=began.world_size,
+    )
 
 
 def measured(events: Iterable[Event]) -> tuple[MeasuredPoint, ...]:
