@@ -122,4 +122,6 @@ def troubled(directory: Path) -> Path:
     (directory / "other_1.pt").write_bytes(whole[:-300])
     torch.save({"w": torch.ones(2)}, directory / "legacy_3.pt", _use_new_zipfile_serialization=False)
     torch.save({"w": torch.ones(2)}, directory / "weights.pt")
+    for name in ("legacy_3.pt", "other_1.pt", "weights.pt"):
+        os.utime(directory / name, (0, 0))
     return directory

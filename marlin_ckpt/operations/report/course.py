@@ -105,6 +105,11 @@ class Point:
     keeps: bool | None = None
     reasons: tuple[str, ...] = ()
 
+    @property
+    def is_state(self) -> bool:
+        """Whether it is the state of a run, and no model file or file of another name."""
+        return self.kind not in ("model", "other")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredPoint:

@@ -186,7 +186,7 @@ def _is_wanted(event: Event, wanted: Wanted) -> bool:
 def _newest(points: Sequence[Point]) -> int | None:
     """The place of the newest checkpoint that is complete: of the run that saved last, its last one."""
     there = [(place, one) for place, one in enumerate(points) if one.is_there and one.complete is not False]
-    of_state = [(place, one) for place, one in there if one.kind != "model"] or there
+    of_state = [(place, one) for place, one in there if one.is_state] or there
     last = max(of_state, key=lambda pair: (pair[1].at, pair[0]), default=None)
     if last is None:
         return None

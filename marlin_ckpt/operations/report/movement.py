@@ -29,7 +29,7 @@ def movement(points: Sequence[Point], figures: Figures, elements: Mapping[str, i
         what moved; None where no checkpoint has statistics.
     """
     there = [place for place, one in enumerate(points) if one.is_there and one.complete is not False]
-    states = [place for place in there if points[place].kind != "model"] or there
+    states = [place for place in there if points[place].is_state] or there
     known = [place for place in states if points[place].name in figures.of]
     if not known:
         return None
