@@ -8,6 +8,7 @@ The index is ASCII digits and nothing else: a regular expression's `\d` would ta
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -47,6 +48,11 @@ class FileName:
 def has_extension(name: str, extension: str) -> bool:
     """Whether a name ends in exactly `.extension` and has something before it."""
     return name.endswith("." + extension) and len(name) > len(extension) + 1
+
+
+def extension_among(name: str, extensions: Iterable[str]) -> str | None:
+    """Which of some extensions a name has; None: none of them."""
+    return next((one for one in extensions if has_extension(name, one)), None)
 
 
 def split_extension(name: str) -> tuple[str, str]:

@@ -42,17 +42,18 @@ def find(
     directory: PathText,
     *,
     prefix: str | None = None,
-    extension: str = "pt",
+    extension: str | tuple[str, ...] = "pt",
     recursive: bool = False,
     foreign: bool = False,
 ) -> list[Entry]:
-    """The checkpoints and other regular files of one extension, in order of their index.
+    """The checkpoints and other regular files of some extension, in order of their index.
 
     Args:
         directory: where to look.
         prefix: only what fits the grammar with this prefix; None: all files of the extension, those
             that do not fit the grammar last.
-        extension: of files, without its dot; folders that are a checkpoint count whatever theirs is.
+        extension: of files, without its dot, or several of them; folders that are a checkpoint count
+            whatever theirs is.
         recursive: look in sub-directories too.
         foreign: folders of other tools too, which no run of ours may take for its own, and the place in a
             run that names of their files say.
@@ -69,7 +70,7 @@ def find_in(  # noqa: PLR0913 - what is searched for, each by its name
     store: Store,
     *,
     prefix: str | None = None,
-    extension: str = "pt",
+    extension: str | tuple[str, ...] = "pt",
     recursive: bool = False,
     foreign: bool = False,
     on_error: OnError | None = None,
@@ -79,17 +80,19 @@ def find_in(  # noqa: PLR0913 - what is searched for, each by its name
     Of sub-folders that cannot be read `on_error` is told, where it is given, in place of the log.
     """
     found = []
+    extensions = (extension,) if isinstance(extension, str) else extension
     for level in readable(store, recursive=recursive, on_error=on_error):
         folders = (one for one in level.checkpoints if foreign or not layouts.is_foreign(one))
         found += [one for one in folders if prefix in (None, one.name and one.name.prefix)]
         for path in level.objects:
-            if not naming.has_extension(path, extension):
-                continue
             last = path.rpartition("/")[2]
-            name = naming.parse(last, prefix, extension) if prefix else naming.parse_any(last, extension)
+            its = naming.extension_among(last, extensions)
+            if its is None:
+                continue
+            name = naming.parse(last, prefix, its) if prefix else naming.parse_any(last, its)
             if foreign and name is None and prefix is None:
-                read = foreign_name(last[: -len(extension) - 1])
-                name = read and replace(read, extension=extension)
+                read = foreign_name(last[: -len(its) - 1])
+                name = read and replace(read, extension=its)
             if (name or prefix is None) and (item := regular_file(store, path)):
                 found.append(Entry(store.place, item, name))
     return sorted(found, key=_order)
@@ -107,7 +110,11 @@ def link_targets(store: Store, *, recursive: bool = False) -> dict[tuple[int, ..
 
 
 def listed(
-    directory: PathText, *, prefix: str | None = None, extension: str = "pt", recursive: bool = False
+    directory: PathText,
+    *,
+    prefix: str | None = None,
+    extension: str | tuple[str, ...] = "pt",
+    recursive: bool = False,
 ) -> list[Entry]:
     """What a directory is, where it is itself one checkpoint, and what `find` finds in it, of whatever tool.
 

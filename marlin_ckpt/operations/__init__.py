@@ -8,7 +8,7 @@
   `weights_file` is the file, safetensors or a bare state dict, or the folder, of shards.
 - `packed` finds the tensors that are quantized, and the values that they stand for; see there.
 - `selection` chooses tensors and values of a file, by state or by pattern, for `show`, `diff` and `export`.
-- `listing` chooses and sorts the files that `list` prints.
+- `listing` looks through a directory for `list`, and chooses, sorts and marks what it prints; see there.
 - `history` makes lines and runs of the events in a directory's history, for `log`; see there.
 - `starting` decides what `train` continues from and what it replaces.
 - `report` gathers what `report` shows; see there.

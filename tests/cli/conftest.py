@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from marlin_ckpt.cli.views import events
 from marlin_ckpt.formats.manifest import json_ready
 from marlin_ckpt.saving import about
 from tests.support import documents
+from tests.support.terminal import HOSTILE, run_on_terminal
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +116,19 @@ def log(run_main):
         return out.splitlines()
 
     return run
+
+
+@pytest.fixture
+def on_terminal(tmp_path):
+    """Runs the command on a terminal, in the test's own directory."""
+    return functools.partial(run_on_terminal, tmp_path)
+
+
+@pytest.fixture
+def hostile_directory(tmp_path) -> Path:
+    directory = tmp_path / "x["
+    directory.mkdir()
+    for name in HOSTILE:
+        Path(directory, os.fsdecode(name)).touch()
+    (directory / "]_9.pt").touch()
+    return directory

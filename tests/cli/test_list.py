@@ -11,6 +11,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+
+from marlin_ckpt.naming import EXTENSIONS
 
 FILE_KEYS = {
     "path",
@@ -51,7 +54,8 @@ def directory(tmp_path) -> Path:
 
 
 def cells(line: str) -> list[str]:
-    return re.split(r"  +", line.strip())
+    """The cells of a row, without the sign of the newest."""
+    return re.split(r"  +", line.replace("  > ", "    ").strip())
 
 
 def test_files_come_in_the_integer_order_of_their_indices(
@@ -60,7 +64,7 @@ def test_files_come_in_the_integer_order_of_their_indices(
     checkpointer = make_checkpointer()
     for index in (100, 9, 10, 2):
         checkpointer.save(make_checkpoint(), index)
-    code, out, err = list_(directory)
+    code, out, err = list_(directory, "--quiet")
     assert (code, err) == (0, "")
     assert [cells(line)[0] for line in out.splitlines()] == ["index", "2", "9", "10", "100"]
 
@@ -74,10 +78,11 @@ def test_the_table_shows_index_kind_size_age_metrics_and_complete(
     checkpointer.save_model({"weight": 1}, 7)
     header, checkpoint, model = list_(directory)[1].splitlines()
     size = (directory / "model_7.pt").stat().st_size
-    assert cells(header) == ["index", "kind", "size", "age", "metrics", "complete", "file"]
+    assert cells(header) == ["index", "kind", "size", "age", "accuracy", "loss", "complete", "file"]
     assert cells(checkpoint) == [
-        "7", "checkpoint", f"{size / 1000:.3g} kB", "3 h", "accuracy 1", "loss 0.25", "yes", "model_7.pt",
+        "7", "checkpoint", f"{size / 1000:.3g} kB", "3 h", "1", "0.25", "yes", "model_7.pt",
     ]  # fmt: skip
+    assert cells(model)[4:6] == ["-", "-"]
     assert cells(model)[:2] + cells(model)[-2:] == ["7", "model", "yes", "model_model_7.pt"]
 
 
@@ -151,7 +156,7 @@ def test_metrics_that_json_cannot_spell_are_strings_that_float_reads(
         "b": "inf",
         "c": "-inf",
     }
-    assert "a nan  b inf  c -inf" in list_(directory)[1]
+    assert cells(list_(directory)[1].splitlines()[1])[4:7] == ["nan", "inf", "-inf"]
 
 
 def test_sub_directories_are_listed_only_when_asked_for(
@@ -183,17 +188,33 @@ def test_prefix_lists_what_fits_the_grammar_with_it_and_nothing_else(list_json, 
     names = ["run_1.pt", "run_model_2.pt", "run_mode_3.pt"]
     for name in [*names, "run_big_4.pt", "runner_5.pt", "run-6.pt", "run.pt", "model_7.pt", "run_8.ckpt"]:
         (directory / name).touch()
-    listed = list_json(directory, "--prefix", "run")
+    listed = list_json(directory, "--prefix", "run", "--ext", "pt")
     assert [os.path.basename(one["path"]) for one in listed] == names
     assert [one["kind"] for one in listed] == ["checkpoint", "model", "model"]
+    of_any = list_json(directory, "--prefix", "run")
+    assert [os.path.basename(one["path"]) for one in of_any] == [*names, "run_8.ckpt"]
 
 
 def test_the_extension_is_compared_with_its_dot(list_json, directory):
     directory.mkdir()
     for name in ("a_1.pt", "b_2.ckpt", "notes_3.ppt", "keepme_4.pt.bak", "pt", ".pt", "c_5.PT"):
         (directory / name).touch()
-    assert [os.path.basename(one["path"]) for one in list_json(directory)] == ["a_1.pt"]
+    assert [os.path.basename(one["path"]) for one in list_json(directory)] == ["a_1.pt", "b_2.ckpt"]
+    assert [os.path.basename(one["path"]) for one in list_json(directory, "--ext", "pt")] == ["a_1.pt"]
     assert [os.path.basename(one["path"]) for one in list_json(directory, "--ext", "ckpt")] == ["b_2.ckpt"]
+
+
+def test_all_usual_extensions_are_listed_but_no_data_that_has_one_of_them(list_json, directory):
+    directory.mkdir()
+    for extension in EXTENSIONS:
+        (directory / f"model_1.{extension}").touch()
+        (directory / f"weights.{extension}").touch()
+    for name in ("train.bin", "tokens.bin"):
+        (directory / name).write_bytes(os.urandom(100))
+    torch.save({"w": torch.ones(2)}, directory / "weights.bin")
+    listed = {os.path.basename(one["path"]) for one in list_json(directory)}
+    assert listed == {f"{stem}.{extension}" for stem in ("model_1", "weights") for extension in EXTENSIONS}
+    assert len(list_json(directory, "--ext", "bin")) == 4
 
 
 def test_names_without_an_index_come_last_in_order_of_their_names(list_, directory):
@@ -226,8 +247,19 @@ def test_where_there_are_none_of_the_extension_a_hint_names_those_that_are_there
     (tmp_path / "last.ckpt").touch()
     (tmp_path / "notes.txt").touch()
     hint = "hint: there are files with --ext ckpt"
-    assert list_(tmp_path) == (0, "", f"no checkpoints in {tmp_path}\n{hint}\n")
-    assert list_json(tmp_path) == []
+    assert list_(tmp_path, "--ext", "pt") == (0, "", f"no checkpoints in {tmp_path}\n{hint}\n")
+    assert list_json(tmp_path, "--ext", "pt") == []
+
+
+def test_a_directory_of_something_else_is_said_to_hold_that(list_, tmp_path):
+    for name in ("a.gguf", "b.gguf", "c.onnx", "d.txt", "e.csv", "f"):
+        (tmp_path / name).touch()
+    err = list_(tmp_path)[2]
+    assert err.splitlines() == [
+        f"no checkpoints in {tmp_path}",
+        "hint: it holds other files (2 .gguf, 1 .csv, 1 .onnx, ...); --ext E lists those of an extension",
+    ]
+    assert len(list_(tmp_path, "--ext", "gguf")[1].splitlines()) == 3
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["table", "json"])

@@ -42,7 +42,7 @@ def complete_column(capsys):
         main(["list", os.fspath(directory)])
         header, *rows = capsys.readouterr().out.splitlines()
         begin, end = header.index("complete"), header.index("file")
-        return [row[begin:end].strip() for row in rows]
+        return [row[begin:end].rstrip(" >") for row in rows]
 
     return run
 

@@ -95,21 +95,29 @@ def test_a_directory_of_ours_with_an_export_in_it_lists_our_files_and_the_export
 
 
 @pytest.mark.parametrize(
-    ("names", "options"),
+    ("names", "asked", "options"),
     [
-        (["epoch=1-step=4.ckpt"], "--ext ckpt"),
-        (["below/epoch=1-step=4.ckpt"], "--recursive --ext ckpt"),
-        (["below/model_1.pt"], "--recursive"),
-        (["a.bin", "b.pth"], "--ext bin or --ext pth"),
-        (["model_1.pt", "epoch=1-step=4.ckpt", "notes.bin"], "--ext ckpt"),
+        (["epoch=1-step=4.ckpt"], "--ext pt", "--ext ckpt"),
+        (["below/epoch=1-step=4.ckpt"], "", "--recursive"),
+        (["below/epoch=1-step=4.ckpt"], "--ext pt", "--recursive --ext ckpt"),
+        (["below/model_1.pt"], "", "--recursive"),
+        (["a.bin", "b.pth"], "--ext pt", "--ext bin or --ext pth"),
     ],
 )
-def test_a_hint_names_the_options_that_show_what_else_is_there(run, tmp_path, names, options):
+def test_a_hint_names_the_options_that_show_what_else_is_there(run, tmp_path, names, asked, options):
     saved_by_torch(*(tmp_path / name for name in names))
-    code, _, err = run("list", tmp_path)
+    code, _, err = run("list", tmp_path, *asked.split())
     assert (code, err.splitlines()[-1].partition(" with ")[2]) == (0, options)
     shown = run("list", tmp_path, *options.partition(" or ")[0].split())[1]
     assert len(shown.splitlines()) == 2
+
+
+def test_files_of_several_tools_are_listed_together(list_json, tmp_path):
+    names = ["model_1.pt", "epoch=1-step=4.ckpt", "weights.safetensors", "best.pth"]
+    saved_by_torch(*(tmp_path / name for name in names))
+    trainer.make_trainer(tmp_path, step=7)
+    listed = [os.path.basename(one["path"]) for one in list_json(tmp_path)]
+    assert listed == ["model_1.pt", "epoch=1-step=4.ckpt", "checkpoint-7", "best.pth", "weights.safetensors"]
 
 
 def test_a_folder_below_is_hinted_at(run, tmp_path):
@@ -119,9 +127,9 @@ def test_a_folder_below_is_hinted_at(run, tmp_path):
 
 def test_there_is_no_hint_where_an_extension_was_asked_for_or_nothing_is_left_out(run, tmp_path):
     saved_by_torch(tmp_path / "model_1.pt", tmp_path / "notes.bin", tmp_path / "below" / "model_2.pt")
-    assert run("list", tmp_path)[2] == ""
+    assert "hint" not in run("list", tmp_path)[2]
     saved_by_torch(tmp_path / "epoch=1-step=4.ckpt")
-    assert run("list", tmp_path, "--ext", "pt")[2] == ""
+    assert "hint" not in run("list", tmp_path, "--ext", "pt")[2]
 
 
 @pytest.mark.parametrize("name", ["trainer", "trainer-only-model", "accelerate", "lightning"])
@@ -271,9 +279,9 @@ def test_files_of_timm_are_listed_by_their_whole_extension_and_the_newest_is_fou
     steps = (3, 10)
     *_, newest = [plain.make_timm(tmp_path, epoch=step).path for step in steps]
     assert run("latest", newest.parent) == (0, f"{newest}\n", "")
-    assert "--ext pth.tar" in run("list", newest.parent)[2]
-    rows = run("list", newest.parent, "--ext", "pth.tar")[1].splitlines()[1:]
-    assert [int(row.split()[0]) for row in rows] == list(steps)
+    for options in ((), ("--ext", "pth.tar")):
+        rows = run("list", newest.parent, *options)[1].splitlines()[1:]
+        assert [int(row.split()[0]) for row in rows] == list(steps)
     assert run("verify", newest.parent)[1].count("intact  ") == len(steps)
 
 

@@ -2,94 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
-import functools
 import os
-import pty
 import re
-import select
-import struct
-import sys
-import termios
 from pathlib import Path
 
 import pytest
 
-from tests.support import warm
 from tests.support.folders import REPOSITORY, visible
-
-# Takes the terminal over, so that its Ctrl-C reaches the command as it would from a shell.
-_COMMAND = """
-import fcntl, signal, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from marlin_ckpt.cli.main import main
-sys.exit(main())
-"""
-# What rich may send: styles, and for the progress line the cursor's moves.
-_STYLE = rb"\x1b\[[0-9;]*m"
-_MOVE = rb"\x1b\[\?25[lh]|\x1b\[[0-9]*[AK]|\x1b\[2K"
-PATIENCE_S = 30
-QUESTION = b"? [y/N]"
-
-
-def run_on_terminal(
-    directory: Path, *arguments: str | Path, columns: int = 80, answers: dict[bytes, bytes] | None = None
-) -> tuple[int, bytes]:
-    """Runs the command on a terminal; types the answer once the question stands there."""
-    master, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), "TERM": "xterm-256color"}
-    for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        environment.pop(name, None)
-    with warm.Popen(
-        [sys.executable, "-c", _COMMAND, *arguments],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,
-        cwd=directory,
-        env=environment,
-    ) as child:
-        os.close(terminal)
-        try:
-            shown = _converse(master, child.pid, dict(answers or {}))
-        finally:
-            os.close(master)
-            if sys.exc_info()[0] is not None:
-                child.kill()
-    return child.returncode, shown.replace(b"\r\n", b"\n")
-
-
-@pytest.fixture
-def on_terminal(tmp_path):
-    """Runs the command on a terminal, in the test's own directory."""
-    return functools.partial(run_on_terminal, tmp_path)
-
-
-def _converse(master: int, pid: int, answers: dict[bytes, bytes]) -> bytes:
-    shown = b""
-    while select.select([master], [], [], PATIENCE_S)[0]:
-        try:
-            shown += os.read(master, 1 << 16)
-        except OSError:  # EIO: the last process on the terminal has ended
-            return shown
-        for question in [one for one in answers if one in shown]:
-            if question == QUESTION:
-                _wait_until_it_listens(pid)
-            os.write(master, answers.pop(question))
-    return pytest.fail(f"nothing more was shown: {shown!r}")
-
-
-def _wait_until_it_listens(pid: int) -> None:
-    """Python serves a signal that comes just before it starts to read only after it has read a line."""
-    status = Path(f"/proc/{pid}/stat")
-    while status.read_text().rpartition(")")[2].split()[0] != "S":
-        os.sched_yield()
-
-
-def text_of(shown: bytes) -> str:
-    return re.sub(_STYLE, b"", shown).decode()
+from tests.support.terminal import (
+    HOSTILE,
+    MOVE,
+    QUESTION,
+    STYLE,
+    assert_harmless,
+    run_on_terminal,
+    text_of,
+)
 
 
 @pytest.fixture
@@ -149,44 +77,6 @@ def test_latest_prints_the_path_alone(on_terminal, directory):
     assert on_terminal("latest", "saved") == (0, b"saved/model_2.pt\n")
 
 
-def folded_cells(table: list[str], heading: str) -> list[str]:
-    """The cells of a table's last column, put together again."""
-    begin = table[0].index(heading)
-    cells: list[str] = []
-    for line in table[1:]:
-        if line[:begin].split()[:1] and line.lstrip()[:1].isdigit():
-            cells.append("")
-        cells[-1] += line[begin:].strip()
-    return cells
-
-
-@pytest.mark.parametrize("columns", [70, 80, 100, 200])
-def test_the_table_fits_the_terminal_and_loses_nothing(
-    on_terminal, make_checkpointer, make_checkpoint, columns
-):
-    prefix = "a_long_name_" * 4 + "end"
-    checkpointer = make_checkpointer(file_prefix=prefix)
-    for index in (3, 12):
-        checkpointer.save(make_checkpoint(loss=0.5), index)
-    code, shown = on_terminal("list", "checkpoints", columns=columns)
-    lines = text_of(shown).splitlines()
-    assert code == 0
-    assert max(map(len, lines)) <= columns
-    assert lines[0].split() == ["index", "kind", "size", "age", "metrics", "complete", "file"]
-    assert folded_cells(lines, "file") == [f"{prefix}_3.pt", f"{prefix}_12.pt"]
-    assert "\u2026" not in text_of(shown)
-
-
-@pytest.mark.parametrize("columns", [40, 60])
-def test_a_number_is_never_split_over_two_lines_of_the_table(on_terminal, directory, columns):
-    (directory / "model_300000.pt").touch()
-    code, shown = on_terminal("list", "saved", columns=columns)
-    lines = text_of(shown).splitlines()
-    assert (code, max(map(len, lines)) <= columns) == (0, True)
-    assert re.findall(r"^ *(\d+) ", "\n".join(lines), re.MULTILINE) == ["1", "2", "300000"]
-    assert "\u2026" not in text_of(shown)
-
-
 EPOCHS = 20
 
 
@@ -203,7 +93,7 @@ def trained(tmp_path_factory) -> tuple[Path, bytes]:
 
 def test_training_shows_epoch_step_loss_speed_and_last_checkpoint(trained):
     saved, shown = trained
-    text = re.sub(_MOVE, b"", re.sub(_STYLE, b"", shown)).decode()
+    text = re.sub(MOVE, b"", re.sub(STYLE, b"", shown)).decode()
     frames = [line for line in re.split(r"[\r\n]", text) if re.match(rf"epoch \d+/{EPOCHS} ", line)]
     assert frames
     whole = rf"epoch \d+/{EPOCHS} \S+ step +\d+/15 +loss \d\.\d{{4}} +[0-9.]+ steps/s +last model_\d+\.pt"
@@ -242,41 +132,6 @@ def test_ctrl_c_in_training_takes_the_progress_line_away_and_exits_130(on_termin
     assert end[-1] == "hint: the same command with --resume continues from it"
     assert all(re.fullmatch(r"model_\d+\.pt", name) for name in visible(tmp_path / "saved"))
     assert b"Traceback" not in shown
-
-
-HOSTILE = [
-    b"new\nline_1.pt", b"\x1b[31mred_2.pt", b"\x1b]52;c;ZXZpbA==\x07_3.pt", "c1\u009b31m_4.pt".encode(),
-    b"raw \x9b31m_4.pt", "bidi\u202egnp\u2066_5.pt".encode(), b"[red]_6.pt", b"\xff\xfe_7.pt",
-    b"tab\tdel\x7f_8.pt", "model_\u0663.pt".encode(),
-]  # fmt: skip
-
-
-@pytest.fixture
-def hostile_directory(tmp_path) -> Path:
-    directory = tmp_path / "x["
-    directory.mkdir()
-    for name in HOSTILE:
-        Path(directory, os.fsdecode(name)).touch()
-    (directory / "]_9.pt").touch()
-    return directory
-
-
-def assert_harmless(shown: bytes) -> str:
-    """That nothing of a name acts on the terminal; returns the text."""
-    # The table's heading is bold; no name above holds these two sequences.
-    text = shown.replace(b"\x1b[1m", b"").replace(b"\x1b[0m", b"").decode("utf-8", "strict")
-    assert [line for line in text.split("\n") if not line.isprintable()] == []
-    return text
-
-
-@pytest.mark.parametrize("columns", [80, 200])
-def test_a_hostile_name_in_the_table_does_nothing_to_the_terminal(on_terminal, hostile_directory, columns):
-    code, shown = on_terminal("list", ".", "--recursive", columns=columns)
-    text = assert_harmless(shown)
-    assert code == 0
-    if columns == 200:
-        for name in (r"\x1b[31mred_2.pt", r"new\nline_1.pt", "[red]_6.pt", "]_9.pt", r"\xff\xfe_7.pt"):
-            assert f"  x[/{name}\n" in re.sub(" +\n", "\n", text)
 
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE if not name.startswith(b"model")])

@@ -5,7 +5,8 @@ documents are described by the schemas in marlin_ckpt/cli/schemas/ and stable.
 
 | noun | of the command |
 |---|---|
-| `checkpoints` of a directory | `list` |
+| `listing`, a folder: the checkpoints of a directory | `list` |
+| `checkpoints`, in documents | `list`, `train` |
 | `history` of its runs, and its `events` | `log` |
 | `show`, a folder: the contents of a file | `show` |
 | `comparison` of two files | `diff` |

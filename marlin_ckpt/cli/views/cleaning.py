@@ -36,9 +36,7 @@ def tell_of_folders(found: Collection[Entry]) -> None:
 
 def tell_of_more(directory: str, prefix: str | None, extension: str, *, recursive: bool) -> None:
     """Names the options under which there would be something to decide about."""
-    ways = left_out.options(
-        directory, prefix=prefix, extension=extension, recursive=recursive, has_found=False
-    )
+    ways = left_out.options(directory, prefix=prefix, extensions={extension}, recursive=recursive)
     if ways:
         output.talk(f"hint: there are files with {' or '.join(ways)}")
 

@@ -1,68 +1,66 @@
-"""What a listing of a directory leaves out, as the options that show it."""
+"""What a search of a directory that found nothing has left out, as the options that find it."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 
-from marlin_ckpt import grammars, naming
+from marlin_ckpt import naming
 from marlin_ckpt.directory.catalog import readable
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats import layouts
 from marlin_ckpt.naming import EXTENSIONS
 from marlin_ckpt.storage.local.store import open_store
-from marlin_ckpt.storage.store import Store
 
 _MOST_FOLDERS = 1000  # that are looked through for the first checkpoint; a hint is worth no more
 
 
 def options(
-    directory: PathText, *, prefix: str | None, extension: str, recursive: bool, has_found: bool
+    directory: PathText, *, prefix: str | None, extensions: Collection[str], recursive: bool
 ) -> list[str]:
     """The options under which more would be found, such as `--ext ckpt`.
 
     Args:
         directory: that was looked through.
         prefix: that was asked for.
-        extension: that was asked for.
+        extensions: that were looked for.
         recursive: whether its sub-directories were looked through.
-        has_found: whether anything was found: then files count whose names some tool gives to checkpoints,
-            and sub-directories are not looked through.
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read.
     """
     with open_store(directory) as store:
-        if has_found and not recursive:
-            return [f"--ext {one}" for one in sorted(_directly_in(store, prefix) - {extension})]
         levels = readable(store, recursive=True, on_error=lambda *_: None)
         for level in itertools.islice(levels, _MOST_FOLDERS):
             is_seen = recursive or not level.folder
             names = (name.rpartition("/")[2] for name in level.objects)
-            found = set(_extensions(names, prefix, any_name=not has_found))
+            found = set(_extensions(names, prefix))
             if not is_seen and (
-                extension in found or any(_fits(one.name, prefix) for one in level.checkpoints)
+                found.intersection(extensions) or any(_fits(one.name, prefix) for one in level.checkpoints)
             ):
                 return ["--recursive"]
-            if others := sorted(found - {extension}):
+            if others := sorted(found.difference(extensions)):
                 return [f"--ext {one}" if is_seen else f"--recursive --ext {one}" for one in others]
     return []
 
 
-def _directly_in(store: Store, prefix: str | None) -> set[str]:
-    """The extensions of the files directly in a directory that are checkpoints by their names."""
-    listing = store.list()
-    if layouts.layout_of(store, "", listing):  # its files are parts of it
-        return set()
-    return set(_extensions(listing.objects, prefix, any_name=False))
+def extensions_in(directory: PathText) -> list[tuple[str, int]]:
+    """The extensions of the files directly in a directory, each with how many have it, the most first.
+
+    Raises:
+        CheckpointNotFoundError: there is no such directory.
+        StorageError: it cannot be read.
+    """
+    with open_store(directory) as store:
+        each = (naming.split_extension(name) for name in store.list().objects)
+        counted = Counter(extension for stem, extension in each if stem and extension)
+    return sorted(counted.items(), key=lambda one: (-one[1], one[0]))
 
 
-def _extensions(names: Iterable[str], prefix: str | None, *, any_name: bool) -> Iterator[str]:
+def _extensions(names: Iterable[str], prefix: str | None) -> Iterator[str]:
     for name in names:
         stem, extension = naming.split_extension(name)
-        if stem and extension in EXTENSIONS:
-            ours = naming.parse_any(name, extension)
-            if _fits(ours, prefix) and (any_name or ours or grammars.read(stem)):
-                yield extension
+        if stem and extension in EXTENSIONS and _fits(naming.parse_any(name, extension), prefix):
+            yield extension
 
 
 def _fits(name: naming.FileName | None, prefix: str | None) -> bool:

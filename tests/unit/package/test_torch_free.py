@@ -91,7 +91,7 @@ def test_list_runs_without_torch(without, directory):
         (2, "checkpoint", True, None),
         (3, "checkpoint", None, None),
     ]
-    table = without("torch", "list", directory, "--recursive")
+    table = without("torch", "list", directory, "--recursive", "--quiet")
     assert (table.returncode, len(table.stdout.splitlines()), table.stderr) == (0, 5, "")
 
 

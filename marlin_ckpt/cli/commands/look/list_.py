@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import AnyExtension, Directory, Json, Prefix, Recursive, option
+from marlin_ckpt.cli import output, table
+from marlin_ckpt.cli.options import Directory, Json, Prefix, Recursive, check_extension, flag, option
 
 EXAMPLE = "Example: marlin-ckpt list runs --recursive --best val_loss --since 7d"
 
@@ -14,20 +14,45 @@ EXAMPLE = "Example: marlin-ckpt list runs --recursive --best val_loss --since 7d
 def list_(
     directory: Directory,
     prefix: Prefix = None,
-    ext: AnyExtension = None,
+    ext: Annotated[
+        str | None,
+        option(
+            "--ext",
+            "E",
+            "The files' extension, without a dot; else all usual ones.",
+            callback=check_extension,
+        ),
+    ] = None,
     recursive: Recursive = False,
+    run: Annotated[
+        str | None, option("--run", "ID", "Only checkpoints of this run; the start of its id will do.")
+    ] = None,
     sort: Annotated[str, option("--sort", "KEY", "index, age, size, name, or a metric's name.")] = "index",
     best: Annotated[
         str | None, option("--best", "METRIC[:min|max]", "Only files that have the metric, the best first.")
     ] = None,
+    reverse: Annotated[bool, flag("--reverse", "Print the rows from last to first.")] = False,
     since: Annotated[
         str | None, option("--since", "T", "Only files of the last 12h or 7d, or since a date.")
+    ] = None,
+    number: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            metavar="N",
+            min=1,
+            help="Only the last N, of each run with --recursive; with --best the best N.",
+        ),
     ] = None,
     spark: Annotated[str | None, option("--spark", "METRIC", "Also draw a metric over the index.")] = None,
     metric: Annotated[
         list[str] | None,
         option("--metric", "NAME", "Print this metric, in place of the usual ones; may be repeated."),
     ] = None,
+    follow: Annotated[
+        bool, flag("--follow", "Show on a terminal what is saved meanwhile, until Ctrl-C.")
+    ] = False,
+    quiet: Annotated[bool, flag("--quiet", "No totals and no hints.", "-q")] = False,
     json: Json = False,
 ) -> None:
     """List the checkpoints of a directory.
@@ -35,44 +60,47 @@ def list_(
     They are files, and folders that are one checkpoint, of whatever tool. Each line has the index (or step),
     kind, size, age (from the manifest, else the file's time) and metrics, and whether it is complete. For
     that only the structure is read; verify reads the data. The kind of another tool's folder is its layout,
-    such as trainer or dcp. With --recursive the files are grouped by run. Of more than four metrics, four at
-    most are printed: losses, and those of evaluations. --json has all.
+    such as trainer or dcp. The newest checkpoint is marked with > and the best value of a metric with *. With
+    --recursive the files are grouped by run. Of more than four metrics, four at most are printed: losses, and
+    those of evaluations. Long names are cut on a terminal, or where COLUMNS is set. --json has all.
     """
-    from marlin_ckpt.cli.views import checkpoints as view
-    from marlin_ckpt.directory import catalog
-    from marlin_ckpt.directory.others import left_out
-    from marlin_ckpt.formats.inspection import inspect, metric_names
-    from marlin_ckpt.keep import unknown_metric
-    from marlin_ckpt.operations import listing
+    from marlin_ckpt.cli.views import checkpoints
+    from marlin_ckpt.cli.views.listing import rows as view
+    from marlin_ckpt.operations.listing.looking import look
+    from marlin_ckpt.operations.listing.wanted import Wanted, best_by, moment_s
 
-    now_s = time.time()
-    best_by = None if best is None else listing.best_by(best)
+    if follow and (json or spark or not table.is_terminal()):
+        why = "goes without --json and --spark" if json or spark else "needs a terminal"
+        raise typer.BadParameter(f"{why}; `watch marlin-ckpt list DIR` needs none", param_hint="--follow")
     try:
-        since_s = None if since is None else listing.since_s(since, now_s=now_s)
+        since_s = None if since is None else moment_s(since, now_s=time.time())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from error
-    everything = [
-        inspect(entry)
-        for entry in catalog.listed(directory, prefix=prefix, extension=ext or "pt", recursive=recursive)
-    ]
-    ordering = [*(best_by or ())[:1], *({sort} - {*listing.KEYS})]
-    known = metric_names(everything)
-    for name in (*ordering, *([spark] if spark else ()), *(metric or ())):
-        if everything and name not in known:
-            raise unknown_metric(name, known, directory)
-    found = listing.arrange(everything, by=sort, best=best_by, since=since_s, by_run=recursive)
-    if json:
-        output.document(view.document(directory, found))
+    wanted = Wanted(
+        directory=directory,
+        prefix=prefix,
+        extension=ext,
+        recursive=recursive,
+        run=run,
+        since=since_s,
+        by=sort,
+        best=None if best is None else best_by(best),
+        last=number,
+        reverse=reverse,
+        metrics=metric or (),
+        drawn=spark,
+    )
+    if follow:
+        from marlin_ckpt.cli.views.listing import following
+
+        following.follow(wanted)
         return
-    shown = metric or listing.usual_metrics(metric_names(found), ordering)
-    view.show(found, directory, shown, now_s=now_s, by_run=recursive)
-    if not metric:
-        view.tell_of_more(metric_names(found), shown)
-    if ext is None or not everything:
-        others = left_out.options(
-            directory, prefix=prefix, extension=ext or "pt", recursive=recursive, has_found=bool(everything)
-        )
-        if others:
-            output.talk(f"hint: there are {'more' if everything else 'files'} with {' or '.join(others)}")
+    found = look(wanted)
+    if json:
+        output.document(checkpoints.document(directory, found.rows))
+        return
+    view.show(found, now_s=time.time())
+    if not quiet:
+        view.tell(found, wanted)
     if spark is not None:
-        view.show_metric(found, spark)
+        view.show_metric(found.rows, spark)

@@ -41,12 +41,12 @@ def log(
     from marlin_ckpt.cli.views import history as view
     from marlin_ckpt.directory import lease, own
     from marlin_ckpt.directory.history import reading
-    from marlin_ckpt.operations import listing
     from marlin_ckpt.operations.history import lineage, rows
+    from marlin_ckpt.operations.listing.wanted import moment_s
     from marlin_ckpt.storage.local.store import open_store
 
     try:
-        since_s = None if since is None else listing.since_s(since, now_s=time.time())
+        since_s = None if since is None else moment_s(since, now_s=time.time())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from error
     with open_store(directory):

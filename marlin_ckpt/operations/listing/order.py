@@ -1,66 +1,18 @@
-"""Chooses and sorts the files that `list` prints."""
+"""Puts the files that `list` prints in order."""
 
-import contextlib
-import datetime
 import itertools
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from marlin_ckpt import naming
-from marlin_ckpt.fields import duration_of
 from marlin_ckpt.formats.verdicts import Inspection
-
-KEYS = ("index", "age", "size", "name")  # of `--sort`, which also takes the name of a metric
-_MOST_METRICS = 4  # printed without being asked for
-_PACES = ("_runtime", "_per_second")  # of an evaluation by a Trainer of Transformers
-
-
-def since_s(text: str, *, now_s: float) -> float:
-    """Reads a moment of the past: `2d` or `12h` before now, or a date or time in ISO 8601.
-
-    Args:
-        text: the moment; a date or time without a zone is in that of this machine.
-        now_s: the present, in seconds since 1970.
-
-    Returns:
-        the moment, in seconds since 1970.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    with contextlib.suppress(ValueError):
-        return now_s - duration_of(text)
-    try:
-        return datetime.datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError):
-        raise ValueError(f"expected a time such as 2d, 12h or 2026-01-31, not {text!r}") from None
 
 
 def metric(one: Inspection, name: str) -> float:
     """The value of a file's metric; NaN where it has none."""
     return one.metrics.get(name, math.nan)
-
-
-def usual_metrics(names: Sequence[str], asked: Collection[str] = ()) -> list[str]:
-    """The metrics that `list` prints where none is chosen: few enough for a line.
-
-    Args:
-        names: of all metrics.
-        asked: which of them the user has named; they come first.
-
-    Returns:
-        all, if there are no more than four; else the losses, then those of an evaluation that are no times or
-        speeds, or, where there are none of either, the first.
-    """
-    if len(names) <= _MOST_METRICS:
-        return list(names)
-    quantities = [name for name in names if not name.endswith(_PACES)]
-    losses = [name for name in quantities if "loss" in name]
-    evaluated = [name for name in quantities if name.startswith(("eval_", "val_"))]
-    usual = [*asked, *losses, *evaluated]
-    return list(dict.fromkeys(usual or quantities or names))[:_MOST_METRICS]
 
 
 def run_of(one: Inspection) -> tuple[str, str]:
@@ -81,12 +33,6 @@ def metric_by_run(found: Iterable[Inspection], name: str) -> list[tuple[str, lis
         if values:
             courses.append((run_id, values))
     return courses
-
-
-def best_by(text: str) -> tuple[str, str]:
-    """Reads `METRIC`, `METRIC:min` or `METRIC:max`; returns the metric and the mode, which is else `min`."""
-    name, colon, mode = text.rpartition(":")
-    return (name, mode) if colon and name and mode in ("min", "max") else (text, "min")
 
 
 def arrange(

@@ -1,0 +1,159 @@
+"""Fits a table into a line's width: long cells are cut with a sign, then whole columns go, each by its name.
+
+It is for tables of thousands of rows, a line each; `output.table` folds long cells instead.
+"""
+
+import itertools
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from marlin_ckpt.cli.colour import painter
+
+_SPACE = "  "  # between two columns
+_WIDE, _NO_WIDTH = ("W", "F"), ("Mn", "Me")  # East Asian widths, and categories, of Unicode
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        title: its name, harmless too.
+        cells: harmless texts, one a row.
+        is_right: set to the right, as figures are.
+        least: how narrow its cells and title may be made; None: they are never cut.
+        cut: where the sign is put in what is cut.
+        rank: of columns that may go where all is cut and there is no room, the greatest goes first; 0: stays.
+        styles: of the cells on a terminal, as `colour` names them; "" of a plain cell; none for plain ones.
+    """
+
+    title: str
+    cells: Sequence[str]
+    is_right: bool = False
+    least: int | None = None
+    cut: Literal["middle", "end"] = "middle"
+    rank: int = 0
+    styles: Sequence[str] = ()
+
+    @property
+    def width(self) -> int:
+        """The columns of a terminal that its title and every cell need."""
+        return max(map(width_of, (self.title, *self.cells)))
+
+    @property
+    def only_cell(self) -> str:
+        """What all its cells hold; "" where they differ."""
+        return self.cells[0] if len({*self.cells}) == 1 else ""
+
+
+def is_terminal() -> bool:
+    """Whether stdout is a terminal that knows more than plain lines."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def line_width() -> int | None:
+    """How long a line of stdout may be: COLUMNS, else as wide as the terminal is; None: as long as it is."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def width_of(text: str) -> int:
+    """How many columns of a terminal a harmless text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        2 if unicodedata.east_asian_width(one) in _WIDE else unicodedata.category(one) not in _NO_WIDTH
+        for one in text
+    )
+
+
+def cut(text: str, width: int, where: Literal["middle", "end"], sign: str) -> str:
+    """A text in a width at most; what is taken out of it has a sign in its place."""
+    if width_of(text) <= width:
+        return text
+    room = max(0, width - len(sign))
+    tail = room // 2 if where == "middle" else 0
+    return _start(text, room - tail) + sign + _start(text[::-1], tail)[::-1]
+
+
+def _start(text: str, width: int) -> str:
+    """As much of the start of a text as a width holds."""
+    if text.isascii():
+        return text[:width]
+    end = 0
+    for end, one in enumerate(text):
+        width -= width_of(one)
+        if width < 0:
+            return text[:end]
+    return text[: end + 1]
+
+
+class Fitted(NamedTuple):
+    """What a width has room for.
+
+    Attributes:
+        columns: that are shown.
+        widths: of these.
+        dropped: that there is no room for.
+    """
+
+    columns: list[Column]
+    widths: list[int]
+    dropped: list[Column]
+
+
+def fitted(columns: Sequence[Column], width: int | None) -> Fitted:
+    """Fits columns into a line of some width; None: as long as need be."""
+    shown = [(one, one.width) for one in columns]
+    least = {id(one): full if one.least is None else min(one.least, full) for one, full in shown}
+    dropped = []
+    while width is not None and _line(least[id(one)] for one, _ in shown) > width:
+        goes = max(reversed(shown), key=lambda pair: pair[0].rank)
+        if not goes[0].rank:
+            break
+        shown.remove(goes)
+        dropped.append(goes[0])
+    widths = [full for _, full in shown]
+    while width is not None and _line(widths) > width:
+        spare = [number for number, (one, _) in enumerate(shown) if widths[number] > least[id(one)]]
+        if not spare:
+            break
+        widths[max(spare, key=lambda number: widths[number])] -= 1
+    return Fitted([one for one, _ in shown], widths, dropped)
+
+
+def _line(widths: Iterable[int]) -> int:
+    each = [*widths]
+    return sum(each) + len(_SPACE) * (len(each) - 1)
+
+
+def lines(table: Fitted) -> list[str]:
+    """The lines of a table, its titles first; with styles where stdout takes them."""
+    paint, sign = painter(), _sign()
+    sides = [_sides(one, width, sign, paint) for one, width in zip(table.columns, table.widths, strict=True)]
+    return [_SPACE.join(cells).rstrip() for cells in zip(*sides, strict=True)]
+
+
+def _sides(column: Column, width: int, sign: str, paint: Callable[[str, str], str]) -> list[str]:
+    """The cells of a column below its title, each as wide as the column is."""
+    texts = [cut(one, width, column.cut, sign) for one in (column.title, *column.cells)]
+    gaps = [" " * (width - width_of(one)) for one in texts]
+    styles = ("bold", *(column.styles or itertools.repeat("", len(column.cells))))
+    texts = [*map(paint, texts, styles)]
+    return [gap + one if column.is_right else one + gap for one, gap in zip(texts, gaps, strict=True)]
+
+
+def _sign() -> str:
+    """What stands for what is cut."""
+    try:
+        "\u2026".encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "..."
+    return "\u2026"
