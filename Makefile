@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
+BROWSER := selenium==4.51.0 axe-playwright-python==0.1.8
 PEERS := lightning transformers accelerate pytorch-ignite safetensors peft trl wandb mlflow-skinny
 
-.PHONY: setup help demo test test-peers campaign bench faults docs readme
+.PHONY: setup help demo test test-browser test-peers campaign bench faults docs readme
 
 setup: .venv/.installed ## make .venv with the package in it
 
@@ -38,6 +39,12 @@ test: .venv/.installed-dev ## lint, types, layer contracts and all tests
 	$(BIN)/lint-imports
 	$(MAKE) docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Of the last package the script of axe is used, without the browsers that its own dependency would bring.
+test-browser: .venv/.installed-dev ## the page of `report` in Chromium, with pictures in build/report
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(firstword $(BROWSER))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(lastword $(BROWSER))
+	$(BIN)/python -m pytest tests/browser
 
 test-peers: .venv-peers/.installed ## what other packages really write, in a .venv-peers with these packages
 	PEER_KILLS=25 .venv-peers/bin/python -m pytest tests/peers tests/integrations

@@ -34,7 +34,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 for name in ("marlin_ckpt.checkpointer", "marlin_ckpt.training.trainer"):
     logging.getLogger(name).setLevel(logging.INFO)
 
-collect_ignore = ["peers"]  # which need what `make test-peers` installs; named on the command line they run
+collect_ignore = ["browser", "peers"]  # which need what `make test-browser` and `make test-peers` install
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

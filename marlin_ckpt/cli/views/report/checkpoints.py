@@ -30,18 +30,21 @@ def show(report: Report) -> Html:
     shown, rest = metrics[:_MOST_METRICS], metrics[_MOST_METRICS:]
     best = {(one.point, one.metric) for one in report.best}
     titles: list[Any] = ["Checkpoint", "State"]
-    titles += ["Run"] * several + ["Kind"] * kinds + ["Index", "Step", "Saved (UTC)", "Size", "Stall"]
+    indexed = any(one.index != one.step for _, one in points)  # else the index is the step
+    titles += ["Run"] * several + ["Kind"] * kinds + ["Index"] * indexed
+    titles += ["Step", "Saved (UTC)", "Size", "Stall"]
     fixed = len(titles)
     titles += [name(metric) for metric in shown]
     rows = []
     for place, one in points:
         cells: list[Any] = [name(one.name), _state(one, newest=place == report.newest)]
         cells += [tag("code", one.run_id[:8] or UNKNOWN)] * several + [one.kind] * kinds
-        cells += [counted(one.index), counted(one.step), at(one.at), size(one.size_bytes)]
+        cells += [counted(one.index)] * indexed
+        cells += [counted(one.step), at(one.at), size(one.size_bytes)]
         cells.append(UNKNOWN if one.stall_s is None else duration(one.stall_s))
         cells += [_metric(one, metric, best=(place, metric) in best) for metric in shown]
         rows.append(cells)
-    numeric = {fixed - 5, fixed - 4, fixed - 2, fixed - 1, *range(fixed, len(titles))}
+    numeric = {*([fixed - 5] if indexed else []), fixed - 4, fixed - 2, fixed - 1, *range(fixed, len(titles))}
     made = table(titles, rows, caption="Checkpoints, the newest first", numeric=numeric, id="points-table")
     more = f"{count(len(rest), 'more metric')} in the table of the metrics." if rest else ""
     return section("checkpoints", "Checkpoints", made, tag("p", more, class_="quiet") if more else "")

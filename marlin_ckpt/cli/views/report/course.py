@@ -76,6 +76,8 @@ class Plan:
         by_step: whether the axis has steps; it has indices where steps are not known.
         measured: how many measurements there are, of which `rows` may be a part.
         hidden: how many older runs are not drawn.
+        newest: the place of the newest checkpoint in the report's points.
+        starts: of each run, by the directory's number and its id.
     """
 
     rows: tuple[Row, ...] = ()
@@ -83,6 +85,7 @@ class Plan:
     by_step: bool = True
     measured: int = 0
     hidden: int = 0
+    newest: int | None = None
     starts: Mapping[tuple[int, str], Run] = field(default_factory=dict)
 
 
@@ -105,6 +108,7 @@ def plan(report: Report) -> Plan:
         by_step=by_step,
         measured=measured,
         hidden=hidden,
+        newest=report.newest,
         starts=runs,
     )
 

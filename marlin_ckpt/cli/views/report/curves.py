@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from marlin_ckpt.cli.views.report import marks
 from marlin_ckpt.cli.views.report.course import Curve, Plan, Row
 from marlin_ckpt.cli.views.report.legends import legend
+from marlin_ckpt.cli.views.report.marks import Where
 from marlin_ckpt.cli.views.report.parts import plotting
 from marlin_ckpt.cli.views.report.parts.axes import Clock, Linear, Logarithmic, Scale
 from marlin_ckpt.cli.views.report.parts.figures import number
@@ -16,8 +18,7 @@ from marlin_ckpt.cli.views.report.parts.markup import Html, short, tag
 from marlin_ckpt.operations.report.values import Best
 
 HEIGHT = 180
-_PAD = 10  # pixels above the greatest value and below the least
-_MOST_MARKS = 70  # of a curve; of more those of removed checkpoints are thinned
+_PAD = 15  # pixels above the greatest value and below the least
 _LOG_FROM, _LOG_AT_FIRST = 8, 30  # greatest by least value: a logarithm is offered, and shown at first
 
 
@@ -183,12 +184,11 @@ def _drawing(
     for one in curves:
         parts += _curve(plan, one, where)
     for one in curves:
-        parts += _marks(plan, one, where, best)
-        parts += _not_finite(plan, one, lambda row: axes.x(row, time=time))
+        parts += marks.marks(plan, one, where)
+    for one in curves:
+        parts += marks.chosen(plan, one, where, marks.best_places(best, one.metric))
+    parts += marks.not_finite(plan, curves, lambda row: axes.x(row, time=time))
     return plotting.svg(HEIGHT, *parts, classes=classes)
-
-
-Where = Callable[[int, str], tuple[float, float] | None]
 
 
 def _curve(plan: Plan, curve: Curve, where: Where) -> Iterator[str]:
@@ -221,42 +221,6 @@ def _curve(plan: Plan, curve: Curve, where: Where) -> Iterator[str]:
             stretches[again].append(stretch)
     yield plotting.line(stretches[True], HEIGHT, f"curve again {classes}")
     yield plotting.line(stretches[False], HEIGHT, f"curve {classes}")
-
-
-def _marks(plan: Plan, curve: Curve, where: Where, best: Sequence[Best]) -> Iterator[str]:
-    classes = f"c{curve.colour}"
-    shape = plotting.SHAPES[curve.colour % len(plotting.SHAPES)]
-    there: list[tuple[float, float]] = []
-    gone: list[tuple[float, float]] = []
-    damaged: list[tuple[float, float]] = []
-    for place in curve.rows:
-        point, at = plan.rows[place].point, where(place, curve.metric)
-        if point and at:
-            (gone if not point.is_there else damaged if point.complete is False else there).append(at)
-    if len(gone) + len(there) > _MOST_MARKS:
-        gone = gone[:: math.ceil(len(gone) / _MOST_MARKS * 3)]
-    yield plotting.marks(shape, gone, f"gone {classes}")
-    yield plotting.marks(shape, there, f"there {classes}")
-    yield plotting.marks("cross", damaged, "damaged")
-    newest = [place for place in curve.rows if (point := plan.rows[place].point) and point.is_there]
-    if newest and not curve.directory:
-        yield plotting.marks("ring", filter(None, [where(newest[-1], curve.metric)]), f"ring {classes}")
-    stars = {one.point for one in best if one.metric == curve.metric and one.run_id == curve.run_id}
-    starred = [place for place in curve.rows if not curve.directory and plan.rows[place].place in stars]
-    yield plotting.marks("star", filter(None, (where(place, curve.metric) for place in starred)), "star")
-
-
-def _not_finite(plan: Plan, curve: Curve, x: Callable[[Row], float | None]) -> Iterator[str]:
-    """The word at the first of each stretch of values that are not numbers."""
-    before, last = True, -1.0
-    for place in curve.rows:
-        finite = math.isfinite(plan.rows[place].metrics[curve.metric])
-        where = x(plan.rows[place])
-        if before and not finite and where is not None and where - last > 0.1:  # noqa: PLR2004 - the word's width
-            name, last = number(plan.rows[place].metrics[curve.metric]), where
-            anchor = " end" if where > 0.9 else ""  # noqa: PLR2004
-            yield f'<text class="notfinite{anchor}" x="{plotting.percent(where)}" y="9">{name}</text>'
-        before = finite
 
 
 def _resumes(plan: Plan, axes: Axes, *, time: bool) -> Iterator[float]:

@@ -50,7 +50,7 @@ def _picture(one: Histogram) -> Html:
         "svg", tag("path", d=_path(one.counts)), viewBox=f"0 0 {max(1, len(one.counts))} {_HEIGHT}",
         preserveAspectRatio="none", height=_HEIGHT, width="100%", aria_hidden="true",
     )  # fmt: skip
-    return tag("figure", drawn, tag("figcaption", short(one.tensor, 30), tag("span", words, class_="quiet")))
+    return tag("figure", drawn, tag("figcaption", short(one.tensor, 24), tag("span", words, class_="quiet")))
 
 
 def _path(counts: Sequence[int]) -> str:

@@ -46,7 +46,7 @@ def marks_explained(plan: Plan) -> Html:
         ("circle there", "a checkpoint that is there", any(one.is_there for one in points)),
         ("circle gone", "removed", any(not one.is_there for one in points)),
         ("cross damaged", "damaged", any(one.is_there and one.complete is False for one in points)),
-        ("ring", "newest", any(one.is_there for one in points)),
+        ("ring", "newest", plan.newest is not None),
         ("star", "best", True),
     ]
     items = [tag("li", _sample(symbol), words) for symbol, words, occurs in shown if occurs]

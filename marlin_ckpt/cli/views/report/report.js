@@ -41,13 +41,15 @@
     tip.style.left = `${Math.max(8, Math.min(left, root.clientWidth - box.width - 8))}px`;
     tip.style.top = `${Math.max(8, top)}px`;
   };
+  let follow = null; // puts the numbers beside the value in focus again, when the page scrolls
   const hide = () => {
     tip.hidden = true;
+    follow = null;
   };
   const say = (title, pairs) => {
     said.textContent = [title, ...pairs.map((pair) => pair.join(" "))].filter(Boolean).join(", ");
   };
-  addEventListener("scroll", hide, { passive: true });
+  addEventListener("scroll", () => (follow ? follow() : hide()), { passive: true });
   addEventListener("keydown", (event) => event.key === "Escape" && hide());
 
   const pairsOf = (plot, row) => {
@@ -86,7 +88,9 @@
       dot.hidden = false;
       const pairs = pairsOf(plot, plot.stops[number][0]);
       show("", pairs, x, y);
-      if (aloud) say("", pairs);
+      if (!aloud) return;
+      follow = () => point(current, false);
+      say("", pairs);
     };
     const leave = () => {
       dot.hidden = true;
@@ -244,7 +248,8 @@
           }
         }
       });
-      const every = Math.max(1, Math.ceil(36 / cellWidth));
+      const longest = Math.max(...heat.columns.map((one) => one[2].length));
+      const every = Math.max(1, Math.ceil((longest * 7 + 12) / cellWidth));
       foot.style.width = `${wide}px`;
       foot.replaceChildren(...heat.columns.flatMap(([, , index], column) => {
         if (column % every || !index || (column && (column + 0.5) * cellWidth > wide - 10)) return [];
@@ -267,7 +272,9 @@
       if (line.rows.length > 1 && byte > UNMOVED) pairs.push(["In", heat.rows[row_]]);
       const box = cursor.getBoundingClientRect();
       show(line.label, pairs, box.right, box.bottom);
-      if (aloud) say(line.label, pairs);
+      if (!aloud) return;
+      follow = () => point(...at, false);
+      say(line.label, pairs);
     };
     const leave = () => {
       cursor.hidden = true;

@@ -24,6 +24,7 @@ from marlin_ckpt.operations.report.values import Report, Retention
 
 _MOST_REASONS = 8
 _ROW = 30
+_MANY = 60  # checkpoints, whose marks are small
 _SOURCES = {"run": "set by the run", "options": "asked for with the options"}
 
 
@@ -88,14 +89,15 @@ def _matrix(points: Sequence[Point], plots: dict[str, Any]) -> Html:
         number = f'<tspan class="quiet">{len(found):,}</tspan>'
         parts.append(f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
         parts.append(f'<text class="lane" x="0" y="{y - 9}">{text(_cut(words))} {number}</text>')
-        parts.append(plotting.marks(mark, [(places[n], y) for n in found], state))
+        small = mark == "circle" and len(points) > _MANY
+        parts.append(plotting.marks("dot" if small else mark, [(places[n], y) for n in found], state))
         stops += [[n, *(round(places[n] * 1000),) * 2, y, y] for n in found]
     parts.append(_named(points, places, height))
     plots["kept-by-rule"] = {"table": "retention-table", "stops": sorted(stops)}
     label = "Which rule keeps which checkpoint, in order of save: " + ", ".join(
         f"{words} {len(found):,}" for words, _, _, found in lines
     )
-    drawing = plotting.svg(height, *parts)
+    drawing = plotting.svg(height, *parts, classes="plot places")
     return tag("div", drawing, class_="plots", id="kept-by-rule", role="img", aria_label=label)
 
 

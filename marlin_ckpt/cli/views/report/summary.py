@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from marlin_ckpt.cli.text import size
 from marlin_ckpt.cli.views.report.parts.figures import at, number
 from marlin_ckpt.cli.views.report.parts.markup import Html, icon, join, name, short, tag
@@ -52,7 +54,12 @@ def _facts(report: Report) -> list[Html]:
         newest = report.points[report.newest]
         where = f"step {newest.step:,}" if newest.step is not None else f"index {newest.index}"
         facts.append(_fact("Newest", where, name(newest.name)))
-    facts += [_best(one) for one in report.best if one.is_there][:_MOST_BEST]
+    for metric in list(dict.fromkeys(one.metric for one in report.best))[:_MOST_BEST]:
+        mine = [
+            one for one in report.best if one.metric == metric and one.is_there and not math.isnan(one.value)
+        ]
+        if mine:
+            facts.append(_best((min if mine[0].mode == "min" else max)(mine, key=lambda one: one.value)))
     if totals.removed:
         facts.append(_fact("Removed", f"{totals.removed:,}", f"{size(totals.freed_bytes)} freed"))
     if len(report.runs) > 1:

@@ -24,7 +24,7 @@ from marlin_ckpt.cli.views.report.parts.markup import (
 from marlin_ckpt.operations.report.course import Happening, Point, Run
 from marlin_ckpt.operations.report.values import Report
 
-_LANE, _BAR = 44, 10  # pixels of a run's lane, and of the bar in it
+_LANE, _BAR = 50, 10  # pixels of a run's lane, and of the bar in it
 _MOST_LANES = 8
 _HEIGHT, _TOP = 84, 14
 _SYMBOLS = {
@@ -57,13 +57,16 @@ def show(report: Report, plots: dict[str, Any]) -> Html:
     clock = Clock.of(list(_times(report, saves)))
     happened = _happened(report)
     drawn: list[Html] = []
+    stalls = [one.stall_s for one in saves]
+    has_stalls = any(one is not None for one in stalls)
     if report.runs and any(run.starts for run in report.runs):
         drawn.append(_lanes(report, clock, happened, plots))
     sizes = [float(one.size_bytes) for one in saves]
-    drawn.append(_bars("size-bars", "Size", saves, sizes, clock, size, plots))
-    stalls = [one.stall_s for one in saves]
-    if any(one is not None for one in stalls):
-        drawn.append(_bars("stall-bars", "Stall of the loop", saves, stalls, clock, duration, plots))
+    drawn.append(_bars("size-bars", "Size", saves, sizes, clock, size, plots, named=not has_stalls))
+    if has_stalls:
+        drawn.append(
+            _bars("stall-bars", "Stall of the loop", saves, stalls, clock, duration, plots, named=True)
+        )
     return section(
         "timeline",
         "Saves over time",
@@ -104,7 +107,7 @@ def _lanes(report: Report, clock: Clock, happened: Sequence[Happening], plots: d
     places = {run.run_id: place for place, run in enumerate(runs)}
     height = _LANE * len(runs) + 4
     parts = [
-        plotting.foot(clock, height),
+        plotting.foot(clock, height, named=False),
         plotting.upright((at_ for at_, _ in clock.breaks), height, "break"),
     ]
     for place, run in enumerate(runs):
@@ -121,7 +124,7 @@ def _lanes(report: Report, clock: Clock, happened: Sequence[Happening], plots: d
             parts.append(plotting.marks(symbol, [(x, y)], f"event {symbol}"))
     plots["run-lanes"] = {"table": "events-table", "stops": marked}
     label = f"{count(len(runs), 'run')} over time, with {count(len(marked), 'mark')}"
-    drawing = plotting.svg(height, *parts)
+    drawing = plotting.svg(height, *parts, classes="plot bare")
     return join(
         [tag("h3", "Runs"), tag("div", drawing, class_="plots", id="run-lanes", role="img", aria_label=label)]
     )
@@ -131,7 +134,7 @@ def _lane(run: Run, place: int, clock: Clock) -> Iterator[str]:
     top = _LANE * place + _LANE - _BAR - 2
     first = seconds_of(run.starts[0].at)
     x = plotting.percent(min(clock.place(first) if first is not None else 0.0, 0.75))  # its name ends within
-    yield f'<text class="lane" x="{x}" y="{top - 9}">run {text(run.run_id[:8] or "unknown")}</text>'
+    yield f'<text class="lane" x="{x}" y="{top - 18}">run {text(run.run_id[:8] or "unknown")}</text>'
     for one in run.starts:
         begin, end = seconds_of(one.at), seconds_of(one.ended_at)
         if begin is None:
@@ -160,6 +163,8 @@ def _bars(
     clock: Clock,
     written: Any,
     plots: dict[str, Any],
+    *,
+    named: bool,
 ) -> Html:
     most = max((one for one in values if one is not None), default=0.0) or 1.0
     width = 6 if len(saves) <= 60 else 3 if len(saves) <= 150 else 2  # noqa: PLR2004 - so that a phone tells them apart
@@ -168,7 +173,7 @@ def _bars(
         f'<line class="grid" x1="0" x2="100%" y1="{_TOP}" y2="{_TOP}"/>',
         f'<text class="most" x="0" y="{_TOP - 4}">{text(written(most))}</text>',
         plotting.upright((place for place, _ in clock.breaks), base, "break"),
-        plotting.foot(clock, base),
+        plotting.foot(clock, base, named=named),
     ]
     stops = []
     rows: list[str] = []
@@ -189,7 +194,7 @@ def _bars(
     plots[ident] = {"table": "saves-table", "stops": stops}
     least = min((one for one in values if one is not None), default=0.0)
     label = f"{title} of {count(len(stops), 'save')}, from {written(least)} to {written(most)}"
-    drawing = plotting.svg(base, *parts)
+    drawing = plotting.svg(base, *parts, classes="plot" if named else "plot bare")
     return join(
         [tag("h3", title), tag("div", drawing, class_="plots", id=ident, role="img", aria_label=label)]
     )

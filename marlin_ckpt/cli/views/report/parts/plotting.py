@@ -41,8 +41,8 @@ def grid(scale: Scale, height: float) -> str:
     )
 
 
-def foot(scale: Scale, height: float, closest: float = 0.14) -> str:
-    """Names of the values below; of two that would touch the first."""
+def foot(scale: Scale, height: float, closest: float = 0.14, *, named: bool = True) -> str:
+    """Marks of the values below, and their names; of two that would touch the first."""
     parts, last = [f'<line class="axis" x1="0" x2="100%" y1="{px(height)}" y2="{px(height)}"/>'], -1.0
     for place, name in scale.ticks():
         if place - last < closest and last >= 0:
@@ -50,7 +50,7 @@ def foot(scale: Scale, height: float, closest: float = 0.14) -> str:
         last, x = place, percent(place)
         anchor = " start" if place < 0.03 else " end" if place > 0.97 else ""  # noqa: PLR2004
         parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{px(height)}" y2="{px(height + 4)}"/>')
-        for row, words in enumerate(name.split("\n")):
+        for row, words in enumerate(name.split("\n") if named else ()):
             parts.append(
                 f'<text class="x{anchor}" x="{x}" y="{px(height + 17 + 13 * row)}">{text(words)}</text>'
             )
@@ -89,6 +89,7 @@ def upright(places: Iterable[float], height: float, classes: str, top: float = 0
 SYMBOLS = Html(
     '<svg class="defs" width="0" height="0" aria-hidden="true"><defs>'
     '<circle id="circle" r="3.4"/>'
+    '<circle id="dot" r="2.2"/>'
     '<rect id="square" x="-3" y="-3" width="6" height="6"/>'
     '<path id="triangle" d="M0-4 4 3H-4Z"/>'
     '<path id="diamond" d="M0-4.4 4.4 0 0 4.4-4.4 0Z"/>'
