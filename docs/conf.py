@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from marlin_ckpt.version import __version__  # noqa: E402 - found only from here on
-from tools import layers, reference, schemas  # noqa: E402
+from tools import events, layers, reference, schemas  # noqa: E402
 
 # What the adapters adapt to takes seconds to import, and may not be installed. With `autodoc_mock_imports`
 # Sphinx would still import what their base classes are from.
@@ -103,7 +103,7 @@ def _show_own_arguments(app: Sphinx, what: str, name: str, obj: Any, *rest: Any)
 
 def setup(app: Sphinx) -> None:
     """Has the generated pages made before any page that includes them is read."""
-    for made in (reference, layers, schemas):
+    for made in (events, reference, layers, schemas):
         app.connect("builder-inited", lambda _, write=made.write: write(HERE / "_generated"))
     app.connect("autodoc-skip-member", _is_field_of_a_tuple)
     app.connect("autodoc-process-signature", _show_own_arguments)

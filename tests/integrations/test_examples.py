@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import io
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 import torch
 
 import marlin_ckpt
+from marlin_ckpt.cli.main import main
 from tests.support.equality import is_same
 from tests.support.folders import REPOSITORY
 from tests.support.foreign.corpus import CHECKPOINTS
@@ -84,6 +88,21 @@ def test_a_compiled_loop_with_a_fused_optimizer_goes_on_from_its_file(tmp_path: 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_short(name: str) -> None:
     assert len((REPOSITORY / "examples" / f"{name}.py").read_text().splitlines()) < 60
+
+
+def test_the_metrics_of_a_run_are_a_table_that_has_those_of_removed_checkpoints_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with marlin_ckpt.CheckpointDirectory(tmp_path, keep=1) as checkpoints:
+        for index in range(3):
+            checkpoints.save({"step": index}, index, metrics={"loss": 1 / (index + 1)})
+    assert main(["log", str(tmp_path), "--json"]) == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO(capsys.readouterr().out))
+    _example("metrics_of_a_run").main()
+    titles, *rows = csv.reader(capsys.readouterr().out.splitlines())
+    assert titles == ["at", "run", "event", "step", "loss"]
+    assert [float(row[-1]) for row in rows] == [1.0, 0.5, 1 / 3]
+    assert len([*tmp_path.glob("*.pt")]) == 1
 
 
 def test_checkpoints_of_other_tools_are_checked_and_a_shard_that_is_missing_counts(tmp_path, capsys):

@@ -52,8 +52,8 @@ class Started(Event):
         by: what trains or saves: `Trainer`, which also writes how the run ended; `CheckpointDirectory`,
             `Saver`, `save`, or the adapter to another tool, by the tool's name.
         config_sha256: the digest of what the run was configured by; "" where that is not known.
-        git_commit: of the repository that the working directory is in; "" where it is in none.
-        versions: of marlin-ckpt, torch and Python.
+        git_commit: the commit of the repository that the working directory is in; "" where it is in none.
+        versions: the versions of marlin-ckpt, torch and Python.
         world_size: how many ranks train.
         keep: the rules of retention, as YAML has them.
     """
@@ -73,8 +73,8 @@ class Resumed(Event):
     """A process took a checkpoint up.
 
     Attributes:
-        name: of the checkpoint, relative to the directory, or its path where it is elsewhere.
-        index: of the checkpoint.
+        name: the name of the checkpoint, relative to the directory, or its path where it is elsewhere.
+        index: the index of the checkpoint.
         parent_run_id: the run that wrote it; "" where that is not known.
         parent_save_number: which save of that run it was; 0 where that is not known.
         passed_over: newer checkpoints that were not taken, each with the reason.
@@ -94,8 +94,8 @@ class Measured(Event):
     """Metrics at the end of an epoch.
 
     Attributes:
-        epoch: which, from 0.
-        step: global steps that were done.
+        epoch: which epoch, from 0.
+        step: the global steps that were done.
         metrics: names and numbers.
     """
 
@@ -111,11 +111,11 @@ class Saved(Event):
     """A checkpoint or model file became durable.
 
     Attributes:
-        name: of the file or folder, relative to the directory, or its path where it is elsewhere.
+        name: the name of the file or folder, relative to the directory, or its path where it is elsewhere.
         is_model: whether it is a model file.
-        index: that it was saved under.
+        index: the index that it was saved under.
         save_number: which save of the run it was, from 1; 0 where that is not known.
-        step: global steps that were done; -1 where that is not known.
+        step: the global steps that were done; -1 where that is not known.
         size_bytes: its size in bytes.
         stall_s: how long the caller waited, in seconds.
         copy_s: how long the copy in the background took, in seconds.
@@ -144,8 +144,8 @@ class SaveFailed(Event):
     """A save failed; what had the name before stands.
 
     Attributes:
-        name: that it was to have, as of `Saved`.
-        index: that it was to be saved under.
+        name: the name that it was to have, relative to the directory, or its path where it is elsewhere.
+        index: the index that it was to be saved under.
         error: why, in words.
     """
 
@@ -163,9 +163,9 @@ class Removed(Event):
     The run is the one that removed it; "" where no run did.
 
     Attributes:
-        name: of it, relative to the directory.
-        index: of it; -1 where its name has none.
-        size_bytes: of it.
+        name: the name of the checkpoint, relative to the directory.
+        index: the index of the checkpoint; -1 where its name has none.
+        size_bytes: its size in bytes.
         reason: why it went.
         by: what removed it: `keep` in a run, `overwrite` where a run began anew, `clean`,
             `clean --to-trash`, `prune`, or another tool, by its name.
@@ -185,9 +185,9 @@ class BroughtBack(Event):
     """A checkpoint that `clean --to-trash` removed has its name again.
 
     Attributes:
-        name: of it, relative to the directory.
-        index: of it; -1 where its name has none.
-        size_bytes: of it.
+        name: the name of the checkpoint, relative to the directory.
+        index: the index of the checkpoint; -1 where its name has none.
+        size_bytes: its size in bytes.
     """
 
     kind: ClassVar[str] = "brought back"
@@ -202,8 +202,8 @@ class Signalled(Event):
     """A signal asked the run to save, or to save and stop.
 
     Attributes:
-        signal: its name, such as SIGTERM.
-        step: global steps that were done; -1 where that is not known.
+        signal: the name of the signal, such as SIGTERM.
+        step: the global steps that were done; -1 where that is not known.
     """
 
     kind: ClassVar[str] = "signal"
@@ -219,8 +219,8 @@ class Ended(Event):
     Attributes:
         how: `finished`, `stopped` by a signal, or `failed`.
         error: what it failed with, in words; "" otherwise.
-        epochs: epochs that are finished.
-        step: global steps that were done.
+        epochs: how many epochs are finished.
+        step: the global steps that were done.
     """
 
     kind: ClassVar[str] = "ended"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from dataclasses import MISSING
 from pathlib import Path
@@ -15,7 +16,9 @@ from typer.main import get_command
 import marlin_ckpt
 from marlin_ckpt.cli.app import app, names
 from marlin_ckpt.cli.main import main
-from tools import keys, layers, reference, schemas
+from marlin_ckpt.directory.history.events import KINDS
+from marlin_ckpt.directory.history.lines import from_line, to_line
+from tools import events, keys, layers, reference, schemas
 
 
 def _command(name: str) -> Any:
@@ -126,14 +129,14 @@ def test_the_file_that_the_page_has_refused_is_refused_as_shown(
 
 
 def test_building_writes_just_the_parts_that_pages_include(repository: Path, tmp_path: Path) -> None:
-    for made in (reference, layers, schemas):
+    for made in (events, reference, layers, schemas):
         made.write(tmp_path)
     pages = [one for one in (repository / "docs").rglob("*.md") if one.parent.name != "_generated"]
     included = re.findall(r"\.\./_generated/(\S+)", "".join(one.read_text() for one in pages))
     assert sorted(included) == sorted(one.name for one in tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["api", "commands", "json", "yaml"])
+@pytest.mark.parametrize("name", ["api", "commands", "history", "json", "yaml"])
 def test_a_page_that_is_whole_on_the_site_alone_says_at_its_top_how_to_build_it(
     repository: Path, name: str
 ) -> None:
@@ -187,3 +190,21 @@ def test_the_example_of_the_page_of_the_api_runs(
     for block in blocks:
         exec(compile(block, "api.md", "exec"), {})
     assert [one.name for one in (tmp_path / "runs/a").iterdir()] == ["model_3.pt"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_of_event_is_on_the_page_with_each_key_of_its_lines(name: str) -> None:
+    (section,) = re.findall(rf"^### `{name}`\n(.*?)(?=^### |\Z)", events.page(), re.MULTILINE | re.DOTALL)
+    listed = re.findall(r"^\[`(\w+)`\]\{#[\w-]+\}\n: \*[\w ]+\*\. [A-Z`].*\.$", section, re.MULTILINE)
+    written = json.loads(to_line(KINDS[name]()))
+    assert ["at", "event", "run_id", *listed] == [*written]
+
+
+def test_the_page_on_the_history_names_the_keys_that_every_line_has(repository: Path) -> None:
+    page = (repository / "docs/reference/history.md").read_text()
+    (part,) = re.findall(r"^## Keys of every event\n(.*?)^## ", page, re.MULTILINE | re.DOTALL)
+    assert sorted(re.findall(r"^`(\w+)`\n: ", part, re.MULTILINE)) == ["at", "event", "run_id"]
+    (line,) = re.findall(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    event = from_line(line.encode())
+    assert event is not None
+    assert to_line(event).decode() == line
