@@ -52,7 +52,7 @@ def to_json(found: Mapping[str, Statistics]) -> bytes:
     return json.dumps(values, separators=(",", ":")).encode()
 
 
-def from_json(data: bytes, path: str = "") -> dict[str, Statistics]:
+def from_json(data: bytes, path: str = "") -> dict[str, Statistics] | None:
     """Reads the bytes of a record.
 
     Args:
@@ -60,17 +60,18 @@ def from_json(data: bytes, path: str = "") -> dict[str, Statistics]:
         path: the file, for messages.
 
     Returns:
-        the statistics by the names of the tensors.
+        the statistics by the names of the tensors; None where a newer marlin-ckpt wrote them in another way.
 
     Raises:
         UnsafeCheckpointError: it would take more memory than any record of its length that marlin-ckpt wrote.
-        ValueError: it is no such record, or a newer marlin-ckpt wrote it.
+        ValueError: it is no such record.
     """
     check_json(data, path)
     try:
         values = json.loads(data)
-        if values["format_version"] != _FORMAT_VERSION:
-            raise ValueError("its format is not known here")
+        version = values["format_version"]
+        if type(version) is int and version > _FORMAT_VERSION:
+            return None
         names = _names(values["names"])
         columns = [_numbers(values[key], len(names)) for key in ("norm", "min", "max")]
         found = dict(zip(names, map(Statistics, *columns), strict=True))
@@ -91,7 +92,8 @@ def read(source: Source) -> dict[str, Statistics] | None:
         source: the file.
 
     Returns:
-        the statistics by the names of the tensors; None where the file has none.
+        the statistics by the names of the tensors; None where the file has none, or none in a way that is
+        known here.
 
     Raises:
         CorruptCheckpointError: the file is damaged, as far as it was read.

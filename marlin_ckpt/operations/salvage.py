@@ -4,11 +4,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from marlin_ckpt.directory import leftovers
 from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError, StorageError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats import manifest
+from marlin_ckpt.formats import manifest, statistics
 from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.format import Format, detect
 from marlin_ckpt.formats.manifest import Manifest
@@ -231,7 +232,8 @@ def _write(source: Source, salvage: Salvage, output: PathText) -> None:
 
     def fill(target: Target) -> None:
         orders = [recovery.read_found(source, one) for one in salvage.intact if one.name == "byteorder"]
-        write_state(target, salvage.pickle, orders[0] if orders else None, data(), salvage.manifest)
+        order = orders[0] if orders else None
+        write_state(target, salvage.pickle, order, data(), salvage.manifest, _kept(source, salvage))
 
     leftovers.sweep_beside(output)
     publish(output, fill, sum(one.size for one in salvage.intact))
@@ -241,6 +243,26 @@ def _write(source: Source, salvage: Salvage, output: PathText) -> None:
         with contextlib.suppress(OSError):
             os.unlink(output)
         raise
+
+
+class _Kept(NamedTuple):
+    """The statistics of the damaged file, for the new one; those of what is lost stay in them."""
+
+    data: bytes
+
+    def of(self, name: str, data: memoryview) -> None:
+        """Nothing is looked at."""
+
+    def record(self) -> tuple[str, bytes]:
+        """The record, as it was."""
+        return statistics.NAME, self.data
+
+
+def _kept(source: Source, salvage: Salvage) -> _Kept | None:
+    for one in salvage.intact:
+        if one.name == statistics.NAME and one.size <= statistics.MOST_BYTES:
+            return _Kept(recovery.read_found(source, one))
+    return None
 
 
 def _check(output: PathText) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from marlin_ckpt.formats.statistics import Statistics
 from marlin_ckpt.formats.values.arrays import Array
 
-BLOCK = 1 << 16  # elements
+BLOCK = 1 << 17  # elements
 _SUMMED = (np.dtype("f4"), np.dtype("f8"))  # the others are converted to one of these
 _ROW = 4096  # summed in the precision of its elements; BLAS shares longer ones with other threads
 # Between these bounds no square of a float32 that counts is too small or too large for one.

@@ -82,6 +82,7 @@ class _Storage:
             for tensor, found in self.scattered:
                 for block in arrays.blocks_of(self._data, tensor):
                     found.add(block)
+            self.scattered = []
 
 
 class Gathering:

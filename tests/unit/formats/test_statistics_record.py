@@ -39,10 +39,14 @@ def test_keys_that_are_not_known_are_ignored():
     assert repr(found["b"]) == repr(Statistics(2.0, math.nan, math.inf, 3))
 
 
+def test_a_record_of_a_later_format_says_nothing():
+    assert statistics.from_json(b'{"format_version":2}') is None
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        {"format_version": 2}, {"format_version": None}, {"names": None}, {"names": ["a"]},
+        {"names": [None, "b"]}, {"names": None}, {"names": ["a"]},
         {"names": ["a", 1]}, {"names": {"a": 1, "b": 2}}, {"norm": ["one", 1]}, {"norm": [True, 1]},
         {"norm": [[], 1]}, {"norm": [10**400, 1]}, {"min": {}}, {"min": [None, 1]}, {"max": None},
         {"nan": {"1": 1}}, {"nan": [[2, 1]]}, {"nan": [[-1, 1]]}, {"nan": [[0, 0]]},
