@@ -8,13 +8,14 @@ import hashlib
 import json
 import math
 import re
+from typing import get_args
 
 import pytest
 
-from marlin_ckpt.cli.views.report import movement
+from marlin_ckpt.cli.views.report import movement, timeline
 from marlin_ckpt.cli.views.report.page import page
 from marlin_ckpt.cli.views.report.parts.figures import number, percent
-from marlin_ckpt.operations.report.course import Point
+from marlin_ckpt.operations.report.course import How, Point
 from marlin_ckpt.operations.report.values import Report, Size
 from tests.support import reports
 from tests.support.html_pages import Page
@@ -192,6 +193,17 @@ def test_one_checkpoint_has_the_sections_that_it_can_have():
     assert seen.faults == []
     assert {"metrics", "sizes", "summary"} == {v["id"] for n, v in seen.elements if n == "section"}
     assert "0.25" in seen.text
+
+
+@pytest.mark.parametrize("how", get_args(How))
+def test_every_end_of_a_process_has_a_sign_and_a_word(how):
+    report = REPORTS["plain"]
+    run = report.runs[0]
+    ended = dataclasses.replace(run, starts=tuple(dataclasses.replace(one, how=how) for one in run.starts))
+    seen = Page(page(dataclasses.replace(report, runs=(ended,))))
+    assert all(row[4].strip() for row in seen.table("runs-table"))
+    signs = [values["href"] for name, values in seen.elements if name == "use"]
+    assert f"#{timeline.ENDS[how][0]}" in signs
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e308, -1e308, 5e-324, 0.0])

@@ -136,7 +136,7 @@ def _rows_of(report: Report, directory: int) -> Iterator[Row]:
             by_key[full] = replace(before, metrics={**row.metrics, **before.metrics})
 
     for place, point in enumerate(report.points):
-        if not point.metrics or point.kind == "model":
+        if not point.metrics or not point.is_state:
             continue
         when = seconds_of(point.at)
         row = Row(

@@ -50,6 +50,8 @@ def show(report: Report, plots: dict[str, Any], heat: dict[str, Any]) -> Html:
     ]
     if moved.missing:
         said.append(f"{count(moved.missing, 'checkpoint')} without statistics left out.")
+    if moved.left_out:
+        said.append(f"{count(moved.left_out, 'checkpoint')} with statistics left out, as there are so many.")
     note = tag("p", " ".join(said), class_="quiet")
     unfold = tag("button", "Unfold all", type="button", id="unfold", hidden=True)
     script = tag("p", "A script draws the map; the numbers are in the table below.", class_="quiet noscript")

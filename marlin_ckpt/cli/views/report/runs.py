@@ -7,11 +7,9 @@ from typing import Any
 from marlin_ckpt.cli.text import count, duration
 from marlin_ckpt.cli.views.report.parts.figures import UNKNOWN, at, seconds_of
 from marlin_ckpt.cli.views.report.parts.markup import Html, details, icon, join, name, section, table, tag
+from marlin_ckpt.cli.views.report.timeline import ENDS
 from marlin_ckpt.operations.report.course import Run, Start
 from marlin_ckpt.operations.report.values import Report
-
-_SYMBOLS = {"finished": "check", "stopped": "stop", "failed": "cross", "killed": "killed", "unknown": "more"}
-_SAID = {"unknown": "no end known"}
 
 
 def show(report: Report) -> Html:
@@ -55,9 +53,9 @@ def _row(run: Run, number: int, start: Start) -> list[Any]:
     lasted = duration(end - begin) if begin is not None and end is not None and end >= begin else UNKNOWN
     ended = join(
         [
-            icon(_SYMBOLS[start.how]),
+            icon(ENDS[start.how][0]),
             " ",
-            _SAID.get(start.how, start.how),
+            ENDS[start.how][1],
             f": {start.error}" if start.error else "",
         ]
     )
@@ -72,7 +70,7 @@ def _row(run: Run, number: int, start: Start) -> list[Any]:
         ended,
         join(resumed),
         f"{start.world_size}" if start.world_size else UNKNOWN,
-        tag("code", start.git_commit[:10]) if start.git_commit else UNKNOWN,
-        tag("code", start.config_sha256[:10]) if start.config_sha256 else UNKNOWN,
+        tag("code", start.git_commit[:8]) if start.git_commit else UNKNOWN,
+        tag("code", start.config_sha256[:8]) if start.config_sha256 else UNKNOWN,
         ", ".join(f"{package} {version}" for package, version in start.versions.items()) or UNKNOWN,
     ]

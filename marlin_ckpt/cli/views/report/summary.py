@@ -46,14 +46,14 @@ def _facts(report: Report) -> list[Html]:
         return [
             *([_fact("Size", size(point.size_bytes)), _fact("Index", point.index)] if point else []),
             *([_fact("Step", f"{point.step:,}")] if point and point.step is not None else []),
-            *([_fact("Written", at(point.at))] if point else []),
+            *([_fact("Written", *at(point.at).split(" ", 1))] if point else []),
             *([_fact("Tensors of the module", f"{parameters:,}")] if parameters else []),
         ]
     facts = [_fact("Checkpoints", f"{totals.checkpoints:,}"), _fact("On disk", size(totals.size_bytes))]
     if report.newest is not None:
         newest = report.points[report.newest]
         where = f"step {newest.step:,}" if newest.step is not None else f"index {newest.index}"
-        facts.append(_fact("Newest", where, name(newest.name)))
+        facts.append(_fact("Newest", where, short(newest.name)))
     for metric in list(dict.fromkeys(one.metric for one in report.best))[:_MOST_BEST]:
         mine = [
             one for one in report.best if one.metric == metric and one.is_there and not math.isnan(one.value)
@@ -72,7 +72,7 @@ def _facts(report: Report) -> list[Html]:
 
 
 def _best(one: Best) -> Html:
-    return _fact(join(["Best ", short(one.metric, 24)]), number(one.value), name(one.name))
+    return _fact(join(["Best ", short(one.metric, 24)]), number(one.value), short(one.name))
 
 
 def _fact(title: object, value: object, about: object = "", *, bad: bool = False) -> Html:

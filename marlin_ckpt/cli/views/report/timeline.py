@@ -35,12 +35,13 @@ _SYMBOLS = {
     "signal": ("bolt", "signal"),
     "ended": ("stop", "ended"),
 }
-_HOW = {
+ENDS = {
     "finished": ("check", "finished"),
     "stopped": ("stop", "stopped by a signal"),
     "failed": ("cross", "failed"),
     "killed": ("killed", "killed"),
-    "unknown": ("more", "no end is known: it runs, or was killed"),
+    "running": ("more", "running"),
+    "unknown": ("unknown", "no end is known"),
 }
 
 
@@ -145,7 +146,7 @@ def _lane(run: Run, place: int, clock: Clock) -> Iterator[str]:
             f'<rect class="bar {one.how}" x="{plotting.percent(left)}" y="{top}" height="{_BAR}" rx="2"'
             f' width="{plotting.percent(max(right - left, 0.004))}"/>'
         )
-        symbol, _ = _HOW[one.how]
+        symbol, _ = ENDS[one.how]
         yield plotting.marks(symbol, [(right, top + _BAR / 2)], f"event end {symbol}")
 
 
@@ -207,7 +208,7 @@ def _legend(report: Report, happened: Sequence[Happening], saves: Sequence[Point
             symbol, words = _SYMBOLS[kind]
             shown[symbol] = f"{shown[symbol]}, {words}" if symbol in shown else words
     for how in dict.fromkeys(one.how for run in report.runs for one in run.starts):
-        symbol, words = _HOW[how]
+        symbol, words = ENDS[how]
         shown[symbol] = f"{shown[symbol]}, {words}" if symbol in shown else words
     items = [tag("li", icon(symbol), words) for symbol, words in shown.items()]
     if any(not one.is_there for one in saves):

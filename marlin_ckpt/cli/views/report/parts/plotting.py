@@ -101,6 +101,7 @@ SYMBOLS = Html(
     '<path id="bolt" d="M1.5-6.5-4 1.2H-.6L-1.5 6.5 4-1.2H.6Z"/>'
     '<rect id="stop" x="-4" y="-4" width="8" height="8"/>'
     '<path id="killed" d="M-6 0A6 6 0 1 0 6 0 6 6 0 1 0-6 0M-4-4 4 4"/>'
+    '<path id="unknown" d="M-4 0h1M-.5 0h1M3 0h1"/>'
     '<path id="check" d="M-5 0-1.5 4 5-4"/>'
     '<path id="more" d="M-5 0H4M0-4 4 0 0 4"/>'
     "</defs></svg>"
