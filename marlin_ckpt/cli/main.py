@@ -80,7 +80,7 @@ def _end(error: BaseException, arguments: list[str]) -> int:
     code = _code_of(error)
     if "--json" in itertools.takewhile(lambda one: one != "--", arguments):
         problems.document_of_failure(error, code)
-    _tell(error)
+    _tell(error, code)
     return code
 
 
@@ -109,8 +109,10 @@ def _code_of(error: BaseException) -> int:
     return error.exit_code if isinstance(error, (MarlinError, typer.TyperException)) else 1
 
 
-def _tell(error: BaseException) -> None:
+def _tell(error: BaseException, code: int) -> None:
     """Prints the error that ended a command for people, where there is something to print."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        problems.stopped(code)
     if isinstance(error, SystemExit):
         if not (error.code is None or isinstance(error.code, int)):
             problems.exit_message(str(error.code))

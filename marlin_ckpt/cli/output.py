@@ -25,6 +25,7 @@ def prepared(command: str) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         documents.command, documents.is_printed, documents.so_far = command, False, dict
+        documents.when_stopped = None
         for fd, name in enumerate(("stdin", "stdout", "stderr")):
             stream = getattr(sys, name)
             if stream is None:
@@ -165,11 +166,13 @@ class Documents:
         command: its name.
         is_printed: whether it has been printed.
         so_far: makes what it holds where the command ends before it prints it.
+        when_stopped: says what was done where a signal ends the command; None where there is nothing to say.
     """
 
     command = ""
     is_printed = False
     so_far: Callable[[], dict[str, Any]] = dict
+    when_stopped: Callable[[], str] | None = None
 
 
 documents = Documents()

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import output, stopping
 from marlin_ckpt.errors import ArgumentsError, ConfigError, MarlinError, StorageError
 from marlin_ckpt.escaping import escape
 
@@ -41,6 +41,12 @@ def _hint_of(problem: BaseException) -> str:
         return f"{'marlin-ckpt' if context is None else context.command_path} --help"
     is_unexpected = isinstance(problem, Exception) and not isinstance(problem, output.ReaderGoneError)
     return "MARLIN_CKPT_TRACEBACK=1 in the environment shows where it came from" if is_unexpected else ""
+
+
+def stopped(exit_code: int) -> None:
+    """Prints what a command that a signal has stopped had done, where it says so."""
+    if not output.documents.is_printed and (said := stopping.line(exit_code)):
+        output.talk(said)
 
 
 def exit_message(message: str) -> None:

@@ -197,7 +197,9 @@ def _remove(store: Store, removal: Removal) -> None:
     store.remove(removal.name, removal.identity)
 
 
-def carry_out(plan: Plan, dispose: Dispose = _remove) -> Outcome:
+def carry_out(
+    plan: Plan, dispose: Dispose = _remove, on_removed: Callable[[Removal], None] = lambda _: None
+) -> Outcome:
     """Removes what a plan names; what cannot be removed is reported and the rest goes on.
 
     What has gone meanwhile, or is being removed by another process, counts neither as removed nor as a
@@ -206,6 +208,7 @@ def carry_out(plan: Plan, dispose: Dispose = _remove) -> Outcome:
     Args:
         plan: what to remove.
         dispose: takes it away; what a dead run left half written is always removed.
+        on_removed: called with each that is gone.
     """
     removed: list[Removal] = []
     failures = list(plan.unreadable)
@@ -217,6 +220,7 @@ def carry_out(plan: Plan, dispose: Dispose = _remove) -> Outcome:
                 store = store or stack.enter_context(open_store(plan.directory, follows=False))
                 (_remove if is_rest else dispose)(store, removal)
                 removed.append(removal)
+                on_removed(removal)
             except FileNotFoundError:
                 continue
             except OSError as error:

@@ -7,7 +7,7 @@ to it. It is moved there and back by changes of names alone, so that not one of 
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory import removing
@@ -60,11 +60,12 @@ def _number(name: str) -> int:
     return int(last) if len(last) >= _DIGITS and last.isascii() and last.isdigit() else 0
 
 
-def fill(plan: Plan) -> Outcome:
+def fill(plan: Plan, on_removed: Callable[[Removal], None] = lambda _: None) -> Outcome:
     """Carries out a removal by moving the files into the trash.
 
     Args:
         plan: from a function of `removing` or of retention.
+        on_removed: called with each that is moved.
 
     Returns:
         what was moved and what could not be; what dead runs left half written is removed at once.
@@ -83,7 +84,7 @@ def fill(plan: Plan) -> Outcome:
         store.move(removal.name, f"{batches[0]}/{removal.name}", removal.identity)
 
     try:
-        return removing.carry_out(plan, take)
+        return removing.carry_out(plan, take, on_removed)
     finally:
         if batches:
             with contextlib.suppress(MarlinError):  # where nothing could be moved
@@ -96,12 +97,15 @@ def _batches(store: Store) -> Iterator[int]:
         yield from filter(None, map(_number, store.list(TRASH).folders))
 
 
-def bring_back(directory: PathText, *, dry_run: bool = False) -> Outcome:
+def bring_back(
+    directory: PathText, *, dry_run: bool = False, on_moved: Callable[[Removal], None] = lambda _: None
+) -> Outcome:
     """Brings back what the last removal moved into the trash; what was put in its place meanwhile stays.
 
     Args:
         directory: the directory whose trash it is.
         dry_run: only say what would be brought back.
+        on_moved: called with each that is back.
 
     Returns:
         what left the trash, by the paths that it has now, and what could not.
@@ -121,7 +125,7 @@ def bring_back(directory: PathText, *, dry_run: bool = False) -> Outcome:
             raise CheckpointNotFoundError("there is nothing in the trash", store.place)
     if dry_run:
         return Outcome(tuple(found), ())
-    done = removing.carry_out(Plan(store.place, tuple(found)), _put_back)
+    done = removing.carry_out(Plan(store.place, tuple(found)), _put_back, on_moved)
     remove_folders(directory)
     return done
 

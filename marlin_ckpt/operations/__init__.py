@@ -1,7 +1,7 @@
 """What the commands do with checkpoints, without torch; each module is named after its command.
 
 - `one` verifies and inspects one checkpoint by its path, for `marlin_ckpt.verify` and `marlin_ckpt.inspect`.
-- `verify` reads files whole and judges them; `salvage` writes what is intact of a damaged file.
+- `verify` reads files whole and judges them; `rescue` is about those that are damaged; see there.
 - `diff` compares two files; `pairs` reads the tensors that both have, on several threads; `values` compares
   what else they hold.
 - `export` writes the weights of a checkpoint to a new file or folder, `average` those of several;

@@ -3,6 +3,7 @@
 import fnmatch
 import functools
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -113,7 +114,13 @@ class Comparison:
         return sorted(found, key=lambda one: (-one.distance.relative, -one.distance.differing, one.name))
 
 
-def compare(a: Checked, b: Checked, state: str | None = None, pattern: str | None = None) -> Comparison:
+def compare(
+    a: Checked,
+    b: Checked,
+    state: str | None = None,
+    pattern: str | None = None,
+    on_pair: Callable[[str, int, Distance | None], None] = lambda *_: None,
+) -> Comparison:
     """Compares two files, reading all that it compares.
 
     Where they hold the state of the module by other names, or one is nothing but that state, or their layouts
@@ -124,6 +131,8 @@ def compare(a: Checked, b: Checked, state: str | None = None, pattern: str | Non
         b: the second.
         state: the only state to compare, by its name in each of them that has one.
         pattern: compare only tensors whose names match, as `fnmatch` reads it, and no other values.
+        on_pair: called when the values of a tensor are compared, with its name, how many such pairs there
+            are, and the distance if they differ.
 
     Raises:
         MarlinError: one of them has no such state.
@@ -137,6 +146,7 @@ def compare(a: Checked, b: Checked, state: str | None = None, pattern: str | Non
     b.expect(other for _, other in alike.values())
     measured = Pairs(a, b).measure(alike.values())
     for (name, (one, other)), distance in zip(alike.items(), measured, strict=True):
+        on_pair(name, len(alike), distance)
         change = Change.SAME if distance is None else Change.CHANGED
         found.append(Difference(name, change, one, other, distance))
     changed = [one.name for one in found if one.change is not Change.SAME]

@@ -126,7 +126,21 @@ def read(path: str) -> Contents:
         with open_store(entry.place or os.curdir) as store:
             return _layout(entry).contents(store, entry)
 
-    return again_if_stale(look)
+    with _with_remedy(path):
+        return again_if_stale(look)
+
+
+@contextlib.contextmanager
+def _with_remedy(path: str) -> Iterator[None]:
+    """Has the error that a checkpoint is damaged name the next command."""
+    try:
+        yield
+    except CorruptCheckpointError as error:
+        if not error.hint and f"{error.where}/".startswith(f"{path.rstrip('/')}/"):
+            from marlin_ckpt.operations.rescue.remedies import remedy  # noqa: PLC0415 - whole files go without
+
+            error.hint = str(remedy(path))
+        raise
 
 
 @contextlib.contextmanager
@@ -145,6 +159,7 @@ def opened(path: str) -> Iterator[Checked]:
             source = stack.enter_context(open_standard_input())
             yield CheckedFile(source, read_contents(source))
             return
+        stack.enter_context(_with_remedy(path))
         entry = _folder(path)
         if entry is None:
             source = stack.enter_context(open_source(path))

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError
@@ -10,14 +10,17 @@ from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.layouts import hub
 from marlin_ckpt.formats.verdicts import Status, Verdict
 from marlin_ckpt.formats.zip.records import OnBytes
+from marlin_ckpt.operations.rescue import remedies as rescue
+from marlin_ckpt.operations.rescue.remedies import Remedy
 from marlin_ckpt.storage.local.files import open_standard_input
 
 _MOST_NAMES = 3
+_NOT_BAD = (Status.INTACT, Status.REPACKED, Status.UNVERIFIABLE)
 
 
 def verify(
     entries: Iterable[Entry], on_bytes: OnBytes = lambda _: None, *, deep: bool = False
-) -> list[Verdict]:
+) -> Iterator[Verdict]:
     """Reads files whole, one after the other.
 
     Args:
@@ -25,14 +28,15 @@ def verify(
         on_bytes: called, from several threads, with each further number of bytes that were read.
         deep: also compare what lies in a cache of the Hugging Face hub with the digests that name it.
 
+    Yields:
+        the verdict on each.
+
     Raises:
         StorageError: a file cannot be read.
     """
-    found = []
     for entry in entries:
         with contextlib.suppress(CheckpointNotFoundError):
-            found.append(verification.verify(entry, on_bytes, deep=deep))
-    return found
+            yield verification.verify(entry, on_bytes, deep=deep)
 
 
 def verify_standard_input(on_bytes: OnBytes = lambda _: None) -> Verdict:
@@ -70,6 +74,13 @@ def nothing_in(named: Iterable[str], entries: Sequence[Entry]) -> list[Checkpoin
             )
             errors.append(CheckpointNotFoundError("nothing to verify in this directory", path, hint))
     return errors
+
+
+def remedies(found: Sequence[Verdict]) -> dict[str, Remedy]:
+    """What to do about each file that is damaged or incomplete, by its path."""
+    there = [one for one in found if os.path.lexists(one.path)]
+    bad = [one.path for one in there if one.status.is_bad]
+    return rescue.remedies(bad, [one.path for one in there if one.status in _NOT_BAD])
 
 
 def is_bad(found: Iterable[Verdict], named: Container[str], *, strict: bool = False) -> bool:

@@ -82,11 +82,11 @@ def test_no_run_begins_while_it_removes(tmp_path, run_main, monkeypatch):
         pass
     carry_out = trash.fill
 
-    def looks(plan):
+    def looks(plan, **options):
         with pytest.raises(lease.DirectoryInUseError), own.running():
             pytest.fail("a run begins")
         seen.append(len(plan.removals))
-        return carry_out(plan)
+        return carry_out(plan, **options)
 
     monkeypatch.setattr(trash, "fill", looks)
     assert run_main("clean", str(tmp_path), "--to-trash", "--yes")[0] == 0

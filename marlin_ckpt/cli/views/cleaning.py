@@ -5,7 +5,7 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import output, stopping
 from marlin_ckpt.cli.text import count, size
 from marlin_ckpt.cli.views import removals
 from marlin_ckpt.cli.views.removals import How
@@ -25,6 +25,15 @@ from marlin_ckpt.keep import RetentionArguments
 def remove(how: How, plan: Plan) -> int:
     """Removes files, and says which; returns the exit code."""
     return _report(how, _carry_out(plan, how, lists=True))
+
+
+def say_when_stopped(how: How, *, undoes: bool) -> None:
+    """Has a signal that stops the command say how many files are gone, or are back."""
+    verb = "brought back" if undoes else how.verb
+    document = removals.returned if undoes else removals.document
+    stopping.says(
+        lambda: stopping.removed(how.gone, verb), lambda: document(how, Outcome(tuple(how.gone), ()))
+    )
 
 
 def tell_of_folders(found: Collection[Entry]) -> None:
@@ -91,9 +100,11 @@ def _carry_out(plan: Plan, how: How, *, lists: bool) -> Outcome:
     with _alone(how, plan.removals):
         if plan.removals and how.asks:
             removals.confirm_removal(plan, lists=lists)
-        done = trash.fill(plan) if how.to_trash else removing.carry_out(plan)
-        history.went(done.removed, "clean --to-trash" if how.to_trash else "clean")
-        return done
+        try:
+            carry_out = trash.fill if how.to_trash else removing.carry_out
+            return carry_out(plan, on_removed=how.gone.append)
+        finally:  # also when a signal has stopped it
+            history.went(tuple(how.gone), "clean --to-trash" if how.to_trash else "clean")
 
 
 def _alone(how: How, changes: tuple[Removal, ...]) -> AbstractContextManager[None]:
@@ -128,8 +139,10 @@ def undo(how: How) -> int:
     done = trash.bring_back(how.directory, dry_run=True)
     if not how.dry_run:
         with _alone(how, done.removed):
-            done = trash.bring_back(how.directory)
-            history.came_back(done.removed)
+            try:
+                done = trash.bring_back(how.directory, on_moved=how.gone.append)
+            finally:
+                history.came_back(tuple(how.gone))
     if how.json:
         output.document(removals.returned(how, done))
     else:

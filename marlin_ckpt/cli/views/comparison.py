@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import output, stopping
 from marlin_ckpt.cli.text import count, cut
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.escaping import escape
@@ -13,6 +13,26 @@ from marlin_ckpt.operations.diff import Comparison, Difference, Layer
 from marlin_ckpt.operations.values import ValueDifference
 
 _LONGEST_VALUE = 60
+
+
+class Done:
+    """What of a comparison is done."""
+
+    def __init__(self) -> None:
+        self._pairs = self._total = 0
+        self._differing: list[str] = []
+
+    def pair(self, name: str, total: int, distance: Distance | None) -> None:
+        """Counts a tensor, of so many, whose values differ or not."""
+        self._pairs, self._total = self._pairs + 1, total
+        if distance is not None:
+            self._differing.append(name)
+
+    def words(self) -> str:
+        """What a comparison that is stopped says."""
+        if not self._pairs:
+            return "no tensors were compared"
+        return stopping.progress(self._pairs, self._total, "tensor", "compared", self._differing, "different")
 
 
 def show(paths: tuple[str, str], found: Comparison, *, with_same: bool, each: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from marlin_ckpt.cli import output, terminal
+from marlin_ckpt.cli import output, stopping, terminal
 from marlin_ckpt.cli.text import count
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.escaping import escape
@@ -34,10 +34,13 @@ def progress(
         a function to be called with the name of a run, its step, and the number of steps.
     """
     begun: dict[str, tuple[int, float]] = {}
+    at = ["nothing was trained"]
+    stopping.says(lambda: f"{at[0]}; nothing is proven")
     with contextlib.ExitStack() as stack:
         shown: list[Callable[[str, int], None]] = []
 
         def tell(name: str, step: int, steps: int) -> None:
+            at[0] = f"{_RUNS[name]}, step {step} of {steps}"
             if quiet:
                 return
             if is_first := name not in begun:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from marlin_ckpt.cli import output
@@ -25,6 +25,7 @@ class How:
         dry_run: only say what would be done.
         asks: a person on a terminal is asked first.
         json: say it as a document.
+        gone: what has been removed or brought back so far.
     """
 
     directory: str
@@ -32,6 +33,12 @@ class How:
     dry_run: bool
     asks: bool
     json: bool
+    gone: list[Removal] = field(default_factory=list)
+
+    @property
+    def verb(self) -> str:
+        """What is done to files."""
+        return "moved to the trash" if self.to_trash else "removed"
 
 
 def confirm_removal(plan: Plan, *, lists: bool) -> None:

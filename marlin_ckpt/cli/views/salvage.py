@@ -6,7 +6,7 @@ from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, size
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.escaping import escape
-from marlin_ckpt.operations.salvage import Salvage
+from marlin_ckpt.operations.rescue.salvage import Salvage
 
 
 def show(found: Salvage, destination: str) -> None:

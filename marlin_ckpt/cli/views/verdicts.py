@@ -1,13 +1,19 @@
 """The verdicts of `verify` on files, and on those that a search for an intact one excludes."""
 
-from collections import Counter
-from typing import Any
+from __future__ import annotations
 
-from marlin_ckpt.cli import output
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from marlin_ckpt.cli import output, stopping
 from marlin_ckpt.cli.text import count, size
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats.verdicts import Verdict
+
+if TYPE_CHECKING:  # `latest` needs none
+    from marlin_ckpt.operations.rescue.remedies import Remedy
 
 
 def passed_over(path: str, reason: str) -> None:
@@ -15,11 +21,12 @@ def passed_over(path: str, reason: str) -> None:
     output.talk(f"passed over {escape(path)}: {escape(reason)}")
 
 
-def show(found: list[Verdict], *, quiet: bool) -> None:
-    """Prints a line for each file, and how many there are of each verdict.
+def show(found: list[Verdict], remedies: Mapping[str, Remedy], *, quiet: bool) -> None:
+    """Prints a line for each file, how many there are of each verdict, and what to type next.
 
     Args:
         found: the verdicts.
+        remedies: for what is bad, by the paths.
         quiet: print only the lines of files that are not intact.
     """
     for one in found:
@@ -31,13 +38,35 @@ def show(found: list[Verdict], *, quiet: bool) -> None:
         counts = ", ".join(f"{number} {status}" for status, number in sorted(numbers.items()))
         total = size(sum(one.size_bytes for one in found))
         output.talk(f"{count(len(found), 'file')}, {total}: {counts}")
+        salvages = [one.salvage for one in remedies.values() if one.salvage]
+        for hint in (*salvages[:_MOST_SALVAGED], *dict.fromkeys(one.whole for one in remedies.values())):
+            output.talk(f"hint: {escape(hint)}")
 
 
-def document(found: list[Verdict]) -> dict[str, Any]:
-    """The document of `verify --json`."""
+_MOST_SALVAGED = 3  # files whose salvage is spelt out
+
+
+def hint(remedy: Remedy) -> None:
+    """Prints what to do about a checkpoint of which a part is missing."""
+    output.talk(f"hint: {escape(str(remedy))}")
+
+
+def so_far(found: list[Verdict], total: int) -> str:
+    """What `verify` had done when it was stopped, of so many files."""
+    bad = [one.path for one in found if one.status.is_bad]
+    return stopping.progress(len(found), total, "file", "verified", bad, "damaged")
+
+
+def document(found: list[Verdict], remedies: Mapping[str, Remedy]) -> dict[str, Any]:
+    """The document of `verify --json`; its arguments are those of `show`."""
     keys = ("path", "status", "tensors", "size_bytes")
     return {
         "files": [
-            {**facts(one, *keys), "reason": one.reason or None, "hint": one.hint or None} for one in found
+            {**facts(one, *keys), "reason": one.reason or None, "hint": _hint(one, remedies)} for one in found
         ]
     }
+
+
+def _hint(one: Verdict, remedies: Mapping[str, Remedy]) -> str | None:
+    whole = str(remedies[one.path]) if one.path in remedies else ""
+    return "; ".join(filter(None, (one.hint, whole))) or None

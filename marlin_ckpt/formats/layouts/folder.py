@@ -102,8 +102,13 @@ class FolderLayout(Layout):
         from marlin_ckpt.formats.layouts.parts import Makeup, Part  # noqa: PLC0415
 
         files = _files(_read_manifest(store, entry), entry.path)
-        parts = [Part(one.name, one.name) for one in files if one.name.rpartition(".")[2] in EXTENSIONS]
-        return assembly.assemble(Folder(store, entry), NAME, Makeup(parts))
+        status, reason = _compare(entry, files)
+        there = {_within(entry, one.name) for one in entry.members}
+        readable = [
+            one.name for one in files if one.name.rpartition(".")[2] in EXTENSIONS and one.name in there
+        ]
+        makeup = Makeup([Part(name, name) for name in readable], missing=[reason] if status else [])
+        return assembly.assemble(Folder(store, entry), NAME, makeup)
 
 
 def _read_manifest(store: Store, entry: Entry) -> Manifest:

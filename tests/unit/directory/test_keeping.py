@@ -204,7 +204,7 @@ def test_a_file_that_is_replaced_after_the_decision_stays(saved):
 
 
 def test_a_salvaged_file_with_tensors_lost_takes_no_place(saved, tmp_path):
-    from marlin_ckpt.operations import salvage
+    from marlin_ckpt.operations.rescue import salvage
 
     flip(saved / "model_4.pt")
     salvage.salvage(os.fspath(saved / "model_4.pt"), saved / "model_6.pt")

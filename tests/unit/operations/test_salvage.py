@@ -20,7 +20,7 @@ from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, MarlinError
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.formats.verification import verify
 from marlin_ckpt.formats.zip import structures
-from marlin_ckpt.operations.salvage import salvage
+from marlin_ckpt.operations.rescue.salvage import salvage
 from tests.support.torch_records import records
 
 WEIGHTS = {f"layers.{number}.weight": torch.randn(40 + number, 50) for number in range(20)}

@@ -15,7 +15,7 @@ from marlin_ckpt import Checkpoint
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.errors import BadFileError
 from marlin_ckpt.formats.zip import structures
-from marlin_ckpt.operations.salvage import examine, salvage
+from marlin_ckpt.operations.rescue.salvage import examine, salvage
 from tests.support.sources import bytes_source
 from tests.support.torch_records import records
 

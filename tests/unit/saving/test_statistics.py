@@ -30,7 +30,7 @@ from marlin_ckpt.formats.values.distribution import checked_distributions
 from marlin_ckpt.formats.values.dtypes import DTYPES
 from marlin_ckpt.formats.values.gathering import Gathering
 from marlin_ckpt.operations.one import opened
-from marlin_ckpt.operations.salvage import salvage
+from marlin_ckpt.operations.rescue.salvage import salvage
 
 NAN, INF = math.nan, math.inf
 LARGE = 3_000_000  # elements, so that a float32 storage spans several pieces of the writer

@@ -3,7 +3,7 @@
 import contextlib
 from typing import Annotated
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import output, stopping
 from marlin_ckpt.cli.options import (
     Dtype,
     Force,
@@ -45,6 +45,7 @@ def average(
     from marlin_ckpt.operations.weights_file import output as output_of
 
     target = output_of(destination, shard_size, force=force)
+    stopping.writes(destination)
     wanted = Wanted.of(state, strip_prefix, dtype)
     with contextlib.ExitStack() as stack:
         checked = [stack.enter_context(opened(file)) for file in files]

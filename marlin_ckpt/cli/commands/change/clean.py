@@ -78,6 +78,7 @@ def clean(
     if undo + empty_trash + to_trash > 1 or ((undo or empty_trash) and given is not None):
         raise typer.BadParameter("--undo and --empty-trash go alone, each with the directory")
     how = How(directory, to_trash=to_trash, dry_run=dry_run, asks=not (yes or dry_run), json=json)
+    cleaning.say_when_stopped(how, undoes=undo)
     if undo:
         return cleaning.undo(how)
     if empty_trash:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import output, stopping
 from marlin_ckpt.cli.options import Dtype, Force, Json, Output, ShardSize, State, StripPrefix, argument, flag
 
 EXAMPLE = "Example: marlin-ckpt export model_7.pt -o model.safetensors --dtype bf16"
@@ -30,6 +30,7 @@ def export(
     from marlin_ckpt.operations.weights_file import output as output_of
 
     target = output_of(destination, shard_size, force=force)
+    stopping.writes(destination)
     wanted = operation.Wanted.of(state, strip_prefix, dtype, is_dequantized=dequantize)
     with opened(file) as checked:
         done = operation.export(checked, target, wanted)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import output, stopping
 from marlin_ckpt.cli.options import Json, argument
 from marlin_ckpt.errors import BadFileError
 
@@ -24,8 +24,9 @@ def salvage(
     holds; nothing is guessed or filled in.
     """
     from marlin_ckpt.cli.views import salvage as view
-    from marlin_ckpt.operations import salvage as operation
+    from marlin_ckpt.operations.rescue import salvage as operation
 
+    stopping.writes(destination)
     found = operation.salvage(file, destination)
     output.result(json, lambda: view.document(found, destination), lambda: view.show(found, destination))
     return BadFileError.exit_code if found.lost or found.doubts else 0

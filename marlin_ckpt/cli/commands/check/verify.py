@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from marlin_ckpt.cli import output, problems
+from marlin_ckpt.cli import output, problems, stopping
 from marlin_ckpt.cli.options import Json, Recursive, argument, flag
 from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError
 
@@ -28,6 +28,7 @@ def verify(
     """
     from marlin_ckpt.cli.views import verdicts as view
     from marlin_ckpt.directory import catalog
+    from marlin_ckpt.formats.verdicts import Verdict
     from marlin_ckpt.naming import EXTENSIONS
     from marlin_ckpt.operations import verify as operation
     from marlin_ckpt.storage.local.files import STANDARD_INPUT
@@ -37,10 +38,17 @@ def verify(
     nothing_in = operation.nothing_in(named, entries)
     if nothing_in and not entries:
         raise nothing_in[0]
+    found: list[Verdict] = []
+    total = len(entries) + (len(named) < len(paths))
+    stopping.says(lambda: view.so_far(found, total), lambda: view.document(found, {}))
     with output.bytes_bar(sum(entry.size_bytes for entry in entries), quiet=quiet or json) as on_bytes:
-        found = [operation.verify_standard_input(on_bytes)] if len(named) < len(paths) else []
-        found += operation.verify(entries, on_bytes, deep=deep)
-    output.result(json, lambda: view.document(found), lambda: view.show(found, quiet=quiet))
+        if len(named) < len(paths):
+            found.append(operation.verify_standard_input(on_bytes))
+        found.extend(operation.verify(entries, on_bytes, deep=deep))
+    remedies = operation.remedies(found) if json or not quiet else {}
+    output.result(
+        json, lambda: view.document(found, remedies), lambda: view.show(found, remedies, quiet=quiet)
+    )
     if deep and not operation.has_digest(entries):
         output.talk("hint: --deep compared nothing: none of them lies in a cache of the Hugging Face hub")
     if operation.is_bad(found, paths, strict=strict):

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import output, stopping
 from marlin_ckpt.cli.options import Json, argument, flag, option
 
 EXAMPLE = "Example: marlin-ckpt diff model_1.pt model_2.pt; exits 1 when something differs, as diff does."
@@ -32,8 +32,10 @@ def diff(
     from marlin_ckpt.operations.one import opened
 
     paths = before, after
+    done = view.Done()
+    stopping.says(done.words, lambda: {"paths": paths})
     with opened(before) as a, opened(after) as b:
-        found = compare(a, b, state, tensors)
+        found = compare(a, b, state, tensors, done.pair)
     each = all_ or tensors is not None
     output.result(
         json,

@@ -55,3 +55,8 @@ def show(
         tensors_view.show(listed)
     else:
         view.show(found, depth, order)
+    if found.gaps and not json:
+        from marlin_ckpt.cli.views import verdicts
+        from marlin_ckpt.operations.rescue.remedies import remedy
+
+        verdicts.hint(remedy(file))
