@@ -20,13 +20,16 @@ from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArgu
 _TORCH_SAVE = "torch.save + fsync"
 _RAW_MIB = (8, 64)  # in one write; the better one is the limit
 _RAW = "raw write"
+_STATISTICS = "with statistics of its tensors"
 _MEMORY_MIB = 64  # that a save may take beyond the state
 _MEMORY_FILE_SYSTEM = Path("/dev/shm")
 
 
-def ours(checkpoint: Checkpoint, directory: Path) -> Call:
+def ours(checkpoint: Checkpoint, directory: Path, *, statistics: bool = False) -> Call:
     """Our save of a state."""
-    arguments = DefaultCheckpointerArguments(save_dir=str(directory), model_state_save_dir=None)
+    arguments = DefaultCheckpointerArguments(
+        save_dir=str(directory), model_state_save_dir=None, statistics=statistics
+    )
     checkpointer = DefaultCheckpointer(arguments)
     return lambda: checkpointer.save(checkpoint, 0)
 
@@ -57,7 +60,8 @@ def beside_the_disk(setting: Setting) -> list[Row]:
     directory, checkpoint = setting.directory, training(setting.sizes.medium).checkpoint()
     savers = {_TORCH_SAVE: peers.torch_save, **peers.found(directory, setting.leave_out, with_bound=True)}
     raw = _raw(setting, size_bytes(checkpoint))
-    timings = _timed(setting, checkpoint, savers, raw)
+    with_statistics = {_STATISTICS: ours(checkpoint, directory, statistics=True)}
+    timings = _timed(setting, checkpoint, savers, raw | with_statistics)
     if not timings:
         return []
     what = f"save {size_text(size_bytes(checkpoint))}"
@@ -71,6 +75,10 @@ def beside_the_disk(setting: Setting) -> list[Row]:
         Row("save", what, name, mine.wall_s, timings[name].wall_s, setting.rounds, bounds[name])
         for name in savers
     ]
+    figured = timings[_STATISTICS]
+    rows.append(
+        Row("save", f"{what} {_STATISTICS}", "ours", figured.wall_s, mine.wall_s, setting.rounds, 1.3)
+    )
     cpu = Row(
         "save cpu", f"{what}, processor time", _TORCH_SAVE, mine.cpu_s, torch_save.cpu_s, setting.rounds, 0.35
     )

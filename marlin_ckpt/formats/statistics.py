@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import CorruptCheckpointError
@@ -74,7 +76,9 @@ def from_json(data: bytes, path: str = "") -> dict[str, Statistics] | None:
             return None
         names = _names(values["names"])
         columns = [_numbers(values[key], len(names)) for key in ("norm", "min", "max")]
-        found = dict(zip(names, map(Statistics, *columns), strict=True))
+        rows = zip(*columns, repeat(0), repeat(0))
+        # As `Statistics._make` does, which takes three times as long.
+        found = dict(zip(names, map(partial(tuple.__new__, Statistics), rows), strict=True))
         counts = {key: _counts(values[key], len(names)) for key in ("nan", "inf")}
         for at in {*counts["nan"], *counts["inf"]}:
             nans, infinities = counts["nan"].get(at, 0), counts["inf"].get(at, 0)
@@ -108,7 +112,7 @@ def read(source: Source) -> dict[str, Statistics] | None:
 
 
 def _names(values: Any) -> list[str]:
-    if type(values) is not list or not all(type(name) is str for name in values):
+    if type(values) is not list or not {*map(type, values)} <= {str}:
         raise TypeError("its names are none")
     return values
 

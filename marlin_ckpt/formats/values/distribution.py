@@ -35,22 +35,6 @@ class Distribution(NamedTuple):
     histogram: tuple[int, ...]
 
 
-def statistics(source: Source, tensor: TensorInfo) -> Statistics:
-    """Reads the values of a tensor once, and computes what a checkpoint may have saved with it.
-
-    Args:
-        source: the file.
-        tensor: one of the file.
-
-    Raises:
-        As `arrays.read_bits` does.
-    """
-    found = Accumulator()
-    for block in arrays.blocks(source, tensor):
-        found.add(block)
-    return found.statistics()
-
-
 @np.errstate(all="ignore")
 def distribution(source: Source, tensor: TensorInfo) -> Distribution:
     """Reads the values of a tensor, twice, and computes in float64.
