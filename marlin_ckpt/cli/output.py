@@ -178,18 +178,23 @@ class Documents:
 documents = Documents()
 
 
-def document(value: dict[str, Any]) -> None:
+def document(value: dict[str, Any], many: str = "") -> None:
     """Prints the command's JSON document, in ASCII: all other characters are escapes in it.
 
     Args:
         value: what it holds beside the name of its schema.
+        many: the key of a long list whose items are as JSON has them: each has one line, which is faster.
     """
     import json
 
     from marlin_ckpt.formats.manifest import json_ready
 
     schema = {"schema": f"marlin-ckpt/{documents.command}/1"}
-    text = json.dumps(json_ready(schema | value), indent=2)
+    items = value.get(many) or ()
+    text = json.dumps(json_ready(schema | (value | {many: []} if items else value)), indent=2)
+    if items:
+        lines = ",\n    ".join([json.dumps(one, allow_nan=False) for one in items])
+        text = text.replace(f'"{many}": []', f'"{many}": [\n    {lines}\n  ]', 1)
     documents.is_printed = True
     data(text)
 

@@ -136,7 +136,7 @@ def _line(widths: Iterable[int]) -> int:
 
 def lines(table: Fitted) -> list[str]:
     """The lines of a table, its titles first; with styles where stdout takes them."""
-    paint, sign = painter(), _sign()
+    paint, sign = painter(), cut_sign()
     sides = [_sides(one, width, sign, paint) for one, width in zip(table.columns, table.widths, strict=True)]
     return [_SPACE.join(cells).rstrip() for cells in zip(*sides, strict=True)]
 
@@ -150,7 +150,7 @@ def _sides(column: Column, width: int, sign: str, paint: Callable[[str, str], st
     return [gap + one if column.is_right else one + gap for one, gap in zip(texts, gaps, strict=True)]
 
 
-def _sign() -> str:
+def cut_sign() -> str:
     """What stands for what is cut."""
     try:
         "\u2026".encode(sys.stdout.encoding or "ascii")

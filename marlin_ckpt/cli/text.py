@@ -1,7 +1,6 @@
 """Writes sizes, times, counts, names and values as a person reads them, all harmless to a terminal."""
 
 import itertools
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,41 +63,6 @@ def shape(sizes: Sequence[int]) -> str:
 def cut(text: str, longest: int = _LONGEST_NAME) -> str:
     """A text of so many characters at most, made harmless."""
     return escape(text if len(text) <= longest else text[:longest] + "...")
-
-
-def columns(text: str) -> int:
-    """How many columns of a terminal a harmless text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1
-        for one in text
-    )
-
-
-def middle(text: str, most: int) -> str:
-    """A harmless text that takes so many columns at most: of a longer one the middle is cut out."""
-    if columns(text) <= most:
-        return text
-    head, tail = text[: most - most // 2], text[len(text) - most // 2 :]
-    while head and columns(head) >= most - most // 2:
-        head = head[:-1]
-    while tail and columns(tail) > most // 2:
-        tail = tail[1:]
-    return f"{head}…{tail}"
-
-
-def folded(text: str, width: int) -> list[str]:
-    """A harmless text in lines of so many columns, broken at blanks; a longer word has a line of its own."""
-    lines, line, taken = [], "", 0
-    for word in text.split(" "):
-        its = columns(word)
-        if line and taken + 1 + its > width:
-            lines.append(line.rstrip())
-            line, taken = word, its
-        else:
-            line, taken = (f"{line} {word}", taken + 1 + its) if taken else (word, its)
-    return [*lines, line]
 
 
 def spark(values: Sequence[float], width: int = 40) -> str:

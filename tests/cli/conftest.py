@@ -29,9 +29,9 @@ def printed_documents(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict]]:
     printed: list[dict] = []
     document = output.document
 
-    def noted(value: dict) -> None:
+    def noted(value: dict, many: str = "") -> None:
         printed.append(json_ready({"schema": f"marlin-ckpt/{output.documents.command}/1", **value}))
-        document(value)
+        document(value, many)
 
     monkeypatch.setattr(output, "document", noted)
     yield printed

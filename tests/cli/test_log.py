@@ -23,8 +23,9 @@ from tools import schemas
 
 
 @pytest.fixture(autouse=True)
-def _in_utc(in_zone):
+def _in_utc(in_zone, monkeypatch):
     in_zone("UTC")
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture

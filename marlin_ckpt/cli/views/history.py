@@ -1,13 +1,12 @@
 """The history of a directory that `log` prints: a line for each event, or its document."""
 
-import shutil
-import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.colour import painter
-from marlin_ckpt.cli.text import columns, count, folded, middle
+from marlin_ckpt.cli.table import cut, cut_sign, line_width, width_of
+from marlin_ckpt.cli.text import count
 from marlin_ckpt.cli.views.events import GLUE, when, words
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.directory.history.events import (
@@ -53,33 +52,34 @@ def show(rows: Sequence[Row], run_ids: Collection[str]) -> None:
         run_ids: of all runs that there could be rows of.
     """
     ids = {one: escape(short) for one, short in short_ids(run_ids).items()} if len(run_ids) > 1 else {}
-    width = max((columns(short) + 2 for short in ids.values()), default=0)
-    cells = {one: short + " " * (width - columns(short)) for one, short in ids.items()}
+    width = max((width_of(short) + 2 for short in ids.values()), default=0)
+    cells = {one: short + " " * (width - width_of(short)) for one, short in ids.items()}
     none = " " * width
-    lay_out = _on_terminal(width) if sys.stdout.isatty() else _in_pipe
+    line = line_width()
+    lay_out = _whole if line is None else _folding(line, width)
     for begin in range(0, len(rows), _BLOCK):
         some = rows[begin : begin + _BLOCK]
         output.data("\n".join(lay_out(row, cells.get(row.run_id, none)) for row in some))
 
 
-def _in_pipe(row: Row, run: str) -> str:
+def _whole(row: Row, run: str) -> str:
     head, rest = words(row, escape)
     return f"{when(row.event.at)}  {run}{head} {rest}".replace(GLUE, " ").rstrip()
 
 
-def _on_terminal(taken: int) -> Callable[[Row, str], str]:
-    """What lays out a row for a terminal, folded below itself; `taken` are the columns of the run."""
-    paint = painter()
+def _folding(line: int, taken: int) -> Callable[[Row, str], str]:
+    """What lays out a row in lines of a width, folded below itself; `taken` are the columns of the run."""
+    paint, sign = painter(), cut_sign()
     indent = len("2026-11-27 12:00:00  ") + taken
-    width = max(_LEAST_WIDTH, shutil.get_terminal_size().columns - indent)
+    width = max(_LEAST_WIDTH, line - indent)
 
     def name_of(name: str) -> str:
-        return middle(escape(name), max(_LEAST_WIDTH, width // 2))
+        return cut(escape(name), max(_LEAST_WIDTH, width // 2), "middle", sign)
 
     def lay_out(row: Row, run: str) -> str:
         event = row.event
         head, rest = words(row, name_of)
-        first, *more = folded(f"{head} {rest}".rstrip(), width)
+        first, *more = _folded(f"{head} {rest}".rstrip(), width)
         style = _FAILED if isinstance(event, Ended) and event.how == "failed" else _STYLES[type(event)]
         if first.startswith(head):
             first = paint(head, style) + first[len(head) :]
@@ -87,6 +87,19 @@ def _on_terminal(taken: int) -> Callable[[Row, str], str]:
         return "\n".join([line, *(" " * indent + one for one in more)]).replace(GLUE, " ")
 
     return lay_out
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """A harmless text in lines of so many columns, broken at blanks; a longer word has a line of its own."""
+    lines, line, taken = [], "", 0
+    for word in text.split(" "):
+        its = width_of(word)
+        if line and taken + 1 + its > width:
+            lines.append(line.rstrip())
+            line, taken = word, its
+        else:
+            line, taken = (f"{line} {word}", taken + 1 + its) if taken else (word, its)
+    return [*lines, line]
 
 
 def tell_of_unread(past: Past) -> None:
@@ -115,8 +128,8 @@ def document(directory: str, past: Past, rows: Sequence[Row], runs: Sequence[Run
     return {
         "directory": directory,
         "runs": [{"run_id": run.run_id, "starts": [*map(_start, run.starts)]} for run in runs],
-        "events": [_event(row.event) for row in rows if not isinstance(row.event, Unended)],
         **facts(past, "unread", "newer"),
+        "events": [_event(row.event) for row in rows if not isinstance(row.event, Unended)],
     }
 
 

@@ -68,7 +68,7 @@ def log(
         found.reverse()
     runs = [one for one in runs if run_id in (None, one.run_id)]
     if json:
-        output.document(view.document(directory, past, found, runs))
+        output.document(view.document(directory, past, found, runs), many="events")
         return
     if found:
         view.show(found, [one.run_id for one in runs])
