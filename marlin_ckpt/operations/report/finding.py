@@ -5,43 +5,39 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from marlin_ckpt import grammars, naming
+from marlin_ckpt import naming
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.history import reading
 from marlin_ckpt.directory.history.events import Event, Removed, Resumed, Saved, SaveFailed
 from marlin_ckpt.directory.history.reading import Past
-from marlin_ckpt.entries import Entry
+from marlin_ckpt.formats.inspection import inspect
+from marlin_ckpt.formats.verdicts import Inspection, Status
 from marlin_ckpt.operations.report.course import Point
 from marlin_ckpt.storage.local.store import open_store
 
 
-def entries(directory: str, prefix: str | None, extension: str | None, recursive: bool) -> list[Entry]:
-    """The checkpoints of a directory, of whatever tool.
+def inspected(
+    directory: str, prefix: str | None, extension: str | None, recursive: bool
+) -> list[tuple[str, Inspection]]:
+    """What a directory has, of whatever tool, each with its name relative to the directory.
 
     Args:
         directory: where to look.
         prefix: only checkpoints of this prefix; None: of all.
-        extension: only files of this one, without its dot. None: of all usual ones, and if a file's name is
-            no checkpoint's it counts only where nothing else is found.
+        extension: only files of this one, without its dot; None: of all usual ones.
         recursive: sub-directories too.
+
+    Returns:
+        checkpoints, and files that hold tensors under other names.
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read.
     """
-    if extension is not None:
-        return catalog.listed(directory, prefix=prefix, extension=extension, recursive=recursive)
-    found: dict[str, Entry] = {}
-    for one in naming.EXTENSIONS:
-        for entry in catalog.listed(directory, prefix=prefix, extension=one, recursive=recursive):
-            found.setdefault(entry.path, entry)
-    known = {path: entry for path, entry in found.items() if entry.layout or _is_checkpoint(entry)}
-    return list((known or found).values())
-
-
-def _is_checkpoint(entry: Entry) -> bool:
-    stem, extension = naming.split_extension(os.path.basename(entry.path))
-    return bool(entry.name or naming.parse_any(f"{stem}.{extension}", extension) or grammars.read(stem))
+    extensions = naming.EXTENSIONS if extension is None else (extension,)
+    entries = catalog.listed(directory, prefix=prefix, extension=extensions, recursive=recursive)
+    found = ((os.path.relpath(one.path, directory), inspect(one)) for one in entries)
+    return [(name, one) for name, one in found if one.entry.name or one.status is not Status.NOT_A_CHECKPOINT]
 
 
 def history(directory: str, recursive: bool) -> Past:

@@ -85,8 +85,7 @@ def _gather(path: str, wanted: Wanted, progress: Progress) -> Report:
         return _of_one(itself, path, wanted, progress)
     if not os.path.isdir(path):
         raise CheckpointNotFoundError("no such file or directory", path)
-    entries = finding.entries(path, wanted.prefix, wanted.extension, wanted.recursive)
-    found = [(os.path.relpath(one.path, path), inspect(one)) for one in entries]
+    found = finding.inspected(path, wanted.prefix, wanted.extension, wanted.recursive)
     past = finding.history(path, wanted.recursive)
     events = [one for one in past.events if _is_wanted(one, wanted)]
     known = _figures(path, found, wanted, progress)
