@@ -34,7 +34,6 @@ from tools import schemas
 COMMANDS = [one for one in schemas.names() if one != "error"]
 # What no document has that is printed here.
 ELSEWHERE = {
-    "report": {(".movement.how", "files")},
     "train": {(".run_id", "null"), (".overhead", "null")},  # of a user's own checkpointer
     "env": {  # of other machines; see test_env.py
         (".torch_build", "null"), (".platform.libc", "null"), (".memory_limit_bytes", "integer"),
@@ -202,6 +201,8 @@ def _look(run: Run, patch: pytest.MonkeyPatch) -> None:
     run("report", troubled, "--stats", "--compare", "one.pt")
     run("report", troubled, "--keep-last", "2")
     run("report", "others/model_9.pt")
+    run_directories.save(Path("measured"), 0, 1, has_statistics=True)
+    run("report", "measured")
     Path("empty").mkdir()
     run("report", "empty")
 

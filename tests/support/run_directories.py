@@ -59,13 +59,14 @@ def manifest(index: int, minute: float, run_id: str = ONE, **facts: Any) -> Mani
 
 
 def save(
-    directory: Path, index: int, minute: float, *, scale: float = 1.0, name: str = "", **facts: Any
-) -> Saved:
+    directory: Path, index: int, minute: float, *, scale: float = 1.0, name: str = "",
+    has_statistics: bool = False, **facts: Any,
+) -> Saved:  # fmt: skip
     """Writes a checkpoint; returns the event of its save."""
     about = manifest(index, minute, **facts)
     name = name or f"model_{index}.pt"
     directory.mkdir(exist_ok=True)
-    write_file(os.fspath(directory / name), state(scale), about)
+    write_file(os.fspath(directory / name), state(scale), about, has_statistics=has_statistics)
     return event(about, name, size_bytes=(directory / name).stat().st_size)
 
 
@@ -96,7 +97,8 @@ def troubled(directory: Path) -> Path:
     write(
         directory,
         Started(
-            run_id=ONE, at=at(0), config_sha256="aa", git_commit="abc1234", versions=VERSIONS, keep=KEEP
+            run_id=ONE, by="Trainer", at=at(0), config_sha256="aa", git_commit="abc1234", versions=VERSIONS,
+            keep=KEEP,
         ),
         Measured(run_id=ONE, at=at(1), epoch=0, step=100, metrics={"val_loss": 1.0}),
         first,
@@ -104,7 +106,7 @@ def troubled(directory: Path) -> Path:
         Removed(run_id=ONE, at=at(2), name="model_0.pt", index=0, size_bytes=2000, reason="no rule keeps it"),
         third,
         SaveFailed(run_id=ONE, at=at(4), name="model_3.pt", index=3, error="No space left on device"),
-        Started(run_id=ONE, at=at(10), versions=VERSIONS, world_size=2, keep=KEEP),
+        Started(run_id=ONE, by="Trainer", at=at(10), versions=VERSIONS, world_size=2, keep=KEEP),
         Resumed(
             run_id=ONE, at=at(10), name="model_1.pt", index=1, parent_run_id=ONE, parent_save_number=2,
             passed_over={"model_2.pt": "corrupt: record data/0"},
@@ -113,7 +115,7 @@ def troubled(directory: Path) -> Path:
         event(manifest(9, 12, metrics={"val_loss": 0.01}), "lost.pt", index=-1),
         Signalled(run_id=ONE, at=at(13), signal="SIGTERM", step=400),
         Ended(run_id=ONE, at=at(13), how="stopped", epochs=3, step=400),
-        Started(run_id=OTHER, at=at(20)),
+        Started(run_id=OTHER, by="Trainer", at=at(20)),
         save(directory, 0, 21, run_id=OTHER, name="other_0.pt", scale=3.0),
     )  # fmt: skip
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "run_id": OTHER}

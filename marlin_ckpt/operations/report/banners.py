@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from marlin_ckpt.operations.report.course import Point
+from marlin_ckpt.operations.report.finding import Known as History
 from marlin_ckpt.operations.report.values import Banner, Movement, Report
 
 _MOST = 5  # of one kind
@@ -22,13 +23,11 @@ class Known:
 
     Attributes:
         report: all but they.
-        unread: how many lines of the history cannot be read.
-        newer: how many are of kinds that a newer marlin-ckpt writes.
+        history: how much of it could be read.
     """
 
     report: Report
-    unread: int = 0
-    newer: int = 0
+    history: History
 
     def path(self, name: str) -> str:
         """Where a checkpoint is, for a shell."""
@@ -199,10 +198,13 @@ def _limits(known: Known) -> Iterator[Banner]:
         what = f"Statistics of tensors{where} are missing: --stats computes them, and a run with "
         what += "checkpointer.statistics saves them."
         yield Banner(severity="note", what=what, hint=hint)
-    if known.unread:
-        yield Banner(severity="note", what=f"{known.unread} lines of the history cannot be read.")
-    if known.newer:
-        what = f"{known.newer} lines of the history are of kinds that only a newer marlin-ckpt reads."
+    past = known.history.past
+    for fault in known.history.faults:
+        yield Banner(severity="warn", what=f"What was removed or failed is not known: {fault}.")
+    if past.unread:
+        yield Banner(severity="note", what=f"{past.unread} lines of the history cannot be read.")
+    if past.newer:
+        what = f"{past.newer} lines of the history are of kinds that only a newer marlin-ckpt reads."
         yield Banner(severity="note", what=what)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.history import reading
 from marlin_ckpt.directory.history.events import Event, Removed, Resumed, Saved, SaveFailed
 from marlin_ckpt.directory.history.reading import Past
+from marlin_ckpt.errors import StorageError
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.verdicts import Inspection, Status
 from marlin_ckpt.operations.report.course import Point
@@ -17,7 +18,7 @@ from marlin_ckpt.storage.local.store import open_store
 
 
 def inspected(
-    directory: str, prefix: str | None, extension: str | None, recursive: bool
+    directory: str, prefix: str | None, extension: str | None, *, recursive: bool
 ) -> list[tuple[str, Inspection]]:
     """What a directory has, of whatever tool, each with its name relative to the directory.
 
@@ -40,19 +41,38 @@ def inspected(
     return [(name, one) for name, one in found if one.entry.name or one.status is not Status.NOT_A_CHECKPOINT]
 
 
-def history(directory: str, recursive: bool) -> Past:
-    """The history of a directory, and of those below it with the names as they are from it.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the past of a directory.
+
+    Attributes:
+        past: its history, with the names as they are from the directory.
+        faults: why histories cannot be read.
+    """
+
+    past: Past = field(default_factory=Past)
+    faults: tuple[str, ...] = ()
+
+
+def history(directory: str, *, recursive: bool) -> Known:
+    """The history of a directory, and with `recursive` those of the directories below it.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the directory cannot be read.
     """
     folders = [""]
     if recursive:
         with open_store(directory) as store:
             folders = [level.folder for level in catalog.readable(store, recursive=True)]
-    found = [(folder, reading.read(os.path.join(directory, folder))) for folder in folders]
+    found, faults = [], []
+    for folder in folders:
+        try:
+            found.append((folder, reading.read(os.path.join(directory, folder))))
+        except StorageError as error:
+            faults.append(str(error))
     events = [_from(folder, event) for folder, past in found for event in past.events]
-    return Past(tuple(events), sum(past.unread for _, past in found), sum(past.newer for _, past in found))
+    unread, newer = (sum(getattr(past, name) for _, past in found) for name in ("unread", "newer"))
+    return Known(Past(tuple(events), unread, newer), tuple(faults))
 
 
 def _from(folder: str, event: Event) -> Event:

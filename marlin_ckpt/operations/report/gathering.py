@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory import catalog, lease, own
-from marlin_ckpt.directory.history import reading
 from marlin_ckpt.directory.history.events import Event, Removed, Saved, SaveFailed, now
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError
@@ -85,9 +84,9 @@ def _gather(path: str, wanted: Wanted, progress: Progress) -> Report:
         return _of_one(itself, path, wanted, progress)
     if not os.path.isdir(path):
         raise CheckpointNotFoundError("no such file or directory", path)
-    found = finding.inspected(path, wanted.prefix, wanted.extension, wanted.recursive)
-    past = finding.history(path, wanted.recursive)
-    events = [one for one in past.events if _is_wanted(one, wanted)]
+    found = finding.inspected(path, wanted.prefix, wanted.extension, recursive=wanted.recursive)
+    history = finding.history(path, recursive=wanted.recursive)
+    events = [one for one in history.past.events if _is_wanted(one, wanted)]
     known = _figures(path, found, wanted, progress)
     points = [finding.looked_for(path, one) for one in merging.merged(found, events)]
     points = [_with_damage(one, known) for one in points]
@@ -104,14 +103,14 @@ def _gather(path: str, wanted: Wanted, progress: Progress) -> Report:
         retention=retention,
         best=best.best(points, rules),
     )
-    return _finished(report, dict(found), known, past, wanted)
+    return _finished(report, dict(found), known, history, wanted)
 
 
 def _of_one(entry: Entry, path: str, wanted: Wanted, progress: Progress) -> Report:
     """The report of one checkpoint, with what the history beside it says of this one."""
     name = os.path.basename(os.path.realpath(path))
     found = [(name, inspect(entry))]
-    past = reading.read(os.path.dirname(os.path.realpath(path)))
+    past = finding.history(os.path.dirname(os.path.realpath(path)), recursive=False).past
     about = [one for one in past.events if isinstance(one, (Saved, Removed)) and one.name == name]
     known = _figures(None, found, wanted, progress)
     points = [_with_damage(one, known) for one in merging.merged(found, about) if one.is_there]
@@ -125,7 +124,7 @@ def _of_one(entry: Entry, path: str, wanted: Wanted, progress: Progress) -> Repo
         points=tuple(points),
         happenings=starts.happenings([], points),
     )
-    return _finished(report, dict(found), known, reading.Past(), wanted)
+    return _finished(report, dict(found), known, finding.Known(), wanted)
 
 
 def _figures(
@@ -149,7 +148,7 @@ def _finished(
     report: Report,
     found: Mapping[str, Inspection],
     known: figures.Figures,
-    past: reading.Past,
+    history: finding.Known,
     wanted: Wanted,
 ) -> Report:
     """Adds what is known of the newest checkpoint, what moved, sums, and what to know first."""
@@ -165,7 +164,7 @@ def _finished(
         movement=movement.movement(report.points, known, elements),
         totals=_totals(report.points, report.happenings),
     )
-    return replace(report, banners=banners.banners(banners.Known(report, past.unread, past.newer)))
+    return replace(report, banners=banners.banners(banners.Known(report, history)))
 
 
 def _is_wanted(event: Event, wanted: Wanted) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from marlin_ckpt.directory.history.events import Event, Removed, Saved
+from marlin_ckpt.directory.history.events import BroughtBack, Event, Removed, Saved
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.verdicts import Inspection
@@ -120,18 +120,24 @@ def _told(events: Iterable[Event]) -> list[_Draft]:
     """What the history says, in its order."""
     drafts: list[_Draft] = []
     current: dict[str, _Draft] = {}
+    last: dict[str, _Draft] = {}
     for event in events:
         if isinstance(event, Saved):
             if before := current.get(event.name):
                 before.replaced = event
             current[event.name] = _Draft(event.name, event)
             drafts.append(current[event.name])
+            last[event.name] = current[event.name]
         elif isinstance(event, Removed):
             one = current.pop(event.name, None)
             if one is None:  # it was saved before there was a history
                 one = _Draft(event.name)
                 drafts.append(one)
+                last[event.name] = one
             one.removed = event
+        elif isinstance(event, BroughtBack) and event.name in last:
+            current[event.name] = one = last[event.name]
+            one.removed = None
     return drafts
 
 
