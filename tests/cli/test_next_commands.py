@@ -159,7 +159,7 @@ def test_verify_of_the_directory_names_the_next_command_or_what_else_is_whole(ru
     shown = err.splitlines()[1:]
     assert shown[:-1] == [f"hint: {one}" for one in hints[:-1]]
     if "verify" in hints[-1]:
-        assert shown[-1].startswith("hint: nothing is wrong beside it with ")
+        assert shown[-1].startswith("hint: whole, as far as can be known without checksums: a/")
     else:
         assert shown[-1] == f"hint: {hints[-1]}"
     assert "hint" not in run_main("verify", str(Path(path).parent), "--quiet")[2]

@@ -87,6 +87,14 @@ def test_a_command_that_writes_says_that_nothing_was_written_and_leaves_nothing(
     assert visible(".") == ["checkpoints"]
 
 
+def test_a_report_that_is_stopped_while_it_looks_says_that_nothing_was_written(run_main, stop, files):
+    from marlin_ckpt.operations.report import gathering
+
+    code, verb = stop(gathering, "gather")
+    assert run_main("report", "checkpoints") == (code, "", f"{verb}: nothing was written\n")
+    assert visible(".") == ["checkpoints"]
+
+
 def test_a_command_that_is_stopped_when_it_has_written_says_so(run_main, stop, files):
     from marlin_ckpt.cli.views import weights_file
 

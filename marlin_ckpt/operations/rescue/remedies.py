@@ -84,8 +84,7 @@ def _whole_in(place: str, bad: Collection[str], others: Sequence[str]) -> str:
                 options += f" --ext {shlex.quote(extension)}" * (extension != _USUAL[1])
                 return f"`marlin-ckpt latest {named}{options} --intact` names the newest that is intact"
         if others:
-            some = ", ".join(others[-_MOST_NAMED:])
-            return f"nothing is wrong beside it with {some}, as far as can be known without checksums"
+            return f"whole, as far as can be known without checksums: {', '.join(others[-_MOST_NAMED:])}"
         found = catalog.named([place], naming.EXTENSIONS)
         beside = [one for one in found if os.path.abspath(one.path) not in bad][-_MOST_LOOKED_AT:]
         if any(inspect(one).status in _PERHAPS_WHOLE for one in beside):

@@ -38,6 +38,7 @@ def average(
     Computes the average in float64 and writes it to a new file, as export does. Integer tensors are taken
     from the last file.
     """
+    stopping.writes(destination)  # before the imports, which take a while
     from marlin_ckpt.cli.views import weights_file as view
     from marlin_ckpt.operations import average as operation
     from marlin_ckpt.operations.export import Wanted
@@ -45,7 +46,6 @@ def average(
     from marlin_ckpt.operations.weights_file import output as output_of
 
     target = output_of(destination, shard_size, force=force)
-    stopping.writes(destination)
     wanted = Wanted.of(state, strip_prefix, dtype)
     with contextlib.ExitStack() as stack:
         checked = [stack.enter_context(opened(file)) for file in files]

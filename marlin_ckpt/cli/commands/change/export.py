@@ -24,13 +24,13 @@ def export(
     Checks every byte that it reads. The output gets its name only when it is whole and durable. A folder has
     shards and an index for from_pretrained, and the configuration and tokenizer of a Hugging Face folder.
     """
+    stopping.writes(destination)  # before the imports, which take a while
     from marlin_ckpt.cli.views import weights_file as view
     from marlin_ckpt.operations import export as operation
     from marlin_ckpt.operations.one import opened
     from marlin_ckpt.operations.weights_file import output as output_of
 
     target = output_of(destination, shard_size, force=force)
-    stopping.writes(destination)
     wanted = operation.Wanted.of(state, strip_prefix, dtype, is_dequantized=dequantize)
     with opened(file) as checked:
         done = operation.export(checked, target, wanted)

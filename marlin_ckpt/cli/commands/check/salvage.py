@@ -23,10 +23,10 @@ def salvage(
     Writes the intact tensors to a new file and lists the others as lost. A tensor is intact when its checksum
     holds; nothing is guessed or filled in.
     """
+    stopping.writes(destination)  # before the imports, which take a while
     from marlin_ckpt.cli.views import salvage as view
     from marlin_ckpt.operations.rescue import salvage as operation
 
-    stopping.writes(destination)
     found = operation.salvage(file, destination)
     output.result(json, lambda: view.document(found, destination), lambda: view.show(found, destination))
     return BadFileError.exit_code if found.lost or found.doubts else 0

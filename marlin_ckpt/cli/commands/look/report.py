@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from marlin_ckpt.cli import output, rules
+from marlin_ckpt.cli import output, rules, stopping
 from marlin_ckpt.cli.options import AnyExtension, Json, Prefix, Recursive, argument, flag, option
 
 EXAMPLE = "Example: marlin-ckpt report checkpoints -o report.html --stats"
@@ -66,6 +66,8 @@ def report(
         reads_tensors=stats,
     )
     target = None if json else view.Target(destination, force=force)
+    if target is not None:
+        stopping.writes(destination)
 
     def progress(total: int) -> view.Progress:
         return output.bytes_bar(total, quiet=json)
