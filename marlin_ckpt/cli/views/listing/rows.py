@@ -21,7 +21,7 @@ _COMPLETE = {True: "yes", False: "no", None: "?"}
 _COLOURS = {True: "", False: "red", None: "yellow"}
 _NEWEST, _BEST = ">", "*"
 _MOST_EXTENSIONS = 3  # that a hint names
-_RUN_LETTERS, _FILE_LETTERS, _TITLE_LETTERS = 8, 16, 8  # that are left of what is cut
+_RUN_LETTERS, _FILE_LETTERS, _TITLE_LETTERS = 8, 20, 8  # that are left of what is cut
 
 
 def show(listing: Listing, *, now_s: float) -> None:
@@ -68,7 +68,7 @@ def columns(listing: Listing, now_s: float) -> list[Column]:
         Column("index", indices, is_right=True),
         Column("kind", [_kind(one) for one in rows], rank=6),
         Column("size", [size(one.entry.size_bytes) for one in rows], is_right=True, rank=5),
-        Column("age", [age(now_s - one.written_s) for one in rows], is_right=True, rank=3),
+        Column("age", [age(now_s - one.written_s) for one in rows], is_right=True, rank=4),
         *(_metric(name, rows, best.get(name), number) for number, name in enumerate(listing.metrics)),
         Column(
             "complete",
@@ -98,7 +98,7 @@ def _metric(name: str, rows: Sequence[Inspection], best: str | None, number: int
     ]
     styles = ["green" * (one.entry.path == best) for one in rows]
     widest = max([_TITLE_LETTERS, *map(len, cells)])
-    return Column(escape(name), cells, is_right=True, least=widest, rank=7 if number else 4, styles=styles)
+    return Column(escape(name), cells, is_right=True, least=widest, rank=7 if number else 3, styles=styles)
 
 
 def totals(listing: Listing) -> str:
