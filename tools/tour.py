@@ -42,7 +42,7 @@ from tools.shell import Command, Shell, StandIns
 
 REPOSITORY = Path(__file__).parent.parent
 
-_FIGURE = r"(?:(?<![\w.])-)?(?<![\w.])[0-9][0-9.,]*(?:e[+-]?[0-9]+)?(?: (?:B|kB|MB|GB|ms|s|min|h|d))?\b"
+_FIGURE = r"(?:(?<![\w.])-)?(?<![\w.])[0-9][0-9.,]*(?:e[+-]?[0-9]+)?(?: (?:B|kB|MB|GB|ms|s|min|h|d))?\b\*?"
 
 
 def play(

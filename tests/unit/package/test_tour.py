@@ -118,8 +118,10 @@ def test_a_page_says_that_it_starts_afresh():
 
 
 def test_figures_times_ids_and_widths_make_no_difference():
-    shown = "run 77777acc9d43  12.5 MB at 1.2 GB/s  2026-11-24T13:38:39.412Z  -0.3 nine 3e-05 process 7 on vm"
-    printed = "run f15cb410d6fd      900 kB at 3 MB/s 2026-11-25T03:38:39Z  17 nine 1.25 process 21 on node-3"
+    shown = (
+        "run 77777acc9d43  12.5 MB at 1.2 GB/s 2026-11-24T13:38:39.412Z -0.3 nine 3e-05  0.5* process 7 on vm"
+    )
+    printed = "run f15cb410d6fd      9 kB at 3 MB/s 2026-11-25T03:38:39Z  17 nine 1.25 2 process 21 on node-3"
     assert tour.differences(console("$ x", shown), console("$ x", printed)) == ""
 
 
