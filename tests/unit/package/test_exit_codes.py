@@ -135,6 +135,7 @@ ENDS: dict[tuple[str, int], list[tuple[str, Callable[[pytest.MonkeyPatch], None]
     ("prove-resume", 3): [("prove-resume --config run.yaml --quiet", _differing)],
     ("list", 0): [("list empty", None)],
     ("latest", 4): [("latest empty", None)],
+    ("log", 4): [("log empty", None), ("log saved --run none", None)],
     ("verify", 3): [("verify bad", None), ("verify other.pt", None)],
     ("verify", 4): [("verify empty", None), ("verify saved empty", None)],
     ("salvage", 3): [("salvage bad/model_1.pt -o new.pt", None)],

@@ -129,6 +129,7 @@ def test_latest_runs_with_neither_torch_nor_rich_nor_yaml_nor_isal(without, dire
 ENDS = [
     (["latest", "/nonexistent"], 4),
     (["list", "/nonexistent"], 4),
+    (["log", "/nonexistent"], 4),
     (["list"], 2),
     (["--version"], 0),
     ([], 0),
