@@ -131,6 +131,20 @@ def test_files_of_version_0_1_are_intact(reader, path: Path) -> None:
     assert opened(reader, path).manifest["versions"]["marlin_ckpt"] == "0.1.0"
 
 
+def test_files_with_statistics_are_intact_for_a_reader_that_does_not_know_them(
+    reader, tmp_path: Path
+) -> None:
+    path, plain = tmp_path / "state_1.pt", tmp_path / "state_2.pt"
+    save({"weight": torch.arange(20.0)}, path, statistics=True)
+    save({"weight": torch.arange(20.0)}, plain)
+    found, without = opened(reader, path), opened(reader, plain)
+    extra = {one["name"] for one in found.manifest["records"]}
+    extra -= {one["name"] for one in without.manifest["records"]}
+    assert extra == {"archive/.marlin/statistics.json"}
+    assert found.manifest["format_version"] == 1
+    assert found.bytes_of(found.state["weight"]) == without.bytes_of(without.state["weight"])
+
+
 def test_a_bit_that_flips_anywhere_is_found(reader, tmp_path: Path, cases) -> None:
     path = tmp_path / "state_1.pt"
     save({"weight": torch.arange(20.0)}, path)
