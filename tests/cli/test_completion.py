@@ -54,6 +54,8 @@ def run(command: list[str], environment: dict[str, str], **options) -> str:
         (["verify", "--j"], ["--json"]),
         (["show", "x.pt", "--sort", ""], ["order", "name", "size"]),
         (["--vers"], ["--version"]),
+        (["config", "sc"], ["schema"]),
+        (["config", "schema", "--document", "li"], ["list"]),
         (["verify", "che"], []),  # nothing of ours, so that the shell completes the name of a file
     ],
     ids=" ".join,

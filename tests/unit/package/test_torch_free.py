@@ -137,6 +137,9 @@ ENDS = [
     (["train", "--help"], 0),
     (["train", "--config", "/nonexistent"], 2),
     (["--show-completion", "bash"], 0),
+    (["init", "-"], 0),
+    (["config", "schema"], 0),
+    (["config", "schema", "--document", "list"], 0),
 ]
 
 
