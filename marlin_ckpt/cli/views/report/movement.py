@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from marlin_ckpt.cli.text import count
@@ -34,7 +35,9 @@ def show(report: Report, plots: dict[str, Any], heat: dict[str, Any]) -> Html:
         return Html("")
     if moved is None or not moved.columns or not moved.tensors:
         return section("movement", "What moved", _how_to_get())
-    low, high = _range(moved)
+    known = _known(moved)
+    low, high = _range(known)
+    shaded = _shaded(known)
     heat.update(
         rows=list(moved.tensors),
         blocks=[block_of(one) for one in moved.tensors],
@@ -42,6 +45,7 @@ def show(report: Report, plots: dict[str, Any], heat: dict[str, Any]) -> Html:
         cells=base64.b64encode(cells(moved, low, high)).decode(),
         low=low,
         high=high,
+        shaded=shaded,
         counts=_counts(moved),
     )
     said = [
@@ -64,7 +68,7 @@ def show(report: Report, plots: dict[str, Any], heat: dict[str, Any]) -> Html:
         "movement",
         "What moved",
         note,
-        tag("div", _legend(low, high), unfold, class_="heat-head"),
+        tag("div", _legend(*shaded), unfold, class_="heat-head"),
         script,
         picture,
         *_tables(report, moved),
@@ -89,14 +93,30 @@ def _column(report: Report, place: int) -> list[str]:
     return [point.name, where, "" if point.index is None else str(point.index)]
 
 
-def _range(moved: Movement) -> tuple[float, float]:
-    """The least and greatest change, in whole powers of ten."""
-    known = [
+def _known(moved: Movement) -> list[float]:
+    """All changes that are more than rounding, in order of size."""
+    return sorted(
         one for row in moved.change for one in row if one is not None and math.isfinite(one) and one > _FLOOR
-    ]
-    low, high = (min(known), max(known)) if known else (1e-4, 1.0)
+    )
+
+
+def _range(known: Sequence[float]) -> tuple[float, float]:
+    """Of the bytes: the least and greatest change, in whole powers of ten."""
+    low, high = (known[0], known[-1]) if known else (1e-4, 1.0)
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     return 10.0**first, 10.0 ** max(last, first + 1)
+
+
+def _shaded(known: Sequence[float]) -> tuple[float, float]:
+    """Of the shades: without the fiftieth at each end, so that outliers leave the others their shades."""
+    low, high = (known[len(known) // 50], known[-1 - len(known) // 50]) if known else (1e-4, 1.0)
+    first, last = math.floor(2 * math.log10(low)), math.ceil(2 * math.log10(high))
+    return _half_decade(first), _half_decade(max(last, first + 1))
+
+
+def _half_decade(number: int) -> float:
+    """1, 3, 10, 30 and so on."""
+    return 10.0 ** (number // 2) * (3 if number % 2 else 1)
 
 
 def cells(moved: Movement, low: float, high: float) -> bytes:
@@ -142,7 +162,7 @@ def _legend(low: float, high: float) -> Html:
         ("sign-dead", "dead: all values equal"),
         ("sign-none", "no value before"),
     )
-    items = [tag("li", f"{percent(low)} ", ramp, f" {percent(high)}", class_="ramp")]
+    items = [tag("li", f"\u2264 {percent(low)} ", ramp, f" \u2265 {percent(high)}", class_="ramp")]
     items += [
         tag("li", tag("span", class_=f"swatch {sign}", aria_hidden="true"), words) for sign, words in signs
     ]

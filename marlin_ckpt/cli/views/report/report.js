@@ -242,8 +242,10 @@
             }
             pen.restore();
           } else {
-            const part = byte === UNMOVED ? 0 : (byte - LEAST) / (MOST - LEAST);
-            pen.fillStyle = shades[Math.min(shades.length - 1, Math.floor(part * shades.length))];
+            const [low, high] = heat.shaded.map(Math.log);
+            const change = Math.log(heat.low) + ((byte - LEAST) / (MOST - LEAST)) * Math.log(heat.high / heat.low);
+            const part = byte === UNMOVED ? 0 : (change - low) / (high - low);
+            pen.fillStyle = shades[Math.max(0, Math.min(shades.length - 1, Math.floor(part * shades.length)))];
             pen.fillRect(x, y, w, h);
           }
         }
