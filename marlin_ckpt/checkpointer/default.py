@@ -159,7 +159,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         restoration = None if into is None else CheckpointRestoration(into)
         loaded = Loader(self.args, self.logger, restoration).load()
         if loaded.path:
-            self._saves.continues(loaded.path, loaded.manifest, loaded.passed_over)
+            self._saves.recording.continues(loaded.path, loaded.manifest, loaded.passed_over)
         return loaded.checkpoint
 
     def wait(self) -> None:

@@ -213,7 +213,7 @@ class CheckpointDirectory(Closing):
 
         passed_over: dict[str, str] = {}
         entry, loaded = choice.loaded(attempt, self.logger, passed_over.__setitem__)
-        self._saves.continues(entry.path, inspect(entry).manifest, passed_over)
+        self._saves.recording.continues(entry.path, inspect(entry).manifest, passed_over)
         return loaded
 
     def prune(self, *, dry_run: bool = False) -> Pruning:

@@ -5,7 +5,8 @@ from typing import Any
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory.history.events import Ended, Measured, Signalled, Started
-from marlin_ckpt.saving.recording import Recording, digest, lasting, rules
+from marlin_ckpt.saving import about
+from marlin_ckpt.saving.recording import Recording
 
 
 def record(
@@ -21,9 +22,9 @@ def record(
     """
     directory = args.save_dir
     if kind == "started":
-        config = digest({**facts["config"], "checkpointer": lasting(args)})
+        config = about.digest({**facts["config"], "checkpointer": about.lasting(args)})
         started = Started(
-            by="Trainer", config_sha256=config, world_size=facts["world_size"], keep=rules(args.keep)
+            by="Trainer", config_sha256=config, world_size=facts["world_size"], keep=about.rules(args.keep)
         )
         recording.start(directory, started)
     elif kind == "saving":

@@ -24,10 +24,10 @@ from marlin_ckpt.formats.layouts.folder import FolderLayout
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.naming import FileName, Kind
 from marlin_ckpt.reports import FailedSave, SaveReport
+from marlin_ckpt.saving import about
 from marlin_ckpt.saving.engine import Engine
 from marlin_ckpt.saving.job import How, Job
-from marlin_ckpt.saving.lineage import Lineage
-from marlin_ckpt.saving.recording import Attempt, Recording, lasting
+from marlin_ckpt.saving.recording import Attempt, Recording
 from marlin_ckpt.storage.local.publishing import make_directory
 
 _MOST_FAILED = 1000  # that are remembered for somebody who may never ask
@@ -71,8 +71,8 @@ class RunSaves:
 
     def __init__(self, logger: logging.Logger, by: str = "") -> None:
         """Takes what logs, and by what name the history has what saves; see `Recording`."""
-        self.lineage = Lineage()
-        self.recording = Recording(self.lineage, by)
+        self.recording = Recording(by)
+        self.lineage = self.recording.lineage
         self.engine = Engine(logger)
         self.keeper = Keeper(logger, lambda args, gone: self.recording.removed(args.save_dir, gone, "keep"))
         self.lease: Lease | None = None
@@ -87,17 +87,6 @@ class RunSaves:
         self.lineage.optimizers.update(optimizers)
         if args.async_save and args.overlap:
             self.engine.register(*optimizers)
-
-    def continues(self, path: str, manifest: Manifest | None, passed_over: Mapping[str, str]) -> None:
-        """Takes a loaded checkpoint for the run's last one.
-
-        Args:
-            path: of the checkpoint.
-            manifest: of the checkpoint, if it has one.
-            passed_over: the paths of newer ones that are bad, with the reasons.
-        """
-        self.lineage.continues(manifest, path)
-        self.recording.resumes(path, manifest, passed_over)
 
     def save(self, args: DefaultCheckpointerArguments, wanted: Request) -> str | None:
         """Saves a state.
@@ -166,7 +155,7 @@ class RunSaves:
         attempt = Attempt(self.recording, args.save_dir, whole.path, whole.manifest)
         with contextlib.ExitStack() as stack:
             with attempt.watched(), whole as staging:
-                self.recording.begin(args.save_dir, {"checkpointer": lasting(args)}, args.keep)
+                self.recording.begin(args.save_dir, {"checkpointer": about.lasting(args)}, args.keep)
                 yield staging
                 stack.enter_context(self.engine.alone())
                 whole.manifest = describe()  # with the number and the time that it has by now
@@ -195,7 +184,7 @@ class RunSaves:
             self._swept.add(directory)
             leftovers.sweep(os.fspath(directory), self._logger)
         self._neighbours.saving(os.fspath(directory), name, manifest.run_id)
-        self.recording.begin(args.save_dir, {"checkpointer": lasting(args)}, args.keep)
+        self.recording.begin(args.save_dir, {"checkpointer": about.lasting(args)}, args.keep)
 
         on_durable = wanted.on_durable
 

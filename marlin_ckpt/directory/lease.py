@@ -128,11 +128,11 @@ class Lease:
         self._key: _Key | None = None
         self._is_wanted = False
 
-    def take(self, *, makes: bool = True) -> None:
+    def take(self, *, makes: bool = True) -> None:  # noqa: C901 - one lock, step by step
         """Takes it.
 
         Args:
-            makes: our own folder where it is missing, which a directory has that was ever leased.
+            makes: the lock where it is missing, which a directory has that was ever leased.
 
         Raises:
             As `held`.
@@ -144,6 +144,8 @@ class Lease:
                 folder = own.open_folder(self._directory)
                 stack.callback(close_quietly, folder)
                 key = _key_in(folder)
+                if not (key or makes):
+                    return
                 found = _held.get(key) if key else None
                 if found is None:
                     lock = _locked(folder, self._directory, self._run_id)
@@ -290,10 +292,5 @@ def _holder(run_id: str) -> dict[str, Any]:
     removes = run_id == ALONE
     run_id = "" if removes else run_id
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "run_id": run_id,
-        "since": now,
-        "removes": removes,
-    }
+    who = {"host": socket.gethostname(), "pid": os.getpid(), "run_id": run_id}
+    return {**who, "since": now, "removes": removes}

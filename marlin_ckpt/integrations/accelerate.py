@@ -19,7 +19,7 @@ from marlin_ckpt.integrations.agreement import agreed, fill_together
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations.folders import accelerate as folders
 from marlin_ckpt.operations.folders import numbered
-from marlin_ckpt.saving.lineage import Lineage
+from marlin_ckpt.saving.recording import Recording, recorded_folder
 
 PRIVATE = (
     "_custom_objects",
@@ -53,7 +53,7 @@ class MarlinAccelerator(Accelerator):
     `save_on_each_node` everything is left to Accelerate.
     """
 
-    _lineage: Lineage | None = None
+    _recording: Recording | None = None
 
     def save_state(self, output_dir: Any = None, safe_serialization: bool = True, **kwargs: Any) -> Any:
         """Saves as `Accelerator.save_state` does, and returns the path; to be called in every process.
@@ -72,11 +72,11 @@ class MarlinAccelerator(Accelerator):
         config = self.project_configuration
         number, is_named = config.iteration, config.automatic_checkpoint_naming
         path = f"{self._directory()}/checkpoint_{number}" if is_named else os.path.abspath(output_dir)
-        self._lineage = lineage = self._lineage or Lineage()
+        self._recording = history = self._recording or Recording("Accelerate")
         save = functools.partial(super().save_state, safe_serialization=safe_serialization)
         try:
             with contextlib.ExitStack() as stack:
-                staging = agreed(lambda: stack.enter_context(self._transaction(path, lineage)))
+                staging = agreed(lambda: stack.enter_context(self._transaction(path, history)))
                 config.automatic_checkpoint_naming = False  # else it would go elsewhere, and remove first
                 fill_together(staging, lambda: save(staging, **kwargs))
                 agreed(stack.close)
@@ -85,9 +85,9 @@ class MarlinAccelerator(Accelerator):
             raise
         finally:
             config.automatic_checkpoint_naming = is_named
-        lineage.saves += 1
-        if is_named and config.total_limit is not None:
-            agreed(lambda: folders.rotate(path, config.total_limit))
+        if is_named and (limit := config.total_limit) is not None:
+            why = f"total_limit is {limit}"
+            agreed(lambda: history.dropped(folders.rotate(path, limit), why))
         return Path(path)
 
     def load_state(self, input_dir: Any = None, load_kwargs: Any = None, **kwargs: Any) -> None:
@@ -116,22 +116,21 @@ class MarlinAccelerator(Accelerator):
         super().load_state(path, load_kwargs, **kwargs)
         if is_named:
             config.iteration = folders.next_number(self._directory(), "" if named else path)
-        self._lineage = Lineage()
-        self._lineage.continues(numbered.manifest(path), path)
+        self._recording = Recording("Accelerate")
+        self._recording.continues(path, numbered.manifest(path))
 
     def _directory(self) -> str:
         return os.path.join(os.path.abspath(self.project_dir), "checkpoints")
 
-    def _transaction(self, path: str, lineage: Lineage) -> Transaction:
+    def _transaction(self, path: str, history: Recording) -> contextlib.AbstractContextManager[str]:
         """What saves a folder, unless something would be lost by that."""
         if self.project_configuration.automatic_checkpoint_naming:
             folders.check_last(path, self._judge)
         folders.check_replaceable(path)
         read = FolderLayout().read_name(os.path.basename(path))
         index = self.save_iteration if read is None else read.index
-        return Transaction(
-            *os.path.split(path), manifest=lineage.manifest(Kind.CHECKPOINT, index, None, {}, {})
-        )
+        manifest = history.lineage.manifest(Kind.CHECKPOINT, index, None, {}, {})
+        return recorded_folder(history, Transaction(*os.path.split(path), manifest=manifest))
 
     def _judge(self, path: str) -> Verdict:
         counts = [len(getattr(self, name)) for name in PRIVATE]

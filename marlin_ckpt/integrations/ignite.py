@@ -18,6 +18,7 @@ from marlin_ckpt.saving.saver import Saver
 from marlin_ckpt.storage.local.publishing import make_directory
 
 _STEP = re.compile(r"_(?P<step>[0-9]+)(?:_.*)?\.[^.]*", re.DOTALL)  # of what follows the basename
+_WHY = "Checkpoint keeps no more"  # by its `n_saved`
 
 
 class MarlinSaver(Closing, DiskSaver):
@@ -73,9 +74,10 @@ class MarlinSaver(Closing, DiskSaver):
             save_on_rank=save_on_rank,
         )
         self._on_durable = on_durable
-        self._saver = Saver(asynchronous=asynchronous, on_durable=self._finish)
+        self._saver = Saver(asynchronous=asynchronous, on_durable=self._finish, history=self.dirname)
+        self._saver.recording.by = "Ignite"
         self.logger = get_logger(__name__)
-        self._afterwards = Afterwards()
+        self._afterwards = Afterwards(lambda *gone: self._saver.recording.dropped([gone], _WHY))
 
     def __call__(
         self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None

@@ -27,6 +27,7 @@ _IS_SPLIT = {*sys.modules} & {"lightning", "lightning_fabric"} == {"lightning_fa
 _FABRIC = "lightning.fabric" if find_spec("lightning") and not _IS_SPLIT else "lightning_fabric"
 _plugins: Any = import_module(f"{_FABRIC}.plugins")
 _LAST = re.compile(r"last(-v[0-9]+)?\.ckpt")  # as ModelCheckpoint names it, with its counter of versions
+_WHY = "its callback keeps no more"
 _logger = get_logger(__name__)
 
 
@@ -46,10 +47,10 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
             how: `overlap` and `check_overlap`, as for `marlin_ckpt.Saver`.
         """
         super().__init__()
-        self.afterwards = Afterwards()
+        self.afterwards = Afterwards(lambda *gone: self._saver.recording.dropped([gone], _WHY))
         self._made_with = {"async_save": async_save, **how}
-        done = self.afterwards.durable
-        self._saver = Saver(asynchronous=async_save, as_is=True, on_durable=done, **how)
+        self._saver = Saver(asynchronous=async_save, as_is=True, on_durable=self.afterwards.durable, **how)
+        self._saver.recording.by = "Lightning"
         self._saver.register()  # watches for steps, so that the first save overlaps, too
         self._stepped = KnownOptimizers(lambda: None)
         self._stepped.watch()
@@ -67,7 +68,7 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
             return
         step, metrics = self._facts(checkpoint, str(path))
         self.afterwards.begin(local)
-        self._has_saved = True
+        self._has_saved, self._saver.history = True, os.path.dirname(local)
         self._saver.save(checkpoint, local, metrics=metrics, index=step)
         if not list(self._stepped.known):  # no training is under way
             self._wait()

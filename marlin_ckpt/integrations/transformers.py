@@ -17,7 +17,7 @@ from marlin_ckpt.integrations.agreement import agreed, fill_together
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations.folders import numbered
 from marlin_ckpt.operations.folders import transformers as folders
-from marlin_ckpt.saving.lineage import Lineage
+from marlin_ckpt.saving.recording import Recording, recorded_folder
 
 # What is overridden here beyond the public methods of a Trainer, with the parameters that it has in 5.24.
 PRIVATE = {
@@ -55,7 +55,7 @@ class MarlinCheckpoints(Trainer):
     """
 
     _staging = ""  # the directory that stands for the run's while a checkpoint is written
-    _lineage: Lineage | None = None
+    _recording: Recording | None = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trains as Transformers' `Trainer.train` does, and verifies the checkpoint that it resumes from.
@@ -70,13 +70,13 @@ class MarlinCheckpoints(Trainer):
             CorruptCheckpointError: the named folder, or every folder, is damaged or incomplete.
             CheckpointNotFoundError: there is no folder of that name.
         """
-        self._lineage = Lineage()
+        self._recording = Recording("Transformers")
         if resume_from_checkpoint and self._is_covered():
             named = "" if resume_from_checkpoint is True else str(resume_from_checkpoint)
             needed = folders.needed(save_only_model=self.args.save_only_model)
             found = agreed(lambda: folders.start(self.args.output_dir, named, needed))
             if found:  # else Transformers says that there is nothing
-                self._lineage.continues(numbered.manifest(found), found)
+                self._recording.continues(found, numbered.manifest(found))
                 resume_from_checkpoint = found
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -86,9 +86,10 @@ class MarlinCheckpoints(Trainer):
             return
         run, step = self._get_output_dir(trial), self.state.global_step
         name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        self._lineage = lineage = self._lineage or Lineage()
+        self._recording = history = self._recording or Recording("Transformers")
         metrics = folders.metrics_at(step, self.state.log_history)
-        whole = Transaction(run, name, manifest=lineage.manifest(Kind.CHECKPOINT, step, metrics, {}, {}))
+        manifest = history.lineage.manifest(Kind.CHECKPOINT, step, metrics, {}, {})
+        whole = Transaction(run, name, manifest=manifest)
         best, stock = self.state.best_model_checkpoint, super()._save_checkpoint
 
         def save() -> None:
@@ -97,7 +98,7 @@ class MarlinCheckpoints(Trainer):
 
         try:
             with contextlib.ExitStack() as stack:
-                self._staging = agreed(lambda: stack.enter_context(whole))
+                self._staging = agreed(lambda: stack.enter_context(recorded_folder(history, whole)))
                 fill_together(self._staging, save)
                 agreed(lambda: folders.lift(os.path.join(self._staging, name)))
                 agreed(stack.close)
@@ -106,12 +107,12 @@ class MarlinCheckpoints(Trainer):
             raise
         finally:
             self._staging = ""
-        lineage.saves += 1
         if self.args.push_to_hub:
             self._push_from_checkpoint(whole.path)
         if limit := self.args.save_total_limit:
             kept = [whole.path, self.state.best_model_checkpoint or whole.path]
-            agreed(lambda: folders.rotate(run, limit, kept))
+            why = f"save_total_limit is {limit}"
+            agreed(lambda: history.dropped(folders.rotate(run, limit, kept), why))
 
     def _name_best(self, run: str, name: str) -> None:
         """Names the best checkpoint by the path that it will have, in the file of the trainer's state too."""

@@ -30,6 +30,7 @@ class Start:
         resumes_from: the checkpoint that it continues, or "".
         is_bad: whether that one is bad, as all others are; to load it raises the error that says why.
         skipped: newer checkpoints that are not intact, each with the reason.
+        passed_over: the same by their paths.
         runs: where there are several, all whose checkpoints are there, the one that it continues first.
         deletes: the files of an earlier run that are removed first.
         replaces: the model files of an earlier run that the run will save over.
@@ -39,6 +40,7 @@ class Start:
     resumes_from: str = ""
     is_bad: bool = False
     skipped: tuple[str, ...] = ()
+    passed_over: Mapping[str, str] = field(default_factory=dict)
     deletes: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
@@ -161,16 +163,17 @@ def _continued(
     if newest is None and bad:
         return Start(os.fspath(args.save_dir))
     chosen = newest or [one for one in checkpoints if one.path not in others][-1]
-    told = (*suspects.values(), *(f"{path}: {reason}" for path, reason in skipped.items()))
+    over = suspects | skipped
+    told = tuple(f"{path}: {reason}" for path, reason in over.items())
     several = tuple(runs.shown(run.run_id) for run in found) if len(found) > 1 else ()
-    return Start(os.fspath(args.save_dir), chosen.path, newest is None, told, runs=several)
+    return Start(os.fspath(args.save_dir), chosen.path, newest is None, told, over, runs=several)
 
 
 def _suspects(args: DefaultCheckpointerArguments, checkpoints: list[Entry]) -> dict[str, str]:
     """Checkpoints with which too many runs have failed, with the reason; none where there is no other one."""
     counts = notes.failed_starts(os.fspath(args.save_dir))
     found = {
-        one.path: f"{one.path}: {counts[one.path]} runs in a row have begun with it and made no newer one; "
+        one.path: f"{counts[one.path]} runs in a row have begun with it and made no newer one; "
         "--no-crash-loop-guard takes it all the same"
         for one in checkpoints
         if counts.get(one.path, 0) >= notes.MOST_STARTS

@@ -1,11 +1,21 @@
-"""When a file is written, and by which versions; for its manifest."""
+"""When and by which versions something is written, and in what setting; for manifests and the history."""
 
+import dataclasses
 import datetime
+import hashlib
+import json
+import os
 import platform
+import subprocess
+from typing import Any
 
 import torch
 
+from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.version import __version__
+
+_GIT_S = 2.0  # a repository on a slow network drive must not hold a run up
+_OF_A_START = ("delete_existing_checkpoints",)  # `--overwrite` sets it, and `--resume` clears it
 
 
 def now() -> str:
@@ -17,3 +27,42 @@ def versions() -> dict[str, str]:
     """The versions of marlin-ckpt, torch and Python."""
     python = platform.python_version()
     return {"marlin_ckpt": __version__, "torch": str(torch.__version__), "python": python}
+
+
+def rules(keep: RetentionArguments | None) -> dict[str, Any]:
+    """Rules of retention as YAML has them, without those that are not set."""
+    if not isinstance(keep, RetentionArguments):
+        return {}
+    return {name: value for name, value in dataclasses.asdict(keep).items() if value is not None}
+
+
+def lasting(args: Any) -> dict[str, Any]:
+    """The arguments in a dataclass by name, without those that a resume of the run changes."""
+    own = (one.name for one in dataclasses.fields(args) if one.metadata.get("yaml", True))
+    return {name: getattr(args, name) for name in own if name not in _OF_A_START}
+
+
+def digest(config: Any) -> str:
+    """The SHA-256 of what a run was configured by, as canonical JSON; "" of None."""
+    if config is None:
+        return ""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), default=_plain, skipkeys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+    return os.fspath(value) if isinstance(value, os.PathLike) else type(value).__qualname__
+
+
+def commit() -> str:
+    """The commit of the repository that the working directory is in; "" where there is none, or no git."""
+    try:
+        git = subprocess.run(
+            ["git", "rev-parse", "--verify", "HEAD"],  # noqa: S607 - the user's git
+            cwd=os.getcwd(), timeout=_GIT_S, stdin=subprocess.DEVNULL, capture_output=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return git.stdout.decode("ascii", "replace").strip()

@@ -4,7 +4,9 @@ import os
 import shutil
 import threading
 from collections import deque
+from collections.abc import Callable
 
+from marlin_ckpt.directory.history.removals import size_of
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.storage.local.files import doing
@@ -20,7 +22,9 @@ class Afterwards:
     the link leads elsewhere, so that `last.ckpt` always leads to a file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_removed: Callable[[str, int], None] = lambda *_: None) -> None:
+        """Takes what is told of each removal: the path, and the size in bytes."""
+        self._on_removed = on_removed
         self._lock = threading.Lock()
         self._begun: deque[tuple[int, str]] = deque()  # numbers and paths of saves that are not durable
         self._number = 0  # of the last save that has begun
@@ -102,14 +106,17 @@ class Afterwards:
         for path, number in self._doomed.copy().items():
             if number < first and (is_last or not _is_linked(path)):
                 del self._doomed[path]
-                _remove(path)
+                if os.path.lexists(path):
+                    self._on_removed(path, _remove(path))
 
 
-def _remove(path: str) -> None:
-    if os.path.lexists(path):
-        with doing("cannot remove", path):
-            is_folder = os.path.isdir(path) and not os.path.islink(path)
-            shutil.rmtree(path) if is_folder else os.unlink(path)
+def _remove(path: str) -> int:
+    """Removes a file or folder; returns its size in bytes."""
+    size = size_of(path)
+    with doing("cannot remove", path):
+        is_folder = os.path.isdir(path) and not os.path.islink(path)
+        shutil.rmtree(path) if is_folder else os.unlink(path)
+    return size
 
 
 def _is_linked(path: str) -> bool:

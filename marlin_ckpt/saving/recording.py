@@ -1,29 +1,29 @@
 """What the saves of one run write into the histories of the directories that they go to."""
 
 import contextlib
+import copy
 import dataclasses
-import hashlib
-import json
+import itertools
 import os
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from marlin_ckpt.directory.history.events import Event, Resumed, Saved, SaveFailed, Started
+from marlin_ckpt.directory.history.events import Event, Removed, Resumed, Saved, SaveFailed, Started
 from marlin_ckpt.directory.history.recorder import History
 from marlin_ckpt.directory.history.removals import index_of, removed
 from marlin_ckpt.directory.removing import Removal
+from marlin_ckpt.directory.transaction import Transaction
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving import about
+from marlin_ckpt.saving.job import Job
 from marlin_ckpt.saving.lineage import Lineage
 from marlin_ckpt.storage.local.files import absolute
 
-_GIT_S = 2.0  # a repository on a slow network drive must not hold a run up
-_OF_A_START = ("delete_existing_checkpoints",)  # `--overwrite` sets it, and `--resume` clears it
 _MOST_LETTERS = 2000  # of an error: some quote the data that they are about
 
 
@@ -31,19 +31,21 @@ class Recording:
     """The history of one run; see `History` for what happens where it cannot be written.
 
     Attributes:
+        by: what saves, as `Started` has it.
+        lineage: of the run.
         step: global steps that were done when the save under way began; -1 where that is not known.
     """
 
-    def __init__(self, lineage: Lineage, by: str) -> None:
+    def __init__(self, by: str, lineage: Lineage | None = None) -> None:
         """Takes the run.
 
         Args:
-            lineage: of the run.
             by: what saves, as `Started` has it. "": nothing is written before `start` is called.
+            lineage: of the run; None: of a new one.
         """
         self.step = -1
         self._is_on = bool(by)
-        self._lineage, self._by = lineage, by
+        self.lineage, self.by = lineage or Lineage(), by
         self._histories: dict[str, History] = {}
         self._begun: set[tuple[str, str]] = set()
         self._resumed: list[tuple[str, Resumed]] = []
@@ -57,15 +59,13 @@ class Recording:
         """Writes events of this run into the history of a directory."""
         if not self._is_on:
             return
-        named = (dataclasses.replace(one, run_id=self._lineage.run_id) for one in events)
+        named = (dataclasses.replace(one, run_id=self.lineage.run_id) for one in events)
         self.of(directory).write(*named, is_durable=is_durable)
 
     def note(self, directory: PathText, *events: Event) -> None:
         """Keeps events of this run in memory until something is written."""
         if self._is_on:
-            self.of(directory).note(
-                *(dataclasses.replace(one, run_id=self._lineage.run_id) for one in events)
-            )
+            self.of(directory).note(*(dataclasses.replace(one, run_id=self.lineage.run_id) for one in events))
 
     def begin(self, directory: PathText, config: Any = None, keep: RetentionArguments | None = None) -> None:
         """Writes that the run begins to save in a directory, and what it resumed from; once for a directory.
@@ -77,8 +77,10 @@ class Recording:
         """
         if not self._is_on:
             return
-        if (absolute(directory), self._lineage.run_id) not in self._begun:
-            self.start(directory, Started(by=self._by, config_sha256=digest(config), keep=rules(keep)))
+        if (absolute(directory), self.lineage.run_id) not in self._begun:
+            self.start(
+                directory, Started(by=self.by, config_sha256=about.digest(config), keep=about.rules(keep))
+            )
         elif self._resumed:
             self.write(directory, *self._taken_up(directory))
 
@@ -90,18 +92,23 @@ class Recording:
             started: without the versions and the commit.
         """
         self._is_on = True
-        self._begun.add((absolute(directory), self._lineage.run_id))
-        started = dataclasses.replace(started, versions=about.versions(), git_commit=_commit_here())
+        self._begun.add((absolute(directory), self.lineage.run_id))
+        started = dataclasses.replace(started, versions=about.versions(), git_commit=about.commit())
         self.write(directory, started, *self._taken_up(directory))
 
-    def resumes(self, path: str, manifest: Manifest | None, passed_over: Mapping[str, str]) -> None:
-        """Notes what was loaded; it is written when the run begins to save, as a look at a file is no resume.
+    def continues(
+        self, path: str, manifest: Manifest | None, passed_over: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Takes a loaded checkpoint for the run's last one.
+
+        That is written when the run begins to save, since a look at a file is no resume.
 
         Args:
             path: of the checkpoint.
             manifest: of the checkpoint, if it has one.
             passed_over: the paths of newer ones that were not taken, with the reasons.
         """
+        self.lineage.continues(manifest, path)
         index = manifest.index if manifest else index_of(path)
         event = Resumed(
             index=max(index, 0),
@@ -110,6 +117,13 @@ class Recording:
             passed_over=dict(passed_over),
         )
         self._resumed = [(absolute(path), event)]
+
+    def passes_over(self, others: Mapping[str, str]) -> None:
+        """Notes, by their paths, more checkpoints that were passed over for the one that was loaded."""
+        self._resumed = [
+            (path, dataclasses.replace(event, passed_over={**others, **event.passed_over}))
+            for path, event in self._resumed
+        ]
 
     def removed(self, directory: PathText, removals: Iterable[Removal], by: str) -> None:
         """Writes that checkpoints were removed.
@@ -121,6 +135,18 @@ class Recording:
         """
         if events := [removed(one, by) for one in removals]:
             self.write(directory, *events)
+
+    def dropped(self, gone: Iterable[tuple[str, int]], why: str) -> None:
+        """Writes that the tool that saves has removed checkpoints, each into the history beside it.
+
+        Args:
+            gone: their paths and sizes in bytes.
+            why: in words.
+        """
+        for path, size in gone:
+            directory, name = os.path.split(path)
+            event = Removed(name=name, index=index_of(name), size_bytes=size, reason=why, by=self.by)
+            self.write(directory, event)
 
     def _taken_up(self, directory: PathText) -> list[Event]:
         taken, self._resumed = self._resumed, []
@@ -185,6 +211,59 @@ class Attempt:
             raise
 
 
+@contextlib.contextmanager
+def recorded_folder(recording: Recording, whole: Transaction) -> Iterator[str]:
+    """The block of a transaction, which counts as a save of the run, and is in the history beside it.
+
+    Args:
+        recording: of the run.
+        whole: the folder.
+
+    Yields:
+        what the transaction yields.
+    """
+    directory = os.path.dirname(whole.path)
+    attempt = Attempt(recording, directory, whole.path, whole.manifest)
+    with attempt.watched(), whole as staging:
+        recording.begin(directory)
+        yield staging
+    recording.lineage.saves += 1
+    if whole.report is not None:
+        attempt.is_durable(whole.report)
+
+
+@contextlib.contextmanager
+def recorded(recording: Recording, directory: PathText | None, job: Job) -> Iterator[Job]:
+    """Has the end of a save in the history of a directory; None: of none.
+
+    Args:
+        recording: of its run.
+        directory: which is there.
+        job: the save.
+
+    Yields:
+        what is to be saved in the block.
+    """
+    if directory is None:
+        yield job
+        return
+    recording.begin(directory)
+    attempt = Attempt(recording, directory, job.path, job.manifest)
+
+    def durable(report: SaveReport) -> None:
+        attempt.is_durable(report)
+        job.on_durable(report)
+
+    def failed(error: Exception) -> None:
+        attempt.has_failed(error)
+        if job.on_error is None:
+            raise error
+        job.on_error(error)
+
+    with attempt.watched():
+        yield dataclasses.replace(job, on_durable=durable, on_given_up=attempt.is_given_up, on_error=failed)
+
+
 _REPORTED = [one.name for one in dataclasses.fields(SaveReport) if one.name != "path"]
 
 
@@ -196,53 +275,27 @@ def in_words(error: BaseException) -> str:
     return (text if is_ours else f"{kind}: {text}" if text else kind)[:_MOST_LETTERS]
 
 
-def rules(keep: RetentionArguments | None) -> dict[str, Any]:
-    """Rules of retention as YAML has them, without those that are not set."""
-    if not isinstance(keep, RetentionArguments):
-        return {}
-    return {name: value for name, value in dataclasses.asdict(keep).items() if value is not None}
-
-
-def lasting(args: Any) -> dict[str, Any]:
-    """The arguments in a dataclass by name, without those that a resume of the run changes."""
-    own = (one.name for one in dataclasses.fields(args) if one.metadata.get("yaml", True))
-    return {name: getattr(args, name) for name in own if name not in _OF_A_START}
-
-
-def digest(config: Any) -> str:
-    """The SHA-256 of what a run was configured by, as canonical JSON; "" of None."""
-    if config is None:
-        return ""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"), default=_plain, skipkeys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
-    return os.fspath(value) if isinstance(value, os.PathLike) else type(value).__qualname__
-
-
 def _named(path: str, directory: PathText) -> str:
     """A path relative to a directory; absolute where it is elsewhere."""
     whole, above = absolute(path), absolute(directory).rstrip("/") + "/"
     return whole.removeprefix(above)
 
 
-def _commit_here() -> str:
-    try:
-        return _commit_of(os.getcwd())
-    except OSError:
-        return ""
+_runs: dict[int, tuple[Lineage, Recording, Iterator[int]]] = {}
 
 
-def _commit_of(directory: str) -> str:
-    """The commit of the repository that a directory is in; "" where there is none, or no git."""
-    try:
-        git = subprocess.run(
-            ["git", "rev-parse", "--verify", "HEAD"],  # noqa: S607 - the user's git
-            cwd=directory, timeout=_GIT_S, stdin=subprocess.DEVNULL, capture_output=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return git.stdout.decode("ascii", "replace").strip()
+def _of_new_run(by: str) -> tuple[Lineage, Recording, Iterator[int]]:
+    recording = Recording(by)
+    return recording.lineage, recording, itertools.count()
+
+
+def of_this_process() -> tuple[Lineage, Recording]:
+    """The run that all files of `save` are of, at its next save; a forked child's is not its parent's.
+
+    No lock is held, which the handler of a signal would wait for for ever if it saves, too.
+    """
+    process = os.getpid()
+    run, recording, numbers = _runs.get(process) or _runs.setdefault(process, _of_new_run("save"))
+    lineage = copy.copy(run)
+    lineage.saves = next(numbers)
+    return lineage, recording

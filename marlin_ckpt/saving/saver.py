@@ -1,12 +1,10 @@
 """Saves any object to a path of the caller's choice: at once, or behind the training loop."""
 
 import contextlib
-import copy
 import errno
-import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +24,7 @@ from marlin_ckpt.saving.closing import Closing
 from marlin_ckpt.saving.engine import Engine
 from marlin_ckpt.saving.job import How, Job
 from marlin_ckpt.saving.lineage import Lineage
+from marlin_ckpt.saving.recording import Recording, of_this_process, recorded
 from marlin_ckpt.saving.states import optimizers_in, states_of
 from marlin_ckpt.storage.local.publishing import is_taken, make_directory
 
@@ -40,6 +39,7 @@ def save(  # noqa: PLR0913 - keywords
     index: int | None = None,
     overwrite: bool = True,
     statistics: bool = False,
+    history: PathText | None = None,
 ) -> SaveReport:
     """Saves an object to a file, whole and durable, or not at all.
 
@@ -57,6 +57,7 @@ def save(  # noqa: PLR0913 - keywords
             one succeeds and the others get an error; this needs a file system with hard links.
         statistics: save of each tensor of numbers its L2 norm, minimum, maximum and how many values are NaN
             or infinite, too; `read_statistics` reads them.
+        history: a directory whose history is to have the save, as `marlin-ckpt log` shows it; None: none.
 
     Returns:
         the path, the size and how long each part of the save took.
@@ -67,11 +68,11 @@ def save(  # noqa: PLR0913 - keywords
         StorageError: the file cannot be written, or it exists and `overwrite` is False (`errno` is EEXIST).
     """
     wanted = _Wanted(obj, os.fspath(path), metrics, index, overwrite)
-    lineage = _this_process()
+    lineage, recording = of_this_process()
     lineage.optimizers.update(optimizers_in(obj))
     job = wanted.job(lineage, How(statistics=statistics))
     leftovers.sweep_beside(wanted.path)
-    with contextlib.closing(Engine(_logger)) as engine:
+    with recorded(recording, history, job) as job, contextlib.closing(Engine(_logger)) as engine:
         engine.save(job)
         return engine.reports[0]
 
@@ -85,6 +86,8 @@ class Saver(Closing):
 
     Attributes:
         logger: where failures in the background are logged.
+        history: the directory whose history has the saves; may be changed between two of them.
+        recording: what is written there.
     """
 
     def __init__(  # noqa: PLR0913 - keywords
@@ -97,6 +100,7 @@ class Saver(Closing):
         statistics: bool = False,
         on_durable: Callable[[SaveReport], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
+        history: PathText | None = None,
     ) -> None:
         """Sets how to save; nothing is written yet.
 
@@ -114,14 +118,17 @@ class Saver(Closing):
                 the file is there. Do not call this Saver in it.
             on_error: called with the error of a save in the background, or of `on_durable`, on that thread.
                 Without it the next call raises the error. It is not used if `asynchronous` is False.
+            history: a directory whose history is to have the saves, as `marlin-ckpt log` shows it.
         """
         self._how = How(asynchronous, overlap, check_overlap, statistics)
+        self.history = history
         self._as_is = as_is
         self._on_durable = on_durable or (lambda _: None)
         self._on_error = on_error
         self.logger = _logger
         self._engine = Engine(_logger)
-        self._lineage = Lineage()
+        self.recording = Recording("Saver")
+        self._lineage = self.recording.lineage
         self._swept: set[str] = set()
 
     @property
@@ -154,7 +161,7 @@ class Saver(Closing):
         entry = catalog.entry(path)
         if entry is None:
             raise CheckpointNotFoundError("no such checkpoint", os.fspath(path))
-        self._lineage.continues(inspect(entry).manifest, entry.path)
+        self.recording.continues(entry.path, inspect(entry).manifest)
 
     def save(
         self,
@@ -195,7 +202,8 @@ class Saver(Closing):
             if directory not in self._swept:
                 self._swept.add(directory)
                 leftovers.sweep_beside(wanted.path)
-            self._engine.save(job)
+            with recorded(self.recording, self.history, job) as job:
+                self._engine.save(job)
             self._lineage.saves += self._how.async_save
         self._engine.raise_earlier()
 
@@ -277,18 +285,3 @@ def _index_in(path: str) -> int:
     if found is None:
         return 0
     return (found.epoch or 0) if found.step is None else found.step
-
-
-_runs: dict[int, tuple[Lineage, Iterator[int]]] = {}
-
-
-def _this_process() -> Lineage:
-    """The run that all files of `save` are of, at its next save; a forked child's is not its parent's.
-
-    No lock is held, which the handler of a signal would wait for for ever if it saves, too.
-    """
-    process = os.getpid()
-    run, numbers = _runs.get(process) or _runs.setdefault(process, (Lineage(), itertools.count()))
-    lineage = copy.copy(run)
-    lineage.saves = next(numbers)
-    return lineage

@@ -2,13 +2,12 @@
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from marlin_ckpt.arguments import (
-    DefaultCheckpointerArguments,
     ImportedModuleArguments,
     SpiralArguments,
     TextArguments,
@@ -18,6 +17,7 @@ from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.config import Config
 from marlin_ckpt.directory.newest import is_passed_over
 from marlin_ckpt.errors import ConfigError, Fault, MarlinError, drop_frames
+from marlin_ckpt.saving import about
 from marlin_ckpt.training import setting
 from marlin_ckpt.training.module import ModuleInterface
 from marlin_ckpt.training.observer import TrainerObserver
@@ -27,15 +27,21 @@ from marlin_ckpt.training.trainer import Trainer
 
 
 class _Announcing(DefaultCheckpointer):
-    """Calls a function before it reads a checkpoint, and one where that turns out to be bad."""
+    """Calls a function before it reads a checkpoint, and one where that turns out to be bad.
+
+    Its history has the module's arguments in the digest of the configuration, and what was passed over before
+    it was told what to read.
+    """
 
     def __init__(
         self,
-        args: DefaultCheckpointerArguments,
+        config: Config,
         before_load: Callable[[], None],
         finds_another: Callable[[MarlinError], bool],
+        passed_over: Callable[[], Mapping[str, str]],
     ) -> None:
-        super().__init__(args)
+        super().__init__(config.checkpointer)
+        self._module, self._passed_over = about.lasting(config.module), passed_over
         self._before_load = before_load
         self._finds_another = finds_another
 
@@ -44,11 +50,20 @@ class _Announcing(DefaultCheckpointer):
         while True:
             self._before_load()
             try:
-                return super().load(into)
+                loaded = super().load(into)
             except MarlinError as error:
                 if not (self.args.resume_from and is_passed_over(error) and self._finds_another(error)):
                     raise
                 drop_frames(error)
+            else:
+                self._saves.recording.passes_over(self._passed_over())
+                return loaded
+
+    def on_run_event(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """Writes what happens as `DefaultCheckpointer` does."""
+        if kind == "started":
+            facts = {**facts, "config": {**facts["config"], "module": self._module}}
+        super().on_run_event(kind, facts)
 
 
 def build_trainer(
@@ -57,6 +72,7 @@ def build_trainer(
     observer: TrainerObserver | None = None,
     before_load: Callable[[], None] = lambda: None,
     finds_another: Callable[[MarlinError], bool] = lambda _: False,
+    passed_over: Callable[[], Mapping[str, str]] = dict,
 ) -> Trainer:
     """Makes the module, the checkpointer and the trainer, which loads what it continues from.
 
@@ -65,6 +81,7 @@ def build_trainer(
         observer: follows the trainer's progress.
         before_load: called right before a checkpoint's data is read.
         finds_another: called where those of `resume_from` are bad; whether that names another one by now.
+        passed_over: the paths of newer ones than that, with the reasons.
 
     Raises:
         ConfigError: the module cannot be made.
@@ -74,7 +91,7 @@ def build_trainer(
     setting.device_of(config.trainer)
     setting.before_module(config.trainer)
     module = _build_module(config.module)
-    checkpointer = _Announcing(config.checkpointer, before_load, finds_another)
+    checkpointer = _Announcing(config, before_load, finds_another, passed_over)
     return Trainer(module, config.trainer, checkpointer=checkpointer, observer=observer)
 
 

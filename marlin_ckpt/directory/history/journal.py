@@ -12,9 +12,8 @@ import errno
 import fcntl
 import itertools
 import os
-import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory import own
@@ -23,7 +22,6 @@ from marlin_ckpt.storage.local.publishing import make_directory
 from marlin_ckpt.storage.local.system_calls import write_all
 
 _FILE, _OLDER = "events.jsonl", "events.{}.jsonl"
-_OWN_NAMES = re.compile(r"events(\.[0-9]+)?\.jsonl")
 MOST_BYTES = 16 << 20  # of one file; some 80,000 events
 OLDER_FILES = 4
 LONGEST_LINE = 1 << 20  # bytes; we write no longer one, and read none
@@ -77,11 +75,6 @@ def exists(directory: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def is_all(names: Iterable[str]) -> bool:
-    """Whether files of these names in our own folder are events, and nothing else."""
-    return all(_OWN_NAMES.fullmatch(one) for one in names)
 
 
 def _folder(directory: str) -> contextlib.AbstractContextManager[int]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from marlin_ckpt import naming
+from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.history import journal
 from marlin_ckpt.directory.history.events import BroughtBack, Event, Removed
 from marlin_ckpt.directory.history.recorder import History
+from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.storage.local import temporary
 
 if TYPE_CHECKING:
@@ -21,6 +24,14 @@ def index_of(path: str) -> int:
     name = os.path.basename(path)
     found = naming.parse_any(name, name.rpartition(".")[2]) or naming.folder_name(name)
     return -1 if found is None else found.index
+
+
+def size_of(path: str) -> int:
+    """The size of a checkpoint in bytes, before it is removed; 0 where it cannot be found out."""
+    with contextlib.suppress(MarlinError):
+        if found := catalog.entry(path):
+            return found.size_bytes
+    return 0
 
 
 def removed(removal: Removal, by: str, run_id: str = "") -> Removed:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from marlin_ckpt import naming
 from marlin_ckpt.entries import Entry
+from marlin_ckpt.errors import StorageError
 from marlin_ckpt.formats.layouts.accelerate import AccelerateLayout
 from marlin_ckpt.formats.layouts.dcp.hugging_face import DcpHuggingFaceLayout
 from marlin_ckpt.formats.layouts.dcp.layout import DcpLayout
@@ -104,7 +105,7 @@ def layout_of(store: Store, folder: str, listing: Listing) -> tuple[Layout, tupl
     """
     names = Names(*(frozenset(map(os.path.basename, each)) for each in (listing.objects, listing.folders)))
     for layout in _known.values():
-        if not layout.recognises(names) or (not layout.is_ours and _is_ours(names)):
+        if not layout.recognises(names) or (not layout.is_ours and _is_ours(store, folder, names)):
             continue
         found = (store.head(one) for one in layout.members(store, folder, names))
         if members := tuple(one for one in found if one):
@@ -134,8 +135,17 @@ def known_by(store: Store, entry: Entry) -> tuple[str, ...]:
     return tuple(sorted(left.files | left.folders))
 
 
-def _is_ours(names: Names) -> bool:
-    return naming.OWN_DIRECTORY in names.folders or any(naming.parse_any(one, "pt") for one in names.files)
+def _is_ours(store: Store, folder: str, names: Names) -> bool:
+    """Whether a folder is a directory of checkpoints of ours, of which a history alone is no proof."""
+    if any(naming.parse_any(one, "pt") for one in names.files):
+        return True
+    if naming.OWN_DIRECTORY not in names.folders:
+        return False
+    try:
+        own = store.list(os.path.join(folder, naming.OWN_DIRECTORY))
+    except StorageError:  # a link, say, which is none of ours to follow, but in our place
+        return True
+    return bool(own.folders) or not all(map(naming.is_history, map(os.path.basename, own.objects)))
 
 
 def recognise(store: Store, folder: str, listing: Listing | None = None) -> Entry | None:

@@ -61,15 +61,18 @@ def check_replaceable(path: str) -> None:
         raise StorageError(f"holds what no save has written, such as {others[0]}", path, hint)
 
 
-def rotate(path: str, limit: int) -> None:
+def rotate(path: str, limit: int) -> list[tuple[str, int]]:
     """Removes all but the folders of the greatest numbers beside a new one, which stays.
 
     Args:
         path: of the new one.
         limit: how many stay with it.
+
+    Returns:
+        the paths of what has gone, with the sizes in bytes.
     """
     found = [one for one in numbered.folders(os.path.dirname(path), NAME) if one != path]
-    numbered.remove(reversed(found[max(limit, 1) - 1 :]))
+    return numbered.remove(reversed(found[max(limit, 1) - 1 :]))
 
 
 def next_number(directory: str, loaded: str) -> int:

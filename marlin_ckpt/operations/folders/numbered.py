@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 
 from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory.history.removals import size_of
 from marlin_ckpt.directory.newest import is_passed_over, none_is_intact
 from marlin_ckpt.errors import CheckpointNotFoundError, CorruptCheckpointError, MarlinError
 from marlin_ckpt.escaping import get_logger
@@ -186,13 +187,21 @@ def log_passed_over(path: str, reason: str) -> None:
     _logger.warning("Passed over %s: %s", path, reason)
 
 
-def remove(paths: Iterable[str]) -> None:
-    """Removes folders, each in one instant; what cannot be removed is in the log."""
+def remove(paths: Iterable[str]) -> list[tuple[str, int]]:
+    """Removes folders, each in one instant; what cannot be removed is in the log.
+
+    Returns:
+        the paths of what has gone, with the sizes in bytes.
+    """
+    gone = []
     for path in paths:
         directory, name = os.path.split(path)
+        size = size_of(path)
         with open_store(directory) as store:
             try:
                 if item := store.head(name):
                     store.remove(name, item.identity)
+                    gone.append((path, size))
             except OSError as error:
                 _logger.warning("Could not remove %s: %s", path, error.strerror or error)
+    return gone

@@ -165,7 +165,7 @@ def surplus(paths: Sequence[str], limit: int, kept: Collection[str]) -> list[str
     return free[: max(0, min(len(free), len(paths) - limit))]
 
 
-def rotate(directory: str, limit: int, kept: Collection[str]) -> None:
+def rotate(directory: str, limit: int, kept: Collection[str]) -> list[tuple[str, int]]:
     """Removes the oldest folders of a run, each in one instant; what cannot be removed is in the log.
 
     Args:
@@ -173,12 +173,15 @@ def rotate(directory: str, limit: int, kept: Collection[str]) -> None:
         limit: see `surplus`.
         kept: paths of those that stay whatever the limit.
 
+    Returns:
+        the paths of what has gone, with the sizes in bytes.
+
     Raises:
         StorageError: the directory cannot be read.
     """
     found = sorted(numbered.folders(directory, _NAME), key=lambda path: (_written_s(path), len(path), path))
     stays = {os.path.realpath(path) for path in kept}
-    numbered.remove(surplus(found, limit, [one for one in found if os.path.realpath(one) in stays]))
+    return numbered.remove(surplus(found, limit, [one for one in found if os.path.realpath(one) in stays]))
 
 
 def lift(folder: str) -> None:

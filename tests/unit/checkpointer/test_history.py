@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from marlin_ckpt import (
@@ -28,6 +30,10 @@ def kinds(directory) -> list[str]:
     return [one.kind for one in past(directory)]
 
 
+def of(directory, kind: type) -> list[Any]:
+    return [one for one in past(directory) if isinstance(one, kind)]
+
+
 def train(directory, epochs: int, **options) -> Trainer:
     own = {"save_dir": directory, "model_state_save_dir": None, "keep": RetentionArguments(last=1)}
     checkpointer = DefaultCheckpointer(DefaultCheckpointerArguments(**{**own, **options}))
@@ -40,22 +46,25 @@ def train(directory, epochs: int, **options) -> Trainer:
 @pytest.mark.parametrize("async_save", [True, False])
 def test_a_training_has_its_start_metrics_saves_removals_and_end(tmp_path, async_save):
     trainer = train(tmp_path, 2, async_save=async_save)
-    assert kinds(tmp_path) == ["started", "measured", "saved", "measured", "saved", "removed", "ended"]
-    started, first, zero, second, one, removed, ended = past(tmp_path)
+    inside = ["measured", "saved", "measured", "saved", "removed"]
+    if async_save:  # a save behind the loop may end after the next epoch
+        assert (kinds(tmp_path)[0], kinds(tmp_path)[-1]) == ("started", "ended")
+        assert sorted(kinds(tmp_path)[1:-1]) == sorted(inside)
+    else:
+        assert kinds(tmp_path)[1:-1] == inside
+    first, second = of(tmp_path, Measured)
+    zero, one = of(tmp_path, Saved)
+    (removed,) = of(tmp_path, Removed)
+    started, ended = past(tmp_path)[0], past(tmp_path)[-1]
     assert {event.run_id for event in past(tmp_path)} == {trainer.checkpointer.run_id}
     assert isinstance(started, Started)
     assert (started.by, started.world_size, started.keep) == ("Trainer", 1, {"last": 1})
     assert set(started.versions) == {"marlin_ckpt", "torch", "python"}
-    assert isinstance(first, Measured)
-    assert isinstance(second, Measured)
     assert (first.epoch, first.step, second.epoch, second.step) == (0, 2, 1, 4)
-    assert isinstance(zero, Saved)
-    assert isinstance(one, Saved)
     assert (zero.name, zero.index, zero.save_number, zero.step) == ("model_0.pt", 0, 1, 2)
     assert (one.name, one.index, one.save_number, one.step) == ("model_1.pt", 1, 2, 4)
     assert one.metrics == second.metrics
     assert one.size_bytes == (tmp_path / "model_1.pt").stat().st_size
-    assert isinstance(removed, Removed)
     assert (removed.name, removed.index, removed.by) == ("model_0.pt", 0, "keep")
     assert removed.size_bytes == zero.size_bytes
     assert isinstance(ended, Ended)

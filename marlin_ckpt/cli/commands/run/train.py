@@ -85,7 +85,11 @@ def train(
         progress = stack.enter_context(RunProgress(quiet=quiet))
         stack.enter_context(output.stdout_for_data_alone())
         trainer = build_trainer(
-            settings, observer=progress, before_load=count_start, finds_another=starter.finds_another
+            settings,
+            observer=progress,
+            before_load=count_start,
+            finds_another=starter.finds_another,
+            passed_over=lambda: starter.start.passed_over,
         )
         try:
             trainer.train()
