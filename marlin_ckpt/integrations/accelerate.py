@@ -87,7 +87,8 @@ class MarlinAccelerator(Accelerator):
             config.automatic_checkpoint_naming = is_named
         if is_named and (limit := config.total_limit) is not None:
             why = f"total_limit is {limit}"
-            agreed(lambda: history.dropped(folders.rotate(path, limit), why))
+            place = folders.history_of(path)
+            agreed(lambda: history.dropped(folders.rotate(path, limit), why, place))
         return Path(path)
 
     def load_state(self, input_dir: Any = None, load_kwargs: Any = None, **kwargs: Any) -> None:
@@ -130,7 +131,8 @@ class MarlinAccelerator(Accelerator):
         read = FolderLayout().read_name(os.path.basename(path))
         index = self.save_iteration if read is None else read.index
         manifest = history.lineage.manifest(Kind.CHECKPOINT, index, None, {}, {})
-        return recorded_folder(history, Transaction(*os.path.split(path), manifest=manifest))
+        whole = Transaction(*os.path.split(path), manifest=manifest)
+        return recorded_folder(history, whole, folders.history_of(path))
 
     def _judge(self, path: str) -> Verdict:
         counts = [len(getattr(self, name)) for name in PRIVATE]

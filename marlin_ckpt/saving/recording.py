@@ -136,17 +136,18 @@ class Recording:
         if events := [removed(one, by) for one in removals]:
             self.write(directory, *events)
 
-    def dropped(self, gone: Iterable[tuple[str, int]], why: str) -> None:
-        """Writes that the tool that saves has removed checkpoints, each into the history beside it.
+    def dropped(self, gone: Iterable[tuple[str, int]], why: str, directory: PathText = "") -> None:
+        """Writes that the tool that saves has removed checkpoints.
 
         Args:
             gone: their paths and sizes in bytes.
             why: in words.
+            directory: of the history; "": the one that each was in.
         """
         for path, size in gone:
-            directory, name = os.path.split(path)
-            event = Removed(name=name, index=index_of(name), size_bytes=size, reason=why, by=self.by)
-            self.write(directory, event)
+            place = directory or os.path.dirname(path)
+            name, index = _named(path, place), index_of(path)
+            self.write(place, Removed(name=name, index=index, size_bytes=size, reason=why, by=self.by))
 
     def _taken_up(self, directory: PathText) -> list[Event]:
         taken, self._resumed = self._resumed, []
@@ -212,17 +213,18 @@ class Attempt:
 
 
 @contextlib.contextmanager
-def recorded_folder(recording: Recording, whole: Transaction) -> Iterator[str]:
-    """The block of a transaction, which counts as a save of the run, and is in the history beside it.
+def recorded_folder(recording: Recording, whole: Transaction, directory: PathText = "") -> Iterator[str]:
+    """The block of a transaction, which counts as a save of the run, and is in the history of a directory.
 
     Args:
         recording: of the run.
         whole: the folder.
+        directory: which is there; "": the one that the folder is in.
 
     Yields:
         what the transaction yields.
     """
-    directory = os.path.dirname(whole.path)
+    directory = directory or os.path.dirname(whole.path)
     attempt = Attempt(recording, directory, whole.path, whole.manifest)
     with attempt.watched(), whole as staging:
         recording.begin(directory)

@@ -32,6 +32,7 @@ PARTS = {
     ],
     "kills": [
         "adversity/test_async.py",
+        "adversity/test_history_kills.py",
         "adversity/test_kills.py",
         "adversity/test_transaction_kills.py",
     ],

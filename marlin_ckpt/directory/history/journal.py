@@ -126,14 +126,19 @@ def _has_name(fd: int, folder: int) -> bool:
 
 
 def _cut_torn_line(fd: int) -> int:
-    """Cuts off what follows the last line feed; returns where the file ends."""
+    """Cuts off what follows the last line feed; returns where the file ends.
+
+    What is longer than any line of ours is somebody else's: it stays, as a line.
+    """
     end = os.fstat(fd).st_size
     if not end or os.pread(fd, 1, end - 1) == b"\n":
         return end
     start = max(0, end - LONGEST_LINE)
-    whole = start + os.pread(fd, end - start, start).rfind(b"\n") + 1
-    os.ftruncate(fd, whole)
-    return whole
+    found = os.pread(fd, end - start, start).rfind(b"\n")
+    if start and found < 0:
+        return end + os.pwrite(fd, b"\n", end)
+    os.ftruncate(fd, start + found + 1)
+    return start + found + 1
 
 
 def _add(fd: int, end: int, lines: bytes, folder: int | None) -> None:

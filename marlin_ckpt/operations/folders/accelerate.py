@@ -75,6 +75,12 @@ def rotate(path: str, limit: int) -> list[tuple[str, int]]:
     return numbered.remove(reversed(found[max(limit, 1) - 1 :]))
 
 
+def history_of(path: str) -> str:
+    """The directory whose history has a state: `load_state` takes all in `checkpoints` for states."""
+    directory = os.path.dirname(path)
+    return os.path.dirname(directory) if os.path.basename(directory) == "checkpoints" else directory
+
+
 def next_number(directory: str, loaded: str) -> int:
     """The number of the folder after the one that was loaded.
 
