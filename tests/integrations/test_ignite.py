@@ -20,6 +20,7 @@ from marlin_ckpt.errors import UnsavableStateError
 from marlin_ckpt.formats.inspection import inspect as look
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.reports import SaveReport
+from tests.support.checkpoint_directories import listed
 from tests.support.folders import REPOSITORY
 
 with warnings.catch_warnings():  # of torch.jit.script, which torch.distributed.optim calls
@@ -63,7 +64,7 @@ def epoch_of(engine: Engine, _event: Any) -> int:
 
 
 def names(directory: Path) -> list[str]:
-    return sorted(os.listdir(directory))
+    return listed(directory)
 
 
 def manifest(path: Path | str) -> Manifest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import warnings
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from tests.support import warm
+from tests.support.checkpoint_directories import listed
 from tests.support.folders import REPOSITORY
 
 with warnings.catch_warnings():  # of torch.jit.script, which torch.distributed.optim calls
@@ -30,7 +30,7 @@ def test_the_example_resumes(tmp_path: Path) -> None:
     ]
     assert said[0].startswith("starts from the beginning\nloss ")
     assert said[1] == said[0].removeprefix("starts from the beginning\n")
-    assert len(os.listdir(tmp_path / "run")) == 2
+    assert len(listed(tmp_path / "run")) == 2
 
 
 def test_the_page_shows_lines_that_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ with warnings.catch_warnings():
 
     from marlin_ckpt.integrations import lightning_private
     from marlin_ckpt.integrations.lightning import MarlinCheckpointIO
+    from tests.support.checkpoint_directories import listed
     from tests.support.lightning_runs import Net, batches, quieten, trainer_for
 
 MODES = pytest.mark.parametrize("async_save", [False, True])
@@ -42,7 +43,7 @@ def quiet():
 
 
 def names(directory):
-    return sorted(os.listdir(directory))
+    return listed(directory)
 
 
 def manifest(path):

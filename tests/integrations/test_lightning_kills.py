@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import marlin_ckpt
+from tests.support.checkpoint_directories import listed
 from tests.support.folders import REPOSITORY
 
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning", "ignore:::pytorch_lightning", "ignore:::torch")
@@ -45,7 +46,7 @@ def test_the_example_resumes(tmp_path, capsys):
     losses = [example["main"](str(tmp_path / "run")) for _ in range(2)]
     assert losses[0] == losses[1] < 0.1
     assert "from step 0\n" in capsys.readouterr().out
-    assert len(os.listdir(tmp_path / "run")) == 3
+    assert len(listed(tmp_path / "run")) == 3
 
 
 @pytest.mark.filterwarnings("ignore")  # of the import

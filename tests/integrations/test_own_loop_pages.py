@@ -17,6 +17,7 @@ import marlin_ckpt
 from marlin_ckpt import StorageError, UnsafeCheckpointError
 from marlin_ckpt.formats.torch import writer
 from tests.support import warm
+from tests.support.checkpoint_directories import listed
 from tests.support.equality import is_same
 from tests.support.pages import blocks
 
@@ -107,7 +108,7 @@ def test_an_old_file_is_the_first_checkpoint_and_is_not_read_a_second_time(tmp_p
         exec(using, given)
         assert given["step"] == 2000
         assert is_same({**given["model"].state_dict()}, wanted)
-        assert os.listdir("runs/new") == ["model_2000.pt"]
+        assert listed("runs/new") == ["model_2000.pt"]
         Path("ckpt.pt").write_bytes(b"no longer read")
 
 
@@ -141,6 +142,4 @@ def test_on_a_full_disk_the_loop_of_the_page_goes_on_and_keeps_what_it_has(
         exec(code, {})
     said = capsys.readouterr().out
     assert said.count("trains on: ") == (failing != 5)
-    assert sorted(os.listdir("runs/full")) == [
-        f"model_{one}.pt" for one in ((3, 4) if failing == 5 else (4, 5))
-    ]
+    assert listed("runs/full") == [f"model_{one}.pt" for one in ((3, 4) if failing == 5 else (4, 5))]

@@ -18,6 +18,7 @@ from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.integrations.transformers import PRIVATE, MarlinCheckpoints, protect
 from marlin_ckpt.operations.folders import numbered
+from tests.support.checkpoint_directories import listed
 from tests.support.trainer_runs import Net, Rows, arguments, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -40,7 +41,7 @@ def run(whole, tmp_path) -> Path:
 
 
 def names_in(directory: Path) -> list[str]:
-    return sorted(one.name for one in directory.iterdir() if one.name != "runs")
+    return [name for name in listed(directory) if name != "runs"]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

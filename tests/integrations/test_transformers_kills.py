@@ -14,6 +14,7 @@ import pytest
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.verdicts import Status
+from tests.support.checkpoint_directories import listed
 from tests.support.folders import REPOSITORY
 
 FEW = 4
@@ -68,4 +69,4 @@ def test_where_one_process_cannot_save_all_raise_and_nothing_is_left(found, dire
     first, second = found["ranks"]["failed"]
     assert "StorageError: another process has failed to save: OSError(28," in first
     assert "OSError: [Errno 28] No space left on device" in second
-    assert os.listdir(directory / "failed") == []
+    assert listed(directory / "failed") == []

@@ -24,6 +24,7 @@ from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.integrations.transformers import MarlinCheckpoints, protect
 from marlin_ckpt.operations.folders import transformers
 from tests.support import warm
+from tests.support.checkpoint_directories import listed
 from tests.support.folders import REPOSITORY
 from tests.support.pages import blocks, lines, page
 from tests.support.trainer_runs import arguments
@@ -114,7 +115,7 @@ def test_the_example_resumes(tmp_path):
     ]
     assert said[0][0] == "starts from the beginning"
     assert [line for line in said[1] if line.startswith("loss ")] == [said[0][-1]]
-    assert sorted(os.listdir(tmp_path / "run")) == ["checkpoint-32", "checkpoint-40"]
+    assert listed(tmp_path / "run") == ["checkpoint-32", "checkpoint-40"]
 
 
 def test_the_page_shows_lines_that_run(tmp_path, monkeypatch):
