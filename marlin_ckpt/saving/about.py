@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.version import __version__
 
+MOST_LETTERS = 2000  # of an error: some quote the data that they are about
 _GIT_S = 2.0  # a repository on a slow network drive must not hold a run up
 _OF_A_START = ("delete_existing_checkpoints",)  # `--overwrite` sets it, and `--resume` clears it
 
@@ -66,3 +68,11 @@ def commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return git.stdout.decode("ascii", "replace").strip()
+
+
+def in_words(error: BaseException) -> str:
+    """What went wrong, for an event."""
+    text = str(error)
+    kind = type(error).__name__
+    is_ours = isinstance(error, MarlinError) and text
+    return (text if is_ours else f"{kind}: {text}" if text else kind)[:MOST_LETTERS]

@@ -14,7 +14,6 @@ from marlin_ckpt.directory.history.recorder import History
 from marlin_ckpt.directory.history.removals import index_of, removed
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.directory.transaction import Transaction
-from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.keep import RetentionArguments
@@ -23,8 +22,6 @@ from marlin_ckpt.saving import about
 from marlin_ckpt.saving.job import Job
 from marlin_ckpt.saving.lineage import Lineage
 from marlin_ckpt.storage.local.files import absolute
-
-_MOST_LETTERS = 2000  # of an error: some quote the data that they are about
 
 
 class Recording:
@@ -195,12 +192,12 @@ class Attempt:
         if not self._has_ended:
             self._has_ended = True
             name, index = _named(self._path, self._directory), self._manifest.index
-            event = SaveFailed(name=name, index=index, error=why[:_MOST_LETTERS])
+            event = SaveFailed(name=name, index=index, error=why[: about.MOST_LETTERS])
             self._recording.write(self._directory, event)
 
     def has_failed(self, error: BaseException) -> None:
         """Writes that the save failed; once."""
-        self.is_given_up(in_words(error))
+        self.is_given_up(about.in_words(error))
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -267,14 +264,6 @@ def recorded(recording: Recording, directory: PathText | None, job: Job) -> Iter
 
 
 _REPORTED = [one.name for one in dataclasses.fields(SaveReport) if one.name != "path"]
-
-
-def in_words(error: BaseException) -> str:
-    """What went wrong, for an event."""
-    text = str(error)
-    kind = type(error).__name__
-    is_ours = isinstance(error, MarlinError) and text
-    return (text if is_ours else f"{kind}: {text}" if text else kind)[:_MOST_LETTERS]
 
 
 def _named(path: str, directory: PathText) -> str:

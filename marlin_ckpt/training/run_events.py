@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.hooks import hooks_of
-from marlin_ckpt.saving.about import lasting
-from marlin_ckpt.saving.recording import in_words
+from marlin_ckpt.saving.about import in_words, lasting
 from marlin_ckpt.training.preemption import SAVES, Preempted, Signals
 
 

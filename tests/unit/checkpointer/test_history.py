@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import signal
 import threading
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 from marlin_ckpt import (
     CheckpointDirectory,
     DefaultCheckpointer,
-    Preempted,
     RetentionArguments,
     StorageError,
     Trainer,
@@ -31,7 +29,6 @@ from marlin_ckpt.directory.history.events import (
     Resumed,
     Saved,
     SaveFailed,
-    Signalled,
     Started,
 )
 from marlin_ckpt.formats.torch import writer
@@ -166,53 +163,6 @@ def test_a_folder_that_is_filled_is_saved_and_one_whose_block_fails_is_a_failed_
     assert (failed.kind, failed.name, failed.index, failed.error) == (
         "save failed", "model_2", 2, "ValueError: bad",
     )  # fmt: skip
-
-
-class Stopping(Spiral):
-    """Sends its own process a signal in the second step, or raises."""
-
-    what: Any = signal.SIGTERM
-
-    def train_step(self, **step: Any) -> Any:
-        self.steps = getattr(self, "steps", 0) + 1
-        if self.steps == 2:
-            if isinstance(self.what, BaseException):
-                raise self.what
-            os.kill(os.getpid(), self.what)
-        return super().train_step(**step)
-
-
-def stopped_by(directory, what: Any) -> None:
-    module = Stopping(SpiralArguments(points=20))
-    module.what = what
-    args = DefaultCheckpointerArguments(save_dir=directory, model_state_save_dir=None)
-    arguments = TrainerArguments(device="cpu", train_batch_size=4, epochs=1)
-    Trainer(module, arguments, checkpointer=DefaultCheckpointer(args)).train()
-
-
-def test_a_signal_that_stops_is_in_the_history_before_the_save_that_it_asks_for(tmp_path):
-    with pytest.raises(Preempted):
-        stopped_by(tmp_path, signal.SIGTERM)
-    assert kinds(tmp_path) == ["started", "signal", "saved", "ended"]
-    _, signalled, saved, ended = past(tmp_path)
-    assert (signalled.signal, signalled.step, saved.step) == ("SIGTERM", 2, 2)
-    assert (ended.how, ended.error, ended.step) == ("stopped", "", 2)
-
-
-def test_a_signal_that_asks_to_save_does_not_stop(tmp_path):
-    stopped_by(tmp_path, signal.SIGUSR1)
-    assert kinds(tmp_path)[:3] == ["started", "signal", "saved"]
-    assert of(tmp_path, Signalled)[0].signal == "SIGUSR1"
-    assert past(tmp_path)[-1].how == "finished"
-
-
-def test_what_a_module_raises_is_how_the_training_ended(tmp_path):
-    with pytest.raises(RuntimeError):
-        stopped_by(tmp_path, RuntimeError("CUDA out of memory"))
-    assert (past(tmp_path)[-1].how, past(tmp_path)[-1].error) == (
-        "failed",
-        "RuntimeError: CUDA out of memory",
-    )
 
 
 def test_a_save_is_durable_then_its_line_is_and_only_then_does_retention_remove(tmp_path, monkeypatch):
