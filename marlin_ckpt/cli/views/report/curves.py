@@ -184,7 +184,7 @@ def _drawing(
     for one in curves:
         parts += _curve(plan, one, where)
     for one in curves:
-        parts += marks.marks(plan, one, where)
+        parts += marks.marks(plan, one, where, many=marks.are_many(plan, curves))
     for one in curves:
         parts += marks.chosen(plan, one, where, marks.best_places(best, one.metric))
     parts += marks.not_finite(plan, curves, lambda row: axes.x(row, time=time))

@@ -11,13 +11,18 @@ from marlin_ckpt.cli.views.report.parts import plotting
 from marlin_ckpt.cli.views.report.parts.figures import number
 from marlin_ckpt.operations.report.values import Best
 
-_MOST_MARKS = 40  # of a curve; more are small
+_MOST_MARKS = 60  # of a chart; more are small
 _ROOM = 0.025  # of the width, between a small mark and the next
 
 Where = Callable[[int, str], tuple[float, float] | None]  # of a row and a metric; None where it is nowhere
 
 
-def marks(plan: Plan, curve: Curve, where: Where) -> Iterator[str]:
+def are_many(plan: Plan, curves: Sequence[Curve]) -> bool:
+    """Whether a chart has more checkpoints than it has room for marks of full size."""
+    return sum(plan.rows[place].point is not None for one in curves for place in one.rows) > _MOST_MARKS
+
+
+def marks(plan: Plan, curve: Curve, where: Where, *, many: bool) -> Iterator[str]:
     """A mark at each checkpoint; of many small ones, and none of removed checkpoints beside another mark."""
     classes = f"c{curve.colour}"
     shape = plotting.SHAPES[curve.colour % len(plotting.SHAPES)]
@@ -27,7 +32,7 @@ def marks(plan: Plan, curve: Curve, where: Where) -> Iterator[str]:
         if point and at:
             state = "gone" if not point.is_there else "damaged" if point.complete is False else "there"
             marked[state].append(at)
-    if sum(map(len, marked.values())) > _MOST_MARKS:
+    if many:
         shape, last = "dot", -1.0
         others = sorted(x for x, _ in marked["there"])
         thinned = []
