@@ -70,7 +70,7 @@ def assert_harmless(printed: bytes) -> list[str]:
 def test_the_table_has_one_harmless_line_for_each_file(command, directory):
     code, out, err = command("list", directory, "--recursive")
     header, *rows = assert_harmless(out)
-    assert (code, err, header.split()[0]) == (0, b"", "index")
+    assert (code, len(assert_harmless(err)), header.split()[0]) == (0, 1, "index")
     expected = sorted("-" if index is None else str(index) for _, index in [*HOSTILE, (b"x[/]_1.pt", 1)])
     assert sorted(row.split()[0] for row in rows) == expected
 
@@ -148,8 +148,9 @@ def test_metrics_with_hostile_names_are_listed_harmlessly(command, make_checkpoi
     names = {"\x1b[31mloss": 1.0, "new\nline": 2.0, "[red]": 3.0, "bidi\u202e": 4.0}
     make_checkpointer().save(Checkpoint({}, {}, {}, metrics=names), 0)
     _, out, _ = command("list", tmp_path / "checkpoints")
-    (_, row) = assert_harmless(out)
-    assert r"\x1b[31mloss 1  [red] 3  bidi\u202e 4  new\nline 2" in row
+    header, row = assert_harmless(out)
+    assert header.split()[4:-2] == [r"\x1b[31mloss", "[red]", r"bidi\u202e", r"new\nline"]
+    assert row.split()[6:-2] == ["1", "3", "4", "2"]
     document = json.loads(command("list", tmp_path / "checkpoints", "--json")[1])
     assert document["checkpoints"][0]["metrics"] == names
 

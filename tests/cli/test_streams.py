@@ -152,6 +152,6 @@ def test_help_whose_reader_has_gone_or_that_does_not_fit_the_disk_ends_like_othe
 
 def test_a_name_that_the_encoding_of_stdout_lacks_is_escaped(run_command, tmp_path):
     (tmp_path / "mod\u00e8le_1.pt").touch()
-    ended = run_command("list", tmp_path, env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C.UTF-8"})
+    ended = run_command("list", tmp_path, "-q", env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C.UTF-8"})
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert ended.stdout.splitlines()[1].endswith(b"mod\\xe8le_1.pt")

@@ -134,6 +134,7 @@ ENDS: dict[tuple[str, int], list[tuple[str, Callable[[pytest.MonkeyPatch], None]
     ("train", 143): [(_TRAIN, _step("os.kill(os.getpid(), 15)"))],
     ("prove-resume", 3): [("prove-resume --config run.yaml --quiet", _differing)],
     ("list", 0): [("list empty", None)],
+    ("list", 4): [("list nowhere", None), ("list saved --run none", None)],
     ("latest", 4): [("latest empty", None)],
     ("log", 4): [("log empty", None), ("log saved --run none", None)],
     ("verify", 3): [("verify bad", None), ("verify other.pt", None)],
