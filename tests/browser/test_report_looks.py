@@ -134,6 +134,6 @@ def test_on_paper_a_dark_page_is_light_and_its_buttons_are_gone(opened):
     browser = opened(REPORTS["12"], theme="dark", media="print")
     browser.picture("12-paper")
     assert browser.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert browser.run(
-        "return [...document.querySelectorAll('button, nav')].every((one) => !one.offsetParent)"
-    )
+    hidden = "return [...document.querySelectorAll('#theme, #unfold, nav')].every((one) => !one.offsetParent)"
+    assert browser.run(hidden)
+    assert "layers.0 (6)" in browser.text("#heat-names")
