@@ -18,6 +18,7 @@ import torch
 
 import marlin_ckpt
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.operations.report.gathering import gather
 from tests.support.equality import is_same
 from tests.support.folders import REPOSITORY
 from tests.support.foreign.corpus import CHECKPOINTS
@@ -103,6 +104,18 @@ def test_the_metrics_of_a_run_are_a_table_that_has_those_of_removed_checkpoints_
     assert titles == ["at", "run", "event", "step", "loss"]
     assert [float(row[-1]) for row in rows] == [1.0, 0.5, 1 / 3]
     assert len([*tmp_path.glob("*.pt")]) == 1
+
+
+def test_a_loop_with_statistics_has_a_report_of_what_was_removed_and_what_moved(tmp_path: Path) -> None:
+    directory, page = tmp_path / "runs", tmp_path / "report.html"
+    _example("report_of_a_loop").main(str(directory), str(page))
+    assert page.read_text(encoding="utf-8").count("removed by keep") >= 8
+    found = gather(str(directory))
+    assert (len(found.points), found.totals.removed) == (12, 8)
+    assert found.movement is not None
+    assert found.movement.tensors == ("0.weight", "0.bias", "2.weight", "2.bias")
+    assert len(found.movement.columns) == 4
+    assert found.movement.missing == 0
 
 
 def test_checkpoints_of_other_tools_are_checked_and_a_shard_that_is_missing_counts(tmp_path, capsys):

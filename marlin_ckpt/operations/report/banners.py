@@ -112,6 +112,9 @@ def _not_finite(moved: Movement, column: int) -> list[str]:
 
 def _metrics(known: Known) -> Iterator[Banner]:
     """Metrics that are NaN or infinite in the newest checkpoints of a run."""
+    moved = known.report.movement
+    columns = enumerate(moved.columns) if moved else ()
+    bad_states = {known.report.points[at].name for n, at in columns if moved and _not_finite(moved, n)}
     for run in known.report.runs:
         points = [one for one in known.report.points if one.run_id == run.run_id and one.metrics]
         bad = [one for one in points if _bad_metrics(one)]
@@ -119,8 +122,9 @@ def _metrics(known: Known) -> Iterator[Banner]:
             continue
         good = [place for place, one in enumerate(points) if not _bad_metrics(one)]
         first = points[good[-1] + 1 if good else 0]
-        what = f"{_some(_bad_metrics(first))} of {first.name}{known.of(run.run_id)} and later is not finite. "
-        left = [points[place] for place in good if points[place].is_there]
+        what = f"Not finite{known.of(run.run_id)} since {first.name}: {_some(_bad_metrics(first))}. "
+        # A loss is often NaN only in the epoch after that in which the weights were.
+        left = [points[n] for n in good if points[n].is_there and points[n].name not in bad_states]
         what += f"The last checkpoint before that is {left[-1].name}." if left else "None before is left."
         hint = f"marlin-ckpt show {known.path(left[-1].name)}" if left else ""
         yield Banner(severity="bad", what=what, hint=hint)

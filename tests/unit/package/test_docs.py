@@ -95,7 +95,7 @@ def test_the_readme_is_short_and_has_what_a_newcomer_looks_for_in_this_order() -
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
         "Install", "In your loop", "The command", "What is guaranteed", "How fast", "Read on",
     ]  # fmt: skip
-    assert len(set(re.findall(r"^!\[.+\]\((.+)\)$", text, re.MULTILINE))) == 2
+    assert len(set(re.findall(r"^!\[.+\]\((.+)\)$", text, re.MULTILINE))) == 3
 
 
 def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
