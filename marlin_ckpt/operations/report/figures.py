@@ -19,7 +19,7 @@ from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.operations import one
 from marlin_ckpt.operations.report.sizes import module_tensors
 from marlin_ckpt.operations.report.values import Histogram
-from marlin_ckpt.operations.selection import MODULE_STATES, within
+from marlin_ckpt.operations.selection import MODULE_STATES
 from marlin_ckpt.storage.local.publishing import make_directory
 
 OnBytes = Callable[[int], None]
@@ -60,7 +60,8 @@ def saved(found: Found) -> Figures:
 def _of_module(known: Mapping[str, Statistics]) -> dict[str, Statistics]:
     """Those of the module alone, under its names."""
     for state in MODULE_STATES:
-        if inner := {short: one for name, one in known.items() if (short := within(name, state)) is not None}:
+        start = f"{state}."
+        if inner := {name[len(start) :]: one for name, one in known.items() if name.startswith(start)}:
             return inner
     return dict(known)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 from marlin_ckpt.formats.statistics import Statistics
 from marlin_ckpt.operations.report.course import Point
@@ -12,9 +11,6 @@ from marlin_ckpt.operations.report.figures import Figures
 from marlin_ckpt.operations.report.values import Movement
 
 MOST_COLUMNS = 400  # more are no longer seen; the rest is left out evenly
-
-_T = TypeVar("_T")
-_Column = Mapping[str, Statistics]
 
 
 def movement(points: Sequence[Point], figures: Figures, elements: Mapping[str, int]) -> Movement | None:
@@ -39,13 +35,8 @@ def movement(points: Sequence[Point], figures: Figures, elements: Mapping[str, i
     runs = [points[place].run_id for place in columns]
     firsts = {at for at, run_id in enumerate(runs) if not at or run_id != runs[at - 1]}
 
-    def rows(value: Callable[[str, Statistics], _T]) -> tuple[tuple[_T | None, ...], ...]:
-        return tuple(
-            tuple(None if (one := column.get(name)) is None else value(name, one) for column in by_column)
-            for name in tensors
-        )
-
-    norms = rows(lambda _, one: norm(one))
+    grid = [[column.get(name) for column in by_column] for name in tensors]
+    norms = tuple(tuple(None if one is None else norm(one) for one in row) for row in grid)
     return Movement(
         tensors=tuple(tensors),
         columns=tuple(columns),
@@ -54,9 +45,12 @@ def movement(points: Sequence[Point], figures: Figures, elements: Mapping[str, i
             for row in norms
         ),
         norms=norms,
-        nans=rows(lambda _, one: one.nans),
-        infinities=rows(lambda _, one: one.infinities),
-        dead=rows(lambda name, one: elements.get(name, 2) > 1 and is_dead(one)),
+        nans=tuple(tuple(one and one.nans for one in row) for row in grid),
+        infinities=tuple(tuple(one and one.infinities for one in row) for row in grid),
+        dead=tuple(
+            tuple(one and elements.get(name, 2) > 1 and is_dead(one) for one in row)
+            for name, row in zip(tensors, grid, strict=True)
+        ),
         how="read" if figures.has_read else "files",
         missing=len(states) - len(known),
         left_out=len(known) - len(columns),
