@@ -64,12 +64,14 @@ def columns(listing: Listing, now_s: float) -> list[Column]:
     is_complete = [
         _COMPLETE[one.complete] + (f": {escape(one.reason)}" if one.reason else "") for one in rows
     ]
+    # A metric with a best says how the run goes; a learning rate does not.
+    first = next((name for name in listing.metrics if name in best), next(iter(listing.metrics), ""))
     found = [
         Column("index", indices, is_right=True),
         Column("kind", [_kind(one) for one in rows], rank=6),
         Column("size", [size(one.entry.size_bytes) for one in rows], is_right=True, rank=5),
         Column("age", [age(now_s - one.written_s) for one in rows], is_right=True, rank=4),
-        *(_metric(name, rows, best.get(name), number) for number, name in enumerate(listing.metrics)),
+        *(_metric(name, rows, best.get(name), stays=name == first) for name in listing.metrics),
         Column(
             "complete",
             is_complete,
@@ -88,7 +90,7 @@ def columns(listing: Listing, now_s: float) -> list[Column]:
     return [replace(one, rank=9) if one.rank in (2, 6) and one.only_cell else one for one in found]
 
 
-def _metric(name: str, rows: Sequence[Inspection], best: str | None, number: int) -> Column:
+def _metric(name: str, rows: Sequence[Inspection], best: str | None, *, stays: bool) -> Column:
     sign = "" if best is None else " "
     cells = [
         f"{one.metrics[name]:.4g}" + (_BEST if one.entry.path == best else sign)
@@ -98,7 +100,7 @@ def _metric(name: str, rows: Sequence[Inspection], best: str | None, number: int
     ]
     styles = ["green" * (one.entry.path == best) for one in rows]
     widest = max([_TITLE_LETTERS, *map(len, cells)])
-    return Column(escape(name), cells, is_right=True, least=widest, rank=7 if number else 3, styles=styles)
+    return Column(escape(name), cells, is_right=True, least=widest, rank=3 if stays else 7, styles=styles)
 
 
 def totals(listing: Listing) -> str:
