@@ -51,7 +51,7 @@ def test_a_file_that_is_no_report_is_replaced_by_force_alone(command, directory,
     (tmp_path / "mine.html").write_text(content)
     code, out, err = command("run", "-o", "mine.html")
     assert (code, out, (tmp_path / "mine.html").read_text()) == (1, "", content)
-    assert "error: is there, and is no report of marlin-ckpt: mine.html\nhint: " in err
+    assert "error: would replace a file that is no report of marlin-ckpt: mine.html\nhint: " in err
     assert command("run", "-o", "mine.html", "--force")[0] == 0
     assert "marlin-ckpt" in (tmp_path / "mine.html").read_text()
 

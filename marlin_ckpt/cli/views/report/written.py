@@ -36,7 +36,7 @@ class Target:
         self._path = path
         if path != _STANDARD_OUTPUT and not force and not _may_replace(path):
             hint = "choose another output, or replace it with --force"
-            raise StorageError("is there, and is no report of marlin-ckpt", path, hint)
+            raise StorageError("would replace a file that is no report of marlin-ckpt", path, hint)
 
     def write(self, report: Report) -> None:
         """Makes the page of a report, and writes it whole, or not at all.
