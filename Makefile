@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
-BROWSER := selenium==4.51.0 axe-playwright-python==0.1.8
+SELENIUM := selenium==4.51.0
+AXE := axe-playwright-python==0.1.8
 PEERS := lightning transformers accelerate pytorch-ignite safetensors peft trl wandb mlflow-skinny
 
 .PHONY: setup help demo test test-browser test-peers campaign bench faults docs readme
@@ -40,10 +41,10 @@ test: .venv/.installed-dev ## lint, types, layer contracts and all tests
 	$(MAKE) docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Of the last package the script of axe is used, without the browsers that its own dependency would bring.
+# Of $(AXE) its script alone is used, so that its dependency on playwright and its browsers is left out.
 test-browser: .venv/.installed-dev ## the page of `report` in Chromium, with pictures in build/report
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(firstword $(BROWSER))
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(lastword $(BROWSER))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(SELENIUM)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(AXE)
 	$(BIN)/python -m pytest tests/browser
 
 test-peers: .venv-peers/.installed ## what other packages really write, in a .venv-peers with these packages

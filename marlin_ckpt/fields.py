@@ -205,6 +205,15 @@ def size_of(text: str) -> int:
     return size_bytes
 
 
+def size_text(size_bytes: float) -> str:
+    """A number of bytes in decimal units: 1.49 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 999.5:  # noqa: PLR2004 - what three digits would round to 1e+03
+            return f"{size_bytes:.3g} {unit}" if unit != "B" else f"{size_bytes:.0f} B"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} TB"
+
+
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h|d|w)\s*")
 DURATION_PATTERN = f"^{_DURATION.pattern}$"
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from marlin_ckpt.escaping import escape
+from marlin_ckpt.fields import size_text
 
 _LONGEST_NAME = 200  # characters; no name that anybody gave is longer
 _LONGEST_TEXT = 40  # characters of a value
@@ -12,14 +13,7 @@ _MOST_PARTS = 6  # of a list
 _MOST_NAMES = 3
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
-
-def size(size_bytes: float) -> str:
-    """A number of bytes in decimal units: 1.49 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 999.5:  # noqa: PLR2004 - what three digits would round to 1e+03
-            return f"{size_bytes:.3g} {unit}" if unit != "B" else f"{size_bytes:.0f} B"
-        size_bytes /= 1000
-    return f"{size_bytes:.3g} TB"
+size = size_text  # of which the library writes in its own messages, too
 
 
 def age(seconds: float) -> str:

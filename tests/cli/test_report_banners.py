@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 
 import torch
 
 from marlin_ckpt import CheckpointDirectory
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.operations.report import banners
 
 
 def test_the_checkpoint_before_a_nan_in_a_metric_has_none_in_its_tensors_either(tmp_path, capsys) -> None:
@@ -20,3 +23,15 @@ def test_the_checkpoint_before_a_nan_in_a_metric_has_none_in_its_tensors_either(
     said = capsys.readouterr().err
     assert "NaN or Inf since model_1.pt, in layer.weight. The last checkpoint without is model_0.pt." in said
     assert "Not finite since model_2.pt: loss. The last checkpoint before that is model_0.pt." in said
+
+
+def test_bytes_are_written_as_sizes(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(banners, "_free_bytes", lambda _: 1_234)
+    with CheckpointDirectory(tmp_path / "runs") as checkpoints:
+        for index in range(2):
+            checkpoints.save({"weight": torch.zeros(10_000)}, index)
+    assert main(["report", str(tmp_path / "runs"), "--keep-last", "1", "--json"]) == 0
+    said = " ".join(one["what"] for one in json.loads(capsys.readouterr().out)["banners"])
+    size = r"4\d\.\d kB"
+    assert re.search(rf"would remove 1 of 2 checkpoints and free {size}\.", said)
+    assert re.search(rf"The disk has 1\.23 kB free; the newest checkpoints take {size} each\.", said)

@@ -198,6 +198,28 @@ def test_one_checkpoint_has_the_sections_that_it_can_have():
     assert "0.25" in seen.text
 
 
+@pytest.mark.parametrize("is_directory", [True, False])
+def test_a_checkpoint_without_an_index_and_a_step_goes_by_its_name(is_directory):
+    report = reports.make(1, tensors_=8, bad=False)
+    unnumbered = tuple(
+        dataclasses.replace(one, name="weights.safetensors", index=None, step=None) for one in report.points
+    )
+    seen = Page(page(dataclasses.replace(report, points=unnumbered, is_directory=is_directory)))
+    assert "weights.safetensors" in seen.text or not is_directory
+    assert "None" not in seen.text
+
+
+def test_of_many_runs_the_page_says_how_many_it_does_not_draw():
+    seen = Page(page(reports.make(12, 12, statistics=False)))
+    assert seen.text.count("4 older runs not drawn.") == 2
+
+
+def test_beside_many_runs_of_its_own_a_page_draws_the_runs_of_the_other_directory():
+    other = reports.make(9, seed=3, directory="runs/b", statistics=False)
+    seen = Page(page(dataclasses.replace(reports.make(20, 10, statistics=False), other=other)))
+    assert any("(compared)" in row[0] for row in seen.table("metrics-table"))
+
+
 @pytest.mark.parametrize("how", get_args(How))
 def test_every_end_of_a_process_has_a_sign_and_a_word(how):
     report = REPORTS["plain"]

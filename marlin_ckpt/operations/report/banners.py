@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from marlin_ckpt.fields import size_text
 from marlin_ckpt.operations.report.course import Point
 from marlin_ckpt.operations.report.finding import Known as History
 from marlin_ckpt.operations.report.values import Banner, Movement, Report
@@ -70,7 +71,7 @@ def _damage(known: Known) -> Iterator[Banner]:
         yield Banner(severity="bad", what=f"{one.name} is not whole: {one.reason}.", hint=hint)
     if bad[_MOST:]:
         hint = f"marlin-ckpt verify {known.quoted}"
-        yield Banner(severity="bad", what=f"{len(bad) - _MOST} more are not whole.", hint=hint)
+        yield Banner(severity="bad", what=f"Not whole either: {len(bad) - _MOST:,} more.", hint=hint)
 
 
 def _values(known: Known) -> Iterator[Banner]:
@@ -165,13 +166,13 @@ def _space(known: Known) -> Iterator[Banner]:
         if one.removed:
             which = f"The rules{known.of(one.run_id)} ({one.rules})"
             what = f"{which} would remove {one.removed} of {one.removed + one.kept} checkpoints"
-            what += f" and free {one.removed_bytes:,} bytes."
+            what += f" and free {size_text(one.removed_bytes)}."
             hint = f"marlin-ckpt clean {known.quoted} {one.options} --dry-run"
             yield Banner(severity="note", what=what, hint=hint)
     there = [one for one in known.report.points if one.is_there]
     free = _free_bytes(known.report.directory)
     if there and free is not None and free < (needed := max(one.size_bytes for one in there[-2:])):
-        what = f"The disk has {free:,} bytes free; the newest checkpoints take {needed:,} each."
+        what = f"The disk has {size_text(free)} free; the newest checkpoints take {size_text(needed)} each."
         hint = f"marlin-ckpt clean {known.quoted} --keep-last 3 --dry-run"
         yield Banner(severity="warn", what=what, hint=hint)
 
@@ -197,7 +198,8 @@ def _limits(known: Known) -> Iterator[Banner]:
         what = "The data was not read: whether every byte is intact says only verify."
         yield Banner(severity="note", what=what, hint=f"marlin-ckpt verify {known.quoted}")
     if known.report.movement is None or known.report.movement.missing:
-        where = "" if known.report.movement is None else f" of {known.report.movement.missing} checkpoints"
+        missing = known.report.movement.missing if known.report.movement else 0
+        where = f" of {missing:,} checkpoint{'s' * (missing > 1)}" if missing else ""
         hint = f"marlin-ckpt report {known.quoted} --stats"
         what = f"Statistics of tensors{where} are missing: --stats computes them, and a run with "
         what += "checkpointer.statistics saves them."
@@ -206,9 +208,9 @@ def _limits(known: Known) -> Iterator[Banner]:
     for fault in known.history.faults:
         yield Banner(severity="warn", what=f"What was removed or failed is not known: {fault}.")
     if past.unread:
-        yield Banner(severity="note", what=f"{past.unread} lines of the history cannot be read.")
+        yield Banner(severity="note", what=f"Lines of the history that cannot be read: {past.unread:,}.")
     if past.newer:
-        what = f"{past.newer} lines of the history are of kinds that only a newer marlin-ckpt reads."
+        what = f"Lines of the history that only a newer marlin-ckpt reads: {past.newer:,}."
         yield Banner(severity="note", what=what)
 
 

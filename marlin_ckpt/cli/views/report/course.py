@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,10 +97,16 @@ def plan(report: Report) -> Plan:
     by_step = all(row.step is not None for row in rows if row.point) or not any(row.point for row in rows)
     rows = [row for row in rows if by_step or row.index is not None]
     measured = len(rows)
-    lines = list(dict.fromkeys((row.directory, row.run_id) for row in rows))
-    drawn = sorted(lines, key=lambda one: (one[0], -_last(rows, one)))[:MOST_CURVES]
-    lines = [one for one in lines if one in drawn]
-    hidden = len({(row.directory, row.run_id) for row in rows}) - len(lines)
+    last: dict[tuple[int, str], float] = {}
+    for row in rows:
+        line = row.directory, row.run_id
+        last[line] = max(last.get(line, 0.0), row.time_s or 0.0)
+    ranks: dict[tuple[int, str], int] = {}  # from the newest run of each directory, so that both are there
+    for line in sorted(last, key=lambda one: -last[one]):
+        ranks[line] = sum(other[0] == line[0] for other in ranks)
+    drawn = sorted(last, key=lambda one: ranks[one])[:MOST_CURVES]
+    lines = [one for one in last if one in drawn]
+    hidden = len(last) - len(lines)
     rows = thinned([row for row in rows if (row.directory, row.run_id) in lines])
     runs = {(number, run.run_id): run for number, one in enumerate(reports) for run in one.runs}
     return Plan(
@@ -113,17 +120,12 @@ def plan(report: Report) -> Plan:
     )
 
 
-def _last(rows: Sequence[Row], line: tuple[int, str]) -> float:
-    return max((row.time_s or 0.0) for row in rows if (row.directory, row.run_id) == line)
-
-
 def _rows_of(report: Report, directory: int) -> Iterator[Row]:
     by_key: dict[tuple[str, int, int], Row] = {}
-    starts = {run.run_id: [seconds_of(one.at) or 0.0 for one in run.starts] for run in report.runs}
+    starts = {run.run_id: sorted(seconds_of(one.at) or 0.0 for one in run.starts) for run in report.runs}
 
     def start_of(run_id: str, time_s: float | None) -> int:
-        began = starts.get(run_id, [])
-        return max(0, sum(one <= (time_s or 0.0) + 0.5 for one in began) - 1)
+        return max(0, bisect.bisect(starts.get(run_id, []), (time_s or 0.0) + 0.5) - 1)
 
     def add(row: Row, key: int) -> None:
         full = (row.run_id, row.start, key)
@@ -159,10 +161,14 @@ def _rows_of(report: Report, directory: int) -> Iterator[Row]:
     first_steps: dict[str, dict[int, float]] = {}
     for row in rows:
         first_steps.setdefault(row.run_id, {}).setdefault(row.start, float(row.step or row.index or 0))
+    again_from = {
+        (run_id, start): min((step for later, step in firsts.items() if later > start), default=math.inf)
+        for run_id, firsts in first_steps.items()
+        for start in firsts
+    }
     for row in rows:
-        later = [step for start, step in first_steps[row.run_id].items() if start > row.start]
-        here = float(row.step or row.index or 0)
-        yield replace(row, redone=bool(later) and here >= min(later))
+        redone = float(row.step or row.index or 0) >= again_from[row.run_id, row.start]
+        yield replace(row, redone=redone)
 
 
 def thinned(rows: Sequence[Row], most: int = MOST_ROWS) -> list[Row]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from marlin_ckpt.cli.text import count
 from marlin_ckpt.cli.views.report.parts.blocks import block_of
-from marlin_ckpt.cli.views.report.parts.figures import UNKNOWN, number, percent
+from marlin_ckpt.cli.views.report.parts.figures import UNKNOWN, number, percent, where
 from marlin_ckpt.cli.views.report.parts.markup import Html, details, join, name, section, table, tag
 from marlin_ckpt.operations.report.values import Movement, Report
 
@@ -21,15 +21,13 @@ _FLOOR = 1e-8  # below it a change is rounding
 SHADES = 9
 
 
-def show(report: Report, plots: dict[str, Any], heat: dict[str, Any]) -> Html:
+def show(report: Report, heat: dict[str, Any]) -> Html:
     """The section; without statistics a sentence that says how to get them.
 
     Args:
         report: of which directory.
-        plots: not of use here.
         heat: takes what the script draws.
     """
-    del plots
     moved = report.movement
     if not report.is_directory:
         return Html("")
@@ -89,8 +87,7 @@ def _how_to_get() -> Html:
 
 def _column(report: Report, place: int) -> list[str]:
     point = report.points[place]
-    where = f"step {point.step:,}" if point.step is not None else f"index {point.index}"
-    return [point.name, where, "" if point.index is None else str(point.index)]
+    return [point.name, where(point), "" if point.index is None else str(point.index)]
 
 
 def _known(moved: Movement) -> list[float]:
@@ -221,7 +218,7 @@ def _tables(report: Report, moved: Movement) -> list[Html]:
 def _summed(report: Report, moved: Movement, row: int) -> list[Any]:
     norms = [one for one in moved.norms[row] if one is not None]
     changes = [(one, place) for place, one in enumerate(moved.change[row]) if one is not None]
-    greatest, where = max(changes, default=(None, None))
+    greatest, column_of = max(changes, default=(None, None))
     states = [
         f"{_state(moved, row, column)} at {_column(report, moved.columns[column])[1]}"
         for column in range(len(moved.columns))
@@ -232,7 +229,7 @@ def _summed(report: Report, moved: Movement, row: int) -> list[Any]:
         number(norms[0]) if norms else UNKNOWN,
         number(norms[-1]) if norms else UNKNOWN,
         UNKNOWN if greatest is None else percent(greatest),
-        "" if where is None else _column(report, moved.columns[where])[1],
+        "" if column_of is None else _column(report, moved.columns[column_of])[1],
         percent(changes[-1][0]) if changes else UNKNOWN,
         states[0] + (f", and {count(len(states) - 1, 'more checkpoint')}" if states[1:] else "")
         if states

@@ -49,7 +49,7 @@ def page(report: Report) -> str:
     shown = {
         "metrics": metrics.show(report, plots),
         "timeline": timeline.show(report, plots),
-        "movement": movement.show(report, plots, heat),
+        "movement": movement.show(report, heat),
         "values": histograms.show(report),
         "sizes": sizes.show(report),
         "retention": retention.show(report, plots),
@@ -98,7 +98,5 @@ def _digest(content: str) -> str:
 
 def _data(values: Any) -> Html:
     """JSON that ends no element of the page, whatever names are in it."""
-    plain = json.dumps(
-        values, separators=(",", ":"), allow_nan=False
-    )  # ASCII: as the page's bytes, whatever the names
+    plain = json.dumps(values, separators=(",", ":"), allow_nan=False)  # in ASCII, whatever the names
     return Html(plain.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -73,15 +73,15 @@
     box.setAttribute("aria-roledescription", "chart");
     box.setAttribute("aria-label", `${box.getAttribute("aria-label")}. Arrow keys go from value to value.`);
     const drawing = () => [...box.querySelectorAll("svg.plot")].find((one) => getComputedStyle(one).display !== "none");
-    const place = (stop) => {
+    const placing = () => {
       const along = id("by-time")?.checked ? 2 : 1;
       const high = id("logarithmic")?.checked ? 4 : 3;
-      const box = drawing().getBoundingClientRect();
-      return [box.left + (stop[along] / 1000) * box.width, box.top + stop[high], stop[along] >= 0];
+      const inner = drawing().getBoundingClientRect();
+      return (stop) => [inner.left + (stop[along] / 1000) * inner.width, inner.top + stop[high], stop[along] >= 0];
     };
     const point = (number, aloud) => {
       current = number;
-      const [x, y] = place(plot.stops[number]);
+      const [x, y] = placing()(plot.stops[number]);
       const outer = box.getBoundingClientRect();
       dot.style.left = `${x - outer.left}px`;
       dot.style.top = `${y - outer.top}px`;
@@ -99,6 +99,7 @@
     box.addEventListener("pointermove", (event) => {
       let nearest = -1;
       let least = 60 * 60;
+      const place = placing();
       plot.stops.forEach((stop, number) => {
         const [x, y, known] = place(stop);
         const far = (x - event.clientX) ** 2 + ((y - event.clientY) / 2) ** 2;

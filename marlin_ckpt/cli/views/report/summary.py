@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from marlin_ckpt.cli.text import size
-from marlin_ckpt.cli.views.report.parts.figures import at, number
+from marlin_ckpt.cli.views.report.parts.figures import at, number, where
 from marlin_ckpt.cli.views.report.parts.markup import Html, icon, join, name, short, tag
 from marlin_ckpt.operations.report.values import Banner, Best, Report
 
@@ -44,7 +44,8 @@ def _facts(report: Report) -> list[Html]:
         point = report.points[0] if report.points else None
         parameters = sum(1 for one in report.sizes if one.group == "module")
         return [
-            *([_fact("Size", size(point.size_bytes)), _fact("Index", point.index)] if point else []),
+            *([_fact("Size", size(point.size_bytes))] if point else []),
+            *([_fact("Index", f"{point.index:,}")] if point and point.index is not None else []),
             *([_fact("Step", f"{point.step:,}")] if point and point.step is not None else []),
             *([_fact("Written", *at(point.at).split(" ", 1))] if point else []),
             *([_fact("Tensors of the module", f"{parameters:,}")] if parameters else []),
@@ -52,8 +53,7 @@ def _facts(report: Report) -> list[Html]:
     facts = [_fact("Checkpoints", f"{totals.checkpoints:,}"), _fact("On disk", size(totals.size_bytes))]
     if report.newest is not None:
         newest = report.points[report.newest]
-        where = f"step {newest.step:,}" if newest.step is not None else f"index {newest.index}"
-        facts.append(_fact("Newest", where, short(newest.name)))
+        facts.append(_fact("Newest", short(where(newest)), short(newest.name)))
     for metric in list(dict.fromkeys(one.metric for one in report.best))[:_MOST_BEST]:
         mine = [
             one for one in report.best if one.metric == metric and one.is_there and not math.isnan(one.value)

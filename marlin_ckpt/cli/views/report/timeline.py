@@ -72,7 +72,7 @@ def show(report: Report, plots: dict[str, Any]) -> Html:
         "timeline",
         "Saves over time",
         tag("div", *drawn, class_="timeline"),
-        _legend(report, happened, saves),
+        _legend(report, happened, saves, clock),
         details(f"Table of the saves ({count(len(saves), 'row')})", _saves(saves)),
         details(f"Table of what else happened ({count(len(happened), 'row')})", _others(happened))
         if happened
@@ -104,7 +104,8 @@ def _happened(report: Report) -> list[Happening]:
 
 
 def _lanes(report: Report, clock: Clock, happened: Sequence[Happening], plots: dict[str, Any]) -> Html:
-    runs = [run for run in report.runs if run.starts][-_MOST_LANES:]
+    known = [run for run in report.runs if run.starts]
+    runs = known[-_MOST_LANES:]
     places = {run.run_id: place for place, run in enumerate(runs)}
     height = _LANE * len(runs) + 4
     parts = [
@@ -126,9 +127,10 @@ def _lanes(report: Report, clock: Clock, happened: Sequence[Happening], plots: d
     plots["run-lanes"] = {"table": "events-table", "stops": marked}
     label = f"{count(len(runs), 'run')} over time, with {count(len(marked), 'mark')}"
     drawing = plotting.svg(height, *parts, classes="plot bare")
-    return join(
-        [tag("h3", "Runs"), tag("div", drawing, class_="plots", id="run-lanes", role="img", aria_label=label)]
-    )
+    drawn = tag("div", drawing, class_="plots", id="run-lanes", role="img", aria_label=label)
+    older = len(known) - len(runs)
+    left_out = tag("p", f"{count(older, 'older run')} not drawn.", class_="quiet") if older else ""
+    return join([tag("h3", "Runs"), left_out, drawn])
 
 
 def _lane(run: Run, place: int, clock: Clock) -> Iterator[str]:
@@ -168,7 +170,7 @@ def _bars(
     named: bool,
 ) -> Html:
     most = max((one for one in values if one is not None), default=0.0) or 1.0
-    width = 6 if len(saves) <= 60 else 3 if len(saves) <= 150 else 2  # noqa: PLR2004 - so that a phone tells them apart
+    width = 6 if len(saves) <= 60 else 3 if len(saves) <= 150 else 2  # noqa: PLR2004 - so that they do not meet on a phone
     base = _HEIGHT
     parts = [
         f'<line class="grid" x1="0" x2="100%" y1="{_TOP}" y2="{_TOP}"/>',
@@ -201,7 +203,7 @@ def _bars(
     )
 
 
-def _legend(report: Report, happened: Sequence[Happening], saves: Sequence[Point]) -> Html:
+def _legend(report: Report, happened: Sequence[Happening], saves: Sequence[Point], clock: Clock) -> Html:
     shown: dict[str, str] = {}
     for kind in dict.fromkeys(one.kind for one in happened):
         if kind in _SYMBOLS and kind != "ended":
@@ -216,15 +218,11 @@ def _legend(report: Report, happened: Sequence[Happening], saves: Sequence[Point
         items.append(
             tag("li", tag("svg", hollow, width=14, height=14, aria_hidden="true"), "hollow: removed since")
         )
-    if _is_broken(report, saves):
+    if clock.breaks:
         line = Html('<line class="break" x1="7" x2="7" y1="0" y2="14"/>')
         drawn = tag("svg", line, width=14, height=14, aria_hidden="true")
         items.append(tag("li", drawn, "time without a save, cut short"))
     return tag("ul", *items, class_="legend marks")
-
-
-def _is_broken(report: Report, saves: Sequence[Point]) -> bool:
-    return bool(Clock.of(list(_times(report, saves))).breaks)
 
 
 def _saves(saves: Sequence[Point]) -> Html:

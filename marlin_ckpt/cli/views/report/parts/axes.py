@@ -69,7 +69,7 @@ class Linear:
             step = max(1.0, math.ceil(step))
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
-        if last - first > 4 * self.parts:  # far from 0, where the step is below what a float can tell
+        if last - first > 4 * self.parts:  # far from 0, where a float is not as precise as the step
             return [(self.place(one), tick(one)) for one in (self.low, self.high)]
         values = [one * step for one in range(first, last + 1)]
         return [(self.place(one), tick(one)) for one in values]
@@ -118,12 +118,12 @@ class Clock:
     since_start: bool = False
 
     @classmethod
-    def of(cls, times: Sequence[float], *, since_start: bool = False) -> Clock:
-        """The axis of some times."""
+    def of(cls, times: Sequence[float]) -> Clock:
+        """The axis of some times of day."""
         known = sorted(set(times)) or [0.0]
         gaps = [after - before for before, after in itertools.pairwise(known)]
         if not gaps:
-            return cls(((known[0] - 1, 0.0), (known[0] + 1, 1.0)), since_start=since_start)
+            return cls(((known[0] - 1, 0.0), (known[0] + 1, 1.0)))
         usual = sorted(gaps)[len(gaps) // 2]
         least = max(_BREAK_OF_ALL * sum(gaps), _BREAK_OF_USUAL * usual)
         cut = {place for place, gap in enumerate(gaps) if gap > least and len(gaps) > 2}  # noqa: PLR2004
@@ -137,7 +137,7 @@ class Clock:
             place += width
             if number in cut or number + 1 in cut or number + 1 == len(gaps):
                 knots.append((known[number + 1], place))
-        return cls(tuple(knots), tuple(breaks), since_start)
+        return cls(tuple(knots), tuple(breaks))
 
     def place(self, value: float) -> float:
         """Where a time is."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import math
 
+from marlin_ckpt.operations.report.course import Point
+
 _MINUS = "\N{MINUS SIGN}"
 _THOUSANDS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 UNKNOWN = "\N{EN DASH}"
@@ -42,6 +44,13 @@ def percent(fraction: float) -> str:
 def count(value: int | None) -> str:
     """A count with commas between its thousands: 12,345."""
     return UNKNOWN if value is None else f"{value:,}".replace("-", _MINUS)
+
+
+def where(point: Point) -> str:
+    """Where in its run a checkpoint is: its step, else its index, else its name."""
+    if point.step is not None:
+        return f"step {point.step:,}"
+    return point.name if point.index is None else f"index {point.index}"
 
 
 def seconds_of(moment: str | None) -> float | None:

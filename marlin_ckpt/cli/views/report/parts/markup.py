@@ -103,8 +103,7 @@ def section(ident: str, title: str, *content: object) -> Html:
     return tag("section", heading, *shown, id=ident, aria_labelledby=f"{ident}-title")
 
 
-def icon(symbol: str, described: str = "") -> Html:
-    """One of the symbols of the page, at the size of text."""
+def icon(symbol: str) -> Html:
+    """One of the symbols of the page, at the size of text; words beside it say the same."""
     use = Html(f'<use href="#{symbol}" x="7" y="7"/>')
-    hidden = {"role": "img", "aria_label": described} if described else {"aria_hidden": "true"}
-    return tag("svg", use, class_=f"icon {symbol}", width=14, height=14, **hidden)
+    return tag("svg", use, class_=f"icon {symbol}", width=14, height=14, aria_hidden="true")

@@ -12,6 +12,7 @@ from marlin_ckpt.cli.views.report.parts.axes import Scale
 from marlin_ckpt.cli.views.report.parts.markup import Html, tag, text
 
 SHAPES = ("circle", "square", "triangle", "diamond")  # of the curves, in turn
+_CLOSEST = 0.14  # of the width, between two names below a chart
 
 
 def percent(place: float) -> str:
@@ -41,11 +42,11 @@ def grid(scale: Scale, height: float) -> str:
     )
 
 
-def foot(scale: Scale, height: float, closest: float = 0.14, *, named: bool = True) -> str:
+def foot(scale: Scale, height: float, *, named: bool = True) -> str:
     """Marks of the values below, and their names; of two that would touch the first."""
     parts, last = [f'<line class="axis" x1="0" x2="100%" y1="{px(height)}" y2="{px(height)}"/>'], -1.0
     for place, name in scale.ticks():
-        if place - last < closest and last >= 0:
+        if place - last < _CLOSEST and last >= 0:
             continue
         last, x = place, percent(place)
         anchor = " start" if place < 0.03 else " end" if place > 0.97 else ""  # noqa: PLR2004
@@ -78,10 +79,10 @@ def marks(symbol: str, places: Iterable[tuple[float, float]], classes: str) -> s
     return f'<g class="{classes}">{drawn}</g>' if drawn else ""
 
 
-def upright(places: Iterable[float], height: float, classes: str, top: float = 0) -> str:
+def upright(places: Iterable[float], height: float, classes: str) -> str:
     """Upright lines over the whole height."""
     return "".join(
-        f'<line class="{classes}" x1="{percent(x)}" x2="{percent(x)}" y1="{px(top)}" y2="{px(height)}"/>'
+        f'<line class="{classes}" x1="{percent(x)}" x2="{percent(x)}" y1="0" y2="{px(height)}"/>'
         for x in places
     )
 
