@@ -22,7 +22,7 @@ def test_the_checkpoint_before_a_nan_in_a_metric_has_none_in_its_tensors_either(
     assert main(["report", str(tmp_path / "runs"), "-o", str(tmp_path / "report.html")]) == 0
     said = capsys.readouterr().err
     assert "NaN or Inf since model_1.pt, in layer.weight. The last checkpoint without is model_0.pt." in said
-    assert "Not finite since model_2.pt: loss. The last checkpoint before that is model_0.pt." in said
+    assert "Not finite since model_2.pt: loss. The last checkpoint without is model_0.pt." in said
 
 
 def test_bytes_are_written_as_sizes(tmp_path, capsys, monkeypatch) -> None:

@@ -126,7 +126,7 @@ def _metrics(known: Known) -> Iterator[Banner]:
         what = f"Not finite{known.of(run.run_id)} since {first.name}: {_some(_bad_metrics(first))}. "
         # A loss is often NaN only in the epoch after that in which the weights were.
         left = [points[n] for n in good if points[n].is_there and points[n].name not in bad_states]
-        what += f"The last checkpoint before that is {left[-1].name}." if left else "None before is left."
+        what += f"The last checkpoint without is {left[-1].name}." if left else "None without is left."
         hint = f"marlin-ckpt show {known.path(left[-1].name)}" if left else ""
         yield Banner(severity="bad", what=what, hint=hint)
 
