@@ -31,24 +31,27 @@ _PAUSE_S = 0.002
 _named: set[tuple[int, int]] = set()  # devices and inodes of files whose names this process has made durable
 
 
-def append(directory: str, lines: bytes, *, is_durable: bool) -> None:
+def append(directory: str, lines: bytes, *, is_durable: bool, waits: bool = True) -> None:
     """Adds lines to the events of a directory, all of them or none.
 
     Args:
         directory: of checkpoints, which is there; our own folder in it is made if it is missing.
         lines: each with a line feed at its end.
         is_durable: return when they are on the disk.
+        waits: for another process that has the lock, though not for long.
 
     Raises:
         OSError: they cannot be written; EAGAIN where another process keeps the lock.
     """
-    with _folder(directory) as folder, _locked(folder) as fd:
+    patience_s = PATIENCE_S if waits else 0.0
+    with _folder(directory) as folder, _locked(folder, patience_s) as fd:
         end = _cut_torn_line(fd)
         if end and end + len(lines) > MOST_BYTES:
             os.fsync(fd)  # what was not durable yet must not be missing before what will be
             _rotate(folder)
-            with closing(_open(folder)) as new:  # whoever waits for the old one looks again
-                _add(new, 0, lines, folder if is_durable else None)
+            # Whoever waits for the old one looks again, and may be the first to write to the new one.
+            with _locked(folder, patience_s) as new:
+                _add(new, _cut_torn_line(new), lines, folder if is_durable else None)
         else:
             _add(fd, end, lines, folder if is_durable else None)
 
@@ -91,23 +94,26 @@ def _open(folder: int) -> int:
 
 
 @contextlib.contextmanager
-def _locked(folder: int) -> Iterator[int]:
+def _locked(folder: int, patience_s: float) -> Iterator[int]:
     """Opens and locks the file that has the name, also where somebody has just rotated it."""
     while True:
         with closing(_open(folder)) as fd:
-            _lock(fd)
-            if _has_name(fd, folder):
-                yield fd
-                return
+            _lock(fd, patience_s)
+            try:
+                if _has_name(fd, folder):
+                    yield fd
+                    return
+            finally:
+                _unlock(fd)
 
 
-def _lock(fd: int) -> None:
+def _lock(fd: int, patience_s: float) -> None:
     began_s = time.monotonic()
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            if time.monotonic() - began_s > PATIENCE_S:
+            if time.monotonic() - began_s >= patience_s:
                 raise BlockingIOError(error.errno, "another process keeps it locked") from error
             time.sleep(_PAUSE_S)
         except OSError as error:
@@ -116,6 +122,12 @@ def _lock(fd: int) -> None:
             return
         else:
             return
+
+
+def _unlock(fd: int) -> None:
+    # A process that was forked meanwhile has the descriptor, too, and would keep the lock until it ends.
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def _has_name(fd: int, folder: int) -> bool:

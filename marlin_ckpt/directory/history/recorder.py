@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections import deque
@@ -35,6 +36,7 @@ class History:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._warned_of = ""
+        self._waits = True
 
     def note(self, *events: Event) -> None:
         """Keeps events in memory until the next `write`; touches no disk."""
@@ -67,10 +69,13 @@ class History:
         if not (taken and _is_first_rank()):
             return
         try:
-            journal.append(self.directory, b"".join(map(_line, taken)), is_durable=is_durable)
-        except OSError:
+            lines = b"".join(map(_line, taken))
+            journal.append(self.directory, lines, is_durable=is_durable, waits=self._waits)
+        except OSError as error:
+            self._waits = error.errno != errno.EAGAIN  # whoever keeps the lock may never let it go
             self._waiting.extendleft(reversed(taken))
             raise
+        self._waits = True
 
     def _forget_parent(self) -> None:
         """In a forked child, leaves the parent's events to the parent."""

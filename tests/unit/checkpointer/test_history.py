@@ -169,9 +169,9 @@ def test_a_save_is_durable_then_its_line_is_and_only_then_does_retention_remove(
     order: list[str] = []
     real_append, real_remove = journal.append, removing.carry_out
 
-    def append(directory: str, lines: bytes, *, is_durable: bool) -> None:
+    def append(directory: str, lines: bytes, *, is_durable: bool, **how: bool) -> None:
         order.extend(f"{json.loads(one)['event']}{'!' * is_durable}" for one in lines.splitlines())
-        real_append(directory, lines, is_durable=is_durable)
+        real_append(directory, lines, is_durable=is_durable, **how)
 
     def carry_out(plan, *rest):
         order.extend(f"remove {one.name}" for one in plan.removals)

@@ -1,11 +1,9 @@
-"""The file of a directory's events: torn ends, rotation, planted files, full disks, writers at once."""
+"""The file of a directory's events: torn ends, rotation, planted files, full disks."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -140,79 +138,6 @@ def test_half_a_write_that_fails_leaves_no_half_line(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="no space"):
             append(tmp_path, b"two two\n")
     assert own_file(tmp_path).read_bytes() == b"one\n"
-
-
-def test_nobody_waits_for_long_for_a_process_that_keeps_the_lock(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(journal, "PATIENCE_S", 0.0)
-    history = History(str(tmp_path))
-    history.write(Saved(name="a"))
-    with own_file(tmp_path).open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        history.write(Saved(name="b"))
-    assert "another process keeps it locked" in caplog.text
-    history.write(Saved(name="c"))
-    assert [one.name for one in reading.read(str(tmp_path)).events] == ["a", "b", "c"]
-
-
-def test_a_handler_that_interrupts_a_write_waits_for_nothing_and_its_event_comes_with_the_next(
-    tmp_path, monkeypatch
-):
-    history = History(str(tmp_path))
-    real = journal.append
-    monkeypatch.setattr(journal, "PATIENCE_S", 0.0)
-
-    def interrupted(*args, **kwargs) -> None:
-        if not history.__dict__.setdefault("has_been", False):
-            history.__dict__["has_been"] = True
-            history.write(Saved(name="of the handler"))
-        real(*args, **kwargs)
-
-    monkeypatch.setattr(journal, "append", interrupted)
-    history.write(Saved(name="a"))
-    history.write(Saved(name="b"))
-    assert [one.name for one in reading.read(str(tmp_path)).events] == ["a", "of the handler", "b"]
-
-
-def test_threads_and_processes_that_write_at_once_lose_no_line_even_where_files_rotate(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal, "MOST_BYTES", 20_000)
-    each = 60
-
-    def write(who: int) -> None:
-        history = History(str(tmp_path))
-        for index in range(each):
-            history.write(Saved(name=f"{who}", index=index), is_durable=index % 20 == 0)
-
-    children = []
-    for who in (0, 1):
-        child = os.fork()
-        if not child:
-            write(who)
-            os._exit(0)
-        children.append(child)
-    threads = [threading.Thread(target=write, args=(who,)) for who in (2, 3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
-    past = reading.read(str(tmp_path))
-    assert (past.unread, past.newer) == (0, 0)
-    assert len(os.listdir(tmp_path / OWN)) > 2
-    for who in range(4):
-        assert [one.index for one in past.events if one.name == str(who)] == list(range(each))
-
-
-def test_a_forked_child_leaves_what_its_parent_has_noted_to_the_parent(tmp_path):
-    history = History(str(tmp_path))
-    history.note(Measured(epoch=1))
-    child = os.fork()
-    if not child:
-        history.write(Saved(name="of the child"))
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    history.write(Saved(name="of the parent"))
-    kinds = [getattr(one, "name", "measured") for one in reading.read(str(tmp_path)).events]
-    assert kinds == ["of the child", "measured", "of the parent"]
 
 
 @pytest.mark.parametrize(("rank", "is_written"), [("0", True), ("", True), ("1", False), ("7", False)])
