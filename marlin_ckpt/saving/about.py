@@ -1,5 +1,6 @@
 """When and by which versions something is written, and in what setting; for manifests and the history."""
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -45,11 +46,15 @@ def lasting(args: Any) -> dict[str, Any]:
 
 
 def digest(config: Any) -> str:
-    """The SHA-256 of what a run was configured by, as canonical JSON; "" of None."""
+    """The SHA-256 of what a run was configured by, as canonical JSON; "" of None, or of what holds itself."""
     if config is None:
         return ""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"), default=_plain, skipkeys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    compact = (",", ":")
+    for is_sorted in (True, False):  # keys of several types, as a user's mapping may have, have no order
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
+            text = json.dumps(config, sort_keys=is_sorted, separators=compact, default=_plain, skipkeys=True)
+            return hashlib.sha256(text.encode()).hexdigest()
+    return ""
 
 
 def _plain(value: Any) -> Any:
@@ -72,7 +77,10 @@ def commit() -> str:
 
 def in_words(error: BaseException) -> str:
     """What went wrong, for an event."""
-    text = str(error)
     kind = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a user's class may fail at that, and its error counts more
+        return kind
     is_ours = isinstance(error, MarlinError) and text
     return (text if is_ours else f"{kind}: {text}" if text else kind)[:MOST_LETTERS]

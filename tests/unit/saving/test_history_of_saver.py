@@ -8,6 +8,7 @@ import pytest
 
 from marlin_ckpt import Saver, StorageError, save
 from marlin_ckpt.directory.history import reading
+from marlin_ckpt.saving import about
 
 
 def kinds(directory) -> list[str]:
@@ -63,3 +64,10 @@ def test_a_state_that_cannot_be_written_is_a_failed_save_and_the_error_is_raised
         saver.wait()
     assert kinds(tmp_path) == ["started", "save failed"]
     saver.close()
+
+
+def test_a_configuration_in_which_keys_have_no_order_or_that_holds_itself_stops_no_run():
+    mixed = {"module": {"args": {"layers": {1: "a", "last": "b"}}}}
+    assert about.digest(mixed) == about.digest({**mixed}) != about.digest({"module": {}})
+    mixed["module"]["args"]["again"] = mixed
+    assert about.digest(mixed) == ""

@@ -60,6 +60,17 @@ def test_a_signal_that_asks_to_save_does_not_stop(tmp_path):
     assert past(tmp_path)[-1].how == "finished"
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise AttributeError("message")
+
+
+def test_an_error_that_has_no_words_is_raised_as_ever_and_its_kind_is_in_the_history(tmp_path):
+    with pytest.raises(Mute):
+        stopped_by(tmp_path, Mute())
+    assert (past(tmp_path)[-1].how, past(tmp_path)[-1].error) == ("failed", "Mute")
+
+
 def test_what_a_module_raises_is_how_the_training_ended(tmp_path):
     with pytest.raises(RuntimeError):
         stopped_by(tmp_path, RuntimeError("CUDA out of memory"))
