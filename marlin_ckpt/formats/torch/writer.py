@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from torch.storage import UntypedStorage
 
-from marlin_ckpt.errors import BadFileError
+from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import statistics
 from marlin_ckpt.formats.manifest import Manifest
@@ -125,14 +125,14 @@ def _filling(
 
 
 def _gathering(encoded: Encoded) -> Observer | None:
-    """What gathers the statistics; None where the names of the tensors would take too long to be found."""
+    """What gathers the statistics; None where finding the tensors' names takes too much time or memory."""
     from marlin_ckpt.formats.content.contents import tensors_of  # noqa: PLC0415 - most saves go without
     from marlin_ckpt.formats.values.gathering import Gathering  # noqa: PLC0415
 
     sizes = {key: storage.nbytes() for key, storage in encoded.storages.items()}
     try:
         return Gathering(tensors_of(encoded.pickle, sizes))
-    except BadFileError:
+    except MarlinError:  # no save fails for its statistics
         return None
 
 

@@ -118,13 +118,13 @@ def find_record(source: Source, label: str) -> Record | None:
     if at < 0:
         return None
     start = data.rfind(structures.CENTRAL_SIGNATURE, 0, at)
-    with contextlib.suppress(struct.error, UnicodeDecodeError, StructureError):
+    with contextlib.suppress(struct.error, ValueError, StructureError):
         *_, named, extra, comment, _, _, _, _ = structures.CENTRAL_ENTRY.unpack_from(data, max(start, 0))
         end = start + structures.CENTRAL_ENTRY.size + named + extra + comment
         (found,), _, _ = _parse_entries(data[start:end], 1)
         if found.label == label:
             return found
-    # The name is a part of another one's, or so is what looked like the beginning of its entry.
+    # The name is a folder's, or a part of another one's, or what looked like the beginning of its entry is.
     return next((one for one in read_directory(source).records if one.label == label), None)
 
 

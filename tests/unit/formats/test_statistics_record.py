@@ -96,6 +96,11 @@ def test_the_record_is_found_by_its_whole_name(tmp_path, other):
     assert read(written(tmp_path / "b.pt", *records)) is None
 
 
+def test_a_folder_of_the_name_of_the_record_is_none(tmp_path):
+    records = [("data.pkl", b"x"), (f"{statistics.NAME}/", b""), (".marlin/manifest.json", b"{}")]
+    assert read(written(tmp_path / "a.pt", *records)) is None
+
+
 def test_every_flipped_bit_of_the_record_is_noticed(tmp_path):
     data = json.dumps(GOOD).encode()
     path = written(tmp_path / "a.pt", ("data.pkl", b"x"), (statistics.NAME, data))

@@ -23,6 +23,7 @@ from marlin_ckpt import (
     read_statistics,
 )
 from marlin_ckpt.formats import statistics
+from marlin_ckpt.formats.content import contents
 from marlin_ckpt.formats.content.contents import tensors_of
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.pickler import encode
@@ -233,3 +234,14 @@ def test_they_are_of_the_bytes_that_are_stored_whatever_becomes_of_the_tensor_me
     stored = memoryview(torch.tensor([3.0, 4.0, 0.0, 0.0]).numpy().tobytes())
     gathering.of("data/0", memoryview(bytes(16)))(stored)
     assert statistics.from_json(gathering.record()[1]) == {"[0]": Statistics(5.0, 0.0, 4.0)}
+
+
+def test_where_finding_the_names_takes_too_much_memory_a_save_goes_without_statistics(tmp_path, monkeypatch):
+    def exhausted(*_) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(contents, "StubReader", exhausted)
+    marlin_ckpt.save({"a": torch.ones(3)}, tmp_path / "model_1.pt", statistics=True)
+    monkeypatch.undo()
+    assert read_statistics(tmp_path / "model_1.pt") is None
+    assert marlin_ckpt.verify(tmp_path / "model_1.pt").status is Status.INTACT
