@@ -1,10 +1,11 @@
-"""The small file in which a directory has the runs that saved there, where there are several.
+"""The runs of a directory: how they are named, and the small file that has them, where there are several.
 
-It is for those who go by names alone, as `latest`; `neighbours` writes it, before the saves of a second run.
+The file is for those who go by names alone, as `latest`; `neighbours` writes it, before the saves of a second
+run.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
 from marlin_ckpt.directory import own
@@ -16,6 +17,11 @@ _MOST_LETTERS = 255  # of a run's id or a file's name; we have not written a lon
 def shown(run_id: str) -> str:
     """A run in a message."""
     return f"run {run_id}" if run_id else "files without a run id"
+
+
+def beginning_with(text: str, run_ids: Collection[str]) -> list[str]:
+    """The runs that a person may mean by the beginning of an id, or by a whole one."""
+    return [text] if text in run_ids else [one for one in run_ids if one.startswith(text)]
 
 
 def known_runs(directory: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from marlin_ckpt.errors import UnknownFormatError
 from marlin_ckpt.formats.budget import check_json
+from marlin_ckpt.formats.times import seconds_of
 from marlin_ckpt.naming import MANIFEST, Kind
 
 NAME = MANIFEST
@@ -85,11 +85,7 @@ class Manifest:
 
     def created_s(self) -> float | None:
         """`created` in seconds since 1970; None if it is not a time."""
-        try:
-            when = datetime.datetime.fromisoformat(self.created)
-            return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()
-        except (ValueError, OverflowError):
-            return None
+        return seconds_of(self.created)
 
     def to_json(self) -> bytes:
         """The bytes of the record; equal manifests give equal bytes."""

@@ -1,8 +1,7 @@
-"""When and by which versions something is written, and in what setting; for manifests and the history."""
+"""By which versions something is written, and in what setting; for manifests and the history."""
 
 import contextlib
 import dataclasses
-import datetime
 import hashlib
 import json
 import os
@@ -19,11 +18,6 @@ from marlin_ckpt.version import __version__
 MOST_LETTERS = 2000  # of an error: some quote the data that they are about
 _GIT_S = 2.0  # a repository on a slow network drive must not hold a run up
 _OF_A_START = ("delete_existing_checkpoints",)  # `--overwrite` sets it, and `--resume` clears it
-
-
-def now() -> str:
-    """The time in UTC as the manifest has it, ISO 8601 to the millisecond."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from marlin_ckpt.checkpoint import plain_metrics
 from marlin_ckpt.formats.manifest import Manifest, Parent
+from marlin_ckpt.formats.times import now
 from marlin_ckpt.formats.torch.parameters import names_of_slots
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.saving import about
@@ -65,7 +66,7 @@ class Lineage:
         return Manifest(
             kind=kind,
             index=index,
-            created=about.now(),
+            created=now(),
             run_id=self.run_id,
             save_number=self.saves + 1,
             metrics=plain_metrics(metrics),

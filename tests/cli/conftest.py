@@ -18,7 +18,7 @@ from marlin_ckpt.cli import output
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.cli.views import events
 from marlin_ckpt.formats.manifest import json_ready
-from marlin_ckpt.saving import about
+from marlin_ckpt.saving import lineage
 from tests.support import documents
 from tests.support.terminal import HOSTILE, run_on_terminal
 
@@ -55,7 +55,7 @@ def manifests_say(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime.timedel
 
     def say(ago: datetime.timedelta) -> None:
         text = (datetime.datetime.now(datetime.UTC) - ago).isoformat(timespec="milliseconds")
-        monkeypatch.setattr(about, "now", lambda: text.replace("+00:00", "Z"))
+        monkeypatch.setattr(lineage, "now", lambda: text.replace("+00:00", "Z"))
 
     return say
 

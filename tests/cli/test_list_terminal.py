@@ -132,9 +132,9 @@ def test_a_metric_whose_name_says_nothing_is_marked_where_best_says_how(
 ):
     checkpointer = make_checkpointer()
     for index in range(3):
-        checkpointer.save(Checkpoint({"w": torch.ones(2)}, metrics={"reward": index}), index)
+        checkpointer.save(Checkpoint({"w": torch.ones(2)}, metrics={"entropy": index}), index)
     assert "*" not in run_main("list", tmp_path / "checkpoints")[1]
-    out = run_main("list", tmp_path / "checkpoints", "--best", f"reward:{mode}")[1]
+    out = run_main("list", tmp_path / "checkpoints", "--best", f"entropy:{mode}")[1]
     assert [row.split()[0] for row in out.splitlines() if "*" in row] == ["0" if mode == "min" else "2"]
 
 

@@ -39,7 +39,7 @@ def test_the_page_is_written_and_an_earlier_one_is_replaced(command, directory, 
     assert (code, out) == (0, "")
     assert err.startswith("wrote report.html: 6 checkpoints, ")
     assert "warning: other_1.pt is not whole: " in err
-    assert "hint: marlin-ckpt salvage run/other_1.pt -o salvaged.pt\n" in err
+    assert "hint: marlin-ckpt salvage run/other_1.pt -o rescued.pt\n" in err
     page = (tmp_path / "report.html").read_text()
     assert page.startswith("<!doctype html>\n<!-- a report by marlin-ckpt")
     assert "model_2.pt" in page

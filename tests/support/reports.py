@@ -26,7 +26,7 @@ BANNERS = (
     Banner(
         severity="bad",
         what="model_2750.pt is damaged: the CRC of record archive/data/74 does not hold.",
-        hint="marlin-ckpt salvage runs/gpt-small/model_2750.pt -o salvaged.pt",
+        hint="marlin-ckpt salvage runs/gpt-small/model_2750.pt -o rescued.pt",
     ),
     Banner(
         severity="bad",

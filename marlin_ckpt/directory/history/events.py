@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from marlin_ckpt.formats.manifest import json_ready
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601 to the millisecond."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+from marlin_ckpt.formats.times import now, seconds_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +27,7 @@ class Event:
 
     def at_s(self) -> float | None:
         """`at` in seconds since 1970; None if it is not a time."""
-        try:
-            when = datetime.datetime.fromisoformat(self.at)
-            return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()
-        except (ValueError, OverflowError):
-            return None
+        return seconds_of(self.at)
 
     def facts(self) -> dict[str, Any]:
         """All but the kind, the time and the run, by name, as JSON has them."""

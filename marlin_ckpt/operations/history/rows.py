@@ -136,8 +136,3 @@ def _same(one: str, other: str) -> int:
     """How many characters two texts begin with that are the same."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def beginning_with(text: str, run_ids: Collection[str]) -> list[str]:
-    """The runs that a person may mean by the beginning of an id, or by a whole one."""
-    return [text] if text in run_ids else [one for one in run_ids if one.startswith(text)]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory import catalog
+from marlin_ckpt.directory.runs import beginning_with
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.formats.inspection import inspect, metric_names
@@ -92,7 +93,7 @@ def _last(found: Sequence[Inspection], wanted: Wanted) -> list[Inspection]:
 def _of_run(found: Sequence[Inspection], run: str, directory: str) -> list[Inspection]:
     """The files of the run with an id, or of the only one whose id begins so."""
     ids = sorted({run_id for one in found if (run_id := run_of(one)[1])})
-    meant = [run] if run in ids else [one for one in ids if one.startswith(run)]
+    meant = beginning_with(run, ids)
     if len(meant) == 1:
         return [one for one in found if run_of(one)[1] == meant[0]]
     if meant:

@@ -8,8 +8,11 @@ from marlin_ckpt import naming
 from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.operations.listing.order import arrange, metric, run_of
 
-_LESS_IS_BETTER = frozenset(("perplexity", "ppl", "nll", "mse", "rmse", "mae", "wer", "cer"))
-_MORE_IS_BETTER = frozenset(("acc", "accuracy", "f1", "auc", "auroc", "bleu", "iou", "dice", "map", "psnr"))
+_LESS_IS_BETTER = frozenset(("perplexity", "ppl", "error", "err", "nll", "mse", "rmse", "mae", "wer", "cer"))
+_MORE_IS_BETTER = frozenset((
+    "acc", "accuracy", "f1", "auc", "auroc", "bleu", "rouge", "iou", "miou", "map", "precision", "recall",
+    "reward", "r2", "psnr", "ssim", "dice",
+))  # fmt: skip
 _MOST_METRICS = 4  # printed without being asked for
 _PACES = ("_runtime", "_per_second")  # of an evaluation by a Trainer of Transformers
 

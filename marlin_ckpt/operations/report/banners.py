@@ -12,6 +12,7 @@ from marlin_ckpt.fields import size_text
 from marlin_ckpt.operations.report.course import Point
 from marlin_ckpt.operations.report.finding import Known as History
 from marlin_ckpt.operations.report.values import Banner, Movement, Report
+from marlin_ckpt.operations.rescue.remedies import salvage_command
 
 _MOST = 5  # of one kind
 _SEVERITIES = ("bad", "warn", "note")
@@ -32,18 +33,28 @@ class Known:
 
     def path(self, name: str) -> str:
         """Where a checkpoint is, for a shell."""
-        return _quoted(self.place(name))
+        return shlex.quote(self.place(name))
 
     def place(self, name: str) -> str:
-        """Where a checkpoint is."""
-        if not self.report.is_directory:
-            return self.report.directory
-        return os.path.normpath(os.path.join(self.report.directory, name))
+        """Where a checkpoint is, as a command takes it."""
+        path = self.report.directory
+        if self.report.is_directory:
+            path = os.path.normpath(os.path.join(path, name))
+        elif name != self.report.points[0].name:
+            path = os.path.join(os.path.dirname(os.path.realpath(path)), name)
+        return _no_option(path)
 
     @property
     def quoted(self) -> str:
-        """The directory, for a shell."""
-        return _quoted(self.report.directory)
+        """What the report is of, for a shell."""
+        return shlex.quote(_no_option(self.report.directory))
+
+    @property
+    def directory(self) -> str:
+        """The directory of the checkpoints, for a shell."""
+        path = self.report.directory
+        is_directory = self.report.is_directory
+        return self.quoted if is_directory else shlex.quote(os.path.dirname(os.path.realpath(path)))
 
     def of(self, run_id: str) -> str:
         """A run in words, where there are several."""
@@ -51,8 +62,8 @@ class Known:
         return f" of run {run_id[:_FEW_LETTERS]}" if several else ""
 
 
-def _quoted(path: str) -> str:
-    return shlex.quote(os.path.join(os.curdir, path) if path.startswith("-") else path)
+def _no_option(path: str) -> str:
+    return os.path.join(os.curdir, path) if path.startswith("-") else path
 
 
 def banners(known: Known) -> tuple[Banner, ...]:
@@ -65,9 +76,7 @@ def banners(known: Known) -> tuple[Banner, ...]:
 def _damage(known: Known) -> Iterator[Banner]:
     bad = [one for one in known.report.points if one.is_there and one.complete is False]
     for one in bad[:_MOST]:
-        path = known.path(one.name)
-        is_folder = os.path.isdir(known.place(one.name))
-        hint = f"marlin-ckpt verify {path}" if is_folder else f"marlin-ckpt salvage {path} -o salvaged.pt"
+        hint = salvage_command(known.place(one.name)) or f"marlin-ckpt verify {known.path(one.name)}"
         yield Banner(severity="bad", what=f"{one.name} is not whole: {one.reason}.", hint=hint)
     if bad[_MOST:]:
         hint = f"marlin-ckpt verify {known.quoted}"
@@ -141,7 +150,7 @@ def _failed_saves(known: Known) -> Iterator[Banner]:
         last = failed[-1]
         is_or_are = "1 save failed" if len(failed) == 1 else f"{len(failed)} saves failed, the last"
         what = f"{is_or_are} at {last.at}, of {last.name or 'a checkpoint'}: {last.what}."
-        yield Banner(severity="warn", what=what, hint=f"marlin-ckpt log {known.quoted}")
+        yield Banner(severity="warn", what=what, hint=f"marlin-ckpt log {known.directory}")
 
 
 def _ends(known: Known) -> Iterator[Banner]:
@@ -150,7 +159,7 @@ def _ends(known: Known) -> Iterator[Banner]:
         if last is not None and last.how in ("failed", "killed"):
             how = "was killed" if last.how == "killed" else f"failed: {last.error or 'no error is known'}"
             what = f"The last start{known.of(run.run_id)} {how}."
-            yield Banner(severity="warn", what=what, hint=f"marlin-ckpt latest {known.quoted} --intact")
+            yield Banner(severity="warn", what=what, hint=f"marlin-ckpt latest {known.directory} --intact")
 
 
 def _passed_over(known: Known) -> Iterator[Banner]:
@@ -167,13 +176,13 @@ def _space(known: Known) -> Iterator[Banner]:
             which = f"The rules{known.of(one.run_id)} ({one.rules})"
             what = f"{which} would remove {one.removed} of {one.removed + one.kept} checkpoints"
             what += f" and free {size_text(one.removed_bytes)}."
-            hint = f"marlin-ckpt clean {known.quoted} {one.options} --dry-run"
+            hint = f"marlin-ckpt clean {known.directory} {one.options} --dry-run"
             yield Banner(severity="note", what=what, hint=hint)
     there = [one for one in known.report.points if one.is_there]
     free = _free_bytes(known.report.directory)
     if there and free is not None and free < (needed := max(one.size_bytes for one in there[-2:])):
         what = f"The disk has {size_text(free)} free; the newest checkpoints take {size_text(needed)} each."
-        hint = f"marlin-ckpt clean {known.quoted} --keep-last 3 --dry-run"
+        hint = f"marlin-ckpt clean {known.directory} --keep-last 3 --dry-run"
         yield Banner(severity="warn", what=what, hint=hint)
 
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from marlin_ckpt.keep import BestArguments
+from marlin_ckpt.operations.listing.marks import usual_mode
 from marlin_ckpt.operations.report.course import Point
 from marlin_ckpt.operations.report.keeping import Rules
 from marlin_ckpt.operations.report.values import Best
 
-# Parts of names, between `_`, `/`, `.` and `-`, by which the least or the greatest value is the best.
-_LEAST = frozenset({"loss", "perplexity", "ppl", "error", "err", "rmse", "mse", "mae", "nll", "wer", "cer"})
-_GREATEST = frozenset({
-    "acc", "accuracy", "f1", "auc", "auroc", "bleu", "rouge", "iou", "miou", "map", "precision", "recall",
-    "reward", "r2", "psnr", "ssim", "dice",
-})  # fmt: skip
 _MOST = 8  # metrics of a run without rules
 
 
@@ -45,14 +39,7 @@ def best(points: Sequence[Point], all_rules: Sequence[Rules]) -> tuple[Best, ...
 
 def _known(points: Iterator[Point]) -> list[BestArguments]:
     names = dict.fromkeys(name for one in points for name in one.metrics if name)
-    known = []
-    for name in names:
-        parts = {*re.split(r"[_/.\-\s]+", name.lower())}
-        if parts & _LEAST:
-            known.append(BestArguments(name, "min"))
-        elif parts & _GREATEST:
-            known.append(BestArguments(name, "max"))
-    return known[:_MOST]
+    return [BestArguments(name, mode) for name in names if (mode := usual_mode(name))][:_MOST]
 
 
 def _best_of(

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory import catalog, lease, own
-from marlin_ckpt.directory.history.events import Event, Removed, Saved, SaveFailed, now
+from marlin_ckpt.directory.history.events import Event, Removed, Saved, SaveFailed
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.inspection import inspect
+from marlin_ckpt.formats.times import now
 from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.operations.report import (
@@ -110,7 +111,8 @@ def _of_one(entry: Entry, path: str, wanted: Wanted, progress: Progress) -> Repo
     """The report of one checkpoint, with what the history beside it says of this one."""
     name = os.path.basename(os.path.realpath(path))
     found = [(name, inspect(entry))]
-    past = finding.history(os.path.dirname(os.path.realpath(path)), recursive=False).past
+    directory = os.path.dirname(os.path.realpath(path))
+    past = finding.history(directory, recursive=False).past
     about = [one for one in past.events if isinstance(one, (Saved, Removed)) and one.name == name]
     known = _figures(None, found, wanted, progress)
     points = [_with_damage(one, known) for one in merging.merged(found, about) if one.is_there]
@@ -120,7 +122,7 @@ def _of_one(entry: Entry, path: str, wanted: Wanted, progress: Progress) -> Repo
         made=now(),
         version=__version__,
         is_directory=False,
-        runs=starts.runs(of_run, points, {}),
+        runs=starts.runs(of_run, points, own.read(directory, lease.HOLDER)),
         points=tuple(points),
         happenings=starts.happenings([], points),
     )

@@ -12,10 +12,10 @@ from typing import Any
 from marlin_ckpt.directory.history.events import BroughtBack, Event, Removed, Saved
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.times import iso
 from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations.report.course import Point
-from marlin_ckpt.operations.report.times import iso
 
 _Save = tuple[str, int, str]  # the run, the number of the save, the kind
 

@@ -67,10 +67,16 @@ def _place(path: str) -> str:
 
 
 def _salvage(path: str) -> str:
+    command = salvage_command(path)
+    return f"`{command}` takes out what is intact" if command else ""
+
+
+def salvage_command(path: str) -> str:
+    """The command that takes out what is intact; "" for a folder, and for a file without checksums."""
     with contextlib.suppress(MarlinError, OSError), open_source(path) as source:
         if detect(source) not in _WITHOUT_CHECKSUMS:
-            output = "rescued" + os.path.splitext(path)[1]
-            return f"`marlin-ckpt salvage {shlex.quote(path)} -o {output}` takes out what is intact"
+            output = shlex.quote("rescued" + os.path.splitext(path)[1])
+            return f"marlin-ckpt salvage {shlex.quote(path)} -o {output}"
     return ""
 
 

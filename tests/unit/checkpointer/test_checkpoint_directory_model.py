@@ -17,7 +17,7 @@ from marlin_ckpt import (
     CheckpointNotFoundError,
     RetentionArguments,
 )
-from marlin_ckpt.saving import about
+from marlin_ckpt.saving import lineage
 from tests.support.checkpoint_directories import fill_folder, names
 
 LOSSES = st.one_of(st.none(), st.sampled_from([0.0, 1.0, 2.0, -1.0, math.nan, math.inf, -math.inf]))
@@ -110,7 +110,7 @@ def test_iteration_latest_and_best_are_those_of_a_simple_model(
         here, model = CheckpointDirectory(path, keep=keep), Model(keep)
         for second, (index, loss, is_folder) in enumerate(saves):
             # Two saves may come in one tick of the system's clock.
-            patch.setattr(about, "now", lambda second=second: f"2026-11-01T00:00:{second:02}.000Z")
+            patch.setattr(lineage, "now", lambda second=second: f"2026-11-01T00:00:{second:02}.000Z")
             name, metrics = f"model_{index}", None if loss is None else {"loss": loss}
             if is_folder:
                 fill_folder(here, name, metrics=metrics)

@@ -13,7 +13,7 @@ import pytest
 from marlin_ckpt import ArgumentsError, CheckpointDirectory, SaveReport, Status, StorageError, verify
 from marlin_ckpt.directory import runs
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.saving import about
+from marlin_ckpt.saving import lineage
 from marlin_ckpt.saving.engine import Engine
 from tests.support.async_runs import Gate
 from tests.support.checkpoint_directories import fill_folder, filled, listed, manifest_of, names, state
@@ -137,7 +137,7 @@ def test_on_durable_may_begin_no_transaction_of_the_same_object(tmp_path):
 
 def test_what_is_saved_in_the_block_has_another_number_and_is_written_earlier(tmp_path, monkeypatch):
     times = iter(f"2026-11-01T00:00:0{second}.000Z" for second in range(9))
-    monkeypatch.setattr(about, "now", lambda: next(times))
+    monkeypatch.setattr(lineage, "now", lambda: next(times))
     here = CheckpointDirectory(tmp_path)
     with here.transaction("model_2") as folder:
         Path(folder, "weights").write_bytes(b"w")

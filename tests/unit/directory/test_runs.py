@@ -28,7 +28,7 @@ def save(tmp_path, monkeypatch):
         clock[0] += 1
         return f"2026-01-02T03:{clock[0] // 60:02}:{clock[0] % 60:02}.000Z"
 
-    monkeypatch.setattr(lineage.about, "now", now)
+    monkeypatch.setattr(lineage, "now", now)
 
     def as_a_run(*indices: int, run_id: str = "") -> str:
         own = DefaultCheckpointer(DefaultCheckpointerArguments(save_dir=tmp_path))
@@ -72,7 +72,7 @@ def test_within_a_run_the_greatest_index_counts_and_a_tie_of_times_is_broken_by_
 ):
     own = save(3, 2)
     assert resumed(tmp_path) == "model_3.pt"
-    monkeypatch.setattr(lineage.about, "now", lambda: "2026-01-02T03:00:02.000Z")
+    monkeypatch.setattr(lineage, "now", lambda: "2026-01-02T03:00:02.000Z")
     save(5)
     assert resumed(tmp_path) == "model_5.pt"
     save(6, run_id=own)

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlin_ckpt.directory.history.events import BroughtBack, Ended, Measured, Removed, Started
+from marlin_ckpt.directory.runs import beginning_with
 from marlin_ckpt.operations.history.lineage import runs_of
-from marlin_ckpt.operations.history.rows import Unended, beginning_with, choose, rows_of, short_ids
+from marlin_ckpt.operations.history.rows import Unended, choose, rows_of, short_ids
 from tests.support.histories import ONE, OTHER, at, killed_and_resumed, of_another_run, save
 
 EVENTS = [*killed_and_resumed(), *of_another_run()]

@@ -170,6 +170,26 @@ def test_one_checkpoint_has_a_report_with_what_the_history_says_of_it(tmp_path):
     assert not (tmp_path / "model_1.pt").with_suffix(".marlin-ckpt").exists()
 
 
+def test_the_report_of_one_checkpoint_says_of_its_run_that_it_runs(tmp_path):
+    (run,) = gather(str(runs.troubled(tmp_path / "run") / "other_0.pt")).runs
+    assert [one.how for one in run.starts] == ["running"]
+
+
+def test_commands_for_one_checkpoint_name_its_directory_and_what_is_beside_it(tmp_path):
+    resumed = Resumed(run_id=ONE, at=at(3), name="model_0.pt", passed_over={"model_1.pt": "corrupt"})
+    write(tmp_path, Started(run_id=ONE, by="Trainer", at=at(0)), save(tmp_path, 0, 1), resumed)
+    hints = {one.what: one.hint for one in gather(str(tmp_path / "model_0.pt")).banners}
+    assert hints["The last start was killed."] == f"marlin-ckpt latest {tmp_path} --intact"
+    passed_over = hints["The last start passed over model_1.pt: corrupt."]
+    assert passed_over == f"marlin-ckpt verify {tmp_path}/model_1.pt"
+
+
+def test_nothing_is_to_be_salvaged_from_a_file_without_checksums(tmp_path):
+    (tmp_path / "model_1.safetensors").write_bytes((100).to_bytes(8, "little") + b'{"a": ')
+    (banner,) = (one for one in gather(str(tmp_path)).banners if "is not whole" in one.what)
+    assert banner.hint == f"marlin-ckpt verify {tmp_path}/model_1.safetensors"
+
+
 def test_failed_saves_are_counted_and_named_first_among_warnings(tmp_path):
     failed = SaveFailed(run_id=ONE, at=at(4), name="model_3.pt", index=3, error="No space left on device")
     write(tmp_path, failed, save(tmp_path, 0, 5))

@@ -74,7 +74,7 @@ def test_stats_find_damage_that_the_structure_does_not_show(tmp_path):
     report = gather(str(tmp_path), Wanted(reads_tensors=True))
     assert by_name(report)["model_1.pt"].complete is False
     assert report.points[report.newest].name == "model_0.pt"
-    hint = f"marlin-ckpt salvage {tmp_path}/model_1.pt -o salvaged.pt"
+    hint = f"marlin-ckpt salvage {tmp_path}/model_1.pt -o rescued.pt"
     assert (report.banners[0].severity, report.banners[0].hint) == ("bad", hint)
 
 

@@ -89,7 +89,7 @@ def _hint_of_none(directory: str) -> str:
 
 
 def _meant(text: str, run_ids: list[str], directory: str) -> str:
-    from marlin_ckpt.operations.history.rows import beginning_with
+    from marlin_ckpt.directory.runs import beginning_with
 
     found = beginning_with(text, run_ids)
     if not found:
