@@ -64,6 +64,12 @@ def cases(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
     return lambda sample, full: full if whole else sample
 
 
+@pytest.fixture(autouse=True)
+def _as_wide_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets no shell around the tests, and no earlier test, say how wide the output is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def repository() -> Path:
     """The root of the source tree."""

@@ -1,8 +1,9 @@
 """Colours for a terminal; nothing is said by colour alone."""
 
 import os
-import sys
 from collections.abc import Callable
+
+from marlin_ckpt.cli import output
 
 _STYLES = {
     "bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36
@@ -14,7 +15,7 @@ def painter() -> Callable[[str, str], str]:
 
     It leaves the text alone where stdout is no terminal that has colours, and where NO_COLOR is set.
     """
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    if not output.is_on_terminal() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return lambda text, styles: text  # noqa: ARG005 - named as in the other
     return _paint
 

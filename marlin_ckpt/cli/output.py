@@ -148,10 +148,24 @@ def is_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+def is_on_terminal() -> bool:
+    """Whether stdout is a terminal, so that a person reads the data."""
+    return sys.stdout.isatty()
+
+
+def can_encode(text: str) -> bool:
+    """Whether stdout has the characters of a text, so that they need no escape."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
 def path(text: str) -> None:
     """Prints a path: escaped on a terminal, byte for byte into a pipe, so that a script can open it."""
     binary = getattr(sys.stdout, "buffer", None)
-    if binary is None or sys.stdout.isatty():
+    if binary is None or is_on_terminal():
         data(escape(text))
         return
     with writing() as stream:
@@ -229,7 +243,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], figures: Collec
     columns = [column for column in zip(headers, *rows, strict=True) if any(column[1:]) or not rows]
     right = {number for number, column in enumerate(columns) if column[0] in figures}
     headers, *rows = zip(*columns, strict=True)
-    if sys.stdout.isatty():
+    if is_on_terminal():
         from marlin_ckpt.cli.terminal import table_text
 
         data(table_text(headers, rows, right))

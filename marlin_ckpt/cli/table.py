@@ -6,12 +6,12 @@ It is for tables of thousands of rows, a line each; `output.table` folds long ce
 import itertools
 import os
 import shutil
-import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from marlin_ckpt.cli import output
 from marlin_ckpt.cli.colour import painter
 
 _SPACE = "  "  # between two columns
@@ -53,7 +53,7 @@ class Column:
 
 def is_terminal() -> bool:
     """Whether stdout is a terminal that knows more than plain lines."""
-    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return output.is_on_terminal() and os.environ.get("TERM") != "dumb"
 
 
 def line_width() -> int | None:
@@ -61,7 +61,7 @@ def line_width() -> int | None:
     given = os.environ.get("COLUMNS", "")
     if given.isdecimal() and int(given):
         return int(given)
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return shutil.get_terminal_size().columns if output.is_on_terminal() else None
 
 
 def width_of(text: str) -> int:
@@ -152,8 +152,4 @@ def _sides(column: Column, width: int, sign: str, paint: Callable[[str, str], st
 
 def cut_sign() -> str:
     """What stands for what is cut."""
-    try:
-        "\u2026".encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return "..."
-    return "\u2026"
+    return "\u2026" if output.can_encode("\u2026") else "..."

@@ -96,7 +96,7 @@ def run_ranks(directory: Path) -> dict[str, Any]:
     os.truncate(f"{other}/checkpoint-6/rng_state_1.pth", 99)
     os.remove(f"{other}/checkpoint-5/rng_state_0.pth")
     resumed = in_two_processes(other)
-    for folder in Path(other).iterdir():
+    for folder in Path(other).glob("checkpoint-*"):
         shutil.rmtree(folder / ".marlin")
         (folder / "trainer_state.json").unlink()
     refused = in_two_processes(other)
