@@ -1,6 +1,7 @@
 """Reads the structures of any zip, whoever wrote it: the directory at its end, and the local headers."""
 
 import contextlib
+import operator
 import re
 import struct
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from marlin_ckpt.storage.source import Source
 TAIL = structures.END64_LOCATOR.size + structures.END.size + structures.UINT16_MAX
 _IS_FOLDER = 0x10  # the attribute of MS-DOS, in the external attributes of a zip entry
 _HEADER_BYTES = 256  # read at once: the fixed part of a local header and the name of nearly every record
+# What is read of an entry in the directory; as `structures.CENTRAL_ENTRY`, which gives all of it.
+_ENTRY = struct.Struct("<4s6xH4xLLLHHH4xLL")
 _END64_UNCOUNTED = 12  # bytes of a zip64 end record that its own length leaves out: signature and length
 
 
@@ -103,7 +106,8 @@ def read_directory(source: Source) -> Directory:
         records, entries, has_folders = _parse_entries(data, count)
     except (struct.error, UnicodeDecodeError) as error:
         raise StructureError("the zip directory is damaged") from error
-    check_places(((one, one.header_offset + _least_header_bytes(one)) for one in records), offset)
+    least_bytes = structures.LOCAL_HEADER.size
+    check_places(((one, one.header_offset + least_bytes + len(one.name.encode())) for one in records), offset)
     return Directory(tuple(records), entries, offset, end, has_folders, is_zip64)
 
 
@@ -184,45 +188,45 @@ def _parse_entries(data: bytes, count: int) -> tuple[list[Record], dict[str, byt
     records = []
     entries: dict[str, bytes] = {}
     has_folders = False
+    unpack, fixed_bytes = _ENTRY.unpack_from, _ENTRY.size
     at = 0
     for _ in range(count):
         start = at
-        (
-            signature, _, _, _, method, _, _, crc32, stored, size, named, extra_size, comment_size,
-            _, _, attributes, offset,
-        ) = structures.CENTRAL_ENTRY.unpack_from(data, at)  # fmt: skip
+        signature, method, crc32, stored, size, named, extra_size, comment_size, attributes, offset = unpack(
+            data, at
+        )
         if signature != structures.CENTRAL_SIGNATURE:
             raise StructureError("the zip directory is damaged")
-        extra_offset = at + structures.CENTRAL_ENTRY.size + named
-        name = data[at + structures.CENTRAL_ENTRY.size : extra_offset].decode()
+        extra_offset = at + fixed_bytes + named
+        name = data[at + fixed_bytes : extra_offset].decode()
         at = extra_offset + extra_size + comment_size
         if extra_size:
             extra = data[extra_offset : extra_offset + extra_size]
             size, stored, offset = _zip64_values(extra, [size, stored, offset])
-        if name.endswith("/") and not size:
+        if attributes & _IS_FOLDER or name.endswith("/"):
+            if size or not name.endswith("/"):
+                # torch's reader would skip the data and hand out memory that nothing was read into.
+                raise StructureError(f"record {name} says that it is a directory")
             has_folders = True
             continue
-        if attributes & _IS_FOLDER or name.endswith("/"):
-            # torch's reader would skip the data and hand out memory that nothing was read into.
-            raise StructureError(f"record {name} says that it is a directory")
         if name in entries:
             raise StructureError("two records have one name")
         entries[name] = data[start:at]
-        records.append(Record(name, size, crc32, offset, _deflated_bytes(name, method, stored, size)))
+        is_as_it_is = method == structures.STORED and stored == size
+        deflated = None if is_as_it_is else _deflated_bytes(name, method, stored)
+        records.append(Record(name, size, crc32, offset, deflated))
     if at != len(data):
         raise StructureError("the zip directory has another length than it says")
-    return sorted(records, key=lambda record: record.header_offset), entries, has_folders
+    return sorted(records, key=operator.attrgetter("header_offset")), entries, has_folders
 
 
-def _deflated_bytes(name: str, method: int, stored: int, size: int) -> int | None:
-    """The length of a record's deflated data; None where it is stored as it is."""
+def _deflated_bytes(name: str, method: int, stored: int) -> int:
+    """The length of the deflated data of a record that is not stored as it is."""
     if method == structures.DEFLATED:
         return stored
     if method != structures.STORED:
         raise StructureError(f"record {name} is compressed by method {method}, which torch does not read")
-    if stored != size:
-        raise StructureError(f"record {name} is stored in another length than it has")
-    return None
+    raise StructureError(f"record {name} is stored in another length than it has")
 
 
 def _zip64_values(extra: bytes, values: list[int]) -> list[int]:
@@ -238,10 +242,6 @@ def _zip64_values(extra: bytes, values: list[int]) -> list[int]:
                     where += 8
         at += 4 + length
     return values
-
-
-def _least_header_bytes(record: Record) -> int:
-    return structures.LOCAL_HEADER.size + len(record.name.encode())
 
 
 def check_places(places: Iterable[tuple[Record, int]], directory_offset: int) -> None:

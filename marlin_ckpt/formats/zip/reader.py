@@ -45,7 +45,7 @@ def read_container(source: Source, *, every_header: bool = True) -> Container:
     try:
         directory = read_directory(source)
         _refuse_inflation(source, directory)
-        own = [one for one in directory.records if one.label == manifest.NAME]
+        own = _labelled(directory, manifest.NAME)
         is_checkpoint = _has_pickle(directory)
         # A damaged name must not make a checkpoint something else.
         wanted = own if is_checkpoint and not every_header else directory.records
@@ -111,6 +111,12 @@ def _has_pickle(directory: Directory) -> bool:
     return any(record.label == "data.pkl" for record in directory.records)
 
 
+def _labelled(directory: Directory, label: str) -> list[Record]:
+    """The records of this label, of which each archive in the file may have one."""
+    ends = (one for one in directory.records if one.name.endswith(label))  # which nearly none does
+    return [one for one in ends if one.label == label]
+
+
 def ends_as_a_checkpoint(source: Source) -> bool:
     """Whether a file that does not start as a zip ends as one that holds a checkpoint."""
     try:
@@ -165,7 +171,8 @@ def _read_manifest(source: Source, container: Container, record: Record) -> Mani
         raise StructureError(f"the manifest does not hold: {error}") from error
     written = {(one.name, one.size, one.crc32) for one in container.records if one != record}
     # In any order: a tool that packs the file anew goes by its own.
-    is_typed = all(type(number) is int for _, *numbers in listed for number in numbers)  # 1.0 equals 1
+    kinds = {type(number) for _, size, crc32 in listed for number in (size, crc32)}
+    is_typed = kinds <= {int}  # 1.0 equals 1
     if listed != written or len(found.records) != len(listed) or not is_typed:
         raise StructureError("the records are not those that the manifest lists")
     return found
@@ -177,7 +184,7 @@ def _how_repacked(directory: Directory, *, is_as_written: bool) -> str:
     reasons = {
         f"{deflated} of its {len(directory.records)} records are deflated": bool(deflated),
         "it has entries for folders": directory.has_folders,
-        "it is a TorchScript archive": any(one.label == _TORCH_SCRIPT for one in directory.records),
+        "it is a TorchScript archive": bool(_labelled(directory, _TORCH_SCRIPT)),
         "another tool packed it": not is_as_written,
     }
     return ", ".join(reason for reason, holds in reasons.items() if holds)

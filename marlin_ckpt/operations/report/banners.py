@@ -91,8 +91,9 @@ def _values(known: Known) -> Iterator[Banner]:
     runs: dict[str, list[int]] = {}
     for column, place in enumerate(moved.columns):
         runs.setdefault(known.report.points[place].run_id, []).append(column)
+    not_finite = _not_finite(moved)
     for run_id, columns in runs.items():
-        bad = {column: names for column in columns if (names := _not_finite(moved, column))}
+        bad = {column: not_finite[column] for column in columns if column in not_finite}
         if columns[-1] not in bad:
             if bad:
                 last = known.report.points[moved.columns[max(bad)]]
@@ -112,19 +113,21 @@ def _values(known: Known) -> Iterator[Banner]:
         yield Banner(severity="bad", what=what, hint=hint)
 
 
-def _not_finite(moved: Movement, column: int) -> list[str]:
-    return [
-        name
-        for name, nans, infinities in zip(moved.tensors, moved.nans, moved.infinities, strict=True)
-        if (nans[column] or 0) + (infinities[column] or 0)
-    ]
+def _not_finite(moved: Movement) -> dict[int, list[str]]:
+    """The tensors that have NaN or Inf, by the column, where there are any."""
+    found: dict[int, list[str]] = {}
+    for name, *counts in zip(moved.tensors, moved.nans, moved.infinities, strict=True):
+        for column, (nans, infinities) in enumerate(zip(*counts, strict=True)):
+            if nans or infinities:
+                found.setdefault(column, []).append(name)
+    return found
 
 
 def _metrics(known: Known) -> Iterator[Banner]:
     """Metrics that are NaN or infinite in the newest checkpoints of a run."""
     moved = known.report.movement
-    columns = enumerate(moved.columns) if moved else ()
-    bad_states = {known.report.points[at].name for n, at in columns if moved and _not_finite(moved, n)}
+    bad_columns = _not_finite(moved) if moved else {}
+    bad_states = {known.report.points[moved.columns[n]].name for n in bad_columns} if moved else set()
     for run in known.report.runs:
         points = [one for one in known.report.points if one.run_id == run.run_id and one.metrics]
         bad = [one for one in points if _bad_metrics(one)]

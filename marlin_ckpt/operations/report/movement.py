@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from marlin_ckpt.formats.statistics import Statistics
 from marlin_ckpt.operations.report.course import Point
@@ -35,8 +37,11 @@ def movement(points: Sequence[Point], figures: Figures, elements: Mapping[str, i
     runs = [points[place].run_id for place in columns]
     firsts = {at for at, run_id in enumerate(runs) if not at or run_id != runs[at - 1]}
 
-    grid = [[column.get(name) for column in by_column] for name in tensors]
-    norms = tuple(tuple(None if one is None else norm(one) for one in row) for row in grid)
+    rows = [
+        _row([column.get(name) for column in by_column], is_one=elements.get(name, 2) <= 1)
+        for name in tensors
+    ]
+    norms, nans, infinities, dead = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Movement(
         tensors=tuple(tensors),
         columns=tuple(columns),
@@ -45,15 +50,27 @@ def movement(points: Sequence[Point], figures: Figures, elements: Mapping[str, i
             for row in norms
         ),
         norms=norms,
-        nans=tuple(tuple(one and one.nans for one in row) for row in grid),
-        infinities=tuple(tuple(one and one.infinities for one in row) for row in grid),
-        dead=tuple(
-            tuple(one and elements.get(name, 2) > 1 and is_dead(one) for one in row)
-            for name, row in zip(tensors, grid, strict=True)
-        ),
+        nans=nans,
+        infinities=infinities,
+        dead=dead,
         how="read" if figures.has_read else "files",
         missing=len(states) - len(known),
         left_out=len(known) - len(columns),
+    )
+
+
+def _row(of: Sequence[Statistics | None], *, is_one: bool) -> tuple[Any, Any, Any, Any]:
+    """The norms, counts and signs of death of a tensor; `is_one` where it has one element, and cannot die."""
+    if None not in of:  # as of most tensors; column by column this takes a third of the time
+        norms, lows, highs, nans, infinities = zip(*cast("Sequence[Statistics]", of), strict=True)
+        if not any(nans) and not any(infinities):
+            dead = (False,) * len(of) if is_one else tuple(map(operator.eq, lows, highs))
+            return norms, nans, infinities, dead
+    return (
+        tuple(None if one is None else norm(one) for one in of),
+        tuple(one and one.nans for one in of),
+        tuple(one and one.infinities for one in of),
+        tuple(one and not is_one and is_dead(one) for one in of),
     )
 
 

@@ -219,10 +219,11 @@ def _summed(report: Report, moved: Movement, row: int) -> list[Any]:
     norms = [one for one in moved.norms[row] if one is not None]
     changes = [(one, place) for place, one in enumerate(moved.change[row]) if one is not None]
     greatest, column_of = max(changes, default=(None, None))
+    each = zip(moved.nans[row], moved.infinities[row], moved.dead[row], strict=True)
     states = [
         f"{_state(moved, row, column)} at {_column(report, moved.columns[column])[1]}"
-        for column in range(len(moved.columns))
-        if _state(moved, row, column)
+        for column, signs in enumerate(each)
+        if any(signs)
     ]
     return [
         name(moved.tensors[row]),
