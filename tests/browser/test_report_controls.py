@@ -167,14 +167,13 @@ def test_what_is_not_a_number_and_what_is_dead_is_said_and_has_a_sign(opened):
 
 
 def test_the_numbers_of_a_block_are_a_table_where_there_are_too_many_for_one(opened):
-    report = reports.make(200, 1, 600)
-    browser = opened(report)
+    browser = opened(MANY)
     browser.click("#block-details summary")
     choice = browser.driver.find_element("id", "block-choice")
     Select(choice).select_by_value("layers.7")
     rows = "return [...document.querySelectorAll('#block-table tbody tr')]"
     cells = browser.run(f"{rows}.map((row) => [...row.cells].map((cell) => cell.textContent))")
-    tensor = report.movement.tensors.index(cells[2][0])
-    for cell, change in zip(cells[2][2:], report.movement.change[tensor][1:], strict=True):
+    tensor = MANY.movement.tensors.index(cells[2][0])
+    for cell, change in zip(cells[2][2:], MANY.movement.change[tensor][1:], strict=True):
         assert float(cell.removesuffix(" %").replace(",", "")) == pytest.approx(change * 100, rel=0.1)
     assert browser.barriers() == []

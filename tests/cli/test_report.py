@@ -37,7 +37,7 @@ def directory(tmp_path):
 def test_the_page_is_written_and_an_earlier_one_is_replaced(command, directory, tmp_path):
     code, out, err = command("run")
     assert (code, out) == (0, "")
-    assert err.startswith("wrote report.html: 6 checkpoints, ")
+    assert err.startswith("wrote report.html: 5 checkpoints, 1 other file, ")
     assert "warning: other_1.pt is not whole: " in err
     assert "hint: marlin-ckpt salvage run/other_1.pt -o rescued.pt\n" in err
     page = (tmp_path / "report.html").read_text()

@@ -35,3 +35,17 @@ def test_bytes_are_written_as_sizes(tmp_path, capsys, monkeypatch) -> None:
     size = r"4\d\.\d kB"
     assert re.search(rf"would remove 1 of 2 checkpoints and free {size}\.", said)
     assert re.search(rf"The disk has 1\.23 kB free; the newest checkpoints take {size} each\.", said)
+
+
+def test_a_model_file_is_not_counted_as_a_checkpoint(
+    tmp_path, capsys, make_checkpointer, make_checkpoint
+) -> None:
+    checkpointer = make_checkpointer()
+    for index in range(2):
+        checkpointer.save(make_checkpoint(loss=1.0), index)
+    checkpointer.save_model({"weight": torch.ones(2)}, 1)
+    page = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "checkpoints"), "-o", str(page)]) == 0
+    assert ": 2 checkpoints, 1 model file, " in capsys.readouterr().err
+    facts = '<dt>Checkpoints</dt><dd>2</dd><dd class="about">1 model file</dd>'
+    assert facts in page.read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from marlin_ckpt.cli.text import size
-from marlin_ckpt.cli.views.report.parts.figures import at, number, where
+from marlin_ckpt.cli.views.report.parts.figures import at, held, number, where
 from marlin_ckpt.cli.views.report.parts.markup import Html, icon, join, name, short, tag
 from marlin_ckpt.operations.report.values import Banner, Best, Report
 
@@ -50,7 +50,9 @@ def _facts(report: Report) -> list[Html]:
             *([_fact("Written", *at(point.at).split(" ", 1))] if point else []),
             *([_fact("Tensors of the module", f"{parameters:,}")] if parameters else []),
         ]
-    facts = [_fact("Checkpoints", f"{totals.checkpoints:,}"), _fact("On disk", size(totals.size_bytes))]
+    states = sum(one.is_there and one.is_state for one in report.points)
+    beside = ", ".join(one for one in held(report.points) if "file" in one)
+    facts = [_fact("Checkpoints", f"{states:,}", beside), _fact("On disk", size(totals.size_bytes))]
     if report.newest is not None:
         newest = report.points[report.newest]
         facts.append(_fact("Newest", short(where(newest)), short(newest.name)))

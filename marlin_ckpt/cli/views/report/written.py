@@ -7,7 +7,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.text import count, size
+from marlin_ckpt.cli.text import size
+from marlin_ckpt.cli.views.report.parts.figures import held
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.operations.report.values import Report
@@ -56,9 +57,8 @@ class Target:
             file.put(content)
 
         publishing.publish(self._path, fill, len(content))
-        totals = report.totals
-        held = f"{count(totals.checkpoints, 'checkpoint')}, {size(totals.size_bytes)}"
-        output.talk(f"wrote {escape(self._path)}: {held}; the page has {size(len(content))}")
+        found = ", ".join([*held(report.points), size(report.totals.size_bytes)])
+        output.talk(f"wrote {escape(self._path)}: {found}; the page has {size(len(content))}")
         for one in report.banners:
             if one.severity != "note":
                 output.talk(f"warning: {escape(one.what)}")

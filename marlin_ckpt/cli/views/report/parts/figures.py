@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime
 import math
+from collections import Counter
+from collections.abc import Iterable
 
+from marlin_ckpt.cli import text
 from marlin_ckpt.operations.report.course import Point
 
 _MINUS = "\N{MINUS SIGN}"
@@ -44,6 +47,12 @@ def percent(fraction: float) -> str:
 def count(value: int | None) -> str:
     """A count with commas between its thousands: 12,345."""
     return UNKNOWN if value is None else f"{value:,}".replace("-", _MINUS)
+
+
+def held(points: Iterable[Point]) -> list[str]:
+    """What is there of some points, as `list` counts it: 5 checkpoints, then 1 model file."""
+    there = Counter("checkpoint" if one.is_state else f"{one.kind} file" for one in points if one.is_there)
+    return [text.count(number, noun) for noun, number in sorted(there.items())] or ["0 checkpoints"]
 
 
 def where(point: Point) -> str:
