@@ -8,7 +8,7 @@ stepping    makes optimizers and schedulers; refuses what cannot be stepped
 states      hands loaded states to the module, the trainer and the backend
 saves       Saves: what has been saved and is durable; saves and stops when a signal asks for it
 preemption  the signals
-run_events  tells the checkpointer what happens, for the history of the run
+run_events  reports to the checkpointer what happens, for the history of the run
 observer    TrainerObserver: who follows the progress, such as the command line
 setting     device, seeds and determinism, before the first step
 sizes       Figures: batch sizes, samplers and numbers of steps, which a subclass of Trainer may decide

@@ -1,4 +1,4 @@
-"""Tells the checkpointer what happens in a training, for the history of the run."""
+"""Reports to the checkpointer what happens in a training, for the history of the run."""
 
 import contextlib
 import os
@@ -13,22 +13,22 @@ from marlin_ckpt.training.preemption import SAVES, Preempted, Signals
 
 
 @contextlib.contextmanager
-def telling(
+def reporting(
     checkpointer: AbstractCheckpointer, args: TrainerArguments, place: Callable[[], tuple[int, ...]]
 ) -> Iterator[None]:
-    """Tells that a training begins, and how the block ends.
+    """Reports that a training begins, and how the block ends.
 
     Args:
-        checkpointer: is told.
+        checkpointer: gets the report.
         args: the trainer's.
         place: says how far the run is: the last epoch that is done, and the global steps.
     """
-    tell = hooks_of(checkpointer).on_run_event
-    tell("started", {"config": {"trainer": lasting(args)}, "world_size": _world_size()})
+    report = hooks_of(checkpointer).on_run_event
+    report("started", {"config": {"trainer": lasting(args)}, "world_size": _world_size()})
 
     def ended(how: str, error: str = "") -> None:
         epoch, step, *_ = place()
-        tell("ended", {"how": how, "error": error, "epochs": epoch + 1, "step": step})
+        report("ended", {"how": how, "error": error, "epochs": epoch + 1, "step": step})
 
     try:
         yield
@@ -41,11 +41,11 @@ def telling(
     ended("finished")
 
 
-def tell_signal(checkpointer: AbstractCheckpointer, signals: Signals, place: tuple[int, ...]) -> None:
-    """Tells of a signal that is being answered.
+def report_signal(checkpointer: AbstractCheckpointer, signals: Signals, place: tuple[int, ...]) -> None:
+    """Reports a signal that is being answered.
 
     Args:
-        checkpointer: is told.
+        checkpointer: gets the report.
         signals: what has been asked for.
         place: how far the run is.
     """

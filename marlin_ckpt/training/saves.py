@@ -50,7 +50,7 @@ class Saves:
     ) -> Iterator[None]:
         """Trains in the checkpointer's context, and listens to signals; what `is_late` measures begins now.
 
-        The checkpointer is told when the training begins, and how it ends.
+        The checkpointer gets a report when the training begins, and of how it ends.
 
         Args:
             args: the trainer's.
@@ -60,8 +60,8 @@ class Saves:
         """
         self._logger = logger
         listening = preemption.listening(really=args.handle_signals)
-        telling = run_events.telling(checkpointer, args, place)
-        with hooks_of(checkpointer).running(), listening as self.signals, telling:
+        reporting = run_events.reporting(checkpointer, args, place)
+        with hooks_of(checkpointer).running(), listening as self.signals, reporting:
             self._began_s = time.monotonic()
             preemption.compare_grace(args, hooks_of(checkpointer).usual_save_s(), logger)
             yield
@@ -73,7 +73,7 @@ class Saves:
     def measured(
         self, checkpointer: AbstractCheckpointer, place: Place, metrics: Mapping[str, float]
     ) -> None:
-        """Tells of the metrics after an epoch.
+        """Reports the metrics after an epoch.
 
         Args:
             checkpointer: what saves.
@@ -172,7 +172,7 @@ class Saves:
         """
         if not (self.signals.stop or self.signals.save):
             return
-        run_events.tell_signal(checkpointer, self.signals, place)
+        run_events.report_signal(checkpointer, self.signals, place)
         self.signals.save = False
         earlier = self._ended_before(checkpointer)
         try:

@@ -125,7 +125,7 @@ def _read_whole(path: PathText, how: _How) -> tuple[Any, Manifest | None]:
     text = os.fspath(path)
     try:
         return again_if_stale(lambda: _read(text, how))
-    except Exception as error:
+    except Exception as error:  # torch has several for memory that is short
         if isinstance(error, MarlinError) or not is_no_memory(error):
             raise
         raise no_memory(text, is_to_cpu=how.is_to_cpu) from error

@@ -66,8 +66,8 @@ def gather(
     Args:
         path: of it.
         wanted: what is asked for.
-        progress: makes what is told how many bytes were read, given how many will be; only with
-            `reads_tensors`.
+        progress: given how many bytes will be read, makes what is called with the number that were; only
+            with `reads_tensors`.
         other: a directory or checkpoint that it is compared with.
 
     Raises:

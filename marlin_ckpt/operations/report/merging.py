@@ -44,13 +44,13 @@ class _Draft:
 
     @property
     def run_id(self) -> str:
-        told = self.saved or self.removed
-        return self._manifest.run_id if self._manifest else told.run_id if told else ""
+        recorded = self.saved or self.removed
+        return self._manifest.run_id if self._manifest else recorded.run_id if recorded else ""
 
     @property
     def save_number(self) -> int:
-        told = self.saved.save_number if self.saved else 0
-        return self._manifest.save_number if self._manifest else told
+        recorded = self.saved.save_number if self.saved else 0
+        return self._manifest.save_number if self._manifest else recorded
 
     @property
     def is_gone(self) -> bool:
@@ -59,8 +59,8 @@ class _Draft:
     def written_s(self) -> float:
         if self.found is not None:
             return self.found.written_s
-        told = self.saved or self.removed
-        return (told.at_s() if told else None) or 0.0
+        recorded = self.saved or self.removed
+        return (recorded.at_s() if recorded else None) or 0.0
 
     def is_of(self, manifest: Manifest | None) -> bool:
         """Whether a file of this name, with this manifest, is what was saved."""
@@ -82,10 +82,10 @@ def merged(found: Sequence[tuple[str, Inspection]], events: Iterable[Event]) -> 
         resume from an earlier one, are points of their own.
     """
     events = list(events)
-    told = _told(events)
-    others = _attach(told, found)
+    recorded = _recorded(events)
+    others = _attach(recorded, found)
     runs: dict[str, list[_Draft]] = defaultdict(list)
-    for one in told:
+    for one in recorded:
         runs[one.run_id].append(one)
     alone: dict[str, list[_Draft]] = defaultdict(list)
     for one in others:
@@ -96,16 +96,18 @@ def merged(found: Sequence[tuple[str, Inspection]], events: Iterable[Event]) -> 
     return [_point(one) for run_id in order for one in _in_order(runs[run_id], alone[run_id])]
 
 
-def order_of_runs(told: Iterable[tuple[str, float | None]], found: Iterable[tuple[str, float]]) -> list[str]:
+def order_of_runs(
+    recorded: Iterable[tuple[str, float | None]], found: Iterable[tuple[str, float]]
+) -> list[str]:
     """The runs, the first one first.
 
     Args:
-        told: the run and time of each event, in the order of the history, which clocks that are set back do
-            not change.
+        recorded: the run and time of each event, in the order of the history, which does not change where a
+            clock is set back.
         found: the run and time of each checkpoint that has no event.
     """
     latest, first = float("-inf"), dict[str, float]()
-    for run_id, at_s in told:
+    for run_id, at_s in recorded:
         latest = max(latest, at_s if at_s is not None else latest)
         first.setdefault(run_id, latest)
     alone = dict[str, float]()
@@ -116,7 +118,7 @@ def order_of_runs(told: Iterable[tuple[str, float | None]], found: Iterable[tupl
     return sorted(times, key=lambda run_id: times[run_id])
 
 
-def _told(events: Iterable[Event]) -> list[_Draft]:
+def _recorded(events: Iterable[Event]) -> list[_Draft]:
     """What the history says, in its order."""
     drafts: list[_Draft] = []
     current: dict[str, _Draft] = {}
@@ -141,11 +143,11 @@ def _told(events: Iterable[Event]) -> list[_Draft]:
     return drafts
 
 
-def _attach(told: Sequence[_Draft], found: Iterable[tuple[str, Inspection]]) -> list[_Draft]:
+def _attach(recorded: Sequence[_Draft], found: Iterable[tuple[str, Inspection]]) -> list[_Draft]:
     """Gives the drafts what the directory has of them; returns drafts of what the history does not know."""
-    by_name = {one.name: one for one in told}  # the last one that had it
+    by_name = {one.name: one for one in recorded}  # the last one that had it
     by_save: dict[_Save, _Draft] = {}
-    for one in told:
+    for one in recorded:
         if one.saved is not None and one.saved.save_number:
             kind = Kind.MODEL if one.saved.is_model else Kind.CHECKPOINT
             by_save[one.saved.run_id, one.saved.save_number, kind] = one
@@ -166,9 +168,12 @@ def _attach(told: Sequence[_Draft], found: Iterable[tuple[str, Inspection]]) -> 
     return others
 
 
-def _in_order(told: Sequence[_Draft], others: Iterable[_Draft]) -> list[_Draft]:
+def _in_order(recorded: Sequence[_Draft], others: Iterable[_Draft]) -> list[_Draft]:
     """The drafts of one run: those of the history in its order, the others by number, or by time."""
-    numbers, times = _greatest(one.save_number for one in told), _greatest(one.written_s() for one in told)
+    numbers, times = (
+        _greatest(one.save_number for one in recorded),
+        _greatest(one.written_s() for one in recorded),
+    )
     placed: dict[int, list[_Draft]] = defaultdict(list)
     for one in sorted(others, key=_order):
         if one.save_number and numbers and numbers[-1]:
@@ -176,8 +181,8 @@ def _in_order(told: Sequence[_Draft], others: Iterable[_Draft]) -> list[_Draft]:
         else:
             placed[bisect.bisect_right(times, one.written_s())].append(one)
     ordered = []
-    for place in range(len(told) + 1):
-        ordered += [*placed.get(place, ()), *told[place : place + 1]]
+    for place in range(len(recorded) + 1):
+        ordered += [*placed.get(place, ()), *recorded[place : place + 1]]
     return ordered
 
 

@@ -80,18 +80,18 @@ def happenings(events: Iterable[Event], points: Iterable[Point]) -> tuple[Happen
 
 
 def _happening(event: Event) -> Happening | None:
-    told = Happening(kind=event.kind, run_id=event.run_id, at=event.at)
+    happening = Happening(kind=event.kind, run_id=event.run_id, at=event.at)
     match event:
         case Started():
-            return replace(told, what=f"{event.world_size} ranks" if event.world_size > 1 else "")
+            return replace(happening, what=f"{event.world_size} ranks" if event.world_size > 1 else "")
         case Resumed():
-            return replace(told, what=f"from {event.name}", name=event.name, index=event.index)
+            return replace(happening, what=f"from {event.name}", name=event.name, index=event.index)
         case SaveFailed():
-            return replace(told, what=event.error, name=event.name, index=event.index)
+            return replace(happening, what=event.error, name=event.name, index=event.index)
         case Signalled():
-            return replace(told, what=event.signal, step=None if event.step < 0 else event.step)
+            return replace(happening, what=event.signal, step=None if event.step < 0 else event.step)
         case Ended():
             what = f"{event.how}: {event.error}" if event.error else event.how
-            return replace(told, what=what, step=event.step)
+            return replace(happening, what=what, step=event.step)
         case _:
             return None
