@@ -6,8 +6,8 @@
   the result to a view.
 - `views/` has a module for each noun: what people read of it, and its document for `--json`.
 - `schemas/` has the JSON Schema of each of these documents, as files.
-- `output` is the only place that prints and asks; `terminal` draws bars and tables with rich, `table` fits
-  long ones into a line's width; `problems` has what is printed of an error, a signal or an exit, `stopping`
+- `output` is the only place that prints and asks; `terminal` draws bars with rich, `table` fits tables
+  into a line's width; `problems` has what is printed of an error, a signal or an exit, `stopping`
   what a stopped command has done; `log` shows the library's log.
 - `text` writes sizes, times, counts and names as a person reads them, and makes names harmless; `colour` has
   the colours of a terminal.

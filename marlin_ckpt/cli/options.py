@@ -1,5 +1,6 @@
 """Makes options, and has those that several commands share, so that each means one thing everywhere."""
 
+import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -47,6 +48,20 @@ def read_by(read: Callable[[str], float]) -> Callable[[str | None], str | None]:
         return value
 
     return check
+
+
+def since(noun: str) -> Any:
+    """The option `--since`, whose value is in seconds since 1970; the noun is what it chooses."""
+    return option("--since", "T", f"Only {noun} of the last 12h or 7d, or since a date.", parser=_moment_s)
+
+
+def _moment_s(text: str) -> float:
+    from marlin_ckpt.operations.listing.wanted import moment_s
+
+    try:
+        return moment_s(text, now_s=time.time())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _without_fault(fault_of: Callable[[str], str]) -> Callable[[str | None], str | None]:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TextIO, cast
 
@@ -230,31 +230,6 @@ def result(as_json: bool, document_of: Callable[[], dict[str, Any]], show: Calla
         document(document_of())
     else:
         show()
-
-
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], figures: Collection[str]) -> None:
-    """Prints a table: fitted to a terminal's width, else in plain columns, nothing cut off.
-
-    Args:
-        headers: the names of the columns; the last one may be folded.
-        rows: harmless texts; a column in which they are all empty is left out.
-        figures: the names of the columns to be set to the right.
-    """
-    columns = [column for column in zip(headers, *rows, strict=True) if any(column[1:]) or not rows]
-    right = {number for number, column in enumerate(columns) if column[0] in figures}
-    headers, *rows = zip(*columns, strict=True)
-    if is_on_terminal():
-        from marlin_ckpt.cli.terminal import table_text
-
-        data(table_text(headers, rows, right))
-        return
-    widths = [max(map(len, column)) for column in columns]
-    for row in [headers, *rows]:
-        cells = [
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        data("  ".join(cells).rstrip())
 
 
 def bytes_bar(total: int, *, quiet: bool) -> AbstractContextManager[Callable[[int], None]]:

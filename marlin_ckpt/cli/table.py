@@ -1,19 +1,18 @@
-"""Fits a table into a line's width: long cells are cut with a sign, then whole columns go, each by its name.
-
-It is for tables of thousands of rows, a line each; `output.table` folds long cells instead.
-"""
+"""Tables, a line for each row; in a narrow one long cells are cut with a sign, and columns that go named."""
 
 import itertools
 import os
 import shutil
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.colour import painter
 
+FILE_LETTERS, TITLE_LETTERS = 20, 8  # that are left of the name of a file, or of a column of figures
+TENSOR_LETTERS = 44  # whose layer is often in the middle
 _SPACE = "  "  # between two columns
 _WIDE, _NO_WIDTH = ("W", "F"), ("Mn", "Me")  # East Asian widths, and categories, of Unicode
 
@@ -24,16 +23,17 @@ class Column:
 
     Attributes:
         title: its name, harmless too.
-        cells: harmless texts, one a row.
+        cells: harmless texts, one a row; `show` fills them in.
         is_right: set to the right, as figures are.
-        least: how narrow its cells and title may be made; None: they are never cut.
+        least: how narrow its title, and its cells unless they are set to the right, may be made; None: they
+            are never cut.
         cut: where the sign is put in what is cut.
         rank: of columns that may go where all is cut and there is no room, the greatest goes first; 0: stays.
         styles: of the cells on a terminal, as `colour` names them; "" of a plain cell; none for plain ones.
     """
 
     title: str
-    cells: Sequence[str]
+    cells: Sequence[str] = ()
     is_right: bool = False
     least: int | None = None
     cut: Literal["middle", "end"] = "middle"
@@ -46,9 +46,45 @@ class Column:
         return max(map(width_of, (self.title, *self.cells)))
 
     @property
+    def least_width(self) -> int:
+        """The columns of a terminal that it takes where it is cut."""
+        if self.least is None:
+            return self.width
+        figures = self.cells if self.is_right else ()
+        return min(self.width, max([self.least, *map(width_of, figures)]))
+
+    @property
     def only_cell(self) -> str:
         """What all its cells hold; "" where they differ."""
         return self.cells[0] if len({*self.cells}) == 1 else ""
+
+
+def figure(title: str, rank: int = 0) -> Column:
+    """A column of figures, which are never cut; a long title is."""
+    return Column(title, is_right=True, least=TITLE_LETTERS, cut="end", rank=rank)
+
+
+def show(rows: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
+    """Prints a table, without the columns whose cells are all empty.
+
+    Args:
+        rows: a harmless text for each column.
+        columns: without their cells.
+    """
+    each = [*zip(*rows, strict=True)] or [()] * len(columns)
+    filled = [
+        replace(one, cells=cells) for one, cells in zip(columns, each, strict=True) if any(cells) or not rows
+    ]
+    table = fitted(filled, line_width())
+    output.data("\n".join(lines(table)))
+    if hint := hint_at(table.dropped):
+        output.talk(hint)
+
+
+def hint_at(dropped: Sequence[Column]) -> str:
+    """Names the columns that there is no room for, with what all their cells hold; "" of none."""
+    each = [one.title + f" ({one.only_cell})" * bool(one.only_cell) for one in dropped]
+    return f"hint: no room for {', '.join(each)}; a wider terminal or --json has all" if each else ""
 
 
 def is_terminal() -> bool:
@@ -112,11 +148,12 @@ class Fitted(NamedTuple):
 def fitted(columns: Sequence[Column], width: int | None) -> Fitted:
     """Fits columns into a line of some width; None: as long as need be."""
     shown = [(one, one.width) for one in columns]
-    least = {id(one): full if one.least is None else min(one.least, full) for one, full in shown}
+    least = {id(one): one.least_width for one in columns}
     dropped = []
     while width is not None and _line(least[id(one)] for one, _ in shown) > width:
         goes = max(reversed(shown), key=lambda pair: pair[0].rank)
-        if not goes[0].rank:
+        if not goes[0].rank:  # all that stays are names, and figures
+            least |= {id(one): TITLE_LETTERS for one, _ in shown if one.least and not one.is_right}
             break
         shown.remove(goes)
         dropped.append(goes[0])

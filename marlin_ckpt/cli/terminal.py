@@ -1,7 +1,7 @@
-"""Bars on stderr and tables for stdout, where these are terminals; the only module that imports rich."""
+"""Bars on stderr, where that is a terminal; the only module that imports rich."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import (
@@ -12,8 +12,6 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
-from rich.text import Text
 
 from marlin_ckpt.cli.output import talk_stream
 from marlin_ckpt.escaping import escape
@@ -65,27 +63,3 @@ def steps_bar(total: int) -> Iterator[Callable[[str, int], None]]:
     with Progress(*columns, console=Console(file=talk_stream()), transient=True) as progress:
         task = progress.add_task("starting", total=total)
         yield lambda name, done: progress.update(task, description=name, completed=done)
-
-
-def table_text(headers: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) -> str:
-    """A table fitted to the width of the terminal that stdout leads to; long cells are folded, never cut.
-
-    Args:
-        headers: the names of the columns.
-        rows: harmless texts.
-        right: the numbers of the columns that are aligned to the right.
-    """
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, header in enumerate(headers):
-        # Figures are not folded; columns that are aligned to the left may be.
-        if number in right:
-            table.add_column(header, justify="right", no_wrap=True)
-        else:
-            table.add_column(header, overflow="fold")
-    for row in rows:
-        # Text, not str: rich would read brackets in a file's name as markup.
-        table.add_row(*map(Text, row))
-    console = Console()
-    with console.capture() as captured:
-        console.print(table)
-    return captured.get().rstrip("\n")

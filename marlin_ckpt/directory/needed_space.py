@@ -10,6 +10,7 @@ from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.naming import Kind
+from marlin_ckpt.storage.local.mounts import free_bytes
 from marlin_ckpt.storage.local.publishing import existing_and_missing
 
 
@@ -29,12 +30,8 @@ def check(args: DefaultCheckpointerArguments, size_bytes: int, indices: int, run
     directory = os.fspath(args.save_dir)
     kept = _most_kept(args, rules, indices)
     needed = needed_bytes(size_bytes, rules, kept)
-    try:
-        found = os.statvfs(existing_and_missing(directory)[0])
-    except OSError:  # a file system that does not tell
-        return
-    free = found.f_bavail * found.f_frsize  # what an unprivileged process may still write
-    if needed <= free:
+    free = free_bytes(existing_and_missing(directory)[0])
+    if free is None or needed <= free:
         return
     if rules is not None and (own := _own(args, directory, run_id)):  # they count among what it will keep
         kept = _most_kept(args, rules, (own[-1].index or 0) + 1 + indices)

@@ -2,12 +2,22 @@
 
 from typing import Any
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import output, table
+from marlin_ckpt.cli.table import Column, figure
 from marlin_ckpt.cli.text import duration, size
 from marlin_ckpt.cli.views.facts import rounded
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.operations.advice import Advice, Figures, Period
 
+_PERIODS = (
+    figure("period"),
+    figure("steps", 7),
+    figure("overhead"),
+    Column("lost per failure", is_right=True, rank=6),
+    figure("waste"),
+    Column(""),
+)
+_NOTE_LETTERS = 16  # that are left of what is said in a row
 _OF_PERIOD = "period_s", "steps", "overhead", "lost_s", "waste"
 
 
@@ -25,23 +35,22 @@ def show(directory: str, tried: int, figures: Figures, advice: Advice) -> None:
     rate = f"{size(figures.size_bytes / max(figures.save_s, 1e-9))}/s"
     rows = [
         ["save", duration(figures.save_s), f"until durable, {rate}"],
-        ["stall", duration(advice.stall_s), "how long training waits with async_save: true"],
-        ["cost", duration(advice.cost_s), "the stall, and the processor time of the background"],
+        ["stall", duration(advice.stall_s), "training waits, with async_save: true"],
+        ["cost", duration(advice.cost_s), "stall and processor time of the background"],
         ["restore", duration(figures.restore_s), "from the disk into live tensors"],
     ]
-    output.table(["", "time", ""], rows, {"time"})
+    table.show(rows, [Column(""), figure("time"), Column("", least=_NOTE_LETTERS, cut="end")])
     output.data("")
     rows = [_row(one, advice) for one in advice.periods]
-    titles = ["period", "steps", "overhead", "lost per failure", "waste", ""]
-    output.table(titles, rows, titles[:-1])
+    table.show(rows, _PERIODS)
 
 
 def _row(one: Period, advice: Advice) -> list[str]:
     notes = []
     if one == advice.shortest:
-        notes.append("the shortest within the budget")
+        notes.append("shortest within the budget")
     if one == advice.best:
-        notes.append("the least waste")
+        notes.append("least waste")
     # Without --step-seconds or --mtbf-hours the column of steps or waste is empty, and not printed.
     steps = "" if one.steps is None else f"{one.steps:,}"
     overhead, waste = f"{one.overhead:.2%}", "" if one.waste is None else f"{one.waste:.2%}"

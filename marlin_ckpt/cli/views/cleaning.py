@@ -5,7 +5,8 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from marlin_ckpt.cli import output, stopping
+from marlin_ckpt.cli import output, stopping, table
+from marlin_ckpt.cli.table import Column, figure
 from marlin_ckpt.cli.text import count, size
 from marlin_ckpt.cli.views import removals
 from marlin_ckpt.cli.views.removals import How
@@ -128,10 +129,18 @@ def _table(decisions: tuple[Decision, ...], directory: str) -> None:
         ]
         for one in decisions
     ]
-    output.table(["", "index", "size", "run", "why", "file"], rows, {"index", "size"})
+    table.show(rows, _COLUMNS)
 
 
 _RUN_LETTERS = 12
+_COLUMNS = (
+    Column(""),
+    figure("index"),
+    figure("size", 6),
+    Column("run", rank=7),
+    Column("why", least=20, cut="end", rank=5),
+    Column("file", least=table.FILE_LETTERS),
+)
 
 
 def undo(how: How) -> int:

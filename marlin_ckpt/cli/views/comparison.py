@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from marlin_ckpt.cli import output, stopping
+from marlin_ckpt.cli import output, stopping, table
+from marlin_ckpt.cli.table import Column, figure
 from marlin_ckpt.cli.text import count, cut
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.escaping import escape
@@ -95,8 +96,9 @@ def _table(kind: str, noun: str, rows: Iterable[tuple[str, str, Distance | None]
             bounds = f"{distance.relative:.3g}", f"{distance.maximum:.3g}"
             cells.append([*bounds, cosine, differing, text, escape(name)])
     if cells:
-        figures = "relative", "maximum", "cosine", "differing"
-        output.table([*figures, kind, noun], cells, figures)
+        figures = figure("relative"), figure("maximum", 5), figure("cosine", 6), figure("differing", 4)
+        named = Column(noun, least=table.TENSOR_LETTERS)
+        table.show(cells, [*figures, Column(kind, rank=7), named])
 
 
 def _change(one: Difference) -> str:

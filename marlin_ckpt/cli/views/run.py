@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import output, table
+from marlin_ckpt.cli.table import Column, figure
 from marlin_ckpt.cli.text import count, metrics, size, some
 from marlin_ckpt.cli.views.facts import facts, rounded
 from marlin_ckpt.escaping import escape
@@ -10,6 +11,13 @@ from marlin_ckpt.operations.starting import Start
 from marlin_ckpt.reports import SaveReport
 
 _MOST_ROWS = 8
+_COLUMNS = (
+    figure("index"),
+    Column("kind", rank=7),
+    figure("size", 6),
+    Column("metrics", least=12, cut="end", rank=5),
+    Column("file", least=table.FILE_LETTERS),
+)
 
 
 def announce(start: Start, *, quiet: bool) -> None:
@@ -43,7 +51,7 @@ def show(report: dict[str, Any]) -> None:
         measured = metrics(one["metrics"] or {})
         rows.append([str(one["index"]), one["kind"], size(one["size_bytes"]), measured, escape(one["path"])])
     if rows:
-        output.table(["index", "kind", "size", "metrics", "file"], rows, {"index", "size"})
+        table.show(rows, _COLUMNS)
     epochs, steps = count(report["epochs"], "epoch"), count(report["global_steps"], "step")
     gone = report["removed"]
     saved = {one["path"] for one in report["saves"]}

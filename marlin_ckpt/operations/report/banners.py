@@ -13,6 +13,7 @@ from marlin_ckpt.operations.report.course import Point
 from marlin_ckpt.operations.report.finding import Known as History
 from marlin_ckpt.operations.report.values import Banner, Movement, Report
 from marlin_ckpt.operations.rescue.remedies import salvage_command
+from marlin_ckpt.storage.local.mounts import free_bytes
 
 _MOST = 5  # of one kind
 _SEVERITIES = ("bad", "warn", "note")
@@ -182,19 +183,11 @@ def _space(known: Known) -> Iterator[Banner]:
             hint = f"marlin-ckpt clean {known.directory} {one.options} --dry-run"
             yield Banner(severity="note", what=what, hint=hint)
     there = [one for one in known.report.points if one.is_there]
-    free = _free_bytes(known.report.directory)
+    free = free_bytes(known.report.directory)
     if there and free is not None and free < (needed := max(one.size_bytes for one in there[-2:])):
         what = f"The disk has {size_text(free)} free; the newest checkpoints take {size_text(needed)} each."
         hint = f"marlin-ckpt clean {known.directory} --keep-last 3 --dry-run"
         yield Banner(severity="warn", what=what, hint=hint)
-
-
-def _free_bytes(directory: str) -> int | None:
-    try:
-        found = os.statvfs(directory)
-    except OSError:
-        return None
-    return found.f_bavail * found.f_frsize
 
 
 def _missing(known: Known) -> Iterator[Banner]:

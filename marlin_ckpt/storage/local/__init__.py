@@ -11,5 +11,6 @@
 - `system_calls`: O_DIRECT, space set aside, writeback.
 - `trees`: folders, removed with all in them. `moving`: files from one directory to another, over nothing.
 - `descent`: goes about a directory tree by descriptors, never through a link.
-- `abilities`: what the file system of a directory can do, tried there; `mounts`: what it is.
+- `abilities`: what the file system of a directory can do, tried there; `mounts`: what it is, and what is
+  free there.
 """

@@ -13,7 +13,7 @@ from marlin_ckpt.storage.local import system_calls, temporary
 from marlin_ckpt.storage.local.descent import open_top
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 from marlin_ckpt.storage.local.files import close_quietly, closing, doing
-from marlin_ckpt.storage.local.mounts import Mount, mount_of
+from marlin_ckpt.storage.local.mounts import Mount, free_bytes_of, mount_of
 
 _TARGET = "env"  # what the temporary files are for, in their names
 _IN_USE = (errno.EACCES, errno.EAGAIN)  # of a lock: fcntl(2)
@@ -59,7 +59,7 @@ def look_at(directory: str) -> Place:
     """
     with closing(open_top(directory, follows=True)) as top:
         with doing("cannot read the directory", directory):
-            space = os.fstatvfs(top)
+            found = os.statvfs(top)
         abilities, refusal = {}, ""
         try:
             abilities = _tried(top)
@@ -67,10 +67,10 @@ def look_at(directory: str) -> Place:
             refusal = _reason(error)
         return Place(
             mount=mount_of(top),
-            free_bytes=space.f_bavail * space.f_frsize,
-            total_bytes=space.f_blocks * space.f_frsize,
-            free_files=space.f_favail if space.f_files else None,
-            block_bytes=space.f_bsize,
+            free_bytes=free_bytes_of(found),
+            total_bytes=found.f_blocks * found.f_frsize,
+            free_files=found.f_favail if found.f_files else None,
+            block_bytes=found.f_bsize,
             refusal=refusal,
             abilities=abilities,
         )

@@ -1,5 +1,6 @@
-"""The mount that an open directory belongs to: what file system it is, and with which options."""
+"""The file system of a directory: what it is, with which options it is mounted, and what is free there."""
 
+import os
 from dataclasses import dataclass
 
 # What changes how saves fare, or how fast they are. Nothing else is reported: an address, a path, an owner.
@@ -54,6 +55,23 @@ def mount_of(fd: int) -> Mount:
         return parse(_read("/proc/self/mountinfo"), mount_id)
     except OSError:
         return Mount()
+
+
+def free_bytes_of(found: os.statvfs_result) -> int:
+    """What an unprivileged process may still write: less than what is free, part of which is root's."""
+    return found.f_bavail * found.f_frsize
+
+
+def free_bytes(where: str | int) -> int | None:
+    """What an unprivileged process may still write somewhere; None where the file system does not say.
+
+    Args:
+        where: a directory, or its descriptor.
+    """
+    try:
+        return free_bytes_of(os.statvfs(where))
+    except OSError:
+        return None
 
 
 def _read(path: str) -> str:

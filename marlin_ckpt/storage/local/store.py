@@ -13,6 +13,7 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import descent, moving, temporary, trees
 from marlin_ckpt.storage.local.descent import Descent, DirectoryIdentity
 from marlin_ckpt.storage.local.files import FileSource, closing, doing, open_regular, sync_open_directory
+from marlin_ckpt.storage.local.mounts import free_bytes
 from marlin_ckpt.storage.store import Listing
 from marlin_ckpt.storage.target import Fill
 
@@ -164,11 +165,7 @@ class LocalStore:
 
     def free_space(self) -> int | None:
         """What an unprivileged process may still write; see `Store.free_space`."""
-        try:
-            found = os.fstatvfs(self._top)
-        except OSError:
-            return None
-        return found.f_bavail * found.f_frsize
+        return free_bytes(self._top)
 
     def unfinished(self, folder: str = "") -> tuple[str, ...]:
         """The names of temporary files and folders; see `Store.unfinished`."""

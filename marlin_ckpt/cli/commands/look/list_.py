@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from marlin_ckpt.cli import output, table
-from marlin_ckpt.cli.options import Directory, Json, Prefix, Recursive, check_extension, flag, option
+from marlin_ckpt.cli.options import (
+    Directory,
+    Json,
+    Prefix,
+    Recursive,
+    check_extension,
+    flag,
+    option,
+    since,
+)
 
 EXAMPLE = "Example: marlin-ckpt list runs --recursive --best val_loss --since 7d"
 
@@ -32,9 +41,7 @@ def list_(
         str | None, option("--best", "METRIC[:min|max]", "Only files that have the metric, the best first.")
     ] = None,
     reverse: Annotated[bool, flag("--reverse", "Print the rows from last to first.")] = False,
-    since: Annotated[
-        str | None, option("--since", "T", "Only files of the last 12h or 7d, or since a date.")
-    ] = None,
+    since: Annotated[float | None, since("files")] = None,
     number: Annotated[
         int | None,
         typer.Option(
@@ -67,22 +74,18 @@ def list_(
     from marlin_ckpt.cli.views import checkpoints
     from marlin_ckpt.cli.views.listing import rows as view
     from marlin_ckpt.operations.listing.looking import look
-    from marlin_ckpt.operations.listing.wanted import Wanted, best_by, moment_s
+    from marlin_ckpt.operations.listing.wanted import Wanted, best_by
 
     if follow and (json or spark or not table.is_terminal()):
         why = "goes without --json and --spark" if json or spark else "needs a terminal"
         raise typer.BadParameter(f"{why}; `watch marlin-ckpt list DIR` needs none", param_hint="--follow")
-    try:
-        since_s = None if since is None else moment_s(since, now_s=time.time())
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--since") from error
     wanted = Wanted(
         directory=directory,
         prefix=prefix,
         extension=ext,
         recursive=recursive,
         run=run,
-        since=since_s,
+        since=since,
         by=sort,
         best=None if best is None else best_by(best),
         last=number,

@@ -4,13 +4,12 @@ import contextlib
 import itertools
 import os
 import shlex
-import time
 from typing import Annotated
 
 import typer
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.options import Directory, Json, flag, option
+from marlin_ckpt.cli.options import Directory, Json, flag, option, since
 from marlin_ckpt.cli.text import some
 from marlin_ckpt.errors import CheckpointNotFoundError
 
@@ -23,9 +22,7 @@ def log(
     run: Annotated[
         str | None, option("--run", "ID", "Only this run; the beginning of its id is enough.")
     ] = None,
-    since: Annotated[
-        str | None, option("--since", "T", "Only events of the last 12h or 7d, or since a date.")
-    ] = None,
+    since: Annotated[float | None, since("events")] = None,
     last: Annotated[int | None, option("-n", "N", "Only the last N events.", min=1)] = None,
     reverse: Annotated[bool, flag("--reverse", "The newest event first.")] = False,
     brief: Annotated[bool, flag("--brief", "Without metrics, saves and removals.")] = False,
@@ -42,13 +39,8 @@ def log(
     from marlin_ckpt.directory import lease, own
     from marlin_ckpt.directory.history import reading
     from marlin_ckpt.operations.history import lineage, rows
-    from marlin_ckpt.operations.listing.wanted import moment_s
     from marlin_ckpt.storage.local.store import open_store
 
-    try:
-        since_s = None if since is None else moment_s(since, now_s=time.time())
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--since") from error
     with open_store(directory):
         past = reading.read(directory)
     view.tell_of_unread(past)
@@ -61,7 +53,7 @@ def log(
         rows.rows_of(past.events, lambda name: os.path.lexists(os.path.join(directory, name))),
         run_id=run_id,
         brief=brief,
-        since_s=since_s,
+        since_s=since,
         last=last,
     )
     if reverse:

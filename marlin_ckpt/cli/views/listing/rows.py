@@ -21,7 +21,7 @@ _COMPLETE = {True: "yes", False: "no", None: "?"}
 _COLOURS = {True: "", False: "red", None: "yellow"}
 _NEWEST, _BEST = ">", "*"
 _MOST_EXTENSIONS = 3  # that a hint names
-_RUN_LETTERS, _FILE_LETTERS, _TITLE_LETTERS = 8, 20, 8  # that are left of what is cut
+_RUN_LETTERS = 8  # that are left of the id of a run that is cut
 
 
 def show(listing: Listing, *, now_s: float) -> None:
@@ -44,9 +44,7 @@ def show(listing: Listing, *, now_s: float) -> None:
 def table_of(listing: Listing, now_s: float) -> tuple[list[str], str]:
     """The lines of the table, and a hint at the columns that there is no room for, or ""."""
     fitted = table.fitted(columns(listing, now_s), table.line_width())
-    each = [one.title + f" ({one.only_cell})" * bool(one.only_cell) for one in fitted.dropped]
-    hint = f"hint: no room for {', '.join(each)}; a wider terminal or --json has all" if each else ""
-    return table.lines(fitted), hint
+    return table.lines(fitted), table.hint_at(fitted.dropped)
 
 
 def columns(listing: Listing, now_s: float) -> list[Column]:
@@ -81,7 +79,10 @@ def columns(listing: Listing, now_s: float) -> list[Column]:
             styles=[_COLOURS[one.complete] for one in rows],
         ),
         Column(
-            before[False] + "file", files, least=_FILE_LETTERS, styles=["green" * one for one in are_newest]
+            before[False] + "file",
+            files,
+            least=table.FILE_LETTERS,
+            styles=["green" * one for one in are_newest],
         ),
     ]
     if len({*runs} - {"-"}) > 1:
@@ -99,8 +100,8 @@ def _metric(name: str, rows: Sequence[Inspection], best: str | None, *, stays: b
         for one in rows
     ]
     styles = ["green" * (one.entry.path == best) for one in rows]
-    widest = max([_TITLE_LETTERS, *map(len, cells)])
-    return Column(escape(name), cells, is_right=True, least=widest, rank=3 if stays else 7, styles=styles)
+    rank = 3 if stays else 7
+    return Column(escape(name), cells, is_right=True, least=table.TITLE_LETTERS, rank=rank, styles=styles)
 
 
 def totals(listing: Listing) -> str:

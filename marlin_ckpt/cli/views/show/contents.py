@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import output, table
 from marlin_ckpt.cli.text import count, cut, metrics, size, value
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.cli.views.show import tree
@@ -42,7 +42,7 @@ def show(found: Contents, depth: int | None, order: Order) -> None:
     rows, is_whole = tree.rows(whole, depth, order)
     if rows:
         output.data("")
-        output.table(tree.HEADERS, rows, {"elements", "size"})
+        table.show(rows, tree.COLUMNS)
     if not is_whole:
         output.talk("hint: --depth N shows more levels, --tensors '*' lists every tensor")
 

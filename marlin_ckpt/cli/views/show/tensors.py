@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import table
+from marlin_ckpt.cli.table import Column, figure
 from marlin_ckpt.cli.text import bars, cut, shape, size
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.escaping import escape
@@ -21,7 +22,8 @@ def show(listed: Sequence[TensorInfo]) -> None:
         [cut(one.name), shape(one.shape), escape(one.dtype), f"{one.numel:,}", size(one.size_bytes)]
         for one in listed
     ]
-    output.table(["name", "shape", "dtype", "elements", "size"], rows, {"elements", "size"})
+    shapes, dtypes = Column("shape", least=10, cut="end"), Column("dtype", rank=6)
+    table.show(rows, [_NAME, shapes, dtypes, figure("elements", 7), figure("size", 5)])
 
 
 def show_statistics(found: Sequence[Distribution]) -> None:
@@ -33,8 +35,22 @@ def show_statistics(found: Sequence[Distribution]) -> None:
         figures = [_figure(number) for number in numbers]
         counts = [str(known.nans), str(known.infinities), bars(one.histogram)]
         rows.append([cut(one.tensor.name), shape(one.tensor.shape), *figures, *counts])
-    titles = ["name", "shape", "min", "max", "mean", "std", "norm", "NaN", "Inf", "histogram"]
-    output.table(titles, rows, titles[2:-1])
+    table.show(rows, _STATISTICS)
+
+
+_NAME = Column("name", least=table.TENSOR_LETTERS)
+_STATISTICS = (
+    _NAME,
+    Column("shape", rank=9),
+    figure("min", 3),
+    figure("max", 3),
+    figure("mean", 4),
+    figure("std", 5),
+    figure("norm", 7),
+    figure("NaN"),
+    figure("Inf"),
+    Column("histogram", rank=8),
+)
 
 
 def _figure(number: float) -> str:

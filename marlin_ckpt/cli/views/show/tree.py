@@ -4,6 +4,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterator
 
+from marlin_ckpt.cli.table import FILE_LETTERS, Column, figure
 from marlin_ckpt.cli.text import count, cut, shape, size, value
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats.content.contents import NodeKind
@@ -11,7 +12,13 @@ from marlin_ckpt.formats.content.summary import Branch
 from marlin_ckpt.formats.pickle.labels import join
 from marlin_ckpt.operations.selection import Order, arranged
 
-HEADERS = ["name", "holds", "dtype", "elements", "size"]
+COLUMNS = (
+    Column("name", least=FILE_LETTERS),
+    Column("holds", least=16, cut="end"),
+    Column("dtype", rank=7),
+    figure("elements", 6),
+    figure("size", 5),
+)
 _MOST_ROWS = 40  # of a tree without --depth
 _MOST_DTYPES = 3
 _LONGEST_LABEL = 60  # characters of a part of a name, or of the name of a class
@@ -26,7 +33,7 @@ def rows(whole: Branch, depth: int | None, order: Order) -> tuple[list[list[str]
         order: of siblings.
 
     Returns:
-        the rows, with a cell for each of HEADERS, and whether no level was left out for want of room.
+        the rows, with a cell for each of COLUMNS, and whether no level was left out for want of room.
     """
     if depth is not None:
         return list(_rows(whole, order, lambda _, level: level < depth)), True
