@@ -145,10 +145,14 @@ def newest_intact(candidates: Candidates, on_passed_over: OnPassedOver = lambda 
     return _newest_of(candidates, _unproven, on_passed_over)
 
 
-def newest_beside(path: str) -> str | None:
+def newest_beside(path: str, on_passed_over: OnPassedOver = lambda *_: None) -> str | None:
     """The path of the newest intact file beside one that is damaged, of the same extension, or None.
 
     The times of change decide, since names such as `last.ckpt` do not say when they were written.
+
+    Args:
+        path: of the damaged one.
+        on_passed_over: as for `newest_intact`.
     """
     directory, name = os.path.split(path)
 
@@ -157,7 +161,7 @@ def newest_beside(path: str) -> str | None:
         return sorted((one for one in found if one.path != path), key=lambda one: -one.modified_ns)
 
     try:
-        intact = newest_intact(candidates)
+        intact = newest_intact(candidates, on_passed_over)
     except MarlinError:  # the damage counts, whatever ends the search
         return None
     return None if intact is None else intact.path

@@ -113,12 +113,12 @@ class MarlinAccelerator(Accelerator):
             super().load_state(input_dir, load_kwargs, **kwargs)
             return
         find = numbered.check if named else numbered.start
-        path = agreed(lambda: find(named or self._directory(), folders.NAME, self._judge))
+        path, passed_over = agreed(lambda: find(named or self._directory(), folders.NAME, self._judge))
         super().load_state(path, load_kwargs, **kwargs)
         if is_named:
             config.iteration = folders.next_number(self._directory(), "" if named else path)
         self._recording = Recording("Accelerate")
-        self._recording.continues(path, numbered.manifest(path))
+        self._recording.continues(path, numbered.manifest(path), passed_over)
 
     def _directory(self) -> str:
         return os.path.join(os.path.abspath(self.project_dir), "checkpoints")

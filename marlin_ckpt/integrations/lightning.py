@@ -88,13 +88,14 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
         if (local := self._local(path)) is None:
             return super().load_checkpoint(path, map_location, weights_only)
         if weights_only is None:  # as torch.load
-            is_forced = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") in {"1", "y", "yes", "true"}
-            weights_only = not is_forced
+            weights_only = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") not in {"1", "y", "yes", "true"}
         read = functools.partial(load, map_location=map_location, weights_only=weights_only)
+        passed_over: dict[str, str] = {}
         try:
             state = read(local)
         except (CorruptCheckpointError, NotACheckpointError) as error:
-            if not (intact := newest_beside(local)):
+            passed_over[local] = error.what
+            if not (intact := newest_beside(local, passed_over.__setitem__)):
                 raise
             if not _LAST.fullmatch(os.path.basename(local)):
                 error.hint = f"the newest intact checkpoint is {intact}"
@@ -103,6 +104,7 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
             local, state = intact, read(intact)
         if not self._has_saved and os.path.isfile(local):
             self._saver.continue_run(local)
+            self._saver.recording.passes_over(passed_over)
         return state
 
     def remove_checkpoint(self, path: PathText) -> None:
@@ -137,13 +139,11 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
         return None
 
     def _facts(self, checkpoint: Any, path: str) -> tuple[int | None, dict[str, float]]:
-        step, metrics = checkpoint.get("global_step"), {}
-        callbacks = checkpoint.get("callbacks")
+        step, callbacks, metrics = checkpoint.get("global_step"), checkpoint.get("callbacks"), {}
         for state in callbacks.values() if isinstance(callbacks, Mapping) else ():
             best = state.get("best_k_models", {}) if isinstance(state, Mapping) else {}
             if path in best and state.get("monitor"):
                 metrics[state["monitor"]] = float(best[path])
-        if not metrics and step == self._latest[0]:  # last.ckpt after a file of the same step
-            metrics = self._latest[1]
+        metrics = metrics or (self._latest[1] if step == self._latest[0] else {})  # as of last.ckpt
         self._latest = step, metrics
         return (step if isinstance(step, int) else None), metrics

@@ -76,8 +76,8 @@ class MarlinCheckpoints(Trainer):
             needed = folders.needed(save_only_model=self.args.save_only_model)
             found = agreed(lambda: folders.start(self.args.output_dir, named, needed))
             if found:  # else Transformers says that there is nothing
-                self._recording.continues(found, numbered.manifest(found))
-                resume_from_checkpoint = found
+                resume_from_checkpoint, passed_over = found
+                self._recording.continues(found[0], numbered.manifest(found[0]), passed_over)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

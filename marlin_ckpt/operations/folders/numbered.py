@@ -28,6 +28,9 @@ Judge = Callable[[str], Verdict]  # given the path of a folder; see `verify`
 # Of the names in a folder, what a run needs and lacks there; "" for nothing.
 Missing = Callable[[Collection[str]], str]
 
+# The path of a folder that a run goes on from, and those of newer ones that are passed over, with reasons.
+Choice = tuple[str, dict[str, str]]
+
 
 def folders(directory: str, pattern: re.Pattern[str], least: int = 0) -> list[str]:
     """The paths of the folders in a directory whose whole names fit, the greatest number first.
@@ -138,7 +141,7 @@ def newest(paths: Iterable[str], judge: Judge, on_passed_over: Callable[[str, st
     return None
 
 
-def start(directory: str, pattern: re.Pattern[str], judge: Judge) -> str:
+def start(directory: str, pattern: re.Pattern[str], judge: Judge) -> Choice:
     """The newest folder that a run can go on from; the log says what is passed over, and why.
 
     Raises:
@@ -149,15 +152,21 @@ def start(directory: str, pattern: re.Pattern[str], judge: Judge) -> str:
     paths = folders(directory, pattern)
     if not paths:
         raise CheckpointNotFoundError("no checkpoint found", directory)
-    found = newest(paths, judge, log_passed_over)
+    passed_over: dict[str, str] = {}
+    found = newest(paths, judge, passed_over.__setitem__)
+    for path, reason in passed_over.items():
+        _logger.warning("Passed over %s: %s", path, reason)
     if found is None:
         hint = "the log says why; move them elsewhere to begin anew"
         raise CorruptCheckpointError(none_is_intact(len(paths)), directory, hint)
-    return accepted(found)
+    return accepted(found), passed_over
 
 
-def check(path: str, pattern: re.Pattern[str], judge: Judge) -> str:
-    """Verifies a folder that is named; returns its path.
+def check(path: str, pattern: re.Pattern[str], judge: Judge) -> Choice:
+    """Verifies a folder that is named.
+
+    Returns:
+        its path; no other is passed over for it.
 
     Raises:
         CheckpointNotFoundError: there is no such folder.
@@ -172,7 +181,7 @@ def check(path: str, pattern: re.Pattern[str], judge: Judge) -> str:
         other = newest(beside, judge, lambda *_: None)
         hint = f"load the newest that is intact: {other.path}" if other else ""
         raise CorruptCheckpointError(f"{found.status}: {found.reason}", path, hint)
-    return accepted(found)
+    return accepted(found), {}
 
 
 def accepted(found: Verdict) -> str:
@@ -180,11 +189,6 @@ def accepted(found: Verdict) -> str:
     if found.status is Status.UNVERIFIABLE:
         _logger.warning("Nothing proves that %s is intact: %s", found.path, found.reason)
     return found.path
-
-
-def log_passed_over(path: str, reason: str) -> None:
-    """Logs that a folder is passed over, and why."""
-    _logger.warning("Passed over %s: %s", path, reason)
 
 
 def remove(paths: Iterable[str]) -> list[tuple[str, int]]:

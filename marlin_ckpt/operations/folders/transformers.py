@@ -19,6 +19,7 @@ from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.layouts.trainer import STATE, metrics_at
 from marlin_ckpt.formats.verdicts import Status, Verdict
 from marlin_ckpt.operations.folders import numbered
+from marlin_ckpt.operations.folders.numbered import Choice
 from marlin_ckpt.storage.local.files import doing
 
 __all__ = [
@@ -113,7 +114,7 @@ def _read_json(path: str) -> Any:
         return None
 
 
-def start(directory: str, named: str, needed: Collection[str]) -> str | None:
+def start(directory: str, named: str, needed: Collection[str]) -> Choice | None:
     """Decides which folder a run goes on from; the log says what is odd about it, and what is passed over.
 
     Args:
@@ -123,7 +124,7 @@ def start(directory: str, named: str, needed: Collection[str]) -> str | None:
             and the trainer's state, as those of `save_only_model` are.
 
     Returns:
-        its path; None where there is no folder at all.
+        it, and what is passed over for it; None where there is no folder at all.
 
     Raises:
         CorruptCheckpointError: the one that is named is damaged or incomplete; or all are in the directory.
@@ -141,8 +142,11 @@ def start(directory: str, named: str, needed: Collection[str]) -> str | None:
     return numbered.start(directory, _NAME, lambda path: verify(path, needed))
 
 
-def check(path: str, needed: Collection[str]) -> str:
-    """Verifies a folder that is to be loaded; returns its path.
+def check(path: str, needed: Collection[str]) -> Choice:
+    """Verifies a folder that is to be loaded.
+
+    Returns:
+        its path; no other is passed over for it.
 
     Raises:
         CorruptCheckpointError: it is damaged or incomplete; the hint names the newest one beside it that

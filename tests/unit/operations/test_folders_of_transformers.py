@@ -92,7 +92,13 @@ def test_the_newest_complete_folder_is_taken_and_the_log_says_what_is_wrong_with
     (stock(tmp_path, 11) / "optimizer.pt").write_bytes(b"")
     (tmp_path / "checkpoint-12-copy").mkdir()
     (tmp_path / "checkpoint-13").write_bytes(b"")
-    assert folders.start(str(tmp_path), "", NEEDED) == str(good)
+    assert folders.start(str(tmp_path), "", NEEDED) == (
+        str(good),
+        {
+            f"{tmp_path}/checkpoint-11": "corrupt: optimizer.pt: not a checkpoint but an empty file",
+            f"{tmp_path}/checkpoint-10": f"incomplete: without {STATE}",
+        },
+    )
     assert [one.getMessage() for one in caplog.records] == [
         f"Passed over {tmp_path}/checkpoint-11: corrupt: optimizer.pt: not a checkpoint but an empty file",
         f"Passed over {tmp_path}/checkpoint-10: incomplete: without {STATE}",
@@ -122,7 +128,7 @@ def test_a_folder_that_is_named_may_hold_the_model_alone_with_a_warning(tmp_path
     folder = stock(tmp_path, 5)
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         (folder / name).unlink()
-    assert folders.start(str(tmp_path), str(folder), NEEDED) == str(folder)
+    assert folders.start(str(tmp_path), str(folder), NEEDED) == (str(folder), {})
     assert "Only the model is in" in caplog.text
     with pytest.raises(CorruptCheckpointError):
         folders.start(str(tmp_path), "", NEEDED)
