@@ -14,18 +14,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from marlin_ckpt.directory.transaction import Transaction
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.integrations.agreement import agreed, fill_together
+from marlin_ckpt.integrations.transformers_private import uploads_without_ours
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations.folders import numbered
 from marlin_ckpt.operations.folders import transformers as folders
 from marlin_ckpt.saving.recording import Recording, recorded_folder
 
-# What is overridden here beyond the public methods of a Trainer, with the parameters that it has in 5.24.
-PRIVATE = {
-    "_get_output_dir": ("self", "trial"),
-    "_load_best_model": ("self",),
-    "_push_from_checkpoint": ("self", "checkpoint_folder"),
-    "_save_checkpoint": ("self", "model", "trial"),
-}
 _PARALLEL = ("not_parallel", "not_distributed", "distributed")  # of transformers.training_args.ParallelMode
 _warn_once = functools.cache(get_logger(__name__).warning)
 
@@ -128,7 +122,13 @@ class MarlinCheckpoints(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self._staging:  # what is uploaded has its name already
-            super()._push_from_checkpoint(checkpoint_folder)
+            with uploads_without_ours():
+                super()._push_from_checkpoint(checkpoint_folder)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Uploads the directory as `Trainer.push_to_hub` does, but for our own folders in it."""
+        with uploads_without_ours():
+            return super().push_to_hub(*args, **kwargs)
 
     def _load_best_model(self) -> None:
         if self._is_covered():

@@ -16,7 +16,8 @@ from marlin_ckpt.directory import catalog
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.verdicts import Status
-from marlin_ckpt.integrations.transformers import PRIVATE, MarlinCheckpoints, protect
+from marlin_ckpt.integrations.transformers import MarlinCheckpoints, protect
+from marlin_ckpt.integrations.transformers_private import PRIVATE
 from marlin_ckpt.operations.folders import numbered
 from tests.support.checkpoint_directories import listed
 from tests.support.trainer_runs import Net, Rows, arguments, trainer
@@ -69,7 +70,7 @@ def test_what_is_overridden_has_in_this_release_of_transformers_the_parameters_t
     assert found == PRIVATE
     assert next(iter([*inspect.signature(Trainer.train).parameters][1:])) == "resume_from_checkpoint"
     own = {name for name, one in vars(MarlinCheckpoints).items() if callable(one)}
-    assert own & {*dir(Trainer)} - {"train"} == {*PRIVATE}
+    assert own & {*dir(Trainer)} - {"train", "push_to_hub"} == {*PRIVATE}
     # The order in which a checkpoint is written, and by which paths.
     source = inspect.getsource(Trainer._save_checkpoint)
     steps = [
