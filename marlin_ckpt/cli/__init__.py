@@ -9,7 +9,7 @@
 - `output` is the only place that prints and asks; `terminal` draws bars with rich, `table` fits tables
   into a line's width; `problems` has what is printed of an error, a signal or an exit, `stopping`
   what a stopped command has done; `log` shows the library's log.
-- `text` writes sizes, times, counts and names as a person reads them, and makes names harmless; `colour` has
-  the colours of a terminal.
+- `widths` has how wide a text is on a terminal, and breaks its lines; `text` writes sizes, times, counts and
+  names as a person reads them, and makes names harmless; `colour` has the colours of a terminal.
 - `options` makes options and has those that several commands share; `rules` has the rules of retention.
 """

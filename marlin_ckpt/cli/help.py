@@ -5,6 +5,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 ALIASES = {"ls": "list"}  # names that commands have besides their own; no help lists them
+_LONGEST_SUMMARY = 200  # characters, which a narrow terminal has in several lines
 _SECTIONS = {"run": "Run", "look": "Look", "check": "Check", "change": "Change"}
 
 
@@ -22,7 +23,7 @@ class Commands(TyperGroup):
         for name in self.list_commands(ctx):
             command = self.commands[name]
             if not command.hidden:
-                summary = command.get_short_help_str(formatter.width - 6 - width)
+                summary = command.get_short_help_str(_LONGEST_SUMMARY)
                 sections[_section_of(command)].append((name.ljust(width), summary))
         for title, rows in sections.items():
             with formatter.section(title):

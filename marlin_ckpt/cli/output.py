@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TextIO, cast
 
+from marlin_ckpt.cli import widths
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.escaping import escape
 
@@ -75,6 +76,11 @@ def data(text: str) -> None:
         stream.write(text + "\n")
 
 
+def sentence(text: str) -> None:
+    """Prints a line of data that a terminal breaks at blanks; raises as `data` does."""
+    data(widths.fitted(text, sys.stdout))
+
+
 @contextlib.contextmanager
 def writing() -> Iterator[TextIO]:
     """Lets a block write to stdout, which it is given; raises as `data` does."""
@@ -139,8 +145,8 @@ def talk_stream() -> TextIO:
 
 
 def talk(text: str) -> None:
-    """Prints a line of talk to stderr, as far as that can be written to."""
-    talk_stream().write(text + "\n")
+    """Prints a line of talk to stderr, as far as that can be written to; a terminal breaks it at blanks."""
+    talk_stream().write(widths.fitted(text, sys.stderr) + "\n")
 
 
 def is_terminal() -> bool:

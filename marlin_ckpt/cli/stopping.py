@@ -24,12 +24,21 @@ def says(words: Callable[[], str], document_of: Callable[[], dict[str, Any]] = d
     output.so_far(document_of)
 
 
-def writes(path: str) -> None:
-    """Says for a command that writes one file or folder, whole or not at all, whether it has done so."""
-    before = _identity(path)
+def writes(path: str, cache: str = "") -> None:
+    """Says for a command that writes one file or folder, whole or not at all, whether it has done so.
+
+    Args:
+        path: what it writes.
+        cache: a file that keeps what the command has read so far, also where it is stopped; "": none does.
+    """
+    before, kept_before = _identity(path), _identity(cache)
 
     def words() -> str:
-        return "nothing was written" if _identity(path) == before else f"{escape(path)} is written"
+        if _identity(path) != before:
+            return f"{escape(path)} is written"
+        is_kept = cache and _identity(cache) != kept_before
+        kept = "; what was read so far is kept, so that the next time is shorter"
+        return "nothing was written" if not is_kept else f"{escape(path)} was not written{kept}"
 
     says(words)
 

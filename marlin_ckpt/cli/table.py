@@ -3,18 +3,18 @@
 import itertools
 import os
 import shutil
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.colour import painter
+from marlin_ckpt.cli.widths import width_of
 
 FILE_LETTERS, TITLE_LETTERS = 20, 8  # that are left of the name of a file, or of a column of figures
 TENSOR_LETTERS = 44  # whose layer is often in the middle
 _SPACE = "  "  # between two columns
-_WIDE, _NO_WIDTH = ("W", "F"), ("Mn", "Me")  # East Asian widths, and categories, of Unicode
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ def show(rows: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
 
 def hint_at(dropped: Sequence[Column]) -> str:
     """Names the columns that there is no room for, with what all their cells hold; "" of none."""
-    each = [one.title + f" ({one.only_cell})" * bool(one.only_cell) for one in dropped]
+    short = partial(cut, width=FILE_LETTERS, where="middle", sign=cut_sign())
+    each = [short(one.title) + f" ({short(one.only_cell)})" * bool(one.only_cell) for one in dropped]
     return f"hint: no room for {', '.join(each)}; a wider terminal or --json has all" if each else ""
 
 
@@ -98,16 +99,6 @@ def line_width() -> int | None:
     if given.isdecimal() and int(given):
         return int(given)
     return shutil.get_terminal_size().columns if output.is_on_terminal() else None
-
-
-def width_of(text: str) -> int:
-    """How many columns of a terminal a harmless text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        2 if unicodedata.east_asian_width(one) in _WIDE else unicodedata.category(one) not in _NO_WIDTH
-        for one in text
-    )
 
 
 def cut(text: str, width: int, where: Literal["middle", "end"], sign: str) -> str:

@@ -100,7 +100,7 @@ def _file_of(module: str) -> str:
             if os.path.isfile(file):
                 return file
     hint = "start it where `import` finds it, or name the file: path/to/my_file.py:MyModule"
-    raise _refused(f"there is no module {module} in the working directory and in sys.path", hint)
+    raise _refused(f"there is no module {module} in the working directory or in sys.path", hint)
 
 
 def _module_of(file: str) -> tuple[str, str]:

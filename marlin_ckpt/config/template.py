@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from marlin_ckpt.arguments import (
@@ -22,7 +23,14 @@ _TRAINER = {"epochs": 10, "train_batch_size": 16, "val_batch_size": 16, "seed": 
 _CHECKPOINTER = {"save_dir": "checkpoints", "period": 1, "keep": {"last": 5}, "async_save": False}
 
 
-def text(path: str, schema: str, files: list[str] | None = None, own: OwnClass | None = None) -> str:
+def text(
+    path: str,
+    schema: str,
+    files: list[str] | None = None,
+    own: OwnClass | None = None,
+    *,
+    is_found: bool = False,
+) -> str:
     """A whole file.
 
     Args:
@@ -30,6 +38,7 @@ def text(path: str, schema: str, files: list[str] | None = None, own: OwnClass |
         schema: the path of the JSON Schema, relative to the file.
         files: what `text` learns.
         own: the user's class that is trained; None: `text`.
+        is_found: whether these files are there: nobody has chosen them.
     """
     named = shlex.quote(escape(path))
     lines = [
@@ -40,7 +49,7 @@ def text(path: str, schema: str, files: list[str] | None = None, own: OwnClass |
         "",
         "# What to train.",
         "module:",
-        *(_own(own) if own is not None else _keys(TextArguments, _text(files or []))),
+        *(_own(own) if own is not None else _text(files or [], is_found=is_found)),
         "",
         "# How to train it.",
         "trainer:",
@@ -53,15 +62,20 @@ def text(path: str, schema: str, files: list[str] | None = None, own: OwnClass |
     return "\n".join(lines) + "\n"
 
 
-def _text(files: list[str]) -> dict[str, Any]:
-    return {one.name: default(one) for one in yaml_fields(TextArguments)} | {"files": files}
+def _text(files: list[str], *, is_found: bool) -> Iterator[str]:
+    values = {one.name: default(one) for one in yaml_fields(TextArguments)} | {"files": files}
+    what = "`init` has chosen this one" if is_found else "`init` has found none"
+    return _keys(TextArguments, values, {"files": f"{what}: put your own here."})
 
 
-def _keys(kind: Any, values: Mapping[str, Any]) -> Iterator[str]:
+def _keys(
+    kind: Any, values: Mapping[str, Any], notes: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[str]:
     """The lines of a section: each of its keys behind what it means, then the names of the others."""
     about = descriptions(kind)
     for key, value in values.items():
         yield from writing.comment(about.get(key, ""), "  ", _WIDTH)
+        yield from writing.comment(notes.get(key, ""), "  ", _WIDTH)
         yield f"  {key}: {writing.value(value)}"
     if others := [one.name for one in yaml_fields(kind) if one.name not in values]:
         yield from writing.comment(f"More keys: {', '.join(others)}.", "  ", _WIDTH)

@@ -161,7 +161,7 @@ def test_a_file_in_place_of_the_directory_exits_1(run_main, tmp_path):
     assert (code, out) == (1, "")
     error, hint = err.splitlines()
     assert error == f"error: cannot read the directory: Not a directory: {tmp_path / 'file'}"
-    assert hint == "hint: a file has the name of a directory on the path; choose another path"
+    assert hint == f"hint: it is a file; marlin-ckpt show {tmp_path / 'file'} looks into it"
 
 
 def test_a_directory_that_may_not_be_read_exits_1_and_one_that_is_read_only_0(run_main, tmp_path):

@@ -126,7 +126,7 @@ def test_a_file_in_place_of_the_directory_exits_1_with_a_hint(command, tmp_path,
     assert (code, out) == (1, "")
     error, hint = err.splitlines()
     assert error == f"error: cannot read the directory: Not a directory: {tmp_path / 'model_1.pt'}"
-    assert hint == "hint: a file has the name of a directory on the path; choose another path"
+    assert hint == f"hint: it is a file; marlin-ckpt show {tmp_path / 'model_1.pt'} looks into it"
     assert (tmp_path / "model_1.pt").exists()
 
 

@@ -125,7 +125,7 @@ def test_a_module_that_python_would_not_find_is_warned_about(run_main, tmp_path,
         ("net.py", "expected text, my_package.my_file:MyModule or my_file.py:MyModule, not 'net.py'"),
         ("net:Onw", "net.py has no class Onw; did you mean Own?"),
         ("net.py:Zzz", "net.py has no class Zzz; it has Base, Own, Else"),
-        ("none:Own", "there is no module none in the working directory and in sys.path"),
+        ("none:Own", "there is no module none in the working directory or in sys.path"),
         ("net.pyy:Own", "there is no module net.pyy"),
         ("nett.py:Own", "cannot be read: No such file or directory"),
         ("my-net.py:Own", "my-net.py cannot be imported: 'my-net' is no name in Python"),
@@ -185,6 +185,46 @@ def test_standard_output_takes_the_file_and_nothing_is_written(run_main):
     run_main("init")
     assert out == Path("run.yaml").read_text()
     assert run_main("init", "-", "--json")[0] == 2
+
+
+_OF_TOOLS = [
+    "constraints",
+    "requirements-dev",
+    "LICENSE",
+    "README",
+    "CMakeLists",
+    "robots",
+    ".hidden",
+    "dev_requirements",
+]
+
+
+def test_the_text_of_a_usual_folder_goes_before_others_and_none_of_what_tools_read_is_taken(run_main):
+    for name in _OF_TOOLS:
+        Path(f"{name}.txt").write_text("torch==2.13.0\n" * 100)
+    assert "first write input.txt" in run_main("init", "none.yaml")[2]
+    assert (
+        "# `init` has found none: put your own here.\n  files: [input.txt]" in Path("none.yaml").read_text()
+    )
+    for name in ("licenses of poems.txt", "constraintless.txt"):
+        Path(name).write_text("a" * 9)
+        run_main("init", "own.yaml", "--force")
+    assert read_config("own.yaml").module.files == ["constraintless.txt"]
+    Path("data").mkdir()
+    Path("data/small.txt").write_text("a b")
+    run_main("init", "data.yaml")
+    assert (
+        "# `init` has chosen this one: put your own here.\n  files: [data/small.txt]"
+        in Path("data.yaml").read_text()
+    )
+
+
+def test_a_folder_that_is_missing_is_refused_by_the_path_that_was_typed(run_main):
+    assert (
+        "error: cannot write: No such file or directory: no/run.yaml\n" in run_main("init", "no/run.yaml")[2]
+    )
+    Path("file").touch()
+    assert "error: cannot write: Not a directory: file/run.yaml\n" in run_main("init", "file/run.yaml")[2]
 
 
 def test_where_there_is_no_text_it_says_which_file_it_names(run_main):

@@ -119,7 +119,7 @@ def test_a_file_in_place_of_the_directory_exits_1_and_says_so(latest, tmp_path):
     assert (code, out) == (1, b"")
     error, hint = err.decode().splitlines()
     assert error == f"error: cannot read the directory: Not a directory: {tmp_path / 'model_1.pt'}"
-    assert hint == "hint: a file has the name of a directory on the path; choose another path"
+    assert hint == f"hint: it is a file; marlin-ckpt show {tmp_path / 'model_1.pt'} looks into it"
 
 
 @pytest.mark.parametrize(

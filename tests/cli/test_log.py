@@ -142,8 +142,14 @@ def test_lines_that_are_damaged_or_of_a_newer_version_are_counted_and_the_others
     ]
 
 
+def test_an_empty_directory_is_said_to_be_empty(run_main, tmp_path):
+    said = f"error: no history found: {tmp_path}\nhint: it is empty\n"
+    assert run_main("log", tmp_path) == (4, "", said)
+
+
 @pytest.mark.parametrize("lines", [None, b"", b"noise\n"], ids=["no folder", "empty", "damage alone"])
 def test_a_directory_without_a_history_exits_4_and_the_hint_is_list(run_main, tmp_path, lines):
+    (tmp_path / "model_0.pt").touch()
     if lines is not None:
         write(tmp_path, lines=lines)
     code, out, err = run_main("log", tmp_path)

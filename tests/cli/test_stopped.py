@@ -95,6 +95,18 @@ def test_a_report_that_is_stopped_while_it_looks_says_that_nothing_was_written(r
     assert visible(".") == ["checkpoints"]
 
 
+def test_a_report_that_is_stopped_while_it_reads_tensors_says_that_they_need_not_be_read_again(
+    run_main, stop, files
+):
+    from marlin_ckpt.operations.report import figures
+
+    code, verb = stop(figures, "_read", 2)
+    kept = "what was read so far is kept, so that the next time is shorter"
+    ended = run_main("report", "checkpoints", "--stats")
+    assert ended == (code, "", f"{verb}: report.html was not written; {kept}\n")
+    assert [*json.loads(Path(figures.cache_path("checkpoints")).read_text())["files"]] == ["model_0.pt"]
+
+
 def test_a_command_that_is_stopped_when_it_has_written_says_so(run_main, stop, files):
     from marlin_ckpt.cli.views import weights_file
 

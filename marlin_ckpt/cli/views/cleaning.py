@@ -157,7 +157,7 @@ def undo(how: How) -> int:
     else:
         verb = "would bring back" if how.dry_run else "brought back"
         for one in done.removed:
-            output.data(f"{verb} {escape(one.path)}  {size(one.size_bytes)}")
+            output.sentence(f"{verb} {escape(one.path)}  {size(one.size_bytes)}")
         for failure in done.failures:
             output.talk(f"error: cannot bring back: {escape(failure.error)}: {escape(failure.path)}")
         if done.failures:

@@ -5,10 +5,11 @@ from typing import Any
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.colour import painter
-from marlin_ckpt.cli.table import cut, cut_sign, line_width, width_of
+from marlin_ckpt.cli.table import cut, cut_sign, line_width
 from marlin_ckpt.cli.text import count
 from marlin_ckpt.cli.views.events import GLUE, when, words
 from marlin_ckpt.cli.views.facts import facts
+from marlin_ckpt.cli.widths import width_of
 from marlin_ckpt.directory.history.events import (
     BroughtBack,
     Ended,

@@ -74,7 +74,9 @@ def each(how: How, found: Iterable[Removal]) -> None:
         moves = how.to_trash and not temporary.is_temporary(os.path.basename(removal.name))
         done_already, still_to_do = ("moved", "would move") if moves else ("removed", "would remove")
         verb = still_to_do if how.dry_run else done_already
-        output.data(f"{verb} {escape(removal.path)}  {size(removal.size_bytes)}  ({escape(removal.reason)})")
+        output.sentence(
+            f"{verb} {escape(removal.path)}  {size(removal.size_bytes)}  ({escape(removal.reason)})"
+        )
 
 
 def failures(found: Iterable[Failure]) -> None:

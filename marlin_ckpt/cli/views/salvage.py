@@ -13,7 +13,7 @@ def show(found: Salvage, destination: str) -> None:
     """Prints a line for each lost tensor, or record without one, and what was written."""
     for one in found.lost:
         for name in one.tensors or (f"record {one.record}",):
-            output.data(f"lost  {escape(name)}" + (f"  ({escape(one.record)})" if one.tensors else ""))
+            output.sentence(f"lost  {escape(name)}" + (f"  ({escape(one.record)})" if one.tensors else ""))
     total = size(sum(one.size for one in found.intact))
     for doubt in found.doubts:
         output.talk(f"in doubt: {escape(doubt)}")

@@ -32,7 +32,7 @@ def show(found: list[Verdict], remedies: Mapping[str, Remedy], *, quiet: bool) -
     for one in found:
         why = "; ".join(text for text in (one.reason, one.hint) if text)
         if not quiet or one.status != "intact":
-            output.data(f"{one.status}  {escape(one.path)}" + (f"  ({escape(why)})" if why else ""))
+            output.sentence(f"{one.status}  {escape(one.path)}" + (f"  ({escape(why)})" if why else ""))
     if not quiet:
         numbers = Counter(one.status for one in found)
         counts = ", ".join(f"{number} {status}" for status, number in sorted(numbers.items()))

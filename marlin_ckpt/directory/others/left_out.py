@@ -1,15 +1,18 @@
 """What a search of a directory that found nothing has left out, as the options that find it."""
 
 import itertools
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory.catalog import readable
+from marlin_ckpt.directory.others.kinds import names_of_others
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.naming import EXTENSIONS
 from marlin_ckpt.storage.local.store import open_store
 
+_MOST_WAYS = 3  # that a hint names
 _MOST_FOLDERS = 1000  # that are looked through for the first checkpoint; a hint is worth no more
 
 
@@ -41,6 +44,25 @@ def options(
             if others := sorted(found.difference(extensions)):
                 return [f"--ext {one}" if is_seen else f"--recursive --ext {one}" for one in others]
     return []
+
+
+def hint_at_prefixes(directory: PathText, extension: str) -> str:
+    """Names the options under which checkpoints with other names would be found; "" where there are none.
+
+    Args:
+        directory: that is searched, with its sub-directories.
+        extension: that was looked for, of a folder without one.
+
+    Raises:
+        CheckpointNotFoundError: there is no such directory.
+        StorageError: it cannot be read.
+    """
+    ways = [
+        f"--prefix {shlex.quote(one)}" + f" --ext {shlex.quote(its_own)}" * (its_own != extension)
+        for one, its_own in names_of_others(directory, extension)
+    ]
+    more = f", or one of {len(ways) - _MOST_WAYS:,} more" * (len(ways) > _MOST_WAYS)
+    return f"there are checkpoints with {' or '.join(ways[:_MOST_WAYS])}{more}" if ways else ""
 
 
 def extensions_in(directory: PathText) -> list[tuple[str, int]]:

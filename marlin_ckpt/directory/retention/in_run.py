@@ -31,6 +31,7 @@ class Keeper:
         self.removed: deque[Removal] = deque(maxlen=_MOST_REMOVED)
         self._keeping = Keeping()
         self._warned_of: set[str] = set()
+        self._has_warned_of_none = False
         self._has_refused = False
         self._has_saved = False
 
@@ -47,10 +48,22 @@ class Keeper:
         if not isinstance(args.keep, RetentionArguments):
             return
         self._keeping.trust(os.path.join(_own_directory(args), os.path.basename(path)))
-        if missing := {rule.metric for rule in args.keep.best_rules()} - metrics - self._warned_of:
-            self._warned_of |= missing
-            self._logger.warning("%s has no metric %s to keep it by.", path, ", ".join(sorted(missing)))
+        self._warn_of_missing(path, {rule.metric for rule in args.keep.best_rules()} - metrics, metrics)
         self._remove(args, run_id, {path: "just saved"}, after_save=path)
+
+    def _warn_of_missing(self, path: str, missing: set[str], metrics: set[str]) -> None:
+        """Warns once of a metric that may be misspelt; what is saved within an epoch has no metrics yet."""
+        if metrics and (news := missing - self._warned_of):
+            self._warned_of |= news
+            names, known = ", ".join(sorted(news)), ", ".join(sorted(metrics))
+            self._logger.warning(
+                "keep.best does not count %s: it has no metric %s, but %s.", path, names, known
+            )
+        elif missing and not metrics and not self._has_warned_of_none:
+            self._has_warned_of_none = True
+            self._logger.warning(
+                "keep.best does not count %s: it has no metrics, as what is saved within an epoch.", path
+            )
 
     def make_room(self, args: DefaultCheckpointerArguments, run_id: str) -> bool:
         """Removes what the rules let go already; returns whether that has freed anything."""

@@ -100,5 +100,5 @@ def _of_run(found: Sequence[Inspection], run: str, directory: str) -> list[Inspe
         raise CheckpointNotFoundError(
             f"{len(meant)} runs have an id that begins with {run}", directory, f"they are {', '.join(meant)}"
         )
-    hint = f"there are runs {', '.join(ids)}" if ids else ""
+    hint = f"there {'are runs' if len(ids) > 1 else 'is run'} {', '.join(ids)}" if ids else ""
     raise CheckpointNotFoundError(f"no checkpoint of run {run} found", directory, hint)

@@ -45,6 +45,11 @@ class Figures:
     damaged: dict[str, str] = field(default_factory=dict)
 
 
+def cache_path(directory: str) -> str:
+    """Where `add_read` keeps what it has read."""
+    return os.path.join(directory, naming.OWN_DIRECTORY, _CACHE)
+
+
 def saved(found: Found) -> Figures:
     """The statistics that were saved in files; of others, nothing is read."""
     figures = Figures()
@@ -188,7 +193,7 @@ def _write_cache(directory: str, entries: dict[str, Any]) -> None:
         if total < _MOST_BYTES - len('{"files": {}}'):
             kept[name] = entry
     with contextlib.suppress(OSError):
-        make_directory(os.path.join(directory, naming.OWN_DIRECTORY))
+        make_directory(os.path.dirname(cache_path(directory)))
         own.write(directory, _CACHE, {"files": kept})
 
 

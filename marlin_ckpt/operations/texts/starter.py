@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from dataclasses import dataclass
 
 from marlin_ckpt.config import classes, template
@@ -10,11 +11,18 @@ from marlin_ckpt.config.schema import is_schema, schema
 from marlin_ckpt.config.tree import read_text
 from marlin_ckpt.errors import ConfigError
 from marlin_ckpt.operations.texts import text_file
+from marlin_ckpt.storage.local.files import doing
 
 STANDARD_OUTPUT = "-"  # in place of a path
 SCHEMA_NAME = "marlin-ckpt.schema.json"
 TEXT = "text"
 _A_TEXT = "input.txt"  # where there is no text yet
+_FOLDERS = ("", "configs", "data")  # that are looked through for one
+# What tools read, and lawyers.
+_NO_DATA = re.compile(
+    r"(.*[-_.])?(requirements|constraints|licen[cs]es?|copying|notice|readme|changelog|cmakelists|robots)\b|\.",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +60,29 @@ def starter(path: str, module: str) -> Starter:
     """
     named = "run.yaml" if path == STANDARD_OUTPUT else path
     if module == TEXT:
-        file = _text_here()
-        text = template.text(named, SCHEMA_NAME, files=[file])
-        return Starter(path, text, () if os.path.isfile(file) else (file,))
+        found = _text_here()
+        text = template.text(named, SCHEMA_NAME, files=[found or _A_TEXT], is_found=bool(found))
+        return Starter(path, text, () if found else (_A_TEXT,))
     own = classes.read(module)
     missing = tuple(f"module.args.{one.name}" for one in own.arguments if one.default is None)
     return Starter(path, template.text(named, SCHEMA_NAME, own=own), missing, own.root)
 
 
 def _text_here() -> str:
-    """The largest text in the working directory."""
-    with contextlib.suppress(OSError), os.scandir() as found:
-        sizes = [
-            (one.stat().st_size, one.name) for one in found if one.name.endswith(".txt") and one.is_file()
-        ]
-        return max(sizes, default=(0, _A_TEXT))[1]
-    return _A_TEXT
+    """The largest text to train on, those in the usual folders first; "" where there is none."""
+    found = []
+    for folder in _FOLDERS:
+        with contextlib.suppress(OSError), os.scandir(folder or os.curdir) as entries:
+            found += [
+                (bool(folder), one.stat().st_size, os.path.join(folder, one.name))
+                for one in entries
+                if one.name.endswith(".txt") and one.name.isprintable() and _is_data(one)
+            ]
+    return max(found, default=(False, 0, ""))[2]
+
+
+def _is_data(one: os.DirEntry[str]) -> bool:
+    return not _NO_DATA.match(one.name) and one.is_file()
 
 
 def schema_text() -> str:
@@ -89,6 +104,8 @@ def write(made: Starter, *, force: bool) -> tuple[str, ...]:
         StorageError: a file cannot be written, or is there.
     """
     text_file.check(made.path, force=force)
+    with doing("cannot write", made.path):  # of which a person knows, and not of the schema
+        os.stat(os.path.join(os.path.dirname(made.path), os.curdir))
     text = schema_text()
     known = _known_text(made.schema_path)
     written = [] if known == text else [made.schema_path]

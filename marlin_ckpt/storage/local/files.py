@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shlex
 import stat
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -60,7 +61,10 @@ def doing(action: str, path: str, missing: str = "", *, is_named: bool = True) -
             if missing:
                 hint = instead_of_missing(path, is_directory=missing == NO_DIRECTORY) if is_named else ""
                 raise CheckpointNotFoundError(missing, path, hint) from error
-        raise StorageError.of(action, path, error) from error
+        raised = StorageError.of(action, path, error)
+        if missing == NO_DIRECTORY and is_named and os.path.isfile(path):
+            raised.hint = f"it is a file; marlin-ckpt show {shlex.quote(path)} looks into it"
+        raise raised from error
 
     return Translating(translate)
 

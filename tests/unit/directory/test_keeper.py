@@ -147,7 +147,15 @@ def test_a_metric_that_checkpoints_lack_is_told_once(saving, make_checkpoint, ca
     checkpointer = saving(keep=RetentionArguments(last=1, best=BestArguments("los")))
     for index in range(3):
         checkpointer.save(make_checkpoint(loss=1.0), index)
-    assert caplog.text.count("has no metric los to keep it by") == 1
+    assert caplog.text.count("it has no metric los, but loss") == 1
+
+
+def test_a_save_without_metrics_is_said_to_have_none_once(saving, make_checkpoint, caplog):
+    checkpointer = saving(keep=RetentionArguments(last=1, best=BestArguments("los")))
+    for index, metrics in enumerate([{}, {}, {"loss": 1.0}]):
+        checkpointer.save(make_checkpoint(**metrics), index)
+    none, misspelt = [text for one in caplog.records if "keep.best" in (text := one.getMessage())]
+    assert ("it has no metrics, as what is" in none, "no metric los" in misspelt) == (True, True)
 
 
 def test_the_log_says_what_went_and_why(saving, make_checkpoint, tmp_path, caplog):

@@ -67,15 +67,6 @@ def _tell_of_files_beside(found: Entry) -> None:
             output.talk(f"{escape(os.path.join(place, file))} names {escape(names[0])}, {what}")
 
 
-def _options_for_others(directory: str, ext: str) -> Iterable[str]:
-    import shlex
-
-    from marlin_ckpt.directory.others.kinds import names_of_others
-
-    for one, its_ext in names_of_others(directory, ext):
-        yield f"--prefix {shlex.quote(one)}" + f" --ext {shlex.quote(its_ext)}" * (its_ext != ext)
-
-
 def _hint_of_damaged(found: Entry, directory: str) -> str:
     from marlin_ckpt.formats import layouts
 
@@ -113,8 +104,9 @@ def latest(
         if damaged := intact and next(iter(candidates()), None):
             hint = _hint_of_damaged(damaged, directory)
             raise CheckpointNotFoundError(f"no intact checkpoint{of_run} found", directory, hint)
-        others = " or ".join(_options_for_others(directory, ext or "pt"))
-        hint = f"there are checkpoints with {others}" if others and run is None else ""
+        from marlin_ckpt.directory.others import left_out
+
+        hint = left_out.hint_at_prefixes(directory, ext or "pt") if run is None else ""
         raise CheckpointNotFoundError(f"no checkpoint{of_run} found", directory, hint)
     if run is None:
         _tell_of_runs(found, directory)

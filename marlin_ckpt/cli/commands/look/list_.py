@@ -102,8 +102,8 @@ def list_(
     if json:
         output.document(checkpoints.document(directory, found.rows))
         return
-    view.show(found, now_s=time.time())
+    hint = view.show(found, now_s=time.time())
     if not quiet:
-        view.tell(found, wanted)
+        view.tell(found, wanted, hint)
     if spark is not None:
         view.show_metric(found.rows, spark)

@@ -73,7 +73,10 @@ def _hint_of_none(directory: str) -> str:
     from marlin_ckpt.directory.history import journal
 
     with contextlib.suppress(OSError), os.scandir(directory) as found:
-        folders = sorted(one.path for one in itertools.islice(found, _MOST_READ) if one.is_dir())
+        listed = [*itertools.islice(found, _MOST_READ)]
+        if not listed:
+            return "it is empty"
+        folders = sorted(one.path for one in listed if one.is_dir())
         if below := next(filter(journal.exists, folders), None):
             return f"marlin-ckpt log {shlex.quote(below)} prints the history of a directory in it"
     shows = f"marlin-ckpt list {shlex.quote(directory)} shows the checkpoints"

@@ -47,6 +47,7 @@ def report(
     data in place of the page.
     """
     from marlin_ckpt.cli.views.report import written as view
+    from marlin_ckpt.operations.report.figures import cache_path
     from marlin_ckpt.operations.report.gathering import Wanted, gather
 
     wanted = Wanted(
@@ -67,7 +68,7 @@ def report(
     )
     target = None if json else view.Target(destination, force=force)
     if target is not None:
-        stopping.writes(destination)
+        stopping.writes(destination, cache_path(path) if stats else "")
 
     def progress(total: int) -> view.Progress:
         return output.bytes_bar(total, quiet=json)

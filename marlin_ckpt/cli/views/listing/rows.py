@@ -20,25 +20,29 @@ from marlin_ckpt.operations.listing.wanted import Wanted
 _COMPLETE = {True: "yes", False: "no", None: "?"}
 _COLOURS = {True: "", False: "red", None: "yellow"}
 _NEWEST, _BEST = ">", "*"
+_EXTENSION = "pt"
 _MOST_EXTENSIONS = 3  # that a hint names
 _RUN_LETTERS = 8  # that are left of the id of a run that is cut
+_METRIC_LETTERS = 13  # `learning_rate`: a sign in place of a letter or two makes nothing shorter
 
 
-def show(listing: Listing, *, now_s: float) -> None:
-    """Prints a row for each file; to a person who cannot see all of the columns it says which those are.
+def show(listing: Listing, *, now_s: float) -> str:
+    """Prints a row for each file.
 
     Args:
         listing: what is shown.
         now_s: the time, in seconds since 1970, that ages are counted to.
+
+    Returns:
+        a hint for a person who cannot see all of the columns, which says which those are, or "".
     """
     if not listing.rows:
         output.talk(f"no checkpoints in {escape(listing.directory)}")
-        return
+        return ""
     lines, hint = table_of(listing, now_s)
     for line in lines:
         output.data(line)
-    if hint:
-        output.talk(hint)
+    return hint
 
 
 def table_of(listing: Listing, now_s: float) -> tuple[list[str], str]:
@@ -101,7 +105,7 @@ def _metric(name: str, rows: Sequence[Inspection], best: str | None, *, stays: b
     ]
     styles = ["green" * (one.entry.path == best) for one in rows]
     rank = 3 if stays else 7
-    return Column(escape(name), cells, is_right=True, least=table.TITLE_LETTERS, rank=rank, styles=styles)
+    return Column(escape(name), cells, is_right=True, least=_METRIC_LETTERS, rank=rank, styles=styles)
 
 
 def totals(listing: Listing) -> str:
@@ -125,10 +129,18 @@ def totals(listing: Listing) -> str:
     return "; ".join([", ".join(parts), *cut, *([", ".join(signs)] if signs else [])])
 
 
-def tell(listing: Listing, wanted: Wanted) -> None:
-    """Says what the table has in all and what it leaves out, or, of an empty one, what there is instead."""
+def tell(listing: Listing, wanted: Wanted, hint: str = "") -> None:
+    """Says what the table has in all and what it leaves out, or, of an empty one, what there is instead.
+
+    Args:
+        listing: what is shown.
+        wanted: what was asked for.
+        hint: at the columns that there was no room for.
+    """
     if listing.rows:
         output.talk(totals(listing))
+    if hint:
+        output.talk(hint)
     if not wanted.metrics and (more := [name for name in listing.known if name not in listing.metrics]):
         output.talk(f"hint: {count(len(more), 'more metric')}, --metric NAME prints one: {some(more)}")
     if listing.is_empty:
@@ -140,8 +152,11 @@ def _tell_of_others(wanted: Wanted) -> None:
     ways = left_out.options(
         wanted.directory, prefix=wanted.prefix, extensions=extensions, recursive=wanted.recursive
     )
+    usual = wanted.extension or _EXTENSION
     if ways:
         output.talk(f"hint: there are files with {' or '.join(ways)}")
+    elif wanted.prefix is not None and (hint := left_out.hint_at_prefixes(wanted.directory, usual)):
+        output.talk(f"hint: {escape(hint)}")
     elif held := left_out.extensions_in(wanted.directory):
         each = [f"{number} .{escape(extension)}" for extension, number in held[:_MOST_EXTENSIONS]]
         more = ", ..." * (len(held) > _MOST_EXTENSIONS)
