@@ -21,6 +21,7 @@ TRASH = ".trash"  # the folder in a directory into which `clean --to-trash` move
 EXTENSIONS = ("bin", "ckpt", "pt", "pth", "pth.tar", "safetensors")
 
 _MODEL_MARKS = ("_model", "_mode")
+STATISTICS = "statistics.json"  # in our own folder, what a report keeps of the tensors that it has read
 _HISTORY = re.compile(r"events(\.[0-9]+)?\.jsonl")
 _ANY_STEM = re.compile(r"(?P<prefix>.+?)(?P<mark>_model|_mode)?_(?P<index>[0-9]+)", re.DOTALL)
 
@@ -46,9 +47,9 @@ class FileName:
         return f"{self.prefix}{mark}_{self.index}" + (f".{self.extension}" if self.extension else "")
 
 
-def is_history(name: str) -> bool:
-    """Whether a file in our own folder has a part of the history."""
-    return _HISTORY.fullmatch(name) is not None
+def is_beside_any(name: str) -> bool:
+    """Whether a file in our own folder comes beside other tools' checkpoints, too: a history, statistics."""
+    return name == STATISTICS or _HISTORY.fullmatch(name) is not None
 
 
 def has_extension(name: str, extension: str) -> bool:

@@ -136,7 +136,7 @@ def known_by(store: Store, entry: Entry) -> tuple[str, ...]:
 
 
 def _is_ours(store: Store, folder: str, names: Names) -> bool:
-    """Whether a folder is a directory of checkpoints of ours, of which a history alone is no proof."""
+    """Whether a folder is a directory of checkpoints of ours, of which a history or a report's statistics are no proof."""
     if any(naming.parse_any(one, "pt") for one in names.files):
         return True
     if naming.OWN_DIRECTORY not in names.folders:
@@ -145,7 +145,7 @@ def _is_ours(store: Store, folder: str, names: Names) -> bool:
         own = store.list(os.path.join(folder, naming.OWN_DIRECTORY))
     except StorageError:  # a link, say, which is none of ours to follow, but in our place
         return True
-    return bool(own.folders) or not all(map(naming.is_history, map(os.path.basename, own.objects)))
+    return bool(own.folders) or not all(map(naming.is_beside_any, map(os.path.basename, own.objects)))
 
 
 def recognise(store: Store, folder: str, listing: Listing | None = None) -> Entry | None:

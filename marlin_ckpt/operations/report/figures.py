@@ -24,7 +24,7 @@ from marlin_ckpt.storage.local.publishing import make_directory
 
 OnBytes = Callable[[int], None]
 Progress = Callable[[int], AbstractContextManager[OnBytes]]
-_CACHE, _MOST_BYTES = "statistics.json", 32 << 20  # some 600 checkpoints of 600 tensors
+_MOST_BYTES = 32 << 20  # some 600 checkpoints of 600 tensors
 _LARGE = 256 << 20  # bytes of a tensor that is read in pieces, and twice: once for its checksum
 
 Found = Sequence[tuple[str, Inspection]]
@@ -47,7 +47,7 @@ class Figures:
 
 def cache_path(directory: str) -> str:
     """Where `add_read` keeps what it has read."""
-    return os.path.join(directory, naming.OWN_DIRECTORY, _CACHE)
+    return os.path.join(directory, naming.OWN_DIRECTORY, naming.STATISTICS)
 
 
 def saved(found: Found) -> Figures:
@@ -179,7 +179,7 @@ def _cached(entry: Any, inspection: Inspection) -> dict[str, Statistics] | None:
 
 
 def _read_cache(directory: str) -> dict[str, Any]:
-    files = own.read(directory, _CACHE, most_bytes=_MOST_BYTES).get("files")
+    files = own.read(directory, naming.STATISTICS, most_bytes=_MOST_BYTES).get("files")
     return files if isinstance(files, dict) else {}
 
 
@@ -194,7 +194,7 @@ def _write_cache(directory: str, entries: dict[str, Any]) -> None:
             kept[name] = entry
     with contextlib.suppress(OSError):
         make_directory(os.path.dirname(cache_path(directory)))
-        own.write(directory, _CACHE, {"files": kept})
+        own.write(directory, naming.STATISTICS, {"files": kept})
 
 
 def histograms(path: str) -> tuple[Histogram, ...]:

@@ -197,7 +197,8 @@ def _totals(points: Sequence[Point], happenings: Iterable[Happening]) -> Totals:
     there = [one for one in points if one.is_there]
     gone = [one for one in points if not one.is_there]
     return Totals(
-        checkpoints=len(there),
+        checkpoints=sum(one.is_state for one in there),
+        other_files=sum(not one.is_state for one in there),
         size_bytes=sum(one.size_bytes for one in there),
         removed=len(gone),
         freed_bytes=sum(one.size_bytes for one in gone),

@@ -170,20 +170,53 @@ def _attach(recorded: Sequence[_Draft], found: Iterable[tuple[str, Inspection]])
 
 def _in_order(recorded: Sequence[_Draft], others: Iterable[_Draft]) -> list[_Draft]:
     """The drafts of one run: those of the history in its order, the others by number, or by time."""
-    numbers, times = (
-        _greatest(one.save_number for one in recorded),
-        _greatest(one.written_s() for one in recorded),
-    )
+    stretches, times = _stretches(recorded), _greatest(one.written_s() for one in recorded)
     placed: dict[int, list[_Draft]] = defaultdict(list)
     for one in sorted(others, key=_order):
-        if one.save_number and numbers and numbers[-1]:
-            placed[bisect.bisect_right(numbers, one.save_number)].append(one)
-        else:
-            placed[bisect.bisect_right(times, one.written_s())].append(one)
+        placed[_place(one, recorded, stretches, times)].append(one)
     ordered = []
     for place in range(len(recorded) + 1):
         ordered += [*placed.get(place, ()), *recorded[place : place + 1]]
     return ordered
+
+
+def _stretches(recorded: Iterable[_Draft]) -> list[tuple[int, list[int]]]:
+    """Stretches in which the numbers rise, as from one resume to the next: where each begins, its numbers."""
+    found: list[tuple[int, list[int]]] = []
+    for place, one in enumerate(recorded):
+        if not found or 0 < one.save_number <= found[-1][1][-1]:
+            found.append((place, [one.save_number]))
+        else:
+            found[-1][1].append(max(one.save_number, found[-1][1][-1]))
+    return found
+
+
+def _place(
+    one: _Draft,
+    recorded: Sequence[_Draft],
+    stretches: Iterable[tuple[int, list[int]]],
+    times: Sequence[float],
+) -> int:
+    """Where a file whose save is not in the history stands among those that are.
+
+    Its number says so where a stretch lacks that number: of several such the one that had begun when the
+    file was written. Where each has a save of that number, this is a copy of one, or its run was resumed.
+    """
+    number, written_s = one.save_number, one.written_s()
+    lacking = [
+        (begin, bisect.bisect_right(numbers, number))
+        for begin, numbers in stretches
+        if number and numbers[-1] and number not in numbers
+    ]
+    if lacking:
+        begun = [two for two in lacking if recorded[two[0]].written_s() <= written_s]
+        return sum(begun[-1] if begun else lacking[0])
+    copied = (
+        place + 1
+        for place, other in enumerate(recorded)
+        if number and (other.save_number, other.written_s()) == (number, written_s)
+    )
+    return next(copied, bisect.bisect_right(times, written_s))
 
 
 def _greatest(values: Iterable[float]) -> list[float]:

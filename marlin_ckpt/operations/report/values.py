@@ -153,8 +153,9 @@ class Totals:
     """Sums over all points.
 
     Attributes:
-        checkpoints: how many are there.
-        size_bytes: what they take.
+        checkpoints: how many are there, without model files and files of other names.
+        other_files: how many of those are there.
+        size_bytes: what all of these take.
         removed: how many are no longer there.
         freed_bytes: what those took.
         failed_saves: how many saves failed.
@@ -162,6 +163,7 @@ class Totals:
     """
 
     checkpoints: int = 0
+    other_files: int = 0
     size_bytes: int = 0
     removed: int = 0
     freed_bytes: int = 0

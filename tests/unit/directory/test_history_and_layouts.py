@@ -12,6 +12,7 @@ import torch
 from marlin_ckpt.directory import catalog, lease
 from marlin_ckpt.directory.history.events import Saved
 from marlin_ckpt.directory.history.recorder import History
+from marlin_ckpt.operations.report.gathering import Wanted, gather
 
 
 def hugging_face(directory: Path) -> Path:
@@ -31,6 +32,18 @@ def test_a_folder_of_weights_stays_one_where_a_trainer_keeps_a_history_beside_it
     after = catalog.entry(folder)
     assert after is not None
     assert (after.layout, after.members) == (before.layout, before.members)
+
+
+def test_a_model_in_the_root_of_a_trainers_output_is_found_after_a_report_kept_statistics_there(tmp_path):
+    torch.save({"w": torch.ones(2)}, tmp_path / "loose_1.pt")
+    gather(str(tmp_path), Wanted(reads_tensors=True))
+    assert [one.name for one in (tmp_path / ".marlin-ckpt").iterdir()] == ["statistics.json"]
+    (tmp_path / "loose_1.pt").unlink()
+    for one in hugging_face(tmp_path / "out").iterdir():
+        one.rename(tmp_path / one.name)
+    found = catalog.entry(tmp_path)
+    assert found is not None
+    assert found.layout
 
 
 @pytest.mark.parametrize("name", ["lease.lock", "runs.json", "notes.json", "events.jsonl.txt"])

@@ -7,6 +7,7 @@ import torch
 
 from marlin_ckpt import CheckpointNotFoundError, RetentionArguments
 from marlin_ckpt.directory.history.events import Ended, Removed, Resumed, SaveFailed, Started
+from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations.report.gathering import Wanted, gather
 from tests.support import run_directories as runs
 from tests.support.run_directories import ONE, OTHER, at, event, manifest, save, write
@@ -235,3 +236,10 @@ def test_a_directory_that_is_not_there_is_an_error_and_an_empty_one_is_a_report(
     with pytest.raises(CheckpointNotFoundError):
         gather(str(tmp_path / "none"))
     assert gather(str(tmp_path)).totals.checkpoints == 0
+
+
+def test_model_files_are_counted_beside_the_checkpoints_as_list_counts_them(tmp_path):
+    write(tmp_path, save(tmp_path, 0, 1), save(tmp_path, 0, 1, name="model_model_0.pt", kind=Kind.MODEL))
+    totals = gather(str(tmp_path)).totals
+    assert (totals.checkpoints, totals.other_files) == (1, 1)
+    assert totals.size_bytes == sum(one.stat().st_size for one in tmp_path.glob("*.pt"))
