@@ -33,7 +33,7 @@ REPORTS = {
     ),
 }  # fmt: skip
 LARGE = ("200", "200 of 5 runs")
-# Pairs of boxes of text that meet, in drawings that are shown; and text that a curve goes through.
+# Pairs of boxes of text that meet, in drawings that are shown; and text that a line goes through.
 MEETING = """
 const shown = (one) => one.getBoundingClientRect().width > 0;
 const apart = (a, b) => a.left >= b.right - 0.5 || a.top >= b.bottom - 1;
@@ -42,12 +42,20 @@ const found = [];
 for (const drawing of document.querySelectorAll("svg.plot")) {
   if (getComputedStyle(drawing).display === "none") continue;
   const texts = [...drawing.querySelectorAll("text")].filter(shown)
-    .map((one) => [one.textContent, one.getBoundingClientRect()]);
+    .map((one) => [one.textContent, one.getBoundingClientRect(), getComputedStyle(one).paintOrder]);
   texts.forEach(([name, box], place) => {
     for (const [other, beside] of texts.slice(place + 1)) {
       if (meet(box, beside)) found.push(`${name} | ${other}`);
     }
   });
+  for (const line of drawing.querySelectorAll("line.break, line.axis")) {
+    const one = line.getBoundingClientRect();
+    for (const [name, box, order] of texts) {
+      if (order.startsWith("stroke")) continue;  // it has the ground's colour around it
+      const across = one.left > box.left && one.right < box.right;
+      if (across && one.top < box.bottom - 1 && one.bottom > box.top + 1) found.push(`line | ${name}`);
+    }
+  }
   for (const path of drawing.querySelectorAll("path.curve")) {
     const matrix = path.getScreenCTM();
     const length = path.getTotalLength();
@@ -137,3 +145,19 @@ def test_on_paper_a_dark_page_is_light_and_its_buttons_are_gone(opened):
     hidden = "return [...document.querySelectorAll('#theme, #unfold, nav')].every((one) => !one.offsetParent)"
     assert browser.run(hidden)
     assert "layers.0 (6)" in browser.text("#heat-names")
+
+
+def test_a_dark_heat_map_is_printed_in_the_colours_of_the_legend_beside_it(opened):
+    browser = opened(REPORTS["12"], theme="dark")
+    pixels = (
+        "const c = document.getElementById('heat-cells');"
+        "const found = () => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.join();"
+    )
+    browser.run(
+        pixels + "window.dark = found(); addEventListener('beforeprint', () => window.printed = found());"
+    )
+    browser.driver.print_page()
+    browser.run(
+        pixels + "window.after = found(); document.getElementById('theme').click(); window.light = found()"
+    )
+    assert browser.run("return [printed === light, printed === dark, after === dark]") == [True, False, True]

@@ -136,7 +136,7 @@ def known_by(store: Store, entry: Entry) -> tuple[str, ...]:
 
 
 def _is_ours(store: Store, folder: str, names: Names) -> bool:
-    """Whether a folder is a directory of checkpoints of ours, of which a history or a report's statistics are no proof."""
+    """Whether a folder is a directory of checkpoints of ours; a history and statistics alone are no proof."""
     if any(naming.parse_any(one, "pt") for one in names.files):
         return True
     if naming.OWN_DIRECTORY not in names.folders:

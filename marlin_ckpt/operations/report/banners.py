@@ -200,7 +200,7 @@ def _missing(known: Known) -> Iterator[Banner]:
 def _limits(known: Known) -> Iterator[Banner]:
     """What the report does not know."""
     if any(one.is_there for one in known.report.points):
-        what = "The data was not read: whether every byte is intact says only verify."
+        what = "A report does not check every byte: only verify says whether a checkpoint is intact."
         yield Banner(severity="note", what=what, hint=f"marlin-ckpt verify {known.quoted}")
     if known.report.movement is None or known.report.movement.missing:
         missing = known.report.movement.missing if known.report.movement else 0

@@ -72,4 +72,4 @@ def _state(one: Point, *, newest: bool) -> Html:
             [icon("cross"), tag("strong", " damaged", class_="bad"), f": {one.reason}" if one.reason else ""]
         )
     words = "there" if one.complete is None else "complete"
-    return join([words, tag("strong", ", newest") if newest else ""])
+    return join([words, *([", ", tag("strong", "newest")] if newest else [])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from marlin_ckpt.operations.report.values import Report
 MOST_ROWS = 1000  # of measurements that are drawn and listed
 MOST_CURVES = 8  # of a chart: as many as there are colours
 _TOGETHER = 3  # metrics of one chart, where there is one run
+_BETWEEN = r"[/_.\s]"  # the words of a metric's name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,16 +212,26 @@ def _charts(rows: Sequence[Row], lines: Sequence[tuple[int, str]]) -> Iterator[t
     groups: dict[str, list[str]] = {}
     for metric in names:
         groups.setdefault(_family(metric), []).append(metric)
-    for family, members in groups.items():
+    for members in groups.values():
         for first in range(0, len(members), _TOGETHER):
             part = members[first : first + _TOGETHER]
-            title = family if len(part) > 1 else part[0]
-            yield title, tuple(curve(metric, lines[0], number) for number, metric in enumerate(part))
+            yield (
+                _common_end(part),
+                tuple(curve(metric, lines[0], number) for number, metric in enumerate(part)),
+            )
 
 
 def _family(metric: str) -> str:
     """What metrics that share a chart have in common: the last word of their names."""
-    return re.split(r"[/_.\s]", metric)[-1] or metric
+    return re.split(_BETWEEN, metric)[-1] or metric
+
+
+def _common_end(metrics: Sequence[str]) -> str:
+    """The words at the end of all of some names: `per_second`, `loss`; the whole of one."""
+    words = [re.split(_BETWEEN, one)[::-1] for one in metrics]
+    same = len(list(itertools.takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False))))
+    starts = [0, *(found.end() for found in re.finditer(_BETWEEN, metrics[0]))]
+    return metrics[0][starts[-same] :]
 
 
 def _order(metric: str) -> tuple[int, str, str]:

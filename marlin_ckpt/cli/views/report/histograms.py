@@ -12,6 +12,7 @@ from marlin_ckpt.operations.report.values import Histogram, Report
 
 _MOST_DRAWN = 36  # tensors; of more the table has all
 _HEIGHT = 44
+_LONGEST = 24  # characters of a name below a picture
 
 
 def show(report: Report) -> Html:
@@ -19,11 +20,14 @@ def show(report: Report) -> Html:
     if not report.histograms:
         return Html("")
     by_size = sorted(enumerate(report.histograms), key=lambda pair: -sum(pair[1].counts))
-    drawn = [one for _, one in sorted(by_size[:_MOST_DRAWN], key=lambda pair: pair[0])]
+    finite = [pair for pair in by_size if math.isfinite(pair[1].low)]
+    drawn = [one for _, one in sorted(finite[:_MOST_DRAWN], key=lambda pair: pair[0])]
     of = report.points[report.newest].name if report.newest is not None else ""
-    said: list[object] = ["How the values of each tensor of ", name(of), " spread."]
-    if len(drawn) < len(report.histograms):
+    said: list[object] = ["How the values of each tensor of ", short(of), " spread."]
+    if len(drawn) < len(finite):
         said.append(f" Drawn are the {len(drawn)} largest tensors; the table has all.")
+    if len(finite) < len(by_size):
+        said.append(f" Without any finite value: {count(len(by_size) - len(finite), 'tensor')}.")
     rows = [
         [
             name(one.tensor),
@@ -39,18 +43,26 @@ def show(report: Report) -> Html:
         "values",
         "Values",
         tag("p", *said, class_="quiet"),
-        tag("div", *map(_picture, drawn), class_="spreads"),
+        tag("div", *map(_picture, drawn), class_="spreads") if drawn else "",
         details(f"Table of the values ({count(len(rows), 'row')})", made),
     )
 
 
 def _picture(one: Histogram) -> Html:
-    words = f"{number(one.low)} to {number(one.high)}" if math.isfinite(one.low) else "no finite value"
+    words = f"{number(one.low, 3)} to {number(one.high, 3)}"
     drawn = tag(
         "svg", tag("path", d=_path(one.counts)), viewBox=f"0 0 {max(1, len(one.counts))} {_HEIGHT}",
         preserveAspectRatio="none", height=_HEIGHT, width="100%", aria_hidden="true",
     )  # fmt: skip
-    return tag("figure", drawn, tag("figcaption", short(one.tensor, 24), tag("span", words, class_="quiet")))
+    caption = tag("figcaption", _end_of(one.tensor), tag("span", words, class_="quiet"))
+    return tag("figure", drawn, caption)
+
+
+def _end_of(tensor: str) -> Html:
+    """A name without its start where it is long: its end says which layer it is of, and what in it."""
+    if len(tensor) <= _LONGEST:
+        return name(tensor)
+    return tag("bdi", "…" + tensor[1 - _LONGEST :], title=tensor)
 
 
 def _path(counts: Sequence[int]) -> str:

@@ -18,10 +18,12 @@ def legend(plan: Plan, curves: Sequence[Curve], title: str) -> Html:
         curves: of the chart.
         title: of the chart, which is not said again.
     """
-    return tag("ul", *(_entry(plan, one, title, len(curves)) for one in curves), class_="legend")
+    metrics = len({one.metric for one in curves})
+    entries = (_entry(plan, one, title, metrics=metrics, count=len(curves)) for one in curves)
+    return tag("ul", *entries, class_="legend")
 
 
-def _entry(plan: Plan, curve: Curve, title: str, count: int) -> Html:
+def _entry(plan: Plan, curve: Curve, title: str, *, metrics: int, count: int) -> Html:
     values = [plan.rows[place].metrics[curve.metric] for place in curve.rows]
     shape = plotting.SHAPES[curve.colour % len(plotting.SHAPES)]
     dashed = " other" if curve.directory else ""
@@ -33,13 +35,13 @@ def _entry(plan: Plan, curve: Curve, title: str, count: int) -> Html:
         ),
         width=24, height=14, aria_hidden="true",
     )  # fmt: skip
-    name: Html | str = short(curve.metric, 30) if curve.metric != title else ""
-    if curve.metric == title and count > 1:
+    name: Html | str = short(curve.metric, 30) if curve.metric != title or metrics > 1 else ""
+    if metrics == 1 and count > 1:
         name = join([tag("code", curve.run_id[:8] or "no run"), " (compared)" if curve.directory else ""])
     return tag("li", sample, tag("span", name, class_="who") if name else "", tag("b", number(values[-1])))
 
 
-def marks_explained(plan: Plan) -> Html:
+def marks_explained(plan: Plan, *, has_best: bool) -> Html:
     """What the marks of the charts mean, of those that occur."""
     points = [row.point for row in plan.rows if row.point and not row.directory]
     shown = [
@@ -47,7 +49,7 @@ def marks_explained(plan: Plan) -> Html:
         ("circle gone", "removed", any(not one.is_there for one in points)),
         ("cross damaged", "damaged", any(one.is_there and one.complete is False for one in points)),
         ("ring", "newest", plan.newest is not None),
-        ("star", "best", True),
+        ("star", "best", has_best),
     ]
     items = [tag("li", _sample(symbol), words) for symbol, words, occurs in shown if occurs]
     if any(run.starts[1:] for run in plan.starts.values()):

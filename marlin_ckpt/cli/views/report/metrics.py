@@ -21,6 +21,8 @@ def show(report: Report, plots: dict[str, Any]) -> Html:
     """
     plan = course.plan(report)
     if not plan.rows:
+        if not report.points:
+            return Html("")
         return section(
             "metrics", "Metrics", tag("p", "No checkpoint was saved with metrics.", class_="quiet")
         )
@@ -48,7 +50,7 @@ def show(report: Report, plots: dict[str, Any]) -> Html:
         "Metrics",
         _switches(plan),
         tag("p", _said(plan, report), class_="quiet"),
-        legends.marks_explained(plan),
+        legends.marks_explained(plan, has_best=bool(report.best)),
         tag("div", *drawn, class_="charts"),
         details(f"Table of the metrics ({count(len(rows), 'row')})", numbers),
     )
@@ -67,10 +69,9 @@ def _said(plan: course.Plan, report: Report) -> str:
         )
     if plan.hidden:
         parts.append(f"{count(plan.hidden, 'older run')} not drawn.")
-    return (
-        " ".join(parts)
-        or f"At the end of each epoch and at each save, over {'steps' if plan.by_step else 'indices'}."
-    )
+    has_epochs = any(row.point is None for row in plan.rows)
+    when = "Measured at the end of each epoch and at each save." if has_epochs else "Measured at each save."
+    return " ".join([when, *parts])
 
 
 def _switches(plan: course.Plan) -> Html:
@@ -82,13 +83,14 @@ def _switches(plan: course.Plan) -> Html:
         )
 
     along = "Steps" if plan.by_step else "Index"
+    time = "Time" if any(row.directory for row in plan.rows) else "Time (UTC)"  # compared from their starts
     return tag(
         "div",
         tag(
             "fieldset",
             tag("legend", "Over"),
             radio("along", "by-steps", along, checked=True),
-            radio("along", "by-time", "Time", checked=False),
+            radio("along", "by-time", time, checked=False),
             class_="switch",
         ),
         tag(

@@ -29,7 +29,7 @@ def show(report: Report, heat: dict[str, Any]) -> Html:
         heat: takes what the script draws.
     """
     moved = report.movement
-    if not report.is_directory:
+    if not report.is_directory or not report.points:
         return Html("")
     if moved is None or not moved.columns or not moved.tensors:
         return section("movement", "What moved", _how_to_get())
@@ -50,6 +50,8 @@ def show(report: Report, heat: dict[str, Any]) -> Html:
         "The change of the norm: how far the L2 norm of each tensor is from that in the checkpoint before.",
         "A block shows the greatest change of its tensors.",
     ]
+    if any(report.points[place].index is not None for place in moved.columns):
+        said.append("A column is a checkpoint, named by its index.")
     if moved.missing:
         said.append(f"{count(moved.missing, 'checkpoint')} without statistics left out.")
     if moved.left_out:

@@ -35,6 +35,7 @@
     for (const [name, value] of pairs) list.append(make("dt", name), make("dd", value));
     tip.replaceChildren(...(title ? [make("strong", title)] : []), list);
     tip.hidden = false;
+    tip.style.left = tip.style.top = "0px"; // at the right edge it would be measured narrow and tall
     const box = tip.getBoundingClientRect();
     const left = x + 14 + box.width < root.clientWidth - 8 ? x + 14 : x - 14 - box.width;
     const top = y + 14 + box.height < innerHeight - 8 ? y + 14 : y - 14 - box.height;
@@ -57,7 +58,7 @@
     const titles = [...table.tHead.rows[0].cells];
     return [...table.tBodies[0].rows[row].cells]
       .map((cell, place) => [titles[place].textContent, cell.textContent.trim(), place])
-      .filter(([, value, place]) => value && (!plot.columns || place < plot.fixed || plot.columns.includes(place)))
+      .filter(([, value, place]) => value && value !== "\u2013" && (!plot.columns || place < plot.fixed || plot.columns.includes(place)))
       .map(([name, value]) => [name, value]);
   };
 
@@ -150,7 +151,7 @@
     const code = (rows, column) => Math.max(...rows.map((row) => cells[row * width + column]));
     const percent = (byte) => {
       const change = heat.low * (heat.high / heat.low) ** ((byte - LEAST) / (MOST - LEAST)) * 100;
-      return `about ${change >= 1e-4 ? Number(change.toPrecision(2)).toLocaleString("en") : change.toExponential(0)} %`;
+      return `about ${change >= 1e-4 ? Number(change.toPrecision(2)).toLocaleString("en") : change.toExponential(0).replace("-", "\u2212")} %`;
     };
     const meaning = (byte, row, column) => {
       const counts = row === undefined ? undefined : heat.counts[row * width + column];
@@ -196,7 +197,7 @@
 
     const draw = () => {
       const room = scroll.clientWidth;
-      cellWidth = Math.max(6, Math.min(72, Math.floor(room / width)));
+      cellWidth = Math.max(6, Math.min(96, Math.floor(room / width)));
       const [wide, high] = [cellWidth * width, HEIGHT * lines.length];
       const sharp = Math.min(devicePixelRatio || 1, 16000 / Math.max(wide, high));
       canvas.width = Math.round(wide * sharp);
@@ -340,9 +341,18 @@
     layOut();
     redraws.push(draw);
     new ResizeObserver(draw).observe(scroll);
-    // On paper the theme is light.
-    addEventListener("beforeprint", draw);
-    addEventListener("afterprint", draw);
+    // On paper the theme is light, which the styles of paper say only after this event.
+    let theme;
+    addEventListener("beforeprint", () => {
+      theme = root.dataset.theme;
+      root.dataset.theme = "light";
+      draw();
+    });
+    addEventListener("afterprint", () => {
+      if (theme) root.dataset.theme = theme;
+      else delete root.dataset.theme;
+      draw();
+    });
   };
   if (heat.rows) drawHeat();
   themed();

@@ -25,10 +25,10 @@ def show(report: Report) -> Html:
     total = sum(one.size_bytes for one in report.sizes) or 1
     groups = [group for group in _GROUPS if any(one.group == group for one in report.sizes)]
     by_group = {group: sum(one.size_bytes for one in report.sizes if one.group == group) for group in groups}
-    of = (
-        f" of {report.points[report.newest].name}"
+    of: list[object] = (
+        [" of ", short(report.points[report.newest].name)]
         if report.newest is not None and report.is_directory
-        else ""
+        else []
     )
     legend = [
         tag(
@@ -51,7 +51,7 @@ def show(report: Report) -> Html:
     return section(
         "sizes",
         "Where the bytes are",
-        tag("p", f"{size(total)} in {count(len(report.sizes), 'tensor')}", name(of), ".", class_="quiet"),
+        tag("p", f"{size(total)} in {count(len(report.sizes), 'tensor')}", *of, ".", class_="quiet"),
         tag("ul", *legend, class_="legend"),
         tag("ol", *bars, class_="bars"),
         details(

@@ -11,6 +11,7 @@ from marlin_ckpt.operations.report.values import Banner, Best, Report
 
 _SEVERITIES = {"bad": ("cross", "Fault"), "warn": ("triangle", "Warning"), "note": ("circle", "Note")}
 _MOST_BEST = 3
+_LONGEST_PATH = 120  # characters of the title
 
 
 def heading(report: Report) -> Html:
@@ -20,7 +21,7 @@ def heading(report: Report) -> Html:
         about += [" · compared with ", name(report.other.directory)]
     switch = tag("button", "Dark", type="button", id="theme", hidden=True)
     what = "Checkpoints" if report.is_directory else "Checkpoint"
-    title = tag("h1", tag("span", what, class_="what"), " ", name(report.directory))
+    title = tag("h1", tag("span", what, class_="what"), " ", short(report.directory, _LONGEST_PATH))
     about.insert(1, " · ")
     return tag("header", tag("div", title, switch, class_="top"), tag("p", *about, class_="quiet"))
 
@@ -47,7 +48,7 @@ def _facts(report: Report) -> list[Html]:
             *([_fact("Size", size(point.size_bytes))] if point else []),
             *([_fact("Index", f"{point.index:,}")] if point and point.index is not None else []),
             *([_fact("Step", f"{point.step:,}")] if point and point.step is not None else []),
-            *([_fact("Written", *at(point.at).split(" ", 1))] if point else []),
+            *([_fact("Written", *f"{at(point.at)} UTC".split(" ", 1))] if point else []),
             *([_fact("Tensors of the module", f"{parameters:,}")] if parameters else []),
         ]
     states = sum(one.is_there and one.is_state for one in report.points)

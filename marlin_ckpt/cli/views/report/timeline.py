@@ -26,6 +26,7 @@ from marlin_ckpt.operations.report.values import Report
 
 _LANE, _BAR = 50, 10  # pixels of a run's lane, and of the bar in it
 _MOST_LANES = 8
+_LAST_NAME = 0.7  # of the width: a name that begins after it would not end within, and ends with its run
 _HEIGHT, _TOP = 84, 14
 _SYMBOLS = {
     "started": ("play", "started"),
@@ -71,6 +72,7 @@ def show(report: Report, plots: dict[str, Any]) -> Html:
     return section(
         "timeline",
         "Saves over time",
+        tag("p", "Each save and what else happened; times are in UTC.", class_="quiet"),
         tag("div", *drawn, class_="timeline"),
         _legend(report, happened, saves, clock),
         details(f"Table of the saves ({count(len(saves), 'row')})", _saves(saves)),
@@ -136,8 +138,7 @@ def _lanes(report: Report, clock: Clock, happened: Sequence[Happening], plots: d
 def _lane(run: Run, place: int, clock: Clock) -> Iterator[str]:
     top = _LANE * place + _LANE - _BAR - 2
     first = seconds_of(run.starts[0].at)
-    x = plotting.percent(min(clock.place(first) if first is not None else 0.0, 0.75))  # its name ends within
-    yield f'<text class="lane" x="{x}" y="{top - 18}">run {text(run.run_id[:8] or "unknown")}</text>'
+    begins = ends = clock.place(first) if first is not None else 0.0
     for one in run.starts:
         begin, end = seconds_of(one.at), seconds_of(one.ended_at)
         if begin is None:
@@ -150,6 +151,10 @@ def _lane(run: Run, place: int, clock: Clock) -> Iterator[str]:
         )
         symbol, _ = ENDS[one.how]
         yield plotting.marks(symbol, [(right, top + _BAR / 2)], f"event end {symbol}")
+        ends = max(ends, right)
+    classes, x = ("lane end", ends) if begins > _LAST_NAME else ("lane", begins)
+    named = text(run.run_id[:8] or "unknown")
+    yield f'<text class="{classes}" x="{plotting.percent(x)}" y="{top - 18}">run {named}</text>'
 
 
 def _end_of(run: Run, begin: float, clock: Clock) -> float:
@@ -175,11 +180,12 @@ def _bars(
     parts = [
         f'<line class="grid" x1="0" x2="100%" y1="{_TOP}" y2="{_TOP}"/>',
         f'<text class="most" x="0" y="{_TOP - 4}">{text(written(most))}</text>',
-        plotting.upright((place for place, _ in clock.breaks), base, "break"),
+        plotting.upright((place for place, _ in clock.breaks), base, "break", top=_TOP),
         plotting.foot(clock, base, named=named),
     ]
     stops = []
     rows: list[str] = []
+    crosses: list[tuple[float, float]] = []
     for number, (one, value) in enumerate(zip(saves, values, strict=True)):
         when = seconds_of(one.at)
         if value is None or when is None:
@@ -191,9 +197,11 @@ def _bars(
             f' height="{plotting.px(tall)}"/>'
         )
         if state == "damaged":
-            rows.append(plotting.marks("cross", [(x, base - tall - 6)], "damaged"))
+            crosses.append((x, base - tall - 6))
         stops.append([number, *(round(x * 1000),) * 2, *(round(base - tall),) * 2])
-    parts.append(f'<g class="saves w{width}">{"".join(rows)}</g>')
+    parts.append(
+        f'<g class="saves w{width}">{"".join(rows)}</g>{plotting.marks("cross", crosses, "damaged")}'
+    )
     plots[ident] = {"table": "saves-table", "stops": stops}
     least = min((one for one in values if one is not None), default=0.0)
     label = f"{title} of {count(len(stops), 'save')}, from {written(least)} to {written(most)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -15,15 +16,22 @@ _THOUSANDS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 UNKNOWN = "\N{EN DASH}"
 
 
-def number(value: float | None) -> str:
-    """A number with five digits: 0.63412, NaN, ∞."""
+def number(value: float | None, digits: int = 5) -> str:
+    """A number with so many digits: 0.63412, 1.5e-6, NaN, ∞."""
     if value is None:
         return UNKNOWN
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
         return "∞" if value > 0 else f"{_MINUS}∞"
-    return f"{value:.5g}".replace("-", _MINUS)
+    return _written(f"{value:.{digits}g}")
+
+
+def _written(figures: str) -> str:
+    """What Python makes of a number, without the zeros of its exponent."""
+    return re.sub(r"e([-+])0*(?=[0-9])", lambda found: "e-" if found[1] == "-" else "e", figures).replace(
+        "-", _MINUS
+    )
 
 
 def tick(value: float) -> str:
@@ -32,8 +40,7 @@ def tick(value: float) -> str:
         if abs(value) >= unit:
             return f"{value / unit:.4g}{letter}".replace("-", _MINUS)
     if value and abs(value) < 1e-3:  # noqa: PLR2004 - below it zeros would fill the margin
-        mantissa, _, exponent = f"{value:.0e}".partition("e")
-        return f"{mantissa}e{int(exponent)}".replace("-", _MINUS)
+        return _written(f"{value:.0e}")
     return f"{value:.4g}".replace("-", _MINUS)
 
 
@@ -41,7 +48,9 @@ def percent(fraction: float) -> str:
     """A fraction as a percentage of two digits: 0.12 %, 340 %."""
     if fraction <= 0:
         return "0 %"
-    return f"{float(f'{fraction * 100:.2g}'):,.10g} %" if fraction >= 1e-6 else f"{fraction * 100:.0e} %"  # noqa: PLR2004
+    if fraction < 1e-6:  # noqa: PLR2004 - 0.0001 %
+        return _written(f"{fraction * 100:.0e} %")
+    return f"{float(f'{fraction * 100:.2g}'):,.10g} %"
 
 
 def count(value: int | None) -> str:

@@ -79,10 +79,10 @@ def marks(symbol: str, places: Iterable[tuple[float, float]], classes: str) -> s
     return f'<g class="{classes}">{drawn}</g>' if drawn else ""
 
 
-def upright(places: Iterable[float], height: float, classes: str) -> str:
-    """Upright lines over the whole height."""
+def upright(places: Iterable[float], height: float, classes: str, *, top: float = 0) -> str:
+    """Upright lines over the whole height, or below what is at the top."""
     return "".join(
-        f'<line class="{classes}" x1="{percent(x)}" x2="{percent(x)}" y1="0" y2="{px(height)}"/>'
+        f'<line class="{classes}" x1="{percent(x)}" x2="{percent(x)}" y1="{px(top)}" y2="{px(height)}"/>'
         for x in places
     )
 
