@@ -18,6 +18,16 @@ def test_a_loss_stays_where_there_is_no_room_for_the_learning_rate(on_terminal, 
     assert ("loss" in header, "learning_rate" in hint) == (True, True)
 
 
+def test_an_accuracy_stays_longer_than_the_learning_rate_too(on_terminal, tmp_path):
+    with CheckpointDirectory(tmp_path / "runs") as directory:
+        for index in range(2):
+            metrics = {"learning_rate": 0.00123, "loss": 1 / (index + 3), "val_accuracy": index / 3}
+            directory.save({"step": index}, index, metrics=metrics)
+    _, shown = on_terminal("list", str(tmp_path / "runs"), columns=60)
+    titles = text_of(shown).splitlines()[0].split()
+    assert ("val_accuracy" in titles, "learning_rate" in titles) == (True, False)
+
+
 NAMES = ["index", "kind", "size", "age", "train_loss", "val_accuracy", "complete", "file"]
 
 

@@ -20,7 +20,7 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", ["list", "latest", "clean", "advise", "env", "verify"])
+@pytest.mark.parametrize("command", ["list", "latest", "clean", "advise", "env", "verify", "report"])
 def test_each_command_names_the_directory_that_was_meant(run_main, here, command):
     code, out, err = run_main(command, "run", *(["--json"] if command == "list" else []))
     assert (code, err.splitlines()[-1]) == (4, "hint: did you mean runs?")
@@ -37,6 +37,7 @@ def test_each_command_names_the_directory_that_was_meant(run_main, here, command
         (("list", "runs/a/b/c/"), "runs/a has best"),
         (("show", "old/x"), ""),
         (("env", ""), ""),
+        (("report", "old", "--compare", "runs/model_3.pt"), "did you mean runs/model_2.pt?"),
         (("list", "link"), "it is a symbolic link to gone, which is not there"),
         (
             ("show", "runs"),

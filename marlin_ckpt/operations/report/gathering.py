@@ -12,7 +12,6 @@ from marlin_ckpt import naming
 from marlin_ckpt.directory import catalog, lease, own
 from marlin_ckpt.directory.history.events import Event, Removed, Saved, SaveFailed
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.times import now
@@ -84,7 +83,7 @@ def _gather(path: str, wanted: Wanted, progress: Progress) -> Report:
     if itself and not (layout and layout.is_flat):
         return _of_one(itself, path, wanted, progress)
     if not os.path.isdir(path):
-        raise CheckpointNotFoundError("no such file or directory", path)
+        catalog.named([path], ())  # which says what is there instead
     found = finding.inspected(path, wanted.prefix, wanted.extension, recursive=wanted.recursive)
     history = finding.history(path, recursive=wanted.recursive)
     events = [one for one in history.past.events if _is_wanted(one, wanted)]

@@ -104,7 +104,7 @@ def _metric(name: str, rows: Sequence[Inspection], best: str | None, *, stays: b
         for one in rows
     ]
     styles = ["green" * (one.entry.path == best) for one in rows]
-    rank = 3 if stays else 7
+    rank = 3 if stays else 8 if best is None else 7
     return Column(escape(name), cells, is_right=True, least=_METRIC_LETTERS, rank=rank, styles=styles)
 
 
