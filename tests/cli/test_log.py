@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from marlin_ckpt import CheckpointDirectory
 from marlin_ckpt.directory.history.events import KINDS, Ended, Event, Saved, Started
 from tests.support.histories import (
     ONE,
@@ -245,3 +246,14 @@ def test_the_schema_describes_each_fact_of_each_kind_of_event():
 def test_a_name_that_leads_out_of_the_directory_is_looked_for_and_never_opened(log, tmp_path):
     event = Saved(run_id=ONE, at=at(1), name="../" * 3 + "/etc/passwd\0")
     assert "no longer there" in log(write(tmp_path / "a", event, _ended(2)))[0]
+
+
+def test_the_only_run_that_there_is_is_named_as_one(run_main, tmp_path):
+    with CheckpointDirectory(tmp_path / "runs") as runs:
+        runs.save({"step": 0}, 0)
+    hints = {
+        command: run_main(command, tmp_path / "runs", "--run", "zz")[2].splitlines()[-1]
+        for command in ("log", "list")
+    }
+    assert hints["log"].startswith("hint: it has run ")
+    assert hints["list"].startswith("hint: there is run ")

@@ -53,17 +53,17 @@ class Keeper:
 
     def _warn_of_missing(self, path: str, missing: set[str], metrics: set[str]) -> None:
         """Warns once of a metric that may be misspelt; what is saved within an epoch has no metrics yet."""
-        if metrics and (news := missing - self._warned_of):
+        news = missing - self._warned_of if metrics else missing
+        if not news or (not metrics and self._has_warned_of_none):
+            return
+        if metrics:
             self._warned_of |= news
-            names, known = ", ".join(sorted(news)), ", ".join(sorted(metrics))
-            self._logger.warning(
-                "keep.best does not count %s: it has no metric %s, but %s.", path, names, known
-            )
-        elif missing and not metrics and not self._has_warned_of_none:
+            why = f"metric {', '.join(sorted(news))}, but {', '.join(sorted(metrics))}"
+        else:
             self._has_warned_of_none = True
-            self._logger.warning(
-                "keep.best does not count %s: it has no metrics, as what is saved within an epoch.", path
-            )
+            why = "metrics, as what is saved within an epoch"
+        because = {"after_save": path}
+        self._logger.warning("keep.best does not count %s: it has no %s.", path, why, extra=because)
 
     def make_room(self, args: DefaultCheckpointerArguments, run_id: str) -> bool:
         """Removes what the rules let go already; returns whether that has freed anything."""

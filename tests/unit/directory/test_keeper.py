@@ -154,7 +154,9 @@ def test_a_save_without_metrics_is_said_to_have_none_once(saving, make_checkpoin
     checkpointer = saving(keep=RetentionArguments(last=1, best=BestArguments("los")))
     for index, metrics in enumerate([{}, {}, {"loss": 1.0}]):
         checkpointer.save(make_checkpoint(**metrics), index)
-    none, misspelt = [text for one in caplog.records if "keep.best" in (text := one.getMessage())]
+    told = [one for one in caplog.records if "keep.best" in one.getMessage()]
+    assert [os.path.basename(one.after_save) for one in told] == ["model_0.pt", "model_2.pt"]
+    none, misspelt = [one.getMessage() for one in told]
     assert ("it has no metrics, as what is" in none, "no metric los" in misspelt) == (True, True)
 
 

@@ -88,7 +88,7 @@ def _meant(text: str, run_ids: list[str], directory: str) -> str:
 
     found = beginning_with(text, run_ids)
     if not found:
-        hint = f"it has runs {some(run_ids)}"
+        hint = f"it has {'runs' if len(run_ids) > 1 else 'run'} {some(run_ids)}"
         raise CheckpointNotFoundError(f"no history of run {text} found", directory, hint)
     if len(found) > 1:
         raise typer.BadParameter(
