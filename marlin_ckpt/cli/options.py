@@ -82,6 +82,15 @@ AnyExtension = Annotated[
     str | None,
     option("--ext", "E", "The files' extension, without a dot; else pt.", callback=check_extension),
 ]
+UsualExtensions = Annotated[
+    str | None,
+    option(
+        "--ext",
+        "E",
+        "The files' extension, without a dot; else all usual ones.",
+        callback=check_extension,
+    ),
+]
 Prefix = Annotated[
     str | None,
     option("--prefix", "P", "Only names {P}_{index} and {P}_model_{index}.", callback=check_prefix),

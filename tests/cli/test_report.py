@@ -132,3 +132,7 @@ def test_a_directory_without_any_checkpoint_has_a_page(command, tmp_path):
     (tmp_path / "run").mkdir()
     assert command("run")[0] == 0
     shutil.rmtree(tmp_path / "run")
+
+
+def test_the_help_says_that_all_usual_extensions_are_in_a_report(run_main, directory):
+    assert "else all usual ones" in " ".join(run_main("report", "--help")[1].split())

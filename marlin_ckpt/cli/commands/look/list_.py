@@ -11,7 +11,7 @@ from marlin_ckpt.cli.options import (
     Json,
     Prefix,
     Recursive,
-    check_extension,
+    UsualExtensions,
     flag,
     option,
     since,
@@ -23,15 +23,7 @@ EXAMPLE = "Example: marlin-ckpt list runs --recursive --best val_loss --since 7d
 def list_(
     directory: Directory,
     prefix: Prefix = None,
-    ext: Annotated[
-        str | None,
-        option(
-            "--ext",
-            "E",
-            "The files' extension, without a dot; else all usual ones.",
-            callback=check_extension,
-        ),
-    ] = None,
+    ext: UsualExtensions = None,
     recursive: Recursive = False,
     run: Annotated[
         str | None, option("--run", "ID", "Only checkpoints of this run; the start of its id will do.")

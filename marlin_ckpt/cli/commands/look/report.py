@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from marlin_ckpt.cli import output, rules, stopping
-from marlin_ckpt.cli.options import AnyExtension, Json, Prefix, Recursive, argument, flag, option
+from marlin_ckpt.cli.options import Json, Prefix, Recursive, UsualExtensions, argument, flag, option
 
 EXAMPLE = "Example: marlin-ckpt report checkpoints -o report.html --stats"
 
@@ -23,7 +23,7 @@ def report(
         bool, flag("--stats", "Read the tensors of checkpoints that have no statistics in them.")
     ] = False,
     prefix: Prefix = None,
-    ext: AnyExtension = None,
+    ext: UsualExtensions = None,
     recursive: Recursive = False,
     keep_last: rules.Last = None,
     keep_every: rules.Every = None,
