@@ -38,7 +38,7 @@ class Picture:
 
 
 PICTURES = (
-    Picture("docs/how-to/report.png", 960, 2096, "#theme, #sizes, #retention, #runs, #checkpoints, footer"),
+    Picture("docs/how-to/report.png", 960, 2126, "#theme, #sizes, #retention, #runs, #checkpoints, footer"),
     Picture(
         "docs/report.png", 960, 990, "header, nav, .facts, .note, .switches, details, #timeline, #unfold"
     ),

@@ -26,7 +26,7 @@ def test_the_checkpoint_before_a_nan_in_a_metric_has_none_in_its_tensors_either(
 
 
 def test_bytes_are_written_as_sizes(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(banners, "_free_bytes", lambda _: 1_234)
+    monkeypatch.setattr(banners, "free_bytes", lambda _: 1_234)
     with CheckpointDirectory(tmp_path / "runs") as checkpoints:
         for index in range(2):
             checkpoints.save({"weight": torch.zeros(10_000)}, index)
