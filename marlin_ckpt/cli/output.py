@@ -199,21 +199,19 @@ documents = Documents()
 
 
 def document(value: dict[str, Any], many: str = "") -> None:
-    """Prints the command's JSON document, in ASCII: all other characters are escapes in it.
+    """Prints the command's JSON document.
 
     Args:
         value: what it holds beside the name of its schema.
-        many: the key of a long list whose items are as JSON has them: each has one line, which is faster.
+        many: the key of a long list, each item of which has one line.
     """
-    import json
-
-    from marlin_ckpt.formats.manifest import json_ready
+    from marlin_ckpt.cli.json_text import line_of, text_of
 
     schema = {"schema": f"marlin-ckpt/{documents.command}/1"}
     items = value.get(many) or ()
-    text = json.dumps(json_ready(schema | (value | {many: []} if items else value)), indent=2)
+    text = text_of(schema | (value | {many: []} if items else value))
     if items:
-        lines = ",\n    ".join([json.dumps(one, allow_nan=False) for one in items])
+        lines = ",\n    ".join(map(line_of, items))
         text = text.replace(f'"{many}": []', f'"{many}": [\n    {lines}\n  ]', 1)
     documents.is_printed = True
     data(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from marlin_ckpt.cli import output
+from marlin_ckpt.cli import json_text, output
 from marlin_ckpt.version import __version__
 
 # A process of `prove-resume` has no command line around it: its parent reads what it writes. A failed save
@@ -96,3 +97,30 @@ def test_a_path_comes_after_what_was_printed_before_it(monkeypatch):
     output.path("second")
     sys.stdout.flush()
     assert written.getvalue() == b"first\nsecond\n"
+
+
+def test_a_document_has_a_line_for_each_key_and_for_each_list_of_plain_values():
+    value = {
+        "rows": [[1, 0.5, None, True, "\u00e9\n"], (math.nan, -math.inf)],
+        "one": {"a": [], "b": {}, "c": math.inf},
+        "some": [{"x": 1}, 2],
+    }
+    assert json_text.text_of(value).splitlines() == [
+        "{",
+        '  "rows": [',
+        '    [1, 0.5, null, true, "\\u00e9\\n"],',
+        '    ["nan", "-inf"]',
+        "  ],",
+        '  "one": {',
+        '    "a": [],',
+        '    "b": {},',
+        '    "c": "inf"',
+        "  },",
+        '  "some": [',
+        "    {",
+        '      "x": 1',
+        "    },",
+        "    2",
+        "  ]",
+        "}",
+    ]

@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from marlin_ckpt.cli import output
+from marlin_ckpt.cli.json_text import is_plain
 from marlin_ckpt.cli.text import size
 from marlin_ckpt.cli.views.report.parts.figures import held
 from marlin_ckpt.errors import StorageError
@@ -87,5 +88,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return value if is_plain(value) else [_plain(one) for one in value]
     return value
