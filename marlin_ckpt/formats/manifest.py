@@ -29,7 +29,8 @@ def most_bytes(names: Iterable[str]) -> int:
     Args:
         names: of the records in its file.
     """
-    return _MOST_BYTES + sum(2 * len(name) + 64 for name in names)
+    lengths = [*map(len, names)]
+    return _MOST_BYTES + 2 * sum(lengths) + 64 * len(lengths)
 
 
 class Parent(NamedTuple):

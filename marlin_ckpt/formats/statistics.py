@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -39,22 +39,72 @@ class Statistics(NamedTuple):
     infinities: int = 0
 
 
+class Columns(NamedTuple):
+    """The statistics of many tensors, column by column, as the record has them.
+
+    Attributes:
+        names: of the tensors.
+        norms: as in `Statistics`, each of as many as there are names.
+        minima: likewise.
+        maxima: likewise.
+        nans: the counts that are not 0, by the place in `names`.
+        infinities: likewise.
+    """
+
+    names: Sequence[str]
+    norms: Sequence[float]
+    minima: Sequence[float]
+    maxima: Sequence[float]
+    nans: Mapping[int, int]
+    infinities: Mapping[int, int]
+
+    @classmethod
+    def of(cls, found: Mapping[str, Statistics]) -> Columns:
+        """Those of some tensors, by their names."""
+        norms, minima, maxima, *counts = zip(*found.values(), strict=True) if found else [()] * 5
+        nans, infinities = ({at: one for at, one in enumerate(column) if one} for column in counts)
+        return cls([*found], norms, minima, maxima, nans, infinities)
+
+    def by_name(self) -> dict[str, Statistics]:
+        """The statistics by the names of the tensors."""
+        rows = zip(self.norms, self.minima, self.maxima, repeat(0), repeat(0))
+        # As `Statistics._make` does, which takes three times as long.
+        found = dict(zip(self.names, map(partial(tuple.__new__, Statistics), rows), strict=True))
+        for at in {*self.nans, *self.infinities}:
+            counts = {"nans": self.nans.get(at, 0), "infinities": self.infinities.get(at, 0)}
+            found[self.names[at]] = found[self.names[at]]._replace(**counts)
+        return found
+
+    def within(self, start: str) -> Columns | None:
+        """Those of the tensors whose names start so, with the rest of the name; None where there is none."""
+        places = [at for at, name in enumerate(self.names) if name.startswith(start)]
+        if not places:
+            return None
+        names = [self.names[at][len(start) :] for at in places]
+        norms, minima, maxima = ([of[at] for at in places] for of in (self.norms, self.minima, self.maxima))
+        nans, infinities = (
+            {new: of[at] for new, at in enumerate(places) if at in of} if of else {}
+            for of in (self.nans, self.infinities)
+        )
+        return Columns(names, norms, minima, maxima, nans, infinities)
+
+
 def to_json(found: Mapping[str, Statistics]) -> bytes:
     """The bytes of the record: a column for each statistic, and counts only of the tensors that have some."""
-    rows = list(found.values())
+    columns = Columns.of(found)
     values = {
         "format_version": _FORMAT_VERSION,
-        "names": list(found),
-        "norm": _column(one.norm for one in rows),
-        "min": _column(one.minimum for one in rows),
-        "max": _column(one.maximum for one in rows),
-        "nan": [[at, one.nans] for at, one in enumerate(rows) if one.nans],
-        "inf": [[at, one.infinities] for at, one in enumerate(rows) if one.infinities],
+        "names": columns.names,
+        "norm": _column(columns.norms),
+        "min": _column(columns.minima),
+        "max": _column(columns.maxima),
+        "nan": [*columns.nans.items()],
+        "inf": [*columns.infinities.items()],
     }
     return json.dumps(values, separators=(",", ":")).encode()
 
 
-def from_json(data: bytes, path: str = "") -> dict[str, Statistics] | None:
+def from_json(data: bytes, path: str = "") -> Columns | None:
     """Reads the bytes of a record.
 
     Args:
@@ -62,7 +112,7 @@ def from_json(data: bytes, path: str = "") -> dict[str, Statistics] | None:
         path: the file, for messages.
 
     Returns:
-        the statistics by the names of the tensors; None where a newer marlin-ckpt wrote them in another way.
+        the statistics; None where a newer marlin-ckpt wrote them in another way.
 
     Raises:
         UnsafeCheckpointError: it would take more memory than any record of its length that marlin-ckpt wrote.
@@ -75,29 +125,21 @@ def from_json(data: bytes, path: str = "") -> dict[str, Statistics] | None:
         if type(version) is int and version > _FORMAT_VERSION:
             return None
         names = _names(values["names"])
-        columns = [_numbers(values[key], len(names)) for key in ("norm", "min", "max")]
-        rows = zip(*columns, repeat(0), repeat(0))
-        # As `Statistics._make` does, which takes three times as long.
-        found = dict(zip(names, map(partial(tuple.__new__, Statistics), rows), strict=True))
-        counts = {key: _counts(values[key], len(names)) for key in ("nan", "inf")}
-        for at in {*counts["nan"], *counts["inf"]}:
-            nans, infinities = counts["nan"].get(at, 0), counts["inf"].get(at, 0)
-            norm, low, high = (column[at] for column in columns)
-            found[names[at]] = Statistics(norm, low, high, nans, infinities)
+        norms, minima, maxima = (_numbers(values[key], len(names)) for key in ("norm", "min", "max"))
+        nans, infinities = (_counts(values[key], len(names)) for key in ("nan", "inf"))
+        return Columns(names, norms, minima, maxima, nans, infinities)
     except (KeyError, TypeError, RecursionError, OverflowError) as error:
         raise ValueError(f"the statistics are none: {error!r}") from error
-    return found
 
 
-def read(source: Source) -> dict[str, Statistics] | None:
+def read(source: Source) -> Columns | None:
     """Reads the statistics in a file, and nothing else of it.
 
     Args:
         source: the file.
 
     Returns:
-        the statistics by the names of the tensors; None where the file has none, or none in a way that is
-        known here.
+        the statistics; None where the file has none, or none in a way that is known here.
 
     Raises:
         CorruptCheckpointError: the file is damaged, as far as it was read.
@@ -117,11 +159,9 @@ def _names(values: Any) -> list[str]:
     return values
 
 
-def _column(numbers: Iterable[float]) -> list[Any]:
-    column = list(numbers)
+def _column(column: Sequence[float]) -> Any:
     # The sum says whether any of them is not finite, without a look at each.
-    ready: list[Any] = column if math.isfinite(sum(map(abs, column))) else json_ready(column)
-    return ready
+    return column if math.isfinite(sum(map(abs, column))) else json_ready(column)
 
 
 def _numbers(column: Any, length: int) -> list[float]:

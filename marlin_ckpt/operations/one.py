@@ -14,7 +14,7 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts, statistics, verification
 from marlin_ckpt.formats.content.contents import Contents, read_contents
 from marlin_ckpt.formats.format import Format, format_of, refuse_shard
-from marlin_ckpt.formats.statistics import Statistics
+from marlin_ckpt.formats.statistics import Columns, Statistics
 from marlin_ckpt.formats.verdicts import Verdict
 from marlin_ckpt.storage.local.files import (
     STANDARD_INPUT,
@@ -94,12 +94,17 @@ def read_statistics(path: PathText) -> dict[str, Statistics] | None:
         CorruptCheckpointError: the statistics are damaged.
         UnsafeCheckpointError: reading them would take far more memory than statistics of their length.
     """
-    text = os.fspath(path)
-    if os.path.isdir(text):
+    found = statistics_of(os.fspath(path))
+    return None if found is None else found.by_name()
+
+
+def statistics_of(path: str) -> Columns | None:
+    """As `read_statistics`, column by column."""
+    if os.path.isdir(path):
         return None
 
-    def look() -> dict[str, Statistics] | None:
-        with open_source(text) as source:
+    def look() -> Columns | None:
+        with open_source(path) as source:
             return statistics.read(source) if format_of(source) is Format.ZIP else None
 
     return again_if_stale(look)

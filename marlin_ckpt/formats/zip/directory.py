@@ -1,6 +1,7 @@
 """Reads the structures of any zip, whoever wrote it: the directory at its end, and the local headers."""
 
 import contextlib
+import functools
 import operator
 import re
 import struct
@@ -106,9 +107,13 @@ def read_directory(source: Source) -> Directory:
         records, entries, has_folders = _parse_entries(data, count)
     except (struct.error, UnicodeDecodeError) as error:
         raise StructureError("the zip directory is damaged") from error
-    least_bytes = structures.LOCAL_HEADER.size
-    check_places(((one, one.header_offset + least_bytes + len(one.name.encode())) for one in records), offset)
+    check_places([(one, one.header_offset + _least_bytes(one.name)) for one in records], offset)
     return Directory(tuple(records), entries, offset, end, has_folders, is_zip64)
+
+
+def _least_bytes(name: str) -> int:
+    """Those of a local header with such a name."""
+    return structures.LOCAL_HEADER.size + (len(name) if name.isascii() else len(name.encode()))
 
 
 def find_record(source: Source, label: str) -> Record | None:
@@ -189,6 +194,7 @@ def _parse_entries(data: bytes, count: int) -> tuple[list[Record], dict[str, byt
     entries: dict[str, bytes] = {}
     has_folders = False
     unpack, fixed_bytes = _ENTRY.unpack_from, _ENTRY.size
+    new_record = functools.partial(tuple.__new__, Record)  # as `Record` does, in half the time
     at = 0
     for _ in range(count):
         start = at
@@ -214,7 +220,7 @@ def _parse_entries(data: bytes, count: int) -> tuple[list[Record], dict[str, byt
         entries[name] = data[start:at]
         is_as_it_is = method == structures.STORED and stored == size
         deflated = None if is_as_it_is else _deflated_bytes(name, method, stored)
-        records.append(Record(name, size, crc32, offset, deflated))
+        records.append(new_record((name, size, crc32, offset, deflated)))
     if at != len(data):
         raise StructureError("the zip directory has another length than it says")
     return sorted(records, key=operator.attrgetter("header_offset")), entries, has_folders
@@ -255,9 +261,9 @@ def check_places(places: Iterable[tuple[Record, int]], directory_offset: int) ->
         StructureError: they do not.
     """
     end = 0
-    for record, start in places:
-        if record.header_offset < end:
-            raise StructureError(f"record {record.name} overlaps another")
-        end = start + record.stored_bytes
+    for (name, size, _, offset, deflated_bytes), start in places:
+        if offset < end:
+            raise StructureError(f"record {name} overlaps another")
+        end = start + (size if deflated_bytes is None else deflated_bytes)
     if end > directory_offset:
         raise StructureError("truncated: the records do not fit in front of the zip directory")

@@ -118,6 +118,8 @@ def _not_finite(moved: Movement) -> dict[int, list[str]]:
     """The tensors that have NaN or Inf, by the column, where there are any."""
     found: dict[int, list[str]] = {}
     for name, *counts in zip(moved.tensors, moved.nans, moved.infinities, strict=True):
+        if not any(map(any, counts)):  # as of most tensors
+            continue
         for column, (nans, infinities) in enumerate(zip(*counts, strict=True)):
             if nans or infinities:
                 found.setdefault(column, []).append(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from marlin_ckpt import naming
 from marlin_ckpt.directory import catalog, own
 from marlin_ckpt.errors import BadFileError, MarlinError, UnknownFormatError
 from marlin_ckpt.formats import statistics
-from marlin_ckpt.formats.statistics import Statistics
+from marlin_ckpt.formats.statistics import Columns, Statistics
 from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.operations import one
 from marlin_ckpt.operations.report.sizes import module_tensors
@@ -35,12 +35,12 @@ class Figures:
     """Statistics of the module's tensors of checkpoints.
 
     Attributes:
-        of: by the name of the checkpoint and of the tensor in the module.
+        of: by the name of the checkpoint; of tensors by their names in the module.
         has_read: whether any of them are from the data.
         damaged: checkpoints whose data turned out to be damaged, each with what is wrong.
     """
 
-    of: dict[str, Mapping[str, Statistics]] = field(default_factory=dict)
+    of: dict[str, Columns] = field(default_factory=dict)
     has_read: bool = False
     damaged: dict[str, str] = field(default_factory=dict)
 
@@ -57,18 +57,16 @@ def saved(found: Found) -> Figures:
         if inspection.manifest is None or inspection.complete is False:
             continue
         with contextlib.suppress(MarlinError):
-            if known := one.read_statistics(inspection.entry.path):
+            if known := one.statistics_of(inspection.entry.path):
                 figures.of[name] = _of_module(known)
     return figures
 
 
-def _of_module(known: Mapping[str, Statistics]) -> dict[str, Statistics]:
+def _of_module(known: Columns) -> Columns:
     """Those of the module alone, under its names."""
-    for state in MODULE_STATES:
-        start = f"{state}."
-        if inner := {name[len(start) :]: one for name, one in known.items() if name.startswith(start)}:
-            return inner
-    return dict(known)
+    tops = {name.partition(".")[0] for name in known.names}
+    inner = (known.within(f"{state}.") for state in MODULE_STATES if state in tops)
+    return next(filter(None, inner), known)
 
 
 def add_kept(figures: Figures, directory: str, found: Found) -> None:
@@ -123,7 +121,7 @@ def _read(figures: Figures, name: str, inspection: Inspection, on_bytes: OnBytes
         on_bytes(step)
 
     try:
-        figures.of[name] = dict(_statistics(inspection.entry.path, count))
+        figures.of[name] = Columns.of(dict(_statistics(inspection.entry.path, count)))
         figures.has_read = True
     except UnknownFormatError:
         pass
@@ -158,16 +156,16 @@ def _statistics(path: str, on_bytes: OnBytes) -> Iterator[tuple[str, Statistics]
             yield name, found.statistics()
 
 
-def _entry(inspection: Inspection, known: Mapping[str, Statistics]) -> dict[str, Any]:
+def _entry(inspection: Inspection, known: Columns) -> dict[str, Any]:
     entry = inspection.entry
     return {
         "size_bytes": entry.size_bytes,
         "modified_ns": entry.modified_ns,
-        "statistics": json.loads(statistics.to_json(known)),
+        "statistics": json.loads(statistics.to_json(known.by_name())),
     }
 
 
-def _cached(entry: Any, inspection: Inspection) -> dict[str, Statistics] | None:
+def _cached(entry: Any, inspection: Inspection) -> Columns | None:
     """What the cache knows of a checkpoint, if that is as it was."""
     now = (inspection.entry.size_bytes, inspection.entry.modified_ns)
     try:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from marlin_ckpt import errors
 from marlin_ckpt.formats import statistics
-from marlin_ckpt.formats.statistics import Statistics
+from marlin_ckpt.formats.statistics import Columns, Statistics
 from marlin_ckpt.formats.zip.writer import ContainerWriter
 from marlin_ckpt.storage.local.files import open_source
 from tests.unit.formats.test_container_writer import Memory
@@ -24,7 +24,7 @@ ROWS = st.builds(Statistics, NUMBERS, NUMBERS, NUMBERS, st.integers(0, 1 << 70),
 def test_what_is_written_is_read_again(found):
     data = statistics.to_json(found)
     json.loads(data, parse_constant=pytest.fail)  # JSON has no NaN
-    assert repr(statistics.from_json(data)) == repr(found)  # in which NaN equals NaN
+    assert repr(statistics.from_json(data).by_name()) == repr(found)  # in which NaN equals NaN
 
 
 GOOD = {
@@ -34,7 +34,7 @@ GOOD = {
 
 
 def test_keys_that_are_not_known_are_ignored():
-    found = statistics.from_json(json.dumps({**GOOD, "median": 1}).encode())
+    found = statistics.from_json(json.dumps({**GOOD, "median": 1}).encode()).by_name()
     assert found["a"] == Statistics(1.0, 0.5, 1.0)
     assert repr(found["b"]) == repr(Statistics(2.0, math.nan, math.inf, 3))
 
@@ -91,7 +91,7 @@ def read(path):
 def test_the_record_is_found_by_its_whole_name(tmp_path, other):
     data = json.dumps(GOOD).encode()
     records = [("data.pkl", b"x"), (statistics.NAME, data), (other, b"{}"), (".marlin/manifest.json", b"{}")]
-    assert read(written(tmp_path / "a.pt", *records))["a"].norm == 1
+    assert read(written(tmp_path / "a.pt", *records)).by_name()["a"].norm == 1
     del records[1]
     assert read(written(tmp_path / "b.pt", *records)) is None
 
@@ -127,3 +127,16 @@ def test_a_truncated_file_and_one_of_another_kind_are_corrupt(tmp_path):
     path.write_bytes(b"text")
     with pytest.raises(errors.CorruptCheckpointError):
         read(path)
+
+
+def test_columns_of_one_state_keep_each_count_beside_its_tensor():
+    found = {
+        "optimizer.a": Statistics(1.0, 0.0, 1.0, 7, 0),
+        "model.a": Statistics(2.0, 0.0, 2.0),
+        "other": Statistics(3.0, 0.0, 3.0, 0, 9),
+        "model.b": Statistics(4.0, 0.0, 4.0, 5, 6),
+    }
+    inner = Columns.of(found).within("model.")
+    assert inner.by_name() == {"a": found["model.a"], "b": found["model.b"]}
+    assert Columns.of(found).within("mode.") is None
+    assert Columns.of({}).by_name() == {}

@@ -11,7 +11,11 @@ import sys
 import pytest
 import torch
 
+from marlin_ckpt.formats.statistics import Columns, Statistics
+from marlin_ckpt.operations.report.course import Point
+from marlin_ckpt.operations.report.figures import Figures
 from marlin_ckpt.operations.report.gathering import Wanted, gather
+from marlin_ckpt.operations.report.movement import movement
 from tests.support import run_directories as runs
 from tests.support.run_directories import save
 
@@ -107,3 +111,25 @@ def test_a_report_is_made_without_torch(tmp_path):
         [sys.executable, "-c", code, os.fspath(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "2\n"
+
+
+def test_each_tensor_has_its_own_numbers_where_checkpoints_have_others_or_another_order():
+    of = {
+        "a": {"x": Statistics(1, 0, 1), "y": Statistics(2, 2, 2), "gone": Statistics(9, 0, 9)},
+        "b": {"y": Statistics(3, 1, 1, 4, 5), "x": Statistics(2, 0, 1)},
+        "c": {"x": Statistics(3, 0, 2, 0, 6), "y": Statistics(6, 6, 6), "new": Statistics(0, 0, 0)},
+    }
+    figures = Figures(of={name: Columns.of(found) for name, found in of.items()})
+    moved = movement([Point(run_id="r", name=name) for name in of], figures, {"new": 1})
+    assert moved.tensors == ("x", "y", "new", "gone")
+    norms = ((1, 2, math.inf), (2, math.nan, 6), (None, None, 0), (9, None, None))
+    assert repr(moved.norms) == repr(norms)  # in which NaN equals NaN
+    assert moved.nans == ((0, 0, 0), (0, 4, 0), (None, None, 0), (0, None, None))
+    assert moved.infinities == ((0, 0, 6), (0, 5, 0), (None, None, 0), (0, None, None))
+    assert moved.dead == (
+        (False, False, False),
+        (True, False, True),
+        (None, None, False),
+        (False, None, None),
+    )
+    assert moved.change == ((None, 1.0, None), (None, None, None), (None, None, None), (None, None, None))

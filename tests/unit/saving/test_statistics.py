@@ -224,7 +224,7 @@ def test_of_any_view_they_are_torchs_own_in_whatever_pieces_it_is_written(values
     at = [0, *sorted(min(one, len(data)) for one in borders), len(data)]
     for start, end in itertools.pairwise(at):
         tell(data[start:end])
-    found = statistics.from_json(gathering.record()[1])
+    found = statistics.from_json(gathering.record()[1]).by_name()
     assert [name for name, tensor in state.items() if not agrees(found[name], tensor)] == []
 
 
@@ -233,7 +233,7 @@ def test_they_are_of_the_bytes_that_are_stored_whatever_becomes_of_the_tensor_me
     gathering = Gathering(tensors_of(encoded.pickle, {"0": 16}))
     stored = memoryview(torch.tensor([3.0, 4.0, 0.0, 0.0]).numpy().tobytes())
     gathering.of("data/0", memoryview(bytes(16)))(stored)
-    assert statistics.from_json(gathering.record()[1]) == {"[0]": Statistics(5.0, 0.0, 4.0)}
+    assert statistics.from_json(gathering.record()[1]).by_name() == {"[0]": Statistics(5.0, 0.0, 4.0)}
 
 
 def test_where_finding_the_names_takes_too_much_memory_a_save_goes_without_statistics(tmp_path, monkeypatch):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import bisect
 import math
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 from marlin_ckpt.cli.text import count
@@ -94,9 +96,7 @@ def _column(report: Report, place: int) -> list[str]:
 
 def _known(moved: Movement) -> list[float]:
     """All changes that are more than rounding, in order of size."""
-    return sorted(
-        one for row in moved.change for one in row if one is not None and math.isfinite(one) and one > _FLOOR
-    )
+    return sorted([one for row in moved.change for one in row if one is not None and _FLOOR < one < math.inf])
 
 
 def _range(known: Sequence[float]) -> tuple[float, float]:
@@ -120,36 +120,35 @@ def _half_decade(number: int) -> float:
 
 def cells(moved: Movement, low: float, high: float) -> bytes:
     """A byte for each tensor and checkpoint, row by row."""
-    scale = (MOST - LEAST) / math.log(high / low)
-
-    def byte(row: int, column: int) -> int:
-        if moved.nans[row][column]:
-            return NAN
-        if moved.infinities[row][column]:
-            return INFINITE
-        if moved.dead[row][column]:
-            return DEAD
-        change = moved.change[row][column]
-        if change is None or not math.isfinite(change):
-            return NO_VALUE
-        if change <= _FLOOR:
-            return UNMOVED
-        return min(MOST, max(LEAST, LEAST + round(math.log(change / low) * scale)))
-
-    return bytes(
-        byte(row, column) for row in range(len(moved.tensors)) for column in range(len(moved.columns))
-    )
+    step = math.log(high / low) / (MOST - LEAST)
+    # Up to which change each byte is, from NO_VALUE for None on; a logarithm of each takes twice as long.
+    limits = [-0.5, _FLOOR, *(low * math.exp((number + 0.5) * step) for number in range(MOST - LEAST))]
+    drawn = bytearray()
+    for row, changes in enumerate(moved.change):
+        places = [-1.0 if one is None or math.isinf(one) else one for one in changes]
+        drawn += bytes(map(bisect.bisect_left, repeat(limits), places))
+        start = len(drawn) - len(changes)
+        for sign, flags in (
+            (DEAD, moved.dead[row]),
+            (INFINITE, moved.infinities[row]),
+            (NAN, moved.nans[row]),
+        ):
+            if any(flags):
+                for column in (column for column, flag in enumerate(flags) if flag):
+                    drawn[start + column] = sign
+    return bytes(drawn)
 
 
 def _counts(moved: Movement) -> dict[str, list[int]]:
     """How many values are NaN and infinite, by the number of the cell."""
     width = len(moved.columns)
     found: dict[str, list[int]] = {}
-    for row in range(len(moved.tensors)):
-        for column in range(width):
-            pair = [moved.nans[row][column] or 0, moved.infinities[row][column] or 0]
+    for row, counts in enumerate(zip(moved.nans, moved.infinities, strict=True)):
+        if not any(map(any, counts)):  # as of most tensors
+            continue
+        for column, pair in enumerate(zip(*counts, strict=True)):
             if any(pair) and len(found) < _MOST_COUNTED:
-                found[str(row * width + column)] = pair
+                found[str(row * width + column)] = [one or 0 for one in pair]
     return found
 
 
@@ -219,13 +218,14 @@ def _tables(report: Report, moved: Movement) -> list[Html]:
 
 def _summed(report: Report, moved: Movement, row: int) -> list[Any]:
     norms = [one for one in moved.norms[row] if one is not None]
-    changes = [(one, place) for place, one in enumerate(moved.change[row]) if one is not None]
-    greatest, column_of = max(changes, default=(None, None))
-    each = zip(moved.nans[row], moved.infinities[row], moved.dead[row], strict=True)
+    changes = [one for one in moved.change[row] if one is not None]
+    greatest = max(changes, default=None)
+    column_of = None if greatest is None else _last(moved.change[row], greatest)
+    signs = moved.nans[row], moved.infinities[row], moved.dead[row]
     states = [
         f"{_state(moved, row, column)} at {_column(report, moved.columns[column])[1]}"
-        for column, signs in enumerate(each)
-        if any(signs)
+        for column, each in enumerate(zip(*signs, strict=True) if any(map(any, signs)) else ())
+        if any(each)
     ]
     return [
         name(moved.tensors[row]),
@@ -233,8 +233,13 @@ def _summed(report: Report, moved: Movement, row: int) -> list[Any]:
         number(norms[-1]) if norms else UNKNOWN,
         UNKNOWN if greatest is None else percent(greatest),
         "" if column_of is None else _column(report, moved.columns[column_of])[1],
-        percent(changes[-1][0]) if changes else UNKNOWN,
+        percent(changes[-1]) if changes else UNKNOWN,
         states[0] + (f", and {count(len(states) - 1, 'more checkpoint')}" if states[1:] else "")
         if states
         else "",
     ]
+
+
+def _last(values: Sequence[float | None], value: float) -> int:
+    """The last place of a value that is there."""
+    return len(values) - 1 - values[::-1].index(value)
