@@ -5,7 +5,7 @@
 - `commands/` has a module for each command: it reads the options, calls one function of the library and hands
   the result to a view.
 - `views/` has a module for each noun: what people read of it, and its document for `--json`.
-- `schemas/` has the JSON Schema of each of these documents, as files; `json_text` lays documents out.
+- `schemas/` has the JSON Schema of each of these documents, as files; its `layout` writes documents.
 - `output` is the only place that prints and asks; `terminal` draws bars with rich, `table` fits tables
   into a line's width; `problems` has what is printed of an error, a signal or an exit, `stopping`
   what a stopped command has done; `log` shows the library's log.

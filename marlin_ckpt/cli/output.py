@@ -205,7 +205,7 @@ def document(value: dict[str, Any], many: str = "") -> None:
         value: what it holds beside the name of its schema.
         many: the key of a long list, each item of which has one line.
     """
-    from marlin_ckpt.cli.json_text import line_of, text_of
+    from marlin_ckpt.cli.schemas.layout import line_of, text_of
 
     schema = {"schema": f"marlin-ckpt/{documents.command}/1"}
     items = value.get(many) or ()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from marlin_ckpt.cli import json_text, output
+from marlin_ckpt.cli import output
+from marlin_ckpt.cli.schemas import layout
 from marlin_ckpt.version import __version__
 
 # A process of `prove-resume` has no command line around it: its parent reads what it writes. A failed save
@@ -105,7 +106,7 @@ def test_a_document_has_a_line_for_each_key_and_for_each_list_of_plain_values():
         "one": {"a": [], "b": {}, "c": math.inf},
         "some": [{"x": 1}, 2],
     }
-    assert json_text.text_of(value).splitlines() == [
+    assert layout.text_of(value).splitlines() == [
         "{",
         '  "rows": [',
         '    [1, 0.5, null, true, "\\u00e9\\n"],',

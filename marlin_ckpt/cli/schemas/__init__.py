@@ -1,4 +1,7 @@
-"""The JSON Schemas of the documents that commands print with `--json`: files named after the commands."""
+"""The JSON Schemas of the documents that commands print with `--json`: files named after the commands.
+
+`layout` writes these documents.
+"""
 
 import os
 

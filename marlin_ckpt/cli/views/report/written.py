@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from marlin_ckpt.cli import output
-from marlin_ckpt.cli.json_text import is_plain
+from marlin_ckpt.cli.schemas.layout import is_plain
 from marlin_ckpt.cli.text import size
 from marlin_ckpt.cli.views.report.parts.figures import held
 from marlin_ckpt.errors import StorageError
