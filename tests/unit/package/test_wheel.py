@@ -124,7 +124,7 @@ def test_the_wheel_has_the_entry_point_the_licence_and_honest_metadata(wheel):
         entry_points = archive.read(f"{info}/entry_points.txt").decode()
         metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
         licence = archive.read(f"{info}/licenses/LICENSE").decode()
-    assert "marlin-ckpt = marlin_ckpt.cli.main:main" in entry_points.splitlines()
+    assert "marlin-ckpt = marlin_ckpt.__main__:main" in entry_points.splitlines()
     assert (metadata["Name"], metadata["Version"]) == ("marlin-ckpt", __version__)
     assert metadata["Requires-Python"] == ">=3.11"
     required = {line.replace(" ", "") for line in metadata.get_all("Requires-Dist")}
