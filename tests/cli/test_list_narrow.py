@@ -1,4 +1,4 @@
-"""`list` on a terminal that has no room for all metrics."""
+"""`list` of what there is no room for: metrics on a narrow terminal, and checkpoints that are deeper."""
 
 from __future__ import annotations
 
@@ -58,3 +58,14 @@ def test_a_prefix_that_nothing_has_is_answered_with_those_that_are_there(run_mai
     hint = "hint: there are checkpoints with --prefix gpt or --prefix net or --prefix one, or one of 2 more"
     for command in ("list", "latest"):
         assert run_main(command, tmp_path / "runs", "--prefix", "model")[2].splitlines()[-1] == hint
+
+
+def test_a_list_with_rows_hints_at_checkpoints_that_are_deeper_as_latest_would_name_one(run_main, tmp_path):
+    hint = "hint: there are more in sub-directories: --recursive\n"
+    for index, place in enumerate((tmp_path, tmp_path / "deeper" / "still")):
+        with CheckpointDirectory(place) as directory:
+            directory.save({"step": index}, index)
+        assert (hint in run_main("list", tmp_path)[2]) == bool(index)
+    assert "deeper" in run_main("latest", tmp_path)[1]
+    for option in ("--recursive", "--quiet", "--json"):
+        assert hint not in run_main("list", tmp_path, option)[2]

@@ -162,13 +162,6 @@ def test_latest_among_folders_whose_names_say_nothing_fails_and_names_two(run, t
     assert run("latest", tmp_path)[1] == f"{tmp_path / 'checkpoint-4'}\n"
 
 
-def test_latest_in_a_checkpoint_says_that_it_is_one(run, tmp_path):
-    made = accelerate.make_accelerate(tmp_path)
-    code, out, err = run("latest", made.path)
-    assert (code, out) == (1, "")
-    assert "is one checkpoint of another tool" in err
-
-
 def test_latest_intact_says_why_a_folder_of_another_tool_is_passed_over(run, tmp_path):
     made = RUNS["trainer"](tmp_path)
     code, out, err = run("latest", tmp_path, "--intact")

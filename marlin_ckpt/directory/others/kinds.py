@@ -74,7 +74,8 @@ def newest_of_any(
     """All checkpoints of a directory, the newest first, whatever the prefix and extension of their names.
 
     Names of our grammar are taken before those of other tools, as `get_latest_file` does. Folders that are
-    one checkpoint of another tool count as its files do.
+    one checkpoint of another tool count as its files do. A directory that is itself one checkpoint, and holds
+    no other, is the only one.
 
     Args:
         directory: that is searched, with its sub-directories.
@@ -85,7 +86,7 @@ def newest_of_any(
         CheckpointNotFoundError: there is no such directory, or no checkpoint in it.
         StorageError: the directory cannot be read.
         MarlinError: checkpoints of several prefixes or extensions are there, or names do not tell which is
-            the newest, or the directory is one checkpoint of another tool.
+            the newest.
     """
     text = os.fspath(directory)
     found = _look(text)
@@ -127,7 +128,7 @@ def _of_ours(found: _Kinds) -> dict[str, tuple[str, str, str]]:
 
 
 def _unnamed(found: _Kinds, directory: str) -> Iterator[Entry]:
-    """The one folder whose name says nothing of its place, where there is nothing else to choose from.
+    """The one folder whose name says nothing of its place, or the directory, where there is no other.
 
     Raises:
         CheckpointNotFoundError, MarlinError: as `newest_of_any` raises them.
@@ -139,10 +140,9 @@ def _unnamed(found: _Kinds, directory: str) -> Iterator[Entry]:
     if found.unnamed:
         yield from found.unnamed
         return
-    itself = entry(directory)
-    layout = itself and layouts.of(itself)
-    if layout and not layout.is_ours:
-        raise MarlinError(f"is one checkpoint of another tool: {layout.content}", directory, layout.hint)
+    if itself := entry(directory):
+        yield itself
+        return
     some = ", ".join(sorted(found.seen)[:_MOST_NAMES]) + ", ..." * (len(found.seen) > _MOST_NAMES)
     hint = f"it holds {some}: name the file to take" if found.seen else "it is empty"
     raise CheckpointNotFoundError("no checkpoint found", directory, hint)

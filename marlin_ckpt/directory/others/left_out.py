@@ -1,4 +1,4 @@
-"""What a search of a directory that found nothing has left out, as the options that find it."""
+"""What a search of a directory has left out, as the options that find it."""
 
 import itertools
 import shlex
@@ -17,7 +17,12 @@ _MOST_FOLDERS = 1000  # that are looked through for the first checkpoint; a hint
 
 
 def options(
-    directory: PathText, *, prefix: str | None, extensions: Collection[str], recursive: bool
+    directory: PathText,
+    *,
+    prefix: str | None,
+    extensions: Collection[str],
+    recursive: bool,
+    most_folders: int = _MOST_FOLDERS,
 ) -> list[str]:
     """The options under which more would be found, such as `--ext ckpt`.
 
@@ -26,6 +31,7 @@ def options(
         prefix: that was asked for.
         extensions: that were looked for.
         recursive: whether its sub-directories were looked through.
+        most_folders: that are looked through.
 
     Raises:
         CheckpointNotFoundError: there is no such directory.
@@ -33,7 +39,7 @@ def options(
     """
     with open_store(directory) as store:
         levels = readable(store, recursive=True, on_error=lambda *_: None)
-        for level in itertools.islice(levels, _MOST_FOLDERS):
+        for level in itertools.islice(levels, most_folders):
             is_seen = recursive or not level.folder
             names = (name.rpartition("/")[2] for name in level.objects)
             found = set(_extensions(names, prefix))

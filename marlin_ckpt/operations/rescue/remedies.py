@@ -122,4 +122,5 @@ def _first(place: str, prefix: str, extension: str, bad: Collection[str]) -> Ite
         if first is None and (prefix, extension) == _USUAL:
             found = newest_of_any(place, logger, only_others=True)
         every = itertools.islice(found if first is None else itertools.chain([first], found), _MOST_LOOKED_AT)
-        yield from (one for one in every if os.path.abspath(one.path) not in bad)
+        left_out = {*bad, os.path.abspath(place)}  # where it is one checkpoint, the bad file is a part of it
+        yield from (one for one in every if os.path.abspath(one.path) not in left_out)

@@ -7,7 +7,7 @@ from typing import Annotated
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import AnyExtension, Directory, Json, check_prefix, flag, option
 from marlin_ckpt.cli.text import some
-from marlin_ckpt.directory import runs
+from marlin_ckpt.directory import catalog, runs
 from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError
@@ -26,6 +26,8 @@ def _newest_first(directory: str, prefix: str | None, ext: str | None) -> Iterat
         from marlin_ckpt.directory.others.kinds import newest_of_any
 
         yield from newest_of_any(directory, get_logger(__name__), only_others=True)
+    elif ext is None and (itself := catalog.entry(directory)) and itself.name:
+        yield from [itself] * (itself.name.prefix == prefix)
 
 
 def _newest_intact(candidates: Callable[[], Iterable[Entry]]) -> Entry | None:
@@ -91,7 +93,8 @@ def latest(
 
     That is the one with the greatest index in its name. Sub-directories are searched too. Where there is none
     of ours, and neither --prefix nor --ext is given, it is the newest file or folder of another tool, by the
-    step and epoch in the names: epoch=2-step=6.ckpt, checkpoint-500.
+    step and epoch in the names: epoch=2-step=6.ckpt, checkpoint-500. Of a directory that is itself one
+    checkpoint it is that.
     """
 
     def candidates() -> Iterable[Entry]:

@@ -21,6 +21,7 @@ _COMPLETE = {True: "yes", False: "no", None: "?"}
 _COLOURS = {True: "", False: "red", None: "yellow"}
 _NEWEST, _BEST = ">", "*"
 _EXTENSION = "pt"
+_MOST_FOLDERS = 100  # that are looked through where a list has rows
 _MOST_EXTENSIONS = 3  # that a hint names
 _RUN_LETTERS = 8  # that are left of the id of a run that is cut
 _METRIC_LETTERS = 13  # `learning_rate`: a sign in place of a letter or two makes nothing shorter
@@ -145,10 +146,29 @@ def tell(listing: Listing, wanted: Wanted, hint: str = "") -> None:
         output.talk(f"hint: {count(len(more), 'more metric')}, --metric NAME prints one: {some(more)}")
     if listing.is_empty:
         _tell_of_others(wanted)
+    elif not wanted.recursive:
+        _tell_of_deeper(wanted)
+
+
+def _extensions(wanted: Wanted) -> frozenset[str]:
+    return frozenset(EXTENSIONS if wanted.extension is None else {wanted.extension})
+
+
+def _tell_of_deeper(wanted: Wanted) -> None:
+    """Says that there are more in sub-directories, through which `latest` and `verify --recursive` look."""
+    ways = left_out.options(
+        wanted.directory,
+        prefix=wanted.prefix,
+        extensions=_extensions(wanted),
+        recursive=wanted.recursive,
+        most_folders=_MOST_FOLDERS,
+    )
+    if ways == ["--recursive"]:
+        output.talk("hint: there are more in sub-directories: --recursive")
 
 
 def _tell_of_others(wanted: Wanted) -> None:
-    extensions = EXTENSIONS if wanted.extension is None else {wanted.extension}
+    extensions = _extensions(wanted)
     ways = left_out.options(
         wanted.directory, prefix=wanted.prefix, extensions=extensions, recursive=wanted.recursive
     )
