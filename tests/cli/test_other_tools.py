@@ -18,25 +18,15 @@ from marlin_ckpt import (
     RetentionArguments,
     get_latest_file,
 )
-from marlin_ckpt.cli.main import main
 from marlin_ckpt.directory import catalog
 from tests.support.foreign import accelerate, hugging_face, lightning, plain, trainer
 from tests.support.foreign.corpus import RUNS
 
 
 @pytest.fixture
-def run(capsys):
-    def run_main(*arguments: str | Path) -> tuple[int, str, str]:
-        code = main([*map(os.fspath, arguments)])
-        return code, *capsys.readouterr()
-
-    return run_main
-
-
-@pytest.fixture
-def list_json(run):
+def list_json(run_main):
     def rows(*arguments: str | Path) -> list[dict]:
-        code, out, err = run("list", *arguments, "--json")
+        code, out, err = run_main("list", *arguments, "--json")
         assert (code, err) == (0, "")
         return json.loads(out)["checkpoints"]
 
@@ -56,9 +46,9 @@ def test_folders_are_listed_in_the_order_of_their_steps_each_as_a_whole(list_jso
     assert all(one["complete"] and one["layout"] for one in rows)
 
 
-def test_the_table_has_the_layout_in_place_of_the_kind(run, tmp_path):
+def test_the_table_has_the_layout_in_place_of_the_kind(run_main, tmp_path):
     accelerate.make_accelerate(tmp_path, step=3)
-    header, row = run("list", tmp_path / "checkpoints")[1].splitlines()
+    header, row = run_main("list", tmp_path / "checkpoints")[1].splitlines()
     assert row[header.index("kind") :].split()[0] == "accelerate"
 
 
@@ -78,14 +68,16 @@ def test_a_directory_that_is_one_checkpoint_is_listed_as_itself(list_json, tmp_p
     assert [one["path"] for one in list_json(made.path)] == [str(made.path)]
 
 
-def test_a_trainers_directory_with_its_last_weights_is_listed_with_its_checkpoints(run, list_json, tmp_path):
+def test_a_trainers_directory_with_its_last_weights_is_listed_with_its_checkpoints(
+    run_main, list_json, tmp_path
+):
     made = hugging_face.make_sharded(tmp_path)
     trainer.make_trainer(made.path, step=4)
     places = [made.path, made.path / "checkpoint-4"]
     assert [one["path"] for one in list_json(made.path)] == [*map(str, reversed(places))]
-    code, out, _ = run("verify", made.path, "--json")
+    code, out, _ = run_main("verify", made.path, "--json")
     assert (code, [one["path"] for one in json.loads(out)["files"]]) == (0, [*map(str, places)])
-    assert run("latest", made.path)[1] == f"{places[1]}\n"
+    assert run_main("latest", made.path)[1] == f"{places[1]}\n"
 
 
 def test_a_directory_of_ours_with_an_export_in_it_lists_our_files_and_the_export(list_json, tmp_path):
@@ -104,11 +96,11 @@ def test_a_directory_of_ours_with_an_export_in_it_lists_our_files_and_the_export
         (["a.bin", "b.pth"], "--ext pt", "--ext bin or --ext pth"),
     ],
 )
-def test_a_hint_names_the_options_that_show_what_else_is_there(run, tmp_path, names, asked, options):
+def test_a_hint_names_the_options_that_show_what_else_is_there(run_main, tmp_path, names, asked, options):
     saved_by_torch(*(tmp_path / name for name in names))
-    code, _, err = run("list", tmp_path, *asked.split())
+    code, _, err = run_main("list", tmp_path, *asked.split())
     assert (code, err.splitlines()[-1].partition(" with ")[2]) == (0, options)
-    shown = run("list", tmp_path, *options.partition(" or ")[0].split())[1]
+    shown = run_main("list", tmp_path, *options.partition(" or ")[0].split())[1]
     assert len(shown.splitlines()) == 2
 
 
@@ -120,51 +112,51 @@ def test_files_of_several_tools_are_listed_together(list_json, tmp_path):
     assert listed == ["model_1.pt", "epoch=1-step=4.ckpt", "checkpoint-7", "best.pth", "weights.safetensors"]
 
 
-def test_a_folder_below_is_hinted_at(run, tmp_path):
+def test_a_folder_below_is_hinted_at(run_main, tmp_path):
     accelerate.make_accelerate(tmp_path, step=3)
-    assert "--recursive" in run("list", tmp_path)[2]
+    assert "--recursive" in run_main("list", tmp_path)[2]
 
 
-def test_there_is_no_hint_where_an_extension_was_asked_for_or_nothing_is_left_out(run, tmp_path):
-    saved_by_torch(tmp_path / "model_1.pt", tmp_path / "notes.bin", tmp_path / "below" / "model_2.pt")
-    assert "hint" not in run("list", tmp_path)[2]
+def test_there_is_no_hint_where_an_extension_was_asked_for_or_nothing_is_left_out(run_main, tmp_path):
+    saved_by_torch(tmp_path / "model_1.pt", tmp_path / "notes.bin")
+    assert "hint" not in run_main("list", tmp_path)[2]
     saved_by_torch(tmp_path / "epoch=1-step=4.ckpt")
-    assert "hint" not in run("list", tmp_path, "--ext", "pt")[2]
+    assert "hint" not in run_main("list", tmp_path, "--ext", "pt")[2]
 
 
 @pytest.mark.parametrize("name", ["trainer", "trainer-only-model", "accelerate", "lightning"])
-def test_latest_is_the_newest_of_another_tool_by_its_own_order(run, tmp_path, name):
+def test_latest_is_the_newest_of_another_tool_by_its_own_order(run_main, tmp_path, name):
     made = RUNS[name](tmp_path)
-    assert run("latest", tmp_path) == (0, f"{made[-1].path}\n", "")
+    assert run_main("latest", tmp_path) == (0, f"{made[-1].path}\n", "")
 
 
-def test_checkpoints_of_ours_come_before_those_of_other_tools(run, tmp_path):
+def test_checkpoints_of_ours_come_before_those_of_other_tools(run_main, tmp_path):
     saved_by_torch(tmp_path / "model_3.pt")
     trainer.make_trainer(tmp_path, step=40)
-    assert run("latest", tmp_path)[1] == f"{tmp_path / 'model_3.pt'}\n"
-    assert run("latest", tmp_path, "--prefix", "checkpoint")[1] == f"{tmp_path / 'checkpoint-40'}\n"
+    assert run_main("latest", tmp_path)[1] == f"{tmp_path / 'model_3.pt'}\n"
+    assert run_main("latest", tmp_path, "--prefix", "checkpoint")[1] == f"{tmp_path / 'checkpoint-40'}\n"
 
 
-def test_latest_among_several_kinds_fails_and_names_them(run, tmp_path):
+def test_latest_among_several_kinds_fails_and_names_them(run_main, tmp_path):
     trainer.make_trainer(tmp_path, step=4)
     lightning.make_lightning(tmp_path, step=6, epoch=2)
-    code, out, err = run("latest", tmp_path)
+    code, out, err = run_main("latest", tmp_path)
     assert (code, out) == (1, "")
     assert "*.ckpt, checkpoint-*/" in err
 
 
-def test_latest_among_folders_whose_names_say_nothing_fails_and_names_two(run, tmp_path):
+def test_latest_among_folders_whose_names_say_nothing_fails_and_names_two(run_main, tmp_path):
     made = [hugging_face.make_single(tmp_path / "in" / name) for name in "ab"]
-    code, out, err = run("latest", tmp_path)
+    code, out, err = run_main("latest", tmp_path)
     assert (code, out) == (1, "")
     assert all(os.path.relpath(one.path, tmp_path) in err for one in made)
     trainer.make_trainer(tmp_path, step=4)
-    assert run("latest", tmp_path)[1] == f"{tmp_path / 'checkpoint-4'}\n"
+    assert run_main("latest", tmp_path)[1] == f"{tmp_path / 'checkpoint-4'}\n"
 
 
-def test_latest_intact_says_why_a_folder_of_another_tool_is_passed_over(run, tmp_path):
+def test_latest_intact_says_why_a_folder_of_another_tool_is_passed_over(run_main, tmp_path):
     made = RUNS["trainer"](tmp_path)
-    code, out, err = run("latest", tmp_path, "--intact")
+    code, out, err = run_main("latest", tmp_path, "--intact")
     assert (code, out) == (4, "")
     assert f"passed over {made[-1].path}: unverifiable" in err
     assert "marlin-ckpt latest" in err
@@ -218,10 +210,12 @@ def test_latest_of_folders_imports_nothing_that_reads_them(tmp_path):
         ("megatron", "latest_checkpointed_iteration.txt", "10", ""),
     ],
 )
-def test_latest_says_where_the_file_of_the_tool_names_another_one(run, tmp_path, run_of, file, said, what):
+def test_latest_says_where_the_file_of_the_tool_names_another_one(
+    run_main, tmp_path, run_of, file, said, what
+):
     made = RUNS[run_of](tmp_path)
     (made[-1].path.parent / file).write_text(said)
-    code, out, err = run("latest", tmp_path)
+    code, out, err = run_main("latest", tmp_path)
     assert (code, out) == (0, f"{made[-1].path}\n")
     assert err == (f"{made[-1].path.parent / file} {what}\n" if what else "")
 
@@ -235,50 +229,50 @@ def test_files_of_lightning_are_listed_by_their_steps_with_the_metrics_in_their_
     ]  # fmt: skip
 
 
-def test_the_best_file_of_ignite_is_found_by_the_score_in_its_name(run, tmp_path):
+def test_the_best_file_of_ignite_is_found_by_the_score_in_its_name(run_main, tmp_path):
     saved_by_torch(tmp_path / "best_model_9_val_loss=0.5.pt", tmp_path / "best_model_10_val_loss=0.75.pt")
-    code, out, _ = run("list", tmp_path, "--best", "val_loss")
+    code, out, _ = run_main("list", tmp_path, "--best", "val_loss")
     assert code == 0
     assert [row.split()[0] for row in out.splitlines()[1:]] == ["9", "10"]
 
 
 @pytest.mark.parametrize("options", [(), ("--prefix", "epoch", "--ext", "ckpt")])
-def test_a_link_to_the_last_file_beside_it_leaves_no_doubt_which_is_the_newest(run, tmp_path, options):
+def test_a_link_to_the_last_file_beside_it_leaves_no_doubt_which_is_the_newest(run_main, tmp_path, options):
     made = RUNS["lightning"](tmp_path)
     (tmp_path / "last.ckpt").symlink_to(made[-1].path.name)
-    assert run("latest", tmp_path, *options) == (0, f"{made[-1].path}\n", "")
+    assert run_main("latest", tmp_path, *options) == (0, f"{made[-1].path}\n", "")
 
 
-def test_a_link_that_is_asked_for_by_its_own_name_is_found(run, tmp_path):
+def test_a_link_that_is_asked_for_by_its_own_name_is_found(run_main, tmp_path):
     made = RUNS["lightning"](tmp_path)
     (tmp_path / "last.ckpt").symlink_to(made[-1].path.name)
-    found = run("latest", tmp_path, "--prefix", "last", "--ext", "ckpt")
+    found = run_main("latest", tmp_path, "--prefix", "last", "--ext", "ckpt")
     assert found == (0, f"{tmp_path / 'last.ckpt'}\n", "")
 
 
-def test_a_link_to_a_folder_of_lightning_beside_it_leaves_no_doubt_which_is_the_newest(run, tmp_path):
+def test_a_link_to_a_folder_of_lightning_beside_it_leaves_no_doubt_which_is_the_newest(run_main, tmp_path):
     made = RUNS["lightning-sharded"](tmp_path)
     (tmp_path / "last.ckpt").symlink_to(made[-1].path.name)
-    assert run("latest", tmp_path) == (0, f"{made[-1].path}\n", "")
+    assert run_main("latest", tmp_path) == (0, f"{made[-1].path}\n", "")
 
 
-def test_a_link_to_a_file_elsewhere_may_be_the_newest(run, tmp_path):
+def test_a_link_to_a_file_elsewhere_may_be_the_newest(run_main, tmp_path):
     saved_by_torch(tmp_path / "run/epoch=1-step=4.ckpt", tmp_path / "elsewhere.ckpt")
     (tmp_path / "run/last.ckpt").symlink_to(tmp_path / "elsewhere.ckpt")
-    assert "names do not tell which is newer" in run("latest", tmp_path / "run")[2]
+    assert "names do not tell which is newer" in run_main("latest", tmp_path / "run")[2]
 
 
-def test_files_of_timm_are_listed_by_their_whole_extension_and_the_newest_is_found(run, tmp_path):
+def test_files_of_timm_are_listed_by_their_whole_extension_and_the_newest_is_found(run_main, tmp_path):
     steps = (3, 10)
     *_, newest = [plain.make_timm(tmp_path, epoch=step).path for step in steps]
-    assert run("latest", newest.parent) == (0, f"{newest}\n", "")
+    assert run_main("latest", newest.parent) == (0, f"{newest}\n", "")
     for options in ((), ("--ext", "pth.tar")):
-        rows = run("list", newest.parent, *options)[1].splitlines()[1:]
+        rows = run_main("list", newest.parent, *options)[1].splitlines()[1:]
         assert [int(row.split()[0]) for row in rows] == list(steps)
-    assert run("verify", newest.parent)[1].count("intact  ") == len(steps)
+    assert run_main("verify", newest.parent)[1].count("intact  ") == len(steps)
 
 
-def test_the_newest_file_of_fairseq_is_found_by_epoch_and_update(run, tmp_path):
+def test_the_newest_file_of_fairseq_is_found_by_epoch_and_update(run_main, tmp_path):
     names = ["checkpoint_1_100.pt", "checkpoint_10_1000.pt", "checkpoint_2_200.pt"]
     saved_by_torch(*(tmp_path / name for name in names))
-    assert run("latest", tmp_path) == (0, f"{tmp_path / names[1]}\n", "")
+    assert run_main("latest", tmp_path) == (0, f"{tmp_path / names[1]}\n", "")
