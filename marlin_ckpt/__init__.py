@@ -9,6 +9,7 @@ training      the trainer, the modules that it trains, and how a run goes on fro
 checkpointer  saves and loads the state of a run: what a trainer, or a loop of the user's, calls
 saving        writes states to files, before the call returns or in the background
 loading       reads states from files, and restores live modules and optimizers
+distributed   what the ranks of a run agree on, and how they save and load together
 operations    what the other commands do with checkpoints: verify, compare, export, average, salvage
 directory     a directory of checkpoints: discovery, retention, the trash, the lease
 formats       one checkpoint: how files are encoded, read, written and verified
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.errors import Fault as Fault
     from marlin_ckpt.errors import MarlinError as MarlinError
     from marlin_ckpt.errors import NotACheckpointError as NotACheckpointError
+    from marlin_ckpt.errors import RankError as RankError
     from marlin_ckpt.errors import StateMismatchError as StateMismatchError
     from marlin_ckpt.errors import StorageError as StorageError
     from marlin_ckpt.errors import TrainingError as TrainingError
@@ -112,8 +114,8 @@ _NAMES = {
     "directory.removing": ("Removal",),
     "errors": (
         "ArgumentsError", "BadFileError", "CheckpointNotFoundError", "ConfigError", "CorruptCheckpointError",
-        "DirectoryInUseError", "Fault", "MarlinError", "NotACheckpointError", "StateMismatchError",
-        "StorageError", "TrainingError", "UnknownFormatError", "UnloadableStateError",
+        "DirectoryInUseError", "Fault", "MarlinError", "NotACheckpointError", "RankError",
+        "StateMismatchError", "StorageError", "TrainingError", "UnknownFormatError", "UnloadableStateError",
         "UnsafeCheckpointError", "UnsavableStateError",
     ),
     "formats.content.contents": ("Contents",),

@@ -8,6 +8,7 @@ MarlinError                       exit 1
 +-- UnloadableStateError          exit 1   a whole file whose state cannot be made here
 +-- StateMismatchError            exit 1   a loaded state that does not fit the live object
 +-- TrainingError                 exit 1   a run that cannot go on
++-- RankError                     exit 1   other ranks of a run have ended, or do not answer
 +-- BadFileError                  exit 3
 |   +-- CorruptCheckpointError             bytes are missing or changed
 |   +-- NotACheckpointError                whole, but something else
@@ -183,6 +184,10 @@ class StateMismatchError(MarlinError):
 
 class TrainingError(MarlinError):
     """A run cannot begin or continue."""
+
+
+class RankError(MarlinError):
+    """Another rank of the run has ended, or did not answer in time."""
 
 
 class BadFileError(MarlinError):

@@ -90,6 +90,7 @@ def test_the_picture_marks_the_folders_that_alone_may_import_torch():
         "checkpointer": ("torch",),
         "saving": ("torch",),
         "loading": ("torch",),
+        "distributed": ("torch",),
         "formats": ("torch in torch/ alone",),
     }
 

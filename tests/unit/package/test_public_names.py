@@ -44,6 +44,7 @@ PUBLIC_NAMES = [
     "Piece",
     "Preempted",
     "Pruning",
+    "RankError",
     "Record",
     "Removal",
     "RetentionArguments",

@@ -178,6 +178,7 @@ _OF_TORCH = (
     "checkpointer.",
     "saving.",
     "loading.",
+    "distributed.",
     "formats.torch.",
     "cli.views.proof",
     "cli.views.progress",

@@ -1,0 +1,8 @@
+"""Checkpoints of runs on many ranks: what the ranks agree on, and how they save and load together.
+
+Built on `torch.distributed`: its launcher, its process groups, its planners and DTensor. What is ours is
+where the bytes go, when a checkpoint exists, and that all ranks end a save or a load alike.
+
+ranks      Ranks: which process of a run this is, and what all of them agree on
+failures   a failure at one rank, raised at all of them
+"""

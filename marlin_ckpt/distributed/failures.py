@@ -1,0 +1,77 @@
+"""A failure at one rank, raised at all of them, so that no rank goes on alone or waits for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.errors import MarlinError, RankError, drop_frames
+
+_T = TypeVar("_T")
+
+
+def together(ranks: Ranks, work: Callable[[], _T]) -> _T:
+    """Does work at every rank; where it fails at one, it fails at all.
+
+    One number a rank is compared where all succeed, and the error of the lowest rank that failed is sent to
+    the others, with the rank in front of its message.
+
+    Args:
+        ranks: which all call this.
+        work: of this rank; it may not communicate unless all ranks take part whatever happens.
+
+    Returns:
+        what the work returned.
+
+    Raises:
+        MarlinError: the work failed here, or the same error with the number of the rank where it did.
+        Exception: what else it raised here; the others then raise a RankError.
+    """
+    failed: Exception | None = None
+    result: _T | None = None
+    try:
+        result = work()
+    except Exception as error:  # noqa: BLE001 - raised again, here and at the other ranks
+        failed = error
+    try:
+        share(ranks, failed)
+    finally:
+        del failed  # its frames would hold what was worked on
+    return result  # type: ignore[return-value]
+
+
+def share(ranks: Ranks, failed: Exception | None) -> None:
+    """Raises at all ranks what one of them has failed with; does nothing where none has.
+
+    Args:
+        ranks: which all call this.
+        failed: what this one has failed with; None: nothing.
+
+    Raises:
+        As `together` does.
+    """
+    by = ranks.least(ranks.world_size if failed is None else ranks.rank)[0]
+    if by == ranks.world_size:
+        return
+    sent = ranks.told(_as_sent(failed, ranks.rank) if by == ranks.rank and failed else None, by)
+    if failed is not None:
+        raise failed
+    raise sent
+
+
+def _as_sent(error: Exception, rank: int) -> MarlinError:
+    """An error as the other ranks raise it."""
+    if isinstance(error, MarlinError):
+        copy = _copied(error)
+        copy.what = f"rank {rank}: {error.what}"
+        copy.args = (copy.what,)
+        drop_frames(copy)
+        return copy
+    return RankError(f"rank {rank}: {type(error).__name__}: {error}")
+
+
+def _copied(error: MarlinError) -> MarlinError:
+    make, arguments, *_ = error.__reduce__()
+    copy: MarlinError = make(*arguments)
+    return copy

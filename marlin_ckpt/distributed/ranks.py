@@ -1,0 +1,143 @@
+"""The processes of a run on many ranks: which one this is, and what all of them agree on."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from marlin_ckpt.errors import RankError
+
+# gloo's own limit is 30 minutes, after which nobody knows any more what has happened.
+DEFAULT_TIMEOUT_S = 600.0
+
+
+class Ranks:
+    """The ranks of a run, and a group of their own over which they agree.
+
+    Every method but `renew` is a collective: all ranks call it, in the same order, from one thread at a time.
+    Saves in the background need a `Ranks` of their own. With one rank no method communicates.
+
+    The group is of gloo, also where the training uses NCCL: what is agreed on lies in the processor's memory,
+    and gloo notices a rank that has died at once, NCCL after its timeout.
+
+    Attributes:
+        rank: of this process, from 0.
+        world_size: the number of ranks.
+        timeout_s: how long a collective waits for the other ranks, in seconds.
+        is_broken: whether a collective has failed, after which only `renew` helps.
+    """
+
+    def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Takes the ranks of the default process group; makes a new group, so that all ranks must call this.
+
+        Args:
+            timeout_s: see `timeout_s`.
+        """
+        is_many = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if is_many else 0
+        self.world_size = dist.get_world_size() if is_many else 1
+        self.timeout_s = timeout_s
+        self.is_broken = False
+        self._group: dist.ProcessGroup | None = None
+        self.renew()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which decides and talks for all."""
+        return self.rank == 0
+
+    def renew(self) -> None:
+        """Abandons the group, and makes a new one; all ranks call this."""
+        self.is_broken = False
+        if self.world_size > 1:
+            limit = timedelta(seconds=self.timeout_s)
+            self._group = dist.new_group(backend="gloo", timeout=limit)
+
+    def most(self, *numbers: int) -> list[int]:
+        """The greatest of each of some numbers over all ranks."""
+        return self._reduced(numbers, dist.ReduceOp.MAX)
+
+    def least(self, *numbers: int) -> list[int]:
+        """The smallest of each of some numbers over all ranks."""
+        return self._reduced(numbers, dist.ReduceOp.MIN)
+
+    def total(self, *numbers: float) -> list[float]:
+        """The sum of each of some numbers over all ranks, in float64."""
+        if self.world_size == 1:
+            return list(numbers)
+        found = torch.tensor(numbers, dtype=torch.float64)
+        self._together(lambda: dist.all_reduce(found, dist.ReduceOp.SUM, group=self._group))
+        summed: list[float] = found.tolist()
+        return summed
+
+    def are_alike(self, *numbers: int) -> bool:
+        """Whether all ranks call this with the same numbers, of 63 bits each."""
+        found = self.most(*numbers, *(-one for one in numbers))
+        return found == [*numbers, *(-one for one in numbers)] if self.world_size == 1 else self._alike(found)
+
+    def told(self, value: Any = None, by: int = 0) -> Any:
+        """What one rank has; the argument of all others is ignored.
+
+        Args:
+            value: anything that can be pickled, and is small.
+            by: the rank that has it.
+        """
+        if self.world_size == 1:
+            return value
+        data = pickle.dumps(value) if self.rank == by else b""
+        size = torch.tensor([len(data)])
+        self._together(lambda: dist.broadcast(size, by, group=self._group))
+        sent = torch.frombuffer(bytearray(data or bytes(int(size))), dtype=torch.uint8)
+        self._together(lambda: dist.broadcast(sent, by, group=self._group))
+        return value if self.rank == by else pickle.loads(sent.numpy().tobytes())  # noqa: S301 - of our own run
+
+    def gathered(self, data: bytes) -> list[bytes] | None:
+        """The bytes of each rank, in their order, at rank 0; None at the others."""
+        if self.world_size == 1:
+            return [data]
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
+        own = torch.tensor([len(data)])
+        self._together(lambda: dist.all_gather(sizes, own, group=self._group))
+        longest = max(map(int, sizes))
+        sent = torch.frombuffer(bytearray(data.ljust(max(longest, 1), b"\0")), dtype=torch.uint8)
+        found = [torch.empty_like(sent) for _ in range(self.world_size)] if self.is_main else None
+        self._together(lambda: dist.gather(sent, found, 0, group=self._group))
+        if found is None:
+            return None
+        return [one.numpy().tobytes()[: int(size)] for one, size in zip(found, sizes, strict=True)]
+
+    def meet(self) -> None:
+        """Returns when all ranks have called this."""
+        self.most(0)
+
+    def _alike(self, found: Sequence[int]) -> bool:
+        half = len(found) // 2
+        return all(most == -least for most, least in zip(found[:half], found[half:], strict=True))
+
+    def _reduced(self, numbers: Sequence[int], by: Any) -> list[int]:
+        if self.world_size == 1:
+            return list(numbers)
+        found = torch.tensor(numbers, dtype=torch.int64)
+        self._together(lambda: dist.all_reduce(found, by, group=self._group))
+        reduced: list[int] = found.tolist()
+        return reduced
+
+    def _together(self, collective: Any) -> None:
+        """Makes a collective.
+
+        Raises:
+            RankError: another rank has died, or has not come in time.
+        """
+        if self.is_broken:
+            raise RankError("an earlier call has failed, and no new group was made")
+        try:
+            collective()
+        except RuntimeError as error:
+            self.is_broken = True
+            what = f"another rank has ended, or did not answer within {self.timeout_s:g} s"
+            raise RankError(what, hint="the log of the rank that failed first says why") from error

@@ -1,0 +1,58 @@
+"""What the ranks of tests/unit/distributed/test_ranks.py do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from marlin_ckpt.distributed.failures import together
+from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.errors import CorruptCheckpointError, MarlinError, RankError
+
+
+def agree() -> dict:
+    ranks = Ranks()
+    return {
+        "most": ranks.most(ranks.rank, -ranks.rank),
+        "least": ranks.least(ranks.rank),
+        "total": ranks.total(0.5, ranks.rank),
+        "alike": ranks.are_alike(7, 2**62),
+        "differ": ranks.are_alike(7, ranks.rank),
+        "told": [ranks.told({"by": ranks.rank}), ranks.told("x" * ranks.rank, by=1)],
+        "gathered": [len(one) for one in ranks.gathered(b"y" * ranks.rank) or []],
+    }
+
+
+def fail_at(failing: list[int], kind: str) -> list:
+    """Fails at some ranks; returns what this rank raises, and what it does afterwards."""
+    ranks = Ranks()
+
+    def work() -> int:
+        if ranks.rank in failing:
+            if kind == "ours":
+                raise CorruptCheckpointError("the CRC does not hold", "a.dcp", tensors=("weight",))
+            raise KeyError("weight")
+        return ranks.rank
+
+    try:
+        return ["", "", together(ranks, work)]
+    except (MarlinError, KeyError) as error:
+        return [type(error).__name__, str(error), together(ranks, lambda: ranks.rank)]
+
+
+def lose_one(lost: int) -> list[str]:
+    """One rank is killed: what the others raise; then they agree without it no more."""
+    ranks = Ranks(timeout_s=20)
+    ranks.meet()
+    if ranks.rank == lost:
+        os.kill(os.getpid(), signal.SIGKILL)
+    found = []
+    for _ in range(2):
+        try:
+            ranks.meet()
+        except RankError as error:
+            found.append(str(error))
+    sys.stderr.write(f"{found}\n")
+    sys.stderr.flush()
+    os._exit(3)

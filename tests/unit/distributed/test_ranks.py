@@ -1,0 +1,63 @@
+"""What the ranks of a run agree on, and how a failure at one reaches all."""
+
+from __future__ import annotations
+
+import pytest
+
+from marlin_ckpt.distributed.failures import together
+from marlin_ckpt.distributed.ranks import Ranks
+from tests.support import ranks
+
+_WORK = "tests.support.agreeing_ranks"
+
+
+def test_three_ranks_agree_on_numbers_and_values():
+    found = ranks.run(3, f"{_WORK}:agree")
+
+    for rank, one in enumerate(found):
+        assert one["most"] == [2, 0]
+        assert one["least"] == [0]
+        assert one["total"] == [1.5, 3.0]
+        assert (one["alike"], one["differ"]) == (True, False)
+        assert one["told"] == [{"by": 0}, "x"]
+        assert one["gathered"] == ([0, 1, 2] if rank == 0 else [])
+
+
+def test_one_rank_alone_agrees_with_itself():
+    alone = Ranks()
+
+    assert (alone.rank, alone.world_size, alone.is_main) == (0, 1, True)
+    assert alone.most(3, 4) == [3, 4]
+    assert alone.are_alike(3)
+    assert alone.told("x") == "x"
+    assert alone.gathered(b"y") == [b"y"]
+    assert together(alone, lambda: 5) == 5
+
+
+@pytest.mark.parametrize("failing", [[0], [1], [0, 2]])
+def test_an_error_at_one_rank_is_raised_at_all_and_they_go_on_together(failing):
+    found = ranks.run(3, f"{_WORK}:fail_at", failing=failing, kind="ours")
+
+    for rank, (kind, text, afterwards) in enumerate(found):
+        assert kind == "CorruptCheckpointError"
+        where = "" if rank in failing else f"rank {failing[0]}: "
+        assert text == f"{where}the CRC does not hold: a.dcp"
+        assert afterwards == rank
+
+
+def test_an_error_that_is_not_ours_names_its_rank_at_the_others():
+    found = ranks.run(2, f"{_WORK}:fail_at", failing=[1], kind="other")
+
+    assert [one[0] for one in found] == ["RankError", "KeyError"]
+    assert found[0][1] == "rank 1: KeyError: 'weight'"
+
+
+def test_the_others_notice_a_rank_that_is_killed():
+    run = ranks.Run(3, f"{_WORK}:lose_one", lost=1)
+
+    ended = run.ended(60)
+
+    assert [one.code for one in ended] == [3, -9, 3]
+    for one in (ended[0], ended[2]):
+        assert "another rank has ended" in one.errors
+        assert "no new group was made" in one.errors
