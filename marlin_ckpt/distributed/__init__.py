@@ -5,4 +5,6 @@ where the bytes go, when a checkpoint exists, and that all ranks end a save or a
 
 ranks      Ranks: which process of a run this is, and what all of them agree on
 failures   a failure at one rank, raised at all of them
+flat       a nested state and the flat names under which it is stored
+metadata   `.metadata`, torch's pickle in a sharded checkpoint, to and from bytes
 """
