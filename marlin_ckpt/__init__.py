@@ -71,7 +71,9 @@ if TYPE_CHECKING:
     from marlin_ckpt.formats.content.node import NodeKind as NodeKind
     from marlin_ckpt.formats.format import Format as Format
     from marlin_ckpt.formats.manifest import Manifest as Manifest
+    from marlin_ckpt.formats.manifest import Mesh as Mesh
     from marlin_ckpt.formats.manifest import Parent as Parent
+    from marlin_ckpt.formats.manifest import Sharded as Sharded
     from marlin_ckpt.formats.statistics import Statistics as Statistics
     from marlin_ckpt.formats.values.tensor import Piece as Piece
     from marlin_ckpt.formats.values.tensor import TensorInfo as TensorInfo
@@ -121,7 +123,7 @@ _NAMES = {
     "formats.content.contents": ("Contents",),
     "formats.content.node": ("Node", "NodeKind"),
     "formats.format": ("Format",),
-    "formats.manifest": ("Manifest", "Parent"),
+    "formats.manifest": ("Manifest", "Mesh", "Parent", "Sharded"),
     "formats.statistics": ("Statistics",),
     "formats.values.tensor": ("Piece", "TensorInfo"),
     "formats.verdicts": ("CheckpointInfo", "Status", "Verdict"),

@@ -18,6 +18,7 @@ The formats:
     bare: pickles without a container.
     safetensors: the files of Hugging Face's safetensors.
     pickle: the pickle in torch files, read without torch and without running any of it.
+    shards: the files that the ranks write of a sharded checkpoint.
     torch: the same with torch, from a live state to a file and back.
 
 What they hold:

@@ -47,6 +47,32 @@ class Parent(NamedTuple):
     name: str
 
 
+class Mesh(NamedTuple):
+    """How the ranks of a run were arranged.
+
+    Attributes:
+        names: of the mesh's dimensions, `("dp", "tp")`.
+        shape: how many ranks each has.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+class Sharded(NamedTuple):
+    """How a checkpoint is made up of shards.
+
+    Attributes:
+        save_id: of the save, which every shard repeats, so that shards of two saves are no checkpoint.
+        world_size: how many ranks the run had.
+        mesh: how they were arranged; None where they were in one row.
+    """
+
+    save_id: str
+    world_size: int
+    mesh: Mesh | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a file is, when it was written, by which run and with which metrics.
@@ -67,6 +93,7 @@ class Manifest:
         optimizers: the names of the parameters of each known optimizer, one list for each group. The keys are
             the places of the optimizers' states in the file.
         layout: how a folder makes up the checkpoint; `""` in a file.
+        sharded: how it is made up of shards; None where it is not.
         format_version: the version of this JSON record.
     """
 
@@ -82,6 +109,7 @@ class Manifest:
     parent: Parent | None = None
     optimizers: dict[str, list[list[str]]] = field(default_factory=dict)
     layout: str = ""
+    sharded: Sharded | None = None
     format_version: int = FORMAT_VERSION
 
     def created_s(self) -> float | None:
@@ -95,6 +123,11 @@ class Manifest:
         values["parent"] = None if self.parent is None else self.parent._asdict()
         if not self.layout:
             del values["layout"]
+        if self.sharded is None:
+            del values["sharded"]
+        else:
+            mesh = self.sharded.mesh and self.sharded.mesh._asdict()
+            values["sharded"] = {**self.sharded._asdict(), "mesh": mesh}
         return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
@@ -136,6 +169,7 @@ class Manifest:
                     for path, groups in values.get("optimizers", {}).items()
                 },
                 layout=_of(str, values.get("layout", "")),
+                sharded=_sharded(values["sharded"]) if "sharded" in values else None,
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"the manifest is not one: {error!r}") from error
@@ -146,6 +180,16 @@ def _parent(values: Any) -> Parent | None:
     if values is None:
         return None
     return Parent(_of(str, values["run_id"]), _number(values["save_number"], 1), _of(str, values["name"]))
+
+
+def _sharded(values: Any) -> Sharded:
+    mesh = values["mesh"]
+    if mesh is not None:
+        shape = tuple(_number(one, 1) for one in _of(list, mesh["shape"]))
+        mesh = Mesh(tuple(_texts(mesh["names"])), shape)
+        if len(mesh.names) != len(mesh.shape):
+            raise ValueError("the mesh has another number of names than of dimensions")
+    return Sharded(_of(str, values["save_id"]), _number(values["world_size"], 1), mesh)
 
 
 def _of(kind: type[_T], value: Any) -> _T:

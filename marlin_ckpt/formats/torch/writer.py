@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,11 +16,9 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
 from marlin_ckpt.formats.zip import writer
-from marlin_ckpt.formats.zip.writer import Observer, Plan, write_state
+from marlin_ckpt.formats.zip.writer import BYTEORDER, Observer, Plan, write_state
 from marlin_ckpt.storage.local.publishing import Published, publish
 from marlin_ckpt.storage.target import Fill, Target
-
-_BYTEORDER = sys.byteorder.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +75,7 @@ def write_file(
 def plan_image(encoded: Encoded, *, has_statistics: bool = False) -> Plan:
     """Where a file of a pickled state will have its bytes."""
     own_bytes = statistics.MOST_BYTES if has_statistics else 0
-    return writer.plan(encoded.pickle, _BYTEORDER, _sizes(encoded), own_bytes)
+    return writer.plan(encoded.pickle, BYTEORDER, _sizes(encoded), own_bytes)
 
 
 def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
@@ -119,7 +116,7 @@ def _filling(
 ) -> Fill:
     def fill(target: Target) -> None:
         observer = _gathering(encoded) if has_statistics else None
-        write_state(target, encoded.pickle, _BYTEORDER, data, manifest, observer)
+        write_state(target, encoded.pickle, BYTEORDER, data, manifest, observer)
 
     return fill
 

@@ -1,6 +1,8 @@
 """Writes a state dict alone, as `torch.save(module.state_dict(), file)` would: tensors by their names."""
 
+import functools
 import io
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
@@ -34,28 +36,55 @@ def write(target: Target, drafts: Iterable[Draft], about: Manifest | None) -> No
     state: dict[str, Stub] = {}
     by_name = {one.name: one for one in drafts}
     for name, one in by_name.items():
-        if one.dtype not in DTYPES or DTYPES[one.dtype].is_quantized:
+        if not _is_plain(one.dtype):
             raise UnsavableStateError(f"no plain tensor is of the dtype {one.dtype}, as {name} is")
-        state[name] = _tensor(names, one, keys.setdefault(one.same_as or name, str(len(keys))))
-    file = io.BytesIO()
+        key = keys.setdefault(one.same_as or name, str(len(keys)))
+        state[name] = _tensor(names, one.dtype, one.shape, one.size_bytes, key)
     try:
-        StubWriter(file, _PROTOCOL).dump(state)
+        pickled = _pickled(state)
     except UnicodeEncodeError as error:
         raise UnsavableStateError("a tensor's name is no text that UTF-8 can hold") from error
     data = ((f"data/{key}", by_name[name].read()) for name, key in keys.items())
-    write_state(target, file.getvalue(), b"little", data, about)
+    write_state(target, pickled, b"little", data, about)
 
 
-def _tensor(names: Globals, one: Draft, key: str) -> Stub:
+@functools.lru_cache(maxsize=4096)
+def tensor_pickle(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """The pickle of one contiguous tensor that is alone in its file, as `write_tensor` takes it.
+
+    Args:
+        dtype: torch's name of it, `float32`.
+        shape: of any number of dimensions.
+
+    Raises:
+        UnsavableStateError: no plain tensor is of the dtype.
+    """
+    if not _is_plain(dtype):
+        raise UnsavableStateError(f"no plain tensor is of the dtype {dtype}")
+    size_bytes = math.prod(shape) * DTYPES[dtype].item_bytes
+    return _pickled(_tensor(Globals(), dtype, shape, size_bytes, "0"))
+
+
+def _is_plain(dtype: str) -> bool:
+    return dtype in DTYPES and not DTYPES[dtype].is_quantized
+
+
+def _pickled(value: dict[str, Stub] | Stub) -> bytes:
+    file = io.BytesIO()
+    StubWriter(file, _PROTOCOL).dump(value)
+    return file.getvalue()
+
+
+def _tensor(names: Globals, dtype: str, shape: tuple[int, ...], size_bytes: int, key: str) -> Stub:
     """A tensor as `torch.Tensor.__reduce_ex__` describes it, contiguous and at its storage's start."""
-    known = DTYPES[one.dtype]
+    known = DTYPES[dtype]
     kind, item_bytes = ("torch.storage", "UntypedStorage"), 1
     if known.storage:
         kind, item_bytes = ("torch", known.storage), known.item_bytes
     arguments: tuple[Any, ...] = (
-        Storage(("storage", names[kind], key, "cpu", one.size_bytes // item_bytes)),
-        0, tuple(one.shape), contiguous_stride(one.shape), False, OrderedDict(),
+        Storage(("storage", names[kind], key, "cpu", size_bytes // item_bytes)),
+        0, tuple(shape), contiguous_stride(shape), False, OrderedDict(),
     )  # fmt: skip
     if known.storage:
         return Stub(names["torch._utils", "_rebuild_tensor_v2"], arguments)
-    return Stub(names["torch._utils", "_rebuild_tensor_v3"], (*arguments, names["torch", one.dtype]))
+    return Stub(names["torch._utils", "_rebuild_tensor_v3"], (*arguments, names["torch", dtype]))

@@ -34,6 +34,8 @@ ZIP64_EXTRA = 0x0001
 _UTF8 = 0x0800
 _ZIP64_VERSION = 45
 _PADDING_EXTRA = b"FB"
+_EXTRA_HEAD_BYTES = 4
+_DESCRIPTOR_BYTES, _DESCRIPTOR64_BYTES = 16, 24
 
 
 class Record(NamedTuple):
@@ -73,14 +75,37 @@ def local_header(name: str, size: int, offset: int) -> bytes:
     """The header in front of a record's data, padded so that the data starts at a multiple of 64 bytes."""
     encoded = name.encode()
     extra = zip64_extra((size, size), offset)
-    start = offset + LOCAL_HEADER.size + len(encoded) + len(extra) + 4
     version = _ZIP64_VERSION if extra else 0
     shown = UINT32_MAX if size >= UINT32_MAX else 0
-    extra += padding(-start % ALIGNMENT)
+    unpadded = LOCAL_HEADER.size + len(encoded) + len(extra) + _EXTRA_HEAD_BYTES
+    extra += padding(local_header_bytes(len(encoded), size, offset) - unpadded)
     fixed = LOCAL_HEADER.pack(
         LOCAL_SIGNATURE, version, flags(size), STORED, 0, 0, 0, shown, shown, len(encoded), len(extra)
     )
     return fixed + encoded + extra
+
+
+def local_header_bytes(name_bytes: int, size: int, offset: int) -> int:
+    """The length of a local header, which planning a file takes a million times."""
+    unpadded = LOCAL_HEADER.size + name_bytes + _EXTRA_HEAD_BYTES + _zip64_extra_bytes(size, offset)
+    return unpadded + -(offset + unpadded) % ALIGNMENT
+
+
+def descriptor_bytes(size: int, offset: int) -> int:
+    """The length of what `descriptor` returns for a record of this size whose header is at this offset."""
+    if not size:
+        return 0
+    return _DESCRIPTOR64_BYTES if size >= UINT32_MAX or offset >= UINT32_MAX else _DESCRIPTOR_BYTES
+
+
+def central_entry_bytes(name_bytes: int, size: int, offset: int) -> int:
+    """The length of what `central_entry` returns for such a record."""
+    return CENTRAL_ENTRY.size + name_bytes + _zip64_extra_bytes(size, offset)
+
+
+def _zip64_extra_bytes(size: int, offset: int) -> int:
+    values = 2 * (size >= UINT32_MAX) + (offset >= UINT32_MAX)
+    return _EXTRA_HEAD_BYTES + 8 * values if values else 0
 
 
 def flags(size: int) -> int:
@@ -139,9 +164,9 @@ def lay_out(records: Iterable[tuple[str, int, int]]) -> Iterator[tuple[Record, i
     at = 0
     for name, size, crc32 in records:
         record = Record(name, size, crc32, at)
-        start = at + len(local_header(name, size, at))
+        start = at + local_header_bytes(len(name.encode()), size, at)
         yield record, start
-        at = start + size + len(descriptor(record))
+        at = start + size + descriptor_bytes(size, record.header_offset)
 
 
 def end_records(

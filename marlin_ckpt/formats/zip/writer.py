@@ -1,7 +1,9 @@
 """Writes a container from buffers, in one pass."""
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -56,7 +58,9 @@ class ContainerWriter:
         self._gathered_bytes = 0
         self.records: list[Record] = []
 
-    def add(self, name: str, data: bytes | memoryview | Stream, on_stored: OnStored | None = None) -> None:
+    def add(
+        self, name: str, data: bytes | memoryview | Stream, on_stored: OnStored | None = None
+    ) -> list[int]:
         """Appends a record.
 
         Args:
@@ -64,31 +68,52 @@ class ContainerWriter:
             data: its bytes, contiguous, or in pieces.
             on_stored: told of the bytes, as by `Target.put`.
 
+        Returns:
+            the CRC32 of each piece, as it was stored.
+
         Raises:
             OSError: the file cannot be written.
         """
         if not isinstance(data, Stream):
             view = memoryview(data).cast("B")
             data = Stream(len(view), (view,))
+        with self.record(name, data.size) as target:
+            return [target.put(piece, on_stored) for piece in data.pieces]
+
+    @contextlib.contextmanager
+    def record(self, name: str, size: int) -> Iterator[Target]:
+        """Appends a record whose bytes are put into it one after the other; nothing else is added meanwhile.
+
+        Args:
+            name: its name inside the archive.
+            size: how many bytes it will have.
+
+        Yields:
+            what they are put into.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         full_name = f"{structures.ARCHIVE}/{name}"
-        size, header_offset = data.size, self._offset
-        header = structures.local_header(full_name, size, header_offset)
-        if size <= _SMALL_BYTES:
-            content = b"".join(data.pieces)  # another thread may change what it was made from
-            record = Record(full_name, size, isal_zlib.crc32(content), header_offset)
-            self._gather(header, content, structures.descriptor(record))
-            if on_stored is not None:
-                on_stored(memoryview(content))
-        else:
-            self._gather(header)
-            self._flush()
-            crc32 = 0
-            for piece in data.pieces:
-                crc32 = isal_zlib.crc32_combine(crc32, self._target.put(piece, on_stored), len(piece))
-            record = Record(full_name, size, crc32, header_offset)
-            self._offset += size
-            self._gather(structures.descriptor(record))
+        header_offset = self._offset
+        self._gather(structures.local_header(full_name, size, header_offset))
+        into = _Within(self)
+        yield into
+        record = Record(full_name, size, into.crc32, header_offset)
+        self._gather(structures.descriptor(record))
         self.records.append(record)
+
+    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
+        """Appends bytes of the record that is open; see `Target.put`."""
+        if len(data) > _SMALL_BYTES:
+            self._flush()
+            self._offset += len(data)
+            return self._target.put(data, on_stored)
+        content = bytes(data)  # another thread may change what it was made from
+        self._gather(content)
+        if on_stored is not None:
+            on_stored(memoryview(content))
+        return isal_zlib.crc32(content)
 
     def close(self) -> None:
         """Appends the directory.
@@ -111,9 +136,25 @@ class ContainerWriter:
             self._flush()
 
     def _flush(self) -> None:
+        if not self._gathered:
+            return
         self._target.put(b"".join(self._gathered))
         self._gathered.clear()
         self._gathered_bytes = 0
+
+
+class _Within:
+    """The record that is open, as a `Target` of its own."""
+
+    def __init__(self, container: ContainerWriter) -> None:
+        self._container = container
+        self.crc32 = 0
+
+    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
+        """Appends bytes; see `Target.put`."""
+        crc32 = self._container.put(data, on_stored)
+        self.crc32 = isal_zlib.crc32_combine(self.crc32, crc32, len(data))
+        return crc32
 
 
 # The records that say how the others are to be read: the version of the container is
@@ -122,6 +163,8 @@ class ContainerWriter:
 _FORMAT = {".format_version": b"1", ".storage_alignment": str(ALIGNMENT).encode()}
 _VERSION = {"version": b"3\n"}
 CONSTANT_RECORDS = frozenset({*_FORMAT, *_VERSION})
+BYTEORDER = sys.byteorder.encode()
+_ONE = "data/0"  # the record of a tensor that is alone in its file
 # The headers and entries of the manifest and of an observer's record, and the records that end the file; more
 # than enough.
 _OWN_OVERHEAD_BYTES = 4096
@@ -153,21 +196,66 @@ def plan(pickle: bytes, byteorder: bytes | None, sizes: Mapping[str, int], obser
         sizes: the lengths of the storages in bytes, by the names of their records, in their order.
         observed_bytes: how long the record of an observer may be.
     """
-    named = [(name, len(data)) for name, data in _leading(pickle, byteorder).items()]
-    named += sizes.items()
-    named += [(name, len(data)) for name, data in _VERSION.items()]
+    leading = {name: len(data) for name, data in _leading(pickle, byteorder).items()}
+    bare = plan_bare({**leading, **sizes})
+    offsets = {name: bare.offsets[name] for name in sizes}
+    beside = manifest.most_bytes(offsets) + observed_bytes + _OWN_OVERHEAD_BYTES
+    return Plan(offsets, bare.size_bytes + beside)
+
+
+def plan_bare(sizes: Mapping[str, int]) -> Plan:
+    """Tells where a container without a manifest has its bytes, and its exact length.
+
+    Args:
+        sizes: the lengths in bytes of the records before the last, which is the version, by their names.
+    """
     offsets: dict[str, int] = {}
-    end = directory = 0
-    for record, start in structures.lay_out(
-        (f"{structures.ARCHIVE}/{name}", size, 0) for name, size in named
-    ):
-        offsets[record.label] = start
-        end = start + record.size + len(structures.descriptor(record))
-        directory += len(structures.central_entry(record))
-    return Plan(
-        {name: offsets[name] for name in sizes},
-        end + directory + manifest.most_bytes(offsets) + observed_bytes + _OWN_OVERHEAD_BYTES,
-    )
+    at = directory = 0
+    for name, size in (*sizes.items(), *((name, len(data)) for name, data in _VERSION.items())):
+        named = len(f"{structures.ARCHIVE}/{name}".encode())
+        offsets[name] = at + structures.local_header_bytes(named, size, at)
+        directory += structures.central_entry_bytes(named, size, at)
+        at = offsets[name] + size + structures.descriptor_bytes(size, at)
+    end = len(structures.end_records(len(offsets), directory, at))
+    return Plan(offsets, at + directory + end)
+
+
+_leading_bytes = {name: len(data) for name, data in _leading(b"", BYTEORDER).items()}
+
+
+def plan_tensor(pickle_bytes: int, size_bytes: int) -> tuple[int, int]:
+    """Tells where `write_tensor` will put the data, and the exact length of the file.
+
+    Args:
+        pickle_bytes: the length of the record `data.pkl`.
+        size_bytes: of the tensor's data.
+    """
+    found = plan_bare({**_leading_bytes, "data.pkl": pickle_bytes, _ONE: size_bytes})
+    return found.offsets[_ONE], found.size_bytes
+
+
+def write_tensor(target: Target, pickle: bytes, data: Stream) -> list[int]:
+    """Writes a container of one tensor of this machine's byte order, as `torch.save` does.
+
+    Args:
+        target: the empty file, or a part of one.
+        pickle: the record `data.pkl`.
+        data: of the one storage.
+
+    Returns:
+        the CRC32 of each piece of the data, as it was stored.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    writer = ContainerWriter(target)
+    for name, value in _leading(pickle, BYTEORDER).items():
+        writer.add(name, value)
+    crcs = writer.add(_ONE, data)
+    for name, value in _VERSION.items():
+        writer.add(name, value)
+    writer.close()
+    return crcs
 
 
 def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of

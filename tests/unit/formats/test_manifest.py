@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from marlin_ckpt import Checkpoint, __version__
 from marlin_ckpt.errors import UnknownFormatError, UnsavableStateError
 from marlin_ckpt.formats import manifest as manifests
-from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.manifest import Manifest, Mesh, Sharded
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.formats.verification import verify
 from marlin_ckpt.naming import Kind
@@ -119,6 +119,10 @@ def test_facts_that_this_version_does_not_know_are_ignored_and_those_it_misses_a
     assert (found.index, found.lost, found.parent) == (3, [], None)
 
 
+def test_a_manifest_of_what_has_no_shards_says_nothing_of_them():
+    assert b"shard" not in _changed(b'"index":1', b'"index":1')
+
+
 def test_the_saves_of_a_run_are_numbered_and_go_on_after_a_load(make_checkpointer, make_checkpoint):
     first = make_checkpointer()
     written = [first.save(make_checkpoint(), 1), first.save(make_checkpoint(), 2), first.save_model({}, 2)]
@@ -175,6 +179,13 @@ _texts = st.text(st.characters(codec=None), max_size=8)
         records=st.lists(
             st.fixed_dictionaries({"name": _texts, "size": st.integers(0), "crc32": st.integers(0)})
         ),
+        sharded=st.none()
+        | st.builds(
+            Sharded,
+            _texts,
+            st.integers(min_value=1),
+            st.none() | st.just(Mesh((), ())) | st.builds(lambda text: Mesh((text, "tp"), (4, 2)), _texts),
+        ),
     )
 )
 def test_reading_a_written_manifest_gives_the_same_manifest_back(manifest: Manifest):
@@ -206,6 +217,10 @@ def test_what_is_no_manifest_of_this_format_is_a_value_error(data: bytes):
         Manifest.from_json(data)
 
 
+def _of_shards(**changes: object) -> list[dict]:
+    return [{"save_id": "a", "world_size": 2, "mesh": None, **changes}]
+
+
 @pytest.mark.parametrize(
     ("key", "values"),
     [
@@ -221,12 +236,18 @@ def test_what_is_no_manifest_of_this_format_is_a_value_error(data: bytes):
         ("parent", ({}, [], "", {"run_id": "a", "save_number": "1", "name": "b"})),
         ("optimizers", ([], {"a": "bc"}, {"a": ["bc"]}, {"a": [[5]]})),
         ("layout", (5, None)),
+        (
+            "sharded",
+            (None, [], {}, 1, *_of_shards(world_size=0), *_of_shards(save_id=1), *_of_shards(mesh=[])),
+        ),
+        ("sharded", (*_of_shards(mesh={"names": ["a"], "shape": []}),)),
+        ("sharded", (*_of_shards(mesh={"names": ["a"], "shape": [0]}),)),
     ],
 )
 def test_a_value_that_has_another_type_than_its_key_is_a_value_error(key: str, values: tuple):
     whole = json.loads(_changed(b'"index":1', b'"index":1'))
     for value in values:
-        with pytest.raises(ValueError, match=r"manifest|less than"):
+        with pytest.raises(ValueError, match=r"manifest|less than|mesh"):
             Manifest.from_json(json.dumps({**whole, key: value}).encode())
 
 
