@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import pickle
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def from_bytes(data: bytes, path: str) -> Metadata:
         CorruptCheckpointError: it is no metadata, or damaged.
     """
     try:
-        with _unchanged_classes():
+        with _unchanged_classes(), _without_collector():
             found = _Reader(io.BytesIO(data), path).load()
     except UnsafeCheckpointError:
         raise
@@ -71,6 +72,18 @@ def _layout(name: str) -> torch.layout:
     if not isinstance(found, torch.layout):
         raise TypeError("no layout")
     return found
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keeps the cyclic collector from looking at a million new objects again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

@@ -96,20 +96,29 @@ class Ranks:
         self._together(lambda: dist.broadcast(sent, by, group=self._group))
         return value if self.rank == by else pickle.loads(sent.numpy().tobytes())  # noqa: S301 - of our own run
 
-    def gathered(self, data: bytes) -> list[bytes] | None:
-        """The bytes of each rank, in their order, at rank 0; None at the others."""
+    def gathered(self, data: bytes, *, is_fixed: bool = False) -> list[bytes] | None:
+        """The bytes of each rank, in their order, at rank 0; None at the others.
+
+        Args:
+            data: of this rank.
+            is_fixed: whether it has the same length at all ranks, which then is not sent around.
+        """
         if self.world_size == 1:
             return [data]
+        if is_fixed:
+            return self._gathered(data)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
         own = torch.tensor([len(data)])
         self._together(lambda: dist.all_gather(sizes, own, group=self._group))
         longest = max(map(int, sizes))
-        sent = torch.frombuffer(bytearray(data.ljust(max(longest, 1), b"\0")), dtype=torch.uint8)
+        found = self._gathered(data.ljust(max(longest, 1), b"\0"))
+        return found and [one[: int(size)] for one, size in zip(found, sizes, strict=True)]
+
+    def _gathered(self, data: bytes) -> list[bytes] | None:
+        sent = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         found = [torch.empty_like(sent) for _ in range(self.world_size)] if self.is_main else None
         self._together(lambda: dist.gather(sent, found, 0, group=self._group))
-        if found is None:
-            return None
-        return [one.numpy().tobytes()[: int(size)] for one, size in zip(found, sizes, strict=True)]
+        return None if found is None else [one.numpy().tobytes() for one in found]
 
     def meet(self) -> None:
         """Returns when all ranks have called this."""

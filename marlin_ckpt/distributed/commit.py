@@ -1,0 +1,224 @@
+"""A sharded checkpoint comes into being: a temporary folder that all ranks fill, and one rename.
+
+Rank 0 makes and locks the folder (`storage.local.staging`), each rank writes its shard into it and makes that
+durable, and rank 0 adds `.metadata` and the manifest and gives the folder its name. Until then a reader finds
+the old checkpoint, or none, and what is left of a failure is swept as temporary files are. On a file system
+without locks the lease of the run keeps others away, as it does for files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+from marlin_ckpt.distributed.failures import together
+from marlin_ckpt.distributed.metadata import NAME as METADATA
+from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.errors import StorageError, UnsavableStateError
+from marlin_ckpt.formats.manifest import Manifest, most_bytes
+from marlin_ckpt.naming import MANIFEST
+from marlin_ckpt.storage.local import publishing, staging
+from marlin_ckpt.storage.local.files import absolute, close_quietly, closing, doing, open_regular
+from marlin_ckpt.storage.local.writer import open_writer
+from marlin_ckpt.storage.target import Target
+
+LAYOUT = "sharded"
+PATIENCE_S = 60.0  # network file systems keep what a directory holds for about that long: nfs(5), acdirmax
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 1.0
+_SHARED = (
+    "all ranks save into one directory that they share, on a network file system, not on each node's disk"
+)
+
+
+class Facts(NamedTuple):
+    """A file that is durable.
+
+    Attributes:
+        name: of it, in the folder.
+        size_bytes: its length.
+        crc32: of all its bytes.
+    """
+
+    name: str
+    size_bytes: int
+    crc32: int
+
+
+class Staging:
+    """The folder of a save under its temporary name, at rank 0.
+
+    Attributes:
+        folder: its path.
+        save_id: of the save.
+    """
+
+    def __init__(self, path: str, *, overwrite: bool) -> None:
+        """Makes the folder, and the directory that it is in.
+
+        Args:
+            path: that the folder will have.
+            overwrite: whether it replaces a folder that has the name.
+
+        Raises:
+            StorageError: a folder has the name and is not to be replaced, something has that is no folder,
+                or a system call failed.
+        """
+        self._path = absolute(path)
+        self._overwrite = overwrite
+        self.save_id = secrets.token_hex(8)
+        directory, self._name = os.path.split(self._path)
+        publishing.make_directory(directory)
+        with doing("cannot write", self._path), contextlib.ExitStack() as stack:
+            self._fd = os.open(directory, _DIRECTORY)
+            stack.callback(close_quietly, self._fd)
+            staging.check_free(self._fd, self._name, self._path, overwrite=overwrite)
+            self._lock, self._staged = staging.create(self._fd, self._name)
+            stack.pop_all()
+        self.folder = os.path.join(directory, self._staged)
+        self._is_open = True
+
+    def publish(self, metadata: bytes, shards: Iterable[Facts], manifest: Manifest) -> int:
+        """Adds what is missing to the shards, and gives the folder its name.
+
+        Args:
+            metadata: the bytes of `.metadata`.
+            shards: the files that the ranks have written.
+            manifest: of the checkpoint, with the id of the save, without its records.
+
+        Returns:
+            how many bytes the checkpoint has.
+
+        Raises:
+            StorageError: a shard is not there as it was written, or a system call failed.
+            UnsavableStateError: the manifest is too long.
+        """
+        with doing("cannot write", self._path):
+            files = list(shards)
+            for one in files:
+                self._check(one)
+            files.append(write_durably(self.folder, METADATA, len(metadata), lambda to: to.put(metadata)))
+            records = [{"name": one.name, "size": one.size_bytes, "crc32": one.crc32} for one in files]
+            data = replace(manifest, records=records, layout=LAYOUT).to_json()
+            if len(data) > (most := most_bytes(one.name for one in files)):
+                raise UnsavableStateError(
+                    f"the metrics take {len(data):,} bytes, more than {most:,}", self._path
+                )
+            own, name = os.path.split(os.path.join(self.folder, MANIFEST))
+            os.mkdir(own)
+            write_durably(own, name, len(data), lambda to: to.put(data))
+            publishing.sync_directory(own)
+            publishing.sync_directory(self.folder)
+            staging.publish(self._fd, self._staged, self._name, self._path, overwrite=self._overwrite)
+        self._is_open = False
+        staging.release(self._lock)
+        close_quietly(self._fd)
+        return sum(one.size_bytes for one in files) + len(data)
+
+    def discard(self) -> None:
+        """Removes the folder if it was not published; what the system keeps from that the next sweep does."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        staging.discard(self._fd, self._staged, self._lock)
+        close_quietly(self._fd)
+
+    def _check(self, shard: Facts) -> None:
+        path = os.path.join(self.folder, shard.name)
+        size = os.stat(path, follow_symlinks=False).st_size
+        if size != shard.size_bytes:
+            what = f"{shard.name} has {size:,} bytes here, and {shard.size_bytes:,} where it was written"
+            raise StorageError(what, self._path, _SHARED, errno=errno.EIO)
+
+
+def write_durably(
+    folder: str,
+    name: str,
+    expected_bytes: int,
+    fill: Callable[[Target], int],
+    image: memoryview | None = None,
+) -> Facts:
+    """Writes a new file into a folder that is not yet published.
+
+    Args:
+        folder: its path.
+        name: of the file.
+        expected_bytes: how long it will be.
+        fill: puts its content into it, and returns the CRC32 of that.
+        image: memory in which parts of it are at their place already; see `DirectPieces`.
+
+    Raises:
+        StorageError: a system call failed.
+    """
+    path = os.path.join(folder, name)
+    with doing("cannot write", path):
+        fd = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+        try:
+            with open_writer(fd, expected_bytes, image) as writer:
+                crc32 = fill(writer)
+                size = writer.finish()
+            os.fsync(fd)
+        except BaseException:
+            close_quietly(fd)
+            raise
+        os.close(fd)  # not quietly: some file systems report a failed write only then
+    return Facts(name, size, crc32)
+
+
+def find(folder: str, path: str, patience_s: float = PATIENCE_S) -> None:
+    """Waits until this rank sees the folder that rank 0 has made.
+
+    Args:
+        folder: its path.
+        path: of the checkpoint, for messages.
+        patience_s: for how long.
+
+    Raises:
+        StorageError: it does not see it; it may look at another disk.
+    """
+    with doing("cannot write", path):
+        _look(folder, path, time.monotonic() + patience_s)
+
+
+def _look(folder: str, path: str, deadline: float) -> None:
+    pause = _FIRST_POLL_S
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            # A network file system may remember that there was no such name until its directory is read.
+            with closing(os.open(os.path.dirname(folder), _DIRECTORY)) as fd:
+                os.stat(os.path.basename(folder), dir_fd=fd, follow_symlinks=False)
+            return
+        if time.monotonic() > deadline:
+            what = "this rank does not see the folder that rank 0 has made beside it"
+            raise StorageError(what, path, _SHARED, errno=errno.ENOENT)
+        time.sleep(pause)
+        pause = min(pause * 2, _LONGEST_POLL_S)
+
+
+def check_shared(directory: str, ranks: Ranks, patience_s: float = PATIENCE_S) -> None:
+    """Checks that all ranks see one directory, before a run begins; all of them call it.
+
+    Args:
+        directory: that checkpoints are saved in; made if it is missing.
+        ranks: of the run.
+        patience_s: how long a rank looks for what rank 0 has made there.
+
+    Raises:
+        StorageError: a rank does not see it, or it cannot be written to.
+    """
+    if ranks.world_size == 1:
+        return
+    place = os.path.join(absolute(directory), f"shared-{secrets.token_hex(4)}")
+    staged = together(ranks, lambda: Staging(place, overwrite=True) if ranks.is_main else None)
+    try:
+        folder = os.path.join(absolute(directory), ranks.told(staged and os.path.basename(staged.folder)))
+        together(ranks, lambda: find(folder, directory, patience_s))
+    finally:
+        if staged is not None:
+            staged.discard()

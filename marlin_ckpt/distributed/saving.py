@@ -1,0 +1,238 @@
+"""Saves a state of many ranks as one sharded checkpoint, whole at all of them or not at all.
+
+`prepare` plans, on the thread that trains; `write` may run on any other, over ranks of its own, from the live
+tensors or from an image of the shard that they were copied to.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from marlin_ckpt.distributed import commit
+from marlin_ckpt.distributed.commit import Facts, Staging
+from marlin_ckpt.distributed.failures import together
+from marlin_ckpt.distributed.flat import flatten, local_of
+from marlin_ckpt.distributed.planning.describing import mesh_of
+from marlin_ckpt.distributed.planning.laying_out import shard_name
+from marlin_ckpt.distributed.planning.plans import Plan, SavePlans
+from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats.manifest import Manifest, Mesh, Sharded
+from marlin_ckpt.formats.shards.items import Item, ShardAbout, ValueItem
+from marlin_ckpt.formats.shards.writer import write_shard
+from marlin_ckpt.formats.torch.memory import memory
+from marlin_ckpt.naming import Kind
+from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.storage.local.files import absolute
+
+_VOTE = struct.Struct("<QI")  # the length and the CRC32 of a rank's shard; the length is 0 where it has none
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A save that is planned, and not yet written.
+
+    Attributes:
+        path: of the folder.
+        plan: what this rank writes, and where.
+        files: of the values that it writes.
+        tensors: that it writes its part of, in their order, as they are.
+        mesh: how the ranks are arranged.
+        manifest: of the checkpoint, without its records.
+        overwrite: whether a folder that has the name is replaced.
+        plans: what the plan is kept in, and dropped from if the save fails.
+    """
+
+    path: str
+    plan: Plan
+    files: tuple[bytes, ...]
+    tensors: tuple[torch.Tensor, ...]
+    mesh: Mesh | None
+    manifest: Manifest
+    overwrite: bool
+    plans: SavePlans
+
+    @property
+    def items(self) -> list[Item]:
+        """What the shard of this rank is made of."""
+        slots = zip(self.files, self.plan.slots, strict=True)
+        return [*self.plan.items, *(ValueItem(one, slot) for one, slot in slots)]
+
+
+def save_sharded(  # noqa: PLR0913 - a keyword
+    state: Mapping[Any, Any],
+    path: PathText,
+    ranks: Ranks,
+    plans: SavePlans,
+    manifest: Manifest,
+    *,
+    overwrite: bool = True,
+) -> SaveReport:
+    """Saves what all ranks have of a state; all of them call it, and return when it is durable.
+
+    Args:
+        state: of this rank, a dict.
+        path: of the folder that is to appear.
+        ranks: of the run.
+        plans: of the saver, which keeps them from one save to the next.
+        manifest: of the checkpoint, without its records; rank 0's counts.
+        overwrite: whether a folder that has the name is replaced.
+
+    Raises:
+        UnsavableStateError: see `SavePlans.plan`.
+        StorageError: a rank cannot write. What had the name stands, and nothing else is left.
+        RankError: a rank has ended, or did not answer in time.
+    """
+    began = time.perf_counter()
+    report = write(prepare(state, path, ranks, plans, manifest, overwrite=overwrite), ranks)
+    return replace(report, stall_s=time.perf_counter() - began)
+
+
+def prepare(  # noqa: PLR0913 - keywords
+    state: Mapping[Any, Any],
+    path: PathText,
+    ranks: Ranks,
+    plans: SavePlans,
+    manifest: Manifest,
+    *,
+    overwrite: bool = True,
+    writing: Ranks | None = None,
+) -> Prepared:
+    """Plans a save; all ranks call it.
+
+    Args:
+        state: as for `save_sharded`.
+        path: as for `save_sharded`.
+        ranks: over which the plan is made.
+        plans: as for `save_sharded`.
+        manifest: as for `save_sharded`.
+        overwrite: as for `save_sharded`.
+        writing: over which `write` will be called, where these are others. If an earlier save has left them
+            broken at any rank, all of them make a new group.
+
+    Raises:
+        UnsavableStateError, RankError: as `save_sharded`.
+    """
+    if writing is not None and writing is not ranks and ranks.most(writing.is_broken)[0]:
+        plans.drop()
+        writing.renew()
+    flat = together(ranks, lambda: flatten(state))
+    planned = plans.plan(flat, ranks)
+    tensors = tuple(flat.tensors[name] for name in planned.plan.tensors)
+    mesh = mesh_of(flat.tensors.values()) if ranks.is_main else None
+    return Prepared(
+        absolute(path), planned.plan, planned.files, tensors, mesh, manifest, overwrite, plans
+    )  # fmt: skip
+
+
+def write(
+    prepared: Prepared,
+    ranks: Ranks,
+    image: memoryview | None = None,
+    patience_s: float = commit.PATIENCE_S,
+) -> SaveReport:
+    """Writes what was prepared; all ranks call it.
+
+    Args:
+        prepared: by `prepare`.
+        ranks: over which nothing else happens meanwhile.
+        image: the memory of this rank's shard, with a block more, in which the data of the tensors is at its
+            places (`prepared.plan.shard`); None: they are read where they are.
+        patience_s: how long a rank looks for the folder that rank 0 has made.
+
+    Returns:
+        what it took; `size_bytes` is of the whole checkpoint.
+
+    Raises:
+        StorageError, UnsavableStateError, RankError: as `save_sharded`; at all ranks.
+    """
+    try:
+        return _write(prepared, ranks, image, min(patience_s, ranks.timeout_s / 2))
+    except BaseException:
+        prepared.plans.drop()
+        raise
+
+
+def _write(prepared: Prepared, ranks: Ranks, image: memoryview | None, patience_s: float) -> SaveReport:
+    began = time.perf_counter()
+    path, plan = prepared.path, prepared.plan
+    staging = together(ranks, lambda: Staging(path, overwrite=prepared.overwrite) if ranks.is_main else None)
+    try:
+        name, save_id = ranks.told(staging and (os.path.basename(staging.folder), staging.save_id))
+        folder, about = os.path.join(os.path.dirname(path), name), ShardAbout(save_id, ranks.rank)
+        shard = together(ranks, lambda: _write_shard(prepared, folder, about, image, patience_s))
+        written = time.perf_counter()
+        votes = ranks.gathered(_VOTE.pack(*shard[1:]) if shard else bytes(_VOTE.size), is_fixed=True)
+        sharded = Sharded(save_id, ranks.world_size, prepared.mesh)
+        manifest = replace(prepared.manifest, sharded=sharded)
+        together(ranks, lambda: _publish(staging, plan, votes, manifest) if staging else None)
+    except BaseException:
+        if staging is not None:
+            staging.discard()
+        raise
+    ended = time.perf_counter()
+    return SaveReport(
+        path=path,
+        is_model=prepared.manifest.kind is Kind.MODEL,
+        index=prepared.manifest.index,
+        size_bytes=plan.size_bytes,
+        stall_s=0.0,
+        copy_s=0.0,
+        write_s=written - began,
+        sync_s=ended - written,
+        metrics=dict(prepared.manifest.metrics),
+    )
+
+
+def _write_shard(
+    prepared: Prepared, folder: str, about: ShardAbout, image: memoryview | None, patience_s: float
+) -> Facts | None:
+    """Writes the shard of this rank; None where it has nothing to write."""
+    commit.find(folder, prepared.path, patience_s)
+    shard = prepared.plan.shard
+    if shard is None:
+        return None
+    items = prepared.items
+    data = _live(prepared.tensors) if image is None else _copied(prepared, image)
+    return commit.write_durably(
+        folder,
+        shard_name(about.rank),
+        shard.size_bytes,
+        lambda target: write_shard(target, items, data, about).crc32,
+        image,
+    )
+
+
+def _live(tensors: Iterable[torch.Tensor]) -> Iterator[memoryview]:
+    """The data of tensors, each in this process's memory while it is read."""
+    for one in tensors:
+        local = plain(one)
+        yield memory(local.data_ptr(), local.nbytes)
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank has of a tensor: contiguous, on the CPU, and no copy where it is that already."""
+    local = local_of(tensor).detach().resolve_conj().resolve_neg()
+    return local.cpu().contiguous()
+
+
+def _copied(prepared: Prepared, image: memoryview) -> Iterator[memoryview]:
+    shard = prepared.plan.shard
+    places = shard.places[: len(prepared.tensors)] if shard else ()
+    return (image[one.data_start : one.data_start + one.data_bytes] for one in places)
+
+
+def _publish(staging: Staging, plan: Plan, votes: Iterable[bytes] | None, manifest: Manifest) -> int:
+    shards = [
+        Facts(shard_name(rank), *_VOTE.unpack(vote))
+        for rank, vote in enumerate(votes or ())
+        if vote != bytes(_VOTE.size)
+    ]
+    return staging.publish(plan.metadata, shards, manifest)

@@ -1,0 +1,59 @@
+"""A state of many ranks becomes one folder that stock readers read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from tests.support import ranks
+
+_WORK = "tests.support.saving_ranks"
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_stock_readers_read_what_ranks_of_all_kinds_of_meshes_saved(tmp_path, size):
+    found = ranks.run(size, f"{_WORK}:save_all", directory=str(tmp_path))
+
+    assert all(one[0] for each in found for one in each.values())
+    assert all(each == found[0] for each in found)
+    for folder in tmp_path.iterdir():
+        manifest = json.loads((folder / ".marlin/manifest.json").read_text())
+        records = {one["name"]: one["size"] for one in manifest["records"]}
+        assert manifest["sharded"]["world_size"] == size
+        assert {name: (folder / name).stat().st_size for name in records} == records
+        assert {one.name for one in folder.iterdir()} == {*records, ".marlin"}
+    if size == 4:
+        assert manifest["sharded"]["mesh"]["names"]
+    dcp_to_torch_save(tmp_path / "fsdp_1.dcp", tmp_path / "whole.pt")
+    state = torch.load(tmp_path / "whole.pt", weights_only=False)
+    for rank in range(size):
+        assert state["ranks"][str(rank)]["pair"][1] == str(rank)
+        assert state["ranks"][str(rank)]["pair"][0] == rank
+
+
+def test_a_state_that_cannot_be_saved_is_refused_at_all_ranks_and_the_next_save_works(tmp_path):
+    found = ranks.run(2, f"{_WORK}:fail_all", directory=str(tmp_path))
+
+    for name in ("partial", "shapes", "kinds", "unpicklable", "no dict"):
+        texts = {one[name].replace("rank 0: ", "").replace("rank 1: ", "") for one in found}
+        assert len(texts) == 1, texts
+        assert texts.pop().startswith("UnsavableStateError")
+    assert found[0]["files"] == []
+    assert (tmp_path / "a_1.dcp" / ".metadata").exists()
+
+
+def test_a_later_save_uses_the_plan_again_and_sends_at_most_512_bytes(tmp_path):
+    found = ranks.run(2, f"{_WORK}:save_again", directory=str(tmp_path))
+
+    for each in found:
+        first, second, third, longer, outgrown, more, dropped = each["one"]
+        assert first[0] == second[0] == third[0] == longer[0]
+        assert len({one[0] for one in each["other"]}) == 1
+        assert len({one[0] for one in (longer, outgrown, more, dropped)}) == 4
+        later = [second, third, longer, *each["other"][1:]]
+        assert max(one[1] for one in later) <= 512
+        assert first[2] == second[2] == third[2] == longer[2]
+        assert all(one[3] for states in each.values() for one in states)
