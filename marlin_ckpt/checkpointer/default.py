@@ -19,6 +19,7 @@ from marlin_ckpt.checkpointer.run_saves import Request, RunSaves
 from marlin_ckpt.directory import latest, lease, leftovers, needed_space, notes
 from marlin_ckpt.directory.history import removals
 from marlin_ckpt.directory.removing import Removal
+from marlin_ckpt.distributed.ranks import shared
 from marlin_ckpt.errors import ArgumentsError, Fault
 from marlin_ckpt.escaping import OwnLogger, get_logger
 from marlin_ckpt.fields import PathText
@@ -157,7 +158,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         self._obey()
         self.wait()
         restoration = None if into is None else CheckpointRestoration(into)
-        loaded = Loader(self.args, self.logger, restoration).load()
+        loaded = Loader(self.args, self.logger, restoration, shared()).load()
         if loaded.path:
             self._saves.recording.continues(loaded.path, loaded.manifest, loaded.passed_over)
         return loaded.checkpoint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import MarlinError, RankError, drop_frames
@@ -41,6 +41,32 @@ def together(ranks: Ranks, work: Callable[[], _T]) -> _T:
     return result  # type: ignore[return-value]
 
 
+def told_by_main(ranks: Ranks, work: Callable[[], _T]) -> _T:
+    """Does work at rank 0 alone; all ranks get what it returned, or raise what it raised.
+
+    Raises:
+        MarlinError: the work failed at rank 0.
+        Exception: what else it raised, at rank 0; the others then raise a RankError.
+    """
+    told: Any = None
+    failed: Exception | None = None
+    if ranks.is_main:
+        try:
+            told = [work()]
+        except Exception as error:  # noqa: BLE001 - raised again, here and at the other ranks
+            failed = error
+            told = as_sent(error)
+    try:
+        told = ranks.told(told)
+        if failed is not None:
+            raise failed
+        if isinstance(told, MarlinError):
+            raise told
+    finally:
+        del failed  # as above
+    return told[0]  # type: ignore[no-any-return]
+
+
 def share(ranks: Ranks, failed: Exception | None) -> None:
     """Raises at all ranks what one of them has failed with; does nothing where none has.
 
@@ -54,21 +80,22 @@ def share(ranks: Ranks, failed: Exception | None) -> None:
     by = ranks.least(ranks.world_size if failed is None else ranks.rank)[0]
     if by == ranks.world_size:
         return
-    sent = ranks.told(_as_sent(failed, ranks.rank) if by == ranks.rank and failed else None, by)
+    sent = ranks.told(as_sent(failed, ranks.rank) if by == ranks.rank and failed else None, by)
     if failed is not None:
         raise failed
     raise sent
 
 
-def _as_sent(error: Exception, rank: int) -> MarlinError:
-    """An error as the other ranks raise it."""
+def as_sent(error: Exception, rank: int | None = None) -> MarlinError:
+    """An error as the other ranks raise it; without a rank, what failed was done for all."""
     if isinstance(error, MarlinError):
         copy = _copied(error)
-        copy.what = f"rank {rank}: {error.what}"
-        copy.args = (copy.what,)
+        if rank is not None:
+            copy.what = f"rank {rank}: {error.what}"
+            copy.args = (copy.what,)
         drop_frames(copy)
         return copy
-    return RankError(f"rank {rank}: {type(error).__name__}: {error}")
+    return RankError(f"rank {rank or 0}: {type(error).__name__}: {error}")
 
 
 def _copied(error: MarlinError) -> MarlinError:

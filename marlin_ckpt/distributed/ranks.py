@@ -46,6 +46,14 @@ class Ranks:
         self._group: dist.ProcessGroup | None = None
         self.renew()
 
+    @classmethod
+    def alone(cls) -> Ranks:
+        """One rank that communicates with no other, whatever process groups there are."""
+        one = cls.__new__(cls)
+        one.rank, one.world_size, one.timeout_s, one.is_broken = 0, 1, DEFAULT_TIMEOUT_S, False
+        one._group = None  # noqa: SLF001 - its own
+        return one
+
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0, which decides and talks for all."""
@@ -150,3 +158,16 @@ class Ranks:
             self.is_broken = True
             what = f"another rank has ended, or did not answer within {self.timeout_s:g} s"
             raise RankError(what, hint="the log of the rank that failed first says why") from error
+
+
+_shared: list[tuple[Any, Ranks]] = []  # of the default process group, one at most
+
+
+def shared() -> Ranks:
+    """The ranks of the default process group, the same ones as long as that lasts; all ranks call this."""
+    group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+    if not _shared or _shared[0][0] is not group:
+        _shared[:] = [(group, Ranks())]
+    elif _shared[0][1].is_broken:
+        _shared[0][1].renew()
+    return _shared[0][1]

@@ -2,6 +2,10 @@
 
 anything    load: the public function, for any file and any structure of live objects
 load        Loader: finds the newest intact checkpoint, or the one that is named, and loads it
+together    read_together: one file or a sharded checkpoint, at one rank or several
+sharded     reads a sharded checkpoint into a state
+placing     Placing: which tensors that state gets, each after the live one that it is for
+distributing  whole tensors of a file as parts of live DTensors
 payload     what a checkpoint consists of, and what a file holds if it is none
 arranging   how a file arranges its states, and the live objects in their places
 restoring   Restoration: compares a state with live objects, then hands it to them

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
@@ -10,8 +11,11 @@ import torch
 from marlin_ckpt import errors
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.directory import catalog
-from marlin_ckpt.directory.newest import newest_loaded
 from marlin_ckpt.directory.others.kinds import newest_of_any
+from marlin_ckpt.distributed.failures import told_by_main
+from marlin_ckpt.distributed.loading import agreed, newest_agreed
+from marlin_ckpt.distributed.ranks import Ranks, shared
+from marlin_ckpt.distributed.reads.folder import LAYOUTS
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
@@ -23,10 +27,12 @@ from marlin_ckpt.loading.arranging import arrangement_hint, completed, merged, s
 from marlin_ckpt.loading.lenient import LenientRestoration
 from marlin_ckpt.loading.live import is_plain_value
 from marlin_ckpt.loading.restoring import Pair, Restoration
+from marlin_ckpt.loading.together import How, read_together
 from marlin_ckpt.naming import EXTENSIONS
 from marlin_ckpt.reports import LoadReport
 
 _logger = get_logger(__name__)
+_FOLDER = ".dcp"  # ends the names of sharded checkpoints of ours
 
 
 @overload
@@ -98,9 +104,11 @@ def load(  # noqa: PLR0913 - all but the path are names
             folder that another tool has to load.
     """
     _check(into, map_location, is_strict=strict)
-    job = _Job(into, map_location, strict, strip_prefix, weights_only)
     text = os.fspath(path)
-    return job.load_newest(text) if os.path.isdir(text) else job.load(text)
+    is_folder = os.path.isdir(text)
+    ranks = shared() if is_folder or text.rstrip("/").endswith(_FOLDER) else Ranks.alone()
+    job = _Job(into, map_location, strict, strip_prefix, weights_only, ranks)
+    return job.load_newest(text) if told_by_main(ranks, lambda: is_folder) else job.load(text)
 
 
 def _check(into: Any, map_location: Any, *, is_strict: bool) -> None:
@@ -133,65 +141,77 @@ class _Job:
     strict: bool
     strip_prefix: str | None
     weights_only: bool
+    ranks: Ranks
 
     def load_newest(self, directory: str) -> Any:
         def attempt(entry: Entry) -> list[Any]:
             found = [self.load(entry.path)]  # which may be None, and is not to be passed over
             if entry.path.endswith(".safetensors"):
-                _logger.warning(
+                self._log(
                     "%s is a safetensors file, which has no checksums: it cannot be verified", entry.path
                 )
-            _logger.info("Loaded %s", entry.path)
+            if self.ranks.is_main:
+                _logger.info("Loaded %s", entry.path)
             return found
 
-        if one := catalog.entry(directory):
-            raise _folder(one)
-        if found := newest_loaded(lambda: newest_of_any(directory, _logger), attempt, _logger):
+        is_one = told_by_main(self.ranks, lambda: catalog.entry(directory) is not None)
+        if is_one:
+            return self.load(directory)
+        candidates = partial(newest_of_any, directory, _logger)
+        if found := newest_agreed(self.ranks, candidates, attempt, _logger):
             return found[0]
         raise errors.CheckpointNotFoundError("no checkpoint found", directory)
 
     def load(self, path: str) -> Any:
-        if os.path.isdir(path) and (one := catalog.entry(path)):
-            raise _folder(one)
+        told_by_main(self.ranks, lambda: _refuse_other_folders(path))
         kind = Restoration if self.strict else LenientRestoration
         restoration = None if self.into is None else kind(self.into)
         view: Any = None
 
         def pairs(payload: Any, manifest: Manifest | None) -> Iterable[Pair]:
             nonlocal view
-            view = self._seen(payload, path)
+            view = self._seen(payload)
             return () if restoration is None else restoration.pairs(view, manifest, path)
 
-        log, place = _logger.warning, self.map_location
+        how = How(self.weights_only, _logger.warning, pairs, partial(self._arranged, path), self.map_location)
         try:
-            payload, manifest = reader.read_any(
-                path, weights_only=self.weights_only, log=log, map_location=place, pairs=pairs
-            )
+            payload, manifest = read_together(path, self.ranks, how, self.into, reader.read_any)
             if restoration is not None:
-                restoration.finish(view, path)
+                agreed(self.ranks, lambda: restoration.finish(view, path))
         except errors.StateMismatchError as error:
             error.hint = arrangement_hint(view, self.into) or error.hint
             raise
         if manifest is not None and manifest.lost:
-            _logger.warning("%s was salvaged and lacks %s.", path, ", ".join(manifest.lost))
+            self._log("%s was salvaged and lacks %s.", path, ", ".join(manifest.lost))
         if restoration is None:
             return view if self.strip_prefix else payload
         return self._result(restoration, view, path)
 
+    def _log(self, what: str, *about: Any) -> None:
+        if self.ranks.is_main:
+            _logger.warning(what, *about)
+
     def _result(self, restoration: Restoration, view: Any, path: str) -> Any:
         for note in restoration.notes:
-            _logger.warning("%s: %s", note, path)
+            self._log("%s: %s", note, path)
         if not isinstance(restoration, LenientRestoration):
             return merged(view, self.into)
         report = restoration.report(view)
         if not report.loaded and (hint := arrangement_hint(view, self.into)):
-            _logger.warning("Nothing of %s is loaded; %s", path, hint)
+            self._log("Nothing of %s is loaded; %s", path, hint)
         return report
 
-    def _seen(self, payload: Any, path: str) -> Any:
+    def _arranged(self, path: str, payload: Any) -> Any:
+        return stripped(payload, self.into, self.strip_prefix, path) if self.strip_prefix else payload
+
+    def _seen(self, payload: Any) -> Any:
         """The state of a file as it is compared with the live objects, and returned."""
-        view = stripped(payload, self.into, self.strip_prefix, path) if self.strip_prefix else payload
-        return completed(view, self.into) if isinstance(self.into, torch.nn.Module) else view
+        return completed(payload, self.into) if isinstance(self.into, torch.nn.Module) else payload
+
+
+def _refuse_other_folders(path: str) -> None:
+    if os.path.isdir(path) and (one := catalog.entry(path)) and one.layout not in LAYOUTS:
+        raise _folder(one)
 
 
 def _folder(entry: Entry) -> errors.MarlinError:

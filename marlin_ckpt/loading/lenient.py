@@ -32,7 +32,6 @@ class LenientRestoration(Restoration):
     def __init__(self, into: Any) -> None:
         """Takes the live objects; see `Restoration`."""
         super().__init__(into)
-        self._whole = into
         self._fitting: Any = None
         self._warnings: list[str] = []
         self._begin()
@@ -47,9 +46,9 @@ class LenientRestoration(Restoration):
         """Leaves out what does not fit, and compares the rest; see `Restoration.pairs`."""
         self._begin()
         self._warnings.clear()
-        self._into = self._whole
+        self._into = self.into
         self._saved_names = {} if manifest is None else manifest.optimizers
-        self._fitting, self._into = self._fit(payload, self._whole, "")
+        self._fitting, self._into = self._fit(payload, self.into, "")
         return super().pairs(self._fitting, manifest, path)
 
     def finish(self, payload: Any, path: str) -> None:
@@ -75,7 +74,7 @@ class LenientRestoration(Restoration):
             missing=missing,
             unexpected=unexpected,
             mismatched=dict(self._mismatched),
-            state=merged(view, self._whole),
+            state=merged(view, self.into),
         )
 
     def _drop(self, name: str, why: str) -> None:

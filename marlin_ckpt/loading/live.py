@@ -6,6 +6,10 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+# Hooks of torch's own that change the names in no state: FSDP2's gather nothing, and those of activation
+# checkpoints hide their wrappers both when a state is taken and when it is loaded.
+_HARMLESS = ("torch.distributed.fsdp._fully_shard.", "torch.distributed.algorithms._checkpoint.")
+
 
 def is_plain_value(live: Any) -> bool:
     """Whether a value is no object that a state can be loaded into, such as a number."""
@@ -17,11 +21,15 @@ def is_plain_value(live: Any) -> bool:
 def changes_states(module: torch.nn.Module) -> bool:
     """Whether a module, or one in it, changes the states that it returns or loads."""
     return type(module).load_state_dict is not torch.nn.Module.load_state_dict or any(
-        part._load_state_dict_pre_hooks  # noqa: SLF001 - torch has no other way to ask
-        or part._state_dict_hooks  # noqa: SLF001
+        _change(part._load_state_dict_pre_hooks)  # noqa: SLF001 - torch has no other way to ask
+        or _change(part._state_dict_hooks)  # noqa: SLF001
         or not type(part)._load_from_state_dict.__module__.startswith("torch.nn.modules.")  # noqa: SLF001
         for part in module.modules()
     )
+
+
+def _change(hooks: Mapping[int, Any]) -> bool:
+    return not all(getattr(one, "__module__", "").startswith(_HARMLESS) for one in hooks.values())
 
 
 def judges_itself(module: torch.nn.Module) -> bool:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -12,14 +12,16 @@ from marlin_ckpt import errors
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.directory import latest
-from marlin_ckpt.directory.newest import newest_intact, newest_loaded
+from marlin_ckpt.directory.newest import newest_intact
+from marlin_ckpt.distributed.loading import agreed, newest_agreed
+from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.content.payload import other_content
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.formats.torch import reader
 from marlin_ckpt.loading.payload import check_payload
 from marlin_ckpt.loading.restoring import Pair, Restoration
+from marlin_ckpt.loading.together import How, read_together
 from marlin_ckpt.loading.words import PREFIX_HINT
 
 
@@ -66,11 +68,13 @@ class Loader:
         args: what to load.
         logger: is told what is passed over.
         restoration: of live objects; None: the states are only returned.
+        ranks: which load together: all of them load the same, or raise the same.
     """
 
     args: DefaultCheckpointerArguments
     logger: logging.Logger
     restoration: Restoration | None
+    ranks: Ranks = field(default_factory=Ranks.alone)
 
     def load(self) -> Loaded:
         """Loads, and restores the live objects of the restoration.
@@ -101,8 +105,12 @@ class Loader:
 
     def _load_newest(self, load_dir: PathText) -> Loaded:
         passed_over: dict[str, str] = {}
-        found = newest_loaded(
-            lambda: self._candidates(load_dir), self._attempt, self.logger, passed_over.__setitem__
+        found = newest_agreed(
+            self.ranks,
+            lambda: self._candidates(load_dir),
+            self._attempt,
+            self.logger,
+            passed_over.__setitem__,
         )
         if found is None:
             self.logger.info("No checkpoint found under %s.", os.fspath(load_dir))
@@ -125,11 +133,12 @@ class Loader:
             check_payload(payload, manifest, path)
             return () if self.restoration is None else self.restoration.pairs(payload, manifest, path)
 
-        weights_only, log = self.args.weights_only, self.logger.warning
-        payload, manifest = reader.read_file(path, weights_only=weights_only, log=log, pairs=pairs)
-        if self.restoration is not None:
-            self.restoration.finish(payload, path)
-            for note in self.restoration.notes:
+        restoration, ranks = self.restoration, self.ranks
+        how = How(weights_only=self.args.weights_only, log=self.logger.warning, pairs=pairs)
+        payload, manifest = read_together(path, ranks, how, None if restoration is None else restoration.into)
+        if restoration is not None:
+            agreed(ranks, lambda: restoration.finish(payload, path))
+            for note in restoration.notes if ranks.is_main else ():
                 self.logger.warning("%s: %s", note, path)
         if manifest is not None:
             if manifest.lost:

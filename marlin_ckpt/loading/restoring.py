@@ -11,9 +11,10 @@ from marlin_ckpt.errors import StateMismatchError
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch.parameters import Names, names_in
 from marlin_ckpt.loading import optimizers
+from marlin_ckpt.loading.distributing import distributed
 from marlin_ckpt.loading.live import changes_its_state, changes_states, is_plain_value, judges_itself
 from marlin_ckpt.loading.prefixes import explain, prefix_of
-from marlin_ckpt.loading.tensors import Conversion, Target, can_convert, conflict, fault, sharing
+from marlin_ckpt.loading.tensors import Conversion, Target, can_convert, conflict, fault, local_of, sharing
 from marlin_ckpt.loading.words import (
     HINT,
     META_HINT,
@@ -36,6 +37,7 @@ class Restoration:
     """Live objects, arranged as a file has their states, and how they differ from these.
 
     Attributes:
+        into: the live objects.
         notes: what the log should say of a load that went well, a sentence each.
     """
 
@@ -48,7 +50,7 @@ class Restoration:
             into: a module, an optimizer, a tensor, another object with `load_state_dict`, or dicts, lists and
                 tuples of these.
         """
-        self._into = into
+        self.into = self._into = into
         self.notes: list[str] = []
         self._forget()
 
@@ -204,7 +206,7 @@ class Restoration:
             if saved.dtype == live.dtype:
                 yield saved, live
             else:
-                self._conversions.append(Conversion(path or self._name_of_all, saved, live.dtype))
+                self._conversions.append(Conversion(path or self._name_of_all, local_of(saved), live.dtype))
 
     def _compare_modules(self, saved: Any, live: torch.nn.Module, path: str) -> Iterator[Pair]:
         if changes_states(live):
@@ -238,13 +240,14 @@ class Restoration:
             if not can_convert(one.saved.dtype, one.dtype):
                 self._differences.append(f"{name} is {one.saved.dtype} in the file, {one.dtype} here")
             elif one.saved.dtype != one.dtype:
-                self._conversions.append(Conversion(name, one.saved, one.dtype))
+                self._conversions.append(Conversion(name, local_of(one.saved), one.dtype))
             elif one.live is not None and one.live.dtype == one.dtype and not one.live.is_inference():
                 yield one.saved, one.live
 
     def _hand_over(self, saved: Any, live: Any, path: str, file: str) -> None:
         if self._is_passed_over(saved):
             return
+        saved = distributed(saved, live)
         if isinstance(live, torch.Tensor):
             with refusals(f"the state does not fit: {path or THE_OBJECT} refuses it", file), torch.no_grad():
                 live.copy_(saved)  # nothing moves where the two share their memory

@@ -56,6 +56,15 @@ class Conversion(NamedTuple):
         return least < limits.min or most > limits.max
 
 
+def local_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a DTensor that this rank has; another tensor itself.
+
+    Without an import of DTensor, which takes longer than many a load.
+    """
+    local = getattr(tensor, "_local_tensor", None)
+    return local if isinstance(local, torch.Tensor) else tensor
+
+
 def fault(saved: Any, live: torch.Tensor) -> str:
     """Why a saved tensor cannot be copied into a live one, as the end of a sentence; "" where it can."""
     try:

@@ -69,10 +69,10 @@ class Storages:
         self._loaded: dict[str, _Loaded] = {}
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Adds a tensor that has its storage for itself, under the name of its bytes."""
+        """Adds a tensor that shares its storage with none, which may have no memory yet, by a name."""
         storage = tensor.untyped_storage()
         typed = TypedStorage(wrap_storage=storage, dtype=tensor.dtype, _internal=True)  # type: ignore[no-untyped-call]
-        self._loaded[name] = _Loaded(name, storage.nbytes(), typed, references=1)
+        self._loaded[name] = _Loaded(name, tensor.nbytes, typed, references=1)
 
     def load(self, pid: Any) -> TypedStorage:
         """What a persistent id stands for; see `torch.serialization._save` and `_load`."""
@@ -107,24 +107,33 @@ class Storages:
             where each record is to be read to, by its name.
         """
         filled = [one for one in self._loaded.values() if one.size_bytes]
-        owners = {one.storage.data_ptr(): one for one in filled}
+        places = {one.record: memory(one.storage.data_ptr(), one.size_bytes) for one in filled}
+        for one in self._moved(pairs):
+            places[one.record] = memory(one.target, one.size_bytes)
+        return places
+
+    def move(self, pairs: Iterable[Pair]) -> None:
+        """As `places`, where the bytes are not read by records, and storages may be on any device."""
+        self._moved(pairs)
+
+    def _moved(self, pairs: Iterable[Pair]) -> list[_Loaded]:
+        filled = [one for one in self._loaded.values() if one.size_bytes]
+        owners = {one.storage._cdata: one for one in filled}  # noqa: SLF001 - it may have no memory yet
         for loaded, live in pairs:
-            if (owner := owners.get(loaded.untyped_storage().data_ptr())) is not None:
+            if (owner := owners.get(loaded.untyped_storage()._cdata)) is not None:  # noqa: SLF001
                 owner.pairs.append((loaded, live))
         moved = _without_overlaps([one for one in filled if one.can_move()])
-        places = {one.record: memory(one.storage.data_ptr(), one.size_bytes) for one in filled}
         for one in moved:
-            places[one.record] = memory(one.target, one.size_bytes)
             for loaded, live in one.pairs:
                 _move(loaded, live)
-        return places
+        return moved
 
 
 def _agree(loaded: torch.Tensor, live: torch.Tensor, size_bytes: int) -> bool:
     """Whether the bytes of the one are those of the other, in the same order and without gaps."""
     return (
         type(live) in (torch.Tensor, torch.nn.Parameter)
-        and live.device.type == "cpu"
+        and live.device == loaded.device
         and not live.is_inference()
         and live.layout == torch.strided
         and not live.is_nested

@@ -121,44 +121,59 @@ def read_any(
     return _read_whole(path, how)
 
 
+def read_source(source: Source, *, weights_only: bool, log: Callable[[str], None] = lambda _: None) -> Any:
+    """Reads a state from an open file, or from bytes in memory, as `read_file` does."""
+    try:
+        return _read(source, _How(weights_only, log, lambda *_: ()))[0]
+    except Exception as error:  # as below
+        if isinstance(error, MarlinError) or not is_no_memory(error):
+            raise
+        raise no_memory(source.path, is_to_cpu=True) from error
+
+
 def _read_whole(path: PathText, how: _How) -> tuple[Any, Manifest | None]:
     text = os.fspath(path)
+
+    def read() -> tuple[Any, Manifest | None]:
+        with open_source(text) as source:
+            return _read(source, how)
+
     try:
-        return again_if_stale(lambda: _read(text, how))
+        return again_if_stale(read)
     except Exception as error:  # torch has several for memory that is short
         if isinstance(error, MarlinError) or not is_no_memory(error):
             raise
         raise no_memory(text, is_to_cpu=how.is_to_cpu) from error
 
 
-def _read(text: str, how: _How) -> tuple[Any, Manifest | None]:
-    with open_source(text) as source:
-        file_format = format_of(source)
-        if file_format is Format.PICKLE:
-            what = "not a checkpoint but a bare pickle"
-            raise NotACheckpointError(what, text, "torch.save the object in it, if you trust its writer")
-        if file_format is Format.SAFETENSORS:
-            if not how.has_weights:
-                raise NotACheckpointError("not a checkpoint but a safetensors file", text)
-            return _read_weights(source, how), None
-        if file_format is Format.LEGACY:
-            how.log(f"{text} is a legacy torch file, which has no checksums: it cannot be verified")
-            _check_legacy(source, weights_only=how.weights_only)
-            state, manifest = _load_with_torch(source, how), None
-        else:
-            container = reader.read_saved(source)
-            manifest = container.manifest
-            if not container.has_checksums:
-                how.log(f"{text} was saved without checksums: it cannot be verified")
-            made = _make_plain(source, container, weights_only=how.weights_only) if how.is_to_cpu else None
-            if made is not None:
-                state, storages = made
-                read_records(source, container, storages.places(how.pairs(state, manifest)))
-                return state, manifest
-            read_records(source, container)
-            state = _load_with_torch(source, how, is_proven=container.has_checksums)
-        how.pairs(state, manifest)
-        return state, manifest
+def _read(source: Source, how: _How) -> tuple[Any, Manifest | None]:
+    text = source.path
+    file_format = format_of(source)
+    if file_format is Format.PICKLE:
+        what = "not a checkpoint but a bare pickle"
+        raise NotACheckpointError(what, text, "torch.save the object in it, if you trust its writer")
+    if file_format is Format.SAFETENSORS:
+        if not how.has_weights:
+            raise NotACheckpointError("not a checkpoint but a safetensors file", text)
+        return _read_weights(source, how), None
+    if file_format is Format.LEGACY:
+        how.log(f"{text} is a legacy torch file, which has no checksums: it cannot be verified")
+        _check_legacy(source, weights_only=how.weights_only)
+        state, manifest = _load_with_torch(source, how), None
+    else:
+        container = reader.read_saved(source)
+        manifest = container.manifest
+        if not container.has_checksums:
+            how.log(f"{text} was saved without checksums: it cannot be verified")
+        made = _make_plain(source, container, weights_only=how.weights_only) if how.is_to_cpu else None
+        if made is not None:
+            state, storages = made
+            read_records(source, container, storages.places(how.pairs(state, manifest)))
+            return state, manifest
+        read_records(source, container)
+        state = _load_with_torch(source, how, is_proven=container.has_checksums)
+    how.pairs(state, manifest)
+    return state, manifest
 
 
 def _read_weights(source: Source, how: _How) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from marlin_ckpt.formats.values.tensor import TensorInfo, contiguous_stride
 from marlin_ckpt.formats.values.window import Memory
 from marlin_ckpt.storage.source import Source
 
-_MOST_OPEN = 200  # files; a process may have 1,024 open: getrlimit(2)
+MOST_OPEN = 200  # files; a process may have 1,024 open: getrlimit(2)
 
 
 class CheckedFolder(Checked):
@@ -49,10 +49,10 @@ class CheckedFolder(Checked):
             return found
         with self._lock:
             if name not in self._files:
-                if len(self._files) < _MOST_OPEN:
+                if len(self._files) < MOST_OPEN:
                     source = self._stack.enter_context(self._open(name))
                 else:
-                    source = _Reopened(self._open, name)
+                    source = Reopened(self._open, name)
                 self._files[name] = CheckedFile(source, self._own[name])
             return self._files[name]
 
@@ -71,7 +71,7 @@ class CheckedFolder(Checked):
         return put_together(tensor, self._open, self.contents.path)
 
 
-class _Reopened:
+class Reopened:
     """A file that is opened for each read, where too many are open."""
 
     def __init__(self, open_file: Open, name: str) -> None:

@@ -152,7 +152,6 @@ def test_names_of_one_tool_that_say_different_things_are_an_error_that_names_the
     ("names", "hint"),
     [
         (["trainer_state.json", "model.safetensors", "rng_state_0.pth"], "resume_from_checkpoint"),
-        ([".metadata", "__0_0.distcp"], "torch.distributed.checkpoint.load"),
         (["config.json", "model.safetensors"], "from_pretrained"),
     ],
 )

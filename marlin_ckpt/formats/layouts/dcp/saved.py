@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from marlin_ckpt.errors import CorruptCheckpointError
@@ -20,6 +21,7 @@ from marlin_ckpt.formats.layouts.dcp.metadata import (
 
 if TYPE_CHECKING:
     from marlin_ckpt.formats.layouts.members import Folder
+    from marlin_ckpt.storage.source import Source
 
 METADATA = ".metadata"
 OF_RANK = re.compile(r"__([0-9]{1,9})\.metadata")
@@ -96,13 +98,21 @@ def read_saved(folder: Folder) -> Saved:
         BadFileError, StorageError: as `read_metadata` does.
     """
     files = metadata_files(folder)
-    found = []
-    for name in files:
-        with folder.open(name) as source:
-            found.append(read_metadata(source))
-    saved = Saved({}, {}, {}, [], [], {}, found[0].budget, files != [METADATA])
-    for one, name in zip(found, files, strict=True):
-        _add(saved, one, f"{folder.path}/{name}")
+    with contextlib.ExitStack() as stack:
+        return saved_in({name: stack.enter_context(folder.open(name)) for name in files}, folder.path)
+
+
+def saved_in(files: Mapping[str, Source], path: str) -> Saved:
+    """Reads a folder's metadata; raises as `read_saved`.
+
+    Args:
+        files: of metadata, by their names, at least one.
+        path: of the folder.
+    """
+    found = {name: read_metadata(source) for name, source in files.items()}
+    saved = Saved({}, {}, {}, [], [], {}, next(iter(found.values())).budget, [*files] != [METADATA])
+    for name, one in found.items():
+        _add(saved, one, f"{path}/{name}")
     return saved
 
 

@@ -1,0 +1,185 @@
+"""A sharded checkpoint as all ranks see it: rank 0 looks at it, and tells the others what is there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from isal import isal_zlib
+
+from marlin_ckpt.directory import catalog
+from marlin_ckpt.distributed.failures import told_by_main
+from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.entries import Entry
+from marlin_ckpt.errors import CheckpointNotFoundError, CorruptCheckpointError, NotACheckpointError
+from marlin_ckpt.formats import layouts
+from marlin_ckpt.formats.layouts.dcp.faults import faults_in
+from marlin_ckpt.formats.layouts.dcp.saved import Saved, metadata_files, saved_in
+from marlin_ckpt.formats.layouts.members import Folder
+from marlin_ckpt.formats.layouts.parts import listed
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.shards.reader import read_shard
+from marlin_ckpt.formats.shards.trailer import Shard
+from marlin_ckpt.formats.values.sharded import MOST_OPEN, Reopened
+from marlin_ckpt.formats.values.window import Memory
+from marlin_ckpt.formats.zip.records import holds
+from marlin_ckpt.formats.zip.structures import Record
+from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.source import Source
+
+if TYPE_CHECKING:
+    from marlin_ckpt.storage.store import Store
+
+LAYOUTS = ("sharded", "dcp")  # that are loaded here: ours, and torch's own
+_MOST_SAID = 3  # sentences of what is wrong
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What rank 0 has read."""
+
+    entry: Entry
+    metadata: dict[str, bytes]
+    manifest: Manifest | None = None
+
+
+class File(NamedTuple):
+    """A shard that is open; what it says of itself, where it is of ours."""
+
+    source: Source
+    shard: Shard | None
+
+
+@dataclass
+class Sharded:
+    """A sharded checkpoint that is open.
+
+    Attributes:
+        path: of the folder, for messages.
+        manifest: None of one that another tool wrote.
+        saved: what its metadata says is in which shard.
+    """
+
+    path: str
+    manifest: Manifest | None
+    saved: Saved
+    _folder: Folder
+    _stack: contextlib.ExitStack
+    _files: dict[str, File] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def file(self, name: str) -> File:
+        """Opens a shard, once; from any thread.
+
+        Raises:
+            CorruptCheckpointError: it is missing, damaged, or of another save.
+            UnknownFormatError: a newer marlin-ckpt wrote it.
+            StorageError: it cannot be read.
+        """
+        with self._lock:
+            if name not in self._files:
+                self._files[name] = self._opened(name)
+            return self._files[name]
+
+    def _opened(self, name: str) -> File:
+        try:
+            if len(self._files) < MOST_OPEN:
+                source: Source = self._stack.enter_context(self._folder.open(name))
+            else:
+                source = Reopened(self._folder.open, name)
+        except CheckpointNotFoundError as error:
+            raise self._lacks(name) from error
+        about = None if self.manifest is None else self.manifest.sharded
+        if about is None:
+            return File(source, None)
+        shard = read_shard(source)
+        if shard is None or shard.about.save_id != about.save_id:
+            of = "no save of marlin-ckpt" if shard is None else f"another save, {shard.about.save_id}"
+            what = f"{name} is of {of}, and not of {about.save_id}, as its checkpoint"
+            raise CorruptCheckpointError(what, self.path, tensors=self._names_in(name))
+        return File(source, shard)
+
+    def _names_in(self, file: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(one.name for one in self.saved.items if one.place.file == file))
+
+    def _lacks(self, file: str) -> CorruptCheckpointError:
+        names = self._names_in(file)
+        what = f"{file} is missing, which holds {listed([one[:100] for one in names])}"
+        return CorruptCheckpointError(what, self.path, tensors=names)
+
+
+@contextlib.contextmanager
+def opened(path: str, ranks: Ranks) -> Iterator[Sharded]:
+    """Opens a sharded checkpoint; all ranks call this.
+
+    Rank 0 lists the folder, and reads and checks what it says of itself; the others are told.
+
+    Args:
+        path: of the folder.
+        ranks: which load it together.
+
+    Raises:
+        CheckpointNotFoundError: there is no such folder.
+        NotACheckpointError: it is none.
+        CorruptCheckpointError: a file is missing, or does not hold; all ranks raise the same.
+        BadFileError, StorageError: as `read_metadata` raises them.
+    """
+    told = told_by_main(ranks, lambda: _read(path))
+    entry = replace(told.entry, place=os.path.dirname(path.rstrip("/")) or os.curdir)
+    saved = _saved(told.metadata, path)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(open_store(entry.place))
+        yield Sharded(path, told.manifest, saved, Folder(store, entry), stack)
+
+
+def _read(path: str) -> _Told:
+    entry = catalog.entry(path)
+    if entry is None and not os.path.isdir(path):
+        raise CheckpointNotFoundError("no such folder", path)
+    if entry is None or entry.layout not in LAYOUTS:
+        raise NotACheckpointError("not a sharded checkpoint", path)
+    with open_store(entry.place) as store:
+        manifest = _manifest(store, entry)
+        folder = Folder(store, entry)
+        metadata = {}
+        for name in metadata_files(folder):
+            with folder.open(name) as source:
+                metadata[name] = source.read(0, source.size_bytes)
+    if not metadata:
+        raise CorruptCheckpointError("the save did not finish: .metadata is missing", path)
+    if manifest is not None:
+        _compare(metadata, manifest, path)
+    faults = faults_in(_saved(metadata, path), folder.items)
+    if wrong := [*faults.missing, *faults.wrong]:
+        names = tuple(dict.fromkeys(faults.names))
+        raise CorruptCheckpointError("; ".join(wrong[:_MOST_SAID]), path, tensors=names)
+    return _Told(entry, metadata, manifest)
+
+
+def _saved(metadata: dict[str, bytes], path: str) -> Saved:
+    return saved_in(
+        {name: Memory(f"{path}/{name}", memoryview(data)) for name, data in metadata.items()}, path
+    )
+
+
+def _manifest(store: Store, entry: Entry) -> Manifest | None:
+    """The manifest of a folder of ours, whose files have the lengths that it says; None of another tool's."""
+    layout = layouts.named(entry.layout)
+    if not layout.is_ours:
+        return None
+    found = layout.inspect(store, entry)
+    if found.status is not None and found.status.is_bad:
+        raise CorruptCheckpointError(found.reason, entry.path)
+    return found.manifest
+
+
+def _compare(metadata: dict[str, bytes], manifest: Manifest, path: str) -> None:
+    """Compares `.metadata` with the checksum that the manifest has of it."""
+    rows = {row["name"]: Record(row["name"], row["size"], row["crc32"], 0) for row in manifest.records}
+    for name, data in metadata.items():
+        if name not in rows or not holds(rows[name], isal_zlib.crc32(data)):
+            raise CorruptCheckpointError(f"the CRC of {name} does not hold", path)

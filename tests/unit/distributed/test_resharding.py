@@ -1,0 +1,44 @@
+"""Checkpoints that stock DCP saved at 4 ranks, loaded into live objects at 4, 2 and 1, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import ranks
+
+_WORK = "tests.support.loading_ranks"
+_SAVED = ("rows", "columns", "fsdp+tp")
+_LOADED = {
+    4: [
+        ("columns", "rows"),
+        ("rows", "columns"),
+        ("rows", "hsdp"),
+        ("fsdp+tp", "tp"),
+        ("columns", "fsdp+tp"),
+    ],
+    2: [("columns", "rows"), ("fsdp+tp", "columns"), ("rows", "plain")],
+    1: [("columns", "plain"), ("fsdp+tp", "plain")],
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    place = tmp_path_factory.mktemp("sharded")
+    found = {kind: str(place / f"{kind}_3.dcp") for kind in _SAVED}
+    ranks.run(4, f"{_WORK}:save_stock", folders=found)
+    return found
+
+
+@pytest.mark.parametrize("world_size", _LOADED)
+def test_modules_and_optimizers_get_what_was_saved_at_another_number_of_ranks(folders, world_size):
+    cases = [[folders[saved], kind] for saved, kind in _LOADED[world_size]]
+
+    for found in ranks.run(world_size, f"{_WORK}:reshard", cases=cases):
+        assert len(found) == 2 * len(cases)
+        assert {case: differences for case, differences in found.items() if differences} == {}
+
+
+def test_one_process_without_a_group_loads_whole_tensors(folders):
+    from tests.support.loading_ranks import whole_alone
+
+    assert whole_alone(folders["fsdp+tp"]) == []
