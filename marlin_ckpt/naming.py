@@ -1,6 +1,7 @@
 r"""The grammar of file names, the only one.
 
 checkpoint   {prefix}_{index}.{extension}
+sharded      {prefix}_{index}.dcp, a folder
 model file   {prefix}_model_{index}.{extension}; `_mode_`, as PyMarlin's documents spell it, is read as well
 
 The index is ASCII digits and nothing else: a regular expression's `\d` would take the digits of any script.
@@ -14,6 +15,8 @@ from enum import StrEnum
 
 # Our record in a checkpoint: in a file by torch the record of this name, in a folder the file.
 MANIFEST = ".marlin/manifest.json"
+SHARDS = "dcp"  # the extension of folders that hold the shards of one checkpoint
+SHARDED = "sharded"  # the layout of such a folder
 OWN_DIRECTORY = ".marlin-ckpt"  # the folder in a directory of checkpoints for our own bookkeeping
 TRASH = ".trash"  # the folder in a directory into which `clean --to-trash` moves; nothing is found in it
 

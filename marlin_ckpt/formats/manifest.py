@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, TypeVar
 from marlin_ckpt.errors import UnknownFormatError
 from marlin_ckpt.formats.budget import check_json
 from marlin_ckpt.formats.times import seconds_of
-from marlin_ckpt.naming import MANIFEST, Kind
+from marlin_ckpt.naming import MANIFEST, SHARDED, Kind
 
 NAME = MANIFEST
 FORMAT_VERSION = 1
 _MOST_BYTES = 8 << 20  # beside what it says of each record; reading JSON takes 25 times its length of memory
 
+_SUM_BYTES = len('{"checksum":"00000000",')
 _MOST_SHOWN = 100  # characters of a value that is none
 _NOT_FINITE = ("nan", "inf", "-inf")  # as `json_ready` writes them
 
@@ -117,7 +118,10 @@ class Manifest:
         return seconds_of(self.created)
 
     def to_json(self) -> bytes:
-        """The bytes of the record; equal manifests give equal bytes."""
+        """The bytes of the record; equal manifests give equal bytes.
+
+        That of a folder, which no container has a CRC32 of, begins with one of all that follows.
+        """
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         values["metrics"] = json_ready(self.metrics)
         values["parent"] = None if self.parent is None else self.parent._asdict()
@@ -128,7 +132,8 @@ class Manifest:
         else:
             mesh = self.sharded.mesh and self.sharded.mesh._asdict()
             values["sharded"] = {**self.sharded._asdict(), "mesh": mesh}
-        return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+        data = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+        return summed(data) if self.layout else data
 
     @classmethod
     def from_json(cls, data: bytes, path: str = "") -> Manifest:
@@ -147,6 +152,10 @@ class Manifest:
         check_json(data, path)
         try:
             values = json.loads(data)
+            if "checksum" in values and data != summed(b"{" + data[_SUM_BYTES:]):
+                raise ValueError("its checksum does not hold")
+            if values.get("layout") == SHARDED and "checksum" not in values:
+                raise ValueError("it has no checksum")
             version = values["format_version"]
             if type(version) is int and version > FORMAT_VERSION:
                 what = f"the manifest has format {version}, this marlin-ckpt reads {FORMAT_VERSION}"
@@ -173,6 +182,14 @@ class Manifest:
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"the manifest is not one: {error!r}") from error
+
+
+def summed(data: bytes) -> bytes:
+    """A JSON object, of which each byte that follows its new first key is summed there."""
+    from isal import isal_zlib  # noqa: PLC0415 - most manifests have none, and `latest` reads no other
+
+    rest = data.removeprefix(b"{")
+    return b'{"checksum":"%08x",' % isal_zlib.crc32(rest) + rest
 
 
 def _parent(values: Any) -> Parent | None:

@@ -59,6 +59,7 @@ class Contents(NamedTuple):
         unused_bytes: bytes of data that belong to no element of any tensor, such as the rest of a large
             tensor of which a slice was saved.
         tools_metrics: those that the tool which wrote a folder keeps in it; None of a file.
+        folder_manifest: of a sharded checkpoint, the manifest in it.
     """
 
     path: str
@@ -73,6 +74,7 @@ class Contents(NamedTuple):
     gaps: tuple[str, ...] = ()
     unused_bytes: int = 0
     tools_metrics: Mapping[str, float] | None = None
+    folder_manifest: Manifest | None = None
 
     def __repr__(self) -> str:
         return (
@@ -94,8 +96,8 @@ class Contents(NamedTuple):
 
     @property
     def manifest(self) -> Manifest | None:
-        """The manifest; None if marlin-ckpt did not write the file, and of a folder."""
-        return None if self.container is None else self.container.manifest
+        """The manifest; None if marlin-ckpt did not write it, and of a folder that is not sharded."""
+        return self.folder_manifest if self.container is None else self.container.manifest
 
 
 def read_contents(source: Source) -> Contents:

@@ -5,6 +5,7 @@ A layout is a module of its own with one value, registered here; discovery, rete
 
 - `layout`: the Protocol, and the names in a folder that a layout is recognised by.
 - `folder`: files of any kind, listed with their checksums by a manifest of ours.
+- `sharded`: what the ranks of a run of ours wrote together: shards, and a manifest that lists them.
 - `accelerate`: states of Accelerate, by any name.
 - `dcp`: torch's Distributed Checkpoint, shards with metadata.
 - `deepspeed`: the files of DeepSpeed's ranks, of which few hold whole tensors.
@@ -36,6 +37,7 @@ from marlin_ckpt.formats.layouts.folder import FolderLayout
 from marlin_ckpt.formats.layouts.hugging_face import HuggingFaceLayout
 from marlin_ckpt.formats.layouts.layout import Layout, Names
 from marlin_ckpt.formats.layouts.peft import PeftLayout
+from marlin_ckpt.formats.layouts.sharded import ShardedLayout
 from marlin_ckpt.formats.layouts.trainer import TrainerLayout
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ _DEFINING = (".json", ".metadata"), (".index.json", "_state.json", ".metadata") 
 _known: dict[str, Layout] = {
     one.name: one
     for one in (
+        ShardedLayout(),
         FolderLayout(),
         TrainerLayout(),
         AccelerateLayout(),

@@ -29,8 +29,14 @@ _MANIFESTS = MANIFEST.partition("/")[0]
 _MOST_NAMED = 3
 
 
-class _File(NamedTuple):
-    """What a manifest says of one file."""
+class ListedFile(NamedTuple):
+    """What a manifest says of one file.
+
+    Attributes:
+        name: in the folder.
+        size: its length in bytes.
+        crc32: of its bytes.
+    """
 
     name: str
     size: int
@@ -71,28 +77,20 @@ class FolderLayout(Layout):
         """Compares the names and sizes in the folder with those in its manifest."""
         from marlin_ckpt.formats.verdicts import Inspection, Status  # noqa: PLC0415 - see above
 
-        manifest = _read_manifest(store, entry)
-        status, reason = _compare(entry, _files(manifest, entry.path))
+        manifest = read_manifest(store, entry, self.name)
+        status, reason = compare(entry, files_of(manifest, entry.path))
         return Inspection(entry, status or Status.COMPLETE, reason, manifest)
 
     def verify(self, store: Store, entry: Entry, on_bytes: OnBytes) -> Verdict:
         """Reads every file that the manifest lists, and compares the CRC32s."""
         from marlin_ckpt.formats.verdicts import Status, Verdict  # noqa: PLC0415 - see above
-        from marlin_ckpt.formats.zip.records import holds  # noqa: PLC0415
-        from marlin_ckpt.formats.zip.structures import Record  # noqa: PLC0415
-        from marlin_ckpt.storage.sums import sums  # noqa: PLC0415
 
-        files = _files(_read_manifest(store, entry), entry.path)
-        status, reason = _compare(entry, files)
+        files = files_of(read_manifest(store, entry, self.name), entry.path)
+        status, reason = compare(entry, files)
         if status is None:
-            opening = ((one.name, store.open(f"{entry.item.name}/{one.name}")) for one in files)
-            bad = [
-                one.name
-                for one, found in zip(files, sums(opening, on_bytes), strict=True)
-                if found.size_bytes != one.size or not holds(Record(*one, 0), found.crc32)
-            ]
+            bad = differing(store, entry, files, on_bytes)
             status = Status.CORRUPT if bad else Status.INTACT
-            reason = f"the CRC of {_listed(bad)} does not hold" if bad else reason
+            reason = f"the CRC of {listed(bad)} does not hold" if bad else reason
         return Verdict(entry.path, status, reason, (), entry.size_bytes)
 
     def contents(self, store: Store, entry: Entry) -> Contents:
@@ -101,9 +99,9 @@ class FolderLayout(Layout):
         from marlin_ckpt.formats.layouts.members import Folder  # noqa: PLC0415
         from marlin_ckpt.formats.layouts.parts import Makeup, Part  # noqa: PLC0415
 
-        files = _files(_read_manifest(store, entry), entry.path)
-        status, reason = _compare(entry, files)
-        there = {_within(entry, one.name) for one in entry.members}
+        files = files_of(read_manifest(store, entry, self.name), entry.path)
+        status, reason = compare(entry, files)
+        there = {within(entry, one.name) for one in entry.members}
         readable = [
             one.name for one in files if one.name.rpartition(".")[2] in EXTENSIONS and one.name in there
         ]
@@ -111,8 +109,8 @@ class FolderLayout(Layout):
         return assembly.assemble(Folder(store, entry), NAME, makeup)
 
 
-def _read_manifest(store: Store, entry: Entry) -> Manifest:
-    """Reads the manifest of a folder.
+def read_manifest(store: Store, entry: Entry, layout: str) -> Manifest:
+    """Reads the manifest of a folder of some layout.
 
     Raises:
         BadFileError: it is damaged, a link, too large, of a newer version or of another layout.
@@ -121,7 +119,7 @@ def _read_manifest(store: Store, entry: Entry) -> Manifest:
     from marlin_ckpt.formats import manifest  # noqa: PLC0415 - see above
     from marlin_ckpt.formats.budget import ExcessError  # noqa: PLC0415
 
-    if any(one.is_link for one in entry.members if _within(entry, one.name) == MANIFEST):
+    if any(one.is_link for one in entry.members if within(entry, one.name) == MANIFEST):
         raise CorruptCheckpointError("the manifest is a symbolic link", entry.path)
     most = manifest.most_bytes(one.name for one in entry.members)
 
@@ -133,20 +131,20 @@ def _read_manifest(store: Store, entry: Entry) -> Manifest:
         found = manifest.Manifest.from_json(data, entry.path)
     except ValueError as error:
         raise CorruptCheckpointError(f"the manifest does not hold: {error}", entry.path) from error
-    if found.layout != NAME:
+    if found.layout != layout:
         what = f"the manifest is of the layout {found.layout!r}, which this marlin-ckpt does not know"
         raise UnknownFormatError(what, entry.path, "a newer marlin-ckpt wrote it: upgrade")
     return found
 
 
-def _files(manifest: Manifest, path: str) -> list[_File]:
+def files_of(manifest: Manifest, path: str) -> list[ListedFile]:
     """The files that a manifest lists, none of them outside of its folder.
 
     Raises:
         CorruptCheckpointError: no transaction has written such a list.
     """
     try:
-        found = [_File(row["name"], row["size"], row["crc32"]) for row in manifest.records]
+        found = [ListedFile(row["name"], row["size"], row["crc32"]) for row in manifest.records]
     except (KeyError, TypeError) as error:
         raise CorruptCheckpointError("the manifest does not hold: its list of files", path) from error
     for one in found:
@@ -165,7 +163,25 @@ def _files(manifest: Manifest, path: str) -> list[_File]:
     return found
 
 
-def _compare(entry: Entry, files: list[_File]) -> tuple[Status | None, str]:
+def differing(store: Store, entry: Entry, files: list[ListedFile], on_bytes: OnBytes) -> list[str]:
+    """Reads files whole; returns the names of those whose CRC32 or length is not the one that is listed.
+
+    Raises:
+        StorageError: one cannot be read.
+    """
+    from marlin_ckpt.formats.zip.records import holds  # noqa: PLC0415 - see above
+    from marlin_ckpt.formats.zip.structures import Record  # noqa: PLC0415
+    from marlin_ckpt.storage.sums import sums  # noqa: PLC0415
+
+    opening = ((one.name, store.open(f"{entry.item.name}/{one.name}")) for one in files)
+    return [
+        one.name
+        for one, found in zip(files, sums(opening, on_bytes), strict=True)
+        if found.size_bytes != one.size or not holds(Record(*one, 0), found.crc32)
+    ]
+
+
+def compare(entry: Entry, files: list[ListedFile]) -> tuple[Status | None, str]:
     """Compares names and sizes with those that a manifest lists.
 
     Returns:
@@ -173,26 +189,28 @@ def _compare(entry: Entry, files: list[_File]) -> tuple[Status | None, str]:
     """
     from marlin_ckpt.formats.verdicts import Status  # noqa: PLC0415 - see above
 
-    there = {_within(entry, one.name): one for one in entry.members}
+    there = {within(entry, one.name): one for one in entry.members}
     links = [one.name for one in files if one.name in there and there[one.name].is_link]
     missing = [one.name for one in files if one.name not in there]
     short = [one for one in files if one.name in there and there[one.name].size_bytes < one.size]
     long = [one for one in files if one.name in there and there[one.name].size_bytes > one.size]
     if links:
-        return Status.CORRUPT, f"a symbolic link is in the place of {_listed(links)}"
+        return Status.CORRUPT, f"a symbolic link is in the place of {listed(links)}"
     if missing:
-        return Status.INCOMPLETE, f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+        return Status.INCOMPLETE, f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} missing"
     for status, odd in ((Status.INCOMPLETE, short), (Status.CORRUPT, long)):
         for one in odd:
             size = there[one.name].size_bytes
             return status, f"{one.name} has {size:,} bytes and not {one.size:,}"
     others = sorted(there.keys() - {one.name for one in files} - {MANIFEST})
-    return None, f"not in its manifest: {_listed(others)}" if others else ""
+    return None, f"not in its manifest: {listed(others)}" if others else ""
 
 
-def _within(entry: Entry, name: str) -> str:
+def within(entry: Entry, name: str) -> str:
+    """The name of a file in its folder, of its name in the store."""
     return name[len(entry.item.name) + 1 :]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """A few of some names, and whether there are more."""
     return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")

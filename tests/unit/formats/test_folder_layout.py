@@ -48,7 +48,8 @@ def verified(folder: Path) -> tuple[Status, str]:
 
 def rewrite(folder: Path, **changes) -> None:
     values = json.loads((folder / MANIFEST).read_bytes())
-    (folder / MANIFEST).write_text(json.dumps({**values, **changes}))
+    del values["checksum"]
+    (folder / MANIFEST).write_bytes(manifest.summed(json.dumps({**values, **changes}).encode()))
 
 
 @pytest.mark.parametrize(
@@ -195,6 +196,22 @@ def test_one_by_a_newer_version_cannot_be_judged(folder, change):
 
 def test_keys_that_are_not_known_are_ignored(folder):
     rewrite(folder, of_tomorrow={"a": [1]})
+    assert verified(folder) == (Status.INTACT, "")
+
+
+def test_no_bit_of_the_manifest_changes_behind_its_checksum_without_being_found(folder):
+    whole = (folder / MANIFEST).read_bytes()
+    for bit in range(8 * len('{"checksum":"'), 8 * len(whole), 3):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        (folder / MANIFEST).write_bytes(changed)
+        assert verified(folder)[0] is Status.CORRUPT, bytes(changed)
+
+
+def test_a_manifest_of_an_earlier_version_has_no_checksum_and_is_read(folder):
+    values = json.loads((folder / MANIFEST).read_bytes())
+    del values["checksum"]
+    (folder / MANIFEST).write_text(json.dumps(values))
     assert verified(folder) == (Status.INTACT, "")
 
 

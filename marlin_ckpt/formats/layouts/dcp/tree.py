@@ -24,8 +24,13 @@ _STEP = 8  # of the budget, for each key that is looked at with those above it
 _OPTIMIZER = "optimizer."  # the state that Megatron-Core saves under flat names beside the model's
 
 
-def tree_of(folder: Folder, saved: Saved) -> tuple[Node, list[str]]:
+def tree_of(folder: Folder, saved: Saved, without: str = "\0") -> tuple[Node, list[str]]:
     """Makes the tree of what was saved; reads small values, and no tensor.
+
+    Args:
+        folder: the checkpoint.
+        saved: what its metadata says.
+        without: how the names begin of what is no part of what the user saved.
 
     Returns:
         the root, and the names that unpickling the values would import.
@@ -36,6 +41,8 @@ def tree_of(folder: Folder, saved: Saved) -> tuple[Node, list[str]]:
     """
     tree, values = _Tree(saved), _Values(folder, saved)
     for name in dict.fromkeys((*saved.tensors, *saved.values)):
+        if name.startswith(without):
+            continue
         path = tree.place(name)
         if name in saved.tensors:
             tree.put(Node("", NodeKind.TENSOR, tensor=_tensor(saved, name, path)))
