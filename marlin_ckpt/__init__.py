@@ -20,6 +20,7 @@ The values that all of them share:
 
 arguments   the dataclasses behind the sections of the YAML
 keep        the section `keep`: which checkpoints retention keeps
+distribution  how a run is spread over ranks
 fields      what a field of these dataclasses may hold
 checkpoint  Checkpoint: the three states of a run, with its metrics
 cadence     how often a run can afford to save
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from marlin_ckpt.checkpointer.hooks import TrainerHooks as TrainerHooks
     from marlin_ckpt.directory.latest import get_latest_file as get_latest_file
     from marlin_ckpt.directory.removing import Removal as Removal
+    from marlin_ckpt.distribution import DistributedTrainingArguments as DistributedTrainingArguments
+    from marlin_ckpt.distribution import FsdpArguments as FsdpArguments
     from marlin_ckpt.errors import ArgumentsError as ArgumentsError
     from marlin_ckpt.errors import BadFileError as BadFileError
     from marlin_ckpt.errors import CheckpointNotFoundError as CheckpointNotFoundError
@@ -102,6 +105,10 @@ if TYPE_CHECKING:
     from marlin_ckpt.training.module import ModuleInterface as ModuleInterface
     from marlin_ckpt.training.module import Stage as Stage
     from marlin_ckpt.training.observer import TrainerObserver as TrainerObserver
+    from marlin_ckpt.training.parallel.backends import (
+        AbstractTrainerBackendDecorator as AbstractTrainerBackendDecorator,
+    )
+    from marlin_ckpt.training.parallel.backends import DDPTrainerBackend as DDPTrainerBackend
     from marlin_ckpt.training.preemption import Preempted as Preempted
     from marlin_ckpt.training.trainer import Trainer as Trainer
 
@@ -114,6 +121,7 @@ _NAMES = {
     "checkpointer.hooks": ("TrainerHooks",),
     "directory.latest": ("get_latest_file",),
     "directory.removing": ("Removal",),
+    "distribution": ("DistributedTrainingArguments", "FsdpArguments"),
     "errors": (
         "ArgumentsError", "BadFileError", "CheckpointNotFoundError", "ConfigError", "CorruptCheckpointError",
         "DirectoryInUseError", "Fault", "MarlinError", "NotACheckpointError", "RankError",
@@ -138,6 +146,7 @@ _NAMES = {
     "training.backend": ("SingleProcess", "TrainerBackend", "TrainerBackendArguments"),
     "training.module": ("CallbackInterface", "ModuleInterface", "Stage"),
     "training.observer": ("TrainerObserver",),
+    "training.parallel.backends": ("AbstractTrainerBackendDecorator", "DDPTrainerBackend"),
     "training.preemption": ("Preempted",),
     "training.trainer": ("Trainer",),
 }  # fmt: skip

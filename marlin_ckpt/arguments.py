@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Literal
 
+from marlin_ckpt.distribution import DistributedTrainingArguments, FsdpArguments
 from marlin_ckpt.errors import Fault, StorageError
 from marlin_ckpt.fields import Checked, PathText, extension_fault, name_part_fault, suggestion
 from marlin_ckpt.keep import RetentionArguments
 
 _LOG_LEVELS = {"choices": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
+BACKENDS = ("sp", "sp-amp", "ddp", "ddp-amp", "fsdp2")
 _NOT_EMPTY = {"required": "must not be empty"}
 
 
@@ -110,10 +112,10 @@ class TrainerArguments(Checked):
 
     Attributes:
         epochs: the epochs of the whole run, those before a resume included.
-        train_batch_size: the samples of one optimizer step.
-        val_batch_size: the samples of one validation batch.
-        gpu_batch_size_limit: the samples that the device can hold at once. A larger `train_batch_size` is
-            split, and the gradients are accumulated.
+        train_batch_size: the samples of one optimizer step, those of all ranks together.
+        val_batch_size: the samples of one validation batch, of each rank.
+        gpu_batch_size_limit: the samples that a device can hold at once. Where its part of
+            `train_batch_size` is larger, that is split, and the gradients are accumulated.
         max_train_steps_per_epoch: the optimizer steps after which an epoch ends early. `None` uses all
             data.
         max_val_steps_per_epoch: the batches after which a validation ends early. `None` uses all data.
@@ -124,10 +126,13 @@ class TrainerArguments(Checked):
         device: the device to train on, as torch spells it: `cpu`, `cuda`, `cuda:1`. `auto` takes CUDA if
             there is one and `use_gpu` allows it, else the CPU.
         use_gpu: whether `device: auto` may take CUDA.
-        backend: how steps are run. `sp` runs them in this process; `sp-amp` does too, with automatic
-            mixed precision.
-        amp_dtype: the type that `sp-amp` computes in. `auto` takes `bfloat16` where the device supports
-            it, else `float16`.
+        backend: how steps are run. `sp` runs them in this process. `ddp` runs them in many, each with a
+            copy of the module, and averages the gradients; `fsdp2` does too, each with a part of the
+            module (see `fsdp`). Both are started by `torchrun`. `sp-amp` and `ddp-amp` use automatic mixed
+            precision.
+        amp_dtype: the type that `sp-amp` and `ddp-amp` compute in. `auto` takes `bfloat16` where the
+            device supports it, else `float16`.
+        fsdp: how `backend: fsdp2` shards the module. `None` takes the defaults.
         step_schedulers_by: whether learning-rate schedulers step after each optimizer `step` or after
             each `epoch`.
         plateau_metric: with `step_schedulers_by: epoch`, the metric for ReduceLROnPlateau: `train_loss`,
@@ -150,6 +155,7 @@ class TrainerArguments(Checked):
             `marlin_ckpt.training.trainer` may be set to a higher one.
         checkpointer_args: the arguments of the `DefaultCheckpointer` that the trainer makes when it is
             given none. In YAML this is the section `checkpointer`.
+        distributed_training_args: which process of many this one is. `None` takes what torchrun says.
 
     Raises:
         ArgumentsError: at construction, naming every field that is wrong.
@@ -166,8 +172,9 @@ class TrainerArguments(Checked):
     reset_optimizers_schedulers: bool = False
     device: str = field(default="auto", metadata=_NOT_EMPTY)
     use_gpu: bool = True
-    backend: str = field(default="sp", metadata={"choices": ("sp", "sp-amp")})
+    backend: str = field(default="sp", metadata={"choices": BACKENDS})
     amp_dtype: str = field(default="auto", metadata={"choices": ("auto", "bfloat16", "float16")})
+    fsdp: FsdpArguments | None = None
     step_schedulers_by: str = field(default="step", metadata={"choices": ("step", "epoch")})
     plateau_metric: str | None = None
     seed: int | None = field(default=None, metadata={"minimum": 0, "maximum": 2**63 - 1})
@@ -180,6 +187,9 @@ class TrainerArguments(Checked):
     log_level: str = field(default="INFO", metadata=_LOG_LEVELS)
     checkpointer_args: DefaultCheckpointerArguments = field(
         default_factory=DefaultCheckpointerArguments, metadata={"yaml": False}
+    )
+    distributed_training_args: DistributedTrainingArguments | None = field(
+        default=None, metadata={"yaml": False}
     )
 
 

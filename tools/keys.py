@@ -16,6 +16,7 @@ from marlin_ckpt.arguments import (
     TrainerArguments,
 )
 from marlin_ckpt.config.keys import default_text, descriptions, yaml_fields
+from marlin_ckpt.distribution import FsdpArguments
 from marlin_ckpt.fields import alternatives, hints_of
 from marlin_ckpt.keep import BestArguments, RetentionArguments
 
@@ -24,6 +25,7 @@ SECTIONS: dict[str, Any] = {
     "module-spiral": SpiralArguments,
     "module-own": ImportedModuleArguments,
     "trainer": TrainerArguments,
+    "fsdp": FsdpArguments,
     "checkpointer": DefaultCheckpointerArguments,
     "keep": RetentionArguments,
     "best": BestArguments,
@@ -32,6 +34,7 @@ _WORDS = {bool: "`true` or `false`", int: "an integer", float: "a number", str: 
 _NESTED: dict[Any, str] = {
     RetentionArguments: "a mapping ([`keep`](#keep))",
     BestArguments: "a mapping ([`best`](#best))",
+    FsdpArguments: "a mapping ([`fsdp`](#fsdp))",
 }
 
 

@@ -19,6 +19,7 @@ from marlin_ckpt.checkpointer.run_saves import Request, RunSaves
 from marlin_ckpt.directory import latest, lease, leftovers, needed_space, notes
 from marlin_ckpt.directory.history import removals
 from marlin_ckpt.directory.removing import Removal
+from marlin_ckpt.distributed import launch
 from marlin_ckpt.distributed.ranks import shared
 from marlin_ckpt.errors import ArgumentsError, Fault
 from marlin_ckpt.escaping import OwnLogger, get_logger
@@ -41,7 +42,10 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
 
     Attributes:
         args: the arguments. Each call checks and obeys them as they are then.
+        loaded_path: what `load` has loaded last; "" where it has loaded nothing.
     """
+
+    loaded_path = ""
 
     def __init__(self, args: DefaultCheckpointerArguments) -> None:
         """Takes the arguments; `delete_existing_checkpoints` removes old checkpoints now.
@@ -60,7 +64,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         self.logger = OwnLogger(_LOGGER_NAME)
         self._saves = RunSaves(self.logger)
         self._obey()
-        if args.delete_existing_checkpoints:
+        if args.delete_existing_checkpoints and launch.is_main():
             if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
                 self.logger.warning("Nothing will be left to load: load_dir is save_dir, which is emptied.")
             with lease.held_where_used([os.fspath(args.save_dir)], self.run_id):
@@ -159,6 +163,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         self.wait()
         restoration = None if into is None else CheckpointRestoration(into)
         loaded = Loader(self.args, self.logger, restoration, shared()).load()
+        self.loaded_path = os.fspath(loaded.path or "")
         if loaded.path:
             self._saves.recording.continues(loaded.path, loaded.manifest, loaded.passed_over)
         return loaded.checkpoint

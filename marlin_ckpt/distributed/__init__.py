@@ -11,6 +11,7 @@ commit    the folder that all ranks fill, and its one rename
 saving    save_sharded, and its two halves: prepare, and write
 metadata  `.metadata`, torch's pickle in a sharded checkpoint, from bytes
 ranks      Ranks: which process of a run this is, and what all of them agree on
+launch     how a process finds the others, and parts from them
 failures   a failure at one rank, raised at all of them
 flat       a nested state and the flat names under which it is stored
 metadata   `.metadata`, torch's pickle in a sharded checkpoint, to and from bytes

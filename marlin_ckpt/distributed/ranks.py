@@ -32,13 +32,14 @@ class Ranks:
         is_broken: whether a collective has failed, after which only `renew` helps.
     """
 
-    def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S, *, is_alone: bool = False) -> None:
         """Takes the ranks of the default process group; makes a new group, so that all ranks must call this.
 
         Args:
             timeout_s: see `timeout_s`.
+            is_alone: take this process alone, whatever process group there is.
         """
-        is_many = dist.is_available() and dist.is_initialized()
+        is_many = not is_alone and dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if is_many else 0
         self.world_size = dist.get_world_size() if is_many else 1
         self.timeout_s = timeout_s
@@ -127,6 +128,19 @@ class Ranks:
         found = [torch.empty_like(sent) for _ in range(self.world_size)] if self.is_main else None
         self._together(lambda: dist.gather(sent, found, 0, group=self._group))
         return None if found is None else [one.numpy().tobytes() for one in found]
+
+    def exchanged(self, data: bytes) -> list[bytes]:
+        """The bytes of each rank, in their order, at all ranks."""
+        if self.world_size == 1:
+            return [data]
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
+        own = torch.tensor([len(data)])
+        self._together(lambda: dist.all_gather(sizes, own, group=self._group))
+        longest = max(map(int, sizes))
+        sent = torch.frombuffer(bytearray(data.ljust(max(longest, 1), b"\0")), dtype=torch.uint8)
+        found = [torch.empty_like(sent) for _ in range(self.world_size)]
+        self._together(lambda: dist.all_gather(found, sent, group=self._group))
+        return [one.numpy().tobytes()[: int(size)] for one, size in zip(found, sizes, strict=True)]
 
     def meet(self) -> None:
         """Returns when all ranks have called this."""

@@ -14,6 +14,7 @@ from marlin_ckpt.errors import TrainingError
 from marlin_ckpt.training import stepping
 from marlin_ckpt.training.module import CallbackInterface, ModuleInterface, SamplerClass, Schedulers, Stage
 from marlin_ckpt.training.outputs import EpochOutputs, OutputCollector, as_tuple
+from marlin_ckpt.training.parallel.sharing import Sharing
 from marlin_ckpt.training.resume.order import EpochSampler, Remaining
 
 
@@ -117,6 +118,7 @@ class SingleProcess(TrainerBackend):
 
     Attributes:
         lost: what a state from within an epoch could not hold, one sentence each.
+        sharing: what other ranks have to do with its steps; none, unless a backend for many ranks has it.
     """
 
     args: TrainerBackendArguments
@@ -125,6 +127,7 @@ class SingleProcess(TrainerBackend):
         self.global_step_completed = 0
         self.batches_completed = 0
         self.lost: list[str] = []
+        self.sharing = Sharing()
         self._progress = _Progress()
         self._goes_on = self._is_within_step = False
 
@@ -153,10 +156,16 @@ class SingleProcess(TrainerBackend):
             self._progress = _Progress()
         self._goes_on = False
         self._train(dataloader, callback)
-        outputs = self._progress.outputs.collated()
+        outputs = self._gathered()
         if not isinstance(dataloader, Remaining):  # a trainer ends the epoch, others do not
             self.end_epoch()
         return outputs
+
+    def _gathered(self) -> list[Any]:
+        """The outputs of the epoch, of all ranks: all places of them where the module wants to see them."""
+        outputs = self._progress.outputs.collated()
+        is_needed = self.sharing.ranks.world_size == 1 or self._needs_outputs()
+        return self.sharing.gathered(outputs if is_needed else outputs[:1])
 
     def end_epoch(self) -> None:
         """Frees the outputs of the epoch, which a checkpoint during its validation still holds."""
@@ -167,9 +176,10 @@ class SingleProcess(TrainerBackend):
         step, accumulated = OutputCollector(), 0
         if limit is not None and progress.steps >= limit:  # which a resumed run may have lowered
             return
-        for batch in dataloader:
+        for batch in self.sharing.batches(dataloader):
             self._is_within_step = True
-            outputs = self._forward_backward(batch, callback)
+            with self.sharing.step(is_full=accumulated + 1 == self.args.gradient_accumulation):
+                outputs = self._forward_backward(batch, callback)
             progress.outputs.collect(outputs)
             step.collect(outputs)
             self.batches_completed += 1
@@ -195,7 +205,8 @@ class SingleProcess(TrainerBackend):
 
     def _forward(self, stage: Stage, global_step: int, batch: Any) -> Any:
         device = self.args.device
-        return self.args.model.forward(stage=stage, global_step=global_step, batch=batch, device=device)
+        given = {"stage": stage, "global_step": global_step, "batch": batch, "device": device}
+        return self.sharing.forward(self.args.model, is_training=stage is Stage.TRAIN, **given)
 
     def _backward(self, loss: torch.Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
@@ -208,9 +219,10 @@ class SingleProcess(TrainerBackend):
 
     def _clip(self) -> None:
         if self.args.clip_grads:
-            torch.nn.utils.clip_grad_norm_(self.args.model.parameters(), self.args.max_grad_norm)
+            self.sharing.clip(self.args.model, self.args.max_grad_norm)
 
     def _global_step(self, collector: OutputCollector, callback: CallbackInterface) -> None:
+        self.sharing.check_full()
         self._step()
         for optimizer in self.args.optimizers:
             optimizer.zero_grad()
@@ -227,11 +239,13 @@ class SingleProcess(TrainerBackend):
     def validate_dl(self, dataloader: Iterable[Any]) -> list[Any]:
         """Runs validation steps on a loader's batches, without gradients."""
         collector = OutputCollector()
-        for batch in islice(dataloader, self.args.max_val_steps_per_epoch):
+        batches = islice(dataloader, self.args.max_val_steps_per_epoch)
+        for batch, counts in self.sharing.validation(self.args.model, batches):
             with torch.no_grad():
                 outputs = self._forward(Stage.VAL, self.global_step_completed, batch)
-            collector.collect(outputs)
-        return collector.collated()
+            if counts:
+                collector.collect(outputs)
+        return self.sharing.gathered(collector.collated())
 
     def get_batches_completed(self) -> int:
         """Training batches done in the whole run."""

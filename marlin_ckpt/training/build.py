@@ -18,9 +18,9 @@ from marlin_ckpt.config import Config
 from marlin_ckpt.directory.newest import is_passed_over
 from marlin_ckpt.errors import ConfigError, Fault, MarlinError, drop_frames
 from marlin_ckpt.saving import about
-from marlin_ckpt.training import setting
 from marlin_ckpt.training.module import ModuleInterface
 from marlin_ckpt.training.observer import TrainerObserver
+from marlin_ckpt.training.parallel import joining
 from marlin_ckpt.training.toys.spiral import Spiral
 from marlin_ckpt.training.toys.text import Text
 from marlin_ckpt.training.trainer import Trainer
@@ -88,8 +88,8 @@ def build_trainer(
         Whatever `Trainer` raises.
     """
     # Everything that can fail comes before the checkpointer, which may delete what an earlier run has left.
-    setting.device_of(config.trainer)
-    setting.before_module(config.trainer)
+    ranks, _ = joining.join(config.trainer)
+    joining.seed_module(config.trainer, ranks)
     module = _build_module(config.module)
     checkpointer = _Announcing(config, before_load, finds_another, passed_over)
     return Trainer(module, config.trainer, checkpointer=checkpointer, observer=observer)

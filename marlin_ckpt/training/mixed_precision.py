@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from marlin_ckpt.training import setting
-from marlin_ckpt.training.backend import SingleProcess, TrainerBackend, TrainerBackendArguments
+from marlin_ckpt.training.backend import SingleProcess, TrainerBackendArguments
 from marlin_ckpt.training.module import Stage
 
 
@@ -57,6 +57,3 @@ class SingleProcessAmp(SingleProcess):
 
 def _has_gradient(optimizer: torch.optim.Optimizer) -> bool:
     return any(one.grad is not None for group in optimizer.param_groups for one in group["params"])
-
-
-BACKENDS: dict[str, type[TrainerBackend]] = {"sp": SingleProcess, "sp-amp": SingleProcessAmp}

@@ -11,7 +11,7 @@ from typing import Any
 
 from marlin_ckpt.arguments import TrainerArguments
 
-_STOPS = (signal.SIGTERM, signal.SIGINT)
+STOPS = (signal.SIGTERM, signal.SIGINT)
 SAVES = signal.SIGUSR1  # what SLURM's --signal=USR1@60 sends a minute before the time is up
 _SHOW_CURSOR = b"\x1b[?25h"  # DECTCEM; a progress bar hides it
 
@@ -76,7 +76,7 @@ def listening(*, really: bool = True) -> Iterator[Signals]:
     before: dict[int, Any] = {}
     _listening.append(asked)
     try:
-        for number in (*_STOPS, SAVES):
+        for number in (*STOPS, SAVES):
             # What is ignored stays so: nohup, and a shell's background jobs.
             if signal.getsignal(number) != signal.SIG_IGN:
                 before[number] = signal.signal(number, asked.handle)

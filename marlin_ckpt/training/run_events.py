@@ -9,7 +9,7 @@ from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.hooks import hooks_of
 from marlin_ckpt.saving.about import in_words, lasting
-from marlin_ckpt.training.preemption import SAVES, Preempted, Signals
+from marlin_ckpt.training.preemption import SAVES, Preempted
 
 
 @contextlib.contextmanager
@@ -41,15 +41,15 @@ def reporting(
     ended("finished")
 
 
-def report_signal(checkpointer: AbstractCheckpointer, signals: Signals, place: tuple[int, ...]) -> None:
+def report_signal(checkpointer: AbstractCheckpointer, stop: int, place: tuple[int, ...]) -> None:
     """Reports a signal that is being answered.
 
     Args:
         checkpointer: gets the report.
-        signals: what has been asked for.
+        stop: the signal that asks to stop; 0: one that asks to save.
         place: how far the run is.
     """
-    name = signal.Signals(signals.stop or SAVES).name
+    name = signal.Signals(stop or SAVES).name
     hooks_of(checkpointer).on_run_event("signal", {"signal": name, "step": place[1]})
 
 

@@ -4,22 +4,42 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.hooks import hooks_of
+from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.training import preemption, run_events
 from marlin_ckpt.training.observer import TrainerObserver
-from marlin_ckpt.training.preemption import Preempted, Signals
+from marlin_ckpt.training.preemption import STOPS, Preempted, Signals
 
 Report = tuple[str, int, SaveReport | None]  # path, index, and what the save took
 # How far a run is: the epochs, global steps and batches done. At the same place its state is the same.
 Place = tuple[int, ...]
 Save = Callable[[], str | None]  # saves a checkpoint and returns its path
+
+
+class Asked(NamedTuple):
+    """What all ranks of a run have agreed on at one place of it.
+
+    Attributes:
+        stop: the signal that asks one of them to stop, or 0.
+        save: whether one of them is asked to save.
+        is_due: whether rank 0 finds that a save is due.
+        is_late: whether rank 0 finds the last checkpoint too old.
+        loss: the mean of the losses of all.
+    """
+
+    stop: int = 0
+    save: bool = False
+    is_due: bool = False
+    is_late: bool = False
+    loss: float = 0.0
 
 
 class Saves:
@@ -31,9 +51,11 @@ class Saves:
         signals: what has been asked for.
     """
 
-    def __init__(self, observer: TrainerObserver | None) -> None:
+    def __init__(self, observer: TrainerObserver | None, ranks: Ranks) -> None:
+        """Takes who follows the progress, at rank 0 alone, and the ranks, which agree on when to save."""
         self.signals = Signals()
-        self._observer = observer
+        self._observer = observer if ranks.is_main else None
+        self._ranks = ranks
         self._logger = get_logger(__name__)
         self._last: tuple[Place, str | None] = ((), None)
         self._durable: str | None = None
@@ -69,6 +91,27 @@ class Saves:
     def is_late(self, minutes: float | None) -> bool:
         """Whether the last checkpoint is older than so many minutes; never for None."""
         return minutes is not None and time.monotonic() - self._began_s >= minutes * 60
+
+    def agree(
+        self,
+        is_due: Callable[[], bool] = lambda: False,
+        minutes: float | None = None,
+        loss: float = 0.0,
+    ) -> Asked:
+        """Agrees with the other ranks on what they are asked for, so that all save and stop at one place.
+
+        Args:
+            is_due: whether a save is due; asked at rank 0.
+            minutes: after which the last checkpoint is too old, by the clock of rank 0.
+            loss: of this rank.
+        """
+        signals, is_main = self.signals, self._ranks.is_main
+        stops = [float(signals.stop == number) for number in STOPS]
+        asked = bool(signals.save), is_main and is_due(), is_main and self.is_late(minutes)
+        found = self._ranks.total(*stops, *map(float, asked), loss)
+        stop = next((int(number) for number, count in zip(STOPS, found, strict=False) if count), 0)
+        save, due, late, loss = found[len(stops) :]
+        return Asked(stop, bool(save), bool(due), bool(late), loss / self._ranks.world_size)
 
     def measured(
         self, checkpointer: AbstractCheckpointer, place: Place, metrics: Mapping[str, float]
@@ -156,7 +199,9 @@ class Saves:
         hooks_of(checkpointer).wait()
         self.report(checkpointer)
 
-    def answer(self, checkpointer: AbstractCheckpointer, place: Place, save: Save) -> None:
+    def answer(
+        self, checkpointer: AbstractCheckpointer, place: Place, save: Save, asked: Asked | None = None
+    ) -> None:
         """Does what signals have asked for: saves, unless the last save holds this state, and stops.
 
         What a save before that has failed with comes afterwards: it is raised, or where the run stops logged.
@@ -165,24 +210,27 @@ class Saves:
             checkpointer: what saves.
             place: how far the run is.
             save: saves a checkpoint and returns its path.
+            asked: what the ranks have agreed on here; None: they have not yet.
 
         Raises:
             Preempted: a signal has asked to stop.
             MarlinError: what a save failed with.
         """
-        if not (self.signals.stop or self.signals.save):
+        asked = asked or self.agree()
+        if not (asked.stop or asked.save):
             return
-        run_events.report_signal(checkpointer, self.signals, place)
-        self.signals.save = False
+        run_events.report_signal(checkpointer, asked.stop, place)
+        if asked.save:
+            self.signals.save = False
         earlier = self._ended_before(checkpointer)
         try:
             self._save_here(checkpointer, place, save)
         except MarlinError:
             self._tell(earlier)
             raise
-        if self.signals.stop:
+        if asked.stop:
             self._tell(earlier)
-            raise Preempted(self.signals.stop, self._durable if self._last[0] == place else None)
+            raise Preempted(asked.stop, self._durable if self._last[0] == place else None)
         if earlier is not None:
             raise earlier
 

@@ -12,19 +12,30 @@ from marlin_ckpt.training.resume import rng
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS, "Results Reproducibility"
 
 
-def device_of(args: TrainerArguments) -> torch.device:
+def device_of(args: TrainerArguments, local_rank: int | None = None) -> torch.device:
     """The device that the arguments choose.
+
+    Args:
+        args: the trainer's.
+        local_rank: of a process among many of a machine, each of which takes a CUDA device of its own where
+            the arguments do not name one.
 
     Raises:
         TrainingError: it is not available.
     """
-    if args.device == "auto":
-        return torch.device("cuda" if args.use_gpu and torch.cuda.is_available() else "cpu")
+    chosen = args.device
+    if chosen == "auto":
+        chosen = "cuda" if args.use_gpu and torch.cuda.is_available() else "cpu"
+        if chosen == "cpu" or local_rank is None:
+            return torch.device(chosen)
     try:
-        device = torch.device(args.device)
+        device = torch.device(chosen)
+        if device.type == "cuda" and device.index is None and local_rank is not None:
+            device = torch.device("cuda", local_rank)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        what = f"the device {args.device!r} is not there"
+        of_rank = "" if local_rank is None else f" for the rank {local_rank} of this machine"
+        what = f"the device {args.device!r} is not there{of_rank}"
         raise TrainingError(what, hint="trainer.device: auto takes CUDA where it is, else the CPU") from error
     return device
 

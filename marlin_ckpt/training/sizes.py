@@ -3,6 +3,7 @@
 from torch.utils.data import SequentialSampler
 
 from marlin_ckpt.arguments import TrainerArguments
+from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import TrainingError
 from marlin_ckpt.training.backend import TrainerBackend
 from marlin_ckpt.training.module import ModuleInterface, SamplerClass
@@ -23,7 +24,25 @@ def step_batch_size(size: int, limit: int) -> int:
     return size
 
 
-def global_steps(module: ModuleInterface, batch_size: int, accumulation: int, limit: int | None) -> int:
+def accumulation(size: int, limit: int, world_size: int = 1) -> int:
+    """Batches of a rank behind one optimizer step.
+
+    Args:
+        size: of the batch of all ranks behind it, `train_batch_size`.
+        limit: what a device holds, `gpu_batch_size_limit`.
+        world_size: the number of ranks.
+    """
+    own = size // world_size
+    return own // step_batch_size(own, limit)
+
+
+def global_steps(
+    module: ModuleInterface,
+    batch_size: int,
+    accumulation: int,
+    limit: int | None,
+    sampler: SamplerClass = SequentialSampler,
+) -> int:
     """Optimizer steps in an epoch; 0 for a module that is only validated.
 
     Args:
@@ -31,12 +50,13 @@ def global_steps(module: ModuleInterface, batch_size: int, accumulation: int, li
         batch_size: samples in one batch.
         accumulation: batches behind one optimizer step.
         limit: optimizer steps after which an epoch ends; None: all data.
+        sampler: of the samples that are counted.
 
     Raises:
         TrainingError: the module's loader has no length and there is no limit.
     """
     with rng.preserved():  # a module may split its data here, and a run that goes on asks again
-        loader = module.get_train_dataloader(sampler=SequentialSampler, batch_size=batch_size)
+        loader = module.get_train_dataloader(sampler=sampler, batch_size=batch_size)
     if loader is None:
         return 0
     try:
@@ -55,16 +75,32 @@ class Figures:
     args: TrainerArguments
     module: ModuleInterface
     trainer_backend: TrainerBackend
+    _ranks: Ranks
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether the run is on many ranks."""
+        return self._ranks.world_size > 1
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this is rank 0, or the only process of the run."""
+        return self._ranks.is_main
+
+    @property
+    def pergpu_global_batch_size(self) -> int:
+        """The samples of one optimizer step that are of one rank; PyMarlin's name."""
+        return self.args.train_batch_size // self._ranks.world_size
 
     @property
     def train_step_batch_size(self) -> int:
-        """Samples in one training batch, the largest part of `train_batch_size` that the device can hold."""
-        return step_batch_size(self.args.train_batch_size, self.args.gpu_batch_size_limit)
+        """Samples in one training batch of a rank, the largest part that the device can hold."""
+        return step_batch_size(self.pergpu_global_batch_size, self.args.gpu_batch_size_limit)
 
     @property
     def gradient_accumulation(self) -> int:
-        """Training batches for one global step."""
-        return self.args.train_batch_size // self.train_step_batch_size
+        """Training batches of a rank for one global step."""
+        return self.pergpu_global_batch_size // self.train_step_batch_size
 
     @property
     def val_step_batch_size(self) -> int:
@@ -99,4 +135,5 @@ class Figures:
             TrainingError: the loader has no length and `max_train_steps_per_epoch` is not set.
         """
         limit, size = self.args.max_train_steps_per_epoch, self.train_step_batch_size
-        return global_steps(self.module, size, self.gradient_accumulation, limit)
+        sampler = self.train_sampler if self.is_distributed else SequentialSampler
+        return global_steps(self.module, size, self.gradient_accumulation, limit, sampler)

@@ -1,6 +1,5 @@
 """Trains a module epoch by epoch, saves on the way, and goes on from what was saved."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from marlin_ckpt.arguments import TrainerArguments
@@ -9,20 +8,21 @@ from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.checkpointer.hooks import hooks_of
 from marlin_ckpt.escaping import OwnLogger
-from marlin_ckpt.training import setting, states, stepping, workers
+from marlin_ckpt.training import states, stepping, workers
 from marlin_ckpt.training.backend import SingleProcess, TrainerBackend, TrainerBackendArguments, weakly
-from marlin_ckpt.training.mixed_precision import BACKENDS
-from marlin_ckpt.training.module import ModuleInterface, ask_to_stop, wants_to_stop
+from marlin_ckpt.training.module import ModuleInterface, wants_to_stop
 from marlin_ckpt.training.observer import TrainerObserver
 from marlin_ckpt.training.outputs import mean_loss
-from marlin_ckpt.training.resume import conditions, fitting, rng
+from marlin_ckpt.training.parallel import backends, gathering, joining
+from marlin_ckpt.training.parallel.batches import watched
+from marlin_ckpt.training.parallel.shared import shared
 from marlin_ckpt.training.resume.continuation import Continuation
-from marlin_ckpt.training.resume.order import Watched
-from marlin_ckpt.training.saves import Saves
-from marlin_ckpt.training.sizes import Figures
+from marlin_ckpt.training.resume.order import Share
+from marlin_ckpt.training.resume.restorable import Restorable
+from marlin_ckpt.training.saves import Asked, Saves
 
 
-class Trainer(Figures):
+class Trainer(Restorable):
     """Trains a module, saves while it does, and continues from what the checkpointer loads.
 
     A resumed run is, bit for bit, the run that was never stopped, also when it resumes within an epoch.
@@ -58,27 +58,29 @@ class Trainer(Figures):
             MarlinError: as the checkpointer's `load`.
         """
         args.check()
-        self.device = setting.device_of(args)
+        self.trainer_backend = backends.made_by(args) if trainer_backend is None else trainer_backend
+        self._ranks, self.device = joining.join(args, self.trainer_backend)
         self.module, self.args = module, args
         self.logger = OwnLogger(__name__)
-        self.logger.setLevel(args.log_level)
-        self.trainer_backend = BACKENDS[args.backend]() if trainer_backend is None else trainer_backend
+        self.logger.setLevel(joining.level(args.log_level, self._ranks))
         if checkpointer is None:
             checkpointer = DefaultCheckpointer(args.checkpointer_args)
         self.checkpointer = checkpointer
         self.last_epoch = -1
-        self.seed = setting.before_training(args)
+        self.seed = joining.seed_training(args, self._ranks)
         self._by_step = args.index_by == "step"
         self._continuation = Continuation(args, self.logger)
         self._position = self._continuation.position
-        self._observer, self._saves = observer, Saves(observer)
+        self._saves = Saves(observer, self._ranks)
+        self._observer = observer if self._ranks.is_main else None
         self._steps_per_epoch: int | None = None
         self._maker = stepping.Maker(module)
+        backends.take(self.trainer_backend, self._ranks, self.module, self.device)
         if states.can_read_into(self.checkpointer, self.module):
             # Nothing that it makes depends on its state: what it lacks is known before anything is loaded.
             self.module.to(self.device)
             self._steps()
-        checkpoint = states.load(self.checkpointer, self.module, self._check_state)
+        checkpoint = self._mine(states.load(self._shared, self.module, self._check_state))
         # What was measured last stays true until an epoch measures anew: a finished run saves it again.
         self._metrics = plain_metrics(checkpoint.metrics if type(checkpoint) is Checkpoint else None)
         self.module.to(self.device)
@@ -86,7 +88,7 @@ class Trainer(Figures):
         self._conditions = self._conditions_of((self.optimizers, self.schedulers))
         stepping.by_epoch(self.schedulers, args)
         states.update("trainer", self, checkpoint.trainer_state)
-        hooks_of(self.checkpointer).register(*self.optimizers)
+        hooks_of(self._shared).register(*self.optimizers)
         self.trainer_backend.init(
             TrainerBackendArguments(
                 model=self.module,
@@ -103,10 +105,12 @@ class Trainer(Figures):
             )
         )
         states.update("trainer backend", self.trainer_backend, checkpoint.trainer_backend_state)
-        if isinstance(self.trainer_backend, SingleProcess):
+        if isinstance(self.trainer_backend, (SingleProcess, backends.RanksTrainerBackend)):
             self._continuation.announce(self.trainer_backend.lost)
-        size = self.train_step_batch_size
-        self._continuation.load_position(checkpoint.trainer_state, self.total_steps_finished, size)
+        size, world_size = self.train_step_batch_size, self._ranks.world_size
+        self._continuation.load_position(
+            checkpoint.trainer_state, self.total_steps_finished, size, world_size
+        )
         self._maker = stepping.Maker(module)  # what is made from now on is new
 
     def train(self) -> None:
@@ -121,7 +125,7 @@ class Trainer(Figures):
             MarlinError: arguments are wrong, a save failed, another run saves there, or `exact` forbids it.
         """
         self.args.check()
-        with self._saves.running(self.args, self.checkpointer, self.logger, self._place):
+        with self._saves.running(self.args, self._shared, self.logger, self._place):
             try:
                 self._run()
             except BaseException:
@@ -133,7 +137,7 @@ class Trainer(Figures):
         epochs = range(self.last_epoch + 1, 0 if self._is_stopped() else self.args.epochs)
         if epochs:
             indices = len(epochs) * (self._steps() if self._by_step else 1)
-            hooks_of(self.checkpointer).check_space(self._state(), self.optimizers, indices)
+            hooks_of(self._shared).check_space(self._state(), self.optimizers, indices)
         for epoch in epochs:
             self._run_epoch(epoch)
             if self._is_stopped():
@@ -143,13 +147,13 @@ class Trainer(Figures):
                 self.save_checkpoint(force=True)
         if self.last_epoch >= 0:
             self.save_model_checkpoint()
-            self._saves.settle(self.checkpointer)
+            self._saves.settle(self._shared)
         self.module.on_end_train(self.global_steps_finished)
 
     def _is_stopped(self) -> bool:
         """Whether the module wants no further epoch to begin, where one would; that is logged."""
         done, of = self.last_epoch + 1, self.args.epochs
-        if self._is_within or done >= of or not wants_to_stop(self.module):
+        if self._is_within or done >= of or not self._ranks.told(wants_to_stop(self.module)):
             return False
         self.logger.info("The run ends after %d of %d epochs: the module has set should_stop.", done, of)
         return True
@@ -160,7 +164,7 @@ class Trainer(Figures):
             self._observer.on_epoch_begin(epoch, self.args.epochs, self._steps(), done)
         self._position.begin_epoch()
         self.module.on_begin_train_epoch(self.global_steps_finished, epoch)
-        self._saves.report(self.checkpointer)
+        self._saves.report(self._shared)
         self.module.train()
         outputs = self.train_epoch()
         with self._position.held():
@@ -171,10 +175,11 @@ class Trainer(Figures):
         self.last_epoch = epoch
         self._position.end_epoch(self.total_steps_finished)
         self.trainer_backend.end_epoch()
-        self._metrics = plain_metrics({**mean_loss(outputs), **dict(self.module.get_metrics())})
+        measured = plain_metrics({**mean_loss(outputs), **dict(self.module.get_metrics())})
+        self._metrics = gathering.agreed(self._ranks, measured, backends.seen(self.trainer_backend))
         stepping.step_with_metric(schedulers, self._metrics, self.args.plateau_metric, self.logger)
-        self._saves.measured(self.checkpointer, self._place(), self._metrics)
-        if not self._by_step or hooks_of(self.checkpointer).is_due(self._index()):
+        self._saves.measured(self._shared, self._place(), self._metrics)
+        if not self._by_step or hooks_of(self._shared).is_due(self._index()):
             self.save_checkpoint()
         self._answer()
 
@@ -183,8 +188,9 @@ class Trainer(Figures):
         sampler, size = self.train_sampler, self.train_step_batch_size
         made = self.module.get_train_dataloader(sampler=sampler, batch_size=size)
         loader = () if made is None else made  # a module that is only validated
-        done, place = self.total_steps_finished, {"seed": self.seed, "epoch": self.last_epoch + 1}
-        with self._position.open(loader, **place, batches_completed=done, batch_size=size) as remaining:
+        place: dict[str, Any] = {"seed": self.seed, "epoch": self.last_epoch + 1, "batch_size": size}
+        place |= {"share": Share(self._ranks.rank, self._ranks.world_size)}
+        with self._position.open(loader, **place, batches_completed=self.total_steps_finished) as remaining:
             self._continuation.go_on()
             return list(self.trainer_backend.train_dl(remaining, self.module))
 
@@ -198,7 +204,7 @@ class Trainer(Figures):
             if loader is None:
                 continue
             workers.prepare(loader)
-            with Watched(loader, self._answer) as batches:
+            with watched(loader, self._answer, self._ranks) as batches:
                 outputs = list(self.trainer_backend.validate_dl(batches))
             self.module.on_end_val_epoch(self.global_steps_finished, *outputs, key=key)
         return outputs
@@ -208,77 +214,19 @@ class Trainer(Figures):
 
         The index is the current or last epoch, or with `index_by: step` the number of global steps done.
         """
-        if path := self._saves.held(self.checkpointer, self._place()):
+        if path := self._saves.held(self._shared, self._place()):
             return path
-        return self._saves.save(self.checkpointer, self._state(), self._index(), self._place(), force)
+        return self._saves.save(self._shared, self._state(), self._index(), self._place(), force)
 
     def save_model_checkpoint(self) -> None:
         """Gives the module's state alone to the checkpointer, under the index of the last checkpoint."""
-        path = self.checkpointer.save_model(self.module.get_state(), self._index())
-        self._saves.report(self.checkpointer, path, self._index())
-
-    def get_state(self) -> dict[str, Any]:
-        """The trainer's part of a checkpoint."""
-        named = fitting.names(self.optimizers, self.module)
-        return {
-            "last_epoch": self.last_epoch,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
-            "seed": self.seed,
-            "conditions": {**self._conditions, **self._position.data, **named},
-            "position": self._position.state(self.total_steps_finished),
-            **({"module_should_stop": True} if self._is_within and wants_to_stop(self.module) else {}),
-        }
-
-    def update_state(self, state: Mapping[str, Any] | None) -> None:
-        """Restores what `get_state` returned, except what `reset_optimizers_schedulers` makes new.
-
-        Raises:
-            StateMismatchError: it does not fit, and the message says where; or with `exact`, conditions
-                differ.
-        """
-        if not state:
-            return
-        fitting.check(state, self.module, self.optimizers, self.schedulers, self.args)
-        self.seed = self._continuation.seed(state, self._conditions, self.seed)
-        self.last_epoch = state["last_epoch"]
-        ask_to_stop(self.module, really=bool(state.get("module_should_stop")))
-        self._continuation.load(state, self.optimizers, self.schedulers, self._steps())
-        if self.args.reset_optimizers_schedulers:
-            self.optimizers, self.schedulers = self._make(state)
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuses what `update_state` would refuse, before anything is loaded."""
-        with rng.preserved():
-            optimizers, schedulers = self._make(state)
-        fitting.check(state, self.module, optimizers, schedulers, self.args)
-        if self.args.exact:
-            self._continuation.seed(state, self._conditions_of((optimizers, schedulers)), self.seed)
-
-    def _conditions_of(self, made: stepping.Steppers) -> dict[str, Any]:
-        of_made = conditions.of_made(*made, self.args.epochs, self._steps())
-        return conditions.of(self.args, self.device, self.module.data_fingerprint()) | of_made
-
-    def _make(self, state: Any) -> stepping.Steppers:
-        return self._maker.make(self._steps(), stepping.epochs_ahead(self.args, state))
-
-    def _steps(self) -> int:
-        """The optimizer steps in an epoch, estimated once: a module may take long to make its loader."""
-        if self._steps_per_epoch is None:
-            self._steps_per_epoch = self.estimated_global_steps_per_epoch
-        return self._steps_per_epoch
-
-    def _state(self) -> Checkpoint:
-        return Checkpoint(
-            module_interface_state=self.module.get_state(),
-            trainer_state=self.get_state(),
-            trainer_backend_state=self.trainer_backend.get_state(),
-            metrics={} if self._is_within else dict(self._metrics),  # which are of an earlier state
-        )
+        path = self._shared.save_model(self.module.get_state(), self._index())
+        self._saves.report(self._shared, path, self._index())
 
     @property
-    def _is_within(self) -> bool:
-        return self._position.batches(self.total_steps_finished) > 0
+    def _shared(self) -> AbstractCheckpointer:
+        """The checkpointer, as all ranks call it."""
+        return shared(self.checkpointer, self._ranks)
 
     def _index(self) -> int:
         return self.global_steps_finished if self._by_step else max(self.last_epoch + self._is_within, 0)
@@ -287,13 +235,25 @@ class Trainer(Figures):
         return self.last_epoch, self.global_steps_finished, self.total_steps_finished
 
     def _after_global_step(self, global_step: int, loss: float) -> None:
+        if not self.is_distributed:
+            self._observe(global_step, loss)
+        asked = self._saves.agree(
+            lambda: self._by_step and hooks_of(self.checkpointer).is_due(global_step),
+            self.args.checkpoint_every_minutes,
+            loss,
+        )
+        if self.is_distributed:
+            self._observe(global_step, asked.loss)  # of all ranks
+        if asked.is_late or asked.is_due:
+            self.save_checkpoint(force=asked.is_late)
+            self._answer()  # there may be a signal since
+        else:
+            self._answer(asked)
+
+    def _observe(self, global_step: int, loss: float) -> None:
         if self._observer is not None:
             self._observer.on_global_step(global_step, loss)
-        is_late = self._saves.is_late(self.args.checkpoint_every_minutes)
-        if is_late or (self._by_step and hooks_of(self.checkpointer).is_due(global_step)):
-            self.save_checkpoint(force=is_late)
-        self._answer()
 
-    def _answer(self) -> None:
+    def _answer(self, asked: Asked | None = None) -> None:
         """Does what signals have asked for; called where the state can be saved."""
-        self._saves.answer(self.checkpointer, self._place(), lambda: self.save_checkpoint(force=True))
+        self._saves.answer(self._shared, self._place(), lambda: self.save_checkpoint(force=True), asked)

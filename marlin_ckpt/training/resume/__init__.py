@@ -1,5 +1,6 @@
 """What makes a resumed run the run that was never stopped, bit for bit.
 
+restorable    Restorable: the trainer's state, saved and restored
 continuation  takes over a trainer's state; announces why a resume will not be exact
 fitting       whether a state fits the optimizers and schedulers
 conditions    arguments, versions, data and hyper-parameters that must be what they were

@@ -44,17 +44,20 @@ class Change(NamedTuple):
         return f"{self.name} stays {_shown(value)}, as saved, and the module's {_shown(self.now)} is not used"
 
 
-def of(args: TrainerArguments, device: torch.device, data_fingerprint: str) -> dict[str, Any]:
+def of(
+    args: TrainerArguments, device: torch.device, data_fingerprint: str, world_size: int = 1
+) -> dict[str, Any]:
     """The conditions of a run, by their names; those of its training data come from `loaders`.
 
     Args:
         args: the trainer's.
         device: that it trains on.
         data_fingerprint: of its module.
+        world_size: the number of ranks.
     """
     return {
         **{name: getattr(args, name) for name in _ARGUMENTS},
-        "world_size": 1,
+        "world_size": world_size,
         "device": device.type,
         "torch": str(torch.__version__),
         "data_fingerprint": str(data_fingerprint),

@@ -115,18 +115,21 @@ class Continuation:
             raise StateMismatchError(what, hint=hint, differences=tuple(self._too_short))
         self.announce(self.position.lost)
 
-    def load_position(self, state: State | None, batches_completed: int, batch_size: int) -> None:
+    def load_position(
+        self, state: State | None, batches_completed: int, batch_size: int, world_size: int = 1
+    ) -> None:
         """Resumes at the position of a state; without a state the run is between two epochs.
 
         Args:
             state: what `Trainer.get_state` returned once, or None.
             batches_completed: the training batches done in the whole run.
             batch_size: the samples in one batch that the trainer decides on now.
+            world_size: the number of ranks.
         """
         state = state or {}
         before = state.get("conditions") or {}
         size, limit = before.get("train_batch_size"), self._args.gpu_batch_size_limit
-        is_by_arguments = batch_size == step_batch_size(self._args.train_batch_size, limit)
+        is_by_arguments = batch_size == step_batch_size(self._args.train_batch_size // world_size, limit)
         in_batches_of = 0  # not known, where a subclass of the trainer decides, or nothing says it
         if isinstance(size, int) and is_by_arguments:
             in_batches_of = step_batch_size(size, before.get("gpu_batch_size_limit", limit))

@@ -14,7 +14,7 @@ from marlin_ckpt.loading.live import changes_its_state
 from marlin_ckpt.loading.optimizers import differences as optimizer_differences
 from marlin_ckpt.loading.optimizers import other_order
 from marlin_ckpt.loading.words import HINT
-from marlin_ckpt.training.sizes import step_batch_size
+from marlin_ckpt.training.sizes import accumulation
 
 State = Mapping[str, Any]
 
@@ -130,6 +130,8 @@ def _left(state: State, args: TrainerArguments, steps_per_epoch: int) -> int:
     if args.step_schedulers_by == "epoch":
         return epochs
     batches = ((state.get("position") or {}).get("epoch") or {}).get("batches", 0)
-    size = args.train_batch_size
-    done = -(-int(batches) // (size // step_batch_size(size, args.gpu_batch_size_limit)))
+    then = state.get("conditions") or {}  # whose batches are counted, if it says so
+    size, world_size = then.get("train_batch_size", args.train_batch_size), then.get("world_size", 1)
+    limit = then.get("gpu_batch_size_limit", args.gpu_batch_size_limit)
+    done = -(-int(batches) // accumulation(size, limit, world_size))
     return epochs * steps_per_epoch - done

@@ -6,7 +6,7 @@ from typing import Any
 
 from marlin_ckpt.training.resume import loaders, rng
 from marlin_ckpt.training.resume.conditions import differences
-from marlin_ckpt.training.resume.order import Remaining
+from marlin_ckpt.training.resume.order import ALL, Remaining, Share
 
 
 class Position:
@@ -115,8 +115,15 @@ class Position:
             left |= {"batch_size": size, "samples": saved["batches"] * size}
         return left
 
-    def open(
-        self, loader: Any, *, seed: int, epoch: int, batches_completed: int, batch_size: int
+    def open(  # noqa: PLR0913 - all but the first are names
+        self,
+        loader: Any,
+        *,
+        seed: int,
+        epoch: int,
+        batches_completed: int,
+        batch_size: int,
+        share: Share = ALL,
     ) -> Remaining:
         """Begins to load the batches that are left, and restores the random numbers of the present position.
 
@@ -126,11 +133,12 @@ class Position:
             epoch: from 0.
             batches_completed: those of the whole run.
             batch_size: that the loader was asked for.
+            share: whose batches these are.
         """
         now, done = loaders.conditions(loader), self.batches(batches_completed)
         changed = differences(self.data, now)
         saved = self._loaded_in_samples(loader, batch_size)
-        self._remaining = Remaining(loader, seed=seed, epoch=epoch, done=done, saved=saved)
+        self._remaining = Remaining(loader, seed=seed, epoch=epoch, done=done, saved=saved, share=share)
         self._restore_held()
         if self._goes_on:
             self._goes_on = False

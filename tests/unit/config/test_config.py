@@ -124,7 +124,7 @@ def test_a_key_that_yaml_does_not_have_is_unknown_though_the_dataclass_has_the_f
         ("trainer", "epochs: -1", ("0 or more", "-1")),
         ("trainer", "train_batch_size: 0", ("1 or more", "0")),
         ("trainer", "max_grad_norm: 0", ("above 0", "0.0")),
-        ("trainer", "backend: ddp", ("sp", "'ddp'")),
+        ("trainer", "backend: dp", ("sp", "'dp'")),
         ("checkpointer", "period: 0", ("1 or more", "0")),
         ("checkpointer", "log_level: LOUD", ("DEBUG, INFO", "'LOUD'")),
         ("checkpointer", "file_ext: .pt", ("'pt'", "'.pt'")),

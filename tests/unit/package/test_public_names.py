@@ -14,6 +14,7 @@ from marlin_ckpt import errors
 
 PUBLIC_NAMES = [
     "AbstractCheckpointer",
+    "AbstractTrainerBackendDecorator",
     "ArgumentsError",
     "BadFileError",
     "BestArguments",
@@ -26,12 +27,15 @@ PUBLIC_NAMES = [
     "Container",
     "Contents",
     "CorruptCheckpointError",
+    "DDPTrainerBackend",
     "DefaultCheckpointer",
     "DefaultCheckpointerArguments",
     "DirectoryInUseError",
+    "DistributedTrainingArguments",
     "FailedSave",
     "Fault",
     "Format",
+    "FsdpArguments",
     "Kind",
     "LoadReport",
     "Manifest",

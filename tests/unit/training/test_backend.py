@@ -205,5 +205,7 @@ def test_a_checkpoint_of_another_backend_is_refused(make_checkpointer):
 
 
 def test_a_backend_of_no_known_name_is_refused_with_the_known_one():
-    with pytest.raises(ArgumentsError, match="backend: expected one of sp, sp-amp, not 'ddp'"):
-        TrainerArguments(backend="ddp")
+    with pytest.raises(
+        ArgumentsError, match="backend: expected one of sp, sp-amp, ddp, ddp-amp, fsdp2, not 'dp'"
+    ):
+        TrainerArguments(backend="dp")

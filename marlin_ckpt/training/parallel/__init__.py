@@ -1,0 +1,11 @@
+"""Trains on many ranks: what each of them does of a step, and what they agree on.
+
+sharing    Sharing: the part that other ranks have in a step; with one process, none
+backends   DDPTrainerBackend and FSDPTrainerBackend, and the choice of a backend by its name
+batches    the batches of each rank: as many for all, or as one after the other ends
+gathering  the outputs and metrics of all ranks
+alike      compares the parameters of the ranks before the first step
+own        what differs between ranks, in a checkpoint
+shared     a checkpointer as all ranks call it: rank 0 does what it does, and all learn of it
+joining    finds the other ranks when a trainer is made
+"""

@@ -1,0 +1,99 @@
+"""The outputs and metrics of all ranks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from itertools import zip_longest
+from typing import Any
+
+import torch
+
+from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.training.resume.leaves import leaves
+
+_NOTHING: Any = object()
+
+
+def packed(value: Any) -> bytes:
+    """A value as bytes, for another rank."""
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return stream.getvalue()
+
+
+def unpacked(data: bytes) -> Any:
+    """What another rank of the run has packed."""
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+
+
+def gathered(ranks: Ranks, outputs: list[Any]) -> list[Any]:
+    """The outputs of all ranks, each place with a row of every rank in turn.
+
+    Since the ranks take the samples of a validation in turn too, outputs of single samples come in the order
+    of the data.
+
+    Args:
+        ranks: that all call this.
+        outputs: of this one: for each place a tensor whose first dimension counts, or a list.
+    """
+    if ranks.world_size == 1:
+        return outputs
+    sent = ranks.exchanged(packed(outputs))
+    found = [unpacked(one) for one in sent]
+    return [
+        _in_turn([one for one in each if one is not _NOTHING])
+        for each in zip_longest(*found, fillvalue=_NOTHING)
+    ]
+
+
+def _in_turn(parts: list[Any]) -> Any:
+    """One place of all ranks."""
+    tensors = all(isinstance(one, torch.Tensor) for one in parts)
+    if not tensors or len({(one.dtype, one.shape[1:]) for one in parts}) > 1:
+        rows = zip_longest(*map(list, parts), fillvalue=_NOTHING)
+        return [one for row in rows for one in row if one is not _NOTHING]
+    whole = torch.cat(parts)
+    row, rank = (
+        torch.cat(
+            [
+                torch.arange(len(one)) if is_row else torch.full((len(one),), place)
+                for place, one in enumerate(parts)
+            ]
+        )
+        for is_row in (True, False)
+    )
+    return whole[torch.argsort(row * len(parts) + rank)]
+
+
+def agreed(ranks: Ranks, metrics: Mapping[str, float], samples: int) -> dict[str, float]:
+    """The metrics of all ranks: those that differ weighted by the samples that each is the mean of.
+
+    Args:
+        ranks: that all call this.
+        metrics: of this one.
+        samples: of its last validation.
+    """
+    if ranks.world_size == 1:
+        return dict(metrics)
+    sent = ranks.exchanged(packed((dict(metrics), samples)))
+    found: list[tuple[dict[str, float], int]] = [unpacked(one) for one in sent]
+    names = dict.fromkeys(name for each, _ in found for name in each)
+    return {name: _mean([(each[name], weight) for each, weight in found if name in each]) for name in names}
+
+
+def _mean(values: list[tuple[float, int]]) -> float:
+    if len({repr(value) for value, _ in values}) == 1:  # NaN too
+        return values[0][0]
+    counted = [(value, weight) for value, weight in values if weight]
+    if not counted:
+        counted = [(value, 1) for value, _ in values]
+    return sum(value * weight for value, weight in counted) / sum(weight for _, weight in counted)
+
+
+def samples(batch: Any) -> int:
+    """How many samples a batch has, as its first tensor says; 1 where it has none."""
+    for _, one in leaves(batch):
+        if isinstance(one, torch.Tensor):
+            return len(one) if one.dim() else 1
+    return 1

@@ -1,0 +1,84 @@
+"""Finds the other ranks of a run, when a trainer is made or before."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from marlin_ckpt.arguments import TrainerArguments
+from marlin_ckpt.distributed import launch
+from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.errors import TrainingError
+from marlin_ckpt.training import setting
+from marlin_ckpt.training.backend import TrainerBackend
+from marlin_ckpt.training.parallel.backends import RanksTrainerBackend
+from marlin_ckpt.training.resume import rng
+
+ON_MANY = ("ddp", "ddp-amp", "fsdp2")
+
+
+def join(args: TrainerArguments, backend: TrainerBackend | None = None) -> tuple[Ranks, torch.device]:
+    """The ranks of a run, and the device of this one; makes the process group where there is none.
+
+    With a backend for one process that is this process alone, whatever process group there is.
+
+    Args:
+        args: the trainer's; `distributed_training_args` is set where it is not, as PyMarlin does.
+        backend: what runs the steps; None: what `args.backend` names.
+
+    Raises:
+        ConfigError: there are no other processes, since nothing has started them.
+        TrainingError: they cannot be reached, or the device is not there.
+    """
+    is_many = args.backend in ON_MANY if backend is None else isinstance(backend, RanksTrainerBackend)
+    if not is_many:
+        return Ranks(is_alone=True), setting.device_of(args)
+    name = args.backend if args.backend in ON_MANY else type(backend).__name__
+    where = launch.place(name, args.distributed_training_args)
+    args.distributed_training_args = where
+    device = setting.device_of(args, where.local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    launch.begin(where, device)
+    ranks = Ranks()
+    if args.train_batch_size < ranks.world_size:
+        what = f"train_batch_size is {args.train_batch_size}, and there are {ranks.world_size} ranks"
+        raise TrainingError(what, hint="it is of all ranks together: raise it, or start fewer")
+    return ranks, device
+
+
+def seed_module(args: TrainerArguments, ranks: Ranks) -> None:
+    """Seeds what a module draws when it is made, at all ranks alike.
+
+    Args:
+        args: the trainer's.
+        ranks: that all call this.
+    """
+    setting.before_module(args)
+    if args.seed is None and ranks.world_size > 1:
+        rng.seed_all(ranks.told(int(torch.randint(2**31, ()))))
+
+
+def seed_training(args: TrainerArguments, ranks: Ranks) -> int:
+    """Seeds what training draws, at each rank otherwise; returns the seed of the data's order.
+
+    Args:
+        args: the trainer's.
+        ranks: that all call this.
+    """
+    seed: int = ranks.told(setting.before_training(args))
+    if ranks.rank:
+        rng.seed_all(rng.derived(seed, "training", ranks.rank))
+    return seed
+
+
+def level(name: str, ranks: Ranks) -> int:
+    """The lowest level that a rank logs: what is no warning is rank 0's.
+
+    Args:
+        name: that the arguments have.
+        ranks: of the run.
+    """
+    number = logging.getLevelNamesMapping()[name]
+    return number if ranks.is_main else max(number, logging.WARNING)

@@ -1,0 +1,161 @@
+"""What differs between the ranks of a run, in a checkpoint: random numbers, positions of loaders, outputs.
+
+It is under `ranks` in the trainer's state, by the number of the rank as a string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.training.resume import rng
+
+_KEY = "ranks"
+_OF_EPOCH = ("rng", "loader")  # of a position within an epoch
+State = dict[str, Any]
+
+
+def split(position: Mapping[str, Any], backend: Mapping[str, Any]) -> tuple[State, State]:
+    """Splits a rank's position into what all ranks have in common, and what is its own.
+
+    Args:
+        position: what `Position.state` returned.
+        backend: what the backend's `get_state` returned.
+    """
+    mine: State = {"rng": position["rng"]}
+    common: State = {}
+    if epoch := position.get("epoch"):
+        common["epoch"] = {name: value for name, value in epoch.items() if name not in _OF_EPOCH}
+        mine["epoch"] = {name: epoch[name] for name in _OF_EPOCH if name in epoch}
+    if outputs := (backend.get("epoch") or {}).get("outputs"):
+        mine["outputs"] = outputs
+    return common, mine
+
+
+def in_state(rank: int, mine: State) -> State:
+    """A rank's own part, as the trainer's state has it."""
+    return {_KEY: {str(rank): mine}}
+
+
+def backend_in_common(state: Mapping[str, Any]) -> State:
+    """A backend's state without the outputs of this rank."""
+    if not (epoch := state.get("epoch")):
+        return dict(state)
+    return {**state, "epoch": {name: value for name, value in epoch.items() if name != "outputs"}}
+
+
+def of_ranks(state: Any) -> Any:
+    """The part of a trainer's state that differs between ranks."""
+    return state.get(_KEY) if isinstance(state, Mapping) else None
+
+
+def with_ranks(state: Any, parts: Sequence[Any]) -> Any:
+    """A trainer's state with the parts of all ranks.
+
+    Args:
+        state: of one rank.
+        parts: what `of_ranks` returned at each.
+    """
+    if not isinstance(state, Mapping):
+        return state
+    return {**state, _KEY: {rank: mine for part in parts for rank, mine in (part or {}).items()}}
+
+
+def mine(state: Any, rank: int, world_size: int) -> Any:
+    """A trainer's state as one rank goes on from it, with its own position.
+
+    Where as many ranks have saved it, that is exact. Else a rank that was not there draws other random
+    numbers, and no loader gets the position of another.
+
+    Args:
+        state: what a checkpoint holds, or None.
+        rank: that goes on.
+        world_size: of the run that goes on.
+    """
+    parts = of_ranks(state)
+    if parts is None:
+        is_other = rank > 0 and isinstance(state, Mapping) and "position" in state
+        return {**state, "position": _of_another(state, state["position"], rank)} if is_other else state
+    position = dict(state.get("position") or {})
+    is_same = len(parts) == world_size
+    own_part = parts.get(str(rank))
+    if own_part is None:
+        return {**state, "position": _of_another(state, position, rank)}
+    position["rng"] = own_part["rng"]
+    if epoch := position.get("epoch"):
+        of_epoch = dict(own_part.get("epoch") or {})
+        if not is_same:
+            of_epoch.pop("loader", None)
+        position["epoch"] = {**epoch, **of_epoch}
+    return {**state, "position": position}
+
+
+def _of_another(state: Mapping[str, Any], position: Mapping[str, Any], rank: int) -> State:
+    """A position with random numbers that no other rank draws."""
+    with rng.preserved():
+        done = (position.get("epoch") or {}).get("samples", 0)
+        rng.seed_all(rng.derived(state.get("seed", 0), "rank", rank, state.get("last_epoch", -1), done))
+        drawn = rng.states()
+    found = {**position, "rng": drawn}
+    if epoch := position.get("epoch"):
+        found["epoch"] = {**{name: value for name, value in epoch.items() if name != "loader"}, "rng": drawn}
+    return found
+
+
+def checkpoint_of(loaded: Checkpoint, rank: int, world_size: int) -> Checkpoint:
+    """A checkpoint as one rank goes on from it.
+
+    Args:
+        loaded: what a checkpoint holds, of whatever number of ranks.
+        rank: that goes on.
+        world_size: of the run that goes on.
+    """
+    state = loaded.trainer_state
+    if not isinstance(state, Mapping) or (world_size == 1 and _KEY not in state):
+        return loaded
+    return replace(
+        loaded,
+        trainer_state=mine(state, rank, world_size),
+        trainer_backend_state=backend_of(loaded.trainer_backend_state, state, rank, world_size),
+    )
+
+
+def backend_of(state: Any, trainer_state: Any, rank: int, world_size: int) -> Any:
+    """A backend's state as one rank goes on from it, with its own outputs of the epoch.
+
+    Args:
+        state: of the backend, as a checkpoint holds it.
+        trainer_state: of the trainer, as the same one holds it.
+        rank: that goes on.
+        world_size: of the run that goes on.
+    """
+    parts = of_ranks(trainer_state)
+    epoch = state.get("epoch") if isinstance(state, Mapping) else None
+    if epoch is None or (parts is None and (rank == 0 or "outputs" not in epoch)):
+        return state
+    by_rank = [(part or {}).get("outputs") or [] for _, part in sorted((parts or {}).items(), key=_number)]
+    of_other = _merged(by_rank) if rank == 0 else []
+    outputs = by_rank[rank] if len(by_rank) == world_size else of_other
+    return {**state, "epoch": {**epoch, "outputs": outputs}}
+
+
+def _number(item: tuple[str, Any]) -> int:
+    return int(item[0])
+
+
+def _merged(by_rank: Sequence[Sequence[Any]]) -> list[Any]:
+    """The outputs of all ranks as those of one."""
+    places: list[Any] = []
+    for place in range(max(map(len, by_rank), default=0)):
+        parts = [one[place] for one in by_rank if place < len(one)]
+        if any(one is None for one in parts):
+            places.append(None)
+        elif all(isinstance(one, torch.Tensor) for one in parts):
+            places.append(torch.cat(parts))
+        else:
+            places.append([row for one in parts for row in one])
+    return places
