@@ -32,14 +32,13 @@ class Ranks:
         is_broken: whether a collective has failed, after which only `renew` helps.
     """
 
-    def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S, *, is_alone: bool = False) -> None:
+    def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """Takes the ranks of the default process group; makes a new group, so that all ranks must call this.
 
         Args:
             timeout_s: see `timeout_s`.
-            is_alone: take this process alone, whatever process group there is.
         """
-        is_many = not is_alone and dist.is_available() and dist.is_initialized()
+        is_many = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if is_many else 0
         self.world_size = dist.get_world_size() if is_many else 1
         self.timeout_s = timeout_s

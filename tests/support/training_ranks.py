@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from marlin_ckpt import ModuleInterface, Preempted, Trainer, TrainerArguments
+from marlin_ckpt import ModuleInterface, Preempted, Trainer
 from marlin_ckpt.distributed.ranks import Ranks
-from marlin_ckpt.errors import MarlinError
-from marlin_ckpt.training.resume.leaves import fingerprint, leaves
+from marlin_ckpt.training.resume.leaves import fingerprint
 from tests.support.proven_modules import Careful
-from tests.support.stopped_runs import StopsAt, final_state, trainer_in
+from tests.support.stopped_runs import final_state, trainer_in
 
 
 class Plain(ModuleInterface):
@@ -115,18 +115,16 @@ def equals_one_process(directory: str) -> dict:
         "partial": {"train_batch_size": 16, "gpu_batch_size_limit": 2},
         "limited": {"max_train_steps_per_epoch": 3},
     }.items():
-        samples = 48 if name != "partial" else 40  # 16, 16 and 8
-        fields = {"train_batch_size": 8, **fields}
-        many = trained(Path(directory, f"{name}-many"), lambda: Plain(samples), backend="ddp", **fields)
-        own = {**fields, "gpu_batch_size_limit": fields.get("gpu_batch_size_limit", 256) * world_size}
-        one = trained(
-            Path(directory, f"{name}-one-{os.environ['RANK']}"), lambda: Plain(samples), backend="sp", **own
-        )
+        options = {"train_batch_size": 8, **fields}
+        make = partial(Plain, 48 if name != "partial" else 40)  # 16, 16 and 8
+        many = trained(Path(directory, f"{name}-many"), make, backend="ddp", **options)
+        whole = {**options, "gpu_batch_size_limit": options.get("gpu_batch_size_limit", 256) * world_size}
+        one = trained(Path(directory, f"{name}-one-{os.environ['RANK']}"), make, backend="sp", **whole)
         found[name] = {
-            "many": weights(many), "one": weights(one), "seen": many.module.seen, "seen_by_one": one.module.seen,
-            "steps": [many.global_steps_finished, one.global_steps_finished, many.estimated_global_steps_per_epoch],
+            "many": weights(many), "one": weights(one),
+            "seen": many.module.seen, "seen_by_one": one.module.seen,
+            "steps": [many.global_steps_finished, one.global_steps_finished],
             "metrics": [many._metrics, one._metrics], "validated": many.module.validated,
-            "is_main": many.is_main_process,
         }  # fmt: skip
     return found
 

@@ -33,7 +33,7 @@ def join(args: TrainerArguments, backend: TrainerBackend | None = None) -> tuple
     """
     is_many = args.backend in ON_MANY if backend is None else isinstance(backend, RanksTrainerBackend)
     if not is_many:
-        return Ranks(is_alone=True), setting.device_of(args)
+        return Ranks.alone(), setting.device_of(args)
     name = args.backend if args.backend in ON_MANY else type(backend).__name__
     where = launch.place(name, args.distributed_training_args)
     args.distributed_training_args = where

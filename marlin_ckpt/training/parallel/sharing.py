@@ -27,7 +27,7 @@ class Sharing:
     """
 
     def __init__(self) -> None:
-        self.ranks = Ranks(is_alone=True)
+        self.ranks = Ranks.alone()
         self.seen = 0
 
     def take(self, module: nn.Module, device: torch.device) -> None:
