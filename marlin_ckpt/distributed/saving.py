@@ -200,7 +200,7 @@ def _write_shard(
     if shard is None:
         return None
     items = prepared.items
-    data = _live(prepared.tensors) if image is None else _copied(prepared, image)
+    data = live(prepared.tensors) if image is None else _copied(prepared, image)
     return commit.write_durably(
         folder,
         shard_name(about.rank),
@@ -210,7 +210,7 @@ def _write_shard(
     )
 
 
-def _live(tensors: Iterable[torch.Tensor]) -> Iterator[memoryview]:
+def live(tensors: Iterable[torch.Tensor]) -> Iterator[memoryview]:
     """The data of tensors, each in this process's memory while it is read."""
     for one in tensors:
         local = plain(one)

@@ -8,7 +8,7 @@ recording       Recording: what the saves of a run write into the history of its
 states          turns modules, optimizers and the like into their states
 plain           turns values that weights_only refuses into plain ones
 replacing       copies a structure in which such values are replaced
-about           when, by which versions and in what setting something is written
+about           in what setting something is written
 copying         copies a state while training goes on
 turn            a lock that neither another thread nor a signal handler gets past
 background      the thread that finishes a save

@@ -1,29 +1,19 @@
-"""By which versions something is written, and in what setting; for manifests and the history."""
+"""In what setting something is written, for the history."""
 
 import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import platform
 import subprocess
 from typing import Any
 
-import torch
-
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.keep import RetentionArguments
-from marlin_ckpt.version import __version__
 
 MOST_LETTERS = 2000  # of an error: some quote the data that they are about
 _GIT_S = 2.0  # a repository on a slow network drive must not hold a run up
 _OF_A_START = ("delete_existing_checkpoints",)  # `--overwrite` sets it, and `--resume` clears it
-
-
-def versions() -> dict[str, str]:
-    """The versions of marlin-ckpt, torch and Python."""
-    python = platform.python_version()
-    return {"marlin_ckpt": __version__, "torch": str(torch.__version__), "python": python}
 
 
 def rules(keep: RetentionArguments | None) -> dict[str, Any]:

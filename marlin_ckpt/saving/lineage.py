@@ -9,8 +9,8 @@ from marlin_ckpt.checkpoint import plain_metrics
 from marlin_ckpt.formats.manifest import Manifest, Parent
 from marlin_ckpt.formats.times import now
 from marlin_ckpt.formats.torch.parameters import names_of_slots
+from marlin_ckpt.formats.torch.versions import versions
 from marlin_ckpt.naming import Kind
-from marlin_ckpt.saving import about
 from marlin_ckpt.saving.copying.owners import KnownOptimizers
 
 
@@ -70,7 +70,7 @@ class Lineage:
             run_id=self.run_id,
             save_number=self.saves + 1,
             metrics=plain_metrics(metrics),
-            versions=about.versions(),
+            versions=versions(),
             parent=self._parent,
             optimizers=names_of_slots(parts, modules, self.optimizers),
         )

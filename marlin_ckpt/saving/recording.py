@@ -16,6 +16,7 @@ from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.directory.transaction import Transaction
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.torch.versions import versions
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving import about
@@ -90,7 +91,7 @@ class Recording:
         """
         self._is_on = True
         self._begun.add((absolute(directory), self.lineage.run_id))
-        started = dataclasses.replace(started, versions=about.versions(), git_commit=about.commit())
+        started = dataclasses.replace(started, versions=versions(), git_commit=about.commit())
         self.write(directory, started, *self._taken_up(directory))
 
     def continues(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
+from marlin_ckpt.distributed import MarlinWriter
 from marlin_ckpt.distributed.planning.plans import SavePlans
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.distributed.saving import save_sharded
@@ -207,4 +210,40 @@ def save_again(directory: str) -> dict:
     save("one", one)
     plans.drop() if ranks.rank == 0 else None
     save("one", one)
+    return found
+
+
+def write_by_dcp(directory: str) -> dict:
+    """`dcp.save` and `dcp.async_save` by MarlinWriter: what stock reads, and what is left of failures."""
+    rank, found = dist.get_rank(), {}
+    state = _state(3)
+    path = os.path.join(directory, "a_7.dcp")
+    for name in ("new", "over", "async"):
+        writer = MarlinWriter(path, metrics={"loss": torch.tensor(0.5)})
+        if name == "async":
+            dcp.async_save(state, storage_writer=writer).result()
+        else:
+            dcp.save(state, storage_writer=writer)
+        found[name] = _by_stock(state, path)
+    with open(os.path.join(path, ".marlin/manifest.json"), encoding="utf-8") as file:
+        found["manifest"] = json.load(file)
+    before = sorted(os.listdir(path))
+    refusals: dict[str, tuple[dict, Any, dict]] = {
+        "exists": (state, None, {"overwrite": False}),
+        "caching": (state, dcp.DefaultSavePlanner(enable_plan_caching=True), {}),
+        "sparse": ({"w": torch.eye(2).to_sparse()} if rank == 1 else {"v": torch.ones(1)}, None, {}),
+    }
+    dist.barrier()
+    for name, (one, planner, how) in refusals.items():
+        for _ in range(2 if name == "caching" else 1):  # the first save is whole, the second is refused
+            writer = MarlinWriter(path if name != "caching" else f"{path}-caching", **how)
+            try:
+                dcp.save(one, storage_writer=writer, planner=planner)
+            except dcp.CheckpointException as error:
+                found[name] = str(error)
+        del writer
+    gc.collect()
+    dist.barrier()
+    found["left"] = sorted(os.listdir(directory))
+    found["stands"] = before == sorted(os.listdir(path)) and _by_stock(state, path)
     return found
