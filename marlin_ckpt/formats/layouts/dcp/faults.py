@@ -79,9 +79,9 @@ def _look_at_ranges(file: str, items: list[Item], size_bytes: int, found: Faults
         found.wrong.append(f"{METADATA} places {listed(short_names(outside))} before the start of {file}")
     found.names.extend(short_names([*cut, *outside]))
     found.unreadable.update(cut, outside)
-    before, end = "", 0
+    before, end, last = "", 0, None
     for one in items:
-        if one.place.size_bytes <= 0:
+        if one.place.size_bytes <= 0 or one.place == last:  # a tensor of several names is there once
             continue
         if one.place.start < end:
             found.wrong.append(
@@ -89,7 +89,7 @@ def _look_at_ranges(file: str, items: list[Item], size_bytes: int, found: Faults
             )
             found.names.append(one.name[:_LONGEST])
             return
-        before, end = one.name[:_LONGEST], one.place.start + one.place.size_bytes
+        before, end, last = one.name[:_LONGEST], one.place.start + one.place.size_bytes, one.place
     if size_bytes > end and not cut:
         found.notes.append(f"{METADATA} names nothing in the last {size_bytes - end:,} bytes of {file}")
 
