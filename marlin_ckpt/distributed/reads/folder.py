@@ -18,7 +18,7 @@ from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, CorruptCheckpointError, NotACheckpointError
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.layouts.dcp.faults import faults_in
-from marlin_ckpt.formats.layouts.dcp.saved import Saved, metadata_files, saved_in
+from marlin_ckpt.formats.layouts.dcp.saved import METADATA, Saved, metadata_files, saved_in
 from marlin_ckpt.formats.layouts.members import Folder
 from marlin_ckpt.formats.layouts.parts import listed
 from marlin_ckpt.formats.manifest import Manifest
@@ -32,6 +32,8 @@ from marlin_ckpt.storage.local.store import open_store
 from marlin_ckpt.storage.source import Source
 
 if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import Metadata
+
     from marlin_ckpt.storage.store import Store
 
 LAYOUTS = ("sharded", "dcp")  # that are loaded here: ours, and torch's own
@@ -67,10 +69,24 @@ class Sharded:
     path: str
     manifest: Manifest | None
     saved: Saved
+    _metadata: dict[str, bytes]
     _folder: Folder
     _stack: contextlib.ExitStack
     _files: dict[str, File] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def torch_metadata(self) -> Metadata:
+        """What the folder says of itself, as torch has it.
+
+        Raises:
+            CorruptCheckpointError: each rank has written its own.
+            UnsafeCheckpointError: it names what no metadata has.
+        """
+        if METADATA not in self._metadata:
+            raise CorruptCheckpointError(f"{METADATA} is missing, there is only that of each rank", self.path)
+        from marlin_ckpt.distributed import metadata  # noqa: PLC0415 - with all of DCP, for whoever has that
+
+        return metadata.from_bytes(self._metadata[METADATA], f"{self.path}/{METADATA}")
 
     def file(self, name: str) -> File:
         """Opens a shard, once; from any thread.
@@ -133,7 +149,7 @@ def opened(path: str, ranks: Ranks) -> Iterator[Sharded]:
     saved = _saved(told.metadata, path)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(open_store(entry.place))
-        yield Sharded(path, told.manifest, saved, Folder(store, entry), stack)
+        yield Sharded(path, told.manifest, saved, told.metadata, Folder(store, entry), stack)
 
 
 def _read(path: str) -> _Told:
@@ -145,25 +161,23 @@ def _read(path: str) -> _Told:
     with open_store(entry.place) as store:
         manifest = _manifest(store, entry)
         folder = Folder(store, entry)
-        metadata = {}
+        found = {}
         for name in metadata_files(folder):
             with folder.open(name) as source:
-                metadata[name] = source.read(0, source.size_bytes)
-    if not metadata:
-        raise CorruptCheckpointError("the save did not finish: .metadata is missing", path)
+                found[name] = source.read(0, source.size_bytes)
+    if not found:
+        raise CorruptCheckpointError(f"the save did not finish: {METADATA} is missing", path)
     if manifest is not None:
-        _compare(metadata, manifest, path)
-    faults = faults_in(_saved(metadata, path), folder.items)
+        _compare(found, manifest, path)
+    faults = faults_in(_saved(found, path), folder.items)
     if wrong := [*faults.missing, *faults.wrong]:
         names = tuple(dict.fromkeys(faults.names))
         raise CorruptCheckpointError("; ".join(wrong[:_MOST_SAID]), path, tensors=names)
-    return _Told(entry, metadata, manifest)
+    return _Told(entry, found, manifest)
 
 
-def _saved(metadata: dict[str, bytes], path: str) -> Saved:
-    return saved_in(
-        {name: Memory(f"{path}/{name}", memoryview(data)) for name, data in metadata.items()}, path
-    )
+def _saved(found: dict[str, bytes], path: str) -> Saved:
+    return saved_in({name: Memory(f"{path}/{name}", memoryview(data)) for name, data in found.items()}, path)
 
 
 def _manifest(store: Store, entry: Entry) -> Manifest | None:
@@ -177,9 +191,9 @@ def _manifest(store: Store, entry: Entry) -> Manifest | None:
     return found.manifest
 
 
-def _compare(metadata: dict[str, bytes], manifest: Manifest, path: str) -> None:
+def _compare(found: dict[str, bytes], manifest: Manifest, path: str) -> None:
     """Compares `.metadata` with the checksum that the manifest has of it."""
     rows = {row["name"]: Record(row["name"], row["size"], row["crc32"], 0) for row in manifest.records}
-    for name, data in metadata.items():
+    for name, data in found.items():
         if name not in rows or not holds(rows[name], isal_zlib.crc32(data)):
             raise CorruptCheckpointError(f"the CRC of {name} does not hold", path)
