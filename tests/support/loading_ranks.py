@@ -16,6 +16,11 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 import marlin_ckpt
 from marlin_ckpt import Checkpoint
+from marlin_ckpt.distributed.planning.plans import SavePlans
+from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.distributed.saving import save_sharded
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.naming import Kind
 
 
 class Net(nn.Module):
@@ -101,23 +106,30 @@ def whole(state: Any) -> Any:
     return state
 
 
-def save_stock(folders: dict[str, str]) -> None:
-    """Saves with stock DCP what a run has that is sharded in each way, and beside it the same in one file."""
+def save(folders: dict[str, str]) -> None:
+    """Saves what a run has that is sharded in each way, and beside it the same in one file.
+
+    Stock DCP writes those whose names begin with `stock`.
+    """
     for kind, folder in folders.items():
-        _save_stock(folder, kind)
+        net = made(kind, seed=1)
+        net.norm.running_mean.uniform_()
+        optimizer = stepped(net)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3)
+        trainer = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "step": 7}
+        state = Checkpoint(net.state_dict(), trainer, None).payload()
+        if Path(folder).name.startswith("stock"):
+            dcp.save(state, checkpoint_id=folder)
+        else:
+            save_sharded(state, folder, Ranks(), SavePlans(), manifest())
+        expected = whole(state)
+        if dist.get_rank() == 0:
+            torch.save(expected, f"{folder}.pt")
 
 
-def _save_stock(folder: str, kind: str) -> None:
-    net = made(kind, seed=1)
-    net.norm.running_mean.uniform_()
-    optimizer = stepped(net)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3)
-    trainer = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "step": 7}
-    state = Checkpoint(net.state_dict(), trainer, None).payload()
-    dcp.save(state, checkpoint_id=folder)
-    expected = whole(state)
-    if dist.get_rank() == 0:
-        torch.save(expected, f"{folder}.pt")
+def manifest(index: int = 3) -> Manifest:
+    created = "2026-11-27T12:00:00.000Z"
+    return Manifest(kind=Kind.CHECKPOINT, index=index, created=created, run_id="run", save_number=index)
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
