@@ -6,8 +6,9 @@ from typing import Any
 from marlin_ckpt.distributed.flat import KINDS, unflatten
 from marlin_ckpt.distributed.loading import agreed
 from marlin_ckpt.distributed.ranks import Ranks
-from marlin_ckpt.distributed.reads.folder import Sharded, opened
+from marlin_ckpt.distributed.reads.folder import Sharded, hint_at, opened
 from marlin_ckpt.distributed.reads.tensors import dtype_of, read_tensors, values_of
+from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.loading.placing import Placing, Saved, Value
 from marlin_ckpt.loading.together import How
@@ -35,9 +36,13 @@ def read_sharded(path: str, ranks: Ranks, how: How, into: Any) -> tuple[Any, Man
         placing = Placing(path, into, how.device(), spares=ranks.world_size > 1)
 
         def read() -> Any:
-            state = placing.state(how.arrange(_skeleton(sharded, ranks, weights_only=how.weights_only)))
-            placing.move(list(how.pairs(state, sharded.manifest)))
-            read_tensors(sharded, placing.wanted())
+            try:
+                state = placing.state(how.arrange(_skeleton(sharded, ranks, weights_only=how.weights_only)))
+                placing.move(list(how.pairs(state, sharded.manifest)))
+                read_tensors(sharded, placing.wanted())
+            except CorruptCheckpointError as error:
+                error.hint = error.hint or hint_at(path)
+                raise
             return state
 
         state = agreed(ranks, read)

@@ -17,8 +17,10 @@ from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, CorruptCheckpointError, NotACheckpointError
 from marlin_ckpt.formats import layouts
+from marlin_ckpt.formats.layouts.dcp import ours
 from marlin_ckpt.formats.layouts.dcp.faults import faults_in
 from marlin_ckpt.formats.layouts.dcp.saved import METADATA, Saved, metadata_files, saved_in
+from marlin_ckpt.formats.layouts.folder import files_of
 from marlin_ckpt.formats.layouts.members import Folder
 from marlin_ckpt.formats.layouts.parts import listed
 from marlin_ckpt.formats.manifest import Manifest
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 LAYOUTS = ("sharded", "dcp")  # that are loaded here: ours, and torch's own
 _MOST_SAID = 3  # sentences of what is wrong
+_LONGEST = 100  # characters of a name in a message
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class Sharded:
 
     def _lacks(self, file: str) -> CorruptCheckpointError:
         names = self._names_in(file)
-        what = f"{file} is missing, which holds {listed([one[:100] for one in names])}"
+        what = f"{file} is missing, which holds {listed([one[:_LONGEST] for one in names])}"
         return CorruptCheckpointError(what, self.path, tensors=names)
 
 
@@ -144,12 +147,25 @@ def opened(path: str, ranks: Ranks) -> Iterator[Sharded]:
         CorruptCheckpointError: a file is missing, or does not hold; all ranks raise the same.
         BadFileError, StorageError: as `read_metadata` raises them.
     """
-    told = told_by_main(ranks, lambda: _read(path))
+    told = told_by_main(ranks, lambda: _checked(path))
     entry = replace(told.entry, place=os.path.dirname(path.rstrip("/")) or os.curdir)
     saved = _saved(told.metadata, path)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(open_store(entry.place))
         yield Sharded(path, told.manifest, saved, told.metadata, Folder(store, entry), stack)
+
+
+def _checked(path: str) -> _Told:
+    try:
+        return _read(path)
+    except CorruptCheckpointError as error:
+        error.hint = error.hint or hint_at(path)
+        raise
+
+
+def hint_at(path: str) -> str:
+    """What to do about a checkpoint that is damaged."""
+    return f"`marlin-ckpt verify {path}` lists all that is damaged"
 
 
 def _read(path: str) -> _Told:
@@ -159,8 +175,8 @@ def _read(path: str) -> _Told:
     if entry is None or entry.layout not in LAYOUTS:
         raise NotACheckpointError("not a sharded checkpoint", path)
     with open_store(entry.place) as store:
-        manifest = _manifest(store, entry)
         folder = Folder(store, entry)
+        manifest = _manifest(store, entry, folder)
         found = {}
         for name in metadata_files(folder):
             with folder.open(name) as source:
@@ -180,14 +196,16 @@ def _saved(found: dict[str, bytes], path: str) -> Saved:
     return saved_in({name: Memory(f"{path}/{name}", memoryview(data)) for name, data in found.items()}, path)
 
 
-def _manifest(store: Store, entry: Entry) -> Manifest | None:
+def _manifest(store: Store, entry: Entry, folder: Folder) -> Manifest | None:
     """The manifest of a folder of ours, whose files have the lengths that it says; None of another tool's."""
     layout = layouts.named(entry.layout)
     if not layout.is_ours:
         return None
     found = layout.inspect(store, entry)
     if found.status is not None and found.status.is_bad:
-        raise CorruptCheckpointError(found.reason, entry.path)
+        lost = () if found.manifest is None else ours.lost(folder, files_of(found.manifest, entry.path))
+        what = found.reason + (f", with {listed([one[:_LONGEST] for one in lost])}" if lost else "")
+        raise CorruptCheckpointError(what, entry.path, tensors=lost)
     return found.manifest
 
 
