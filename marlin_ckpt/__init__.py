@@ -109,6 +109,7 @@ if TYPE_CHECKING:
         AbstractTrainerBackendDecorator as AbstractTrainerBackendDecorator,
     )
     from marlin_ckpt.training.parallel.backends import DDPTrainerBackend as DDPTrainerBackend
+    from marlin_ckpt.training.parallel.backends import FSDPTrainerBackend as FSDPTrainerBackend
     from marlin_ckpt.training.preemption import Preempted as Preempted
     from marlin_ckpt.training.trainer import Trainer as Trainer
 
@@ -146,7 +147,9 @@ _NAMES = {
     "training.backend": ("SingleProcess", "TrainerBackend", "TrainerBackendArguments"),
     "training.module": ("CallbackInterface", "ModuleInterface", "Stage"),
     "training.observer": ("TrainerObserver",),
-    "training.parallel.backends": ("AbstractTrainerBackendDecorator", "DDPTrainerBackend"),
+    "training.parallel.backends": (
+        "AbstractTrainerBackendDecorator", "DDPTrainerBackend", "FSDPTrainerBackend",
+    ),
     "training.preemption": ("Preempted",),
     "training.trainer": ("Trainer",),
 }  # fmt: skip

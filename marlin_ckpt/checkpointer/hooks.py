@@ -19,6 +19,13 @@ class TrainerHooks:
     trainer also calls methods of these names on an `AbstractCheckpointer`.
     """
 
+    def saves_together(self, state: Any) -> bool:  # noqa: ARG002 - whoever overrides it needs it
+        """Whether all ranks of a run are to call `save` or `save_model`, each with its part of this state.
+
+        Where not, rank 0 alone saves it, with what differs between the ranks. False unless overridden.
+        """
+        return False
+
     def is_due(self, index: int) -> bool:  # noqa: ARG002 - whoever overrides it needs it
         """Whether `save` would save under this index without being forced; True unless overridden."""
         return True

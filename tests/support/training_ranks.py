@@ -2,91 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from marlin_ckpt import ModuleInterface, Preempted, Trainer
+from marlin_ckpt import Preempted, Trainer
 from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.training.resume.leaves import fingerprint
+from tests.support.modules_of_ranks import Asking, Liar, OfOwn, Overflowing, Plain
 from tests.support.proven_modules import Careful
 from tests.support.stopped_runs import final_state, trainer_in
-
-
-class Plain(ModuleInterface):
-    """Two layers in float64 without anything that is drawn; counts what it has seen."""
-
-    def __init__(self, samples: int = 48, stream: str = "", seed: int = 0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)
-        ).double()
-        generator = torch.Generator().manual_seed(1)
-        self.inputs = torch.randn(samples, 3, generator=generator, dtype=torch.float64)
-        self.numbers = torch.arange(samples)
-        self.stream = stream
-        self.seen: list[int] = []
-        self.validated: list[int] = []
-        self.steps: list[int] = []
-
-    def get_optimizers_schedulers(self, estimated_global_steps_per_epoch, epochs):
-        optimizer = torch.optim.AdamW(self.parameters(), lr=0.05)
-        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.9)]
-
-    def get_train_dataloader(self, sampler, batch_size):
-        data = TensorDataset(self.inputs, self.numbers)
-        if self.stream:
-            return DataLoader(Stream(data, self.stream), batch_size)
-        return DataLoader(data, batch_size, sampler=sampler(data))
-
-    def get_val_dataloaders(self, sampler, batch_size):
-        data = TensorDataset(self.inputs[:13], self.numbers[:13])
-        return DataLoader(data, batch_size, sampler=sampler(data))
-
-    def train_step(self, global_step, batch, device):
-        inputs, numbers = batch
-        self.seen += numbers.tolist()
-        return (self.layers(inputs) - inputs.sum(1, keepdim=True)).square().mean()
-
-    def val_step(self, global_step, batch, device):
-        inputs, numbers = batch
-        return (self.layers(inputs) - inputs.sum(1, keepdim=True)).square().squeeze(1), numbers
-
-    def on_end_val_epoch(self, global_step, *outputs, key="default"):
-        losses, numbers = outputs
-        self.validated = numbers.tolist()
-        self.measured = {"val_loss": float(losses.mean())}
-
-    def get_metrics(self):
-        return self.measured
-
-
-class Stream(IterableDataset):
-    """Of another length at each rank, where it says `uneven`."""
-
-    def __init__(self, data, kind):
-        self.data, self.kind = data, kind
-
-    def __iter__(self):
-        ranks = torch.distributed.get_world_size()
-        own = list(range(torch.distributed.get_rank(), len(self.data), ranks))
-        if self.kind == "uneven":
-            own = own[: len(own) - 4 * torch.distributed.get_rank()]
-        return iter([self.data[number] for number in own])
-
-
-class OfOwn(Plain):
-    """Measures what its own rank alone has seen."""
-
-    def on_end_val_epoch(self, global_step, *outputs, key="default"):
-        super().on_end_val_epoch(global_step, *outputs, key=key)
-        rank = torch.distributed.get_rank()
-        self.measured |= {"own": float(rank)}
-        self.should_stop = rank == 1  # which rank 0 does not see
 
 
 def trained(directory: Path, module, **fields) -> Trainer:
@@ -171,10 +101,101 @@ def resumes(directory: str, size: int, cases: list[list]) -> dict:
 
 def send_after(trainer: Trainer, step: int) -> None:
     """Sends this process a signal after a step."""
-    import signal
 
     def end(global_step: int, *outputs) -> None:
         if global_step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
     trainer.module.on_end_train_step = end
+
+
+def failure(work) -> list[str]:
+    """What a piece of work raises here."""
+    try:
+        work()
+    except MarlinError as error:
+        return [type(error).__name__, str(error)]
+    return []
+
+
+def edges(directory: str, backend: str) -> dict:
+    """Trains where data, modules or signals differ between ranks."""
+    rank = int(os.environ["RANK"])
+    unsaved = {"checkpointer": {"checkpoint": False}, "backend": backend, "epochs": 1}
+
+    def train(module, **fields) -> Trainer:
+        torch.manual_seed(7)
+        trainer = trainer_in(directory, module=module, **{**unsaved, **fields})
+        trainer.train()
+        return trainer
+
+    found: dict = {}
+    uneven = train(partial(Plain, 41))
+    found["uneven"] = [uneven.module.seen, uneven.module.validated, uneven.global_steps_finished]
+    stream = train(partial(Plain, 48, "uneven"), max_train_steps_per_epoch=100, gpu_batch_size_limit=2)
+    found["stream"] = [stream.module.seen, stream.global_steps_finished]
+    measured = train(OfOwn, epochs=2)
+    found["metrics"] = [measured._metrics["own"], measured.last_epoch]
+    found["differ"] = failure(lambda: train(lambda: Plain(seed=rank // 2)))
+    found["meta"] = failure(lambda: train(lambda: Plain().to("meta") if rank == 1 else Plain()))
+    found["small"] = failure(lambda: train(Plain, train_batch_size=2))
+    found["liar"] = failure(lambda: train(Liar, gpu_batch_size_limit=1, train_batch_size=12))
+    return found
+
+
+def saves(directory: str) -> dict:
+    """What the files hold, what signals do, and what happens where saves fail; under DDP."""
+    found: dict = {}
+    rank = int(os.environ["RANK"])
+    overflowing = trained(Path(directory, "amp"), Overflowing, backend="ddp-amp", amp_dtype="float16")
+    found["amp"] = [overflowing.trainer_backend.get_state()["scaler"]["scale"], weights(overflowing)]
+    whole = trained(Path(directory, "whole"), lambda: Asking(0, False), backend="ddp", val_batch_size=2)
+    for name, number, in_validation in (
+        ("step", signal.SIGTERM, False),
+        ("validation", signal.SIGINT, True),
+        ("save", signal.SIGUSR1, False),
+    ):
+        options = {"backend": "ddp", "val_batch_size": 2, "index_by": "step"}
+        make = partial(Asking, number, in_validation)
+        ended: list = []
+        try:
+            last = trained(Path(directory, name), make, checkpointer={"period": 100}, **options)
+        except Preempted as stopped:
+            ended = [stopped.code, os.path.basename(stopped.path)]
+            again = partial(Asking, 0, False)
+            last = trained(Path(directory, name), again, checkpointer={"period": 100}, **options)
+        found[name] = [ended, weights(last) == weights(whole), sorted(os.listdir(Path(directory, name)))]
+    failing = trainer_in(Path(directory, "failing"), module=Plain, backend="ddp")
+    if rank == 0:
+        failing.checkpointer.save = full
+    found["failed"] = failure(failing.train)
+    return found
+
+
+def full(*args, **options) -> None:
+    """A save into a disk without room."""
+    raise StorageError("no room", "/full")
+
+
+def begun(directory: str, steps: int) -> dict:
+    """Trains some steps and stops."""
+    torch.manual_seed(7)
+    trainer = trainer_in(directory, module=Plain, backend="ddp", train_batch_size=12)
+    send_after(trainer, steps)
+    with contextlib.suppress(Preempted):
+        trainer.train()
+    return {"seen": trainer.module.seen, "weights": weights(trainer)}
+
+
+def continued(directory: str, backend: str, fields: dict) -> dict:
+    """Goes on, with another number of ranks."""
+    torch.manual_seed(7)
+    options = {"module": Plain, "backend": backend, "train_batch_size": 12, "epochs": 1, **fields}
+    exact = failure(lambda: trainer_in(directory, **{**options, "exact": True}))
+    trainer = trainer_in(directory, **options, checkpointer={"checkpoint": False})
+    loaded = weights(trainer)
+    trainer.train()
+    return {
+        "seen": trainer.module.seen, "loaded": loaded, "exact": exact, "weights": weights(trainer),
+        "steps": trainer.global_steps_finished,
+    }  # fmt: skip

@@ -1,6 +1,7 @@
 """Trains on many ranks: what each of them does of a step, and what they agree on.
 
 sharing    Sharing: the part that other ranks have in a step; with one process, none
+fully_sharded  FullySharded: a part of the module on each rank, by torch's FSDP2
 backends   DDPTrainerBackend and FSDPTrainerBackend, and the choice of a backend by its name
 batches    the batches of each rank: as many for all, or as one after the other ends
 gathering  the outputs and metrics of all ranks

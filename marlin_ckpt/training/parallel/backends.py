@@ -141,6 +141,22 @@ class DDPTrainerBackend(RanksTrainerBackend):
         self.gather_frequency = gather_frequency
 
 
+class FSDPTrainerBackend(RanksTrainerBackend):
+    """Has a part of the module on each rank: torch's FSDP2."""
+
+    def __init__(self, trainer_backend: SingleProcess, args: FsdpArguments | None = None) -> None:
+        """Takes what runs the steps of this rank.
+
+        Args:
+            trainer_backend: a `SingleProcess`; mixed precision is among `args`.
+            args: how the module is sharded; None: the defaults.
+        """
+        # Imported here: torch's FSDP takes most of a second, which a run in one process need not wait for.
+        from marlin_ckpt.training.parallel.fully_sharded import FullySharded  # noqa: PLC0415
+
+        super().__init__(trainer_backend, FullySharded(args or FsdpArguments()))
+
+
 def build_trainer_backend(name: str, fsdp: FsdpArguments | None = None) -> TrainerBackend:
     """Makes the backend that `trainer.backend` names.
 
@@ -153,9 +169,8 @@ def build_trainer_backend(name: str, fsdp: FsdpArguments | None = None) -> Train
         "sp-amp": SingleProcessAmp,
         "ddp": lambda: DDPTrainerBackend(SingleProcess()),
         "ddp-amp": lambda: DDPTrainerBackend(SingleProcessAmp()),
+        "fsdp2": lambda: FSDPTrainerBackend(SingleProcess(), fsdp),
     }
-    if name not in made:
-        raise TrainingError(f"the backend {name} is not there yet", str(fsdp or ""))
     return made[name]()
 
 
@@ -185,3 +200,8 @@ def take(backend: TrainerBackend, ranks: Ranks, module: ModuleInterface, device:
 def seen(backend: TrainerBackend) -> int:
     """The samples of the last validation that this rank has looked at, where its backend counts them."""
     return backend.sharing.seen if isinstance(backend, RanksTrainerBackend) else 0
+
+
+def has_own_buffers(backend: TrainerBackend) -> bool:
+    """Whether the module has other buffers at each rank, which a checkpoint is to hold."""
+    return isinstance(backend, RanksTrainerBackend) and backend.sharing.has_own_buffers

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.training.resume import rng
@@ -34,6 +35,29 @@ def split(position: Mapping[str, Any], backend: Mapping[str, Any]) -> tuple[Stat
     if outputs := (backend.get("epoch") or {}).get("outputs"):
         mine["outputs"] = outputs
     return common, mine
+
+
+def buffers(module: nn.Module) -> State:
+    """The buffers of a module that its state has."""
+    saved = module.state_dict().keys()
+    return {name: one for name, one in module.named_buffers() if name in saved}
+
+
+def restore_buffers(module: nn.Module, state: Any, rank: int, world_size: int) -> None:
+    """Gives a module the buffers that its rank had, where as many ranks have saved them.
+
+    Args:
+        module: of this rank, with the state that all have in common.
+        state: of the trainer, as a checkpoint holds it.
+        rank: this one.
+        world_size: of the run that goes on.
+    """
+    parts = of_ranks(state) or {}
+    saved = (parts.get(str(rank)) or {}).get("buffers") if len(parts) == world_size else None
+    live = dict(module.named_buffers()) if saved else {}
+    for name, one in (saved or {}).items():
+        if name in live:
+            live[name].detach().copy_(one)
 
 
 def in_state(rank: int, mine: State) -> State:

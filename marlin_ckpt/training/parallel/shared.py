@@ -47,19 +47,25 @@ class SharedCheckpointer(AbstractCheckpointer, TrainerHooks):
         """What the work returns at rank 0, at all ranks."""
         return self._ranks.told(together(self._ranks, work if self._ranks.is_main else lambda: None))
 
+    def _of_all(self, work: Any) -> Any:
+        """What the work, which all do, returns at rank 0, at all ranks."""
+        return self._ranks.told(together(self._ranks, work))
+
     def save(self, checkpoint_state: Checkpoint, index: int, force: bool = False) -> str | None:
         """Saves the states of rank 0, with what differs of the others; the path is the same at all."""
+        if self._hooks.saves_together(checkpoint_state):
+            return self._of_all(lambda: self._inner.save(checkpoint_state, index, force))  # type: ignore[no-any-return]
         state = checkpoint_state.trainer_state
         sent = self._ranks.gathered(gathering.packed(own.of_ranks(state)))
         if sent is not None:
             parts = [gathering.unpacked(one) for one in sent]
-            whole = own.with_ranks(state, parts)
-            checkpoint_state = replace(checkpoint_state, trainer_state=whole)
+            checkpoint_state = replace(checkpoint_state, trainer_state=own.with_ranks(state, parts))
         return self._of_main(lambda: self._inner.save(checkpoint_state, index, force))  # type: ignore[no-any-return]
 
     def save_model(self, model_state: Any, index: int) -> str | None:
         """Saves the module's state of rank 0."""
-        return self._of_main(lambda: self._inner.save_model(model_state, index))  # type: ignore[no-any-return]
+        of = self._of_all if self._hooks.saves_together(model_state) else self._of_main
+        return of(lambda: self._inner.save_model(model_state, index))  # type: ignore[no-any-return]
 
     def load(self) -> Checkpoint:
         """Loads at each rank what rank 0 loads."""
@@ -99,13 +105,12 @@ class SharedCheckpointer(AbstractCheckpointer, TrainerHooks):
             yield
 
     def register(self, *optimizers: Optimizer) -> None:
-        """Names the optimizers at rank 0."""
-        if self._ranks.is_main:
-            self._hooks.register(*optimizers)
+        """Names the optimizers at each rank."""
+        self._hooks.register(*optimizers)
 
     def wait(self) -> None:
         """Waits until everything that was saved is durable."""
-        self._of_main(self._hooks.wait)
+        self._of_all(self._hooks.wait)
 
     def take_reports(self) -> list[SaveReport] | None:
         """The reports of rank 0."""

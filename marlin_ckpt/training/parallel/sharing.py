@@ -24,7 +24,10 @@ class Sharing:
     Attributes:
         ranks: of the run.
         seen: the samples of the last validation that this rank has looked at.
+        has_own_buffers: whether each rank has buffers of its own, such as what BatchNorm has measured.
     """
+
+    has_own_buffers = False
 
     def __init__(self) -> None:
         self.ranks = Ranks.alone()
@@ -68,7 +71,7 @@ class Sharing:
         return outputs
 
 
-class _Shared(Sharing):
+class Shared(Sharing):
     """What data-parallel backends have in common."""
 
     _common: Common | None = None
@@ -109,7 +112,7 @@ class _Shared(Sharing):
         return gathering.gathered(self.ranks, outputs)
 
 
-class DataParallel(_Shared):
+class DataParallel(Shared):
     """Each rank has a copy of the module, and the gradients are averaged: torch's DDP."""
 
     _copy: DistributedDataParallel

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.training import stepping
 from marlin_ckpt.training.module import ask_to_stop, wants_to_stop
-from marlin_ckpt.training.parallel import own
+from marlin_ckpt.training.parallel import backends, own
 from marlin_ckpt.training.resume import conditions, fitting, rng
 from marlin_ckpt.training.resume.continuation import Continuation
 from marlin_ckpt.training.resume.position import Position
@@ -46,6 +46,8 @@ class Restorable(Figures):
         of_ranks: dict[str, Any] = {}
         if self.is_distributed:
             position, mine = own.split(position, self.trainer_backend.get_state())
+            if backends.has_own_buffers(self.trainer_backend):
+                mine["buffers"] = own.buffers(self.module)
             of_ranks = own.in_state(self._ranks.rank, mine)
         return {
             "last_epoch": self.last_epoch,
@@ -98,6 +100,9 @@ class Restorable(Figures):
         return self._steps_per_epoch
 
     def _mine(self, loaded: Checkpoint) -> Checkpoint:
+        """A checkpoint as this rank goes on from it, whose own buffers the module gets."""
+        if backends.has_own_buffers(self.trainer_backend):
+            own.restore_buffers(self.module, loaded.trainer_state, self._ranks.rank, self._ranks.world_size)
         return own.checkpoint_of(loaded, self._ranks.rank, self._ranks.world_size)
 
     def _state(self) -> Checkpoint:

@@ -32,6 +32,7 @@ PUBLIC_NAMES = [
     "DefaultCheckpointerArguments",
     "DirectoryInUseError",
     "DistributedTrainingArguments",
+    "FSDPTrainerBackend",
     "FailedSave",
     "Fault",
     "Format",

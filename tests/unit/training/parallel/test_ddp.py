@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
+import torch
 
 from tests.support import ranks
 
@@ -37,3 +41,56 @@ def test_a_run_on_many_ranks_that_is_stopped_ends_as_if_never_stopped(tmp_path, 
             assert case["differ"] == {}
             assert [code for code, *_ in case["codes"]] == [143] * 4
     assert all(one == found[0] for one in found)
+
+
+@pytest.mark.parametrize("backend", ["ddp", "fsdp2"])
+def test_ranks_with_uneven_data_end_together_and_ranks_with_other_modules_are_refused(tmp_path, backend):
+    found = ranks.run(3, f"{_WORK}:edges", directory=str(tmp_path), backend=backend)
+
+    seen = [one["uneven"][0] for one in found]
+    assert [len(one) for one in seen] == [13] * 3  # of 41 samples
+    assert len(set(itertools.chain(*seen))) == 39
+    assert {tuple(one["uneven"][1]) for one in found} == {tuple(range(13))}
+    assert [len(one["stream"][0]) for one in found] == [8] * 3  # as many as rank 2 has, which has fewest
+    assert {one["stream"][1] for one in found} == {4}
+    for one in found:
+        # The 13 samples are 5, 4 and 4. That all but rank 0 want to stop does not end the run.
+        assert one["metrics"] == [pytest.approx((0 * 5 + 1 * 4 + 2 * 4) / 13), 1]
+        assert one["differ"][0] == "TrainingError"
+        assert one["differ"][1].endswith("different parameters; the first that differs is layers.0.weight")
+        assert "it is on torch's meta device" in one["meta"][1]
+        assert one["small"] == ["TrainingError", "train_batch_size is 2, and there are 3 ranks"]
+        assert "ended before the number of batches" in one["liar"][1]
+
+
+def test_ranks_save_and_stop_together_and_fail_together(tmp_path):
+    first, second = ranks.run(2, f"{_WORK}:saves", directory=str(tmp_path))
+
+    assert first.pop("failed") == ["StorageError", "no room: /full"]
+    assert second.pop("failed") == ["StorageError", "rank 0: no room: /full"]
+    assert first == second
+    assert first["amp"][0] < 65536.0  # halved at both for what one has found infinite
+    assert all(map(math.isfinite, first["amp"][1]))
+    assert first["step"] == [[143, "model_3.pt"], True, [".marlin-ckpt", "model_12.pt", "model_3.pt"]]
+    assert first["validation"] == [[130, "model_6.pt"], True, [".marlin-ckpt", "model_12.pt", "model_6.pt"]]
+    assert first["save"] == [[], True, [".marlin-ckpt", "model_12.pt", "model_3.pt"]]
+    state = torch.load(tmp_path / "step" / "model_3.pt")
+    assert list(state["trainer_state"]["ranks"]) == ["0", "1"]
+    assert next(iter(state["module_interface_state"])) == "layers.0.weight"
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_run_goes_on_after_the_same_samples_with_another_number_of_ranks(tmp_path, world_size):
+    begun = ranks.run(2, f"{_WORK}:begun", directory=str(tmp_path), steps=2)
+    backend = "sp" if world_size == 1 else "ddp"
+
+    found = ranks.run(world_size, f"{_WORK}:continued", directory=str(tmp_path), backend=backend, fields={})
+
+    before, after = ([*itertools.chain(*(one["seen"] for one in runs))] for runs in (begun, found))
+    assert (len(before), len(after)) == (24, 24)
+    assert sorted([*before, *after]) == list(range(48))
+    for one in found:
+        assert one["loaded"] == begun[0]["weights"]
+        assert one["weights"] == found[0]["weights"]
+        assert one["steps"] == 4
+        assert "world_size was 2 and is" in one["exact"][1]
