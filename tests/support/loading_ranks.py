@@ -16,6 +16,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 import marlin_ckpt
 from marlin_ckpt import Checkpoint
+from marlin_ckpt.distributed import MarlinReader
 from marlin_ckpt.distributed.planning.plans import SavePlans
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.distributed.saving import save_sharded
@@ -188,3 +189,24 @@ def step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 def whole_alone(folder: str) -> list[str]:
     """What differs in what one process loads without live objects."""
     return differences(marlin_ckpt.load(folder), torch.load(f"{folder}.pt"))
+
+
+def read_by_torch(folders: list[str], kinds: list[str]) -> dict[str, list[str]]:
+    """What differs where torch's own `load` reads by MarlinReader, and where by its own reader."""
+    found = {}
+    for folder in folders:
+        for kind in kinds:
+            expected = torch.load(f"{folder}.pt")
+            for reader in (MarlinReader(folder), None):
+                net = made(kind, seed=2)
+                optimizer = stepped(net)
+                scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5)
+                trainer = {
+                    "optimizer": optimizer.state_dict(),
+                    "scheduler": scheduler.state_dict(),
+                    "step": 0,
+                }
+                state = Checkpoint(net.state_dict(), trainer, None).payload()
+                dcp.load(state, checkpoint_id=folder, storage_reader=reader)
+                found[f"{Path(folder).name} {kind} {reader is None}"] = differences(whole(state), expected)
+    return found

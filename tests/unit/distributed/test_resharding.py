@@ -38,6 +38,16 @@ def test_modules_and_optimizers_get_what_was_saved_at_another_number_of_ranks(fo
         assert {case: differences for case, differences in found.items() if differences} == {}
 
 
+def test_torchs_own_load_reads_what_it_reads_itself(folders):
+    (first, second, *_) = ranks.run(
+        2, f"{_WORK}:read_by_torch", folders=[*folders.values()], kinds=["columns", "plain"]
+    )
+
+    for one in (first, second):
+        assert len(one) == 4 * len(folders)
+        assert {case: differences for case, differences in one.items() if differences} == {}
+
+
 def test_one_process_without_a_group_loads_whole_tensors(folders):
     from tests.support.loading_ranks import whole_alone
 
