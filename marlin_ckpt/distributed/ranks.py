@@ -141,6 +141,14 @@ class Ranks:
         self._together(lambda: dist.all_gather(found, sent, group=self._group))
         return [one.numpy().tobytes()[: int(size)] for one, size in zip(found, sizes, strict=True)]
 
+    def send(self, tensor: torch.Tensor, to: int) -> None:
+        """Sends a tensor of the processor's memory to one rank, which calls `receive`."""
+        self._together(lambda: dist.send(tensor, to, group=self._group))
+
+    def receive(self, tensor: torch.Tensor, by: int) -> None:
+        """Fills a tensor of the same length with what one rank sends."""
+        self._together(lambda: dist.recv(tensor, by, group=self._group))
+
     def meet(self) -> None:
         """Returns when all ranks have called this."""
         self.most(0)

@@ -44,8 +44,13 @@ class Image(NamedTuple):
     plan: Plan
 
 
-def write_file(
-    path: PathText, state: Any, manifest: Manifest, overwrite: bool = True, has_statistics: bool = False
+def write_file(  # noqa: PLR0913, PLR0917 - all but the first three are seldom given
+    path: PathText,
+    state: Any,
+    manifest: Manifest,
+    overwrite: bool = True,
+    has_statistics: bool = False,
+    data_of: Callable[[UntypedStorage], memoryview] | None = None,
 ) -> Written:
     """Writes a state to a file, atomically and durably.
 
@@ -55,15 +60,21 @@ def write_file(
         manifest: without its records, which are filled in here.
         overwrite: whether a file that has the name is replaced.
         has_statistics: whether the statistics of the tensors are saved, too.
+        data_of: the data of a storage, asked for when its turn comes, and needed until the next one's; None:
+            what is in it.
 
     Raises:
         UnsavableStateError: the state cannot be pickled.
+        MarlinError: what `data_of` raises.
         StorageError: the file cannot be written. Either way the old file stands; see `publish`.
     """
     encoded = encode(state)
 
     def data() -> Iterator[tuple[str, memoryview]]:
         for key, storage in encoded.storages.items():
+            if data_of is not None:
+                yield f"data/{key}", data_of(storage)
+                continue
             local = on_cpu(storage)
             yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
 
