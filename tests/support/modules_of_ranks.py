@@ -130,3 +130,11 @@ class Liar(Plain):
 class Short(DataLoader):
     def __iter__(self):
         return itertools.islice(super().__iter__(), 3)
+
+
+class Compiled(Plain):
+    """Has its layers compiled, behind the name that torch.compile gives them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.compile(self.layers, backend="eager")

@@ -14,7 +14,7 @@ from marlin_ckpt import Preempted, Trainer
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.training.resume.leaves import fingerprint
-from tests.support.modules_of_ranks import Asking, Liar, OfOwn, Overflowing, Plain
+from tests.support.modules_of_ranks import Asking, Compiled, Liar, OfOwn, Overflowing, Plain
 from tests.support.proven_modules import Careful
 from tests.support.stopped_runs import final_state, trainer_in
 
@@ -165,6 +165,10 @@ def saves(directory: str) -> dict:
             again = partial(Asking, 0, False)
             last = trained(Path(directory, name), again, checkpointer={"period": 100}, **options)
         found[name] = [ended, weights(last) == weights(whole), sorted(os.listdir(Path(directory, name)))]
+    compiled = trained(Path(directory, "compiled"), Compiled, backend="ddp", epochs=1)
+    plain = trained(Path(directory, "compiled"), Plain, backend="ddp", epochs=2)
+    found["compiled"] = [list(compiled.module.state_dict()), plain.module.seen[:4], plain.last_epoch]
+    found["compiled"].append(compiled.get_state()["conditions"]["optimizer_parameters"])
     failing = trainer_in(Path(directory, "failing"), module=Plain, backend="ddp")
     if rank == 0:
         failing.checkpointer.save = full

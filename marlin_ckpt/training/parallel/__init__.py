@@ -6,6 +6,7 @@ backends   DDPTrainerBackend and FSDPTrainerBackend, and the choice of a backend
 batches    the batches of each rank: as many for all, or as one after the other ends
 gathering  the outputs and metrics of all ranks
 alike      compares the parameters of the ranks before the first step
+names      leaves what wrappers put into names out of the module's state
 own        what differs between ranks, in a checkpoint
 shared     a checkpointer as all ranks call it: rank 0 does what it does, and all learn of it
 joining    finds the other ranks when a trainer is made

@@ -15,7 +15,7 @@ from marlin_ckpt.errors import TrainingError
 from marlin_ckpt.training.backend import SingleProcess, TrainerBackend, TrainerBackendArguments
 from marlin_ckpt.training.mixed_precision import SingleProcessAmp
 from marlin_ckpt.training.module import CallbackInterface, ModuleInterface, SamplerClass
-from marlin_ckpt.training.parallel import alike
+from marlin_ckpt.training.parallel import alike, names
 from marlin_ckpt.training.parallel.batches import EveryNth
 from marlin_ckpt.training.parallel.sharing import DataParallel, Sharing
 from marlin_ckpt.training.resume.order import EpochSampler, Share
@@ -194,6 +194,7 @@ def take(backend: TrainerBackend, ranks: Ranks, module: ModuleInterface, device:
     if isinstance(backend, RanksTrainerBackend):
         backend.join(ranks)
         alike.check(ranks, module)
+        names.keep_plain(module)
         backend.take(module, device)
 
 

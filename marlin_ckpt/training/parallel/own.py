@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.training.parallel import names
 from marlin_ckpt.training.resume import rng
 
 _KEY = "ranks"
@@ -40,7 +41,11 @@ def split(position: Mapping[str, Any], backend: Mapping[str, Any]) -> tuple[Stat
 def buffers(module: nn.Module) -> State:
     """The buffers of a module that its state has."""
     saved = module.state_dict().keys()
-    return {name: one for name, one in module.named_buffers() if name in saved}
+    return {name: one for name, one in _named_buffers(module).items() if name in saved}
+
+
+def _named_buffers(module: nn.Module) -> State:
+    return {names.plain(name): one for name, one in module.named_buffers()}
 
 
 def restore_buffers(module: nn.Module, state: Any, rank: int, world_size: int) -> None:
@@ -54,7 +59,7 @@ def restore_buffers(module: nn.Module, state: Any, rank: int, world_size: int) -
     """
     parts = of_ranks(state) or {}
     saved = (parts.get(str(rank)) or {}).get("buffers") if len(parts) == world_size else None
-    live = dict(module.named_buffers()) if saved else {}
+    live = _named_buffers(module) if saved else {}
     for name, one in (saved or {}).items():
         if name in live:
             live[name].detach().copy_(one)

@@ -14,6 +14,7 @@ from marlin_ckpt.loading.live import changes_its_state
 from marlin_ckpt.loading.optimizers import differences as optimizer_differences
 from marlin_ckpt.loading.optimizers import other_order
 from marlin_ckpt.loading.words import HINT
+from marlin_ckpt.training.parallel.names import plain
 from marlin_ckpt.training.sizes import accumulation
 
 State = Mapping[str, Any]
@@ -36,7 +37,16 @@ def _names(optimizer: Any, module: torch.nn.Module) -> Names | None:
     # One that changes the states that it loads may put them into the order that it has.
     if not isinstance(optimizer, Optimizer) or changes_its_state(optimizer):
         return None
-    return names_in(optimizer, dict(module.named_parameters()))
+    named = {plain(name): one for name, one in module.named_parameters()}
+    return names_in(optimizer, named) or _names_of_parts(optimizer, named)
+
+
+def _names_of_parts(optimizer: Optimizer, named: Mapping[str, torch.Tensor]) -> Names | None:
+    """The names of parameters that are no memory of their own, as DTensors."""
+    by_identity = {id(one): name for name, one in named.items()}
+    found = [[by_identity.get(id(one)) for one in group["params"]] for group in optimizer.param_groups]
+    names = [[name for name in group if name is not None] for group in found]
+    return names if list(map(len, names)) == list(map(len, found)) else None
 
 
 def check(
@@ -74,7 +84,10 @@ def _differences(
         if len(live) != len(state[name]):
             yield f"the checkpoint holds {len(state[name])} {name}, the module makes {len(live)}"
     known = state.get("conditions", {}).get(_NAMES)  # which older files have not
-    saved_names: Sequence[Names | None] = known or [None] * len(optimizers)
+    saved_names: list[Names | None] = [
+        one and [[plain(name) for name in group] for group in one]
+        for one in known or [None] * len(optimizers)
+    ]
     live_names = [_names(one, module) for one in optimizers]
     named = zip(optimizers, state["optimizers"], saved_names, live_names, strict=False)
     found = [

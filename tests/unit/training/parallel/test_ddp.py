@@ -68,6 +68,10 @@ def test_ranks_save_and_stop_together_and_fail_together(tmp_path):
 
     assert first.pop("failed") == ["StorageError", "no room: /full"]
     assert second.pop("failed") == ["StorageError", "rank 0: no room: /full"]
+    assert first["compiled"][1] != second["compiled"].pop(1)
+    names = ["layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias"]
+    assert first["compiled"].pop(1)
+    assert first["compiled"] == [names, 1, [[names]]]
     assert first == second
     assert first["amp"][0] < 65536.0  # halved at both for what one has found infinite
     assert all(map(math.isfinite, first["amp"][1]))
