@@ -276,6 +276,10 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         self.args.check()
         self.logger.setLevel(self.args.log_level)
 
+    def saves_together(self, state: Any) -> bool:  # noqa: ARG002 - the hook's
+        """Whether all ranks of a training are to call `save` and `save_model`: where there are layouts."""
+        return hasattr(self.args, "layout")
+
     def is_due(self, index: int) -> bool:
         """Whether `save` would save under this index without being forced."""
         if not self.args.checkpoint:
