@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from marlin_ckpt.distributed import roll_call
 from marlin_ckpt.errors import RankError
 
 # gloo's own limit is 30 minutes, after which nobody knows any more what has happened.
@@ -44,6 +45,7 @@ class Ranks:
         self.timeout_s = timeout_s
         self.is_broken = False
         self._group: dist.ProcessGroup | None = None
+        self._name = ""
         self.renew()
 
     @classmethod
@@ -65,6 +67,7 @@ class Ranks:
         if self.world_size > 1:
             limit = timedelta(seconds=self.timeout_s)
             self._group = dist.new_group(backend="gloo", timeout=limit)
+            self._name = self._group.group_name
 
     def most(self, *numbers: int) -> list[int]:
         """The greatest of each of some numbers over all ranks."""
@@ -177,7 +180,9 @@ class Ranks:
             collective()
         except RuntimeError as error:
             self.is_broken = True
-            what = f"another rank has ended, or did not answer within {self.timeout_s:g} s"
+            patience_s = min(roll_call.PATIENCE_S, self.timeout_s)
+            absent = roll_call.missing(self._name, self.rank, self.world_size, patience_s)
+            what = roll_call.in_words(absent, self.timeout_s)
             raise RankError(what, hint="the log of the rank that failed first says why") from error
 
 
