@@ -22,13 +22,12 @@ from marlin_ckpt.distributed.metadata import NAME as METADATA
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import StorageError, UnsavableStateError
 from marlin_ckpt.formats.manifest import Manifest, most_bytes
-from marlin_ckpt.naming import MANIFEST
+from marlin_ckpt.naming import MANIFEST, SHARDED
 from marlin_ckpt.storage.local import publishing, staging
 from marlin_ckpt.storage.local.files import absolute, close_quietly, closing, doing, open_regular
 from marlin_ckpt.storage.local.writer import open_writer
 from marlin_ckpt.storage.target import Target
 
-LAYOUT = "sharded"
 PATIENCE_S = 60.0  # network file systems keep what a directory holds for about that long: nfs(5), acdirmax
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 1.0
@@ -105,7 +104,7 @@ class Staging:
                 self._check(one)
             files.append(write_durably(self.folder, METADATA, len(metadata), lambda to: to.put(metadata)))
             records = [{"name": one.name, "size": one.size_bytes, "crc32": one.crc32} for one in files]
-            data = replace(manifest, records=records, layout=LAYOUT).to_json()
+            data = replace(manifest, records=records, layout=SHARDED).to_json()
             if len(data) > (most := most_bytes(one.name for one in files)):
                 raise UnsavableStateError(
                     f"the metrics take {len(data):,} bytes, more than {most:,}", self._path
@@ -135,6 +134,42 @@ class Staging:
         if size != shard.size_bytes:
             what = f"{shard.name} has {size:,} bytes here, and {shard.size_bytes:,} where it was written"
             raise StorageError(what, self._path, _SHARED, errno=errno.EIO)
+
+
+class Staged:
+    """The folder of a save under its temporary name, at all ranks.
+
+    Attributes:
+        main: what rank 0 has of it; None at the others.
+    """
+
+    def __init__(self, path: str, ranks: Ranks) -> None:
+        """Takes the path that the folder will have; makes nothing yet."""
+        self.main: Staging | None = None
+        self._path = absolute(path)
+        self._ranks = ranks
+
+    def begin(self, *, overwrite: bool) -> tuple[str, str]:
+        """Makes the folder, at rank 0.
+
+        Returns:
+            its path, and the id of the save.
+
+        Raises:
+            StorageError: as `Staging`; at all ranks.
+        """
+        together(self._ranks, lambda: self._make(overwrite=overwrite) if self._ranks.is_main else None)
+        told = self.main and (os.path.basename(self.main.folder), self.main.save_id)
+        name, save_id = self._ranks.told(told)
+        return os.path.join(os.path.dirname(self._path), name), save_id
+
+    def _make(self, *, overwrite: bool) -> None:
+        self.main = Staging(self._path, overwrite=overwrite)
+
+    def discard(self) -> None:
+        """Removes the folder if it was made here and not published."""
+        if self.main is not None:
+            self.main.discard()
 
 
 def write_durably(
@@ -214,11 +249,9 @@ def check_shared(directory: str, ranks: Ranks, patience_s: float = PATIENCE_S) -
     """
     if ranks.world_size == 1:
         return
-    place = os.path.join(absolute(directory), f"shared-{secrets.token_hex(4)}")
-    staged = together(ranks, lambda: Staging(place, overwrite=True) if ranks.is_main else None)
+    staged = Staged(os.path.join(absolute(directory), f"shared-{secrets.token_hex(4)}"), ranks)
     try:
-        folder = os.path.join(absolute(directory), ranks.told(staged and os.path.basename(staged.folder)))
+        folder, _ = staged.begin(overwrite=True)
         together(ranks, lambda: find(folder, directory, patience_s))
     finally:
-        if staged is not None:
-            staged.discard()
+        staged.discard()

@@ -6,7 +6,6 @@ tensors or from an image of the shard that they were copied to.
 
 from __future__ import annotations
 
-import os
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from marlin_ckpt.distributed import commit
-from marlin_ckpt.distributed.commit import Facts, Staging
+from marlin_ckpt.distributed.commit import Facts, Staged, Staging
 from marlin_ckpt.distributed.failures import together
 from marlin_ckpt.distributed.flat import flatten, local_of
 from marlin_ckpt.distributed.planning.describing import mesh_of
@@ -163,20 +162,18 @@ def write(
 def _write(prepared: Prepared, ranks: Ranks, image: memoryview | None, patience_s: float) -> SaveReport:
     began = time.perf_counter()
     path, plan = prepared.path, prepared.plan
-    staging = together(ranks, lambda: Staging(path, overwrite=prepared.overwrite) if ranks.is_main else None)
+    staged = Staged(path, ranks)
     try:
-        name, save_id = ranks.told(staging and (os.path.basename(staging.folder), staging.save_id))
-        folder, about = os.path.join(os.path.dirname(path), name), ShardAbout(save_id, ranks.rank)
+        folder, save_id = staged.begin(overwrite=prepared.overwrite)
+        about = ShardAbout(save_id, ranks.rank)
         shard = together(ranks, lambda: _write_shard(prepared, folder, about, image, patience_s))
         written = time.perf_counter()
         votes = ranks.gathered(_VOTE.pack(*shard[1:]) if shard else bytes(_VOTE.size), is_fixed=True)
         sharded = Sharded(save_id, ranks.world_size, prepared.mesh)
         manifest = replace(prepared.manifest, sharded=sharded)
-        together(ranks, lambda: _publish(staging, plan, votes, manifest) if staging else None)
-    except BaseException:
-        if staging is not None:
-            staging.discard()
-        raise
+        together(ranks, lambda: staged.main and _publish(staged.main, plan, votes, manifest))
+    finally:
+        staged.discard()
     ended = time.perf_counter()
     return SaveReport(
         path=path,

@@ -34,6 +34,7 @@ PARTS = {
         "adversity/test_async.py",
         "adversity/test_history_kills.py",
         "adversity/test_kills.py",
+        "adversity/test_sharded.py",
         "adversity/test_transaction_kills.py",
     ],
     "peers": [  # trainings with other packages, killed while they save
