@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import marlin_ckpt
 from marlin_ckpt.distributed import commit, roll_call
@@ -190,6 +191,7 @@ def stop_one(directory: str, phases: list[str]) -> dict:
     saving, writing, found = _Saving(directory), Ranks(timeout_s=1.5), {}
     rank, pids = saving.ranks.rank, [int(one) for one in _all(saving.ranks, str(os.getpid()))]
     saving.check_next()
+    store = dist.distributed_c10d._get_default_store()
     for phase in phases:
         before = saving.stands()
         saving.number += 1
@@ -208,7 +210,10 @@ def stop_one(directory: str, phases: list[str]) -> dict:
         except RankError as failed:
             error = str(failed)
         took = time.monotonic() - began
+        if rank == 2:
+            store.set(f"failed at {phase}", "")
         if rank == 0:
+            store.wait([f"failed at {phase}"])
             os.kill(pids[1], signal.SIGCONT)
         after = saving.stands()
         found[phase] = [error, took < 30, after - before]
