@@ -3,6 +3,7 @@
 - `store`: what a place that keeps objects can do: list, look at, open, publish, move and remove them.
 - `source`: an object that is open for reading.
 - `target`: what an object's content is handed to while it is written.
+- `memory`: such a target that keeps it in memory.
 - `sums`: the lengths and CRC32s of objects that are read whole.
 - `threads`: runs tasks on a few threads, and none after the first error.
 - `hints`: what to type instead of a path that is not there.

@@ -49,12 +49,13 @@ def write(
     save_id: str = "5f0c",
     index: int = 500,
     manifest: Manifest | None = None,
+    kinds: Any = None,
 ) -> Path:
-    """Writes a folder; tensors are cut in rows, all else is of rank 0."""
+    """Writes a folder; tensors are cut in rows, all else is of rank 0, `kinds` in place of the true ones."""
     flat = flatten(state_of(index) if state is None else state)
     described: dict[str, Any] = {}
     own: list[list[tuple[values.MetadataIndex, Item, memoryview]]] = [[] for _ in range(ranks)]
-    leaves = {**flat.values, **({KINDS: flat.kinds} if flat.kinds else {})}
+    leaves = {**flat.values, **({KINDS: kinds or flat.kinds} if kinds or flat.kinds else {})}
     for name, value in leaves.items():
         described[name] = values.BytesStorageMetadata()
         own[0].append((values.MetadataIndex(name), ValueItem(saved(value)), memoryview(b"")))

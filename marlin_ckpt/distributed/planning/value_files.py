@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from isal import isal_zlib
-
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.pickler import encode
 from marlin_ckpt.formats.torch.writer import on_cpu
 from marlin_ckpt.formats.zip.writer import BYTEORDER, write_state
-from marlin_ckpt.storage.target import OnStored
+from marlin_ckpt.storage.memory import MemoryTarget
 
 
 def value_file(value: Any) -> bytes:
@@ -28,20 +26,6 @@ def value_file(value: Any) -> bytes:
             local = on_cpu(storage)
             yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
 
-    target = _InMemory()
+    target = MemoryTarget()
     write_state(target, encoded.pickle, BYTEORDER, data(), None)
-    return b"".join(target.parts)
-
-
-class _InMemory:
-    """A file that is kept in memory."""
-
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-
-    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
-        """Appends bytes; see `Target.put`."""
-        self.parts.append(bytes(data))
-        if on_stored is not None:
-            on_stored(memoryview(self.parts[-1]))
-        return isal_zlib.crc32(self.parts[-1])
+    return target.content()

@@ -36,10 +36,8 @@ def write(target: Target, drafts: Iterable[Draft], about: Manifest | None) -> No
     state: dict[str, Stub] = {}
     by_name = {one.name: one for one in drafts}
     for name, one in by_name.items():
-        if not _is_plain(one.dtype):
-            raise UnsavableStateError(f"no plain tensor is of the dtype {one.dtype}, as {name} is")
         key = keys.setdefault(one.same_as or name, str(len(keys)))
-        state[name] = _tensor(names, one.dtype, one.shape, one.size_bytes, key)
+        state[name] = tensor_stub(names, one.dtype, one.shape, key, name)
     try:
         pickled = _pickled(state)
     except UnicodeEncodeError as error:
@@ -59,14 +57,7 @@ def tensor_pickle(dtype: str, shape: tuple[int, ...]) -> bytes:
     Raises:
         UnsavableStateError: no plain tensor is of the dtype.
     """
-    if not _is_plain(dtype):
-        raise UnsavableStateError(f"no plain tensor is of the dtype {dtype}")
-    size_bytes = math.prod(shape) * DTYPES[dtype].item_bytes
-    return _pickled(_tensor(Globals(), dtype, shape, size_bytes, "0"))
-
-
-def _is_plain(dtype: str) -> bool:
-    return dtype in DTYPES and not DTYPES[dtype].is_quantized
+    return _pickled(tensor_stub(Globals(), dtype, shape, "0"))
 
 
 def _pickled(value: dict[str, Stub] | Stub) -> bytes:
@@ -75,14 +66,28 @@ def _pickled(value: dict[str, Stub] | Stub) -> bytes:
     return file.getvalue()
 
 
-def _tensor(names: Globals, dtype: str, shape: tuple[int, ...], size_bytes: int, key: str) -> Stub:
-    """A tensor as `torch.Tensor.__reduce_ex__` describes it, contiguous and at its storage's start."""
-    known = DTYPES[dtype]
-    kind, item_bytes = ("torch.storage", "UntypedStorage"), 1
-    if known.storage:
-        kind, item_bytes = ("torch", known.storage), known.item_bytes
+def tensor_stub(names: Globals, dtype: str, shape: tuple[int, ...], key: str, name: str = "") -> Stub:
+    """A tensor as `torch.Tensor.__reduce_ex__` describes it, contiguous and at its storage's start.
+
+    Args:
+        names: of its pickle.
+        dtype: torch's name of it.
+        shape: of any number of dimensions.
+        key: of its storage.
+        name: of the tensor, for messages.
+
+    Raises:
+        UnsavableStateError: no plain tensor is of the dtype.
+    """
+    known = DTYPES.get(dtype)
+    if known is None or known.is_quantized:
+        what = f"no plain tensor is of the dtype {dtype}" + (f", as {name} is" if name else "")
+        raise UnsavableStateError(what)
+    kind, numel = ("torch", known.storage), math.prod(shape)
+    if not known.storage:
+        kind, numel = ("torch.storage", "UntypedStorage"), numel * known.item_bytes
     arguments: tuple[Any, ...] = (
-        Storage(("storage", names[kind], key, "cpu", size_bytes // item_bytes)),
+        Storage(("storage", names[kind], key, "cpu", numel)),
         0, tuple(shape), contiguous_stride(shape), False, OrderedDict(),
     )  # fmt: skip
     if known.storage:

@@ -7,6 +7,7 @@
 - `checking`: reads every shard and compares the checksums of the items in it.
 - `verdict`: the verdict on a folder, from all of these.
 - `faults`: what is wrong with the metadata itself: ranges that overlap, pieces that do not make up a tensor.
+- `writing`: the bytes of `.metadata`.
 - `ours`: what is wrong in a folder whose shards marlin-ckpt wrote.
 - `hugging_face`: shards in safetensors, as DCP's storage for Hugging Face writes them.
 """

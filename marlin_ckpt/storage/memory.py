@@ -1,0 +1,23 @@
+"""A file in memory, to be written as any other is."""
+
+from isal import isal_zlib
+
+from marlin_ckpt.storage.target import OnStored
+
+
+class MemoryTarget:
+    """A `Target` that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
+        """Appends bytes; see `Target.put`."""
+        self._parts.append(bytes(data))
+        if on_stored is not None:
+            on_stored(memoryview(self._parts[-1]))
+        return isal_zlib.crc32(self._parts[-1])
+
+    def content(self) -> bytes:
+        """All that it was given."""
+        return b"".join(self._parts)
