@@ -7,9 +7,10 @@ from marlin_ckpt.cli.text import count, size
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.operations.rescue.salvage import Salvage
+from marlin_ckpt.operations.rescue.shards import SalvagedFolder
 
 
-def show(found: Salvage, destination: str) -> None:
+def show(found: Salvage | SalvagedFolder, destination: str) -> None:
     """Prints a line for each lost tensor, or record without one, and what was written."""
     for one in found.lost:
         for name in one.tensors or (f"record {one.record}",):
@@ -22,7 +23,7 @@ def show(found: Salvage, destination: str) -> None:
     output.talk(f"wrote {escape(destination)}: {intact}; {lost} lost")
 
 
-def document(found: Salvage, destination: str) -> dict[str, Any]:
+def document(found: Salvage | SalvagedFolder, destination: str) -> dict[str, Any]:
     """The document of `salvage --json`."""
     return {
         **facts(found, "path", "doubts"),

@@ -72,7 +72,12 @@ def _salvage(path: str) -> str:
 
 
 def salvage_command(path: str) -> str:
-    """The command that takes out what is intact; "" for a folder, and for a file without checksums."""
+    """The command that takes out what is intact; "" for what has no checksums, and for most folders."""
+    if os.path.isdir(path):
+        entry = catalog.entry(path)
+        is_sharded = entry is not None and entry.layout == naming.SHARDED
+        name = shlex.quote(path.rstrip("/"))
+        return f"marlin-ckpt salvage {name} -o rescued.pt" if is_sharded else ""
     with contextlib.suppress(MarlinError, OSError), open_source(path) as source:
         if detect(source) not in _WITHOUT_CHECKSUMS:
             output = shlex.quote("rescued" + os.path.splitext(path)[1])

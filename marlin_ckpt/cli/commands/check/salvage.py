@@ -1,9 +1,11 @@
 """`marlin-ckpt salvage`."""
 
+import os
 from typing import Annotated
 
 import typer
 
+from marlin_ckpt import naming
 from marlin_ckpt.cli import output, stopping
 from marlin_ckpt.cli.options import Json, argument
 from marlin_ckpt.errors import BadFileError
@@ -12,7 +14,7 @@ EXAMPLE = "Example: marlin-ckpt salvage model_7.pt -o rescued.pt; exits 3 when a
 
 
 def salvage(
-    file: Annotated[str, argument("FILE", "A truncated or damaged file.")],
+    file: Annotated[str, argument("FILE", "A truncated or damaged file, or a .dcp folder.")],
     destination: Annotated[
         str, typer.Option("--output", "-o", metavar="OUT", help="The new file, for what is intact.")
     ],
@@ -25,8 +27,15 @@ def salvage(
     """
     stopping.writes(destination)  # before the imports, which take a while
     from marlin_ckpt.cli.views import salvage as view
+    from marlin_ckpt.directory import catalog
     from marlin_ckpt.operations.rescue import salvage as operation
+    from marlin_ckpt.operations.rescue import shards
 
-    found = operation.salvage(file, destination)
+    folder = catalog.entry(file) if os.path.isdir(file) else None
+    found: operation.Salvage | shards.SalvagedFolder
+    if folder is not None and folder.layout == naming.SHARDED:
+        found = shards.salvage_folder(folder, destination)
+    else:
+        found = operation.salvage(file, destination)
     output.result(json, lambda: view.document(found, destination), lambda: view.show(found, destination))
     return BadFileError.exit_code if found.lost or found.doubts else 0

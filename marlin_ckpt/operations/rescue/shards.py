@@ -1,0 +1,139 @@
+"""Rescues what is intact in a damaged or incomplete sharded checkpoint: one file of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from marlin_ckpt.entries import Entry
+from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, StorageError
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.formats import layouts
+from marlin_ckpt.formats.layouts.dcp.checking import check
+from marlin_ckpt.formats.layouts.dcp.faults import faults_in, short_names
+from marlin_ckpt.formats.layouts.dcp.metadata import Path
+from marlin_ckpt.formats.layouts.dcp.saved import Saved
+from marlin_ckpt.formats.layouts.folder import read_manifest
+from marlin_ckpt.formats.layouts.members import Folder
+from marlin_ckpt.formats.layouts.sharded import NAME, read_checked, sharded_of
+from marlin_ckpt.formats.manifest import Sharded
+from marlin_ckpt.formats.shards.nesting import KINDS, OWN
+from marlin_ckpt.formats.shards.reader import read_shard
+from marlin_ckpt.formats.values.sharded import CheckedFolder
+from marlin_ckpt.operations.rescue.salvage import Lost
+from marlin_ckpt.operations.whole.to_file import whole_of, write_file
+from marlin_ckpt.storage.local.store import open_store
+
+_SHORT = 100  # characters of a name, by which the checks name what is damaged
+_WITHOUT_KINDS = "what containers there were is lost: keys that were no texts are texts, tuples are lists"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A tensor or a value that is intact.
+
+    Attributes:
+        name: its flat name.
+        size: the length of its file in the shard, in bytes.
+    """
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SalvagedFolder:
+    """What a sharded checkpoint still holds; as `salvage.Salvage` of a file.
+
+    Attributes:
+        path: the folder.
+        intact: what is in the new file.
+        lost: by the shards that it was in, what is not.
+        doubts: in words, what else may be wrong.
+    """
+
+    path: str
+    intact: tuple[Kept, ...]
+    lost: tuple[Lost, ...]
+    doubts: tuple[str, ...] = ()
+
+
+def salvage_folder(entry: Entry, output: PathText) -> SalvagedFolder:
+    """Writes what is intact of a sharded checkpoint to one new file.
+
+    A tensor of which any shard has lost a part is lost, and with a part of a list all of the list.
+
+    Args:
+        entry: the folder, which is sharded; it is only read.
+        output: the new file's name; nothing must be there.
+
+    Returns:
+        what was found, and is in the new file.
+
+    Raises:
+        StorageError: it cannot be read, or the new file not written.
+        CorruptCheckpointError: its manifest or its metadata is damaged: nothing says what is in it.
+    """
+    if os.path.lexists(output):
+        raise StorageError("is already there", os.fspath(output), "choose another output")
+    with open_store(entry.place or os.curdir) as store, contextlib.ExitStack() as stack:
+        manifest = read_manifest(store, entry, NAME)
+        folder = Folder(store, entry)
+        saved = read_checked(folder, manifest)
+        lost = dict(_lost(folder, saved, sharded_of(manifest, entry.path)))
+        contents = layouts.named(NAME).contents(store, entry)
+        checked = CheckedFolder(contents, folder.open, stack, tuple(folder.items))
+        gone = _with_their_lists(saved, {name for names in lost.values() for name in names})
+        left = _without(saved, gone)
+        if not any(not name.startswith(OWN) for name in (*left.tensors, *left.values)):
+            raise CorruptCheckpointError("nothing can be salvaged: all of its shards are lost", entry.path)
+        own = replace(manifest, layout="", sharded=None, records=[], lost=sorted(gone))
+        write_file(checked, whole_of(checked, left), own, os.fspath(output), overwrite=False)
+    intact = (Kept(one.name, one.place.size_bytes) for one in saved.items if one.name not in gone)
+    losses = (Lost(file, tuple(names)) for file, names in lost.items() if names)
+    doubts = (_WITHOUT_KINDS,) if any(name.startswith(KINDS) for name in gone) else ()
+    return SalvagedFolder(entry.path, tuple(intact), tuple(losses), doubts)
+
+
+def _lost(folder: Folder, saved: Saved, sharded: Sharded) -> Iterator[tuple[str, list[str]]]:
+    """By the shards, the names of what is not whole in them."""
+    broken = faults_in(saved, folder.items).unreadable
+    for file, items in saved.files().items():
+        if file not in folder.items or _is_of_another_save(folder, file, sharded):
+            yield file, short_names(items)
+            continue
+        found = check(folder, saved._replace(items=items), broken, lambda _: None)
+        yield file, [*short_names([one for one in items if one in broken]), *found.names]
+
+
+def _is_of_another_save(folder: Folder, file: str, sharded: Sharded) -> bool:
+    with contextlib.suppress(BadFileError), folder.open(file) as source:
+        shard = read_shard(source)
+        return shard is not None and shard.about.save_id != sharded.save_id
+    return False
+
+
+def _with_their_lists(saved: Saved, lost: set[str]) -> set[str]:
+    """The names of what is lost, and of all else in the lists that it was in, where places would shift."""
+    starts = set()
+    for name in (*saved.tensors, *saved.values):
+        if name[:_SHORT] in lost:
+            path = saved.paths.get(name, (name,))
+            while type(path[-1]) is int:
+                path = path[:-1]
+            starts.add(path)
+    return {name for name in (*saved.tensors, *saved.values) if starts & {*_starts(saved.paths, name)}}
+
+
+def _starts(paths: Mapping[str, Path], name: str) -> Iterator[Path]:
+    path = paths.get(name, (name,))
+    return (path[: end + 1] for end in range(len(path)))
+
+
+def _without(saved: Saved, names: set[str]) -> Saved:
+    return saved._replace(
+        tensors={name: one for name, one in saved.tensors.items() if name not in names},
+        values={name: one for name, one in saved.values.items() if name not in names},
+    )
