@@ -15,6 +15,8 @@ from marlin_ckpt.training.backend import TrainerBackend
 from marlin_ckpt.training.parallel.backends import RanksTrainerBackend
 from marlin_ckpt.training.resume import rng
 
+# Rank 0 may write a large file, or one rank make its first batch, while the others wait for it.
+_PATIENCE_S = 1800.0
 ON_MANY = ("ddp", "ddp-amp", "fsdp2")
 
 
@@ -41,7 +43,7 @@ def join(args: TrainerArguments, backend: TrainerBackend | None = None) -> tuple
     if device.type == "cuda":
         torch.cuda.set_device(device)
     launch.begin(where, device)
-    ranks = Ranks()
+    ranks = Ranks(_PATIENCE_S)
     if args.train_batch_size < ranks.world_size:
         what = f"train_batch_size is {args.train_batch_size}, and there are {ranks.world_size} ranks"
         raise TrainingError(what, hint="it is of all ranks together: raise it, or start fewer")

@@ -7,6 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from marlin_ckpt.arguments import TrainerArguments
+from marlin_ckpt.distribution import FsdpArguments
 from marlin_ckpt.training.resume import made
 
 # index_by: one directory would hold both kinds of index, and the greatest one would be loaded.
@@ -14,6 +15,8 @@ _ARGUMENTS = (
     "train_batch_size", "gpu_batch_size_limit", "max_train_steps_per_epoch", "clip_grads", "max_grad_norm",
     "step_schedulers_by", "backend", "amp_dtype", "deterministic", "index_by",
 )  # fmt: skip
+
+_OF_FSDP = ("wrap", "mixed_precision")  # in which order gradients are summed, and how precisely
 
 
 class Change(NamedTuple):
@@ -55,8 +58,10 @@ def of(
         data_fingerprint: of its module.
         world_size: the number of ranks.
     """
+    sharded = (args.fsdp or FsdpArguments()) if args.backend == "fsdp2" else None
     return {
         **{name: getattr(args, name) for name in _ARGUMENTS},
+        **({f"fsdp.{name}": getattr(sharded, name) for name in _OF_FSDP} if sharded else {}),
         "world_size": world_size,
         "device": device.type,
         "torch": str(torch.__version__),
