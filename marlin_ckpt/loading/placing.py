@@ -28,18 +28,20 @@ class Saved:
         name: its flat name.
         dtype: of its elements.
         shape: of the whole.
-        pieces: where they are; equal for names that stand for one tensor.
+        place: where it begins; equal for names that stand for one tensor.
+        is_split: whether it was saved in several pieces.
     """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    pieces: tuple[Any, ...]
+    place: Any
+    is_split: bool
 
     @property
     def is_large(self) -> bool:
         """Whether it was sharded, or so large that no rank should have all of it without need."""
-        return len(self.pieces) > 1 or torch.Size(self.shape).numel() * self.dtype.itemsize > _MOST_BYTES
+        return self.is_split or torch.Size(self.shape).numel() * self.dtype.itemsize > _MOST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class Placing:
             self.left_out.append(saved.name)
             return torch.empty(saved.shape, dtype=saved.dtype, device="meta")
         where = self._where(saved, live, parameter)
-        key = saved.pieces or saved.name, saved.dtype, saved.shape, where
+        key = saved.place, saved.dtype, saved.shape, where
         if key not in self._made:
             made = self._made[key] = _made(saved, where)
             self._names[id(local_of(made))] = saved.name
@@ -155,7 +157,7 @@ class Placing:
     def _where(self, saved: Saved, live: torch.Tensor | None, parameter: torch.Tensor | None) -> _Where:
         if isinstance(live, DTensor) and not any(one.is_partial() for one in live.placements):
             return local_of(live).device, live.device_mesh, tuple(live.placements)
-        if live is None and isinstance(parameter, DTensor) and len(saved.pieces) > 1:
+        if live is None and isinstance(parameter, DTensor) and saved.is_split:
             # Such as the rows' means of Adafactor: whole at every rank, which is where torch can use it.
             mesh = parameter.device_mesh
             return local_of(parameter).device, mesh, (Replicate(),) * mesh.ndim

@@ -54,19 +54,31 @@ def read_sharded(path: str, ranks: Ranks, how: How, into: Any) -> tuple[Any, Man
 
 def _skeleton(sharded: Sharded, ranks: Ranks, *, weights_only: bool) -> Any:
     """The state with `Saved` in the places of tensors, and `Value` in those of values."""
-    saved = sharded.saved
-    foreign = {name for name, path in saved.paths.items() if _is_of_another(path, ranks)}
-    values = values_of(sharded, saved.values.keys() - foreign, weights_only=weights_only)
+    index = sharded.index
+    foreign = {name for name, path in index.paths.items() if _is_of_another(path, ranks)}
+    values = values_of(
+        sharded, [name for name in index.values if name not in foreign], weights_only=weights_only
+    )
     kinds = values.pop(KINDS, None)
     leaves: dict[str, Any] = {}
-    for name in dict.fromkeys((*saved.paths, *saved.tensors, *values)):  # of the paths' order is the state's
+    for name in dict.fromkeys((*index.paths, *index.tensors, *values)):  # of the paths' order is the state's
         if name in values:
             leaves[name] = Value(values[name])
-        elif name in saved.tensors and name not in foreign:
-            places = tuple((item.place.file, item.place.start, item.chunk) for item in saved.pieces_of(name))
-            leaves[name] = Saved(name, dtype_of(sharded, name), saved.tensors[name].shape, places)
-    state = unflatten(leaves, saved.paths, kinds)
+        elif name in index.tensors and name not in foreign:
+            leaves[name] = _saved(sharded, name)
+    state = unflatten(leaves, index.paths, kinds)
     return state if kinds is not None else _mended(state)
+
+
+def _saved(sharded: Sharded, name: str) -> Saved:
+    index = sharded.index
+    chunks = iter(index.chunks(name))
+    first = next(chunks, None)
+    place = None if first is None else index.item(name, first).place
+    own = name if place is None else (place.file, place.start)
+    return Saved(
+        name, dtype_of(sharded, name), index.shape(name), own, is_split=next(chunks, None) is not None
+    )
 
 
 def _is_of_another(path: tuple[str | int, ...], ranks: Ranks) -> bool:

@@ -15,6 +15,8 @@ from marlin_ckpt.distributed.reads.boxes import Box, is_ordered, runs, shared
 from marlin_ckpt.distributed.reads.filling import Fill, Target, fill_all, fill_now
 from marlin_ckpt.distributed.reads.folder import Sharded
 from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.formats.layouts.dcp.faults import overlap
+from marlin_ckpt.formats.layouts.dcp.metadata import Chunk
 from marlin_ckpt.formats.layouts.dcp.saved import Item
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.values.tensor import contiguous_stride
@@ -51,7 +53,7 @@ def dtype_of(sharded: Sharded, name: str) -> torch.dtype:
     Raises:
         CorruptCheckpointError: torch has none of that name.
     """
-    text = sharded.saved.tensors[name].dtype
+    text = sharded.index.dtype(name)
     found = getattr(torch, text, None)
     if not isinstance(found, torch.dtype):
         raise CorruptCheckpointError(f"tensor {name} is of the unknown type {text}", sharded.path)
@@ -66,9 +68,7 @@ def values_of(sharded: Sharded, names: Iterable[str], *, weights_only: bool) -> 
     """
     found = {}
     for name in names:
-        item = sharded.saved.values.get(name)
-        if item is None:
-            raise CorruptCheckpointError(f"the metadata does not say where value {name} is", sharded.path)
+        item = sharded.index.item(name)
         found[name] = items.value_of(item, sharded.file(item.place.file), weights_only=weights_only)
     return found
 
@@ -117,21 +117,31 @@ class _Job(NamedTuple):
 
 
 def _jobs(sharded: Sharded, one: Wanted) -> Iterator[_Job]:
-    tensor = sharded.saved.tensors[one.name]
-    dtype = dtype_of(sharded, one.name)
+    index, dtype = sharded.index, dtype_of(sharded, one.name)
+    if not math.prod(one.box.shape):
+        return
     target, stride = _target(one, dtype)
-    covered = 0
-    for item in sharded.saved.pieces_of(one.name):
-        if item.chunk is None:
+    parts: list[Chunk] = []
+    for chunk in index.chunks(one.name):
+        if _are_apart(chunk, one.box):
             continue
-        box = Box(*item.chunk)
-        if common := shared(box, one.box):
-            covered += math.prod(common.shape)
+        if common := shared(Box(*chunk), one.box):
+            parts.append(Chunk(*common))
             target.expect()
-            yield _Job(item, box, one.box, stride, dtype.itemsize, target)
-    if covered != math.prod(one.box.shape):
-        what = f"the pieces of tensor {one.name} have {covered:,} of {math.prod(one.box.shape):,} elements"
-        raise CorruptCheckpointError(f"{what} of {list(tensor.shape)}", sharded.path, tensors=(one.name,))
+            item = index.item(one.name, chunk)
+            yield _Job(item, Box(*chunk), one.box, stride, dtype.itemsize, target)
+    covered, number = sum(math.prod(part.shape) for part in parts), math.prod(one.box.shape)
+    if covered != number or overlap(parts):
+        what = f"the pieces of tensor {one.name} do not make it up, but {covered:,} of {number:,} elements"
+        raise CorruptCheckpointError(what, sharded.path, tensors=(one.name,))
+
+
+def _are_apart(chunk: Chunk, box: Box) -> bool:
+    """Whether a first look says that they share nothing, as of nearly all chunks of many ranks."""
+    if not box.offsets or len(chunk.offsets) != len(box.offsets):
+        return bool(box.offsets)
+    start, begin = chunk.offsets[0], box.offsets[0]
+    return start >= begin + box.shape[0] or start + chunk.shape[0] <= begin
 
 
 def _target(one: Wanted, dtype: torch.dtype) -> tuple[Target, tuple[int, ...]]:

@@ -26,4 +26,4 @@ def test_a_failure_of_the_writer_is_raised_at_all_ranks_which_then_save(tmp_path
 def test_no_more_than_two_tensors_are_in_memory_while_they_are_gathered(tmp_path):
     for taken_mb, is_right in ranks.run(2, f"{_WORK}:peak", place=str(tmp_path)):
         assert is_right
-        assert taken_mb < 2 * 33.6 + 20
+        assert taken_mb < 2 * 33.6 + 32

@@ -107,7 +107,7 @@ def look_at_pieces(name: str, tensor: Described, found: Faults, *, may_lack: boo
     chunks = [one for one in tensor.chunks if math.prod(one.shape)]
     if any(not _fits(one, tensor.shape) for one in tensor.chunks):
         found.wrong.append(f"a piece of {short} lies outside of it")
-    elif _overlap(chunks):
+    elif overlap(chunks):
         found.wrong.append(f"pieces of {short} lie over each other")
     else:
         covered, whole = sum(math.prod(one.shape) for one in chunks), math.prod(tensor.shape)
@@ -124,8 +124,8 @@ def _fits(one: Chunk, shape: tuple[int, ...]) -> bool:
     )
 
 
-def _overlap(chunks: list[Chunk]) -> bool:
-    """Whether any two chunks share an element; True, too, where there are too many to find out."""
+def overlap(chunks: list[Chunk]) -> bool:
+    """Whether any two chunks of a tensor share an element; True, too, if they are too many to find out."""
     if len(chunks) < 2:  # noqa: PLR2004
         return False
     # Along the dimension in which most of them start elsewhere, few are compared with each other.

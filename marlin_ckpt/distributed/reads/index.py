@@ -1,0 +1,151 @@
+"""What the metadata of a sharded checkpoint says of its tensors and values, looked up one by one.
+
+The metadata of 1,000 ranks has millions of pieces, of which a rank needs a few thousand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.formats.layouts.dcp.metadata import Chunk, Path, Place, Sizes, leads_outside
+from marlin_ckpt.formats.layouts.dcp.saved import Item, Saved
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import Metadata
+
+_MOST_DIMENSIONS = 64  # torch's own limit
+_LIMIT = 1 << 62
+
+
+class Index(Protocol):
+    """The tensors and values of a checkpoint.
+
+    Attributes:
+        paths: the keys that lead to what has a flat name.
+        tensors: the flat names of tensors.
+        values: those of all else.
+    """
+
+    paths: Mapping[str, Path]
+    tensors: Collection[str]
+    values: Collection[str]
+
+    def dtype(self, name: str) -> str:
+        """The dtype of a tensor, in torch's spelling."""
+
+    def shape(self, name: str) -> Sizes:
+        """The shape of a whole tensor."""
+
+    def chunks(self, name: str) -> Iterable[Chunk]:
+        """The pieces that a tensor was saved in; equal ones once."""
+
+    def item(self, name: str, chunk: Chunk | None = None) -> Item:
+        """Where a piece of a tensor is, or a value.
+
+        Raises:
+            CorruptCheckpointError: the metadata does not say it.
+        """
+
+    def names_in(self, file: str) -> tuple[str, ...]:
+        """The flat names of what is in a file."""
+
+
+class PlainIndex(Index):
+    """The index of a folder of any tool, which was read without torch."""
+
+    def __init__(self, saved: Saved, path: str) -> None:
+        self._saved, self._path = saved, path
+        self.paths, self.tensors, self.values = saved.paths, saved.tensors.keys(), saved.values.keys()
+
+    def dtype(self, name: str) -> str:
+        """See `Index.dtype`."""
+        return self._saved.tensors[name].dtype
+
+    def shape(self, name: str) -> Sizes:
+        """See `Index.shape`."""
+        return self._saved.tensors[name].shape
+
+    def chunks(self, name: str) -> Iterable[Chunk]:
+        """See `Index.chunks`."""
+        return self._saved.tensors[name].chunks
+
+    def item(self, name: str, chunk: Chunk | None = None) -> Item:
+        """See `Index.item`."""
+        saved = self._saved
+        found = saved.values.get(name) if chunk is None else saved.pieces.get((name, chunk.offsets))
+        if found is None:
+            raise _lost(name, self._path)
+        return found
+
+    def names_in(self, file: str) -> tuple[str, ...]:
+        """See `Index.names_in`."""
+        return tuple(dict.fromkeys(one.name for one in self._saved.items if one.place.file == file))
+
+
+class TorchIndex(Index):
+    """The index of a folder of ours, whose metadata has a checksum: it is read by torch's own classes."""
+
+    def __init__(self, metadata: Metadata, path: str) -> None:
+        from torch.distributed.checkpoint.metadata import (  # noqa: PLC0415 - with all of DCP
+            MetadataIndex,
+            TensorStorageMetadata,
+        )
+
+        self._path, self._key = path, MetadataIndex
+        self._about: dict[str, Any] = metadata.state_dict_metadata
+        self._places: dict[Any, Any] = metadata.storage_data
+        self.tensors = {name: None for name, one in self._about.items() if type(one) is TensorStorageMetadata}
+        self.values = {name: None for name in self._about if name not in self.tensors}
+        self.paths = {
+            name: path
+            for name, path in (metadata.planner_data or {}).items()
+            if type(path) is tuple and path and all(type(part) in (str, int) for part in path)
+        }
+
+    def dtype(self, name: str) -> str:
+        """See `Index.dtype`."""
+        return str(self._about[name].properties.dtype).removeprefix("torch.")
+
+    def shape(self, name: str) -> Sizes:
+        """See `Index.shape`."""
+        return self._sizes(self._about[name].size, name)
+
+    def chunks(self, name: str) -> Iterable[Chunk]:
+        """See `Index.chunks`."""
+        seen = set()
+        for one in self._about[name].chunks:
+            if one.offsets not in seen:
+                seen.add(one.offsets)
+                yield Chunk(self._sizes(one.offsets, name), self._sizes(one.sizes, name))
+
+    def item(self, name: str, chunk: Chunk | None = None) -> Item:
+        """See `Index.item`."""
+        import torch  # noqa: PLC0415 - as above
+
+        offsets = None if chunk is None else torch.Size(chunk.offsets)
+        place = self._places.get(self._key(name, offsets))
+        file, start, size = (getattr(place, part, None) for part in ("relative_path", "offset", "length"))
+        if type(file) is not str or type(start) is not int or type(size) is not int or leads_outside(file):
+            raise _lost(name, self._path)
+        return Item(name, Place(file, start, size), "" if chunk is None else self.dtype(name), chunk)
+
+    def names_in(self, file: str) -> tuple[str, ...]:
+        """See `Index.names_in`."""
+        places = self._places.items()
+        return tuple(
+            dict.fromkeys(one.fqn for one, place in places if getattr(place, "relative_path", "") == file)
+        )
+
+    def _sizes(self, sizes: Any, name: str) -> Sizes:
+        if len(sizes) > _MOST_DIMENSIONS or any(
+            type(one) is not int or not 0 <= one < _LIMIT for one in sizes
+        ):
+            what = f"the metadata does not say how large tensor {name} is"
+            raise CorruptCheckpointError(what, self._path, tensors=(name,))
+        return tuple(sizes)
+
+
+def _lost(name: str, path: str) -> CorruptCheckpointError:
+    return CorruptCheckpointError(f"the metadata does not say where {name} is", path, tensors=(name,))
