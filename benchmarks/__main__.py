@@ -13,6 +13,7 @@ from benchmarks import (
     discovery,
     folders,
     on_device,
+    ranks,
     report,
     restoring,
     saving,
@@ -35,6 +36,7 @@ _GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
     "folders": folders.folders,
     "tmpfs": saving.in_memory,
     "find": discovery.finding,
+    "ranks": ranks.ranks,
     "large": saving.large,
     "stall": stalling.stalling,
     "slow": slowing.slowing,
@@ -60,6 +62,7 @@ _ORDER = (
     "slow",
     "device",
     "find",
+    "ranks",
 )
 
 
