@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import tempfile
-
 import pytest
 
-from tests.support import warm
-from tests.support.folders import REPOSITORY, SUPPORT
+from tests.support.scripts import found_by
 
 MOST_KILLS = 60  # until one does harm
-
-
-def found_by(script, **times):
-    """What a script found; see async_child.py."""
-    with tempfile.TemporaryDirectory() as directory:
-        arguments = [f"{kind}={count}" for kind, count in times.items()]
-        ended = warm.run(
-            [sys.executable, str(SUPPORT / script), directory, *arguments],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True, text=True, timeout=1500,
-        )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
 
 
 @pytest.fixture(scope="module")

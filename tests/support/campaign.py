@@ -35,6 +35,7 @@ PARTS = {
         "adversity/test_history_kills.py",
         "adversity/test_kills.py",
         "adversity/test_sharded.py",
+        "adversity/test_rank_kills.py",
         "adversity/test_transaction_kills.py",
     ],
     "peers": [  # trainings with other packages, killed while they save
@@ -46,6 +47,7 @@ PARTS = {
     "power": [
         "adversity/test_power.py",
         "adversity/test_power_folders.py",
+        "adversity/test_power_sharded.py",
         "adversity/test_power_trash.py",
     ],
     "calls": [  # that fail, by themselves, by the kernel, and on a full disk

@@ -1,0 +1,44 @@
+"""kill -9 of one rank, or of all, while they save: the old checkpoint or the new one is there, whole."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.support.scripts import found_by
+
+KINDS = ["sharded", "writer"]
+
+
+@pytest.fixture(scope="module")
+def killed(cases):
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return found_by("rank_kills.py", memory, sharded=cases(5, 120), writer=cases(3, 60), stock=cases(4, 60))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_a_kill_at_any_moment_the_last_save_that_was_reported_or_the_next_is_there_whole(killed, kind):
+    found = killed[kind]
+    assert (found["torn"], found["lost"]) == ([], [])
+    assert found["durable"] >= found["kills"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ranks_that_are_left_end_with_the_same_error_and_the_next_run_clears_up(killed, kind, cases):
+    found = killed[kind]
+    assert (found["stuck"], found["unlike"], found["left"]) == ([], [], [])
+    assert found["survivors"] > 0
+    assert found["in_mid_save"] >= cases(0, 10)
+
+
+def test_the_same_kills_leave_parts_and_mixtures_of_what_torch_saves(killed, cases, record_property):
+    found = killed["stock"]
+    faults = [fault for *_, name, fault in found["torn"] if name == "m_0.dcp"]
+    mixtures = [fault for fault in faults if "mixture" in fault]
+    over = [fault for fault in faults if fault not in mixtures]
+    record_property(
+        "of them unloadable, mixtures", [found["kills"], len(over) - len(mixtures), len(mixtures)]
+    )
+    assert len(found["torn"]) >= cases(0, 10)
+    assert len(faults) >= cases(0, 3)
