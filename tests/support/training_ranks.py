@@ -9,14 +9,25 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 
-from marlin_ckpt import Preempted, Trainer
+from marlin_ckpt import (
+    AbstractCheckpointer,
+    Checkpoint,
+    DDPTrainerBackend,
+    DefaultCheckpointerArguments,
+    Preempted,
+    SingleProcess,
+    Trainer,
+)
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.training.resume.leaves import fingerprint
 from tests.support.modules_of_ranks import Asking, Compiled, Liar, OfOwn, Overflowing, Plain
 from tests.support.proven_modules import Careful
-from tests.support.stopped_runs import final_state, trainer_in
+from tests.support.stopped_runs import arguments, final_state, trainer_in
+
+UNSAVED = DefaultCheckpointerArguments(checkpoint=False)
 
 
 def trained(directory: Path, module, **fields) -> Trainer:
@@ -27,11 +38,18 @@ def trained(directory: Path, module, **fields) -> Trainer:
 
 
 def prints(trainer: Trainer) -> dict:
-    return {name: fingerprint(one) for name, one in final_state(trainer).items()}
+    state = {name: _local(one) for name, one in final_state(trainer).items()}
+    return {name: fingerprint(one) for name, one in state.items()}
+
+
+def _local(value):
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def weights(trainer: Trainer) -> list:
-    return [value for one in trainer.module.state_dict().values() for value in one.reshape(-1).tolist()]
+    state = trainer.module.state_dict().values()
+    whole = [one.full_tensor() if isinstance(one, DTensor) else one for one in state]
+    return [value for one in whole for value in one.reshape(-1).tolist()]
 
 
 def equals_one_process(directory: str) -> dict:
@@ -59,6 +77,40 @@ def equals_one_process(directory: str) -> dict:
     return found
 
 
+class OfRanks(AbstractCheckpointer):
+    """Keeps what each rank has in a file of its own; what is in no DTensor is loaded as rank 0 had it."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+
+    def _path(self, rank: int) -> Path:
+        return self.directory / f"rank_{rank}.pt"
+
+    def saves_together(self, state) -> bool:
+        return True
+
+    def save(self, checkpoint_state: Checkpoint, index: int, force: bool = False) -> str | None:
+        self.directory.mkdir(exist_ok=True)
+        torch.save(checkpoint_state.payload(), self._path(torch.distributed.get_rank()))
+        torch.distributed.barrier()
+        return str(self.directory)
+
+    def load(self) -> Checkpoint:
+        if not self._path(0).exists():
+            return Checkpoint()
+        ranks = range(torch.distributed.get_world_size())
+        all_of = [torch.load(self._path(rank), weights_only=False) for rank in ranks]
+        own = all_of[torch.distributed.get_rank()]
+        main = all_of[0]["module_interface_state"]
+        own["module_interface_state"] = {
+            name: one if isinstance(one, DTensor) else main[name]
+            for name, one in own["module_interface_state"].items()
+        }
+        parts = [one["trainer_state"].pop("ranks") for one in all_of]
+        own["trainer_state"]["ranks"] = {rank: one for part in parts for rank, one in part.items()}
+        return Checkpoint(**own)
+
+
 def resumes(directory: str, size: int, cases: list[list]) -> dict:
     """Trains straight, and stopped by a signal at one rank; whether both are the same at this rank."""
     found = {}
@@ -66,27 +118,25 @@ def resumes(directory: str, size: int, cases: list[list]) -> dict:
     for number, (args, fields, checkpointer) in enumerate(cases):
         options = {"backend": "ddp", "train_batch_size": size, "epochs": 3, **fields}
 
-        def make(where, observer, args=args, checkpointer=checkpointer, options=options, number=number):
-            return trainer_in(
-                Path(directory, f"{where}-{number}"),
-                observer,
-                lambda: Careful(**args),
-                checkpointer,
-                **options,
-            )
+        def make(where, args=args, checkpointer=checkpointer, options=options, number=number):
+            place = Path(directory, f"{where}-{number}")
+            if options["backend"] != "fsdp2":
+                return trainer_in(place, None, lambda: Careful(**args), checkpointer, **options)
+            torch.manual_seed(0)
+            return Trainer(Careful(**args), arguments(**options), checkpointer=OfRanks(place))
 
-        straight = make("whole", None)
+        straight = make("whole")
         straight.train()
         codes = []
         for stop in (1, 4, 5, 9):
-            cut = make("cut", None)
+            cut = make("cut")
             if rank == 1:
                 send_after(cut, stop)
             try:
                 cut.train()
             except Preempted as stopped:
                 codes.append([stopped.code, os.path.basename(stopped.path), cut.global_steps_finished])
-        last = make("cut", None)
+        last = make("cut")
         last.train()
         ours, theirs = prints(straight), prints(last)
         found[str(number)] = {
@@ -132,8 +182,9 @@ def edges(directory: str, backend: str) -> dict:
     found: dict = {}
     uneven = train(partial(Plain, 41))
     found["uneven"] = [uneven.module.seen, uneven.module.validated, uneven.global_steps_finished]
-    stream = train(partial(Plain, 48, "uneven"), max_train_steps_per_epoch=100, gpu_batch_size_limit=2)
-    found["stream"] = [stream.module.seen, stream.global_steps_finished]
+    streaming = {"train_batch_size": 12, "gpu_batch_size_limit": 2, "max_train_steps_per_epoch": 100}
+    stream = train(partial(Plain, 57, "uneven"), **streaming)
+    found["stream"] = [stream.module.seen, stream.global_steps_finished, weights(stream)]
     measured = train(OfOwn, epochs=2)
     found["metrics"] = [measured._metrics["own"], measured.last_epoch]
     found["differ"] = failure(lambda: train(lambda: Plain(seed=rank // 2)))
@@ -165,6 +216,10 @@ def saves(directory: str) -> dict:
             again = partial(Asking, 0, False)
             last = trained(Path(directory, name), again, checkpointer={"period": 100}, **options)
         found[name] = [ended, weights(last) == weights(whole), sorted(os.listdir(Path(directory, name)))]
+    backend = DDPTrainerBackend(SingleProcess())  # as PyMarlin's users make it
+    plain = Trainer(Plain(), arguments(epochs=1, checkpointer_args=UNSAVED), backend)
+    plain.train()
+    found["given"] = [plain.is_distributed, plain.gradient_accumulation, weights(plain)]
     compiled = trained(Path(directory, "compiled"), Compiled, backend="ddp", epochs=1)
     plain = trained(Path(directory, "compiled"), Plain, backend="ddp", epochs=2)
     found["compiled"] = [list(compiled.module.state_dict()), plain.module.seen[:4], plain.last_epoch]

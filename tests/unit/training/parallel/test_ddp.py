@@ -27,18 +27,29 @@ def test_two_ranks_train_as_one_process_on_the_same_batches(tmp_path):
         assert found["metrics"] == second[name]["metrics"]
 
 
-@pytest.mark.parametrize(("world_size", "size"), [(2, 8), (3, 9)])
-def test_a_run_on_many_ranks_that_is_stopped_ends_as_if_never_stopped(tmp_path, world_size, size):
-    cases = [
-        [{}, {}, {}],
-        [{}, {"gpu_batch_size_limit": 2, "train_batch_size": 4 * world_size}, {"async_save": True}],
-    ]
+_CASES = {
+    "plain": [{}, {}, {}],
+    "accumulated": [{}, {"gpu_batch_size_limit": 2}, {"async_save": True}],
+    "sharded": [{}, {"backend": "fsdp2", "gpu_batch_size_limit": 2}, {}],
+    "workers": [{"workers": 2}, {}, {}],
+    "stream": [{"loader": "stream"}, {"max_train_steps_per_epoch": 4}, {}],
+    "by step": [{}, {"index_by": "step"}, {"period": 4, "async_save": True}],
+    "scaled": [{"foreach": True}, {"backend": "ddp-amp", "amp_dtype": "float16"}, {}],
+}
+
+
+@pytest.mark.parametrize(
+    ("world_size", "size", "names"),
+    [(2, 8, list(_CASES)), (3, 12, ["accumulated", "sharded"]), (4, 16, ["plain"])],
+)
+def test_a_run_on_many_ranks_that_is_stopped_ends_as_if_never_stopped(tmp_path, world_size, size, names):
+    cases = [_CASES[name] for name in names]
 
     found = ranks.run(world_size, f"{_WORK}:resumes", directory=str(tmp_path), size=size, cases=cases)
 
     for one in found:
-        for case in one.values():
-            assert case["differ"] == {}
+        for name, case in zip(names, one.values(), strict=True):
+            assert case["differ"] == {}, name
             assert [code for code, *_ in case["codes"]] == [143] * 4
     assert all(one == found[0] for one in found)
 
@@ -51,8 +62,10 @@ def test_ranks_with_uneven_data_end_together_and_ranks_with_other_modules_are_re
     assert [len(one) for one in seen] == [13] * 3  # of 41 samples
     assert len(set(itertools.chain(*seen))) == 39
     assert {tuple(one["uneven"][1]) for one in found} == {tuple(range(13))}
-    assert [len(one["stream"][0]) for one in found] == [8] * 3  # as many as rank 2 has, which has fewest
-    assert {one["stream"][1] for one in found} == {4}
+    # Rank 2 has 11 of 57 samples: 6 batches of 2, the last of 1, for steps of 2 batches. Rank 1 has 15.
+    assert [len(one["stream"][0]) for one in found] == [12, 12, 11]
+    assert {one["stream"][1] for one in found} == {3}
+    assert all(one["stream"][2] == found[0]["stream"][2] for one in found)
     for one in found:
         # The 13 samples are 5, 4 and 4. That all but rank 0 want to stop does not end the run.
         assert one["metrics"] == [pytest.approx((0 * 5 + 1 * 4 + 2 * 4) / 13), 1]
@@ -73,6 +86,7 @@ def test_ranks_save_and_stop_together_and_fail_together(tmp_path):
     assert first["compiled"].pop(1)
     assert first["compiled"] == [names, 1, [[names]]]
     assert first == second
+    assert first["given"][:2] == [True, 1]
     assert first["amp"][0] < 65536.0  # halved at both for what one has found infinite
     assert all(map(math.isfinite, first["amp"][1]))
     assert first["step"] == [[143, "model_3.pt"], True, [".marlin-ckpt", "model_12.pt", "model_3.pt"]]
