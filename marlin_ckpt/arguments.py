@@ -38,8 +38,8 @@ class DefaultCheckpointerArguments(Checked):
     Attributes:
         checkpoint: save at all. With `False` nothing is written, whatever the other fields say.
         delete_existing_checkpoints: before the run begins, remove all files directly in `save_dir` whose
-            extension is `file_ext`. `train --resume` overrides it where there is a checkpoint to continue
-            from, and `--overwrite` sets it.
+            extension is `file_ext`, and the sharded checkpoints. `train --resume` overrides it where there is
+            a checkpoint to continue from, and `--overwrite` sets it.
         period: save when the index (see `index_by`) is a multiple of this, at the end of the run, and when
             forced. `auto` saves as often as `max_overhead` allows.
         save_dir: the directory for checkpoints; it is made if it is missing.

@@ -98,6 +98,23 @@ def find_in(  # noqa: PLR0913 - what is searched for, each by its name
     return sorted(found, key=_order)
 
 
+def by_age(entries: Iterable[Entry]) -> list[Entry]:
+    """Entries of one index in the order in which they were saved, the last one at the end.
+
+    A file and a sharded checkpoint of one run go by the numbers of their saves, all else by the times of
+    their last changes.
+    """
+    found = sorted(entries, key=lambda one: (one.modified_ns, one.item.name))
+    if len(found) > 1 and any(one.layout == naming.SHARDED for one in found):
+        from marlin_ckpt.formats.inspection import inspect  # noqa: PLC0415 - names alone go without
+
+        manifests = [inspect(one).manifest for one in found]
+        saves = {number: one for number, one in enumerate(manifests) if one is not None}
+        if len(saves) == len(found) and len({one.run_id for one in saves.values()}) == 1:
+            found = [found[number] for number in sorted(saves, key=lambda at: saves[at].save_number)]
+    return found
+
+
 def link_targets(store: Store, *, recursive: bool = False) -> dict[tuple[int, ...], str]:
     """Where symbolic links in a store lead: by the target's device and inode, the name of a link to it.
 

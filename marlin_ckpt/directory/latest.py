@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 from marlin_ckpt import naming
-from marlin_ckpt.directory.catalog import readable, regular_file
+from marlin_ckpt.directory.catalog import by_age, readable, regular_file
 from marlin_ckpt.directory.walk import Level
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
@@ -40,7 +40,7 @@ def get_latest_file(
     the prefix are read as other tools write them (`epoch=2-step=6.ckpt`, `checkpoint-500`) and ordered by
     step, then epoch. If none of these fits either, the last integer of the name decides, with a warning.
     Model files are never considered. Of equal indices the file that was changed last is taken, then the
-    greater path.
+    greater path; of a file and a sharded checkpoint of one run the one of the later save.
 
     Args:
         load_dir: the directory to search.
@@ -234,7 +234,7 @@ def _are_in_doubt(newest: str, other: str) -> bool:
 
 
 def _in_order(store: Store, keyed: _Keyed, known: dict[str, Entry]) -> Iterator[Entry]:
-    """The entries of names in the order of their keys; of equal keys the one changed last first.
+    """The entries of names in the order of their keys; of equal keys the one saved last first.
 
     Only what is asked for is looked at.
     """
@@ -245,7 +245,7 @@ def _in_order(store: Store, keyed: _Keyed, known: dict[str, Entry]) -> Iterator[
             name = heapq.heappop(keyed)[1]
             if one := known.get(name) or _entry(store, name):
                 found.append(one)
-        yield from sorted(found, key=lambda one: (one.modified_ns, one.item.name), reverse=True)
+        yield from reversed(by_age(found))
 
 
 def _entry(store: Store, name: str) -> Entry | None:

@@ -14,7 +14,7 @@ _logger = get_logger(__name__)
 
 
 def delete_existing(directory: str, extension: str, logger: logging.Logger) -> tuple[Removal, ...]:
-    """Removes the regular files of an extension directly in a directory; returns what has gone."""
+    """Removes the files of an extension and the sharded checkpoints in a directory; returns what has gone."""
     if not os.path.lexists(directory):
         return ()
     logger.warning("Deleting the files with extension %s in %s.", extension, directory)

@@ -88,12 +88,11 @@ class Series:
         found: list[Entry] = []
         with contextlib.suppress(CheckpointNotFoundError):
             found = catalog.find(self.directory, prefix=self.prefix, extension=self.extension)
-        checkpoints = (
-            one
-            for one in found
-            if one.name and one.name.kind is Kind.CHECKPOINT and not layouts.is_foreign(one)
-        )
-        return sorted(checkpoints, key=lambda one: (one.index or 0, one.modified_ns, one.path))
+        by_index: dict[int, list[Entry]] = {}
+        for one in found:
+            if one.name and one.name.kind is Kind.CHECKPOINT and not layouts.is_foreign(one):
+                by_index.setdefault(one.name.index, []).append(one)
+        return [one for index in sorted(by_index) for one in catalog.by_age(by_index[index])]
 
 
 def _is_silent(found: Inspection) -> bool:

@@ -22,6 +22,7 @@ from marlin_ckpt.formats.safetensors import shards, writer
 from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.formats.zip import state_dict
+from marlin_ckpt.naming import SHARDS
 from marlin_ckpt.storage.local import publishing, staging
 from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.target import Target
@@ -62,6 +63,8 @@ class WeightsFile:
         if self.extension not in (SAFETENSORS, *BARE):
             known = ", ".join(f".{one}" for one in (SAFETENSORS, *BARE))
             what = f"expected a name that ends in {known}, or a folder, with / at its end, not {self.path}"
+            if self.extension == SHARDS:
+                what = "weights alone make no sharded checkpoint: add --state all"
             raise ArgumentsError([Fault("output", what)])
 
     @property

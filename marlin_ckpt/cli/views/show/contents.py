@@ -15,6 +15,7 @@ from marlin_ckpt.formats.content.contents import Contents, NodeKind
 from marlin_ckpt.formats.content.optimizers import Optimizer, find_optimizers
 from marlin_ckpt.formats.content.summary import Branch, summarise
 from marlin_ckpt.formats.format import Format
+from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle import permissions
 from marlin_ckpt.formats.pickle.permissions import Permission
 from marlin_ckpt.operations.packed.finding import composites
@@ -85,12 +86,23 @@ def _composites(found: Contents) -> Iterator[tuple[str, str]]:
 
 
 def _folder(found: Contents) -> Iterator[tuple[str, str]]:
-    yield "folder", f"{escape(found.path)}  {size(found.size_bytes)}, {layouts.named(found.format).content}"
+    what = _shards(found) or layouts.named(found.format).content
+    yield "folder", f"{escape(found.path)}  {size(found.size_bytes)}, {what}"
     if (index := _index(found)) is not None:
         yield "step", str(index)
     if found.tools_metrics:
         yield "metrics", metrics(found.tools_metrics)
     yield from (("MISSING", escape(gap)) for gap in found.gaps)
+
+
+def _shards(found: Contents) -> str:
+    """How a sharded checkpoint is made up; "" of any other."""
+    sharded = found.manifest and found.manifest.sharded
+    if not sharded:
+        return ""
+    mesh = zip(sharded.mesh.names, sharded.mesh.shape, strict=True) if sharded.mesh else ()
+    named = ", ".join(f"{escape(name)} {number}" for name, number in mesh)
+    return f"sharded by {count(sharded.world_size, 'rank')}" + f" (mesh: {named})" * bool(named)
 
 
 def _index(found: Contents) -> int | None:
@@ -160,6 +172,7 @@ def document(found: Contents) -> dict[str, Any]:
         "composites": [{"name": name, "what": what} for name, what in composites(found)],
         **of_tool,
         "layout": None if is_file else found.format,
+        "sharded": _sharded(manifest),
         "gaps": list(found.gaps),
         "lost": [] if manifest is None else manifest.lost,
         "optimizers": [
@@ -174,6 +187,14 @@ def document(found: Contents) -> dict[str, Any]:
         "allow_list": "\n".join(code) or None,
         "values": _values(found),
     }
+
+
+def _sharded(manifest: Manifest | None) -> dict[str, Any] | None:
+    if manifest is None or manifest.sharded is None:
+        return None
+    one = manifest.sharded
+    mesh = {"names": list(one.mesh.names), "shape": list(one.mesh.shape)} if one.mesh else None
+    return {"save_id": one.save_id, "world_size": one.world_size, "mesh": mesh}
 
 
 def _hint(found: Contents) -> str:
