@@ -1,7 +1,5 @@
 """Reads sharded checkpoints for `torch.distributed.checkpoint.load`: checked, and nothing in them is run."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

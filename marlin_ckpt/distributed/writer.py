@@ -1,7 +1,5 @@
 """MarlinWriter: what torch's own `dcp.save` writes by, so that a checkpoint appears whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets
