@@ -141,11 +141,11 @@ class Placing:
         self, saved: Saved, live: torch.Tensor | None, parameter: torch.Tensor | None = None
     ) -> torch.Tensor:
         """A tensor after a live one; of an optimizer's that has another shape, where its parameter is."""
-        if live is not None and tuple(live.shape) != saved.shape:
-            live = None
         if live is None and parameter is None and self._spares and saved.is_large:
             self.left_out.append(saved.name)
             return torch.empty(saved.shape, dtype=saved.dtype, device="meta")
+        if live is not None and tuple(live.shape) != saved.shape:
+            live = None
         where = self._where(saved, live, parameter)
         key = saved.place, saved.dtype, saved.shape, where
         if key not in self._made:
