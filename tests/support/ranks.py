@@ -19,6 +19,19 @@ from tests.support.folders import REPOSITORY
 PATIENCE_S = 120.0
 
 
+class _Popen(warm.Popen):
+    """A rank, forked from a process that has imported what ranks import, which takes seconds."""
+
+    imports = (
+        "torch.distributed.checkpoint.state_dict",
+        "torch.distributed.fsdp",
+        "torch.distributed.tensor.parallel",
+        "marlin_ckpt.distributed.reader",
+        "marlin_ckpt.distributed.writer",
+        "marlin_ckpt.loading.sharded",
+    )
+
+
 class Ended(NamedTuple):
     """How a rank ended: its exit code, what it returned (as JSON), and what it wrote to stderr."""
 
@@ -41,7 +54,7 @@ class Run:
         for rank in range(world_size):
             with open(self._folder / f"errors-{rank}", "wb") as errors:
                 self.processes.append(
-                    warm.Popen(
+                    _Popen(
                         command, env={**environment, "RANK": str(rank)}, stdin=subprocess.DEVNULL,
                         stdout=errors, stderr=errors,
                     )

@@ -34,6 +34,7 @@ _PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 class Popen(subprocess.Popen):
     """One that was forked; a fresh one where its environment says what only a fresh one would see."""
 
+    imports: tuple[str, ...] = ()  # what else the process that it is forked from has imported
     _answers = -1  # its number, and in the end how it ended
 
     def _execute_child(self, *given):
@@ -59,7 +60,9 @@ class Popen(subprocess.Popen):
         streams = [asked[name] for name in ("p2cread", "c2pwrite", "errwrite")]
         descriptors = [number if one == -1 else one for number, one in enumerate(streams)]
         data = json.dumps(request).encode()
-        socket.send_fds(_server(os.getpid()), [data], [answering, *descriptors, *asked["pass_fds"]])
+        socket.send_fds(
+            _server(os.getpid(), self.imports), [data], [answering, *descriptors, *asked["pass_fds"]]
+        )
         os.close(answering)
         self._close_pipe_fds(*(asked[name] for name in _PIPES))
         self.pid = self._next_answer()
@@ -111,13 +114,20 @@ def _is_read_at_start(environment: dict[str, str]) -> bool:
 
 
 @functools.cache
-def _server(_pid: int) -> socket.socket:
+def _server(_pid: int, imports: tuple[str, ...]) -> socket.socket:
     """Starts the process that forks, one for each that asks; it ends when nobody can ask any more."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with theirs:
-        command = [sys.executable, "-P", SUPPORT / "warm_server.py", str(theirs.fileno()), REPOSITORY]
+        command = [
+            sys.executable,
+            "-P",
+            SUPPORT / "warm_server.py",
+            str(theirs.fileno()),
+            REPOSITORY,
+            *imports,
+        ]
         server = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
         )

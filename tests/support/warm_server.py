@@ -1,6 +1,7 @@
 """Imports torch and forks, on request, what begins like a process of its own; see warm.py.
 
-python -P warm_server.py DESCRIPTOR REPOSITORY, with the number of a socket, which brings the requests.
+python -P warm_server.py DESCRIPTOR REPOSITORY [MODULE ...]: the number of a socket that brings requests,
+and what is imported beside torch and this package.
 """
 
 import contextlib
@@ -28,11 +29,12 @@ _MOST_DESCRIPTORS = 32
 _BEYOND = 200  # descriptors that nobody asks for by their numbers
 
 
-def warm_up(repository: str) -> None:
+def warm_up(repository: str, *more: str) -> None:
     """Imports what the tests' processes import: no more than torch does by itself, and no command."""
     sys.path.insert(0, repository)
     importlib.import_module("marlin_ckpt")
-    importlib.import_module("marlin_ckpt.training.trainer")
+    for one in ("marlin_ckpt.training.trainer", *more):
+        importlib.import_module(one)
     sys.path.remove(repository)
     # The first optimizer imports for seconds; making one draws nothing and starts no thread.
     torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))]).zero_grad()
@@ -137,7 +139,7 @@ def main_module(arguments: list[str]) -> tuple[str, str]:
 if __name__ == "__main__":
     _socket = socket.socket(fileno=int(sys.argv[1]))
     _socket.set_inheritable(False)
-    warm_up(sys.argv[2])
+    warm_up(*sys.argv[2:])
     _paths, _own = [*sys.path], sys.modules["__main__"]
     gc.freeze()  # which the children need not look through at their end
     _request, _received = serve(_socket)
