@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +25,12 @@ from marlin_ckpt.cli.app import names
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.cli.views import checkpoints
 from marlin_ckpt.directory.history.events import Resumed
+from marlin_ckpt.formats.manifest import Mesh, Sharded
 from marlin_ckpt.training.proof import proof
 from marlin_ckpt.training.proof.findings import Difference, Kill, Proof
 from tests.support import checkpoint_directories as directories
-from tests.support import documents, histories, run_directories
+from tests.support import documents, histories, run_directories, sharded_folders
+from tests.support.folder_checkpoints import about
 from tests.support.foreign import trainer
 from tools import schemas
 
@@ -118,6 +121,9 @@ def _prepare() -> None:
     Path("folders/model_1/weights").unlink()
     trainer.make_trainer(Path("trained"), step=4)
     (trainer.make_trainer(Path("trained"), step=6).path / "optimizer.pt").unlink()
+    sharded = sharded_folders.write(Path("sharded/model_1.dcp"), ranks=2, index=1)
+    mesh = Sharded("5f0c", 2, Mesh(("dp",), (2,)))
+    sharded_folders.write_manifest(shutil.copytree(sharded, Path("sharded/model_2.dcp")), about(2), mesh)
     Path("damaged.pt").write_bytes(_with_a_flipped_bit(Path("saved/model_1.pt")))
 
 
@@ -184,6 +190,8 @@ def _look(run: Run, patch: pytest.MonkeyPatch) -> None:
         run("show", file, "--stats", "*")
     for folder in ("trained/checkpoint-4", "trained/checkpoint-6"):
         run("show", folder)
+    for name in ("model_1", "model_2"):
+        run("show", f"sharded/{name}.dcp")
     run("diff", "saved/model_0.pt", "saved/model_2.pt", "--all")
     run("diff", "saved/model_0.pt", "saved/model_model_1.pt", "--all")
     run("diff", "others/model_1.pt", "others/odd_7.pt")
