@@ -1,15 +1,13 @@
 """Says where a shard will have its bytes, before one is written."""
 
-import functools
 from collections.abc import Sequence
 
 from marlin_ckpt.formats.shards import trailer
 from marlin_ckpt.formats.shards.items import Item, Place, ShardPlan, TensorItem
 from marlin_ckpt.formats.shards.slots import slot_bytes
 from marlin_ckpt.formats.zip import structures
-from marlin_ckpt.formats.zip.writer import plan_tensor
+from marlin_ckpt.formats.zip.single import plan_tensor
 
-_plan_tensor = functools.lru_cache(maxsize=4096)(plan_tensor)
 _FOLDER_BYTES = len(structures.ARCHIVE) + 1  # of a record's name
 
 
@@ -25,7 +23,7 @@ def plan_shard(items: Sequence[Item]) -> ShardPlan:
     at = directory = 0
     for number, one in enumerate(items):
         if isinstance(one, TensorItem):
-            data_at, size = _plan_tensor(len(one.pickle), one.size_bytes)
+            data_at, size = plan_tensor(len(one.pickle), one.size_bytes)
             data_bytes = one.size_bytes
         else:
             size = data_bytes = one.slot or slot_bytes(len(one.data))

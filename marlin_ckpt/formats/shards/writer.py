@@ -8,7 +8,8 @@ from marlin_ckpt.formats.shards import trailer
 from marlin_ckpt.formats.shards.items import BLOCK_BYTES, Item, ShardAbout, ShardSums, TensorItem
 from marlin_ckpt.formats.shards.planning import plan_shard
 from marlin_ckpt.formats.shards.slots import padded
-from marlin_ckpt.formats.zip.writer import ContainerWriter, Stream, write_tensor
+from marlin_ckpt.formats.zip.single import write_tensor
+from marlin_ckpt.formats.zip.writer import ContainerWriter
 from marlin_ckpt.storage.target import OnStored, Target
 
 
@@ -41,7 +42,7 @@ def write_shard(
                 view = memoryview(next(tensors)).cast("B")
                 if len(view) != one.size_bytes:
                     raise ValueError(f"item {number} has {len(view):,} bytes, not {one.size_bytes:,}")
-                crcs += write_tensor(record, one.pickle, Stream(len(view), _blocks(view)))
+                crcs += write_tensor(record, one.pickle, len(view), _blocks(view))
                 del view  # so that it is not held while the next one is read
             else:
                 value = memoryview(padded(one.data, place.size_bytes))

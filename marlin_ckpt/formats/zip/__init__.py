@@ -15,5 +15,6 @@ Reading, from the bottom up:
 
 Writing:
     writer: `ContainerWriter.add` writes a record, `write_state` a whole file.
+    single: the file of one tensor, as shards hold many.
     state_dict: a state dict alone, without torch.
 """

@@ -161,16 +161,15 @@ class _Within:
 # caffe2::serialize::kProducedFileFormatVersion; format version 1 means that storages are in the order of
 # their numbers; torch.serialization._save.
 _FORMAT = {".format_version": b"1", ".storage_alignment": str(ALIGNMENT).encode()}
-_VERSION = {"version": b"3\n"}
-CONSTANT_RECORDS = frozenset({*_FORMAT, *_VERSION})
+VERSION = {"version": b"3\n"}
+CONSTANT_RECORDS = frozenset({*_FORMAT, *VERSION})
 BYTEORDER = sys.byteorder.encode()
-_ONE = "data/0"  # the record of a tensor that is alone in its file
 # The headers and entries of the manifest and of an observer's record, and the records that end the file; more
 # than enough.
 _OWN_OVERHEAD_BYTES = 4096
 
 
-def _leading(pickle: bytes, byteorder: bytes | None) -> dict[str, bytes]:
+def leading(pickle: bytes, byteorder: bytes | None) -> dict[str, bytes]:
     """The records in front of the data, in their order."""
     return {"data.pkl": pickle, **_FORMAT, **({} if byteorder is None else {"byteorder": byteorder})}
 
@@ -196,8 +195,8 @@ def plan(pickle: bytes, byteorder: bytes | None, sizes: Mapping[str, int], obser
         sizes: the lengths of the storages in bytes, by the names of their records, in their order.
         observed_bytes: how long the record of an observer may be.
     """
-    leading = {name: len(data) for name, data in _leading(pickle, byteorder).items()}
-    bare = plan_bare({**leading, **sizes})
+    first = {name: len(data) for name, data in leading(pickle, byteorder).items()}
+    bare = plan_bare({**first, **sizes})
     offsets = {name: bare.offsets[name] for name in sizes}
     beside = manifest.most_bytes(offsets) + observed_bytes + _OWN_OVERHEAD_BYTES
     return Plan(offsets, bare.size_bytes + beside)
@@ -211,51 +210,13 @@ def plan_bare(sizes: Mapping[str, int]) -> Plan:
     """
     offsets: dict[str, int] = {}
     at = directory = 0
-    for name, size in (*sizes.items(), *((name, len(data)) for name, data in _VERSION.items())):
+    for name, size in (*sizes.items(), *((name, len(data)) for name, data in VERSION.items())):
         named = len(f"{structures.ARCHIVE}/{name}".encode())
         offsets[name] = at + structures.local_header_bytes(named, size, at)
         directory += structures.central_entry_bytes(named, size, at)
         at = offsets[name] + size + structures.descriptor_bytes(size, at)
     end = len(structures.end_records(len(offsets), directory, at))
     return Plan(offsets, at + directory + end)
-
-
-_leading_bytes = {name: len(data) for name, data in _leading(b"", BYTEORDER).items()}
-
-
-def plan_tensor(pickle_bytes: int, size_bytes: int) -> tuple[int, int]:
-    """Tells where `write_tensor` will put the data, and the exact length of the file.
-
-    Args:
-        pickle_bytes: the length of the record `data.pkl`.
-        size_bytes: of the tensor's data.
-    """
-    found = plan_bare({**_leading_bytes, "data.pkl": pickle_bytes, _ONE: size_bytes})
-    return found.offsets[_ONE], found.size_bytes
-
-
-def write_tensor(target: Target, pickle: bytes, data: Stream) -> list[int]:
-    """Writes a container of one tensor of this machine's byte order, as `torch.save` does.
-
-    Args:
-        target: the empty file, or a part of one.
-        pickle: the record `data.pkl`.
-        data: of the one storage.
-
-    Returns:
-        the CRC32 of each piece of the data, as it was stored.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    writer = ContainerWriter(target)
-    for name, value in _leading(pickle, BYTEORDER).items():
-        writer.add(name, value)
-    crcs = writer.add(_ONE, data)
-    for name, value in _VERSION.items():
-        writer.add(name, value)
-    writer.close()
-    return crcs
 
 
 def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
@@ -281,7 +242,7 @@ def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
         OSError: the file cannot be written.
     """
     writer = ContainerWriter(target)
-    for name, value in itertools.chain(_leading(pickle, byteorder).items(), data, _VERSION.items()):
+    for name, value in itertools.chain(leading(pickle, byteorder).items(), data, VERSION.items()):
         on_stored = observer.of(name, value) if observer and isinstance(value, memoryview) else None
         writer.add(name, value, on_stored)
         del value  # so that it is not held while the next one is read

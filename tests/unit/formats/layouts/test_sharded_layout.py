@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from marlin_ckpt.directory import catalog
-from marlin_ckpt.formats import inspection
+from marlin_ckpt.formats import budget, inspection
 from marlin_ckpt.formats.manifest import Manifest, Mesh, Sharded, summed
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.naming import MANIFEST
@@ -113,6 +113,15 @@ def test_damaged_metadata_is_found_and_no_tree_is_made_of_it(folder):
     assert one.verify(folder).reason == "the CRC of .metadata does not hold"
     with pytest.raises(Exception, match=r"the CRC of \.metadata does not hold"):
         one.inspect(folder)
+
+
+def test_metadata_of_very_many_ranks_is_compared_by_its_checksum_alone(folder, monkeypatch):
+    monkeypatch.setattr(budget, "LARGEST_PICKLE", 1000)
+    assert one.verify(folder)[1:3] == (
+        Status.INTACT, ".metadata is too large to be compared with the shards"
+    )  # fmt: skip
+    damage(folder / ".metadata", 700)
+    assert one.verify(folder).reason == "the CRC of .metadata does not hold"
 
 
 def test_a_missing_shard_makes_it_incomplete_and_is_named_with_what_it_held(folder):
