@@ -67,8 +67,9 @@ class _Flattening(Flattening):
         return isinstance(value, torch.Tensor)
 
     def is_plain(self, tensor: Any) -> bool:
-        # Sparse, quantized and nested ones are values.
-        return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_nested
+        # Sparse, quantized and nested ones are values. What is asked of a DTensor goes a long way.
+        local = local_of(tensor)
+        return local.layout is torch.strided and not local.is_quantized and not local.is_nested
 
     def check_value(self, path: Path, value: Any) -> None:
         if _has_dtensor(value):
@@ -77,17 +78,25 @@ class _Flattening(Flattening):
 
 
 def _ties(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    memory: dict[tuple[Any, ...], str] = {}
+    """The names of tensors that an earlier name has, too."""
+    memory: dict[int, list[str]] = {}
     ties = {}
     for name, tensor in tensors.items():
-        local = local_of(tensor)
-        if local.numel() and local.device.type != "meta":
-            whole = tuple(tensor.shape) if local is tensor else (*tensor.shape, *tensor.placements)  # type: ignore[attr-defined]
-            place = (local.data_ptr(), local.dtype, local.device, tuple(local.shape), local.stride(), whole)
-            first = memory.setdefault(place, name)
-            if first != name:
+        # 0 is that of tensors without elements, and of those that are on no device.
+        if address := local_of(tensor).data_ptr():
+            there = memory.setdefault(address, [])
+            first = next((one for one in there if _place(tensors[one]) == _place(tensor)), None)
+            if first is None:
+                there.append(name)
+            else:
                 ties[name] = first
     return ties
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    local = local_of(tensor)
+    whole = () if local is tensor else (*tensor.shape, *tensor.placements)  # type: ignore[attr-defined]
+    return (local.dtype, local.device, local.shape, local.stride(), whole)
 
 
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
