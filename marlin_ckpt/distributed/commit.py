@@ -83,13 +83,20 @@ class Staging:
         self.folder = os.path.join(directory, self._staged)
         self._is_open = True
 
-    def publish(self, metadata: bytes, shards: Iterable[Facts], manifest: Manifest) -> int:
+    def publish(
+        self,
+        metadata: bytes,
+        shards: Iterable[Facts],
+        manifest: Manifest,
+        patience_s: float = PATIENCE_S,
+    ) -> int:
         """Adds what is missing to the shards, and gives the folder its name.
 
         Args:
             metadata: the bytes of `.metadata`.
             shards: the files that the ranks have written.
             manifest: of the checkpoint, with the id of the save, without its records.
+            patience_s: how long to look for a shard that another rank has written.
 
         Returns:
             how many bytes the checkpoint has.
@@ -99,9 +106,9 @@ class Staging:
             UnsavableStateError: the manifest is too long.
         """
         with doing("cannot write", self._path):
-            files = list(shards)
+            files, deadline = list(shards), time.monotonic() + patience_s
             for one in files:
-                self._check(one)
+                self._check(one, deadline)
             files.append(write_durably(self.folder, METADATA, len(metadata), lambda to: to.put(metadata)))
             records = [{"name": one.name, "size": one.size_bytes, "crc32": one.crc32} for one in files]
             data = replace(manifest, records=records, layout=SHARDED).to_json()
@@ -128,11 +135,11 @@ class Staging:
         staging.discard(self._fd, self._staged, self._lock)
         close_quietly(self._fd)
 
-    def _check(self, shard: Facts) -> None:
+    def _check(self, shard: Facts, deadline: float) -> None:
+        """Looks at a shard as a reader on this node would."""
         path = os.path.join(self.folder, shard.name)
-        size = os.stat(path, follow_symlinks=False).st_size
-        if size != shard.size_bytes:
-            what = f"{shard.name} has {size:,} bytes here, and {shard.size_bytes:,} where it was written"
+        if not _is_seen(path, lambda found: found.st_size == shard.size_bytes, deadline):
+            what = f"rank 0 does not see {shard.name} as it was written, with {shard.size_bytes:,} bytes"
             raise StorageError(what, self._path, _SHARED, errno=errno.EIO)
 
 
@@ -218,20 +225,23 @@ def find(folder: str, path: str, patience_s: float = PATIENCE_S) -> None:
         StorageError: it does not see it; it may look at another disk.
     """
     with doing("cannot write", path):
-        _look(folder, path, time.monotonic() + patience_s)
+        if not _is_seen(folder, lambda _: True, time.monotonic() + patience_s):
+            what = "this rank does not see the folder that rank 0 has made beside it"
+            raise StorageError(what, path, _SHARED, errno=errno.ENOENT)
 
 
-def _look(folder: str, path: str, deadline: float) -> None:
+def _is_seen(path: str, is_right: Callable[[os.stat_result], bool], deadline: float) -> bool:
+    """Looks for what another rank has made, which a network file system may show late."""
     pause = _FIRST_POLL_S
     while True:
         with contextlib.suppress(FileNotFoundError):
-            # A network file system may remember that there was no such name until its directory is read.
-            with closing(os.open(os.path.dirname(folder), _DIRECTORY)) as fd:
-                os.stat(os.path.basename(folder), dir_fd=fd, follow_symlinks=False)
-            return
+            # Such a system may remember that there was no such name until its directory is opened again.
+            with closing(os.open(os.path.dirname(path), _DIRECTORY)) as fd:
+                status = os.stat(os.path.basename(path), dir_fd=fd, follow_symlinks=False)
+            if is_right(status):
+                return True
         if time.monotonic() > deadline:
-            what = "this rank does not see the folder that rank 0 has made beside it"
-            raise StorageError(what, path, _SHARED, errno=errno.ENOENT)
+            return False
         time.sleep(pause)
         pause = min(pause * 2, _LONGEST_POLL_S)
 

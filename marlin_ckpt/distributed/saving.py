@@ -171,7 +171,7 @@ def _write(prepared: Prepared, ranks: Ranks, image: memoryview | None, patience_
         votes = ranks.gathered(_VOTE.pack(*shard[1:]) if shard else bytes(_VOTE.size), is_fixed=True)
         sharded = Sharded(save_id, ranks.world_size, prepared.mesh)
         manifest = replace(prepared.manifest, sharded=sharded)
-        together(ranks, lambda: staged.main and _publish(staged.main, plan, votes, manifest))
+        together(ranks, lambda: staged.main and _publish(staged.main, plan, votes, manifest, patience_s))
     finally:
         staged.discard()
     ended = time.perf_counter()
@@ -226,10 +226,12 @@ def _copied(prepared: Prepared, image: memoryview) -> Iterator[memoryview]:
     return (image[one.data_start : one.data_start + one.data_bytes] for one in places)
 
 
-def _publish(staging: Staging, plan: Plan, votes: Iterable[bytes] | None, manifest: Manifest) -> int:
+def _publish(
+    staging: Staging, plan: Plan, votes: Iterable[bytes] | None, manifest: Manifest, patience_s: float
+) -> int:
     shards = [
         Facts(shard_name(rank), *_VOTE.unpack(vote))
         for rank, vote in enumerate(votes or ())
         if vote != bytes(_VOTE.size)
     ]
-    return staging.publish(plan.metadata, shards, manifest)
+    return staging.publish(plan.metadata, shards, manifest, patience_s)

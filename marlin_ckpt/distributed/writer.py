@@ -218,7 +218,8 @@ class MarlinWriter(StorageWriter):
             sharded=Sharded(staging.save_id, len(results)),
         )
         try:
-            staging.publish(to_bytes(metadata), [one for one in shards if one is not None], manifest)
+            written = [one for one in shards if one is not None]
+            staging.publish(to_bytes(metadata), written, manifest, self._patience_s)
         finally:
             self._discard()
 

@@ -24,7 +24,7 @@ _KILLS = [
 @pytest.mark.parametrize(("code", "by"), [("EIO", 0), ("ENOSPC", 1)])
 def test_a_call_that_fails_at_one_rank_fails_the_save_at_all(directory, code, by, cases):
     found = ranks.run(
-        2, f"{_WORK}:refuse_calls", 300, directory=directory, code=code, by=by, step=cases(3, 1)
+        2, f"{_WORK}:refuse_calls", 300, directory=directory, code=code, by=by, step=cases(5 - 3 * by, 1)
     )  # fmt: skip
 
     assert found[0]["failed"] >= 3
@@ -35,7 +35,7 @@ def test_a_call_that_fails_at_one_rank_fails_the_save_at_all(directory, code, by
 def test_a_file_system_that_lacks_something_is_saved_to_and_one_that_is_not_shared_is_refused(directory):
     found = ranks.run(2, f"{_WORK}:lack_abilities", directory=directory)
 
-    for rank, one in enumerate(found):
+    for one in found:
         assert one["exchange"] == one["flock"] == ["", True]
         assert one["left"] == [NAME]
         for refused in (one["save"], one["start"]):
@@ -44,11 +44,11 @@ def test_a_file_system_that_lacks_something_is_saved_to_and_one_that_is_not_shar
             assert "one directory that they share" in refused[2]
         assert "shared" not in one
         assert one["own"] == []
-        assert one["late"] == ["", 3 if rank else 0]
+        assert one["late"] == ["", 3]
 
 
 def test_a_rank_that_is_stopped_is_named_and_the_next_save_has_a_new_group(directory, cases):
-    phases = ["looking", "voting", "planned", "writing", "within"][: cases(2, 5)]
+    phases = ["voting", "looking", "planned", "writing", "within"][: cases(1, 5)]
     found = ranks.run(3, f"{_WORK}:stop_one", directory=directory, phases=phases)
 
     for rank, one in enumerate(found):

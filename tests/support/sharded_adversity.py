@@ -170,10 +170,10 @@ def lack_abilities(directory: str) -> dict:
         except MarlinError as error:
             found[name] = [type(error).__name__, error.what.replace("rank 1: ", ""), error.hint]
     found["own"] = os.listdir(own)
-    real, late = os.stat, []
+    real, late, shown_late = os.stat, [], temporary.SUFFIX if rank else "__1_0.distcp"
 
     def stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
-        if rank == 1 and str(path).endswith(temporary.SUFFIX) and len(late) < 3:
+        if str(path).endswith(shown_late) and len(late) < 3:
             late.append(path)
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return real(path, *arguments, **options)
@@ -187,7 +187,7 @@ def lack_abilities(directory: str) -> dict:
 
 def stop_one(directory: str, phases: list[str]) -> dict:
     """Rank 1 is stopped at a phase: what each rank raises, and that they go on with a new group."""
-    roll_call.PATIENCE_S = 1.0
+    roll_call.PATIENCE_S = 0.5
     saving, writing, found = _Saving(directory), Ranks(timeout_s=1.5), {}
     rank, pids = saving.ranks.rank, [int(one) for one in _all(saving.ranks, str(os.getpid()))]
     saving.check_next()

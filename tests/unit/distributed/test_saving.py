@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import mmap
 
 import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+import marlin_ckpt
+from marlin_ckpt.distributed.planning.plans import SavePlans
+from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.distributed.saving import plain, prepare, save_sharded, write
+from marlin_ckpt.formats.torch.memory import memory
+from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 from tests.support import ranks
+from tests.support.saving_ranks import manifest
 
 _WORK = "tests.support.saving_ranks"
 
@@ -57,3 +65,30 @@ def test_a_later_save_uses_the_plan_again_and_sends_at_most_512_bytes(tmp_path):
         assert max(one[1] for one in later) <= 512
         assert first[2] == second[2] == third[2] == longer[2]
         assert all(one[3] for states in each.values() for one in states)
+
+
+def test_a_shard_written_from_an_image_is_that_of_the_live_tensors(tmp_path):
+    alone, plans = Ranks.alone(), SavePlans()
+    columns = torch.arange(700_000.0).reshape(700, 1000).t()
+    state = {"w": columns, "half": torch.ones(3, dtype=torch.bfloat16), "empty": torch.empty(0, 2), "n": [1]}
+    live, copied = tmp_path / "live_1.dcp", tmp_path / "copied_1.dcp"
+    report = save_sharded(state, live, alone, plans, manifest())
+
+    prepared = prepare(state, copied, alone, plans, manifest())
+    shard = prepared.plan.shard
+    image = memoryview(mmap.mmap(-1, shard.size_bytes + BLOCK_BYTES))
+    for tensor, place in zip(prepared.tensors, shard.places, strict=False):
+        copy = plain(tensor)
+        image[place.data_start : place.data_start + place.data_bytes] = memory(copy.data_ptr(), copy.nbytes)
+    for tensor in state.values():
+        if isinstance(tensor, torch.Tensor):
+            tensor.zero_()  # as the next step may, while the image is written
+    write(prepared, alone, image)
+
+    assert (live / ".metadata").read_bytes() == (copied / ".metadata").read_bytes()
+    one, other = ((folder / "__0_0.distcp").read_bytes() for folder in (live, copied))
+    end = shard.places[-1].start + shard.places[-1].size_bytes  # then the record with the id of the save
+    assert one[:end] == other[:end]
+    assert len(one) == len(other) == shard.size_bytes
+    assert marlin_ckpt.verify(copied).status is marlin_ckpt.Status.INTACT
+    assert report.size_bytes == shard.size_bytes + len((live / ".metadata").read_bytes())
