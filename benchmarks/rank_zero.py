@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from torch import Size, float32
-from torch.distributed.checkpoint import default_planner, planner
+from torch.distributed.checkpoint import default_planner, planner, planner_helpers
 from torch.distributed.checkpoint._dedup_save_plans import dedup_save_plans
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
@@ -23,6 +23,9 @@ from marlin_ckpt.distributed.planning.assigning import assign
 from marlin_ckpt.distributed.planning.describing import Entry, Own, Table
 from marlin_ckpt.distributed.planning.laying_out import lay_out, shard_name
 from marlin_ckpt.distributed.planning.metadata_bytes import to_pickle
+from marlin_ckpt.distributed.reads.boxes import Box
+from marlin_ckpt.distributed.reads.index import TorchIndex
+from marlin_ckpt.distributed.reads.tensors import pieces_of
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.naming import Kind
 
@@ -75,12 +78,21 @@ def _ours(world: int, names: list[str]) -> dict[str, float]:
             kind=Kind.CHECKPOINT, index=1, created="", run_id="", save_number=1, records=records
         ).to_json()  # fmt: skip
 
+    read_s, metadata = _timed(lambda: from_bytes(data, ""))
+    part = Box((rows, 0), (rows, _COLUMNS))
+
+    def find() -> None:
+        index = TorchIndex(metadata, "")
+        for name in index.tensors:
+            pieces_of(index, name, part, "")
+
     return {
         "plan_s": plan_s,
         "plans_mib": sum(map(len, sent)) / _MIB,
         "memory_mib": memory_mib,
         "later_s": _timed(later)[0],
-        "read_s": _timed(lambda: from_bytes(data, ""))[0],
+        "read_s": read_s,
+        "find_s": _timed(find)[0],
     }
 
 
@@ -126,12 +138,20 @@ def _stock(world: int, names: list[str]) -> dict[str, float]:
 
     plan_s, data = _timed(plan)
     memory_mib = _since(before)
+    read_s, metadata = _timed(lambda: pickle.loads(data))
+    own = ChunkStorageMetadata(Size((part[0], 0)), part)
+
+    def find() -> None:
+        for name, one in metadata.state_dict_metadata.items():
+            planner_helpers.create_read_items_for_chunk_list(name, one, [own])
+
     return {
         "plan_s": plan_s,
         "plans_mib": sum(map(len, plans)) / _MIB,
         "results_mib": sum(map(len, results)) / _MIB,
         "memory_mib": memory_mib,
-        "read_s": _timed(lambda: pickle.loads(data))[0],
+        "read_s": read_s,
+        "find_s": _timed(find)[0],
     }
 
 

@@ -34,6 +34,7 @@ def ranks(setting: Setting) -> list[Row]:
         Row("ranks", f"{what} gathers for a later save", against, world * _LATER_BYTES / _MIB, sent, 1,
             unit="MiB"),
         Row("ranks", f"{what} reads `.metadata`", against, ours["read_s"], stock["read_s"], 1),
+        Row("ranks", f"{what} finds what it loads", against, ours["find_s"], stock["find_s"], 1),
     ]  # fmt: skip
 
 

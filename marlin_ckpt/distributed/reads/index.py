@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from marlin_ckpt.distributed.reads.boxes import Box
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.layouts.dcp.metadata import Chunk, Path, Place, Sizes, leads_outside
 from marlin_ckpt.formats.layouts.dcp.saved import Item, Saved
@@ -38,8 +39,8 @@ class Index(Protocol):
     def shape(self, name: str) -> Sizes:
         """The shape of a whole tensor."""
 
-    def chunks(self, name: str) -> Iterable[Chunk]:
-        """The pieces that a tensor was saved in; equal ones once."""
+    def chunks(self, name: str, box: Box | None = None) -> Iterable[Chunk]:
+        """The pieces that a tensor was saved in, equal ones once; of those apart from a box, maybe none."""
 
     def item(self, name: str, chunk: Chunk | None = None) -> Item:
         """Where a piece of a tensor is, or a value.
@@ -67,8 +68,9 @@ class PlainIndex(Index):
         """See `Index.shape`."""
         return self._saved.tensors[name].shape
 
-    def chunks(self, name: str) -> Iterable[Chunk]:
+    def chunks(self, name: str, box: Box | None = None) -> Iterable[Chunk]:
         """See `Index.chunks`."""
+        del box
         return self._saved.tensors[name].chunks
 
     def item(self, name: str, chunk: Chunk | None = None) -> Item:
@@ -112,13 +114,17 @@ class TorchIndex(Index):
         """See `Index.shape`."""
         return self._sizes(self._about[name].size, name)
 
-    def chunks(self, name: str) -> Iterable[Chunk]:
+    def chunks(self, name: str, box: Box | None = None) -> Iterable[Chunk]:
         """See `Index.chunks`."""
         seen = set()
+        first, last = (box.offsets[0], box.offsets[0] + box.shape[0]) if box and box.shape else (0, _LIMIT)
         for one in self._about[name].chunks:
-            if one.offsets not in seen:
-                seen.add(one.offsets)
-                yield Chunk(self._sizes(one.offsets, name), self._sizes(one.sizes, name))
+            offsets, sizes = one.offsets, one.sizes
+            if offsets and not (offsets[0] < last and offsets[0] + sizes[0] > first):
+                continue  # as nearly all of many ranks, at which no more is looked
+            if offsets not in seen:
+                seen.add(offsets)
+                yield Chunk(self._sizes(offsets, name), self._sizes(sizes, name))
 
     def item(self, name: str, chunk: Chunk | None = None) -> Item:
         """See `Index.item`."""

@@ -14,6 +14,7 @@ from marlin_ckpt.distributed.reads import items
 from marlin_ckpt.distributed.reads.boxes import Box, is_ordered, runs, shared
 from marlin_ckpt.distributed.reads.filling import Fill, Target, fill_all, fill_now
 from marlin_ckpt.distributed.reads.folder import Sharded
+from marlin_ckpt.distributed.reads.index import Index
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.layouts.dcp.faults import overlap
 from marlin_ckpt.formats.layouts.dcp.metadata import Chunk
@@ -116,32 +117,40 @@ class _Job(NamedTuple):
         return Fill(data, found, self.target)
 
 
-def _jobs(sharded: Sharded, one: Wanted) -> Iterator[_Job]:
-    index, dtype = sharded.index, dtype_of(sharded, one.name)
-    if not math.prod(one.box.shape):
-        return
-    target, stride = _target(one, dtype)
+def pieces_of(index: Index, name: str, box: Box, path: str) -> list[tuple[Item, Box]]:
+    """The pieces of a saved tensor that have something of a box, each with all of it that it has.
+
+    Args:
+        index: of the checkpoint.
+        name: the flat name of the tensor.
+        box: a part of it.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        CorruptCheckpointError: they do not make up the box.
+    """
+    found: list[tuple[Item, Box]] = []
     parts: list[Chunk] = []
-    for chunk in index.chunks(one.name):
-        if _are_apart(chunk, one.box):
-            continue
-        if common := shared(Box(*chunk), one.box):
+    for chunk in index.chunks(name, box):
+        if not len(chunk.offsets) == len(chunk.shape) == len(box.shape):
+            what = f"a piece of tensor {name} has another number of dimensions"
+            raise CorruptCheckpointError(what, path, tensors=(name,))
+        if common := shared(Box(*chunk), box):
             parts.append(Chunk(*common))
-            target.expect()
-            item = index.item(one.name, chunk)
-            yield _Job(item, Box(*chunk), one.box, stride, dtype.itemsize, target)
-    covered, number = sum(math.prod(part.shape) for part in parts), math.prod(one.box.shape)
+            found.append((index.item(name, chunk), Box(*chunk)))
+    covered, number = sum(math.prod(part.shape) for part in parts), math.prod(box.shape)
     if covered != number or overlap(parts):
-        what = f"the pieces of tensor {one.name} do not make it up, but {covered:,} of {number:,} elements"
-        raise CorruptCheckpointError(what, sharded.path, tensors=(one.name,))
+        what = f"the pieces of tensor {name} do not make it up, but {covered:,} of {number:,} elements"
+        raise CorruptCheckpointError(what, path, tensors=(name,))
+    return found
 
 
-def _are_apart(chunk: Chunk, box: Box) -> bool:
-    """Whether a first look says that they share nothing, as of nearly all chunks of many ranks."""
-    if not box.offsets or len(chunk.offsets) != len(box.offsets):
-        return bool(box.offsets)
-    start, begin = chunk.offsets[0], box.offsets[0]
-    return start >= begin + box.shape[0] or start + chunk.shape[0] <= begin
+def _jobs(sharded: Sharded, one: Wanted) -> Iterator[_Job]:
+    dtype = dtype_of(sharded, one.name)
+    target, stride = _target(one, dtype)
+    for item, box in pieces_of(sharded.index, one.name, one.box, sharded.path):
+        target.expect()
+        yield _Job(item, box, one.box, stride, dtype.itemsize, target)
 
 
 def _target(one: Wanted, dtype: torch.dtype) -> tuple[Target, tuple[int, ...]]:
