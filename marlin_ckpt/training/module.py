@@ -28,6 +28,9 @@ class CallbackInterface(ABC):  # noqa: B024 - each method may stay as it is
     `outputs` are what the steps returned, collected over batches: tensors are detached, moved to the CPU and
     concatenated along their first dimension (scalars are stacked), anything else is put into lists.
     `global_step` is the number of optimizer steps done in the whole run.
+
+    On many ranks each calls these methods. The outputs of an epoch and of a validation are then those of all
+    ranks, those of a step those of its own.
     """
 
     def on_begin_train_epoch(self, global_step: int, epoch: int) -> None:  # noqa: B027 - a callback may do nothing

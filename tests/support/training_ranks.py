@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from marlin_ckpt import (
@@ -16,6 +17,7 @@ from marlin_ckpt import (
     Checkpoint,
     DDPTrainerBackend,
     DefaultCheckpointerArguments,
+    FsdpArguments,
     Preempted,
     SingleProcess,
     Trainer,
@@ -185,6 +187,8 @@ def edges(directory: str, backend: str) -> dict:
     streaming = {"train_batch_size": 12, "gpu_batch_size_limit": 2, "max_train_steps_per_epoch": 100}
     stream = train(partial(Plain, 57, "uneven"), **streaming)
     found["stream"] = [stream.module.seen, stream.global_steps_finished, weights(stream)]
+    if backend == "fsdp2":
+        found |= {"wrapped": wrapped(train), "weights": weights(uneven)}
     measured = train(OfOwn, epochs=2)
     found["metrics"] = [measured._metrics["own"], measured.last_epoch]
     found["differ"] = failure(lambda: train(lambda: Plain(seed=rank // 2)))
@@ -192,6 +196,18 @@ def edges(directory: str, backend: str) -> dict:
     found["small"] = failure(lambda: train(Plain, train_batch_size=2))
     found["liar"] = failure(lambda: train(Liar, gpu_batch_size_limit=1, train_batch_size=12))
     return found
+
+
+def wrapped(train) -> dict:
+    """Trains modules that are sharded in other ways."""
+    parts = partial(Plain, 41)
+    by_class = train(parts, fsdp=FsdpArguments(wrap=["Linear"], reshard_after_forward=False))
+    is_sharded = [isinstance(one, FSDPModule) for one in by_class.module.layers]
+    coarse = train(parts, fsdp=FsdpArguments(mixed_precision="bfloat16"))
+    unknown = failure(lambda: train(parts, fsdp=FsdpArguments(wrap=["Linaer"])))
+    return {
+        "sharded": is_sharded, "by_class": weights(by_class), "coarse": weights(coarse), "unknown": unknown,
+    }  # fmt: skip
 
 
 def saves(directory: str) -> dict:

@@ -8,7 +8,9 @@ import math
 import pytest
 import torch
 
+from marlin_ckpt import AbstractCheckpointer, ConfigError, Trainer, TrainerArguments
 from tests.support import ranks
+from tests.support.modules_of_ranks import Plain
 
 _WORK = "tests.support.training_ranks"
 
@@ -67,6 +69,13 @@ def test_ranks_with_uneven_data_end_together_and_ranks_with_other_modules_are_re
     assert {one["stream"][1] for one in found} == {3}
     assert all(one["stream"][2] == found[0]["stream"][2] for one in found)
     for one in found:
+        if backend == "fsdp2":
+            assert one["wrapped"]["sharded"] == [True, False, True]
+            assert one["wrapped"]["by_class"] == pytest.approx(one["weights"], rel=1e-9)
+            assert one["wrapped"]["coarse"] == pytest.approx(one["weights"], rel=0.2, abs=0.1)
+            assert one["wrapped"]["coarse"] != one["weights"]
+            text = "trainer.fsdp.wrap: the module has no Linaer; did you mean Linear?"
+            assert one["wrapped"]["unknown"] == ["ConfigError", text]
         # The 13 samples are 5, 4 and 4. That all but rank 0 want to stop does not end the run.
         assert one["metrics"] == [pytest.approx((0 * 5 + 1 * 4 + 2 * 4) / 13), 1]
         assert one["differ"][0] == "TrainingError"
@@ -112,3 +121,28 @@ def test_a_run_goes_on_after_the_same_samples_with_another_number_of_ranks(tmp_p
         assert one["weights"] == found[0]["weights"]
         assert one["steps"] == 4
         assert "world_size was 2 and is" in one["exact"][1]
+
+
+@pytest.mark.parametrize("backend", ["ddp", "ddp-amp", "fsdp2"])
+def test_a_backend_for_many_ranks_says_how_to_start_them_where_nothing_has(tmp_path, monkeypatch, backend):
+    monkeypatch.delenv("RANK", raising=False)
+    args = TrainerArguments(backend=backend, device="cpu")
+
+    with pytest.raises(ConfigError) as caught:
+        Trainer(Plain(), args, checkpointer=PyMarlins())
+
+    assert caught.value.exit_code == 2
+    assert str(caught.value) == (
+        f"trainer.backend: {backend} trains in several processes, and this is one by itself"
+    )
+    assert caught.value.hint.endswith("torchrun --nproc-per-node 4 -m marlin_ckpt train --config F")
+
+
+class PyMarlins(AbstractCheckpointer):
+    """What PyMarlin asks of a checkpointer, and no more."""
+
+    def save(self, checkpoint_state, index, force=False):
+        raise AssertionError
+
+    def load(self):
+        raise AssertionError
