@@ -206,3 +206,9 @@ def seen(backend: TrainerBackend) -> int:
 def has_own_buffers(backend: TrainerBackend) -> bool:
     """Whether the module has other buffers at each rank, which a checkpoint is to hold."""
     return isinstance(backend, RanksTrainerBackend) and backend.sharing.has_own_buffers
+
+
+def before_save(backend: TrainerBackend, module: ModuleInterface) -> None:
+    """Called by all ranks before they take the module's state for a checkpoint."""
+    if isinstance(backend, RanksTrainerBackend):
+        backend.sharing.before_save(module)

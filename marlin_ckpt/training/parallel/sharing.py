@@ -39,6 +39,9 @@ class Sharing:
     def begin(self, module: nn.Module) -> None:
         """Takes the module with its state, before the first step."""
 
+    def before_save(self, module: nn.Module) -> None:
+        """Called by all ranks before they take the module's state for a checkpoint."""
+
     def batches(self, loader: Iterable[Any]) -> Iterable[Any]:
         """The batches to train on."""
         return loader
@@ -123,6 +126,10 @@ class DataParallel(Shared):
         # gradients in another order than the run that was never stopped; not where parameters may be unused,
         # which PyMarlin allows too.
         self._copy = DistributedDataParallel(_WithUnused(module), find_unused_parameters=True)
+
+    def before_save(self, module: nn.Module) -> None:
+        """Takes the buffers of rank 0, as the next forward pass does, so that any rank may write them."""
+        _take_buffers(module)
 
     def step(self, *, is_full: bool) -> AbstractContextManager[Any]:
         """Averages the gradients when the step is full."""

@@ -106,10 +106,17 @@ class Restorable(Figures):
         return own.checkpoint_of(loaded, self._ranks.rank, self._ranks.world_size)
 
     def _state(self) -> Checkpoint:
+        """What a checkpoint holds; all ranks call this."""
+        backends.before_save(self.trainer_backend, self.module)
+        of_module, of_trainer = self.module.get_state(), self.get_state()
         of_backend = self.trainer_backend.get_state()
+        if self.is_distributed:  # a wish to stop is that of rank 0
+            of_trainer.pop("module_should_stop", None)
+            if self._is_within and self._ranks.told(wants_to_stop(self.module)):
+                of_trainer["module_should_stop"] = True
         return Checkpoint(
-            module_interface_state=self.module.get_state(),
-            trainer_state=self.get_state(),
+            module_interface_state=of_module,
+            trainer_state=of_trainer,
             trainer_backend_state=own.backend_in_common(of_backend) if self.is_distributed else of_backend,
             metrics={} if self._is_within else dict(self._metrics),  # which are of an earlier state
         )

@@ -35,14 +35,17 @@ _CASES = {
     "sharded": [{}, {"backend": "fsdp2", "gpu_batch_size_limit": 2}, {}],
     "workers": [{"workers": 2}, {}, {}],
     "stream": [{"loader": "stream"}, {"max_train_steps_per_epoch": 4}, {}],
-    "by step": [{}, {"index_by": "step"}, {"period": 4, "async_save": True}],
-    "scaled": [{"foreach": True}, {"backend": "ddp-amp", "amp_dtype": "float16"}, {}],
+    "scaled": [
+        {"foreach": True},
+        {"backend": "ddp-amp", "amp_dtype": "float16", "index_by": "step"},
+        {"period": 4, "async_save": True},
+    ],
 }
 
 
 @pytest.mark.parametrize(
     ("world_size", "size", "names"),
-    [(2, 8, list(_CASES)), (3, 12, ["accumulated", "sharded"]), (4, 16, ["plain"])],
+    [(2, 8, list(_CASES)[1:]), (3, 12, ["accumulated", "sharded"]), (4, 16, ["plain"])],
 )
 def test_a_run_on_many_ranks_that_is_stopped_ends_as_if_never_stopped(tmp_path, world_size, size, names):
     cases = [_CASES[name] for name in names]
@@ -52,7 +55,7 @@ def test_a_run_on_many_ranks_that_is_stopped_ends_as_if_never_stopped(tmp_path, 
     for one in found:
         for name, case in zip(names, one.values(), strict=True):
             assert case["differ"] == {}, name
-            assert [code for code, *_ in case["codes"]] == [143] * 4
+            assert [code for code, *_ in case["codes"]] == [143] * 3
     assert all(one == found[0] for one in found)
 
 
