@@ -13,6 +13,7 @@ from benchmarks import (
     discovery,
     folders,
     on_device,
+    planning,
     ranks,
     report,
     restoring,
@@ -36,6 +37,7 @@ _GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
     "folders": folders.folders,
     "tmpfs": saving.in_memory,
     "find": discovery.finding,
+    "planning": planning.planning,
     "ranks": ranks.ranks,
     "large": saving.large,
     "stall": stalling.stalling,
@@ -61,8 +63,9 @@ _ORDER = (
     "stall",
     "slow",
     "device",
-    "find",
     "ranks",
+    "find",
+    "planning",
 )
 
 

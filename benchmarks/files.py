@@ -89,3 +89,22 @@ def write_through_cache(path: Path, memory: mmap.mmap, length: int) -> None:
     with path.open("wb", buffering=0) as file:
         for _ in range(length // len(memory)):
             file.write(memory)
+
+
+def read_raw(path: Path, memory: mmap.mmap) -> None:
+    """Reads a file past the page cache: no load can be faster, of a file that is in no memory."""
+    _read(path, memory, os.O_DIRECT)
+
+
+def read_through_cache(path: Path, memory: mmap.mmap) -> None:
+    """Reads a file: no load can be faster, of one that is in the page cache."""
+    _read(path, memory, 0)
+
+
+def _read(path: Path, memory: mmap.mmap, flags: int) -> None:
+    fd = os.open(path, os.O_RDONLY | flags)
+    try:
+        while os.readv(fd, [memory]) == len(memory):
+            pass
+    finally:
+        os.close(fd)

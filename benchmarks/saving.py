@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from benchmarks import peers
 from benchmarks.files import buffer, empty, write_raw, write_through_cache
 from benchmarks.interleaved import Call, Timing, medians
+from benchmarks.memory import grown_mib, kib
 from benchmarks.report import Row, Setting
 from benchmarks.states import many_tensors, size_bytes, size_text, training
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
@@ -101,7 +101,7 @@ def beside_others(setting: Setting) -> list[Row]:
 def _timed(
     setting: Setting, checkpoint: Checkpoint, savers: Mapping[str, peers.Save], others: Mapping[str, Call]
 ) -> dict[str, Timing]:
-    if not _has_room(setting, size_bytes(checkpoint)):
+    if not has_room(setting, size_bytes(checkpoint)):
         return {}
     directory = setting.directory
     calls = {"ours": ours(checkpoint, directory), **others}
@@ -127,7 +127,7 @@ def in_memory(setting: Setting) -> list[Row]:
     checkpoint = training(setting.sizes.medium).checkpoint()
     with tempfile.TemporaryDirectory(dir=_MEMORY_FILE_SYSTEM) as folder:
         setting = replace(setting, directory=Path(folder))
-        if not _has_room(setting, size_bytes(checkpoint)):
+        if not has_room(setting, size_bytes(checkpoint)):
             return []
         size, memory = size_bytes(checkpoint), buffer(1 << 20)
         raw = {_RAW: partial(write_through_cache, setting.directory / "raw", memory, size)}
@@ -155,14 +155,15 @@ def large(setting: Setting) -> list[Row]:
     """A state of more than 4 GiB, and the memory that saving it takes."""
     checkpoint = training(setting.sizes.large).checkpoint()
     size = size_bytes(checkpoint)
-    if not _has_room(setting, size):
+    if not has_room(setting, size):
         return []
     # Once through it takes as long as all the rest together, and there is little to warm.
     timings = _beside_torch(setting, checkpoint, setting.rounds, warm_up=False)
     what = f"save {size_text(size)}"
     rows = [_row("large", what, timings, setting.rounds, 0.35)]
     empty(setting.directory)
-    peaks = _peaks_mib(ours(checkpoint, setting.directory), setting.rounds)
+    call = ours(checkpoint, setting.directory)
+    peaks = [peak for _ in range(setting.rounds) if (peak := grown_mib(call)) is not None]
     if not peaks:
         setting.leave_out("a save's memory is left out, since this kernel does not forget its peak")
         return rows
@@ -173,29 +174,9 @@ def large(setting: Setting) -> list[Row]:
     ]
 
 
-def _peaks_mib(call: Call, rounds: int) -> list[float]:
-    """By how much the memory of this process grows, at most, during each call."""
-    peaks = []
-    for _ in range(rounds):
-        try:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): sets VmHWM to VmRSS
-        except OSError:
-            return []
-        before = _kib("/proc/self/status", "VmRSS")
-        call()
-        peaks.append((_kib("/proc/self/status", "VmHWM") - before) / 1024)
-    return peaks
-
-
-def _kib(path: str, name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB$", Path(path).read_text(encoding="ascii"), re.MULTILINE)
-    assert found is not None
-    return int(found[1])
-
-
-def _has_room(setting: Setting, size: int) -> bool:
+def has_room(setting: Setting, size: int) -> bool:
     """Whether the disk, and the memory that caches it, take one file of this size more."""
-    memory = _kib("/proc/meminfo", "MemAvailable") * 1024
+    memory = kib("/proc/meminfo", "MemAvailable") * 1024
     if min(memory, shutil.disk_usage(setting.directory).free) > size * 1.2:
         return True
     setting.leave_out(f"a save of {size_text(size)} is left out, since there is no room for it")

@@ -34,6 +34,7 @@ class Sizes:
         tensors: how many a state of tiny tensors holds.
         few_files: in the directory of `marlin-ckpt latest`.
         many_files: in the directory of `get_latest_file`.
+        two_ranks: the state that two ranks save together.
         ranks: of the run whose rank 0 plans a sharded checkpoint.
         sharded: the tensors of that.
     """
@@ -44,6 +45,7 @@ class Sizes:
     tensors: int
     few_files: int
     many_files: int
+    two_ranks: Shape
     ranks: int
     sharded: int
 
@@ -55,13 +57,22 @@ FULL = Sizes(
     tensors=5_000,
     few_files=1_000,
     many_files=100_000,
+    two_ranks=Shape(width=768, layers=7),
     ranks=1_024,
     sharded=2_169,
 )
 _TINY = Shape(width=32, layers=2, vocabulary=500, context=64)
 QUICK = Sizes(
-    medium=_TINY, small=_TINY, large=_TINY, tensors=50, few_files=10, many_files=100, ranks=32, sharded=20
-)  # fmt: skip
+    medium=_TINY,
+    small=_TINY,
+    large=_TINY,
+    tensors=50,
+    few_files=10,
+    many_files=100,
+    two_ranks=_TINY,
+    ranks=32,
+    sharded=20,
+)
 
 
 class _Attention(torch.nn.Module):
