@@ -44,6 +44,10 @@ def test_a_file_system_that_lacks_something_is_saved_to_and_one_that_is_not_shar
             assert "one directory that they share" in refused[2]
         assert "shared" not in one
         assert one["own"] == []
+        what, *kept, stands = one["cut"]
+        assert what.startswith("rank 0 does not see __1_0.distcp as it was written")
+        assert kept == [1, 0]  # plans before the failure, and after it
+        assert stands
         assert one["late"] == ["", 3]
 
 

@@ -15,6 +15,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from marlin_ckpt.distributed import MarlinWriter
 from marlin_ckpt.distributed.planning.plans import SavePlans
@@ -88,6 +89,17 @@ def _state(seed: int, *shape: int, names: tuple[str, ...] | None = None) -> dict
     }
 
 
+def _parallel(size: int) -> dict:
+    """A module of tensor parallelism that is sharded over the other dimension of its mesh, too."""
+    torch.manual_seed(5)
+    mesh = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("dp", "tp"))
+    model = torch.nn.Sequential(torch.nn.Linear(6, 10), torch.nn.ReLU(), torch.nn.Linear(10, 7))
+    plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    parallelize_module(model, mesh["tp"], plan)
+    fully_shard(model, mesh=mesh["dp"])
+    return {"model": model.state_dict()}
+
+
 def full(state: Any) -> Any:
     """A state with whole tensors in place of DTensors."""
     if isinstance(state, DTensor):
@@ -136,6 +148,10 @@ def save_all(directory: str) -> dict:
         path = os.path.join(directory, f"{name}_1.dcp")
         report = save_sharded(state, path, ranks, SavePlans(), manifest())
         found[name] = [_by_stock(state, path), report.size_bytes]
+    state = _parallel(size)
+    path = os.path.join(directory, "parallel_1.dcp")
+    save_sharded(state, path, ranks, SavePlans(), manifest())
+    found["parallel"] = [_by_stock(state, path), str(state["model"]["0.weight"].placements)]
     for name, placements in _placements(size).items():
         mesh = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("dp", "tp"))
         state = {

@@ -170,6 +170,7 @@ def lack_abilities(directory: str) -> dict:
         except MarlinError as error:
             found[name] = [type(error).__name__, error.what.replace("rank 1: ", ""), error.hint]
     found["own"] = os.listdir(own)
+    found["cut"] = _cut(saving)
     real, late, shown_late = os.stat, [], temporary.SUFFIX if rank else "__1_0.distcp"
 
     def stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
@@ -183,6 +184,24 @@ def lack_abilities(directory: str) -> dict:
         found["late"] = [saving.save(), len(late)]
     saving.check_next()
     return found
+
+
+def _cut(saving: _Saving) -> list:
+    """Rank 1 loses a byte of its shard before the ranks vote."""
+    ranks, plans = saving.ranks, SavePlans()
+    prepared = prepare(_state(ranks, 9), saving.path, ranks, plans, manifest())
+
+    def cut() -> None:
+        (shard,) = saving.path.parent.glob(f".{NAME}*/__1_0.distcp")
+        os.truncate(shard, shard.stat().st_size - 1)
+
+    kept = len(plans._plans)
+    try:
+        with at("voting", cut if ranks.rank == 1 else lambda: None):
+            write(prepared, ranks, patience_s=0.1)
+    except MarlinError as error:
+        return [error.what.replace("rank 0: ", ""), kept, len(plans._plans), saving.stands() == saving.number]
+    return []
 
 
 def stop_one(directory: str, phases: list[str]) -> dict:

@@ -115,8 +115,8 @@ class _Pickle:
         dimensions = len(entry.shape)
         yield _get("TensorStorageMetadata") + b")\x81}(" + _get("properties")
         yield b"j" + self._properties[entry.dtype].to_bytes(4, "little")
-        shape = _sizes_of(np.array([entry.shape], np.int64).reshape(1, dimensions))
-        yield _get("size") + _joined(shape, count=1).tobytes() + _get("chunks") + b"]("
+        shape = b"".join(b"\x8a\x08" + size.to_bytes(8, "little") for size in entry.shape)
+        yield _get("size") + _get("Size") + b"(" + shape + b"t\x85R" + _get("chunks") + b"]("
         group = self._groups[dimensions]
         start, count = group.starts[number], group.counts[number]
         yield group.chunks[start : start + count].tobytes()
