@@ -81,6 +81,7 @@ class Disk:
         self._directories: dict[int, dict[str, int]] = {ROOT: {}}
         self._files: dict[int, Content] = {}
         self._pending: dict[int, list[Change]] = {}
+        self._named: set[int | None] = set()  # at some time
 
     def do(self, call: Call) -> None:
         """Makes one more call; after it the power may go."""
@@ -90,10 +91,13 @@ class Disk:
                 self._files[call.node] = self._file(call.node, changes)
             else:
                 self._directories[call.node] = self._directory(call.node, changes)
+                self._forget_removed()
         elif isinstance(call, Write):
             self._pending.setdefault(call.node, []).extend(_sectors(call))
         elif not isinstance(call, Mark):
             self._pending.setdefault(call.node, []).append(call)
+            if isinstance(call, Enter):
+                self._named |= {node for _, node in call.entries}
 
     def whole(self) -> Tree:
         """What is there as long as the power stays."""
@@ -127,6 +131,18 @@ class Disk:
             if self._is_file(node, changes) and rng.random() < 0.5:
                 ways[node].append(self._length(node))
         return self._tree(ways)
+
+    def _forget_removed(self) -> None:
+        """Forgets changes of what has no name any more in any state that there can still be."""
+        changes = [one for each in self._pending.values() for one in each if isinstance(one, Enter)]
+        named: set[int | None] = {ROOT, *(node for one in changes for _, node in one.entries)}
+        below = [*named]
+        while below:
+            children = {*self._directories.get(below.pop(), {}).values()} - named
+            named |= children
+            below += children
+        gone = self._named - named
+        self._pending = {node: each for node, each in self._pending.items() if node not in gone}
 
     def _is_file(self, node: int, changes: Iterable[Change]) -> bool:
         return node in self._files or any(isinstance(change, Write | Resize) for change in changes)

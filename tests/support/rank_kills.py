@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -120,6 +121,12 @@ def judged(directory: str, *, is_stock: bool) -> dict[str, int | str]:
     return {name: held_by(os.path.join(directory, name), is_stock=is_stock) for name in names}
 
 
+def _names(victims: list[int], error: str) -> bool:
+    """Whether an error names the ranks that were killed; it may name others that were too busy to answer."""
+    who = error.removeprefix("RankError: ").partition(" ended, or did not answer")[0]
+    return error.startswith("RankError: ") and {*map(str, victims)} <= set(re.findall("[0-9]+", who))
+
+
 class Kills:
     """Kills one team after the other in a directory, and notes what that left."""
 
@@ -146,8 +153,8 @@ class Kills:
         found["kills"] += 1
         found["survivors"] += len(team.errors)
         found["in_mid_save"] += bool(staged(self._directory))
-        if len(set(team.errors.values())) > 1 and self._kind not in BY_TORCH:
-            found["unlike"].append([*about, team.errors])
+        if self._kind not in BY_TORCH and not all(_names(victims, one) for one in team.errors.values()):
+            found["unlike"].append([*about, victims, team.errors])
         self._judge(team, about, is_over=is_over)
         self._first = team.begun + 1
 

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 import marlin_ckpt
 from marlin_ckpt.directory import leftovers
-from marlin_ckpt.distributed import MarlinWriter
+from marlin_ckpt.distributed import MarlinWriter, roll_call
 from marlin_ckpt.distributed.planning.plans import SavePlans
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.distributed.saving import save_sharded
@@ -70,6 +70,7 @@ KINDS: dict[str, Callable[[str], Save]] = {
 def save_forever(kind: str, place: Place, path_of: Callable[[int], str], first: int, tell: Tell) -> None:
     """Saves one number after the other until that fails; tells of each when it begins and has ended well."""
     warnings.simplefilter("ignore")
+    roll_call.PATIENCE_S = 0.5
     dist.init_process_group(
         "gloo", init_method=f"file://{place.store}", rank=place.rank, world_size=place.world_size,
         timeout=timedelta(seconds=_TIMEOUT_S),
