@@ -27,6 +27,7 @@ PARTS = {
         "adversity/test_damaged_folders.py",
         "adversity/test_hostile.py",
         "adversity/test_hostile_folders.py",
+        "adversity/test_sharded_flips.py",
         "adversity/test_show.py",
         "adversity/test_weights.py",
     ],

@@ -43,9 +43,9 @@ def rewrite(folder: Path, metadata: Any) -> None:
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
 
 
-def flip(path: Path, at: int) -> None:
+def flip(path: Path, at: int, bit: int = 1) -> None:
     data = bytearray(path.read_bytes())
-    data[at] ^= 1
+    data[at] ^= bit
     path.write_bytes(data)
 
 
