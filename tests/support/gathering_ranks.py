@@ -16,7 +16,7 @@ from marlin_ckpt.distributed.gathering import with_all_ranks, write_gathered
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.formats.torch import writer
-from tests.support.loading_ranks import differences, made, manifest, stepped, whole
+from tests.support.loading_ranks import differences, made, manifest, memory_mb, stepped, whole
 
 
 def write_and_load(place: str, kinds: list[str]) -> dict[str, list[str]]:
@@ -85,23 +85,10 @@ def peak(place: str) -> list[float | bool]:
     wholes.clear()
     path = Path(place) / "large_1.pt"
     write_gathered(path, {"warm": state["0"][:4]}, manifest(), ranks)
-    before = _resident_mb()
+    before = memory_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     write_gathered(path, state, manifest(), ranks)
-    taken = _peak_mb() - before
+    taken = memory_mb("VmHWM") - before
     right = all(bool((one == int(key)).all()) for key, one in marlin_ckpt.load(path).items())
     dist.barrier()
     return [taken, right]
-
-
-def _resident_mb() -> float:
-    return _status("VmRSS")
-
-
-def _peak_mb() -> float:
-    return _status("VmHWM")
-
-
-def _status(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(one.split()[1]) for one in lines if one.startswith(name)) / 1000

@@ -25,7 +25,7 @@ from marlin_ckpt.distributed.reads import folder as folders
 from marlin_ckpt.distributed.saving import save_sharded
 from marlin_ckpt.errors import MarlinError, StorageError
 from tests.support.dcp import flip
-from tests.support.loading_ranks import manifest
+from tests.support.loading_ranks import manifest, memory_mb
 
 ROWS = (1200, 512)  # two MiB and more
 WHOLE = torch.arange(ROWS[0] * ROWS[1], dtype=torch.float32).reshape(ROWS)
@@ -151,3 +151,27 @@ def _failing(rank: int, error: Exception) -> Iterator[None]:
         return
     with mock.patch.object(folders.Sharded, "file", fail):
         yield
+
+
+def peak(place: str) -> dict[str, float]:
+    """The MB that a load takes at most beside the live tensors of 128 MB, by how these are sharded."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+
+    def parts(dimension: int, value: float) -> dict[str, Any]:
+        wholes = (torch.full((4096, 2048), value + number) for number in range(8))
+        return {
+            str(number): distribute_tensor(one, mesh, [Shard(dimension)], src_data_rank=None)
+            for number, one in enumerate(wholes)
+        }
+
+    folder = f"{place}/large_1.dcp"
+    save_sharded(parts(0, 1), folder, Ranks(), SavePlans(), manifest(1))
+    found = {}
+    for name, dimension in (("warm", 0), ("rows", 0), ("columns", 1)):
+        into = parts(dimension, 0)
+        before = memory_mb("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew: proc(5)
+        marlin_ckpt.load(folder, into=into)
+        found[name] = memory_mb("VmHWM") - before
+        assert all(bool((one.to_local() == int(key) + 1).all()) for key, one in into.items())
+    return found

@@ -133,6 +133,12 @@ def manifest(index: int = 3) -> Manifest:
     return Manifest(kind=Kind.CHECKPOINT, index=index, created=created, run_id="run", save_number=index)
 
 
+def memory_mb(name: str) -> float:
+    """How much memory this process has, `VmRSS`, or has had at most, `VmHWM`: proc(5)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(one.split()[1]) for one in lines if one.startswith(name)) / 1000
+
+
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
     """Where two states differ, bit for bit."""
     if isinstance(other, torch.Tensor):

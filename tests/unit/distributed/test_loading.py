@@ -60,3 +60,9 @@ def test_what_stops_one_rank_stops_all_with_the_same_error(place):
         assert denied_1 == f"StorageError: {'rank 1: ' * (rank == 0)}cannot read: denied: x"
         assert bad_blocks == f"StorageError: {'rank 1: ' * (rank == 0)}cannot read: bad block: x"
         assert afterwards == 2
+
+
+def test_a_load_takes_little_memory_beside_the_live_tensors(tmp_path):
+    for found in ranks.run(2, f"{_WORK}:peak", place=str(tmp_path)):
+        assert found["rows"] < 32
+        assert found["columns"] < 32
