@@ -135,6 +135,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         """Loads what `load_dir` and `load_filename` say, and checks every byte.
 
         Without `load_filename` it loads the newest intact file; others are passed over, and the log says why.
+        Under a process group all ranks call this: they load the same, or raise the same error.
         PyMarlin's documentation says that this returns None without a `load_dir`, but its code and its
         trainer need an empty `Checkpoint`, which is what this returns.
 
@@ -158,6 +159,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
                 checkpoint. After a CorruptCheckpointError the contents of the tensors of `into` are
                 undefined, since the damage may be found when half of them are read.
             StateMismatchError: a state does not fit its object.
+            RankError: another rank has ended, or did not answer in time.
         """
         self._obey()
         self.wait()

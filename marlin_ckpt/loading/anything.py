@@ -66,10 +66,14 @@ def load(  # noqa: PLR0913 - all but the path are names
 ) -> Any:
     """Loads a checkpoint, to the CPU or into live objects, and compares every checksum.
 
+    Under a process group all ranks call this for a directory or a sharded checkpoint: they load the same, or
+    raise the same error, and each reads what it needs for its parts of live DTensors.
+
     Args:
-        path: a file that `torch.save`, safetensors or marlin-ckpt wrote. Or a directory: then the newest
-            intact checkpoint in it, or the newest one of a format without checksums. Damaged ones are passed
-            over and logged.
+        path: a file that `torch.save`, safetensors or marlin-ckpt wrote, or the folder of a sharded
+            checkpoint, of ours or of `torch.distributed.checkpoint`. Or a directory: then the newest intact
+            checkpoint in it, or the newest one of a format without checksums. Damaged ones are passed over
+            and logged.
         into: a module, an optimizer, a tensor, another object with `load_state_dict`, or dicts, lists and
             tuples of these, arranged as the states in the file. Keys, shapes and dtypes are compared before
             anything is changed. Then the file is read straight into the existing tensors, and
@@ -86,9 +90,11 @@ def load(  # noqa: PLR0913 - all but the path are names
     Returns:
         what `torch.load` would return; for a safetensors file a dict of its tensors. With `into` the same,
         with the live objects in place of their states. With `strict=False` a `LoadReport`, whose `state` is
-        that.
+        that. Several ranks leave large tensors of a sharded checkpoint, which no live object takes, on the
+        meta device.
 
     Raises:
+        RankError: another rank has ended, or did not answer in time.
         ArgumentsError: an argument is wrong.
         CheckpointNotFoundError: there is no such file, or no checkpoint in the directory.
         StorageError: the file or the directory cannot be read.

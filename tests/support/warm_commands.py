@@ -38,7 +38,7 @@ _MAIN = "import sys; sys.argv[0] = 'marlin-ckpt'; from marlin_ckpt.cli.main impo
 
 def make(directory: Path) -> int:
     """Writes the two scripts into a directory; returns the descriptor that they have to inherit."""
-    forks = warm._server(os.getpid()).fileno()
+    forks = warm._server(os.getpid(), ()).fileno()
     for name, before in {"python": [], "marlin-ckpt": ["-c", _MAIN]}.items():
         script = directory / name
         script.write_text(_SCRIPT.format(python=sys.executable, before=before, forks=forks))
