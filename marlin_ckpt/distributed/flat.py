@@ -17,6 +17,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+_KNOWN = (torch.Tensor, torch.nn.Parameter)
+
+
 @dataclass(frozen=True, slots=True)
 class Flat:
     """A state by flat names.
@@ -67,9 +70,11 @@ class _Flattening(Flattening):
         return isinstance(value, torch.Tensor)
 
     def is_plain(self, tensor: Any) -> bool:
-        # Sparse, quantized and nested ones are values. What is asked of a DTensor goes a long way.
+        # Sparse, quantized and nested ones are values, and those of classes that may have more in them. What
+        # is asked of a DTensor goes a long way.
         local = local_of(tensor)
-        return local.layout is torch.strided and not local.is_quantized and not local.is_nested
+        is_known = type(local) in _KNOWN or isinstance(tensor, DTensor)
+        return is_known and local.layout is torch.strided and not local.is_quantized and not local.is_nested
 
     def check_value(self, path: Path, value: Any) -> None:
         if _has_dtensor(value):

@@ -179,6 +179,7 @@ def _errors(ranks: Ranks, directory: str) -> Iterator[tuple[str, Any]]:
     yield "shapes", {"w": torch.ones(2 + ranks.rank)}
     yield "kinds", {"w": torch.ones(2) if ranks.rank else 3}
     yield "unpicklable", {"ranks": {str(ranks.rank): (lambda: 0) if ranks.rank == 1 else 0}}
+    yield "meta", {"w": torch.ones(2, device="meta")}
     yield "no dict", [1]
     del directory
 

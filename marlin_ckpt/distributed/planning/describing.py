@@ -151,6 +151,8 @@ class _Chunks:
         self._known: dict[Any, Chunk] = {}
 
     def __call__(self, entry: Entry, tensor: torch.Tensor) -> Chunk | None:
+        if tensor.device.type == "meta":
+            raise UnsavableStateError(f"{entry.name} is on the meta device and has no bytes to save")
         if not isinstance(tensor, DTensor):
             return Chunk((0,) * len(entry.shape), entry.shape)
         mesh, placements = tensor.device_mesh, tensor.placements

@@ -114,7 +114,13 @@ def test_a_tensor_under_two_names_is_tied_and_one_of_another_shape_is_not():
     assert flatten(state).ties == {"b": "a"}
 
 
-@pytest.mark.parametrize("odd", [torch.eye(3).to_sparse(), Counter("aab"), {1, 2}, object])
+class _Marked(torch.Tensor):
+    """Of a class that may have more in it than its elements."""
+
+
+@pytest.mark.parametrize(
+    "odd", [torch.eye(3).as_subclass(_Marked), torch.eye(3).to_sparse(), Counter("aab"), {1, 2}, object]
+)
 def test_what_is_neither_tensor_nor_container_is_one_value(odd):
     assert ("odd" in flatten({"odd": odd}).values) == (not isinstance(odd, dict))
 

@@ -45,7 +45,7 @@ def test_stock_readers_read_what_ranks_of_all_kinds_of_meshes_saved(tmp_path, si
 def test_a_state_that_cannot_be_saved_is_refused_at_all_ranks_and_the_next_save_works(tmp_path):
     found = ranks.run(2, f"{_WORK}:fail_all", directory=str(tmp_path))
 
-    for name in ("partial", "shapes", "kinds", "unpicklable", "no dict"):
+    for name in ("partial", "shapes", "kinds", "unpicklable", "meta", "no dict"):
         texts = {one[name].replace("rank 0: ", "").replace("rank 1: ", "") for one in found}
         assert len(texts) == 1, texts
         assert texts.pop().startswith("UnsavableStateError")
