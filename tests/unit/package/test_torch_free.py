@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import marlin_ckpt
+from tests.support import sharded_folders
 
 # None in sys.modules makes an import of that name fail, wherever it stands.
 _WITHOUT = """
@@ -108,6 +109,18 @@ def test_show_runs_without_torch_and_without_numpy_but_for_figures(without, each
     assert (ended.returncode, ended.stderr) == (0, "")
     (figures,) = json.loads(ended.stdout)["stats"]
     assert (figures["min"], figures["max"], sum(figures["histogram"])) == (1, 1, 64)
+
+
+def test_a_sharded_checkpoint_is_looked_at_converted_and_rescued_without_torch(each_without, tmp_path):
+    folder = str(sharded_folders.write(tmp_path / "model_3.dcp", index=3))
+    file, again, rescued = (str(tmp_path / name) for name in ("a.pt", "a.dcp", "b.pt"))
+    commands = [
+        ["latest", str(tmp_path)], ["list", str(tmp_path)], ["show", folder], ["verify", folder],
+        ["export", folder, "-o", file, "--state", "all"], ["export", file, "-o", again, "--state", "all"],
+        ["diff", folder, again], ["salvage", folder, "-o", rescued],
+    ]  # fmt: skip
+    codes, err = each_without("torch", commands)
+    assert codes == [0] * len(commands), err
 
 
 def test_clean_runs_without_torch(without, directory):

@@ -34,7 +34,7 @@ def export(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write weights for other tools to read, or all of a checkpoint.
+    """Write weights or all states to a new file.
 
     Checks every byte that it reads. The output gets its name only when it is whole and durable. A folder has
     shards and an index for from_pretrained, and the configuration and tokenizer of a Hugging Face folder.
