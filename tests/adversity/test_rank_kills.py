@@ -42,3 +42,10 @@ def test_the_same_kills_leave_parts_and_mixtures_of_what_torch_saves(killed, cas
     )
     assert len(found["torn"]) >= cases(0, 10)
     assert len(faults) >= cases(0, 3)
+
+
+def test_after_a_rank_was_stopped_at_any_moment_all_go_on_and_the_next_save_works(directory, cases):
+    found = found_by("rank_stops.py", directory, stops=cases(1, 40))["stops"]
+    assert (found["torn"], found["lost"], found["unlike"]) == ([], [], [])
+    assert found["stops"] == cases(1, 40)
+    assert found["failed"] >= cases(0, 10)

@@ -35,13 +35,13 @@ class Team:
     Attributes:
         begun: the greatest number of a save that has begun at any rank.
         durable: by rank, the numbers of the saves that it was told have ended well.
-        errors: by rank, what it raised.
+        errors: by rank, the numbers of the saves that failed there, and what it raised.
     """
 
     def __init__(self, directory: str, kind: str, world_size: int, first: int, *, is_over: bool) -> None:
         self.begun, self.has_begun = first, False
         self.durable: dict[int, list[int]] = {rank: [] for rank in range(world_size)}
-        self.errors: dict[int, str] = {}
+        self.errors: dict[int, list[tuple[int, str]]] = {rank: [] for rank in range(world_size)}
         self._lines, tell = os.pipe()
         self._rest = b""
         self.pids = []
@@ -74,7 +74,7 @@ class Team:
             elif what == "begun":
                 self.begun, self.has_begun = max(self.begun, told), True
             else:
-                self.errors[rank] = told
+                self.errors[rank].append(told)
         return bool(data)
 
     def wait(self, is_enough: Callable[[], bool]) -> None:
@@ -151,10 +151,11 @@ class Kills:
         if stuck := team.kill(victims):
             found["stuck"].append([*about, victims, stuck])
         found["kills"] += 1
-        found["survivors"] += len(team.errors)
+        texts = [text for one in team.errors.values() for _, text in one]
+        found["survivors"] += len(texts)
         found["in_mid_save"] += bool(staged(self._directory))
-        if self._kind not in BY_TORCH and not all(_names(victims, one) for one in team.errors.values()):
-            found["unlike"].append([*about, victims, team.errors])
+        if self._kind not in BY_TORCH and not all(_names(victims, one) for one in texts):
+            found["unlike"].append([*about, victims, texts])
         self._judge(team, about, is_over=is_over)
         self._first = team.begun + 1
 

@@ -20,11 +20,12 @@ from marlin_ckpt.directory import leftovers
 from marlin_ckpt.distributed import MarlinWriter, roll_call
 from marlin_ckpt.distributed.planning.plans import SavePlans
 from marlin_ckpt.distributed.ranks import Ranks
-from marlin_ckpt.distributed.saving import save_sharded
+from marlin_ckpt.distributed.saving import prepare, save_sharded, write
 from tests.support.folder_checkpoints import about
 
 ROWS, COLUMNS = 1000, 256  # of each rank: one MiB
 _TIMEOUT_S = 30.0
+SHORT_S = 2.0  # of the group that writes, where a save may fail and the next one has a new group
 Tell = Callable[[str, Any], None]
 Save = Callable[[dict[str, Any], str, int], Any]
 
@@ -54,6 +55,17 @@ def _by_save_sharded(directory: str) -> Save:
     return lambda state, path, number: save_sharded(state, path, ranks, plans, about(number))
 
 
+def _by_halves(directory: str) -> Save:
+    ranks, writing, plans = Ranks(_TIMEOUT_S), Ranks(SHORT_S), SavePlans()
+    if ranks.is_main:
+        leftovers.sweep(directory, leftovers._logger)
+
+    def save(state: dict[str, Any], path: str, number: int) -> None:
+        write(prepare(state, path, ranks, plans, about(number), writing=writing), writing)
+
+    return save
+
+
 def _by_writer(_: str) -> Save:
     return lambda state, path, number: dcp.save(state, storage_writer=MarlinWriter(path, index=number))
 
@@ -63,12 +75,12 @@ def _by_stock(_: str) -> Save:
 
 
 KINDS: dict[str, Callable[[str], Save]] = {
-    "sharded": _by_save_sharded, "writer": _by_writer, "stock": _by_stock,
+    "sharded": _by_save_sharded, "halves": _by_halves, "writer": _by_writer, "stock": _by_stock,
 }  # fmt: skip
 
 
 def save_forever(kind: str, place: Place, path_of: Callable[[int], str], first: int, tell: Tell) -> None:
-    """Saves one number after the other until that fails; tells of each when it begins and has ended well."""
+    """Saves one number after the other until that fails; tells of each when it begins and how it ended."""
     warnings.simplefilter("ignore")
     roll_call.PATIENCE_S = 0.5
     dist.init_process_group(
@@ -84,9 +96,11 @@ def save_forever(kind: str, place: Place, path_of: Callable[[int], str], first: 
         try:
             save(state, path_of(number), number)
         except (Exception, dcp.CheckpointException) as error:  # noqa: BLE001 - told
-            tell("error", f"{type(error).__name__}: {error}"[:1000])
-            os._exit(3)
-        tell("durable", number)
+            tell("error", [number, f"{type(error).__name__}: {error}"[:1000]])
+            if kind != "halves":
+                os._exit(3)
+        else:
+            tell("durable", number)
 
 
 def held_by(path: str, *, is_stock: bool) -> int | str:
