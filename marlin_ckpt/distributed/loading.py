@@ -12,9 +12,10 @@ from marlin_ckpt.distributed.failures import as_sent, told_by_main
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
+from marlin_ckpt.escaping import get_logger
 
 _T = TypeVar("_T")
-_SILENT = logging.getLogger("marlin_ckpt.distributed.silent")
+_SILENT = get_logger("marlin_ckpt.distributed.silent")
 _SILENT.disabled = True
 
 
