@@ -64,7 +64,10 @@ def doing(action: str, path: str, missing: str = "", *, is_named: bool = True) -
         raised = StorageError.of(action, path, error)
         if missing == NO_DIRECTORY and is_named and os.path.isfile(path):
             raised.hint = f"it is a file; marlin-ckpt show {shlex.quote(path)} looks into it"
-        raise raised from error
+        try:
+            raise raised from error
+        finally:
+            del raised  # its traceback holds this frame, and through it what was worked on
 
     return Translating(translate)
 
