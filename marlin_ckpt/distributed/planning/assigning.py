@@ -166,23 +166,23 @@ def _identified(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 
     Within a chunk the ranks ascend.
     """
-    code = _mixed(rows.entry.astype(np.uint64))
+    code = mixed(rows.entry.astype(np.uint64))
     for number in range(rows.offsets.shape[1]):
         for column in (rows.offsets[:, number], rows.sizes[:, number]):
-            code = _mixed(code + column.astype(np.uint64))
+            code = mixed(code + column.astype(np.uint64))
     order = np.lexsort((rows.rank, code))
     code = code[order]
     starts = np.flatnonzero(np.concatenate(([True], code[1:] != code[:-1]))) if len(code) else order
     return order, starts
 
 
-def _mixed(code: np.ndarray) -> np.ndarray:
+def mixed(code: np.ndarray) -> np.ndarray:
     """Spreads numbers over 64 bits; the step of splitmix64 (Steele, Lea, Flood, 2014)."""
     code = code + np.uint64(0x9E3779B97F4A7C15)
     code = (code ^ (code >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     code = (code ^ (code >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = code ^ (code >> np.uint64(31))
-    return mixed
+    found: np.ndarray = code ^ (code >> np.uint64(31))
+    return found
 
 
 def _chosen(rows: Rows, order: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marlin_ckpt.distributed.flat import Path
-from marlin_ckpt.distributed.planning.assigning import Rows, World
+from marlin_ckpt.distributed.planning.assigning import Rows, World, mixed
 from marlin_ckpt.distributed.planning.laying_out import Layout, shard_name
 
 _VALUES = "torch.distributed.checkpoint.metadata"
@@ -53,6 +53,8 @@ class _Pickle:
         self._groups = {
             int(one): _Group(np.flatnonzero(dimensions[world.rows.entry] == one)) for one in set(dimensions)
         }
+        self._next = len(_MEMO) + len(names) + len(dtypes)
+        self._offsets, self._sizes = (np.zeros(len(world.rows.rank), np.int64) for _ in range(2))
 
     def parts(self) -> Iterator[bytes]:
         """The pickle, piece by piece."""
@@ -60,8 +62,8 @@ class _Pickle:
         yield from self._once()
         yield _global(_VALUES, "Metadata") + b")\x81}("
         yield _text("state_dict_metadata") + b"}("
-        for group in self._groups.items():
-            self._describe(*group)
+        for group in self._groups.values():
+            self._describe(group)
         for name in self._paths:
             yield self._known(name)
             number = self._numbers.get(self._world.ties.get(name, name))
@@ -73,8 +75,8 @@ class _Pickle:
         for name, path in self._paths.items():
             yield self._known(name) + b"(" + b"".join(map(_part, path)) + b"t"
         yield b"u" + _text("storage_data") + b"}("
-        for group in self._groups.items():
-            yield from self._stored(*group)
+        for group in self._groups.values():
+            yield from self._stored(group)
         yield from self._stored_values()
         yield b"u" + _text("storage_meta") + b"N" + _text("version") + _text(_VERSION) + b"ub."
 
@@ -92,22 +94,39 @@ class _Pickle:
             yield _global(_VALUES, "TensorProperties") + b")\x81(" + _global("torch", dtype)
             yield _global("torch.serialization", "_get_layout") + _text("torch.strided") + b"\x85R\x89"
             yield _global(_VALUES, "_MEM_FORMAT_ENCODING") + b"K\x00\x85R\x89tb" + _put(number)
+        for dimensions, group in self._groups.items():
+            yield self._sizes_once(dimensions, group.rows)
+
+    def _sizes_once(self, dimensions: int, at: np.ndarray) -> bytes:
+        """Has it keep each `torch.Size` of the chunks; most are those of many of them."""
+        rows = _cut(self._world.rows, at)
+        every = np.concatenate((rows.offsets[:, :dimensions], rows.sizes[:, :dimensions]))
+        code = np.zeros(len(every), np.uint64)
+        for number in range(dimensions):
+            code = mixed(code + every[:, number].astype(np.uint64))
+        _, first, which = np.unique(code, return_index=True, return_inverse=True)
+        self._offsets[at], self._sizes[at] = np.split(which + self._next, 2)
+        columns: list[bytes | np.ndarray] = [_get("Size") + b"("]
+        for number in range(dimensions):
+            columns += _number(every[first, number]).columns
+        known = np.arange(self._next, self._next + len(first)).astype("<u4")
+        self._next += len(first)
+        return _joined(_Columns([*columns, b"t\x85Rr", known, b"0"]), count=len(first)).tobytes()
 
     def _known(self, name: str) -> bytes:
         return b"j" + self._memo[name].to_bytes(4, "little")
 
-    def _describe(self, dimensions: int, group: _Group) -> None:
-        rows = _cut(self._world.rows, group.rows)
+    def _describe(self, group: _Group) -> None:
         group.chunks = _joined(
             _constant(_get("ChunkStorageMetadata") + b")\x81}(" + _get("offsets")),
-            _sizes_of(rows.offsets[:, :dimensions]),
+            _memoized(self._offsets[group.rows]),
             _constant(_get("sizes")),
-            _sizes_of(rows.sizes[:, :dimensions]),
+            _memoized(self._sizes[group.rows]),
             _constant(b"ub"),
             count=len(group.rows),
         )
         count = len(self._world.entries)
-        group.counts = np.bincount(rows.entry, minlength=count)
+        group.counts = np.bincount(self._world.rows.entry[group.rows], minlength=count)
         group.starts = group.counts.cumsum() - group.counts
 
     def _tensor(self, number: int) -> Iterator[bytes]:
@@ -122,8 +141,8 @@ class _Pickle:
         yield group.chunks[start : start + count].tobytes()
         yield b"eub"
 
-    def _stored(self, dimensions: int, group: _Group) -> Iterator[bytes]:
-        """The places of all tensors of some dimensions, and those of the names that are tied to them."""
+    def _stored(self, group: _Group) -> Iterator[bytes]:
+        """The places of all tensors of a group, and those of the names that are tied to them."""
         rows = _cut(self._world.rows, group.rows)
         index = np.arange(len(group.rows)) - group.starts[rows.entry]
         ties: dict[int, list[str]] = {}
@@ -131,21 +150,19 @@ class _Pickle:
             ties.setdefault(self._numbers[first], []).append(name)
         names = np.array([self._memo[one.name] for one in self._world.entries], np.int64)
         tied = np.isin(rows.entry, list(ties))
-        yield self._places(dimensions, rows, names[rows.entry], index, group.rows)
+        yield self._places(rows, names[rows.entry], index, group.rows)
         for number in np.flatnonzero(tied).tolist():
             for name in ties[int(rows.entry[number])]:
                 one = slice(number, number + 1)
                 known = np.array([self._memo[name]])
-                yield self._places(dimensions, _cut(rows, one), known, index[one], group.rows[one])
+                yield self._places(_cut(rows, one), known, index[one], group.rows[one])
 
-    def _places(
-        self, dimensions: int, rows: Rows, names: np.ndarray, index: np.ndarray, at: np.ndarray
-    ) -> bytes:
+    def _places(self, rows: Rows, names: np.ndarray, index: np.ndarray, at: np.ndarray) -> bytes:
         return _joined(
             _constant(_get("MetadataIndex") + b")\x81}(" + _get("fqn")),
             _memoized(names),
             _constant(_get("offset")),
-            _sizes_of(rows.offsets[:, :dimensions]),
+            _memoized(self._offsets[at]),
             _constant(_get("index")),
             _number(index),
             _constant(b"ub"),
@@ -213,14 +230,6 @@ def _number(values: np.ndarray) -> _Columns:
     if values.max(initial=0) < _SMALL:
         return _Columns([b"J", values.astype("<i4")])
     return _Columns([b"\x8a\x08", values.astype("<i8")])
-
-
-def _sizes_of(values: np.ndarray) -> _Columns:
-    """A `torch.Size` of each row."""
-    columns: list[bytes | np.ndarray] = [_get("Size") + b"("]
-    for number in range(values.shape[1]):
-        columns += _number(values[:, number]).columns
-    return _Columns([*columns, b"t\x85R"])
 
 
 def _cut(rows: Rows, at: slice | np.ndarray) -> Rows:
