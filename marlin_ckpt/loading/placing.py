@@ -11,7 +11,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.optim import Optimizer
 
 from marlin_ckpt.distributed.flat import local_of
-from marlin_ckpt.distributed.reads.tensors import Wanted, box_of
+from marlin_ckpt.distributed.reads.boxes import Box
+from marlin_ckpt.distributed.reads.tensors import Wanted
 from marlin_ckpt.formats.torch.placement import Pair, Storages
 from marlin_ckpt.formats.values.tensor import contiguous_stride
 from marlin_ckpt.loading.live import changes_states
@@ -68,7 +69,8 @@ class Placing:
         self._into, self._device = into, device
         self._spares = spares and into is not None
         self._storages = Storages(path)
-        self._made: dict[Any, torch.Tensor] = {}
+        self._makes = _Maker()
+        self._made: dict[Any, tuple[torch.Tensor, Box]] = {}
         self._names: dict[int, str] = {}  # of one that is made, by its identity
         self.left_out: list[str] = []
 
@@ -83,12 +85,12 @@ class Placing:
 
     def wanted(self) -> Iterator[Wanted]:
         """What has to be read of the checkpoint."""
-        for made in self._made.values():
+        for made, box in self._made.values():
             local = local_of(made)
             storage = local.untyped_storage()
             if storage.nbytes() < local.nbytes:
                 storage.resize_(local.nbytes)
-            yield Wanted(self._names[id(local)], box_of(made), local)
+            yield Wanted(self._names[id(local)], box, local)
 
     def _placed(self, saved: Any, live: Any) -> Any:
         if isinstance(saved, Saved):
@@ -149,10 +151,11 @@ class Placing:
         where = self._where(saved, live, parameter)
         key = saved.place, saved.dtype, saved.shape, where
         if key not in self._made:
-            made = self._made[key] = _made(saved, where)
-            self._names[id(local_of(made))] = saved.name
-            self._storages.add(saved.name, local_of(made))
-        return self._made[key]
+            self._made[key] = self._makes(saved, where)
+            local = local_of(self._made[key][0])
+            self._names[id(local)] = saved.name
+            self._storages.add(saved.name, local)
+        return self._made[key][0]
 
     def _where(self, saved: Saved, live: torch.Tensor | None, parameter: torch.Tensor | None) -> _Where:
         if isinstance(live, DTensor) and not any(one.is_partial() for one in live.placements):
@@ -174,15 +177,32 @@ def _with_state(saved: MutableMapping[str, Any], states: Any) -> Any:
     return saved
 
 
-def _made(saved: Saved, where: _Where) -> torch.Tensor:
-    device, mesh, placements = where
-    if mesh is None:
-        return _empty(saved.shape, saved.dtype, device)
-    shape = torch.Size(saved.shape)
-    sizes, _ = compute_local_shape_and_global_offset(shape, mesh, placements)
-    local = _empty(tuple(sizes), saved.dtype, device)
-    stride = contiguous_stride(saved.shape)
-    return DTensor.from_local(local, mesh, placements, run_check=False, shape=shape, stride=stride)
+class _Maker:
+    """Makes tensors that hold nothing yet, and finds once what those of one shape and placement share."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, tuple[Box, Any]] = {}
+
+    def __call__(self, saved: Saved, where: _Where) -> tuple[torch.Tensor, Box]:
+        """A tensor, and which part of the saved one it is."""
+        device, mesh, placements = where
+        if mesh is None:
+            made = _empty(saved.shape, saved.dtype, device)
+            return made, Box((0,) * len(saved.shape), saved.shape)
+        key = saved.shape, saved.dtype, mesh, placements
+        if (known := self._known.get(key)) is not None:
+            box, spec = known
+            local = _empty(box.shape, saved.dtype, device)
+            # As `from_local`, which would find the spec anew.
+            return DTensor(local, spec, requires_grad=False), box  # type: ignore[no-untyped-call]
+        shape = torch.Size(saved.shape)
+        sizes, offsets = compute_local_shape_and_global_offset(shape, mesh, placements)
+        box = Box(tuple(offsets), tuple(sizes))
+        local = _empty(box.shape, saved.dtype, device)
+        stride = contiguous_stride(saved.shape)
+        found = DTensor.from_local(local, mesh, placements, run_check=False, shape=shape, stride=stride)
+        self._known[key] = box, found._spec  # noqa: SLF001
+        return found, box
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

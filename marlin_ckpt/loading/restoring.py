@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch.autograd.graph import increment_version
 from torch.optim import Optimizer
 
 from marlin_ckpt.checkpoint import PAYLOAD_KEYS
@@ -14,7 +15,16 @@ from marlin_ckpt.loading import optimizers
 from marlin_ckpt.loading.distributing import distributed
 from marlin_ckpt.loading.live import changes_its_state, changes_states, is_plain_value, judges_itself
 from marlin_ckpt.loading.prefixes import explain, prefix_of
-from marlin_ckpt.loading.tensors import Conversion, Target, can_convert, conflict, fault, local_of, sharing
+from marlin_ckpt.loading.tensors import (
+    Conversion,
+    Target,
+    can_convert,
+    conflict,
+    fault,
+    is_one,
+    local_of,
+    sharing,
+)
 from marlin_ckpt.loading.words import (
     HINT,
     META_HINT,
@@ -249,8 +259,11 @@ class Restoration:
             return
         saved = distributed(saved, live)
         if isinstance(live, torch.Tensor):
+            if is_one(saved, live):
+                increment_version(live)
+                return
             with refusals(f"the state does not fit: {path or THE_OBJECT} refuses it", file), torch.no_grad():
-                live.copy_(saved)  # nothing moves where the two share their memory
+                live.copy_(saved)
         elif isinstance(live, Mapping):
             for key, part in live.items():
                 self._hand_over(saved[key], part, join(path, key), file)

@@ -65,6 +65,21 @@ def local_of(tensor: torch.Tensor) -> torch.Tensor:
     return local if isinstance(local, torch.Tensor) else tensor
 
 
+def is_one(saved: Any, live: torch.Tensor) -> bool:
+    """Whether the bytes of a saved tensor have been read to where those of a live one are."""
+    if type(saved) not in {torch.Tensor, type(live)}:
+        return False
+    here, there = local_of(live), local_of(saved)
+    return (
+        type(there) is torch.Tensor
+        and type(here) in {torch.Tensor, torch.nn.Parameter}
+        and not (here.is_meta or here.is_nested)
+        and here.layout == there.layout == torch.strided
+        and here.data_ptr() == there.data_ptr() != 0
+        and (here.dtype, here.shape, here.stride()) == (there.dtype, there.shape, there.stride())
+    )
+
+
 def fault(saved: Any, live: torch.Tensor) -> str:
     """Why a saved tensor cannot be copied into a live one, as the end of a sentence; "" where it can."""
     try:

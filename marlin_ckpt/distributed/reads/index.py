@@ -90,12 +90,14 @@ class TorchIndex(Index):
     """The index of a folder of ours, whose metadata has a checksum: it is read by torch's own classes."""
 
     def __init__(self, metadata: Metadata, path: str) -> None:
-        from torch.distributed.checkpoint.metadata import (  # noqa: PLC0415 - with all of DCP
+        from torch import Size  # noqa: PLC0415 - with all of DCP
+        from torch.distributed.checkpoint.metadata import (  # noqa: PLC0415
             MetadataIndex,
             TensorStorageMetadata,
         )
 
-        self._path, self._key = path, MetadataIndex
+        self._path, self._key, self._size = path, MetadataIndex, Size
+        self._items: dict[Any, Item] = {}  # that were looked up
         self._about: dict[str, Any] = metadata.state_dict_metadata
         self._places: dict[Any, Any] = metadata.storage_data
         self.tensors = {name: None for name, one in self._about.items() if type(one) is TensorStorageMetadata}
@@ -128,14 +130,17 @@ class TorchIndex(Index):
 
     def item(self, name: str, chunk: Chunk | None = None) -> Item:
         """See `Index.item`."""
-        import torch  # noqa: PLC0415 - as above
-
-        offsets = None if chunk is None else torch.Size(chunk.offsets)
+        key = name, chunk
+        if (known := self._items.get(key)) is not None:
+            return known
+        offsets = None if chunk is None else self._size(chunk.offsets)
         place = self._places.get(self._key(name, offsets))
         file, start, size = (getattr(place, part, None) for part in ("relative_path", "offset", "length"))
         if type(file) is not str or type(start) is not int or type(size) is not int or leads_outside(file):
             raise _lost(name, self._path)
-        return Item(name, Place(file, start, size), "" if chunk is None else self.dtype(name), chunk)
+        found = Item(name, Place(file, start, size), "" if chunk is None else self.dtype(name), chunk)
+        self._items[key] = found
+        return found
 
     def names_in(self, file: str) -> tuple[str, ...]:
         """See `Index.names_in`."""
@@ -145,9 +150,12 @@ class TorchIndex(Index):
         )
 
     def _sizes(self, sizes: Any, name: str) -> Sizes:
-        if len(sizes) > _MOST_DIMENSIONS or any(
-            type(one) is not int or not 0 <= one < _LIMIT for one in sizes
-        ):
+        is_sound = (
+            len(sizes) <= _MOST_DIMENSIONS
+            and (type(sizes) is self._size or all(type(one) is int for one in sizes))  # a Size has only such
+            and (not sizes or (min(sizes) >= 0 and max(sizes) < _LIMIT))
+        )
+        if not is_sound:
             what = f"the metadata does not say how large tensor {name} is"
             raise CorruptCheckpointError(what, self._path, tensors=(name,))
         return tuple(sizes)
