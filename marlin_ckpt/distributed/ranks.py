@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -62,12 +63,17 @@ class Ranks:
         return self.rank == 0
 
     def renew(self) -> None:
-        """Abandons the group, and makes a new one; all ranks call this."""
-        self.is_broken = False
+        """Abandons the group, and makes a new one; all ranks call this.
+
+        Raises:
+            RankError: another rank has ended, or has not come in time.
+        """
         if self.world_size > 1:
             limit = timedelta(seconds=self.timeout_s)
-            self._group = dist.new_group(backend="gloo", timeout=limit)
+            with self._naming(f"{self._name}/next"):
+                self._group = dist.new_group(backend="gloo", timeout=limit)
             self._name = self._group.group_name
+        self.is_broken = False
 
     def most(self, *numbers: int) -> list[int]:
         """The greatest of each of some numbers over all ranks."""
@@ -176,12 +182,18 @@ class Ranks:
         """
         if self.is_broken:
             raise RankError("an earlier call has failed, and no new group was made")
-        try:
+        with self._naming(self._name):
             collective()
+
+    @contextlib.contextmanager
+    def _naming(self, group: str) -> Iterator[None]:
+        """Names in the error the ranks that do not answer, where what is done with a group fails."""
+        try:
+            yield
         except RuntimeError as error:
             self.is_broken = True
             patience_s = min(roll_call.PATIENCE_S, self.timeout_s)
-            absent = roll_call.missing(self._name, self.rank, self.world_size, patience_s)
+            absent = roll_call.missing(group, self.rank, self.world_size, patience_s)
             what = roll_call.in_words(absent, self.timeout_s)
             raise RankError(what, hint="the log of the rank that failed first says why") from error
 

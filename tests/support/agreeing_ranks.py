@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 
+from marlin_ckpt.distributed import roll_call
 from marlin_ckpt.distributed.failures import together
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import CorruptCheckpointError, MarlinError, RankError
@@ -43,14 +44,16 @@ def fail_at(failing: list[int], kind: str) -> list:
 
 def lose_one(lost: int) -> list[str]:
     """One rank is killed: what the others raise; then they agree without it no more."""
+    roll_call.PATIENCE_S = 1.0
     ranks = Ranks(timeout_s=20)
     ranks.meet()
     if ranks.rank == lost:
         os.kill(os.getpid(), signal.SIGKILL)
     found = []
-    for _ in range(2):
+    for act in (ranks.meet, ranks.meet, ranks.renew, ranks.meet):
+        ranks.timeout_s = 2 if len(found) > 1 else 20
         try:
-            ranks.meet()
+            act()
         except RankError as error:
             found.append(str(error))
     sys.stderr.write(f"{found}\n")

@@ -117,7 +117,7 @@ def _path(directory: str, is_over: bool, number: int) -> str:
 
 def judged(directory: str, *, is_stock: bool) -> dict[str, int | str]:
     """The number that each folder holds, or what is wrong with it."""
-    names = sorted(set(os.listdir(directory)) - set(staged(directory)))
+    names = sorted(name for name in os.listdir(directory) if name.startswith("m_"))
     return {name: held_by(os.path.join(directory, name), is_stock=is_stock) for name in names}
 
 

@@ -16,11 +16,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 import marlin_ckpt
+from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 from marlin_ckpt.directory import leftovers
 from marlin_ckpt.distributed import MarlinWriter, roll_call
 from marlin_ckpt.distributed.planning.plans import SavePlans
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.distributed.saving import prepare, save_sharded, write
+from marlin_ckpt.naming import folder_name
 from tests.support.folder_checkpoints import about
 
 ROWS, COLUMNS = 1000, 256  # of each rank: one MiB
@@ -66,6 +68,23 @@ def _by_halves(directory: str) -> Save:
     return save
 
 
+def _by_checkpointer(directory: str) -> Save:
+    one = DefaultCheckpointer(
+        DefaultCheckpointerArguments(
+            save_dir=directory, load_dir=directory, file_prefix="m", layout="sharded", async_save=True,
+            save_timeout=f"{2 * SHORT_S:g}s", log_level="CRITICAL",
+        )
+    )  # fmt: skip
+
+    def save(state: dict[str, Any], path: str, number: int) -> list[int]:
+        module = {name: state.pop(name) for name in ("rows", "whole")}
+        found = folder_name(os.path.basename(path))
+        one.save(Checkpoint(module, state, {}, metrics={"number": number}), found.index if found else 0)
+        return [int(report.metrics["number"]) for report in one.take_reports()]
+
+    return save
+
+
 def _by_writer(_: str) -> Save:
     return lambda state, path, number: dcp.save(state, storage_writer=MarlinWriter(path, index=number))
 
@@ -75,7 +94,8 @@ def _by_stock(_: str) -> Save:
 
 
 KINDS: dict[str, Callable[[str], Save]] = {
-    "sharded": _by_save_sharded, "halves": _by_halves, "writer": _by_writer, "stock": _by_stock,
+    "sharded": _by_save_sharded, "behind": _by_checkpointer, "halves": _by_halves, "writer": _by_writer,
+    "stock": _by_stock,
 }  # fmt: skip
 
 
@@ -94,13 +114,14 @@ def save_forever(kind: str, place: Place, path_of: Callable[[int], str], first: 
         state = state_of(number, place.rank, mesh)
         tell("begun", number)
         try:
-            save(state, path_of(number), number)
+            durable = save(state, path_of(number), number)
         except (Exception, dcp.CheckpointException) as error:  # noqa: BLE001 - told
             tell("error", [number, f"{type(error).__name__}: {error}"[:1000]])
             if kind != "halves":
                 os._exit(3)
         else:
-            tell("durable", number)
+            for one in durable if kind == "behind" else [number]:
+                tell("durable", one)
 
 
 def held_by(path: str, *, is_stock: bool) -> int | str:
@@ -113,6 +134,8 @@ def held_by(path: str, *, is_stock: bool) -> int | str:
             if verdict.status is not marlin_ckpt.Status.INTACT:
                 return f"{verdict.status}: {verdict.reason}"
             state = marlin_ckpt.load(path)
+            if "trainer_state" in state:
+                state = {**state["module_interface_state"], **state["trainer_state"]}
             if len(state["rows"]) != ROWS * len(state["ranks"]):
                 return "the parts of another number of ranks"
     except (Exception, dcp.CheckpointException) as error:  # noqa: BLE001 - told

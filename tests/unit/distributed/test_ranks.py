@@ -60,4 +60,5 @@ def test_the_others_notice_a_rank_that_is_killed():
     assert [one.code for one in ended] == [3, -9, 3]
     for one in (ended[0], ended[2]):
         assert "rank 1 has ended, or did not answer within 20 s" in one.errors
-        assert "no new group was made" in one.errors
+        assert "rank 1 has ended, or did not answer within 2 s" in one.errors  # nor joined a new group
+        assert one.errors.count("no new group was made") == 2
