@@ -12,6 +12,7 @@ from marlin_ckpt.keep import RetentionArguments
 
 _LOG_LEVELS = {"choices": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
 BACKENDS = ("sp", "sp-amp", "ddp", "ddp-amp", "fsdp2")
+ON_MANY = ("ddp", "ddp-amp", "fsdp2")  # those of them that train in many processes
 _NOT_EMPTY = {"required": "must not be empty"}
 
 

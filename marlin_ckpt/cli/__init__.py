@@ -4,6 +4,7 @@
   `help` lists them in sections; `completion` shows and installs that of a shell.
 - `commands/` has a module for each command: it reads the options, calls one function of the library and hands
   the result to a view.
+- `ranks/` is about a command that many processes run together.
 - `views/` has a module for each noun: what people read of it, and its document for `--json`.
 - `schemas/` has the JSON Schema of each of these documents, as files; its `layout` writes documents.
 - `output` is the only place that prints and asks; `terminal` draws bars with rich, `table` fits tables

@@ -10,6 +10,7 @@ from marlin_ckpt.cli import output
 from marlin_ckpt.escaping import escape
 
 _logger = logging.getLogger("marlin_ckpt")
+_added: list[logging.Handler] = []
 
 
 @contextlib.contextmanager
@@ -22,7 +23,27 @@ def shown() -> Iterator[None]:
         yield
     finally:
         _logger.setLevel(level)
+        for one in [handler, *_added]:
+            _logger.removeHandler(one)
+        _added.clear()
+
+
+def add(handler: logging.Handler) -> None:
+    """Has the log go to another handler too, as long as it is shown."""
+    _added.append(handler)
+    _logger.addHandler(handler)
+
+
+def hide() -> None:
+    """Shows the log no more, but for the handlers that are added."""
+    for handler in _handlers():
         _logger.removeHandler(handler)
+
+
+def line(record: logging.LogRecord) -> str:
+    """A record as a line."""
+    head = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+    return head + escape(record.getMessage())
 
 
 def only_warnings() -> None:
@@ -78,5 +99,4 @@ def _handlers() -> list[logging.Handler]:
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        head = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        output.talk(head + escape(record.getMessage()))
+        output.talk(line(record))

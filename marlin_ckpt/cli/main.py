@@ -16,6 +16,7 @@ from typer.main import get_command
 from marlin_ckpt.cli import completion, log, output, problems
 from marlin_ckpt.cli.app import CarriedError, app, names
 from marlin_ckpt.cli.help import ALIASES
+from marlin_ckpt.cli.ranks import printing
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.storage.local.files import check_working_directory
 
@@ -37,7 +38,7 @@ def main(args: list[str] | None = None) -> int:
     """
     arguments = (sys.argv[1:] if args is None else list(args)) or ["--help"]
     process = os.getpid()
-    with output.prepared(_schema_of(arguments)), log.shown():
+    with output.prepared(_schema_of(arguments)), log.shown(), printing.taking_part(arguments):
         try:
             with _unwinding():
                 code = _run(arguments)
@@ -80,7 +81,8 @@ def _end(error: BaseException, arguments: list[str]) -> int:
     code = _code_of(error)
     if "--json" in itertools.takewhile(lambda one: one != "--", arguments):
         problems.document_of_failure(error, code)
-    _tell(error, code)
+    with printing.part.failing(error):
+        _tell(error, code)
     return code
 
 

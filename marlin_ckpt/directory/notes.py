@@ -12,7 +12,7 @@ from marlin_ckpt.directory.catalog import entry
 from marlin_ckpt.errors import CorruptCheckpointError, MarlinError, NotACheckpointError
 
 _NOTES = "notes.json"
-_STARTS, _SAVE = "starts", "save_seconds"
+_STARTS, _SAVE, _LAUNCH = "starts", "save_seconds", "launch"
 MOST_STARTS = 3  # from one checkpoint that may end without a newer one
 _GOOD_EXITS = (None, 0, 130, 143)  # these are 128 + SIGINT and SIGTERM
 # What is beyond these was not noted by us: anybody may have written the file.
@@ -29,6 +29,32 @@ def save_seconds(directory: str) -> float | None:
 def note_save(directory: str, seconds: float) -> None:
     """Notes how long a save took."""
     _note(directory, _SAVE, round(seconds, 3))
+
+
+def run_of_launch(directory: str, launch: str) -> str | None:
+    """The run that was begun by a launch; None where it is another's, or not known.
+
+    Args:
+        directory: where it saves.
+        launch: its id.
+    """
+    found = own.read(directory, _NOTES).get(_LAUNCH)
+    if not isinstance(found, dict) or found.get("id") != launch:
+        return None
+    run_id = found.get("run")
+    return run_id if isinstance(run_id, str) else None
+
+
+def note_launch(directory: str, launch: str, run_id: str) -> None:
+    """Notes the run that a launch has begun or continued."""
+    _note(directory, _LAUNCH, {"id": launch, "run": run_id})
+
+
+def forget_launch(directory: str) -> None:
+    """Forgets which run the last launch has begun."""
+    found = own.read(directory, _NOTES)
+    if found.pop(_LAUNCH, None) is not None:
+        own.write(directory, _NOTES, found)
 
 
 def failed_starts(directory: str) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import MarlinError, RankError, drop_frames
 
 _T = TypeVar("_T")
+_Error = TypeVar("_Error", bound=Exception)
 
 
 def together(ranks: Ranks, work: Callable[[], _T]) -> _T:
@@ -59,9 +61,9 @@ def told_by_main(ranks: Ranks, work: Callable[[], _T]) -> _T:
     try:
         told = ranks.told(told)
         if failed is not None:
-            raise failed
+            raise of_all(failed)
         if isinstance(told, MarlinError):
-            raise told
+            raise of_all(told)
     finally:
         del failed  # as above
     return told[0]  # type: ignore[no-any-return]
@@ -81,9 +83,14 @@ def share(ranks: Ranks, failed: Exception | None) -> None:
     if by == ranks.world_size:
         return
     sent = ranks.told(as_sent(failed, ranks.rank) if by == ranks.rank and failed else None, by)
-    if failed is not None:
-        raise failed
-    raise sent
+    raise of_all(sent if failed is None else failed)
+
+
+def of_all(error: _Error) -> _Error:
+    """Marks an error as one that all ranks raise, so that rank 0 prints it for all; returns it."""
+    with contextlib.suppress(AttributeError):  # of a class with slots
+        error.is_of_all_ranks = True  # type: ignore[attr-defined]
+    return error
 
 
 def as_sent(error: Exception, rank: int | None = None) -> MarlinError:

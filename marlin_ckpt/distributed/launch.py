@@ -5,40 +5,24 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Mapping
+import threading
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.constants import default_pg_timeout
 
 from marlin_ckpt.distribution import DistributedTrainingArguments
 from marlin_ckpt.errors import ConfigError, Fault, TrainingError
+from marlin_ckpt.operations.launched import COMMAND, has_store, launched
 
 # torchrun kills what is left 30 s after it has asked for the end.
 PART_S = 15.0
-COMMAND = "torchrun --nproc-per-node 4 -m marlin_ckpt train --config F"
 
 _parting: list[Any] = []  # the group over which the ranks part, of a process group that `begin` made
-
-
-def launched(environment: Mapping[str, str] = os.environ) -> DistributedTrainingArguments | None:
-    """Which process of its run this one is, as torchrun says; None where nothing says it.
-
-    Args:
-        environment: of the process.
-    """
-    names = "RANK", "WORLD_SIZE"
-    if not all(environment.get(name, "").isascii() and environment.get(name, "").isdigit() for name in names):
-        return None
-    rank, world_size = (int(environment[name]) for name in names)
-    local = environment.get("LOCAL_RANK", "")
-    return DistributedTrainingArguments(
-        local_rank=int(local) if local.isascii() and local.isdigit() else 0,
-        global_rank=rank,
-        world_size=world_size,
-    )
 
 
 def is_main() -> bool:
@@ -65,7 +49,7 @@ def place(backend: str, given: DistributedTrainingArguments | None) -> Distribut
         return DistributedTrainingArguments(local, dist.get_rank(), dist.get_world_size())
     if found is None:
         fault = Fault("trainer.backend", f"{backend} trains in several processes, and this is one by itself")
-        raise ConfigError([fault], f"start them by: {COMMAND}")
+        raise ConfigError([fault], f"start them by: {COMMAND} train --config F")
     return found
 
 
@@ -87,21 +71,44 @@ def begin(where: DistributedTrainingArguments, device: torch.device) -> None:
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if is_by_nccl else "gloo",
-            init_method=where.init_method,
             rank=where.global_rank,
             world_size=where.world_size,
+            **_meeting_by(where.init_method),
         )
     except (RuntimeError, ValueError) as error:
-        hint = f"start all processes by: {COMMAND}"
+        hint = f"start all processes by: {COMMAND} train --config F"
         raise TrainingError(f"the ranks do not find each other: {error}", hint=hint) from error
     _parting.append(dist.new_group(backend="gloo"))
     atexit.register(_at_exit)
 
 
+def _meeting_by(init_method: str) -> dict[str, Any]:
+    """How the processes meet: as `init_method` says, but in torchrun's own store under a name of this start.
+
+    torchrun keeps its store when it starts its processes again, and in that the addresses of the dead ones.
+    """
+    if init_method != "env://" or not has_store():
+        return {"init_method": init_method}
+    store = _store(default_pg_timeout)
+    return {"store": dist.PrefixStore(f"marlin_ckpt/start_{_start()}", store)}  # type: ignore[attr-defined]
+
+
+def _store(limit: timedelta) -> Any:
+    """The store at the address that the environment names, which another process has."""
+    where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(*where, is_master=False, timeout=limit)  # type: ignore[attr-defined]
+
+
+def _start() -> str:
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+
+
 def end(deadline_s: float = PART_S) -> None:
     """Waits until all ranks have come here, and ends the process group, if `begin` made it.
 
-    A rank that ends its group while others still use theirs would abort them.
+    A rank that ends its group while others still use theirs would abort them. Once all have come, SIGTERM and
+    SIGINT have no effect: torchrun sends one to the others as soon as the first has ended with a code for a
+    signal, and theirs would be lost.
 
     Args:
         deadline_s: how long it waits; then the group is left to the end of the process.
@@ -111,12 +118,33 @@ def end(deadline_s: float = PART_S) -> None:
     group = _parting.pop()
     with contextlib.suppress(RuntimeError):
         dist.monitored_barrier(group, timeout=timedelta(seconds=deadline_s))
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         dist.destroy_process_group()
 
 
 def abandon() -> None:
     """Has the process end without waiting for the others, which do not come: this one has failed."""
     _parting.clear()
+
+
+def is_joined() -> bool:
+    """Whether this process has found the others."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def is_first(deadline_s: float) -> bool:
+    """Whether no other rank has called this since the ranks were started; all ask the store of their launch.
+
+    Args:
+        deadline_s: how long it asks. Where it gets no answer, it was the first.
+    """
+    try:
+        count: int = _store(timedelta(seconds=deadline_s)).add(f"marlin_ckpt/failed/{_start()}", 1)
+    except (KeyError, ValueError, RuntimeError):
+        return True
+    return count == 1
 
 
 def _at_exit() -> None:

@@ -10,7 +10,8 @@
 - `selection` chooses tensors and values of a file, by state or by pattern, for `show`, `diff` and `export`.
 - `listing` looks through a directory for `list`, and chooses, sorts and marks what it prints; see there.
 - `history` makes lines and runs of the events in a directory's history, for `log`; see there.
-- `starting` decides what `train` continues from and what it replaces.
+- `starting` decides what `train` continues from and what it replaces; `launched` has what torchrun says of
+  this process, and `restarts` goes on with a run that torchrun starts again.
 - `report` gathers what `report` shows; see there.
 - `texts` writes files of text, such as that of `init`; see there.
 - `folders` judges the folders of other tools, for the adapters; see there.

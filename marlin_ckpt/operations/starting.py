@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from marlin_ckpt import naming
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
@@ -19,6 +20,9 @@ from marlin_ckpt.naming import FileName, Kind
 from marlin_ckpt.storage.local import system_calls
 from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.local.publishing import existing_and_missing
+
+# Calls a function in one of the processes that train a run together; all have its result, or raise its error.
+ByMain = Callable[[Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def decide(
         StorageError: the directory cannot be read.
     """
     save_dir = os.fspath(args.save_dir)
-    checkpoints = _checkpoints(args)
+    checkpoints = checkpoints_of(args)
     if resume and checkpoints:
         return _continued(args, checkpoints, guards=guards, bad=bad)
     if not (args.checkpoint and epochs):
@@ -154,7 +158,7 @@ def _continued(
     def candidates() -> list[Entry]:
         # Those that came meanwhile, too, which are looked at as they come.
         left_out = {*others, *suspects, *bad}
-        return [one for one in reversed(_checkpoints(args)) if one.path not in left_out]
+        return [one for one in reversed(checkpoints_of(args)) if one.path not in left_out]
 
     newest = newest_loadable(candidates, skipped.__setitem__)
     if newest is None and suspects:  # a bad file is no other one to begin with
@@ -181,8 +185,8 @@ def _suspects(args: DefaultCheckpointerArguments, checkpoints: list[Entry]) -> d
     return found if len(found) < len(checkpoints) else {}
 
 
-def _checkpoints(args: DefaultCheckpointerArguments) -> list[Entry]:
-    # Directly in save_dir, where this run saves: a sub-directory may be another run's.
+def checkpoints_of(args: DefaultCheckpointerArguments) -> list[Entry]:
+    """The checkpoints directly in save_dir, where a run saves: a sub-directory may be another run's."""
     earlier = _files(os.fspath(args.save_dir), prefix=args.file_prefix, extension=args.file_ext)
     return [entry for entry in earlier if entry.name and entry.name.kind is Kind.CHECKPOINT]
 
@@ -228,6 +232,11 @@ def _check_writable(directory: str) -> None:
         system_calls.check_access(existing, os.W_OK | os.X_OK)
 
 
+def alone(work: Callable[[], Any]) -> Any:
+    """Calls it here: no other process trains the run."""
+    return work()
+
+
 @dataclass
 class Starter:
     """Decides how a run starts, and again where the checkpoint that it chose turns out to be bad.
@@ -235,6 +244,7 @@ class Starter:
     Attributes:
         args, epochs, resume, guards: as for `decide`.
         announce: told of each decision before it is applied.
+        by_main: decides for all processes of the run.
         start: the last decision, which the arguments follow.
     """
 
@@ -243,6 +253,7 @@ class Starter:
     resume: bool
     guards: bool
     announce: Callable[[Start], None]
+    by_main: ByMain = alone
     start: Start = field(init=False)
 
     def __post_init__(self) -> None:
@@ -270,7 +281,12 @@ class Starter:
         return bool(another.resumes_from)
 
     def _decided(self) -> Start:
-        return decide(self.args, epochs=self.epochs, resume=self.resume, guards=self.guards, bad=self._bad)
+        found: Start = self.by_main(
+            lambda: decide(
+                self.args, epochs=self.epochs, resume=self.resume, guards=self.guards, bad=self._bad
+            )
+        )
+        return found
 
     def _begin(self, start: Start) -> None:
         self.start = start

@@ -1,6 +1,7 @@
 """Makes a trainer from a configuration."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,8 +16,12 @@ from marlin_ckpt.arguments import (
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.config import Config
+from marlin_ckpt.directory import notes
 from marlin_ckpt.directory.newest import is_passed_over
+from marlin_ckpt.distributed.failures import together
+from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import ConfigError, Fault, MarlinError, drop_frames
+from marlin_ckpt.operations import launched
 from marlin_ckpt.saving import about
 from marlin_ckpt.training.module import ModuleInterface
 from marlin_ckpt.training.observer import TrainerObserver
@@ -39,8 +44,10 @@ class _Announcing(DefaultCheckpointer):
         before_load: Callable[[], None],
         finds_another: Callable[[MarlinError], bool],
         passed_over: Callable[[], Mapping[str, str]],
+        ranks: Ranks,
     ) -> None:
         super().__init__(config.checkpointer)
+        self._ranks = ranks
         self._module, self._passed_over = about.lasting(config.module), passed_over
         self._before_load = before_load
         self._finds_another = finds_another
@@ -50,7 +57,7 @@ class _Announcing(DefaultCheckpointer):
         while True:
             self._before_load()
             try:
-                loaded = super().load(into)
+                loaded = together(self._ranks, lambda: super(_Announcing, self).load(into))
             except MarlinError as error:
                 if not (self.args.resume_from and is_passed_over(error) and self._finds_another(error)):
                     raise
@@ -63,6 +70,8 @@ class _Announcing(DefaultCheckpointer):
         """Writes what happens as `DefaultCheckpointer` does."""
         if kind == "started":
             facts = {**facts, "config": {**facts["config"], "module": self._module}}
+            if (launch := launched.launch()) is not None and self.args.checkpoint:
+                notes.note_launch(os.fspath(self.args.save_dir), launch.id, self.run_id)
         super().on_run_event(kind, facts)
 
 
@@ -91,7 +100,7 @@ def build_trainer(
     ranks, _ = joining.join(config.trainer)
     joining.seed_module(config.trainer, ranks)
     module = _build_module(config.module)
-    checkpointer = _Announcing(config, before_load, finds_another, passed_over)
+    checkpointer = _Announcing(config, before_load, finds_another, passed_over, ranks)
     return Trainer(module, config.trainer, checkpointer=checkpointer, observer=observer)
 
 

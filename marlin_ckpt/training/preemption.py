@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from marlin_ckpt.arguments import TrainerArguments
+from marlin_ckpt.operations import launched
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 SAVES = signal.SIGUSR1  # what SLURM's --signal=USR1@60 sends a minute before the time is up
@@ -100,5 +101,23 @@ def compare_grace(args: TrainerArguments, save_s: float | None, logger: logging.
             "A save took %.0f s the last time, longer than preempt_grace_seconds (%g): after a signal, "
             "the machine may be gone before the state is saved.",
             save_s,
+            args.preempt_grace_seconds,
+        )
+
+
+def compare_shutdown(args: TrainerArguments, logger: logging.Logger) -> None:
+    """Warns where torchrun kills its processes before the time that the arguments count on is over.
+
+    Args:
+        args: the trainer's.
+        logger: what warns.
+    """
+    left_s = launched.shutdown_s()
+    if args.handle_signals and left_s is not None and left_s < args.preempt_grace_seconds:
+        logger.warning(
+            "torchrun kills its processes %g s after a signal, and preempt_grace_seconds is %g: "
+            "start it with --shutdown-timeout %.0f",
+            left_s,
+            args.preempt_grace_seconds,
             args.preempt_grace_seconds,
         )

@@ -86,6 +86,8 @@ class Saves:
         with hooks_of(checkpointer).running(), listening as self.signals, reporting:
             self._began_s = time.monotonic()
             preemption.compare_grace(args, hooks_of(checkpointer).usual_save_s(), logger)
+            if self._ranks.is_main:
+                preemption.compare_shutdown(args, logger)
             yield
 
     def is_late(self, minutes: float | None) -> bool:

@@ -97,3 +97,22 @@ def test_the_ci_job_trains_verifies_and_prunes_and_ends_where_a_file_is_damaged(
     ended = _run(job, tmp_path, path=bin_)
     assert (ended.returncode, ended.stdout) == (3, "")
     assert _run(same_or_not, tmp_path, str(older), str(newest), path=bin_).returncode == 3
+
+
+def test_the_slurm_job_on_many_ranks_says_to_each_which_it_is(tmp_path):
+    (script,) = (one for one in blocks("many-ranks", "sh") if "SBATCH" in one)
+    said = "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT $*"
+    for name, body in {
+        "scontrol": "echo node1; echo node2",
+        "srun": 'for SLURM_PROCID in 0 1; do export SLURM_PROCID SLURM_LOCALID=$SLURM_PROCID; "$@"; done',
+        "marlin-ckpt": f'echo "{said}" >> {tmp_path}/calls; test $RANK = 0 || exit 143',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    done = _run(f"export SLURM_NTASKS=2 SLURM_JOB_NODELIST='node[1-2]'\n{script}", tmp_path, path=tmp_path)
+    assert (done.returncode, done.stderr) == (143, "")
+    command = "train --config run.yaml --resume"
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        f"0 0 2 node1 29500 {command}",
+        f"1 1 2 node1 29500 {command}",
+    ]

@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.training import workers
 from marlin_ckpt.training.resume import order
 
 NO_BATCH: Any = object()  # what a rank has where others have a batch more
@@ -70,7 +71,7 @@ class InStep(order.Watched):
         self._ranks = ranks
 
     def __iter__(self) -> Iterator[Any]:
-        self._batches = batches = iter(self.loader)
+        self._batches = batches = workers.iterate(self.loader)
         batch = next(batches, _END)
         while self._ranks.most(batch is not _END)[0]:
             self._look()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 
-from marlin_ckpt.arguments import TrainerArguments
+from marlin_ckpt.arguments import ON_MANY, TrainerArguments
 from marlin_ckpt.distributed import launch
+from marlin_ckpt.distributed.failures import of_all, told_by_main
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import TrainingError
 from marlin_ckpt.training import setting
@@ -17,7 +21,6 @@ from marlin_ckpt.training.resume import rng
 
 # Rank 0 may write a large file, or one rank make its first batch, while the others wait for it.
 _PATIENCE_S = 1800.0
-ON_MANY = ("ddp", "ddp-amp", "fsdp2")
 
 
 def join(args: TrainerArguments, backend: TrainerBackend | None = None) -> tuple[Ranks, torch.device]:
@@ -46,8 +49,21 @@ def join(args: TrainerArguments, backend: TrainerBackend | None = None) -> tuple
     ranks = Ranks(_PATIENCE_S)
     if args.train_batch_size < ranks.world_size:
         what = f"train_batch_size is {args.train_batch_size}, and there are {ranks.world_size} ranks"
-        raise TrainingError(what, hint="it is of all ranks together: raise it, or start fewer")
+        raise of_all(TrainingError(what, hint="it is of all ranks together: raise it, or start fewer"))
     return ranks, device
+
+
+def by_main(args: TrainerArguments) -> Callable[[Callable[[], Any]], Any]:
+    """Finds the other ranks; gives what calls a function at rank 0 alone, whose result or error all have.
+
+    Args:
+        args: the trainer's.
+
+    Raises:
+        As `join` does.
+    """
+    ranks, _ = join(args)
+    return partial(told_by_main, ranks)
 
 
 def seed_module(args: TrainerArguments, ranks: Ranks) -> None:

@@ -141,7 +141,7 @@ class Remaining(_Wrapped):
         whose = (share.rank,) if share.rank else ()
         workers_seed = None if self._keeps_state else rng.derived(seed, "workers", epoch, *whose)
         workers.prepare(loader, workers_seed, first)
-        self._batches = batches = iter(loader)
+        self._batches = batches = workers.iterate(loader)
         if self._skipping is not None:
             self._skipping.begin()  # draws what it draws now, before the generators are set to the position
         for _ in range(to_drop):
@@ -286,7 +286,7 @@ class Watched(_Wrapped):
         self._look = look
 
     def __iter__(self) -> Iterator[Any]:
-        self._batches = iter(self.loader)
+        self._batches = workers.iterate(self.loader)
         for batch in self._batches:
             self._look()
             yield batch

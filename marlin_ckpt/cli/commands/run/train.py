@@ -1,14 +1,22 @@
 """`marlin-ckpt train`."""
 
+from __future__ import annotations
+
 import contextlib
+import os
 import warnings
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from marlin_ckpt.cli import log, output
 from marlin_ckpt.cli.options import Json, flag, option
+from marlin_ckpt.cli.ranks import printing
 from marlin_ckpt.storage.local.files import check_working_directory
+
+if TYPE_CHECKING:
+    from marlin_ckpt.config import Config as Settings
+    from marlin_ckpt.operations.starting import ByMain
 
 EXAMPLE = "Example: marlin-ckpt train --config configs/quickstart.yaml --set trainer.epochs=2 --resume"
 
@@ -45,15 +53,15 @@ def train(
 ) -> None:
     """Train by a YAML file, and save checkpoints.
 
-    SIGTERM and Ctrl-C save and stop, SIGUSR1 saves; a second SIGTERM or Ctrl-C ends at once.
+    SIGTERM and Ctrl-C save and stop, SIGUSR1 saves; a second SIGTERM or Ctrl-C ends at once. The backends for
+    many processes are started by torchrun --nproc-per-node 4 -m marlin_ckpt train --config FILE.
     """
     check_working_directory()
+    from marlin_ckpt.arguments import ON_MANY
     from marlin_ckpt.cli.views import run as view
     from marlin_ckpt.config import read_config
-    from marlin_ckpt.directory import notes
-    from marlin_ckpt.operations import starting
-    from marlin_ckpt.training import preemption
 
+    printing.part.begin()
     if resume and overwrite:
         raise typer.BadParameter("--resume and --overwrite exclude each other")
     if quiet:
@@ -63,26 +71,46 @@ def train(
     checkpointer.delete_existing_checkpoints = checkpointer.delete_existing_checkpoints or overwrite
     checkpointer.check_space = checkpointer.check_space and not no_space_check
     trainer_args.exact = trainer_args.exact or exact
-    with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(preemption.listening(really=trainer_args.handle_signals))
-        stack.enter_context(starting.leased(checkpointer, epochs=trainer_args.epochs, resume=resume))
-        starter = starting.Starter(
-            checkpointer,
-            epochs=trainer_args.epochs,
-            resume=resume,
-            guards=not no_crash_loop_guard,
-            announce=lambda start: view.announce(start, quiet=quiet),
-        )
+    printing.part.check(trainer_args.backend, is_for_many=trainer_args.backend in ON_MANY)
+    report, has_news = _run(settings, resume=resume, guards=not no_crash_loop_guard, quiet=quiet)
+    if json and printing.part.is_main:
+        output.document(report)
+    elif has_news and not quiet:
+        view.show(report)
 
+
+def _run(settings: Settings, *, resume: bool, guards: bool, quiet: bool) -> tuple[dict[str, Any], bool]:
+    """Trains; returns the document, and whether it has news: none but at rank 0."""
+    from marlin_ckpt.cli.views import run as view
+    from marlin_ckpt.directory import notes
+    from marlin_ckpt.operations import starting
+    from marlin_ckpt.training import preemption
+
+    is_main, checkpointer, epochs = printing.part.is_main, settings.checkpointer, settings.trainer.epochs
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(preemption.listening(really=settings.trainer.handle_signals))
         # torch complains at each start where NumPy is not installed; nothing here needs it.
         warnings.filterwarnings("ignore", "Failed to initialize NumPy")
+        by_main = _by_main(settings)
+        resume = _leased(stack, settings, by_main, resume=resume)
+        starter = starting.Starter(
+            checkpointer,
+            epochs=epochs,
+            resume=resume,
+            guards=guards,
+            announce=lambda start: view.announce(start, quiet=quiet) if is_main else None,
+            by_main=by_main,
+        )
         from marlin_ckpt.cli.views.progress import RunProgress
         from marlin_ckpt.training.build import build_trainer
 
         def count_start() -> None:
-            signals.at_once = stack.enter_context(notes.counted_start(starter.start.resumes_from))
+            if is_main:
+                signals.at_once = stack.enter_context(notes.counted_start(starter.start.resumes_from))
 
-        progress = stack.enter_context(RunProgress(quiet=quiet))
+        progress = RunProgress(quiet=quiet)
+        if is_main:
+            stack.enter_context(progress)
         stack.enter_context(output.stdout_for_data_alone())
         trainer = build_trainer(
             settings,
@@ -96,8 +124,33 @@ def train(
         except BaseException:
             output.so_far(lambda: progress.report(trainer, starter.start))
             raise
-    report = progress.report(trainer, starter.start)
-    if json:
-        output.document(report)
-    elif not quiet and progress.has_news:
-        view.show(report)
+    return (progress.report(trainer, starter.start) if is_main else {}), progress.has_news
+
+
+def _by_main(settings: Settings) -> ByMain:
+    """Finds the other ranks, where there are to be others; gives what has rank 0 do a thing for all."""
+    from marlin_ckpt.arguments import ON_MANY
+    from marlin_ckpt.operations import starting
+
+    if settings.trainer.backend not in ON_MANY:
+        return starting.alone
+    from marlin_ckpt.training.parallel import joining
+
+    return joining.by_main(settings.trainer)
+
+
+def _leased(stack: contextlib.ExitStack, settings: Settings, by_main: ByMain, *, resume: bool) -> bool:
+    """Takes the lease, for as long as the context lasts; returns whether to resume."""
+    from marlin_ckpt.operations import launched, restarts, starting
+
+    checkpointer, launch = settings.checkpointer, launched.launch()
+
+    def take() -> bool:
+        resumes = resume or restarts.resumes(checkpointer, launch)
+        stack.enter_context(starting.leased(checkpointer, epochs=settings.trainer.epochs, resume=resumes))
+        restarts.begins(checkpointer, launch)
+        return resumes
+
+    resumes: bool = by_main(take)
+    printing.part.keep_log_in(os.fspath(checkpointer.save_dir))
+    return resumes

@@ -1,0 +1,58 @@
+"""Runs that torchrun itself starts, ends and starts again; few of them, since each start imports torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.folders import REPOSITORY
+from tests.support.rank_modules import config
+
+PATIENCE_S = 240
+
+
+def start(directory: Path, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.Popen:
+    """Starts torchrun, with two ranks."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.Popen(
+        [*torchrun, *options, "-m", "marlin_ckpt", *arguments], cwd=directory, stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_a_restart_by_torchrun_goes_on_with_its_run_after_a_rank_was_killed(tmp_path):
+    path = config(tmp_path, does="kill", at=[1, 5])
+    process = start(tmp_path, "train", "--config", str(path), "--json", options=("--max-restarts", "1"))
+    out, err = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 0, err
+    failed, end = json.JSONDecoder().raw_decode(out)  # each start prints its document
+    assert (failed["error"]["exit_code"], failed["global_steps"]) == (1, 4)
+    document = json.loads(out[end:])
+    assert (document["global_steps"], document["steps_trained"]) == (9, 5)
+    assert os.path.basename(document["resumed_from"]) == "model_4.pt"
+    assert sum("error:" in line for line in err.splitlines()) == 1
+
+
+def test_sigterm_to_torchrun_stops_all_ranks_saved_and_the_grace_is_compared_with_its_own(tmp_path):
+    path = config(tmp_path, does="waits", at=[0, 5])
+    options = ("--set", "trainer.preempt_grace_seconds=60")
+    process = start(tmp_path, "train", "--config", str(path), *options)
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "waits for a signal" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    out, err = process.communicate(timeout=PATIENCE_S)
+
+    assert (process.returncode, out) == (1, "")
+    assert "terminated; last checkpoint: " in err
+    assert (tmp_path / "checkpoints" / "model_5.pt").is_file()
+    warned = "torchrun kills its processes 30 s after a signal, and preempt_grace_seconds is 60"
+    assert "".join(said).count(warned) == 1
