@@ -29,6 +29,7 @@ from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import FailedSave, SaveReport
 from marlin_ckpt.saving import predicted_size
 from marlin_ckpt.saving.closing import Closing
+from marlin_ckpt.saving.writing.choosing import check
 from marlin_ckpt.storage.local.publishing import make_directory
 
 _LOGGER_NAME = "marlin_ckpt.checkpointer"
@@ -207,7 +208,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
             StorageError: there is too little room.
         """
         if self.args.checkpoint and self.args.on_save_error == "raise":
-            self._saves.engine.check(state.payload())
+            check(state.payload())
         if self.args.checkpoint and self.args.check_space:
             size_bytes = predicted_size.predicted_bytes(state.payload(), optimizers)
             needed_space.check(self.args, size_bytes, indices, self.run_id)

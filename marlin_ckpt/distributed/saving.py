@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -136,6 +136,7 @@ def write(
     ranks: Ranks,
     image: memoryview | None = None,
     patience_s: float = commit.PATIENCE_S,
+    before_renaming: Callable[[], None] = lambda: None,
 ) -> SaveReport:
     """Writes what was prepared; all ranks call it.
 
@@ -145,6 +146,7 @@ def write(
         image: the memory of this rank's shard, with a block more, in which the data of the tensors is at its
             places (`prepared.plan.shard`); None: they are read where they are.
         patience_s: how long a rank looks for the folder that rank 0 has made.
+        before_renaming: called at each rank when its shard is durable; where it raises, the save fails.
 
     Returns:
         what it took; `size_bytes` is of the whole checkpoint.
@@ -153,20 +155,49 @@ def write(
         StorageError, UnsavableStateError, RankError: as `save_sharded`; at all ranks.
     """
     try:
-        return _write(prepared, ranks, image, min(patience_s, ranks.timeout_s / 2))
+        shard = _Shard(prepared, image, min(patience_s, ranks.timeout_s / 2), before_renaming)
+        return _write(shard, ranks)
     except BaseException:
         prepared.plans.drop()
         raise
 
 
-def _write(prepared: Prepared, ranks: Ranks, image: memoryview | None, patience_s: float) -> SaveReport:
+class _Shard(NamedTuple):
+    """The shard of this rank; see `write`."""
+
+    prepared: Prepared
+    image: memoryview | None
+    patience_s: float
+    before_renaming: Callable[[], None]
+
+    def write(self, folder: str, about: ShardAbout) -> Facts | None:
+        """Writes it; None where there is nothing to write."""
+        prepared, image = self.prepared, self.image
+        commit.find(folder, prepared.path, self.patience_s)
+        shard, facts = prepared.plan.shard, None
+        if shard is not None:
+            items = prepared.items
+            data = live(prepared.tensors) if image is None else _copied(prepared, image)
+            facts = commit.write_durably(
+                folder,
+                shard_name(about.rank),
+                shard.size_bytes,
+                lambda target: write_shard(target, items, data, about).crc32,
+                image,
+            )
+        self.before_renaming()
+        return facts
+
+
+def _write(own: _Shard, ranks: Ranks) -> SaveReport:
     began = time.perf_counter()
+    prepared = own.prepared
     path, plan = prepared.path, prepared.plan
     staged = Staged(path, ranks)
     try:
         folder, save_id = staged.begin(overwrite=prepared.overwrite)
         about = ShardAbout(save_id, ranks.rank)
-        shard = together(ranks, lambda: _write_shard(prepared, folder, about, image, patience_s))
+        shard = together(ranks, lambda: own.write(folder, about))
         written = time.perf_counter()
         votes = ranks.gathered(_VOTE.pack(*shard[1:]) if shard else bytes(_VOTE.size), is_fixed=True)
         sharded = Sharded(save_id, ranks.world_size, prepared.mesh)
@@ -185,25 +216,6 @@ def _write(prepared: Prepared, ranks: Ranks, image: memoryview | None, patience_
         write_s=written - began,
         sync_s=ended - written,
         metrics=dict(prepared.manifest.metrics),
-    )
-
-
-def _write_shard(
-    prepared: Prepared, folder: str, about: ShardAbout, image: memoryview | None, patience_s: float
-) -> Facts | None:
-    """Writes the shard of this rank; None where it has nothing to write."""
-    commit.find(folder, prepared.path, patience_s)
-    shard = prepared.plan.shard
-    if shard is None:
-        return None
-    items = prepared.items
-    data = live(prepared.tensors) if image is None else _copied(prepared, image)
-    return commit.write_durably(
-        folder,
-        shard_name(about.rank),
-        shard.size_bytes,
-        lambda target: write_shard(target, items, data, about).crc32,
-        image,
     )
 
 

@@ -2,21 +2,19 @@
 
 import contextlib
 import errno
-import functools
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import torch
 
+from marlin_ckpt.distributed.failures import together, told_by_main
+from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import MarlinError, StorageError
-from marlin_ckpt.formats.pickle.storages import tensor_names
-from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.formats.torch.pickler import Encoded, encode
-from marlin_ckpt.formats.torch.writer import Image, Written
+from marlin_ckpt.formats.torch.writer import Written
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving.background import Background, take_frames
@@ -24,12 +22,14 @@ from marlin_ckpt.saving.copying.awaited import Awaited
 from marlin_ckpt.saving.copying.owners import KnownOptimizers, stepping
 from marlin_ckpt.saving.copying.snapshot import Snapshot, take
 from marlin_ckpt.saving.copying.staging import Arena
+from marlin_ckpt.saving.crew import Crew
 from marlin_ckpt.saving.job import Job
-from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.saving.turn import Turn
-from marlin_ckpt.storage.local.direct import BLOCK_BYTES
+from marlin_ckpt.saving.writing.choosing import Choosing
+from marlin_ckpt.saving.writing.content import Image
 from marlin_ckpt.storage.local.files import absolute
 
+_T = TypeVar("_T")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOST_REPORTS = 1000  # that are kept for a caller who may never take them
 
@@ -39,16 +39,20 @@ class _Moved(MarlinError):  # noqa: N818 - it ends no program
 
 
 class Engine:
-    """Saves one state at a time.
+    """Saves one state at a time. Where ranks save together, each calls the same, and what fails fails at all.
 
     Attributes:
         reports: of the saves that are durable and that nobody has asked for yet.
         pace: what the saves have cost.
         turn: held by whoever calls `save`.
+        crew: the ranks that save together.
     """
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(self, logger: logging.Logger, *, is_together: bool = False) -> None:
+        """Takes what logs, and whether the ranks of a process group save together, once there is one."""
         self.reports: deque[SaveReport] = deque(maxlen=_MOST_REPORTS)
+        self.crew = Crew(is_together=is_together)
+        self._choosing = Choosing(self.crew)
         self._logger = logger
         self._arena = Arena()
         self._background = Background(logger)
@@ -65,14 +69,6 @@ class Engine:
         self._optimizers.watch()
         self._optimizers.known.update(optimizers)
 
-    def check(self, state: Any) -> None:
-        """Pickles a state, without its tensors' data, and throws the result away.
-
-        Raises:
-            UnsavableStateError: it cannot be pickled.
-        """
-        encode(plain(state))
-
     def save(self, job: Job) -> bool:
         """Saves a state, or copies it and saves the copy in the background.
 
@@ -83,15 +79,18 @@ class Engine:
             UnsavableStateError: the state cannot be pickled.
             StorageError: the file cannot be written, or there is no memory for the copy. What the save before
                 it has failed with in the background is not raised here, but by `raise_earlier`.
+            RankError: another rank has ended, does not come in time, or saves something else.
         """
-        if job.may_skip and self._background.is_busy():
-            self._logger.info("Skipped %s: the save before it is still under way.", job.path)
+        if job.may_skip and self.crew.here.most(self._background.is_busy())[0]:
+            if self.crew.here.is_main:
+                self._logger.info("Skipped %s: the save before it is still under way.", job.path)
             return False
         began = time.perf_counter()
         self._awaited.wait()
         self._earlier = self._background.ended() or self._earlier
         self.pace.save_began()
         try:
+            self.crew.meet(job.path)
             if job.how.async_save:
                 self._save_behind(job, began)
             else:
@@ -175,70 +174,74 @@ class Engine:
         self._earlier = self._background.ended() or self._earlier
 
     def _save_now(self, job: Job, began: float) -> None:
-        state = _payload(job)
-        file = (job.path, state, job.manifest, job.overwrite, job.how.statistics)
-        written = self._written(job, lambda: writer.write_file(*file))
-        self._report(job, written, time.perf_counter() - began, 0.0)
+        content = self._choosing.content(job, job.path)
+        written = self._written(job, self.crew.here, content.write)
+        self._report(job, self.crew.here, written, time.perf_counter() - began, 0.0)
 
     def _save_behind(self, job: Job, began: float) -> None:
-        path = absolute(job.path)  # the program may change its working directory meanwhile
-        encoded, image = self._prepare(job)
-        is_watching = self._optimizers.watch()  # before the copy begins: what steps from now on waits for it
-        take = functools.partial(self._stage, job, encoded, image, is_watching=is_watching)
-        staged = self._awaited.begin(encoded, job.path, take)
+        # The program may change its working directory meanwhile.
+        here, image = self.crew.here, self._choosing.content(job, absolute(job.path)).image()
+        memory = self._together(here, lambda: self._room(image))
+        image.fill(memory)
+        staged = self._together(here, lambda: self._begin_copy(job, image, memory))
         staged.stall_s = time.perf_counter() - began
         try:
-            self._background.start(lambda: self._finish(job, staged, path))
+            self._background.start(lambda: self._finish(job, image, memory, staged))
         except MarlinError:
             self._awaited.give_up()
             staged.device_copies.wait()
             raise
 
-    def _prepare(self, job: Job) -> tuple[Encoded, Image]:
-        """Pickles a state, and takes memory for its copy, which is kept for the next save."""
-        encoded = encode(_payload(job))
-        plan = writer.plan_image(encoded, has_statistics=job.how.statistics)
+    def _room(self, image: Image) -> memoryview:
+        """Takes memory for a copy, which is kept for the next save."""
+        if not image.image_bytes:
+            return memoryview(b"")
         before = self._arena.size_bytes
-        is_pinned = any(storage.device.type == "cuda" for storage in encoded.storages.values())
-        image = Image(self._arena.room(plan.size_bytes + BLOCK_BYTES, is_pinned=is_pinned), plan)
+        is_pinned = any(one.storage.device.type == "cuda" for one in image.pieces)
+        room = self._arena.room(image.image_bytes, is_pinned=is_pinned)
         if self._arena.size_bytes != before:
-            taken = f"{encoded.size_bytes:,} bytes"
+            taken = f"{image.size_bytes:,} bytes"
             self._logger.info("Asynchronous saves keep a copy of the state in memory: %s.", taken)
-        return encoded, image
+        return room
 
-    def _stage(self, job: Job, encoded: Encoded, image: Image, *, is_watching: bool) -> Snapshot:
+    def _begin_copy(self, job: Job, image: Image, memory: memoryview) -> Snapshot:
         """Begins the copy of a state."""
-        # Inside a step, of its closure or of a hook, its tensors change without another hook, and kernels
-        # of fused optimizers change them without autograd's counting it.
-        overlaps = is_watching and job.how.overlap and self._may_overlap
-        owned = self._optimizers.tensors() if overlaps and threading.get_ident() not in stepping() else {}
-        return take(encoded, image, owned, is_checked=job.how.check_overlap)
+        pieces = image.pieces
+        is_watching = self._optimizers.watch()  # before the copy begins: what steps from now on waits for it
 
-    def _finish(self, job: Job, staged: Snapshot, path: str) -> None:
+        def stage() -> Snapshot:
+            # Inside a step, of its closure or of a hook, its tensors change without another hook, and kernels
+            # of fused optimizers change them without autograd's counting it.
+            overlaps = is_watching and job.how.overlap and self._may_overlap
+            owned = self._optimizers.tensors() if overlaps and threading.get_ident() not in stepping() else {}
+            return take(pieces, memory, owned, is_checked=job.how.check_overlap)
+
+        storages = {one.storage._cdata for one in pieces}  # noqa: SLF001 - their identities
+        return self._awaited.begin(storages, job.path, stage)
+
+    def _finish(self, job: Job, image: Image, memory: memoryview, staged: Snapshot) -> None:
         """Finishes the copy and writes it, in the background."""
         try:
-            self._write_copy(job, staged, path)
+            self._write_copy(job, image, memory, staged)
         except Exception as error:
             if job.on_error is None:
                 raise
             take_frames(error)
             job.on_error(error)
 
-    def _write_copy(self, job: Job, staged: Snapshot, path: str) -> None:
+    def _write_copy(self, job: Job, image: Image, memory: memoryview, staged: Snapshot) -> None:
         began = time.perf_counter()
-        staged.copy_behind()
-        staged.copy_s = time.perf_counter() - began
+        behind = self.crew.behind
 
         def check() -> None:
             staged.copying.wait_for_caller()
             if moved := staged.copying.settle():
-                names = tensor_names(staged.encoded.pickle)
-                raise _Moved(", ".join(name for key in moved for name in names.get(key, [f"storage {key}"])))
+                raise _Moved(", ".join(name for key in moved for name in image.names(key)))
 
         try:
-            image = (staged.encoded, job.manifest, staged.image)
-            how = (job.overwrite, job.how.statistics)
-            written = self._written(job, lambda: writer.write_image(path, *image, check, *how))
+            self._together(behind, staged.copy_behind)
+            staged.copy_s = time.perf_counter() - began
+            written = self._written(job, behind, lambda: image.write(memory, check))
         except _Moved as error:
             self._may_overlap = False
             what = (
@@ -247,24 +250,29 @@ class Engine:
             hint = "from now on saves copy everything before they return, as with overlap: false"
             if not job.gives_up:
                 raise StorageError(what, job.path, f"save it again; {hint}", errno=errno.EBUSY) from None
-            self._logger.warning("%s was %s. F%s.", job.path, what, hint[1:])
+            if behind.is_main:
+                self._logger.warning("%s was %s. F%s.", job.path, what, hint[1:])
             job.on_given_up(what)
         else:
-            self._report(job, written, staged.stall_s, staged.copy_s)
+            self._report(job, behind, written, staged.stall_s, staged.copy_s)
         finally:
             self.pace.save_ended(staged.stall_s)
 
-    def _written(self, job: Job, write: Callable[[], Written]) -> Written:
+    def _written(self, job: Job, ranks: Ranks, write: Callable[[], Written]) -> Written:
         """Writes; a second time if the disk was full and removing old checkpoints has made room."""
         try:
             return write()
         except StorageError as error:
-            if error.errno not in _FULL or not job.make_room():
+            if error.errno not in _FULL or not told_by_main(ranks, job.make_room):
                 raise
             return write()
 
-    def _report(self, job: Job, written: Written, stall_s: float, copy_s: float) -> None:
-        if new := set(written.refused) - self._warned_of:
+    def _together(self, ranks: Ranks, work: Callable[[], _T]) -> _T:
+        """Does work at every rank; where it fails at one, it fails at all."""
+        return work() if ranks.world_size == 1 else together(ranks, work)
+
+    def _report(self, job: Job, ranks: Ranks, written: Written, stall_s: float, copy_s: float) -> None:
+        if ranks.is_main and (new := set(written.refused) - self._warned_of):
             self._warned_of |= new
             what = "%s will need weights_only: false to load, because it holds %s"
             self._logger.warning(what, job.path, ", ".join(written.refused))
@@ -281,9 +289,4 @@ class Engine:
         )
         self._logger.debug("Saved %s", report)
         self.reports.append(report)
-        job.on_durable(report)
-
-
-def _payload(job: Job) -> Any:
-    """What is pickled."""
-    return plain(job.state) if job.makes_plain else job.state
+        self._together(ranks, lambda: job.on_durable(report))

@@ -2,10 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.reports import SaveReport
+
+
+class Form(Enum):
+    """What a state becomes.
+
+    Attributes:
+        FILE: a file by one process.
+        GATHERED: a file by rank 0 of a state of which each rank has parts.
+        SHARDED: a folder, to which each rank writes what it has.
+    """
+
+    FILE = auto()
+    GATHERED = auto()
+    SHARDED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +48,11 @@ class Job:
     background.
 
     Attributes:
-        path: of the file.
+        path: of the file or folder.
         state: what is saved.
         manifest: of the file, without its records.
         how: it is saved.
+        form: what it becomes; the same at all ranks.
         may_skip: whether it is skipped while the save before it is under way, in place of waiting for it.
         gives_up: whether it is only logged that a tensor has changed while it was copied, and nothing was
             written; else it is an error.
@@ -52,6 +68,7 @@ class Job:
     state: Any
     manifest: Manifest
     how: How
+    form: Form = Form.FILE
     may_skip: bool = False
     gives_up: bool = False
     makes_plain: bool = True

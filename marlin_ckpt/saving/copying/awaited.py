@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from marlin_ckpt.errors import StorageError
-from marlin_ckpt.formats.torch.pickler import Encoded
-from marlin_ckpt.saving.copying.owners import held_by, stepping
+from marlin_ckpt.saving.copying.owners import held_by, local_of, stepping
 from marlin_ckpt.saving.copying.snapshot import Snapshot
 from marlin_ckpt.saving.pace import Pace
 from marlin_ckpt.saving.turn import Turn
@@ -64,11 +63,11 @@ class Awaited:
             self._staged.popleft()  # only now: an interrupted wait is taken up by the next one
             self.pace.waited(time.perf_counter() - began)
 
-    def begin(self, encoded: Encoded, path: str, take: Callable[[], Snapshot]) -> Snapshot:
+    def begin(self, storages: set[int], path: str, take: Callable[[], Snapshot]) -> Snapshot:
         """Begins a copy while no other thread is inside the step of an optimizer of the state.
 
         Args:
-            encoded: the state.
+            storages: the identities of those that it is copied from.
             path: of the file, for messages.
             take: begins the copy; steps that other threads begin meanwhile wait for it.
 
@@ -78,7 +77,7 @@ class Awaited:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             with self._turn.taken():
-                if not _is_stepped_by_others(encoded):
+                if not _is_stepped_by_others(storages):
                     staged = take()
                     self._staged.append(staged)
                     return staged
@@ -100,11 +99,10 @@ def _is_being_captured() -> bool:
     return torch.cuda.is_current_stream_capturing()
 
 
-def _is_stepped_by_others(encoded: Encoded) -> bool:
+def _is_stepped_by_others(storages: set[int]) -> bool:
     here = threading.get_ident()
-    wanted = {storage._cdata for storage in encoded.storages.values()}  # noqa: SLF001
     return any(
-        tensor.layout is torch.strided and tensor.untyped_storage()._cdata in wanted  # noqa: SLF001
+        tensor.layout is torch.strided and local_of(tensor).untyped_storage()._cdata in storages  # noqa: SLF001
         for thread, optimizers in stepping().items()
         if thread != here
         for optimizer in optimizers

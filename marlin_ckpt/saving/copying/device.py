@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.storage import UntypedStorage
 
-Target = tuple[memoryview, UntypedStorage]
+Target = tuple[memoryview, UntypedStorage, int]
 
 _PORTABLE = 1  # cudaHostRegisterPortable, driver_types.h: pinned for every device
 
@@ -23,12 +23,13 @@ class DeviceCopies:
         """Begins to copy.
 
         Args:
-            copies: storages, and where their bytes are to go; both are kept alive until `wait` returns.
+            copies: where bytes are to go, the storages that they are in, and where they begin in these; both
+                are kept alive until `wait` returns.
         """
-        self._copies = [(target, storage) for target, storage in copies if storage.nbytes()]
+        self._copies = [one for one in copies if len(one[0])]
         self._events: list[tuple[torch.device, torch.cuda.Event]] = []
         try:
-            for device in dict.fromkeys(storage.device for _, storage in self._copies):
+            for device in dict.fromkeys(storage.device for _, storage, _ in self._copies):
                 self._begin(device)
         except BaseException:
             self.wait()  # or they would write into memory that is by then used for something else
@@ -42,9 +43,10 @@ class DeviceCopies:
             self._events.append((device, event))
             with torch.cuda.stream(stream):
                 try:
-                    for target, storage in self._copies:
+                    for target, storage, start in self._copies:
                         if storage.device == device:
-                            source = torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
+                            source = torch.empty(0, dtype=torch.uint8, device=device)
+                            source.set_(storage, start, (len(target),), (1,))
                             torch.frombuffer(target, dtype=torch.uint8).copy_(source, non_blocking=True)
                 finally:
                     event.record(stream)

@@ -148,14 +148,18 @@ class KnownOptimizers:
             # Its step may be part of a CUDA graph, which is replayed without any hook being called.
             is_capturable = any(group.get("capturable") for group in optimizer.param_groups)
             for tensor in held_by(optimizer):
+                local = local_of(tensor)
                 if (
-                    type(tensor) in _PLAIN_TENSORS
-                    and tensor.layout is torch.strided
-                    and (_is_ours(tensor) if tensor.is_cpu else tensor.is_cuda and not is_capturable)
-                    and not tensor.is_nested
-                    and not tensor.is_inference()
+                    type(local) in _PLAIN_TENSORS
+                    and local.layout is torch.strided
+                    and (_is_ours(local) if local.is_cpu else local.is_cuda and not is_capturable)
+                    and not local.is_nested
+                    and not local.is_inference()
                 ):
-                    found.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)  # noqa: SLF001
+                    # A step changes the parts of DTensors without autograd's counting it, which is why a copy
+                    # is never begun within one; whatever else is counted is counted of one of the two.
+                    both = [tensor] if local is tensor else [tensor, local]
+                    found.setdefault(local.untyped_storage()._cdata, []).extend(both)  # noqa: SLF001
         return found
 
 
@@ -168,6 +172,20 @@ def _is_ours(tensor: torch.Tensor) -> bool:
 def held_by(optimizer: Optimizer) -> Iterator[torch.Tensor]:
     """The parameters and the state of an optimizer."""
     return tensors_in([[group["params"] for group in optimizer.param_groups], optimizer.state])
+
+
+def local_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a DTensor that this rank has; another tensor itself.
+
+    Without an import of DTensor, which takes longer than many a save.
+    """
+    local = getattr(tensor, "_local_tensor", None)
+    return local if isinstance(local, torch.Tensor) else tensor
+
+
+def is_part(value: Any) -> bool:
+    """Whether a value is a DTensor."""
+    return isinstance(value, torch.Tensor) and local_of(value) is not value
 
 
 def stepping() -> dict[int, list[Optimizer]]:

@@ -2,17 +2,17 @@
 
 import ctypes
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from isal import isal_zlib
 
 from marlin_ckpt.formats.torch.memory import memory
-from marlin_ckpt.formats.torch.pickler import Encoded
-from marlin_ckpt.formats.torch.writer import Image, on_cpu
+from marlin_ckpt.formats.torch.writer import on_cpu
 from marlin_ckpt.saving.copying.device import DeviceCopies, Target
 from marlin_ckpt.saving.copying.staging import Copy, Copying, Watched, make, tasks
+from marlin_ckpt.saving.writing.content import Piece
 from marlin_ckpt.storage.threads import in_order
 
 _WORTH_THREADS_BYTES = 64 << 20  # of copies that the caller waits for
@@ -23,16 +23,12 @@ class Snapshot:
     """A state that is being copied into memory.
 
     Attributes:
-        encoded: the state, pickled, and its storages.
-        image: what it is copied into.
         copying: the copies within this process's memory.
         device_copies: the copies from devices.
         stall_s: how long the caller has waited so far, in seconds.
         copy_s: how long the thread in the background has copied.
     """
 
-    encoded: Encoded
-    image: Image
     copying: Copying
     device_copies: DeviceCopies
     stall_s: float = 0.0
@@ -52,18 +48,18 @@ class Snapshot:
 
 
 def take(
-    encoded: Encoded, image: Image, owned: Mapping[int, list[torch.Tensor]], *, is_checked: bool
+    pieces: Iterable[Piece], image: memoryview, owned: Mapping[int, list[torch.Tensor]], *, is_checked: bool
 ) -> Snapshot:
     """Copies at once what may change before the next optimizer step; the rest is left to the snapshot.
 
     Args:
-        encoded: the state.
-        image: where the copies go.
+        pieces: of the state.
+        image: the memory that they go to.
         owned: the tensors that nothing but an optimizer's step changes, by the identity of their storages.
         is_checked: also compare checksums of the source and the copy; what is on a device is then copied at
             once, since the processor cannot read it.
     """
-    start = ctypes.addressof(ctypes.c_char.from_buffer(image.memory))
+    start = ctypes.addressof(ctypes.c_char.from_buffer(image)) if image else 0
     now: list[Copy] = []
     late: list[Copy] = []
     device_now: list[Target] = []
@@ -71,22 +67,21 @@ def take(
     watched: list[Watched] = []
     held = []
     sums: dict[str, tuple[memoryview, int]] = {}
-    for key, storage in encoded.storages.items():
-        at, size = image.plan.offsets[f"data/{key}"], storage.nbytes()
+    for key, storage, first, size, at in pieces:
         owners = owned.get(storage._cdata, [])  # noqa: SLF001
-        is_cuda = storage.device.type == "cuda"
-        if is_cuda:
+        if storage.device.type == "cuda":
             is_late = bool(owners) and not is_checked
-            (device_late if is_late else device_now).append((image.memory[at : at + size], storage))
+            (device_late if is_late else device_now).append((image[at : at + size], storage, first))
             owners = owners if is_late else []
         elif owners:
-            late.append(Copy(start + at, storage.data_ptr(), size))
+            source = storage.data_ptr() + first
+            late.append(Copy(start + at, source, size))
             if is_checked:
-                sums[key] = image.memory[at : at + size], isal_zlib.crc32(memory(storage.data_ptr(), size))
+                sums[key] = image[at : at + size], isal_zlib.crc32(memory(source, size))
         else:
             local = on_cpu(storage)
             held.append(local)
-            now.append(Copy(start + at, local.data_ptr(), size))
+            now.append(Copy(start + at, local.data_ptr() + first, size))
         watched += [Watched(key, tensor, tensor._version) for tensor in owners]  # noqa: SLF001
     at_once = DeviceCopies(device_now)
     _copy_at_once(now)
@@ -95,7 +90,7 @@ def take(
     def differ() -> list[str]:
         return [key for key, (copied, crc32) in sums.items() if isal_zlib.crc32(copied) != crc32]
 
-    return Snapshot(encoded, image, Copying(late, watched, differ), DeviceCopies(device_late))
+    return Snapshot(Copying(late, watched, differ), DeviceCopies(device_late))
 
 
 def _copy_at_once(copies: list[Copy]) -> None:

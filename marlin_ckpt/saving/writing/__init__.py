@@ -1,0 +1,9 @@
+"""What a save writes: one file, or this rank's shard of a folder; alone, or together with other ranks.
+
+content   Content: what the engine asks of all of these
+file      a file by this process
+of_main   a file by rank 0, of whose end all ranks learn
+gathering a file by rank 0 of tensors of which each rank has a part
+sharded   a folder that all ranks write
+choosing  which of these a save is
+"""

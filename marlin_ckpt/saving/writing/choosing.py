@@ -1,0 +1,79 @@
+"""Which form a save has, and what it writes then."""
+
+from typing import Any
+
+import torch
+
+from marlin_ckpt.formats.torch.pickler import encode
+from marlin_ckpt.saving.copying.owners import is_part, tensors_in
+from marlin_ckpt.saving.crew import Crew
+from marlin_ckpt.saving.job import Form, Job
+from marlin_ckpt.saving.plain import plain
+from marlin_ckpt.saving.replacing import replaced
+from marlin_ckpt.saving.writing.content import Content
+from marlin_ckpt.saving.writing.file import FileContent
+from marlin_ckpt.saving.writing.of_main import OfMain
+
+
+class Choosing:
+    """Chooses what the saves of one saver write, and keeps their plans."""
+
+    def __init__(self, crew: Crew) -> None:
+        """Takes the ranks."""
+        self._crew = crew
+        self._plans: Any = None
+
+    def form(self, state: Any, layout: str = "file") -> Form:
+        """The form that a state is saved in; all ranks call this.
+
+        Args:
+            state: what this rank has of it.
+            layout: `auto`, `file` or `sharded`; see `DefaultCheckpointerArguments`.
+        """
+        if layout == "sharded":
+            return Form.SHARDED
+        if not self._crew.here.most(has_parts(state))[0]:
+            return Form.FILE
+        return Form.SHARDED if layout == "auto" else Form.GATHERED
+
+    def content(self, job: Job, path: str) -> Content:
+        """What a save writes; all ranks call this.
+
+        Args:
+            job: the save.
+            path: of it, absolute where it is written in the background.
+
+        Raises:
+            UnsavableStateError: the state cannot be saved in this form.
+            RankError: a rank has ended, or does not come.
+        """
+        crew = self._crew
+        state = crew.done(lambda: plain(job.state) if job.makes_plain else job.state)
+        if job.form is Form.SHARDED:
+            # These import DTensor, which takes longer than many a save.
+            from marlin_ckpt.distributed.planning.plans import SavePlans  # noqa: PLC0415
+            from marlin_ckpt.saving.writing.sharded import ShardedContent  # noqa: PLC0415
+
+            self._plans = self._plans or SavePlans()
+            return ShardedContent(job, state, path, crew, self._plans)
+        if job.form is Form.GATHERED:
+            from marlin_ckpt.saving.writing.gathering import GatheredContent  # noqa: PLC0415
+
+            return GatheredContent(job, state, path, crew)
+        if crew.is_alone:
+            return FileContent(job, state, path)
+        return OfMain(FileContent(job, state, path) if crew.here.is_main else None, crew)
+
+
+def has_parts(state: Any) -> bool:
+    """Whether a state holds a tensor of which this rank has a part."""
+    return any(is_part(one) for one in tensors_in(state))
+
+
+def check(state: Any) -> None:
+    """Pickles a state, without its tensors' data, and throws the result away.
+
+    Raises:
+        UnsavableStateError: it cannot be pickled.
+    """
+    encode(replaced(plain(state), is_part, lambda one: torch.empty(0) if is_part(one) else one))
