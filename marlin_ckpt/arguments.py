@@ -7,8 +7,16 @@ from typing import Any, Literal
 
 from marlin_ckpt.distribution import DistributedTrainingArguments, FsdpArguments
 from marlin_ckpt.errors import Fault, StorageError
-from marlin_ckpt.fields import Checked, PathText, extension_fault, name_part_fault, suggestion
-from marlin_ckpt.keep import RetentionArguments
+from marlin_ckpt.fields import (
+    DURATION_PATTERN,
+    Checked,
+    PathText,
+    duration_of,
+    extension_fault,
+    name_part_fault,
+    suggestion,
+)
+from marlin_ckpt.keep import RetentionArguments, unreadable
 
 _LOG_LEVELS = {"choices": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
 BACKENDS = ("sp", "sp-amp", "ddp", "ddp-amp", "fsdp2")
@@ -78,6 +86,13 @@ class DefaultCheckpointerArguments(Checked):
         resume_from: a checkpoint to load, in place of what `load_dir` and `load_filename` say.
         statistics: save of each tensor of numbers its L2 norm, minimum, maximum and how many values are NaN
             or infinite, too. `marlin-ckpt report` shows how they change from checkpoint to checkpoint.
+            A sharded checkpoint has none.
+        layout: what a checkpoint is. `file` is one file; where each of several processes has a part of the
+            state, the first gathers it, tensor by tensor. `sharded` is a folder `{file_prefix}_{index}.dcp`
+            to which each process writes what it has. `auto` is `sharded` where a tensor is a DTensor (with
+            `backend: fsdp2`), else `file`.
+        save_timeout: how long one of several processes that save together waits for the others, such as `10m`
+            or `90s`; then the save has failed.
 
     Raises:
         ArgumentsError: at construction, naming every field that is wrong.
@@ -105,6 +120,14 @@ class DefaultCheckpointerArguments(Checked):
     weights_only: bool = True
     resume_from: PathText | None = field(default=None, metadata={"yaml": False})
     statistics: bool = False
+    layout: str = field(default="auto", metadata={"choices": ("auto", "file", "sharded")})
+    save_timeout: str = field(
+        default="10m", metadata={"check": unreadable(duration_of), "pattern": DURATION_PATTERN}
+    )
+
+    def save_timeout_s(self) -> float:
+        """`save_timeout` in seconds."""
+        return duration_of(self.save_timeout)
 
 
 @dataclass

@@ -214,13 +214,13 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes:.3g} TB"
 
 
-_DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h|d|w)\s*")
+_DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|min|m|h|d|w)\s*")
 DURATION_PATTERN = f"^{_DURATION.pattern}$"
-_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def duration_of(text: str) -> float:
-    """Reads a time that something takes, in seconds: `90s`, `30min`, `12h`, `7d`, `2w`.
+    """Reads a time that something takes, in seconds: `90s`, `30min` or `30m`, `12h`, `7d`, `2w`.
 
     Raises:
         ValueError: it is not one, or none at all.

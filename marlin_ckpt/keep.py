@@ -16,7 +16,7 @@ from marlin_ckpt.fields import (
 _COUNT = {"minimum": 1}
 
 
-def _unreadable(read: Callable[[str], float]) -> Callable[[str], str]:
+def unreadable(read: Callable[[str], float]) -> Callable[[str], str]:
     """Makes a check of a field that a function must be able to read."""
 
     def fault(text: str) -> str:
@@ -30,7 +30,7 @@ def _unreadable(read: Callable[[str], float]) -> Callable[[str], str]:
 
 
 def _total_fault(value: str | int) -> str:
-    return _unreadable(size_of)(str(value))
+    return unreadable(size_of)(str(value))
 
 
 @dataclass
@@ -81,7 +81,7 @@ class RetentionArguments(Checked):
     every: int | None = field(default=None, metadata=_COUNT)
     best: BestArguments | list[BestArguments] | None = None
     within: str | None = field(
-        default=None, metadata={"check": _unreadable(duration_of), "pattern": DURATION_PATTERN}
+        default=None, metadata={"check": unreadable(duration_of), "pattern": DURATION_PATTERN}
     )
     hourly: int | None = field(default=None, metadata=_COUNT)
     daily: int | None = field(default=None, metadata=_COUNT)

@@ -9,5 +9,6 @@ run_saves   the saves of one run into directories, under its names and rules
 trial       saves and restores a state to measure what that takes; for `advise`
 
 choice               which checkpoints `CheckpointDirectory.load` tries
+beginning            what is done before the first step of a run
 directory_arguments  the arguments of a CheckpointDirectory
 """

@@ -1,4 +1,4 @@
-"""The checkpointer for one process and one directory."""
+"""The checkpointer for one directory, of one process or of ranks that save together."""
 
 import contextlib
 import logging
@@ -12,24 +12,22 @@ from torch.optim import Optimizer
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint, checked_index
-from marlin_ckpt.checkpointer import run_events
+from marlin_ckpt.checkpointer import beginning, run_events
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.hooks import TrainerHooks
 from marlin_ckpt.checkpointer.run_saves import Request, RunSaves
-from marlin_ckpt.directory import latest, lease, leftovers, needed_space, notes
-from marlin_ckpt.directory.history import removals
+from marlin_ckpt.directory import latest, lease, notes
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.distributed import launch
-from marlin_ckpt.distributed.ranks import shared
+from marlin_ckpt.distributed.ranks import Ranks, shared
 from marlin_ckpt.errors import ArgumentsError, Fault
 from marlin_ckpt.escaping import OwnLogger, get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.loading.load import CheckpointRestoration, Loader
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import FailedSave, SaveReport
-from marlin_ckpt.saving import predicted_size
 from marlin_ckpt.saving.closing import Closing
-from marlin_ckpt.saving.writing.choosing import check
+from marlin_ckpt.saving.writing.choosing import with_all_ranks
 from marlin_ckpt.storage.local.publishing import make_directory
 
 _LOGGER_NAME = "marlin_ckpt.checkpointer"
@@ -38,14 +36,20 @@ _LOGGER_NAME = "marlin_ckpt.checkpointer"
 class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
     """Saves to and loads from `{file_prefix}_{index}.{file_ext}` in directories of the local file system.
 
+    Where a process group is initialised, its ranks save and load together: all of them make the same calls,
+    and what fails at one is raised at all. The argument `layout` says what they write.
+
     When `save` returns, the file is durable, and a kill at any instant leaves older files whole. With
     `async_save` call `close`, or use a `with` statement, to wait for the last save and see its error.
 
     Attributes:
         args: the arguments. Each call checks and obeys them as they are then.
         loaded_path: what `load` has loaded last; "" where it has loaded nothing.
+        is_alone: whether this process saves and loads by itself, whatever process group there is; a trainer
+            of one process sets it.
     """
 
+    is_alone = False
     loaded_path = ""
 
     def __init__(self, args: DefaultCheckpointerArguments) -> None:
@@ -66,11 +70,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         self._saves = RunSaves(self.logger)
         self._obey()
         if args.delete_existing_checkpoints and launch.is_main():
-            if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
-                self.logger.warning("Nothing will be left to load: load_dir is save_dir, which is emptied.")
-            with lease.held_where_used([os.fspath(args.save_dir)], self.run_id):
-                gone = leftovers.delete_existing(os.fspath(args.save_dir), args.file_ext, self.logger)
-                removals.went(gone, "overwrite", self.run_id)
+            beginning.empty(args, self.run_id, self.logger)
 
     @property
     def run_id(self) -> str:
@@ -102,7 +102,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         """
         self._obey()
         index = checked_index(index)
-        if not self.args.checkpoint or not (force or self.is_due(index)):
+        if not self.args.checkpoint or not (force or self._is_due(index)):
             return None
         if not isinstance(checkpoint_state, Checkpoint):
             kind = type(checkpoint_state).__qualname__
@@ -110,7 +110,8 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         payload, modules = checkpoint_state.payload(), checkpoint_state.module_interface_state
         manifest = partial(self._saves.lineage.manifest, Kind.CHECKPOINT, index, checkpoint_state.metrics)
         describe = partial(manifest, payload, modules)
-        return self._save(Request(state=payload, describe=describe, must_be_made=force))
+        wanted = Request(state=payload, describe=describe, must_be_made=force, complete=with_all_ranks)
+        return self._save(wanted)
 
     def save_model(self, model_state: Any, index: int) -> str | None:
         """Saves the module's state alone, if `checkpoint` and `model_state_save_dir` are set.
@@ -130,7 +131,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         if not (self.args.checkpoint and self.args.model_state_save_dir):
             return None
         describe = partial(self._saves.lineage.manifest, Kind.MODEL, index, None, {}, {})
-        return self._save(Request(state=model_state, describe=describe))
+        return self._save(Request(state=model_state, describe=describe, is_model=True))
 
     def load(self, into: Checkpoint | None = None) -> Checkpoint:
         """Loads what `load_dir` and `load_filename` say, and checks every byte.
@@ -165,7 +166,9 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         self._obey()
         self.wait()
         restoration = None if into is None else CheckpointRestoration(into)
-        loaded = Loader(self.args, self.logger, restoration, shared()).load()
+        loaded = Loader(
+            self.args, self.logger, restoration, Ranks.alone() if self.is_alone else shared()
+        ).load()
         self.loaded_path = os.fspath(loaded.path or "")
         if loaded.path:
             self._saves.recording.continues(loaded.path, loaded.manifest, loaded.passed_over)
@@ -207,11 +210,9 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
             UnsavableStateError: the state cannot be pickled; the message says where.
             StorageError: there is too little room.
         """
-        if self.args.checkpoint and self.args.on_save_error == "raise":
-            check(state.payload())
-        if self.args.checkpoint and self.args.check_space:
-            size_bytes = predicted_size.predicted_bytes(state.payload(), optimizers)
-            needed_space.check(self.args, size_bytes, indices, self.run_id)
+        if self.args.checkpoint:
+            self._obey()
+            beginning.check(self.args, self._saves, state, optimizers, indices)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -221,7 +222,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
             DirectoryInUseError: another run holds the lease.
             StorageError: the directory cannot be made.
         """
-        if not self.args.checkpoint:
+        if not (self.args.checkpoint and (self.is_alone or launch.is_main())):
             yield
             return
         with lease.held(os.fspath(self.args.save_dir), self.run_id) as self._saves.lease:
@@ -244,10 +245,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         return notes.save_seconds(os.fspath(self.args.save_dir)) if known_s is None else known_s
 
     def on_run_event(self, kind: str, facts: Mapping[str, Any]) -> None:
-        """Writes what happens in a training into the history of `save_dir`; see `TrainerHooks`.
-
-        Before the first `started` nothing is written.
-        """
+        """Writes what happens in a training into the history of `save_dir`, from `started` on."""
         if self.args.checkpoint:
             run_events.record(self._saves.recording, self.args, kind, facts)
 
@@ -278,13 +276,20 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
     def _obey(self) -> None:
         self.args.check()
         self.logger.setLevel(self.args.log_level)
+        self._saves.engine.crew.is_together = not self.is_alone
 
     def saves_together(self, state: Any) -> bool:  # noqa: ARG002 - the hook's
-        """Whether all ranks of a training are to call `save` and `save_model`: where there are layouts."""
-        return hasattr(self.args, "layout")
+        """Whether all ranks of a training are to call `save` and `save_model`."""
+        return not self.is_alone
+
+    def _is_due(self, index: int) -> bool:
+        """As rank 0 decides, whose clock it is."""
+        if self.args.period != "auto":
+            return self.is_due(index)
+        return bool(self._saves.meet(self.args).told(self.is_due(index)))
 
     def is_due(self, index: int) -> bool:
-        """Whether `save` would save under this index without being forced."""
+        """Whether `save` would save under this index without being forced; ranks may differ."""
         if not self.args.checkpoint:
             return False
         if self.args.period != "auto":

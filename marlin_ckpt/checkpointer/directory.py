@@ -155,7 +155,8 @@ class CheckpointDirectory(Closing):
 
         def durable(report: SaveReport) -> None:
             reports.append(report)
-            self._on_durable(report)
+            if self._saves.engine.crew.here.is_main:
+                self._on_durable(report)
 
         wanted = Request(
             state=state, describe=describe, makes_plain=False, gives_up=False, on_durable=durable

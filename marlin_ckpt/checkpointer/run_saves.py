@@ -6,7 +6,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,15 +18,16 @@ from marlin_ckpt.directory.lease import Lease
 from marlin_ckpt.directory.neighbours import Neighbours
 from marlin_ckpt.directory.retention.in_run import Keeper
 from marlin_ckpt.directory.transaction import Transaction
-from marlin_ckpt.errors import MarlinError, StorageError, UnsavableStateError
+from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.errors import MarlinError, RankError, StorageError, UnsavableStateError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.layouts.folder import FolderLayout
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.naming import FileName, Kind
+from marlin_ckpt.naming import SHARDS, FileName, Kind
 from marlin_ckpt.reports import FailedSave, SaveReport
 from marlin_ckpt.saving import about
 from marlin_ckpt.saving.engine import Engine
-from marlin_ckpt.saving.job import How, Job
+from marlin_ckpt.saving.job import Form, How, Job
 from marlin_ckpt.saving.recording import Attempt, Recording
 from marlin_ckpt.storage.local.publishing import make_directory
 
@@ -41,23 +42,30 @@ class Request:
         state: what is saved.
         describe: makes the manifest, once it is this save's turn.
         must_be_made: whether it waits for the save before it, whatever `when_busy` says.
+        is_model: whether it is the state of a module alone, which is one file.
         makes_plain: whether values that `weights_only` refuses are saved as plain ones.
         gives_up: whether it is only logged that a tensor has changed while it was copied; see `Job`.
-        on_durable: told of the file when it is durable.
+        on_durable: told of the file when it is durable, at each rank.
+        complete: adds to the state of rank 0 what the other ranks have, where it saves for all of them; all
+            ranks call it.
         make_directory: makes the directory that it goes to.
     """
 
     state: Any
     describe: Callable[[], Manifest]
     must_be_made: bool = True
+    is_model: bool = False
     makes_plain: bool = True
     gives_up: bool = True
     on_durable: Callable[[SaveReport], None] = lambda _: None
+    complete: Callable[[Any, Ranks], Any] = lambda state, _: state
     make_directory: Callable[[PathText], None] = make_directory
 
 
 class RunSaves:
     """Saves a run's states under its names, and keeps to its rules of retention.
+
+    The ranks of a process group save together: each calls the same, and rank 0 alone removes and records.
 
     Attributes:
         lineage: of the run.
@@ -73,7 +81,7 @@ class RunSaves:
         """Takes what logs, and by what name the history has what saves; see `Recording`."""
         self.recording = Recording(by)
         self.lineage = self.recording.lineage
-        self.engine = Engine(logger)
+        self.engine = Engine(logger, is_together=True)
         self.keeper = Keeper(logger, lambda args, gone: self.recording.removed(args.save_dir, gone, "keep"))
         self.lease: Lease | None = None
         self.save_s: float | None = None
@@ -88,6 +96,21 @@ class RunSaves:
         if args.async_save and args.overlap:
             self.engine.register(*optimizers)
 
+    def meet(self, args: DefaultCheckpointerArguments) -> Ranks:
+        """The ranks that save together, over a group of their own; all of them call this.
+
+        Args:
+            args: how long one waits for the others.
+
+        Raises:
+            RankError: another rank does not come.
+        """
+        crew = self.engine.crew
+        if crew.form(args.save_timeout_s()):
+            self.lineage.run_id = crew.here.told(self.lineage.run_id)
+            self.recording.is_silent = not crew.here.is_main
+        return crew.here
+
     def save(self, args: DefaultCheckpointerArguments, wanted: Request) -> str | None:
         """Saves a state.
 
@@ -101,24 +124,42 @@ class RunSaves:
         Raises:
             As `DefaultCheckpointer.save` does.
         """
-        path = ""
+        attempts: list[Attempt] = []
+        args = copy.copy(args)
         try:
             with self.engine.turn.taken():
-                args, manifest = copy.copy(args), wanted.describe()
-                path = _place(args, manifest)[0]
-                attempt = Attempt(self.recording, args.save_dir, path, manifest)
-                with attempt.watched():
-                    job = self._job(args, wanted, manifest, attempt)
+                try:
+                    job = self._begun(args, wanted, attempts)
                     if not self.engine.save(job):
                         return None
+                except Exception as error:
+                    for one in attempts:
+                        one.has_failed(error)
+                    raise
                 self.lineage.saves += job.how.async_save
             self.engine.raise_earlier()
-        except (StorageError, UnsavableStateError) as error:
+        except (StorageError, UnsavableStateError, RankError) as error:
             if args.on_save_error == "raise":
                 raise
-            self._pass_over(path, error)
+            self._pass_over(attempts[0].path if attempts else "", error)
             return None
-        return path
+        return job.path
+
+    def _begun(self, args: DefaultCheckpointerArguments, wanted: Request, attempts: list[Attempt]) -> Job:
+        """Prepares all but the state; the attempt is added once the path is known."""
+        ranks = self.meet(args)
+        form = self.engine.form(wanted.state, "file" if wanted.is_model else args.layout)
+
+        def begin() -> Job:
+            manifest = wanted.describe()
+            path = _place(args, manifest, form)[0]
+            attempts.append(Attempt(self.recording, args.save_dir, path, manifest))
+            return self._job(args, wanted, manifest, attempts[0], form)
+
+        job = self.engine.crew.done(begin)
+        if ranks.world_size > 1 and form is not Form.SHARDED:
+            job = replace(job, state=wanted.complete(job.state, ranks))
+        return job
 
     @contextlib.contextmanager
     def transaction(
@@ -169,30 +210,31 @@ class RunSaves:
 
     def _pass_over(self, path: str, error: MarlinError) -> None:
         text = str(error)  # a handler that keeps records would keep the state with the error
-        self._logger.error("Not saved: %s", text)
+        if self.engine.crew.here.is_main:
+            self._logger.error("Not saved: %s", text)
         self.failed.append(FailedSave(path, text))
 
     def _job(
-        self, args: DefaultCheckpointerArguments, wanted: Request, manifest: Manifest, attempt: Attempt
+        self,
+        args: DefaultCheckpointerArguments,
+        wanted: Request,
+        manifest: Manifest,
+        attempt: Attempt,
+        form: Form,
     ) -> Job:
-        is_model = manifest.kind is Kind.MODEL
-        path, directory, name = _place(args, manifest)
-        if self.lease is not None:
-            self.lease.follow()
-        wanted.make_directory(directory)
-        if directory not in self._swept:
-            self._swept.add(directory)
-            leftovers.sweep(os.fspath(directory), self._logger)
-        self._neighbours.saving(os.fspath(directory), name, manifest.run_id)
-        self.recording.begin(args.save_dir, {"checkpointer": about.lasting(args)}, args.keep)
-
+        is_model, is_main = manifest.kind is Kind.MODEL, self.engine.crew.here.is_main
+        path, directory, name = _place(args, manifest, form)
+        if is_main:
+            self._make_way(args, wanted, name, directory, manifest.run_id)
         on_durable = wanted.on_durable
 
         def durable(report: SaveReport) -> None:
             self.lineage.saves += not args.async_save  # it has its number, whatever `on_durable` raises
-            attempt.is_durable(report)
+            if is_main:
+                attempt.is_durable(report)
             if not is_model:
                 self.save_s = report.stall_s + report.copy_s + report.write_s + report.sync_s
+            if not is_model and is_main:
                 self.keeper.saved(args, report.path, manifest.run_id, set(manifest.metrics))
             on_durable(report)
 
@@ -207,6 +249,7 @@ class RunSaves:
             state=wanted.state,
             manifest=manifest,
             how=How(args.async_save, args.overlap, args.check_overlap, args.statistics),
+            form=form,
             may_skip=args.async_save and args.when_busy == "skip" and not wanted.must_be_made,
             gives_up=wanted.gives_up,
             makes_plain=wanted.makes_plain,
@@ -216,9 +259,30 @@ class RunSaves:
             on_error=failed,
         )
 
+    def _make_way(
+        self,
+        args: DefaultCheckpointerArguments,
+        wanted: Request,
+        name: FileName,
+        directory: PathText,
+        run_id: str,
+    ) -> None:
+        """Makes the directory ready for a save."""
+        if self.lease is not None:
+            self.lease.follow()
+        wanted.make_directory(directory)
+        if directory not in self._swept:
+            self._swept.add(directory)
+            leftovers.sweep(os.fspath(directory), self._logger)
+        self._neighbours.saving(os.fspath(directory), name, run_id, args.file_ext)
+        self.recording.begin(args.save_dir, {"checkpointer": about.lasting(args)}, args.keep)
 
-def _place(args: DefaultCheckpointerArguments, manifest: Manifest) -> tuple[str, PathText, FileName]:
+
+def _place(
+    args: DefaultCheckpointerArguments, manifest: Manifest, form: Form
+) -> tuple[str, PathText, FileName]:
     """The path that a state is saved to, its directory as the arguments have it, and its name."""
     directory = (manifest.kind is Kind.MODEL and args.model_state_save_dir) or args.save_dir
-    name = FileName(args.file_prefix, manifest.index, args.file_ext, manifest.kind)
+    extension = SHARDS if form is Form.SHARDED else args.file_ext
+    name = FileName(args.file_prefix, manifest.index, extension, manifest.kind)
     return os.path.join(directory, str(name)), directory, name

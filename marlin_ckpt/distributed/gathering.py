@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 
-from marlin_ckpt.distributed.failures import share, told_by_main
+from marlin_ckpt.distributed.failures import share, together, told_by_main
 from marlin_ckpt.distributed.flat import local_of
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.distributed.reads.boxes import Box
@@ -82,13 +83,27 @@ def with_all_ranks(state: Any, ranks: Ranks) -> Any:
     """
     trainer = state.get(_OF_RANKS[0]) if isinstance(state, dict) else None
     own = trainer.get(_OF_RANKS[1]) if isinstance(trainer, dict) else None
-    found = ranks.gathered(pickle.dumps(own))
-    if found is None or not isinstance(trainer, dict) or not isinstance(own, dict):
-        return state
-    merged: dict[str, Any] = {}
-    for one in found:
-        merged |= pickle.loads(one) or {}  # noqa: S301 - of our own run
-    return {**state, _OF_RANKS[0]: {**trainer, _OF_RANKS[1]: merged}}
+    found = ranks.gathered(together(ranks, lambda: _packed(own)))
+
+    def completed() -> Any:
+        if found is None or not isinstance(trainer, dict) or not isinstance(own, dict):
+            return state
+        merged: dict[str, Any] = {}
+        for one in found:
+            merged |= _unpacked(one) or {}
+        return {**state, _OF_RANKS[0]: {**trainer, _OF_RANKS[1]: merged}}
+
+    return together(ranks, completed)
+
+
+def _packed(value: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream)  # pickle alone makes what it cannot read of tensors without a typed storage
+    return stream.getvalue()
+
+
+def _unpacked(data: bytes) -> Any:
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)  # of our own run
 
 
 class Gathering:

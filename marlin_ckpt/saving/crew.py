@@ -20,6 +20,7 @@ class Crew:
     They agree over one group on the thread that asks for saves, and over another on the one that writes.
 
     Attributes:
+        is_together: whether the ranks of a process group save together, once there is one.
         here: over the first.
         behind: over the second.
     """
@@ -30,7 +31,7 @@ class Crew:
         Args:
             is_together: whether the ranks of a process group save together, once there is one.
         """
-        self._is_together = is_together
+        self.is_together = is_together
         self._group: Any = None
         self.here = self.behind = Ranks.alone()
 
@@ -51,7 +52,7 @@ class Crew:
         Raises:
             RankError: another rank does not come.
         """
-        if not self._is_together:
+        if not self.is_together:
             return False
         group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
         if group is self._group and (group is None or timeout_s == self.here.timeout_s):

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,7 +23,7 @@ from marlin_ckpt.saving.copying.owners import KnownOptimizers, stepping
 from marlin_ckpt.saving.copying.snapshot import Snapshot, take
 from marlin_ckpt.saving.copying.staging import Arena
 from marlin_ckpt.saving.crew import Crew
-from marlin_ckpt.saving.job import Job
+from marlin_ckpt.saving.job import Form, Job
 from marlin_ckpt.saving.turn import Turn
 from marlin_ckpt.saving.writing.choosing import Choosing
 from marlin_ckpt.saving.writing.content import Image
@@ -63,6 +63,10 @@ class Engine:
         self._optimizers = KnownOptimizers(self._awaited.before_step)
         self._may_overlap = True
         self._warned_of: set[str] = set()
+
+    def form(self, state: Any, layout: str = "file") -> Form:
+        """The form that a state is saved in; all ranks call this. See `Choosing.form`."""
+        return self._choosing.form(state, layout)
 
     def register(self, *optimizers: torch.optim.Optimizer) -> None:
         """Names optimizers before their first step, and watches for steps of all optimizers."""

@@ -32,6 +32,7 @@ class Recording:
         by: what saves, as `Started` has it.
         lineage: of the run.
         step: global steps that were done when the save under way began; -1 where that is not known.
+        is_silent: whether nothing is written, since another rank of the run writes it.
     """
 
     def __init__(self, by: str, lineage: Lineage | None = None) -> None:
@@ -42,6 +43,7 @@ class Recording:
             lineage: of the run; None: of a new one.
         """
         self.step = -1
+        self.is_silent = False
         self._is_on = bool(by)
         self.lineage, self.by = lineage or Lineage(), by
         self._histories: dict[str, History] = {}
@@ -55,14 +57,14 @@ class Recording:
 
     def write(self, directory: PathText, *events: Event, is_durable: bool = False) -> None:
         """Writes events of this run into the history of a directory."""
-        if not self._is_on:
+        if not self._is_on or self.is_silent:
             return
         named = (dataclasses.replace(one, run_id=self.lineage.run_id) for one in events)
         self.of(directory).write(*named, is_durable=is_durable)
 
     def note(self, directory: PathText, *events: Event) -> None:
         """Keeps events of this run in memory until something is written."""
-        if self._is_on:
+        if self._is_on and not self.is_silent:
             self.of(directory).note(*(dataclasses.replace(one, run_id=self.lineage.run_id) for one in events))
 
     def begin(self, directory: PathText, config: Any = None, keep: RetentionArguments | None = None) -> None:
@@ -73,7 +75,7 @@ class Recording:
             config: what the run was configured by.
             keep: its rules of retention.
         """
-        if not self._is_on:
+        if not self._is_on or self.is_silent:
             return
         if (absolute(directory), self.lineage.run_id) not in self._begun:
             self.start(
@@ -89,6 +91,8 @@ class Recording:
             directory: which is there.
             started: without the versions and the commit.
         """
+        if self.is_silent:
+            return
         self._is_on = True
         self._begun.add((absolute(directory), self.lineage.run_id))
         started = dataclasses.replace(started, versions=versions(), git_commit=about.commit())
@@ -160,7 +164,11 @@ class Recording:
 
 
 class Attempt:
-    """One save, which becomes durable or fails; its end is written on the thread that saves."""
+    """One save, which becomes durable or fails; its end is written on the thread that saves.
+
+    Attributes:
+        path: that the file or folder will have.
+    """
 
     def __init__(self, recording: Recording, directory: PathText, path: str, manifest: Manifest) -> None:
         """Takes what is known of a save before it begins.
@@ -172,7 +180,8 @@ class Attempt:
             manifest: of the file.
         """
         self._recording, self._directory = recording, absolute(directory)
-        self._path, self._manifest, self._step = absolute(path), manifest, recording.step
+        self.path, self._path, self._manifest = path, absolute(path), manifest
+        self._step = recording.step
         self._has_ended = False
 
     def is_durable(self, report: SaveReport, manifest: Manifest | None = None) -> None:

@@ -24,6 +24,7 @@ from marlin_ckpt import (
 )
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import MarlinError, StorageError
+from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.training.resume.leaves import fingerprint
 from tests.support.modules_of_ranks import Asking, Compiled, Liar, OfOwn, Overflowing, Plain
 from tests.support.proven_modules import Careful
@@ -242,7 +243,7 @@ def saves(directory: str) -> dict:
     found["compiled"].append(compiled.get_state()["conditions"]["optimizer_parameters"])
     failing = trainer_in(Path(directory, "failing"), module=Plain, backend="ddp")
     if rank == 0:
-        failing.checkpointer.save = full
+        writer.write_file = full
     found["failed"] = failure(failing.train)
     return found
 

@@ -78,31 +78,7 @@ def write_file(  # noqa: PLR0913, PLR0917 - all but the first three are seldom g
             local = on_cpu(storage)
             yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
 
-    return write_encoded(path, encoded, data(), manifest, overwrite, has_statistics)
-
-
-def write_encoded(  # noqa: PLR0913, PLR0917 - those of `write_file`, and two more
-    path: PathText,
-    encoded: Encoded,
-    data: Iterable[tuple[str, memoryview]],
-    manifest: Manifest,
-    overwrite: bool = True,
-    has_statistics: bool = False,
-) -> Written:
-    """Writes a pickled state to a file, as `write_file`, with data that comes from elsewhere.
-
-    Args:
-        path: the final name.
-        encoded: the state; its storages are not read.
-        data: of the storages, by the names of their records, in the order of the storages.
-        manifest: as for `write_file`.
-        overwrite: as for `write_file`.
-        has_statistics: as for `write_file`.
-
-    Raises:
-        As `write_file` does, or what `data` raised.
-    """
-    fill = _filling(encoded, data, manifest, has_statistics=has_statistics)
+    fill = _filling(encoded, data(), manifest, has_statistics=has_statistics)
     done = publish(path, fill, encoded.size_bytes, overwrite=overwrite)
     return _written(path, encoded, done)
 

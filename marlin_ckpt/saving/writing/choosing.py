@@ -3,7 +3,9 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
+from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.formats.torch.pickler import encode
 from marlin_ckpt.saving.copying.owners import is_part, tensors_in
 from marlin_ckpt.saving.crew import Crew
@@ -67,6 +69,8 @@ class Choosing:
 
 def has_parts(state: Any) -> bool:
     """Whether a state holds a tensor of which this rank has a part."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return False
     return any(is_part(one) for one in tensors_in(state))
 
 
@@ -77,3 +81,11 @@ def check(state: Any) -> None:
         UnsavableStateError: it cannot be pickled.
     """
     encode(replaced(plain(state), is_part, lambda one: torch.empty(0) if is_part(one) else one))
+
+
+def with_all_ranks(state: Any, ranks: Ranks) -> Any:
+    """A state in which rank 0 has what each rank keeps of its own; see `distributed.gathering`."""
+    # It imports DTensor, as above.
+    from marlin_ckpt.distributed import gathering  # noqa: PLC0415
+
+    return gathering.with_all_ranks(state, ranks)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
+from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.checkpointer.hooks import TrainerHooks, hooks_of
 from marlin_ckpt.distributed.failures import together
 from marlin_ckpt.distributed.ranks import Ranks
@@ -28,6 +29,8 @@ def shared(checkpointer: AbstractCheckpointer, ranks: Ranks) -> AbstractCheckpoi
         ranks: of the run.
     """
     if ranks.world_size == 1:
+        if isinstance(checkpointer, DefaultCheckpointer):
+            checkpointer.is_alone = True
         return checkpointer
     reads_into = "into" in inspect.signature(checkpointer.load).parameters
     return (_ReadingInto if reads_into else SharedCheckpointer)(checkpointer, ranks)
@@ -95,7 +98,8 @@ class SharedCheckpointer(AbstractCheckpointer, TrainerHooks):
 
     def check_space(self, state: Checkpoint, optimizers: Iterable[Optimizer], indices: int) -> None:
         """Raises at all ranks what it raises at rank 0."""
-        self._of_main(lambda: self._hooks.check_space(state, optimizers, indices))
+        of = self._of_all if self._hooks.saves_together(state) else self._of_main
+        of(lambda: self._hooks.check_space(state, optimizers, indices))
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

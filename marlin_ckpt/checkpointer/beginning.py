@@ -1,0 +1,58 @@
+"""What a checkpointer does before the first step of a run: it looks for room, or makes it."""
+
+import logging
+import os
+from collections.abc import Iterable
+
+from torch.optim import Optimizer
+
+from marlin_ckpt.arguments import DefaultCheckpointerArguments
+from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.checkpointer.run_saves import RunSaves
+from marlin_ckpt.directory import lease, leftovers, needed_space
+from marlin_ckpt.directory.history import removals
+from marlin_ckpt.distributed.failures import told_by_main
+from marlin_ckpt.saving import predicted_size
+from marlin_ckpt.saving.job import Form
+from marlin_ckpt.saving.writing.choosing import check as check_pickled
+
+
+def empty(args: DefaultCheckpointerArguments, run_id: str, logger: logging.Logger) -> None:
+    """Removes the files of `save_dir` that have the extension.
+
+    Raises:
+        DirectoryInUseError: another run saves there.
+    """
+    if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
+        logger.warning("Nothing will be left to load: load_dir is save_dir, which is emptied.")
+    with lease.held_where_used([os.fspath(args.save_dir)], run_id):
+        gone = leftovers.delete_existing(os.fspath(args.save_dir), args.file_ext, logger)
+        removals.went(gone, "overwrite", run_id)
+
+
+def check(
+    args: DefaultCheckpointerArguments,
+    saves: RunSaves,
+    state: Checkpoint,
+    optimizers: Iterable[Optimizer],
+    indices: int,
+) -> None:
+    """Raises if a state cannot be saved, or if there is no room; see `DefaultCheckpointer.check_space`.
+
+    Args:
+        args: the checkpointer's.
+        saves: of the run.
+        state: as there.
+        optimizers: as there.
+        indices: as there.
+    """
+    saves.meet(args)
+    crew, payload = saves.engine.crew, state.payload()
+    if args.on_save_error == "raise":
+        crew.done(lambda: check_pickled(payload))
+    if not args.check_space:
+        return
+    size_bytes = predicted_size.predicted_bytes(payload, optimizers)
+    if saves.engine.form(payload, args.layout) is not Form.FILE:  # each rank has a part of it
+        size_bytes = int(crew.here.total(size_bytes)[0])
+    told_by_main(crew.here, lambda: needed_space.check(args, size_bytes, indices, saves.lineage.run_id))

@@ -1,0 +1,120 @@
+"""What the ranks of tests/unit/checkpointer/test_ranks.py save and load."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+import marlin_ckpt
+from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
+from marlin_ckpt.distributed.ranks import Ranks
+from tests.support.saving_ranks import full, same
+
+
+class Run:
+    """A model of FSDP2 and its optimizer, which every rank trains on data of its own."""
+
+    def __init__(self, seed: int = 1, **how: Any) -> None:
+        torch.manual_seed(seed)
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        self.model = torch.nn.Sequential(
+            torch.nn.Linear(7, 65), torch.nn.LayerNorm(65), torch.nn.Linear(65, 5)
+        )
+        for layer in self.model:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1, **how)
+        torch.manual_seed(seed + dist.get_rank())
+        self.steps = 0
+
+    def backward(self) -> None:
+        self.model(torch.randn(4, 7)).square().sum().backward()
+
+    def step(self) -> None:
+        self.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.steps += 1
+
+    def state(self) -> Checkpoint:
+        rank = str(dist.get_rank())
+        return Checkpoint(
+            self.model.state_dict(),
+            {
+                "optimizers": [self.optimizer.state_dict()],
+                "steps": self.steps,
+                "ranks": {rank: {"rng": torch.get_rng_state(), "rank": rank}},
+            },
+            metrics={"loss": 0.5},
+        )
+
+    def whole(self) -> dict[str, Any]:
+        """All that a checkpoint has of it, as it is now."""
+        state = self.state()
+        found = full({"model": state.module_interface_state, "trainer": state.trainer_state})
+        return _cloned(found)
+
+
+def _cloned(state: Any) -> Any:
+    if isinstance(state, torch.Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {key: _cloned(one) for key, one in state.items()}
+    return [*map(_cloned, state)] if isinstance(state, list) else state
+
+
+def checkpointer(directory: str, **args: Any) -> DefaultCheckpointer:
+    made = {"save_dir": directory, "load_dir": directory, "model_state_save_dir": directory, **args}
+    return DefaultCheckpointer(DefaultCheckpointerArguments(**{"save_timeout": "30s", **made}))
+
+
+def save_and_load(directory: str) -> dict[str, Any]:
+    """Saves a run in each way, trains on meanwhile, and loads it again: whether it is what it was."""
+    found: dict[str, Any] = {}
+    ranks = Ranks()
+    for name, how, args in (
+        ("sync", {}, {}),
+        ("async", {}, {"async_save": True}),
+        ("foreach", {"foreach": True}, {"async_save": True}),
+        ("fused", {"fused": True}, {"async_save": True, "check_overlap": True}),
+        ("file", {}, {"layout": "file"}),
+        ("file-async", {"foreach": True}, {"layout": "file", "async_save": True}),
+    ):
+        here = os.path.join(directory, name)
+        run = Run(**how)
+        was, paths = {}, []
+        with checkpointer(here, **args) as one:
+            one.register(run.optimizer)
+            for index in range(1, 4):
+                run.step()
+                was = run.whole()
+                paths.append(one.save(run.state(), index))
+                run.backward()
+            run.step()
+            one.wait()
+            reports = one.take_reports()
+            model = one.save_model(run.model.state_dict(), 3)
+        other = Run(seed=9, **how)
+        other.step()
+        into = Checkpoint(other.model, {"optimizers": [other.optimizer]})
+        loaded = checkpointer(here).load(into=into)
+        now = other.whole()
+        trained = loaded.trainer_state
+        found[name] = {
+            "paths": [os.path.relpath(path, here) for path in paths],
+            "listed": sorted(os.listdir(here)),
+            "model": same(was["model"], now["model"]),
+            "optimizer": same(was["trainer"]["optimizers"], now["trainer"]["optimizers"]),
+            "steps": trained["steps"],
+            "own": trained["ranks"][str(ranks.rank)]["rank"] == str(ranks.rank),
+            "rng": same(was["trainer"]["ranks"][str(ranks.rank)], trained["ranks"][str(ranks.rank)]),
+            "reports": [[one.index, one.size_bytes > 0] for one in reports],
+            "model file": same(full(run.model.state_dict()), marlin_ckpt.load(model)),
+            "metrics": loaded.metrics,
+        }
+    return found
