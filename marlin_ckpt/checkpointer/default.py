@@ -36,11 +36,10 @@ _LOGGER_NAME = "marlin_ckpt.checkpointer"
 class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
     """Saves to and loads from `{file_prefix}_{index}.{file_ext}` in directories of the local file system.
 
-    Where a process group is initialised, its ranks save and load together: all of them make the same calls,
-    and what fails at one is raised at all. The argument `layout` says what they write.
-
-    When `save` returns, the file is durable, and a kill at any instant leaves older files whole. With
-    `async_save` call `close`, or use a `with` statement, to wait for the last save and see its error.
+    The ranks of a process group save and load together: all of them make the same calls, and what fails at
+    one is raised at all. The argument `layout` says what they write. When `save` returns, the file is
+    durable, and a kill at any instant leaves older files whole. With `async_save` call `close`, or use a
+    `with` statement, to wait for the last save and see its error.
 
     Attributes:
         args: the arguments. Each call checks and obeys them as they are then.

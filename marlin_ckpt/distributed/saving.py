@@ -202,7 +202,7 @@ def _write(own: _Shard, ranks: Ranks) -> SaveReport:
         votes = ranks.gathered(_VOTE.pack(*shard[1:]) if shard else bytes(_VOTE.size), is_fixed=True)
         sharded = Sharded(save_id, ranks.world_size, prepared.mesh)
         manifest = replace(prepared.manifest, sharded=sharded)
-        together(ranks, lambda: staged.main and _publish(staged.main, plan, votes, manifest, patience_s))
+        together(ranks, lambda: staged.main and _publish(staged.main, plan, votes, manifest, own.patience_s))
     finally:
         staged.discard()
     ended = time.perf_counter()

@@ -112,7 +112,7 @@ def save_and_load(directory: str) -> dict[str, Any]:
             "optimizer": same(was["trainer"]["optimizers"], now["trainer"]["optimizers"]),
             "steps": trained["steps"],
             "own": trained["ranks"][str(ranks.rank)]["rank"] == str(ranks.rank),
-            "rng": same(was["trainer"]["ranks"][str(ranks.rank)], trained["ranks"][str(ranks.rank)]),
+            "rng": same(*(one["ranks"][str(ranks.rank)]["rng"] for one in (was["trainer"], trained))),
             "reports": [[one.index, one.size_bytes > 0] for one in reports],
             "model file": same(full(run.model.state_dict()), marlin_ckpt.load(model)),
             "metrics": loaded.metrics,

@@ -1,0 +1,20 @@
+"""Checkpointers of many ranks: what all save together is what they load, at once and behind training."""
+
+from __future__ import annotations
+
+from tests.support import ranks
+
+_WORK = "tests.support.checkpointing_ranks"
+
+
+def test_what_ranks_save_in_each_form_is_what_was_there_at_the_call_bit_for_bit(tmp_path):
+    for found in ranks.run(2, f"{_WORK}:save_and_load", directory=str(tmp_path)):
+        for name, one in found.items():
+            extension = "pt" if name.startswith("file") else "dcp"
+            files = [f"model_{index}.{extension}" for index in (1, 2, 3)]
+            assert one.pop("paths") == files
+            assert one.pop("listed") == [*files, "model_model_3.pt"]
+            assert one == {
+                "model": True, "optimizer": True, "steps": 3, "own": True, "rng": True, "model file": True,
+                "reports": [[1, True], [2, True], [3, True]], "metrics": {"loss": 0.5},
+            }, name  # fmt: skip
