@@ -22,11 +22,11 @@ from marlin_ckpt.saving.copying.awaited import Awaited
 from marlin_ckpt.saving.copying.owners import KnownOptimizers, stepping
 from marlin_ckpt.saving.copying.snapshot import Snapshot, take
 from marlin_ckpt.saving.copying.staging import Arena
-from marlin_ckpt.saving.crew import Crew
 from marlin_ckpt.saving.job import Form, Job
 from marlin_ckpt.saving.turn import Turn
 from marlin_ckpt.saving.writing.choosing import Choosing
 from marlin_ckpt.saving.writing.content import Image
+from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.storage.local.files import absolute
 
 _T = TypeVar("_T")

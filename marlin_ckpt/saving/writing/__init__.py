@@ -1,5 +1,6 @@
 """What a save writes: one file, or this rank's shard of a folder; alone, or together with other ranks.
 
+crew      Crew: the ranks that save together
 content   Content: what the engine asks of all of these
 file      a file by this process
 of_main   a file by rank 0, of whose end all ranks learn

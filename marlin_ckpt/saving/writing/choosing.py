@@ -8,11 +8,11 @@ import torch.distributed as dist
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.formats.torch.pickler import encode
 from marlin_ckpt.saving.copying.owners import is_part, tensors_in
-from marlin_ckpt.saving.crew import Crew
 from marlin_ckpt.saving.job import Form, Job
 from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.saving.replacing import replaced
 from marlin_ckpt.saving.writing.content import Content
+from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.saving.writing.file import FileContent
 from marlin_ckpt.saving.writing.of_main import OfMain
 

@@ -8,9 +8,9 @@ from marlin_ckpt.distributed.gathering import Gathering, write_gathered
 from marlin_ckpt.errors import RankError
 from marlin_ckpt.formats.torch.pickler import encode
 from marlin_ckpt.formats.torch.writer import Written
-from marlin_ckpt.saving.crew import Crew
 from marlin_ckpt.saving.job import Job
 from marlin_ckpt.saving.writing.content import Piece
+from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.saving.writing.file import FileImage
 from marlin_ckpt.saving.writing.of_main import ImageOfMain
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from marlin_ckpt.distributed.failures import told_by_main
 from marlin_ckpt.formats.torch.writer import Written
-from marlin_ckpt.saving.crew import Crew
 from marlin_ckpt.saving.writing.content import Content, Image, Piece
+from marlin_ckpt.saving.writing.crew import Crew
 
 
 class OfMain:

@@ -9,9 +9,9 @@ from marlin_ckpt.distributed.planning.plans import SavePlans
 from marlin_ckpt.formats.shards.items import Place
 from marlin_ckpt.formats.torch.writer import Written
 from marlin_ckpt.reports import SaveReport
-from marlin_ckpt.saving.crew import Crew
 from marlin_ckpt.saving.job import Job
 from marlin_ckpt.saving.writing.content import Piece
+from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 
 
