@@ -7,16 +7,8 @@ from typing import Any, Literal
 
 from marlin_ckpt.distribution import DistributedTrainingArguments, FsdpArguments
 from marlin_ckpt.errors import Fault, StorageError
-from marlin_ckpt.fields import (
-    DURATION_PATTERN,
-    Checked,
-    PathText,
-    duration_of,
-    extension_fault,
-    name_part_fault,
-    suggestion,
-)
-from marlin_ckpt.keep import RetentionArguments, unreadable
+from marlin_ckpt.fields import Checked, PathText, extension_fault, name_part_fault, suggestion
+from marlin_ckpt.keep import DURATION, RetentionArguments
 
 _LOG_LEVELS = {"choices": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
 BACKENDS = ("sp", "sp-amp", "ddp", "ddp-amp", "fsdp2")
@@ -121,13 +113,7 @@ class DefaultCheckpointerArguments(Checked):
     resume_from: PathText | None = field(default=None, metadata={"yaml": False})
     statistics: bool = False
     layout: str = field(default="auto", metadata={"choices": ("auto", "file", "sharded")})
-    save_timeout: str = field(
-        default="10m", metadata={"check": unreadable(duration_of), "pattern": DURATION_PATTERN}
-    )
-
-    def save_timeout_s(self) -> float:
-        """`save_timeout` in seconds."""
-        return duration_of(self.save_timeout)
+    save_timeout: str = field(default="10m", metadata=DURATION)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from marlin_ckpt.fields import (
 _COUNT = {"minimum": 1}
 
 
-def unreadable(read: Callable[[str], float]) -> Callable[[str], str]:
+def _unreadable(read: Callable[[str], float]) -> Callable[[str], str]:
     """Makes a check of a field that a function must be able to read."""
 
     def fault(text: str) -> str:
@@ -30,7 +30,11 @@ def unreadable(read: Callable[[str], float]) -> Callable[[str], str]:
 
 
 def _total_fault(value: str | int) -> str:
-    return unreadable(size_of)(str(value))
+    return _unreadable(size_of)(str(value))
+
+
+# Of a field that says how long something takes.
+DURATION = {"check": _unreadable(duration_of), "pattern": DURATION_PATTERN}
 
 
 @dataclass
@@ -80,9 +84,7 @@ class RetentionArguments(Checked):
     last: int | None = field(default=None, metadata=_COUNT)
     every: int | None = field(default=None, metadata=_COUNT)
     best: BestArguments | list[BestArguments] | None = None
-    within: str | None = field(
-        default=None, metadata={"check": unreadable(duration_of), "pattern": DURATION_PATTERN}
-    )
+    within: str | None = field(default=None, metadata=DURATION)
     hourly: int | None = field(default=None, metadata=_COUNT)
     daily: int | None = field(default=None, metadata=_COUNT)
     weekly: int | None = field(default=None, metadata=_COUNT)

@@ -20,7 +20,7 @@ from marlin_ckpt.directory.retention.in_run import Keeper
 from marlin_ckpt.directory.transaction import Transaction
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import MarlinError, RankError, StorageError, UnsavableStateError
-from marlin_ckpt.fields import PathText
+from marlin_ckpt.fields import PathText, duration_of
 from marlin_ckpt.formats.layouts.folder import FolderLayout
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.naming import SHARDS, FileName, Kind
@@ -106,7 +106,7 @@ class RunSaves:
             RankError: another rank does not come.
         """
         crew = self.engine.crew
-        if crew.form(args.save_timeout_s()):
+        if crew.form(duration_of(args.save_timeout)):
             self.lineage.run_id = crew.here.told(self.lineage.run_id)
             self.recording.is_silent = not crew.here.is_main
         return crew.here

@@ -164,11 +164,7 @@ class Recording:
 
 
 class Attempt:
-    """One save, which becomes durable or fails; its end is written on the thread that saves.
-
-    Attributes:
-        path: that the file or folder will have.
-    """
+    """One save, to `path`, which becomes durable or fails; its end is written on the thread that saves."""
 
     def __init__(self, recording: Recording, directory: PathText, path: str, manifest: Manifest) -> None:
         """Takes what is known of a save before it begins.
