@@ -9,5 +9,5 @@
 - Other packages: `peers` save while the caller waits, `behind` while training goes on.
 - What they share: `states` that are saved, training `loops`, `interleaved` timing, and `files`, which empties
   the page cache of a file and so on, `memory`. `crew` keeps ranks alive that do what they are told, with a
-  `sharded_state`.
+  `sharded_state` or a `sharded_loop`.
 """

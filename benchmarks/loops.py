@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +56,17 @@ def aside(loop: Loop) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(torch.ones_like(tensor), tensor) for _, tensor in flat(loop.checkpoint().payload())]
 
 
+def copy_s(pairs: list[tuple[torch.Tensor, torch.Tensor]], rounds: int) -> float:
+    """How long it takes to copy the second of each pair into the first, whose memory is there."""
+    times = []
+    for _ in range(rounds + 1):
+        began = time.perf_counter()
+        for target, source in pairs:
+            target.copy_(source)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
 def both(shape: Shape) -> Iterator[Callable[[], Loop]]:
     """Makes a wide perceptron, then the module `text`, each of about as many parameters as a GPT-2 has."""
     width, layers = (4096, 7) if shape.width > _TINY else (shape.width, 2)
@@ -61,13 +74,26 @@ def both(shape: Shape) -> Iterator[Callable[[], Loop]]:
     yield lambda: text(shape)
 
 
-def wide(width: int, layers: int, device: torch.device | None = None) -> Loop:
-    """A perceptron of large matrices, on the CPU unless told otherwise."""
+def wide(
+    width: int,
+    layers: int,
+    device: torch.device | None = None,
+    prepare: Callable[[torch.nn.Module], object] = lambda _: None,
+) -> Loop:
+    """A perceptron of large matrices.
+
+    Args:
+        width: of each.
+        layers: how many.
+        device: where it is; by default on the CPU.
+        prepare: called with it before it gets its optimizer.
+    """
     torch.manual_seed(0)
     module = torch.nn.Sequential(
         *(part for _ in range(layers) for part in (torch.nn.Linear(width, width), torch.nn.ReLU()))
     )
     module.to(device)
+    prepare(module)
     batch = torch.randn(_SAMPLES, width, device=device)
     return _begun("a wide perceptron", module, lambda: module(batch).square().mean())
 

@@ -12,8 +12,10 @@ from benchmarks.files import buffer, empty, write_raw
 from benchmarks.interleaved import medians
 from benchmarks.report import Row, Setting
 from benchmarks.saving import has_room
+from benchmarks.sharded_loop import sharded_loop
 from benchmarks.sharded_state import forget_cached, rank
 from benchmarks.states import size_text
+from marlin_ckpt import DefaultCheckpointerArguments
 
 _WORLD = 2
 _STOCK, _RAW = "stock DCP", "raw, by two processes"
@@ -40,7 +42,34 @@ def ranks(setting: Setting) -> list[Row]:
         rows += group.loads("load by columns what was saved by rows,", sums, 0.6)
     with crew(1, *prepare) as one:
         alone = _Group(setting, one, "one rank", size_text(size))
-        return rows + alone.loads("loads what two have saved,", sums, None)
+        rows += alone.loads("loads what two have saved,", sums, None)
+    empty(setting.directory)
+    return rows + _stalls(setting)
+
+
+def _stalls(setting: Setting) -> list[Row]:
+    """How long asynchronous saves hold up a loop: the rank that waits longest."""
+    if "layout" not in DefaultCheckpointerArguments.__dataclass_fields__:
+        setting.leave_out("the stall of ranks is left out, since the checkpointers do not save together yet")
+        return []
+    found: dict[str, list[float]] = {}
+    width, layers = setting.sizes.wide
+    with crew(_WORLD, sharded_loop, width, layers, str(setting.directory)) as two:
+        size = size_text(sum(one.result for one in two.do("size")))
+        for _ in range(setting.rounds + 1):
+            for command in ("stall ours", "stall stock", "copy"):
+                found.setdefault(command, []).append(max(one.result for one in two.do(command)))
+            empty(setting.directory)
+        two.do("close")
+    ours, stock, copy = (statistics.median(times[1:]) for times in found.values())
+    what = f"stall of {_WORLD} ranks that save {size} behind a wide perceptron of FSDP2"
+    rows = [
+        Row("ranks", what, f"{_STOCK}, in a thread", ours, stock, setting.rounds, 0.33),
+        Row("ranks", what, "one warm copy of the rank's state", ours, copy, setting.rounds, 0.5),
+    ]
+    for row in rows:
+        setting.tell(" | ".join(row.cells()))
+    return rows
 
 
 class _Group:

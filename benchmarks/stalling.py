@@ -32,9 +32,9 @@ def _stalls(loop: Loop, setting: Setting) -> list[Row]:
         for _ in range(setting.rounds + 1):
             for name, saver in savers.items():
                 for is_long in (True, False) if name == "ours" else (True,):
-                    stalls.setdefault((name, is_long), []).append(_stall_s(loop, saver, is_long=is_long))
+                    stalls.setdefault((name, is_long), []).append(stall_s(loop, saver, is_long=is_long))
             empty(directory)
-    copy_s = _copy_s(loop, setting.rounds)
+    copy_s = loops.copy_s(loops.aside(loop), setting.rounds)
     medians = {key: statistics.median(values[1:]) for key, values in stalls.items()}
     what = f"stall of saving {size_text(size)} behind {loop.name}"
     copy = "one warm copy of the state"
@@ -62,7 +62,14 @@ def _stalls(loop: Loop, setting: Setting) -> list[Row]:
     ]
 
 
-def _stall_s(loop: Loop, saver: Saver, *, is_long: bool) -> float:
+def stall_s(loop: Loop, saver: Saver, *, is_long: bool) -> float:
+    """How long a loop waits for a save: in the call, and before its next step.
+
+    Args:
+        loop: that is trained.
+        saver: that saves its state.
+        is_long: whether there is a forward pass between the save and the step.
+    """
     loop.forward()
     loop.step()
     checkpoint = loop.checkpoint()
@@ -79,15 +86,3 @@ def _stall_s(loop: Loop, saver: Saver, *, is_long: bool) -> float:
         loop.step()
     saver.finish()
     return stall_s + saver.hidden_s()
-
-
-def _copy_s(loop: Loop, rounds: int) -> float:
-    """One copy of the state into memory that is there."""
-    pairs = loops.aside(loop)
-    times = []
-    for _ in range(rounds + 1):
-        began = time.perf_counter()
-        for target, source in pairs:
-            target.copy_(source)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
