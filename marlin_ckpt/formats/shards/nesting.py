@@ -35,6 +35,8 @@ class Flattening:
         self.values: dict[str, Any] = {}
         self.paths: dict[str, Path] = {}
         self.kinds: Kinds = {}
+        self._walked: dict[int, bool] = {}  # by identity: what shares its parts many times takes no longer
+        self._holding: dict[int, bool] = {}
 
     def is_tensor(self, value: Any) -> bool:
         """Whether a value is a tensor of any kind."""
@@ -82,14 +84,24 @@ class Flattening:
             self.kinds[path] = kind
 
     def _is_walked(self, value: Any) -> bool:
-        if type(value) is list:
-            return any(self.is_tensor(one) or isinstance(one, dict) or self._is_walked(one) for one in value)
-        return type(value) is tuple and any(map(self._has_tensor, value))
+        """Whether what is in a list or tuple has names of its own; each is asked once, wherever it is."""
+        if type(value) is tuple:
+            return any(map(self._has_tensor, value))
+        if type(value) is not list:
+            return False
+        if id(value) not in self._walked:
+            self._walked[id(value)] = any(
+                self.is_tensor(one) or isinstance(one, dict) or self._is_walked(one) for one in value
+            )
+        return self._walked[id(value)]
 
     def _has_tensor(self, value: Any) -> bool:
-        if isinstance(value, dict):
-            return any(map(self._has_tensor, value.values()))
-        return self.is_tensor(value) or (type(value) in (list, tuple) and any(map(self._has_tensor, value)))
+        if not isinstance(value, dict) and type(value) not in (list, tuple):
+            return self.is_tensor(value)
+        if id(value) not in self._holding:
+            parts = value.values() if isinstance(value, dict) else value
+            self._holding[id(value)] = any(map(self._has_tensor, parts))
+        return self._holding[id(value)]
 
     def _name(self, path: Path) -> str:
         name = ".".join(map(str, path))

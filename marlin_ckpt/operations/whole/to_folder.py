@@ -70,17 +70,18 @@ def flat_of(source: Source, contents: Contents) -> Flat:
         raise NotACheckpointError(what, contents.path, "export without --state writes its weights")
     size = contents.container.by_label["data.pkl"].size
     budget = Budget(lambda: size, contents.path)
-    state = opened(contents.root.origin, budget)
+    found = _Flattening(contents, budget)
+    try:
+        state = opened(contents.root.origin, budget)
+        if isinstance(state, dict):
+            found.walk((), state)
+    except RecursionError as error:
+        raise UnsavableStateError("the state is nested too deeply to be saved", contents.path) from error
     if not isinstance(state, dict):
         hint = "save a dict, or a Checkpoint by `marlin_ckpt.save`"
         raise UnsavableStateError(
             "the state is no dict, and has no names to shard it by", contents.path, hint
         )
-    found = _Flattening(contents, budget)
-    try:
-        found.walk((), state)
-    except RecursionError as error:
-        raise UnsavableStateError("the state is nested too deeply to be saved", contents.path) from error
     tensors = {name: found.known[id(stub)] for name, stub in found.tensors.items()}
     values = {**found.values, **({KINDS: found.kinds} if found.kinds else {})}
     files = {name: _file(source, contents, value, budget) for name, value in values.items()}

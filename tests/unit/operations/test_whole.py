@@ -22,8 +22,10 @@ from marlin_ckpt.errors import (
     UnsavableStateError,
 )
 from marlin_ckpt.formats.verdicts import Status
+from marlin_ckpt.formats.zip.writer import BYTEORDER, write_state
 from marlin_ckpt.operations import one
 from marlin_ckpt.operations.whole.converting import convert
+from marlin_ckpt.storage.memory import MemoryTarget
 from tests.support.equality import is_same
 from tests.support.sharded_folders import loaded_by_torch, state_of, write
 
@@ -210,6 +212,34 @@ def test_kinds_that_nobody_has_written_are_damage(tmp_path):
         path = write(tmp_path / f"m_{number}.dcp", state, ranks=1, kinds=kinds)
         with pytest.raises(BadFileError):
             convert(str(path), str(tmp_path / f"{number}.pt"))
+
+
+def test_lists_that_are_nested_too_deeply_are_refused_and_shared_ones_without_tensors_are_values(tmp_path):
+    deep: Any = []
+    for _ in range(600):
+        deep = [deep]
+    shared: Any = [1]
+    for _ in range(60):
+        shared = [shared, shared]
+    (tmp_path / "deep.pt").write_bytes(file_of(deep))
+    (tmp_path / "shared.pt").write_bytes(file_of(shared))
+    with pytest.raises(UnsavableStateError, match="nested too deeply"):
+        convert(str(tmp_path / "deep.pt"), str(tmp_path / "a.dcp"))
+    convert(str(tmp_path / "shared.pt"), str(tmp_path / "b.dcp"))
+    assert one.verify(tmp_path / "b.dcp").status is Status.INTACT
+
+
+def file_of(value: Any) -> bytes:
+    """A file with a state that has a value, which may be nested more deeply than pickle nests calls."""
+    parts: list[Any] = [value]
+    while parts[-1] and type(parts[-1][0]) is list:
+        parts.append(parts[-1][0])
+    pickled = b"]" if not parts[-1] else b"]K\x01a"
+    for outer in reversed(parts[:-1]):
+        pickled += b"q\x01" + b"0]" + b"h\x01a" * len(outer)
+    target = MemoryTarget()
+    write_state(target, b"\x80\x02}X\x01\x00\x00\x00a" + pickled + b"s.", BYTEORDER, [], None)
+    return target.content()
 
 
 def test_lists_that_hold_each_other_many_times_are_refused(tmp_path):
