@@ -41,3 +41,13 @@ class TrainerObserver(Protocol):
             index: the index that it was saved under.
             report: its report; None if the checkpointer makes none.
         """
+
+
+def of_rank(observer: TrainerObserver | None, *, is_main: bool) -> TrainerObserver | None:
+    """The observer, where this rank has one: it is that of rank 0, unless its class has `is_at_all_ranks`.
+
+    Args:
+        observer: that a trainer is given.
+        is_main: whether this is rank 0.
+    """
+    return observer if is_main or getattr(observer, "is_at_all_ranks", False) else None

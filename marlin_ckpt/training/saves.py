@@ -52,9 +52,9 @@ class Saves:
     """
 
     def __init__(self, observer: TrainerObserver | None, ranks: Ranks) -> None:
-        """Takes who follows the progress, at rank 0 alone, and the ranks, which agree on when to save."""
+        """Takes who follows the progress at this rank, and the ranks, which agree on when to save."""
         self.signals = Signals()
-        self._observer = observer if ranks.is_main else None
+        self._observer = observer
         self._ranks = ranks
         self._logger = get_logger(__name__)
         self._last: tuple[Place, str | None] = ((), None)

@@ -11,7 +11,7 @@ from marlin_ckpt.escaping import OwnLogger
 from marlin_ckpt.training import states, stepping, workers
 from marlin_ckpt.training.backend import SingleProcess, TrainerBackend, TrainerBackendArguments, weakly
 from marlin_ckpt.training.module import ModuleInterface, wants_to_stop
-from marlin_ckpt.training.observer import TrainerObserver
+from marlin_ckpt.training.observer import TrainerObserver, of_rank
 from marlin_ckpt.training.outputs import mean_loss
 from marlin_ckpt.training.parallel import backends, gathering, joining
 from marlin_ckpt.training.parallel.batches import watched
@@ -71,8 +71,8 @@ class Trainer(Restorable):
         self._by_step = args.index_by == "step"
         self._continuation = Continuation(args, self.logger)
         self._position = self._continuation.position
-        self._saves = Saves(observer, self._ranks)
-        self._observer = observer if self._ranks.is_main else None
+        self._observer = of_rank(observer, is_main=self._ranks.is_main)
+        self._saves = Saves(self._observer, self._ranks)
         self._steps_per_epoch: int | None = None
         self._maker = stepping.Maker(module)
         backends.take(self.trainer_backend, self._ranks, self.module, self.device)

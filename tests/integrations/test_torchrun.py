@@ -56,3 +56,17 @@ def test_sigterm_to_torchrun_stops_all_ranks_saved_and_the_grace_is_compared_wit
     assert (tmp_path / "checkpoints" / "model_5.pt").is_file()
     warned = "torchrun kills its processes 30 s after a signal, and preempt_grace_seconds is 60"
     assert "".join(said).count(warned) == 1
+
+
+def test_a_run_on_two_ranks_of_which_one_is_killed_is_proven_to_resume_identically(tmp_path):
+    command = [sys.executable, "-m", "marlin_ckpt", "prove-resume", "--config", str(config(tmp_path))]
+    ended = subprocess.run(
+        [*command, "--nproc", "2", "--steps", "4", "--kill-at", "3@1", "--json"], cwd=tmp_path, text=True,
+        env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        capture_output=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert (found["identical"], found["kills"], found["steps"]) == (True, ["3@1"], 4)
+    assert found["compared"]["batches"] == 8  # of both ranks

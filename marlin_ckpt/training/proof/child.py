@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from marlin_ckpt.arguments import TrainerArguments
@@ -47,7 +47,9 @@ class Job:
         kill_at: the global step after which it kills itself; 0: never.
         moment: when then: before the next step (`step`), while the next file is written (`save`), in
             `validation`, or by a `signal` (SIGTERM) that the trainer answers.
-        fd: of the pipe that it writes its reports to.
+        rank: of many, the one that kills itself; None: all do.
+        fd: of the pipe that it writes its reports to; of many ranks each has one, by its name.
+        pipes: what the names of these begin with, before the rank.
     """
 
     config: str
@@ -57,7 +59,9 @@ class Job:
     at_least: int = 0
     kill_at: int = 0
     moment: str = ""
+    rank: int | None = None
     fd: int = -1
+    pipes: str = ""
 
 
 class _Enough(BaseException):
@@ -72,9 +76,11 @@ class _Teller:
     """
 
     trainer: Trainer
+    is_at_all_ranks = True
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._dies = job.rank is None or job.rank == int(os.environ.get("RANK", "0"))
         self._steps = job.steps
         self._batches: list[str] = []
         self._is_at_end = self._is_at_kill = self._is_within = self._waits_for_save = False
@@ -112,7 +118,7 @@ class _Teller:
                 self._end_if_due()
                 self._batches.append(" ".join(fingerprint(one) for _, one in leaves(batch)))
             elif self._is_at_kill and self._job.moment == "validation":
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._end_by(signal.SIGKILL)
             self._is_within = True
             try:
                 return step(global_step=global_step, batch=batch, device=device)
@@ -146,20 +152,26 @@ class _Teller:
 
     def _come_to(self, global_step: int) -> None:
         self._is_at_end = global_step >= self._steps
-        self._is_at_kill = 0 < global_step == self._job.kill_at
+        self._is_at_kill = self._dies and 0 < global_step == self._job.kill_at
         if self._is_at_kill and self._job.moment == "save":
+            self.tell({"kill": True})
             threading.Thread(target=_kill_in_save, args=(self._job.directory,), daemon=True).start()
             self._waits_for_save = True
         if self._is_at_kill and self._job.moment == "signal":
-            os.kill(os.getpid(), signal.SIGTERM)
-        if 0 < self._job.kill_at < global_step and not self._waits_for_save:
+            self._end_by(signal.SIGTERM)
+        if self._dies and 0 < self._job.kill_at < global_step and not self._waits_for_save:
             self.tell({"missed": True})  # and leaves what comes after to the process of the next kill
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _end_by(self, number: int) -> None:
+        """Reports that this process ends now, which the way in which torchrun ends does not show."""
+        self.tell({"kill": True})
+        os.kill(os.getpid(), number)
 
     def _end_if_due(self) -> None:
         """Ends the process before a training step, so that a save that is due at this place has been made."""
         if self._is_at_kill and self._job.moment == "step":
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._end_by(signal.SIGKILL)
         if self._is_at_end:
             self.trainer.save_checkpoint(force=True)
             raise _Enough
@@ -233,6 +245,8 @@ def _run(job: Job, teller: _Teller) -> None:
 def main() -> int:
     """Runs the job of the command line."""
     job = Job(**json.loads(sys.argv[1]))
+    if job.pipes:
+        job = replace(job, fd=os.open(job.pipes + os.environ["RANK"], os.O_WRONLY))
     teller = _Teller(job)
     try:
         _run(job, teller)

@@ -15,13 +15,16 @@ class Kill:
     Attributes:
         step: the global step after which.
         moment: of `MOMENTS`.
+        rank: of many, the one that is killed; None: all are.
     """
 
     step: int
     moment: str = "step"
+    rank: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.step}" if self.moment == "step" else f"{self.step}:{self.moment}"
+        moment = "" if self.moment == "step" else f":{self.moment}"
+        return f"{self.step}{moment}{'' if self.rank is None else f'@{self.rank}'}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,18 @@ class Proof:
 Record = dict[str, Any]
 Straight = dict[int, Record]  # by step
 Resumed = list[tuple[Record, Kill | None]]  # in their order, each with the last kill before it
+
+
+def merged(parts: list[Record]) -> Record:
+    """The records that all ranks have of one step, in their order, as one."""
+    main, *others = parts
+    states = {
+        f"rank {rank}/{path}": value
+        for rank, one in enumerate(others, 1)
+        for path, value in one["states"].items()
+    }
+    batches = [batch for one in parts for batch in one["batches"]]
+    return {**main, "batches": batches, "states": {**main["states"], **states}}
 
 
 def first_difference(straight: Straight, resumed: Resumed) -> Difference | None:

@@ -32,6 +32,7 @@ class Trial:
         kills: when the second run is killed; in any order. None: after the first save, and twice at random.
         directory: where both runs keep their checkpoints until the proof ends; None: with the system's
             temporary files.
+        ranks: how many each run has, which torchrun starts; 0: it is one process.
     """
 
     config: str
@@ -39,6 +40,7 @@ class Trial:
     steps: int | None = None
     kills: Sequence[Kill] | None = None
     directory: str | None = None
+    ranks: int = 0
 
 
 def prove(trial: Trial, on_step: OnStep) -> Proof:
@@ -57,7 +59,7 @@ def prove(trial: Trial, on_step: OnStep) -> Proof:
         with tempfile.TemporaryDirectory(prefix="marlin-ckpt-proof-", dir=where) as folder:
             at_least = 1 + max((one.step for one in trial.kills or ()), default=0)
             job = Job(trial.config, list(trial.overrides), folder, trial.steps or 0, at_least)
-            return _prove(Runs(job, on_step), trial.kills)
+            return _prove(Runs(job, on_step, trial.ranks), trial.kills)
     except StorageError:
         raise
     except OSError as error:
@@ -71,14 +73,14 @@ def _prove(runs: Runs, kills: Sequence[Kill] | None) -> Proof:
         raise TrainingError("the run fails, killed or not", error.where, error.what) from error
     straight = {one["step"]: one for one in whole.records}
     if kills is None:
-        kills = _kills(whole.saves[0], max(straight, default=0))
+        kills = _kills(whole.saves[0], max(straight, default=0), runs.ranks)
     struck: list[Kill] = []
     missed: list[Kill] = []
     resumed: Resumed = []
     failure: Difference | None = None
     last: Kill | None = None
     part = Part()
-    planned = sorted(set(kills), key=lambda one: (one.step, one.moment))
+    planned = sorted(set(kills), key=lambda one: (one.step, one.moment, one.rank or 0))
     for number, kill in enumerate([*planned, None]):
         try:
             part = runs.run("resumed", kill)
@@ -103,13 +105,17 @@ def _prove(runs: Runs, kills: Sequence[Kill] | None) -> Proof:
     return replace(_proof(straight, struck, missed, difference), unheld=_unheld(whole, part, failure))
 
 
-def _kills(first: int, steps: int) -> list[Kill]:
-    """After the first save, at some later step, and by a signal, wherever in an epoch that is."""
+def _kills(first: int, steps: int, ranks: int = 0) -> list[Kill]:
+    """After the first save, at some later step, and by a signal, wherever in an epoch that is.
+
+    Of many ranks all are killed at first, and one by the others.
+    """
     if steps < _FEWEST:
         return []
-    found = [Kill(random.sample(range(1, steps), 1)[0], "signal")]
+    one = random.sample(range(ranks), 1)[0] if ranks else None
+    found = [Kill(random.sample(range(1, steps), 1)[0], "signal", one)]
     if first < steps:
-        found += [Kill(first), Kill(random.sample(range(first, steps), 1)[0])]
+        found += [Kill(first), Kill(random.sample(range(first, steps), 1)[0], "step", one)]
     return found
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
@@ -15,6 +15,7 @@ from marlin_ckpt.directory import catalog
 from marlin_ckpt.errors import MarlinError, TrainingError
 from marlin_ckpt.training.proof.child import Job, state_leaves
 from marlin_ckpt.training.proof.findings import Difference, Kill, Record
+from marlin_ckpt.training.proof.many import Ranks
 from marlin_ckpt.training.resume.leaves import how_different
 
 # How a process ends that kills itself, as subprocess reports it: by SIGKILL, and by a signal.
@@ -60,13 +61,15 @@ class Runs:
     Attributes:
         job: what they have in common; each has a folder of its own in its directory.
         on_step: see `prove`.
+        ranks: how many each run has; 0: it is one process, without torchrun.
     """
 
     job: Job
     on_step: OnStep
+    ranks: int = 0
 
     def run(self, name: str, kill: Kill | None) -> Part:
-        """Runs one process.
+        """Runs one process, or as many as there are ranks.
 
         Raises:
             Failed: it has failed.
@@ -74,25 +77,21 @@ class Runs:
         """
         directory = os.path.join(self.job.directory, name)
         os.makedirs(directory, exist_ok=True)
-        reading, writing = os.pipe()
-        job = replace(self.job, directory=directory, fd=writing)
+        job = replace(self.job, directory=directory)
         if kill is not None:
-            job = replace(job, kill_at=kill.step, moment=kill.moment)
-        command = [sys.executable, "-m", "marlin_ckpt.training.proof.child", json.dumps(asdict(job))]
+            job = replace(job, kill_at=kill.step, moment=kill.moment, rank=kill.rank)
         # The output of a module is no part of ours; its last lines are shown where the process fails.
-        with open(os.path.join(self.job.directory, "said"), "w+b") as said, os.fdopen(reading, "rb") as pipe:
-            process = subprocess.Popen(  # noqa: S603 - ourselves
-                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=(writing,)
-            )
-            os.close(writing)
+        with open(os.path.join(self.job.directory, "said"), "w+b") as said:
             part = Part()
-            try:
-                self._read(name, pipe, part)
-            finally:
-                if sys.exc_info()[0] is not None:
-                    process.kill()
-                code = process.wait()
-            is_killed = kill is not None and code in _KILLED[kill.moment == "signal"]
+            if self.ranks:
+                ranks = Ranks(job, self.ranks, said)
+                for record in ranks.records():
+                    self._take(name, record, part)
+                code = ranks.code
+                is_killed = kill is not None and ranks.is_struck and code != 0
+            else:
+                code = self._run_one(name, job, said, part)
+                is_killed = kill is not None and code in _KILLED[kill.moment == "signal"]
             part.was_killed = is_killed and not part.is_missed
             if code and not (is_killed or part.is_missed):
                 said.seek(0)
@@ -105,23 +104,42 @@ class Runs:
         self.job = replace(self.job, steps=part.steps or self.job.steps)
         return part
 
+    def _run_one(self, name: str, job: Job, said: BinaryIO, part: Part) -> int:
+        reading, writing = os.pipe()
+        command = [sys.executable, "-m", "marlin_ckpt.training.proof.child"]
+        command.append(json.dumps(asdict(replace(job, fd=writing))))
+        with os.fdopen(reading, "rb") as pipe:
+            process = subprocess.Popen(  # noqa: S603 - ourselves
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=(writing,)
+            )
+            os.close(writing)
+            try:
+                self._read(name, pipe, part)
+            finally:
+                if sys.exc_info()[0] is not None:
+                    process.kill()
+                code = process.wait()
+        return code
+
     def _read(self, name: str, pipe: Iterable[bytes], part: Part) -> None:
         for line in pipe:
             if not line.endswith(b"\n"):  # cut off by the kill
                 return
-            record: Record = json.loads(line)
-            if "step" in record:
-                part.records.append(record)
-                self.on_step(name, record["step"], part.steps)
-            elif "begin" in record:
-                part.begin, part.saves, part.steps = record["begin"], record["saves"], record["steps"]
-            elif "missed" in record:
-                part.is_missed = True
-            elif "end" in record:
-                part.values, part.unheld = record["end"], record["unheld"]
-            else:
-                what = "the proof cannot be finished: " + record["failed"]
-                raise TrainingError(what, hint="--directory DIR chooses where it works")
+            self._take(name, json.loads(line), part)
+
+    def _take(self, name: str, record: Record, part: Part) -> None:
+        if "step" in record:
+            part.records.append(record)
+            self.on_step(name, record["step"], part.steps)
+        elif "begin" in record:
+            part.begin, part.saves, part.steps = record["begin"], record["saves"], record["steps"]
+        elif "missed" in record:
+            part.is_missed = True
+        elif "end" in record:
+            part.values, part.unheld = record["end"], record["unheld"]
+        elif "failed" in record:
+            what = "the proof cannot be finished: " + record["failed"]
+            raise TrainingError(what, hint="--directory DIR chooses where it works")
 
     def compare_ends(self, found: Difference | None, step: int, last: Kill | None) -> Difference | None:
         """Compares the last checkpoints of both runs, as files give them back; adds how much they differ."""

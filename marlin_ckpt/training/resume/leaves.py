@@ -39,7 +39,8 @@ def _join(path: str, key: Any) -> str:
 def fingerprint(value: Any) -> str:
     """A short text that is the same for the same bits, dtype and shape; of a short value the value itself."""
     if isinstance(value, torch.Tensor):
-        dense = value.detach().to("cpu").contiguous()
+        local = value.to_local() if hasattr(value, "to_local") else value  # of a DTensor: this rank's part
+        dense = local.detach().to("cpu").contiguous()
         crc32 = isal_zlib.crc32(memory(dense.data_ptr(), dense.nbytes)) if dense.nbytes else 0
         return f"{str(dense.dtype).removeprefix('torch.')}{list(dense.shape)} #{crc32:08x}"
     if isinstance(value, float):

@@ -19,17 +19,26 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: marlin-ckpt prove-resume --config configs/ci.yaml --steps 20 --kill-at 7,12:save"
 
 
-def _kills(text: str | None, steps: int | None) -> list[Kill] | None:
+_KILL = r"[1-9]\d{0,17}(:\w+)?(@\d{1,6})?"
+
+
+def _kills(text: str | None, steps: int | None, ranks: int) -> list[Kill] | None:
     from marlin_ckpt.training.proof.findings import MOMENTS, Kill
 
     if text is None:
         return None
-    if not re.fullmatch(r"[1-9]\d*(:\w+)?(,[1-9]\d*(:\w+)?)*", text):
+    if not re.fullmatch(rf"{_KILL}(,{_KILL})*", text):
         what = "expected global steps such as 5,9:save,12:validation"
         raise typer.BadParameter(what, param_hint="--kill-at")
-    parts = [part.partition(":") for part in text.split(",")]
-    kills = [Kill(int(step), moment or "step") for step, _, moment in parts]
+    kills = []
+    for part in text.split(","):
+        when, _, rank = part.partition("@")
+        step, _, moment = when.partition(":")
+        kills.append(Kill(int(step), moment or "step", int(rank) if rank else None))
     for one in kills:
+        if one.rank is not None and one.rank >= ranks:
+            what = f"{one}: there are {ranks} ranks" if ranks else f"{one}: only --nproc starts ranks"
+            raise typer.BadParameter(what, param_hint="--kill-at")
         if one.moment not in MOMENTS or (steps is not None and one.step >= steps):
             below = "" if steps is None else f" below {steps}"
             what = f"{one}: expected a step{below}, alone or with :save, :validation or :signal"
@@ -48,9 +57,12 @@ def prove_resume(
         option(
             "--kill-at",
             "K,...",
-            "The global steps after which to kill: K, K:save, K:validation or K:signal.",
+            "After which global steps to kill: K, K:save, K:validation or K:signal; K@1 kills rank 1 alone.",
         ),
     ] = None,
+    nproc: Annotated[
+        int, option("--nproc", "N", "Have torchrun start N ranks, for the backends of many.", min=0)
+    ] = 0,
     directory: Annotated[
         str | None, option("--directory", "DIR", "Where both runs save; else in a temporary directory.")
     ] = None,
@@ -68,8 +80,8 @@ def prove_resume(
     from marlin_ckpt.cli.views import proof as view
     from marlin_ckpt.training.proof.proof import Trial, prove
 
-    kills = _kills(kill_at, steps)
+    kills = _kills(kill_at, steps, nproc)
     with view.progress(quiet=quiet or json) as on_step:
-        found = prove(Trial(config, overrides or (), steps, kills, directory), on_step)
+        found = prove(Trial(config, overrides or (), steps, kills, directory, nproc), on_step)
     output.result(json, lambda: view.document(found), lambda: view.show(found))
     return BadFileError.exit_code if found.difference else 0
