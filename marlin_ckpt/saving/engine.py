@@ -48,10 +48,12 @@ class Engine:
         crew: the ranks that save together.
     """
 
-    def __init__(self, logger: logging.Logger, *, is_together: bool = False) -> None:
-        """Takes what logs, and whether the ranks of a process group save together, once there is one."""
+    def __init__(
+        self, logger: logging.Logger, *, is_together: bool = False, crew: Crew | None = None
+    ) -> None:
+        """Takes what logs, whether the ranks of a process group save together, and these if they have met."""
         self.reports: deque[SaveReport] = deque(maxlen=_MOST_REPORTS)
-        self.crew = Crew(is_together=is_together)
+        self.crew = crew or Crew(is_together=is_together)
         self._choosing = Choosing(self.crew)
         self._logger = logger
         self._arena = Arena()

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from marlin_ckpt import grammars, naming
 from marlin_ckpt.checkpoint import plain_metrics
 from marlin_ckpt.formats.manifest import Manifest, Parent
 from marlin_ckpt.formats.times import now
@@ -74,3 +75,14 @@ class Lineage:
             parent=self._parent,
             optimizers=names_of_slots(parts, modules, self.optimizers),
         )
+
+
+def index_in(path: str) -> int:
+    """The index in a name, by our grammar or another tool's; 0 where there is none."""
+    name = os.path.basename(path)
+    if ours := naming.folder_name(name):  # which may have an extension
+        return ours.index
+    found = grammars.read(os.path.splitext(name)[0])
+    if found is None:
+        return 0
+    return (found.epoch or 0) if found.step is None else found.step

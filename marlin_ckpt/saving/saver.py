@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from marlin_ckpt import grammars, naming
+from marlin_ckpt import naming
 from marlin_ckpt.checkpoint import checked_index
 from marlin_ckpt.directory import catalog, leftovers
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
@@ -22,13 +22,15 @@ from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving.closing import Closing
 from marlin_ckpt.saving.engine import Engine
-from marlin_ckpt.saving.job import How, Job
-from marlin_ckpt.saving.lineage import Lineage
+from marlin_ckpt.saving.job import Form, How, Job
+from marlin_ckpt.saving.lineage import Lineage, index_in
 from marlin_ckpt.saving.recording import Recording, of_this_process, recorded
 from marlin_ckpt.saving.states import optimizers_in, states_of
+from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.storage.local.publishing import is_taken, make_directory
 
 _logger = get_logger(__name__)
+_together = Crew(is_together=True)  # of all saves by `save`, which would make groups each time
 
 
 def save(  # noqa: PLR0913 - keywords
@@ -51,6 +53,8 @@ def save(  # noqa: PLR0913 - keywords
             dicts, lists and tuples, are saved by their `state_dict()`, so that `load(path, into=obj)`
             restores them. Everything else is saved as `torch.save` saves it.
         path: the name of the file. Missing directories are made; a symbolic link of that name is replaced.
+            A name that ends in `.dcp` is that of a sharded checkpoint, a folder: all ranks of the process
+            group, if there is one, call this, and each writes what it has.
         metrics: names and numbers for the file's manifest, which `marlin-ckpt list` shows.
         index: the epoch or step, for the manifest. None takes the number in the name, or 0.
         overwrite: replace a file of that name. Without it, when several processes save to one name at once,
@@ -71,8 +75,14 @@ def save(  # noqa: PLR0913 - keywords
     lineage, recording = of_this_process()
     lineage.optimizers.update(optimizers_in(obj))
     job = wanted.job(lineage, How(statistics=statistics))
-    leftovers.sweep_beside(wanted.path)
-    with recorded(recording, history, job) as job, contextlib.closing(Engine(_logger)) as engine:
+    crew = Crew(is_together=False)
+    if job.form is Form.SHARDED:
+        crew = _together
+        crew.form()
+    if crew.here.is_main:
+        leftovers.sweep_beside(wanted.path)
+    history = history if crew.here.is_main else None
+    with recorded(recording, history, job) as job, contextlib.closing(Engine(_logger, crew=crew)) as engine:
         engine.save(job)
         return engine.reports[0]
 
@@ -202,7 +212,11 @@ class Saver(Closing):
             if directory not in self._swept:
                 self._swept.add(directory)
                 leftovers.sweep_beside(wanted.path)
-            with recorded(self.recording, self.history, job) as job:
+            if job.form is Form.SHARDED:
+                self._engine.crew.is_together = True
+                self._engine.crew.form()
+            is_main = self._engine.crew.here.is_main
+            with recorded(self.recording, self.history if is_main else None, job) as job:
                 self._engine.save(job)
             self._lineage.saves += self._how.async_save
         self._engine.raise_earlier()
@@ -253,13 +267,18 @@ class _Wanted:
         self._check()
         state = self.obj if self.as_is else states_of(self.obj)
         kind = Kind.MODEL if isinstance(self.obj, torch.nn.Module) else Kind.CHECKPOINT
-        index = _index_in(self.path) if self.index is None else checked_index(self.index)
+        index = index_in(self.path) if self.index is None else checked_index(self.index)
         manifest = lineage.manifest(kind, index, self.metrics, state, state)
         make_directory(os.path.dirname(self.path) or os.curdir)
         return Job(
             path=self.path, state=state, manifest=manifest, how=how, makes_plain=False,
-            overwrite=self.overwrite, on_durable=on_durable, on_error=on_error,
+            form=self.form, overwrite=self.overwrite, on_durable=on_durable, on_error=on_error,
         )  # fmt: skip
+
+    @property
+    def form(self) -> Form:
+        """A folder where the name says so."""
+        return Form.SHARDED if self.path.endswith(f".{naming.SHARDS}") else Form.FILE
 
     def _check(self) -> None:
         if os.path.basename(self.path) in ("", os.curdir, os.pardir):
@@ -268,20 +287,11 @@ class _Wanted:
             mode = os.stat(self.path).st_mode
         except OSError:  # nothing is there, or the save itself meets it
             mode = stat.S_IFREG
+        if self.form is Form.SHARDED:  # what has the name is looked at when the folder is made
+            return
         if stat.S_ISDIR(mode):
             raise StorageError("a directory has the name", self.path, errno=errno.EISDIR)
         if not stat.S_ISREG(mode):  # root could replace /dev/null
             raise StorageError("what has the name is no regular file", self.path, errno=errno.EINVAL)
         if not self.overwrite and os.path.lexists(self.path):
             raise is_taken(self.path)
-
-
-def _index_in(path: str) -> int:
-    """The index in a name, by our grammar or another tool's; 0 where there is none."""
-    name = os.path.basename(path)
-    if ours := naming.folder_name(name):  # which may have an extension
-        return ours.index
-    found = grammars.read(os.path.splitext(name)[0])
-    if found is None:
-        return 0
-    return (found.epoch or 0) if found.step is None else found.step

@@ -118,3 +118,29 @@ def save_and_load(directory: str) -> dict[str, Any]:
             "metrics": loaded.metrics,
         }
     return found
+
+
+def save_anything(directory: str) -> list[bool]:
+    """A folder by `marlin_ckpt.save` and by a Saver: whether it is what was there."""
+    run, found = Run(), []
+    run.step()
+    for number, asynchronous in enumerate((None, False, True)):
+        path = os.path.join(directory, f"x_{number}.dcp")
+        run.step()
+        was = run.whole()
+        state = {"model": run.model, "optimizer": run.optimizer}
+        if asynchronous is None:
+            marlin_ckpt.save(state, path)
+        else:
+            with marlin_ckpt.Saver(asynchronous=asynchronous) as saver:
+                saver.save(state, path)
+                run.step()
+        other = Run(seed=9)
+        other.step()
+        marlin_ckpt.load(path, into={"model": other.model, "optimizer": other.optimizer})
+        now = other.whole()
+        found += [
+            same(was["model"], now["model"]),
+            same(*(one["trainer"]["optimizers"] for one in (was, now))),
+        ]
+    return found

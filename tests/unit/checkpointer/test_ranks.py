@@ -18,3 +18,8 @@ def test_what_ranks_save_in_each_form_is_what_was_there_at_the_call_bit_for_bit(
                 "model": True, "optimizer": True, "steps": 3, "own": True, "rng": True, "model file": True,
                 "reports": [[1, True], [2, True], [3, True]], "metrics": {"loss": 0.5},
             }, name  # fmt: skip
+
+
+def test_a_name_of_a_folder_has_all_ranks_save_anything_together(tmp_path):
+    found = ranks.run(2, f"{_WORK}:save_anything", directory=str(tmp_path))
+    assert found == [[True] * 6] * 2
