@@ -28,20 +28,20 @@ def stop_again_and_again(directory: str, times: int) -> dict[str, Any]:
         os.kill(team.pids[victim], signal.SIGSTOP)
         team.go_on(1.5 * SHORT_S)
         while_stopped = judged(directory, is_stock=False)
-        stands = {_newest(team), team.begun}
+        stands = _permitted(team)
         os.kill(team.pids[victim], signal.SIGCONT)
         at = team.begun
         team.wait(lambda team=team, at=at: all(one[-1] > at for one in team.durable.values()))
         team.kill([*range(world_size)])
         for held, permitted in (
             (while_stopped, stands),
-            (judged(directory, is_stock=False), {_newest(team), team.begun}),
+            (judged(directory, is_stock=False), _permitted(team)),
         ):
             there = held.get(ONE_NAME, "nothing")
             if isinstance(there, str) or len(held) > 1:
                 found["torn"].append([*about, held])
             elif there not in permitted:
-                found["lost"].append([*about, there, sorted(permitted)])
+                found["lost"].append([*about, there, [*permitted]])
         texts = [text for one in team.errors.values() for _, text in one]
         if not all(text.startswith("RankError: ") for text in texts):
             found["unlike"].append([*about, victim, texts])
@@ -54,9 +54,12 @@ def stop_again_and_again(directory: str, times: int) -> dict[str, Any]:
     return found
 
 
-def _newest(team: Team) -> int:
-    """The number of the last save that a rank was told has ended well."""
-    return max(one[-1] for one in team.durable.values())
+def _permitted(team: Team) -> range:
+    """The saves that may stand: the last one that was reported, and later ones, published though they failed.
+
+    Where the rank that publishes is stopped just after that, the others give a save up that is there, whole.
+    """
+    return range(max(one[-1] for one in team.durable.values()), team.begun + 1)
 
 
 if __name__ == "__main__":
