@@ -19,15 +19,16 @@ def distributed(saved: Any, live: Any) -> Any:
     """
     if isinstance(live, torch.Tensor):
         return _part(saved, live)
-    if isinstance(live, torch.nn.Module) and isinstance(saved, Mapping) and _has_parts(live.parameters()):
+    if isinstance(live, torch.nn.Module) and isinstance(saved, Mapping) and has_parts(live.parameters()):
         return _of_module(saved, live.state_dict())
     if isinstance(live, Optimizer) and isinstance(saved, Mapping):
         parameters = [one for group in live.param_groups for one in group["params"]]
-        return _of_optimizer(saved, live, parameters) if _has_parts(parameters) else saved
+        return _of_optimizer(saved, live, parameters) if has_parts(parameters) else saved
     return saved
 
 
-def _has_parts(tensors: Iterable[torch.Tensor]) -> bool:
+def has_parts(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether some tensors are DTensors, of which each rank has a part."""
     return any(local_of(one) is not one for one in tensors)
 
 

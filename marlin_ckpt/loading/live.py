@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+# The attribute by which an object that takes a state says what the tensors in it are arranged like.
+LIKE = "tensors_like"
+
 # Hooks of torch's own that change the names in no state: FSDP2's gather nothing, and those of activation
 # checkpoints hide their wrappers both when a state is taken and when it is loaded.
 _HARMLESS = ("torch.distributed.fsdp._fully_shard.", "torch.distributed.algorithms._checkpoint.")

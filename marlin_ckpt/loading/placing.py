@@ -15,7 +15,7 @@ from marlin_ckpt.distributed.reads.boxes import Box
 from marlin_ckpt.distributed.reads.tensors import Wanted
 from marlin_ckpt.formats.torch.placement import Pair, Storages
 from marlin_ckpt.formats.values.tensor import contiguous_stride
-from marlin_ckpt.loading.live import changes_states
+from marlin_ckpt.loading.live import LIKE, changes_states
 
 _Where = tuple[torch.device, DeviceMesh | None, tuple[Placement, ...]]
 _MOST_BYTES = 64 << 20  # of a tensor that every rank reads, whatever it is for
@@ -97,6 +97,7 @@ class Placing:
             return self._tensor(saved, live if isinstance(live, torch.Tensor) else None)
         if isinstance(saved, Value):
             return saved.value
+        live = getattr(live, LIKE, live)
         if isinstance(live, Optimizer) and isinstance(saved, MutableMapping):
             return self._optimizer(saved, live)
         if isinstance(live, torch.nn.Module):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from marlin_ckpt.distributed.flat import KINDS, unflatten
+from marlin_ckpt.distributed.flat import KINDS, OWN, Kinds, merged, unflatten
 from marlin_ckpt.distributed.loading import agreed
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.distributed.reads.folder import Sharded, hint_at, opened
@@ -55,11 +55,13 @@ def read_sharded(path: str, ranks: Ranks, how: How, into: Any) -> tuple[Any, Man
 def _skeleton(sharded: Sharded, ranks: Ranks, *, weights_only: bool) -> Any:
     """The state with `Saved` in the places of tensors, and `Value` in those of values."""
     index = sharded.index
-    foreign = {name for name, path in index.paths.items() if _is_of_another(path, ranks)}
+    own = sharded.manifest.sharded if sharded.manifest else None
+    is_same = own is not None and own.world_size == ranks.world_size
+    foreign = {name for name, path in index.paths.items() if is_same and _is_of_another(path, ranks)}
     values = values_of(
         sharded, [name for name in index.values if name not in foreign], weights_only=weights_only
     )
-    kinds = values.pop(KINDS, None)
+    kinds = _kinds(values, ranks if is_same else Ranks.alone())
     leaves: dict[str, Any] = {}
     for name in dict.fromkeys((*index.paths, *index.tensors, *values)):  # of the paths' order is the state's
         if name in values:
@@ -68,6 +70,15 @@ def _skeleton(sharded: Sharded, ranks: Ranks, *, weights_only: bool) -> Any:
             leaves[name] = _saved(sharded, name)
     state = unflatten(leaves, index.paths, kinds)
     return state if kinds is not None else _mended(state)
+
+
+def _kinds(values: dict[str, Any], ranks: Ranks) -> Kinds | None:
+    """Takes out of the values what is not of the state: the kinds of containers, of all ranks and of each."""
+    own = {name: values.pop(name) for name in [*values] if name.startswith(OWN)}
+    found = [one for name, one in own.items() if name.startswith(KINDS)]
+    if not found:
+        return None
+    return {path: kind for path, kind in merged(found).items() if not _is_of_another(path, ranks)}
 
 
 def _saved(sharded: Sharded, name: str) -> Saved:

@@ -1,19 +1,27 @@
 """Hands loaded states back to the module, the trainer and the backend."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from torch.optim import Optimizer
+
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
+from marlin_ckpt.loading.live import LIKE
 from marlin_ckpt.loading.words import refusals
 from marlin_ckpt.training.module import ModuleInterface
 
 _Check = Callable[[Any], None]
 
 
-def load(checkpointer: AbstractCheckpointer, module: ModuleInterface, check: _Check) -> Checkpoint:
+def load(
+    checkpointer: AbstractCheckpointer,
+    module: ModuleInterface,
+    check: _Check,
+    optimizers: Sequence[Optimizer] = (),
+) -> Checkpoint:
     """Loads, and hands the module its state.
 
     The file is read straight into a module whose state is its state dict and nothing else.
@@ -23,6 +31,8 @@ def load(checkpointer: AbstractCheckpointer, module: ModuleInterface, check: _Ch
         module: what takes its state.
         check: is given the trainer's state before the module changes, and raises where it does not fit;
             not called for a module with an `update_state` of its own, which may make its optimizers others.
+        optimizers: of which each rank has a part; what it needs of their states is read, and they are left
+            as they are.
 
     Raises:
         StateMismatchError: the state does not fit the module.
@@ -35,7 +45,7 @@ def load(checkpointer: AbstractCheckpointer, module: ModuleInterface, check: _Ch
             check(state)
 
     # Takes the trainer's place: decides whether the state fits, and loads nothing.
-    judging = SimpleNamespace(check_state_dict=judge)
+    judging = SimpleNamespace(check_state_dict=judge, **{LIKE: {"optimizers": list(optimizers)}})
     into = Checkpoint(module_interface_state=module, trainer_state=judging)
     options = {"into": into} if reads_into else {}
     load_it: Callable[..., Checkpoint | None] = checkpointer.load

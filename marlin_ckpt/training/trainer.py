@@ -8,6 +8,7 @@ from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.checkpointer.hooks import hooks_of
 from marlin_ckpt.escaping import OwnLogger
+from marlin_ckpt.loading.distributing import has_parts
 from marlin_ckpt.training import states, stepping, workers
 from marlin_ckpt.training.backend import SingleProcess, TrainerBackend, TrainerBackendArguments, weakly
 from marlin_ckpt.training.module import ModuleInterface, wants_to_stop
@@ -80,7 +81,8 @@ class Trainer(Restorable):
             # Nothing that it makes depends on its state: what it lacks is known before anything is loaded.
             self.module.to(self.device)
             self._steps()
-        checkpoint = self._mine(states.load(self._shared, self.module, self._check_state))
+        parts = self._make(None)[0] if has_parts(self.module.parameters()) else ()
+        checkpoint = self._mine(states.load(self._shared, self.module, self._check_state, parts))
         # What was measured last stays true until an epoch measures anew: a finished run saves it again.
         self._metrics = plain_metrics(checkpoint.metrics if type(checkpoint) is Checkpoint else None)
         self.module.to(self.device)

@@ -13,8 +13,6 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from marlin_ckpt import (
-    AbstractCheckpointer,
-    Checkpoint,
     DDPTrainerBackend,
     DefaultCheckpointerArguments,
     FsdpArguments,
@@ -80,40 +78,6 @@ def equals_one_process(directory: str) -> dict:
     return found
 
 
-class OfRanks(AbstractCheckpointer):
-    """Keeps what each rank has in a file of its own; what is in no DTensor is loaded as rank 0 had it."""
-
-    def __init__(self, directory: Path):
-        self.directory = directory
-
-    def _path(self, rank: int) -> Path:
-        return self.directory / f"rank_{rank}.pt"
-
-    def saves_together(self, state) -> bool:
-        return True
-
-    def save(self, checkpoint_state: Checkpoint, index: int, force: bool = False) -> str | None:
-        self.directory.mkdir(exist_ok=True)
-        torch.save(checkpoint_state.payload(), self._path(torch.distributed.get_rank()))
-        torch.distributed.barrier()
-        return str(self.directory)
-
-    def load(self) -> Checkpoint:
-        if not self._path(0).exists():
-            return Checkpoint()
-        ranks = range(torch.distributed.get_world_size())
-        all_of = [torch.load(self._path(rank), weights_only=False) for rank in ranks]
-        own = all_of[torch.distributed.get_rank()]
-        main = all_of[0]["module_interface_state"]
-        own["module_interface_state"] = {
-            name: one if isinstance(one, DTensor) else main[name]
-            for name, one in own["module_interface_state"].items()
-        }
-        parts = [one["trainer_state"].pop("ranks") for one in all_of]
-        own["trainer_state"]["ranks"] = {rank: one for part in parts for rank, one in part.items()}
-        return Checkpoint(**own)
-
-
 def resumes(directory: str, size: int, cases: list[list]) -> dict:
     """Trains straight, and stopped by a signal at one rank; whether both are the same at this rank."""
     found = {}
@@ -123,10 +87,7 @@ def resumes(directory: str, size: int, cases: list[list]) -> dict:
 
         def make(where, args=args, checkpointer=checkpointer, options=options, number=number):
             place = Path(directory, f"{where}-{number}")
-            if options["backend"] != "fsdp2":
-                return trainer_in(place, None, lambda: Careful(**args), checkpointer, **options)
-            torch.manual_seed(0)
-            return Trainer(Careful(**args), arguments(**options), checkpointer=OfRanks(place))
+            return trainer_in(place, None, lambda: Careful(**args), checkpointer, **options)
 
         straight = make("whole")
         straight.train()

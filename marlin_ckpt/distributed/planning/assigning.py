@@ -5,7 +5,7 @@ Rank 0 decides it for all, by arrays: a run of a thousand ranks has millions of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +83,19 @@ class World(NamedTuple):
         ]
 
 
+def _check_ties(ties: Mapping[str, str], entries: Sequence[Entry], kept: Rows, ranks: Sequence[Own]) -> None:
+    """Refuses what one rank has to itself, but in memory of which another rank's values are written."""
+    for name, first in ties.items():
+        owners = [rank for rank, own in enumerate(ranks) if name in own.ties]
+        if len(owners) == len(ranks):
+            continue
+        number = next((at for at, one in enumerate(entries) if one.name == first), -1)
+        writers = kept.rank[kept.entry == number]
+        if len(writers) == 1 and int(writers[0]) not in owners:
+            what = f"{name} is at rank {owners[0]} the tensor {first}, which rank {int(writers[0])} writes"
+            raise UnsavableStateError(what, "", "save a copy of it: tensor.clone()")
+
+
 def assign(table: Table, ranks: Sequence[Own]) -> World:
     """Decides who writes what.
 
@@ -115,6 +128,7 @@ def assign(table: Table, ranks: Sequence[Own]) -> World:
     if clashing:
         raise UnsavableStateError(f"{min(clashing)} is a tensor at one rank and none at another")
     ties = {name: first for name, first in ties.items() if name not in written}
+    _check_ties(ties, entries, kept, ranks)
     return World(entries, kept, values, paths, ties, len(ranks))
 
 

@@ -39,9 +39,9 @@ def split(position: Mapping[str, Any], backend: Mapping[str, Any]) -> tuple[Stat
 
 
 def buffers(module: nn.Module) -> State:
-    """The buffers of a module that its state has."""
+    """The buffers of a module that its state has: copies, since theirs in the module's state are rank 0's."""
     saved = module.state_dict().keys()
-    return {name: one for name, one in _named_buffers(module).items() if name in saved}
+    return {name: one.detach().clone() for name, one in _named_buffers(module).items() if name in saved}
 
 
 def _named_buffers(module: nn.Module) -> State:
@@ -58,11 +58,17 @@ def restore_buffers(module: nn.Module, state: Any, rank: int, world_size: int) -
         world_size: of the run that goes on.
     """
     parts = of_ranks(state) or {}
-    saved = (parts.get(str(rank)) or {}).get("buffers") if len(parts) == world_size else None
+    saved = (parts.get(str(rank)) or {}).get("buffers") if _size_of(state) == world_size else None
     live = _named_buffers(module) if saved else {}
     for name, one in (saved or {}).items():
         if name in live:
             live[name].detach().copy_(one)
+
+
+def _size_of(state: Any) -> int:
+    """How many ranks have saved a trainer's state, of which a rank that loads may have its own part alone."""
+    found = (state.get("conditions") or {}).get("world_size") if isinstance(state, Mapping) else None
+    return found if isinstance(found, int) else len(of_ranks(state) or {})
 
 
 def in_state(rank: int, mine: State) -> State:
@@ -110,7 +116,7 @@ def mine(state: Any, rank: int, world_size: int) -> Any:
         is_other = rank > 0 and isinstance(state, Mapping) and "position" in state
         return {**state, "position": _of_another(state, state["position"], rank)} if is_other else state
     position = dict(state.get("position") or {})
-    is_same = len(parts) == world_size
+    is_same = _size_of(state) == world_size
     own_part = parts.get(str(rank))
     if own_part is None:
         return {**state, "position": _of_another(state, position, rank)}
@@ -166,14 +172,11 @@ def backend_of(state: Any, trainer_state: Any, rank: int, world_size: int) -> An
     epoch = state.get("epoch") if isinstance(state, Mapping) else None
     if epoch is None or (parts is None and (rank == 0 or "outputs" not in epoch)):
         return state
-    by_rank = [(part or {}).get("outputs") or [] for _, part in sorted((parts or {}).items(), key=_number)]
-    of_other = _merged(by_rank) if rank == 0 else []
-    outputs = by_rank[rank] if len(by_rank) == world_size else of_other
+    by_rank = {int(of): (part or {}).get("outputs") or [] for of, part in (parts or {}).items()}
+    is_same = _size_of(trainer_state) == world_size
+    whole = _merged([one for _, one in sorted(by_rank.items())]) if rank == 0 and not is_same else []
+    outputs = by_rank.get(rank, []) if is_same else whole
     return {**state, "epoch": {**epoch, "outputs": outputs}}
-
-
-def _number(item: tuple[str, Any]) -> int:
-    return int(item[0])
 
 
 def _merged(by_rank: Sequence[Sequence[Any]]) -> list[Any]:

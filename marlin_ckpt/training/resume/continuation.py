@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.errors import StateMismatchError
+from marlin_ckpt.loading.distributing import distributed
 from marlin_ckpt.training import setting
 from marlin_ckpt.training.resume import conditions, fitting, made
 from marlin_ckpt.training.resume.position import Position
@@ -97,7 +98,7 @@ class Continuation:
         self._too_short = fitting.too_short(state, schedulers, self._args, steps_per_epoch)
         setting.expect_schedules_first()
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(distributed(saved, optimizer))
         for scheduler, saved in zip(schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
         loaded = made.hyper_parameters(optimizers, schedulers)
