@@ -36,19 +36,22 @@ _LOGGER_NAME = "marlin_ckpt.checkpointer"
 class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
     """Saves to and loads from `{file_prefix}_{index}.{file_ext}` in directories of the local file system.
 
-    The ranks of a process group save and load together: all of them make the same calls, and what fails at
-    one is raised at all. The argument `layout` says what they write. When `save` returns, the file is
-    durable, and a kill at any instant leaves older files whole. With `async_save` call `close`, or use a
-    `with` statement, to wait for the last save and see its error.
+    The ranks of a process group load together, and they save together what holds DTensors, or anything with
+    `layout: sharded`: all of them make the same calls, and what fails at one is raised at all. When `save`
+    returns, the file is durable, and a kill at any instant leaves older files whole. With `async_save` call
+    `close`, or use a `with` statement, to wait for the last save and see its error.
 
     Attributes:
         args: the arguments. Each call checks and obeys them as they are then.
         loaded_path: what `load` has loaded last; "" where it has loaded nothing.
         is_alone: whether this process saves and loads by itself, whatever process group there is; a trainer
             of one process sets it.
+        is_shared: whether all ranks of a process group make each call; a trainer of many ranks sets it.
+            Else they save together from the first state on that is in parts, or with `layout: sharded`, and
+            before that each process for itself, as a loop with `if rank == 0` expects.
     """
 
-    is_alone = False
+    is_alone = is_shared = False
     loaded_path = ""
 
     def __init__(self, args: DefaultCheckpointerArguments) -> None:
@@ -275,11 +278,12 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
     def _obey(self) -> None:
         self.args.check()
         self.logger.setLevel(self.args.log_level)
-        self._saves.engine.crew.is_together = not self.is_alone
+        if self.is_alone or self.is_shared:
+            self._saves.engine.crew.is_together = self.is_shared
 
     def saves_together(self, state: Any) -> bool:  # noqa: ARG002 - the hook's
         """Whether all ranks of a training are to call `save` and `save_model`."""
-        return not self.is_alone
+        return self.is_shared
 
     def _is_due(self, index: int) -> bool:
         """As rank 0 decides, whose clock it is."""

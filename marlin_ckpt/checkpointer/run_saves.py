@@ -29,6 +29,7 @@ from marlin_ckpt.saving import about
 from marlin_ckpt.saving.engine import Engine
 from marlin_ckpt.saving.job import Form, How, Job
 from marlin_ckpt.saving.recording import Attempt, Recording
+from marlin_ckpt.saving.writing.choosing import has_parts
 from marlin_ckpt.storage.local.publishing import make_directory
 
 _MOST_FAILED = 1000  # that are remembered for somebody who may never ask
@@ -81,7 +82,7 @@ class RunSaves:
         """Takes what logs, and by what name the history has what saves; see `Recording`."""
         self.recording = Recording(by)
         self.lineage = self.recording.lineage
-        self.engine = Engine(logger, is_together=True)
+        self.engine = Engine(logger, is_together=None)
         self.keeper = Keeper(logger, lambda args, gone: self.recording.removed(args.save_dir, gone, "keep"))
         self.lease: Lease | None = None
         self.save_s: float | None = None
@@ -147,6 +148,9 @@ class RunSaves:
 
     def _begun(self, args: DefaultCheckpointerArguments, wanted: Request, attempts: list[Attempt]) -> Job:
         """Prepares all but the state; the attempt is added once the path is known."""
+        crew = self.engine.crew
+        if crew.is_together is None and (args.layout == "sharded" or has_parts(wanted.state)):
+            crew.is_together = True
         ranks = self.meet(args)
         form = self.engine.form(wanted.state, "file" if wanted.is_model else args.layout)
 
@@ -156,7 +160,7 @@ class RunSaves:
             attempts.append(Attempt(self.recording, args.save_dir, path, manifest))
             return self._job(args, wanted, manifest, attempts[0], form)
 
-        job = self.engine.crew.done(begin)
+        job = crew.done(begin)
         if ranks.world_size > 1 and form is not Form.SHARDED:
             job = replace(job, state=wanted.complete(job.state, ranks))
         return job

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from marlin_ckpt.distributed import roll_call
-from marlin_ckpt.errors import RankError
+from marlin_ckpt.errors import RankError, Translating
 
 # gloo's own limit is 30 minutes, after which nobody knows any more what has happened.
 DEFAULT_TIMEOUT_S = 600.0
@@ -185,17 +184,19 @@ class Ranks:
         with self._naming(self._name):
             collective()
 
-    @contextlib.contextmanager
-    def _naming(self, group: str) -> Iterator[None]:
+    def _naming(self, group: str) -> Translating:
         """Names in the error the ranks that do not answer, where what is done with a group fails."""
-        try:
-            yield
-        except RuntimeError as error:
+
+        def translate(error: Exception) -> None:
+            if not isinstance(error, RuntimeError):
+                return
             self.is_broken = True
             patience_s = min(roll_call.PATIENCE_S, self.timeout_s)
             absent = roll_call.missing(group, self.rank, self.world_size, patience_s)
             what = roll_call.in_words(absent, self.timeout_s)
             raise RankError(what, hint="the log of the rank that failed first says why") from error
+
+        return Translating(translate)
 
 
 _shared: list[tuple[Any, Ranks]] = []  # of the default process group, one at most

@@ -56,7 +56,7 @@ def _skeleton(sharded: Sharded, ranks: Ranks, *, weights_only: bool) -> Any:
     """The state with `Saved` in the places of tensors, and `Value` in those of values."""
     index = sharded.index
     own = sharded.manifest.sharded if sharded.manifest else None
-    is_same = own is not None and own.world_size == ranks.world_size
+    is_same = own is None or own.world_size == ranks.world_size
     foreign = {name for name, path in index.paths.items() if is_same and _is_of_another(path, ranks)}
     values = values_of(
         sharded, [name for name in index.values if name not in foreign], weights_only=weights_only

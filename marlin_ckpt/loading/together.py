@@ -66,7 +66,7 @@ def read_together(
     Raises:
         MarlinError: as `read_file` does; the same at all ranks.
     """
-    if told_by_main(ranks, lambda: os.path.isdir(path)):
+    if told_by_main(ranks, lambda: _has_shards(path)):
         # It imports DTensor, which takes longer than many a load.
         from marlin_ckpt.loading.sharded import read_sharded  # noqa: PLC0415
 
@@ -81,6 +81,13 @@ def read_together(
     return agreed(
         ranks, lambda: read_file(path, weights_only=how.weights_only, log=log, pairs=pairs, **place)
     )
+
+
+def _has_shards(path: str) -> bool:
+    """Whether a path is a folder with shards, or what is left of one."""
+    if not os.path.isdir(path):
+        return False
+    return any(name.endswith((".metadata", ".distcp")) or name == ".marlin" for name in os.listdir(path))
 
 
 def _silent(_: str) -> None:

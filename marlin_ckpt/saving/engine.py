@@ -49,7 +49,7 @@ class Engine:
     """
 
     def __init__(
-        self, logger: logging.Logger, *, is_together: bool = False, crew: Crew | None = None
+        self, logger: logging.Logger, *, is_together: bool | None = False, crew: Crew | None = None
     ) -> None:
         """Takes what logs, whether the ranks of a process group save together, and these if they have met."""
         self.reports: deque[SaveReport] = deque(maxlen=_MOST_REPORTS)

@@ -70,7 +70,12 @@ PARTS = {
         "unit/saving/test_inside_steps.py",
     ],
     "retention": ["adversity/test_removal.py", "adversity/test_retention.py"],
-    "resume": ["cli/test_prove_resume.py", "cli/test_terminal.py", "unit/package/test_docs.py"],
+    "resume": [
+        "cli/test_prove_resume.py",
+        "cli/test_train_ranks.py",
+        "cli/test_terminal.py",
+        "unit/package/test_docs.py",
+    ],
     "supervisor": ["adversity/test_supervisor.py"],
     "wheel": ["unit/package/test_extras.py"],  # in an empty environment with each extra
 }

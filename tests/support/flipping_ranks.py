@@ -78,7 +78,8 @@ def load_after_flips(directory: str, kind: str, flips: int) -> dict[str, Any]:
             flip(file, at, bit)
         ranks.meet()
     found["silent"] = sorted(silent)
-    assert _loaded(folder, mesh, expected) == "right"
+    ended = _loaded(folder, mesh, expected)
+    assert ended == "right", ended
     return found
 
 

@@ -45,7 +45,7 @@ def _hook(
     optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Calls the watchers before the step changes anything: after its closure where that comes first."""
-    for known, _ in tuple(_watchers.values()):
+    for known, _ in _watchers.copy().values():  # a collection in the midst may remove one
         known.update([optimizer])
     closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
     # Steps of others may change parameters before they call the closure, as that of SAM does.

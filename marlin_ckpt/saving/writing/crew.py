@@ -20,16 +20,17 @@ class Crew:
     They agree over one group on the thread that asks for saves, and over another on the one that writes.
 
     Attributes:
-        is_together: whether the ranks of a process group save together, once there is one.
+        is_together: whether the ranks of a process group save together, once there is one; None: not yet
+            decided, and so each for itself.
         here: over the first.
         behind: over the second.
     """
 
-    def __init__(self, *, is_together: bool = False) -> None:
+    def __init__(self, *, is_together: bool | None = False) -> None:
         """Makes no group yet.
 
         Args:
-            is_together: whether the ranks of a process group save together, once there is one.
+            is_together: see `is_together`.
         """
         self.is_together = is_together
         self._group: Any = None

@@ -32,6 +32,8 @@ def shared(checkpointer: AbstractCheckpointer, ranks: Ranks) -> AbstractCheckpoi
         if isinstance(checkpointer, DefaultCheckpointer):
             checkpointer.is_alone = True
         return checkpointer
+    if isinstance(checkpointer, DefaultCheckpointer):
+        checkpointer.is_shared = True
     reads_into = "into" in inspect.signature(checkpointer.load).parameters
     return (_ReadingInto if reads_into else SharedCheckpointer)(checkpointer, ranks)
 

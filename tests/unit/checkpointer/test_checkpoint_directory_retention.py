@@ -47,7 +47,7 @@ def test_the_best_of_all_stay_with_the_newest_and_a_metric_that_is_missing_is_sa
     losses = {1: 0.3, 2: 0.1, 3: 0.2, 4: None, 5: 0.4}
     filled(tmp_path, losses, keep=RetentionArguments(best=BestArguments("loss")))
     assert there(tmp_path) == ["model_2.pt", "model_5.pt"]
-    assert sum("has no metric loss" in one.getMessage() for one in caplog.records) == 1
+    assert sum("has no metrics" in one.getMessage() for one in caplog.records) == 1
 
 
 def test_a_transaction_of_another_name_removes_nothing_and_is_never_removed(tmp_path, caplog):
