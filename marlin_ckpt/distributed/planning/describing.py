@@ -140,7 +140,9 @@ def describe(flat: Flat, table: Table, values: Mapping[str, int]) -> Own:
         if chunk is not None
     ]
     names = {*values, *(entry.name for entry, _ in extras), *flat.ties}
-    paths = {name: flat.paths.get(name, (name,)) for name in names}
+    # In the order of the state, which is that of its dicts when it is loaded.
+    order = (one for one in (*flat.paths, *values) if one in names)
+    paths = {name: flat.paths.get(name, (name,)) for name in order}
     return Own(chunks, extras, dict(values), paths, dict(flat.ties))
 
 
