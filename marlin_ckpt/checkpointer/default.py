@@ -37,22 +37,18 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
     """Saves to and loads from `{file_prefix}_{index}.{file_ext}` in directories of the local file system.
 
     The ranks of a process group load together, and they save together what holds DTensors, or anything with
-    `layout: sharded`: all of them make the same calls, and what fails at one is raised at all. When `save`
-    returns, the file is durable, and a kill at any instant leaves older files whole. With `async_save` call
-    `close`, or use a `with` statement, to wait for the last save and see its error.
+    `layout: sharded`: all make the same calls, and what fails at one is raised at all. When `save` returns,
+    the file is durable, and a kill at any instant leaves older files whole. With `async_save` call `close`,
+    or use a `with` statement, to wait for the last save and see its error.
 
     Attributes:
         args: the arguments. Each call checks and obeys them as they are then.
         loaded_path: what `load` has loaded last; "" where it has loaded nothing.
-        is_alone: whether this process saves and loads by itself, whatever process group there is; a trainer
-            of one process sets it.
-        is_shared: whether all ranks of a process group make each call; a trainer of many ranks sets it.
-            Else they save together from the first state on that is in parts, or with `layout: sharded`, and
-            before that each process for itself, as a loop with `if rank == 0` expects.
+        is_alone: whether this process saves and loads by itself; a trainer of one process sets it.
+        is_shared: whether all ranks save together from the beginning; a trainer of many sets it.
     """
 
-    is_alone = is_shared = False
-    loaded_path = ""
+    is_alone, is_shared, loaded_path = False, False, ""
 
     def __init__(self, args: DefaultCheckpointerArguments) -> None:
         """Takes the arguments; `delete_existing_checkpoints` removes old checkpoints now.
