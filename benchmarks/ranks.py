@@ -15,7 +15,6 @@ from benchmarks.saving import has_room
 from benchmarks.sharded_loop import sharded_loop
 from benchmarks.sharded_state import forget_cached, rank
 from benchmarks.states import size_text
-from marlin_ckpt import DefaultCheckpointerArguments
 
 _WORLD = 2
 _STOCK, _RAW = "stock DCP", "raw, by two processes"
@@ -49,9 +48,6 @@ def ranks(setting: Setting) -> list[Row]:
 
 def _stalls(setting: Setting) -> list[Row]:
     """How long asynchronous saves hold up a loop: the rank that waits longest."""
-    if "layout" not in DefaultCheckpointerArguments.__dataclass_fields__:
-        setting.leave_out("the stall of ranks is left out, since the checkpointers do not save together yet")
-        return []
     found: dict[str, list[float]] = {}
     width, layers = setting.sizes.wide
     with crew(_WORLD, sharded_loop, width, layers, str(setting.directory)) as two:

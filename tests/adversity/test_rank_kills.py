@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
 
 import pytest
 
-from marlin_ckpt import DefaultCheckpointerArguments
 from tests.support.scripts import found_by
 
-KINDS = ["sharded", "writer"]
-if "layout" in [one.name for one in fields(DefaultCheckpointerArguments)]:
-    KINDS.append("behind")  # asynchronous, by the checkpointer
+KINDS = ["sharded", "writer", "behind"]  # the last asynchronous, by the checkpointer
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,10 @@ class SavePlans:
             found = self._known(key, flat, ranks)
         except Exception as error:  # noqa: BLE001 - raised again, here and at the other ranks
             failed = error
-        share(ranks, failed)
+        try:
+            share(ranks, failed)
+        finally:
+            del failed  # its frames would hold the state
         if ranks.are_alike(found.plan.number if found else 0) and found is not None:
             self._plans[key] = self._plans.pop(key)  # the one that was used last is kept longest
             return found
