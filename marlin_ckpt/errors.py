@@ -187,7 +187,13 @@ class TrainingError(MarlinError):
 
 
 class RankError(MarlinError):
-    """Another rank of the run has ended, or did not answer in time."""
+    """Another rank of the run has ended, did not answer in time, or has failed in a way that is not foreseen.
+
+    Attributes:
+        is_foreign: whether it is the last of these: that rank has raised an error that is none of ours.
+    """
+
+    is_foreign = False
 
 
 class BadFileError(MarlinError):

@@ -48,6 +48,7 @@ def check(
     """
     saves.meet(args)
     crew, payload = saves.engine.crew, state.payload()
+    crew.check_shared(args.save_dir)
     if args.on_save_error == "raise":
         crew.done(lambda: check_pickled(payload))
     if not args.check_space:

@@ -140,7 +140,7 @@ class RunSaves:
                 self.lineage.saves += job.how.async_save
             self.engine.raise_earlier()
         except (StorageError, UnsavableStateError, RankError) as error:
-            if args.on_save_error == "raise":
+            if not _is_passed_over(args, error):
                 raise
             self._pass_over(attempts[0].path if attempts else "", error)
             return None
@@ -161,6 +161,7 @@ class RunSaves:
             return self._job(args, wanted, manifest, attempts[0], form)
 
         job = crew.done(begin)
+        crew.check_shared(os.path.dirname(job.path))
         if ranks.world_size > 1 and form is not Form.SHARDED:
             job = replace(job, state=wanted.complete(job.state, ranks))
         return job
@@ -244,7 +245,7 @@ class RunSaves:
 
         def failed(error: Exception) -> None:
             attempt.has_failed(error)
-            if args.on_save_error != "warn" or not isinstance(error, MarlinError):
+            if not (isinstance(error, MarlinError) and _is_passed_over(args, error)):
                 raise error
             self._pass_over(path, error)
 
@@ -280,6 +281,11 @@ class RunSaves:
             leftovers.sweep(os.fspath(directory), self._logger)
         self._neighbours.saving(os.fspath(directory), name, run_id, args.file_ext)
         self.recording.begin(args.save_dir, {"checkpointer": about.lasting(args)}, args.keep)
+
+
+def _is_passed_over(args: DefaultCheckpointerArguments, error: MarlinError) -> bool:
+    """Whether a run goes on after a save has failed so; alike at all ranks."""
+    return args.on_save_error == "warn" and not (isinstance(error, RankError) and error.is_foreign)
 
 
 def _place(

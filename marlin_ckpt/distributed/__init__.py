@@ -6,7 +6,9 @@ where the bytes go, when a checkpoint exists, and that all ranks end a save or a
 MarlinWriter and MarlinReader are public; they are bound on first use, as the names of `marlin_ckpt` are.
 
 ranks      Ranks: which process of a run this is, and what all of them agree on
+meeting    how ranks make a group, however often each of them has tried it
 roll_call  which ranks still answer, after one has ended
+processes  whether the process of a rank has ended, on this machine
 launch     how a process finds the others, and parts from them
 failures   a failure at one rank, raised at all of them
 flat       a nested state and the flat names under which it is stored

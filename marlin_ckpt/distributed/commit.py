@@ -109,7 +109,7 @@ class Staging:
             files, deadline = list(shards), time.monotonic() + patience_s
             for one in files:
                 self._check(one, deadline)
-            files.append(write_durably(self.folder, METADATA, len(metadata), lambda to: to.put(metadata)))
+            files.append(self._written(self.folder, METADATA, metadata))
             records = [{"name": one.name, "size": one.size_bytes, "crc32": one.crc32} for one in files]
             data = replace(manifest, records=records, layout=SHARDED).to_json()
             if len(data) > (most := most_bytes(one.name for one in files)):
@@ -118,7 +118,7 @@ class Staging:
                 )
             own, name = os.path.split(os.path.join(self.folder, MANIFEST))
             os.mkdir(own)
-            write_durably(own, name, len(data), lambda to: to.put(data))
+            self._written(own, name, data)
             publishing.sync_directory(own)
             publishing.sync_directory(self.folder)
             staging.publish(self._fd, self._staged, self._name, self._path, overwrite=self._overwrite)
@@ -134,6 +134,9 @@ class Staging:
         self._is_open = False
         staging.discard(self._fd, self._staged, self._lock)
         close_quietly(self._fd)
+
+    def _written(self, folder: str, name: str, data: bytes) -> Facts:
+        return write_durably(folder, name, len(data), lambda to: to.put(data), published=self._path)
 
     def _check(self, shard: Facts, deadline: float) -> None:
         """Looks at a shard as a reader on this node would."""
@@ -179,12 +182,14 @@ class Staged:
             self.main.discard()
 
 
-def write_durably(
+def write_durably(  # noqa: PLR0913 - a keyword
     folder: str,
     name: str,
     expected_bytes: int,
     fill: Callable[[Target], int],
     image: memoryview | None = None,
+    *,
+    published: str,
 ) -> Facts:
     """Writes a new file into a folder that is not yet published.
 
@@ -194,12 +199,13 @@ def write_durably(
         expected_bytes: how long it will be.
         fill: puts its content into it, and returns the CRC32 of that.
         image: memory in which parts of it are at their place already; see `DirectPieces`.
+        published: the path that the folder will have, for messages.
 
     Raises:
         StorageError: a system call failed.
     """
-    path = os.path.join(folder, name)
-    with doing("cannot write", path):
+    with doing("cannot write", os.path.join(published, name)):
+        path = os.path.join(folder, name)
         fd = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
         try:
             with open_writer(fd, expected_bytes, image) as writer:
@@ -260,6 +266,7 @@ def check_shared(directory: str, ranks: Ranks, patience_s: float = PATIENCE_S) -
     if ranks.world_size == 1:
         return
     staged = Staged(os.path.join(absolute(directory), f"shared-{secrets.token_hex(4)}"), ranks)
+    patience_s = min(patience_s, ranks.timeout_s / 2)
     try:
         folder, _ = staged.begin(overwrite=True)
         together(ranks, lambda: find(folder, directory, patience_s))

@@ -10,14 +10,15 @@ from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import MarlinError, RankError, drop_frames
 
 _T = TypeVar("_T")
-_Error = TypeVar("_Error", bound=Exception)
+_Error = TypeVar("_Error", bound=BaseException)
 
 
 def together(ranks: Ranks, work: Callable[[], _T]) -> _T:
     """Does work at every rank; where it fails at one, it fails at all.
 
     One number a rank is compared where all succeed, and the error of the lowest rank that failed is sent to
-    the others, with the rank in front of its message.
+    the others, with the rank in front of its message. It is also raised at ranks that have failed otherwise,
+    so that what depends on the error is decided alike.
 
     Args:
         ranks: which all call this.
@@ -28,7 +29,7 @@ def together(ranks: Ranks, work: Callable[[], _T]) -> _T:
 
     Raises:
         MarlinError: the work failed here, or the same error with the number of the rank where it did.
-        Exception: what else it raised here; the others then raise a RankError.
+        Exception: what else it raised here, if this is that rank; the others then raise a RankError.
     """
     failed: Exception | None = None
     result: _T | None = None
@@ -79,11 +80,31 @@ def share(ranks: Ranks, failed: Exception | None) -> None:
     Raises:
         As `together` does.
     """
+    error = first_of(ranks, failed)
+    if error is None:
+        return
+    if error is failed:
+        raise of_all(error)
+    raise of_all(error) from failed
+
+
+def first_of(ranks: Ranks, failed: _Error | None) -> _Error | MarlinError | None:
+    """What the lowest rank that failed has failed with, so that all ranks do the same then.
+
+    Args:
+        ranks: which all call this.
+        failed: what this one has failed with; None: nothing.
+
+    Returns:
+        the error, at the other ranks with the number of its rank in front; None where none has failed.
+    """
     by = ranks.least(ranks.world_size if failed is None else ranks.rank)[0]
     if by == ranks.world_size:
-        return
-    sent = ranks.told(as_sent(failed, ranks.rank) if by == ranks.rank and failed else None, by)
-    raise of_all(sent if failed is None else failed)
+        return None
+    is_own = by == ranks.rank and failed is not None
+    sent: MarlinError = ranks.told(as_sent(failed, ranks.rank) if is_own and failed else None, by)
+    # What all have raised before, in work that they did together, they raise as it was.
+    return failed if is_own or (_is_of_all(sent) and _is_of_all(failed)) else sent
 
 
 def of_all(error: _Error) -> _Error:
@@ -93,16 +114,22 @@ def of_all(error: _Error) -> _Error:
     return error
 
 
-def as_sent(error: Exception, rank: int | None = None) -> MarlinError:
+def _is_of_all(error: BaseException | None) -> bool:
+    return getattr(error, "is_of_all_ranks", False)
+
+
+def as_sent(error: BaseException, rank: int | None = None) -> MarlinError:
     """An error as the other ranks raise it; without a rank, what failed was done for all."""
     if isinstance(error, MarlinError):
         copy = _copied(error)
-        if rank is not None:
+        if rank is not None and not _is_of_all(error):
             copy.what = f"rank {rank}: {error.what}"
             copy.args = (copy.what,)
         drop_frames(copy)
         return copy
-    return RankError(f"rank {rank or 0}: {type(error).__name__}: {error}")
+    sent = RankError(f"rank {rank or 0}: {type(error).__name__}: {error}")
+    sent.is_foreign = True
+    return sent
 
 
 def _copied(error: MarlinError) -> MarlinError:

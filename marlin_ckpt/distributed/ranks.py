@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from marlin_ckpt.distributed import roll_call
+from marlin_ckpt.distributed.meeting import HINT, Group, meet
 from marlin_ckpt.errors import RankError, Translating
 
 # gloo's own limit is 30 minutes, after which nobody knows any more what has happened.
@@ -44,8 +44,8 @@ class Ranks:
         self.world_size = dist.get_world_size() if is_many else 1
         self.timeout_s = timeout_s
         self.is_broken = False
-        self._group: dist.ProcessGroup | None = None
-        self._name = ""
+        self._broken_by = ""
+        self._group = Group("", None)
         self.renew()
 
     @classmethod
@@ -53,7 +53,6 @@ class Ranks:
         """One rank that communicates with no other, whatever process groups there are."""
         one = cls.__new__(cls)
         one.rank, one.world_size, one.timeout_s, one.is_broken = 0, 1, DEFAULT_TIMEOUT_S, False
-        one._group = None  # noqa: SLF001 - its own
         return one
 
     @property
@@ -68,11 +67,25 @@ class Ranks:
             RankError: another rank has ended, or has not come in time.
         """
         if self.world_size > 1:
-            limit = timedelta(seconds=self.timeout_s)
-            with self._naming(f"{self._name}/next"):
-                self._group = dist.new_group(backend="gloo", timeout=limit)
-            self._name = self._group.group_name
+            self.is_broken = True
+            self._group = Group("", None)  # its end shows those that still use it that it has failed
+            try:
+                self._group = meet(self.rank, self.world_size, self.timeout_s)
+            except RankError as error:
+                self._broken_by = error.what
+                raise
         self.is_broken = False
+
+    def mend(self) -> None:
+        """Makes a new group where this one has failed at any rank; all ranks call this.
+
+        Raises:
+            RankError: as `renew`.
+        """
+        try:
+            self.meet()
+        except RankError:  # here, or at a rank that has left the old group since
+            self.renew()
 
     def most(self, *numbers: int) -> list[int]:
         """The greatest of each of some numbers over all ranks."""
@@ -87,7 +100,7 @@ class Ranks:
         if self.world_size == 1:
             return list(numbers)
         found = torch.tensor(numbers, dtype=torch.float64)
-        self._together(lambda: dist.all_reduce(found, dist.ReduceOp.SUM, group=self._group))
+        self._reduce(found, dist.ReduceOp.SUM)
         summed: list[float] = found.tolist()
         return summed
 
@@ -107,9 +120,9 @@ class Ranks:
             return value
         data = pickle.dumps(value) if self.rank == by else b""
         size = torch.tensor([len(data)])
-        self._together(lambda: dist.broadcast(size, by, group=self._group))
+        self._broadcast(size, by)
         sent = torch.frombuffer(bytearray(data or bytes(int(size))), dtype=torch.uint8)
-        self._together(lambda: dist.broadcast(sent, by, group=self._group))
+        self._broadcast(sent, by)
         return value if self.rank == by else pickle.loads(sent.numpy().tobytes())  # noqa: S301 - of our own run
 
     def gathered(self, data: bytes, *, is_fixed: bool = False) -> list[bytes] | None:
@@ -123,39 +136,34 @@ class Ranks:
             return [data]
         if is_fixed:
             return self._gathered(data)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
-        own = torch.tensor([len(data)])
-        self._together(lambda: dist.all_gather(sizes, own, group=self._group))
-        longest = max(map(int, sizes))
-        found = self._gathered(data.ljust(max(longest, 1), b"\0"))
-        return found and [one[: int(size)] for one, size in zip(found, sizes, strict=True)]
+        sizes = self._lengths(data)
+        found = self._gathered(data.ljust(max(*sizes, 1), b"\0"))
+        return found and [one[:size] for one, size in zip(found, sizes, strict=True)]
 
     def _gathered(self, data: bytes) -> list[bytes] | None:
         sent = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         found = [torch.empty_like(sent) for _ in range(self.world_size)] if self.is_main else None
-        self._together(lambda: dist.gather(sent, found, 0, group=self._group))
+        options = dist.GatherOptions()
+        options.rootRank = 0
+        self._together(lambda group: group.gather([] if found is None else [found], [sent], options))
         return None if found is None else [one.numpy().tobytes() for one in found]
 
     def exchanged(self, data: bytes) -> list[bytes]:
         """The bytes of each rank, in their order, at all ranks."""
         if self.world_size == 1:
             return [data]
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
-        own = torch.tensor([len(data)])
-        self._together(lambda: dist.all_gather(sizes, own, group=self._group))
-        longest = max(map(int, sizes))
-        sent = torch.frombuffer(bytearray(data.ljust(max(longest, 1), b"\0")), dtype=torch.uint8)
-        found = [torch.empty_like(sent) for _ in range(self.world_size)]
-        self._together(lambda: dist.all_gather(found, sent, group=self._group))
-        return [one.numpy().tobytes()[: int(size)] for one, size in zip(found, sizes, strict=True)]
+        sizes = self._lengths(data)
+        sent = torch.frombuffer(bytearray(data.ljust(max(*sizes, 1), b"\0")), dtype=torch.uint8)
+        found = self._of_all(sent)
+        return [one.numpy().tobytes()[:size] for one, size in zip(found, sizes, strict=True)]
 
     def send(self, tensor: torch.Tensor, to: int) -> None:
         """Sends a tensor of the processor's memory to one rank, which calls `receive`."""
-        self._together(lambda: dist.send(tensor, to, group=self._group))
+        self._together(lambda group: group.send([tensor], to, 0))
 
     def receive(self, tensor: torch.Tensor, by: int) -> None:
         """Fills a tensor of the same length with what one rank sends."""
-        self._together(lambda: dist.recv(tensor, by, group=self._group))
+        self._together(lambda group: group.recv([tensor], by, 0))
 
     def meet(self) -> None:
         """Returns when all ranks have called this."""
@@ -169,34 +177,52 @@ class Ranks:
         if self.world_size == 1:
             return list(numbers)
         found = torch.tensor(numbers, dtype=torch.int64)
-        self._together(lambda: dist.all_reduce(found, by, group=self._group))
+        self._reduce(found, by)
         reduced: list[int] = found.tolist()
         return reduced
 
-    def _together(self, collective: Any) -> None:
+    def _reduce(self, tensor: torch.Tensor, by: Any) -> None:
+        options = dist.AllreduceOptions()
+        options.reduceOp = by
+        self._together(lambda group: group.allreduce([tensor], options))
+
+    def _broadcast(self, tensor: torch.Tensor, by: int) -> None:
+        options = dist.BroadcastOptions()
+        options.rootRank, options.rootTensor = by, 0
+        self._together(lambda group: group.broadcast([tensor], options))
+
+    def _of_all(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        found = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        self._together(lambda group: group.allgather([found], [tensor]))
+        return found
+
+    def _lengths(self, data: bytes) -> list[int]:
+        return [int(one) for one in self._of_all(torch.tensor([len(data)]))]
+
+    def _together(self, begin: Callable[[Any], Any]) -> None:
         """Makes a collective.
 
+        Args:
+            begin: begins it, with torch's group of gloo.
+
         Raises:
-            RankError: another rank has died, or has not come in time.
+            RankError: another rank has ended, or has not come in time; also where an earlier one has failed
+                so, since only `renew` helps.
         """
         if self.is_broken:
-            raise RankError("an earlier call has failed, and no new group was made")
-        with self._naming(self._name):
-            collective()
+            raise RankError(self._broken_by, hint=HINT)
+        with Translating(self._name):
+            begin(self._group.backend).wait()
 
-    def _naming(self, group: str) -> Translating:
-        """Names in the error the ranks that do not answer, where what is done with a group fails."""
-
-        def translate(error: Exception) -> None:
-            if not isinstance(error, RuntimeError):
-                return
-            self.is_broken = True
-            patience_s = min(roll_call.PATIENCE_S, self.timeout_s)
-            absent = roll_call.missing(group, self.rank, self.world_size, patience_s)
-            what = roll_call.in_words(absent, self.timeout_s)
-            raise RankError(what, hint="the log of the rank that failed first says why") from error
-
-        return Translating(translate)
+    def _name(self, error: Exception) -> None:
+        """Names in the error the ranks that do not answer."""
+        if not isinstance(error, RuntimeError):
+            return
+        self.is_broken = True
+        patience_s = min(roll_call.PATIENCE_S, self.timeout_s)
+        absent = roll_call.missing(self._group.name, self.rank, self.world_size, patience_s)
+        self._broken_by = absent.in_words(self.timeout_s)
+        raise RankError(self._broken_by, hint=HINT) from error
 
 
 _shared: list[tuple[Any, Ranks]] = []  # of the default process group, one at most
@@ -207,6 +233,6 @@ def shared() -> Ranks:
     group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
     if not _shared or _shared[0][0] is not group:
         _shared[:] = [(group, Ranks())]
-    elif _shared[0][1].is_broken:
-        _shared[0][1].renew()
+    else:
+        _shared[0][1].mend()
     return _shared[0][1]

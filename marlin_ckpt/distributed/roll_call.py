@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
+
+from marlin_ckpt.distributed import processes
 
 # The others fail at about the same time, unless they are busy with their own part: those count as missing.
 PATIENCE_S = 5.0
@@ -15,7 +17,76 @@ _STORE_S = 10.0  # for one answer of the store itself
 _POLL_S = 0.02
 
 
-def missing(group: str, rank: int, world_size: int, patience_s: float = PATIENCE_S) -> list[int]:
+class Absent(NamedTuple):
+    """Ranks that do not answer.
+
+    Attributes:
+        ranks: their numbers; none where the store does not answer either.
+        have_ended: whether their processes are known to have ended.
+    """
+
+    ranks: list[int]
+    have_ended: bool = False
+
+    def in_words(self, timeout_s: float) -> str:
+        """What is known of them, for a message.
+
+        Args:
+            timeout_s: for how long they were waited for, in seconds.
+        """
+        names = list(map(str, self.ranks))
+        who = "another rank has"
+        if len(names) == 1:
+            who = f"rank {names[0]} has"
+        elif names:
+            who = f"the ranks {', '.join(names[:-1])} and {names[-1]} have"
+        return f"{who} ended" if self.have_ended else f"{who} ended, or did not answer within {timeout_s:g} s"
+
+
+class RollCall:
+    """Looks for the ranks of a run, one time after the other.
+
+    Args:
+        store: in which they have been `noted`.
+        ranks: that are looked for.
+    """
+
+    def __init__(self, store: Any, ranks: Iterable[int]) -> None:
+        self._store = store
+        self._ranks = list(ranks)
+        self._processes: dict[int, bytes] = {}
+
+    def absent(self, prefix: str) -> Absent:
+        """Those of which there is no key with this prefix; of these those that have ended, if any have."""
+        self._ranks = self._without_key(prefix, self._ranks)
+        ended = [one for one in self._ranks if processes.has_ended(self._process(one))]
+        ended = self._without_key(prefix, ended)  # some may have come meanwhile, and left
+        return Absent(ended, have_ended=True) if ended else Absent([*self._ranks])
+
+    def _without_key(self, prefix: str, ranks: Iterable[int]) -> list[int]:
+        return [one for one in ranks if not self._store.check([f"{prefix}/{one}"])]
+
+    def _process(self, rank: int) -> bytes:
+        if rank not in self._processes:
+            key = _process_key(rank)
+            self._processes[rank] = self._store.get(key) if self._store.check([key]) else b""
+        return self._processes[rank]
+
+
+def note(store: Any, rank: int) -> None:
+    """Notes in the store which process this rank is."""
+    store.set(_process_key(rank), processes.own())
+
+
+def store() -> Any:
+    """The store in which the ranks of the default process group first met, under a prefix of our own."""
+    default: Any = dist.distributed_c10d._get_default_store()  # noqa: SLF001 - there is no other way
+    own = dist.PrefixStore("marlin-ckpt", default.clone())  # type: ignore[attr-defined]
+    own.set_timeout(timedelta(seconds=_STORE_S))
+    return own
+
+
+def missing(group: str, rank: int, world_size: int, patience_s: float = PATIENCE_S) -> Absent:
     """Answers for this rank, and waits for the answers of the others.
 
     It goes by the store in which the ranks first met, and not by a group, which one that is missing breaks.
@@ -24,37 +95,24 @@ def missing(group: str, rank: int, world_size: int, patience_s: float = PATIENCE
         group: the name of the group that has failed; each has one roll call.
         rank: of this process.
         world_size: the number of ranks.
-        patience_s: for how long, in seconds.
+        patience_s: for how long, in seconds; where a rank is known to have ended, no longer.
 
     Returns:
-        the ranks that have not answered; none where the store does not answer either.
+        the ranks that have not answered.
     """
-    absent = [one for one in range(world_size) if one != rank]
     try:
-        default: Any = dist.distributed_c10d._get_default_store()  # noqa: SLF001 - there is no other way
-        store = default.clone()
-        store.set_timeout(timedelta(seconds=_STORE_S))
-        store.set(_key(group, rank), b"1")
+        where = store()
+        where.set(f"{group}/failed/{rank}", b"1")
+        calling = RollCall(where, (one for one in range(world_size) if one != rank))
         deadline = time.monotonic() + patience_s
         while True:
-            absent = [one for one in absent if not store.check([_key(group, one)])]
-            if not absent or time.monotonic() > deadline:
+            absent = calling.absent(f"{group}/failed")
+            if not absent.ranks or absent.have_ended or time.monotonic() > deadline:
                 return absent
             time.sleep(_POLL_S)
     except RuntimeError:  # its server has gone, with rank 0 or with torchrun
-        return []
+        return Absent([])
 
 
-def _key(group: str, rank: int) -> str:
-    return f"marlin-ckpt/{group}/{rank}"
-
-
-def in_words(ranks: Iterable[int], timeout_s: float) -> str:
-    """What is known of the ranks that are missing, for a message."""
-    names = list(map(str, ranks))
-    who = "another rank has"
-    if len(names) == 1:
-        who = f"rank {names[0]} has"
-    elif names:
-        who = f"the ranks {', '.join(names[:-1])} and {names[-1]} have"
-    return f"{who} ended, or did not answer within {timeout_s:g} s"
+def _process_key(rank: int) -> str:
+    return f"process/{rank}"

@@ -184,6 +184,7 @@ class _Shard(NamedTuple):
                 shard.size_bytes,
                 lambda target: write_shard(target, items, data, about).crc32,
                 image,
+                published=prepared.path,
             )
         self.before_renaming()
         return facts

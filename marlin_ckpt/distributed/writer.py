@@ -186,6 +186,7 @@ class MarlinWriter(StorageWriter):
             shard_name(about.rank),
             shard.size_bytes,
             lambda target: write_shard(target, items, live(tensors), about).crc32,
+            published=self._path,
         )
         first, *others = [
             _Result(index, one.size_bytes, _StorageInfo(facts.name, one.start, one.size_bytes))

@@ -96,7 +96,7 @@ class Engine:
         self._earlier = self._background.ended() or self._earlier
         self.pace.save_began()
         try:
-            self.crew.meet(job.path)
+            self._earlier = self.crew.meet(job.path, self._earlier)
             if job.how.async_save:
                 self._save_behind(job, began)
             else:

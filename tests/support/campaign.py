@@ -33,6 +33,7 @@ PARTS = {
     ],
     "kills": [
         "adversity/test_async.py",
+        "adversity/test_failing_saves.py",
         "adversity/test_history_kills.py",
         "adversity/test_kills.py",
         "adversity/test_sharded.py",

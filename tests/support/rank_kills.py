@@ -123,7 +123,7 @@ def judged(directory: str, *, is_stock: bool) -> dict[str, int | str]:
 
 def _names(victims: list[int], error: str) -> bool:
     """Whether an error names the ranks that were killed; it may name others that were too busy to answer."""
-    who = error.removeprefix("RankError: ").partition(" ended, or did not answer")[0]
+    who = error.removeprefix("RankError: ").partition(" ended")[0]
     return error.startswith("RankError: ") and {*map(str, victims)} <= set(re.findall("[0-9]+", who))
 
 

@@ -155,6 +155,9 @@ def edges(directory: str, backend: str) -> dict:
     found["metrics"] = [measured._metrics["own"], measured.last_epoch]
     found["differ"] = failure(lambda: train(lambda: Plain(seed=rank // 2)))
     found["meta"] = failure(lambda: train(lambda: Plain().to("meta") if rank == 1 else Plain()))
+    apart, short = Path(directory, f"apart-{rank}"), {"save_timeout": "1s"}
+    found["apart"] = failure(lambda: trained(apart, Plain, backend=backend, checkpointer=short))
+    found["apart"].append(os.path.exists(apart))
     found["small"] = failure(lambda: train(Plain, train_batch_size=2))
     found["liar"] = failure(lambda: train(Liar, gpu_batch_size_limit=1, train_batch_size=12))
     return found

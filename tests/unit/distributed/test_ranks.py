@@ -40,7 +40,7 @@ def test_an_error_at_one_rank_is_raised_at_all_and_they_go_on_together(failing):
 
     for rank, (kind, text, afterwards) in enumerate(found):
         assert kind == "CorruptCheckpointError"
-        where = "" if rank in failing else f"rank {failing[0]}: "
+        where = "" if rank == failing[0] else f"rank {failing[0]}: "
         assert text == f"{where}the CRC does not hold: a.dcp"
         assert afterwards == rank
 
@@ -59,6 +59,4 @@ def test_the_others_notice_a_rank_that_is_killed():
 
     assert [one.code for one in ended] == [3, -9, 3]
     for one in (ended[0], ended[2]):
-        assert "rank 1 has ended, or did not answer within 20 s" in one.errors
-        assert "rank 1 has ended, or did not answer within 2 s" in one.errors  # nor joined a new group
-        assert one.errors.count("no new group was made") == 2
+        assert one.errors.count("'rank 1 has ended'") == 5  # at once: none waits for it

@@ -84,6 +84,9 @@ def test_ranks_with_uneven_data_end_together_and_ranks_with_other_modules_are_re
         assert one["differ"][0] == "TrainingError"
         assert one["differ"][1].endswith("different parameters; the first that differs is layers.0.weight")
         assert "it is on torch's meta device" in one["meta"][1]
+        kind, text, is_there = one["apart"]
+        assert (kind, is_there) == ("StorageError", one is found[0])
+        assert "this rank does not see the folder that rank 0 has made" in text
         assert one["small"] == ["TrainingError", "train_batch_size is 2, and there are 3 ranks"]
         assert "ended before the number of batches" in one["liar"][1]
 
