@@ -164,9 +164,8 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         self._obey()
         self.wait()
         restoration = None if into is None else CheckpointRestoration(into)
-        loaded = Loader(
-            self.args, self.logger, restoration, Ranks.alone() if self.is_alone else shared()
-        ).load()
+        ranks = Ranks.alone() if self.is_alone else shared()
+        loaded = Loader(self.args, self.logger, restoration, ranks).load()
         self.loaded_path = os.fspath(loaded.path or "")
         if loaded.path:
             self._saves.recording.continues(loaded.path, loaded.manifest, loaded.passed_over)
@@ -273,7 +272,8 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
 
     def _obey(self) -> None:
         self.args.check()
-        self.logger.setLevel(self.args.log_level)
+        is_heard = not self.is_shared or launch.is_main()  # else all ranks say the same
+        self.logger.setLevel(self.args.log_level if is_heard else logging.CRITICAL)
         if self.is_alone or self.is_shared:
             self._saves.engine.crew.is_together = self.is_shared
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -214,15 +214,38 @@ class Ranks:
         with Translating(self._name):
             begin(self._group.backend).wait()
 
+    def communicating(self) -> Translating:
+        """A context in which collectives of others, such as those of a backward pass, fail as those here do.
+
+        What fails otherwise, and what fails though all ranks answer, passes through.
+        """
+
+        def translate(error: Exception) -> None:
+            if self.world_size > 1 and _is_of_communication(error):
+                absent = self._absent()
+                if absent.ranks or not absent.is_known:
+                    self._fail(absent, error)
+
+        return Translating(translate)
+
     def _name(self, error: Exception) -> None:
         """Names in the error the ranks that do not answer."""
-        if not isinstance(error, RuntimeError):
-            return
-        self.is_broken = True
+        if isinstance(error, RuntimeError):
+            self._fail(self._absent(), error)
+
+    def _absent(self) -> roll_call.Absent:
         patience_s = min(roll_call.PATIENCE_S, self.timeout_s)
-        absent = roll_call.missing(self._group.name, self.rank, self.world_size, patience_s)
+        return roll_call.missing(self._group.name, self.rank, self.world_size, patience_s)
+
+    def _fail(self, absent: roll_call.Absent, error: Exception) -> NoReturn:
+        self.is_broken = True
         self._broken_by = absent.in_words(self.timeout_s)
         raise RankError(self._broken_by, hint=HINT) from error
+
+
+def _is_of_communication(error: Exception) -> bool:
+    """Whether an error comes from torch's communication; gloo's have no class, but name its source files."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in str(error))
 
 
 _shared: list[tuple[Any, Ranks]] = []  # of the default process group, one at most

@@ -21,12 +21,14 @@ class Absent(NamedTuple):
     """Ranks that do not answer.
 
     Attributes:
-        ranks: their numbers; none where the store does not answer either.
+        ranks: their numbers.
         have_ended: whether their processes are known to have ended.
+        is_known: whether the store, which knows them, has answered.
     """
 
     ranks: list[int]
     have_ended: bool = False
+    is_known: bool = True
 
     def in_words(self, timeout_s: float) -> str:
         """What is known of them, for a message.
@@ -111,7 +113,7 @@ def missing(group: str, rank: int, world_size: int, patience_s: float = PATIENCE
                 return absent
             time.sleep(_POLL_S)
     except RuntimeError:  # its server has gone, with rank 0 or with torchrun
-        return Absent([])
+        return Absent([], is_known=False)
 
 
 def _process_key(rank: int) -> str:

@@ -70,7 +70,7 @@ class Trainer(Restorable):
         self.last_epoch = -1
         self.seed = joining.seed_training(args, self._ranks)
         self._by_step = args.index_by == "step"
-        self._continuation = Continuation(args, self.logger)
+        self._continuation = Continuation(args, self.logger, self._ranks)
         self._position = self._continuation.position
         self._observer = of_rank(observer, is_main=self._ranks.is_main)
         self._saves = Saves(self._observer, self._ranks)
@@ -129,7 +129,8 @@ class Trainer(Restorable):
         self.args.check()
         with self._saves.running(self.args, self._shared, self.logger, self._place):
             try:
-                self._run()
+                with self._ranks.communicating():
+                    self._run()
             except BaseException:
                 self._position.pause(self.total_steps_finished)
                 raise

@@ -38,6 +38,15 @@ def test_rank_0_alone_prints_and_each_keeps_its_own_log(tmp_path, logs):
     assert (other.code, other.out, other.err) == (0, "", "")
     assert logs()[1] == "print of 1\n" * 9
 
+    changed = "--resume", "--set", "trainer.train_batch_size=10", "--set", "trainer.epochs=4"
+    main, other = run_ranks(tmp_path, 2, "train", "--config", tmp_path / "run.yaml", *changed)
+
+    assert (main.code, other.code, other.err) == (0, 0, "")
+    assert (
+        main.err.count("warning: This resume will not be exact because train_batch_size was 12 and is 10")
+        == 1
+    )
+
 
 def test_an_error_of_one_rank_is_printed_once_and_with_its_rank(tmp_path, logs):
     ended = run_ranks(tmp_path, 3, "train", "--config", config(tmp_path, does="raise", at=[2, 4]))
@@ -54,7 +63,8 @@ def test_a_rank_that_is_killed_ends_the_others_with_one_error(tmp_path):
     ended = run_ranks(tmp_path, 3, "train", "--config", config(tmp_path, does="kill", at=[1, 5]))
 
     assert [one.code for one in ended] == [1, -9, 1]
-    assert sum(line.count("error:") for one in ended for line in one.err.splitlines()) == 1
+    errors = [line for one in ended for line in one.err.splitlines() if "error:" in line]
+    assert [line.removeprefix("[rank 2] ") for line in errors] == ["error: rank 1 has ended"]
     assert saved(tmp_path)[-1] == "model_4.pt"
 
 

@@ -67,6 +67,7 @@ def document(found: Proof) -> dict[str, Any]:
     return {
         "identical": difference is None,
         "steps": found.steps,
+        "ranks": found.ranks,
         "kills": [str(one) for one in found.kills],
         "missed": [str(one) for one in found.missed],
         "unheld": list(found.unheld),
@@ -86,7 +87,8 @@ def show(found: Proof) -> None:
         output.talk(f"warning: {what}: a resumed run begins with another value")
     kills = ", ".join(map(str, found.kills)) or "nothing"
     if found.difference is None:
-        output.data(f"identical: {count(found.steps, 'step')}, straight and killed after {kills}")
+        on = f" on {found.ranks} ranks" if found.ranks > 1 else ""
+        output.data(f"identical: {count(found.steps, 'step')}{on}, straight and killed after {kills}")
         compared = f"{found.batches:,} batches, {found.losses:,} losses, {found.tensors:,} tensors"
         output.data(f"compared bit for bit: {compared} and {found.values:,} values, step by step")
         return

@@ -4,7 +4,7 @@ sharing    Sharing: the part that other ranks have in a step; with one process, 
 fully_sharded  FullySharded: a part of the module on each rank, by torch's FSDP2
 backends   DDPTrainerBackend and FSDPTrainerBackend, and the choice of a backend by its name
 batches    the batches of each rank: as many for all, or as one after the other ends
-gathering  the outputs and metrics of all ranks
+gathering  the outputs and metrics of all ranks, and what they find to be said
 alike      compares the parameters of the ranks before the first step
 names      leaves what wrappers put into names out of the module's state
 own        what differs between ranks, in a checkpoint

@@ -107,12 +107,14 @@ class RanksTrainerBackend(AbstractTrainerBackendDecorator):
 
     def take(self, module: ModuleInterface, device: torch.device) -> None:
         """Takes the module, on its device, before it loads its state and makes its optimizers."""
-        self.sharing.take(module, device)
+        with self.sharing.ranks.communicating():
+            self.sharing.take(module, device)
 
     def init(self, args: TrainerBackendArguments) -> None:
         """Takes the arguments, with a module that has its state."""
         super().init(args)
-        self.sharing.begin(args.model)
+        with self.sharing.ranks.communicating():
+            self.sharing.begin(args.model)
 
     @property
     def train_sampler(self) -> SamplerClass:

@@ -1,9 +1,9 @@
-"""The outputs and metrics of all ranks."""
+"""The outputs and metrics of all ranks, and what they find to be said."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -89,6 +89,26 @@ def _mean(values: list[tuple[float, int]]) -> float:
     if not counted:
         counted = [(value, 1) for value, _ in values]
     return sum(value * weight for value, weight in counted) / sum(weight for _, weight in counted)
+
+
+def said(ranks: Ranks, sentences: Sequence[str]) -> list[str]:
+    """What the ranks find to be said, each sentence once, and with the ranks where it is not true of all.
+
+    Args:
+        ranks: that all call this.
+        sentences: of this one.
+    """
+    if ranks.world_size == 1:
+        return list(sentences)
+    found: dict[str, list[int]] = {}
+    for rank, sent in enumerate(ranks.exchanged(packed(list(sentences)))):
+        for one in dict.fromkeys(unpacked(sent)):
+            found.setdefault(one, []).append(rank)
+    return [one if len(of) == ranks.world_size else f"at {_names(of)} {one}" for one, of in found.items()]
+
+
+def _names(of: Sequence[int]) -> str:
+    return f"rank {of[0]}" if len(of) == 1 else f"ranks {', '.join(map(str, of[:-1]))} and {of[-1]}"
 
 
 def samples(batch: Any) -> int:

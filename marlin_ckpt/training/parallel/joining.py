@@ -92,11 +92,10 @@ def seed_training(args: TrainerArguments, ranks: Ranks) -> int:
 
 
 def level(name: str, ranks: Ranks) -> int:
-    """The lowest level that a rank logs: what is no warning is rank 0's.
+    """The lowest level that a rank's trainer logs: what it says is true of all ranks, and rank 0 says it.
 
     Args:
         name: that the arguments have.
         ranks: of the run.
     """
-    number = logging.getLevelNamesMapping()[name]
-    return number if ranks.is_main else max(number, logging.WARNING)
+    return logging.getLevelNamesMapping()[name] if ranks.is_main else logging.CRITICAL

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.hooks import hooks_of
 from marlin_ckpt.config import Config, read_config
-from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.errors import MarlinError, RankError
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.operations import starting
 from marlin_ckpt.reports import SaveReport
@@ -32,6 +33,7 @@ _SEED = 0  # where the configuration has none: two runs can only be the same fro
 # Not compared: the conditions are no state, and the position of a loader has no fixed form.
 _LEFT_OUT = ("trainer_state/conditions", "trainer_state/position/epoch/loader")
 _OF_MODULE = "module_interface_state/"
+_LAST_LINES = 3  # of a traceback
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,19 @@ class _Teller:
         data = (json.dumps(record) + "\n").encode()
         while data:
             data = data[os.write(self._job.fd, data) :]
+
+    def fails(self, error: Exception, what: str) -> None:
+        """Reports what the process fails with.
+
+        Args:
+            error: that ends it.
+            what: the same in words.
+        """
+        rank = int(os.environ["RANK"]) if self._job.pipes else 0
+        is_of_all = isinstance(error, MarlinError) and getattr(error, "is_of_all_ranks", False)
+        where = f"rank {rank}: " if self._job.pipes and not is_of_all else ""
+        is_of_others = isinstance(error, RankError) or (is_of_all and rank > 0)
+        self.tell({"error": where + what, "is_of_others": is_of_others})
 
     def _wrapped(self, step: Callable[..., Any], *, is_training: bool) -> Callable[..., Any]:
         def run(global_step: int, batch: Any, device: Any) -> Any:
@@ -254,9 +269,18 @@ def main() -> int:
         teller.tell({"failed": str(error) or type(error).__name__})
         return 1
     except MarlinError as error:
-        sys.stderr.write(f"{error}\n")
+        teller.fails(error, str(error))
         return error.exit_code
+    except Exception as error:
+        teller.fails(error, _last_lines(error))
+        raise
     return 0
+
+
+def _last_lines(error: Exception) -> str:
+    """Where in the user's code an error comes from, and what it says."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    return " ".join(" ".join(lines[-_LAST_LINES:]).split())
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class Proof:
 
     Attributes:
         steps: the global steps of the straight run.
+        ranks: of each run; 1: it was one process.
         kills: those that struck.
         missed: those whose step or moment did not come.
         batches, losses, tensors, values: how many were compared; the last two after each step.
@@ -73,6 +74,7 @@ class Proof:
     values: int
     difference: Difference | None
     unheld: tuple[str, ...] = ()
+    ranks: int = 1
 
 
 Record = dict[str, Any]

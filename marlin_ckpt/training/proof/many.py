@@ -6,9 +6,11 @@ import os
 import selectors
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import BinaryIO
 
 from marlin_ckpt.training.proof.child import Job
@@ -16,6 +18,8 @@ from marlin_ckpt.training.proof.findings import Record, merged
 
 _AT_ONCE = 1 << 16
 _LOOK_S = 0.2
+_BOTH = "3"  # stdout and stderr of each rank, as torchrun counts them
+_OF_ANY = frozenset(("missed", "failed", "error"))  # what is reported of any rank
 
 
 @dataclass
@@ -25,7 +29,7 @@ class Ranks:
     Attributes:
         job: what each is to do.
         count: how many there are.
-        said: gets what they and torchrun print.
+        said: gets what torchrun prints, and after that what its ranks have printed.
         code: with which torchrun has ended.
         is_struck: whether one has reported that it kills itself.
     """
@@ -37,16 +41,17 @@ class Ranks:
     is_struck: bool = False
     _steps: dict[int, dict[int, Record]] = field(default_factory=lambda: defaultdict(dict))
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Generator[Record]:
         """Starts them, and yields what they report: of a step once all have reported it, else of rank 0."""
         pipes = os.path.join(self.job.directory, ".reports-")
         job = replace(self.job, pipes=pipes)
-        command = [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(self.count)),
-            *("-m", "marlin_ckpt.training.proof.child", json.dumps(asdict(job))),
-        ]
         with contextlib.ExitStack() as stack:
+            logs = stack.enter_context(tempfile.TemporaryDirectory(prefix=".said-", dir=self.job.directory))
+            command = [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+                *("--nproc-per-node", str(self.count), "--redirects", _BOTH, "--log-dir", logs),
+                *("-m", "marlin_ckpt.training.proof.child", json.dumps(asdict(job))),
+            ]
             selector = stack.enter_context(selectors.DefaultSelector())
             for rank in range(self.count):
                 path = f"{pipes}{rank}"
@@ -67,6 +72,8 @@ class Ranks:
                 if process.poll() is None:
                     process.terminate()
                 self.code = process.wait()
+            for log in sorted(Path(logs).rglob("*.log")):
+                self.said.write(log.read_bytes())
 
     def _read(self, selector: selectors.BaseSelector, limit_s: float) -> Iterator[Record]:
         while ready := selector.select(limit_s):
@@ -86,5 +93,5 @@ class Ranks:
             parts[rank] = record
             if len(parts) == self.count:
                 yield merged([parts[one] for one in range(self.count)])
-        elif rank == 0 or "missed" in record or "failed" in record:
+        elif rank == 0 or not _OF_ANY.isdisjoint(record):
             yield record

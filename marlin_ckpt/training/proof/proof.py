@@ -5,7 +5,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from marlin_ckpt.errors import StorageError, TrainingError
+from marlin_ckpt.arguments import ON_MANY
+from marlin_ckpt.config import read_config
+from marlin_ckpt.errors import ConfigError, Fault, StorageError, TrainingError
 from marlin_ckpt.training.proof.child import Job
 from marlin_ckpt.training.proof.findings import (
     COUNT,
@@ -51,9 +53,11 @@ def prove(trial: Trial, on_step: OnStep) -> Proof:
         on_step: called after each step, with `straight` or `resumed`, the number of the step, and of all.
 
     Raises:
+        ConfigError: the configuration is wrong, or its backend is for another number of processes.
         StorageError: the directory cannot be used.
         TrainingError: the straight run fails, or the machine lets the other one fail.
     """
+    _check(trial)
     where = trial.directory or tempfile.gettempdir()
     try:
         with tempfile.TemporaryDirectory(prefix="marlin-ckpt-proof-", dir=where) as folder:
@@ -64,6 +68,19 @@ def prove(trial: Trial, on_step: OnStep) -> Proof:
         raise
     except OSError as error:
         raise StorageError.of("cannot write", where, error) from error
+
+
+def _check(trial: Trial) -> None:
+    """Refuses a configuration before it is trained, and a backend that does not go with the ranks."""
+    backend = read_config(trial.config, trial.overrides).trainer.backend
+    if backend in ON_MANY and not trial.ranks:
+        what, hint = f"{backend} trains in several processes", "--nproc 2 starts two ranks"
+    elif backend not in ON_MANY and trial.ranks:
+        what = f"{backend} trains in one process, and --nproc asks for {trial.ranks}"
+        hint = "--set trainer.backend=ddp trains on many ranks, as fsdp2 does"
+    else:
+        return
+    raise ConfigError([Fault("trainer.backend", what)], hint)
 
 
 def _prove(runs: Runs, kills: Sequence[Kill] | None) -> Proof:
@@ -102,7 +119,8 @@ def _prove(runs: Runs, kills: Sequence[Kill] | None) -> Proof:
         difference = failure if is_shorter else difference
     else:
         difference = runs.compare_ends(difference, max(straight, default=0), last)
-    return replace(_proof(straight, struck, missed, difference), unheld=_unheld(whole, part, failure))
+    found = _proof(straight, struck, missed, difference)
+    return replace(found, unheld=_unheld(whole, part, failure), ranks=max(1, runs.ranks))
 
 
 def _kills(first: int, steps: int, ranks: int = 0) -> list[Kill]:

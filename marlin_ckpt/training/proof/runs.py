@@ -1,5 +1,6 @@
 """Starts the processes of a proof, and reads what they report."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -42,6 +43,8 @@ class Part:
         steps: those that it was to do.
         values: of the module besides its state, at the end: fingerprints by path.
         unheld: the paths of those that have changed and are in no state.
+        error: what it has failed with, of many ranks the one that failed first; "" where it has said nothing.
+        is_of_others: whether that is no more than that another rank has ended.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -52,6 +55,8 @@ class Part:
     steps: int = 0
     values: dict[str, str] = field(default_factory=dict)
     unheld: list[str] = field(default_factory=list)
+    error: str = ""
+    is_of_others: bool = False
 
 
 @dataclass
@@ -83,28 +88,36 @@ class Runs:
         # The output of a module is no part of ours; its last lines are shown where the process fails.
         with open(os.path.join(self.job.directory, "said"), "w+b") as said:
             part = Part()
-            if self.ranks:
-                ranks = Ranks(job, self.ranks, said)
-                for record in ranks.records():
-                    self._take(name, record, part)
-                code = ranks.code
-                is_killed = kill is not None and ranks.is_struck and code != 0
-            else:
-                code = self._run_one(name, job, said, part)
-                is_killed = kill is not None and code in _KILLED[kill.moment == "signal"]
+            run = self._run_many if self.ranks else self._run_one
+            code, is_killed = run(name, job, said, part)
+            is_killed = kill is not None and is_killed
             part.was_killed = is_killed and not part.is_missed
             if code and not (is_killed or part.is_missed):
-                said.seek(0)
-                lines = said.read().decode(errors="replace").splitlines()
-                reason = " ".join(" ".join(lines[-_LAST_LINES:]).split()) or f"it ended with {code}"
-                if code < 0:  # for want of memory, for example
-                    raise TrainingError("a run of the proof was killed by another", self.job.config, reason)
-                raise Failed(reason, self.job.config)
+                raise self._failure(part, code, said)
         # What comes after is the same number of steps, even if another save is nearer.
         self.job = replace(self.job, steps=part.steps or self.job.steps)
         return part
 
-    def _run_one(self, name: str, job: Job, said: BinaryIO, part: Part) -> int:
+    def _failure(self, part: Part, code: int, said: BinaryIO) -> MarlinError:
+        """The error for a run that nobody has killed, and that ended all the same."""
+        said.seek(0)
+        lines = said.read().decode(errors="replace").splitlines()
+        reason = part.error or " ".join(" ".join(lines[-_LAST_LINES:]).split()) or f"it ended with {code}"
+        if code < 0 or part.is_of_others:  # for want of memory, for example
+            return TrainingError("a process of the proof was killed by another", self.job.config, reason)
+        return Failed(reason, self.job.config)
+
+    def _run_many(self, name: str, job: Job, said: BinaryIO, part: Part) -> tuple[int, bool]:
+        """Runs the ranks; returns the exit code of torchrun, and whether it is that of a kill."""
+        ranks = Ranks(job, self.ranks, said)
+        with contextlib.closing(ranks.records()) as records:
+            for record in records:
+                self._take(name, record, part)
+        fails = part.error and (job.moment == "signal" or not part.is_of_others)
+        return ranks.code, ranks.is_struck and ranks.code != 0 and not fails
+
+    def _run_one(self, name: str, job: Job, said: BinaryIO, part: Part) -> tuple[int, bool]:
+        """Runs one process; returns its exit code, and whether it is that of a kill."""
         reading, writing = os.pipe()
         command = [sys.executable, "-m", "marlin_ckpt.training.proof.child"]
         command.append(json.dumps(asdict(replace(job, fd=writing))))
@@ -119,7 +132,7 @@ class Runs:
                 if sys.exc_info()[0] is not None:
                     process.kill()
                 code = process.wait()
-        return code
+        return code, code in _KILLED[job.moment == "signal"]
 
     def _read(self, name: str, pipe: Iterable[bytes], part: Part) -> None:
         for line in pipe:
@@ -137,6 +150,9 @@ class Runs:
             part.is_missed = True
         elif "end" in record:
             part.values, part.unheld = record["end"], record["unheld"]
+        elif "error" in record:
+            if not part.error or (part.is_of_others and not record["is_of_others"]):
+                part.error, part.is_of_others = record["error"], record["is_of_others"]
         elif "failed" in record:
             what = "the proof cannot be finished: " + record["failed"]
             raise TrainingError(what, hint="--directory DIR chooses where it works")

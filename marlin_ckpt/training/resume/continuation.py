@@ -8,9 +8,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from marlin_ckpt.arguments import TrainerArguments
+from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import StateMismatchError
 from marlin_ckpt.loading.distributing import distributed
 from marlin_ckpt.training import setting
+from marlin_ckpt.training.parallel import gathering
 from marlin_ckpt.training.resume import conditions, fitting, made
 from marlin_ckpt.training.resume.position import Position
 from marlin_ckpt.training.sizes import step_batch_size
@@ -25,7 +27,9 @@ class Continuation:
         position: where within its epoch the run is.
     """
 
-    def __init__(self, args: TrainerArguments, logger: logging.Logger) -> None:
+    def __init__(self, args: TrainerArguments, logger: logging.Logger, ranks: Ranks) -> None:
+        """Takes the trainer's arguments, its logger, and the ranks of the run, which go on together."""
+        self._ranks = ranks
         self.position = Position()
         self._args = args
         self._logger = logger
@@ -50,7 +54,7 @@ class Continuation:
         self._changes = conditions.differences(before, {**now, "seed": seed})
         self._others = list(self._other_reasons(state))
         if self._args.exact:
-            self.announce([*map(str, self._changes), *self._others])
+            self._say([*map(str, self._changes), *self._others])
         return seed
 
     def _other_reasons(self, state: State) -> Iterator[str]:
@@ -137,7 +141,7 @@ class Continuation:
         self.position.load(state.get("position"), batches_completed, before, in_batches_of)
 
     def announce(self, reasons: Sequence[str]) -> None:
-        """Warns that the resume will not be exact; nothing where there is no reason.
+        """Warns that the resume will not be exact; nothing where no rank has a reason. All ranks call this.
 
         Args:
             reasons: why, a sentence each.
@@ -145,6 +149,9 @@ class Continuation:
         Raises:
             StateMismatchError: instead of the warning, with `exact`.
         """
+        self._say(gathering.said(self._ranks, reasons))
+
+    def _say(self, reasons: Sequence[str]) -> None:
         if not reasons:
             return
         what = "this resume will not be exact because " + "; ".join(reasons)

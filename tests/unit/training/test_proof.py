@@ -1,6 +1,7 @@
 """The parts of a proof of exact resuming, without its processes."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -10,7 +11,15 @@ import pytest
 import torch
 
 from marlin_ckpt.arguments import TrainerArguments
-from marlin_ckpt.errors import StorageError, TrainingError
+from marlin_ckpt.distributed.failures import of_all
+from marlin_ckpt.errors import (
+    ConfigError,
+    MarlinError,
+    RankError,
+    StateMismatchError,
+    StorageError,
+    TrainingError,
+)
 from marlin_ckpt.training.proof import child, proof
 from marlin_ckpt.training.proof.child import Job, two_saves
 from marlin_ckpt.training.proof.findings import Kill
@@ -147,9 +156,58 @@ def test_a_full_disk_or_another_fault_of_the_machine_is_an_error_and_no_differen
 
 
 def test_a_directory_that_is_not_there_is_an_error_before_anything_is_trained(tmp_path):
-    where = str(tmp_path / "missing")
+    where, config = str(tmp_path / "missing"), tmp_path / "run.yaml"
+    config.write_text("module: {name: spiral}")
     with pytest.raises(StorageError, match=f"No such file or directory: {where}"):
-        proof.prove(proof.Trial("run.yaml", directory=where), lambda *_: None)
+        proof.prove(proof.Trial(str(config), directory=where), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("backend", "count", "what"),
+    [
+        ("fsdp2", 0, "fsdp2 trains in several processes"),
+        ("sp", 2, "sp trains in one process, and --nproc asks for 2"),
+    ],
+)
+def test_a_backend_that_does_not_go_with_the_ranks_is_refused_before_anything_is_trained(
+    tmp_path, backend, count, what
+):
+    config = tmp_path / "run.yaml"
+    config.write_text(f"module: {{name: spiral}}\ntrainer: {{backend: {backend}}}")
+    with pytest.raises(ConfigError, match=f"trainer.backend: {what}"):
+        proof.prove(proof.Trial(str(config), ranks=count), lambda *_: None)
+
+
+def test_of_many_ranks_the_error_of_the_one_that_failed_by_itself_is_reported(tmp_path):
+    said, part = io.BytesIO(b"what torchrun prints of its own"), Part()
+    runs = Runs(Job("run.yaml", [], "", 4), lambda *_: None, ranks=2)
+    runs._take("straight", {"error": "rank 0: rank 1 has ended", "is_of_others": True}, part)
+    assert isinstance(failure := runs._failure(part, 1, said), TrainingError)
+    assert (failure.hint, failure.where) == ("rank 0: rank 1 has ended", "run.yaml")
+    for error in ("rank 1: ValueError: no", "rank 2: another"):
+        runs._take("straight", {"error": error, "is_of_others": False}, part)
+    runs._take("straight", {"error": "rank 3: rank 1 has ended", "is_of_others": True}, part)
+    assert runs._failure(part, 1, said).what == "rank 1: ValueError: no"
+    assert runs._failure(Part(), 1, said).what == "what torchrun prints of its own"
+
+
+@pytest.mark.parametrize(
+    ("error", "rank", "told", "is_of_others"),
+    [
+        (StateMismatchError("no fit"), 1, "rank 1: no fit", False),
+        (RankError("rank 0 has ended"), 1, "rank 1: rank 0 has ended", True),
+        (of_all(StateMismatchError("no fit")), 0, "no fit", False),
+        (of_all(StateMismatchError("no fit")), 1, "no fit", True),
+        (of_all(ValueError("no")), 1, "rank 1: ValueError: no", False),
+    ],
+)
+def test_a_rank_reports_whether_its_error_is_that_of_another(monkeypatch, error, rank, told, is_of_others):
+    monkeypatch.setenv("RANK", str(rank))
+    found = []
+    teller = child._Teller(Job("run.yaml", [], "", 4, pipes="reports-"))
+    monkeypatch.setattr(teller, "tell", found.append)
+    teller.fails(error, str(error) if isinstance(error, MarlinError) else child._last_lines(error))
+    assert found == [{"error": told, "is_of_others": is_of_others}]
 
 
 @pytest.mark.parametrize(
