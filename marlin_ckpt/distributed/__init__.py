@@ -17,6 +17,7 @@ planning/  SavePlans: who writes what, and where
 commit     the folder that all ranks fill, and its one rename
 saving     save_sharded, and its two halves: prepare, and write
 writer     MarlinWriter, by which `dcp.save` writes
+statistics those of the tensors of a sharded checkpoint
 gathering  whole tensors of DTensors, one after the other, at rank 0, for what is written as one file
 loading    what ranks that load together agree on: the newest good checkpoint, and how a load ended
 reads/     what a rank reads of a sharded checkpoint

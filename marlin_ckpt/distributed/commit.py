@@ -22,6 +22,7 @@ from marlin_ckpt.distributed.metadata import NAME as METADATA
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import StorageError, UnsavableStateError
 from marlin_ckpt.formats.manifest import Manifest, most_bytes
+from marlin_ckpt.formats.statistics import NAME as STATISTICS
 from marlin_ckpt.naming import MANIFEST, SHARDED
 from marlin_ckpt.storage.local import publishing, staging
 from marlin_ckpt.storage.local.files import absolute, close_quietly, closing, doing, open_regular
@@ -89,6 +90,7 @@ class Staging:
         shards: Iterable[Facts],
         manifest: Manifest,
         patience_s: float = PATIENCE_S,
+        statistics: bytes = b"",
     ) -> int:
         """Adds what is missing to the shards, and gives the folder its name.
 
@@ -97,6 +99,7 @@ class Staging:
             shards: the files that the ranks have written.
             manifest: of the checkpoint, with the id of the save, without its records.
             patience_s: how long to look for a shard that another rank has written.
+            statistics: the record of the tensors' statistics, if they are saved.
 
         Returns:
             how many bytes the checkpoint has.
@@ -109,15 +112,19 @@ class Staging:
             files, deadline = list(shards), time.monotonic() + patience_s
             for one in files:
                 self._check(one, deadline)
-            files.append(self._written(self.folder, METADATA, metadata))
+            own, name = os.path.split(os.path.join(self.folder, MANIFEST))
+            os.mkdir(own)
+            files += [
+                self._written(self.folder, file, content)
+                for file, content in ((METADATA, metadata), (STATISTICS, statistics))
+                if content
+            ]
             records = [{"name": one.name, "size": one.size_bytes, "crc32": one.crc32} for one in files]
             data = replace(manifest, records=records, layout=SHARDED).to_json()
             if len(data) > (most := most_bytes(one.name for one in files)):
                 raise UnsavableStateError(
                     f"the metrics take {len(data):,} bytes, more than {most:,}", self._path
                 )
-            own, name = os.path.split(os.path.join(self.folder, MANIFEST))
-            os.mkdir(own)
             self._written(own, name, data)
             publishing.sync_directory(own)
             publishing.sync_directory(self.folder)

@@ -22,6 +22,7 @@ from marlin_ckpt.distributed.planning.describing import mesh_of
 from marlin_ckpt.distributed.planning.laying_out import shard_name
 from marlin_ckpt.distributed.planning.plans import Plan, SavePlans
 from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.distributed.statistics import OfRank, combined
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest, Mesh, Sharded
 from marlin_ckpt.formats.shards.items import Item, ShardAbout, ValueItem
@@ -47,6 +48,7 @@ class Prepared:
         manifest: of the checkpoint, without its records.
         overwrite: whether a folder that has the name is replaced.
         plans: what the plan is kept in, and dropped from if the save fails.
+        has_statistics: whether the statistics of the tensors are saved, too.
     """
 
     path: str
@@ -57,6 +59,7 @@ class Prepared:
     manifest: Manifest
     overwrite: bool
     plans: SavePlans
+    has_statistics: bool = False
 
     @property
     def items(self) -> list[Item]:
@@ -73,6 +76,7 @@ def save_sharded(  # noqa: PLR0913 - a keyword
     manifest: Manifest,
     *,
     overwrite: bool = True,
+    has_statistics: bool = False,
 ) -> SaveReport:
     """Saves what all ranks have of a state; all of them call it, and return when it is durable.
 
@@ -83,6 +87,7 @@ def save_sharded(  # noqa: PLR0913 - a keyword
         plans: of the saver, which keeps them from one save to the next.
         manifest: of the checkpoint, without its records; rank 0's counts.
         overwrite: whether a folder that has the name is replaced.
+        has_statistics: whether the statistics of the tensors are saved, too; the same at all ranks.
 
     Raises:
         UnsavableStateError: see `SavePlans.plan`.
@@ -90,7 +95,10 @@ def save_sharded(  # noqa: PLR0913 - a keyword
         RankError: a rank has ended, or did not answer in time.
     """
     began = time.perf_counter()
-    report = write(prepare(state, path, ranks, plans, manifest, overwrite=overwrite), ranks)
+    prepared = prepare(
+        state, path, ranks, plans, manifest, overwrite=overwrite, has_statistics=has_statistics
+    )
+    report = write(prepared, ranks)
     return replace(report, stall_s=time.perf_counter() - began)
 
 
@@ -102,6 +110,7 @@ def prepare(  # noqa: PLR0913 - keywords
     manifest: Manifest,
     *,
     overwrite: bool = True,
+    has_statistics: bool = False,
     writing: Ranks | None = None,
 ) -> Prepared:
     """Plans a save; all ranks call it.
@@ -113,6 +122,7 @@ def prepare(  # noqa: PLR0913 - keywords
         plans: as for `save_sharded`.
         manifest: as for `save_sharded`.
         overwrite: as for `save_sharded`.
+        has_statistics: as for `save_sharded`.
         writing: over which `write` will be called, where these are others. If an earlier save has left them
             broken at any rank, all of them make a new group.
 
@@ -127,8 +137,8 @@ def prepare(  # noqa: PLR0913 - keywords
     tensors = tuple(flat.tensors[name] for name in planned.plan.tensors)
     mesh = mesh_of(flat.tensors.values()) if ranks.is_main else None
     return Prepared(
-        absolute(path), planned.plan, planned.files, tensors, mesh, manifest, overwrite, plans
-    )  # fmt: skip
+        absolute(path), planned.plan, planned.files, tensors, mesh, manifest, overwrite, plans, has_statistics
+    )
 
 
 def write(
@@ -155,7 +165,8 @@ def write(
         StorageError, UnsavableStateError, RankError: as `save_sharded`; at all ranks.
     """
     try:
-        shard = _Shard(prepared, image, min(patience_s, ranks.timeout_s / 2), before_renaming)
+        found = OfRank(_parts(prepared.tensors)) if prepared.has_statistics else None
+        shard = _Shard(prepared, image, min(patience_s, ranks.timeout_s / 2), before_renaming, found)
         return _write(shard, ranks)
     except BaseException:
         prepared.plans.drop()
@@ -169,6 +180,7 @@ class _Shard(NamedTuple):
     image: memoryview | None
     patience_s: float
     before_renaming: Callable[[], None]
+    statistics: OfRank | None
 
     def write(self, folder: str, about: ShardAbout) -> Facts | None:
         """Writes it; None where there is nothing to write."""
@@ -178,11 +190,12 @@ class _Shard(NamedTuple):
         if shard is not None:
             items = prepared.items
             data = live(prepared.tensors) if image is None else _copied(prepared, image)
+            told = self.statistics.observers() if self.statistics else ()
             facts = commit.write_durably(
                 folder,
                 shard_name(about.rank),
                 shard.size_bytes,
-                lambda target: write_shard(target, items, data, about).crc32,
+                lambda target: write_shard(target, items, data, about, told).crc32,
                 image,
                 published=prepared.path,
             )
@@ -203,7 +216,14 @@ def _write(own: _Shard, ranks: Ranks) -> SaveReport:
         votes = ranks.gathered(_VOTE.pack(*shard[1:]) if shard else bytes(_VOTE.size), is_fixed=True)
         sharded = Sharded(save_id, ranks.world_size, prepared.mesh)
         manifest = replace(prepared.manifest, sharded=sharded)
-        together(ranks, lambda: staged.main and _publish(staged.main, plan, votes, manifest, own.patience_s))
+        found = ranks.gathered(own.statistics.to_bytes()) if own.statistics else None
+
+        def publish() -> None:
+            if staged.main is not None:
+                record = combined(plan.written, found) if plan.written and found else b""
+                _publish(staged.main, plan, votes, manifest, own.patience_s, record)
+
+        together(ranks, publish)
     finally:
         staged.discard()
     ended = time.perf_counter()
@@ -239,12 +259,21 @@ def _copied(prepared: Prepared, image: memoryview) -> Iterator[memoryview]:
     return (image[one.data_start : one.data_start + one.data_bytes] for one in places)
 
 
-def _publish(
-    staging: Staging, plan: Plan, votes: Iterable[bytes] | None, manifest: Manifest, patience_s: float
+def _parts(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[str, int]]:
+    return ((str(one.dtype).removeprefix("torch."), local_of(one).nbytes) for one in tensors)
+
+
+def _publish(  # noqa: PLR0913, PLR0917 - all that is known of the save
+    staging: Staging,
+    plan: Plan,
+    votes: Iterable[bytes] | None,
+    manifest: Manifest,
+    patience_s: float,
+    statistics: bytes,
 ) -> int:
     shards = [
         Facts(shard_name(rank), *_VOTE.unpack(vote))
         for rank, vote in enumerate(votes or ())
         if vote != bytes(_VOTE.size)
     ]
-    return staging.publish(plan.metadata, shards, manifest, patience_s)
+    return staging.publish(plan.metadata, shards, manifest, patience_s, statistics)

@@ -89,6 +89,23 @@ class Columns(NamedTuple):
         return Columns(names, norms, minima, maxima, nans, infinities)
 
 
+class Kept(NamedTuple):
+    """A record of statistics that is written as it was read; see `zip.writer.Observer`.
+
+    Attributes:
+        data: its bytes; none: nothing is written.
+    """
+
+    data: bytes
+
+    def of(self, name: str, data: memoryview) -> None:
+        """Nothing is looked at."""
+
+    def record(self) -> tuple[str, bytes] | None:
+        """The record, as it was."""
+        return (NAME, self.data) if self.data else None
+
+
 def to_json(found: Mapping[str, Statistics]) -> bytes:
     """The bytes of the record: a column for each statistic, and counts only of the tensors that have some."""
     columns = Columns.of(found)

@@ -14,6 +14,7 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts, statistics, verification
 from marlin_ckpt.formats.content.contents import Contents, read_contents
 from marlin_ckpt.formats.format import Format, format_of, refuse_shard
+from marlin_ckpt.formats.layouts import sharded
 from marlin_ckpt.formats.statistics import Columns, Statistics
 from marlin_ckpt.formats.verdicts import Verdict
 from marlin_ckpt.storage.local.files import (
@@ -82,11 +83,11 @@ def read_statistics(path: PathText) -> dict[str, Statistics] | None:
     Nothing else of the file is checked. torch is not imported.
 
     Args:
-        path: a file.
+        path: a file, or a sharded checkpoint.
 
     Returns:
-        the statistics by the names of the tensors; None where none were saved, as in files of other tools,
-        in folders, and without `statistics`.
+        the statistics by the names of the tensors; None where none were saved, as in files and folders of
+        other tools, and without `statistics`.
 
     Raises:
         CheckpointNotFoundError: there is no such file.
@@ -100,10 +101,14 @@ def read_statistics(path: PathText) -> dict[str, Statistics] | None:
 
 def statistics_of(path: str) -> Columns | None:
     """As `read_statistics`, column by column."""
-    if os.path.isdir(path):
+    entry = _folder(path)
+    if entry is None and os.path.isdir(path):
         return None
 
     def look() -> Columns | None:
+        if entry is not None:
+            with open_store(entry.place or os.curdir) as store:
+                return sharded.statistics_of(store, entry) if entry.layout == sharded.NAME else None
         with open_source(path) as source:
             return statistics.read(source) if format_of(source) is Format.ZIP else None
 

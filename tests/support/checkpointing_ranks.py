@@ -79,7 +79,7 @@ def save_and_load(directory: str) -> dict[str, Any]:
     ranks = Ranks()
     for name, how, args in (
         ("sync", {}, {}),
-        ("async", {}, {"async_save": True}),
+        ("async", {}, {"async_save": True, "statistics": True}),
         ("foreach", {"foreach": True}, {"async_save": True}),
         ("fused", {"fused": True}, {"async_save": True, "check_overlap": True}),
         ("file", {}, {"layout": "file"}),

@@ -56,7 +56,7 @@ def save(path: str) -> None:
         one["exp_avg"] = _sharded(one["exp_avg"], mesh, [Shard(0), Shard(1)])
     model["tied"] = model["rows"]
     state["trainer_state"]["ranks"] = {str(ranks.rank): {"rng": ranks.rank}}
-    save_sharded(state, path, ranks, SavePlans(), about(7))
+    save_sharded(state, path, ranks, SavePlans(), about(7), has_statistics=True)
 
 
 def _sharded(tensor: torch.Tensor, mesh: Any, placements: list[Any]) -> DTensor:

@@ -23,6 +23,7 @@ from marlin_ckpt.distributed.planning.laying_out import lay_out
 from marlin_ckpt.distributed.planning.metadata_bytes import to_pickle
 from marlin_ckpt.distributed.planning.value_files import value_file
 from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.distributed.statistics import Tensors, name_of
 from marlin_ckpt.formats.shards.items import Item, ShardPlan, TensorItem, ValueItem
 from marlin_ckpt.formats.shards.planning import plan_shard
 from marlin_ckpt.formats.shards.slots import slot_bytes
@@ -46,6 +47,7 @@ class Plan:
         kinds: of rank 0's containers.
         size_bytes: of all shards together, and `.metadata`.
         metadata: the bytes of `.metadata`, at rank 0.
+        written: the tensors that all ranks write, at rank 0.
     """
 
     number: int
@@ -57,6 +59,7 @@ class Plan:
     kinds: Kinds
     size_bytes: int
     metadata: bytes = b""
+    written: Tensors | None = None
 
 
 class Planned(NamedTuple):
@@ -163,7 +166,7 @@ def _plan(flat: Flat, ranks: Ranks) -> Planned:
     told = ranks.told(decided and decided[0])
     plan = _of_this_rank(told, flat, table, files, ranks.rank)
     if decided is not None:
-        plan = replace(plan, metadata=decided[1])
+        plan = replace(plan, metadata=decided[1], written=decided[2])
     return Planned(plan, tuple(files[name] for name in plan.values))
 
 
@@ -178,16 +181,29 @@ def _described(flat: Flat, table: Table, rank: int) -> tuple[Own, dict[str, byte
     return describe(flat, table, {name: len(one) for name, one in files.items()}), files
 
 
-def _decided(table: Table, gathered: Iterable[bytes], paths: Mapping[str, Path]) -> tuple[_Told, bytes]:
-    """What all ranks write, and `.metadata`."""
+def _decided(
+    table: Table, gathered: Iterable[bytes], paths: Mapping[str, Path]
+) -> tuple[_Told, bytes, Tensors]:
+    """What each rank writes, `.metadata`, and the tensors that this is."""
     world = assign(table, [Own.from_bytes(one) for one in gathered])
     written = world.by_rank()
     layout = lay_out(world, written)
     names = {**paths, KINDS: (KINDS,), **world.paths}
     there = {*(one.name for one in world.entries), *world.values, *world.ties}
-    metadata = to_pickle(world, layout, {name: path for name, path in names.items() if name in there})
+    names = {name: path for name, path in names.items() if name in there}
+    metadata = to_pickle(world, layout, names)
     size = sum(one.size_bytes for one in layout.shards if one is not None) + len(metadata)
-    return _told(world, written, len(table.entries), size), metadata
+    return _told(world, written, len(table.entries), size), metadata, _tensors(world, written, names)
+
+
+def _tensors(world: World, written: Iterable[Written], paths: Mapping[str, Path]) -> Tensors:
+    numbers = {one.name: number for number, one in enumerate(world.entries)}
+    numbers |= {name: numbers[first] for name, first in world.ties.items()}
+    return Tensors(
+        [one.dtype for one in world.entries],
+        [(name_of(path), numbers[name]) for name, path in paths.items() if name in numbers],
+        [world.rows.entry[one.rows] for one in written],
+    )
 
 
 def _told(world: World, written: Iterable[Written], common: int, size_bytes: int) -> _Told:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.formats.layouts.layout import Names
     from marlin_ckpt.formats.layouts.members import Folder
     from marlin_ckpt.formats.manifest import Manifest, Sharded
+    from marlin_ckpt.formats.statistics import Columns
     from marlin_ckpt.formats.verdicts import Inspection, Verdict
     from marlin_ckpt.formats.zip.records import OnBytes
     from marlin_ckpt.storage.store import Store
@@ -132,6 +133,39 @@ def sharded_of(manifest: Manifest, path: str) -> Sharded:
     if manifest.sharded is None:
         raise CorruptCheckpointError("the manifest does not hold: it says nothing of its shards", path)
     return manifest.sharded
+
+
+def statistics_of(store: Store, entry: Entry) -> Columns | None:
+    """Reads the statistics that were saved with a folder, and nothing else that it holds.
+
+    Raises:
+        CorruptCheckpointError, UnsafeCheckpointError, StorageError: as `statistics_in` raises them, and for
+            the manifest.
+    """
+    from marlin_ckpt.formats import statistics  # noqa: PLC0415 - see above
+
+    data = statistics_in(_folder(store, entry), read_manifest(store, entry, NAME))
+    try:
+        return statistics.from_json(data, entry.path) if data else None
+    except ValueError as error:
+        raise CorruptCheckpointError(str(error), entry.path) from error
+
+
+def statistics_in(folder: Folder, manifest: Manifest) -> bytes:
+    """The record of the statistics that were saved with a folder; empty where it has none.
+
+    Raises:
+        CorruptCheckpointError: it is damaged.
+        UnsafeCheckpointError: it is larger than any that marlin-ckpt writes.
+        StorageError: it cannot be read.
+    """
+    from marlin_ckpt.formats import statistics  # noqa: PLC0415 - see above
+    from marlin_ckpt.formats.budget import ExcessError  # noqa: PLC0415
+
+    size = {one.name: one.size for one in files_of(manifest, folder.path)}.get(statistics.NAME, 0)
+    if size > statistics.MOST_BYTES:
+        raise ExcessError(f"refused as too large: {statistics.NAME} has {size:,} bytes", folder.path)
+    return checked_bytes(folder, manifest, statistics.NAME) if size else b""
 
 
 def read_checked(folder: Folder, manifest: Manifest) -> Saved:

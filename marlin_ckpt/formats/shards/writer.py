@@ -1,5 +1,6 @@
 """Writes one shard."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from isal import isal_zlib
@@ -14,7 +15,11 @@ from marlin_ckpt.storage.target import OnStored, Target
 
 
 def write_shard(
-    target: Target, items: Sequence[Item], data: Iterable[memoryview], about: ShardAbout
+    target: Target,
+    items: Sequence[Item],
+    data: Iterable[memoryview],
+    about: ShardAbout,
+    on_stored: Iterable[OnStored | None] = (),
 ) -> ShardSums:
     """Writes a shard, exactly as `plan_shard` says.
 
@@ -25,6 +30,7 @@ def write_shard(
         items: in their order.
         data: of the tensors among the items, in their order; each is asked for when its turn comes.
         about: which shard of which save it is.
+        on_stored: of the first of these tensors, what is told of their data, as by `Target.put`.
 
     Raises:
         StructureError, ValueError: a value is no file of `torch.save`, or larger than its slot; the data of a
@@ -35,14 +41,14 @@ def write_shard(
     summed = _Summed(target)
     container = ContainerWriter(summed)
     crcs: list[int] = []
-    tensors = iter(data)
+    tensors, told = iter(data), itertools.chain(on_stored, itertools.repeat(None))
     for number, (one, place) in enumerate(zip(items, plan.places, strict=True)):
         with container.record(str(number), place.size_bytes) as record:
             if isinstance(one, TensorItem):
                 view = memoryview(next(tensors)).cast("B")
                 if len(view) != one.size_bytes:
                     raise ValueError(f"item {number} has {len(view):,} bytes, not {one.size_bytes:,}")
-                crcs += write_tensor(record, one.pickle, len(view), _blocks(view))
+                crcs += write_tensor(record, one.pickle, len(view), _blocks(view), next(told))
                 del view  # so that it is not held while the next one is read
             else:
                 value = memoryview(padded(one.data, place.size_bytes))

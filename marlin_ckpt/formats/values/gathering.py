@@ -20,7 +20,7 @@ _NO_NUMBERS = ("bool", "bits", "qint", "quint")  # how the names of these dtypes
 
 
 @dataclass(slots=True)
-class _Stretch:
+class Stretch:
     """A stretch of a storage whose elements are those of a tensor, in any order.
 
     Attributes:
@@ -54,12 +54,12 @@ class _Storage:
     """The tensors of a storage, which is being written."""
 
     def __init__(self) -> None:
-        self.stretches: dict[tuple[int, int, str], _Stretch] = {}
+        self.stretches: dict[tuple[int, int, str], Stretch] = {}
         self.scattered: list[tuple[TensorInfo, Accumulator]] = []
         self.bytes_left = _FREE_BYTES
         self._data = memoryview(b"")
-        self._waiting: list[_Stretch] = []
-        self._under_way: list[_Stretch] = []
+        self._waiting: list[Stretch] = []
+        self._under_way: list[Stretch] = []
         self._at = 0
 
     def begin(self, data: memoryview) -> None:
@@ -98,7 +98,7 @@ class Gathering:
     def __init__(self, tensors: Iterable[TensorInfo]) -> None:
         self._found: dict[str, Accumulator] = {}
         self._storages: dict[str, _Storage] = {}
-        for one in filter(_has_numbers, tensors):
+        for one in filter(_is_counted, tensors):
             own = self._storages.setdefault(one.storage, _Storage())
             place = one.offset * one.item_bytes, (one.last + 1) * one.item_bytes, one.dtype
             if one.is_dense and place in own.stretches:
@@ -109,7 +109,7 @@ class Gathering:
                 continue
             self._found[one.name] = found = Accumulator()
             if one.is_dense:
-                own.stretches[place] = _Stretch(*place, found)
+                own.stretches[place] = Stretch(*place, found)
             else:
                 own.scattered.append((one, found))
 
@@ -136,6 +136,10 @@ class Gathering:
         return (statistics.NAME, data) if len(data) <= statistics.MOST_BYTES else None
 
 
-def _has_numbers(tensor: TensorInfo) -> bool:
-    is_known = tensor.item_bytes > 0 and not tensor.dtype.startswith(_NO_NUMBERS)
-    return is_known and tensor.is_inside and not tensor.is_array
+def has_numbers(name: str) -> bool:
+    """Whether there are statistics of tensors of a dtype."""
+    return dtype(name).item_bytes > 0 and not name.startswith(_NO_NUMBERS)
+
+
+def _is_counted(tensor: TensorInfo) -> bool:
+    return has_numbers(tensor.dtype) and tensor.is_inside and not tensor.is_array

@@ -9,7 +9,7 @@ from isal import isal_zlib
 from marlin_ckpt.formats.zip import structures
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.formats.zip.writer import BYTEORDER, VERSION, leading, plan_bare
-from marlin_ckpt.storage.target import Target
+from marlin_ckpt.storage.target import OnStored, Target
 
 _DATA = "data/0"
 _MOST_KEPT = 4096
@@ -28,7 +28,13 @@ def plan_tensor(pickle_bytes: int, size_bytes: int) -> tuple[int, int]:
     return found.offsets[_DATA], found.size_bytes
 
 
-def write_tensor(target: Target, pickle: bytes, size_bytes: int, data: Iterable[memoryview]) -> list[int]:
+def write_tensor(
+    target: Target,
+    pickle: bytes,
+    size_bytes: int,
+    data: Iterable[memoryview],
+    on_stored: OnStored | None = None,
+) -> list[int]:
     """Writes a container of one tensor of this machine's byte order, as `torch.save` does.
 
     Args:
@@ -36,6 +42,7 @@ def write_tensor(target: Target, pickle: bytes, size_bytes: int, data: Iterable[
         pickle: the record `data.pkl`.
         size_bytes: of the data.
         data: of the one storage, in pieces.
+        on_stored: told of the data, as by `Target.put`.
 
     Returns:
         the CRC32 of each piece, as it was stored.
@@ -47,7 +54,7 @@ def write_tensor(target: Target, pickle: bytes, size_bytes: int, data: Iterable[
     target.put(frame.before)
     crcs, crc32 = [], 0
     for piece in data:
-        crcs.append(target.put(piece))
+        crcs.append(target.put(piece, on_stored))
         crc32 = isal_zlib.crc32_combine(crc32, crcs[-1], len(piece))
     target.put(frame.after(crc32))
     return crcs

@@ -4,7 +4,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from marlin_ckpt.directory import leftovers
 from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError, StorageError
@@ -245,23 +244,11 @@ def _write(source: Source, salvage: Salvage, output: PathText) -> None:
         raise
 
 
-class _Kept(NamedTuple):
+def _kept(source: Source, salvage: Salvage) -> statistics.Kept | None:
     """The statistics of the damaged file, for the new one; those of what is lost stay in them."""
-
-    data: bytes
-
-    def of(self, name: str, data: memoryview) -> None:
-        """Nothing is looked at."""
-
-    def record(self) -> tuple[str, bytes]:
-        """The record, as it was."""
-        return statistics.NAME, self.data
-
-
-def _kept(source: Source, salvage: Salvage) -> _Kept | None:
     for one in salvage.intact:
         if one.name == statistics.NAME and one.size <= statistics.MOST_BYTES:
-            return _Kept(recovery.read_found(source, one))
+            return statistics.Kept(recovery.read_found(source, one))
     return None
 
 

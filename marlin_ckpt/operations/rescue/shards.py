@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import BadFileError, CorruptCheckpointError, StorageError
+from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError, CorruptCheckpointError, StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.layouts.dcp.checking import check
@@ -17,10 +17,11 @@ from marlin_ckpt.formats.layouts.dcp.metadata import Path
 from marlin_ckpt.formats.layouts.dcp.saved import Saved
 from marlin_ckpt.formats.layouts.folder import read_manifest
 from marlin_ckpt.formats.layouts.members import Folder
-from marlin_ckpt.formats.layouts.sharded import NAME, read_checked, sharded_of
+from marlin_ckpt.formats.layouts.sharded import NAME, read_checked, sharded_of, statistics_in
 from marlin_ckpt.formats.manifest import Sharded
 from marlin_ckpt.formats.shards.nesting import KINDS, OWN
 from marlin_ckpt.formats.shards.reader import read_shard
+from marlin_ckpt.formats.statistics import NAME as STATISTICS
 from marlin_ckpt.formats.values.sharded import CheckedFolder
 from marlin_ckpt.operations.rescue.salvage import Lost
 from marlin_ckpt.operations.whole.to_file import whole_of, write_file
@@ -90,9 +91,14 @@ def salvage_folder(entry: Entry, output: PathText) -> SalvagedFolder:
         if not any(not name.startswith(OWN) for name in (*left.tensors, *left.values)):
             raise CorruptCheckpointError("nothing can be salvaged: all of its shards are lost", entry.path)
         own = replace(manifest, layout="", sharded=None, records=[], lost=sorted(gone))
-        write_file(checked, whole_of(checked, left), own, os.fspath(output), overwrite=False)
+        kept: bytes | None = None
+        with contextlib.suppress(CorruptCheckpointError, CheckpointNotFoundError):
+            kept = statistics_in(folder, manifest)
+        whole = whole_of(checked, left)
+        write_file(checked, whole, own, os.fspath(output), overwrite=False, statistics=kept or b"")
     intact = (Kept(one.name, one.place.size_bytes) for one in saved.items if one.name not in gone)
-    losses = (Lost(file, tuple(names)) for file, names in lost.items() if names)
+    losses = [Lost(file, tuple(names)) for file, names in lost.items() if names]
+    losses += [] if kept is not None else [Lost(STATISTICS, ())]
     doubts = (_WITHOUT_KINDS,) if any(name.startswith(KINDS) for name in gone) else ()
     return SalvagedFolder(entry.path, tuple(intact), tuple(losses), doubts)
 

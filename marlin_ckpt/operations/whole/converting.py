@@ -12,13 +12,15 @@ from marlin_ckpt import naming
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import ArgumentsError, Fault, NotACheckpointError, StorageError
+from marlin_ckpt.formats import statistics
 from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.format import refuse_shard
 from marlin_ckpt.formats.layouts.dcp.saved import Saved, read_saved
 from marlin_ckpt.formats.layouts.members import Folder
-from marlin_ckpt.formats.layouts.sharded import read_checked
+from marlin_ckpt.formats.layouts.sharded import read_checked, statistics_in
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.values.checked import CheckedFile
+from marlin_ckpt.formats.zip.reader import read_alone
 from marlin_ckpt.operations.export import Exported
 from marlin_ckpt.operations.one import opened
 from marlin_ckpt.operations.whole import to_file, to_folder
@@ -75,7 +77,8 @@ def _to_file(path: str, entry: Entry, output: str, *, force: bool) -> Exported:
         whole = to_file.whole_of(checked, _saved(entry, manifest))
         checked.expect(whole.tensors.values())
         own = None if manifest is None else replace(manifest, layout="", sharded=None, records=[])
-        size_bytes = to_file.write_file(checked, whole, own, output, overwrite=force)
+        kept = b"" if manifest is None else _statistics(entry, manifest)
+        size_bytes = to_file.write_file(checked, whole, own, output, overwrite=force, statistics=kept)
     return Exported(output, ALL, whole.names, size_bytes, whole.ties, (), 0)
 
 
@@ -83,6 +86,11 @@ def _saved(entry: Entry, manifest: Manifest | None) -> Saved:
     with open_store(entry.place or os.curdir) as store:
         folder = Folder(store, entry)
         return read_saved(folder) if manifest is None else read_checked(folder, manifest)
+
+
+def _statistics(entry: Entry, manifest: Manifest) -> bytes:
+    with open_store(entry.place or os.curdir) as store:
+        return statistics_in(Folder(store, entry), manifest)
 
 
 def _to_folder(path: str, output: str, *, force: bool) -> Exported:
@@ -93,7 +101,8 @@ def _to_folder(path: str, output: str, *, force: bool) -> Exported:
         file = CheckedFile(source, contents)
         file.expect(flat.tensors.values())
         manifest = contents.manifest or _manifest(path)
-        size_bytes = to_folder.write_folder(file, flat, manifest, output, overwrite=force)
+        kept = read_alone(source, statistics.NAME, statistics.MOST_BYTES) or b""
+        size_bytes = to_folder.write_folder(file, flat, manifest, output, overwrite=force, statistics=kept)
     return Exported(output, ALL, len(flat.tensors), size_bytes, flat.ties, (), 0)
 
 

@@ -15,6 +15,7 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.reader import unpickling
 from marlin_ckpt.formats.pickle.stubs import Globals
 from marlin_ckpt.formats.shards.nesting import KINDS, OWN, Kinds, merged, unflatten
+from marlin_ckpt.formats.statistics import Kept
 from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.tensor import TensorInfo
 from marlin_ckpt.formats.values.window import Window
@@ -98,8 +99,14 @@ def _value(
     return value
 
 
-def write_file(
-    checked: Checked, whole: Whole, manifest: Manifest | None, path: str, *, overwrite: bool
+def write_file(  # noqa: PLR0913 - keywords
+    checked: Checked,
+    whole: Whole,
+    manifest: Manifest | None,
+    path: str,
+    *,
+    overwrite: bool,
+    statistics: bytes = b"",
 ) -> int:
     """Writes the file, whole and durable, or not at all; one tensor at a time is in memory.
 
@@ -109,6 +116,7 @@ def write_file(
         manifest: without its records; None leaves it out.
         path: of the file.
         overwrite: whether a file that has the name is replaced.
+        statistics: the record of those that were saved with the checkpoint.
 
     Returns:
         how many bytes the elements of its tensors take.
@@ -129,7 +137,7 @@ def write_file(
                 yield f"data/{key}", little.view(np.uint8).data
 
     def fill(target: Target) -> None:
-        write_state(target, pickle, b"little", data(), manifest)
+        write_state(target, pickle, b"little", data(), manifest, Kept(statistics))
 
     leftovers.sweep_beside(path)
     size_bytes = sum(one.size_bytes for one in whole.tensors.values())

@@ -25,6 +25,7 @@ from marlin_ckpt.formats.shards.items import Item, ShardAbout, ShardSums, Tensor
 from marlin_ckpt.formats.shards.nesting import KINDS, Flattening, Path
 from marlin_ckpt.formats.shards.planning import plan_shard
 from marlin_ckpt.formats.shards.writer import write_shard
+from marlin_ckpt.formats.statistics import NAME as STATISTICS
 from marlin_ckpt.formats.values.checked import CheckedFile
 from marlin_ckpt.formats.values.dtypes import DTYPES
 from marlin_ckpt.formats.values.tensor import TensorInfo
@@ -144,7 +145,15 @@ def _file(source: Source, contents: Contents, value: Any, budget: Budget) -> byt
     return target.content()
 
 
-def write_folder(file: CheckedFile, flat: Flat, manifest: Manifest, path: str, *, overwrite: bool) -> int:
+def write_folder(  # noqa: PLR0913 - keywords
+    file: CheckedFile,
+    flat: Flat,
+    manifest: Manifest,
+    path: str,
+    *,
+    overwrite: bool,
+    statistics: bytes = b"",
+) -> int:
     """Writes a sharded checkpoint, whole and durable, or not at all; one tensor at a time is in memory.
 
     Args:
@@ -153,6 +162,7 @@ def write_folder(file: CheckedFile, flat: Flat, manifest: Manifest, path: str, *
         manifest: without its records.
         path: of the folder.
         overwrite: whether a folder that has the name is replaced.
+        statistics: the record of those that were saved with the file.
 
     Returns:
         how many bytes the elements of its tensors take.
@@ -188,13 +198,13 @@ def write_folder(file: CheckedFile, flat: Flat, manifest: Manifest, path: str, *
     publishing.make_directory(os.path.dirname(os.path.abspath(path)))
     with staging.new_folder(path, overwrite=overwrite) as folder:
         publishing.publish(os.path.join(folder, SHARD), fill, plan.size_bytes)
-        _put(os.path.join(folder, METADATA), metadata)
-        records = [
-            {"name": SHARD, "size": sums[0].size_bytes, "crc32": sums[0].crc32},
-            {"name": METADATA, "size": len(metadata), "crc32": isal_zlib.crc32(metadata)},
-        ]
-        own = replace(manifest, layout=SHARDED, sharded=Sharded(save_id, 1), records=records)
         publishing.make_directory(os.path.dirname(os.path.join(folder, MANIFEST)))
+        records = [{"name": SHARD, "size": sums[0].size_bytes, "crc32": sums[0].crc32}]
+        for name, data in ((METADATA, metadata), (STATISTICS, statistics)):
+            if data:
+                _put(os.path.join(folder, name), data)
+                records.append({"name": name, "size": len(data), "crc32": isal_zlib.crc32(data)})
+        own = replace(manifest, layout=SHARDED, sharded=Sharded(save_id, 1), records=records)
         _put(os.path.join(folder, MANIFEST), own.to_json())
     return sum(map(_size, written.values()))
 

@@ -29,7 +29,10 @@ class ShardedContent:
             plans: of the saver.
         """
         self._crew = crew
-        self._prepared = saving.prepare(state, path, crew.here, plans, job.manifest, overwrite=job.overwrite)
+        self._prepared = saving.prepare(
+            state, path, crew.here, plans, job.manifest,
+            overwrite=job.overwrite, has_statistics=job.how.statistics,
+        )  # fmt: skip
 
     def write(self) -> Written:
         """Writes it from where it is."""

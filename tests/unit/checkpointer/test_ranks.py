@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+from marlin_ckpt import read_statistics
 from tests.support import ranks
+from tests.support.computed import computed
 
 _WORK = "tests.support.checkpointing_ranks"
 
@@ -18,6 +22,10 @@ def test_what_ranks_save_in_each_form_is_what_was_there_at_the_call_bit_for_bit(
                 "model": True, "optimizer": True, "steps": 3, "own": True, "rng": True, "model file": True,
                 "reports": [[1, True], [2, True], [3, True]], "metrics": {"loss": 0.5},
             }, name  # fmt: skip
+    kept = read_statistics(tmp_path / "async" / "model_3.dcp") or {}
+    for name, one in computed(tmp_path / "async" / "model_3.dcp").items():
+        assert tuple(kept[name]) == pytest.approx(tuple(one), rel=1e-6), name
+    assert read_statistics(tmp_path / "sync" / "model_3.dcp") is None
 
 
 def test_a_name_of_a_folder_has_all_ranks_save_anything_together(tmp_path):

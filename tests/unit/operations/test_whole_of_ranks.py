@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+import marlin_ckpt
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.formats.manifest import Mesh
 from marlin_ckpt.formats.verdicts import Status
@@ -11,6 +13,7 @@ from marlin_ckpt.operations import one
 from marlin_ckpt.operations.rescue.shards import salvage_folder
 from marlin_ckpt.operations.whole.converting import convert
 from tests.support import converted_ranks, ranks
+from tests.support.computed import computed
 from tests.support.equality import is_same
 from tests.support.sharded_folders import loaded_by_torch
 
@@ -27,6 +30,10 @@ def test_what_ranks_saved_is_verified_shown_converted_and_rescued_as_one_state(t
     contents = one.inspect(folder)
     assert contents.gaps == ()
     assert contents.manifest.sharded.mesh == Mesh(("dp", "tp"), (2, 2))
+    kept = marlin_ckpt.read_statistics(folder)
+    assert {*kept} == {each.name for each in contents.tensors}
+    for name, each in computed(folder).items():  # the order in which elements are summed differs
+        assert tuple(kept[name]) == pytest.approx(tuple(each), rel=1e-6), name
     shapes = {each.name: each.shape for each in contents.tensors}
     assert shapes["module_interface_state.both"] == (6, 6)
 
@@ -34,6 +41,7 @@ def test_what_ranks_saved_is_verified_shown_converted_and_rescued_as_one_state(t
     assert done.shared == {"module_interface_state.tied": "module_interface_state.rows"}
     found = torch.load(tmp_path / "model_7.pt", weights_only=True)
     assert is_same(found, wanted)
+    assert marlin_ckpt.read_statistics(tmp_path / "model_7.pt") == kept
     assert found["module_interface_state"]["tied"].data_ptr() == (
         found["module_interface_state"]["rows"].data_ptr()
     )
@@ -41,6 +49,7 @@ def test_what_ranks_saved_is_verified_shown_converted_and_rescued_as_one_state(t
 
     convert(str(tmp_path / "model_7.pt"), str(tmp_path / "again.dcp"))
     assert one.verify(tmp_path / "again.dcp").status is Status.INTACT
+    assert marlin_ckpt.read_statistics(tmp_path / "again.dcp") == kept
     assert is_same(loaded_by_torch(tmp_path / "again.dcp")["module_interface_state"], model)
 
     (folder / "__3_0.distcp").unlink()
@@ -50,3 +59,4 @@ def test_what_ranks_saved_is_verified_shown_converted_and_rescued_as_one_state(t
     left = torch.load(tmp_path / "rescued.pt", weights_only=True)
     assert torch.equal(left["module_interface_state"]["alike"], model["alike"])
     assert "both" not in left["module_interface_state"]
+    assert marlin_ckpt.read_statistics(tmp_path / "rescued.pt") == kept

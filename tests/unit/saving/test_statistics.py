@@ -27,11 +27,10 @@ from marlin_ckpt.formats.content import contents
 from marlin_ckpt.formats.content.contents import tensors_of
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.pickler import encode
-from marlin_ckpt.formats.values.distribution import checked_distributions
 from marlin_ckpt.formats.values.dtypes import DTYPES
 from marlin_ckpt.formats.values.gathering import Gathering
-from marlin_ckpt.operations.one import opened
 from marlin_ckpt.operations.rescue.salvage import salvage
+from tests.support.computed import computed
 
 NAN, INF = math.nan, math.inf
 LARGE = 3_000_000  # elements, so that a float32 storage spans several pieces of the writer
@@ -60,11 +59,6 @@ def agrees(found, tensor):
     return is_near and all(
         a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(found[1:], rest, strict=True)
     )
-
-
-def computed(path):
-    with opened(str(path)) as file:
-        return {one.tensor.name: one.statistics for one in checked_distributions(file, file.contents.tensors)}
 
 
 def tensors(dtypes, *sizes):
