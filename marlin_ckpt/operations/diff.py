@@ -11,6 +11,7 @@ from marlin_ckpt.formats.content.contents import Contents, TensorInfo
 from marlin_ckpt.formats.content.optimizers import parameter_names
 from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.distance import Distance
+from marlin_ckpt.naming import SHARDED
 from marlin_ckpt.operations import selection
 from marlin_ckpt.operations.pairs import Pairs
 from marlin_ckpt.operations.values import ValueDifference, differing
@@ -188,11 +189,16 @@ def _sides(a: Checked, b: Checked, state: str | None) -> list[tuple[Contents, st
         return [(side[0], "" if _is_bare(state, *side) else state) for side in sides]
     each = [a.contents, b.contents]
     alone = [selection.module_alone(one) for one in each]
-    is_other_layout = a.contents.format != b.contents.format and bool(a.files or b.files)
+    is_other_layout = a.contents.format != b.contents.format and not (_is_one_state(a) and _is_one_state(b))
     is_more = [one is not whole for one, whole in zip(alone, each, strict=True)]
     if own != other or is_other_layout or is_more[0] != is_more[1]:
         return list(zip(alone, (own, other), strict=True))
     return [(one, "") for one in each]
+
+
+def _is_one_state(one: Checked) -> bool:
+    """Whether what it holds is laid out as in a file: of folders, our sharded ones alone."""
+    return not one.files or one.contents.format == SHARDED
 
 
 def _is_bare(state: str, contents: Contents, own: str, others: Contents, other: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_show_says_how_many_ranks_wrote_it_and_how_they_were_arranged(directory,
     assert "sharded by 2 ranks (mesh: dp 2, tp 1)\n" in out
     assert "optimizer  trainer_state.optimizers[0]: Adam" in out
     assert ".marlin" not in out
+    assert re.search(r"\ntrainer_backend_state +empty\n", out)
     found = document(capsys, "show", "model_3.dcp")
     assert found["sharded"] == {
         "save_id": "5f0c", "world_size": 2, "mesh": {"names": ["dp", "tp"], "shape": [2, 1]}
@@ -61,8 +63,11 @@ def test_show_says_how_many_ranks_wrote_it_and_how_they_were_arranged(directory,
 @pytest.mark.usefixtures("directory")
 def test_diff_and_average_read_them_as_files(capsys):
     run(capsys, "export", "model_3.dcp", "-o", "model_3.pt", "--state", "all")
-    run(capsys, "diff", "model_3.dcp", "model_3.pt")
-    run(capsys, "diff", "model_3.dcp", "model_4.dcp", code=1)
+    assert run(capsys, "diff", "model_3.dcp", "model_3.pt") == ("", "19 tensors: 19 same\n")
+    for before in ("model_3.dcp", "model_3.pt"):
+        out, err = run(capsys, "diff", before, "model_4.dcp", code=1)
+        assert "value  trainer_state.epoch  3 -> 4\n" in out
+        assert "19 tensors: 13 changed, 6 same; 2 other values differ\n" in err
     run(capsys, "average", "model_3.dcp", "model_4.dcp", "-o", "mean.pt")
     found = torch.load("mean.pt", weights_only=True)
     weights = [state_of(index)["module_interface_state"]["0.weight"] for index in (3, 4)]

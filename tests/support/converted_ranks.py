@@ -27,6 +27,7 @@ def whole() -> dict[str, Any]:
         "both": made(6, 6),
         "alike": made(3),
         "few": made(1, 2),
+        "none": made(0, 600),
     }
     moments = {number: {"exp_avg": made(4, 4), "step": torch.tensor(3.0)} for number in range(2)}
     return {
@@ -48,6 +49,7 @@ def save(path: str) -> None:
         "columns": [Replicate(), Shard(1)],
         "both": [Shard(0), Shard(1)],
         "few": [Shard(0), Shard(0)],
+        "none": [Shard(0), Shard(1)],
     }
     model = state["module_interface_state"]
     for name, placements in ways.items():

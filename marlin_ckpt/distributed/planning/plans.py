@@ -230,5 +230,7 @@ def _of_this_rank(told: _Told, flat: Flat, table: Table, files: Mapping[str, byt
 
 
 def _item(name: str, tensor: torch.Tensor) -> TensorItem:
-    dtype, local = entry_of(name, tensor).dtype, local_of(tensor)
-    return TensorItem(tensor_pickle(dtype, tuple(local.shape)), local.nbytes)
+    entry, local = entry_of(name, tensor), local_of(tensor)
+    # Of a tensor without elements `describing` says that a rank has all of it, whatever its part is.
+    shape = entry.shape if 0 in entry.shape else tuple(local.shape)
+    return TensorItem(tensor_pickle(entry.dtype, shape), local.nbytes)

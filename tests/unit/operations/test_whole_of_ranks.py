@@ -33,7 +33,7 @@ def test_what_ranks_saved_is_verified_shown_converted_and_rescued_as_one_state(t
     kept = marlin_ckpt.read_statistics(folder)
     assert {*kept} == {each.name for each in contents.tensors}
     for name, each in computed(folder).items():  # the order in which elements are summed differs
-        assert tuple(kept[name]) == pytest.approx(tuple(each), rel=1e-6), name
+        assert tuple(kept[name]) == pytest.approx(tuple(each), rel=1e-6, nan_ok=True), name
     shapes = {each.name: each.shape for each in contents.tensors}
     assert shapes["module_interface_state.both"] == (6, 6)
 

@@ -30,7 +30,7 @@ class DcpLayout(ToolLayout):
 
     name = "dcp"
     content = "a sharded checkpoint by torch.distributed.checkpoint"
-    hint = "torch.distributed.checkpoint.load reads it"
+    hint = "marlin_ckpt.load reads it, and so does torch.distributed.checkpoint.load"
 
     def recognises(self, names: Names) -> bool:
         """Whether there is metadata of it, or a shard."""

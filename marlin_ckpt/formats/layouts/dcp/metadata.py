@@ -34,7 +34,7 @@ _NAMES = frozenset((module, name) for module, names in _ALLOWED.items() for name
 _MOST_DIMENSIONS = 64  # torch's own limit
 _LIMIT = 2**63
 _ENTRY = 150  # of the budget, for what is made of an entry
-_MOST_IN_PATH = 100  # keys above a value; deeper ones are shown by their flat names
+MOST_IN_PATH = 100  # keys above a value; deeper ones are shown by their flat names
 
 Sizes = tuple[int, ...]
 Path = tuple[str | int, ...]
@@ -245,6 +245,6 @@ def _paths(value: Any, budget: Budget) -> dict[str, Path]:
         for name, path in value.items()
         if type(name) is str
         and type(path) is tuple
-        and 0 < len(path) <= _MOST_IN_PATH
+        and 0 < len(path) <= MOST_IN_PATH
         and all(type(one) in (str, int) for one in path)
     }

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError
 from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.content.node import Node, NodeKind
-from marlin_ckpt.formats.layouts.dcp.metadata import Path
+from marlin_ckpt.formats.layouts.dcp.metadata import MOST_IN_PATH, Path
 from marlin_ckpt.formats.layouts.dcp.saved import Item, Saved
 from marlin_ckpt.formats.pickle.labels import join
+from marlin_ckpt.formats.shards.nesting import KINDS
 from marlin_ckpt.formats.values.tensor import Piece, TensorInfo, contiguous_stride
 from marlin_ckpt.formats.values.window import Window
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from marlin_ckpt.formats.layouts.members import Folder
 
 _MOST_READ = 100  # values whose files are opened to be shown; the rates of each weight are many more
@@ -48,6 +52,8 @@ def tree_of(folder: Folder, saved: Saved, without: str = "\0") -> tuple[Node, li
             tree.put(Node("", NodeKind.TENSOR, tensor=_tensor(saved, name, path)))
         else:
             tree.put(values.node(saved.values[name], path))
+    for keys in values.empty_containers():
+        tree.put_empty(keys)
     tree.finish()
     return tree.root, sorted(values.imports)
 
@@ -99,6 +105,14 @@ class _Tree:
         self._taken.add(self._next)
         self._children[self._next[:-1]].append(node)
 
+    def put_empty(self, keys: Path) -> None:
+        """Puts a container that nothing is in, unless something is there."""
+        is_taken = any(keys[:end] in self._taken for end in range(1, len(keys) + 1))
+        if not is_taken and len(keys) <= MOST_IN_PATH:
+            self._saved.budget.charge(_STEP * len(keys) ** 2)
+            for end in range(1, len(keys) + 1):
+                self._container(keys[:end])
+
     def _container(self, keys: Path) -> None:
         if keys not in self._containers:
             self._saved.budget.count_nodes(1)
@@ -132,6 +146,10 @@ class _Values:
 
     def __init__(self, folder: Folder, saved: Saved) -> None:
         self._folder = folder
+        kinds = [
+            one for name, one in saved.values.items() if name.startswith(KINDS) and not one.place.packing
+        ]
+        self._kinds = kinds[:_MOST_READ]
         self.imports: set[str] = set()
         tops = {name: (saved.paths.get(name) or (name,))[0] for name in saved.values}
         many = Counter(tops.values())
@@ -150,6 +168,18 @@ class _Values:
             end = b""
         return Node("", NodeKind.OBJECT, f"saved value, {place.size_bytes:,} bytes", origin=end)
 
+    def empty_containers(self) -> Iterator[Path]:
+        """The keys of dicts that no name leads through, if they are empty: only their kinds tell of them."""
+        for item in self._kinds:
+            with (
+                contextlib.suppress(BadFileError, CheckpointNotFoundError),
+                self._folder.open(item.place.file) as source,
+            ):
+                window = Window(source, max(0, item.place.start), max(0, item.place.size_bytes))
+                kinds = read_contents(window).root.origin
+                if type(kinds) is dict:
+                    yield from (path for path, kind in kinds.items() if _is_of_dict(path, kind))
+
     def _read_value(self, window: Window, item: Item, path: str) -> Node:
         found = read_contents(window)
         self.imports.update(found.imports)
@@ -162,6 +192,12 @@ class _Values:
             node.children = [one.copied() for one in node.children]
             pending.extend(node.children)
         return root
+
+
+def _is_of_dict(path: Any, kind: Any) -> bool:
+    """Whether an entry of the kinds of containers, of whoever wrote it, is one of a dict."""
+    is_path = type(path) is tuple and path and all(type(key) in (str, int) for key in path)
+    return is_path and type(kind) is dict and type(kind.get("like", ())) is not tuple
 
 
 def _place(node: Node, tensor: TensorInfo, item: Item, path: str) -> None:

@@ -53,7 +53,8 @@ def test_it_is_one_checkpoint_with_the_states_and_the_facts_of_a_file(folder):
     assert one.verify(folder)[:3] == (str(folder), Status.INTACT, "")
     contents = one.inspect(folder)
     assert contents.manifest == found.manifest
-    assert [each.key for each in contents.root.children] == ["module_interface_state", "trainer_state"]
+    states = [each.key for each in contents.root.children]
+    assert states == ["module_interface_state", "trainer_state", "trainer_backend_state"]
     names = {each.name for each in contents.tensors}
     assert {"module_interface_state.0.weight", "trainer_state.optimizers[0].state.0.exp_avg"} <= names
     assert len(names) == 19
