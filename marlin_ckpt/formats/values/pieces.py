@@ -98,7 +98,12 @@ class _Whole:
     @contextmanager
     def _opened(self, piece: Piece) -> Iterator[tuple[CheckedFile, TensorInfo]]:
         with self._open(piece.file) as source:
-            yield self._found(piece, source)
+            try:
+                yield self._found(piece, source)
+            except CorruptCheckpointError as error:  # which knows no more than the shard
+                raise (
+                    error if error.where == self._path else self._bad(f"{error.what}, in {piece.file}")
+                ) from error
 
     def _found(self, piece: Piece, source: Source) -> tuple[CheckedFile, TensorInfo]:
         """A piece as a tensor of a file of its own."""

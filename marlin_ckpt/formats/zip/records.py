@@ -124,7 +124,7 @@ def check_crcs(source: Source, container: Container, found: Iterable[tuple[Recor
         return
     names = [record.name for record in bad]
     what = f"the CRC of record {_listed(names)} does not hold"
-    tensors = _tensors(source, container, names)
+    tensors = [name for name in _tensors(source, container, names) if name]  # one that is all has none
     if tensors:
         what += f" (tensor {_listed(tensors)})"
     raise CorruptCheckpointError(what, container.path, tensors=tuple(tensors))

@@ -72,12 +72,13 @@ def _salvage(path: str) -> str:
 
 
 def salvage_command(path: str) -> str:
-    """The command that takes out what is intact; "" for what has no checksums, and for most folders."""
+    """The command that takes out what is intact; "" for what has no checksums, and most folders."""
     if os.path.isdir(path):
+        from marlin_ckpt.operations.rescue.shards import can_be_salvaged  # noqa: PLC0415 - numpy, which files go without
+
         entry = catalog.entry(path)
-        is_sharded = entry is not None and entry.layout == naming.SHARDED
         name = shlex.quote(path.rstrip("/"))
-        return f"marlin-ckpt salvage {name} -o rescued.pt" if is_sharded else ""
+        return f"marlin-ckpt salvage {name} -o rescued.pt" if entry and can_be_salvaged(entry) else ""
     with contextlib.suppress(MarlinError, OSError), open_source(path) as source:
         if detect(source) not in _WITHOUT_CHECKSUMS:
             output = shlex.quote("rescued" + os.path.splitext(path)[1])

@@ -63,6 +63,9 @@ def convert(path: str, output: str, *, force: bool = False) -> Exported:
         return _to_file(path, entry, place, force=force)
     if entry is None and extension == naming.SHARDS:
         return _to_folder(path, place, force=force)
+    if entry is None:
+        with open_source(path):  # of what is not there, or a directory of something else, it says so
+            pass
     kind = "sharded" if entry is not None else "a file"
     hint = "copy it" if entry is not None else f"write a .{naming.SHARDS}, or export without --state"
     raise NotACheckpointError(f"it is {kind} already", path, hint)

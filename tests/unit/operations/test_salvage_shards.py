@@ -88,11 +88,58 @@ def test_lost_kinds_are_in_doubt(tmp_path):
     assert torch.load(tmp_path / "rescued.pt")["a"].keys() == {"1"}
 
 
-def test_without_metadata_nothing_can_be_salvaged(folder, tmp_path):
+def test_without_metadata_nothing_can_be_salvaged_and_no_hint_says_so(folder, tmp_path, capsys):
     flip(folder / ".metadata", 800)
-    with pytest.raises(CorruptCheckpointError, match=r"the CRC of \.metadata"):
-        salvaged(folder)
-    assert not (tmp_path / "rescued.pt").exists()
+    for said in (
+        r"the CRC of \.metadata does not hold, and nothing else says",
+        r"\.metadata is missing, which",
+    ):
+        with pytest.raises(CorruptCheckpointError, match=rf"nothing can be salvaged: {said}"):
+            salvaged(folder)
+        assert not (tmp_path / "rescued.pt").exists()
+        assert main(["verify", str(folder)]) == 3
+        assert "salvage" not in capsys.readouterr().err
+        (folder / ".metadata").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("where", ["damaged", "gone"])
+def test_without_a_manifest_all_that_holds_is_salvaged(folder, tmp_path, where):
+    """So is it of what torch's own writer wrote, which has none."""
+    damage(folder, "trainer_state.optimizers.0.state.0.exp_avg")
+    other = write(tmp_path / "other" / "model_500.dcp", ranks=3, save_id="9e1b")
+    shutil.copy(other / "__1_0.distcp", folder)
+    if where == "gone":
+        shutil.rmtree(folder / ".marlin")
+    else:
+        flip(folder / ".marlin/manifest.json", 60)
+    found = salvaged(folder)
+    assert [each.record for each in found.lost] == ["__0_0.distcp", "__1_0.distcp"]
+    assert [one.partition(":")[0] for one in found.doubts] == (
+        ["the manifest is damaged"] * (where == "damaged")
+    )
+    rescued = torch.load(tmp_path / "rescued.pt", weights_only=True)
+    assert rescued["trainer_state"]["epoch"] == 500
+    assert "0.weight" not in rescued["module_interface_state"]
+    wanted = state_of(500)["module_interface_state"]["1.num_batches_tracked"]
+    assert torch.equal(rescued["module_interface_state"]["1.num_batches_tracked"], wanted)
+    assert one.inspect(tmp_path / "rescued.pt").manifest is None
+
+
+def test_reading_a_damaged_tensor_names_it_and_what_to_type(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    damage(folder, "module_interface_state.0.weight")
+    for command in (
+        ["export", folder.name, "-o", "a.pt", "--state", "all"],
+        ["diff", folder.name, folder.name],
+    ):
+        assert main(command) == 3
+        printed = capsys.readouterr().err
+        assert (
+            "tensor module_interface_state.0.weight: the CRC of record archive/data/0 does not hold"
+            in printed
+        )
+        assert f"in __0_0.distcp: {folder.name}\n" in printed
+        assert f"marlin-ckpt salvage {folder.name} -o rescued.pt" in printed
 
 
 def test_nothing_is_replaced_and_nothing_is_written_of_nothing(folder, tmp_path):

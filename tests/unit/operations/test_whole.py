@@ -16,6 +16,7 @@ from marlin_ckpt import Checkpoint, load, save
 from marlin_ckpt.errors import (
     ArgumentsError,
     BadFileError,
+    CheckpointNotFoundError,
     CorruptCheckpointError,
     NotACheckpointError,
     StorageError,
@@ -163,6 +164,14 @@ def test_damage_is_found_and_nothing_is_written(tmp_path):
     with pytest.raises(CorruptCheckpointError, match="CRC"):
         convert(str(tmp_path / "b.pt"), str(tmp_path / "b.dcp"))
     assert sorted(os.listdir(tmp_path)) == ["b.pt", "model_3.dcp"]
+
+
+def test_what_is_not_there_or_is_no_checkpoint_is_not_said_to_be_a_file(tmp_path):
+    with pytest.raises(CheckpointNotFoundError):
+        convert(str(tmp_path / "none.dcp"), str(tmp_path / "a.pt"))
+    (tmp_path / "empty.dcp").mkdir()
+    with pytest.raises(StorageError, match="is a directory"):
+        convert(str(tmp_path / "empty.dcp"), str(tmp_path / "a.pt"))
 
 
 def test_what_cannot_be_converted_is_refused_with_the_reason(tmp_path):

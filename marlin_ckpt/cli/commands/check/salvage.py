@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from marlin_ckpt import naming
 from marlin_ckpt.cli import output, stopping
 from marlin_ckpt.cli.options import Json, argument
 from marlin_ckpt.errors import BadFileError
@@ -14,7 +13,7 @@ EXAMPLE = "Example: marlin-ckpt salvage model_7.pt -o rescued.pt; exits 3 when a
 
 
 def salvage(
-    file: Annotated[str, argument("FILE", "A truncated or damaged file, or a .dcp folder.")],
+    file: Annotated[str, argument("FILE", "A truncated or damaged file, or a sharded checkpoint.")],
     destination: Annotated[
         str, typer.Option("--output", "-o", metavar="OUT", help="The new file, for what is intact.")
     ],
@@ -33,7 +32,7 @@ def salvage(
 
     folder = catalog.entry(file) if os.path.isdir(file) else None
     found: operation.Salvage | shards.SalvagedFolder
-    if folder is not None and folder.layout == naming.SHARDED:
+    if folder is not None and folder.layout in shards.LAYOUTS:
         found = shards.salvage_folder(folder, destination)
     else:
         found = operation.salvage(file, destination)
