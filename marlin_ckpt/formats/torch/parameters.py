@@ -105,8 +105,12 @@ def _parts(whole: Any, is_wanted: Callable[[Any], bool]) -> Iterator[tuple[str, 
 
 def _place(tensor: torch.Tensor) -> _Place | None:
     """What tells a tensor from others, also where one of the two was detached."""
+    # Of a DTensor, whose class takes longer to import than many a save, what is here of it.
+    local = getattr(tensor, "_local_tensor", tensor)
     try:
-        address = tensor.data_ptr()
+        address = local.data_ptr()
+        if not address and local is not tensor:  # this rank has no element of it
+            address = local.untyped_storage()._cdata  # noqa: SLF001 - what tells storages from each other
     except RuntimeError:  # a subclass without memory of its own
         return None
     return (str(tensor.device), address, tensor.shape) if address else None

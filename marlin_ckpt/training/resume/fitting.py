@@ -38,15 +38,7 @@ def _names(optimizer: Any, module: torch.nn.Module) -> Names | None:
     if not isinstance(optimizer, Optimizer) or changes_its_state(optimizer):
         return None
     named = {plain(name): one for name, one in module.named_parameters()}
-    return names_in(optimizer, named) or _names_of_parts(optimizer, named)
-
-
-def _names_of_parts(optimizer: Optimizer, named: Mapping[str, torch.Tensor]) -> Names | None:
-    """The names of parameters that are no memory of their own, as DTensors."""
-    by_identity = {id(one): name for name, one in named.items()}
-    found = [[by_identity.get(id(one)) for one in group["params"]] for group in optimizer.param_groups]
-    names = [[name for name in group if name is not None] for group in found]
-    return names if list(map(len, names)) == list(map(len, found)) else None
+    return names_in(optimizer, named)
 
 
 def check(

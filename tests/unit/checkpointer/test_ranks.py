@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from marlin_ckpt import read_statistics
+from marlin_ckpt import inspect, read_statistics
 from tests.support import ranks
 from tests.support.computed import computed
 
@@ -22,6 +22,11 @@ def test_what_ranks_save_in_each_form_is_what_was_there_at_the_call_bit_for_bit(
                 "model": True, "optimizer": True, "steps": 3, "own": True, "rng": True, "model file": True,
                 "reports": [[1, True], [2, True], [3, True]], "metrics": {"loss": 0.5},
             }, name  # fmt: skip
+    names = [f"{number}.{name}" for number in range(3) for name in ("weight", "bias")]
+    for name in ("sync/model_3.dcp", "file/model_3.pt"):
+        manifest = inspect(tmp_path / name).manifest
+        assert manifest is not None
+        assert [*manifest.optimizers.values()] == [[names]]
     kept = read_statistics(tmp_path / "async" / "model_3.dcp") or {}
     for name, one in computed(tmp_path / "async" / "model_3.dcp").items():
         assert tuple(kept[name]) == pytest.approx(tuple(one), rel=1e-6), name

@@ -196,7 +196,7 @@ class _Values:
 
 def _is_of_dict(path: Any, kind: Any) -> bool:
     """Whether an entry of the kinds of containers, of whoever wrote it, is one of a dict."""
-    is_path = type(path) is tuple and path and all(type(key) in (str, int) for key in path)
+    is_path = type(path) is tuple and bool(path) and all(type(key) in (str, int) for key in path)
     return is_path and type(kind) is dict and type(kind.get("like", ())) is not tuple
 
 
