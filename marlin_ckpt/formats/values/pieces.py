@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import numpy as np
 from isal import isal_zlib
@@ -22,6 +23,7 @@ _BLOCK_BYTES = 4 << 20  # of a piece that does not lie in one stretch in its ten
 
 _NOTHING = Node("", NodeKind.MAPPING)
 
+_T = TypeVar("_T")
 Open = Callable[[str], AbstractContextManager[Source]]
 
 
@@ -62,14 +64,14 @@ class _Whole:
         if covered != tensor.numel:
             raise self._bad(f"its pieces have {covered:,} of its {tensor.numel:,} elements")
         if len(tensor.pieces) == 1:
-            with self._opened(tensor.pieces[0]) as (file, found):
-                return file.bits(found)
+            return self._read(tensor.pieces[0], lambda file, found: file.bits(found))
         whole: Array = np.empty(tensor.shape, dtypes.dtype(tensor.dtype).numpy)
 
         def read(piece: Piece) -> None:
             ends = (start + size for start, size in zip(piece.offsets, piece.shape, strict=True))
             place = tuple(slice(start, end) for start, end in zip(piece.offsets, ends, strict=True))
-            self._read(piece, whole[place])
+            if math.prod(piece.shape):
+                self._read(piece, lambda file, found: _read_to(file, found, whole[place]))
 
         for _ in in_order(read, tensor.pieces):
             pass
@@ -82,28 +84,15 @@ class _Whole:
         if math.prod(piece.shape) * self._tensor.item_bytes > piece.size_bytes:
             raise self._bad(f"{piece.file} has no room for its piece")
 
-    def _read(self, piece: Piece, place: Array) -> None:
-        if not place.size:
-            return
-        with self._opened(piece) as (file, found):
-            if not is_whole(found):
-                place[...] = file.bits(found).reshape(place.shape)
-            elif place.flags.c_contiguous:
-                data = place.reshape(-1).view(np.uint8).data
-                if not file.check(found, data):
-                    _fill(file.source_of(found), found.start, data)
-            else:
-                _read_blocks(file, found, place)
-
-    @contextmanager
-    def _opened(self, piece: Piece) -> Iterator[tuple[CheckedFile, TensorInfo]]:
+    def _read(self, piece: Piece, work: Callable[[CheckedFile, TensorInfo], _T]) -> _T:
+        """Reads a piece by a function that is given it as a tensor of a file of its own."""
         with self._open(piece.file) as source:
             try:
-                yield self._found(piece, source)
-            except CorruptCheckpointError as error:  # which knows no more than the shard
-                raise (
-                    error if error.where == self._path else self._bad(f"{error.what}, in {piece.file}")
-                ) from error
+                return work(*self._found(piece, source))
+            except CorruptCheckpointError as error:
+                if error.where == self._path:
+                    raise
+                raise self._bad(f"{error.what}, in {piece.file}") from error  # which knows the shard alone
 
     def _found(self, piece: Piece, source: Source) -> tuple[CheckedFile, TensorInfo]:
         """A piece as a tensor of a file of its own."""
@@ -126,6 +115,17 @@ class _Whole:
         return CorruptCheckpointError(
             f"tensor {self._tensor.name}: {why}", self._path, tensors=(self._tensor.name,)
         )
+
+
+def _read_to(file: CheckedFile, found: TensorInfo, place: Array) -> None:
+    if not is_whole(found):
+        place[...] = file.bits(found).reshape(place.shape)
+    elif place.flags.c_contiguous:
+        data = place.reshape(-1).view(np.uint8).data
+        if not file.check(found, data):
+            _fill(file.source_of(found), found.start, data)
+    else:
+        _read_blocks(file, found, place)
 
 
 def _read_blocks(file: CheckedFile, found: TensorInfo, place: Array) -> None:
