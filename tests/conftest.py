@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -55,6 +56,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     part = part_of(collection_path)
     return True if part is None or asked not in ("all", part) else None
+
+
+def pytest_collection_finish() -> None:
+    """Spares every later collection of garbage the walk through what imports and collected tests have made."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ def found_by(script: str, directory: str | None = None, **times: int) -> dict[st
         ended = warm.run(
             [sys.executable, str(SUPPORT / script), place, *arguments],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True, text=True, timeout=1500,
+            capture_output=True, text=True, timeout=1500, is_torn_down=True,
         )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     found: dict[str, Any] = json.loads(ended.stdout)

@@ -3,7 +3,9 @@
 For tests of what a process does, not of how it starts: how Python finds and imports modules, what it links
 and what it measures of its memory need `subprocess`. Everything else is as in a fresh process, for what
 begins there is the interpreter's main module and ends as one: arguments, environment, streams, signals and
-random numbers are new, and the number of the process and how it ended are the kernel's.
+random numbers are new, and the number of the process and how it ended are the kernel's. Once its threads and
+what it registered with `atexit` are done and its streams are flushed, it is over: that the interpreter then
+takes down every module of torch, which takes 0.3 s, is for tests of that end alone (`is_torn_down`).
 """
 
 from __future__ import annotations
@@ -37,6 +39,10 @@ class Popen(subprocess.Popen):
     imports: tuple[str, ...] = ()  # what else the process that it is forked from has imported
     _answers = -1  # its number, and in the end how it ended
 
+    def __init__(self, *given, is_torn_down: bool = False, **options):
+        self._is_torn_down = is_torn_down
+        super().__init__(*given, **options)
+
     def _execute_child(self, *given):
         asked = inspect.signature(super()._execute_child).bind(*given).arguments
         environment = dict(os.environ if asked["env"] is None else asked["env"])
@@ -54,6 +60,7 @@ class Popen(subprocess.Popen):
             "descriptors": [0, 1, 2, *asked["pass_fds"]],
             "is_interruptible": signal.getsignal(signal.SIGINT) is not signal.SIG_IGN,
             "is_session": asked["start_new_session"],
+            "is_torn_down": self._is_torn_down,
             "umask": umask,
         }
         self._answers, answering = os.pipe()

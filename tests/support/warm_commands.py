@@ -17,7 +17,7 @@ import json, os, signal, socket, struct, sys
 arguments = {before!r} + sys.argv[1:]
 request = dict(
     arguments=arguments, directory=os.getcwd(), environment=dict(os.environ), descriptors=[0, 1, 2],
-    is_interruptible=True, is_session=False, umask=0o22,
+    is_interruptible=True, is_session=False, is_torn_down=False, umask=0o22,
 )
 answers, answering = os.pipe()
 forks = socket.socket(fileno={forks})

@@ -4,6 +4,7 @@ python -P warm_server.py DESCRIPTOR REPOSITORY [MODULE ...]: the number of a soc
 and what is imported beside torch and this package.
 """
 
+import atexit
 import contextlib
 import fcntl
 import gc
@@ -20,17 +21,49 @@ import sys
 import types
 from typing import Any
 
-import numpy as np
-import torch
-
 ANSWER = struct.Struct("i")
 _MOST_BYTES = 1 << 20  # of a request
 _MOST_DESCRIPTORS = 32
 _BEYOND = 200  # descriptors that nobody asks for by their numbers
+_ends_with: list[int] = []  # the exit code, if the end of the interpreter may be cut short
+
+
+def cut_short() -> None:
+    """Ends the process where the interpreter would begin to take down all modules.
+
+    Unless it would do something else there: say that a stream cannot be flushed, or go on as the test wants.
+    """
+    if not _ends_with or any(type(one) is not io.TextIOWrapper for one in (sys.stdout, sys.stderr)):
+        return
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return
+    os._exit(_ends_with[0])
+
+
+def run(code: types.CodeType, *, is_torn_down: bool) -> None:
+    """Runs the main module, and remembers how that ended."""
+    ended = None
+    try:
+        exec(code, sys.modules["__main__"].__dict__)
+        ended = 0
+    except SystemExit as error:
+        ended = 0 if error.code is None else error.code if isinstance(error.code, int) else 1
+        raise
+    except Exception:
+        ended = 1
+        raise
+    finally:
+        if ended is not None and not is_torn_down:
+            _ends_with.append(ended & 0xFF)
 
 
 def warm_up(repository: str, *more: str) -> None:
     """Imports what the tests' processes import: no more than torch does by itself, and no command."""
+    import torch
+
     sys.path.insert(0, repository)
     importlib.import_module("marlin_ckpt")
     for one in ("marlin_ckpt.training.trainer", *more):
@@ -73,6 +106,9 @@ def serve(asked: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 def begin(request: dict[str, Any], received: list[int], paths: list[str]) -> None:
     """Makes of a forked process what a fresh one would be."""
+    import numpy as np
+    import torch
+
     if request["is_session"]:
         os.setsid()
     place(received, request["descriptors"])
@@ -139,6 +175,7 @@ def main_module(arguments: list[str]) -> tuple[str, str]:
 if __name__ == "__main__":
     _socket = socket.socket(fileno=int(sys.argv[1]))
     _socket.set_inheritable(False)
+    atexit.register(cut_short)  # before anything that torch's import registers, and so called last
     warm_up(*sys.argv[2:])
     _paths, _own = [*sys.path], sys.modules["__main__"]
     gc.freeze()  # which the children need not look through at their end
@@ -146,4 +183,4 @@ if __name__ == "__main__":
     begin(_request, _received, _paths)
     _code = compile(*main_module(_request["arguments"]), "exec")
     # At the top, so that the interpreter ends as it always does: by the exception or the code, after threads.
-    exec(_code, sys.modules["__main__"].__dict__)
+    run(_code, is_torn_down=_request["is_torn_down"])

@@ -73,6 +73,8 @@ def test_all_that_a_process_is_given_is_that_of_a_fresh_one(both, tmp_path, how)
         "sys.exit('a word')",
         "1 / 0",
         "raise KeyboardInterrupt",
+        "sys.stdout.write('a word without an end'); sys.exit(300)",
+        "print('a word'); os.close(1)",
         "os.abort()",
         "os._exit(3)",
     ],

@@ -156,7 +156,7 @@ else:
     done = {
         how: warm.run(
             [sys.executable, "-c", script, str(tmp_path / how), how],
-            cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
+            cwd=REPOSITORY, capture_output=True, text=True, timeout=120, is_torn_down=True,
         )
         for how in ("writes", "fails", "fails and is dropped")
     }  # fmt: skip

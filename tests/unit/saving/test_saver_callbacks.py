@@ -265,7 +265,7 @@ one.save({"weight": torch.ones(1_000_000)}, sys.argv[1] + "/step_3.pt")
     done = {
         how: warm.run(
             [sys.executable, "-c", script, str(tmp_path / how), how],
-            cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
+            cwd=REPOSITORY, capture_output=True, text=True, timeout=120, is_torn_down=True,
         )
         for how in ways
     }  # fmt: skip

@@ -53,7 +53,7 @@ def test_a_worker_that_is_stuck_in_a_sample_ends_with_its_trainer(repository, ho
     script = _STUCK.replace("HOW", how).replace("KEPT", str(is_kept)).replace("THEN", then)
     command = [sys.executable, "-c", script]
     # The workers hold the pipe of stdout: it ends when the last of them has ended.
-    ended = warm.run(command, env=environment, capture_output=True, text=True, timeout=20)
+    ended = warm.run(command, env=environment, capture_output=True, text=True, timeout=20, is_torn_down=True)
     assert (ended.returncode, ended.stderr) == (code, "")
     assert ended.stdout == "ended\n"
 
