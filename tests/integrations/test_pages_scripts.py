@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import marlin_ckpt
+from tests.support import warm_commands
 from tests.support.folders import REPOSITORY
 from tests.support.pages import blocks
 
 START, SLURM, LOOP = blocks("clusters", "sh")
 
 
-def _run(script: str, directory: Path, *arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
+def _run(
+    script: str, directory: Path, *arguments: str, path: Path, kept_open: tuple[int, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "PATH": f"{path}:{os.environ['PATH']}",
@@ -27,8 +30,9 @@ def _run(script: str, directory: Path, *arguments: str, path: Path) -> subproces
     }
     command = ["sh", "-c", script, "script", *arguments]
     return subprocess.run(
-        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        pass_fds=kept_open,
+    )  # fmt: skip
 
 
 def _stand_in(directory: Path, name: str, codes: str = "0") -> None:
@@ -72,8 +76,10 @@ def test_the_configuration_of_the_ci_job_is_the_file_that_the_page_names():
 def test_the_ci_job_trains_verifies_and_prunes_and_ends_where_a_file_is_damaged(tmp_path):
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
     job, look, same_or_not = blocks("ci", "sh")
-    bin_ = Path(sys.executable).parent
-    done = _run(job, tmp_path, path=bin_)
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    run = functools.partial(_run, path=commands, kept_open=(warm_commands.make(commands),))
+    done = run(job, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("trained, verified and pruned: checkpoints/ci/model_")
     names = ("train", "verify", "clean", "list")
@@ -83,20 +89,20 @@ def test_the_ci_job_trains_verifies_and_prunes_and_ends_where_a_file_is_damaged(
     assert len(kept) in (2, 3)
     assert marlin_ckpt.verify(tmp_path / "model.safetensors").status is marlin_ckpt.Status.UNVERIFIABLE
 
-    assert _run(job, tmp_path, path=bin_).returncode == 0  # nothing is left to train
+    assert run(job, tmp_path).returncode == 0  # nothing is left to train
     look = f"set -eu\ndirectory=$1\n{look}"
     for directory in ("nothing-yet", "checkpoints/ci"):
-        assert _run(look, tmp_path, directory, path=bin_).returncode == 0
+        assert run(look, tmp_path, directory).returncode == 0
     older, newest = (tmp_path / path for path in kept[-2:])
     for one, code in ((older, 0), (newest, 0)):
-        assert _run(same_or_not, tmp_path, str(one), str(newest), path=bin_).returncode == code
+        assert run(same_or_not, tmp_path, str(one), str(newest)).returncode == code
     damaged = bytearray(older.read_bytes())
     damaged[3000] ^= 1
     older.write_bytes(damaged)
-    assert _run(look, tmp_path, "checkpoints/ci", path=bin_).returncode == 3
-    ended = _run(job, tmp_path, path=bin_)
+    assert run(look, tmp_path, "checkpoints/ci").returncode == 3
+    ended = run(job, tmp_path)
     assert (ended.returncode, ended.stdout) == (3, "")
-    assert _run(same_or_not, tmp_path, str(older), str(newest), path=bin_).returncode == 3
+    assert run(same_or_not, tmp_path, str(older), str(newest)).returncode == 3
 
 
 def test_the_slurm_job_on_many_ranks_says_to_each_which_it_is(tmp_path):
