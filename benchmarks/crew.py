@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +54,13 @@ class Crew:
         return [one for one in answers if isinstance(one, Done)]
 
 
+def processes() -> ForkServerContext:
+    """Makes processes that are forked from one which has imported what all of them need, and no more."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.__main__"])  # which each process looks into when it starts
+    return context
+
+
 @contextlib.contextmanager
 def crew(world_size: int, prepare: Callable[..., Commands], *arguments: Any) -> Iterator[Crew]:
     """Starts ranks on gloo, with a thread of torch's each; they are gone afterwards.
@@ -62,10 +70,9 @@ def crew(world_size: int, prepare: Callable[..., Commands], *arguments: Any) -> 
         prepare: called at each rank, and returns what it can be told to do.
         arguments: of that.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, prepare.__module__])  # so that torch is imported once for all
+    context = processes()
     with tempfile.TemporaryDirectory() as folder:
-        connections, processes = [], []
+        connections, started = [], []
         for rank in range(world_size):
             own, other = context.Pipe()
             place = rank, world_size, f"{folder}/store"
@@ -73,7 +80,7 @@ def crew(world_size: int, prepare: Callable[..., Commands], *arguments: Any) -> 
             process.start()
             other.close()
             connections.append(own)
-            processes.append(process)
+            started.append(process)
         try:
             found = Crew(connections)
             found.do("")
@@ -81,7 +88,7 @@ def crew(world_size: int, prepare: Callable[..., Commands], *arguments: Any) -> 
         finally:
             for one in connections:
                 one.close()
-            for process in processes:
+            for process in started:
                 process.join(10)
                 process.kill()
                 process.join()

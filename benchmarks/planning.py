@@ -6,10 +6,8 @@ each chunk, so it is run for a sixteenth of the ranks, and its figures are taken
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
+from benchmarks import rank_zero
+from benchmarks.crew import processes
 from benchmarks.report import Row, Setting
 
 _PART = 16
@@ -40,7 +38,11 @@ def planning(setting: Setting) -> list[Row]:
 
 def _child(kind: str, world: int, tensors: int) -> dict[str, float]:
     """Measures in a process of its own, whose peak of memory is that of this alone."""
-    command = [sys.executable, "-m", "benchmarks.rank_zero", kind, str(world), str(tensors)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    context = processes()
+    found, tell = context.Pipe(duplex=False)
+    process = context.Process(target=rank_zero.child, args=(tell, kind, world, tensors))
+    process.start()
+    tell.close()
+    figures: dict[str, float] = found.recv()
+    process.join()
+    return figures

@@ -1,13 +1,12 @@
-"""Does what rank 0 does, by ours or by stock: `python -m benchmarks.rank_zero {ours,stock} RANKS TENSORS`."""
+"""Does what rank 0 of a large run does, by ours or by stock."""
 
 from __future__ import annotations
 
-import json
 import pickle
 import resource
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -33,10 +32,10 @@ _ROWS, _COLUMNS = 8192, 1024  # of each tensor, sharded by rows
 _MIB = 1 << 20
 
 
-def child(kind: str, world: int, tensors: int) -> None:
-    """Measures one kind, and prints the figures as JSON."""
+def child(tell: Connection, kind: str, world: int, tensors: int) -> None:
+    """Measures one kind, "ours" or "stock", and tells the figures."""
     names = [f"model.layers.{number}.feed_forward.w.weight" for number in range(tensors)]
-    print(json.dumps({"ours": _ours, "stock": _stock}[kind](world, names)))
+    tell.send({"ours": _ours, "stock": _stock}[kind](world, names))
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -153,7 +152,3 @@ def _stock(world: int, names: list[str]) -> dict[str, float]:
         "read_s": read_s,
         "find_s": _timed(find)[0],
     }
-
-
-if __name__ == "__main__":
-    child(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
