@@ -59,7 +59,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_finish() -> None:
-    """Spares every later collection of garbage the walk through what imports and collected tests have made."""
+    """Spares each later collection of garbage the walk through what imports and collecting have made."""
     gc.collect()
     gc.freeze()
 
