@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 
-from marlin_ckpt.distributed.failures import share, together, told_by_main
+from marlin_ckpt.distributed import losing
+from marlin_ckpt.distributed.failures import share, together
 from marlin_ckpt.distributed.flat import local_of
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.distributed.reads.boxes import Box
 from marlin_ckpt.distributed.reads.tensors import box_of
-from marlin_ckpt.errors import RankError, UnsavableStateError
+from marlin_ckpt.errors import RankError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.writer import Written, on_cpu, write_file
 
-_END = -1
 _OF_RANKS = "trainer_state", "ranks"
 
 
@@ -123,11 +124,11 @@ class Gathering:
         self._places: dict[Any, torch.Tensor] = {}  # what stands for a DTensor, by where its part is
         self._numbers: dict[int, int] = {}  # of the DTensors, by the storages of these
         self._held: Any = None
+        losing.check(state, ranks)
         self.state = self._replaced(state)
         boxes = [box_of(one) for one in self._tensors]
         found = ranks.gathered(pickle.dumps(boxes))
         self._boxes: list[list[Box]] = [pickle.loads(one) for one in found or ()]  # noqa: S301 - of our own run
-        told_by_main(ranks, self._check)
 
     def data(self, storage: torch.UntypedStorage) -> memoryview:
         """The data of a storage of `state`, at rank 0; it is there until the next call.
@@ -140,7 +141,7 @@ class Gathering:
             self._held = on_cpu(storage)
             return memory(self._held.data_ptr(), self._held.nbytes())
         self._held = None  # before the next one takes memory
-        self._held = self._gather(self._ranks.told(number))
+        self._held = self._gather(number)
         return memory(self._held.data_ptr(), self._held.nbytes)
 
     def end(self) -> None:
@@ -151,33 +152,29 @@ class Gathering:
         """
         self._held = None
         if self._ranks.is_main:
-            self._ranks.told(_END)
+            self._ranks.told(None)
             return
-        while (number := self._ranks.told()) != _END:
-            self._send(number)
-
-    def _check(self) -> None:
-        if any(len(one) != len(self._tensors) for one in self._boxes):
-            raise UnsavableStateError("the ranks have different numbers of sharded tensors in their states")
-
-    def _send(self, number: int) -> None:
-        owners = self._ranks.told()
-        if self._ranks.rank in owners:
-            self._ranks.send(_bytes_of(_part(self._tensors[number])), 0)
+        while (asked := self._ranks.told()) is not None:
+            number, owners = asked
+            if self._ranks.rank in owners:
+                self._ranks.send(_bytes_of(_part(self._tensors[number])), 0)
 
     def _gather(self, number: int) -> torch.Tensor:
         tensor = self._tensors[number]
-        owners = {boxes[number]: rank for rank, boxes in reversed(list(enumerate(self._boxes)))}
-        self._ranks.told(sorted(set(owners.values()) - {0}))
+        parts = ((boxes[number], rank) for rank, boxes in reversed(list(enumerate(self._boxes))))
+        owners = {box: rank for box, rank in parts if math.prod(box.shape)}
+        # What could fail comes before the others are asked: they would wait for somebody who receives.
         whole = torch.empty(tensor.shape, dtype=tensor.dtype)
+        longest = max((math.prod(box.shape) for box, rank in owners.items() if rank), default=0)
+        room = torch.empty(longest, dtype=tensor.dtype)
+        own = _part(tensor) if 0 in owners.values() else None
+        self._ranks.told((number, sorted(set(owners.values()) - {0})))
         for box, rank in sorted(owners.items(), key=lambda one: one[1]):
-            if rank == 0:
-                part = _part(tensor)
-            else:
-                part = torch.empty(box.shape, dtype=tensor.dtype)
+            part = own
+            if part is None or rank:
+                part = room[: math.prod(box.shape)].view(box.shape)
                 self._ranks.receive(_bytes_of(part), rank)
-            place = tuple(slice(at, at + size) for at, size in zip(*box, strict=True))
-            whole[place] = part
+            whole[tuple(slice(at, at + size) for at, size in zip(*box, strict=True))] = part
         return whole
 
     def _replaced(self, value: Any) -> Any:

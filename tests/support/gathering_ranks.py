@@ -7,7 +7,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 import marlin_ckpt
@@ -71,6 +71,27 @@ def fail(place: str) -> list[str]:
                 found.append(str(written.size_bytes == (Path(place) / "a_1.pt").stat().st_size))
             except MarlinError as error:
                 found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
+def lacking(place: str) -> list[str]:
+    """States of which rank 0 lacks something: what is raised; then one whose tensor only rank 1 has."""
+    ranks, found = Ranks(), []
+    rows = distribute_tensor(torch.arange(6.0), init_device_mesh("cpu", (2,)), [Shard(0)])
+    rank = str(ranks.rank)
+    for state in (
+        {"w": rows, f"stage{rank}": {"w": rows}},
+        {"w": rows, "ranks": {rank: 1}},
+        {"w": rows, "losses": [1.0] * (1 + ranks.rank), **({} if ranks.rank else {"step": 3})},
+        {"w": distribute_tensor(torch.arange(5.0), DeviceMesh("cpu", [1]), [Shard(0)])},
+    ):
+        path = Path(place) / "a_1.pt"
+        try:
+            write_gathered(path, state, manifest(), ranks)
+            found.append(str(torch.load(path)["w"].tolist()))
+        except MarlinError as error:
+            found.append(f"{type(error).__name__}: {error}")
+        dist.barrier()
     return found
 
 

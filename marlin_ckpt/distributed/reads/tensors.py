@@ -42,8 +42,11 @@ class Wanted(NamedTuple):
 
 def box_of(tensor: torch.Tensor) -> Box:
     """Which part of a tensor is here: all of it, or of a DTensor the part of this rank."""
+    nowhere = (0,) * tensor.dim()
     if not isinstance(tensor, DTensor):
-        return Box((0,) * tensor.dim(), tuple(tensor.shape))
+        return Box(nowhere, tuple(tensor.shape))
+    if tensor.device_mesh.get_coordinate() is None:  # this rank is not in its mesh
+        return Box(nowhere, nowhere)
     (chunk,) = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
     return Box(tuple(chunk.offsets), tuple(chunk.sizes))
 

@@ -59,10 +59,11 @@ class GatheredImage(ImageOfMain):
         try:
             for one in super().pieces:
                 memory[one.at : one.at + one.size_bytes] = gathering.data(one.storage)
-            gathering.end()
-        except RankError as error:
+        except Exception as error:  # noqa: BLE001 - raised again, here and at the other ranks
             failed = error
         try:
+            if not isinstance(failed, RankError):
+                gathering.end()
             share(self._crew.here, failed)
         finally:
             del failed  # its frames would hold the state

@@ -23,6 +23,17 @@ def test_a_failure_of_the_writer_is_raised_at_all_ranks_which_then_save(tmp_path
     ]  # fmt: skip
 
 
+def test_what_rank_0_has_not_is_refused_and_not_lost(tmp_path):
+    first, second = ranks.run(2, f"{_WORK}:lacking", place=str(tmp_path))
+
+    assert second == [
+        "UnsavableStateError: this rank has the sharded tensor stage1.w float32 [6], and rank 0 has not",
+        "UnsavableStateError: this rank has ranks.1, which rank 0 has not",
+        str([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), str([0.0, 1.0, 2.0, 3.0, 4.0]),
+    ]  # fmt: skip
+    assert first == [one.replace(": this rank", ": rank 1: this rank") for one in second]
+
+
 def test_no_more_than_two_tensors_are_in_memory_while_they_are_gathered(tmp_path):
     for taken_mb, is_right in ranks.run(2, f"{_WORK}:peak", place=str(tmp_path)):
         assert is_right
