@@ -49,7 +49,11 @@ def test_show_says_how_many_ranks_wrote_it_and_how_they_were_arranged(directory,
     assert "sharded by 2 ranks\n" in run(capsys, "show", "model_3.dcp")[0]
     write_manifest(directory / "model_3.dcp", about(3), Sharded("5f0c", 2, Mesh(("dp", "tp"), (2, 1))))
     out, _ = run(capsys, "show", "model_3.dcp")
-    assert "sharded by 2 ranks (mesh: dp 2, tp 1)\n" in out
+    assert "sharded by 2 ranks (mesh: dp 2 x tp 1)\n" in out
+    for shape, words in {(2,): "", (2, 1): " (mesh: 2 x 1)"}.items():  # torch was told no names
+        numbers = tuple(map(str, range(len(shape))))
+        write_manifest(directory / "model_4.dcp", about(4), Sharded("5f0c", 2, Mesh(numbers, shape)))
+        assert f"sharded by 2 ranks{words}\n" in run(capsys, "show", "model_4.dcp")[0]
     assert "optimizer  trainer_state.optimizers[0]: Adam" in out
     assert ".marlin" not in out
     assert re.search(r"\ntrainer_backend_state +empty\n", out)

@@ -15,7 +15,7 @@ from marlin_ckpt.formats.content.contents import Contents, NodeKind
 from marlin_ckpt.formats.content.optimizers import Optimizer, find_optimizers
 from marlin_ckpt.formats.content.summary import Branch, summarise
 from marlin_ckpt.formats.format import Format
-from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.manifest import Manifest, Mesh
 from marlin_ckpt.formats.pickle import permissions
 from marlin_ckpt.formats.pickle.permissions import Permission
 from marlin_ckpt.operations.packed.finding import composites
@@ -100,9 +100,17 @@ def _shards(found: Contents) -> str:
     sharded = found.manifest and found.manifest.sharded
     if not sharded:
         return ""
-    mesh = zip(sharded.mesh.names, sharded.mesh.shape, strict=True) if sharded.mesh else ()
-    named = ", ".join(f"{escape(name)} {number}" for name, number in mesh)
-    return f"sharded by {count(sharded.world_size, 'rank')}" + f" (mesh: {named})" * bool(named)
+    mesh = sharded.mesh and _mesh(sharded.mesh)
+    return f"sharded by {count(sharded.world_size, 'rank')}" + (f" (mesh: {mesh})" if mesh else "")
+
+
+def _mesh(mesh: Mesh) -> str:
+    """How the ranks were arranged, `replicate 2 x shard 4`; "" of a row of ranks without a name."""
+    # Dimensions that had no names are saved under their numbers.
+    names = ["" if name == str(number) else f"{escape(name)} " for number, name in enumerate(mesh.names)]
+    if names == [""]:
+        return ""
+    return " x ".join(f"{name}{size}" for name, size in zip(names, mesh.shape, strict=True))
 
 
 def _index(found: Contents) -> int | None:
