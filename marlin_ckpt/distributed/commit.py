@@ -24,7 +24,7 @@ from marlin_ckpt.errors import StorageError, UnsavableStateError
 from marlin_ckpt.formats.manifest import Manifest, most_bytes
 from marlin_ckpt.formats.statistics import NAME as STATISTICS
 from marlin_ckpt.naming import MANIFEST, SHARDED
-from marlin_ckpt.storage.local import publishing, staging
+from marlin_ckpt.storage.local import publishing, staging, trees
 from marlin_ckpt.storage.local.files import absolute, close_quietly, closing, doing, open_regular
 from marlin_ckpt.storage.local.writer import open_writer
 from marlin_ckpt.storage.target import Target
@@ -241,6 +241,19 @@ def find(folder: str, path: str, patience_s: float = PATIENCE_S) -> None:
         if not _is_seen(folder, lambda _: True, time.monotonic() + patience_s):
             what = "this rank does not see the folder that rank 0 has made beside it"
             raise StorageError(what, path, _SHARED, errno=errno.ENOENT)
+
+
+def abandon(folder: str) -> None:
+    """Removes the folder of a save that has failed, at a rank that did not make it.
+
+    What other ranks still write fails, or goes with the next sweep.
+
+    Args:
+        folder: its path, under its temporary name.
+    """
+    directory, name = os.path.split(folder)
+    with contextlib.suppress(OSError), closing(os.open(directory, _DIRECTORY)) as fd:
+        trees.remove_folder(fd, name)
 
 
 def _is_seen(path: str, is_right: Callable[[os.stat_result], bool], deadline: float) -> bool:

@@ -56,9 +56,9 @@ class MarlinWriter(StorageWriter):
     folder that has it stands until then. The manifest in it has the checksums by which `marlin-ckpt verify`,
     `MarlinReader` and `marlin_ckpt.load` find damage. `dcp.load` without a reader of ours reads it, too.
 
-    Where a save fails, `dcp.save` raises a CheckpointException, which is a BaseException, at all ranks. The
-    temporary folder then goes with this object, or with its next save, or with the next save of another
-    process in the directory.
+    Where a save fails, `dcp.save` raises a CheckpointException, which is a BaseException, at all ranks, and
+    the rank that cannot write removes the temporary folder. Where a rank was killed, this goes with rank 0's
+    writer, or with its next save, or with the next save of another process in the directory.
     """
 
     def __init__(  # noqa: PLR0913 - keywords
@@ -156,7 +156,18 @@ class MarlinWriter(StorageWriter):
         """
         told: _Told = plan.storage_data
         folder = os.path.join(os.path.dirname(self._path), told.folder)
-        commit.find(folder, self._path, self._patience_s)
+        done: Future[list[WriteResult]] = Future()
+        try:
+            commit.find(folder, self._path, self._patience_s)
+            done.set_result(self._written(folder, told.about, plan, planner))
+        except BaseException:
+            commit.abandon(folder)  # nobody calls anything of the writers, at any rank, once one has failed
+            raise
+        return done
+
+    def _written(
+        self, folder: str, about: ShardAbout, plan: SavePlan, planner: SavePlanner
+    ) -> list[WriteResult]:
         indexes = []
         items: list[Item] = []
         tensors: list[torch.Tensor] = []
@@ -168,18 +179,8 @@ class MarlinWriter(StorageWriter):
                 items.append(_item(one.index.fqn, data))
             else:
                 items.append(ValueItem(data.getvalue()))
-        done: Future[list[WriteResult]] = Future()
-        done.set_result(self._written(folder, told.about, indexes, items, tensors) if items else [])
-        return done
-
-    def _written(
-        self,
-        folder: str,
-        about: ShardAbout,
-        indexes: list[Any],
-        items: list[Item],
-        tensors: list[torch.Tensor],
-    ) -> list[WriteResult]:
+        if not items:
+            return []
         shard = plan_shard(items)
         facts = commit.write_durably(
             folder,
