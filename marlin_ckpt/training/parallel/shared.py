@@ -14,11 +14,17 @@ from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.default import DefaultCheckpointer
 from marlin_ckpt.checkpointer.hooks import TrainerHooks, hooks_of
-from marlin_ckpt.distributed.failures import together
+from marlin_ckpt.distributed.failures import of_all, together
 from marlin_ckpt.distributed.ranks import Ranks
-from marlin_ckpt.errors import StateMismatchError
+from marlin_ckpt.errors import StateMismatchError, TrainingError
 from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.saving.writing.choosing import has_parts
 from marlin_ckpt.training.parallel import gathering, own
+
+_HOW_TO_SAVE_PARTS = (
+    "derive it from DefaultCheckpointer; or have its saves_together return True, and all ranks save their "
+    'parts, as marlin_ckpt.save(state.payload(), "model_3.dcp") does; or train with backend: ddp'
+)
 
 
 def shared(checkpointer: AbstractCheckpointer, ranks: Ranks) -> AbstractCheckpointer:
@@ -56,9 +62,22 @@ class SharedCheckpointer(AbstractCheckpointer, TrainerHooks):
         """What the work, which all do, returns at rank 0, at all ranks."""
         return self._ranks.told(together(self._ranks, work))
 
+    def _all_save(self, state: Any, parts: Any) -> bool:
+        """Whether all ranks save a state.
+
+        Raises:
+            TrainingError: rank 0 would save it, and has only a part of it.
+        """
+        if self._hooks.saves_together(state):
+            return True
+        if has_parts(parts):
+            what = f"{type(self._inner).__name__} saves at rank 0 alone, which has a part of each tensor"
+            raise of_all(TrainingError(what, hint=_HOW_TO_SAVE_PARTS))
+        return False
+
     def save(self, checkpoint_state: Checkpoint, index: int, force: bool = False) -> str | None:
         """Saves the states of rank 0, with what differs of the others; the path is the same at all."""
-        if self._hooks.saves_together(checkpoint_state):
+        if self._all_save(checkpoint_state, checkpoint_state.payload()):
             return self._of_all(lambda: self._inner.save(checkpoint_state, index, force))  # type: ignore[no-any-return]
         state = checkpoint_state.trainer_state
         sent = self._ranks.gathered(gathering.packed(own.of_ranks(state)))
@@ -69,7 +88,7 @@ class SharedCheckpointer(AbstractCheckpointer, TrainerHooks):
 
     def save_model(self, model_state: Any, index: int) -> str | None:
         """Saves the module's state of rank 0."""
-        of = self._of_all if self._hooks.saves_together(model_state) else self._of_main
+        of = self._of_all if self._all_save(model_state, model_state) else self._of_main
         return of(lambda: self._inner.save_model(model_state, index))  # type: ignore[no-any-return]
 
     def load(self) -> Checkpoint:
@@ -100,7 +119,7 @@ class SharedCheckpointer(AbstractCheckpointer, TrainerHooks):
 
     def check_space(self, state: Checkpoint, optimizers: Iterable[Optimizer], indices: int) -> None:
         """Raises at all ranks what it raises at rank 0."""
-        of = self._of_all if self._hooks.saves_together(state) else self._of_main
+        of = self._of_all if self._all_save(state, state.payload()) else self._of_main
         of(lambda: self._hooks.check_space(state, optimizers, indices))
 
     @contextlib.contextmanager
