@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from marlin_ckpt.checkpoint import checked_index
-from marlin_ckpt.directory.newest import Candidates, OnPassedOver, newest_loaded
+from marlin_ckpt.directory.newest import Candidates, OnPassedOver
 from marlin_ckpt.directory.search import Series
+from marlin_ckpt.distributed.failures import told_by_main
+from marlin_ckpt.distributed.loading import newest_agreed
+from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import ArgumentsError, CheckpointNotFoundError, Fault
 from marlin_ckpt.keep import BestArguments, RetentionArguments, there_are
@@ -33,24 +36,29 @@ class Choice:
     rule: BestArguments | None = None
 
     def loaded(
-        self, attempt: Callable[[Entry], Found], logger: logging.Logger, on_passed_over: OnPassedOver
+        self,
+        ranks: Ranks,
+        attempt: Callable[[Entry], Found],
+        logger: logging.Logger,
+        on_passed_over: OnPassedOver,
     ) -> Found:
-        """Loads the first that can be loaded.
+        """Loads the first that all ranks can load, of those that rank 0 sees.
 
         Args:
-            attempt: loads a checkpoint; returns anything but None.
-            logger: is told of each that is passed over, with the reason.
-            on_passed_over: as well, with its path and the reason.
+            ranks: which all call this.
+            attempt: loads a checkpoint, and ends alike at all ranks; returns anything but None.
+            logger: is told by rank 0 of each that is passed over, with the reason.
+            on_passed_over: as well, at every rank, with its path and the reason.
 
         Raises:
             CheckpointNotFoundError: there is none.
-            MarlinError: as `newest_loaded`, and what `attempt` raises.
+            MarlinError: as `newest_agreed`, and what `attempt` raises.
         """
         if not self.is_search:
-            return attempt(next(iter(self.candidates())))
-        found = newest_loaded(self.candidates, attempt, logger, on_passed_over)
+            return attempt(told_by_main(ranks, lambda: next(iter(self.candidates()))))
+        found = newest_agreed(ranks, self.candidates, attempt, logger, on_passed_over)
         if found is None:
-            raise self._nothing()
+            raise told_by_main(ranks, self._nothing)
         return found
 
     def _nothing(self) -> CheckpointNotFoundError:

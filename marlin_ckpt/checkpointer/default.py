@@ -19,6 +19,7 @@ from marlin_ckpt.checkpointer.run_saves import Request, RunSaves
 from marlin_ckpt.directory import latest, lease, notes
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.distributed import launch
+from marlin_ckpt.distributed.failures import together
 from marlin_ckpt.distributed.ranks import Ranks, shared
 from marlin_ckpt.errors import ArgumentsError, Fault
 from marlin_ckpt.escaping import OwnLogger, get_logger
@@ -162,9 +163,9 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
             RankError: another rank has ended, or did not answer in time.
         """
         self._obey()
-        self.wait()
-        restoration = None if into is None else CheckpointRestoration(into)
         ranks = Ranks.alone() if self.is_alone else shared()
+        together(ranks, self.wait)
+        restoration = None if into is None else CheckpointRestoration(into)
         loaded = Loader(self.args, self.logger, restoration, ranks).load()
         self.loaded_path = os.fspath(loaded.path or "")
         if loaded.path:

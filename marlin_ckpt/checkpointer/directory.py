@@ -5,18 +5,19 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from torch.optim import Optimizer
 
 from marlin_ckpt.checkpoint import checked_index
 from marlin_ckpt.checkpointer.choice import Which, choose
-from marlin_ckpt.checkpointer.directory_arguments import run_arguments
+from marlin_ckpt.checkpointer.directory_arguments import Layout, Mode, run_arguments
 from marlin_ckpt.checkpointer.run_saves import Request, RunSaves
 from marlin_ckpt.directory.newest import Candidates, newest_intact
 from marlin_ckpt.directory.retention.pruning import prune
 from marlin_ckpt.directory.search import Series
-from marlin_ckpt.entries import Entry
+from marlin_ckpt.distributed.failures import together, told_by_main
+from marlin_ckpt.distributed.ranks import shared
 from marlin_ckpt.errors import ArgumentsError, Fault
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
@@ -25,15 +26,13 @@ from marlin_ckpt.formats.layouts.folder import FolderLayout
 from marlin_ckpt.formats.torch.placement import MapLocation
 from marlin_ckpt.formats.verdicts import CheckpointInfo, Status, info_of
 from marlin_ckpt.keep import BestArguments, RetentionArguments
-from marlin_ckpt.loading.anything import load
+from marlin_ckpt.loading.anything import Load
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import Pruning, SaveReport
 from marlin_ckpt.saving.closing import Closing
 from marlin_ckpt.saving.states import optimizers_in, states_of
 
 _logger = get_logger(__name__)
-
-Mode = Literal["min", "max"]
 
 
 class CheckpointDirectory(Closing):
@@ -42,6 +41,9 @@ class CheckpointDirectory(Closing):
     Iterating gives a `CheckpointInfo` for each, in order of the index; the newest has the greatest index.
     What other processes save or remove is seen at the next call. With `asynchronous` call `close`, or use a
     `with` statement, to wait for the last save.
+
+    All ranks of a process group call `load`, and `save` where they save together, see `layout`: of what all
+    have alike, as with DDP, rank 0 saves a file by itself. The other methods are of each process alone.
 
     Attributes:
         path: the directory.
@@ -57,6 +59,7 @@ class CheckpointDirectory(Closing):
         keep: RetentionArguments | int | None = None,
         run: str | None = None,
         asynchronous: bool = False,
+        layout: Layout = "auto",
         statistics: bool = False,
         on_durable: Callable[[SaveReport], None] | None = None,
     ) -> None:
@@ -72,10 +75,12 @@ class CheckpointDirectory(Closing):
                 checkpoints of all runs are seen, and saves belong to a new run, or after `load` to the run of
                 what was loaded.
             asynchronous: `save` copies the state, and a thread writes the copy.
+            layout: with `auto` all ranks save a state with DTensors to one folder, `{prefix}_{index}.dcp`;
+                with `file` rank 0 gathers it for one file; `sharded` has all save any state to a folder.
             statistics: as for `marlin_ckpt.save`.
             on_durable: called with the report of each durable checkpoint, after `keep` was applied, on the
-                thread that wrote it. An exception in it counts as a failed save, though the checkpoint is
-                there. Do not call this object in it.
+                thread that wrote it; where ranks save together, at rank 0 alone. An exception in it counts as
+                a failed save, though the checkpoint is there. Do not call this object in it.
 
         Raises:
             ArgumentsError: naming every argument that is wrong.
@@ -83,7 +88,7 @@ class CheckpointDirectory(Closing):
         self.path = os.fspath(path)
         self.logger = _logger
         how = {"asynchronous": asynchronous, "statistics": statistics}
-        self._args = run_arguments(self.path, prefix, ext, keep, run, **how)
+        self._args = run_arguments(self.path, prefix, ext, keep, run, layout, **how)
         self._series = Series(self.path, prefix, ext, run)
         self._on_durable = on_durable or (lambda _: None)
         self._saves = RunSaves(self.logger, "CheckpointDirectory")
@@ -178,6 +183,8 @@ class CheckpointDirectory(Closing):
     ) -> Any:
         """Loads a checkpoint as `marlin_ckpt.load` does; later saves continue the run of that checkpoint.
 
+        All ranks of a process group load the same: what one finds damaged, all pass over.
+
         Args:
             which: `latest`, the greatest index; `best`, by a metric; or an index. With the first two, damaged
                 ones are passed over and logged.
@@ -200,21 +207,15 @@ class CheckpointDirectory(Closing):
             Exception: the error of a save in the background, as `wait`.
         """
         choice = choose(self._series, which, metric, mode, self._args.keep)
-        self.wait()
-
-        def attempt(entry: Entry) -> tuple[Entry, Any]:
-            return entry, load(
-                entry.path,
-                into=into,
-                map_location=map_location,
-                strict=strict,
-                strip_prefix=strip_prefix,
-                weights_only=weights_only,
-            )
-
+        ranks = shared()
+        together(ranks, self.wait)
+        one = Load(into, map_location, strict, strip_prefix, weights_only, ranks)
         passed_over: dict[str, str] = {}
-        entry, loaded = choice.loaded(attempt, self.logger, passed_over.__setitem__)
-        self._saves.recording.continues(entry.path, inspect(entry).manifest, passed_over)
+        entry, loaded = choice.loaded(
+            ranks, lambda entry: (entry, one.run(entry.path)), self.logger, passed_over.__setitem__
+        )
+        manifest = told_by_main(ranks, lambda: inspect(entry).manifest)
+        self._saves.recording.continues(entry.path, manifest, passed_over)
         return loaded
 
     def prune(self, *, dry_run: bool = False) -> Pruning:

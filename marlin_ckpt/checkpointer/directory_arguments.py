@@ -1,21 +1,25 @@
 """The arguments of a `CheckpointDirectory`, as the saves of a run obey them."""
 
 from dataclasses import replace
+from typing import Literal
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.errors import ArgumentsError, Fault
 from marlin_ckpt.keep import RetentionArguments
 
+Mode = Literal["min", "max"]
+Layout = Literal["auto", "file", "sharded"]
 # What the arguments are called that the fields of `DefaultCheckpointerArguments` stand for.
 _NAMES = {"save_dir": "path", "file_prefix": "prefix", "file_ext": "ext", "async_save": "asynchronous"}
 
 
-def run_arguments(  # noqa: PLR0913 - those of `CheckpointDirectory`
+def run_arguments(  # noqa: PLR0913, PLR0917 - those of `CheckpointDirectory`
     path: str,
     prefix: str,
     ext: str,
     keep: RetentionArguments | int | None,
     run: str | None,
+    layout: str,
     *,
     asynchronous: bool,
     statistics: bool,
@@ -42,6 +46,7 @@ def run_arguments(  # noqa: PLR0913 - those of `CheckpointDirectory`
             file_ext=ext,
             keep=rules,
             async_save=asynchronous,
+            layout=layout,
             statistics=statistics,
         )
     except ArgumentsError as error:

@@ -12,7 +12,7 @@ from marlin_ckpt import errors
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.others.kinds import newest_of_any
-from marlin_ckpt.distributed.failures import told_by_main
+from marlin_ckpt.distributed.failures import together, told_by_main
 from marlin_ckpt.distributed.loading import agreed, newest_agreed
 from marlin_ckpt.distributed.ranks import Ranks, shared
 from marlin_ckpt.distributed.reads.folder import LAYOUTS
@@ -67,7 +67,8 @@ def load(  # noqa: PLR0913 - all but the path are names
     """Loads a checkpoint, to the CPU or into live objects, and compares every checksum.
 
     Under a process group all ranks call this for a directory or a sharded checkpoint: they load the same, or
-    raise the same error, and each reads what it needs for its parts of live DTensors.
+    raise the same error, and each reads what it needs for its parts of live DTensors. A file is loaded by
+    whoever calls this, for itself alone.
 
     Args:
         path: a file that `torch.save`, safetensors or marlin-ckpt wrote, or the folder of a sharded
@@ -94,7 +95,7 @@ def load(  # noqa: PLR0913 - all but the path are names
         meta device.
 
     Raises:
-        RankError: another rank has ended, or did not answer in time.
+        RankError: another rank loads something else, has ended, or did not come within 10 minutes.
         ArgumentsError: an argument is wrong.
         CheckpointNotFoundError: there is no such file, or no checkpoint in the directory.
         StorageError: the file or the directory cannot be read.
@@ -109,12 +110,10 @@ def load(  # noqa: PLR0913 - all but the path are names
         MarlinError: the names in a directory do not show which checkpoint is the newest, or the newest is a
             folder that another tool has to load.
     """
-    _check(into, map_location, is_strict=strict)
     text = os.fspath(path)
-    is_folder = os.path.isdir(text)
-    ranks = shared() if is_folder or text.rstrip("/").endswith(_FOLDER) else Ranks.alone()
-    job = _Job(into, map_location, strict, strip_prefix, weights_only, ranks)
-    return job.load_newest(text) if told_by_main(ranks, lambda: is_folder) else job.load(text)
+    is_of_all = os.path.isdir(text) or text.rstrip("/").endswith(_FOLDER)
+    ranks = shared() if is_of_all else Ranks.alone()
+    return Load(into, map_location, strict, strip_prefix, weights_only, ranks).run(text)
 
 
 def _check(into: Any, map_location: Any, *, is_strict: bool) -> None:
@@ -139,8 +138,8 @@ def _check(into: Any, map_location: Any, *, is_strict: bool) -> None:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """The arguments of one load; see `load`."""
+class Load:
+    """The arguments of one load, see `load`, and the ranks that load together."""
 
     into: Any
     map_location: MapLocation
@@ -149,9 +148,28 @@ class _Job:
     weights_only: bool
     ranks: Ranks
 
-    def load_newest(self, directory: str) -> Any:
+    def run(self, path: str) -> Any:
+        """Loads what a path names, a file, too, at all of the ranks; they call this together.
+
+        Raises:
+            RankError: another rank names something else, has ended, or did not answer in time.
+            MarlinError: as `load`; the same at all ranks.
+        """
+        named = os.path.basename(os.path.normpath(path))
+        of_main, is_folder = told_by_main(self.ranks, lambda: (named, os.path.isdir(path)))
+
+        def check() -> None:
+            _check(self.into, self.map_location, is_strict=self.strict)
+            if named != of_main:
+                what = f"this rank loads {named}, and rank 0 {of_main}"
+                raise errors.RankError(what, hint="all ranks load the same together")
+
+        together(self.ranks, check)
+        return self._newest(path) if is_folder else self._one(path)
+
+    def _newest(self, directory: str) -> Any:
         def attempt(entry: Entry) -> list[Any]:
-            found = [self.load(entry.path)]  # which may be None, and is not to be passed over
+            found = [self._one(entry.path)]  # which may be None, and is not to be passed over
             if entry.path.endswith(".safetensors"):
                 self._log(
                     "%s is a safetensors file, which has no checksums: it cannot be verified", entry.path
@@ -162,13 +180,13 @@ class _Job:
 
         is_one = told_by_main(self.ranks, lambda: catalog.entry(directory) is not None)
         if is_one:
-            return self.load(directory)
+            return self._one(directory)
         candidates = partial(newest_of_any, directory, _logger)
         if found := newest_agreed(self.ranks, candidates, attempt, _logger):
             return found[0]
         raise errors.CheckpointNotFoundError("no checkpoint found", directory)
 
-    def load(self, path: str) -> Any:
+    def _one(self, path: str) -> Any:
         told_by_main(self.ranks, lambda: _refuse_other_folders(path))
         kind = Restoration if self.strict else LenientRestoration
         restoration = None if self.into is None else kind(self.into)

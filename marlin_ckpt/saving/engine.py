@@ -45,7 +45,7 @@ class Engine:
         reports: of the saves that are durable and that nobody has asked for yet.
         pace: what the saves have cost.
         turn: held by whoever calls `save`.
-        crew: the ranks that save together.
+        crew: the ranks that save together, unless a save has its own.
     """
 
     def __init__(
@@ -87,8 +87,9 @@ class Engine:
                 it has failed with in the background is not raised here, but by `raise_earlier`.
             RankError: another rank has ended, does not come in time, or saves something else.
         """
-        if job.may_skip and self.crew.here.most(self._background.is_busy())[0]:
-            if self.crew.here.is_main:
+        crew = job.crew or self.crew
+        if job.may_skip and crew.here.most(self._background.is_busy())[0]:
+            if crew.here.is_main:
                 self._logger.info("Skipped %s: the save before it is still under way.", job.path)
             return False
         began = time.perf_counter()
@@ -96,11 +97,11 @@ class Engine:
         self._earlier = self._background.ended() or self._earlier
         self.pace.save_began()
         try:
-            self._earlier = self.crew.meet(job.path, self._earlier)
+            self._earlier = crew.meet(job.path, self._earlier)
             if job.how.async_save:
-                self._save_behind(job, began)
+                self._save_behind(job, crew, began)
             else:
-                self._save_now(job, began)
+                self._save_now(job, crew.here, began)
         except BaseException:
             if job.how.async_save:  # else as below
                 self.pace.save_ended(time.perf_counter() - began)
@@ -179,14 +180,14 @@ class Engine:
             pass
         self._earlier = self._background.ended() or self._earlier
 
-    def _save_now(self, job: Job, began: float) -> None:
+    def _save_now(self, job: Job, here: Ranks, began: float) -> None:
         content = self._choosing.content(job, job.path)
-        written = self._written(job, self.crew.here, content.write)
-        self._report(job, self.crew.here, written, time.perf_counter() - began, 0.0)
+        written = self._written(job, here, content.write)
+        self._report(job, here, written, time.perf_counter() - began, 0.0)
 
-    def _save_behind(self, job: Job, began: float) -> None:
+    def _save_behind(self, job: Job, crew: Crew, began: float) -> None:
         # The program may change its working directory meanwhile.
-        here, image = self.crew.here, self._choosing.content(job, absolute(job.path)).image()
+        here, image = crew.here, self._choosing.content(job, absolute(job.path)).image()
         memory = self._together(here, lambda: self._room(image))
         image.fill(memory)
         staged = self._together(here, lambda: self._begin_copy(job, image, memory))
@@ -237,7 +238,7 @@ class Engine:
 
     def _write_copy(self, job: Job, image: Image, memory: memoryview, staged: Snapshot) -> None:
         began = time.perf_counter()
-        behind = self.crew.behind
+        behind = (job.crew or self.crew).behind
 
         def check() -> None:
             staged.copying.wait_for_caller()

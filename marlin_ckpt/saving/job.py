@@ -7,6 +7,7 @@ from typing import Any
 
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.saving.writing.crew import Crew
 
 
 class Form(Enum):
@@ -53,6 +54,7 @@ class Job:
         manifest: of the file, without its records.
         how: it is saved.
         form: what it becomes; the same at all ranks.
+        crew: the ranks that save it, where these are others than the engine's.
         may_skip: whether it is skipped while the save before it is under way, in place of waiting for it.
         gives_up: whether it is only logged that a tensor has changed while it was copied, and nothing was
             written; else it is an error.
@@ -69,6 +71,7 @@ class Job:
     manifest: Manifest
     how: How
     form: Form = Form.FILE
+    crew: Crew | None = None
     may_skip: bool = False
     gives_up: bool = False
     makes_plain: bool = True

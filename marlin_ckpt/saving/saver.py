@@ -1,33 +1,25 @@
 """Saves any object to a path of the caller's choice: at once, or behind the training loop."""
 
 import contextlib
-import errno
 import os
-import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 
-from marlin_ckpt import naming
-from marlin_ckpt.checkpoint import checked_index
 from marlin_ckpt.directory import catalog, leftovers
-from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.inspection import inspect
-from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving.closing import Closing
 from marlin_ckpt.saving.engine import Engine
-from marlin_ckpt.saving.job import Form, How, Job
-from marlin_ckpt.saving.lineage import Lineage, index_in
+from marlin_ckpt.saving.job import How
 from marlin_ckpt.saving.recording import Recording, of_this_process, recorded
-from marlin_ckpt.saving.states import optimizers_in, states_of
+from marlin_ckpt.saving.states import optimizers_in
+from marlin_ckpt.saving.wanted import Wanted
 from marlin_ckpt.saving.writing.crew import Crew
-from marlin_ckpt.storage.local.publishing import is_taken, make_directory
 
 _logger = get_logger(__name__)
 _together = Crew(is_together=True)  # of all saves by `save`, which would make groups each time
@@ -48,13 +40,19 @@ def save(  # noqa: PLR0913 - keywords
     `torch.load` reads the file too. The file gets its name only when all its bytes are on the disk; until
     then, and after any failure, an older file of that name is unchanged.
 
+    Where there is a process group of several ranks, the object and the name decide who saves. A folder
+    (`.dcp`) and a file of an object that holds DTensors are saved by all ranks together: each calls this
+    with the same path, and what fails at one fails at all. Any other file is saved by whoever calls this, for
+    itself alone; of what all ranks have alike, as with DDP, rank 0 saves one.
+
     Args:
         obj: anything that can be pickled. Modules, optimizers, schedulers and gradient scalers, alone or in
             dicts, lists and tuples, are saved by their `state_dict()`, so that `load(path, into=obj)`
             restores them. Everything else is saved as `torch.save` saves it.
         path: the name of the file. Missing directories are made; a symbolic link of that name is replaced.
-            A name that ends in `.dcp` is that of a sharded checkpoint, a folder: all ranks of the process
-            group, if there is one, call this, and each writes what it has.
+            A name that ends in `.dcp` is that of a sharded checkpoint, a folder, to which each rank writes
+            what it has. A file has whole tensors in the places of DTensors: rank 0 gathers one after the
+            other, and writes what it has of all else.
         metrics: names and numbers for the file's manifest, which `marlin-ckpt list` shows.
         index: the epoch or step, for the manifest. None takes the number in the name, or 0.
         overwrite: replace a file of that name. Without it, when several processes save to one name at once,
@@ -70,15 +68,13 @@ def save(  # noqa: PLR0913 - keywords
         ArgumentsError: the index is no integer of 0 or more, or a metric is no number.
         UnsavableStateError: the object cannot be pickled; the message says where in it.
         StorageError: the file cannot be written, or it exists and `overwrite` is False (`errno` is EEXIST).
+        RankError: another rank has ended, does not come to save within 10 minutes, or saves something else.
     """
-    wanted = _Wanted(obj, os.fspath(path), metrics, index, overwrite)
+    wanted = Wanted(obj, path, metrics=metrics, index=index, overwrite=overwrite)
     lineage, recording = of_this_process()
     lineage.optimizers.update(optimizers_in(obj))
-    job = wanted.job(lineage, How(statistics=statistics))
-    crew = Crew(is_together=False)
-    if job.form is Form.SHARDED:
-        crew = _together
-        crew.form()
+    crew = wanted.meet(_together, lineage)
+    job = crew.done(lambda: wanted.job(crew, lineage, How(statistics=statistics)))
     if crew.here.is_main:
         leftovers.sweep_beside(wanted.path)
     history = history if crew.here.is_main else None
@@ -90,9 +86,9 @@ def save(  # noqa: PLR0913 - keywords
 class Saver(Closing):
     """Saves objects while training goes on: `save` copies the state, and a thread writes the copy.
 
-    Each file is whole and durable under its name, or not there, as with `marlin_ckpt.save`. One save is
-    written at a time; the next one waits for it. Call `close`, or use a `with` statement, to wait for the
-    last one.
+    Each file is whole and durable under its name, or not there, as with `marlin_ckpt.save`, which also says
+    what the ranks of a process group save together. One save is written at a time; the next one waits for it.
+    Call `close`, or use a `with` statement, to wait for the last one.
 
     Attributes:
         logger: where failures in the background are logged.
@@ -124,8 +120,9 @@ class Saver(Closing):
             as_is: save modules, optimizers and the like as `torch.save` does, not by their `state_dict()`.
             statistics: as for `marlin_ckpt.save`.
             on_durable: called with the report of each durable file before the next save begins, to upload it
-                for example, on the thread that wrote it. An exception in it counts as a failed save, though
-                the file is there. Do not call this Saver in it.
+                for example, on the thread that wrote it; at rank 0 alone where ranks save together. An
+                exception in it counts as a failed save, though the file is there. Do not call this Saver in
+                it.
             on_error: called with the error of a save in the background, or of `on_durable`, on that thread.
                 Without it the next call raises the error. It is not used if `asynchronous` is False.
             history: a directory whose history is to have the saves, as `marlin-ckpt log` shows it.
@@ -136,7 +133,7 @@ class Saver(Closing):
         self._on_durable = on_durable or (lambda _: None)
         self._on_error = on_error
         self.logger = _logger
-        self._engine = Engine(_logger)
+        self._engine = Engine(_logger, is_together=True)
         self.recording = Recording("Saver")
         self._lineage = self.recording.lineage
         self._swept: set[str] = set()
@@ -197,33 +194,34 @@ class Saver(Closing):
         Raises:
             ArgumentsError: as `marlin_ckpt.save`.
             UnsavableStateError: as `marlin_ckpt.save`.
+            RankError: as `marlin_ckpt.save`.
             StorageError: as `marlin_ckpt.save`; with `asynchronous` a later call may raise it. `errno` is
                 EDEADLK if a signal handler or `on_durable` saves in the middle of a save; for EBUSY see
                 `register`.
             Exception: the error of the save before, or of its `on_durable`, in the background; this save has
                 begun.
         """
-        wanted = _Wanted(obj, os.fspath(path), metrics, index, overwrite, self._as_is)
         with self._engine.turn.taken():
+            wanted = Wanted(obj, path, metrics=metrics, index=index, overwrite=overwrite, as_is=self._as_is)
             self.register(*optimizers_in(obj))
-            durable = self._on_durable if self._how.async_save else self._counted
-            job = wanted.job(self._lineage, self._how, durable, self._on_error)
+            crew = wanted.meet(self._engine.crew, self._lineage)
+            is_main = crew.here.is_main
+
+            def durable(report: SaveReport) -> None:
+                # The file has its number, whatever `on_durable` raises.
+                self._lineage.saves += not self._how.async_save
+                if is_main:
+                    self._on_durable(report)
+
+            job = crew.done(lambda: wanted.job(crew, self._lineage, self._how, durable, self._on_error))
             directory = os.path.dirname(os.path.abspath(path))
-            if directory not in self._swept:
+            if is_main and directory not in self._swept:
                 self._swept.add(directory)
                 leftovers.sweep_beside(wanted.path)
-            if job.form is Form.SHARDED:
-                self._engine.crew.is_together = True
-                self._engine.crew.form()
-            is_main = self._engine.crew.here.is_main
             with recorded(self.recording, self.history if is_main else None, job) as job:
                 self._engine.save(job)
             self._lineage.saves += self._how.async_save
         self._engine.raise_earlier()
-
-    def _counted(self, report: SaveReport) -> None:
-        self._lineage.saves += 1  # the file has its number, whatever `on_durable` raises
-        self._on_durable(report)
 
     def wait(self) -> None:
         """Waits until everything that was saved is durable, and `on_durable` has returned.
@@ -244,54 +242,3 @@ class Saver(Closing):
             Exception: as `wait`.
         """
         self._engine.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What is to be saved; see `save`."""
-
-    obj: Any
-    path: str
-    metrics: Mapping[str, Any] | None
-    index: int | None
-    overwrite: bool
-    as_is: bool = False
-
-    def job(
-        self,
-        lineage: Lineage,
-        how: How,
-        on_durable: Callable[[SaveReport], None] = lambda _: None,
-        on_error: Callable[[Exception], None] | None = None,
-    ) -> Job:
-        self._check()
-        state = self.obj if self.as_is else states_of(self.obj)
-        kind = Kind.MODEL if isinstance(self.obj, torch.nn.Module) else Kind.CHECKPOINT
-        index = index_in(self.path) if self.index is None else checked_index(self.index)
-        manifest = lineage.manifest(kind, index, self.metrics, state, state)
-        make_directory(os.path.dirname(self.path) or os.curdir)
-        return Job(
-            path=self.path, state=state, manifest=manifest, how=how, makes_plain=False,
-            form=self.form, overwrite=self.overwrite, on_durable=on_durable, on_error=on_error,
-        )  # fmt: skip
-
-    @property
-    def form(self) -> Form:
-        """A folder where the name says so."""
-        return Form.SHARDED if self.path.endswith(f".{naming.SHARDS}") else Form.FILE
-
-    def _check(self) -> None:
-        if os.path.basename(self.path) in ("", os.curdir, os.pardir):
-            raise StorageError(f"{self.path!r} is not the name of a file", errno=errno.EISDIR)
-        try:
-            mode = os.stat(self.path).st_mode
-        except OSError:  # nothing is there, or the save itself meets it
-            mode = stat.S_IFREG
-        if self.form is Form.SHARDED:  # what has the name is looked at when the folder is made
-            return
-        if stat.S_ISDIR(mode):
-            raise StorageError("a directory has the name", self.path, errno=errno.EISDIR)
-        if not stat.S_ISREG(mode):  # root could replace /dev/null
-            raise StorageError("what has the name is no regular file", self.path, errno=errno.EINVAL)
-        if not self.overwrite and os.path.lexists(self.path):
-            raise is_taken(self.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -11,8 +12,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import marlin_ckpt
-from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
+from marlin_ckpt import (
+    Checkpoint,
+    CheckpointDirectory,
+    CorruptCheckpointError,
+    DefaultCheckpointer,
+    DefaultCheckpointerArguments,
+)
 from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.formats.torch import reader
 from tests.support.saving_ranks import full, same
 
 
@@ -143,4 +151,117 @@ def save_anything(directory: str) -> list[bool]:
             same(was["model"], now["model"]),
             same(*(one["trainer"]["optimizers"] for one in (was, now))),
         ]
+    return found
+
+
+def save_files(directory: str) -> dict[str, Any]:
+    """Files by `marlin_ckpt.save` and by Savers: of DTensors by all ranks, of all else by each for itself."""
+    rank, run, found = dist.get_rank(), Run(), {}
+    state, wholes = {"model": run.model, "optimizer": run.optimizer, "rank": rank}, {}
+    for name, asynchronous in (("now", None), ("saver", False), ("behind", True)):
+        here, told = os.path.join(directory, name), []
+        run.step()
+        wholes[name] = run.whole()
+        if asynchronous is None:
+            report = marlin_ckpt.save(state, os.path.join(here, "all.pt"), statistics=True)
+            found["size"] = report.size_bytes == os.path.getsize(report.path)
+            if rank == 1:
+                marlin_ckpt.save({"by": rank}, os.path.join(here, "one.pt"))
+            marlin_ckpt.save({"by": torch.full((100_000,), rank)}, os.path.join(here, "same.pt"))
+        else:
+            with marlin_ckpt.Saver(asynchronous=asynchronous, on_durable=told.append) as saver:
+                saver.save(state, os.path.join(here, "all.pt"))
+                if rank == 1:
+                    saver.save({"by": rank}, os.path.join(here, "one.pt"))
+                run.step()
+                saver.save(state, os.path.join(here, "all.dcp"))
+                saver.save({"by": torch.full((100_000,), rank)}, os.path.join(here, "same.pt"))
+                found[f"{name} run"] = saver.run_id
+            found[f"{name} told"] = [os.path.basename(one.path) for one in told]
+        dist.barrier()
+        found[f"{name} listed"] = sorted(os.listdir(here))
+        loaded = torch.load(os.path.join(here, "all.pt"))
+        found[f"{name} whole"] = [
+            same(wholes[name]["model"], dict(loaded["model"])),
+            same(wholes[name]["trainer"]["optimizers"], [loaded["optimizer"]]),
+            loaded["rank"],
+        ]
+        by = marlin_ckpt.load(os.path.join(here, "same.pt"))["by"]
+        found[f"{name} by one"] = [bool((by == by[0]).all()), marlin_ckpt.load(os.path.join(here, "one.pt"))]
+    return found
+
+
+def refuse(directory: str) -> list[str]:
+    """Calls that are wrong at one rank or at all: what each raises; then one that is right."""
+    rank, run, found = dist.get_rank(), Run(), []
+    state = {"model": run.model}
+
+    def path(name: str) -> str:
+        return os.path.join(directory, name)
+
+    for work in (
+        lambda: marlin_ckpt.save(state, path("a.pt"), index=-rank),
+        lambda: marlin_ckpt.save(state, directory),
+        lambda: marlin_ckpt.save(state, path(f"a_{rank}.dcp")),
+        lambda: marlin_ckpt.save(state, path("a.pt"), overwrite=False),
+        lambda: marlin_ckpt.save(state, path("a.pt"), overwrite=False),
+        lambda: marlin_ckpt.save(state, path("b.dcp")),
+        lambda: marlin_ckpt.load(path(f"{'ab'[rank]}.dcp")),
+        lambda: marlin_ckpt.load(path("b.dcp"), into=3 if rank else state),
+        lambda: marlin_ckpt.load(path("b.dcp"), into=state),
+    ):
+        try:
+            work()
+            found.append("done")
+        except marlin_ckpt.MarlinError as error:
+            found.append(f"{type(error).__name__}: {error}".replace(f"{directory}/", ""))
+    return found
+
+
+def in_a_directory(directory: str) -> dict[str, Any]:
+    """A CheckpointDirectory in each layout: what is there, and what all ranks load."""
+    rank, found = dist.get_rank(), {}
+    for layout, asynchronous in (("auto", True), ("file", True), ("sharded", False)):
+        here, run, told = os.path.join(directory, layout), Run(), []
+        with CheckpointDirectory(
+            here, keep=2, layout=layout, asynchronous=asynchronous, on_durable=told.append
+        ) as checkpoints:
+            for index in range(1, 4):
+                run.step()
+                live = {"model": run.model, "optimizer": run.optimizer, "index": index}
+                checkpoints.save(live, index, metrics={"loss": index})
+            was = run.whole()
+            other = Run(seed=9)
+            loaded = checkpoints.load(into={"model": other.model, "optimizer": other.optimizer})
+            now = other.whole()
+            found[layout] = {
+                "listed": sorted(os.listdir(here)), "told": [one.index for one in told],
+                "run": [checkpoints.run_id, checkpoints.latest().run_id],
+                "loaded": loaded["index"], "model": same(was["model"], now["model"]),
+                "optimizer": same(was["trainer"]["optimizers"], now["trainer"]["optimizers"]),
+                "others": [checkpoints.load("best", metric="loss")["index"], checkpoints.load(2)["index"]],
+            }  # fmt: skip
+    dist.barrier()
+    # A plain state is rank 0's; the newest file is damaged as rank 1 alone sees it.
+    checkpoints = CheckpointDirectory(os.path.join(directory, "plain"))
+    weight, errors = torch.zeros(1000), []
+    for index in (1, 2) if rank == 0 else ():
+        checkpoints.save({"weight": torch.full((1000,), index), "index": index}, index)
+    dist.barrier()
+    read = reader.read_any
+    bad = CorruptCheckpointError("flipped", "model_2.pt")
+
+    def damaged(path: str, **how: Any) -> Any:
+        if rank == 1 and path.endswith("model_2.pt"):
+            raise bad
+        return read(path, **how)
+
+    with mock.patch.object(reader, "read_any", damaged):
+        found["plain"] = checkpoints.load(into={"weight": weight})["index"], float(weight.sum())
+    for prefix, which in (("model", 7), ("other", "latest")):
+        try:
+            CheckpointDirectory(checkpoints.path, prefix=prefix).load(which)
+        except marlin_ckpt.CheckpointNotFoundError as error:
+            errors.append(str(error).replace(f"{directory}/", ""))
+    found["errors"] = errors
     return found

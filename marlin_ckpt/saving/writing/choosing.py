@@ -49,7 +49,7 @@ class Choosing:
             UnsavableStateError: the state cannot be saved in this form.
             RankError: a rank has ended, or does not come.
         """
-        crew = self._crew
+        crew = job.crew or self._crew
         state = crew.done(lambda: plain(job.state) if job.makes_plain else job.state)
         if job.form is Form.SHARDED:
             # These import DTensor, which takes longer than many a save.
