@@ -19,6 +19,7 @@ import torch
 import marlin_ckpt
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.operations.report.gathering import gather
+from tests.support import ranks
 from tests.support.equality import is_same
 from tests.support.folders import REPOSITORY
 from tests.support.foreign.corpus import CHECKPOINTS
@@ -65,6 +66,20 @@ def test_an_own_loop_that_is_killed_and_started_again_ends_with_the_same_state(t
     assert _run(own, text, tmp_path / "killed", until="step 10") == -signal.SIGKILL
     assert _run(own, text, tmp_path / "killed") == 0
     states = [marlin_ckpt.load(tmp_path / name / "model_20.pt") for name in ("straight", "killed")]
+    assert is_same(*states)
+
+
+def test_ranks_of_fsdp2_that_are_killed_and_started_again_end_with_the_same_state(tmp_path: Path) -> None:
+    def run(name: str, kill_at: int = 0) -> list[ranks.Ended]:
+        about = {"directory": str(tmp_path / name), "steps": 20, "kill_at": kill_at}
+        return ranks.Run(2, "tests.support.example_ranks:fsdp2", **about).ended()
+
+    assert [one.code for one in run("straight")] == [0, 0]
+    assert {one.code for one in run("killed", kill_at=15)} == {-signal.SIGKILL}
+    again = run("killed")
+    assert [one.code for one in again] == [0, 0]
+    assert again[0].result[0].split()[1] in {"10", "15", "20"}  # behind the loop one was being saved
+    states = [marlin_ckpt.load(tmp_path / name / "model_20.dcp") for name in ("straight", "killed")]
     assert is_same(*states)
 
 
