@@ -1,7 +1,6 @@
 """Saves states to files: before the call returns, or in the background while training goes on.
 
 saver           save and Saver: any object, under any name
-wanted          Wanted: what is to be saved under a name, and by which ranks
 engine          Engine: one save at a time, of either kind; here a save begins
 job             Job: a save that was asked for
 lineage         what the files of a run say of it in their manifests

@@ -6,5 +6,6 @@ file      a file by this process
 of_main   a file by rank 0, of whose end all ranks learn
 gathering a file by rank 0 of tensors of which each rank has a part
 sharded   a folder that all ranks write
+wanted    Wanted: an object under a name, as `save` and `Saver` save it, and by which ranks
 choosing  which of these a save is
 """
