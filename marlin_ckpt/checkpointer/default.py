@@ -137,8 +137,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
 
         Without `load_filename` it loads the newest intact file; others are passed over, and the log says why.
         Under a process group all ranks call this: they load the same, or raise the same error.
-        PyMarlin's documentation says that this returns None without a `load_dir`, but its code and its
-        trainer need an empty `Checkpoint`, which is what this returns.
+        Where PyMarlin's documentation says None this returns an empty `Checkpoint`, as PyMarlin's code does.
 
         Args:
             into: live modules, optimizers, tensors and other objects with `load_state_dict`, in dicts and
