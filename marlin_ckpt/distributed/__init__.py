@@ -19,7 +19,6 @@ saving     save_sharded, and its two halves: prepare, and write
 writer     MarlinWriter, by which `dcp.save` writes
 statistics those of the tensors of a sharded checkpoint
 gathering  whole tensors of DTensors, one after the other, at rank 0, for what is written as one file
-losing     refuses what that file would lack of the other ranks
 loading    what ranks that load together agree on: the newest good checkpoint, and how a load ended
 reads/     what a rank reads of a sharded checkpoint
 reader     MarlinReader: the same for `torch.distributed.checkpoint.load`

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import math
 import pickle
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 
-from marlin_ckpt.distributed import losing
 from marlin_ckpt.distributed.failures import share, together
 from marlin_ckpt.distributed.flat import local_of
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.distributed.reads.boxes import Box
 from marlin_ckpt.distributed.reads.tensors import box_of
-from marlin_ckpt.errors import RankError
+from marlin_ckpt.errors import RankError, UnsavableStateError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.writer import Written, on_cpu, write_file
 
 _OF_RANKS = "trainer_state", "ranks"
+_NUMBERS = 1 << 62  # `Ranks.are_alike` compares 63 bits
+_FOLDER_HINT = "have all ranks save a folder, under a name that ends in .dcp: it takes what each of them has"
 
 
 def write_gathered(  # noqa: PLR0913, PLR0917 - what `write_file` takes, and the ranks
@@ -124,7 +127,7 @@ class Gathering:
         self._places: dict[Any, torch.Tensor] = {}  # what stands for a DTensor, by where its part is
         self._numbers: dict[int, int] = {}  # of the DTensors, by the storages of these
         self._held: Any = None
-        losing.check(state, ranks)
+        _check(state, ranks)
         self.state = self._replaced(state)
         boxes = [box_of(one) for one in self._tensors]
         found = ranks.gathered(pickle.dumps(boxes))
@@ -215,3 +218,61 @@ def _part(tensor: DTensor) -> torch.Tensor:
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1).view(torch.uint8)
+
+
+def _check(state: Any, ranks: Ranks) -> None:
+    """Refuses what would be lost, since rank 0 alone writes the states of all; all ranks call this.
+
+    Args:
+        state: of this rank.
+        ranks: of the run.
+
+    Raises:
+        UnsavableStateError: a rank has sharded tensors that rank 0 has not, or in another order; or names
+            of anything else that rank 0 has not.
+    """
+    parts: list[str] = []
+    others: list[str] = []
+    for name, value in _named(state, ""):
+        if isinstance(value, DTensor):
+            dtype = str(value.dtype).removeprefix("torch.")
+            parts.append(f"{name} {dtype} {[*value.shape]}")
+        else:
+            others.append(name)
+    if ranks.are_alike(_number(parts), _number(others)):
+        return
+    of_main = ranks.told((parts, others))
+
+    def compare() -> None:
+        if parts != of_main[0]:
+            only = next((one for one in parts if one not in of_main[0]), "")
+            what = f"this rank has the sharded tensor {only}, and rank 0 has not" if only else ""
+            raise UnsavableStateError(
+                what or "this rank has other sharded tensors than rank 0", "", _FOLDER_HINT
+            )
+        if lost := sorted({*others} - {*of_main[1]}):
+            raise UnsavableStateError(f"this rank has {lost[0]}, which rank 0 has not", "", _FOLDER_HINT)
+
+    together(ranks, compare)
+
+
+def _named(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """What is no container, by its keys; of what stands in lists only where keys or sharded tensors are."""
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            path = f"{name}.{key}" if name else str(key)
+            if isinstance(one, (Mapping, list, tuple)):
+                yield from _named(one, path)
+            else:
+                yield path, one
+    elif isinstance(value, (list, tuple)):
+        for place, one in enumerate(value):
+            yield from _named(one, f"{name}[{place}]")
+    elif isinstance(value, DTensor):
+        yield name, value
+
+
+def _number(names: list[str]) -> int:
+    """A number that is the same in every process, as `hash` is not."""
+    data = "\0".join(names).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest()) % _NUMBERS
