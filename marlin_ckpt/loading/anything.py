@@ -91,8 +91,8 @@ def load(  # noqa: PLR0913 - all but the path are names
     Returns:
         what `torch.load` would return; for a safetensors file a dict of its tensors. With `into` the same,
         with the live objects in place of their states. With `strict=False` a `LoadReport`, whose `state` is
-        that. Several ranks leave large tensors of a sharded checkpoint, which no live object takes, on the
-        meta device.
+        that. Several ranks leave the tensors of a sharded checkpoint that were saved in pieces, and that no
+        live object takes, on the meta device.
 
     Raises:
         RankError: another rank loads something else, has ended, or did not come within 10 minutes.

@@ -18,7 +18,6 @@ from marlin_ckpt.formats.values.tensor import contiguous_stride
 from marlin_ckpt.loading.live import LIKE, changes_states
 
 _Where = tuple[torch.device, DeviceMesh | None, tuple[Placement, ...]]
-_MOST_BYTES = 64 << 20  # of a tensor that every rank reads, whatever it is for
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +38,6 @@ class Saved:
     place: Any
     is_split: bool
 
-    @property
-    def is_large(self) -> bool:
-        """Whether it was sharded, or so large that no rank should have all of it without need."""
-        return self.is_split or torch.Size(self.shape).numel() * self.dtype.itemsize > _MOST_BYTES
-
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -59,7 +53,7 @@ class Placing:
         path: of the checkpoint, for messages.
         into: the live objects, arranged as the state; None: all is read whole.
         device: of what no live object takes.
-        spares: whether large tensors that no live object takes are left out.
+        spares: whether tensors that were saved in pieces, and that no live object takes, are left out.
 
     Attributes:
         left_out: the names of these, which are on the meta device in the state.
@@ -144,7 +138,7 @@ class Placing:
         self, saved: Saved, live: torch.Tensor | None, parameter: torch.Tensor | None = None
     ) -> torch.Tensor:
         """A tensor after a live one; of an optimizer's that has another shape, where its parameter is."""
-        if live is None and parameter is None and self._spares and saved.is_large:
+        if live is None and parameter is None and self._spares and saved.is_split:
             self.left_out.append(saved.name)
             return torch.empty(saved.shape, dtype=saved.dtype, device="meta")
         if live is not None and tuple(live.shape) != saved.shape:

@@ -31,8 +31,8 @@ def load(
         module: what takes its state.
         check: is given the trainer's state before the module changes, and raises where it does not fit;
             not called for a module with an `update_state` of its own, which may make its optimizers others.
-        optimizers: of which each rank has a part; what it needs of their states is read, and they are left
-            as they are.
+        optimizers: of one of several ranks; what it needs of their states is read, and they are left as they
+            are.
 
     Raises:
         StateMismatchError: the state does not fit the module.

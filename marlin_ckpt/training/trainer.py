@@ -77,12 +77,15 @@ class Trainer(Restorable):
         self._steps_per_epoch: int | None = None
         self._maker = stepping.Maker(module)
         backends.take(self.trainer_backend, self._ranks, self.module, self.device)
-        if states.can_read_into(self.checkpointer, self.module):
+        reads_into = states.can_read_into(self.checkpointer, self.module)
+        if reads_into:
             # Nothing that it makes depends on its state: what it lacks is known before anything is loaded.
             self.module.to(self.device)
             self._steps()
-        parts = self._make(None)[0] if has_parts(self.module.parameters()) else ()
-        checkpoint = self._mine(states.load(self._shared, self.module, self._check_state, parts))
+        # Of several ranks none reads the parts of a sharded checkpoint that no live object takes.
+        is_one_of_many = reads_into and self._ranks.world_size > 1
+        takers = self._make(None)[0] if is_one_of_many or has_parts(self.module.parameters()) else ()
+        checkpoint = self._mine(states.load(self._shared, self.module, self._check_state, takers))
         # What was measured last stays true until an epoch measures anew: a finished run saves it again.
         self._metrics = plain_metrics(checkpoint.metrics if type(checkpoint) is Checkpoint else None)
         self.module.to(self.device)

@@ -217,10 +217,10 @@ def full(*args, **options) -> None:
     raise StorageError("no room", "/full")
 
 
-def begun(directory: str, steps: int) -> dict:
+def begun(directory: str, backend: str, steps: int) -> dict:
     """Trains some steps and stops."""
     torch.manual_seed(7)
-    trainer = trainer_in(directory, module=Plain, backend="ddp", train_batch_size=12)
+    trainer = trainer_in(directory, module=Plain, backend=backend, train_batch_size=12)
     send_after(trainer, steps)
     with contextlib.suppress(Preempted):
         trainer.train()

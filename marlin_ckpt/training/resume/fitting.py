@@ -21,6 +21,7 @@ State = Mapping[str, Any]
 
 _REQUIRED = ("last_epoch", "optimizers", "schedulers")
 _NAMES = "optimizer_parameters"
+_MOST_SHOWN = 4  # differences; the error has all
 
 
 def names(optimizers: Sequence[Any], module: torch.nn.Module) -> dict[str, Any]:
@@ -64,7 +65,8 @@ def check(
     if not (differences or args.reset_optimizers_schedulers):
         differences = tuple(_differences(state, module, optimizers, schedulers))
     if differences:
-        what = "the loaded state does not fit the trainer: " + "; ".join(differences)
+        shown, more = "; ".join(differences[:_MOST_SHOWN]), len(differences) - _MOST_SHOWN
+        what = f"the loaded state does not fit the trainer: {shown}" + (f"; and {more} more" if more > 0 else "")
         hint = f"{HINT}; trainer.reset_optimizers_schedulers: true makes new optimizers and schedulers"
         raise StateMismatchError(what, hint=hint, differences=differences)
 

@@ -112,10 +112,11 @@ def test_ranks_save_and_stop_together_and_fail_together(tmp_path):
     assert next(iter(state["module_interface_state"])) == "layers.0.weight"
 
 
-@pytest.mark.parametrize("world_size", [1, 3])
-def test_a_run_goes_on_after_the_same_samples_with_another_number_of_ranks(tmp_path, world_size):
-    begun = ranks.run(2, f"{_WORK}:begun", directory=str(tmp_path), steps=2)
-    backend = "sp" if world_size == 1 else "ddp"
+@pytest.mark.parametrize(("first", "backend", "world_size"), [("ddp", "sp", 1), ("fsdp2", "ddp", 3)])
+def test_a_run_goes_on_after_the_same_samples_with_another_number_of_ranks(
+    tmp_path, first, backend, world_size
+):
+    begun = ranks.run(2, f"{_WORK}:begun", directory=str(tmp_path), backend=first, steps=2)
 
     found = ranks.run(world_size, f"{_WORK}:continued", directory=str(tmp_path), backend=backend, fields={})
 
