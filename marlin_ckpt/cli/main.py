@@ -18,6 +18,7 @@ from marlin_ckpt.cli.app import CarriedError, app, names
 from marlin_ckpt.cli.help import ALIASES
 from marlin_ckpt.cli.ranks import printing
 from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.operations import launched
 from marlin_ckpt.storage.local.files import check_working_directory
 
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -83,6 +84,7 @@ def _end(error: BaseException, arguments: list[str]) -> int:
         problems.document_of_failure(error, code)
     with printing.part.failing(error):
         _tell(error, code)
+    launched.report(problems.message_of(error))
     return code
 
 

@@ -65,7 +65,8 @@ def unexpected(problem: Exception) -> None:
     _tell_hint(problem)
 
 
-def _message_of(problem: BaseException) -> str:
+def message_of(problem: BaseException) -> str:
+    """What has ended a command, without a hint, as its document has it."""
     if isinstance(problem, KeyboardInterrupt):
         return "stopped by SIGINT"
     if isinstance(problem, SystemExit) and problem.code in _SIGNALS:
@@ -88,7 +89,7 @@ def document_of_failure(problem: BaseException, exit_code: int) -> None:
         found = output.documents.so_far()
     found["error"] = {
         "type": type(problem).__name__,
-        "message": _message_of(problem),
+        "message": message_of(problem),
         "hint": _hint_of(problem),
         "exit_code": exit_code,
     }

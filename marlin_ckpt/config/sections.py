@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -141,14 +141,14 @@ class _Reading:
         items = self.items(node, path)
         if len(self.faults) > before and not isinstance(node, yaml.MappingNode):
             return None
-        known = [field.name for field in fields(kind) if field.metadata.get("yaml", True)]
+        known = {field.name: field.metadata for field in fields(kind) if field.metadata.get("yaml", True)}
         values: dict[str, Any] = {}
         for key, (key_node, value_node) in items.items():
             if key not in known:
                 self.unknown(key_node, _join(path, key), key, known)
                 continue
             count = len(self.faults)
-            value = self.item(value_node, hints_of(kind)[key], _join(path, key))
+            value = self.item(value_node, hints_of(kind)[key], _join(path, key), known[key].get("check"))
             if len(self.faults) == count:
                 values[key] = value
         is_whole = len(self.faults) == before
@@ -189,12 +189,21 @@ class _Reading:
                 return scalars.read(node, one if origin is Literal else origin)
         raise scalars.MismatchError
 
-    def item(self, node: yaml.Node, hint: Any, path: str) -> Any:
-        """Reads a value for an annotated type, or notes why it does not fit; None then."""
+    def item(self, node: yaml.Node, hint: Any, path: str, check: Callable[[str], str] | None = None) -> Any:
+        """Reads a value for an annotated type, or notes why it does not fit; None then.
+
+        Args:
+            node: of the value.
+            hint: the type.
+            path: of the key.
+            check: says what is wrong with a text, such as `10` where `10m` is expected.
+        """
         try:
             return self.value(node, hint, path)
         except scalars.MismatchError:
-            self.fault(node, path, scalars.mismatch(node, hint))
+            is_text = isinstance(node, yaml.ScalarNode) and not scalars.is_null(node)
+            why = check(node.value) if check is not None and is_text else ""
+            self.fault(node, path, why or scalars.mismatch(node, hint))
             return None
 
     def free(self, node: yaml.Node, path: str) -> Any:

@@ -24,8 +24,8 @@ def read_sharded(path: str, ranks: Ranks, how: How, into: Any) -> tuple[Any, Man
         ranks: which load together.
         how: to read it.
         into: the live objects, arranged as the state is: for a live DTensor each rank reads its part. Of
-            several ranks none reads a tensor that was saved in pieces and that no live object takes; it is then
-            on the meta device.
+            several ranks none reads a tensor that was saved in pieces and that no live object takes; that is
+            then on the meta device.
 
     Returns:
         the state, and the manifest; None of a folder that another tool wrote.

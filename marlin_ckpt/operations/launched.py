@@ -1,6 +1,12 @@
-"""What torchrun has told this process in its environment: which of a run's processes it is, which start."""
+"""What torchrun has told this process in its environment: which of a run's processes it is, which start.
 
+And what this process tells torchrun: what has ended it.
+"""
+
+import contextlib
+import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -60,6 +66,24 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
 def has_store(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun itself has the store through which the processes find each other, from their start."""
     return environment.get(f"{_PREFIX}USE_AGENT_STORE") == "True"
+
+
+def report(message: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Leaves what has ended this process where torchrun looks for it, which prints it below its table.
+
+    Args:
+        message: that was printed.
+        environment: of the process.
+    """
+    path = environment.get(f"{_PREFIX}ERROR_FILE")
+    if not path:
+        return
+    # As torch.distributed.elastic.multiprocessing.errors reads it; half a file would end torchrun itself.
+    found = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
+    with contextlib.suppress(OSError):
+        with open(f"{path}.{os.getpid()}", "w", encoding="utf-8") as file:
+            json.dump(found, file)
+        os.replace(f"{path}.{os.getpid()}", path)
 
 
 def shutdown_s(environment: Mapping[str, str] = os.environ) -> float | None:

@@ -20,6 +20,7 @@ from tests.support.folders import visible
 REPORT_KEYS = {
     "schema",
     "run_id",
+    "ranks",
     "resumed_from",
     "epochs",
     "global_steps",

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from marlin_ckpt.cli.ranks import rank_log
 from tests.support.rank_modules import config, run_ranks
@@ -75,8 +76,29 @@ def test_a_refusal_is_that_of_rank_0(tmp_path):
     main, other = run_ranks(tmp_path, 2, *run)
 
     assert (main.code, other.code) == (2, 2)
-    assert main.err.startswith("error: checkpointer.save_dir: ")
+    problem, hint = main.err.splitlines()
+    assert problem.startswith("error: checkpointer.save_dir: ")
+    assert hint.startswith("hint: --resume continues it")
     assert (other.out, other.err) == ("", "")
+
+
+def test_what_torchrun_prints_of_a_rank_that_failed_is_its_error(tmp_path, run_main, monkeypatch):
+    where = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(where))
+
+    assert run_main("train", "--config", config(tmp_path))[0] == 2
+
+    told = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(where))
+    one = "trainer.backend: ddp trains in several processes, and this is one by itself"
+    assert ChildFailedError("run", {0: told}).format_msg().count(f"  traceback : {one}\n") == 1
+    assert sorted(os.listdir(tmp_path)) == ["error.json", "run.yaml"]
+
+
+def test_an_option_that_there_is_not_is_told_once(tmp_path):
+    ended = run_ranks(tmp_path, 2, "train", "--resum", "--config", config(tmp_path))
+
+    assert [one.code for one in ended] == [2, 2]
+    assert "".join(one.err for one in ended).count("error: No such option: --resum") == 1
 
 
 @pytest.mark.parametrize("resumed", [False, True])

@@ -36,6 +36,7 @@ def test_a_restart_by_torchrun_goes_on_with_its_run_after_a_rank_was_killed(tmp_
     document = json.loads(out[end:])
     assert (document["global_steps"], document["steps_trained"]) == (9, 5)
     assert os.path.basename(document["resumed_from"]) == "model_4.pt"
+    assert document["ranks"] == 2
     assert sum("error:" in line for line in err.splitlines()) == 1
 
 

@@ -13,16 +13,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TextIO, cast
 
+import typer
+
 from marlin_ckpt import naming
-from marlin_ckpt.cli import log, output
+from marlin_ckpt.cli import log, output, widths
 from marlin_ckpt.cli.ranks import rank_log
 from marlin_ckpt.distribution import DistributedTrainingArguments
-from marlin_ckpt.errors import ConfigError, Fault
+from marlin_ckpt.errors import ConfigError, Fault, RankError
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.operations import launched
 from marlin_ckpt.training.preemption import Preempted
 
 _ASK_S = 5.0  # for which the ranks' store is asked which of them was first
+_PART_S = 5.0  # for which a rank waits for others that end with the same error
+_CLEAR = "\r\x1b[K"  # of a terminal: the line on which the bar of rank 0 is
 
 
 class Part:
@@ -102,24 +106,26 @@ class Part:
         Args:
             error: that has ended the command.
         """
-        if not self._is_many:
+        is_usage = isinstance(error, typer.TyperException)  # which is met before a command begins
+        if not (self._is_many or (is_usage and self.where.world_size > 1)):
             yield
             return
         is_stop = isinstance(error, (KeyboardInterrupt, SystemExit))
         if not is_stop:
             self._log.write("".join(traceback.format_exception(error)))
-        self._part_from_others(error)
         is_of_all = is_stop or getattr(error, "is_of_all_ranks", False)
         is_shown = (self.is_main or not is_of_all) and (is_stop or self._is_first())
         before, terminal = sys.stderr, self._terminal or sys.stderr
         sys.stderr = cast("TextIO", _Stream(terminal, self._mark) if is_shown else _Stream(self._log))
         try:
             yield
-            if self._directory and not is_stop:
+            # Of a wrong setting, the logs say no more than the error.
+            if self._directory and not is_stop and getattr(error, "exit_code", 1) != ConfigError.exit_code:
                 where = os.path.join(self._directory, naming.OWN_DIRECTORY, "rank_*.log")
                 output.talk(f"hint: what each rank has said is in {escape(where)}")
         finally:
             sys.stderr = before
+            self._part_from_others(error)
 
     def end(self) -> None:
         """Gives back the streams, and ends the log."""
@@ -138,10 +144,17 @@ class Part:
         return launch.is_first(_ASK_S) if can_ask else self.is_main or self.where.local_rank == 0
 
     def _part_from_others(self, error: BaseException) -> None:
-        """Where this rank has failed, it does not wait for the others at its end."""
+        """Where this rank has failed alone, it does not wait for the others at its end.
+
+        It does where all have failed alike: torchrun ends the others as soon as one has ended, and rank 0 may
+        not have printed the error yet.
+        """
         launch: Any = sys.modules.get("marlin_ckpt.distributed.launch")
-        if launch is not None and not isinstance(error, Preempted):
-            launch.abandon()
+        if launch is None or isinstance(error, Preempted):
+            return
+        if getattr(error, "is_of_all_ranks", False) and not isinstance(error, RankError):
+            launch.end(_PART_S)
+        launch.abandon()
 
 
 part = Part()  # of the command that runs; `main` makes a new one for each
@@ -173,9 +186,17 @@ class _Stream:
     def write(self, text: str) -> int:
         for line in text.splitlines(keepends=True):
             with contextlib.suppress(OSError, ValueError):
-                self._sink.write(line if self._is_within else self._mark + line)
+                self._sink.write(line if self._is_within else self._begun(line))
             self._is_within = not line.endswith("\n")
         return len(text)
+
+    def _begun(self, line: str) -> str:
+        """A line with its mark; on a terminal it is broken at blanks, and begins where a line begins."""
+        marked = self._mark + line
+        if isinstance(self._sink, rank_log.RankLog) or not self._sink.isatty():
+            return marked
+        is_below_bar = self._mark and os.environ.get("TERM") != "dumb"
+        return (_CLEAR if is_below_bar else "") + widths.fitted(marked, self._sink)
 
     def writelines(self, lines: Iterable[str]) -> None:
         self.write("".join(lines))

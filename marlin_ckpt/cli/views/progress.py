@@ -106,6 +106,7 @@ class RunProgress:
         failed: list[FailedSave] = getattr(trainer.checkpointer, "failed_saves", list)()
         return {
             "run_id": getattr(trainer.checkpointer, "run_id", None),
+            "ranks": place.world_size if (place := trainer.args.distributed_training_args) else 1,
             "resumed_from": start.resumes_from or None,
             "epochs": trainer.last_epoch + 1,
             "global_steps": trainer.global_steps_finished,

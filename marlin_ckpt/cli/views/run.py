@@ -64,7 +64,9 @@ def show(report: dict[str, Any]) -> None:
     wrote += f"; {count(failed, 'save')} failed" if failed else ""
     share = "" if report["overhead"] is None else f"; saves cost {report['overhead']:.1%} of the time"
     run_id = escape(str(report["run_id"]))  # from the file that the run continued from
-    output.talk(f"run {run_id}: {epochs}, {steps}, {report['seconds']:.1f} s; {wrote}{share}")
+    ranks = report["ranks"]
+    on = f" on {ranks} ranks" if ranks > 1 else ""
+    output.talk(f"run {run_id}{on}: {epochs}, {steps}, {report['seconds']:.1f} s; {wrote}{share}")
 
 
 def save(one: SaveReport) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from marlin_ckpt.arguments import ON_MANY, TrainerArguments
 from marlin_ckpt.distributed import launch
 from marlin_ckpt.distributed.failures import of_all, told_by_main
 from marlin_ckpt.distributed.ranks import Ranks
-from marlin_ckpt.errors import TrainingError
+from marlin_ckpt.errors import ConfigError, Fault
 from marlin_ckpt.training import setting
 from marlin_ckpt.training.backend import TrainerBackend
 from marlin_ckpt.training.parallel.backends import RanksTrainerBackend
@@ -33,7 +33,7 @@ def join(args: TrainerArguments, backend: TrainerBackend | None = None) -> tuple
         backend: what runs the steps; None: what `args.backend` names.
 
     Raises:
-        ConfigError: there are no other processes, since nothing has started them.
+        ConfigError: nothing has started other processes, or these are more than the samples of a step.
         TrainingError: they cannot be reached, or the device is not there.
     """
     is_many = args.backend in ON_MANY if backend is None else isinstance(backend, RanksTrainerBackend)
@@ -48,8 +48,9 @@ def join(args: TrainerArguments, backend: TrainerBackend | None = None) -> tuple
     launch.begin(where, device)
     ranks = Ranks(_PATIENCE_S)
     if args.train_batch_size < ranks.world_size:
-        what = f"train_batch_size is {args.train_batch_size}, and there are {ranks.world_size} ranks"
-        raise of_all(TrainingError(what, hint="it is of all ranks together: raise it, or start fewer"))
+        what = f"{args.train_batch_size} samples are too few for {ranks.world_size} ranks"
+        fault = Fault("trainer.train_batch_size", what)
+        raise of_all(ConfigError([fault], "it is of all ranks together: raise it, or start fewer"))
     return ranks, device
 
 

@@ -66,7 +66,8 @@ def check(
         differences = tuple(_differences(state, module, optimizers, schedulers))
     if differences:
         shown, more = "; ".join(differences[:_MOST_SHOWN]), len(differences) - _MOST_SHOWN
-        what = f"the loaded state does not fit the trainer: {shown}" + (f"; and {more} more" if more > 0 else "")
+        rest = f"; and {more} more" if more > 0 else ""
+        what = f"the loaded state does not fit the trainer: {shown}{rest}"
         hint = f"{HINT}; trainer.reset_optimizers_schedulers: true makes new optimizers and schedulers"
         raise StateMismatchError(what, hint=hint, differences=differences)
 

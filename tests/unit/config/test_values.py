@@ -226,3 +226,13 @@ def test_a_rule_that_cannot_be_read_is_not_told_as_missing_too(tmp_path, keep):
     (fault,) = caught.value.faults
     assert fault.field.startswith("checkpointer.keep.")
     assert "are missing" not in fault.message
+
+
+@pytest.mark.parametrize("key", ["save_timeout: 10", "keep: {within: 7}"])
+def test_a_duration_without_its_unit_is_told_to_lack_that_and_not_quotes(tmp_path, key):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"module: {{name: spiral}}\ncheckpointer:\n  {key}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    (fault,) = caught.value.faults
+    assert fault.message.startswith("expected a time, such as 30min,")

@@ -87,7 +87,8 @@ def test_ranks_with_uneven_data_end_together_and_ranks_with_other_modules_are_re
         kind, text, is_there = one["apart"]
         assert (kind, is_there) == ("StorageError", one is found[0])
         assert "this rank does not see the folder that rank 0 has made" in text
-        assert one["small"] == ["TrainingError", "train_batch_size is 2, and there are 3 ranks"]
+        few = "trainer.train_batch_size: 2 samples are too few for 3 ranks"
+        assert one["small"] == ["ConfigError", few]
         assert "ended before the number of batches" in one["liar"][1]
 
 
