@@ -181,6 +181,8 @@ def _errors(ranks: Ranks, directory: str) -> Iterator[tuple[str, Any]]:
     yield "unpicklable", {"ranks": {str(ranks.rank): (lambda: 0) if ranks.rank == 1 else 0}}
     yield "meta", {"w": torch.ones(2, device="meta")}
     yield "no dict", [1]
+    own = torch.full((2,), ranks.rank)
+    yield "tied", {"w": own, "ranks": {str(ranks.rank): {"w": own}}}
     del directory
 
 

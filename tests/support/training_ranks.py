@@ -205,6 +205,7 @@ def saves(directory: str) -> dict:
     plain = trained(Path(directory, "compiled"), Plain, backend="ddp", epochs=2)
     found["compiled"] = [list(compiled.module.state_dict()), plain.module.seen[:4], plain.last_epoch]
     found["compiled"].append(compiled.get_state()["conditions"]["optimizer_parameters"])
+    trained(Path(directory, "compiled-parts"), Compiled, backend="fsdp2", epochs=1)
     failing = trainer_in(Path(directory, "failing"), module=Plain, backend="ddp")
     if rank == 0:
         writer.write_file = full

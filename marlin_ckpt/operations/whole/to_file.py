@@ -53,16 +53,16 @@ def whole_of(checked: Checked, saved: Saved) -> Whole:
         CorruptCheckpointError: its parts do not fit together.
         BadFileError, StorageError: a value cannot be read.
     """
-    known = {one.storage: one for one in checked.contents.tensors if one.pieces}
+    known = {_places(one): one for one in checked.contents.tensors if one.pieces}
     leaves, numbers, globals_ = dict[str, Any](), itertools.count(), Globals()
     found = Whole(None, {}, {}, len(saved.tensors), {})
-    first: dict[tuple[Any, ...], str] = {}
+    first: dict[tuple[object, ...], str] = {}
     kinds: list[Kinds] = []
     for name in dict.fromkeys((*saved.paths, *saved.tensors, *saved.values)):
         if name in saved.tensors:
-            one = known[name]
-            at = tuple((piece.file, piece.start) for piece in one.pieces)
-            tied = first.setdefault((at, one.dtype, one.shape), name) if one.numel else name
+            places = saved.places_of(name)
+            one = known[places]
+            tied = first.setdefault(places, name) if one.numel else name
             if tied == name:
                 key = str(next(numbers))
                 found.tensors[key] = one
@@ -79,6 +79,11 @@ def whole_of(checked: Checked, saved: Saved) -> Whole:
     with unpickling(checked.contents.path):  # of kinds that nobody has written
         state = unflatten(leaves, saved.paths, merged(opened(kinds, saved.budget)))
     return found._replace(state=state)
+
+
+def _places(tensor: TensorInfo) -> tuple[object, ...]:
+    """As `Saved.places_of`."""
+    return (tensor.dtype, tensor.shape, tuple((piece.file, piece.start) for piece in tensor.pieces))
 
 
 def _value(

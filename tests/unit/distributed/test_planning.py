@@ -93,6 +93,28 @@ def test_a_tied_name_has_the_place_of_the_first():
             assert found.storage_data[type(index)("tied", index.offset)] == info
 
 
+def test_a_name_of_one_rank_for_memory_that_another_writes_is_refused():
+    """Ranks may have other values there, and the name would get those of the rank that writes."""
+    whole = Chunk((0, 0), (4, 2))
+    have = described([{_ROWS: whole}] * 2)
+
+    def tied(*ranks: int) -> list[Own]:
+        return [
+            own._replace(ties={"own": "w"} if rank in ranks else {}) for rank, own in enumerate(have.ranks)
+        ]
+
+    with pytest.raises(
+        UnsavableStateError, match=r"own is at rank 1 the tensor w, which rank 0 writes"
+    ) as found:
+        assign(have.table, tied(1))
+    assert "tensor.clone()" in found.value.hint
+    for ranks in ((0,), (0, 1)):
+        assert assign(have.table, tied(*ranks)).ties == {"own": "w"}
+    parts = described([{_ROWS: Chunk((0, 0), (2, 2))}, {_ROWS: Chunk((2, 0), (2, 2))}])
+    own = parts.ranks[1]._replace(ties={"own": "w"})  # of a DTensor, which is one for all ranks
+    assert assign(parts.table, [parts.ranks[0], own]).ties == {"own": "w"}
+
+
 def test_large_copies_are_spread_by_bytes_and_small_ones_stay_with_the_lowest_rank():
     sizes = [1 << number for number in range(10, 22)]
     whole = {Entry(f"w.{size}", "float32", (size,)): Chunk((0,), (size,)) for size in sizes}

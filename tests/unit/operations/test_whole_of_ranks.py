@@ -36,6 +36,8 @@ def test_what_ranks_saved_is_verified_shown_converted_and_rescued_as_one_state(t
         assert tuple(kept[name]) == pytest.approx(tuple(each), rel=1e-6, nan_ok=True), name
     shapes = {each.name: each.shape for each in contents.tensors}
     assert shapes["module_interface_state.both"] == (6, 6)
+    storages = {each.name.rpartition(".")[2]: each.storage for each in contents.tensors}
+    assert storages["tied"] == storages["rows"] != storages["few"]  # so `show` says that they are the same
 
     done = convert(str(folder), str(tmp_path / "model_7.pt"))
     assert done.shared == {"module_interface_state.tied": "module_interface_state.rows"}

@@ -82,6 +82,20 @@ class Saved(NamedTuple):
             if one := self.pieces.get((name, chunk.offsets)):
                 yield one
 
+    def ties(self) -> dict[str, str]:
+        """The names of tensors that are stored where one of an earlier name is, each with that name."""
+        first: dict[tuple[object, ...], str] = {}
+        ties = {}
+        for name, tensor in self.tensors.items():
+            if 0 not in tensor.shape and (known := first.setdefault(self.places_of(name), name)) != name:
+                ties[name] = known
+        return ties
+
+    def places_of(self, name: str) -> tuple[object, ...]:
+        """Where a tensor is stored, and as what."""
+        places = tuple((one.place.file, one.place.start) for one in self.pieces_of(name))
+        return (*self.tensors[name][:2], places)
+
 
 def metadata_files(folder: Folder) -> list[str]:
     """The names of a folder's metadata: that of all ranks, else those of each."""

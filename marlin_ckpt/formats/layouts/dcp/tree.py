@@ -43,13 +43,13 @@ def tree_of(folder: Folder, saved: Saved, without: str = "\0") -> tuple[Node, li
         ExcessError: it has more nodes than any metadata of its length.
         StorageError: a shard cannot be read.
     """
-    tree, values = _Tree(saved), _Values(folder, saved)
+    tree, values, ties = _Tree(saved), _Values(folder, saved), saved.ties()
     for name in dict.fromkeys((*saved.tensors, *saved.values)):
         if name.startswith(without):
             continue
         path = tree.place(name)
         if name in saved.tensors:
-            tree.put(Node("", NodeKind.TENSOR, tensor=_tensor(saved, name, path)))
+            tree.put(Node("", NodeKind.TENSOR, tensor=_tensor(saved, name, path, ties.get(name, name))))
         else:
             tree.put(values.node(saved.values[name], path))
     for keys in values.empty_containers():
@@ -58,7 +58,7 @@ def tree_of(folder: Folder, saved: Saved, without: str = "\0") -> tuple[Node, li
     return tree.root, sorted(values.imports)
 
 
-def _tensor(saved: Saved, name: str, path: str) -> TensorInfo:
+def _tensor(saved: Saved, name: str, path: str, storage: str) -> TensorInfo:
     found = saved.tensors[name]
     pieces = tuple(
         Piece(one.place.file, one.place.start, one.place.size_bytes, one.chunk.offsets, one.chunk.shape)
@@ -67,7 +67,7 @@ def _tensor(saved: Saved, name: str, path: str) -> TensorInfo:
     )
     saved.budget.count_nodes(len(pieces))
     return TensorInfo(
-        path, found.dtype, found.shape, contiguous_stride(found.shape), 0, name, 0, 0, pieces=pieces
+        path, found.dtype, found.shape, contiguous_stride(found.shape), 0, storage, 0, 0, pieces=pieces
     )
 
 

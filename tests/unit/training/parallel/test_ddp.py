@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from marlin_ckpt import AbstractCheckpointer, ConfigError, Trainer, TrainerArguments
+from marlin_ckpt import AbstractCheckpointer, ConfigError, Trainer, TrainerArguments, inspect, load
 from tests.support import ranks
 from tests.support.modules_of_ranks import Plain
 
@@ -101,6 +101,13 @@ def test_ranks_save_and_stop_together_and_fail_together(tmp_path):
     names = ["layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias"]
     assert first["compiled"].pop(1)
     assert first["compiled"] == [names, 1, [[names]]]
+    manifest = inspect(tmp_path / "compiled-parts" / "model_0.dcp").manifest
+    assert manifest is not None
+    assert manifest.optimizers == {"trainer_state.optimizers[0]": [names]}
+    whole = load(tmp_path / "compiled-parts" / "model_0.dcp")["module_interface_state"]
+    assert {name: one.shape for name, one in whole.items()} == {
+        name: one.shape for name, one in Plain().state_dict().items()
+    }
     assert first == second
     assert first["given"][:2] == [True, 1]
     assert first["amp"][0] < 65536.0  # halved at both for what one has found infinite
