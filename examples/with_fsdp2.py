@@ -1,6 +1,6 @@
 """Trains by FSDP2, started by torchrun; killed and started again, all ranks end with the same weights."""
 
-import os
+import contextlib
 import sys
 
 import torch
@@ -17,7 +17,7 @@ def main(text: str, directory: str) -> None:
     """Trains, saves each few steps, and goes on from the newest checkpoint that all ranks find intact."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(dist.get_node_local_rank())
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     rank = dist.get_rank()
     torch.manual_seed(0)  # all ranks begin with the same weights
@@ -32,14 +32,13 @@ def main(text: str, directory: str) -> None:
     draws = torch.Generator().manual_seed(rank)
     live = {"model": model, "optimizer": optimizer}
     with CheckpointDirectory(directory, keep=3, asynchronous=True) as checkpoints:
-        try:
+        done = 0
+        with contextlib.suppress(CheckpointNotFoundError):
             found = checkpoints.load("latest", into=live)
-        except CheckpointNotFoundError:
-            done = 0
-        else:
-            done, own = found["step"], found["ranks"][str(rank)]
-            draws.set_state(own["draws"])
-            torch.set_rng_state(own["random"])  # on a GPU torch.cuda.set_rng_state
+            done = found["step"]
+            if own := found["ranks"].get(str(rank)):  # else there were fewer ranks
+                draws.set_state(own["draws"])
+                torch.set_rng_state(own["random"])  # on a GPU torch.cuda.set_rng_state
         for step in range(done + 1, STEPS + 1):
             places = torch.randint(len(data) - LENGTH, (BATCH, 1), generator=draws) + torch.arange(LENGTH)
             scores = model(data[places].to(device)).flatten(0, 1)
@@ -50,7 +49,8 @@ def main(text: str, directory: str) -> None:
             if step % EVERY == 0:  # what each rank has for itself goes under a key of its own
                 own = {"draws": draws.get_state(), "random": torch.get_rng_state()}
                 checkpoints.save({"step": step, "ranks": {str(rank): own}, **live}, step)
-                print(f"step {step} rank {rank} loss {loss.item():.4f}", flush=True)
+                if rank == 0:
+                    print(f"step {step} loss {loss.item():.4f}", flush=True)
     dist.barrier()
     dist.destroy_process_group()
 

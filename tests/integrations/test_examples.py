@@ -69,13 +69,16 @@ def test_an_own_loop_that_is_killed_and_started_again_ends_with_the_same_state(t
     assert is_same(*states)
 
 
-def test_ranks_of_fsdp2_that_are_killed_and_started_again_end_with_the_same_state(tmp_path: Path) -> None:
+def test_ranks_of_fsdp2_that_lose_one_and_start_again_end_with_the_same_state(
+    tmp_path: Path,
+) -> None:
     def run(name: str, kill_at: int = 0) -> list[ranks.Ended]:
         about = {"directory": str(tmp_path / name), "steps": 20, "kill_at": kill_at}
         return ranks.Run(2, "tests.support.example_ranks:fsdp2", **about).ended()
 
     assert [one.code for one in run("straight")] == [0, 0]
-    assert {one.code for one in run("killed", kill_at=15)} == {-signal.SIGKILL}
+    first, second = run("killed", kill_at=15)
+    assert (first.code, second.code) == (-signal.SIGKILL, 1)
     again = run("killed")
     assert [one.code for one in again] == [0, 0]
     assert again[0].result[0].split()[1] in {"10", "15", "20"}  # behind the loop one was being saved
