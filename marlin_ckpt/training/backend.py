@@ -226,6 +226,7 @@ class SingleProcess(TrainerBackend):
         self._step()
         for optimizer in self.args.optimizers:
             optimizer.zero_grad()
+        stepping.forget_gradients(self.args.model, self.args.optimizers)
         for scheduler in self.args.schedulers or ():
             scheduler.step()
         self.global_step_completed += 1

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -73,6 +74,23 @@ def check(optimizers: Iterable[Any], schedulers: Iterable[Any]) -> None:
         if needs_metric(one):
             what = f"{type(one).__name__} needs a metric, and metrics are measured at the end of an epoch"
             raise TrainingError(what, f"schedulers[{number}]", "set trainer.step_schedulers_by: epoch")
+
+
+def forget_gradients(module: nn.Module, optimizers: Iterable[Optimizer]) -> None:
+    """Drops the gradients of parameters that no optimizer has.
+
+    They would be summed up for ever, be part of the norm that is clipped, and be in no checkpoint.
+
+    Args:
+        module: what is trained.
+        optimizers: after each has dropped those of its own.
+    """
+    left = [one for one in module.parameters() if one.grad is not None]
+    if left:
+        owned = {id(one) for each in optimizers for group in each.param_groups for one in group["params"]}
+        for one in left:
+            if id(one) not in owned:
+                one.grad = None
 
 
 def by_epoch(schedulers: Sequence[Any], args: TrainerArguments) -> list[Any]:

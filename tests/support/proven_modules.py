@@ -44,11 +44,12 @@ class Careful(ModuleInterface):
         fused: bool = False,
         foreach: bool = False,
         schedule: str = "cosine",
+        trained_from: int = 0,
     ):
         super().__init__()
         self.settings = (workers, loader)
         self.kinds = {"fused": fused, "foreach": foreach}
-        self.schedule = schedule
+        self.schedule, self.trained_from = schedule, trained_from
         self.layers = torch.nn.Sequential(
             torch.nn.Linear(5, 16),
             torch.nn.BatchNorm1d(16),
@@ -59,7 +60,8 @@ class Careful(ModuleInterface):
         self.data = Points()
 
     def get_optimizers_schedulers(self, estimated_global_steps_per_epoch, epochs):
-        optimizer = torch.optim.AdamW(self.parameters(), lr=0.01, **self.kinds)
+        trained = self.layers[self.trained_from :]
+        optimizer = torch.optim.AdamW(trained.parameters(), lr=0.01, **self.kinds)
         total = max(1, estimated_global_steps_per_epoch * epochs)
         schedules = {
             "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total),

@@ -53,7 +53,7 @@ def weights(trainer: Trainer) -> list:
     return [value for one in whole for value in one.reshape(-1).tolist()]
 
 
-def equals_one_process(directory: str) -> dict:
+def equals_one_process(directory: str, backend: str) -> dict:
     """Trains on the ranks, and by rank 0 alone."""
     found = {}
     world_size = Ranks().world_size
@@ -63,10 +63,12 @@ def equals_one_process(directory: str) -> dict:
         "clipped": {"max_grad_norm": 0.01, "gpu_batch_size_limit": 2},
         "partial": {"train_batch_size": 16, "gpu_batch_size_limit": 2},
         "limited": {"max_train_steps_per_epoch": 3},
+        "unfrozen": {"gpu_batch_size_limit": 2},
     }.items():
         options = {"train_batch_size": 8, **fields}
-        make = partial(Plain, 48 if name != "partial" else 40)  # 16, 16 and 8
-        many = trained(Path(directory, f"{name}-many"), make, backend="ddp", **options)
+        # 16, 16 and 8
+        make = partial(Plain, 48 if name != "partial" else 40, frozen=int(name == "unfrozen"))
+        many = trained(Path(directory, f"{name}-many"), make, backend=backend, **options)
         whole = {**options, "gpu_batch_size_limit": options.get("gpu_batch_size_limit", 256) * world_size}
         one = trained(Path(directory, f"{name}-one-{os.environ['RANK']}"), make, backend="sp", **whole)
         found[name] = {

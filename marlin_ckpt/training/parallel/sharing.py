@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -119,9 +120,13 @@ class DataParallel(Shared):
     """Each rank has a copy of the module, and the gradients are averaged: torch's DDP."""
 
     _copy: DistributedDataParallel
+    _module: nn.Module
+    _trained: tuple[nn.Parameter, ...] = ()
 
     def begin(self, module: nn.Module) -> None:
         """Takes the parameters and buffers of rank 0 into the copies of the others."""
+        self._module = module
+        self._trained = _trained(module)
         # DDP would put its buckets into the order of the first backward pass, and a resumed run would sum
         # gradients in another order than the run that was never stopped; not where parameters may be unused,
         # which PyMarlin allows too.
@@ -132,7 +137,11 @@ class DataParallel(Shared):
         _take_buffers(module)
 
     def step(self, *, is_full: bool) -> AbstractContextManager[Any]:
-        """Averages the gradients when the step is full."""
+        """Averages the gradients when the step is full, also of parameters that are trained only from now on."""
+        now = _trained(self._module)
+        # DDP leaves the gradients of a parameter that was frozen when it began to each rank, for ever.
+        if len(now) != len(self._trained) or any(map(operator.is_not, now, self._trained)):
+            self.begin(self._module)
         return contextlib.nullcontext() if self._sums(is_full=is_full) else self._copy.no_sync()
 
     def forward(self, module: nn.Module, *, is_training: bool, **arguments: Any) -> Any:
@@ -143,6 +152,10 @@ class DataParallel(Shared):
         """The batches of this rank, with the buffers of rank 0, as a resumed run would have them."""
         _take_buffers(module)
         yield from super().validation(module, loader)
+
+
+def _trained(module: nn.Module) -> tuple[nn.Parameter, ...]:
+    return tuple(one for one in module.parameters() if one.requires_grad)
 
 
 class _WithUnused(nn.Module):

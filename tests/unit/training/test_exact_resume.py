@@ -31,8 +31,9 @@ from tests.support.stopped_runs import STEPS, StopsAt, assert_same, trainer_in
         ({"schedule": "epoch"}, {"step_schedulers_by": "epoch", "backend": "sp-amp"}, {}),
         ({"foreach": True}, {"backend": "sp-amp", "amp_dtype": "float16"}, {}),
         ({}, {"deterministic": True, "clip_grads": False}, {}),
+        ({"trained_from": 1}, {"max_grad_norm": 0.1}, {}),
     ],
-    ids=["plain", "by step", "workers", "shuffle", "stream", "by epoch", "scaled", "deterministic"],
+    ids=["plain", "by step", "workers", "shuffle", "stream", "by epoch", "scaled", "deterministic", "partly"],
 )
 def test_stopped_at_many_steps_twice_in_an_epoch_it_ends_as_if_never_stopped(
     tmp_path, args, fields, checkpointer

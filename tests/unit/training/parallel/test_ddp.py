@@ -15,8 +15,9 @@ from tests.support.modules_of_ranks import Plain
 _WORK = "tests.support.training_ranks"
 
 
-def test_two_ranks_train_as_one_process_on_the_same_batches(tmp_path):
-    first, second = ranks.run(2, f"{_WORK}:equals_one_process", directory=str(tmp_path))
+@pytest.mark.parametrize("backend", ["ddp", "fsdp2"])
+def test_two_ranks_train_as_one_process_on_the_same_batches(tmp_path, backend):
+    first, second = ranks.run(2, f"{_WORK}:equals_one_process", directory=str(tmp_path), backend=backend)
 
     for name, found in first.items():
         assert found["many"] == pytest.approx(found["one"], rel=1e-9, abs=1e-12), name
