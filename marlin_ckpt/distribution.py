@@ -40,8 +40,8 @@ class FsdpArguments(Checked):
             `TransformerBlock`. `auto` takes the modules in each `ModuleList`.
         reshard_after_forward: free the gathered parameters after the forward pass, and gather them again for
             the backward pass. `false` takes more memory and less time.
-        mixed_precision: the type that parameters are gathered and computed in; gradients are summed in
-            `float32` in any case. `float32` converts nothing.
+        mixed_precision: the type that parameters are gathered and computed in, and the numbers of a batch are
+            converted to; gradients are summed in `float32` in any case. `float32` converts nothing.
     """
 
     wrap: list[str] | Literal["auto"] = "auto"

@@ -91,6 +91,8 @@ class Trainer(Restorable):
         self.module.to(self.device)
         self.optimizers, self.schedulers = self._make(checkpoint.trainer_state)
         self._conditions = self._conditions_of((self.optimizers, self.schedulers))
+        made = self._conditions, self.module, self.optimizers
+        backends.check_made(self.trainer_backend, args, *made)
         stepping.by_epoch(self.schedulers, args)
         states.update("trainer", self, checkpoint.trainer_state)
         hooks_of(self._shared).register(*self.optimizers)
@@ -194,6 +196,7 @@ class Trainer(Restorable):
         sampler, size = self.train_sampler, self.train_step_batch_size
         made = self.module.get_train_dataloader(sampler=sampler, batch_size=size)
         loader = () if made is None else made  # a module that is only validated
+        backends.check_data(self.trainer_backend, loader, self.module)
         place: dict[str, Any] = {"seed": self.seed, "epoch": self.last_epoch + 1, "batch_size": size}
         place |= {"share": Share(self._ranks.rank, self._ranks.world_size)}
         with self._position.open(loader, **place, batches_completed=self.total_steps_finished) as remaining:

@@ -13,12 +13,9 @@ from marlin_ckpt import ModuleInterface
 
 
 class Plain(ModuleInterface):
-    """Two layers in float64 without anything that is drawn; counts what it has seen.
+    """Two layers in float64 without anything that is drawn; counts what it has seen."""
 
-    The first layer is frozen for so many epochs.
-    """
-
-    def __init__(self, samples: int = 48, stream: str = "", seed: int = 0, frozen: int = 0):
+    def __init__(self, samples: int = 48, stream: str = "", seed: int = 0):
         super().__init__()
         torch.manual_seed(seed)
         self.layers = torch.nn.Sequential(
@@ -27,8 +24,7 @@ class Plain(ModuleInterface):
         generator = torch.Generator().manual_seed(1)
         self.inputs = torch.randn(samples, 3, generator=generator, dtype=torch.float64)
         self.numbers = torch.arange(samples)
-        self.stream, self.frozen = stream, frozen
-        self.on_begin_train_epoch(0, 0)
+        self.stream = stream
         self.seen: list[int] = []
         self.validated: list[int] = []
         self.steps: list[int] = []
@@ -36,9 +32,6 @@ class Plain(ModuleInterface):
     def get_optimizers_schedulers(self, estimated_global_steps_per_epoch, epochs):
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.05)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.9)]
-
-    def on_begin_train_epoch(self, global_step, epoch):
-        self.layers[0].requires_grad_(epoch >= self.frozen)
 
     def get_train_dataloader(self, sampler, batch_size):
         data = TensorDataset(self.inputs, self.numbers)
@@ -66,6 +59,17 @@ class Plain(ModuleInterface):
 
     def get_metrics(self):
         return self.measured
+
+
+class Frozen(Plain):
+    """Has its first layer frozen for an epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers[0].requires_grad_(False)
+
+    def on_begin_train_epoch(self, global_step, epoch):
+        self.layers[0].requires_grad_(epoch > 0)
 
 
 class Stream(IterableDataset):

@@ -24,7 +24,7 @@ from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.training.resume.leaves import fingerprint
-from tests.support.modules_of_ranks import Asking, Compiled, Liar, OfOwn, Overflowing, Plain
+from tests.support.modules_of_ranks import Asking, Compiled, Frozen, Liar, OfOwn, Overflowing, Plain
 from tests.support.proven_modules import Careful
 from tests.support.stopped_runs import arguments, final_state, trainer_in
 
@@ -66,8 +66,7 @@ def equals_one_process(directory: str, backend: str) -> dict:
         "unfrozen": {"gpu_batch_size_limit": 2},
     }.items():
         options = {"train_batch_size": 8, **fields}
-        # 16, 16 and 8
-        make = partial(Plain, 48 if name != "partial" else 40, frozen=int(name == "unfrozen"))
+        make = {"partial": partial(Plain, 40), "unfrozen": Frozen}.get(name, Plain)  # partial: 16, 16 and 8
         many = trained(Path(directory, f"{name}-many"), make, backend=backend, **options)
         whole = {**options, "gpu_batch_size_limit": options.get("gpu_batch_size_limit", 256) * world_size}
         one = trained(Path(directory, f"{name}-one-{os.environ['RANK']}"), make, backend="sp", **whole)

@@ -195,9 +195,48 @@ def take(backend: TrainerBackend, ranks: Ranks, module: ModuleInterface, device:
     """
     if isinstance(backend, RanksTrainerBackend):
         backend.join(ranks)
-        alike.check(ranks, module)
+        alike.check(ranks, module, with_buffers=backend.sharing.has_own_buffers)
         names.keep_plain(module)
         backend.take(module, device)
+
+
+def check_made(
+    backend: TrainerBackend,
+    args: TrainerArguments,
+    conditions: Mapping[str, Any],
+    module: ModuleInterface,
+    optimizers: Iterable[torch.optim.Optimizer],
+) -> None:
+    """Refuses what the ranks of a run have made otherwise, or not for all of them.
+
+    Args:
+        backend: the trainer's, of any kind, with its ranks.
+        args: the trainer's.
+        conditions: of the run.
+        module: what is trained.
+        optimizers: the module's.
+
+    Raises:
+        TrainingError: ranks would train in different ways, or an optimizer steps what is not the module's.
+    """
+    if isinstance(backend, RanksTrainerBackend):
+        alike.check_owners(backend.sharing.ranks, module, optimizers)
+        alike.check_arguments(backend.sharing.ranks, args, conditions)
+
+
+def check_data(backend: TrainerBackend, loader: Any, module: ModuleInterface) -> None:
+    """Refuses training data that the ranks of a run do not have in common, and warns of some other faults.
+
+    Args:
+        backend: the trainer's, of any kind.
+        loader: of the training data, before its first batch.
+        module: what is trained.
+
+    Raises:
+        TrainingError: each rank would take a part of other data, or there are fewer samples than ranks.
+    """
+    if isinstance(backend, RanksTrainerBackend):
+        backend.sharing.check_data(loader, str(module.data_fingerprint()))
 
 
 def seen(backend: TrainerBackend) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from marlin_ckpt.distributed.ranks import Ranks
-from marlin_ckpt.training.resume.leaves import leaves
+from marlin_ckpt.training.resume.leaves import fingerprint, leaves
 
 _NOTHING: Any = object()
 
@@ -109,6 +109,18 @@ def said(ranks: Ranks, sentences: Sequence[str]) -> list[str]:
 
 def _names(of: Sequence[int]) -> str:
     return f"rank {of[0]}" if len(of) == 1 else f"ranks {', '.join(map(str, of[:-1]))} and {of[-1]}"
+
+
+def are_repeated(ranks: Ranks, batch: Any) -> bool:
+    """Whether two ranks have the same batch.
+
+    Args:
+        ranks: that all call this.
+        batch: of this one; without tensors it is like no other.
+    """
+    found = [fingerprint(one) for _, one in leaves(batch) if isinstance(one, torch.Tensor) and one.numel()]
+    sent = [one for one in ranks.exchanged("".join(found).encode()) if one]
+    return len(set(sent)) < len(sent)
 
 
 def samples(batch: Any) -> int:

@@ -15,8 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import TrainingError
-from marlin_ckpt.training.parallel import gathering
+from marlin_ckpt.escaping import get_logger
+from marlin_ckpt.training.parallel import alike, gathering
 from marlin_ckpt.training.parallel.batches import NO_BATCH, Common
+
+_SAME = (
+    "Two ranks begin with the same batch, so that samples are {} more than once. Use the sampler that {} is "
+    "given; in an IterableDataset, leave out the samples of the other ranks."
+)
+TRAINING = _SAME.format("trained on", "get_train_dataloader")
+VALIDATION = _SAME.format("validated", "get_val_dataloaders")
+_logger = get_logger(__name__)
 
 
 class Sharing:
@@ -42,6 +51,14 @@ class Sharing:
 
     def before_save(self, module: nn.Module) -> None:
         """Called by all ranks before they take the module's state for a checkpoint."""
+
+    def check_data(self, loader: Any, data_fingerprint: str) -> None:
+        """Takes the loader of the training data, before its first batch.
+
+        Args:
+            loader: of this rank.
+            data_fingerprint: of the module.
+        """
 
     def batches(self, loader: Iterable[Any]) -> Iterable[Any]:
         """The batches to train on."""
@@ -80,11 +97,33 @@ class Shared(Sharing):
 
     _common: Common | None = None
     _is_summed = True  # whether the gradients are those of all ranks
+    _has_checked_data = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._warned: set[str] = set()
+
+    def check_data(self, loader: Any, data_fingerprint: str) -> None:
+        """Refuses training data that differ between ranks; in the first epoch, since it takes a while."""
+        if not self._has_checked_data:
+            self._has_checked_data = True
+            warning = alike.check_data(self.ranks, loader, data_fingerprint)
+            if warning and self.ranks.is_main:
+                _logger.warning(warning)
 
     def batches(self, loader: Iterable[Any]) -> Iterable[Any]:
         """As many at each rank."""
         self._common = Common(loader, self.ranks)
-        return self._common
+        return self._compared(self._common, TRAINING)
+
+    def _compared(self, batches: Iterable[Any], what: str) -> Iterator[Any]:
+        """The same batches; warns once where two ranks begin with the same one."""
+        for number, batch in enumerate(batches):
+            if number == 0 and gathering.are_repeated(self.ranks, () if batch is NO_BATCH else batch):
+                if self.ranks.is_main and what not in self._warned:
+                    _logger.warning(what)
+                self._warned.add(what)
+            yield batch
 
     def _sums(self, *, is_full: bool) -> bool:
         """Whether the gradients of a batch are to be summed with it: they wait until the step is full."""
@@ -106,7 +145,7 @@ class Shared(Sharing):
     def validation(self, module: nn.Module, loader: Iterable[Any]) -> Iterator[tuple[Any, bool]]:  # noqa: ARG002
         """The batches of this rank."""
         self.seen = 0
-        for batch in loader:
+        for batch in self._compared(loader, VALIDATION):
             if batch is not NO_BATCH:
                 self.seen += gathering.samples(batch)
                 yield batch, True
@@ -137,7 +176,7 @@ class DataParallel(Shared):
         _take_buffers(module)
 
     def step(self, *, is_full: bool) -> AbstractContextManager[Any]:
-        """Averages the gradients when the step is full, also of parameters that are trained only from now on."""
+        """Averages the gradients when the step is full, also of parameters that were frozen until now."""
         now = _trained(self._module)
         # DDP leaves the gradients of a parameter that was frozen when it began to each rank, for ever.
         if len(now) != len(self._trained) or any(map(operator.is_not, now, self._trained)):

@@ -7,6 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from marlin_ckpt.checkpoint import Checkpoint
+from marlin_ckpt.distributed.failures import together
 from marlin_ckpt.training import stepping
 from marlin_ckpt.training.module import ask_to_stop, wants_to_stop
 from marlin_ckpt.training.parallel import backends, own
@@ -94,9 +95,13 @@ class Restorable(Figures):
         return self._maker.make(self._steps(), stepping.epochs_ahead(self.args, state))
 
     def _steps(self) -> int:
-        """The optimizer steps in an epoch, estimated once: a module may take long to make its loader."""
+        """The optimizer steps in an epoch, estimated once: a module may take long to make its loader.
+
+        All ranks make as many, and schedules for as many.
+        """
         if self._steps_per_epoch is None:
-            self._steps_per_epoch = self.estimated_global_steps_per_epoch
+            own = together(self._ranks, lambda: self.estimated_global_steps_per_epoch)
+            self._steps_per_epoch = self._ranks.least(own)[0]
         return self._steps_per_epoch
 
     def _mine(self, loaded: Checkpoint) -> Checkpoint:

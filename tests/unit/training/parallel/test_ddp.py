@@ -83,7 +83,7 @@ def test_ranks_with_uneven_data_end_together_and_ranks_with_other_modules_are_re
         # The 13 samples are 5, 4 and 4. That all but rank 0 want to stop does not end the run.
         assert one["metrics"] == [pytest.approx((0 * 5 + 1 * 4 + 2 * 4) / 13), 1]
         assert one["differ"][0] == "TrainingError"
-        assert one["differ"][1].endswith("different parameters; the first that differs is layers.0.weight")
+        assert one["differ"][1].endswith("the first that differs is layers.0.weight")
         assert "it is on torch's meta device" in one["meta"][1]
         kind, text, is_there = one["apart"]
         assert (kind, is_there) == ("StorageError", one is found[0])
