@@ -61,10 +61,10 @@ def told_by_main(ranks: Ranks, work: Callable[[], _T]) -> _T:
             told = as_sent(error)
     try:
         told = ranks.told(told)
+        if isinstance(told, MarlinError):
+            failed, told = failed or told, None
         if failed is not None:
             raise of_all(failed)
-        if isinstance(told, MarlinError):
-            raise of_all(told)
     finally:
         del failed  # as above
     return told[0]  # type: ignore[no-any-return]
@@ -81,11 +81,14 @@ def share(ranks: Ranks, failed: Exception | None) -> None:
         As `together` does.
     """
     error = first_of(ranks, failed)
-    if error is None:
-        return
-    if error is failed:
-        raise of_all(error)
-    raise of_all(error) from failed
+    try:
+        if error is None:
+            return
+        if error is failed:
+            raise of_all(error)
+        raise of_all(error) from failed
+    finally:
+        del error, failed  # as above: this frame is one of its
 
 
 def first_of(ranks: Ranks, failed: _Error | None) -> _Error | MarlinError | None:

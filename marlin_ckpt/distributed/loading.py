@@ -56,9 +56,10 @@ def agreed(ranks: Ranks, work: Callable[[], _T]) -> _T:
         worst, by = _worst(ranks, _end_of(failed))
         if worst is not _End.WELL:
             sent = ranks.told(as_sent(failed, ranks.rank) if by == ranks.rank and failed else None, by)
-            if failed is not None and by == ranks.rank:
-                raise failed
-            raise sent
+            if failed is None or by != ranks.rank:
+                failed = sent
+            del sent
+            raise failed
     finally:
         del failed  # its frames would hold what was worked on
     return result  # type: ignore[return-value]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+
 import pytest
 
-from marlin_ckpt.distributed.failures import together
+from marlin_ckpt.distributed.failures import together, told_by_main
+from marlin_ckpt.distributed.loading import agreed
 from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.errors import MarlinError
 from tests.support import ranks
 
 _WORK = "tests.support.agreeing_ranks"
@@ -60,3 +66,23 @@ def test_the_others_notice_a_rank_that_is_killed():
     assert [one.code for one in ended] == [3, -9, 3]
     for one in (ended[0], ended[2]):
         assert one.errors.count("'rank 1 has ended'") == 5  # at once: none waits for it
+
+
+@pytest.mark.parametrize("call", [together, told_by_main, agreed])
+def test_an_error_keeps_nothing_alive_of_what_was_worked_on(call):
+    def fail(state) -> None:
+        def work() -> None:
+            raise MarlinError(f"{len(state)} parts")
+
+        with contextlib.suppress(MarlinError):
+            call(Ranks.alone(), work)
+
+    state = {1, 2}
+    alive = weakref.ref(state)
+    gc.disable()
+    try:
+        fail(state)
+        del state
+        assert alive() is None
+    finally:
+        gc.enable()

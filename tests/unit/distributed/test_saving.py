@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import mmap
+import weakref
 
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
@@ -12,6 +15,7 @@ import marlin_ckpt
 from marlin_ckpt.distributed.planning.plans import SavePlans
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.distributed.saving import plain, prepare, save_sharded, write
+from marlin_ckpt.errors import StorageError, UnsavableStateError
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 from tests.support import ranks
@@ -92,3 +96,22 @@ def test_a_shard_written_from_an_image_is_that_of_the_live_tensors(tmp_path):
     assert len(one) == len(other) == shard.size_bytes
     assert marlin_ckpt.verify(copied).status is marlin_ckpt.Status.INTACT
     assert report.size_bytes == shard.size_bytes + len((live / ".metadata").read_bytes())
+
+
+def test_a_state_whose_save_failed_is_freed_at_once_and_its_plan_is_forgotten(tmp_path):
+    alone, plans = Ranks.alone(), SavePlans()
+    path = tmp_path / "a_1.dcp"
+    save_sharded({"w": torch.ones(3)}, path, alone, plans, manifest())
+    gc.disable()
+    try:
+        for more, how in (({"f": lambda: 0}, {}), ({}, {"overwrite": False})):
+            state = {"w": torch.ones(3), **more}
+            alive = weakref.ref(state["w"])
+            with contextlib.suppress(UnsavableStateError, StorageError):
+                save_sharded(state, path, alone, plans, manifest(), **how)
+                raise AssertionError(more)
+            del state
+            assert alive() is None, more
+    finally:
+        gc.enable()
+    assert plans._plans == {}
