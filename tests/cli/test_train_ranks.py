@@ -11,6 +11,8 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from marlin_ckpt.cli.ranks import rank_log
+from marlin_ckpt.errors import StorageError
+from marlin_ckpt.saving.writing.file import FileImage
 from tests.support.rank_modules import config, run_ranks
 
 
@@ -67,6 +69,26 @@ def test_a_rank_that_is_killed_ends_the_others_with_one_error(tmp_path):
     errors = [line for one in ended for line in one.err.splitlines() if "error:" in line]
     assert [line.removeprefix("[rank 2] ") for line in errors] == ["error: rank 1 has ended"]
     assert saved(tmp_path)[-1] == "model_4.pt"
+
+
+def test_a_run_that_fails_while_its_last_save_fails_reports_both_and_ends_with_1(
+    tmp_path, run_main, monkeypatch
+):
+    real = FileImage.write
+
+    def write(image, *arguments):
+        if image._path.endswith("model_4.pt"):
+            raise StorageError("no room", "/full")
+        return real(image, *arguments)
+
+    monkeypatch.setattr(FileImage, "write", write)
+    path = config(tmp_path, backend="sp", does="raise", at=[0, 5])
+    code, _, err = run_main("train", "--config", path, "--set", "checkpointer.async_save=true")
+
+    assert code == 1
+    assert err.index("error: ValueError: of one rank") < err.index(
+        "The save under way failed, too: no room: /full"
+    )
 
 
 def test_a_refusal_is_that_of_rank_0(tmp_path):

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TextIO, cast
 
@@ -47,6 +47,7 @@ class Part:
         self._log = rank_log.RankLog(self.where.global_rank)
         self._directory = ""
         self._terminal: TextIO | None = None  # where stderr is another stream now
+        self._before_end: list[Callable[[], None]] = []
 
     def begin(self) -> None:
         """Prints from now on what this process has to print; called by a command that many run together."""
@@ -127,8 +128,14 @@ class Part:
             sys.stderr = before
             self._part_from_others(error)
 
+    def before_end(self, work: Callable[[], None]) -> None:
+        """Takes what is done once all has been printed, and may log."""
+        self._before_end.append(work)
+
     def end(self) -> None:
-        """Gives back the streams, and ends the log."""
+        """Does what was left for the end, gives back the streams, and ends the log."""
+        for work in self._before_end:
+            work()
         if self._terminal is not None:
             sys.stderr = self._terminal
         self._log.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import warnings
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +13,11 @@ import typer
 from marlin_ckpt.cli import log, output
 from marlin_ckpt.cli.options import Json, flag, option
 from marlin_ckpt.cli.ranks import printing
+from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.local.files import check_working_directory
 
 if TYPE_CHECKING:
+    from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
     from marlin_ckpt.config import Config as Settings
     from marlin_ckpt.operations.starting import ByMain
 
@@ -123,8 +126,20 @@ def _run(settings: Settings, *, resume: bool, guards: bool, quiet: bool) -> tupl
             trainer.train()
         except BaseException:
             output.so_far(lambda: progress.report(trainer, starter.start))
+            printing.part.before_end(lambda: _let_end(trainer.checkpointer))
             raise
     return (progress.report(trainer, starter.start) if is_main else {}), progress.has_news
+
+
+def _let_end(checkpointer: AbstractCheckpointer) -> None:
+    """Waits for the save under way when the run has failed, whose error has been printed by then."""
+    from marlin_ckpt.checkpointer.hooks import hooks_of
+
+    try:
+        hooks_of(checkpointer).wait()
+    except Exception as error:  # noqa: BLE001 - the other one is what counts
+        level = logging.ERROR if printing.part.is_main else logging.INFO
+        get_logger(__name__).log(level, "The save under way failed, too: %s", error)
 
 
 def _by_main(settings: Settings) -> ByMain:
