@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from marlin_ckpt.checkpoint import checked_index
+from marlin_ckpt.directory import leftovers
 from marlin_ckpt.directory.newest import Candidates, OnPassedOver
 from marlin_ckpt.directory.search import Series
 from marlin_ckpt.distributed.failures import told_by_main
@@ -54,6 +55,8 @@ class Choice:
             CheckpointNotFoundError: there is none.
             MarlinError: as `newest_agreed`, and what `attempt` raises.
         """
+        if ranks.is_main:
+            leftovers.settle(self.series.directory)
         if not self.is_search:
             return attempt(told_by_main(ranks, lambda: next(iter(self.candidates()))))
         found = newest_agreed(ranks, self.candidates, attempt, logger, on_passed_over)

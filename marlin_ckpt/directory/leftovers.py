@@ -1,9 +1,11 @@
 """Removes what earlier runs left, and logs what it did; a failure ends no run."""
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 
-from marlin_ckpt.directory import removing
+from marlin_ckpt.directory import lease, removing
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.escaping import get_logger
@@ -35,14 +37,28 @@ def sweep_beside(path: PathText) -> None:
     sweep(os.path.realpath(directory) if os.path.islink(directory) else directory, _logger)
 
 
-def sweep(directory: str, logger: logging.Logger) -> None:
-    """Removes what dead runs left half written, which can be as large as all else.
+def settle(directory: str) -> None:
+    """Gives a folder its name back whose replacement a kill interrupted between two renames.
 
-    A folder whose replacement a kill interrupted gets its name back, on a file system that cannot exchange
-    two names in one instant.
+    That happens on a file system that cannot exchange two names in one instant. Whoever goes on from what is
+    in a directory calls this before.
     """
-    try:
+    with contextlib.suppress(MarlinError):  # what cannot be changed can still be loaded
         staging.settle(directory)
+
+
+@contextlib.contextmanager
+def settled(directory: str) -> Iterator[None]:
+    """Holds the lease of a directory, after `settle`."""
+    with lease.held(directory):
+        settle(directory)
+        yield
+
+
+def sweep(directory: str, logger: logging.Logger) -> None:
+    """Removes what dead runs left half written, which can be as large as all else; see also `settle`."""
+    settle(directory)
+    try:
         outcome = removing.carry_out(removing.plan_sweeping(directory))
     except MarlinError:  # a save must not fail for what others left
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ import torch.distributed as dist
 from marlin_ckpt.distributed import roll_call
 from marlin_ckpt.distributed.roll_call import Absent, RollCall
 from marlin_ckpt.errors import RankError
+from marlin_ckpt.escaping import get_logger
 
+_logger = get_logger(__name__)
 _OPEN, _NONE = "open", "-"  # the key of the meeting that is open, and what it has where none is
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.001, 0.2
 HINT = "the log of the rank that failed first says why"
@@ -63,7 +66,7 @@ def _opened(store: Any, world_size: int, timeout_s: float) -> str:
     name = secrets.token_hex(8)
     store.set(_OPEN, name)
     calling, absent = RollCall(store, range(1, world_size)), Absent([])
-    patience = _Patience(timeout_s)
+    patience = _Patience(timeout_s, lambda: absent)
     while patience.lasts():
         absent = calling.absent(name)
         if not absent.ranks:
@@ -83,7 +86,8 @@ def _joined(store: Any, rank: int, timeout_s: float) -> str:
     """Comes to the meeting that rank 0 opens, and returns its name when it begins."""
     name = _NONE
     calling, absent = RollCall(store, [0]), Absent([0])
-    patience = _Patience(timeout_s)
+    # One of those that wait says so.
+    patience = _Patience(timeout_s, lambda: absent if rank == 1 and name == _NONE else None)
     while patience.lasts():
         now = _now_open(store)
         if now not in (_NONE, name):
@@ -110,19 +114,25 @@ def _check_not_failed(store: Any, name: str) -> None:
 
 
 class _Patience:
-    """Looks again and again until a time is over, after longer and longer pauses."""
+    """Looks again and again until a time is over, after longer and longer pauses; says if that is long."""
 
-    def __init__(self, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
+    def __init__(self, seconds: float, awaited: Callable[[], Absent | None] = lambda: None) -> None:
+        self._seconds, self._awaited = seconds, awaited
+        self._began = time.monotonic()
         self._pause = 0.0
+        self._is_silent = False
 
     def lasts(self) -> bool:
         """Pauses, but for the first time; returns whether to look once more."""
         if not self._pause:
             self._pause = _FIRST_POLL_S
             return True
-        if time.monotonic() > self._deadline:
+        waited_s = time.monotonic() - self._began
+        if waited_s > self._seconds:
             return False
+        if waited_s > roll_call.PATIENCE_S and not self._is_silent and (absent := self._awaited()):
+            self._is_silent = True
+            _logger.warning("Waiting for %s, up to %g s.", absent.names, self._seconds)
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_POLL_S)
         return True

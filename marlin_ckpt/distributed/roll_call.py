@@ -36,13 +36,17 @@ class Absent(NamedTuple):
         Args:
             timeout_s: for how long they were waited for, in seconds.
         """
-        names = list(map(str, self.ranks))
-        who = "another rank has"
-        if len(names) == 1:
-            who = f"rank {names[0]} has"
-        elif names:
-            who = f"the ranks {', '.join(names[:-1])} and {names[-1]} have"
-        return f"{who} ended" if self.have_ended else f"{who} ended, or did not answer within {timeout_s:g} s"
+        has = "have" if len(self.ranks) > 1 else "has"
+        ended = f"{self.names} {has} ended"
+        return ended if self.have_ended else f"{ended}, or did not answer within {timeout_s:g} s"
+
+    @property
+    def names(self) -> str:
+        """Who they are, for a message."""
+        if not self.ranks:
+            return "another rank"
+        *first, last = map(str, self.ranks)
+        return f"the ranks {', '.join(first)} and {last}" if first else f"rank {last}"
 
 
 class RollCall:

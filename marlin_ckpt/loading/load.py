@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from marlin_ckpt import errors
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
-from marlin_ckpt.directory import latest
+from marlin_ckpt.directory import latest, leftovers
 from marlin_ckpt.directory.newest import newest_intact
 from marlin_ckpt.distributed.loading import agreed, newest_agreed
 from marlin_ckpt.distributed.ranks import Ranks
@@ -90,6 +90,9 @@ class Loader:
             if filename:
                 self.logger.warning("load_filename %s is ignored, since load_dir is not set.", filename)
             return Loaded(Checkpoint())
+        goes_on = self.args.checkpoint and os.path.abspath(load_dir) == os.path.abspath(self.args.save_dir)
+        if goes_on and self.ranks.is_main:
+            leftovers.settle(os.fspath(load_dir))
         if not filename or not os.fspath(filename):
             return self._load_newest(load_dir)
         try:

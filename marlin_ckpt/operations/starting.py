@@ -9,7 +9,7 @@ from typing import Any
 
 from marlin_ckpt import naming
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
-from marlin_ckpt.directory import catalog, lease, notes, runs
+from marlin_ckpt.directory import catalog, leftovers, notes, runs
 from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.neighbours import runs_of
 from marlin_ckpt.directory.newest import newest_loadable, rescue
@@ -74,7 +74,7 @@ def leased(
     if not (args.checkpoint and epochs and os.path.isdir(save_dir)):
         return contextlib.nullcontext()
     _check_writable(save_dir)
-    return lease.held(save_dir)
+    return leftovers.settled(save_dir)
 
 
 def decide(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 
+from marlin_ckpt.distributed import roll_call
 from marlin_ckpt.distributed.failures import together
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import CorruptCheckpointError, MarlinError, RankError
@@ -56,3 +58,20 @@ def lose_one(lost: int) -> list[str]:
     sys.stderr.write(f"{found}\n")
     sys.stderr.flush()
     os._exit(3)
+
+
+def come_late() -> list[str]:
+    """Rank 1 comes last to a meeting: what rank 0 logs meanwhile."""
+    roll_call.PATIENCE_S = 0.0
+    ranks, said = Ranks(), []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("marlin_ckpt").addHandler(handler)
+    store = roll_call.store()
+    if ranks.rank == 1:
+        store.wait(["said"])
+    elif ranks.is_main:
+        handler.emit = lambda record: (said.append(record.getMessage()), store.set("said", ""))
+    ranks.renew()
+    ranks.meet()
+    return said

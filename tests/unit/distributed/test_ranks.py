@@ -86,3 +86,7 @@ def test_an_error_keeps_nothing_alive_of_what_was_worked_on(call):
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_rank_0_says_for_whom_all_wait():
+    assert ranks.run(2, f"{_WORK}:come_late") == [["Waiting for rank 1, up to 600 s."], []]
