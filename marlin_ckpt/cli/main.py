@@ -80,11 +80,12 @@ def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - 
 def _end(error: BaseException, arguments: list[str]) -> int:
     """Prints what is to be printed of the error that ended a command, and returns the exit code."""
     code = _code_of(error)
-    if "--json" in itertools.takewhile(lambda one: one != "--", arguments):
-        problems.document_of_failure(error, code)
-    with printing.part.failing(error):
-        _tell(error, code)
-    launched.report(problems.message_of(error))
+    with printing.part.heard_out():
+        if "--json" in itertools.takewhile(lambda one: one != "--", arguments):
+            problems.document_of_failure(error, code)
+        with printing.part.failing(error):
+            _tell(error, code)
+        launched.report(problems.message_of(error))
     return code
 
 

@@ -7,7 +7,9 @@ import contextlib
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -97,6 +99,18 @@ class Part:
         if self._is_many:
             self._directory = directory
             self._log.keep_in(directory, is_new=is_new)
+
+    @contextlib.contextmanager
+    def heard_out(self) -> Iterator[None]:
+        """Lets SIGTERM wait: torchrun sends it to all others once a rank has died, while they say so."""
+        if not self._is_many or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     @contextlib.contextmanager
     def failing(self, error: BaseException) -> Iterator[None]:
