@@ -1,4 +1,4 @@
-"""Runs that torchrun itself starts, ends and starts again; few of them, since each start imports torch."""
+"""Runs that torchrun itself starts, ends and starts again; few of them, since each start takes seconds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+from marlin_ckpt.cli.main import main
+from tests.support import torchrun
 from tests.support.folders import REPOSITORY
 from tests.support.rank_modules import config
 
@@ -17,9 +20,9 @@ PATIENCE_S = 240
 
 def start(directory: Path, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.Popen:
     """Starts torchrun, with two ranks."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.Popen(
-        [*torchrun, *options, "-m", "marlin_ckpt", *arguments], cwd=directory, stdin=subprocess.DEVNULL,
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return torchrun.Popen(
+        [*command, *options, "-m", "marlin_ckpt", *arguments], cwd=directory, stdin=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -59,15 +62,18 @@ def test_sigterm_to_torchrun_stops_all_ranks_saved_and_the_grace_is_compared_wit
     assert "".join(said).count(warned) == 1
 
 
-def test_a_run_on_two_ranks_of_which_one_is_killed_is_proven_to_resume_identically(tmp_path):
-    command = [sys.executable, "-m", "marlin_ckpt", "prove-resume", "--config", str(config(tmp_path))]
-    ended = subprocess.run(
-        [*command, "--nproc", "2", "--steps", "4", "--kill-at", "3@1", "--json"], cwd=tmp_path, text=True,
-        env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        capture_output=True, timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+def test_a_run_on_two_ranks_of_which_one_is_killed_is_proven_to_resume_identically(
+    tmp_path, monkeypatch, capsys
+):
+    starts = types.SimpleNamespace(Popen=torchrun.Popen, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr("marlin_ckpt.training.proof.many.subprocess", starts)
+    monkeypatch.setenv("PYTHONPATH", os.fspath(REPOSITORY))
+    monkeypatch.chdir(tmp_path)
+    proof = ["prove-resume", "--config", str(config(tmp_path)), "--nproc", "2"]
+    code = main([*proof, "--steps", "4", "--kill-at", "3@1", "--json"])
 
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout)
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    found = json.loads(out)
     assert (found["identical"], found["kills"], found["steps"]) == (True, ["3@1"], 4)
     assert found["compared"]["batches"] == 8  # of both ranks

@@ -28,6 +28,7 @@ from tests.support.folders import REPOSITORY, SUPPORT
 ANSWER = struct.Struct("i")
 # Python, torch and the libraries below read these when they start.
 _READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "OMP_", "MKL_", "MALLOC_", "TORCH", "CUDA", "KMP_")
+_READ_LATER = ("PYTHONPATH", "PYTHONUNBUFFERED", "TORCHELASTIC_", "TORCH_NCCL_")
 
 
 _PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
@@ -67,9 +68,7 @@ class Popen(subprocess.Popen):
         streams = [asked[name] for name in ("p2cread", "c2pwrite", "errwrite")]
         descriptors = [number if one == -1 else one for number, one in enumerate(streams)]
         data = json.dumps(request).encode()
-        socket.send_fds(
-            _server(os.getpid(), self.imports), [data], [answering, *descriptors, *asked["pass_fds"]]
-        )
+        socket.send_fds(server(self.imports), [data], [answering, *descriptors, *asked["pass_fds"]])
         os.close(answering)
         self._close_pipe_fds(*(asked[name] for name in _PIPES))
         self.pid = self._next_answer()
@@ -116,8 +115,13 @@ def run(args, *, timeout: float, capture_output: bool = False, check: bool = Fal
 
 
 def _is_read_at_start(environment: dict[str, str]) -> bool:
-    changed = {name for name, _ in environment.items() ^ os.environ.items()} - {"PYTHONPATH"}
-    return any(name.startswith(_READ_AT_START) for name in changed)
+    changed = {name for name, _ in environment.items() ^ os.environ.items()}
+    return any(name.startswith(_READ_AT_START) and not name.startswith(_READ_LATER) for name in changed)
+
+
+def server(imports: tuple[str, ...]) -> socket.socket:
+    """Where to ask for processes forked from one that has imported this, too."""
+    return _server(os.getpid(), imports)
 
 
 @functools.cache

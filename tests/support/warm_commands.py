@@ -6,7 +6,6 @@ and ends as the process does. Only SIGKILL cannot be handed on; commands that ar
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -38,7 +37,7 @@ _MAIN = "import sys; sys.argv[0] = 'marlin-ckpt'; from marlin_ckpt.cli.main impo
 
 def make(directory: Path) -> int:
     """Writes the two scripts into a directory; returns the descriptor that they have to inherit."""
-    forks = warm._server(os.getpid(), ()).fileno()
+    forks = warm.server(()).fileno()
     for name, before in {"python": [], "marlin-ckpt": ["-c", _MAIN]}.items():
         script = directory / name
         script.write_text(_SCRIPT.format(python=sys.executable, before=before, forks=forks))
