@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from marlin_ckpt.errors import UnsavableStateError
 from marlin_ckpt.formats.shards.nesting import KINDS, OWN, Flattening, Kinds, Path, merged, unflatten
+from marlin_ckpt.formats.torch.unpicklable import PARTS
 
 __all__ = [
     "KINDS", "OWN", "Flat", "Kinds", "Path", "beyond", "flatten", "local_of", "merged", "unflatten"
@@ -77,9 +78,11 @@ class _Flattening(Flattening):
         return is_known and local.layout is torch.strided and not local.is_quantized and not local.is_nested
 
     def check_value(self, path: Path, value: Any) -> None:
+        kind, name = type(value).__name__, ".".join(map(str, path))
         if _has_dtensor(value):
-            what = f"the {type(value).__name__} at {'.'.join(map(str, path))} holds a DTensor"
-            raise UnsavableStateError(what, "", "put sharded tensors into dicts, lists and tuples alone")
+            raise UnsavableStateError(f"the {kind} at {name} holds a DTensor", "", PARTS["DTensor"])
+        if kind in PARTS:
+            raise UnsavableStateError(f"this process has only a part of the {kind} {name}", "", PARTS[kind])
 
 
 def _ties(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:

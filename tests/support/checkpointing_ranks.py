@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch.distributed._shard import sharded_tensor
+from torch.distributed._shard.sharding_spec import ChunkShardingSpec
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -195,6 +198,8 @@ def refuse(directory: str) -> list[str]:
     """Calls that are wrong at one rank or at all: what each raises; then one that is right."""
     rank, run, found = dist.get_rank(), Run(), []
     state = {"model": run.model}
+    spec = ChunkShardingSpec(dim=0, placements=["rank:0/cpu", "rank:1/cpu"])
+    of_fsdp1 = sharded_tensor.rand(spec, 4, 4)
 
     def path(name: str) -> str:
         return os.path.join(directory, name)
@@ -209,6 +214,9 @@ def refuse(directory: str) -> list[str]:
         lambda: marlin_ckpt.load(path(f"{'ab'[rank]}.dcp")),
         lambda: marlin_ckpt.load(path("b.dcp"), into=3 if rank else state),
         lambda: marlin_ckpt.load(path("b.dcp"), into=state),
+        lambda: marlin_ckpt.save({"w": of_fsdp1}, path("c.pt")),
+        lambda: marlin_ckpt.save({"w": of_fsdp1}, path("c.dcp")),
+        lambda: marlin_ckpt.save({"held": SimpleNamespace(w=run.model[0].weight)}, path("c.pt")),
     ):
         try:
             work()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import os
@@ -260,9 +259,8 @@ def write_by_dcp(directory: str) -> dict:
                 dcp.save(one, storage_writer=writer, planner=planner)
             except dcp.CheckpointException as error:
                 found[name] = str(error)
-        del writer
-    gc.collect()
     dist.barrier()
-    found["left"] = sorted(os.listdir(directory))
+    found["left"] = sorted(os.listdir(directory))  # though the writer lives on
+    del writer
     found["stands"] = before == sorted(os.listdir(path)) and _by_stock(state, path)
     return found

@@ -16,7 +16,7 @@ from torch.serialization import location_tag, normalize_storage_type
 from torch.storage import TypedStorage, UntypedStorage
 
 from marlin_ckpt.errors import StorageError, UnsavableStateError
-from marlin_ckpt.formats.torch.unpicklable import place_of
+from marlin_ckpt.formats.torch.unpicklable import PARTS, place_of
 from marlin_ckpt.formats.values.dtypes import DTYPES
 
 _PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no later one
@@ -165,6 +165,8 @@ class _Pickler(pickle.Pickler):
         if issubclass(kind, UntypedStorage):
             storage_type = normalize_storage_type(kind)  # type: ignore[no-untyped-call]
             return self._storage_id(obj, torch.uint8, storage_type, obj.nbytes(), location_tag(obj))
+        if issubclass(kind, torch.Tensor) and (hint := PARTS.get(kind.__name__)):
+            raise UnsavableStateError(f"this process has only a part of the {kind.__name__}", "", hint)
         if _is_familiar_name(obj):
             self._familiar[id(obj)] = obj
         else:
@@ -226,6 +228,8 @@ def encode(state: Any) -> Encoded:
         what = error.what if isinstance(error, UnsavableStateError) else f"it cannot be pickled: {error}"
         place = place_of(state, _fails)
         hint = "a state is made of tensors, numbers, strings and containers of these: leave out what is not"
+        if isinstance(error, UnsavableStateError):
+            hint = error.hint or hint
         raise UnsavableStateError(f"the state{place and ' at '}{place}: {what}", "", hint) from error
     # Of a tuple that holds itself a pickler pops the first version, by opcodes that torch does not know.
     if pickler.has_shared_tuples and any(

@@ -3,6 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+# Tensors that would be pickled without what other ranks have of them, and what to do in their place.
+PARTS = {
+    "DTensor": "put sharded tensors into dicts, lists and tuples alone",
+    "ShardedTensor": "give FullyShardedDataParallel a device_mesh=, or save by dcp.save with a MarlinWriter",
+}
+
 
 def place_of(state: Any, fails: Callable[[Any], bool]) -> str:
     """The path of the innermost part that alone cannot be pickled, such as `module_interface_state.rate.0`.
@@ -34,5 +40,5 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"(key) {key!r}", key) for key in value)
     elif issubclass(kind, (list, tuple, set, frozenset)):
         yield from ((str(number), part) for number, part in enumerate(value))
-    elif not issubclass(kind, type):
+    elif kind.__name__ not in PARTS and not issubclass(kind, type):
         yield from getattr(value, "__dict__", {}).items()

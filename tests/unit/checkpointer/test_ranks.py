@@ -66,6 +66,9 @@ def test_what_is_wrong_at_one_rank_is_raised_at_all_which_then_go_on(tmp_path):
         "RankError: this rank loads b.dcp, and rank 0 a.dcp",
         "ArgumentsError: into: expected a module, an optimizer or a dict of such, not a int",
         "done",
+        "UnsavableStateError: the state at w: this process has only a part of the ShardedTensor",
+        "UnsavableStateError: rank 0: this process has only a part of the ShardedTensor w",
+        "UnsavableStateError: the state at held.w: this process has only a part of the DTensor",
     ]
     assert first == [
         "ArgumentsError: rank 1: index: expected an integer of 0 or more, not -1",
@@ -77,6 +80,9 @@ def test_what_is_wrong_at_one_rank_is_raised_at_all_which_then_go_on(tmp_path):
         "RankError: rank 1: this rank loads b.dcp, and rank 0 a.dcp",
         "ArgumentsError: rank 1: into: expected a module, an optimizer or a dict of such, not a int",
         "done",
+        "UnsavableStateError: the state at w: this process has only a part of the ShardedTensor",
+        "UnsavableStateError: this process has only a part of the ShardedTensor w",
+        "UnsavableStateError: the state at held.w: this process has only a part of the DTensor",
     ]
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.pt", "b.dcp"]
 
