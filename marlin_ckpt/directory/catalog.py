@@ -176,10 +176,14 @@ def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = 
 
 
 def entry(path: PathText) -> Entry | None:
-    """One checkpoint or other file as `find` would list it; None where there is none."""
+    """One checkpoint or other file as `find` would list it; None where there is none.
+
+    A link to a folder, such as `best`, is followed: whoever names it means that folder.
+    """
     text = os.fspath(path).rstrip("/")
     try:
-        if os.path.basename(text) in (os.curdir, os.pardir):
+        is_link = os.path.islink(text) and os.path.isdir(text)
+        if is_link or os.path.basename(text) in (os.curdir, os.pardir):
             text = os.path.realpath(text)
         place, last = os.path.split(text)
         status, above = os.stat(text), os.stat(place or os.curdir)

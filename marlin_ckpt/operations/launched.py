@@ -4,7 +4,6 @@ And what this process tells torchrun: what has ended it.
 """
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -75,6 +74,8 @@ def report(message: str, environment: Mapping[str, str] = os.environ) -> None:
         message: that was printed.
         environment: of the process.
     """
+    import json  # noqa: PLC0415 - `latest` goes without
+
     path = environment.get(f"{_PREFIX}ERROR_FILE")
     if not path:
         return

@@ -62,10 +62,10 @@ def nothing_in(named: Iterable[str], entries: Sequence[Entry]) -> list[Checkpoin
         named: the paths that the user named.
         entries: the files that were found by them.
     """
-    found = [os.path.join(os.path.abspath(one.path), "") for one in entries]
+    found = [os.path.join(os.path.realpath(one.path), "") for one in entries]
     errors = []
     for path in named:
-        place = os.path.join(os.path.abspath(path), "")
+        place = os.path.join(os.path.realpath(path), "")
         if not any(one.startswith(place) for one in found):
             names = sorted(os.listdir(path))
             some = ", ".join(names[:_MOST_NAMES]) + ", ..." * (len(names) > _MOST_NAMES)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import marlin_ckpt
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.formats.manifest import Mesh, Sharded
 from tests.support.equality import is_same
@@ -43,6 +44,18 @@ def test_list_latest_and_verify_have_a_row_for_each(capsys):
     ]
     assert run(capsys, "latest", ".", "--intact")[0] == "./model_5.dcp\n"
     assert [one["status"] for one in document(capsys, "verify", ".")["files"]] == ["intact"] * 3
+
+
+def test_a_link_that_is_named_is_followed_to_a_folder_and_counts_for_none_beside_it(directory, capsys):
+    (directory / "best").symlink_to("model_4.dcp")
+    assert run(capsys, "verify", "best")[0] == f"intact  {directory / 'model_4.dcp'}\n"
+    assert document(capsys, "show", "best")["index"] == 4
+    run(capsys, "diff", "best", "model_4.dcp")
+    run(capsys, "export", "best", "-o", "best.pt", "--state", "all")
+    assert marlin_ckpt.load("best")["trainer_state"]["epoch"] == 4
+    assert len(document(capsys, "list", ".", "--ext", "dcp")["checkpoints"]) == 3
+    run(capsys, "clean", ".", "--keep-last", "1", "--ext", "dcp")
+    assert sorted(os.listdir()) == ["best", "best.pt", "model_4.dcp", "model_5.dcp"]
 
 
 def test_show_says_how_many_ranks_wrote_it_and_how_they_were_arranged(directory, capsys):
