@@ -32,6 +32,7 @@ class Unforeseen(Exception):
 def small_pieces(monkeypatch):
     monkeypatch.setattr(local_writer, "_DIRECT_FROM_BYTES", 0)
     monkeypatch.setattr(direct, "_PIECE_BYTES", 4096)
+    monkeypatch.setattr(direct, "_IMAGE_PIECE_BYTES", 4096)
     monkeypatch.setattr(local_writer, "_CACHED_PIECE_BYTES", 4096)
     monkeypatch.setattr(staging, "_TASK_BYTES", 4096)
 

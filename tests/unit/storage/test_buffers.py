@@ -1,0 +1,51 @@
+"""The buffers that files are written from past the page cache: kept for the next file, and shared with none."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+
+import pytest
+
+from marlin_ckpt.storage.local import direct
+from marlin_ckpt.storage.local.writer import Writer, open_writer
+
+MEBIBYTE = 1 << 20
+
+
+def test_the_buffers_of_a_file_are_those_of_the_next_and_no_file_has_them_of_one_that_is_written(
+    file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct, "_kept", [])
+
+    def fill(filling: Writer) -> set[int]:
+        used = set()
+        for _ in range(8):
+            used.add(ctypes.addressof(ctypes.c_char.from_buffer(filling._piece)))
+            filling.put(bytes(MEBIBYTE))
+        return used
+
+    with open_writer(file, 64 * MEBIBYTE) as filling:
+        first = fill(filling)
+        with (
+            tempfile.TemporaryFile(buffering=0) as other,
+            open_writer(other.fileno(), 64 * MEBIBYTE) as beside,
+        ):
+            assert not fill(beside) & first
+        filling.finish()
+    os.ftruncate(file, 0)
+    with open_writer(file, 64 * MEBIBYTE) as filling:
+        assert fill(filling) <= first
+    assert len(direct._kept) == direct._MOST_KEPT
+
+
+def test_a_process_that_is_forked_does_not_write_into_the_buffers_of_its_parent(file: int) -> None:
+    with open_writer(file, 64 * MEBIBYTE) as filling:
+        filling.put(b"parent")
+        if (child := os.fork()) == 0:
+            filling._piece[:6] = b"child "
+            os._exit(0)
+        os.waitpid(child, 0)
+        filling.finish()
+    assert os.pread(file, 100, 0) == b"parent"
