@@ -17,14 +17,14 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.storage import WriteResult
 
-from marlin_ckpt.distributed.metadata import from_bytes
 from marlin_ckpt.distributed.planning.assigning import assign
 from marlin_ckpt.distributed.planning.describing import Entry, Own, Table
 from marlin_ckpt.distributed.planning.laying_out import lay_out, shard_name
 from marlin_ckpt.distributed.planning.metadata_bytes import to_pickle
 from marlin_ckpt.distributed.reads.boxes import Box
-from marlin_ckpt.distributed.reads.index import TorchIndex
+from marlin_ckpt.distributed.reads.index import ColumnIndex
 from marlin_ckpt.distributed.reads.tensors import pieces_of
+from marlin_ckpt.formats.layouts.dcp.columns.reading import read_columns
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.naming import Kind
 
@@ -77,11 +77,11 @@ def _ours(world: int, names: list[str]) -> dict[str, float]:
             kind=Kind.CHECKPOINT, index=1, created="", run_id="", save_number=1, records=records
         ).to_json()  # fmt: skip
 
-    read_s, metadata = _timed(lambda: from_bytes(data, ""))
+    read_s, columns = _timed(lambda: read_columns(data))
     part = Box((rows, 0), (rows, _COLUMNS))
 
     def find() -> None:
-        index = TorchIndex(metadata, "")
+        index = ColumnIndex(columns, "")
         for name in index.tensors:
             pieces_of(index, name, part, "")
 

@@ -14,12 +14,14 @@ from isal import isal_zlib
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.distributed.failures import told_by_main
 from marlin_ckpt.distributed.ranks import Ranks
-from marlin_ckpt.distributed.reads.index import Index, PlainIndex, TorchIndex
+from marlin_ckpt.distributed.reads.index import ColumnIndex, Index, PlainIndex
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, CorruptCheckpointError, NotACheckpointError
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.layouts.dcp import ours
+from marlin_ckpt.formats.layouts.dcp.columns.reading import read_columns
 from marlin_ckpt.formats.layouts.dcp.faults import faults_in
+from marlin_ckpt.formats.layouts.dcp.metadata import whole_metadata
 from marlin_ckpt.formats.layouts.dcp.saved import METADATA, Saved, metadata_files, saved_in
 from marlin_ckpt.formats.layouts.folder import files_of
 from marlin_ckpt.formats.layouts.members import Folder
@@ -88,7 +90,9 @@ class Sharded:
         """
         if METADATA not in self._metadata:
             raise CorruptCheckpointError(f"{METADATA} is missing, there is only that of each rank", self.path)
-        return _of_torch(self._metadata, self.path)
+        from marlin_ckpt.distributed.metadata import of_saved  # noqa: PLC0415 - with all of DCP
+
+        return of_saved(_saved(self._metadata, self.path), self.path)
 
     def file(self, name: str) -> File:
         """Opens a shard, once; from any thread.
@@ -145,7 +149,7 @@ def opened(path: str, ranks: Ranks) -> Iterator[Sharded]:
     """
     told = told_by_main(ranks, lambda: _checked(path))
     entry = replace(told.entry, place=os.path.dirname(path.rstrip("/")) or os.curdir)
-    index = _index(told.metadata, told.manifest, path)
+    index = _index(told.metadata, path)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(open_store(entry.place))
         yield Sharded(path, told.manifest, index, told.metadata, Folder(store, entry), stack)
@@ -176,7 +180,7 @@ def _read(path: str) -> _Told:
         found = {}
         for name in metadata_files(folder):
             with folder.open(name) as source:
-                found[name] = source.read(0, source.size_bytes)
+                found[name] = whole_metadata(source)
     if not found:
         raise CorruptCheckpointError(f"the save did not finish: {METADATA} is missing", path)
     if manifest is not None:
@@ -189,17 +193,9 @@ def _read(path: str) -> _Told:
     return _Told(entry, found)
 
 
-def _index(found: dict[str, bytes], manifest: Manifest | None, path: str) -> Index:
-    """What metadata says: that of ours, which was compared with its checksum, is read ten times as fast."""
-    if manifest is None or METADATA not in found:
-        return PlainIndex(_saved(found, path), path)
-    return TorchIndex(_of_torch(found, path), path)
-
-
-def _of_torch(found: dict[str, bytes], path: str) -> Metadata:
-    from marlin_ckpt.distributed import metadata  # noqa: PLC0415 - with all of DCP, for whoever has that
-
-    return metadata.from_bytes(found[METADATA], f"{path}/{METADATA}")
+def _index(found: dict[str, bytes], path: str) -> Index:
+    columns = read_columns(found[METADATA]) if METADATA in found else None
+    return PlainIndex(_saved(found, path), path) if columns is None else ColumnIndex(columns, path)
 
 
 def _saved(found: dict[str, bytes], path: str) -> Saved:

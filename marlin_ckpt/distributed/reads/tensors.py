@@ -17,7 +17,7 @@ from marlin_ckpt.distributed.reads.folder import Sharded
 from marlin_ckpt.distributed.reads.index import Index
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.layouts.dcp.faults import overlap
-from marlin_ckpt.formats.layouts.dcp.metadata import Chunk
+from marlin_ckpt.formats.layouts.dcp.pieces import Chunk
 from marlin_ckpt.formats.layouts.dcp.saved import Item
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.values.tensor import contiguous_stride

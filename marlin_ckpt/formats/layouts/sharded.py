@@ -77,8 +77,7 @@ class ShardedLayout(FolderLayout):
 
     def verify(self, store: Store, entry: Entry, on_bytes: OnBytes) -> Verdict:
         """Reads all files that the manifest lists, compares CRC32s, and what they say of each other."""
-        from marlin_ckpt.formats.budget import LARGEST_PICKLE  # noqa: PLC0415 - see above
-        from marlin_ckpt.formats.layouts.dcp import ours  # noqa: PLC0415
+        from marlin_ckpt.formats.layouts.dcp import ours  # noqa: PLC0415 - see above
         from marlin_ckpt.formats.layouts.dcp.saved import read_saved  # noqa: PLC0415
         from marlin_ckpt.formats.verdicts import Status, Verdict  # noqa: PLC0415
 
@@ -91,13 +90,13 @@ class ShardedLayout(FolderLayout):
             reason += f", with {listed(list(lost))}" if lost else ""
             return Verdict(entry.path, status, reason, lost, entry.size_bytes)
         bad = differing(store, entry, files, on_bytes)
-        is_huge = _METADATA in folder.items and folder.items[_METADATA].size_bytes > LARGEST_PICKLE
+        is_huge = _METADATA in folder.items and _is_huge(folder)
         saved = None if is_huge or _METADATA in bad else read_saved(folder)
         found = ours.faults(folder, saved, sharded, files, bad)
         if found.wrong:
             said = "; ".join(found.wrong[:_MOST_SAID])
             return Verdict(entry.path, Status.CORRUPT, said, found.names, entry.size_bytes)
-        if is_huge:  # that of a thousand ranks takes many minutes and gigabytes to read
+        if is_huge:  # that of a thousand ranks would take many minutes and gigabytes, if torch has pickled it
             reason = "; ".join(
                 filter(None, (reason, f"{_METADATA} is too large to be compared with the shards"))
             )
@@ -122,6 +121,13 @@ class ShardedLayout(FolderLayout):
         faults = faults_in(saved, folder.items)
         root, imports = tree_of(folder, saved, without=OWN_VALUES)
         return joined(root, found, imports, [*([] if status else faults.missing), *faults.wrong])
+
+
+def _is_huge(folder: Folder) -> bool:
+    from marlin_ckpt.formats.layouts.dcp.metadata import is_too_large  # noqa: PLC0415 - see above
+
+    with folder.open(_METADATA) as source:
+        return is_too_large(source)
 
 
 def sharded_of(manifest: Manifest, path: str) -> Sharded:

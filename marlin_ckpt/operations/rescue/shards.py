@@ -14,7 +14,7 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.layouts.dcp.checking import check
 from marlin_ckpt.formats.layouts.dcp.faults import faults_in, short_names
-from marlin_ckpt.formats.layouts.dcp.metadata import Path
+from marlin_ckpt.formats.layouts.dcp.pieces import Path
 from marlin_ckpt.formats.layouts.dcp.saved import METADATA, Saved, metadata_files, read_saved
 from marlin_ckpt.formats.layouts.folder import read_manifest
 from marlin_ckpt.formats.layouts.members import Folder

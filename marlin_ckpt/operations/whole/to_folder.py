@@ -15,7 +15,7 @@ from marlin_ckpt.directory import leftovers
 from marlin_ckpt.errors import NotACheckpointError, UnsavableStateError
 from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.content.contents import Contents
-from marlin_ckpt.formats.layouts.dcp.metadata import Chunk, Described, Place
+from marlin_ckpt.formats.layouts.dcp.pieces import Chunk, Described, Place
 from marlin_ckpt.formats.layouts.dcp.saved import METADATA
 from marlin_ckpt.formats.layouts.dcp.writing import metadata_bytes
 from marlin_ckpt.formats.manifest import Manifest, Sharded

@@ -1,4 +1,4 @@
-"""The buffers that files are written from past the page cache: kept for the next file, and shared with none."""
+"""The buffers that files are written from past the page cache: kept, and shared with no other file."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 - `layout`: recognises such a folder, and which files beside the shards belong to it.
 - `metadata`: reads `.metadata`, a pickle, without running any of it.
+- `columns`: reads that of marlin-ckpt as columns of numbers.
+- `pieces`: what it says of a tensor, of its pieces, and of where they are.
 - `saved`: what the metadata of a folder, one file or one for each rank, says is in which shard.
 - `tree`: what a folder holds, as one tree.
 - `checking`: reads every shard and compares the checksums of the items in it.

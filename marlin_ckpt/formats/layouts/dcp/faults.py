@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from marlin_ckpt.formats.layouts.dcp.metadata import Chunk, Described
+from marlin_ckpt.formats.layouts.dcp.pieces import Chunk, Described
 from marlin_ckpt.formats.layouts.dcp.saved import METADATA, SHARD, Item, Saved
 from marlin_ckpt.formats.layouts.parts import listed
 

@@ -16,7 +16,7 @@ from marlin_ckpt.formats.layouts.parts import Makeup, Part, ToolLayout, clauses,
 
 if TYPE_CHECKING:
     from marlin_ckpt.formats.content.contents import Contents
-    from marlin_ckpt.formats.layouts.dcp.metadata import Described
+    from marlin_ckpt.formats.layouts.dcp.pieces import Described
     from marlin_ckpt.formats.layouts.members import Folder
     from marlin_ckpt.formats.values.tensor import Piece, TensorInfo
     from marlin_ckpt.formats.verdicts import Verdict
@@ -162,7 +162,7 @@ def _starts(text: str, path: str) -> dict[str, tuple[int, ...]]:
 
 
 def _add(found: _Shards, file: str, tensor: TensorInfo, start: tuple[int, ...]) -> None:
-    from marlin_ckpt.formats.layouts.dcp.metadata import Chunk, Described  # noqa: PLC0415 - as above
+    from marlin_ckpt.formats.layouts.dcp.pieces import Chunk, Described  # noqa: PLC0415 - as above
     from marlin_ckpt.formats.values.tensor import Piece  # noqa: PLC0415
 
     name, short = tensor.name, tensor.name[:100]

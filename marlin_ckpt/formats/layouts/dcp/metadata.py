@@ -11,6 +11,17 @@ from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import CorruptCheckpointError, UnsafeCheckpointError
 from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
+from marlin_ckpt.formats.layouts.dcp.columns.columns import Columns
+from marlin_ckpt.formats.layouts.dcp.columns.reading import is_of_columns, read_columns
+from marlin_ckpt.formats.layouts.dcp.pieces import (
+    MOST_IN_PATH,
+    Chunk,
+    Described,
+    Path,
+    Place,
+    Sizes,
+    leads_outside,
+)
 from marlin_ckpt.formats.pickle import permissions
 from marlin_ckpt.formats.pickle.reader import unpickling
 from marlin_ckpt.formats.pickle.stubs import Global, Stub, StubReader
@@ -33,53 +44,8 @@ _ALLOWED = {
 _NAMES = frozenset((module, name) for module, names in _ALLOWED.items() for name in names.split())
 _MOST_DIMENSIONS = 64  # torch's own limit
 _LIMIT = 2**63
+LARGEST_OF_COLUMNS = 1 << 30  # bytes; that of twelve million pieces
 _ENTRY = 150  # of the budget, for what is made of an entry
-MOST_IN_PATH = 100  # keys above a value; deeper ones are shown by their flat names
-
-Sizes = tuple[int, ...]
-Path = tuple[str | int, ...]
-
-
-class Chunk(NamedTuple):
-    """A part of a tensor.
-
-    Attributes:
-        offsets: where its first element is in the tensor.
-        shape: its sizes.
-    """
-
-    offsets: Sizes
-    shape: Sizes
-
-
-class Described(NamedTuple):
-    """A tensor as the metadata describes it.
-
-    Attributes:
-        dtype: in torch's spelling.
-        shape: of the whole.
-        chunks: that it was saved in.
-    """
-
-    dtype: str
-    shape: Sizes
-    chunks: tuple[Chunk, ...]
-
-
-class Place(NamedTuple):
-    """Where an item is.
-
-    Attributes:
-        file: its name in the folder.
-        start: of the item's first byte; a hostile file may say anything.
-        size_bytes: how many bytes it takes.
-        packing: the names of what it was put through on its way to the file, such as `zstd`.
-    """
-
-    file: str
-    start: int
-    size_bytes: int
-    packing: tuple[str, ...] = ()
 
 
 class Metadata(NamedTuple):
@@ -109,14 +75,37 @@ def read_metadata(source: Source) -> Metadata:
         CorruptCheckpointError: it is no such metadata, or damaged.
         StorageError: it cannot be read.
     """
-    file = io.BytesIO()
+    data = whole_metadata(source)
+    columns = read_columns(data)
+    if columns is not None:
+        return _of_columns(columns, Budget(lambda: len(data), source.path))
+    file = io.BytesIO(data)
     budget = Budget(file.tell, source.path)
-    if source.size_bytes > LARGEST_PICKLE:
-        budget.refuse(f"its pickle has {source.size_bytes:,} bytes")
-    file.write(source.read(0, source.size_bytes))
-    file.seek(0)
+    if len(data) > LARGEST_PICKLE:
+        _refuse(len(data), source.path)
     with unpickling(source.path):
         return _plain(_Reader(file, budget, source.path).load(), budget, source.path)
+
+
+def whole_metadata(source: Source) -> bytes:
+    """The bytes of a `.metadata`.
+
+    Raises:
+        ExcessError: they are more than are read.
+        StorageError: they cannot be read.
+    """
+    if is_too_large(source):
+        _refuse(source.size_bytes, source.path)
+    return source.read(0, source.size_bytes)
+
+
+def is_too_large(source: Source) -> bool:
+    """Whether a `.metadata` has more bytes than are read of one that begins so."""
+    return source.size_bytes > (LARGEST_OF_COLUMNS if is_of_columns(source) else LARGEST_PICKLE)
+
+
+def _refuse(size_bytes: int, path: str) -> None:
+    Budget(lambda: 0, path).refuse(f"its pickle has {size_bytes:,} bytes")
 
 
 class _Reader(StubReader):
@@ -138,6 +127,24 @@ class _Reader(StubReader):
         if type(called) is Global and called.name == ("torch", "Size") and len(arguments) == 1:
             return arguments[0]
         return super().call(called, arguments)
+
+
+def _of_columns(columns: Columns, budget: Budget) -> Metadata:
+    """The same as objects."""
+    texts, places, sizes = columns.texts, columns.places, dict(columns.sizes())
+    budget.charge(_ENTRY * (len(texts) + 2 * len(places.name)))
+    tensors = {}
+    for name, one in columns.tensors.items():
+        numbers = zip(one.offsets.tolist(), one.sizes.tolist(), strict=True)
+        chunks = tuple(Chunk(sizes[start], sizes[size]) for start, size in numbers)
+        tensors[name] = Described(one.dtype, one.shape, chunks)
+    rows = zip(*(column.tolist() for column in places), strict=True)
+    stored = {
+        (texts[name], sizes.get(offsets, ())): Place(texts[file], start, size)
+        for name, offsets, file, start, size in rows
+    }
+    paths = {name: path for name, path in columns.paths.items() if len(path) <= MOST_IN_PATH}
+    return Metadata(tensors, tuple(columns.values), stored, paths, budget)
 
 
 class _OddError(Exception):
@@ -226,11 +233,6 @@ def _places(stored: dict[Any, Any], budget: Budget) -> Iterator[tuple[tuple[str,
         if leads_outside(file):
             raise _OddError(f"it names a file outside of the folder: {file[:100]!r}")
         yield key, Place(file, start, size, tuple(str(one)[:50] for one in packing))
-
-
-def leads_outside(name: str) -> bool:
-    """Whether a name that is written in a file is not the plain name of a file beside it."""
-    return name in ("", ".", "..") or "/" in name or "\0" in name
 
 
 def _paths(value: Any, budget: Budget) -> dict[str, Path]:

@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.budget import Budget
-from marlin_ckpt.formats.layouts.dcp.metadata import (
-    Chunk,
-    Described,
-    Metadata,
-    Path,
-    Place,
-    Sizes,
-    read_metadata,
-)
+from marlin_ckpt.formats.layouts.dcp.metadata import Metadata, read_metadata
+from marlin_ckpt.formats.layouts.dcp.pieces import Chunk, Described, Path, Place, Sizes
 
 if TYPE_CHECKING:
     from marlin_ckpt.formats.layouts.members import Folder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError
 from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.content.node import Node, NodeKind
-from marlin_ckpt.formats.layouts.dcp.metadata import MOST_IN_PATH, Path
+from marlin_ckpt.formats.layouts.dcp.pieces import MOST_IN_PATH, Path
 from marlin_ckpt.formats.layouts.dcp.saved import Item, Saved
 from marlin_ckpt.formats.pickle.labels import join
 from marlin_ckpt.formats.shards.nesting import KINDS

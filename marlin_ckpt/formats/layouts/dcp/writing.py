@@ -9,7 +9,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from marlin_ckpt.formats.layouts.dcp.metadata import Described, Path, Place, Sizes
+from marlin_ckpt.formats.layouts.dcp.pieces import Described, Path, Place, Sizes
 from marlin_ckpt.formats.pickle.stubs import Globals, Stub, StubWriter
 
 _PROTOCOL = 2
