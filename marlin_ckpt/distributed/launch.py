@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,11 +18,14 @@ from torch.distributed.constants import default_pg_timeout
 
 from marlin_ckpt.distribution import DistributedTrainingArguments
 from marlin_ckpt.errors import ConfigError, Fault, TrainingError
+from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.operations.launched import COMMAND, has_store, launched
 
 # torchrun kills what is left 30 s after it has asked for the end.
 PART_S = 15.0
+_SOON_S = 20.0  # in which ranks that were started together have found each other
 
+_logger = get_logger(__name__)
 _parting: list[Any] = []  # the group over which the ranks part, of a process group that `begin` made
 
 
@@ -41,7 +45,7 @@ def place(backend: str, given: DistributedTrainingArguments | None) -> Distribut
         given: what the caller has been told; None: what torchrun says.
 
     Raises:
-        ConfigError: nothing says it.
+        ConfigError: nothing says it, or it cannot be.
     """
     found = given or launched()
     if dist.is_available() and dist.is_initialized():  # by somebody else, whose numbers hold
@@ -50,6 +54,11 @@ def place(backend: str, given: DistributedTrainingArguments | None) -> Distribut
     if found is None:
         fault = Fault("trainer.backend", f"{backend} trains in several processes, and this is one by itself")
         raise ConfigError([fault], f"start them by: {COMMAND} train --config F")
+    if found.global_rank >= found.world_size:
+        fault = Fault(
+            "RANK", f"is {found.global_rank}, and WORLD_SIZE {found.world_size}: the first rank is 0"
+        )
+        raise ConfigError([fault])
     return found
 
 
@@ -68,18 +77,47 @@ def begin(where: DistributedTrainingArguments, device: torch.device) -> None:
     if dist.is_initialized():
         return
     is_by_nccl = device.type == "cuda" and where.backend != "gloo"
-    try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if is_by_nccl else "gloo",
-            rank=where.global_rank,
-            world_size=where.world_size,
-            **_meeting_by(where.init_method),
-        )
-    except (RuntimeError, ValueError) as error:
-        hint = f"start all processes by: {COMMAND} train --config F"
-        raise TrainingError(f"the ranks do not find each other: {error}", hint=hint) from error
-    _parting.append(dist.new_group(backend="gloo"))
+    with _waiting(where):
+        try:
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if is_by_nccl else "gloo",
+                rank=where.global_rank,
+                world_size=where.world_size,
+                **_meeting_by(where.init_method),
+            )
+        except (RuntimeError, ValueError) as error:
+            hint = f"start all by {COMMAND} train --config F, or set MASTER_ADDR and MASTER_PORT to a free "
+            hint += "port of rank 0's machine, the same for all"
+            raise TrainingError(f"the ranks do not find each other: {error}", hint=hint) from error
+        _parting.append(dist.new_group(backend="gloo"))
     atexit.register(_at_exit)
+
+
+@contextlib.contextmanager
+def _waiting(where: DistributedTrainingArguments) -> Iterator[None]:
+    """Lets a signal end the process meanwhile, and says what it waits for where that takes long.
+
+    torch waits for half an hour for a rank that was not started, and no handler of Python's is called in it.
+    """
+    there = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    said = "Rank %d waits for the others of %d ranks, at %s."
+    told = threading.Timer(_SOON_S, _logger.warning, (said, where.global_rank, where.world_size, there))
+    told.daemon = True
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = signal.SIGTERM, signal.SIGINT
+        # Of a handler that Python has not set nothing is known by which it could be set again.
+        before = {one: handler for one in numbers if (handler := signal.getsignal(one)) is not None}
+    try:
+        if where.local_rank == 0:
+            told.start()
+        for one in before:
+            signal.signal(one, signal.SIG_DFL)
+        yield
+    finally:
+        told.cancel()
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _meeting_by(init_method: str) -> dict[str, Any]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from marlin_ckpt.cli.ranks import rank_log
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.saving.writing.file import FileImage
-from tests.support.rank_modules import config, run_ranks
+from tests.support import warm
+from tests.support.rank_modules import PATIENCE_S, config, run_ranks
 
 
 @pytest.fixture
@@ -114,6 +119,34 @@ def test_what_torchrun_prints_of_a_rank_that_failed_is_its_error(tmp_path, run_m
     one = "trainer.backend: ddp trains in several processes, and this is one by itself"
     assert ChildFailedError("run", {0: told}).format_msg().count(f"  traceback : {one}\n") == 1
     assert sorted(os.listdir(tmp_path)) == ["error.json", "run.yaml"]
+
+
+def test_a_signal_ends_a_rank_that_waits_for_one_that_was_not_started(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening, open(tmp_path / "err", "wb") as errors:
+        listening.settimeout(PATIENCE_S)
+        place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        started = warm.Popen(
+            [sys.executable, "-m", "marlin_ckpt", "train", "--config", str(config(tmp_path))],
+            env={**os.environ, **place, "MASTER_PORT": str(listening.getsockname()[1])}, cwd=tmp_path,
+            stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+        )  # fmt: skip
+        try:
+            with listening.accept()[0]:  # torch is in a call of its own, and gets no answer
+                started.send_signal(signal.SIGTERM)
+                assert started.wait(20) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        finally:
+            started.kill()
+            started.wait()
+
+
+def test_a_rank_that_cannot_be_is_refused(tmp_path, run_main, monkeypatch):
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    code, _, err = run_main("train", "--config", config(tmp_path))
+
+    assert code == 2
+    assert "error: RANK: is 2, and WORLD_SIZE 2: the first rank is 0\n" in err
 
 
 def test_an_option_that_there_is_not_is_told_once(tmp_path):
