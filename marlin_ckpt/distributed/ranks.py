@@ -248,14 +248,23 @@ def _is_of_communication(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in str(error))
 
 
+_TO_LOAD = "all ranks load a directory or a sharded checkpoint together; if one has failed, its log says why"
 _shared: list[tuple[Any, Ranks]] = []  # of the default process group, one at most
 
 
 def shared() -> Ranks:
-    """The ranks of the default process group, the same ones as long as that lasts; all ranks call this."""
+    """The ranks of the default process group, the same ones as long as that lasts; all call this to load.
+
+    Raises:
+        RankError: another rank has ended, or does not come.
+    """
     group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
-    if not _shared or _shared[0][0] is not group:
-        _shared[:] = [(group, Ranks())]
-    else:
-        _shared[0][1].mend()
+    try:
+        if not _shared or _shared[0][0] is not group:
+            _shared[:] = [(group, Ranks())]
+        else:
+            _shared[0][1].mend()
+    except RankError as error:
+        error.hint = _TO_LOAD
+        raise
     return _shared[0][1]

@@ -23,7 +23,7 @@ from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.storage.local.publishing import is_taken, make_directory
 
 _ALONE = Crew()
-_TOGETHER = "all ranks save together what holds DTensors or ends in .dcp: each makes the same calls of `save`"
+_TOGETHER = "all ranks save DTensors, and what ends in .dcp, together; if one has failed, its log says why"
 
 
 class Wanted:
