@@ -15,7 +15,7 @@ from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.layouts.dcp.checking import check
 from marlin_ckpt.formats.layouts.dcp.faults import faults_in, short_names
 from marlin_ckpt.formats.layouts.dcp.pieces import Path
-from marlin_ckpt.formats.layouts.dcp.saved import METADATA, Saved, metadata_files, read_saved
+from marlin_ckpt.formats.layouts.dcp.saved import METADATA, SHARD, Saved, metadata_files, read_saved
 from marlin_ckpt.formats.layouts.folder import read_manifest
 from marlin_ckpt.formats.layouts.members import Folder
 from marlin_ckpt.formats.layouts.sharded import NAME, read_checked, sharded_of, statistics_in
@@ -122,6 +122,8 @@ def can_be_salvaged(entry: Entry) -> bool:
     with contextlib.suppress(BadFileError, CheckpointNotFoundError):
         with open_store(entry.place or os.curdir) as store:
             folder = Folder(store, entry)
+            if not any(name.endswith(SHARD) for name in folder.items):
+                return False
             large = (
                 sum(one.size_bytes for name, one in folder.items.items() if name.endswith(METADATA)) > _LARGE
             )

@@ -14,6 +14,7 @@ from marlin_ckpt.errors import CorruptCheckpointError, StorageError
 from marlin_ckpt.formats.shards.reader import read_shard
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.operations import one
+from marlin_ckpt.operations.rescue.remedies import salvage_command
 from marlin_ckpt.operations.rescue.shards import SalvagedFolder, salvage_folder
 from marlin_ckpt.storage.local.files import open_source
 from tests.support.dcp import flip, metadata_of
@@ -149,6 +150,7 @@ def test_nothing_is_replaced_and_nothing_is_written_of_nothing(folder, tmp_path)
     (tmp_path / "rescued.pt").unlink()
     for each in folder.glob("*.distcp"):
         each.unlink()
+    assert salvage_command(str(folder)) == ""
     with pytest.raises(CorruptCheckpointError, match="all of its shards are lost"):
         salvaged(folder)
     assert not (tmp_path / "rescued.pt").exists()
