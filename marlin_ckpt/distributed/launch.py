@@ -26,7 +26,10 @@ PART_S = 15.0
 _SOON_S = 20.0  # in which ranks that were started together have found each other
 
 _logger = get_logger(__name__)
+_ASK_S = 5.0  # for which the ranks' store is asked which of them has failed first
+
 _parting: list[Any] = []  # the group over which the ranks part, of a process group that `begin` made
+_asked: list[Any] = []  # the store for that question, connected to while it is there, one at most
 
 
 def is_main() -> bool:
@@ -90,6 +93,8 @@ def begin(where: DistributedTrainingArguments, device: torch.device) -> None:
             hint += "port of rank 0's machine, the same for all"
             raise TrainingError(f"the ranks do not find each other: {error}", hint=hint) from error
         _parting.append(dist.new_group(backend="gloo"))
+        with contextlib.suppress(KeyError, ValueError, RuntimeError):
+            _asked[:] = [_store(timedelta(seconds=_ASK_S))]
     atexit.register(_at_exit)
 
 
@@ -172,14 +177,14 @@ def is_joined() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def is_first(deadline_s: float) -> bool:
+def is_first() -> bool:
     """Whether no other rank has called this since the ranks were started; all ask the store of their launch.
 
-    Args:
-        deadline_s: how long it asks. Where it gets no answer, it was the first.
+    Where this gets no answer, it was the first.
     """
     try:
-        count: int = _store(timedelta(seconds=deadline_s)).add(f"marlin_ckpt/failed/{_start()}", 1)
+        store = _asked[0] if _asked else _store(timedelta(seconds=_ASK_S))
+        count: int = store.add(f"marlin_ckpt/failed/{_start()}", 1)
     except (KeyError, ValueError, RuntimeError):
         return True
     return count == 1

@@ -15,6 +15,7 @@ from marlin_ckpt.distributed import processes
 PATIENCE_S = 5.0
 _STORE_S = 10.0  # for one answer of the store itself
 _POLL_S = 0.02
+_connected: list[tuple[Any, Any]] = []  # the store of the default process group, and ours in it; one at most
 
 
 class Absent(NamedTuple):
@@ -85,11 +86,17 @@ def note(store: Any, rank: int) -> None:
 
 
 def store() -> Any:
-    """The store in which the ranks of the default process group first met, under a prefix of our own."""
+    """The store in which the ranks of the default process group first met, under a prefix of our own.
+
+    The connection is made once, while the store is there: where it has gone with rank 0, torch would try for
+    half an hour to make one.
+    """
     default: Any = dist.distributed_c10d._get_default_store()  # noqa: SLF001 - there is no other way
-    own = dist.PrefixStore("marlin-ckpt", default.clone())  # type: ignore[attr-defined]
-    own.set_timeout(timedelta(seconds=_STORE_S))
-    return own
+    if not _connected or _connected[0][0] is not default:
+        own = dist.PrefixStore("marlin-ckpt", default.clone())  # type: ignore[attr-defined]
+        own.set_timeout(timedelta(seconds=_STORE_S))
+        _connected[:] = [(default, own)]
+    return _connected[0][1]
 
 
 def missing(group: str, rank: int, world_size: int, patience_s: float = PATIENCE_S) -> Absent:

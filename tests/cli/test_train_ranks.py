@@ -96,6 +96,13 @@ def test_a_run_that_fails_while_its_last_save_fails_reports_both_and_ends_with_1
     )
 
 
+def test_the_death_of_rank_0_which_may_have_the_ranks_store_ends_the_others_at_once(tmp_path):
+    main, other = run_ranks(tmp_path, 2, "train", "--config", config(tmp_path, does="kill", at=[0, 5]))
+
+    assert (main.code, other.code) == (-9, 1)
+    assert "\n[rank 1] error: another rank has ended" in other.err  # below what torch says of its store
+
+
 def test_a_refusal_is_that_of_rank_0(tmp_path):
     run = "train", "--config", config(tmp_path)
     assert {one.code for one in run_ranks(tmp_path, 2, *run)} == {0}

@@ -26,7 +26,6 @@ from marlin_ckpt.escaping import escape
 from marlin_ckpt.operations import launched
 from marlin_ckpt.training.preemption import Preempted
 
-_ASK_S = 5.0  # for which the ranks' store is asked which of them was first
 _PART_S = 5.0  # for which a rank waits for others that end with the same error
 _CLEAR = "\r\x1b[K"  # of a terminal: the line on which the bar of rank 0 is
 
@@ -162,7 +161,7 @@ class Part:
         """Whether no other rank has met an error; before that can be asked, it is one of each machine."""
         launch: Any = sys.modules.get("marlin_ckpt.distributed.launch")
         can_ask = launch is not None and (launch.is_joined() or launched.has_store())
-        return launch.is_first(_ASK_S) if can_ask else self.is_main or self.where.local_rank == 0
+        return launch.is_first() if can_ask else self.is_main or self.where.local_rank == 0
 
     def _part_from_others(self, error: BaseException) -> None:
         """Where this rank has failed alone, it does not wait for the others at its end.

@@ -65,7 +65,8 @@ def check(ranks: Ranks, module: nn.Module, *, with_buffers: bool = False) -> Non
     if name := first_difference(ranks, found):
         of = "parameters or buffers" if with_buffers else "parameters"
         what = f"the ranks have made their modules with different {of}; the first that differs is {name}"
-        raise TrainingError(what, hint="set trainer.seed, and let nothing in the module depend on the rank")
+        hint = "call torch.manual_seed before the module is made, which may not depend on the rank"
+        raise TrainingError(what, hint=hint)
 
 
 def _fingerprints(module: nn.Module, *, with_buffers: bool) -> list[tuple[str, str]]:
