@@ -24,9 +24,9 @@ from marlin_ckpt.operations.launched import COMMAND, has_store, launched
 # torchrun kills what is left 30 s after it has asked for the end.
 PART_S = 15.0
 _SOON_S = 20.0  # in which ranks that were started together have found each other
+_ASK_S = 5.0  # for which the ranks' store is asked which of them has failed first
 
 _logger = get_logger(__name__)
-_ASK_S = 5.0  # for which the ranks' store is asked which of them has failed first
 
 _parting: list[Any] = []  # the group over which the ranks part, of a process group that `begin` made
 _asked: list[Any] = []  # the store for that question, connected to while it is there, one at most
