@@ -10,7 +10,7 @@ from marlin_ckpt.directory import leftovers
 from marlin_ckpt.directory.newest import Candidates, OnPassedOver
 from marlin_ckpt.directory.search import Series
 from marlin_ckpt.distributed.failures import told_by_main
-from marlin_ckpt.distributed.loading import newest_agreed
+from marlin_ckpt.distributed.loading import check_same, newest_agreed
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import ArgumentsError, CheckpointNotFoundError, Fault
@@ -26,12 +26,14 @@ class Choice:
 
     Attributes:
         series: in which it is searched.
+        which: what was asked for, in words.
         candidates: lists the checkpoints, the first choice first.
         is_search: whether the next is tried where one is damaged.
         rule: by which the first is the best, if it is.
     """
 
     series: Series
+    which: str
     candidates: Candidates
     is_search: bool = True
     rule: BestArguments | None = None
@@ -53,10 +55,12 @@ class Choice:
 
         Raises:
             CheckpointNotFoundError: there is none.
+            RankError: another rank was asked for something else.
             MarlinError: as `newest_agreed`, and what `attempt` raises.
         """
         if ranks.is_main:
             leftovers.settle(self.series.directory)
+        check_same(ranks, self.series.directory, f"{self.series.prefix} {self.which}")
         if not self.is_search:
             return attempt(told_by_main(ranks, lambda: next(iter(self.candidates()))))
         found = newest_agreed(ranks, self.candidates, attempt, logger, on_passed_over)
@@ -89,15 +93,15 @@ def choose(
     """
     if isinstance(which, str) and which == "best":
         rule = _rule(metric, mode, keep)
-        return Choice(series, lambda: series.best_first(rule), rule=rule)
+        return Choice(series, f"best {rule.metric} {rule.mode}", lambda: series.best_first(rule), rule=rule)
     if metric is not None or mode is not None:
         raise ArgumentsError([Fault("metric", "and mode go with 'best' alone")])
     if isinstance(which, str) and which == "latest":
-        return Choice(series, series.newest_first)
+        return Choice(series, which, series.newest_first)
     if not hasattr(which, "__index__"):
         raise ArgumentsError([Fault("which", f"expected 'latest', 'best' or an index, not {which!r}")])
     index = checked_index(which)
-    return Choice(series, lambda: [series.with_index(index)], is_search=False)
+    return Choice(series, str(index), lambda: [series.with_index(index)], is_search=False)
 
 
 def _rule(metric: str | None, mode: str | None, keep: RetentionArguments | None) -> BestArguments:

@@ -8,11 +8,13 @@ from enum import IntEnum
 from typing import TypeVar
 
 from marlin_ckpt.directory.newest import Candidates, OnPassedOver, is_passed_over, newest_loaded
-from marlin_ckpt.distributed.failures import as_sent, told_by_main
+from marlin_ckpt.distributed.failures import as_sent, together, told_by_main
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
+from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, RankError
 from marlin_ckpt.escaping import get_logger
+from marlin_ckpt.fields import PathText
+from marlin_ckpt.storage.local.files import absolute
 
 _T = TypeVar("_T")
 _SILENT = get_logger("marlin_ckpt.distributed.silent")
@@ -63,6 +65,30 @@ def agreed(ranks: Ranks, work: Callable[[], _T]) -> _T:
     finally:
         del failed  # its frames would hold what was worked on
     return result  # type: ignore[return-value]
+
+
+def check_same(ranks: Ranks, path: PathText, which: str = "") -> None:
+    """Checks that all ranks are about to load the same: else they would silently load rank 0's.
+
+    Args:
+        ranks: which all call this.
+        path: that this rank names; the same place has the same path at all.
+        which: of the checkpoints there.
+
+    Raises:
+        RankError: another rank names something else.
+    """
+    if ranks.world_size == 1:
+        return
+    named = together(ranks, lambda: f"{which} of {absolute(path)}" if which else absolute(path))
+    of_main = ranks.told(named)
+
+    def compare() -> None:
+        if named != of_main:
+            what = f"this rank loads {named}, and rank 0 {of_main}"
+            raise RankError(what, hint="to load a file of its own, a rank names it to marlin_ckpt.load")
+
+    together(ranks, compare)
 
 
 def _worst(ranks: Ranks, own: _End) -> tuple[_End, int]:

@@ -13,7 +13,7 @@ from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.others.kinds import newest_of_any
 from marlin_ckpt.distributed.failures import together, told_by_main
-from marlin_ckpt.distributed.loading import agreed, newest_agreed
+from marlin_ckpt.distributed.loading import agreed, check_same, newest_agreed
 from marlin_ckpt.distributed.ranks import Ranks, shared
 from marlin_ckpt.distributed.reads.folder import LAYOUTS
 from marlin_ckpt.entries import Entry
@@ -155,16 +155,9 @@ class Load:
             RankError: another rank names something else, has ended, or did not answer in time.
             MarlinError: as `load`; the same at all ranks.
         """
-        named = os.path.basename(os.path.normpath(path))
-        of_main, is_folder = told_by_main(self.ranks, lambda: (named, os.path.isdir(path)))
-
-        def check() -> None:
-            _check(self.into, self.map_location, is_strict=self.strict)
-            if named != of_main:
-                what = f"this rank loads {named}, and rank 0 {of_main}"
-                raise errors.RankError(what, hint="all ranks load the same together")
-
-        together(self.ranks, check)
+        check_same(self.ranks, path)
+        together(self.ranks, lambda: _check(self.into, self.map_location, is_strict=self.strict))
+        is_folder = told_by_main(self.ranks, lambda: os.path.isdir(path))
         return self._newest(path) if is_folder else self._one(path)
 
     def _newest(self, directory: str) -> Any:

@@ -13,7 +13,7 @@ from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.directory import latest, leftovers
 from marlin_ckpt.directory.newest import newest_intact
-from marlin_ckpt.distributed.loading import agreed, newest_agreed
+from marlin_ckpt.distributed.loading import agreed, check_same, newest_agreed
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.fields import PathText
@@ -86,6 +86,8 @@ class Loader:
         if self.args.resume_from:
             load_dir, filename = os.path.split(self.args.resume_from)
             load_dir = load_dir or os.curdir
+        which = "" if filename else f"the newest {self.args.file_prefix}"
+        check_same(self.ranks, os.path.join(load_dir or "", filename or ""), which)
         if not load_dir or not os.fspath(load_dir):
             if filename:
                 self.logger.warning("load_filename %s is ignored, since load_dir is not set.", filename)

@@ -266,10 +266,19 @@ def in_a_directory(directory: str) -> dict[str, Any]:
 
     with mock.patch.object(reader, "read_any", damaged):
         found["plain"] = checkpoints.load(into={"weight": weight})["index"], float(weight.sum())
-    for prefix, which in (("model", 7), ("other", "latest")):
+    for place, prefix, which in (
+        ("plain", "model", 7),
+        ("plain", "other", "latest"),
+        ("plain", "model", rank),
+        (f"plain-{rank}", "model", "latest"),
+    ):
         try:
-            CheckpointDirectory(checkpoints.path, prefix=prefix).load(which)
-        except marlin_ckpt.CheckpointNotFoundError as error:
+            CheckpointDirectory(os.path.join(directory, place), prefix=prefix).load(which)
+        except marlin_ckpt.MarlinError as error:
             errors.append(str(error).replace(f"{directory}/", ""))
+    try:
+        checkpointer(os.path.join(directory, f"plain-{rank}")).load()
+    except marlin_ckpt.RankError as error:
+        errors.append(str(error).replace(f"{directory}/", ""))
     found["errors"] = errors
     return found

@@ -101,4 +101,10 @@ def test_all_ranks_load_the_same_of_a_directory_into_which_they_save_together_or
                 "loaded": 3, "model": True, "optimizer": True, "others": [2, 2],
             }  # fmt: skip
         assert one["plain"] == [1, 1000.0]
-        assert one["errors"] == ["no checkpoint of index 7: plain", "no checkpoint of prefix other: plain"]
+        said = "" if rank else "rank 1: "
+        assert one["errors"] == [
+            "no checkpoint of index 7: plain", "no checkpoint of prefix other: plain",
+            f"{said}this rank loads model 1 of plain, and rank 0 model 0 of plain",
+            f"{said}this rank loads model latest of plain-1, and rank 0 model latest of plain-0",
+            f"{said}this rank loads the newest model of plain-1, and rank 0 the newest model of plain-0",
+        ]  # fmt: skip

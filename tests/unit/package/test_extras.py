@@ -43,6 +43,7 @@ _USES = {
         "marlin-ckpt export checkpoints/ci/model_2.pt -o weights.safetensors",
         "marlin-ckpt prove-resume --config configs/ci.yaml",
         "python examples/own_loop.py LICENSE checkpoints/own",
+        "torchrun --standalone --nproc-per-node 2 examples/with_fsdp2.py LICENSE checkpoints/fsdp2",
     ],
     "data": ["python position.py"],
     "lightning": ["python examples/with_lightning.py"],
