@@ -75,6 +75,7 @@ class Trainer(Restorable):
         self._observer = of_rank(observer, is_main=self._ranks.is_main)
         self._saves = Saves(self._observer, self._ranks)
         self._steps_per_epoch: int | None = None
+        self._validated: dict[str, int] = {}  # samples of the last validation, by the keys of its loaders
         self._maker = stepping.Maker(module)
         backends.take(self.trainer_backend, self._ranks, self.module, self.device)
         reads_into = states.can_read_into(self.checkpointer, self.module)
@@ -184,7 +185,7 @@ class Trainer(Restorable):
         self._position.end_epoch(self.total_steps_finished)
         self.trainer_backend.end_epoch()
         measured = plain_metrics({**mean_loss(outputs), **dict(self.module.get_metrics())})
-        self._metrics = gathering.agreed(self._ranks, measured, backends.seen(self.trainer_backend))
+        self._metrics = gathering.agreed(self._ranks, measured, self._validated)
         stepping.step_with_metric(schedulers, self._metrics, self.args.plateau_metric, self.logger)
         self._saves.measured(self._shared, self._place(), self._metrics)
         if not self._by_step or hooks_of(self._shared).is_due(self._index()):
@@ -209,12 +210,14 @@ class Trainer(Restorable):
         loaders = self.module.get_val_dataloaders(sampler=sampler, batch_size=size)
         self.module.eval()
         outputs: list[Any] = []
+        self._validated = {}
         for key, loader in (loaders if isinstance(loaders, dict) else {"default": loaders}).items():
             if loader is None:
                 continue
             workers.prepare(loader)
             with watched(loader, self._answer, self._ranks) as batches:
                 outputs = list(self.trainer_backend.validate_dl(batches))
+            self._validated[key] = backends.seen(self.trainer_backend)
             self.module.on_end_val_epoch(self.global_steps_finished, *outputs, key=key)
         return outputs
 

@@ -87,12 +87,17 @@ class Stream(IterableDataset):
 
 
 class OfOwn(Plain):
-    """Measures what its own rank alone has seen; all but rank 0 want to stop."""
+    """Measures what its own rank alone has seen, of two loaders; all but rank 0 want to stop."""
+
+    def get_val_dataloaders(self, sampler, batch_size):
+        one = TensorDataset(self.inputs[:1], self.numbers[:1])
+        many = super().get_val_dataloaders(sampler, batch_size)
+        return {"many": many, "one": DataLoader(one, batch_size, sampler=sampler(one))}
 
     def on_end_val_epoch(self, global_step, *outputs, key="default"):
         super().on_end_val_epoch(global_step, *outputs, key=key)
         rank = torch.distributed.get_rank()
-        self.measured |= {"own": float(rank)}
+        self.measured |= dict.fromkeys(("own", "val_many_own", "val/one", "train_own"), float(rank))
         self.should_stop = rank > 0
 
 

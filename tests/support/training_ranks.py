@@ -153,7 +153,8 @@ def edges(directory: str, backend: str) -> dict:
     if backend == "fsdp2":
         found |= {"wrapped": wrapped(train), "weights": weights(uneven)}
     measured = train(OfOwn, epochs=2)
-    found["metrics"] = [measured._metrics["own"], measured.last_epoch]
+    names = ("val_many_own", "val/one", "own", "train_own")
+    found["metrics"] = [*(measured._metrics[name] for name in names), measured.last_epoch]
     found["differ"] = failure(lambda: train(lambda: Plain(seed=rank // 2)))
     found["meta"] = failure(lambda: train(lambda: Plain().to("meta") if rank == 1 else Plain()))
     apart, short = Path(directory, f"apart-{rank}"), {"save_timeout": "1s"}

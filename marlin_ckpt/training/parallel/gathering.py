@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -66,20 +67,36 @@ def _in_turn(parts: list[Any]) -> Any:
     return whole[torch.argsort(row * len(parts) + rank)]
 
 
-def agreed(ranks: Ranks, metrics: Mapping[str, float], samples: int) -> dict[str, float]:
+def agreed(ranks: Ranks, metrics: Mapping[str, float], samples: Mapping[str, int]) -> dict[str, float]:
     """The metrics of all ranks: those that differ weighted by the samples that each is the mean of.
 
     Args:
         ranks: that all call this.
         metrics: of this one.
-        samples: of its last validation.
+        samples: that it has validated, by the key of the loader.
     """
     if ranks.world_size == 1:
         return dict(metrics)
-    sent = ranks.exchanged(packed((dict(metrics), samples)))
-    found: list[tuple[dict[str, float], int]] = [unpacked(one) for one in sent]
-    names = dict.fromkeys(name for each, _ in found for name in each)
-    return {name: _mean([(each[name], weight) for each, weight in found if name in each]) for name in names}
+    weighted = {name: (value, _weight(name, samples)) for name, value in metrics.items()}
+    found: list[dict[str, tuple[float, int]]] = [unpacked(one) for one in ranks.exchanged(packed(weighted))]
+    names = dict.fromkeys(name for each in found for name in each)
+    return {name: _mean([each[name] for each in found if name in each]) for name in names}
+
+
+def _weight(name: str, samples: Mapping[str, int]) -> int:
+    """The samples that a metric is the mean of: of the loader that it names, of none or of all.
+
+    In training all ranks take as many.
+    """
+    words = _words(name)
+    if words.startswith(" train "):
+        return 1
+    named = [count for key, count in samples.items() if _words(str(key)) in words]
+    return sum(named or samples.values())
+
+
+def _words(name: str) -> str:
+    return f" {re.sub('[^0-9A-Za-z]+', ' ', name)} "
 
 
 def _mean(values: list[tuple[float, int]]) -> float:

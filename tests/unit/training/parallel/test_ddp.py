@@ -80,8 +80,10 @@ def test_ranks_with_uneven_data_end_together_and_ranks_with_other_modules_are_re
             assert one["wrapped"]["coarse"] != one["weights"]
             text = "trainer.fsdp.wrap: the module has no Linaer; did you mean Linear?"
             assert one["wrapped"]["unknown"] == ["ConfigError", text]
-        # The 13 samples are 5, 4 and 4. That all but rank 0 want to stop does not end the run.
-        assert one["metrics"] == [pytest.approx((0 * 5 + 1 * 4 + 2 * 4) / 13), 1]
+        # The 13 samples of one loader are 5, 4 and 4, that of the other is of rank 0; in training all have as
+        # many. That all but rank 0 want to stop does not end the run.
+        means = (0 * 5 + 1 * 4 + 2 * 4) / 13, 0, (0 * 6 + 1 * 4 + 2 * 4) / 14, 1
+        assert one["metrics"] == [*map(pytest.approx, means), 1]
         assert one["differ"][0] == "TrainingError"
         assert one["differ"][1].endswith("the first that differs is layers.0.weight")
         assert "it is on torch's meta device" in one["meta"][1]
