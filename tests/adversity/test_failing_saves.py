@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+import marlin_ckpt
 from tests.support import ranks
 
 _WORK = "tests.support.failing_saves"
@@ -79,6 +80,13 @@ def test_a_rank_that_is_killed_while_all_save_is_named_at_once_at_every_later_ca
             "m_1.dcp",
             *(["m_2.dcp", lost, lost] if behind else [lost, lost, "None"]),
         ]
+
+
+def test_a_save_in_the_background_outlives_the_process_group(directory):
+    ended = ranks.Run(2, f"{_WORK}:part", directory=directory).ended()
+
+    assert [json.loads(one.errors) for one in ended] == [["m_1.dcp", "m_2.dcp", "None"]] * 2
+    assert marlin_ckpt.verify(f"{directory}/m_2.dcp").status is marlin_ckpt.Status.INTACT
 
 
 def test_ranks_that_save_on_disks_of_their_own_are_refused_at_the_first_save(directory):

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from datetime import timedelta
 
 from marlin_ckpt.distributed import roll_call
 from marlin_ckpt.distributed.failures import together
@@ -69,7 +70,7 @@ def come_late() -> list[str]:
     logging.getLogger("marlin_ckpt").addHandler(handler)
     store = roll_call.store()
     if ranks.rank == 1:
-        store.wait(["said"])
+        store.wait(["said"], timedelta(seconds=60))
     elif ranks.is_main:
         handler.emit = lambda record: (said.append(record.getMessage()), store.set("said", ""))
     ranks.renew()

@@ -188,6 +188,17 @@ def lose_one(directory: str, behind: bool) -> dict:
     os._exit(3)
 
 
+def part(directory: str) -> None:
+    """The process group is destroyed while all save in the background."""
+    saving = Saving(directory, async_save=True)
+    said = [saving.save(), saving.save(waits=False)]
+    dist.destroy_process_group()
+    said.append(outcome(saving.checkpointer.close))
+    sys.stderr.write(json.dumps(said))
+    sys.stderr.flush()
+    os._exit(3)
+
+
 def see_own(directory: str) -> dict:
     """Each rank saves in a directory of its own."""
     own = os.path.join(directory, os.environ["RANK"])
