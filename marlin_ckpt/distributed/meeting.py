@@ -56,7 +56,7 @@ def meet(rank: int, world_size: int, timeout_s: float) -> Group:
         where = dist.PrefixStore(name, store)  # type: ignore[attr-defined]
         backend = dist.ProcessGroupGloo(where, rank, world_size, timedelta(seconds=timeout_s))
     except RuntimeError as error:  # the store has gone, or a rank that had come
-        raise RankError(Absent([]).in_words(timeout_s), hint=HINT) from error
+        raise RankError(roll_call.without_store().in_words(timeout_s), hint=HINT) from error
     return Group(name, backend)
 
 
@@ -94,10 +94,10 @@ def _joined(store: Any, rank: int, timeout_s: float) -> str:
             name = now
             store.set(f"{name}/{rank}", "")
             patience = _Patience(timeout_s + roll_call.PATIENCE_S)  # as rank 0 has from now on
+        absent = calling.absent(name)
         if store.check([f"{name}/begins"]):
             return name
         _check_not_failed(store, name)
-        absent = calling.absent(name)
         if absent.have_ended:
             break
     raise RankError(absent.in_words(timeout_s), hint=HINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from datetime import timedelta
@@ -15,7 +16,6 @@ from marlin_ckpt.distributed import processes
 PATIENCE_S = 5.0
 _STORE_S = 10.0  # for one answer of the store itself
 _POLL_S = 0.02
-_connected: list[tuple[Any, Any]] = []  # the store of the default process group, and ours in it; one at most
 
 
 class Absent(NamedTuple):
@@ -61,7 +61,6 @@ class RollCall:
     def __init__(self, store: Any, ranks: Iterable[int]) -> None:
         self._store = store
         self._ranks = list(ranks)
-        self._processes: dict[int, bytes] = {}
 
     def absent(self, prefix: str) -> Absent:
         """Those of which there is no key with this prefix; of these those that have ended, if any have."""
@@ -74,10 +73,12 @@ class RollCall:
         return [one for one in ranks if not self._store.check([f"{prefix}/{one}"])]
 
     def _process(self, rank: int) -> bytes:
-        if rank not in self._processes:
+        if rank not in _known:
             key = _process_key(rank)
-            self._processes[rank] = self._store.get(key) if self._store.check([key]) else b""
-        return self._processes[rank]
+            if not self._store.check([key]):
+                return b""
+            _known[rank] = self._store.get(key)
+        return _known[rank]
 
 
 def note(store: Any, rank: int) -> None:
@@ -85,18 +86,22 @@ def note(store: Any, rank: int) -> None:
     store.set(_process_key(rank), processes.own())
 
 
+_made: list[tuple[Any, int, Any]] = []  # the store of the default process group, this process, and our own
+_known: dict[int, bytes] = {}  # the processes of the ranks that were looked for
+
+
 def store() -> Any:
     """The store in which the ranks of the default process group first met, under a prefix of our own.
 
-    The connection is made once, while the store is there: where it has gone with rank 0, torch would try for
-    half an hour to make one.
+    It is connected once, while its server lives: to one that has gone torch tries it again for minutes.
     """
     default: Any = dist.distributed_c10d._get_default_store()  # noqa: SLF001 - there is no other way
-    if not _connected or _connected[0][0] is not default:
+    if not _made or _made[0][0] is not default or _made[0][1] != os.getpid():
         own = dist.PrefixStore("marlin-ckpt", default.clone())  # type: ignore[attr-defined]
         own.set_timeout(timedelta(seconds=_STORE_S))
-        _connected[:] = [(default, own)]
-    return _connected[0][1]
+        _made[:] = [(default, os.getpid(), own)]
+        _known.clear()
+    return _made[0][2]
 
 
 def missing(group: str, rank: int, world_size: int, patience_s: float = PATIENCE_S) -> Absent:
@@ -124,7 +129,13 @@ def missing(group: str, rank: int, world_size: int, patience_s: float = PATIENCE
                 return absent
             time.sleep(_POLL_S)
     except RuntimeError:  # its server has gone, with rank 0 or with torchrun
-        return Absent([], is_known=False)
+        return without_store()
+
+
+def without_store() -> Absent:
+    """The ranks that are missing as far as that is known where the store does not answer."""
+    ended = [one for one, process in _known.items() if processes.has_ended(process)]
+    return Absent(ended, have_ended=True) if ended else Absent([], is_known=False)
 
 
 def _process_key(rank: int) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import sys
 from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
 
 from marlin_ckpt.distributed import roll_call
 from marlin_ckpt.distributed.failures import together
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import CorruptCheckpointError, MarlinError, RankError
+from tests.support.rank_modules import free_port
 
 
 def agree() -> dict:
@@ -58,6 +63,28 @@ def lose_one(lost: int) -> list[str]:
             found.append(str(error))
     sys.stderr.write(f"{found}\n")
     sys.stderr.flush()
+    os._exit(3)
+
+
+def lose_main() -> list[str]:
+    """Rank 0 is killed, and with it the store in which the ranks have met: what the others raise."""
+    ranks = Ranks()
+    port = ranks.told(free_port())
+    rank, size = ranks.rank, ranks.world_size
+    dist.barrier()
+    dist.destroy_process_group()
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    ranks = Ranks()
+    ranks.meet()
+    if ranks.is_main:
+        os.kill(os.getpid(), signal.SIGKILL)
+    found = []
+    for act in (ranks.meet, ranks.renew):
+        try:
+            act()
+        except RankError as error:
+            found.append(str(error))
+    (Path(os.environ["RANKS_RESULTS"]) / f"result-{rank}").write_text(json.dumps(found))
     os._exit(3)
 
 

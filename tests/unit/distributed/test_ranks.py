@@ -88,5 +88,12 @@ def test_an_error_keeps_nothing_alive_of_what_was_worked_on(call):
         gc.enable()
 
 
+def test_the_others_notice_the_death_of_the_one_that_has_the_store():
+    ended = ranks.Run(3, f"{_WORK}:lose_main").ended(60)
+
+    assert [one.code for one in ended] == [-9, 3, 3]
+    assert all(one.result == ["rank 0 has ended"] * 2 for one in ended[1:])
+
+
 def test_rank_0_says_for_whom_all_wait():
     assert ranks.run(2, f"{_WORK}:come_late") == [["Waiting for rank 1, up to 600 s."], []]
