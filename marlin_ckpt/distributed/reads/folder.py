@@ -21,8 +21,8 @@ from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.layouts.dcp import ours
 from marlin_ckpt.formats.layouts.dcp.columns.reading import read_columns
 from marlin_ckpt.formats.layouts.dcp.faults import faults_in
-from marlin_ckpt.formats.layouts.dcp.metadata import whole_metadata
-from marlin_ckpt.formats.layouts.dcp.saved import METADATA, Saved, metadata_files, saved_in
+from marlin_ckpt.formats.layouts.dcp.metadata import of_columns, whole_metadata
+from marlin_ckpt.formats.layouts.dcp.saved import METADATA, Saved, metadata_files, saved_in, saved_of
 from marlin_ckpt.formats.layouts.folder import files_of
 from marlin_ckpt.formats.layouts.members import Folder
 from marlin_ckpt.formats.layouts.parts import listed
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 LAYOUTS = ("sharded", "dcp")  # that are loaded here: ours, and torch's own
 _MOST_SAID = 3  # sentences of what is wrong
 _LONGEST = 100  # characters of a name in a message
+_MANY_PIECES = 16  # of a tensor: fewer are looked up faster as objects than as columns
 
 
 @dataclass(frozen=True)
@@ -194,8 +195,14 @@ def _read(path: str) -> _Told:
 
 
 def _index(found: dict[str, bytes], path: str) -> Index:
-    columns = read_columns(found[METADATA]) if METADATA in found else None
-    return PlainIndex(_saved(found, path), path) if columns is None else ColumnIndex(columns, path)
+    data = found.get(METADATA, b"")
+    columns = read_columns(data)
+    if columns is None:
+        return PlainIndex(_saved(found, path), path)
+    if len(columns.places.name) > _MANY_PIECES * len(columns.texts):
+        return ColumnIndex(columns, path)
+    whole = of_columns(columns, len(data), f"{path}/{METADATA}")
+    return PlainIndex(saved_of({METADATA: whole}, path), path)
 
 
 def _saved(found: dict[str, bytes], path: str) -> Saved:

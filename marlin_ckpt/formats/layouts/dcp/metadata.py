@@ -78,7 +78,7 @@ def read_metadata(source: Source) -> Metadata:
     data = whole_metadata(source)
     columns = read_columns(data)
     if columns is not None:
-        return _of_columns(columns, Budget(lambda: len(data), source.path))
+        return of_columns(columns, len(data), source.path)
     file = io.BytesIO(data)
     budget = Budget(file.tell, source.path)
     if len(data) > LARGEST_PICKLE:
@@ -129,9 +129,16 @@ class _Reader(StubReader):
         return super().call(called, arguments)
 
 
-def _of_columns(columns: Columns, budget: Budget) -> Metadata:
-    """The same as objects."""
+def of_columns(columns: Columns, size_bytes: int, path: str) -> Metadata:
+    """What was read as columns, as objects.
+
+    Args:
+        columns: what was read.
+        size_bytes: how many bytes it was read from.
+        path: of the file, for messages.
+    """
     texts, places, sizes = columns.texts, columns.places, dict(columns.sizes())
+    budget = Budget(lambda: size_bytes, path)
     budget.charge(_ENTRY * (len(texts) + 2 * len(places.name)))
     tensors = {}
     for name, one in columns.tensors.items():

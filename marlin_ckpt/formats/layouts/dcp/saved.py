@@ -116,8 +116,16 @@ def saved_in(files: Mapping[str, Source], path: str) -> Saved:
         files: of metadata, by their names, at least one.
         path: of the folder.
     """
-    found = {name: read_metadata(source) for name, source in files.items()}
-    saved = Saved({}, {}, {}, [], [], {}, next(iter(found.values())).budget, [*files] != [METADATA])
+    return saved_of({name: read_metadata(source) for name, source in files.items()}, path)
+
+
+def saved_of(found: Mapping[str, Metadata], path: str) -> Saved:
+    """What a folder's metadata says, which was read.
+
+    Raises:
+        CorruptCheckpointError: that of one rank contradicts that of another.
+    """
+    saved = Saved({}, {}, {}, [], [], {}, next(iter(found.values())).budget, [*found] != [METADATA])
     for name, one in found.items():
         _add(saved, one, f"{path}/{name}")
     return saved

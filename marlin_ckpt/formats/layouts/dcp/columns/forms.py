@@ -7,14 +7,16 @@ between them is at the same places: so a million of them take a second, and no o
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 _SMALL = 2**31
-_INT, _LONG = b"J", b"\x8a\x08"  # the opcodes BININT, and LONG1 of eight bytes
-_FIRST_LOOK, _MOST_LOOKED_AT = 16, 1 << 16  # records that are compared with their form at once
+# Of BININT, and of LONG1 with eight bytes: the opcode, the kind of number, and what finds both in a pickle.
+_SHORT = b"J", "<i4", rb"J.{4}"
+_WIDE = b"\x8a\x08", "<i8", rb"\x8a\x08.{8}"
 
 
 class Index(NamedTuple):
@@ -62,7 +64,7 @@ def write(form: Form, columns: Mapping[str, np.ndarray], number: int) -> np.ndar
             parts.append(("<u4", columns[one.name]))
         else:
             values = columns[one.name]
-            opcode, kind = (_INT, "<i4") if values.max(initial=0) < _SMALL else (_LONG, "<i8")
+            opcode, kind, _ = _SHORT if values.max(initial=0) < _SMALL else _WIDE
             parts += [(f"V{len(opcode)}", np.void(opcode)), (kind, values)]
     records = np.empty(number, _record(tuple(str(kind) for kind, _ in parts)))
     for at, (_, values) in enumerate(parts):
@@ -75,68 +77,58 @@ def _record(kinds: tuple[str, ...]) -> np.dtype[Any]:
     return np.dtype([(f"c{number}", kind) for number, kind in enumerate(kinds)])
 
 
-def read(form: Form, data: np.ndarray, start: int) -> Read:
+def read(form: Form, data: bytes, start: int) -> Read:
     """Reads as many records as there are, none among them.
 
     Args:
         form: of the records.
-        data: the bytes of the pickle.
+        data: the pickle.
         start: where the first record is, if there is one.
     """
-    fitted = _fitted(form, data, start)
-    if fitted is None:
+    first = _one(form).match(data, start)
+    if first is None:
         return Read({}, 0, start)
-    kind, sample, is_fixed = fitted
-    number = _alike(data[start:], sample, is_fixed)
-    end = start + number * kind.itemsize
-    records = data[start:end].view(kind)
+    kind, several = _alike(form, tuple(one.startswith(_SHORT[0]) for one in first.groups()))
+    found = several.match(data, start)
+    end = start if found is None else found.end()
+    number = (end - start) // kind.itemsize
+    records = np.frombuffer(data, kind, number, start)
     names = [one.name for one in form if not isinstance(one, bytes)]
     return Read({name: np.ascontiguousarray(records[name]) for name in names}, number, end)
 
 
-def _fitted(form: Form, data: np.ndarray, start: int) -> tuple[np.dtype[Any], np.ndarray, np.ndarray] | None:
-    """How long the integers of the first record are.
+@functools.lru_cache(maxsize=256)
+def _one(form: Form) -> re.Pattern[bytes]:
+    """Finds a record, and tells its integers with their opcodes."""
+    return re.compile(b"".join(_part(one, b"(%b|%b)" % (_SHORT[2], _WIDE[2])) for one in form), re.DOTALL)
 
-    Returns:
-        the kind of the records; the first of them; of each byte whether it is the same in all of them.
-        None where the first one is not of the form.
+
+@functools.lru_cache(maxsize=256)
+def _alike(form: Form, are_short: tuple[bool, ...]) -> tuple[np.dtype[Any], re.Pattern[bytes]]:
+    """Finds records that follow each other and whose integers are equally long.
+
+    Args:
+        form: of the records.
+        are_short: of each integer, whether it has four bytes.
     """
     fields: list[tuple[str, str]] = []
-    is_fixed: list[bool] = []
-    at = start
+    parts: list[bytes] = []
+    short = iter(are_short)
     for one in form:
-        if isinstance(one, Index):
-            name, kind = one.name, "<u4"
-        elif isinstance(one, Number):
-            opcode = _INT if data[at : at + 1].tobytes() == _INT else _LONG
-            name, kind = one.name, "<i4" if opcode is _INT else "<i8"
-        if isinstance(one, bytes | Number):
-            constant = one if isinstance(one, bytes) else opcode
-            if data[at : at + len(constant)].tobytes() != constant:
-                return None
-            fields.append((f"c{len(fields)}", f"V{len(constant)}"))
-            is_fixed += [True] * len(constant)
-            at += len(constant)
-        if not isinstance(one, bytes):
-            fields.append((name, kind))
-            size = np.dtype(kind).itemsize
-            is_fixed += [False] * size
-            at += size
-    if at > len(data):
-        return None
-    return np.dtype(fields), data[start:at], np.array(is_fixed)
+        integer = b""
+        if isinstance(one, bytes):
+            fields.append((f"c{len(fields)}", f"V{len(one)}"))
+        elif isinstance(one, Index):
+            fields.append((one.name, "<u4"))
+        else:
+            opcode, kind, integer = _SHORT if next(short) else _WIDE
+            fields += [(f"c{len(fields)}", f"V{len(opcode)}"), (one.name, kind)]
+        parts.append(_part(one, integer))
+    # Possessive: what matched is not tried again, nor remembered for that.
+    return np.dtype(fields), re.compile(b"(?:" + b"".join(parts) + b")*+", re.DOTALL)
 
 
-def _alike(data: np.ndarray, sample: np.ndarray, is_fixed: np.ndarray) -> int:
-    """How many records follow each other that are a sample but where they may differ."""
-    size, found, look = len(sample), 0, _FIRST_LOOK
-    mask = np.where(is_fixed, np.uint8(0xFF), np.uint8(0))
-    while number := min(look, len(data) // size - found):
-        block = data[found * size : (found + number) * size].reshape(number, size)
-        differs = ((block ^ sample) & mask).any(axis=1)
-        same = int(differs.argmax()) if differs.any() else number
-        found += same
-        if same < number:
-            break
-        look = min(look * 8, _MOST_LOOKED_AT)
-    return found
+def _part(one: bytes | Index | Number, integer: bytes) -> bytes:
+    if isinstance(one, bytes):
+        return re.escape(one)
+    return rb".{4}" if isinstance(one, Index) else integer

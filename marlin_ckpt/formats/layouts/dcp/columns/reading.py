@@ -46,7 +46,6 @@ def read_columns(data: bytes) -> Columns | None:
 class _Reading:
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
-        self._bytes = np.frombuffer(data, np.uint8)
         self._next = vocabulary.FIRST  # number that nothing is kept under
         self._texts: dict[int, str] = {}
         self._dtypes: dict[int, str] = {}
@@ -117,7 +116,7 @@ class _Reading:
         return found
 
     def _records(self, form: Form) -> tuple[dict[str, np.ndarray], int]:
-        found = read(form, self._bytes, self._at)
+        found = read(form, self._data, self._at)
         if any(one.dtype.kind == "i" and one.min() < 0 for one in found.columns.values()):
             raise _OtherError
         self._at = found.end
