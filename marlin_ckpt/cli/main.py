@@ -17,7 +17,7 @@ from marlin_ckpt.cli import completion, log, output, problems
 from marlin_ckpt.cli.app import CarriedError, app, names
 from marlin_ckpt.cli.help import ALIASES
 from marlin_ckpt.cli.ranks import printing
-from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.errors import MarlinError, RankError
 from marlin_ckpt.operations import launched
 from marlin_ckpt.storage.local.files import check_working_directory
 
@@ -47,7 +47,7 @@ def main(args: list[str] | None = None) -> int:
         except BaseException as error:
             if os.getpid() != process:  # a user's code has forked, and the command goes on in the parent
                 raise
-            return _end(error, arguments)
+            return _end(_what_counts(error), arguments)
         else:
             return code
 
@@ -75,6 +75,17 @@ def _unwinding() -> Iterator[None]:
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
     raise SystemExit(128 + number)
+
+
+def _what_counts(error: BaseException) -> BaseException:
+    """The error that has ended a command: that another rank has ended, where a SIGTERM came on its heels.
+
+    Torchrun sends one to all others once a rank has died.
+    """
+    found: BaseException | None = error if isinstance(error, SystemExit) else None
+    while found is not None and not isinstance(found, RankError):
+        found = found.__context__
+    return found or error
 
 
 def _end(error: BaseException, arguments: list[str]) -> int:

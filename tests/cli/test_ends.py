@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from marlin_ckpt.cli.main import main
+from marlin_ckpt.cli.main import _what_counts, main
 from marlin_ckpt.directory import notes
+from marlin_ckpt.errors import RankError
 from tests.support.own_modules import run_of_its_own
 
 _MODULE = """
@@ -252,3 +253,15 @@ def test_a_document_that_was_printed_is_not_followed_by_another(capsys, monkeypa
     with contextlib.suppress(ValueError):
         main(["verify", "out", "--json"])
     assert len(json.JSONDecoder().raw_decode(capsys.readouterr().out)) == 2
+
+
+def test_a_sigterm_on_the_heels_of_another_ranks_end_does_not_hide_it():
+    lost, plain = RankError("rank 1 has ended"), SystemExit(143)
+    with pytest.raises(SystemExit) as caught:
+        try:
+            raise lost
+        finally:
+            raise SystemExit(143)
+
+    assert _what_counts(caught.value) is lost
+    assert _what_counts(plain) is plain

@@ -63,17 +63,20 @@ def test_sigterm_to_torchrun_stops_all_ranks_saved_and_the_grace_is_compared_wit
 
 
 def test_a_run_on_two_ranks_of_which_one_is_killed_is_proven_to_resume_identically(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys, cases
 ):
+    kills = ["2", "3:validation@1", "5:signal@0", "7:save@1"] if cases(0, 1) else ["3:validation@1"]
+    steps = cases(4, 9)
     starts = types.SimpleNamespace(Popen=torchrun.Popen, DEVNULL=subprocess.DEVNULL)
     monkeypatch.setattr("marlin_ckpt.training.proof.many.subprocess", starts)
     monkeypatch.setenv("PYTHONPATH", os.fspath(REPOSITORY))
     monkeypatch.chdir(tmp_path)
-    proof = ["prove-resume", "--config", str(config(tmp_path)), "--nproc", "2"]
-    code = main([*proof, "--steps", "4", "--kill-at", "3@1", "--json"])
+    proof = ["prove-resume", "--config", str(config(tmp_path, backend="fsdp2")), "--nproc", "2"]
+    code = main([*proof, "--steps", str(steps), "--kill-at", ",".join(kills), "--json"])
 
     out, err = capsys.readouterr()
     assert code == 0, err
     found = json.loads(out)
-    assert (found["identical"], found["kills"], found["steps"]) == (True, ["3@1"], 4)
-    assert found["compared"]["batches"] == 8  # of both ranks
+    assert (found["identical"], found["kills"], found["missed"]) == (True, kills, [])
+    assert (found["steps"], found["ranks"]) == (steps, 2)
+    assert found["compared"]["batches"] == 2 * steps  # of both ranks

@@ -78,7 +78,7 @@ PARTS = {
         "unit/package/test_docs.py",
     ],
     "supervisor": ["adversity/test_supervisor.py"],
-    "torchrun": ["adversity/test_torchrun_kills.py"],
+    "torchrun": ["adversity/test_torchrun_kills.py", "integrations/test_torchrun.py"],
     "wheel": ["unit/package/test_extras.py"],  # in an empty environment with each extra
 }
 

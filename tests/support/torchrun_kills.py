@@ -168,7 +168,8 @@ class Kills:
         if left := leftovers & {*staged(self._directory)}:
             found["left"].append(sorted(left))
         errors = run.errors()
-        if len(errors) != (len(victims) == 1) or not all(" has ended" in one for one in errors):
+        # Beside the error, that a save under way has failed for the same reason may be said.
+        if bool(errors) != (len(victims) == 1) or not all(" has ended" in one for one in errors):
             found["unlike"].append([len(victims), errors])
         self._judge(run.saved()[-1])
 
