@@ -137,6 +137,14 @@ class Whole(IterableDataset):
         return iter([self.data[number] for number in range(len(self.data))])
 
 
+class Straying(Plain):
+    """Changes a weight by itself at each rank."""
+
+    def on_end_train_step(self, global_step, *outputs):
+        with torch.no_grad():
+            self.layers[2].bias.add_(float(rank()))
+
+
 class Counting(Plain):
     """Counts the samples of a validation by itself."""
 
@@ -185,4 +193,8 @@ def differ(directory: str, backend: str) -> dict:
         warnings.clear()
         train(partial(Repeating, kind), epochs=2, max_train_steps_per_epoch=2)
         found[kind] = list(warnings)
+    if backend == "ddp":
+        warnings.clear()
+        train(Straying, epochs=2)
+        found["straying"] = list(warnings)
     return found

@@ -69,6 +69,16 @@ def check(ranks: Ranks, module: nn.Module, *, with_buffers: bool = False) -> Non
         raise TrainingError(what, hint=hint)
 
 
+def copies_differ(ranks: Ranks, module: nn.Module) -> str | None:
+    """The name of the first parameter of which ranks have different copies; None where there is none.
+
+    Args:
+        ranks: that all call this.
+        module: of this one.
+    """
+    return first_difference(ranks, _fingerprints(module, with_buffers=False))
+
+
 def _fingerprints(module: nn.Module, *, with_buffers: bool) -> list[tuple[str, str]]:
     """The name of each parameter with a fingerprint of its values."""
     for name, one in module.named_parameters():

@@ -116,6 +116,11 @@ class RanksTrainerBackend(AbstractTrainerBackendDecorator):
         with self.sharing.ranks.communicating():
             self.sharing.begin(args.model)
 
+    def end_epoch(self) -> None:
+        """Ends an epoch, at all ranks."""
+        super().end_epoch()
+        self.sharing.end_epoch()
+
     @property
     def train_sampler(self) -> SamplerClass:
         """An order that the seed and the epoch decide, of which each rank takes its part."""

@@ -83,6 +83,9 @@ class Sharing:
         """Clips the norm of all gradients."""
         nn.utils.clip_grad_norm_(module.parameters(), most)
 
+    def end_epoch(self) -> None:
+        """Called by all ranks after an epoch and its validation."""
+
     def validation(self, module: nn.Module, loader: Iterable[Any]) -> Iterator[tuple[Any, bool]]:  # noqa: ARG002
         """The batches to validate on, each with whether its outputs count."""
         return ((batch, True) for batch in loader)
@@ -186,6 +189,17 @@ class DataParallel(Shared):
     def forward(self, module: nn.Module, *, is_training: bool, **arguments: Any) -> Any:
         """Calls the copy; in a validation the module, whose ranks may have more batches than others."""
         return self._copy(**arguments) if is_training else module.forward(**arguments)
+
+    def end_epoch(self) -> None:
+        """Warns once where the copies are no longer the same, of which rank 0's is saved."""
+        if name := alike.copies_differ(self.ranks, self._module):
+            what = (
+                f"The parameter {name} is no longer the same at all ranks: something changes it, or its "
+                "learning rate, at each rank otherwise. Checkpoints hold that of rank 0."
+            )
+            if self.ranks.is_main and name not in self._warned:
+                _logger.warning(what)
+            self._warned.add(name)
 
     def validation(self, module: nn.Module, loader: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
         """The batches of this rank, with the buffers of rank 0, as a resumed run would have them."""

@@ -42,3 +42,8 @@ def test_ranks_that_would_train_apart_or_on_the_same_samples_are_refused_or_warn
     assert "leave out the samples of the other ranks" in "".join(first["stream"])
     assert "validated more than once" in "".join(first["validation"])
     assert [len(first[kind]) for kind in ("in order", "shuffled", "stream", "validation")] == [1] * 4
+    if backend == "ddp":
+        assert [text.partition(" is no longer")[0] for text in first["straying"]] == [
+            "The parameter layers.2.bias"
+        ]
+        assert second["straying"] == []
