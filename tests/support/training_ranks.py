@@ -8,6 +8,7 @@ import signal
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -20,6 +21,7 @@ from marlin_ckpt import (
     SingleProcess,
     Trainer,
 )
+from marlin_ckpt.distributed import commit
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.formats.torch import writer
@@ -157,9 +159,12 @@ def edges(directory: str, backend: str) -> dict:
     found["metrics"] = [*(measured._metrics[name] for name in names), measured.last_epoch]
     found["differ"] = failure(lambda: train(lambda: Plain(seed=rank // 2)))
     found["meta"] = failure(lambda: train(lambda: Plain().to("meta") if rank == 1 else Plain()))
-    apart, short = Path(directory, f"apart-{rank}"), {"save_timeout": "1s"}
-    found["apart"] = failure(lambda: trained(apart, Plain, backend=backend, checkpointer=short))
-    found["apart"].append(os.path.exists(apart))
+    apart = DefaultCheckpointerArguments(save_dir=f"{directory}/apart-{rank}")
+    args = arguments(backend=backend, checkpointer_args=apart)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commit, "PATIENCE_S", 0.2)
+        found["apart"] = failure(lambda: Trainer(Plain(), args).train())
+    found["apart"].append(os.path.exists(apart.save_dir))
     found["small"] = failure(lambda: train(Plain, train_batch_size=2))
     found["liar"] = failure(lambda: train(Liar, gpu_batch_size_limit=1, train_batch_size=12))
     return found

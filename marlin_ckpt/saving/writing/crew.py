@@ -103,7 +103,7 @@ class Crew:
         path = os.path.abspath(directory)
         if self.is_alone or path in self._shared:
             return
-        commit.check_shared(path, self.here)
+        commit.check_shared(path, self.here, commit.PATIENCE_S)
         self._shared.add(path)
 
     def done(self, work: Callable[[], _T]) -> _T:
