@@ -5,6 +5,7 @@ Rank 0 decides it for all, by arrays: a run of a thousand ranks has millions of 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -110,8 +111,9 @@ def assign(table: Table, ranks: Sequence[Own]) -> World:
     rows = _rows(entries, ranks)
     numbered, found = _identified(rows)
     writing = _chosen(rows, numbered, found)
-    by_tensor = writing[np.lexsort((rows.rank[writing], rows.entry[writing]))]
-    kept = Rows(*(column[by_tensor] for column in rows))
+    is_written = np.zeros(len(rows.rank), bool)
+    is_written[writing] = True
+    kept = rows if is_written.all() else Rows(*(column[is_written] for column in rows))
     _check(entries, kept)
     values: dict[str, tuple[int, int]] = {}
     paths: dict[str, Path] = {}
@@ -133,13 +135,14 @@ def assign(table: Table, ranks: Sequence[Own]) -> World:
 
 
 def _rows(entries: list[Entry], ranks: Sequence[Own]) -> Rows:
-    """All chunks of all ranks; adds the tensors that rank 0 has not to the entries."""
+    """All chunks, by tensor, then by rank; adds the tensors that rank 0 has not to the entries."""
     common = len(entries)
     extras = _extras(entries, ranks)
     dimensions = max((len(one.shape) for one in entries), default=0)
-    chunks = np.stack([one.chunks for one in ranks])
-    rank, entry = np.nonzero(chunks[:, :common, 1, 0] != ABSENT)
-    there = chunks[rank, entry]
+    chunks = np.stack([one.chunks for one in ranks], axis=1)
+    is_there = chunks[:common, :, 1, 0] != ABSENT
+    entry, rank = np.nonzero(is_there)
+    there = chunks.reshape(-1, *chunks.shape[2:]) if is_there.all() else chunks[entry, rank]
     lengths = np.array([len(one.shape) for one in entries], np.int64)
     item = np.array([DTYPES[one.dtype].item_bytes for one in entries], np.int64)
     number = len(rank) + len(extras)
@@ -158,7 +161,7 @@ def _rows(entries: list[Entry], ranks: Sequence[Own]) -> Rows:
 
 
 def _extras(entries: list[Entry], ranks: Sequence[Own]) -> list[tuple[int, int, Chunk]]:
-    """The rank, the entry's number and the chunk of each."""
+    """The rank, the entry's number and the chunk of each, by these numbers and then by rank."""
     extras = []
     numbers = {one.name: number for number, one in enumerate(entries)}
     for rank, own in enumerate(ranks):
@@ -172,7 +175,7 @@ def _extras(entries: list[Entry], ranks: Sequence[Own]) -> list[tuple[int, int, 
                 hint = "put what differs between ranks under a key of each rank"
                 raise UnsavableStateError(what, "", hint)
             extras.append((rank, number, chunk))
-    return extras
+    return sorted(extras, key=operator.itemgetter(1))
 
 
 def _identified(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +187,7 @@ def _identified(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     for number in range(rows.offsets.shape[1]):
         for column in (rows.offsets[:, number], rows.sizes[:, number]):
             code = mixed(code + column.astype(np.uint64))
-    order = np.lexsort((rows.rank, code))
+    order = np.argsort(code, kind="stable")
     code = code[order]
     starts = np.flatnonzero(np.concatenate(([True], code[1:] != code[:-1]))) if len(code) else order
     return order, starts
