@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import warm
 from tests.support.folders import REPOSITORY, SUPPORT
 
 # Several times what formats/budget.py allows: a loop that explodes takes hundreds of times as long.
@@ -54,7 +55,7 @@ def attack(directory: Path, groups: list[str], chosen: list[str], one_in: int = 
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     environment.pop("MARLIN_CKPT_TRACEBACK", None)
     (directory / "files").mkdir()
-    made = subprocess.run(
+    made = warm.run(
         [sys.executable, SUPPORT / "hostile_files.py", directory / "files", *groups],
         env=environment, stdout=subprocess.PIPE, check=True, timeout=120,
     )  # fmt: skip
@@ -66,9 +67,9 @@ def attack(directory: Path, groups: list[str], chosen: list[str], one_in: int = 
         workplace = directory / f"worker{start}{calls}"
         workplace.mkdir()
         arguments = [directory / "list.json", f"{start}{calls}", REPOSITORY / "configs/ci.yaml", one_in]
-        ended = subprocess.run(
+        ended = warm.run(
             [sys.executable, SUPPORT / "hostile_worker.py", *map(str, arguments), *chosen],
-            cwd=workplace, env=environment, capture_output=True, check=False, timeout=600,
+            cwd=workplace, env=environment, capture_output=True, timeout=600,
         )  # fmt: skip
         last = read_reports(ended, listed, session)
         session.left.extend(os.listdir(workplace))

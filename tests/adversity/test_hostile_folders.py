@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from marlin_ckpt.storage.local.store import LocalStore
-from tests.support import hostile_folders
+from tests.support import hostile_folders, warm
 from tests.support.damaging import said_by
 from tests.support.folder_changes import SECRET, secret_of
 from tests.support.folders import REPOSITORY, SUPPORT
@@ -59,13 +59,13 @@ def _reports(directory: Path, cases: Callable[[int, int], int]) -> list[dict[str
     listed += hostile_folders.make_all(directory, large=cases(0, 1) == 1)
     (directory / "list.json").write_text(json.dumps(listed))
     (directory / "here").mkdir()
-    ended = subprocess.run(
+    ended = warm.run(
         [
             sys.executable, SUPPORT / "hostile_worker.py", directory / "list.json", "0",
             REPOSITORY / "configs/ci.yaml", str(cases(3, 1)), *CALLS,
         ],
         cwd=directory / "here", env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True,
-        check=False, timeout=600,
+        timeout=600,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout[-300:] + ended.stderr
     assert os.listdir(directory / "here") == []  # nothing has run
