@@ -58,10 +58,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if part is None or asked not in ("all", part) else None
 
 
+gc.disable()  # until all tests are collected, which leaves hardly any garbage
+
+
 def pytest_collection_finish() -> None:
     """Spares each later collection of garbage the walk through what imports and collecting have made."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
