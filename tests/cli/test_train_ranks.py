@@ -100,7 +100,7 @@ def test_the_death_of_rank_0_which_may_have_the_ranks_store_ends_the_others_at_o
     main, other = run_ranks(tmp_path, 2, "train", "--config", config(tmp_path, does="kill", at=[0, 5]))
 
     assert (main.code, other.code) == (-9, 1)
-    assert "\n[rank 1] error: another rank has ended" in other.err  # below what torch says of its store
+    assert "\n[rank 1] error: rank 0 has ended" in other.err  # below what torch says of its store
 
 
 def test_a_refusal_is_that_of_rank_0(tmp_path):

@@ -85,7 +85,7 @@ class _Teller:
         self._dies = job.rank is None or job.rank == int(os.environ.get("RANK", "0"))
         self._steps = job.steps
         self._batches: list[str] = []
-        self._is_at_end = self._is_at_kill = self._is_within = self._waits_for_save = False
+        self._is_at_end = self._is_at_kill = self._is_within = self._awaits_end = False
 
     def watch(self, trainer: Trainer, period: int) -> None:
         """Reports where the run begins, and wraps the steps of the trainer's module.
@@ -171,10 +171,11 @@ class _Teller:
         if self._is_at_kill and self._job.moment == "save":
             self.tell({"kill": True})
             threading.Thread(target=_kill_in_save, args=(self._job.directory,), daemon=True).start()
-            self._waits_for_save = True
+            self._awaits_end = True
         if self._is_at_kill and self._job.moment == "signal":
+            self._awaits_end = True  # many ranks agree on it after the next step
             self._end_by(signal.SIGTERM)
-        if self._dies and 0 < self._job.kill_at < global_step and not self._waits_for_save:
+        if self._dies and 0 < self._job.kill_at < global_step and not self._awaits_end:
             self.tell({"missed": True})  # and leaves what comes after to the process of the next kill
             os.kill(os.getpid(), signal.SIGKILL)
 
