@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from marlin_ckpt.cli.main import _what_counts, main
 from marlin_ckpt.directory import notes
 from marlin_ckpt.errors import RankError
+from tests.support import warm
 from tests.support.own_modules import run_of_its_own
 
 _MODULE = """
@@ -149,12 +151,18 @@ def test_a_bad_end_counts_from_when_the_checkpoint_is_read(train, does, where, c
     assert failures() == counted
 
 
-def test_a_second_signal_ends_a_run_at_once_and_is_not_held_against_the_checkpoint(run_command, tmp_path):
-    train = ["train", "--config", "run.yaml", "--quiet"]
-    assert run_command(*train, cwd=tmp_path).returncode == 0
+def test_a_second_signal_ends_a_run_at_once_and_is_not_held_against_the_checkpoint(repository, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.fspath(repository)}
+
+    def train(*more: str) -> int:
+        command = [sys.executable, "-m", "marlin_ckpt", "train", "--config", "run.yaml", "--quiet", *more]
+        ended = warm.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120)
+        return ended.returncode
+
+    assert train() == 0
     twice = "os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGTERM)"
     more = ["--resume", "--set", "trainer.epochs=4", "--set", f"module.args.does={json.dumps(twice)}"]
-    assert run_command(*train, *more, cwd=tmp_path).returncode == -signal.SIGTERM
+    assert train(*more) == -signal.SIGTERM
     assert failures() == []
 
 
