@@ -46,12 +46,12 @@ def join(args: TrainerArguments, backend: TrainerBackend | None = None) -> tuple
     if device.type == "cuda":
         torch.cuda.set_device(device)
     launch.begin(where, device)
-    ranks = Ranks(_PATIENCE_S)
-    if args.train_batch_size < ranks.world_size:
-        what = f"{args.train_batch_size} samples are too few for {ranks.world_size} ranks"
+    # Before a group is made: a rank that fails right after that closes it while others still join.
+    if args.train_batch_size < where.world_size:
+        what = f"{args.train_batch_size} samples are too few for {where.world_size} ranks"
         fault = Fault("trainer.train_batch_size", what)
         raise of_all(ConfigError([fault], "it is of all ranks together: raise it, or start fewer"))
-    return ranks, device
+    return Ranks(_PATIENCE_S), device
 
 
 def by_main(args: TrainerArguments) -> Callable[[Callable[[], Any]], Any]:
