@@ -15,6 +15,7 @@ from marlin_ckpt.distributed.failures import told_by_main
 from marlin_ckpt.saving import predicted_size
 from marlin_ckpt.saving.job import Form
 from marlin_ckpt.saving.writing.choosing import check as check_pickled
+from marlin_ckpt.storage.local.files import absolute
 
 
 def empty(args: DefaultCheckpointerArguments, run_id: str, logger: logging.Logger) -> None:
@@ -23,7 +24,7 @@ def empty(args: DefaultCheckpointerArguments, run_id: str, logger: logging.Logge
     Raises:
         DirectoryInUseError: another run saves there.
     """
-    if args.load_dir and os.path.abspath(args.load_dir) == os.path.abspath(args.save_dir):
+    if args.load_dir and absolute(args.load_dir) == absolute(args.save_dir):
         logger.warning("Nothing will be left to load: load_dir is save_dir, which is emptied.")
     with lease.held_where_used([os.fspath(args.save_dir)], run_id):
         gone = leftovers.delete_existing(os.fspath(args.save_dir), args.file_ext, logger)

@@ -23,6 +23,7 @@ from marlin_ckpt.loading.payload import check_payload
 from marlin_ckpt.loading.restoring import Pair, Restoration
 from marlin_ckpt.loading.together import How, read_together
 from marlin_ckpt.loading.words import PREFIX_HINT
+from marlin_ckpt.storage.local.files import absolute
 
 
 class Loaded(NamedTuple):
@@ -92,7 +93,7 @@ class Loader:
             if filename:
                 self.logger.warning("load_filename %s is ignored, since load_dir is not set.", filename)
             return Loaded(Checkpoint())
-        goes_on = self.args.checkpoint and os.path.abspath(load_dir) == os.path.abspath(self.args.save_dir)
+        goes_on = self.args.checkpoint and absolute(load_dir) == absolute(self.args.save_dir)
         if goes_on and self.ranks.is_main:
             leftovers.settle(os.fspath(load_dir))
         if not filename or not os.fspath(filename):

@@ -20,6 +20,7 @@ from marlin_ckpt.saving.recording import Recording, of_this_process, recorded
 from marlin_ckpt.saving.states import optimizers_in
 from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.saving.writing.wanted import Wanted
+from marlin_ckpt.storage.local.files import absolute
 
 _logger = get_logger(__name__)
 _together = Crew(is_together=True)  # of all saves by `save`, which would make groups each time
@@ -214,7 +215,7 @@ class Saver(Closing):
                     self._on_durable(report)
 
             job = crew.done(lambda: wanted.job(crew, self._lineage, self._how, durable, self._on_error))
-            directory = os.path.dirname(os.path.abspath(path))
+            directory = os.path.dirname(absolute(path))
             if is_main and directory not in self._swept:
                 self._swept.add(directory)
                 leftovers.sweep_beside(wanted.path)

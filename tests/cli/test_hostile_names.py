@@ -224,6 +224,7 @@ def test_the_id_of_a_resumed_run_does_nothing_to_the_terminal(capsys):
         "overhead": None,
         "saves": [],
         "failed_saves": [],
+        "ranks": 1,
     }
     run.show({**report, "run_id": "\x1b[31mred"})
     assert "\x1b" not in capsys.readouterr().err

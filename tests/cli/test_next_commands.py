@@ -109,7 +109,7 @@ KINDS: dict[str, tuple[Callable[[], str], str, str]] = {
     "Lightning": (lambda: _lightning("a"), _SALVAGE, _LATEST),
     "Trainer": (lambda: _trainer("a"), "", _VERIFY),
     "a folder of ours": (lambda: _folders("a"), "", _LATEST),
-    "DCP": (lambda: _dcp("a"), "", _VERIFY),
+    "DCP": (lambda: _dcp("a"), _SALVAGE.replace("{ext}", ".pt"), _VERIFY),
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from marlin_ckpt.version import __version__
 # A process of `prove-resume` has no command line around it: its parent reads what it writes. A failed save
 # in the background makes the last flush of stderr fail, and prints nothing. What a module prints at other
 # ranks than the first goes to their logs.
-_PRINTS = ("cli/output.py", "cli/ranks/printing.py", "training/proof/child.py", "saving/background.py")
+_PRINTS = ("cli/output.py", "cli/ranks/printing.py", "saving/background.py")
 _STREAMS = {"stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__"}
 _PRINTERS = {"print", "input", "echo", "secho", "confirm", "prompt"}  # Python's, and those of Typer
 

@@ -29,7 +29,9 @@ def test_what_ranks_have_on_a_device_is_saved_together_and_goes_on_as_it_was(
 
 
 @pytest.mark.parametrize("backend", ["ddp", "fsdp2"])
-def test_a_run_of_one_rank_by_torchrun_that_is_stopped_ends_as_if_it_had_not_been(tmp_path, device, backend: str):
+def test_a_run_of_one_rank_by_torchrun_that_is_stopped_ends_as_if_it_had_not_been(
+    tmp_path, device, backend: str
+):
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
@@ -50,6 +52,6 @@ def test_a_run_of_one_rank_by_torchrun_that_is_stopped_ends_as_if_it_had_not_bee
     train("whole", 2)
     train("cut", 1)
     train("cut", 2, "--resume")
-    last = sorted(one.name for one in (tmp_path / "whole").iterdir() if one.name.startswith("model_1"))[0]
+    last = min(one.name for one in (tmp_path / "whole").iterdir() if one.name.startswith("model_1"))
     compared = command("marlin_ckpt", "diff", str(tmp_path / "whole" / last), str(tmp_path / "cut" / last))
     assert compared.returncode == 0, compared.stdout + compared.stderr

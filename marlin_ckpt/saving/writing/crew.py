@@ -1,7 +1,6 @@
 """The ranks that save together."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ from marlin_ckpt.distributed.failures import first_of, together
 from marlin_ckpt.distributed.ranks import DEFAULT_TIMEOUT_S, Ranks
 from marlin_ckpt.errors import RankError
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.storage.local.files import absolute
 
 _T = TypeVar("_T")
 _NUMBERS = 1 << 62  # `Ranks.most` compares 63 bits
@@ -100,7 +100,7 @@ class Crew:
             StorageError: one of them does not, or it cannot be written to.
             RankError: a rank has ended, or does not come.
         """
-        path = os.path.abspath(directory)
+        path = absolute(directory)
         if self.is_alone or path in self._shared:
             return
         commit.check_shared(path, self.here, commit.PATIENCE_S)

@@ -63,7 +63,7 @@ def test_however_often_a_caller_is_interrupted_nothing_is_written_once_he_is_let
 ) -> None:
     disk = SlowDisk(monkeypatch)
     with pytest.raises(KeyboardInterrupt), open_writer(file, 64 * MEBIBYTE) as filling:
-        filling.put(memoryview(bytearray(13 * MEBIBYTE)))
+        filling.put(memoryview(bytearray(3 * direct._PIECE_BYTES + direct.BLOCK_BYTES)))
         assert disk.under_way.wait(PATIENCE_S)
         interrupting(monkeypatch, disk, interrupts)
         filling.finish()
