@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -119,3 +120,24 @@ def directory(tmp_path: Path) -> Iterator[str]:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
     with tempfile.TemporaryDirectory(dir=memory) as path:
         yield path
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where the one S3 server of this run of the tests answers."""
+    from tests.support import s3_servers
+
+    top = tmp_path_factory.getbasetemp()
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    folder = (top.parent if is_worker else top) / "s3"
+    return s3_servers.shared(folder, os.getppid() if is_worker else os.getpid())
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty prefix on a real S3 server, which this process and its children find."""
+    from tests.support import s3_servers
+
+    for name, value in s3_servers.environment(s3_endpoint).items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3_servers.BUCKET}/{uuid.uuid4().hex}"

@@ -5,6 +5,8 @@
 - `target`: what an object's content is handed to while it is written.
 - `memory`: such a target that keeps it in memory.
 - `sums`: the lengths and CRC32s of objects that are read whole.
+- `writer`: the one writer: it copies content into pieces of memory, and sums it.
+- `piece_threads`: threads that write such pieces.
 - `threads`: runs tasks on a few threads, and none after the first error.
 - `hints`: what to type instead of a path that is not there.
 - `local`: a directory of this machine as a store.

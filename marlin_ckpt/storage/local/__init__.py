@@ -6,7 +6,7 @@
 - `staging`: a folder that is filled under a temporary name, and then appears whole.
 - `links`: a symbolic link, set in one instant.
 - `temporary`: the files on the way there, their names, and whether the run that writes one still lives.
-- `writer`: the one writer. It copies content into pieces of memory, sums it, and chooses the way to the disk.
+- `writer`: chooses the way of a file's pieces to the disk.
 - `direct`: pieces that go past the page cache; `threads`: what writes several of them at a time.
 - `system_calls`: O_DIRECT, space set aside, writeback.
 - `trees`: folders, removed with all in them. `moving`: files from one directory to another, over nothing.

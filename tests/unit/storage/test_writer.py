@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from isal import isal_zlib
 
+from marlin_ckpt.storage import writer as one_writer
 from marlin_ckpt.storage.local import direct, system_calls, threads, writer
 from marlin_ckpt.storage.local.direct import DirectPieces
-from marlin_ckpt.storage.local.writer import CachedPieces, Writer, open_writer
+from marlin_ckpt.storage.local.writer import CachedPieces, open_writer
+from marlin_ckpt.storage.writer import Writer
 from tests.support.leftovers import threads_that_write
 
 Pieces = DirectPieces | CachedPieces
@@ -76,13 +78,13 @@ def test_the_checksum_is_that_of_the_file_though_a_tensor_changes_while_it_is_co
     file: int, monkeypatch: pytest.MonkeyPatch, expected_bytes: int
 ) -> None:
     source = bytearray(8 * MEBIBYTE)
-    memmove = writer.ctypes.memmove
+    memmove = one_writer.ctypes.memmove
 
     def changed_at_once(*args: int) -> None:
         memmove(*args)
         source[:] = bytes([source[0] + 1]) * len(source)
 
-    monkeypatch.setattr(writer.ctypes, "memmove", changed_at_once)
+    monkeypatch.setattr(one_writer.ctypes, "memmove", changed_at_once)
     with open_writer(file, expected_bytes) as filling:
         crc32 = filling.put(memoryview(source))
         filling.finish()
@@ -94,7 +96,7 @@ def test_what_lies_at_its_place_in_an_image_is_not_copied(file: int, monkeypatch
     image = memoryview(mmap.mmap(-1, 10 * MEBIBYTE + direct.BLOCK_BYTES))
     image[: 10 * MEBIBYTE] = data = os.urandom(10 * MEBIBYTE)
     filling = Writer(DirectPieces(file, len(data), image))
-    monkeypatch.setattr(writer.ctypes, "memmove", lambda *_: pytest.fail("copied"))
+    monkeypatch.setattr(one_writer.ctypes, "memmove", lambda *_: pytest.fail("copied"))
     assert filling.put(image[: len(data)]) == isal_zlib.crc32(data)
     filling.finish()
     filling.stop()

@@ -1,0 +1,193 @@
+"""What a refused request means, and the error to raise for it: with no key, token or signature in it."""
+
+import errno
+import re
+from typing import Any, NamedTuple
+
+import urllib3.exceptions
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSLError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
+from botocore.exceptions import ConnectionError as OfConnection
+
+from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+
+CHANGED = 412  # a condition does not hold: RFC 9110, 15.5.13
+CONFLICT = 409  # of two writers at the same time one is told this
+MISSING = 404
+
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+_AGAIN_STATUS = {408, 425, 429, 500, 502, 503, 504}
+_AGAIN_CODES = {
+    "BadDigest", "XAmzContentChecksumMismatch", "InternalError", "OperationAborted", "RequestTimeout",
+    "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded",
+    "IncompleteBody",
+}  # fmt: skip
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+_FULL = {"QuotaExceeded", "EntityTooLarge", "XMinioStorageFull", "InsufficientStorage"}
+_NO_BUCKET = {"NoSuchBucket"}
+_NO_CREDENTIALS = (
+    NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)  # fmt: skip
+_SIGN_IN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws login`"
+_HINTS = {
+    "AccessDenied": "the credentials may not do this: s3:ListBucket, s3:GetObject, s3:PutObject, "
+    "s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucketMultipartUploads are needed",
+    "InvalidAccessKeyId": _SIGN_IN,
+    "SignatureDoesNotMatch": "the secret key is another one's, or a proxy changes the request",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong: set it",
+    "ExpiredToken": "the credentials have expired, and were found so again: sign in anew",
+    "NoSuchBucket": "make the bucket, or look at its name and the endpoint",
+    "InvalidBucketName": "look at the name of the bucket",
+}
+_MOST_LETTERS = 300  # of what a server says
+
+
+class Answer(NamedTuple):
+    """An answer that refuses a request.
+
+    Attributes:
+        status: of HTTP.
+        code: the store's word for it, such as `NoSuchKey`; "" where it gives none.
+        message: the store's sentence.
+    """
+
+    status: int
+    code: str
+    message: str
+
+    @classmethod
+    def read(cls, status: int, body: bytes) -> "Answer":
+        """Reads the XML of an answer's body, by its two elements that matter."""
+        text = body.decode("utf-8", "replace")
+        code, message = (
+            found.group(1).strip()
+            if (found := re.search(rf"<{name}>(.*?)</{name}>", text, re.DOTALL))
+            else ""
+            for name in ("Code", "Message")
+        )
+        return cls(status, code, message)
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same request may succeed a little later."""
+        return self.status in _AGAIN_STATUS or self.code in _AGAIN_CODES
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether the credentials are refused that may have been renewed meanwhile."""
+        return self.code in _EXPIRED or (self.status == 403 and self.code in ("", "InvalidToken"))  # noqa: PLR2004
+
+
+class RefusedError(Exception):
+    """The store refuses a request for data, as `ClientError` is for all others."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"{answer.status} {answer.code}")
+        self.answer = answer
+
+
+def answer_of(error: BaseException) -> Answer | None:
+    """The answer that an error is about; None where the store did not answer."""
+    if isinstance(error, RefusedError):
+        return error.answer
+    if isinstance(error, ClientError):
+        about = error.response.get("Error", {})
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        code = str(about.get("Code", ""))
+        # Of a HEAD there is no body, and botocore takes the status for the code.
+        return Answer(status, "" if code == str(status) else code, str(about.get("Message", "")))
+    return None
+
+
+def is_of_store(error: BaseException) -> bool:
+    """Whether an error is one that a request ends with."""
+    return isinstance(
+        error, (RefusedError, BotoCoreError, ClientError, urllib3.exceptions.HTTPError, OSError)
+    )
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed a little later."""
+    answer = answer_of(error)
+    if answer is not None:
+        return answer.is_passing
+    if isinstance(error, (*_NO_CREDENTIALS, SSLError, StorageError)):
+        return False
+    return _is_of_connection(error) or isinstance(error, (urllib3.exceptions.HTTPError, OSError))
+
+
+def _is_of_connection(error: Any) -> bool:
+    """Whether botocore could not send or receive; its other errors say that the request is wrong."""
+    if type(error) is HTTPClientError:  # around whatever was raised, a fault of a program as well
+        cause = error.kwargs.get("error")
+        return isinstance(cause, (urllib3.exceptions.HTTPError, OSError))
+    return isinstance(error, HTTPClientError | OfConnection)
+
+
+def error_for(error: BaseException, action: str, where: str) -> StorageError | CheckpointNotFoundError:
+    """What is raised in the place of an error.
+
+    Args:
+        error: what a request ended with.
+        action: that was tried, such as `cannot read`.
+        where: the URL of the object or directory.
+    """
+    answer = answer_of(error)
+    if answer is None:
+        return _unanswered(error, action, where)
+    if answer.code in _NO_BUCKET:
+        return CheckpointNotFoundError("no such bucket", where, _HINTS["NoSuchBucket"])
+    if answer.status == MISSING:
+        return CheckpointNotFoundError("no such object", where)
+    said = answer.code or f"status {answer.status}"
+    if answer.message and answer.code not in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        said += f", {answer.message[:_MOST_LETTERS].rstrip('.')}"
+    if answer.status == 403 and not answer.code:  # noqa: PLR2004 - of a HEAD
+        said = "AccessDenied"
+    hint = _HINTS.get(answer.code or ("AccessDenied" if said == "AccessDenied" else ""), "")
+    return StorageError(f"{action}: the store answers {said}", where, hint, errno=_number(answer))
+
+
+def _number(answer: Answer) -> int:
+    if answer.code in _FULL or answer.status == 507:  # noqa: PLR2004
+        return errno.ENOSPC
+    if answer.status in (401, 403):
+        return errno.EACCES
+    if answer.status in (CHANGED, CONFLICT):
+        return errno.ESTALE
+    return errno.ETIMEDOUT if answer.is_passing else errno.EREMOTEIO
+
+
+def _unanswered(error: BaseException, action: str, where: str) -> StorageError:
+    if isinstance(error, _NO_CREDENTIALS):
+        what = f"{action}: there are no credentials for the store"
+        return StorageError(what, where, _SIGN_IN, errno=errno.EACCES)
+    if isinstance(error, SSLError):
+        hint = "name the store's CA bundle by AWS_CA_BUNDLE, or look at the endpoint"
+        return StorageError(f"{action}: no secure connection to the store", where, hint, errno=errno.EPROTO)
+    if may_pass(error):
+        is_absent = isinstance(error, EndpointConnectionError)
+        why = "cannot be reached" if is_absent else f"does not answer ({_kind(error)})"
+        hint = (
+            "look at the endpoint (checkpointer.remote.endpoint, AWS_ENDPOINT_URL), the network and the proxy"
+        )
+        return StorageError(f"{action}: the store {why}", where, hint, errno=errno.ETIMEDOUT)
+    # botocore's own sentences name parameters, profiles and regions, and no secrets.
+    return StorageError(f"{action}: {str(error)[:_MOST_LETTERS]}", where, errno=errno.EREMOTEIO)
+
+
+def _kind(error: Any) -> str:
+    """What happened to a connection, in a word or two: the text of such errors holds URLs and addresses."""
+    name = type(error).__name__.removesuffix("Error").removesuffix("Exception")
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()

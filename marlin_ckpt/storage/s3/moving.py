@@ -1,0 +1,149 @@
+"""Objects that are copied by the server, and removed if they are unchanged."""
+
+import errno
+from functools import partial
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.storage.s3 import answers, parts
+from marlin_ckpt.storage.s3.parts import NONCE, Key
+from marlin_ckpt.storage.s3.retrying import Retrying
+
+# CopyObject takes no more: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
+MOST_AT_ONCE = 5 << 30
+_RANGE_BYTES = 1 << 30  # of a larger object that is copied by one request
+
+
+def copy(source: Key, to: Key, etag: str) -> None:
+    """Copies an object over nothing, with its metadata and its checksum.
+
+    Args:
+        source: the object.
+        to: what it is copied to; the same object there, of a copy that was interrupted, is left.
+        etag: of the object.
+
+    Raises:
+        StorageError: it is not the object that it was (ESTALE), another has the name (EEXIST), or the store
+            refuses.
+        CheckpointNotFoundError: it is not there.
+    """
+    retrying = Retrying(source.client)
+    about = parts.head(source, retrying)
+    if about is None:
+        raise CheckpointNotFoundError("no such object", source.path)
+    if about["ETag"] != etag:
+        raise another(source.path)
+    found = parts.head(to, retrying)
+    if found is not None:
+        if is_same(found, about):
+            return
+        raise StorageError.of("cannot move", to.path, FileExistsError(errno.EEXIST, "File exists"))
+    if about["ContentLength"] > MOST_AT_ONCE:
+        _copy_in_parts(source, to, about, retrying)
+        return
+
+    def request() -> None:
+        to.client.control.copy_object(
+            Bucket=to.bucket, Key=to.key, CopySource={"Bucket": source.bucket, "Key": source.key},
+            CopySourceIfMatch=etag, IfNoneMatch="*",
+        )  # fmt: skip
+
+    _do(request, retrying, source, to, about)
+
+
+def is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two answers to HEAD are of copies of one object."""
+    nonces = [about["Metadata"].get(NONCE) for about in (one, other)]
+    if any(nonces):
+        return bool(nonces[0] == nonces[1] and one["ContentLength"] == other["ContentLength"])
+    return bool(one["ETag"] == other["ETag"] and one["ContentLength"] == other["ContentLength"])
+
+
+def _do(request: Any, retrying: Retrying, source: Key, to: Key, about: dict[str, Any]) -> None:
+    """Makes a request that copies, of which an earlier answer may have been lost."""
+    passes = (answers.CHANGED, answers.CONFLICT, answers.MISSING)
+    try:
+        retrying.do(request, "cannot move", to.path, passes=passes)
+    except ClientError as error:
+        found = parts.head(to, retrying)
+        if found is not None and is_same(found, about):
+            return
+        if found is not None:
+            raise StorageError.of(
+                "cannot move", to.path, FileExistsError(errno.EEXIST, "File exists")
+            ) from None
+        answer = answers.answer_of(error)
+        if answer is not None and answer.status == answers.MISSING:
+            raise CheckpointNotFoundError("no such object", source.path) from None
+        raise another(source.path) from None
+
+
+def _copy_in_parts(source: Key, to: Key, about: dict[str, Any], retrying: Retrying) -> None:
+    control = to.client
+
+    def begin() -> str:
+        answer = control.control.create_multipart_upload(
+            Bucket=to.bucket, Key=to.key, Metadata=about["Metadata"],
+            ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT",
+        )  # fmt: skip
+        return str(answer["UploadId"])
+
+    upload_id = retrying.do(begin, "cannot move", to.path)
+    size, copied = int(about["ContentLength"]), []
+    try:
+        for number, start in enumerate(range(0, size, _RANGE_BYTES), 1):
+            part = {
+                "Bucket": to.bucket, "Key": to.key, "UploadId": upload_id, "PartNumber": number,
+                "CopySource": {"Bucket": source.bucket, "Key": source.key},
+                "CopySourceRange": f"bytes={start}-{min(size, start + _RANGE_BYTES) - 1}",
+                "CopySourceIfMatch": about["ETag"],
+            }  # fmt: skip
+            answer = retrying.do(partial(control.control.upload_part_copy, **part), "cannot move", to.path)
+            done = answer["CopyPartResult"]
+            crc32 = {"ChecksumCRC32": done["ChecksumCRC32"]} if "ChecksumCRC32" in done else {}
+            copied.append({"PartNumber": number, "ETag": done["ETag"], **crc32})
+        whole = about.get("ChecksumCRC32") if about.get("ChecksumType") == "FULL_OBJECT" else None
+        summed = {"ChecksumCRC32": whole, "ChecksumType": "FULL_OBJECT"} if whole else {}
+
+        def complete() -> None:
+            control.control.complete_multipart_upload(
+                Bucket=to.bucket, Key=to.key, UploadId=upload_id, MultipartUpload={"Parts": copied},
+                IfNoneMatch="*", **summed,
+            )  # fmt: skip
+
+        _do(complete, retrying, source, to, about)
+    except BaseException:
+        parts.abort(to, upload_id, Retrying(to.client, patience_s=5.0))
+        raise
+
+
+def remove(key: Key, etag: str) -> None:
+    """Removes an object if it is unchanged; one that an earlier request has removed is removed.
+
+    Raises:
+        StorageError: another object has its name (ESTALE), or the store refuses.
+        CheckpointNotFoundError: it was not there.
+    """
+    retrying = Retrying(key.client)
+    found = parts.head(key, retrying)
+    if found is None:
+        raise CheckpointNotFoundError("no such object", key.path)
+    if found["ETag"] != etag:
+        raise another(key.path)
+
+    def request() -> None:
+        key.client.control.delete_object(Bucket=key.bucket, Key=key.key, IfMatch=etag)
+
+    passes = (answers.CHANGED, answers.CONFLICT, answers.MISSING)
+    try:
+        retrying.do(request, "cannot remove", key.path, passes=passes)
+    except ClientError:
+        if parts.head(key, retrying) is not None:
+            raise another(key.path) from None
+
+
+def another(path: str) -> StorageError:
+    """The error where a newer object has the name."""
+    return StorageError("another object has taken its place", path, errno=errno.ESTALE)

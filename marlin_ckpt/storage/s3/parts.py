@@ -1,0 +1,285 @@
+"""An object that is uploaded in parts, several at a time, and committed by one request.
+
+Parts have one size but for the last, as Cloudflare R2 wants them. Each is sent with its CRC32, and the commit
+with that of the whole, which the server compares with what it has stored.
+"""
+
+import base64
+import mmap
+import queue
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from botocore.exceptions import ClientError
+from isal import isal_zlib
+
+from marlin_ckpt.remote import RemoteArguments
+from marlin_ckpt.storage.piece_threads import PieceThreads
+from marlin_ckpt.storage.s3 import answers
+from marlin_ckpt.storage.s3.client import Client, Target
+from marlin_ckpt.storage.s3.retrying import Retrying
+
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: at most 10,000 parts.
+_LEAST_PART, _MOST_PARTS = 16 << 20, 9_000
+_MIB = 1 << 20
+NONCE = "marlin-save"  # of a save, in the metadata of its object
+
+
+def part_bytes(settings: RemoteArguments, size_bytes: int) -> int:
+    """How large the parts of an object are.
+
+    Args:
+        settings: what is asked for.
+        size_bytes: of the object, roughly.
+    """
+    needed = -(-size_bytes // (_MOST_PARTS * _MIB)) * _MIB
+    return max(settings.part_bytes or _LEAST_PART, needed)
+
+
+def base64_of(crc32: int) -> str:
+    """A CRC32 as S3 writes it."""
+    return base64.b64encode(crc32.to_bytes(4, "big")).decode()
+
+
+class Key(NamedTuple):
+    """Where an object is.
+
+    Attributes:
+        client: that reaches it.
+        bucket: its bucket.
+        key: its key.
+        path: its URL.
+    """
+
+    client: Client
+    bucket: str
+    key: str
+    path: str
+
+
+class _Part(NamedTuple):
+    etag: str
+    crc32: int
+    size_bytes: int
+
+
+class _Sender(PieceThreads):
+    """Sends parts of one upload, several at a time."""
+
+    def __init__(self, key: Key, part_bytes: int, on_sent: Callable[[memoryview], object]) -> None:
+        super().__init__(on_sent, key.client.settings.parallel)
+        self._key, self._part_bytes = key, part_bytes
+        self.retrying = Retrying(key.client)
+        self.upload_id = ""
+        self.sent: dict[int, _Part] = {}
+
+    def write_at(self, piece: memoryview, offset: int) -> None:
+        """Sends a part."""
+        number = offset // self._part_bytes + 1
+        crc32 = isal_zlib.crc32(piece)
+        headers = {"x-amz-checksum-crc32": base64_of(crc32)}
+        query = f"partNumber={number}&uploadId={quote(self.upload_id, safe='')}"
+        etag = self.retrying.do(lambda: put(self._key, headers, piece, query), "cannot write", self._key.path)
+        self.sent[number] = _Part(etag, crc32, len(piece))
+
+
+class Upload:
+    """Parts of memory, and the way from there to an object; the `Pieces` of a `Writer`.
+
+    Attributes:
+        nonce: by which the object is known as this one, whatever becomes of the answer.
+    """
+
+    def __init__(
+        self, key: Key, size_bytes: int, metadata: Mapping[str, str], image: memoryview | None = None
+    ) -> None:
+        """Begins nothing yet.
+
+        Args:
+            key: where the object will be.
+            size_bytes: how long it will be, roughly.
+            metadata: of the object.
+            image: memory for the whole object, in which any part of it may lie at its place already; None
+                for buffers.
+        """
+        settings = key.client.settings
+        self._key = key
+        self.nonce = uuid.uuid4().hex
+        self._metadata = {**metadata, NONCE: self.nonce}
+        self._part_bytes = part_bytes(settings, size_bytes)
+        self._body = memoryview(b"")
+        free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        self._memory: Iterator[memoryview]
+        if image is None:
+            count = min(settings.parallel + 1, max(1, -(-size_bytes // self._part_bytes)))
+            for _ in range(count):
+                free.put(memoryview(mmap.mmap(-1, self._part_bytes)))
+            self._memory = iter(free.get, None)
+        else:
+            starts = range(0, len(image), self._part_bytes)
+            self._memory = (image[start : start + self._part_bytes] for start in starts)
+        self._sender = _Sender(key, self._part_bytes, free.put)
+        self._retrying = self._sender.retrying
+
+    def next(self) -> memoryview:
+        """Memory for the next part; waits until there is some."""
+        self._sender.check()
+        return next(self._memory)
+
+    def write(self, piece: memoryview, offset: int) -> None:
+        """Has a full part uploaded."""
+        if not self._sender.upload_id:
+            self._begin()
+        self._sender.write(piece, offset)
+
+    def finish(self, piece: memoryview, filled: int, offset: int) -> None:
+        """Uploads the rest; what is one part alone stays here until the commit."""
+        if not self._sender.upload_id:
+            self._body = piece[:filled]
+            return
+        if filled:
+            self._sender.write(piece[:filled], offset)
+        self._sender.finish()
+
+    def stop(self) -> None:
+        """Ends the threads, and no request is made again meanwhile."""
+        self._retrying.stopping.set()
+        self._sender.stop()
+
+    def commit(self, condition: Mapping[str, str], *, is_fenced: bool = False) -> str:
+        """Makes the object appear; after this nothing is to be aborted.
+
+        Args:
+            condition: `IfMatch` or `IfNoneMatch`; empty where the store knows none.
+            is_fenced: as an upload of which others can take the right to be committed, however short it is.
+
+        Returns:
+            its ETag.
+
+        Raises:
+            RefusedError, ClientError: the condition does not hold (412, 409), or another process has aborted
+                the upload (404).
+            StorageError: the store does not answer; whether the object is there is not known.
+        """
+        if is_fenced and not self._sender.upload_id:
+            self._begin()
+            self._sender.write_at(self._body, 0)
+        request = self._complete if self._sender.upload_id else self._put
+        passes = (answers.CHANGED, answers.CONFLICT, answers.MISSING)
+        try:
+            etag = self._retrying.do(
+                lambda: request(condition), "cannot write", self._key.path, passes=passes
+            )
+        except Exception as error:
+            # The answer to an earlier request may have been lost, and the object be there.
+            found = self._mine() if answers.answer_of(error) is not None else None
+            if found is None:
+                raise
+            etag = found
+        self._sender.upload_id = ""
+        return etag
+
+    def abort(self) -> None:
+        """Frees what the store keeps of an upload that is not to be committed."""
+        if not self._sender.upload_id:
+            return
+        ours, self._sender.upload_id = self._sender.upload_id, ""
+        abort(self._key, ours, Retrying(self._key.client, patience_s=5.0))
+
+    def _begin(self) -> None:
+        self._sender.sent.clear()
+        control = self._key.client
+
+        def request() -> str:
+            answer = control.control.create_multipart_upload(
+                Bucket=self._key.bucket, Key=self._key.key, Metadata=self._metadata,
+                ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT",
+            )  # fmt: skip
+            return str(answer["UploadId"])
+
+        self._sender.upload_id = self._retrying.do(request, "cannot write", self._key.path)
+
+    def _put(self, condition: Mapping[str, str]) -> str:
+        headers = {
+            "x-amz-checksum-crc32": base64_of(isal_zlib.crc32(self._body)),
+            **{f"x-amz-meta-{name}": value for name, value in self._metadata.items()},
+            **{_HEADERS[name]: value for name, value in condition.items()},
+        }
+        return put(self._key, headers, self._body)
+
+    def _complete(self, condition: Mapping[str, str]) -> str:
+        parts = sorted(self._sender.sent.items())
+        whole = 0
+        for _, one in parts:
+            whole = isal_zlib.crc32_combine(whole, one.crc32, one.size_bytes)
+        listed = [
+            {"PartNumber": number, "ETag": one.etag, "ChecksumCRC32": base64_of(one.crc32)}
+            for number, one in parts
+        ]
+        answer = self._key.client.control.complete_multipart_upload(
+            Bucket=self._key.bucket, Key=self._key.key, UploadId=self._sender.upload_id,
+            MultipartUpload={"Parts": listed}, ChecksumType="FULL_OBJECT", ChecksumCRC32=base64_of(whole),
+            **condition,
+        )  # fmt: skip
+        return str(answer["ETag"])
+
+    def _mine(self) -> str | None:
+        """The ETag of what has the name, if it is this upload's."""
+        found = head(self._key, self._retrying)
+        return None if found is None or found["Metadata"].get(NONCE) != self.nonce else str(found["ETag"])
+
+
+def put(key: Key, headers: Mapping[str, str], body: memoryview, query: str = "") -> str:
+    """Sends an object or a part of one.
+
+    Returns:
+        its ETag.
+
+    Raises:
+        RefusedError: the store refuses it; or what the connection raises.
+    """
+    with key.client.turn:
+        response = key.client.send("PUT", Target(key.bucket, key.key, query), headers, body)
+        response.drain_conn()
+        return str(response.headers["ETag"])
+
+
+_HEADERS = {"IfMatch": "If-Match", "IfNoneMatch": "If-None-Match"}
+
+
+def head(key: Key, retrying: Retrying) -> dict[str, Any] | None:
+    """What the store says of an object; None where there is none.
+
+    Raises:
+        StorageError: the store refuses to say, or does not answer.
+        CheckpointNotFoundError: there is no such bucket.
+    """
+
+    def request() -> dict[str, Any]:
+        found: dict[str, Any] = key.client.control.head_object(
+            Bucket=key.bucket, Key=key.key, ChecksumMode="ENABLED"
+        )
+        return found
+
+    try:
+        return retrying.do(request, "cannot look at", key.path, passes=(answers.MISSING,))
+    except ClientError:
+        return None
+
+
+def abort(key: Key, upload_id: str, retrying: Retrying) -> None:
+    """Ends an upload that is not to be committed; one that has ended stays ended.
+
+    Raises:
+        StorageError: the store refuses, or does not answer.
+    """
+
+    def request() -> None:
+        key.client.control.abort_multipart_upload(Bucket=key.bucket, Key=key.key, UploadId=upload_id)
+
+    try:
+        retrying.do(request, "cannot end an upload", key.path, passes=(answers.MISSING,))
+    except ClientError:
+        return

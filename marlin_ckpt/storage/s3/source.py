@@ -1,0 +1,160 @@
+"""An object that is read by ranges, all of them of the version that it had when it was opened."""
+
+import errno
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import urllib3.exceptions
+
+from marlin_ckpt.errors import StorageError
+from marlin_ckpt.storage.s3 import answers
+from marlin_ckpt.storage.s3.client import Client, Target
+from marlin_ckpt.storage.s3.retrying import Retrying
+from marlin_ckpt.storage.threads import in_order
+
+# The end of a checkpoint: of most its directory and its manifest.
+_TAIL_BYTES = 128 << 10
+_RANGE_BYTES = 16 << 20  # of one request; several are under way at the same time
+_PIECE_BYTES = 512 << 10  # taken from a connection at a time: urllib3 copies it
+# What is shorter is read with what is around it: a request takes as long as a MiB.
+_SMALL_BYTES = 256 << 10
+_BLOCK_BYTES = 1 << 20
+_MOST_BLOCKS = 16
+_UNSATISFIABLE = 416  # RFC 9110, 15.5.17
+
+
+class S3Source:
+    """One version of an object as a `Source`.
+
+    Attributes:
+        path: its URL.
+        size_bytes: its length.
+        etag: of the version.
+        modified: when it was written, in HTTP's words.
+        metadata: what its writer said of it.
+    """
+
+    def __init__(self, client: Client, bucket: str, key: str, path: str) -> None:
+        """Reads its end.
+
+        Raises:
+            CheckpointNotFoundError: there is no such object, or bucket.
+            StorageError: it cannot be read.
+        """
+        self._client, self._target = client, Target(bucket, key)
+        self.path = path
+        self._retrying = Retrying(client)
+        self._changing = threading.Lock()
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self.size_bytes, self._tail, headers = self._read_tail()
+        self.etag = str(headers.get("ETag", ""))
+        self.modified = str(headers.get("Last-Modified", ""))
+        before = "x-amz-meta-"
+        self.metadata = {
+            name.lower().removeprefix(before): value
+            for name, value in headers.items()
+            if name.lower().startswith(before)
+        }
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fills a buffer; see `Source.read_into`."""
+        size = max(0, min(len(buffer), self.size_bytes - offset))
+        view = buffer[:size]
+        start = self.size_bytes - len(self._tail)
+        if offset >= start:
+            view[:] = self._tail[offset - start : offset - start + size]
+        elif size <= _SMALL_BYTES:
+            self._read_small(offset, view)
+        else:
+            ranges = range(0, size, _RANGE_BYTES)
+            for _ in in_order(lambda at: self._fill(offset + at, view[at : at + _RANGE_BYTES]), ranges):
+                pass
+        return size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Reads bytes; see `Source.read`."""
+        data = bytearray(max(0, min(size, self.size_bytes - offset)))
+        self.read_into(offset, memoryview(data))
+        return bytes(data)
+
+    def _read_small(self, offset: int, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            number, within = divmod(offset + done, _BLOCK_BYTES)
+            piece = self._block(number)[within : within + len(view) - done]
+            view[done : done + len(piece)] = piece
+            done += len(piece)
+
+    def _block(self, number: int) -> bytes:
+        with self._changing:
+            if (found := self._blocks.get(number)) is not None:
+                self._blocks.move_to_end(number)
+                return found
+        start = number * _BLOCK_BYTES
+        data = bytearray(min(_BLOCK_BYTES, self.size_bytes - start))
+        self._fill(start, memoryview(data))
+        found = bytes(data)
+        with self._changing:
+            self._blocks[number] = found
+            while len(self._blocks) > _MOST_BLOCKS:
+                self._blocks.popitem(last=False)
+        return found
+
+    def _fill(self, offset: int, view: memoryview) -> None:
+        """Fills memory with a range; a request that breaks off goes on where it did."""
+        done = 0
+
+        def request() -> None:
+            nonlocal done
+            headers = {"Range": f"bytes={offset + done}-{offset + len(view) - 1}", "If-Match": self.etag}
+            with self._client.turn:
+                response = self._client.send("GET", self._target, headers)
+                try:
+                    while done < len(view):
+                        read = response.readinto(view[done : done + _PIECE_BYTES])
+                        _check_more(read)
+                        done += read
+                except BaseException:
+                    response.close()
+                    raise
+                response.release_conn()
+
+        try:
+            self._retrying.do(request, "cannot read", self.path, passes=(answers.CHANGED,))
+        except answers.RefusedError:
+            what = "cannot read: the object was replaced while it was read"
+            raise StorageError(what, self.path, errno=errno.ESTALE) from None
+
+    def _read_tail(self) -> tuple[int, bytes, Any]:
+        def request() -> tuple[int, bytes, Any]:
+            headers = {"Range": f"bytes=-{_TAIL_BYTES}"}
+            with self._client.turn:
+                response = self._client.send("GET", self._target, headers)
+                data = _whole(response)
+            _, _, total = response.headers.get("Content-Range", f"/{len(data)}").rpartition("/")
+            return int(total), data, response.headers
+
+        try:
+            return self._retrying.do(request, "cannot read", self.path, passes=(_UNSATISFIABLE,))
+        except answers.RefusedError:  # it has no last byte
+            return 0, b"", {}
+
+
+def _check_more(read: int) -> None:
+    if not read:
+        raise urllib3.exceptions.ProtocolError("the answer ended early")
+
+
+def _whole(response: Any) -> bytes:
+    """The body of an answer, of the length that it announces."""
+    try:
+        data: bytes = response.read(_TAIL_BYTES + 1)
+    except BaseException:
+        response.close()
+        raise
+    if len(data) != int(response.headers.get("Content-Length", len(data))):
+        response.close()
+        raise urllib3.exceptions.ProtocolError("the answer ended early")
+    response.release_conn()
+    return data
