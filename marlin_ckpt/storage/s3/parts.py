@@ -148,12 +148,21 @@ class Upload:
         self._retrying.stopping.set()
         self._sender.stop()
 
-    def commit(self, condition: Mapping[str, str], *, is_fenced: bool = False) -> str:
+    def fence(self) -> None:
+        """Makes an upload of it that others can end, however short it is.
+
+        Whoever looks whether it may still save, and then is stopped, must find its upload ended when it goes
+        on. So this comes before that look.
+        """
+        if not self._sender.upload_id:
+            self._begin()
+            self._sender.write_at(self._body, 0)
+
+    def commit(self, condition: Mapping[str, str]) -> str:
         """Makes the object appear; after this nothing is to be aborted.
 
         Args:
             condition: `IfMatch` or `IfNoneMatch`; empty where the store knows none.
-            is_fenced: as an upload of which others can take the right to be committed, however short it is.
 
         Returns:
             its ETag.
@@ -163,9 +172,6 @@ class Upload:
                 the upload (404).
             StorageError: the store does not answer; whether the object is there is not known.
         """
-        if is_fenced and not self._sender.upload_id:
-            self._begin()
-            self._sender.write_at(self._body, 0)
         request = self._complete if self._sender.upload_id else self._put
         passes = (answers.CHANGED, answers.CONFLICT, answers.MISSING)
         try:

@@ -145,8 +145,9 @@ class S3Store:
             fill(writer)
             writer.finish()
             if self.guard is not None:
+                upload.fence()
                 self.guard()
-            upload.commit(condition, is_fenced=self.guard is not None)
+            upload.commit(condition)
         except (answers.RefusedError, ClientError) as error:
             raise self._not_committed(error, key, replaces) from None
         finally:
@@ -245,7 +246,10 @@ class S3Store:
                 self._path(folder),
             )
             for one in page.get("Uploads", ()):
-                name = f"{self._name(one['Key'])}{_UPLOAD}{one['UploadId']}"
+                rest = one["Key"][len(self._prefix + before) :]
+                if "/" in rest:  # SeaweedFS does not obey the delimiter here
+                    continue
+                name = f"{before}{rest}{_UPLOAD}{one['UploadId']}"
                 yield _item(name, 0, one["Initiated"], one["UploadId"])
             if not page.get("IsTruncated"):
                 return

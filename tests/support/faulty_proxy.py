@@ -1,0 +1,206 @@
+"""Stands between a client and an S3 server, and does to requests and answers what networks and servers do."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+
+class Fault(Enum):
+    """What happens to one request."""
+
+    SLOW_DOWN = "the answer is 503 SlowDown, and the server never hears of it"
+    EXPIRED = "the answer is 400 ExpiredToken"
+    SKEWED = "the answer is 403 RequestTimeTooSkewed"
+    ERROR_IN_200 = "the answer is 200 with an error in its body"
+    LOST_ANSWER = "the server does it, and its answer is lost"
+    LOST_REQUEST = "the connection ends before the server hears of it"
+    FLIPPED_UP = "a bit of the body is flipped on its way to the server"
+    FLIPPED_DOWN = "a bit of the answer's body is flipped"
+    CUT_DOWN = "the answer's body ends in the middle"
+    NO_CONDITION = "the server does not hear of the condition"
+    STALLED = "the answer does not come until the proxy ends"
+
+
+@dataclass
+class Request:
+    """What a client asks.
+
+    Attributes:
+        method: of HTTP.
+        kind: what it does, in S3's words: `PutObject`, `UploadPart`, ...
+        key: of the object, with its bucket.
+        number: of this kind, from 0.
+    """
+
+    method: str
+    kind: str
+    key: str
+    number: int
+
+
+Rule = Callable[[Request], "Fault | None"]
+
+
+@dataclass
+class Proxy:
+    """A proxy that runs.
+
+    Attributes:
+        endpoint: where it listens.
+        rule: asked of each request what happens to it.
+        seen: the requests, in their order.
+    """
+
+    endpoint: str
+    rule: Rule = lambda _: None
+    seen: list[Request] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+    _changing: threading.Lock = field(default_factory=threading.Lock)
+
+    def kinds(self) -> list[str]:
+        return [one.kind for one in self.seen]
+
+    def note(self, method: str, target: str, headers: dict[str, str]) -> tuple[Request, Fault | None]:
+        parts = urlsplit(target)
+        kind = kind_of(method, parts.path, parse_qs(parts.query, keep_blank_values=True), headers)
+        with self._changing:
+            number = sum(one.kind == kind for one in self.seen)
+            request = Request(method, kind, parts.path, number)
+            self.seen.append(request)
+            self.headers.append(headers)
+        return request, self.rule(request)
+
+
+def kind_of(method: str, path: str, query: dict[str, list[str]], headers: dict[str, str]) -> str:
+    """What a request does."""
+    is_object = path.strip("/").count("/") > 0
+    if "uploads" in query:
+        return "CreateMultipartUpload" if method == "POST" else "ListMultipartUploads"
+    if "uploadId" in query:
+        part = "UploadPartCopy" if "x-amz-copy-source" in headers else "UploadPart"
+        return {"PUT": part, "POST": "CompleteMultipartUpload", "DELETE": "AbortMultipartUpload"}[method]
+    if method == "PUT" and "x-amz-copy-source" in headers:
+        return "CopyObject"
+    verb = {"GET": "Get", "HEAD": "Head", "PUT": "Put", "DELETE": "Delete"}[method]
+    return f"{verb}Object" if is_object else "ListObjects"
+
+
+@contextlib.contextmanager
+def faulty_proxy(server: str) -> Iterator[Proxy]:
+    """Starts a proxy before a server."""
+    upstream = urlsplit(server).netloc
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+        def _handle(self) -> None:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            if headers.pop("expect", "") == "100-continue":
+                self.send_response_only(100)
+                self.end_headers()
+            body = bytearray(self.rfile.read(int(headers.get("content-length", 0))))
+            _, fault = proxy.note(self.command, self.path, headers)
+            if fault is Fault.STALLED:
+                proxy.ended.wait()
+            if fault in (Fault.LOST_REQUEST, Fault.STALLED):
+                self._end()
+                return
+            if fault in _ANSWERS:
+                self._answer(*_ANSWERS[fault])
+                return
+            if fault is Fault.FLIPPED_UP and body:
+                body[len(body) // 2] ^= 1
+            if fault is Fault.NO_CONDITION:
+                headers = {name: value for name, value in headers.items() if not name.startswith("if-")}
+            there = http.client.HTTPConnection(upstream, timeout=60)
+            try:
+                there.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                for name, value in headers.items():
+                    there.putheader(name, value)
+                there.endheaders(bytes(body))
+                answer = there.getresponse()
+                data = bytearray(answer.read())
+            finally:
+                there.close()
+            if fault is Fault.LOST_ANSWER:
+                self._end()
+                return
+            if fault is Fault.FLIPPED_DOWN and data:
+                data[len(data) // 2] ^= 1
+            self.send_response_only(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("connection", "transfer-encoding"):
+                    self.send_header(name, value)
+            if not answer.getheader("content-length"):
+                self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if fault is Fault.CUT_DOWN:
+                self.wfile.write(data[: len(data) // 2])
+                self._end()
+            else:
+                self.wfile.write(data)
+
+        def _answer(self, status: int, code: str) -> None:
+            text = f"<Error><Code>{code}</Code><Message>injected</Message></Error>"
+            body = b"" if self.command == "HEAD" else text.encode()
+            self.send_response_only(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _end(self) -> None:
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+        def handle_error(self, *_: object) -> None:
+            """A client that has gone is what is tested here."""
+
+    listening = Server(("127.0.0.1", 0), Handler)
+    proxy = Proxy(f"http://127.0.0.1:{listening.server_address[1]}")
+    serving = threading.Thread(target=lambda: listening.serve_forever(poll_interval=0.02), daemon=True)
+    serving.start()
+    try:
+        yield proxy
+    finally:
+        proxy.ended.set()
+        listening.shutdown()
+        listening.server_close()
+        serving.join()
+
+
+_ANSWERS = {
+    Fault.SLOW_DOWN: (503, "SlowDown"),
+    Fault.EXPIRED: (400, "ExpiredToken"),
+    Fault.SKEWED: (403, "RequestTimeTooSkewed"),
+    Fault.ERROR_IN_200: (200, "InternalError"),
+}
+
+
+def once(kind: str, fault: Fault, number: int = 0) -> Rule:
+    """The first request of a kind fails, or the one of a number."""
+    return lambda request: fault if re.fullmatch(kind, request.kind) and request.number == number else None
+
+
+def always(kind: str, fault: Fault) -> Rule:
+    """All requests of a kind fail."""
+    return lambda request: fault if re.fullmatch(kind, request.kind) else None

@@ -1,0 +1,300 @@
+"""What is particular to a store in a bucket: lost answers, damage on the way, other writers, secrets."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import pickle
+import traceback
+
+import pytest
+
+from marlin_ckpt import CheckpointNotFoundError, StorageError
+from marlin_ckpt.remote import RemoteArguments
+from marlin_ckpt.storage.s3 import retrying
+from marlin_ckpt.storage.s3.store import open_store
+from tests.support import s3_servers
+from tests.support.faulty_proxy import Fault, always, faulty_proxy, once
+
+MIB = 1 << 20
+DATA = bytes(range(256)) * (45 * MIB // 1024)  # 11.25 MiB: three parts of 5 MiB
+WRITES = ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload")
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrying, "_FIRST_S", 0.01)
+
+
+@pytest.fixture
+def proxy(s3_endpoint: str):
+    with faulty_proxy(s3_endpoint) as one:
+        yield one
+
+
+@pytest.fixture
+def store(s3: str, proxy):
+    """An empty prefix, reached through the proxy."""
+    with opened(s3, proxy.endpoint) as one:
+        yield one
+
+
+def opened(url: str, endpoint: str, **settings):
+    how = {"part_size": "5MiB", "timeout": "5s", "give_up_after": "20s", **settings}
+    return open_store(url, RemoteArguments(endpoint=endpoint, **how))
+
+
+def write(store, name: str = "model_1.pt", data: bytes = DATA, **kwargs):
+    return store.publish(name, len(data), lambda target: target.put(data), **kwargs)
+
+
+def read(store, name: str = "model_1.pt") -> bytes:
+    with store.open(name) as source:
+        return source.read(0, source.size_bytes)
+
+
+@pytest.mark.parametrize("data", [DATA, b"small", b""], ids=["parts", "small", "empty"])
+def test_what_is_written_is_read(store, data: bytes):
+    item = write(store, data=data)
+    assert (item.size_bytes, read(store)) == (len(data), data)
+    assert store.unfinished() == ()
+
+
+def test_parts_have_one_size_but_for_the_last_and_their_checksum_is_the_servers(store, s3: str):
+    import boto3
+
+    write(store)
+    key = f"{s3.rpartition('/')[2]}/model_1.pt"
+    about = boto3.client("s3").head_object(Bucket=s3_servers.BUCKET, Key=key, ChecksumMode="ENABLED")
+    assert (about["ContentLength"], about["ChecksumType"]) == (len(DATA), "FULL_OBJECT")
+    assert about["ChecksumCRC32"]
+
+
+@pytest.mark.parametrize("kind", [*WRITES, "HeadObject"])
+@pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.LOST_REQUEST, Fault.SLOW_DOWN])
+def test_a_save_in_parts_survives_the_loss_of_any_request_and_of_any_answer(
+    store, proxy, kind: str, fault: Fault
+):
+    proxy.rule = once(kind, fault)
+    write(store)
+    assert read(store) == DATA
+
+
+@pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.LOST_REQUEST, Fault.SLOW_DOWN, Fault.FLIPPED_UP])
+@pytest.mark.parametrize("replaces", [False, True], ids=["new", "over an old one"])
+def test_a_small_save_survives_the_loss_of_a_request_and_of_its_answer(
+    store, proxy, fault: Fault, replaces: bool
+):
+    old = write(store, data=b"old").identity if replaces else None
+    proxy.seen.clear()
+    proxy.rule = once("PutObject", fault)
+    write(store, data=b"new", replaces=old)
+    assert read(store) == b"new"
+    assert proxy.kinds().count("PutObject") == 2
+
+
+def test_a_bit_that_flips_on_the_way_up_is_refused_by_the_server_and_sent_again(store, proxy):
+    proxy.rule = once("UploadPart", Fault.FLIPPED_UP, number=1)
+    write(store)
+    assert read(store) == DATA
+    assert proxy.kinds().count("UploadPart") == 4
+
+
+@pytest.mark.parametrize("fault", [Fault.CUT_DOWN, Fault.LOST_ANSWER, Fault.SLOW_DOWN])
+@pytest.mark.parametrize("number", [0, 1], ids=["its end", "its beginning"])
+def test_a_read_that_breaks_off_goes_on(store, proxy, fault: Fault, number: int):
+    write(store)
+    proxy.rule = once("GetObject", fault, number)
+    assert read(store) == DATA
+
+
+@pytest.mark.parametrize(
+    "kind", ["ListObjects", "HeadObject", "DeleteObject", "CopyObject", "ListMultipartUploads"]
+)
+def test_looking_moving_and_removing_survive_the_loss_of_an_answer(store, proxy, kind: str):
+    item = write(store, data=b"data")
+    proxy.rule = once(kind, Fault.LOST_ANSWER, sum(one == kind for one in proxy.kinds()))
+    assert store.list().objects == ("model_1.pt",)
+    assert store.unfinished() == ()
+    store.move("model_1.pt", ".trash/model_1.pt", item.identity)
+    moved = store.head(".trash/model_1.pt")
+    assert moved.size_bytes == 4
+    store.remove(moved.name, moved.identity)
+    assert store.head(moved.name) is None
+
+
+def test_a_server_that_is_busy_a_third_of_the_time_is_asked_again(store, proxy):
+    calls = iter(range(10_000))
+    proxy.rule = lambda _: Fault.SLOW_DOWN if next(calls) % 3 == 0 else None
+    write(store)
+    assert read(store) == DATA
+
+
+def test_a_store_that_never_has_time_is_an_error_after_the_time_that_was_set(store, proxy, s3: str):
+    write(store, data=b"old")
+    with opened(s3, proxy.endpoint, give_up_after="1s") as hasty:
+        proxy.rule = always(".*", Fault.SLOW_DOWN)
+        for call in (hasty.list, lambda: read(hasty), lambda: hasty.head("model_1.pt"), lambda: write(hasty)):
+            with pytest.raises(StorageError, match=r"(SlowDown|503).*, tried \d+ times") as caught:
+                call()
+            assert caught.value.errno == errno.ETIMEDOUT
+    proxy.rule = lambda _: None
+    assert read(store) == b"old"
+
+
+def test_a_stalled_connection_ends_after_the_timeout(store, proxy, s3: str):
+    write(store)
+    with opened(s3, proxy.endpoint, timeout="1s") as hasty:
+        proxy.rule = once("GetObject", Fault.STALLED, 1)
+        assert read(hasty) == DATA
+
+
+def test_an_endpoint_that_is_not_there_is_said_soon(s3: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(retrying, "_NEVER_ANSWERED_S", 0.2)
+    with (
+        opened(s3, f"http://127.0.0.1:{s3_servers.free_port()}") as nobody,
+        pytest.raises(StorageError, match="the store cannot be reached") as caught,
+    ):
+        nobody.list()
+    assert "checkpointer.remote.endpoint" in caught.value.hint
+
+
+def test_a_bucket_that_is_not_there_is_not_an_empty_one(s3_endpoint: str, s3: str):
+    with opened("s3://no-such-bucket/run", s3_endpoint) as store:
+        for call in (store.list, lambda: read(store), store.unfinished):
+            with pytest.raises(CheckpointNotFoundError, match="no such bucket"):
+                call()
+
+
+def test_a_clock_that_is_wrong_is_said(store, proxy):
+    proxy.rule = always(".*", Fault.SKEWED)
+    with pytest.raises(StorageError, match="RequestTimeTooSkewed") as caught:
+        store.list()
+    assert "clock" in caught.value.hint
+
+
+def test_expired_credentials_are_found_again_once(store, proxy):
+    proxy.rule = once("ListObjects", Fault.EXPIRED)
+    assert store.list().objects == ()
+    proxy.rule = once("PutObject", Fault.EXPIRED)
+    write(store, data=b"data")
+    proxy.rule = always(".*", Fault.EXPIRED)
+    with pytest.raises(StorageError, match="ExpiredToken") as caught:
+        store.list()
+    assert "sign in" in caught.value.hint
+
+
+def test_two_that_write_one_name_at_the_same_time_do_not_overwrite_each_other(
+    store, s3: str, s3_endpoint: str
+):
+    with opened(s3, s3_endpoint) as other:
+
+        def fill(target):
+            target.put(DATA)
+            write(other, data=b"the other's")
+
+        with pytest.raises(StorageError) as caught:
+            store.publish("model_1.pt", len(DATA), fill)
+        assert caught.value.errno == errno.EEXIST
+    assert read(store) == b"the other's"
+    assert store.unfinished() == ()
+
+
+def test_what_was_replaced_while_it_is_read_is_an_error_and_never_a_mixture(store):
+    first = write(store)
+    with store.open("model_1.pt") as source:
+        source.read(0, 10)
+        write(store, data=b"x" * len(DATA), replaces=first.identity)
+        with pytest.raises(StorageError, match="replaced while it was read") as caught:
+            source.read(3 * MIB, 4 * MIB)
+    assert caught.value.errno == errno.ESTALE
+
+
+def test_whoever_takes_over_ends_the_uploads_of_a_run_that_comes_back_too_late(
+    store, s3: str, s3_endpoint: str
+):
+    store.guard = lambda: None
+    with opened(s3, s3_endpoint) as heir:
+        heir.guard = lambda: None
+
+        def stopped_after_its_look_at_the_lease():
+            for name in heir.unfinished():
+                assert heir.is_abandoned(name)
+                heir.remove(name, heir.head(name).identity)
+
+        for data in (b"small", DATA):
+            store.guard = stopped_after_its_look_at_the_lease
+            with pytest.raises(StorageError, match="another run has taken the directory over"):
+                write(store, "model_3.pt", data)
+            assert heir.head("model_3.pt") is None
+
+
+def test_uploads_of_names_in_folders_and_of_other_prefixes_are_not_ours(store, s3: str):
+    import boto3
+
+    client, prefix = boto3.client("s3"), s3.rpartition("/")[2]
+    for key in (f"{prefix}/a/model_1.pt", f"{prefix}x/model_1.pt", f"{prefix}/model_1.pt"):
+        client.create_multipart_upload(Bucket=s3_servers.BUCKET, Key=key)
+    (name,) = store.unfinished()
+    assert name.startswith("model_1.pt?uploadId=")
+    store.remove(name, store.head(name).identity)
+    assert store.unfinished() == ()
+
+
+def test_more_names_than_a_page_are_all_listed(store, proxy, monkeypatch: pytest.MonkeyPatch):
+    for number in range(7):
+        write(store, f"model_{number}.pt", b"x")
+    control = store._client.control
+    ask = control.list_objects_v2
+    monkeypatch.setattr(control, "list_objects_v2", lambda **how: ask(**how, MaxKeys=3))
+    assert len(store.list().objects) == 7
+    assert proxy.kinds().count("ListObjects") == 3
+
+
+@pytest.mark.parametrize("fault", [None, *Fault])
+def test_no_key_token_or_signature_is_in_a_log_an_error_or_a_traceback(
+    s3: str, proxy, fault: Fault | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "marlintoken0123456789")
+    caplog.set_level(logging.DEBUG)
+    said = []
+    with opened(s3, proxy.endpoint, timeout="1s", give_up_after="1s") as store:
+        if fault is not None:
+            proxy.rule = always("(Get|Head|Put|List|Delete|Create|Upload).*", fault)
+        for call in (
+            store.list,
+            lambda: write(store),
+            lambda: write(store, "b.pt", b"x"),
+            lambda: read(store),
+        ):
+            try:
+                said.append(repr(call())[:1000])
+            except (StorageError, CheckpointNotFoundError) as error:
+                said += [
+                    str(error),
+                    repr(error),
+                    repr(vars(error)),
+                    "".join(traceback.format_exception(error)),
+                ]
+                said.append(str(pickle.dumps(error)))
+        said += [repr(store), repr(vars(store)), repr(store._client.settings)]
+    signatures = {one["authorization"].rpartition("Signature=")[2] for one in proxy.headers}
+    assert signatures
+    everything = "\n".join([caplog.text, *said])
+    for secret in (s3_servers.SECRET, "marlintoken0123456789", s3_servers.KEY, *signatures):
+        assert secret not in everything
+
+
+def test_a_process_that_is_forked_makes_connections_of_its_own(store):
+    write(store)
+    child = os.fork()
+    if not child:
+        is_same = False
+        try:
+            with opened(f"s3://{s3_servers.BUCKET}/{store._prefix}", store._client.settings.endpoint) as own:
+                is_same = own._client is not store._client and read(own) == DATA
+        finally:
+            os._exit(0 if is_same else 1)
+    assert read(store) == DATA
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
