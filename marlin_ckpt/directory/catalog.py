@@ -9,15 +9,17 @@ from dataclasses import replace
 from marlin_ckpt import naming
 from marlin_ckpt.directory.walk import Level, OnError, walk
 from marlin_ckpt.entries import Entry, Item
-from marlin_ckpt.errors import StorageError
+from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.layouts.layout import foreign_name
 from marlin_ckpt.storage.local.descent import directory_identity
 from marlin_ckpt.storage.local.files import doing
-from marlin_ckpt.storage.local.store import item_of, open_store
+from marlin_ckpt.storage.local.store import item_of
+from marlin_ckpt.storage.paths import is_folder, look, open_store
 from marlin_ckpt.storage.store import Store
+from marlin_ckpt.urls import is_url
 
 _PATH_MAX = 4096  # bytes of a path that open(2) takes, with the null byte at its end: linux/limits.h
 
@@ -160,7 +162,7 @@ def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = 
     """
     found: list[Entry] = []
     for path in paths:
-        if os.path.isdir(path):
+        if is_folder(path):
             for extension in extensions:
                 more = listed(path, extension=extension, recursive=recursive)
                 found.extend(one for one in more if not one.layout or one not in found)
@@ -168,6 +170,8 @@ def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = 
             found.append(one)
         else:
             missing = "no such file or directory"
+            if is_url(path):
+                raise CheckpointNotFoundError("no such object, and none below", path)
             # No file has a name with a null byte in it: ValueError.
             with contextlib.suppress(ValueError), doing("cannot look at", path, missing):
                 os.stat(path)
@@ -181,6 +185,8 @@ def entry(path: PathText) -> Entry | None:
     A link to a folder, such as `best`, is followed: whoever names it means that folder.
     """
     text = os.fspath(path).rstrip("/")
+    if is_url(text):
+        return _object(text)
     try:
         is_link = os.path.islink(text) and os.path.isdir(text)
         if is_link or os.path.basename(text) in (os.curdir, os.pardir):
@@ -195,6 +201,16 @@ def entry(path: PathText) -> Entry | None:
     except (OSError, ValueError):  # no file has a name with a null byte in it
         return None
     return item and Entry(place, item, naming.parse_any(last, naming.split_extension(last)[1]))
+
+
+def _object(url: str) -> Entry | None:
+    place, last = os.path.split(url)
+    item = look(url)
+    if item is None or item.is_folder:
+        with contextlib.suppress(CheckpointNotFoundError), open_store(place) as store:
+            return item and layouts.recognise(store, last)
+        return None
+    return Entry(place, item, naming.parse_any(last, naming.split_extension(last)[1]))
 
 
 def _look(store: Store, name: str) -> Item | None:

@@ -20,7 +20,7 @@ from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
 from marlin_ckpt.escaping import escape, get_logger
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.paths import open_store
 from marlin_ckpt.storage.store import Store
 
 _INTEGER = re.compile(r"[0-9]+")

@@ -17,7 +17,7 @@ from marlin_ckpt.entries import Entry, Identity, Item
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.storage.local import temporary
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.paths import open_store
 from marlin_ckpt.storage.store import Store
 
 # Why something goes, given its name without its folder and, of a folder, the checkpoint; "": it stays.

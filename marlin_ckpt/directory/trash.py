@@ -17,7 +17,7 @@ from marlin_ckpt.entries import Item
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.naming import TRASH
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.paths import open_store
 from marlin_ckpt.storage.store import Store
 
 _DIGITS = 6

@@ -10,8 +10,7 @@ from marlin_ckpt.errors import BadFileError, drop_frames
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.formats.verdicts import Inspection, status_of
-from marlin_ckpt.storage.local.files import open_source
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.paths import open_source, open_store
 
 
 def inspect(entry: Entry) -> Inspection:

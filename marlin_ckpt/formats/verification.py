@@ -11,8 +11,8 @@ from marlin_ckpt.formats.layouts import digests
 from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.formats.verdicts import Verdict, status_of
 from marlin_ckpt.formats.zip.records import OnBytes
-from marlin_ckpt.storage.local.files import again_if_stale, open_source
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.local.files import again_if_stale
+from marlin_ckpt.storage.paths import open_source, open_store
 from marlin_ckpt.storage.source import Source
 
 

@@ -30,6 +30,7 @@ from marlin_ckpt.loading.restoring import Pair, Restoration
 from marlin_ckpt.loading.together import How, read_together
 from marlin_ckpt.naming import EXTENSIONS
 from marlin_ckpt.reports import LoadReport
+from marlin_ckpt.storage import paths
 
 _logger = get_logger(__name__)
 _FOLDER = ".dcp"  # ends the names of sharded checkpoints of ours
@@ -111,7 +112,7 @@ def load(  # noqa: PLR0913 - all but the path are names
             folder that another tool has to load.
     """
     text = os.fspath(path)
-    is_of_all = os.path.isdir(text) or text.rstrip("/").endswith(_FOLDER)
+    is_of_all = paths.is_folder(text) or text.rstrip("/").endswith(_FOLDER)
     ranks = shared() if is_of_all else Ranks.alone()
     return Load(into, map_location, strict, strip_prefix, weights_only, ranks).run(text)
 
@@ -157,7 +158,7 @@ class Load:
         """
         check_same(self.ranks, path)
         together(self.ranks, lambda: _check(self.into, self.map_location, is_strict=self.strict))
-        is_folder = told_by_main(self.ranks, lambda: os.path.isdir(path))
+        is_folder = told_by_main(self.ranks, lambda: paths.is_folder(path))
         return self._newest(path) if is_folder else self._one(path)
 
     def _newest(self, directory: str) -> Any:
@@ -227,7 +228,7 @@ class Load:
 
 
 def _refuse_other_folders(path: str) -> None:
-    if os.path.isdir(path) and (one := catalog.entry(path)) and one.layout not in LAYOUTS:
+    if paths.is_folder(path) and (one := catalog.entry(path)) and one.layout not in LAYOUTS:
         raise _folder(one)
 
 

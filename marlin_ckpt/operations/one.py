@@ -20,10 +20,9 @@ from marlin_ckpt.formats.verdicts import Verdict
 from marlin_ckpt.storage.local.files import (
     STANDARD_INPUT,
     again_if_stale,
-    open_source,
     open_standard_input,
 )
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.paths import is_folder, open_source, open_store
 
 if TYPE_CHECKING:
     from marlin_ckpt.formats.values.checked import Checked
@@ -48,7 +47,7 @@ def verify(path: PathText) -> Verdict:
     text = os.fspath(path)
     if found := catalog.entry(text):
         return verification.verify(found)
-    if os.path.isdir(text):
+    if is_folder(text):
         hint = f"verify each of its checkpoints; `marlin-ckpt verify {text}` does"
         raise MarlinError("a directory, not one checkpoint", text, hint)
     return verification.verify(text)
@@ -102,7 +101,7 @@ def read_statistics(path: PathText) -> dict[str, Statistics] | None:
 def statistics_of(path: str) -> Columns | None:
     """As `read_statistics`, column by column."""
     entry = _folder(path)
-    if entry is None and os.path.isdir(path):
+    if entry is None and is_folder(path):
         return None
 
     def look() -> Columns | None:
@@ -187,7 +186,7 @@ def opened(path: str) -> Iterator[Checked]:
 
 def _folder(path: str) -> Entry | None:
     """The folder that is one checkpoint; None for a file, and for a directory that is none."""
-    return catalog.entry(path) if os.path.isdir(path) else None
+    return catalog.entry(path) if is_folder(path) else None
 
 
 def _layout(entry: Entry) -> layouts.Layout:

@@ -19,7 +19,7 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.grammars.grammar import Reading
 from marlin_ckpt.naming import EXTENSIONS
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.paths import open_store
 
 _MOST_NAMES = 3
 _NUMBER_AT_END = re.compile(r"[0-9]+\Z")

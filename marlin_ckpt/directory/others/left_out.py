@@ -10,7 +10,7 @@ from marlin_ckpt.directory.catalog import readable
 from marlin_ckpt.directory.others.kinds import names_of_others
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.naming import EXTENSIONS
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.paths import open_store
 
 _MOST_WAYS = 3  # that a hint names
 _MOST_FOLDERS = 1000  # that are looked through for the first checkpoint; a hint is worth no more

@@ -6,7 +6,7 @@ from marlin_ckpt.directory import catalog
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.formats import layouts
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.paths import open_store
 
 
 def folders_in(directory: str, *, prefix: str | None = None, recursive: bool = False) -> list[Entry]:

@@ -16,7 +16,7 @@ from marlin_ckpt.entries import Entry
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.naming import Kind
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.paths import open_store
 from marlin_ckpt.storage.store import Store
 
 Others = Literal["excluded", "kept where needed", "all"]  # what becomes of the folders of other tools

@@ -33,7 +33,7 @@ from marlin_ckpt.formats.values.sharded import MOST_OPEN, Reopened
 from marlin_ckpt.formats.values.window import Memory
 from marlin_ckpt.formats.zip.records import holds
 from marlin_ckpt.formats.zip.structures import Record
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.paths import open_store
 from marlin_ckpt.storage.source import Source
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from marlin_ckpt.formats.content import contents
 from marlin_ckpt.formats.format import Format, format_of
 from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.naming import Kind
-from marlin_ckpt.storage.local.files import again_if_stale, open_source
+from marlin_ckpt.storage.local.files import again_if_stale
+from marlin_ckpt.storage.paths import open_source
 from marlin_ckpt.storage.source import Source
 
 _MOST_KEYS = 5

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from marlin_ckpt.errors import BadFileError, CheckpointNotFoundError, CorruptCheckpointError
 from marlin_ckpt.formats.budget import check_json
 from marlin_ckpt.formats.layouts import hub
-from marlin_ckpt.storage.local.files import open_source
+from marlin_ckpt.storage.paths import open_source
 
 if TYPE_CHECKING:
     from marlin_ckpt.entries import Entry, Item

@@ -27,7 +27,8 @@ from marlin_ckpt.formats.torch.weights import read_weights
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.records import read_record, read_records
-from marlin_ckpt.storage.local.files import again_if_stale, open_source
+from marlin_ckpt.storage.local.files import again_if_stale
+from marlin_ckpt.storage.paths import open_source
 from marlin_ckpt.storage.source import Source, SourceFile
 
 # A pickle that imports nothing else makes its tensors without a look at their bytes, which may then be read

@@ -14,7 +14,7 @@ from marlin_ckpt.errors import StorageError
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.verdicts import Inspection, Status
 from marlin_ckpt.operations.report.course import Point
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.paths import open_store
 
 
 def inspected(

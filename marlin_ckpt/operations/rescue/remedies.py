@@ -18,7 +18,7 @@ from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.format import Format, detect
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.verdicts import Status
-from marlin_ckpt.storage.local.files import open_source
+from marlin_ckpt.storage.paths import open_source
 
 _WITHOUT_CHECKSUMS = (Format.LEGACY, Format.SAFETENSORS, Format.PICKLE)
 _MOST_NAMED = 3

@@ -24,8 +24,7 @@ from marlin_ckpt.formats.zip.reader import read_alone
 from marlin_ckpt.operations.export import Exported
 from marlin_ckpt.operations.one import opened
 from marlin_ckpt.operations.whole import to_file, to_folder
-from marlin_ckpt.storage.local.files import open_source
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.paths import open_source, open_store
 from marlin_ckpt.version import __version__
 
 ALL = "all"  # in place of the name of a state

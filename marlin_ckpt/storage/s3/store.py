@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
-from marlin_ckpt.remote import Place, RemoteArguments, parse
+from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage.s3 import answers, moving, parts
 from marlin_ckpt.storage.s3.client import Client, client
 from marlin_ckpt.storage.s3.parts import Key, Upload
@@ -21,6 +21,7 @@ from marlin_ckpt.storage.s3.source import S3Source
 from marlin_ckpt.storage.store import Listing
 from marlin_ckpt.storage.target import Fill
 from marlin_ckpt.storage.writer import Writer
+from marlin_ckpt.urls import Place, parse
 
 # Between the name of an object and the upload that will be it. No name of ours holds it: S3's own URLs of an
 # upload do.
@@ -82,6 +83,10 @@ class S3Store:
             raise CheckpointNotFoundError("no such folder", self._path(folder))
         return Listing(tuple(objects), tuple(folders))
 
+    def has_any(self) -> bool:
+        """Whether there is an object anywhere in the store."""
+        return any(page.get("Contents") or page.get("CommonPrefixes") for page in self._pages("", "/"))
+
     def items(self, folder: str = "") -> Iterator[Item]:
         """The objects in a folder and below, with their sizes: what `list` and `head` say, in one go."""
         for page in self._pages(f"{folder}/" if folder else "", ""):
@@ -125,6 +130,7 @@ class S3Store:
         replaces: Identity | None = None,
         metadata: Mapping[str, str] | None = None,
         image: memoryview | None = None,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> Item:
         """Uploads an object whole, or not at all; see `Store.publish`.
 
@@ -135,6 +141,7 @@ class S3Store:
             replaces: as for `Store.publish`.
             metadata: what `about` will say of it; ASCII, at most 2 KB.
             image: memory for the whole object; see `Upload`.
+            before_commit: called when all is in the store but the commit; may raise.
         """
         key = self._key(name)
         condition = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": str(replaces[0])}
@@ -144,6 +151,7 @@ class S3Store:
             writer = Writer(upload)
             fill(writer)
             writer.finish()
+            before_commit()
             if self.guard is not None:
                 upload.fence()
                 self.guard()

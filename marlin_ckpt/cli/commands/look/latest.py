@@ -55,7 +55,7 @@ def _tell_of_files_beside(found: Entry) -> None:
     """Says where the tool that wrote a folder would go on from another one."""
     from marlin_ckpt.formats import layouts
     from marlin_ckpt.formats.layouts.beside import said_beside
-    from marlin_ckpt.storage.local.store import open_store
+    from marlin_ckpt.storage.paths import open_store
 
     if not layouts.is_foreign(found):
         return

@@ -39,7 +39,7 @@ def log(
     from marlin_ckpt.directory import lease, own
     from marlin_ckpt.directory.history import reading
     from marlin_ckpt.operations.history import lineage, rows
-    from marlin_ckpt.storage.local.store import open_store
+    from marlin_ckpt.storage.paths import open_store
 
     with open_store(directory):
         past = reading.read(directory)

@@ -1,0 +1,86 @@
+"""The URLs of object stores, in the place of paths: `s3://bucket/prefix`."""
+
+import os
+import re
+from typing import Any, NamedTuple, TypeGuard
+
+from marlin_ckpt.errors import ArgumentsError, Fault
+
+SCHEME = "s3://"
+_ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; older buckets had "_" and
+# capital letters, which other stores still allow.
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_MOST_KEY_BYTES = 1024  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+
+
+class Place(NamedTuple):
+    """A bucket, and the start that the keys of a directory's objects have in it.
+
+    Attributes:
+        bucket: its name.
+        prefix: "" or ends with "/".
+    """
+
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.bucket}/{self.prefix}".rstrip("/")
+
+
+def is_url(path: Any) -> TypeGuard[str]:
+    """Whether a path is the URL of an object store; then no function of `os` may be asked about it."""
+    return isinstance(path, str) and path.startswith(SCHEME)
+
+
+def check(path: str | os.PathLike[str]) -> None:
+    """Refuses what looks like the URL of a store that is not known here, which would become a local folder.
+
+    Raises:
+        ArgumentsError: it is one.
+    """
+    if isinstance(path, str) and not is_url(path) and (scheme := _ANY_SCHEME.match(path)):
+        what = f"{scheme.group()} is not known here; checkpoints are kept in local directories and in s3://"
+        raise ArgumentsError([Fault("path", what)])
+
+
+def parse(url: str) -> Place:
+    """Reads `s3://bucket/prefix`, of a directory.
+
+    Args:
+        url: a "/" at its end makes no difference.
+
+    Raises:
+        ArgumentsError: it names no bucket, or holds what would mean another object than it seems to.
+    """
+    rest = url.removeprefix(SCHEME)
+    bucket, _, prefix = rest.partition("/")
+    if why := _url_fault(rest, bucket, prefix.rstrip("/")):
+        # Not the URL: somebody may have put a password into it.
+        raise ArgumentsError([Fault("URL", f"{why}; it is s3://bucket/prefix")])
+    prefix = prefix.rstrip("/")
+    return Place(bucket, f"{prefix}/" if prefix else "")
+
+
+def _url_fault(rest: str, bucket: str, prefix: str) -> str:  # noqa: PLR0911 - one for each reason
+    if "?" in rest or "#" in rest:
+        return "a query or a fragment has no meaning in it"
+    if "@" in bucket or ":" in bucket:
+        return "it may hold no user, password or port; credentials come from where boto3 finds them"
+    if not bucket:
+        return "it names no bucket"
+    if not _BUCKET.fullmatch(bucket):
+        return f"{bucket!r} is no name of a bucket"
+    if not prefix:
+        return ""
+    parts = prefix.split("/")
+    if "" in parts:
+        return "an empty name between two slashes"
+    if "." in parts or ".." in parts:
+        return ". and .. are names like others in a store, and lead nowhere"
+    if any(ord(one) < ord(" ") or one == "\x7f" for one in prefix):
+        return "it holds a control character"
+    return (
+        "it is longer than a key may be" if len(prefix.encode("utf-8", "replace")) > _MOST_KEY_BYTES else ""
+    )
