@@ -29,7 +29,7 @@ from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import FailedSave, SaveReport
 from marlin_ckpt.saving.closing import Closing
 from marlin_ckpt.saving.writing.choosing import with_all_ranks
-from marlin_ckpt.storage.local.publishing import make_directory
+from marlin_ckpt.storage.paths import make_directory
 
 _LOGGER_NAME = "marlin_ckpt.checkpointer"
 

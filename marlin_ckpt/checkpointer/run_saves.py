@@ -30,7 +30,7 @@ from marlin_ckpt.saving.engine import Engine
 from marlin_ckpt.saving.job import Form, How, Job
 from marlin_ckpt.saving.recording import Attempt, Recording
 from marlin_ckpt.saving.writing.choosing import has_parts
-from marlin_ckpt.storage.local.publishing import make_directory
+from marlin_ckpt.storage.paths import make_directory
 
 _MOST_FAILED = 1000  # that are remembered for somebody who may never ask
 

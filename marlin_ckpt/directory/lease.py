@@ -21,7 +21,8 @@ from marlin_ckpt.directory import own
 from marlin_ckpt.errors import DirectoryInUseError, StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.local.files import close_quietly
-from marlin_ckpt.storage.local.publishing import make_directory
+from marlin_ckpt.storage.paths import make_directory
+from marlin_ckpt.urls import is_url
 
 _LOCK, HOLDER = "lease.lock", "lease.json"
 ALONE = "clean"  # in the place of a run's id: what removes shares it with nobody
@@ -52,6 +53,7 @@ class _Lock:
 _Key = tuple[int, int, int]
 _held: dict[_Key, _Lock] = {}
 _changing = threading.RLock()
+_remote: dict[str, tuple[Any, list[str]]] = {}  # by URL, a lease in a store, with the runs that hold it
 
 
 @contextlib.contextmanager
@@ -137,6 +139,9 @@ class Lease:
         Raises:
             As `held`.
         """
+        if is_url(self._directory):
+            self._take_remote(makes=makes)
+            return
         try:
             if makes:
                 make_directory(os.path.join(self._directory, naming.OWN_DIRECTORY))
@@ -170,8 +175,41 @@ class Lease:
                 raise _cannot_lock(self._directory, error) from error
             _go_without(self._directory, error)
 
+    def _take_remote(self, *, makes: bool) -> None:
+        from marlin_ckpt.directory.remote import lease as remote  # noqa: PLC0415 - few directories are remote
+
+        with _changing:
+            found = _remote.get(self._directory)
+            if found is None:
+                if not makes and not remote.was_held(self._directory):
+                    return
+                is_alone = self._run_id == ALONE
+                try:
+                    lock = remote.RemoteLock(
+                        self._directory, "" if is_alone else self._run_id, removes=is_alone
+                    )
+                except DirectoryInUseError as error:
+                    raise _in_use(self._directory, error.holder, self._run_id) from None
+                found = _remote[self._directory] = (lock, [])
+            elif any(_excludes(one, self._run_id) for one in found[1]):
+                raise _in_use(self._directory, own.read(self._directory, HOLDER), self._run_id)
+            found[1].append(self._run_id)
+            self._is_wanted = True
+
+    def _drop_remote(self) -> None:
+        with _changing:
+            found = _remote.get(self._directory)
+            if found is None or not self._is_wanted:
+                return
+            found[1].remove(self._run_id)
+            if not found[1]:
+                del _remote[self._directory]
+                found[0].drop()
+
     def drop(self) -> None:
         """Lets go of it, for good."""
+        if is_url(self._directory):
+            self._drop_remote()
         self._is_wanted = False
         self._let_go()
 
@@ -197,7 +235,7 @@ class Lease:
         Raises:
             As `held`.
         """
-        if self._is_wanted and not self._is_of_this_name():
+        if not is_url(self._directory) and self._is_wanted and not self._is_of_this_name():
             self._let_go()
             make_directory(self._directory)
             self.take()

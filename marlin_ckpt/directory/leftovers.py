@@ -10,14 +10,16 @@ from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.local import staging
+from marlin_ckpt.urls import is_url
 
 _logger = get_logger(__name__)
 
 
 def delete_existing(directory: str, extension: str, logger: logging.Logger) -> tuple[Removal, ...]:
     """Removes the files of an extension and the sharded checkpoints in a directory; returns what has gone."""
-    if not os.path.lexists(directory):
+    if not paths.exists(directory):
         return ()
     logger.warning("Deleting the files with extension %s in %s.", extension, directory)
     try:
@@ -43,6 +45,8 @@ def settle(directory: str) -> None:
     That happens on a file system that cannot exchange two names in one instant. Whoever goes on from what is
     in a directory calls this before.
     """
+    if is_url(directory):
+        return
     with contextlib.suppress(MarlinError):  # what cannot be changed can still be loaded
         staging.settle(directory)
 

@@ -12,6 +12,7 @@ from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.storage.local.mounts import free_bytes
 from marlin_ckpt.storage.local.publishing import existing_and_missing
+from marlin_ckpt.urls import is_url
 
 
 def check(args: DefaultCheckpointerArguments, size_bytes: int, indices: int, run_id: str) -> None:
@@ -28,6 +29,8 @@ def check(args: DefaultCheckpointerArguments, size_bytes: int, indices: int, run
     """
     rules = args.keep if isinstance(args.keep, RetentionArguments) else None
     directory = os.fspath(args.save_dir)
+    if is_url(directory):  # a store has no end
+        return
     kept = _most_kept(args, rules, indices)
     needed = needed_bytes(size_bytes, rules, kept)
     free = free_bytes(existing_and_missing(directory)[0])

@@ -14,7 +14,7 @@ from marlin_ckpt.formats.content.payload import other_content
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.verdicts import Inspection, Status
 from marlin_ckpt.naming import FileName, Kind
-from marlin_ckpt.storage.local.publishing import make_directory
+from marlin_ckpt.storage.paths import make_directory
 
 
 class Run(NamedTuple):

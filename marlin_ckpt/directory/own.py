@@ -17,6 +17,7 @@ from marlin_ckpt.errors import StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.local import descent, temporary
 from marlin_ckpt.storage.local.files import FileSource, closing, open_regular
+from marlin_ckpt.urls import is_url
 
 _MOST_BYTES = 1 << 20  # of one file
 # What opening says where a link, or another kind of file, is in the place of the folder or a file.
@@ -61,6 +62,10 @@ def open_to_lock(folder_fd: int, name: str) -> int:
 def read(directory: str, name: str, *, most_bytes: int = _MOST_BYTES) -> dict[str, Any]:
     """A JSON object from the folder; an empty one where there is none that can be read, or it is longer."""
     try:
+        if is_url(directory):
+            from marlin_ckpt.directory.remote import objects  # noqa: PLC0415 - few directories are remote
+
+            return objects.read(directory, name)
         with folder(directory) as folder_fd:
             return _read_object(folder_fd, name, most_bytes)
     except FileNotFoundError:
@@ -88,6 +93,11 @@ def write(directory: str, name: str, values: Mapping[str, Any]) -> None:
     import json  # noqa: PLC0415 - as above
 
     try:
+        if is_url(directory):
+            from marlin_ckpt.directory.remote import objects  # noqa: PLC0415 - as above
+
+            objects.write(directory, name, values)
+            return
         data = json.dumps(values).encode()
         with folder(directory) as folder_fd:
             _replace(folder_fd, name, data)

@@ -16,7 +16,6 @@ from marlin_ckpt.directory.walk import OnError, walk
 from marlin_ckpt.entries import Entry, Identity, Item
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts
-from marlin_ckpt.storage.local import temporary
 from marlin_ckpt.storage.paths import open_store
 from marlin_ckpt.storage.store import Store
 
@@ -215,9 +214,10 @@ def carry_out(
     with contextlib.ExitStack() as stack:
         store = None
         for removal in plan.removals:
-            is_rest = temporary.is_temporary(os.path.basename(removal.name))
+            is_rest = False
             try:
                 store = store or stack.enter_context(open_store(plan.directory, follows=False))
+                is_rest = store.is_unfinished(removal.name)
                 (_remove if is_rest else dispose)(store, removal)
                 removed.append(removal)
                 on_removed(removal)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
 from marlin_ckpt.directory import own
+from marlin_ckpt.storage.paths import exists
 
 _FILE, _LAST, _OTHERS = "runs.json", "last", "others"
 _MOST_LETTERS = 255  # of a run's id or a file's name; we have not written a longer one
@@ -31,7 +32,7 @@ def known_runs(directory: str) -> list[str]:
         their ids, the one that saved last first; none where there is one run.
     """
     last, others = read(directory)
-    left = [run for run, name in others.items() if os.path.lexists(os.path.join(directory, name))]
+    left = [run for run, name in others.items() if exists(os.path.join(directory, name))]
     return [last, *left] if left else []
 
 

@@ -27,7 +27,7 @@ from marlin_ckpt.saving.turn import Turn
 from marlin_ckpt.saving.writing.choosing import Choosing
 from marlin_ckpt.saving.writing.content import Image
 from marlin_ckpt.saving.writing.crew import Crew
-from marlin_ckpt.storage.local.files import absolute
+from marlin_ckpt.storage.paths import absolute
 
 _T = TypeVar("_T")
 _FULL = (errno.ENOSPC, errno.EDQUOT)

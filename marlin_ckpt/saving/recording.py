@@ -22,7 +22,7 @@ from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving import about
 from marlin_ckpt.saving.job import Job
 from marlin_ckpt.saving.lineage import Lineage
-from marlin_ckpt.storage.local.files import absolute
+from marlin_ckpt.storage.paths import absolute
 
 
 class Recording:

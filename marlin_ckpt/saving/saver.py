@@ -20,7 +20,7 @@ from marlin_ckpt.saving.recording import Recording, of_this_process, recorded
 from marlin_ckpt.saving.states import optimizers_in
 from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.saving.writing.wanted import Wanted
-from marlin_ckpt.storage.local.files import absolute
+from marlin_ckpt.storage.paths import absolute
 
 _logger = get_logger(__name__)
 _together = Crew(is_together=True)  # of all saves by `save`, which would make groups each time

@@ -28,11 +28,22 @@ if TYPE_CHECKING:
 
 # By the URL of a directory, how a run says that its store is reached; all others as boto3 is set up.
 _settings: dict[str, "RemoteArguments"] = {}
+_guards: dict[str, Callable[[], None]] = {}  # by the URL of a directory whose lease this process holds
 
 
 def use(url: str, settings: "RemoteArguments") -> None:
     """Says how what is below a URL is reached, for the rest of this process."""
     _settings[str(parse(url))] = settings
+
+
+def guard(url: str, check: Callable[[], None]) -> None:
+    """Has all that is written to a directory checked before it is committed; see `S3Store.guard`."""
+    _guards[str(parse(url))] = check
+
+
+def unguard(url: str) -> None:
+    """Ends what `guard` began."""
+    _guards.pop(str(parse(url)), None)
 
 
 def open_store(directory: PathText, *, follows: bool = True) -> AbstractContextManager[Store]:
@@ -49,12 +60,15 @@ def open_store(directory: PathText, *, follows: bool = True) -> AbstractContextM
     return open_remote(directory) if is_url(directory) else local.open_store(directory, follows=follows)
 
 
-def open_remote(url: str) -> AbstractContextManager["S3Store"]:
+@contextlib.contextmanager
+def open_remote(url: str) -> Iterator["S3Store"]:
     """A prefix in a bucket as a store, reached as `use` has said."""
     from marlin_ckpt.storage.s3.store import open_store as open_prefix  # noqa: PLC0415 - see above
 
     above = (one for one in _settings if f"{url.rstrip('/')}/".startswith(f"{one}/"))
-    return open_prefix(url, _settings.get(max(above, key=len, default="")))
+    with open_prefix(url, _settings.get(max(above, key=len, default=""))) as store:
+        store.guard = _guards.get(store.place)
+        yield store
 
 
 @contextlib.contextmanager
@@ -108,8 +122,12 @@ def exists(path: PathText) -> bool:
 
 
 def absolute(path: PathText) -> str:
-    """A path from the root; a URL as it is."""
-    return path if is_url(path) else os.path.abspath(path)
+    """A path from the root; a URL as it is.
+
+    Raises:
+        StorageError: as `files.absolute`.
+    """
+    return path if is_url(path) else files.absolute(path)
 
 
 def publish(  # noqa: PLR0913 - keywords
@@ -169,3 +187,13 @@ def make_directory(directory: PathText) -> None:
     """
     if not is_url(directory):
         publishing.make_directory(directory)
+
+
+def make_durable(path: str) -> None:
+    """Waits until a file that others may have written is on the disk; an object is durable.
+
+    Raises:
+        StorageError: as `publishing.make_durable`.
+    """
+    if not is_url(path):
+        publishing.make_durable(path)

@@ -82,6 +82,9 @@ class Store(Protocol):
         With `is_abandoned` and `remove` this is a sweep, of which one can first say what it will remove.
         """
 
+    def is_unfinished(self, name: str) -> bool:
+        """Whether a name is one that `unfinished` gives; nothing is looked at."""
+
     def is_abandoned(self, name: str) -> bool:
         """Whether the run that writes something unfinished is known to be dead."""
 

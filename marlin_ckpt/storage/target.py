@@ -27,3 +27,12 @@ class Target(Protocol):
 
 
 Fill = Callable[[Target], None]
+
+
+def whole(data: bytes) -> Fill:
+    """Fills an object with bytes that are there already."""
+
+    def fill(target: Target) -> None:
+        target.put(data)
+
+    return fill

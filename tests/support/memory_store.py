@@ -136,6 +136,9 @@ class MemoryStore:
         self._called("unfinished", folder)
         return tuple(name for name in self.uploads if os.path.dirname(name) == folder)
 
+    def is_unfinished(self, name: str) -> bool:
+        return name in self.uploads
+
     def is_abandoned(self, name: str) -> bool:
         return name in self.uploads
 

@@ -20,6 +20,7 @@ from marlin_ckpt.directory import own
 from marlin_ckpt.storage.local.files import FileSource, closing, open_regular
 from marlin_ckpt.storage.local.publishing import make_directory
 from marlin_ckpt.storage.local.system_calls import write_all
+from marlin_ckpt.urls import is_url
 
 _FILE, _OLDER = "events.jsonl", "events.{}.jsonl"
 MOST_BYTES = 16 << 20  # of one file; some 80,000 events
@@ -43,6 +44,11 @@ def append(directory: str, lines: bytes, *, is_durable: bool, waits: bool = True
     Raises:
         OSError: they cannot be written; EAGAIN where another process keeps the lock.
     """
+    if is_url(directory):
+        from marlin_ckpt.directory.remote import journal  # noqa: PLC0415 - few directories are remote
+
+        journal.append(directory, lines)
+        return
     patience_s = PATIENCE_S if waits else 0.0
     with _folder(directory) as folder, _locked(folder, patience_s) as fd:
         end = _cut_torn_line(fd)
@@ -65,6 +71,11 @@ def read(directory: str) -> Iterator[bytes]:
     Raises:
         OSError: a file cannot be read, or is planted; a directory without events has no lines.
     """
+    if is_url(directory):
+        from marlin_ckpt.directory.remote import journal  # noqa: PLC0415 - as above
+
+        yield from journal.read(directory)
+        return
     with contextlib.ExitStack() as stack:
         for fd in reversed(_opened(directory, stack)):
             yield from _lines(FileSource(fd, _FILE))
@@ -72,6 +83,10 @@ def read(directory: str) -> Iterator[bytes]:
 
 def exists(directory: str) -> bool:
     """Whether a directory has events."""
+    if is_url(directory):
+        from marlin_ckpt.directory.remote import journal  # noqa: PLC0415 - as above
+
+        return journal.exists(directory)
     try:
         with own.folder(directory) as folder:
             os.stat(_FILE, dir_fd=folder, follow_symlinks=False)

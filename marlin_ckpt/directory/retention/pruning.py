@@ -12,7 +12,7 @@ from marlin_ckpt.directory.search import Series
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.keep import RetentionArguments, unknown_metric
 from marlin_ckpt.reports import Pruning
-from marlin_ckpt.storage.local import publishing
+from marlin_ckpt.storage import paths
 
 
 def prune(series: Series, rules: RetentionArguments, *, dry_run: bool) -> Pruning:
@@ -68,7 +68,7 @@ def make_newest_durable(decisions: Iterable[Decision]) -> None:
     """
     for one in decisions:
         if "newest" in one.reasons:
-            publishing.make_durable(one.candidate.path)
+            paths.make_durable(one.candidate.path)
 
 
 def refuse_what_keeps_nothing(plan: RetentionPlan, rules: RetentionArguments, hint: str) -> None:

@@ -17,7 +17,8 @@ from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
 from marlin_ckpt.formats.zip import writer
 from marlin_ckpt.formats.zip.writer import BYTEORDER, Observer, Plan, write_state
-from marlin_ckpt.storage.local.publishing import Published, publish
+from marlin_ckpt.storage.local.publishing import Published
+from marlin_ckpt.storage.paths import publish
 from marlin_ckpt.storage.target import Fill, Target
 
 

@@ -17,8 +17,7 @@ from marlin_ckpt.formats.pickle.reader import unpickling
 from marlin_ckpt.formats.zip import recovery
 from marlin_ckpt.formats.zip.recovery import Archive, Evidence, Found
 from marlin_ckpt.formats.zip.writer import CONSTANT_RECORDS, Stream, write_state
-from marlin_ckpt.storage.local.publishing import publish
-from marlin_ckpt.storage.paths import open_source
+from marlin_ckpt.storage.paths import open_source, publish
 from marlin_ckpt.storage.source import Source
 from marlin_ckpt.storage.target import Target
 

@@ -3,7 +3,7 @@
 import os
 
 from marlin_ckpt.errors import StorageError
-from marlin_ckpt.storage.local.publishing import publish
+from marlin_ckpt.storage.paths import publish
 from marlin_ckpt.storage.target import Target
 
 

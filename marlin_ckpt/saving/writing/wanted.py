@@ -20,7 +20,9 @@ from marlin_ckpt.saving.lineage import Lineage, index_in
 from marlin_ckpt.saving.states import states_of
 from marlin_ckpt.saving.writing.choosing import has_parts
 from marlin_ckpt.saving.writing.crew import Crew
-from marlin_ckpt.storage.local.publishing import is_taken, make_directory
+from marlin_ckpt.storage.local.publishing import is_taken
+from marlin_ckpt.storage.paths import exists, make_directory
+from marlin_ckpt.urls import is_url
 
 _ALONE = Crew()
 _TOGETHER = "all ranks save DTensors, and what ends in .dcp, together; if one has failed, its log says why"
@@ -124,6 +126,9 @@ class Wanted:
     def _check(self) -> None:
         if os.path.basename(self.path) in ("", os.curdir, os.pardir):
             raise StorageError(f"{self.path!r} is not the name of a file", errno=errno.EISDIR)
+        if is_url(self.path):
+            self._check_url()
+            return
         try:
             mode = os.stat(self.path).st_mode
         except OSError:  # nothing is there, or the save itself meets it
@@ -135,4 +140,11 @@ class Wanted:
         if not stat.S_ISREG(mode):  # root could replace /dev/null
             raise StorageError("what has the name is no regular file", self.path, errno=errno.EINVAL)
         if not self._overwrite and os.path.lexists(self.path):
+            raise is_taken(self.path)
+
+    def _check_url(self) -> None:
+        if self.form is Form.SHARDED:
+            what = "sharded checkpoints are not kept in object stores in this version"
+            raise StorageError(what, self.path, "save a file, or to a shared directory", errno=errno.ENOTSUP)
+        if not self._overwrite and exists(self.path):
             raise is_taken(self.path)

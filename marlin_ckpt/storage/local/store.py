@@ -177,6 +177,10 @@ class LocalStore:
                 and (one.is_file(follow_symlinks=False) or one.is_dir(follow_symlinks=False))
             )
 
+    def is_unfinished(self, name: str) -> bool:
+        """Whether it is the name of a temporary file; see `Store.is_unfinished`."""
+        return temporary.is_temporary(os.path.basename(name))
+
     def is_abandoned(self, name: str) -> bool:
         """Whether the run that wrote a temporary file is dead; see `Store.is_abandoned`."""
         with self._reaching("cannot look at", name) as (folder, last):

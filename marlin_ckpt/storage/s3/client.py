@@ -5,10 +5,13 @@ in their URL, which would be a key to the object in every log that shows it. The
 CRC32 is, which the server compares.
 """
 
+import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -34,6 +37,11 @@ _REGION = "x-amz-bucket-region"
 for _name in ("botocore", "boto3", "urllib3"):
     if logging.getLogger(_name).level == logging.NOTSET:
         logging.getLogger(_name).setLevel(logging.INFO)
+
+
+def now_s() -> float:
+    """Seconds of a clock that goes on while the machine sleeps, as the server's does."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Target(NamedTuple):
@@ -65,6 +73,7 @@ class Client:
         settings: how.
         has_answered: whether the endpoint has ever answered a request.
         counts: how many requests were made, by what they asked for.
+        offset_s: of the server's clock from `now_s`, in seconds, as its last answer showed it.
         turn: held while data is on its way, by as many threads as `settings.parallel` says.
     """
 
@@ -77,6 +86,7 @@ class Client:
         self.settings = settings
         self.has_answered = False
         self.counts: dict[str, int] = {}
+        self.offset_s = time.time() - now_s()
         self.turn = threading.BoundedSemaphore(settings.parallel)
         self._changing = threading.Lock()
         self._region = settings.region
@@ -148,7 +158,7 @@ class Client:
         self._count(f"{method} data")
         prepared = AWSPreparedRequest(method, url, dict(request.headers.items()), body, stream_output=True)
         response = self._connections.send(prepared)
-        self.has_answered = True
+        self._heard(response.headers)
         if response.status_code in _OK:
             return response.raw
         self._refused(response)
@@ -186,7 +196,12 @@ class Client:
 
     def _answered(self, response_dict: Any, **_: Any) -> None:
         if response_dict is not None:
-            self.has_answered = True
+            self._heard(response_dict.get("headers", {}))
+
+    def _heard(self, headers: Any) -> None:
+        self.has_answered = True
+        with contextlib.suppress(TypeError, ValueError):  # it has no Date, or none that can be read
+            self.offset_s = parsedate_to_datetime(headers.get("date")).timestamp() - now_s()
 
 
 _clients: dict[tuple[Any, ...], Client] = {}

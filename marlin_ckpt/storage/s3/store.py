@@ -10,11 +10,12 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from marlin_ckpt import naming
 from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage.s3 import answers, moving, parts
-from marlin_ckpt.storage.s3.client import Client, client
+from marlin_ckpt.storage.s3.client import Client, client, now_s
 from marlin_ckpt.storage.s3.parts import Key, Upload
 from marlin_ckpt.storage.s3.retrying import Retrying
 from marlin_ckpt.storage.s3.source import S3Source
@@ -145,6 +146,8 @@ class S3Store:
         """
         key = self._key(name)
         condition = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": str(replaces[0])}
+        if self._client.settings.conditional != "require":
+            condition = {}
         self._check_expected(key, replaces)
         upload = Upload(key, size_bytes, metadata or {}, image)
         try:
@@ -165,6 +168,39 @@ class S3Store:
         if found is None:
             raise moving.another(key.path)
         return found
+
+    def check_conditions(self, name: str, data: bytes) -> None:
+        """Finds out whether the store obeys conditions: writes an object again, over nothing.
+
+        Args:
+            name: of an object that is there.
+            data: what is in it.
+
+        Raises:
+            StorageError: it does not.
+        """
+        if self._client.settings.conditional != "require":
+            return
+        upload = Upload(self._key(name), len(data), {})
+        try:
+            writer = Writer(upload)
+            writer.put(data)
+            writer.finish()
+            upload.commit({"IfNoneMatch": "*"})
+        except (answers.RefusedError, ClientError) as error:
+            answer = answers.answer_of(error)
+            if answer is not None and answer.status in (answers.CHANGED, answers.CONFLICT):
+                return
+            raise answers.error_for(error, "cannot write", self._path(name)) from None
+        finally:
+            upload.stop()
+        what = "the store ignores conditions, so that nothing keeps two runs from overwriting each other"
+        hint = "use another store, or checkpointer.remote.conditional: allow-without with one run alone"
+        raise StorageError(what, self.place, hint, errno=errno.ENOTSUP)
+
+    def now_s(self) -> float:
+        """What the server's clock shows, in seconds since 1970; to about a second."""
+        return now_s() + self._client.offset_s
 
     def _check_expected(self, key: Key, replaces: Identity | None) -> None:
         """Refuses what the commit would refuse, before anything is sent."""
@@ -255,13 +291,17 @@ class S3Store:
             )
             for one in page.get("Uploads", ()):
                 rest = one["Key"][len(self._prefix + before) :]
-                if "/" in rest:  # SeaweedFS does not obey the delimiter here
-                    continue
+                if "/" in rest or not naming.parse_any(rest, naming.split_extension(rest)[1]):
+                    continue  # SeaweedFS does not obey the delimiter; and others upload other names
                 name = f"{before}{rest}{_UPLOAD}{one['UploadId']}"
                 yield _item(name, 0, one["Initiated"], one["UploadId"])
             if not page.get("IsTruncated"):
                 return
             more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def is_unfinished(self, name: str) -> bool:
+        """Whether it is one of `unfinished`."""
+        return _UPLOAD in name
 
     def is_abandoned(self, name: str) -> bool:
         """Whether whoever uploads is known to be dead: with the lease in our hands all others are."""
