@@ -5,15 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Literal
 
+from marlin_ckpt import urls
 from marlin_ckpt.distribution import DistributedTrainingArguments, FsdpArguments
 from marlin_ckpt.errors import Fault, StorageError
 from marlin_ckpt.fields import Checked, PathText, extension_fault, name_part_fault, suggestion
 from marlin_ckpt.keep import DURATION, RetentionArguments
+from marlin_ckpt.remote import RemoteArguments
 
 _LOG_LEVELS = {"choices": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
 BACKENDS = ("sp", "sp-amp", "ddp", "ddp-amp", "fsdp2")
 ON_MANY = ("ddp", "ddp-amp", "fsdp2")  # those of them that train in many processes
 _NOT_EMPTY = {"required": "must not be empty"}
+_PLACE = {"check": urls.fault}  # a directory, or the URL of one
 
 
 def _checkpoints_here() -> str:
@@ -85,6 +88,7 @@ class DefaultCheckpointerArguments(Checked):
             `backend: fsdp2`), else `file`.
         save_timeout: how long one of several processes that save together waits for the others, such as `10m`
             or `90s`; then the save has failed.
+        remote: how `s3://bucket/prefix` is reached, where a directory is one. `None` takes the defaults.
 
     Raises:
         ArgumentsError: at construction, naming every field that is wrong.
@@ -93,9 +97,9 @@ class DefaultCheckpointerArguments(Checked):
     checkpoint: bool = True
     delete_existing_checkpoints: bool = False
     period: int | Literal["auto"] = field(default=1, metadata={"minimum": 1})
-    save_dir: PathText = field(default_factory=_checkpoints_here, metadata=_NOT_EMPTY)
-    model_state_save_dir: PathText | None = field(default_factory=_checkpoints_here)
-    load_dir: PathText | None = None
+    save_dir: PathText = field(default_factory=_checkpoints_here, metadata={**_NOT_EMPTY, **_PLACE})
+    model_state_save_dir: PathText | None = field(default_factory=_checkpoints_here, metadata=_PLACE)
+    load_dir: PathText | None = field(default=None, metadata=_PLACE)
     load_filename: PathText | None = field(default=None, metadata={"check": _outside_fault})
     file_prefix: str = field(default="model", metadata={"check": name_part_fault, "pattern": "^[^/]+$"})
     file_ext: str = field(default="pt", metadata={"check": extension_fault, "pattern": "^[^./][^/]*$"})
@@ -114,6 +118,7 @@ class DefaultCheckpointerArguments(Checked):
     statistics: bool = False
     layout: str = field(default="auto", metadata={"choices": ("auto", "file", "sharded")})
     save_timeout: str = field(default="10m", metadata=DURATION)
+    remote: RemoteArguments | None = None
 
 
 @dataclass

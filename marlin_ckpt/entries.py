@@ -31,6 +31,11 @@ class Item(NamedTuple):
     is_folder: bool = False
     is_link: bool = False
 
+    @property
+    def same(self) -> Identity:
+        """What all names of one object have in common: device and inode, or what its store knows it by."""
+        return self.inode or self.identity
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

@@ -34,15 +34,25 @@ def is_url(path: Any) -> TypeGuard[str]:
     return isinstance(path, str) and path.startswith(SCHEME)
 
 
-def check(path: str | os.PathLike[str]) -> None:
-    """Refuses what looks like the URL of a store that is not known here, which would become a local folder.
+def fault(path: str | os.PathLike[str]) -> str:
+    """What is wrong with the path or URL of a directory; "" where nothing is.
 
-    Raises:
-        ArgumentsError: it is one.
+    What looks like the URL of a store that is not known here would become a local folder.
     """
-    if isinstance(path, str) and not is_url(path) and (scheme := _ANY_SCHEME.match(path)):
-        what = f"{scheme.group()} is not known here; checkpoints are kept in local directories and in s3://"
-        raise ArgumentsError([Fault("path", what)])
+    if not isinstance(path, str):
+        return ""
+    if is_url(path):
+        try:
+            parse(path)
+        except ArgumentsError as error:
+            return error.faults[0].message
+        return ""
+    scheme = _ANY_SCHEME.match(path)
+    return (
+        ""
+        if scheme is None
+        else f"{scheme.group()} is not known here: expected a directory, or s3://bucket/prefix"
+    )
 
 
 def parse(url: str) -> Place:

@@ -15,7 +15,7 @@ from marlin_ckpt.distributed.failures import told_by_main
 from marlin_ckpt.saving import predicted_size
 from marlin_ckpt.saving.job import Form
 from marlin_ckpt.saving.writing.choosing import check as check_pickled
-from marlin_ckpt.storage.local.files import absolute
+from marlin_ckpt.storage.paths import absolute
 
 
 def empty(args: DefaultCheckpointerArguments, run_id: str, logger: logging.Logger) -> None:

@@ -17,6 +17,7 @@ from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.hooks import TrainerHooks
 from marlin_ckpt.checkpointer.run_saves import Request, RunSaves
 from marlin_ckpt.directory import latest, lease, notes
+from marlin_ckpt.directory.reaching import reach
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.distributed import launch
 from marlin_ckpt.distributed.failures import together
@@ -272,6 +273,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
 
     def _obey(self) -> None:
         self.args.check()
+        reach(self.args)
         is_heard = not self.is_shared or launch.is_main()  # else all ranks say the same
         self.logger.setLevel(self.args.log_level if is_heard else logging.CRITICAL)
         if self.is_alone or self.is_shared:

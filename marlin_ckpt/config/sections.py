@@ -19,6 +19,7 @@ from marlin_ckpt.config import scalars, tree
 from marlin_ckpt.errors import ArgumentsError, ConfigError, Fault
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.fields import PathText, alternatives, hints_of, suggestion
+from marlin_ckpt.urls import is_url
 
 _SECTIONS = ("module", "trainer", "checkpointer")
 _logger = get_logger(__name__)
@@ -224,7 +225,10 @@ def _place_model_files(checkpointer: DefaultCheckpointerArguments, node: yaml.No
     """Writes model files where the checkpoints go, where the section says only where these do."""
     keys = {key.value for key, _ in node.value} if isinstance(node, yaml.MappingNode) else set()
     if "save_dir" in keys and "model_state_save_dir" not in keys:
-        if checkpointer.model_state_save_dir != os.path.abspath(checkpointer.save_dir):
+        directory = checkpointer.save_dir
+        if checkpointer.model_state_save_dir != (
+            directory if is_url(directory) else os.path.abspath(directory)
+        ):
             where = os.fspath(checkpointer.save_dir)
             _logger.info("Model files go to %s too: checkpointer.model_state_save_dir is not set.", where)
         checkpointer.model_state_save_dir = checkpointer.save_dir

@@ -23,6 +23,7 @@ from marlin_ckpt.storage.local.files import (
     open_standard_input,
 )
 from marlin_ckpt.storage.paths import is_folder, open_source, open_store
+from marlin_ckpt.storage.source import Source
 
 if TYPE_CHECKING:
     from marlin_ckpt.formats.values.checked import Checked
@@ -165,7 +166,7 @@ def opened(path: str) -> Iterator[Checked]:
 
     with contextlib.ExitStack() as stack:
         if path == STANDARD_INPUT:
-            source = stack.enter_context(open_standard_input())
+            source: Source = stack.enter_context(open_standard_input())
             yield CheckedFile(source, read_contents(source))
             return
         stack.enter_context(_with_remedy(path))

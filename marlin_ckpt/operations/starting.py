@@ -13,13 +13,16 @@ from marlin_ckpt.directory import catalog, leftovers, notes, runs
 from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.neighbours import runs_of
 from marlin_ckpt.directory.newest import newest_loadable, rescue
+from marlin_ckpt.directory.reaching import reach
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, ConfigError, Fault, MarlinError
 from marlin_ckpt.formats import inspection
 from marlin_ckpt.naming import FileName, Kind
+from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.local import system_calls
 from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.local.publishing import existing_and_missing
+from marlin_ckpt.urls import is_url
 
 # Calls a function in one of the processes that train a run together; all have its result, or raise its error.
 ByMain = Callable[[Callable[[], Any]], Any]
@@ -68,10 +71,11 @@ def leased(
         ConfigError: the run would write over another.
         StorageError: the directory cannot be written to.
     """
+    reach(args)
     save_dir = os.fspath(args.save_dir)
-    if not (resume or os.path.lexists(os.path.join(save_dir, naming.OWN_DIRECTORY))):
+    if not (resume or paths.exists(os.path.join(save_dir, naming.OWN_DIRECTORY))):
         _refuse_another_run(args, epochs)
-    if not (args.checkpoint and epochs and os.path.isdir(save_dir)):
+    if not (args.checkpoint and epochs and paths.is_folder(save_dir)):
         return contextlib.nullcontext()
     _check_writable(save_dir)
     return leftovers.settled(save_dir)
@@ -99,6 +103,7 @@ def decide(
         ConfigError: it would write over another run, which it neither continues nor was told to delete.
         StorageError: the directory cannot be read.
     """
+    reach(args)
     save_dir = os.fspath(args.save_dir)
     checkpoints = checkpoints_of(args)
     if resume and checkpoints:
@@ -137,9 +142,9 @@ def _continues(args: DefaultCheckpointerArguments) -> bool:
     """Whether what the configuration loads lies where the run saves."""
     if not args.load_dir:
         return False
-    save_dir, load_dir = os.path.realpath(args.save_dir), os.path.realpath(args.load_dir)
+    save_dir, load_dir = paths.real(args.save_dir), paths.real(args.load_dir)
     if args.load_filename:
-        load_dir = os.path.dirname(os.path.realpath(os.path.join(load_dir, args.load_filename)))
+        load_dir = os.path.dirname(paths.real(os.path.join(load_dir, args.load_filename)))
     elif load_dir != save_dir:
         latest = next(newest_first(load_dir, args.file_prefix, args.file_ext), None)
         load_dir = os.path.dirname(latest.path) if latest else load_dir
@@ -203,7 +208,7 @@ def _model_file(args: DefaultCheckpointerArguments, index: int, but: Iterable[st
         return ()
     name = FileName(args.file_prefix, index, args.file_ext, Kind.MODEL)
     path = os.path.join(args.model_state_save_dir, str(name))
-    is_gone = os.path.abspath(path) in map(os.path.abspath, but)
+    is_gone = paths.absolute(path) in map(paths.absolute, but)
     return (path,) if catalog.entry(path) and not is_gone else ()
 
 
@@ -226,6 +231,8 @@ def apply(start: Start, args: DefaultCheckpointerArguments, *, epochs: int) -> N
 
 def _check_writable(directory: str) -> None:
     """Checks the nearest parent that exists; makes none, since the run may still be impossible."""
+    if is_url(directory):  # its lease shows it
+        return
     with doing("cannot look at", directory):
         existing, _ = existing_and_missing(directory)
     with doing("cannot write", existing):

@@ -130,6 +130,11 @@ def absolute(path: PathText) -> str:
     return path if is_url(path) else files.absolute(path)
 
 
+def real(path: PathText) -> str:
+    """A path without symbolic links; a URL without a slash at its end."""
+    return path.rstrip("/") if is_url(path) else os.path.realpath(path)
+
+
 def publish(  # noqa: PLR0913 - keywords
     path: PathText,
     fill: Fill,

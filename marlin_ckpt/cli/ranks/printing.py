@@ -25,6 +25,7 @@ from marlin_ckpt.errors import ConfigError, Fault, RankError
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.operations import launched
 from marlin_ckpt.training.preemption import Preempted
+from marlin_ckpt.urls import is_url
 
 _PART_S = 5.0  # for which a rank waits for others that end with the same error
 _CLEAR = "\r\x1b[K"  # of a terminal: the line on which the bar of rank 0 is
@@ -89,8 +90,10 @@ class Part:
         """Keeps the log in our own folder of a directory, from when that is there.
 
         Args:
-            directory: where the run saves, whose lease it has.
+            directory: where the run saves, whose lease it has; an object store keeps no log.
         """
+        if is_url(directory):
+            return
         start = launched.launch()
         is_new = start is None or not start.restarts
         if self.is_main and is_new:

@@ -12,7 +12,7 @@ from marlin_ckpt.directory.removing import Failure, Plan, failing, planned
 from marlin_ckpt.directory.retention import decide
 from marlin_ckpt.directory.retention.decide import Candidate, Decision
 from marlin_ckpt.directory.retention.survey import Survey
-from marlin_ckpt.entries import Entry
+from marlin_ckpt.entries import Entry, Identity
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.naming import Kind
@@ -142,8 +142,8 @@ def _order(one: Decision) -> tuple[str, int, str]:
     return os.path.dirname(one.candidate.path), one.candidate.index, one.candidate.path
 
 
-def _pins(store: Store, pinned: Mapping[str, str], *, recursive: bool) -> dict[tuple[int, ...], str]:
-    """Why files stay, by device and inode."""
+def _pins(store: Store, pinned: Mapping[str, str], *, recursive: bool) -> dict[Identity, str]:
+    """Why files stay, by what `Item.same` says of them."""
     links = catalog.link_targets(store, recursive=recursive)
-    stay = {inode: f"{name} links to it" for inode, name in links.items()}
-    return stay | {entry.item.inode: why for path, why in pinned.items() if (entry := catalog.entry(path))}
+    stay: dict[Identity, str] = {inode: f"{name} links to it" for inode, name in links.items()}
+    return stay | {entry.item.same: why for path, why in pinned.items() if (entry := catalog.entry(path))}

@@ -30,7 +30,7 @@ class Survey:
         """Takes what a look at a checkpoint has found, so that it is not looked at again."""
         self._inspections[_seen(found.entry)] = found
 
-    def candidate(self, entry: Entry, run_id: str | None, stay: Mapping[tuple[int, ...], str]) -> Candidate:
+    def candidate(self, entry: Entry, run_id: str | None, stay: Mapping[Identity, str]) -> Candidate:
         """A checkpoint as the rules see it.
 
         Args:
@@ -51,7 +51,7 @@ class Survey:
             metrics=dict(found.metrics),
             run_id=about.run_id if about else "",
             apart=_apart(found, run_id),
-            pinned=stay.get(entry.item.inode, ""),
+            pinned=stay.get(entry.item.same, ""),
         )
 
     def why_not_intact(self, entry: Entry) -> str:

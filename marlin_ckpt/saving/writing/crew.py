@@ -11,7 +11,8 @@ from marlin_ckpt.distributed.failures import first_of, together
 from marlin_ckpt.distributed.ranks import DEFAULT_TIMEOUT_S, Ranks
 from marlin_ckpt.errors import RankError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage.local.files import absolute
+from marlin_ckpt.storage.paths import absolute
+from marlin_ckpt.urls import is_url
 
 _T = TypeVar("_T")
 _NUMBERS = 1 << 62  # `Ranks.most` compares 63 bits
@@ -101,7 +102,7 @@ class Crew:
             RankError: a rank has ended, or does not come.
         """
         path = absolute(directory)
-        if self.is_alone or path in self._shared:
+        if self.is_alone or is_url(path) or path in self._shared:
             return
         commit.check_shared(path, self.here, commit.PATIENCE_S)
         self._shared.add(path)

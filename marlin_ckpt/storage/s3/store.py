@@ -52,8 +52,8 @@ def open_store(url: str, settings: RemoteArguments | None = None) -> Iterator["S
 class S3Store:
     """A prefix as a `Store`; `open_store` makes one.
 
-    The identity of an object is its ETag, of a folder all its objects' keys and ETags. A folder is moved and
-    removed object by object.
+    The identity of an object is its ETag and its name, of a folder all its objects' names and ETags. A folder
+    is moved and removed object by object.
 
     Attributes:
         guard: called before each commit; None: nobody else may save here, or none asks. With it every object
@@ -349,7 +349,7 @@ class S3Store:
 
 
 def _item(name: str, size_bytes: int, modified: datetime.datetime, etag: str) -> Item:
-    return Item(name, size_bytes, int(modified.timestamp() * 1e9), (etag,))
+    return Item(name, size_bytes, int(modified.timestamp() * 1e9), (etag, name))
 
 
 def _taken(path: str, action: str = "cannot write") -> StorageError:
