@@ -1,5 +1,6 @@
 """Writes states to files: from where their tensors are, or from an image of the file."""
 
+import io
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +19,10 @@ from marlin_ckpt.formats.torch.pickler import Encoded, encode
 from marlin_ckpt.formats.zip import writer
 from marlin_ckpt.formats.zip.writer import BYTEORDER, Observer, Plan, write_state
 from marlin_ckpt.storage.local.publishing import Published
+from marlin_ckpt.storage.memory import MemoryTarget
 from marlin_ckpt.storage.paths import publish
 from marlin_ckpt.storage.target import Fill, Target
+from marlin_ckpt.urls import is_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,18 @@ def _gathering(encoded: Encoded) -> Observer | None:
 
 
 def _written(path: PathText, encoded: Encoded, done: Published) -> Written:
-    return Written(done.size_bytes, done.write_s, done.sync_s, _refused(os.fspath(path), encoded))
+    file = _pickle_alone(encoded) if is_url(path) else os.fspath(path)
+    return Written(done.size_bytes, done.write_s, done.sync_s, _refused(file, encoded))
+
+
+def _pickle_alone(encoded: Encoded) -> io.BytesIO:
+    """A file with the pickle and no tensors, for torch to look at where the whole one is far away."""
+    target = MemoryTarget()
+    container = writer.ContainerWriter(target)
+    container.add("data.pkl", encoded.pickle)
+    container.add("version", b"3\n")
+    container.close()
+    return io.BytesIO(target.content())
 
 
 def on_cpu(storage: UntypedStorage) -> UntypedStorage:
@@ -159,7 +173,7 @@ def _sizes(encoded: Encoded) -> dict[str, int]:
     return {f"data/{key}": storage.nbytes() for key, storage in encoded.storages.items()}
 
 
-def _refused(path: str, encoded: Encoded) -> tuple[str, ...]:
+def _refused(path: str | io.BytesIO, encoded: Encoded) -> tuple[str, ...]:
     """What of a file `weights_only` would not read."""
     if encoded.is_familiar:
         return tuple(sorted(encoded.unreadable))
