@@ -23,7 +23,7 @@ from marlin_ckpt.loading.payload import check_payload
 from marlin_ckpt.loading.restoring import Pair, Restoration
 from marlin_ckpt.loading.together import How, read_together
 from marlin_ckpt.loading.words import PREFIX_HINT
-from marlin_ckpt.storage.local.files import absolute
+from marlin_ckpt.storage.paths import absolute
 
 
 class Loaded(NamedTuple):

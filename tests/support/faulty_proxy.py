@@ -106,7 +106,7 @@ def faulty_proxy(server: str) -> Iterator[Proxy]:
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-        def _handle(self) -> None:
+        def _handle(self) -> None:  # noqa: PLR0912 - a fault after the other
             headers = {name.lower(): value for name, value in self.headers.items()}
             if headers.pop("expect", "") == "100-continue":
                 self.send_response_only(100)
