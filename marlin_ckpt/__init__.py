@@ -21,12 +21,14 @@ The values that all of them share:
 arguments   the dataclasses behind the sections of the YAML
 keep        the section `keep`: which checkpoints retention keeps
 distribution  how a run is spread over ranks
+remote      the section `remote`: how checkpoints get to an object store and back
 fields      what a field of these dataclasses may hold
 checkpoint  Checkpoint: the three states of a run, with its metrics
 cadence     how often a run can afford to save
 reports     what a save cost
 entries     what a look at a store finds, before any file is opened
 escaping    makes names from files harmless in messages and logs
+urls        the URLs of object stores, in the place of paths
 naming      the grammar of file names
 grammars    those of other tools
 errors      everything that is raised on purpose, with the exit codes
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.operations.one import inspect as inspect
     from marlin_ckpt.operations.one import read_statistics as read_statistics
     from marlin_ckpt.operations.one import verify as verify
+    from marlin_ckpt.remote import RemoteArguments as RemoteArguments
     from marlin_ckpt.reports import FailedSave as FailedSave
     from marlin_ckpt.reports import LoadReport as LoadReport
     from marlin_ckpt.reports import Pruning as Pruning
@@ -143,6 +146,7 @@ _NAMES = {
     "loading.anything": ("load",),
     "naming": ("Kind",),
     "operations.one": ("inspect", "read_statistics", "verify"),
+    "remote": ("RemoteArguments",),
     "reports": ("FailedSave", "LoadReport", "Pruning", "SaveReport"),
     "training.backend": ("SingleProcess", "TrainerBackend", "TrainerBackendArguments"),
     "training.module": ("CallbackInterface", "ModuleInterface", "Stage"),

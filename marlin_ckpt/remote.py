@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from marlin_ckpt.errors import Fault
 from marlin_ckpt.fields import Checked, duration_of, size_of
 from marlin_ckpt.keep import DURATION
 
@@ -23,6 +22,20 @@ def _part_size_fault(value: str | int) -> str:
     return ""
 
 
+def _endpoint_fault(endpoint: str) -> str:
+    # The URL itself is not shown: somebody may have put a password into it.
+    try:
+        parts = urlsplit(endpoint)
+        is_complete = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets around what is no address, a port that is no number
+        is_complete = False
+    if not is_complete:
+        return "expected a URL that begins with http:// or https:// and names a host"
+    if "@" in parts.netloc:
+        return "expected no user or password in the URL; credentials come from where boto3 finds them"
+    return "expected a URL without a query or a fragment" if parts.query or parts.fragment else ""
+
+
 @dataclass
 class RemoteArguments(Checked):
     """How checkpoints get to an object store and back.
@@ -39,7 +52,7 @@ class RemoteArguments(Checked):
         parallel: how many pieces are on their way at the same time.
         timeout: how long one request may wait for an answer, or for the next bytes of one.
         give_up_after: how long failed requests are tried again before an error is raised.
-        conditional: saving needs a store that writes on conditions (If-None-Match, If-Match), since nothing
+        conditional: saving needs a store that writes on conditions (`If-Match` and the like), since nothing
             else keeps two runs from overwriting each other. `allow-without` saves to a store without them,
             too, where no second run may use the directory.
 
@@ -47,7 +60,7 @@ class RemoteArguments(Checked):
         ArgumentsError: at construction, naming every field that is wrong.
     """
 
-    endpoint: str | None = None
+    endpoint: str | None = field(default=None, metadata={"check": _endpoint_fault})
     region: str | None = None
     part_size: str | int = field(default="auto", metadata={"check": _part_size_fault})
     parallel: int = field(default=4, metadata={"minimum": 1, "maximum": 64})
@@ -69,20 +82,3 @@ class RemoteArguments(Checked):
     def patience_s(self) -> float:
         """`give_up_after` in seconds."""
         return duration_of(self.give_up_after)
-
-    def faults(self) -> list[Fault]:
-        """What is wrong; see `Checked.faults`."""
-        found = super().faults()
-        if self.endpoint is not None and (why := _endpoint_fault(self.endpoint)):
-            found.append(Fault("endpoint", why))
-        return found
-
-
-def _endpoint_fault(endpoint: str) -> str:
-    # The URL itself is not shown: somebody may have put a password into it.
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return "expected a URL that begins with http:// or https:// and names a host"
-    if parts.username is not None or parts.password is not None:
-        return "expected no user or password in the URL; credentials come from where boto3 finds them"
-    return "expected a URL without a query or a fragment" if parts.query or parts.fragment else ""

@@ -19,6 +19,7 @@ from marlin_ckpt.config.keys import default_text, descriptions, yaml_fields
 from marlin_ckpt.distribution import FsdpArguments
 from marlin_ckpt.fields import alternatives, hints_of
 from marlin_ckpt.keep import BestArguments, RetentionArguments
+from marlin_ckpt.remote import RemoteArguments
 
 SECTIONS: dict[str, Any] = {
     "module-text": TextArguments,
@@ -29,12 +30,14 @@ SECTIONS: dict[str, Any] = {
     "checkpointer": DefaultCheckpointerArguments,
     "keep": RetentionArguments,
     "best": BestArguments,
+    "remote": RemoteArguments,
 }
 _WORDS = {bool: "`true` or `false`", int: "an integer", float: "a number", str: "a string", dict: "a mapping"}
 _NESTED: dict[Any, str] = {
     RetentionArguments: "a mapping ([`keep`](#keep))",
     BestArguments: "a mapping ([`best`](#best))",
     FsdpArguments: "a mapping ([`fsdp`](#fsdp))",
+    RemoteArguments: "a mapping ([`remote`](#remote))",
 }
 
 

@@ -17,6 +17,7 @@ _CONFINED = {
     "torch": "torch",
     "typer": "typer, rich",
     "yaml": "PyYAML",
+    "boto3": "boto3",
     "lightning": "Lightning, Transformers, Accelerate, Ignite",
 }
 
@@ -66,7 +67,7 @@ def layers() -> list[list[Part]]:
 def _exempt(module: str, package: str, ignored: list[str]) -> list[str]:
     """The module itself, or folders in it, that a contract lets import a package."""
     pairs = [one.split(" -> ") for one in ignored]
-    found = [source.removesuffix(".**") for source, target in pairs if target in (package, "*")]
+    found = dict.fromkeys(source.removesuffix(".**") for source, target in pairs if target in (package, "*"))
     return [one for one in found if one == module or one.startswith(f"{module}.")]
 
 

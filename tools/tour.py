@@ -23,6 +23,8 @@ page is a copy of what the README's commands have left. Comments in the files ch
 - `<!-- tour: exit N -->`       the last command of the block below exits with N
 - `<!-- tour: slow -->`         the block below is checked in campaigns alone, since it takes long
 
+The page on object storage finds an S3 server by its environment, which is started for it.
+
 A check trains a smaller model than the one of `configs/quickstart.yaml`, since it compares no figure.
 """
 
@@ -30,17 +32,20 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from tools.page import Page, read
 from tools.shell import Command, Shell, StandIns
 
 REPOSITORY = Path(__file__).parent.parent
+SERVED = REPOSITORY / "docs" / "how-to" / "object-storage.md"
 
 _FIGURE = r"(?:(?<![\w.])-)?(?<![\w.])[0-9][0-9.,]*(?:e[+-]?[0-9]+)?(?: (?:B|kB|MB|GB|ms|s|min|h|d))?\b\*?"
 
@@ -151,7 +156,10 @@ def furnish(directory: Path, *, small: bool) -> None:
 def _played(wanted: Sequence[Path], *, small: bool) -> Iterator[tuple[Path, str, str]]:
     """Each wanted file, its text, and its text with what its commands have printed."""
     readme = REPOSITORY / "README.md"
-    with tempfile.TemporaryDirectory(prefix="tour-") as scratch:
+    # The server writes there until this process has ended.
+    with tempfile.TemporaryDirectory(prefix="tour-", ignore_cleanup_errors=True) as scratch:
+        if SERVED in wanted:
+            _serve(Path(scratch, "server"))
         furnish(fresh := Path(scratch, "fresh"), small=small)
         left = Path(shutil.copytree(fresh, Path(scratch, "readme")))
         if readme in wanted or not all(read(path.read_text(encoding="utf-8")).fresh for path in wanted):
@@ -163,6 +171,11 @@ def _played(wanted: Sequence[Path], *, small: bool) -> Iterator[tuple[Path, str,
             page = read(path.read_text(encoding="utf-8"))
             directory = Path(shutil.copytree(fresh if page.fresh else left, Path(scratch, str(number))))
             yield path, page.text, play(page, directory, small=small)
+
+
+def _serve(folder: Path) -> None:
+    servers = import_module("tests.support.s3_servers")  # here, since it needs what the tests alone install
+    os.environ.update(servers.environment(servers.shared(folder, os.getpid())))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.hooks import TrainerHooks
 from marlin_ckpt.checkpointer.run_saves import Request, RunSaves
 from marlin_ckpt.directory import latest, lease, notes
-from marlin_ckpt.directory.reaching import reach
+from marlin_ckpt.directory.remote.reaching import reach
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.distributed import launch
 from marlin_ckpt.distributed.failures import together

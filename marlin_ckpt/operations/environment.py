@@ -11,7 +11,7 @@ from marlin_ckpt.operations.memory import limit_bytes
 from marlin_ckpt.version import __version__
 
 REQUIRED = ("torch", "numpy", "safetensors", "isal", "typer", "rich", "PyYAML")
-OPTIONAL = ("lightning", "transformers", "accelerate", "pytorch-ignite", "peft", "torchdata")
+OPTIONAL = ("lightning", "transformers", "accelerate", "pytorch-ignite", "peft", "torchdata", "boto3")
 
 # Which accelerator torch was built for, in the module that its build writes; reading it imports nothing.
 _BUILD = re.compile(r"^(cuda|hip|xpu)\b[^=\n]*= *'([^']+)'", re.MULTILINE)

@@ -13,11 +13,10 @@ from marlin_ckpt.directory import catalog, leftovers, notes, runs
 from marlin_ckpt.directory.latest import newest_first
 from marlin_ckpt.directory.neighbours import runs_of
 from marlin_ckpt.directory.newest import newest_loadable, rescue
-from marlin_ckpt.directory.reaching import reach
+from marlin_ckpt.directory.remote.reaching import reach
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError, ConfigError, Fault, MarlinError
 from marlin_ckpt.formats import inspection
-from marlin_ckpt.naming import FileName, Kind
 from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.local import system_calls
 from marlin_ckpt.storage.local.files import doing
@@ -193,7 +192,7 @@ def _suspects(args: DefaultCheckpointerArguments, checkpoints: list[Entry]) -> d
 def checkpoints_of(args: DefaultCheckpointerArguments) -> list[Entry]:
     """The checkpoints directly in save_dir, where a run saves: a sub-directory may be another run's."""
     earlier = _files(os.fspath(args.save_dir), prefix=args.file_prefix, extension=args.file_ext)
-    return [entry for entry in earlier if entry.name and entry.name.kind is Kind.CHECKPOINT]
+    return [entry for entry in earlier if entry.name and entry.name.kind is naming.Kind.CHECKPOINT]
 
 
 def _files(directory: str, *, extension: str, prefix: str | None = None) -> list[Entry]:
@@ -206,7 +205,7 @@ def _model_file(args: DefaultCheckpointerArguments, index: int, but: Iterable[st
     """The path of the model file that a run will replace, where there is one."""
     if args.model_state_save_dir is None:
         return ()
-    name = FileName(args.file_prefix, index, args.file_ext, Kind.MODEL)
+    name = naming.FileName(args.file_prefix, index, args.file_ext, naming.Kind.MODEL)
     path = os.path.join(args.model_state_save_dir, str(name))
     is_gone = paths.absolute(path) in map(paths.absolute, but)
     return (path,) if catalog.entry(path) and not is_gone else ()

@@ -9,5 +9,6 @@
 - `piece_threads`: threads that write such pieces.
 - `threads`: runs tasks on a few threads, and none after the first error.
 - `hints`: what to type instead of a path that is not there.
-- `local`: a directory of this machine as a store.
+- `local`: a directory of this machine as a store; `s3`: a prefix in a bucket.
+- `paths`: which of the two a path or URL is, for all that reads and writes checkpoints.
 """

@@ -25,7 +25,6 @@ from marlin_ckpt.storage.local.files import (
     sync_open_directory,
     take_access,
 )
-from marlin_ckpt.storage.local.writer import open_writer
 from marlin_ckpt.storage.target import Fill
 from marlin_ckpt.storage.threads import in_order
 
@@ -112,6 +111,8 @@ def publish(  # noqa: PLR0913 - keywords
             temporary one is removed. (Where the system can neither sync the new name nor take it back, the
             new file stands, whole.) Whatever else the functions raise passes through, after the same tidying.
     """
+    from marlin_ckpt.storage.local.writer import open_writer  # noqa: PLC0415 - `latest` starts without isal
+
     text = os.fspath(path)
     directory, name = os.path.split(absolute(text))
 

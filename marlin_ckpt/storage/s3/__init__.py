@@ -11,3 +11,11 @@ memory, through the connections that botocore makes. Both are imported here alon
 - `parts`: an object that is uploaded in parts, and committed by one request.
 - `moving`: objects that are copied by the server and removed if they are unchanged.
 """
+
+from marlin_ckpt.errors import StorageError
+
+try:
+    import boto3  # noqa: F401 - before a module of ours asks for a part of it
+except ModuleNotFoundError as error:
+    what = f"object storage needs boto3, and there is no module {error.name}"
+    raise StorageError(what, "", "pip install 'marlin-ckpt[s3]'") from None

@@ -42,11 +42,14 @@ def open_store(url: str, settings: RemoteArguments | None = None) -> Iterator["S
         StorageError: boto3 cannot be set up.
     """
     place = parse(url)
+    yield S3Store(_client_of(place, settings or RemoteArguments()), place)
+
+
+def _client_of(place: Place, settings: RemoteArguments) -> Client:
     try:
-        found = client(settings or RemoteArguments())
+        return client(settings)
     except BotoCoreError as error:
         raise answers.error_for(error, "cannot reach the store", str(place)) from None
-    yield S3Store(found, place)
 
 
 class S3Store:

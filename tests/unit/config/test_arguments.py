@@ -46,6 +46,7 @@ def test_the_defaults_are_those_of_the_reference_and_of_what_is_ours(tmp_path: P
         "statistics": False,
         "layout": "auto",
         "save_timeout": "10m",
+        "remote": None,
     }
 
 

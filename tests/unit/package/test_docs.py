@@ -34,6 +34,13 @@ def python(page: Path) -> list[str]:
     return [block.body for block in blocks if block.language == "python" and not block.file]
 
 
+@pytest.fixture
+def _served(page: Path, request: pytest.FixtureRequest) -> None:
+    """Has the commands of the page on object storage find a server."""
+    if page == tour.SERVED:
+        request.getfixturevalue("s3")
+
+
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tour.furnish(directory := tmp_path_factory.mktemp("tour"), small=True)
@@ -53,6 +60,7 @@ def readme(furnished: Path, quick: StandIns, tmp_path_factory: pytest.TempPathFa
     return left, tour.play(read(PAGES[0].read_text()), left, small=True, stand_ins=quick)
 
 
+@pytest.mark.usefixtures("_served")
 @pytest.mark.parametrize("page", named([page for page in PAGES if read(page.read_text()).consoles]))
 def test_each_command_of_a_page_prints_what_the_page_shows(
     page: Path,
@@ -73,6 +81,7 @@ def test_each_command_of_a_page_prints_what_the_page_shows(
     assert not different, f"make readme puts in what is printed now:\n{different}"
 
 
+@pytest.mark.usefixtures("_served")
 @pytest.mark.parametrize(
     "page", named([page for page in PAGES if python(page) and page.name not in ELSEWHERE])
 )

@@ -168,6 +168,7 @@ def test_no_control_character_of_a_name_is_in_an_errors_text_or_in_a_log(bad, ca
 def test_every_module_logs_through_a_logger_that_escapes(repository):
     modules = (repository / "marlin_ckpt").rglob("*.py")
     by_themselves = {one.name for one in modules if "getLogger(" in one.read_text()}
+    by_themselves -= {"client.py"}  # which logs nothing, and quiets botocore
     assert by_themselves == {"escaping.py", "log.py"}
 
 

@@ -46,6 +46,10 @@ _USES = {
         "torchrun --standalone --nproc-per-node 2 examples/with_fsdp2.py LICENSE checkpoints/fsdp2",
     ],
     "data": ["python position.py"],
+    "s3": [
+        "marlin-ckpt train --config configs/ci.yaml --quiet --set checkpointer.save_dir=s3://bucket/extras",
+        "marlin-ckpt verify s3://bucket/extras",
+    ],
     "lightning": ["python examples/with_lightning.py"],
     "transformers": ["python examples/with_transformers.py"],
     "accelerate": ["python examples/with_accelerate.py"],
@@ -76,6 +80,8 @@ def test_an_extra_allows_what_the_gate_has_and_in_the_campaign_works_from_the_wh
     if cases(0, 1):
         wheel, environment = request.getfixturevalue("wheel"), tmp_path / "environment"
         _install(environment, f"{wheel}[{extra}]" if extra else str(wheel))
+        if extra == "s3":
+            request.getfixturevalue("s3")  # a server, which the commands find by their environment
         _use(environment, copy_of_the_tree(tmp_path / "tree"), _USES[extra])
         shutil.rmtree(environment)
 

@@ -52,6 +52,7 @@ PUBLIC_NAMES = [
     "Pruning",
     "RankError",
     "Record",
+    "RemoteArguments",
     "Removal",
     "RetentionArguments",
     "SaveReport",

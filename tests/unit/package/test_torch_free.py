@@ -169,6 +169,15 @@ def test_env_says_the_versions_of_torch_and_numpy_and_imports_neither(without, t
     assert json.loads(ended.stdout)["packages"]["torch"] == torch.__version__
 
 
+def test_a_store_without_boto3_is_an_error_that_says_what_to_install(without):
+    ended = without("boto3", "list", "s3://bucket/run")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.splitlines() == [
+        "error: object storage needs boto3, and there is no module boto3",
+        "hint: pip install 'marlin-ckpt[s3]'",
+    ]
+
+
 def test_completion_needs_no_torch(without):
     request = {"_MARLIN_CKPT_COMPLETE": "complete_bash", "COMP_WORDS": "marlin-ckpt cl", "COMP_CWORD": "1"}
     ended = without("torch", **request)
