@@ -16,5 +16,5 @@
 - `needed_space`: whether the disk has room for what a run will keep.
 - `own`: the only place that opens our own folder, `.marlin-ckpt`; in it `lease` (one run at a time saves) and
   `notes` (how long saves took, which checkpoints runs failed to start from) keep their files.
-- `remote`: the same of a directory in an object store.
+- `leasing`: what leases on disks and in stores have in common; `remote`: our own folder in an object store.
 """

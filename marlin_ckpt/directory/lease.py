@@ -6,11 +6,9 @@ process: a data loader's workers outlive a killed trainer by some seconds.
 """
 
 import contextlib
-import datetime
 import errno
 import fcntl
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +16,8 @@ from typing import Any
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory import own
+from marlin_ckpt.directory.leasing import holders
+from marlin_ckpt.directory.leasing.holders import ALONE
 from marlin_ckpt.errors import DirectoryInUseError, StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.local.files import close_quietly
@@ -25,10 +25,8 @@ from marlin_ckpt.storage.paths import make_directory
 from marlin_ckpt.urls import is_url
 
 _LOCK, HOLDER = "lease.lock", "lease.json"
-ALONE = "clean"  # in the place of a run's id: what removes shares it with nobody
 _REMOVAL_S, _NOTING_S = 60, 0.5  # how long to wait for whoever removes, or has not said who it is
-_PAUSE_S = 0.05
-_MOST_LETTERS = 80  # of a name that anybody may have written
+_PAUSE_S, _REMOTE_PAUSE_S = 0.05, 0.5
 _TAKEN = (errno.EACCES, errno.EAGAIN)  # fcntl(2)
 # The disk is full: a run that deletes may go on, and make room. Or something is planted in our place.
 _GO_ON = (errno.ENOSPC, errno.EDQUOT, *own.PLANTED)
@@ -53,7 +51,15 @@ class _Lock:
 _Key = tuple[int, int, int]
 _held: dict[_Key, _Lock] = {}
 _changing = threading.RLock()
-_remote: dict[str, tuple[Any, list[str]]] = {}  # by URL, a lease in a store, with the runs that hold it
+
+
+def holder(directory: str) -> dict[str, Any]:
+    """Who holds the lease of a directory, as its file or object says; {} where that says nobody."""
+    if is_url(directory):
+        from marlin_ckpt.directory.remote import lease  # noqa: PLC0415 - few directories are remote
+
+        return lease.holder(directory)
+    return own.read(directory, HOLDER)
 
 
 @contextlib.contextmanager
@@ -97,12 +103,12 @@ def held_where_used(directories: Iterable[str], run_id: str = ALONE) -> Iterator
     with contextlib.ExitStack() as stack:
         for directory in sorted(directories):  # so that no two wait for each other
             lease = Lease(directory, run_id)
-            _take_after_removals(lease)
+            _take_after_removals(lease, _REMOTE_PAUSE_S if is_url(directory) else _PAUSE_S)
             stack.callback(lease.drop)
         yield
 
 
-def _take_after_removals(lease: "Lease") -> None:
+def _take_after_removals(lease: "Lease", pause_s: float) -> None:
     """Takes a lease; where another process is removing something, after that has ended.
 
     It tries again and again, since fcntl(2) has no lock that waits for a limited time. It does not wait for
@@ -119,7 +125,7 @@ def _take_after_removals(lease: "Lease") -> None:
                 raise
         else:
             return
-        time.sleep(_PAUSE_S)
+        time.sleep(pause_s)
 
 
 class Lease:
@@ -159,12 +165,12 @@ class Lease:
                     key = _key_of(os.fstat(lock))
                     found = _held[key] = _Lock(folder, lock)
                     stack.pop_all()
-                elif any(_excludes(one, self._run_id) for one in found.holders):
-                    raise _in_use(self._directory, own.read(self._directory, HOLDER), self._run_id)
+                elif any(holders.excludes(one, self._run_id) for one in found.holders):
+                    raise holders.in_use(self._directory, holder(self._directory), self._run_id)
                 found.holders.append(self._run_id)
                 self._key, self._is_wanted = key, True
                 if self._run_id or len(found.holders) == 1:
-                    own.write(self._directory, HOLDER, _holder(self._run_id))
+                    own.write(self._directory, HOLDER, holders.this_process(self._run_id))
         except OSError as error:
             # No run has saved by a path that is too long for the system.
             if not makes and error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
@@ -176,35 +182,15 @@ class Lease:
             _go_without(self._directory, error)
 
     def _take_remote(self, *, makes: bool) -> None:
-        from marlin_ckpt.directory.remote import lease as remote  # noqa: PLC0415 - few directories are remote
+        from marlin_ckpt.directory.remote import sharing  # noqa: PLC0415 - few directories are remote
 
-        with _changing:
-            found = _remote.get(self._directory)
-            if found is None:
-                if not makes and not remote.was_held(self._directory):
-                    return
-                is_alone = self._run_id == ALONE
-                try:
-                    lock = remote.RemoteLock(
-                        self._directory, "" if is_alone else self._run_id, removes=is_alone
-                    )
-                except DirectoryInUseError as error:
-                    raise _in_use(self._directory, error.holder, self._run_id) from None
-                found = _remote[self._directory] = (lock, [])
-            elif any(_excludes(one, self._run_id) for one in found[1]):
-                raise _in_use(self._directory, own.read(self._directory, HOLDER), self._run_id)
-            found[1].append(self._run_id)
-            self._is_wanted = True
+        self._is_wanted = sharing.take(self._directory, self._run_id, makes=makes)
 
     def _drop_remote(self) -> None:
-        with _changing:
-            found = _remote.get(self._directory)
-            if found is None or not self._is_wanted:
-                return
-            found[1].remove(self._run_id)
-            if not found[1]:
-                del _remote[self._directory]
-                found[0].drop()
+        from marlin_ckpt.directory.remote import sharing  # noqa: PLC0415 - as above
+
+        if self._is_wanted:
+            sharing.drop(self._directory, self._run_id)
 
     def drop(self) -> None:
         """Lets go of it, for good."""
@@ -263,11 +249,6 @@ def _key_of(lock: os.stat_result) -> _Key:
     return os.getpid(), lock.st_dev, lock.st_ino
 
 
-def _excludes(one: str, other: str) -> bool:
-    """Whether two holders in one process are of different runs, as far as these are known."""
-    return ALONE in (one, other) or bool(one and other and one != other)
-
-
 def _locked(folder: int, directory: str, run_id: str) -> int | None:
     """Opens and locks the file; None where the file system has no locks.
 
@@ -283,7 +264,7 @@ def _locked(folder: int, directory: str, run_id: str) -> int | None:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in _TAKEN:
-                    raise _in_use(directory, own.read(directory, HOLDER), run_id) from error
+                    raise holders.in_use(directory, own.read(directory, HOLDER), run_id) from error
                 if error.errno not in _NO_LOCKS:
                     raise
                 _go_without(directory, error)
@@ -291,7 +272,8 @@ def _locked(folder: int, directory: str, run_id: str) -> int | None:
             if not os.fstat(lock).st_nlink:  # removed between the two; whoever comes next makes another
                 continue
             if dead := own.read(directory, HOLDER):
-                _logger.info("Took over the lease of %s from %s, which has died.", directory, _which(dead))
+                who = holders.which(dead)
+                _logger.info("Took over the lease of %s from %s, which has died.", directory, who)
             stack.pop_all()
             return lock
 
@@ -304,31 +286,3 @@ def _go_without(directory: str, error: OSError) -> None:
     _logger.warning(
         "There is no lease of %s (%s): nothing keeps two runs from it.", directory, own.why(error)
     )
-
-
-def _in_use(directory: str, holder: dict[str, Any], run_id: str) -> DirectoryInUseError:
-    hint = "stop it, or choose another checkpointer.save_dir"
-    if run_id == ALONE:
-        hint = "stop it, or let it remove its checkpoints itself, by checkpointer.keep"
-    does = "removes checkpoints there" if holder.get("removes") else "saves there"
-    return DirectoryInUseError(f"{_name(holder)} {does}", directory, hint, holder=holder)
-
-
-def _name(holder: dict[str, Any]) -> str:
-    if not holder:
-        return "another run"
-    return f"{'marlin-ckpt clean' if holder.get('removes') else 'another run'} ({_which(holder)})"
-
-
-def _which(holder: dict[str, Any]) -> str:
-    run_id, pid, host = (str(holder.get(key) or "")[:_MOST_LETTERS] for key in ("run_id", "pid", "host"))
-    run = f"run {run_id}, " if run_id else ""
-    return f"{run}process {pid} on {host}"
-
-
-def _holder(run_id: str) -> dict[str, Any]:
-    removes = run_id == ALONE
-    run_id = "" if removes else run_id
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    who = {"host": socket.gethostname(), "pid": os.getpid(), "run_id": run_id}
-    return {**who, "since": now, "removes": removes}

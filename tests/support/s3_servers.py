@@ -84,7 +84,7 @@ def started(folder: Path, port: int) -> subprocess.Popen[bytes]:
         [
             found, "-logtostderr=true", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-s3.port={port}", f"-s3.config={config}", "-admin.ui=false", "-webdav=false",
-            *(f"-{name}={free_port()}" for name in _PORTS),
+            "-s3.port.lance=0", *(f"-{name}={free_port()}" for name in _PORTS),
         ],
         cwd=folder, stdin=subprocess.DEVNULL,
     )  # fmt: skip

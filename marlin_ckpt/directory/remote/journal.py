@@ -21,6 +21,7 @@ from marlin_ckpt.storage.target import whole
 _FOLDER = f"{naming.OWN_DIRECTORY}/events"
 _MOST_BYTES = 256 << 10  # of one object, which is sent whole for each batch
 _LONGEST = 32 << 20  # of an object that is read: anybody may have put it there
+_PATIENCE_S = 15.0
 
 
 class _Open:
@@ -37,6 +38,16 @@ _open: dict[str, _Open] = {}
 _changing = threading.Lock()
 
 
+def _forget() -> None:
+    """A forked child has objects of its own, and waits for no thread of its parent."""
+    global _changing  # noqa: PLW0603 - of the process
+    _changing = threading.Lock()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 def append(directory: str, lines: bytes) -> None:
     """Adds lines to the events of a directory; they are in the store when this returns.
 
@@ -45,6 +56,7 @@ def append(directory: str, lines: bytes) -> None:
     """
     with _changing, open_remote(directory) as store:
         store.guard = None
+        store.hurry(_PATIENCE_S)  # events are tried again with the next ones, and no save waits long for them
         one = _open.get(directory)
         if one is None or one.process != os.getpid() or len(one.lines) + len(lines) > _MOST_BYTES:
             one = _open[directory] = _Open()
@@ -60,9 +72,12 @@ def append(directory: str, lines: bytes) -> None:
         except StorageError as error:
             if error.errno not in (errno.ESTALE, errno.EEXIST):
                 raise
-            # Somebody has removed or changed it: what this process has written goes into another one.
-            one.name, one.etag = _Open().name, None
-            one.etag = write(None)
+            found, etag = _content(store, one.name)
+            if etag and data.startswith(found):  # our own, of which the answer was lost
+                one.etag = write(etag)
+            else:  # somebody has removed or changed it: what this process has written goes into another one
+                one.name, one.etag = _Open().name, None
+                one.etag = write(None)
         one.lines = data
 
 
@@ -74,9 +89,17 @@ def read(directory: str) -> Iterator[bytes]:
     """
     with open_remote(directory) as store:
         for name in sorted(_names(store)):
-            with store.open(name) as source:
-                if source.size_bytes <= _LONGEST:
-                    yield from source.read(0, source.size_bytes).split(b"\n")[:-1]
+            yield from _content(store, name)[0].split(b"\n")[:-1]
+
+
+def _content(store: Store, name: str) -> tuple[bytes, str]:
+    """What is in an object, and its version; nothing of one that has gone, or is too long to be ours."""
+    try:
+        with store.open(name) as source:
+            size = source.size_bytes
+            return source.read(0, size) if size <= _LONGEST else b"", str(getattr(source, "etag", ""))
+    except CheckpointNotFoundError:
+        return b"", ""
 
 
 def exists(directory: str) -> bool:

@@ -5,18 +5,18 @@ the server's clock, so that what a dead run has held is free after a minute. Who
 looks at it before each commit; see `S3Store.guard` for a run that was stopped after that look.
 """
 
-import contextlib
-import datetime
 import errno
 import json
+import math
 import os
-import socket
 import threading
+import time
 import uuid
 from typing import Any
 
 from marlin_ckpt import naming
-from marlin_ckpt.errors import DirectoryInUseError, MarlinError, StorageError
+from marlin_ckpt.directory.leasing import holders, processes
+from marlin_ckpt.errors import CheckpointNotFoundError, DirectoryInUseError, MarlinError, StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.paths import guard, open_remote, unguard
 from marlin_ckpt.storage.s3.client import now_s
@@ -26,8 +26,12 @@ from marlin_ckpt.storage.target import whole
 LEASE = f"{naming.OWN_DIRECTORY}/lease.json"
 TTL_S = 60.0
 _LONGEST_S = 3600.0  # what is to expire later was not written by us
+_MOST_BYTES = 64 << 10  # nor is what is longer
 _RENEWALS = 4  # in the life of a lease
-_SURE = 0.8  # of its life in which the holder relies on it: clocks run apart, and an answer takes its time
+_SURE = 0.8  # of its life in which the holder relies on it: an answer takes its time
+_POLL_S = 2.0  # of whoever waits to see whether the holder is alive
+_LETTING_GO_S = 5.0  # how long the end of a run waits for a store that does not answer
+_CHANGED = (errno.ESTALE, errno.EEXIST)
 
 _logger = get_logger("marlin_ckpt.lease")
 
@@ -42,6 +46,38 @@ def was_held(directory: str) -> bool:
         return store.head(LEASE) is not None
 
 
+def holder(directory: str) -> dict[str, Any]:
+    """Who holds the lease now, and in how many seconds it ends, as `left_s`; {} where nobody is known to."""
+    try:
+        with open_remote(directory) as store:
+            found, _ = _read(store)
+            left_s = _left_s(found, store)
+    except MarlinError:
+        return {}
+    return {**found, "left_s": left_s} if left_s else {}
+
+
+def _read(store: S3Store) -> tuple[dict[str, Any], str | None]:
+    """What the lease says, {} where that is none of ours, and its version; None where nobody ever held it."""
+    try:
+        with store.open(LEASE) as source:
+            data, etag = source.read(0, min(source.size_bytes, _MOST_BYTES)), source.etag
+    except CheckpointNotFoundError:
+        return {}, None
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        found = None
+    return (found if isinstance(found, dict) else {}), etag
+
+
+def _left_s(found: dict[str, Any], store: S3Store) -> float:
+    """For how long a lease lasts if it is not renewed; 0 where it has ended or was let go."""
+    expires = found.get("expires")
+    left_s = expires - store.now_s() if isinstance(expires, (int, float)) else 0.0
+    return left_s if 0 < left_s <= _LONGEST_S else 0.0
+
+
 class RemoteLock:
     """The lease in the hands of this process.
 
@@ -50,110 +86,170 @@ class RemoteLock:
         ttl_s: how long it lasts without a renewal, in seconds.
     """
 
-    def __init__(self, directory: str, run_id: str, *, removes: bool, ttl_s: float = TTL_S) -> None:
+    def __init__(
+        self, directory: str, run_id: str, *, waits: bool = False, ttl_s: float | None = None
+    ) -> None:
         """Takes it.
 
         Args:
             directory: its URL.
-            run_id: of the run that will save there; "" where it is not known.
-            removes: whether it is held to remove.
-            ttl_s: see `ttl_s`.
+            run_id: of the run that will save there; "" where it is not known; `ALONE` to remove.
+            waits: where another process holds it, watch whether that renews it, or it expires.
+            ttl_s: see `ttl_s`; None: a minute.
 
         Raises:
             DirectoryInUseError: another process holds it.
             StorageError: the store refuses, does not answer, or does not obey conditions.
         """
-        self.directory, self.ttl_s = directory, ttl_s
-        self._holder = {
-            "host": socket.gethostname(), "pid": os.getpid(), "run_id": run_id, "removes": removes,
-            "since": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        }  # fmt: skip
+        self.directory, self.ttl_s = directory, TTL_S if ttl_s is None else ttl_s
+        # The token tells what this process has written, also where the answer to it was lost.
+        self._holder = {**holders.this_process(run_id), "token": uuid.uuid4().hex}
         self._process = os.getpid()
         self._etag = ""
         self._sure_until_s = 0.0
         self._changing = threading.Lock()
         self._ended = threading.Event()
-        self._take()
+        with open_remote(directory) as store:
+            store.guard = None
+            self._take(store, waits=waits)
         guard(directory, self.check)
         self._thread = threading.Thread(target=self._renew, name="marlin-ckpt lease", daemon=True)
         self._thread.start()
 
-    def _take(self) -> None:
-        with open_remote(self.directory) as store:
-            store.guard = None
-            etag = self._of_before(store)
-            began_s = now_s()
-            self._etag = self._write(store, etag)
-            self._sure_until_s = began_s + self.ttl_s * _SURE
-            # A run that was stopped after its last look at the lease would commit when it goes on: its
-            # uploads end here, and with them what it could commit.
-            for name in store.unfinished():
-                with contextlib.suppress(MarlinError):
-                    store.remove(name, ())
-                    _logger.warning("Ended the upload of %s/%s by a run that has died.", store.place, name)
+    def _take(self, store: S3Store, *, waits: bool) -> None:
+        etag = self._free(store, waits=waits)
+        try:
+            self._write(store, etag)
+        except StorageError as error:
+            if error.errno not in _CHANGED:
+                raise
+            self._free(store, waits=waits)  # says who was faster
+            raise DirectoryInUseError("another run was faster", self.directory) from None
+        try:
+            store.check_conditions(LEASE)
+            if not self._holder["removes"]:
+                self._end_uploads(store)
+        except BaseException:
+            self._let_go(store)
+            raise
 
-    def _of_before(self, store: S3Store) -> str | None:
-        """The version of the lease that has expired or was let go; None where nobody ever held it.
+    def _end_uploads(self, store: S3Store) -> None:
+        """Ends what others upload to the directory.
+
+        A run that was stopped after its last look at the lease would commit when it goes on. Without its
+        uploads it has nothing to commit.
 
         Raises:
-            DirectoryInUseError: it has not expired.
+            StorageError: the store refuses: then nothing is sure.
         """
-        try:
-            with store.open(LEASE) as source:
-                data, etag = source.read(0, source.size_bytes), source.etag
-        except FileNotFoundError:
-            return None
-        held: dict[str, Any] = {}
-        with contextlib.suppress(ValueError):
-            read = json.loads(data)
-            held = read if isinstance(read, dict) else {}
-        expires = held.get("expires")
-        left_s = expires - store.now_s() if isinstance(expires, (int, float)) else 0
-        if 0 < left_s <= _LONGEST_S:
-            raise DirectoryInUseError(
-                "another run saves there", self.directory, holder={**held, "left_s": left_s}
-            )
-        if expires:
-            _logger.info("Took over the lease of %s, which has expired.", self.directory)
-        return etag
+        for name in store.unfinished():
+            store.remove(name, ())
+            _logger.warning("Ended the upload of %s/%s by a run that has died.", store.place, name)
 
-    def _write(self, store: S3Store, etag: str | None, lasts_s: float | None = None) -> str:
-        """Writes who holds it until when, over a version of it or over none; returns the new version."""
-        expires = store.now_s() + self.ttl_s if lasts_s is None else lasts_s
+    def _free(self, store: S3Store, *, waits: bool) -> str | None:
+        """Waits until nobody holds it, unless its holder is alive.
+
+        Returns:
+            the version of the lease that has ended; None where there is none.
+
+        Raises:
+            DirectoryInUseError: its holder has renewed it, or is not waited for.
+        """
+        before: dict[str, Any] = {}
+        while True:
+            found, etag = _read(store)
+            left_s = _left_s(found, store)
+            if not left_s or processes.has_died(found):
+                if found.get("expires"):
+                    who = holders.which(found)
+                    _logger.info("Took over the lease of %s from %s, which has died.", self.directory, who)
+                return etag
+            is_renewed = bool(before) and before.get("nonce") != found.get("nonce")
+            if not waits or is_renewed:
+                raise DirectoryInUseError(
+                    "another run saves there", self.directory, holder={**found, "left_s": left_s}
+                )
+            if not before:
+                _logger.warning(
+                    "The lease of %s is held by %s: waiting to see whether it lives, for %d s at most.",
+                    self.directory, holders.which(found), math.ceil(left_s),
+                )  # fmt: skip
+            before = found
+            time.sleep(min(_POLL_S, left_s))
+
+    def _write(self, store: S3Store, etag: str | None) -> None:
+        """Writes who holds it until when, over a version of it or over none.
+
+        Raises:
+            StorageError: it is another version (ESTALE, EEXIST), or the store does not answer.
+        """
+        began_s = now_s()
+        self._etag = self._publish(store, etag, store.now_s() + self.ttl_s)
+        # Others may think it later than we do, by as much as the server's clock is not known here.
+        self._sure_until_s = began_s + (self.ttl_s - store.doubt_s) * _SURE
+
+    def _publish(self, store: S3Store, etag: str | None, expires: float) -> str:
         data = json.dumps({**self._holder, "expires": expires, "nonce": uuid.uuid4().hex}).encode()
-        try:
-            item = store.publish(LEASE, len(data), whole(data), replaces=None if etag is None else (etag,))
-            if etag is None:
-                store.check_conditions(LEASE, data)
-        except StorageError as error:
-            if error.errno not in (errno.ESTALE, errno.EEXIST):
-                raise
-            raise DirectoryInUseError("another run was faster", self.directory) from None
+        item = store.publish(LEASE, len(data), whole(data), replaces=None if etag is None else (etag,))
         return str(item.identity[0])
 
     def _renew(self) -> None:
         while not self._ended.wait(self.ttl_s / _RENEWALS):
-            with contextlib.suppress(MarlinError):
-                self._renew_once()
+            try:
+                self._renew_once(self.ttl_s)
+            except DirectoryInUseError as error:
+                if not self._ended.is_set():
+                    _logger.error("%s: nothing more is saved there.", error)  # noqa: TRY400 - no news in it
+                return
+            except Exception as error:  # noqa: BLE001 - it is tried again, and asked for before each commit
+                _logger.info("Could not renew the lease of %s: %s", self.directory, error)
 
-    def _renew_once(self) -> None:
+    def _renew_once(self, patience_s: float | None = None) -> None:
         """Renews it.
+
+        Args:
+            patience_s: for how long a store is asked that does not answer; None: as its settings say.
+
+        Raises:
+            DirectoryInUseError: another run has taken it over, or it was let go.
+            StorageError: the store does not answer.
+        """
+        with self._changing, open_remote(self.directory) as store:
+            store.guard = None
+            if patience_s is None and now_s() < self._sure_until_s:  # renewed while we waited for our turn
+                return
+            if patience_s is not None:
+                store.hurry(patience_s)
+            if not self._etag:
+                raise self._lost({})
+            try:
+                self._write(store, self._etag)
+            except StorageError as error:
+                if error.errno not in _CHANGED:
+                    raise
+                self._write_again(store)
+
+    def _write_again(self, store: S3Store) -> None:
+        """Renews what an own request has changed whose answer was lost, or what somebody has removed.
 
         Raises:
             DirectoryInUseError: another run has taken it over.
             StorageError: the store does not answer.
         """
-        with self._changing, open_remote(self.directory) as store:
-            store.guard = None
-            if not self._etag or self._process != os.getpid():
-                raise DirectoryInUseError("the lease was lost to another run", self.directory)
-            began_s = now_s()
-            try:
-                self._etag = self._write(store, self._etag)
-            except DirectoryInUseError:
-                self._etag, self._sure_until_s = "", 0.0
-                raise DirectoryInUseError("the lease was lost to another run", self.directory) from None
-            self._sure_until_s = began_s + self.ttl_s * _SURE
+        found, etag = _read(store)
+        try:
+            if etag is not None and found.get("token") != self._holder["token"]:
+                raise self._lost(found)
+            self._write(store, etag)
+        except StorageError as error:
+            if error.errno in _CHANGED:
+                raise self._lost({}) from None
+            raise
+
+    def _lost(self, found: dict[str, Any]) -> DirectoryInUseError:
+        self._etag, self._sure_until_s = "", 0.0
+        by = f"to {holders.which(found)}" if found else "to another run, or let go"
+        return DirectoryInUseError(f"the lease was lost {by}", self.directory, holder=found)
 
     def check(self) -> None:
         """Looks whether it is still held; where that is not sure any more, asks the store.
@@ -162,18 +258,40 @@ class RemoteLock:
             DirectoryInUseError: another run has taken it over.
             StorageError: the store does not answer.
         """
+        if self._process != os.getpid():
+            what = "the lease is held by the process from which this one was forked"
+            raise DirectoryInUseError(what, self.directory, holder=self._holder)
         if now_s() >= self._sure_until_s:
             self._renew_once()
+
+    def name(self, run_id: str) -> None:
+        """Has the lease say which run holds it, where that was not known yet."""
+        if not self._holder["run_id"]:
+            self._holder["run_id"] = run_id
+            try:
+                self._renew_once(_LETTING_GO_S)
+            except MarlinError as error:
+                _logger.info("The lease of %s does not name its run yet: %s", self.directory, error)
 
     def drop(self) -> None:
         """Lets go of it: whoever comes next need not wait until it expires."""
         self._ended.set()
         unguard(self.directory)
-        if self._process != os.getpid():
-            return
-        with self._changing, contextlib.suppress(MarlinError):
-            if self._etag:
+        # What is still being saved finds from here on that the lease is not held any more.
+        self._sure_until_s = 0.0
+        if self._changing.acquire(timeout=_LETTING_GO_S):  # else it is being renewed, and ends by itself
+            try:
                 with open_remote(self.directory) as store:
                     store.guard = None
-                    self._write(store, self._etag, 0)
-                self._etag = ""
+                    self._let_go(store)
+            finally:
+                self._changing.release()
+
+    def _let_go(self, store: S3Store) -> None:
+        etag, self._etag, self._sure_until_s = self._etag, "", 0.0
+        store.hurry(_LETTING_GO_S)
+        if etag:
+            try:
+                self._publish(store, etag, 0)
+            except MarlinError as error:
+                _logger.info("The lease of %s ends by itself: %s", self.directory, error)

@@ -12,6 +12,7 @@ from marlin_ckpt.storage.paths import open_remote
 from marlin_ckpt.storage.target import whole
 
 _MOST_BYTES = 1 << 20  # of one
+_PATIENCE_S = 15.0  # none of them is needed: no run waits long for one
 
 
 def read(directory: str, name: str) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def write(directory: str, name: str, values: Mapping[str, Any]) -> None:
     path = f"{naming.OWN_DIRECTORY}/{name}"
     with open_remote(directory) as store:
         store.guard = None
+        store.hurry(_PATIENCE_S)
         found = store.head(path)
         try:
             store.publish(path, len(data), whole(data), replaces=found and found.identity)

@@ -84,11 +84,13 @@ def runs_of(events: Iterable[Event], holder: Mapping[str, Any] | None = None) ->
     return list(runs.values())
 
 
-def _fate(run_id: str, holder: Mapping[str, Any]) -> str:
+def _fate(run_id: str, holder: Mapping[str, Any]) -> str:  # noqa: PLR0911 - a case each
     """What has become of a run that has written no end: a trainer holds the lease for as long as it lives."""
     if not holder or holder.get("run_id") not in ("", run_id):
         return KILLED
     pid = holder.get("pid")
+    if holder.get("left_s"):  # in an object store, where it is renewed
+        return RUNNING
     if holder.get("host") != socket.gethostname() or type(pid) is not int:
         return UNKNOWN
     try:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from marlin_ckpt import naming
-from marlin_ckpt.directory import catalog, lease, own
+from marlin_ckpt.directory import catalog, lease
 from marlin_ckpt.directory.history.events import Event, Removed, Saved, SaveFailed
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.formats import layouts
@@ -96,7 +96,7 @@ def _gather(path: str, wanted: Wanted, progress: Progress) -> Report:
         directory=path,
         made=now(),
         version=__version__,
-        runs=starts.runs(events, points, own.read(path, lease.HOLDER)),
+        runs=starts.runs(events, points, lease.holder(path)),
         points=tuple(points),
         measured=starts.measured(events),
         happenings=starts.happenings(events, points),
@@ -121,7 +121,7 @@ def _of_one(entry: Entry, path: str, wanted: Wanted, progress: Progress) -> Repo
         made=now(),
         version=__version__,
         is_directory=False,
-        runs=starts.runs(of_run, points, own.read(directory, lease.HOLDER)),
+        runs=starts.runs(of_run, points, lease.holder(directory)),
         points=tuple(points),
         happenings=starts.happenings([], points),
     )

@@ -4,11 +4,14 @@ boto3 asks and decides (credentials, listings, conditions); the bytes of objects
 memory, through the connections that botocore makes. Both are imported here alone, and only for a URL.
 
 - `store`: a prefix as a store.
+- `reading`: what can be asked of it.
 - `client`: what talks to one endpoint: boto3's client, and connections for data.
 - `answers`: what a refused request means, and the error to raise for it, without a secret in it.
 - `retrying`: which failed requests are made again, when, and for how long.
 - `source`: an object that is read by ranges, all of them of the same version.
 - `parts`: an object that is uploaded in parts, and committed by one request.
+- `uploads`: those that are under way.
+- `conditions`: whether the store obeys them.
 - `moving`: objects that are copied by the server and removed if they are unchanged.
 """
 

@@ -47,6 +47,7 @@ _HINTS = {
     "SignatureDoesNotMatch": "the secret key is another one's, or a proxy changes the request",
     "RequestTimeTooSkewed": "the clock of this machine is wrong: set it",
     "ExpiredToken": "the credentials have expired, and were found so again: sign in anew",
+    "NoSuchUpload": "look which run saves there: marlin-ckpt log shows it",
     "NoSuchBucket": "make the bucket, or look at its name and the endpoint",
     "InvalidBucketName": "look at the name of the bucket",
 }
@@ -148,6 +149,9 @@ def error_for(error: BaseException, action: str, where: str) -> StorageError | C
         return _unanswered(error, action, where)
     if answer.code in _NO_BUCKET:
         return CheckpointNotFoundError("no such bucket", where, _HINTS["NoSuchBucket"])
+    if answer.code == "NoSuchUpload":
+        what = "not saved: another run has taken the directory over, and ended this upload"
+        return StorageError(what, where, _HINTS["NoSuchUpload"], errno=errno.ESTALE)
     if answer.status == MISSING:
         return CheckpointNotFoundError("no such object", where)
     said = answer.code or f"status {answer.status}"

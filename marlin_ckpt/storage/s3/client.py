@@ -6,7 +6,9 @@ CRC32 is, which the server compares.
 """
 
 import contextlib
+import dataclasses
 import logging
+import math
 import os
 import threading
 import time
@@ -30,6 +32,8 @@ _CONNECT_S = 10.0
 _SPARE_CONNECTIONS = 8  # beside those for parts: whoever lists, or renews a lease
 _MOST_ERROR_BYTES = 64 << 10  # of the body of an answer that refuses
 _OK = (200, 204, 206)
+_DATE_S = 1.0  # what a Date is told to
+_DRIFT = 1e-3  # by which two clocks may run apart
 _REGION = "x-amz-bucket-region"
 
 # At DEBUG botocore logs every request with its signature and its session token. Whoever wants that asks for
@@ -73,7 +77,8 @@ class Client:
         settings: how.
         has_answered: whether the endpoint has ever answered a request.
         counts: how many requests were made, by what they asked for.
-        offset_s: of the server's clock from `now_s`, in seconds, as its last answer showed it.
+        offset_s: of the server's clock from `now_s`, in seconds: at least that, as its answers show it.
+        doubt_s: by how much more it may be.
         turn: held while data is on its way, by as many threads as `settings.parallel` says.
     """
 
@@ -86,7 +91,8 @@ class Client:
         self.settings = settings
         self.has_answered = False
         self.counts: dict[str, int] = {}
-        self.offset_s = time.time() - now_s()
+        self.offset_s, self.doubt_s, self._heard_s = time.time() - now_s(), math.inf, now_s()
+        self._sent = threading.local()
         self.turn = threading.BoundedSemaphore(settings.parallel)
         self._changing = threading.Lock()
         self._region = settings.region
@@ -156,9 +162,10 @@ class Client:
             frozen = self._credentials.get_frozen_credentials()
             _Signer(frozen, "s3", self._region or self.control.meta.region_name).add_auth(request)
         self._count(f"{method} data")
+        sent_s = now_s()
         prepared = AWSPreparedRequest(method, url, dict(request.headers.items()), body, stream_output=True)
         response = self._connections.send(prepared)
-        self._heard(response.headers)
+        self._heard(response.headers, sent_s)
         if response.status_code in _OK:
             return response.raw
         self._refused(response)
@@ -188,6 +195,7 @@ class Client:
         return self._addresses[bucket]
 
     def _counted(self, request: Any, **_: Any) -> None:
+        self._sent.at_s = now_s()
         self._count(f"{request.method} control")
 
     def _count(self, what: str) -> None:
@@ -196,12 +204,17 @@ class Client:
 
     def _answered(self, response_dict: Any, **_: Any) -> None:
         if response_dict is not None:
-            self._heard(response_dict.get("headers", {}))
+            self._heard(response_dict.get("headers", {}), getattr(self._sent, "at_s", -math.inf))
 
-    def _heard(self, headers: Any) -> None:
+    def _heard(self, headers: Any, sent_s: float) -> None:
+        """Learns the server's time from an answer, unless a faster one has told it better."""
         self.has_answered = True
         with contextlib.suppress(TypeError, ValueError):  # it has no Date, or none that can be read
-            self.offset_s = parsedate_to_datetime(headers.get("date")).timestamp() - now_s()
+            date_s, here_s = parsedate_to_datetime(headers.get("date")).timestamp(), now_s()
+            doubt_s = _DATE_S + here_s - sent_s
+            with self._changing:
+                if doubt_s <= self.doubt_s + _DRIFT * (here_s - self._heard_s):
+                    self.offset_s, self.doubt_s, self._heard_s = date_s - here_s, doubt_s, here_s
 
 
 _clients: dict[tuple[Any, ...], Client] = {}
@@ -216,8 +229,8 @@ def client(settings: RemoteArguments) -> Client:
     Raises:
         BotoCoreError: boto3 cannot be set up: a profile that is not there, say.
     """
-    key = (settings.endpoint, settings.region, settings.parallel, settings.timeout, settings.give_up_after)
+    key = dataclasses.astuple(settings)
     with _opening:
         if key not in _clients:
-            _clients[key] = Client(settings)
+            _clients[key] = Client(dataclasses.replace(settings))
         return _clients[key]

@@ -5,6 +5,7 @@ with that of the whole, which the server compares with what it has stored.
 """
 
 import base64
+import contextlib
 import mmap
 import queue
 import uuid
@@ -24,6 +25,7 @@ from marlin_ckpt.storage.s3.retrying import Retrying
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: at most 10,000 parts.
 _LEAST_PART, _MOST_PARTS = 16 << 20, 9_000
 _MIB = 1 << 20
+_SMALL_BYTES = 64 << 10  # which wait for no turn
 NONCE = "marlin-save"  # of a save, in the metadata of its object
 
 
@@ -93,7 +95,12 @@ class Upload:
     """
 
     def __init__(
-        self, key: Key, size_bytes: int, metadata: Mapping[str, str], image: memoryview | None = None
+        self,
+        key: Key,
+        size_bytes: int,
+        metadata: Mapping[str, str],
+        image: memoryview | None = None,
+        patience_s: float | None = None,
     ) -> None:
         """Begins nothing yet.
 
@@ -103,6 +110,7 @@ class Upload:
             metadata: of the object.
             image: memory for the whole object, in which any part of it may lie at its place already; None
                 for buffers.
+            patience_s: as for `Retrying`.
         """
         settings = key.client.settings
         self._key = key
@@ -121,7 +129,7 @@ class Upload:
             starts = range(0, len(image), self._part_bytes)
             self._memory = (image[start : start + self._part_bytes] for start in starts)
         self._sender = _Sender(key, self._part_bytes, free.put)
-        self._retrying = self._sender.retrying
+        self._retrying = self._sender.retrying = Retrying(key.client, patience_s)
 
     def next(self) -> memoryview:
         """Memory for the next part; waits until there is some."""
@@ -246,7 +254,8 @@ def put(key: Key, headers: Mapping[str, str], body: memoryview, query: str = "")
     Raises:
         RefusedError: the store refuses it; or what the connection raises.
     """
-    with key.client.turn:
+    # A lease is renewed while data takes all turns, however slow the network is.
+    with key.client.turn if len(body) > _SMALL_BYTES else contextlib.nullcontext():
         response = key.client.send("PUT", Target(key.bucket, key.key, query), headers, body)
         response.drain_conn()
         return str(response.headers["ETag"])

@@ -1,32 +1,22 @@
 """A prefix in a bucket as a store."""
 
 import contextlib
-import datetime
 import errno
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
-from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from marlin_ckpt import naming
 from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.remote import RemoteArguments
-from marlin_ckpt.storage.s3 import answers, moving, parts
+from marlin_ckpt.storage.s3 import answers, conditions, moving, parts, uploads
 from marlin_ckpt.storage.s3.client import Client, client, now_s
 from marlin_ckpt.storage.s3.parts import Key, Upload
+from marlin_ckpt.storage.s3.reading import S3Reading
 from marlin_ckpt.storage.s3.retrying import Retrying
-from marlin_ckpt.storage.s3.source import S3Source
-from marlin_ckpt.storage.store import Listing
 from marlin_ckpt.storage.target import Fill
 from marlin_ckpt.storage.writer import Writer
 from marlin_ckpt.urls import Place, parse
-
-# Between the name of an object and the upload that will be it. No name of ours holds it: S3's own URLs of an
-# upload do.
-_UPLOAD = "?uploadId="
 
 
 @contextlib.contextmanager
@@ -52,7 +42,7 @@ def _client_of(place: Place, settings: RemoteArguments) -> Client:
         raise answers.error_for(error, "cannot reach the store", str(place)) from None
 
 
-class S3Store:
+class S3Store(S3Reading):
     """A prefix as a `Store`; `open_store` makes one.
 
     The identity of an object is its ETag and its name, of a folder all its objects' names and ETags. A folder
@@ -68,62 +58,9 @@ class S3Store:
 
     def __init__(self, client: Client, place: Place) -> None:
         """Takes what talks to the bucket."""
-        self.place = str(place)
+        super().__init__(client, place)
         self.guard: Callable[[], None] | None = None
-        self._client, self._bucket, self._prefix = client, place.bucket, place.prefix
-        self._retrying = Retrying(client)
-
-    def list(self, folder: str = "") -> Listing:
-        """The names in a folder; see `Store.list`."""
-        before = f"{folder}/" if folder else ""
-        if folder:
-            self._key(folder)
-        objects, folders = [], []
-        for page in self._pages(before, "/"):
-            folders += [self._name(one["Prefix"].removesuffix("/")) for one in page.get("CommonPrefixes", ())]
-            # Some tools put an empty object there to have the folder shown.
-            objects += [self._name(one["Key"]) for one in page.get("Contents", ()) if one["Key"][-1:] != "/"]
-        if folder and not (objects or folders):
-            raise CheckpointNotFoundError("no such folder", self._path(folder))
-        return Listing(tuple(objects), tuple(folders))
-
-    def has_any(self) -> bool:
-        """Whether there is an object anywhere in the store."""
-        return any(page.get("Contents") or page.get("CommonPrefixes") for page in self._pages("", "/"))
-
-    def items(self, folder: str = "") -> Iterator[Item]:
-        """The objects in a folder and below, with their sizes: what `list` and `head` say, in one go."""
-        for page in self._pages(f"{folder}/" if folder else "", ""):
-            for one in page.get("Contents", ()):
-                if one["Key"][-1:] != "/":
-                    yield _item(self._name(one["Key"]), one["Size"], one["LastModified"], one["ETag"])
-
-    def head(self, name: str) -> Item | None:
-        """Looks at one object or folder; see `Store.head`."""
-        if _UPLOAD in name:
-            return next((one for one in self._uploads("") if one.name == name), None)
-        found = parts.head(self._key(name), self._retrying)
-        if found is not None:
-            return _item(name, found["ContentLength"], found["LastModified"], found["ETag"])
-        return self._folder(name)
-
-    def about(self, name: str) -> dict[str, str] | None:
-        """What the writer of an object has said of it; None where there is none."""
-        found = parts.head(self._key(name), self._retrying)
-        return None if found is None else dict(found["Metadata"])
-
-    def _folder(self, name: str) -> Item | None:
-        hashed, newest_ns, count = hashlib.blake2b(digest_size=16), 0, 0
-        for one in self.items(name):
-            hashed.update(repr((one.name, one.identity)).encode())
-            newest_ns, count = max(newest_ns, one.modified_ns), count + 1
-        return Item(name, 0, newest_ns, (count, hashed.hexdigest()), is_folder=True) if count else None
-
-    @contextlib.contextmanager
-    def open(self, name: str) -> Iterator[S3Source]:
-        """Opens an object for reading; see `Store.open`."""
-        key = self._key(name)
-        yield S3Source(self._client, self._bucket, key.key, key.path)
+        self._patience_s: float | None = None
 
     def publish(  # noqa: PLR0913 - of which all but three are seldom given
         self,
@@ -152,7 +89,7 @@ class S3Store:
         if self._client.settings.conditional != "require":
             condition = {}
         self._check_expected(key, replaces)
-        upload = Upload(key, size_bytes, metadata or {}, image)
+        upload = Upload(key, size_bytes, metadata or {}, image, self._patience_s)
         try:
             writer = Writer(upload)
             fill(writer)
@@ -161,7 +98,7 @@ class S3Store:
             if self.guard is not None:
                 upload.fence()
                 self.guard()
-            upload.commit(condition)
+            etag = upload.commit(condition)
         except (answers.RefusedError, ClientError) as error:
             raise self._not_committed(error, key, replaces) from None
         finally:
@@ -170,40 +107,36 @@ class S3Store:
         found = self.head(name)
         if found is None:
             raise moving.another(key.path)
-        return found
+        # What is returned is what was written here, also where somebody has replaced it since. Some answers
+        # have no quotation marks around it.
+        is_ours = str(found.identity[0]).strip('"') == etag.strip('"')
+        return found if is_ours else found._replace(identity=(etag, name))
 
-    def check_conditions(self, name: str, data: bytes) -> None:
-        """Finds out whether the store obeys conditions: writes an object again, over nothing.
+    def check_conditions(self, name: str) -> None:
+        """Finds out whether the store obeys conditions; see `conditions.check`.
 
         Args:
             name: of an object that is there.
-            data: what is in it.
-
-        Raises:
-            StorageError: it does not.
         """
-        if self._client.settings.conditional != "require":
-            return
-        upload = Upload(self._key(name), len(data), {})
-        try:
-            writer = Writer(upload)
-            writer.put(data)
-            writer.finish()
-            upload.commit({"IfNoneMatch": "*"})
-        except (answers.RefusedError, ClientError) as error:
-            answer = answers.answer_of(error)
-            if answer is not None and answer.status in (answers.CHANGED, answers.CONFLICT):
-                return
-            raise answers.error_for(error, "cannot write", self._path(name)) from None
-        finally:
-            upload.stop()
-        what = "the store ignores conditions, so that nothing keeps two runs from overwriting each other"
-        hint = "use another store, or checkpointer.remote.conditional: allow-without with one run alone"
-        raise StorageError(what, self.place, hint, errno=errno.ENOTSUP)
+        conditions.check(self._key(name))
+
+    def hurry(self, patience_s: float) -> None:
+        """Gives up sooner than the settings say, where the store does not answer.
+
+        Args:
+            patience_s: after how many seconds.
+        """
+        self._patience_s = min(patience_s, self._client.settings.patience_s)
+        self._retrying = Retrying(self._client, self._patience_s)
 
     def now_s(self) -> float:
         """What the server's clock shows, in seconds since 1970; to about a second."""
         return now_s() + self._client.offset_s
+
+    @property
+    def doubt_s(self) -> float:
+        """By how much the server's clock may be ahead of what `now_s` says, in seconds."""
+        return self._client.doubt_s
 
     def _check_expected(self, key: Key, replaces: Identity | None) -> None:
         """Refuses what the commit would refuse, before anything is sent."""
@@ -215,16 +148,17 @@ class S3Store:
         if found is not None and replaces is not None and found["ETag"] != replaces[0]:
             raise moving.another(key.path)
 
-    def _not_committed(self, error: BaseException, key: Key, replaces: Identity | None) -> StorageError:
+    def _not_committed(
+        self, error: BaseException, key: Key, replaces: Identity | None
+    ) -> StorageError | CheckpointNotFoundError:
         answer = answers.answer_of(error)
-        if answer is not None and answer.code == "NoSuchUpload":
-            hint = "look which run saves there: marlin-ckpt log shows it"
-            what = "not saved: another run has taken the directory over, and ended this upload"
-            return StorageError(what, key.path, hint, errno=errno.ESTALE)
+        if answer is not None and answer.status == answers.MISSING:  # the bucket, or the upload
+            return answers.error_for(error, "cannot write", key.path)
         return _taken(key.path) if replaces is None else moving.another(key.path)
 
     def move(self, name: str, to: str, identity: Identity) -> None:
         """Copies and removes an object, or all in a folder; see `Store.move`."""
+        self._check_guard()
         source, target = self._key(name), self._key(to)
         found = self._unchanged(name, identity)
         if not found.is_folder:
@@ -249,14 +183,20 @@ class S3Store:
 
     def remove(self, name: str, identity: Identity) -> None:
         """Removes an object if it is unchanged, or all in a folder; see `Store.remove`."""
-        if _UPLOAD in name:
-            key, _, upload_id = name.partition(_UPLOAD)
+        self._check_guard()
+        if uploads.MARK in name:
+            key, _, upload_id = name.partition(uploads.MARK)
             parts.abort(self._key(key), upload_id, self._retrying)
             return
         found = self._unchanged(name, identity)
         members = list(self.items(name)) if found.is_folder else [found]
         for one in members:
             moving.remove(self._key(one.name), str(one.identity[0]))
+
+    def _check_guard(self) -> None:
+        """Looks whether this process may still change what is here: a run that was stopped may not."""
+        if self.guard is not None:
+            self.guard()
 
     def _unchanged(self, name: str, identity: Identity) -> Item:
         found = self.head(name)
@@ -275,40 +215,15 @@ class S3Store:
 
     def unfinished(self, folder: str = "") -> tuple[str, ...]:
         """The uploads under way to a folder; see `Store.unfinished`."""
-        return tuple(one.name for one in self._uploads(folder))
-
-    def _uploads(self, folder: str) -> Iterator[Item]:
-        before = f"{folder}/" if folder else ""
-        more: dict[str, str] = {}
-        while True:
-            page = self._retrying.do(
-                partial(
-                    self._client.control.list_multipart_uploads,
-                    Bucket=self._bucket,
-                    Prefix=self._prefix + before,
-                    Delimiter="/",
-                    **more,
-                ),
-                "cannot list the uploads",
-                self._path(folder),
-            )
-            for one in page.get("Uploads", ()):
-                rest = one["Key"][len(self._prefix + before) :]
-                if "/" in rest or not naming.parse_any(rest, naming.split_extension(rest)[1]):
-                    continue  # SeaweedFS does not obey the delimiter; and others upload other names
-                name = f"{before}{rest}{_UPLOAD}{one['UploadId']}"
-                yield _item(name, 0, one["Initiated"], one["UploadId"])
-            if not page.get("IsTruncated"):
-                return
-            more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+        return tuple(one.name for one in self.uploads(folder))
 
     def is_unfinished(self, name: str) -> bool:
         """Whether it is one of `unfinished`."""
-        return _UPLOAD in name
+        return uploads.MARK in name
 
     def is_abandoned(self, name: str) -> bool:
         """Whether whoever uploads is known to be dead: with the lease in our hands all others are."""
-        return _UPLOAD in name and self.guard is not None
+        return uploads.MARK in name and self.guard is not None
 
     def append(self, name: str, data: bytes) -> None:
         """Refuses: objects do not grow.
@@ -319,40 +234,6 @@ class S3Store:
         raise StorageError(
             f"cannot append {len(data):,} bytes to an object", self._path(name), errno=errno.ENOTSUP
         )
-
-    def _pages(self, before: str, delimiter: str) -> Iterator[dict[str, Any]]:
-        more: dict[str, str] = {}
-        while True:
-            page: dict[str, Any] = self._retrying.do(
-                partial(
-                    self._client.control.list_objects_v2,
-                    Bucket=self._bucket,
-                    Prefix=self._prefix + before,
-                    Delimiter=delimiter,
-                    **more,
-                ),
-                "cannot list the store",
-                self._path(before.removesuffix("/")),
-            )
-            yield page
-            if not page.get("IsTruncated"):
-                return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
-
-    def _key(self, name: str) -> Key:
-        if any(part in ("", ".", "..") for part in name.split("/")):
-            raise StorageError("not a name in a store", self._path(name), errno=errno.EINVAL)
-        return Key(self._client, self._bucket, self._prefix + name, self._path(name))
-
-    def _name(self, key: str) -> str:
-        return key[len(self._prefix) :]
-
-    def _path(self, name: str) -> str:
-        return f"{self.place}/{name}" if name else self.place
-
-
-def _item(name: str, size_bytes: int, modified: datetime.datetime, etag: str) -> Item:
-    return Item(name, size_bytes, int(modified.timestamp() * 1e9), (etag, name))
 
 
 def _taken(path: str, action: str = "cannot write") -> StorageError:

@@ -36,7 +36,7 @@ def log(
     each start of each run.
     """
     from marlin_ckpt.cli.views import history as view
-    from marlin_ckpt.directory import lease, own
+    from marlin_ckpt.directory import lease
     from marlin_ckpt.directory.history import reading
     from marlin_ckpt.operations.history import lineage, rows
     from marlin_ckpt.storage.paths import open_store
@@ -46,7 +46,7 @@ def log(
     view.tell_of_unread(past)
     if not past.events:
         raise CheckpointNotFoundError("no history found", directory, _hint_of_none(directory))
-    runs = lineage.runs_of(past.events, own.read(directory, lease.HOLDER))
+    runs = lineage.runs_of(past.events, lease.holder(directory))
     run_ids = [one.run_id for one in runs]
     run_id = None if run is None else _meant(run, run_ids, directory)
     found = rows.choose(

@@ -1,0 +1,125 @@
+"""What can be asked of a prefix in a bucket."""
+
+import contextlib
+import datetime
+import errno
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from marlin_ckpt.entries import Item
+from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.storage.s3 import parts, uploads
+from marlin_ckpt.storage.s3.client import Client
+from marlin_ckpt.storage.s3.parts import Key
+from marlin_ckpt.storage.s3.retrying import Retrying
+from marlin_ckpt.storage.s3.source import S3Source
+from marlin_ckpt.storage.store import Listing
+from marlin_ckpt.urls import Place
+
+
+class S3Reading:
+    """A prefix that is read; see `S3Store`.
+
+    Attributes:
+        place: its URL.
+    """
+
+    def __init__(self, client: Client, place: Place) -> None:
+        """Takes what talks to the bucket."""
+        self.place = str(place)
+        self._client, self._bucket, self._prefix = client, place.bucket, place.prefix
+        self._retrying = Retrying(client)
+
+    def list(self, folder: str = "") -> Listing:
+        """The names in a folder; see `Store.list`."""
+        before = f"{folder}/" if folder else ""
+        if folder:
+            self._key(folder)
+        objects, folders = [], []
+        for page in self._pages(before, "/"):
+            folders += [self._name(one["Prefix"].removesuffix("/")) for one in page.get("CommonPrefixes", ())]
+            # Some tools put an empty object there to have the folder shown.
+            objects += [self._name(one["Key"]) for one in page.get("Contents", ()) if one["Key"][-1:] != "/"]
+        if folder and not (objects or folders):
+            raise CheckpointNotFoundError("no such folder", self._path(folder))
+        return Listing(tuple(objects), tuple(folders))
+
+    def has_any(self) -> bool:
+        """Whether there is an object anywhere in the store."""
+        return any(page.get("Contents") or page.get("CommonPrefixes") for page in self._pages("", "/"))
+
+    def items(self, folder: str = "") -> Iterator[Item]:
+        """The objects in a folder and below, with their sizes: what `list` and `head` say, in one go."""
+        for page in self._pages(f"{folder}/" if folder else "", ""):
+            for one in page.get("Contents", ()):
+                if one["Key"][-1:] != "/":
+                    yield _item(self._name(one["Key"]), one["Size"], one["LastModified"], one["ETag"])
+
+    def head(self, name: str) -> Item | None:
+        """Looks at one object or folder; see `Store.head`."""
+        if uploads.MARK in name:
+            return next((one for one in self.uploads("") if one.name == name), None)
+        found = parts.head(self._key(name), self._retrying)
+        if found is not None:
+            return _item(name, found["ContentLength"], found["LastModified"], found["ETag"])
+        return self._folder(name)
+
+    def about(self, name: str) -> dict[str, str] | None:
+        """What the writer of an object has said of it; None where there is none."""
+        found = parts.head(self._key(name), self._retrying)
+        return None if found is None else dict(found["Metadata"])
+
+    def _folder(self, name: str) -> Item | None:
+        hashed, newest_ns, count = hashlib.blake2b(digest_size=16), 0, 0
+        for one in self.items(name):
+            hashed.update(repr((one.name, one.identity)).encode())
+            newest_ns, count = max(newest_ns, one.modified_ns), count + 1
+        return Item(name, 0, newest_ns, (count, hashed.hexdigest()), is_folder=True) if count else None
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[S3Source]:
+        """Opens an object for reading; see `Store.open`."""
+        key = self._key(name)
+        yield S3Source(self._client, self._bucket, key.key, key.path)
+
+    def uploads(self, folder: str) -> Iterator[Item]:
+        """The uploads under way to a folder, as items."""
+        before = f"{folder}/" if folder else ""
+        place = Key(self._client, self._bucket, self._prefix + before, self._path(folder))
+        return uploads.under_way(place, before, self._retrying)
+
+    def _pages(self, before: str, delimiter: str) -> Iterator[dict[str, Any]]:
+        more: dict[str, str] = {}
+        while True:
+            page: dict[str, Any] = self._retrying.do(
+                partial(
+                    self._client.control.list_objects_v2,
+                    Bucket=self._bucket,
+                    Prefix=self._prefix + before,
+                    Delimiter=delimiter,
+                    **more,
+                ),
+                "cannot list the store",
+                self._path(before.removesuffix("/")),
+            )
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _key(self, name: str) -> Key:
+        if any(part in ("", ".", "..") for part in name.split("/")):
+            raise StorageError("not a name in a store", self._path(name), errno=errno.EINVAL)
+        return Key(self._client, self._bucket, self._prefix + name, self._path(name))
+
+    def _name(self, key: str) -> str:
+        return key[len(self._prefix) :]
+
+    def _path(self, name: str) -> str:
+        return f"{self.place}/{name}" if name else self.place
+
+
+def _item(name: str, size_bytes: int, modified: datetime.datetime, etag: str) -> Item:
+    return Item(name, size_bytes, int(modified.timestamp() * 1e9), (etag, name))

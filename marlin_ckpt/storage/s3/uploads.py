@@ -1,0 +1,46 @@
+"""The uploads under way to a prefix, each by a name of its own among those of objects."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from marlin_ckpt import naming
+from marlin_ckpt.entries import Item
+from marlin_ckpt.storage.s3.parts import Key
+from marlin_ckpt.storage.s3.retrying import Retrying
+
+# Between the name of an object and the upload that will be it. No name of ours holds it: S3's own URLs of an
+# upload do.
+MARK = "?uploadId="
+
+
+def under_way(folder: Key, before: str, retrying: Retrying) -> Iterator[Item]:
+    """Lists the uploads of names that are ours, directly in a folder; those of others are not to be ended.
+
+    Args:
+        folder: the prefix of all keys in it.
+        before: what its objects' names begin with in the store.
+        retrying: makes the requests.
+    """
+    more: dict[str, str] = {}
+    while True:
+        page: dict[str, Any] = retrying.do(
+            partial(
+                folder.client.control.list_multipart_uploads,
+                Bucket=folder.bucket,
+                Prefix=folder.key,
+                Delimiter="/",
+                **more,
+            ),
+            "cannot list the uploads",
+            folder.path,
+        )
+        for one in page.get("Uploads", ()):
+            rest = one["Key"][len(folder.key) :]
+            if "/" in rest or not naming.parse_any(rest, naming.split_extension(rest)[1]):
+                continue  # SeaweedFS does not obey the delimiter; and others upload other names
+            name = f"{before}{rest}{MARK}{one['UploadId']}"
+            yield Item(name, 0, int(one["Initiated"].timestamp() * 1e9), (one["UploadId"], name))
+        if not page.get("IsTruncated"):
+            return
+        more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
