@@ -260,8 +260,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         load_dir: PathText, file_prefix: str, file_ext: str = "pt", logger: logging.Logger | None = None
     ) -> str:
         """The path of the checkpoint with the greatest index; see `marlin_ckpt.get_latest_file`."""
-        logger = logger or get_logger(_LOGGER_NAME)
-        return latest.get_latest_file(load_dir, file_prefix, file_ext, logger)
+        return latest.get_latest_file(load_dir, file_prefix, file_ext, logger or get_logger(_LOGGER_NAME))
 
     def check_mk_dir(self, dirpath: PathText) -> None:
         """Makes a directory and its parents if it is missing.
@@ -285,9 +284,8 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
 
     def _is_due(self, index: int) -> bool:
         """As rank 0 decides, whose clock it is."""
-        if self.args.period != "auto":
-            return self.is_due(index)
-        return bool(self._saves.meet(self.args).told(self.is_due(index)))
+        found = self.is_due(index)
+        return bool(self._saves.meet(self.args).told(found)) if self.args.period == "auto" else found
 
     def is_due(self, index: int) -> bool:
         """Whether `save` would save under this index without being forced; ranks may differ."""
