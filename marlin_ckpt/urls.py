@@ -34,6 +34,15 @@ def is_url(path: Any) -> TypeGuard[str]:
     return isinstance(path, str) and path.startswith(SCHEME)
 
 
+def is_bucket(url: str) -> bool:
+    """Whether a URL names a bucket, and nothing in it.
+
+    Raises:
+        ArgumentsError: as `parse`.
+    """
+    return not parse(url).prefix
+
+
 def fault(path: str | os.PathLike[str]) -> str:
     """What is wrong with the path or URL of a directory; "" where nothing is.
 

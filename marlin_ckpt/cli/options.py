@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from marlin_ckpt import urls
 from marlin_ckpt.fields import extension_fault, name_part_fault, size_of
 
 
@@ -32,9 +33,31 @@ def flag(name: str, text: str, short: str | None = None) -> Any:
     return typer.Option(*filter(None, (name, short)), help=text)
 
 
-def argument(metavar: str, text: str) -> Any:
-    """An argument without a name; its arguments are those of `option`."""
-    return typer.Argument(metavar=metavar, help=text)
+def argument(metavar: str, text: str, *, on_disk: bool = False) -> Any:
+    """An argument without a name: a path or a URL, or several.
+
+    Args:
+        metavar: as of `option`.
+        text: as of `option`.
+        on_disk: no URL.
+    """
+    return typer.Argument(metavar=metavar, help=text, callback=check_on_disk if on_disk else check_places)
+
+
+def check_places(value: Any) -> Any:
+    """Refuses URLs that lead nowhere, without repeating what may be a password; takes any number of paths."""
+    for one in value if isinstance(value, list) else [value]:
+        if one is not None and (fault := urls.fault(one)):
+            raise typer.BadParameter(fault)
+    return value
+
+
+def check_on_disk(value: str | None) -> str | None:
+    """Refuses URLs where only a disk will do."""
+    if urls.is_url(value):
+        raise typer.BadParameter("an object store will not do here: name a directory or a file on a disk")
+    check_places(value)
+    return value
 
 
 def read_by(read: Callable[[str], float]) -> Callable[[str | None], str | None]:
@@ -100,7 +123,11 @@ Json = Annotated[bool, flag("--json", "Print one JSON document.")]
 Output = Annotated[
     str,
     typer.Option(
-        "--output", "-o", metavar="OUT", help="A new file (.safetensors, .pt, .pth, .bin), or a new folder/."
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="A new file (.safetensors, .pt, .pth, .bin), or a new folder/.",
+        callback=check_places,
     ),
 ]
 ShardSize = Annotated[

@@ -9,6 +9,7 @@ from typing import Any
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.text import count, some
 from marlin_ckpt.escaping import escape
+from marlin_ckpt.urls import is_url
 
 _VERBS = {128 + signal.SIGINT: "interrupted", 128 + signal.SIGTERM: "terminated"}
 
@@ -34,6 +35,8 @@ def writes(path: str, cache: str = "") -> None:
     before, kept_before = _identity(path), _identity(cache)
 
     def words() -> str:
+        if is_url(path):  # to ask the store may take long, and whoever stops a command waits for it
+            return f"`marlin-ckpt list {escape(os.path.dirname(path))}` says whether it is written"
         if _identity(path) != before:
             return f"{escape(path)} is written"
         is_kept = cache and _identity(cache) != kept_before

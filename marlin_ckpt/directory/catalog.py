@@ -19,7 +19,7 @@ from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.local.store import item_of
 from marlin_ckpt.storage.paths import is_folder, look, open_store
 from marlin_ckpt.storage.store import Store
-from marlin_ckpt.urls import is_url
+from marlin_ckpt.urls import is_bucket, is_url
 
 _PATH_MAX = 4096  # bytes of a path that open(2) takes, with the null byte at its end: linux/limits.h
 
@@ -27,9 +27,15 @@ _logger = get_logger(__name__)
 
 
 def readable(store: Store, *, recursive: bool, on_error: OnError | None = None) -> Iterator[Level]:
-    """Walks through what can be opened by its path afterwards; what cannot be read goes to the log."""
+    """Walks through what can be opened by its path afterwards; what cannot be read goes to the log.
+
+    Raises:
+        StorageError: an object store does not answer; nothing that it has is passed over for that.
+    """
 
     def log(folder: str, error: OSError) -> None:
+        if is_url(store.place):
+            raise error
         path = os.path.join(store.place, folder)
         _logger.warning("cannot read the directory: %s: %s", error.strerror, path)
 
@@ -160,12 +166,17 @@ def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = 
         CheckpointNotFoundError: there is no such file or directory.
         StorageError: a directory cannot be read, or a path is neither.
     """
+    usual = tuple(extensions)
+
+    def place(one: Entry) -> int:
+        its = None if one.layout else naming.extension_among(one.item.name.rpartition("/")[2], usual)
+        return 0 if its is None else usual.index(its)
+
     found: list[Entry] = []
     for path in paths:
         if is_folder(path):
-            for extension in extensions:
-                more = listed(path, extension=extension, recursive=recursive)
-                found.extend(one for one in more if not one.layout or one not in found)
+            more = sorted(listed(path, extension=usual, recursive=recursive), key=place)
+            found.extend(one for one in more if not one.layout or one not in found)
         elif one := entry(path):
             found.append(one)
         else:
@@ -204,6 +215,8 @@ def entry(path: PathText) -> Entry | None:
 
 
 def _object(url: str) -> Entry | None:
+    if is_bucket(url):
+        return None
     place, last = os.path.split(url)
     item = look(url)
     if item is None or item.is_folder:
@@ -214,9 +227,12 @@ def _object(url: str) -> Entry | None:
 
 
 def _look(store: Store, name: str) -> Item | None:
-    with contextlib.suppress(StorageError):  # what cannot be looked at is passed over
+    try:
         return store.head(name)
-    return None
+    except StorageError:
+        if is_url(store.place):  # it would pass for one that has no checkpoint
+            raise
+        return None  # what cannot be looked at is passed over
 
 
 def regular_file(store: Store, name: str) -> Item | None:

@@ -65,7 +65,7 @@ def read(directory: str, name: str, *, most_bytes: int = _MOST_BYTES) -> dict[st
         if is_url(directory):
             from marlin_ckpt.directory.remote import objects  # noqa: PLC0415 - few directories are remote
 
-            return objects.read(directory, name)
+            return objects.read(directory, name, most_bytes)
         with folder(directory) as folder_fd:
             return _read_object(folder_fd, name, most_bytes)
     except FileNotFoundError:

@@ -141,9 +141,10 @@ def _in_trash(store: Store, batch: str) -> list[Removal]:
         raise StorageError.of("cannot read the trash", os.path.join(store.place, name), error) from error
 
     items: list[Item] = []
-    for level in walk(store, batch, recursive=True, on_error=fail):
-        items += (item for name in level.objects if (item := store.head(name)) and not item.is_link)
-        items += (one.item for one in level.checkpoints)
+    with contextlib.suppress(CheckpointNotFoundError):  # some object stores list a folder that has gone
+        for level in walk(store, batch, recursive=True, on_error=fail):
+            items += (item for name in level.objects if (item := store.head(name)) and not item.is_link)
+            items += (one.item for one in level.checkpoints)
     found = []
     for item in items:
         path = os.path.join(store.place, item.name.removeprefix(f"{batch}/"))

@@ -12,8 +12,9 @@ from marlin_ckpt.formats.registry import open_format
 from marlin_ckpt.formats.verdicts import Verdict, status_of
 from marlin_ckpt.formats.zip.records import OnBytes
 from marlin_ckpt.storage.local.files import again_if_stale
-from marlin_ckpt.storage.paths import open_source, open_store
+from marlin_ckpt.storage.paths import look, open_source, open_store
 from marlin_ckpt.storage.source import Source
+from marlin_ckpt.urls import is_url
 
 
 def verify(what: Entry | str, on_bytes: OnBytes = lambda _: None, *, deep: bool = False) -> Verdict:
@@ -77,5 +78,6 @@ def examine(what: Entry | str, on_bytes: OnBytes = lambda _: None, *, deep: bool
 
 def _size_bytes(path: str) -> int:
     with contextlib.suppress(OSError):
-        return os.stat(path).st_size
+        item = look(path) if is_url(path) else None
+        return item.size_bytes if item else os.stat(path).st_size
     return 0

@@ -13,6 +13,7 @@ from marlin_ckpt.formats.zip.records import OnBytes
 from marlin_ckpt.operations.rescue import remedies as rescue
 from marlin_ckpt.operations.rescue.remedies import Remedy
 from marlin_ckpt.storage.local.files import open_standard_input
+from marlin_ckpt.storage.paths import exists, open_store, real
 
 _MOST_NAMES = 3
 _NOT_BAD = (Status.INTACT, Status.REPACKED, Status.UNVERIFIABLE)
@@ -62,12 +63,14 @@ def nothing_in(named: Iterable[str], entries: Sequence[Entry]) -> list[Checkpoin
         named: the paths that the user named.
         entries: the files that were found by them.
     """
-    found = [os.path.join(os.path.realpath(one.path), "") for one in entries]
+    found = [os.path.join(real(one.path), "") for one in entries]
     errors = []
     for path in named:
-        place = os.path.join(os.path.realpath(path), "")
+        place = os.path.join(real(path), "")
         if not any(one.startswith(place) for one in found):
-            names = sorted(os.listdir(path))
+            with open_store(path) as store:
+                listing = store.list()
+            names = sorted((*listing.objects, *listing.folders))
             some = ", ".join(names[:_MOST_NAMES]) + ", ..." * (len(names) > _MOST_NAMES)
             hint = (
                 f"it holds {some}: name a file, or look below it with --recursive" if names else "it is empty"
@@ -78,9 +81,9 @@ def nothing_in(named: Iterable[str], entries: Sequence[Entry]) -> list[Checkpoin
 
 def remedies(found: Sequence[Verdict]) -> dict[str, Remedy]:
     """What to do about each file that is damaged or incomplete, by its path."""
-    there = [one for one in found if os.path.lexists(one.path)]
-    bad = [one.path for one in there if one.status.is_bad]
-    return rescue.remedies(bad, [one.path for one in there if one.status in _NOT_BAD])
+    bad = [one.path for one in found if one.status.is_bad and exists(one.path)]
+    others = [one.path for one in found if bad and one.status in _NOT_BAD and exists(one.path)]
+    return rescue.remedies(bad, others)
 
 
 def is_bad(found: Iterable[Verdict], named: Container[str], *, strict: bool = False) -> bool:

@@ -23,9 +23,11 @@ from marlin_ckpt.formats.values.checked import Checked
 from marlin_ckpt.formats.values.draft import Draft
 from marlin_ckpt.formats.zip import state_dict
 from marlin_ckpt.naming import SHARDS
+from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.local import publishing, staging
 from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.target import Target
+from marlin_ckpt.urls import is_url
 
 SAFETENSORS = "safetensors"
 BARE = ("pt", "pth", "bin")
@@ -78,7 +80,7 @@ class WeightsFile:
         Raises:
             StorageError: it exists already.
         """
-        if not self.force and os.path.lexists(self.path):
+        if not self.force and paths.exists(self.path):
             hint = "choose another output, or replace it with --force"
             raise StorageError("is already there", self.path, hint)
 
@@ -111,7 +113,7 @@ class WeightsFile:
 
         leftovers.sweep_beside(self.path)
         size_bytes = sum(one.size_bytes for one in drafts if not one.same_as)
-        publishing.publish(self.path, fill, size_bytes, before_renaming=self.check)
+        paths.publish(self.path, fill, size_bytes, before_renaming=self.check)
         return size_bytes, ()
 
 
@@ -254,5 +256,8 @@ def output(path: str, shard_size: str | None = None, *, force: bool = False) -> 
     extension = os.path.splitext(path)[1].removeprefix(".")
     if extension in (SAFETENSORS, *BARE):
         what = f"expected the name of a folder, since only a folder has shards, not {path}"
+        raise ArgumentsError([Fault("output", what)])
+    if is_url(path):
+        what = "a folder of shards is not written to an object store in this version: name a file or a disk"
         raise ArgumentsError([Fault("output", what)])
     return WeightsFolder(path, force, SHARD_BYTES if shard_size is None else size_of(shard_size))

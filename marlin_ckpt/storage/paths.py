@@ -5,6 +5,8 @@ seen, and not before.
 """
 
 import contextlib
+import errno
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from marlin_ckpt.entries import Item
-from marlin_ckpt.errors import CheckpointNotFoundError
+from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import files, publishing
 from marlin_ckpt.storage.local import store as local
@@ -20,7 +22,7 @@ from marlin_ckpt.storage.local.publishing import Published
 from marlin_ckpt.storage.source import Source
 from marlin_ckpt.storage.store import Store
 from marlin_ckpt.storage.target import Fill
-from marlin_ckpt.urls import is_url, parse
+from marlin_ckpt.urls import is_bucket, is_url, parse
 
 if TYPE_CHECKING:
     from marlin_ckpt.remote import RemoteArguments
@@ -82,9 +84,17 @@ def open_source(path: str) -> Iterator[Source]:
         with files.open_source(path) as source:
             yield source
         return
-    place, name = os.path.split(path.rstrip("/"))
+    place, name = _split(path)
     with open_remote(place) as store, store.open(name) as found:
         yield found
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The URL of the directory of an object, and its name there."""
+    if is_bucket(url):
+        raise StorageError("names a bucket, and no object in it", url, errno=errno.EISDIR)
+    place, name = os.path.split(url.rstrip("/"))
+    return place, name
 
 
 def look(path: PathText) -> Item | None:
@@ -94,12 +104,13 @@ def look(path: PathText) -> Item | None:
         StorageError: a store does not say.
     """
     text = os.fspath(path).rstrip("/")
-    place, name = os.path.split(text)
     if is_url(text):
-        if place.endswith(":/"):  # the bucket itself
-            return Item(name, 0, 0, (), is_folder=True)
+        if is_bucket(text):
+            return Item(parse(text).bucket, 0, 0, (), is_folder=True)
+        place, name = _split(text)
         with open_remote(place) as store:
             return store.head(name)
+    place, name = os.path.split(text)
     with contextlib.suppress(CheckpointNotFoundError), local.open_store(place or os.curdir) as directory:
         return directory.head(name)
     return None
@@ -109,7 +120,7 @@ def is_folder(path: PathText) -> bool:
     """Whether it is a directory, or a link to one; or a prefix under which there is something."""
     if not is_url(path):
         return os.path.isdir(path)
-    if str(parse(path)).count("/") == 2:  # noqa: PLR2004 - s3://bucket
+    if is_bucket(path):
         return True
     with open_remote(path) as store:
         return store.has_any()
@@ -119,6 +130,30 @@ def is_folder(path: PathText) -> bool:
 def exists(path: PathText) -> bool:
     """Whether there is anything of the name, a link that leads nowhere included."""
     return look(path) is not None if is_url(path) else os.path.lexists(path)
+
+
+def existing(directory: str) -> Callable[[str], bool]:
+    """Makes what says whether there is anything of a name in a directory.
+
+    Of a store the names of a folder are listed once, the first time that one of them is asked for; what then
+    raises StorageError is that listing.
+    """
+    if not is_url(directory):
+        return lambda name: os.path.lexists(os.path.join(directory, name))
+
+    @functools.cache
+    def names(folder: str) -> frozenset[str]:
+        with contextlib.suppress(CheckpointNotFoundError), open_remote(directory) as store:
+            listing = store.list(folder)
+            return frozenset((*listing.objects, *listing.folders))
+        return frozenset()
+
+    def holds(name: str) -> bool:
+        # What no store has is not asked for, whatever a history says.
+        is_name = not any(part in ("", ".", "..") for part in name.split("/"))
+        return is_name and name in names(os.path.dirname(name))
+
+    return holds
 
 
 def absolute(path: PathText) -> str:
@@ -164,7 +199,7 @@ def publish(  # noqa: PLR0913 - keywords
         return publishing.publish(
             path, fill, expected_bytes, image=image, before_renaming=before_renaming, overwrite=overwrite
         )
-    place, name = os.path.split(path)
+    place, name = _split(path)
     began = time.perf_counter()
     stored = began
 
@@ -182,6 +217,21 @@ def publish(  # noqa: PLR0913 - keywords
             replaces=found and found.identity, metadata=about, image=image, before_commit=committing,
         )  # fmt: skip
     return publishing.Published(item.size_bytes, stored - began, time.perf_counter() - stored)
+
+
+def remove(path: PathText) -> None:
+    """Removes a file, or an object as it is now.
+
+    Raises:
+        OSError: it cannot be removed, or has gone.
+    """
+    if not is_url(path):
+        os.unlink(path)
+        return
+    place, name = _split(path)
+    with open_remote(place) as store:
+        if found := store.head(name):
+            store.remove(name, found.identity)
 
 
 def make_directory(directory: PathText) -> None:

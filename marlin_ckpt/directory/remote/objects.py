@@ -11,11 +11,10 @@ from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.storage.paths import open_remote
 from marlin_ckpt.storage.target import whole
 
-_MOST_BYTES = 1 << 20  # of one
 _PATIENCE_S = 15.0  # none of them is needed: no run waits long for one
 
 
-def read(directory: str, name: str) -> dict[str, Any]:
+def read(directory: str, name: str, most_bytes: int) -> dict[str, Any]:
     """A JSON object; an empty one where there is none.
 
     Raises:
@@ -24,8 +23,8 @@ def read(directory: str, name: str) -> dict[str, Any]:
     """
     with contextlib.suppress(CheckpointNotFoundError), open_remote(directory) as store:
         with store.open(f"{naming.OWN_DIRECTORY}/{name}") as source:
-            if source.size_bytes > _MOST_BYTES:
-                raise ValueError(f"is longer than {_MOST_BYTES:,} bytes")
+            if source.size_bytes > most_bytes:
+                raise ValueError(f"is longer than {most_bytes:,} bytes")
             found = json.loads(source.read(0, source.size_bytes))
         if not isinstance(found, dict):
             raise ValueError("not a JSON object")  # noqa: TRY004 - of what is in it, not of an argument

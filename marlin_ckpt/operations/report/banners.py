@@ -14,6 +14,8 @@ from marlin_ckpt.operations.report.finding import Known as History
 from marlin_ckpt.operations.report.values import Banner, Movement, Report
 from marlin_ckpt.operations.rescue.remedies import salvage_command
 from marlin_ckpt.storage.local.mounts import free_bytes
+from marlin_ckpt.storage.paths import real
+from marlin_ckpt.urls import is_url
 
 _MOST = 5  # of one kind
 _SEVERITIES = ("bad", "warn", "note")
@@ -40,9 +42,10 @@ class Known:
         """Where a checkpoint is, as a command takes it."""
         path = self.report.directory
         if self.report.is_directory:
-            path = os.path.normpath(os.path.join(path, name))
+            path = os.path.join(path, name)
+            path = path if is_url(path) else os.path.normpath(path)
         elif name != self.report.points[0].name:
-            path = os.path.join(os.path.dirname(os.path.realpath(path)), name)
+            path = os.path.join(os.path.dirname(real(path)), name)
         return _no_option(path)
 
     @property
@@ -55,7 +58,7 @@ class Known:
         """The directory of the checkpoints, for a shell."""
         path = self.report.directory
         is_directory = self.report.is_directory
-        return self.quoted if is_directory else shlex.quote(os.path.dirname(os.path.realpath(path)))
+        return self.quoted if is_directory else shlex.quote(os.path.dirname(real(path)))
 
     def of(self, run_id: str) -> str:
         """A run in words, where there are several."""
@@ -185,7 +188,8 @@ def _space(known: Known) -> Iterator[Banner]:
             hint = f"marlin-ckpt clean {known.directory} {one.options} --dry-run"
             yield Banner(severity="note", what=what, hint=hint)
     there = [one for one in known.report.points if one.is_there]
-    free = free_bytes(known.report.directory)
+    directory = known.report.directory
+    free = None if is_url(directory) else free_bytes(directory)
     if there and free is not None and free < (needed := max(one.size_bytes for one in there[-2:])):
         what = f"The disk has {size_text(free)} free; the newest checkpoints take {size_text(needed)} each."
         hint = f"marlin-ckpt clean {known.directory} --keep-last 3 --dry-run"

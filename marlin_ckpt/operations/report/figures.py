@@ -20,7 +20,7 @@ from marlin_ckpt.operations import one
 from marlin_ckpt.operations.report.sizes import module_tensors
 from marlin_ckpt.operations.report.values import Histogram
 from marlin_ckpt.operations.selection import MODULE_STATES
-from marlin_ckpt.storage.local.publishing import make_directory
+from marlin_ckpt.storage.paths import make_directory
 
 OnBytes = Callable[[int], None]
 Progress = Callable[[int], AbstractContextManager[OnBytes]]

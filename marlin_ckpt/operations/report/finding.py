@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from marlin_ckpt import naming
@@ -81,7 +82,7 @@ def _from(folder: str, event: Event) -> Event:
     return event
 
 
-def looked_for(directory: str, point: Point) -> Point:
+def looked_for(holds: Callable[[str], bool], point: Point) -> Point:
     """A point that was not found, looked for by its name: it may have another extension than asked for."""
     if point.is_there or point.removed_by:
         return point
@@ -89,6 +90,6 @@ def looked_for(directory: str, point: Point) -> Point:
     if os.path.isabs(name) or name.split("/", 1)[0] in ("..", ".", ""):
         return point  # nothing outside is looked at, whatever a history says
     try:
-        return replace(point, is_there=os.path.lexists(os.path.join(directory, name)))
+        return replace(point, is_there=holds(name))
     except ValueError:  # no file has a name with a null byte in it
         return point

@@ -31,6 +31,7 @@ from marlin_ckpt.operations.report import (
 from marlin_ckpt.operations.report.course import Happening, Point
 from marlin_ckpt.operations.report.figures import Progress
 from marlin_ckpt.operations.report.values import Report, Totals
+from marlin_ckpt.storage import paths
 from marlin_ckpt.version import __version__
 
 
@@ -82,13 +83,14 @@ def _gather(path: str, wanted: Wanted, progress: Progress) -> Report:
     layout = itself and layouts.of(itself)
     if itself and not (layout and layout.is_flat):
         return _of_one(itself, path, wanted, progress)
-    if not os.path.isdir(path):
+    if not paths.is_folder(path):
         catalog.named([path], ())  # which says what is there instead
     found = finding.inspected(path, wanted.prefix, wanted.extension, recursive=wanted.recursive)
     history = finding.history(path, recursive=wanted.recursive)
     events = [one for one in history.past.events if _is_wanted(one, wanted)]
     known = _figures(path, found, wanted, progress)
-    points = [finding.looked_for(path, one) for one in merging.merged(found, events)]
+    holds = paths.existing(path)
+    points = [finding.looked_for(holds, one) for one in merging.merged(found, events)]
     points = [_with_damage(one, known) for one in points]
     rules = [keeping.Rules(wanted.rules, None, "options")] if wanted.rules else keeping.rules_of_runs(events)
     points, retention = keeping.kept(path, found, points, rules, recursive=wanted.recursive)
@@ -108,9 +110,9 @@ def _gather(path: str, wanted: Wanted, progress: Progress) -> Report:
 
 def _of_one(entry: Entry, path: str, wanted: Wanted, progress: Progress) -> Report:
     """The report of one checkpoint, with what the history beside it says of this one."""
-    name = os.path.basename(os.path.realpath(path))
+    name = os.path.basename(paths.real(path))
     found = [(name, inspect(entry))]
-    directory = os.path.dirname(os.path.realpath(path))
+    directory = os.path.dirname(paths.real(path))
     past = finding.history(directory, recursive=False).past
     about = [one for one in past.events if isinstance(one, (Saved, Removed)) and one.name == name]
     known = _figures(None, found, wanted, progress)

@@ -17,6 +17,7 @@ from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.keep import BestArguments, RetentionArguments
 from marlin_ckpt.operations.report.course import Point
 from marlin_ckpt.operations.report.values import Retention
+from marlin_ckpt.storage import paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def kept(
         keeping.know(inspection)
     names = (inspection.entry.name for _, inspection in found)
     extensions = {name.extension for name in names if name} or {"pt"}
-    place = os.path.realpath(directory)
+    place = paths.real(directory)
     decided: dict[str, Decision] = {}
     sums = []
     for one in all_rules:

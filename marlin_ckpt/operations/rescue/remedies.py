@@ -18,7 +18,7 @@ from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.format import Format, detect
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.verdicts import Status
-from marlin_ckpt.storage.paths import open_source
+from marlin_ckpt.storage.paths import is_folder, open_source
 
 _WITHOUT_CHECKSUMS = (Format.LEGACY, Format.SAFETENSORS, Format.PICKLE)
 _MOST_NAMED = 3
@@ -73,7 +73,7 @@ def _salvage(path: str) -> str:
 
 def salvage_command(path: str) -> str:
     """The command that takes out what is intact; "" for what has no checksums, and most folders."""
-    if os.path.isdir(path):
+    if is_folder(path):
         from marlin_ckpt.operations.rescue.shards import can_be_salvaged  # noqa: PLC0415 - numpy, which files go without
 
         entry = catalog.entry(path)

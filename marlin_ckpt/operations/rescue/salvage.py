@@ -17,7 +17,7 @@ from marlin_ckpt.formats.pickle.reader import unpickling
 from marlin_ckpt.formats.zip import recovery
 from marlin_ckpt.formats.zip.recovery import Archive, Evidence, Found
 from marlin_ckpt.formats.zip.writer import CONSTANT_RECORDS, Stream, write_state
-from marlin_ckpt.storage.paths import open_source, publish
+from marlin_ckpt.storage.paths import exists, open_source, publish, remove
 from marlin_ckpt.storage.source import Source
 from marlin_ckpt.storage.target import Target
 
@@ -75,7 +75,7 @@ def salvage(path: str, output: PathText) -> Salvage:
         NotACheckpointError, CorruptCheckpointError: nothing can be salvaged; no file is written.
     """
     with open_source(path) as source:
-        if os.path.lexists(output):
+        if exists(output):
             raise StorageError("is already there", os.fspath(output), "choose another output")
         found = examine(source)
         _write(source, found, output)
@@ -239,7 +239,7 @@ def _write(source: Source, salvage: Salvage, output: PathText) -> None:
         _check(output)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(output)
+            remove(output)
         raise
 
 

@@ -26,7 +26,7 @@ from marlin_ckpt.formats.statistics import NAME as STATISTICS
 from marlin_ckpt.formats.values.sharded import CheckedFolder
 from marlin_ckpt.operations.rescue.salvage import Lost
 from marlin_ckpt.operations.whole.to_file import whole_of, write_file
-from marlin_ckpt.storage.local.store import open_store
+from marlin_ckpt.storage.paths import exists, open_store
 from marlin_ckpt.storage.store import Store
 
 _OF_TORCH = "dcp"
@@ -85,7 +85,7 @@ def salvage_folder(entry: Entry, output: PathText) -> SalvagedFolder:
         StorageError: it cannot be read, or the new file not written.
         CorruptCheckpointError: its metadata is damaged or missing: nothing says what is in it.
     """
-    if os.path.lexists(output):
+    if exists(output):
         raise StorageError("is already there", os.fspath(output), "choose another output")
     doubts: list[str] = []
     with open_store(entry.place or os.curdir) as store, contextlib.ExitStack() as stack:

@@ -24,7 +24,8 @@ from marlin_ckpt.formats.zip.reader import read_alone
 from marlin_ckpt.operations.export import Exported
 from marlin_ckpt.operations.one import opened
 from marlin_ckpt.operations.whole import to_file, to_folder
-from marlin_ckpt.storage.paths import open_source, open_store
+from marlin_ckpt.storage.paths import exists, is_folder, look, open_source, open_store, real
+from marlin_ckpt.urls import is_url
 from marlin_ckpt.version import __version__
 
 ALL = "all"  # in place of the name of a state
@@ -55,9 +56,12 @@ def convert(path: str, output: str, *, force: bool = False) -> Exported:
         known = ", ".join(f".{one}" for one in (*_FILES, naming.SHARDS))
         what = f"expected a name that ends in {known} for all of a checkpoint, not {output}"
         raise ArgumentsError([Fault("output", what)])
-    if not force and os.path.lexists(place):
+    if is_url(place) and extension == naming.SHARDS:
+        what = "a sharded checkpoint is not written to an object store in this version: name a file or a disk"
+        raise ArgumentsError([Fault("output", what)])
+    if not force and exists(place):
         raise StorageError("is already there", place, "choose another output, or replace it with --force")
-    entry = catalog.entry(path) if os.path.isdir(path) else None
+    entry = catalog.entry(path) if is_folder(path) else None
     if entry is not None and extension != naming.SHARDS:
         return _to_file(path, entry, place, force=force)
     if entry is None and extension == naming.SHARDS:
@@ -114,7 +118,8 @@ def _manifest(path: str) -> Manifest:
     found = naming.parse_any(name, naming.split_extension(name)[1])
     modified = 0.0
     with contextlib.suppress(OSError):
-        modified = os.stat(path).st_mtime
+        item = look(real(path))
+        modified = item.modified_ns / 1e9 if item else 0.0
     created = datetime.fromtimestamp(modified, UTC).isoformat(timespec="milliseconds")
     return Manifest(
         kind=naming.Kind.CHECKPOINT,

@@ -23,7 +23,7 @@ from marlin_ckpt.formats.zip.records import read_record
 from marlin_ckpt.formats.zip.state_dict import tensor_stub
 from marlin_ckpt.formats.zip.writer import write_state
 from marlin_ckpt.operations.whole.stubs import opened, pickled, read_value
-from marlin_ckpt.storage.local import publishing
+from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.target import Target
 
 
@@ -146,5 +146,5 @@ def write_file(  # noqa: PLR0913 - keywords
 
     leftovers.sweep_beside(path)
     size_bytes = sum(one.size_bytes for one in whole.tensors.values())
-    publishing.publish(path, fill, size_bytes, overwrite=overwrite)
+    paths.publish(path, fill, size_bytes, overwrite=overwrite)
     return size_bytes

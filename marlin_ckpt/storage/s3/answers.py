@@ -148,7 +148,8 @@ def error_for(error: BaseException, action: str, where: str) -> StorageError | C
     if answer is None:
         return _unanswered(error, action, where)
     if answer.code in _NO_BUCKET:
-        return CheckpointNotFoundError("no such bucket", where, _HINTS["NoSuchBucket"])
+        # No CheckpointNotFoundError: a name that is wrong must not pass for a directory without checkpoints.
+        return StorageError("no such bucket", where, _HINTS["NoSuchBucket"], errno=errno.EREMOTEIO)
     if answer.code == "NoSuchUpload":
         what = "not saved: another run has taken the directory over, and ended this upload"
         return StorageError(what, where, _HINTS["NoSuchUpload"], errno=errno.ESTALE)

@@ -163,7 +163,7 @@ def test_an_endpoint_that_is_not_there_is_said_soon(s3: str, monkeypatch: pytest
 def test_a_bucket_that_is_not_there_is_not_an_empty_one(s3_endpoint: str, s3: str):
     with opened("s3://no-such-bucket/run", s3_endpoint) as store:
         for call in (store.list, lambda: read(store), store.unfinished):
-            with pytest.raises(CheckpointNotFoundError, match="no such bucket"):
+            with pytest.raises(StorageError, match="no such bucket"):
                 call()
 
 

@@ -5,7 +5,17 @@ from typing import Annotated
 import typer
 
 from marlin_ckpt.cli import output, stopping
-from marlin_ckpt.cli.options import Dtype, Force, Json, ShardSize, StripPrefix, argument, flag, option
+from marlin_ckpt.cli.options import (
+    Dtype,
+    Force,
+    Json,
+    ShardSize,
+    StripPrefix,
+    argument,
+    check_places,
+    flag,
+    option,
+)
 from marlin_ckpt.errors import ArgumentsError, Fault
 
 ALL = "all"
@@ -21,6 +31,7 @@ def export(
             "-o",
             metavar="OUT",
             help="A new file (.safetensors, .pt, .pth, .bin) or folder/; with --state all a .pt or a .dcp.",
+            callback=check_places,
         ),
     ],
     shard_size: ShardSize = None,

@@ -1,12 +1,11 @@
 """`marlin-ckpt salvage`."""
 
-import os
 from typing import Annotated
 
 import typer
 
 from marlin_ckpt.cli import output, stopping
-from marlin_ckpt.cli.options import Json, argument
+from marlin_ckpt.cli.options import Json, argument, check_places
 from marlin_ckpt.errors import BadFileError
 
 EXAMPLE = "Example: marlin-ckpt salvage model_7.pt -o rescued.pt; exits 3 when anything is lost."
@@ -15,7 +14,14 @@ EXAMPLE = "Example: marlin-ckpt salvage model_7.pt -o rescued.pt; exits 3 when a
 def salvage(
     file: Annotated[str, argument("FILE", "A truncated or damaged file, or a sharded checkpoint.")],
     destination: Annotated[
-        str, typer.Option("--output", "-o", metavar="OUT", help="The new file, for what is intact.")
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="The new file, for what is intact.",
+            callback=check_places,
+        ),
     ],
     json: Json = False,
 ) -> int:
@@ -29,8 +35,9 @@ def salvage(
     from marlin_ckpt.directory import catalog
     from marlin_ckpt.operations.rescue import salvage as operation
     from marlin_ckpt.operations.rescue import shards
+    from marlin_ckpt.storage.paths import is_folder
 
-    folder = catalog.entry(file) if os.path.isdir(file) else None
+    folder = catalog.entry(file) if is_folder(file) else None
     found: operation.Salvage | shards.SalvagedFolder
     if folder is not None and folder.layout in shards.LAYOUTS:
         found = shards.salvage_folder(folder, destination)

@@ -9,7 +9,9 @@ EXAMPLE = "Example: marlin-ckpt env checkpoints; the output names no host, no us
 
 
 def env(
-    directory: Annotated[str, argument("[DIR]", "Where you save; else the working directory.")] = ".",
+    directory: Annotated[
+        str, argument("[DIR]", "Where you save; else the working directory.", on_disk=True)
+    ] = ".",
     json: Json = False,
 ) -> None:
     """Print what a bug report needs.

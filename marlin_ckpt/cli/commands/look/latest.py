@@ -55,7 +55,7 @@ def _tell_of_files_beside(found: Entry) -> None:
     """Says where the tool that wrote a folder would go on from another one."""
     from marlin_ckpt.formats import layouts
     from marlin_ckpt.formats.layouts.beside import said_beside
-    from marlin_ckpt.storage.paths import open_store
+    from marlin_ckpt.storage.paths import is_folder, open_store
 
     if not layouts.is_foreign(found):
         return
@@ -64,7 +64,7 @@ def _tell_of_files_beside(found: Entry) -> None:
         said = said_beside(store, last)
     for file, names in said.items():
         if last not in names:
-            is_there = os.path.isdir(os.path.join(place, names[0]))
+            is_there = is_folder(os.path.join(place, names[0]))
             what = "which is not the newest" if is_there else "which is not there"
             output.talk(f"{escape(os.path.join(place, file))} names {escape(names[0])}, {what}")
 

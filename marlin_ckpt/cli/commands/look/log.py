@@ -1,7 +1,6 @@
 """`marlin-ckpt log`."""
 
 import contextlib
-import itertools
 import os
 import shlex
 from typing import Annotated
@@ -11,9 +10,9 @@ import typer
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Directory, Json, flag, option, since
 from marlin_ckpt.cli.text import some
-from marlin_ckpt.errors import CheckpointNotFoundError
+from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
 
-_MOST_READ = 1000  # names of a directory, for a hint
+_MOST_LOOKED_AT = 20  # folders of a directory, for a hint
 EXAMPLE = "Example: marlin-ckpt log checkpoints --since 12h"
 
 
@@ -39,7 +38,7 @@ def log(
     from marlin_ckpt.directory import lease
     from marlin_ckpt.directory.history import reading
     from marlin_ckpt.operations.history import lineage, rows
-    from marlin_ckpt.storage.paths import open_store
+    from marlin_ckpt.storage.paths import existing, open_store
 
     with open_store(directory):
         past = reading.read(directory)
@@ -50,7 +49,7 @@ def log(
     run_ids = [one.run_id for one in runs]
     run_id = None if run is None else _meant(run, run_ids, directory)
     found = rows.choose(
-        rows.rows_of(past.events, lambda name: os.path.lexists(os.path.join(directory, name))),
+        rows.rows_of(past.events, existing(directory)),
         run_id=run_id,
         brief=brief,
         since_s=since,
@@ -71,12 +70,13 @@ def log(
 
 def _hint_of_none(directory: str) -> str:
     from marlin_ckpt.directory.history import journal
+    from marlin_ckpt.storage.paths import open_store
 
-    with contextlib.suppress(OSError), os.scandir(directory) as found:
-        listed = [*itertools.islice(found, _MOST_READ)]
-        if not listed:
+    with contextlib.suppress(MarlinError), open_store(directory) as store:
+        found = store.list()
+        if not (found.objects or found.folders or found.links):
             return "it is empty"
-        folders = sorted(one.path for one in listed if one.is_dir())
+        folders = (os.path.join(directory, one) for one in sorted(found.folders)[:_MOST_LOOKED_AT])
         if below := next(filter(journal.exists, folders), None):
             return f"marlin-ckpt log {shlex.quote(below)} prints the history of a directory in it"
     shows = f"marlin-ckpt list {shlex.quote(directory)} shows the checkpoints"

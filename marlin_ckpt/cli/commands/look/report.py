@@ -5,7 +5,16 @@ from typing import Annotated
 import typer
 
 from marlin_ckpt.cli import output, rules, stopping
-from marlin_ckpt.cli.options import Json, Prefix, Recursive, UsualExtensions, argument, flag, option
+from marlin_ckpt.cli.options import (
+    Json,
+    Prefix,
+    Recursive,
+    UsualExtensions,
+    argument,
+    check_places,
+    flag,
+    option,
+)
 
 EXAMPLE = "Example: marlin-ckpt report checkpoints -o report.html --stats"
 
@@ -14,10 +23,19 @@ def report(
     path: Annotated[str, argument("DIR_OR_FILE", "A directory of checkpoints, or one checkpoint.")],
     destination: Annotated[
         str,
-        typer.Option("--output", "-o", metavar="OUT", help="The page to write; - is standard output."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="The page to write; - is standard output.",
+            callback=check_places,
+        ),
     ] = "report.html",
     compare: Annotated[
-        str | None, option("--compare", "DIR2", "Show another directory, or checkpoint, beside it.")
+        str | None,
+        option(
+            "--compare", "DIR2", "Show another directory, or checkpoint, beside it.", callback=check_places
+        ),
     ] = None,
     stats: Annotated[
         bool, flag("--stats", "Read the tensors of checkpoints that have no statistics in them.")

@@ -26,7 +26,9 @@ def _share(value: float) -> float:
 
 
 def advise(
-    directory: Annotated[str | None, argument("[DIR]", "Where to save; else the working directory.")] = None,
+    directory: Annotated[
+        str | None, argument("[DIR]", "Where to save; else the working directory.", on_disk=True)
+    ] = None,
     size: Annotated[
         str | None,
         option(

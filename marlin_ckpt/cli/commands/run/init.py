@@ -11,7 +11,9 @@ EXAMPLE = "Example: marlin-ckpt init run.yaml --module my_file.py:MyModule"
 
 
 def init(
-    path: Annotated[str, argument("[PATH]", "The new YAML file; - is standard output.")] = "run.yaml",
+    path: Annotated[
+        str, argument("[PATH]", "The new YAML file; - is standard output.", on_disk=True)
+    ] = "run.yaml",
     module: Annotated[
         str,
         option(

@@ -9,7 +9,7 @@ import typer
 
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.commands.run.train import Config, Overrides
-from marlin_ckpt.cli.options import Json, flag, option
+from marlin_ckpt.cli.options import Json, check_on_disk, flag, option
 from marlin_ckpt.errors import BadFileError
 from marlin_ckpt.storage.local.files import check_working_directory
 
@@ -64,7 +64,13 @@ def prove_resume(
         int, option("--nproc", "N", "Have torchrun start N ranks, for the backends of many.", min=0)
     ] = 0,
     directory: Annotated[
-        str | None, option("--directory", "DIR", "Where both runs save; else in a temporary directory.")
+        str | None,
+        option(
+            "--directory",
+            "DIR",
+            "Where both runs save; else in a temporary directory.",
+            callback=check_on_disk,
+        ),
     ] = None,
     quiet: Annotated[bool, flag("--quiet", "No progress.", "-q")] = False,
     json: Json = False,

@@ -12,8 +12,10 @@ from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.verdicts import Inspection
 from marlin_ckpt.operations.listing.looking import Listing, look
 from marlin_ckpt.operations.listing.wanted import Wanted
+from marlin_ckpt.urls import is_url
 
 _PERIOD_S = 1.0
+_REMOTE_PERIOD_S = 10.0  # of a store, which is paid by the request
 _MOST_OF_TIME = 0.1  # that looking through a large directory may take
 _LINES_AROUND = 4  # the titles, the totals, a hint, and the line that the cursor is in
 
@@ -48,6 +50,7 @@ def follow(wanted: Wanted) -> None:
     """
     seen, shown = _Seen(), list[str]()
     size = shutil.get_terminal_size()
+    period_s = _REMOTE_PERIOD_S if is_url(wanted.directory) else _PERIOD_S
     try:
         while True:
             began = time.monotonic()
@@ -58,7 +61,7 @@ def follow(wanted: Wanted) -> None:
             if lines != shown:
                 _draw(lines, len(shown), clear=is_resized)
                 shown = lines
-            time.sleep(max(_PERIOD_S, (time.monotonic() - began) / _MOST_OF_TIME))
+            time.sleep(max(period_s, (time.monotonic() - began) / _MOST_OF_TIME))
     except KeyboardInterrupt:
         output.data("")  # what is typed next does not stand behind ^C
         raise

@@ -13,9 +13,9 @@ from marlin_ckpt.cli.views.report.parts.figures import held
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.operations.report.values import Report
-from marlin_ckpt.storage.local import publishing
-from marlin_ckpt.storage.local.files import open_source
+from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.target import Target as File
+from marlin_ckpt.urls import is_url
 
 Progress = AbstractContextManager[Callable[[int], None]]
 _STANDARD_OUTPUT = "-"
@@ -57,7 +57,7 @@ class Target:
         def fill(file: File) -> None:
             file.put(content)
 
-        publishing.publish(self._path, fill, len(content))
+        paths.publish(self._path, fill, len(content))
         found = ", ".join([*held(report.points), size(report.totals.size_bytes)])
         output.talk(f"wrote {escape(self._path)}: {found}; the page has {size(len(content))}")
         for one in report.banners:
@@ -68,11 +68,11 @@ class Target:
 
 
 def _may_replace(path: str) -> bool:
-    if not os.path.lexists(path):
+    if not paths.exists(path):
         return True
-    if not os.path.isfile(path):
+    if paths.is_folder(path) or not (is_url(path) or os.path.isfile(path)):
         return False
-    with open_source(path) as source:
+    with paths.open_source(path) as source:
         return _MARK.encode() in source.read(0, len(_START) + len(_MARK))
 
 

@@ -1,0 +1,81 @@
+"""What commands say where a URL leads nowhere or a store refuses: why, what to do, and nothing secret."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from marlin_ckpt.storage.s3 import client, retrying
+from tests.support import s3_servers
+
+SECRET = "pa55word"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        (f"s3://user:{SECRET}@bucket/run", "no user, password or port"),
+        (f"s3://bucket/run?X-Amz-Signature={SECRET}", "a query"),
+        ("s3:///run", "names no bucket"),
+        ("s3://bucket/a/../b", ". and .."),
+        ("s3://bucket/a//b", "between two slashes"),
+        ("gs://bucket/run", "gs:// is not known here"),
+        (f"http://user:{SECRET}@host/run", "http:// is not known here"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_refused_and_no_password_repeated(run_main, tmp_path, url, why):
+    (tmp_path / "a.pt").touch()
+    for command in (
+        ["list", url], ["latest", url], ["show", url], ["verify", str(tmp_path), url], ["log", url],
+        ["clean", url], ["report", url], ["diff", url, url], ["salvage", url, "-o", str(tmp_path / "x.pt")],
+        ["export", str(tmp_path / "a.pt"), "-o", url], ["report", str(tmp_path), "-o", url, "--json"],
+    ):  # fmt: skip
+        code, out, err = run_main(*command)
+        assert (code, why in err) == (2, True), (command, err)
+        assert SECRET not in out + err
+
+
+@pytest.mark.parametrize(
+    "command", [["advise"], ["env"], ["init"], ["prove-resume", "--config", "x.yaml", "--directory"]]
+)
+def test_what_needs_a_disk_says_so_of_a_store(run_main, command):
+    code, _, err = run_main(*command, "s3://bucket/run")
+    assert (code, "an object store will not do here" in err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["list", "latest", "log", "verify", "clean", "report"])
+def test_a_bucket_that_is_not_there_is_no_directory_without_checkpoints(run_main, s3, command):
+    code, _, err = run_main(command, "s3://no-such-bucket/run")
+    assert code == 1
+    assert "error: no such bucket" in err
+    assert "hint: make the bucket, or look at its name and the endpoint" in err
+
+
+def test_what_is_not_there_ends_with_the_code_for_that(run_main, s3):
+    for command in ("show", "verify", "latest", "log"):
+        code, _, err = run_main(command, f"{s3}/model_9.pt")
+        assert (code, err.startswith("error: no ")) == (4, True), err
+
+
+def test_without_credentials_and_without_a_server_the_message_says_what_to_set(run_main, s3, monkeypatch):
+    monkeypatch.setattr(retrying, "_NEVER_ANSWERED_S", 0.2)
+    monkeypatch.setattr(retrying, "_FIRST_S", 0.01)
+    for name, value, why, hint in (
+        (
+            "AWS_ENDPOINT_URL",
+            f"http://127.0.0.1:{s3_servers.free_port()}",
+            "cannot be reached",
+            "AWS_ENDPOINT",
+        ),
+        ("AWS_ACCESS_KEY_ID", None, "no credentials", "AWS_PROFILE"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(client, "_clients", {})
+            patch.setenv(name, value) if value else patch.delenv(name)
+            code, out, err = run_main("list", s3, "--json")
+        document = json.loads(out)["error"]
+        assert (code, document["exit_code"]) == (1, 1)
+        assert why in document["message"]
+        assert hint in document["hint"]
+        assert s3_servers.SECRET not in out + err
