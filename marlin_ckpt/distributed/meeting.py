@@ -53,11 +53,14 @@ def meet(rank: int, world_size: int, timeout_s: float) -> Group:
         store = roll_call.store()
         roll_call.note(store, rank)
         name = _joined(store, rank, timeout_s) if rank else _opened(store, world_size, timeout_s)
-        where = dist.PrefixStore(name, store)  # type: ignore[attr-defined]
-        backend = dist.ProcessGroupGloo(where, rank, world_size, timedelta(seconds=timeout_s))
-    except RuntimeError as error:  # the store has gone, or a rank that had come
+    except RuntimeError as error:  # the store has gone
         raise RankError(roll_call.without_store().in_words(timeout_s), hint=HINT) from error
-    return Group(name, backend)
+    where = dist.PrefixStore(name, store)  # type: ignore[attr-defined]
+    try:
+        return Group(name, dist.ProcessGroupGloo(where, rank, world_size, timedelta(seconds=timeout_s)))
+    except RuntimeError as error:  # a rank that had come has gone, and others may have left because of that
+        absent = roll_call.missing(name, rank, world_size, min(roll_call.PATIENCE_S, timeout_s))
+        raise RankError(absent.in_words(timeout_s), hint=HINT) from error
 
 
 def _opened(store: Any, world_size: int, timeout_s: float) -> str:
