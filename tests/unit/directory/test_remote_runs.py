@@ -1,0 +1,103 @@
+"""Runs in an object store: a second one is refused, and what is noted of each is found again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from marlin_ckpt import (
+    Checkpoint,
+    CheckpointDirectory,
+    CorruptCheckpointError,
+    DefaultCheckpointer,
+    DefaultCheckpointerArguments,
+    DirectoryInUseError,
+    load,
+    save,
+)
+from marlin_ckpt.cli.main import main
+from marlin_ckpt.directory import lease, notes, own, runs
+from marlin_ckpt.directory.remote import lease as remote
+from marlin_ckpt.storage import paths
+from marlin_ckpt.storage.target import whole
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_POLL_S", 0.1)
+
+
+def test_beside_a_run_a_second_one_and_a_removal_exit_5_and_change_nothing(
+    s3: str, capsys, repository, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    for index in range(2):
+        save({"index": index}, f"{s3}/model_{index}.pt")
+    options = [f"checkpointer.save_dir={s3}", "checkpointer.delete_existing_checkpoints=true"]
+    train = ["train", "--config", str(repository / "configs/ci.yaml")]
+    other = remote.RemoteLock(s3, "theirs", ttl_s=4)
+    for command in (
+        [*train, "--set", options[0], "--set", options[1]],
+        ["clean", s3, "--keep-last", "1", "--yes"],
+    ):
+        capsys.readouterr()
+        assert main(command) == 5
+        err = capsys.readouterr().err
+        assert "run theirs, process" in err
+        assert "if it has died, its lease ends in" in err
+    assert [load(f"{s3}/model_{index}.pt")["index"] for index in range(2)] == [0, 1]
+    other.drop()
+    assert main(["clean", s3, "--keep-last", "1", "--yes"]) == 0
+    assert not paths.exists(f"{s3}/model_0.pt")
+    assert lease.holder(s3) == {}
+
+
+def test_emptying_the_directory_of_a_live_run_is_refused_and_a_runs_end_frees_it(s3: str):
+    where = {"save_dir": s3, "load_dir": s3}
+    first = DefaultCheckpointer(DefaultCheckpointerArguments(**where))
+    with pytest.raises(KeyError), first.running():
+        first.save(Checkpoint({"v": 1}), 0)
+        assert lease.holder(s3)["run_id"] == first.run_id
+        with pytest.raises(DirectoryInUseError):
+            DefaultCheckpointer(DefaultCheckpointerArguments(**where, delete_existing_checkpoints=True))
+        assert paths.exists(f"{s3}/model_0.pt")
+        raise KeyError("an error of the user's")
+    assert lease.holder(s3) == {}
+    DefaultCheckpointer(DefaultCheckpointerArguments(**where, delete_existing_checkpoints=True))
+    assert not paths.exists(f"{s3}/model_0.pt")
+
+
+def test_a_start_that_fails_counts_against_its_checkpoint_until_that_is_replaced(s3: str):
+    path = f"{s3}/model_0.pt"
+    save({"v": 1}, path)
+    for number in (1, 2):
+        with pytest.raises(CorruptCheckpointError), notes.counted_start(path):
+            assert notes.failed_starts(s3) == {path: number}  # should the process be killed here
+            raise CorruptCheckpointError("bad", path)
+        assert notes.failed_starts(s3) == {path: number}
+    with pytest.raises(KeyboardInterrupt), notes.counted_start(path):
+        raise KeyboardInterrupt
+    assert notes.failed_starts(s3) == {}
+    with pytest.raises(CorruptCheckpointError), notes.counted_start(path):
+        raise CorruptCheckpointError("bad", path)
+    save({"v": 1, "more": "of it"}, path)
+    assert notes.failed_starts(s3) == {}
+
+
+def test_notes_and_runs_are_kept_in_the_store_and_what_is_damaged_counts_as_not_there(s3: str):
+    notes.note_save(s3, 1.5)
+    notes.note_launch(s3, "launch", "run")
+    for run_id, index in (("a", 0), ("b", 1)):
+        with CheckpointDirectory(s3, run=run_id) as here:
+            here.save({"v": 1}, index)
+    assert (notes.save_seconds(s3), notes.run_of_launch(s3, "launch")) == (1.5, "run")
+    assert runs.known_runs(s3) == ["b", "a"]
+    for damage in (b"{", b"[]", b"x" * (2 << 20), json.dumps({"save_seconds": -1}).encode()):
+        with paths.open_remote(s3) as store:
+            name = ".marlin-ckpt/notes.json"
+            store.publish(name, len(damage), whole(damage), replaces=store.head(name).identity)
+        assert notes.save_seconds(s3) is None
+    notes.note_save(s3, 2.5)
+    assert notes.save_seconds(s3) == 2.5
+    assert own.read(s3, "missing.json") == {}
