@@ -141,3 +141,26 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_servers.environment(s3_endpoint).items():
         monkeypatch.setenv(name, value)
     return f"s3://{s3_servers.BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def _shared_proxy(s3_endpoint: str):
+    from tests.support.faulty_proxy import faulty_proxy
+
+    with faulty_proxy(s3_endpoint) as one:
+        yield one
+
+
+@pytest.fixture
+def proxy(_shared_proxy):
+    """Stands before the S3 server: one for all tests, since each would take a client of its own."""
+    yield _shared_proxy
+    _shared_proxy.reset()
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has requests that failed made again at once."""
+    from marlin_ckpt.storage.s3 import retrying
+
+    monkeypatch.setattr(retrying, "_FIRST_S", 0.01)

@@ -25,6 +25,7 @@ class Fault(Enum):
     LOST_REQUEST = "the connection ends before the server hears of it"
     FLIPPED_UP = "a bit of the body is flipped on its way to the server"
     FLIPPED_DOWN = "a bit of the answer's body is flipped"
+    CUT_UP = "the connection ends in the middle of the body on its way to the server"
     CUT_DOWN = "the answer's body ends in the middle"
     NO_CONDITION = "the server does not hear of the condition"
     STALLED = "the answer does not come until the proxy ends"
@@ -69,6 +70,14 @@ class Proxy:
 
     def kinds(self) -> list[str]:
         return [one.kind for one in self.seen]
+
+    def reset(self) -> None:
+        """Forgets what it has seen, lets go of what stalls, and harms nothing from now on."""
+        self.ended.set()
+        with self._changing:
+            self.ended, self.rule = threading.Event(), lambda _: None
+            self.seen.clear()
+            self.headers.clear()
 
     def note(self, method: str, target: str, headers: dict[str, str]) -> tuple[Request, Fault | None]:
         parts = urlsplit(target)
@@ -130,6 +139,10 @@ def faulty_proxy(server: str) -> Iterator[Proxy]:
                 there.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in headers.items():
                     there.putheader(name, value)
+                if fault is Fault.CUT_UP and body:
+                    there.endheaders(bytes(body[: len(body) // 2]))
+                    self._end()
+                    return
                 there.endheaders(bytes(body))
                 answer = there.getresponse()
                 data = bytearray(answer.read())
