@@ -56,7 +56,7 @@ test-peers: .venv-peers/.installed ## what other packages really write, in a .ve
 	touch $@
 
 # PART=files runs one part: faults, files, hostile, kills, peers, power, calls, races,
-# retention, resume, supervisor, torchrun, wheel.
+# remote, retention, resume, supervisor, torchrun, wheel.
 # Each takes about ten minutes; the files need 20 GB of disk and 16 GB of memory, the wheel the network.
 PART ?= all
 campaign: .venv/.installed-dev ## the adversity tests at their full size

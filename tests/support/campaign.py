@@ -70,6 +70,13 @@ PARTS = {
         "unit/saving/test_cadence.py",
         "unit/saving/test_inside_steps.py",
     ],
+    "remote": [  # object stores, of which requests, answers and savers are lost
+        "adversity/test_s3.py",
+        "adversity/test_s3_flips.py",
+        "adversity/test_s3_kills.py",
+        "adversity/test_s3_moves.py",
+        "adversity/test_s3_many.py",
+    ],
     "retention": ["adversity/test_removal.py", "adversity/test_retention.py"],
     "resume": [
         "cli/test_prove_resume.py",

@@ -134,7 +134,7 @@ class RemoteLock:
             raise
 
     def _end_uploads(self, store: S3Store) -> None:
-        """Ends what others upload to the directory.
+        """Ends what others upload to the directory and to its trash.
 
         A run that was stopped after its last look at the lease would commit when it goes on. Without its
         uploads it has nothing to commit.
@@ -142,7 +142,7 @@ class RemoteLock:
         Raises:
             StorageError: the store refuses: then nothing is sure.
         """
-        for name in store.unfinished():
+        for name in store.orphans():
             store.remove(name, ())
             _logger.warning("Ended the upload of %s/%s by a run that has died.", store.place, name)
 

@@ -87,7 +87,8 @@ class Answer(NamedTuple):
     @property
     def is_expired(self) -> bool:
         """Whether the credentials are refused that may have been renewed meanwhile."""
-        return self.code in _EXPIRED or (self.status == 403 and self.code in ("", "InvalidToken"))  # noqa: PLR2004
+        # The answer to a HEAD has no body that would say so: of expired ones AWS makes 400.
+        return self.code in _EXPIRED or (self.status in (400, 403) and self.code in ("", "InvalidToken"))
 
 
 class RefusedError(Exception):
@@ -109,6 +110,18 @@ def answer_of(error: BaseException) -> Answer | None:
         # Of a HEAD there is no body, and botocore takes the status for the code.
         return Answer(status, "" if code == str(status) else code, str(about.get("Message", "")))
     return None
+
+
+def etag_in(headers: Any) -> str:
+    """The version that an answer is about.
+
+    Raises:
+        ProtocolError: it names none, so that it is not the store's, whatever its status says.
+    """
+    etag = headers.get("ETag")
+    if not etag:
+        raise urllib3.exceptions.ProtocolError("the answer names no version of the object")
+    return str(etag)
 
 
 def is_of_store(error: BaseException) -> bool:
@@ -160,7 +173,9 @@ def error_for(error: BaseException, action: str, where: str) -> StorageError | C
         said += f", {answer.message[:_MOST_LETTERS].rstrip('.')}"
     if answer.status == 403 and not answer.code:  # noqa: PLR2004 - of a HEAD
         said = "AccessDenied"
-    hint = _HINTS.get(answer.code or ("AccessDenied" if said == "AccessDenied" else ""), "")
+    # A HEAD is answered without a word of why.
+    code = answer.code or {400: "ExpiredToken", 403: "AccessDenied"}.get(answer.status, "")
+    hint = _HINTS.get(code, "")
     return StorageError(f"{action}: the store answers {said}", where, hint, errno=_number(answer))
 
 

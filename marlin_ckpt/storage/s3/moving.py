@@ -1,12 +1,13 @@
 """Objects that are copied by the server, and removed if they are unchanged."""
 
+import contextlib
 import errno
 from functools import partial
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
 from marlin_ckpt.storage.s3 import answers, parts
 from marlin_ckpt.storage.s3.parts import NONCE, Key
 from marlin_ckpt.storage.s3.retrying import Retrying
@@ -115,7 +116,8 @@ def _copy_in_parts(source: Key, to: Key, about: dict[str, Any], retrying: Retryi
 
         _do(complete, retrying, source, to, about)
     except BaseException:
-        parts.abort(to, upload_id, Retrying(to.client, patience_s=5.0))
+        with contextlib.suppress(MarlinError):  # what stays is ended by whoever takes the lease next
+            parts.abort(to, upload_id, Retrying(to.client, patience_s=5.0))
         raise
 
 

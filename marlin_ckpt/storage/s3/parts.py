@@ -16,6 +16,7 @@ from urllib.parse import quote
 from botocore.exceptions import ClientError
 from isal import isal_zlib
 
+from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage.piece_threads import PieceThreads
 from marlin_ckpt.storage.s3 import answers
@@ -23,8 +24,7 @@ from marlin_ckpt.storage.s3.client import Client, Target
 from marlin_ckpt.storage.s3.retrying import Retrying
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: at most 10,000 parts.
-_LEAST_PART, _MOST_PARTS = 16 << 20, 9_000
-_MIB = 1 << 20
+_LEAST_PART, _MOST_PARTS, _MIB = 16 << 20, 9_000, 1 << 20
 _SMALL_BYTES = 64 << 10  # which wait for no turn
 NONCE = "marlin-save"  # of a save, in the metadata of its object
 
@@ -196,11 +196,13 @@ class Upload:
         return etag
 
     def abort(self) -> None:
-        """Frees what the store keeps of an upload that is not to be committed."""
+        """Frees what the store keeps of an upload that is not to be committed, if the store lets us."""
         if not self._sender.upload_id:
             return
         ours, self._sender.upload_id = self._sender.upload_id, ""
-        abort(self._key, ours, Retrying(self._key.client, patience_s=5.0))
+        # Why it is not committed is to be raised, not why this fails; the next run ends what stays.
+        with contextlib.suppress(MarlinError):
+            abort(self._key, ours, Retrying(self._key.client, patience_s=5.0))
 
     def _begin(self) -> None:
         self._sender.sent.clear()
@@ -258,7 +260,7 @@ def put(key: Key, headers: Mapping[str, str], body: memoryview, query: str = "")
     with key.client.turn if len(body) > _SMALL_BYTES else contextlib.nullcontext():
         response = key.client.send("PUT", Target(key.bucket, key.key, query), headers, body)
         response.drain_conn()
-        return str(response.headers["ETag"])
+        return answers.etag_in(response.headers)
 
 
 _HEADERS = {"IfMatch": "If-Match", "IfNoneMatch": "If-None-Match"}
@@ -273,9 +275,9 @@ def head(key: Key, retrying: Retrying) -> dict[str, Any] | None:
     """
 
     def request() -> dict[str, Any]:
-        found: dict[str, Any] = key.client.control.head_object(
-            Bucket=key.bucket, Key=key.key, ChecksumMode="ENABLED"
-        )
+        how = {"Bucket": key.bucket, "Key": key.key, "ChecksumMode": "ENABLED"}
+        found: dict[str, Any] = key.client.control.head_object(**how)
+        answers.etag_in(found)
         return found
 
     try:
@@ -294,7 +296,5 @@ def abort(key: Key, upload_id: str, retrying: Retrying) -> None:
     def request() -> None:
         key.client.control.abort_multipart_upload(Bucket=key.bucket, Key=key.key, UploadId=upload_id)
 
-    try:
+    with contextlib.suppress(ClientError):
         retrying.do(request, "cannot end an upload", key.path, passes=(answers.MISSING,))
-    except ClientError:
-        return

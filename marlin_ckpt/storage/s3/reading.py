@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from marlin_ckpt import naming
 from marlin_ckpt.entries import Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.storage.s3 import parts, uploads
@@ -84,11 +85,17 @@ class S3Reading:
         key = self._key(name)
         yield S3Source(self._client, self._bucket, key.key, key.path)
 
+    def orphans(self) -> tuple[str, ...]:
+        """The uploads that an earlier holder of the lease can have left: to it, and to its trash."""
+        there = (*self.uploads(""), *self.uploads(naming.TRASH))
+        return tuple(one.name for one in there)
+
     def uploads(self, folder: str) -> Iterator[Item]:
-        """The uploads under way to a folder, as items."""
+        """The uploads under way to a folder, as items; to the trash at any depth."""
         before = f"{folder}/" if folder else ""
         place = Key(self._client, self._bucket, self._prefix + before, self._path(folder))
-        return uploads.under_way(place, before, self._retrying)
+        is_trash = folder.split("/", maxsplit=1)[0] == naming.TRASH
+        return uploads.under_way(place, before, self._retrying, is_trash=is_trash)
 
     def _pages(self, before: str, delimiter: str) -> Iterator[dict[str, Any]]:
         more: dict[str, str] = {}

@@ -48,7 +48,7 @@ class S3Source:
         self._changing = threading.Lock()
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self.size_bytes, self._tail, headers = self._read_tail()
-        self.etag = str(headers.get("ETag", ""))
+        self.etag = str(headers.get("ETag", ""))  # "" of an object without a byte
         self.modified = str(headers.get("Last-Modified", ""))
         before = "x-amz-meta-"
         self.metadata = {
@@ -111,6 +111,7 @@ class S3Source:
             with self._client.turn:
                 response = self._client.send("GET", self._target, headers)
                 try:
+                    self._check_start(response.headers, offset + done)
                     while done < len(view):
                         read = response.readinto(view[done : done + _PIECE_BYTES])
                         _check_more(read)
@@ -126,12 +127,26 @@ class S3Source:
             what = "cannot read: the object was replaced while it was read"
             raise StorageError(what, self.path, errno=errno.ESTALE) from None
 
+    def _check_start(self, headers: Any, offset: int) -> None:
+        """Looks whether an answer is of the version and the range that were asked for.
+
+        Raises:
+            RefusedError: it is of another version, though that was the condition.
+            ProtocolError: its bytes are not those of the range.
+        """
+        if answers.etag_in(headers) != self.etag:
+            raise answers.RefusedError(answers.Answer(answers.CHANGED, "", "another version"))
+        start = headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+        if start != str(offset):
+            raise urllib3.exceptions.ProtocolError("the answer is of another range")
+
     def _read_tail(self) -> tuple[int, bytes, Any]:
         def request() -> tuple[int, bytes, Any]:
             headers = {"Range": f"bytes=-{_TAIL_BYTES}"}
             with self._client.turn:
                 response = self._client.send("GET", self._target, headers)
                 data = _whole(response)
+                answers.etag_in(response.headers)
             _, _, total = response.headers.get("Content-Range", f"/{len(data)}").rpartition("/")
             return int(total), data, response.headers
 

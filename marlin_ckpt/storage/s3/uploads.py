@@ -14,22 +14,22 @@ from marlin_ckpt.storage.s3.retrying import Retrying
 MARK = "?uploadId="
 
 
-def under_way(folder: Key, before: str, retrying: Retrying) -> Iterator[Item]:
+def under_way(folder: Key, before: str, retrying: Retrying, *, is_trash: bool = False) -> Iterator[Item]:
     """Lists the uploads of names that are ours, directly in a folder; those of others are not to be ended.
 
     Args:
         folder: the prefix of all keys in it.
         before: what its objects' names begin with in the store.
         retrying: makes the requests.
+        is_trash: everything in the folder is ours, and in those below.
     """
-    more: dict[str, str] = {}
+    more = {} if is_trash else {"Delimiter": "/"}
     while True:
         page: dict[str, Any] = retrying.do(
             partial(
                 folder.client.control.list_multipart_uploads,
                 Bucket=folder.bucket,
                 Prefix=folder.key,
-                Delimiter="/",
                 **more,
             ),
             "cannot list the uploads",
@@ -37,10 +37,12 @@ def under_way(folder: Key, before: str, retrying: Retrying) -> Iterator[Item]:
         )
         for one in page.get("Uploads", ()):
             rest = one["Key"][len(folder.key) :]
-            if "/" in rest or not naming.parse_any(rest, naming.split_extension(rest)[1]):
-                continue  # SeaweedFS does not obey the delimiter; and others upload other names
+            # SeaweedFS does not obey the delimiter; and others upload other names.
+            is_ours = "/" not in rest and naming.parse_any(rest, naming.split_extension(rest)[1])
+            if not (is_ours or is_trash):
+                continue
             name = f"{before}{rest}{MARK}{one['UploadId']}"
             yield Item(name, 0, int(one["Initiated"].timestamp() * 1e9), (one["UploadId"], name))
         if not page.get("IsTruncated"):
             return
-        more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+        more |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}

@@ -1,0 +1,142 @@
+"""What networks and servers do to the requests of a save and of a load: all of them, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+
+import marlin_ckpt
+from marlin_ckpt import MarlinError, StorageError
+from marlin_ckpt.storage import paths
+from tests.support import s3_servers
+from tests.support.faulty_proxy import Fault
+from tests.support.s3_stores import (
+    DATA,
+    PASSING,
+    opened,
+    read,
+    settings,
+    with_each_request_failing_once,
+    write,
+)
+
+pytestmark = pytest.mark.usefixtures("short_pauses")
+
+STATE = {"weight": torch.arange(300_000.0), "bias": torch.arange(7.0), "epoch": 3}
+
+
+@pytest.fixture
+def store(s3, proxy):
+    """An empty prefix, reached through the proxy, whose lease is held."""
+    with opened(s3, proxy.endpoint) as one:
+        one.guard = lambda: None
+        yield one
+
+
+@pytest.fixture
+def url(s3, proxy) -> str:
+    """The URL of a checkpoint that is reached through the proxy."""
+    paths.use(s3, settings(proxy.endpoint))
+    marlin_ckpt.save(STATE, f"{s3}/model_1.pt")
+    return f"{s3}/model_1.pt"
+
+
+def is_right(loaded) -> bool:
+    return loaded["epoch"] == 3 and all(torch.equal(loaded[name], STATE[name]) for name in ("weight", "bias"))
+
+
+@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("data", [b"short", DATA], ids=["short", "in parts"])
+def test_a_save_under_a_lease_survives_whatever_happens_to_one_of_its_requests(
+    store, proxy, fault, data, cases
+):
+    if data is DATA and fault not in PASSING[: cases(2, len(PASSING))]:
+        pytest.skip("all faults of long saves are tried in the campaign")
+    kinds = with_each_request_failing_once(
+        proxy, fault, lambda number: write(store, f"model_{number}.pt", data)
+    )
+    assert "CompleteMultipartUpload" in kinds
+    names = store.list().objects
+    assert len(names) == len(kinds) + 1
+    assert all(read(store, name) == data for name in names)
+    # Of an upload whose number was lost nobody knows; it is empty, and whoever takes the lease next ends it.
+    lost = store.unfinished()
+    assert len(lost) == (fault in (Fault.LOST_ANSWER, Fault.CUT_DOWN))
+    for name in lost:
+        store.remove(name, ())
+
+
+@pytest.mark.parametrize("fault", [one for one in PASSING if one is not Fault.CUT_UP])
+def test_a_load_survives_whatever_happens_to_one_of_its_requests(url, proxy, fault):
+    loaded = []
+    kinds = with_each_request_failing_once(proxy, fault, lambda _: loaded.append(marlin_ckpt.load(url)))
+    assert kinds.count("GetObject") > 1
+    assert all(is_right(one) for one in loaded)
+
+
+def test_no_bit_that_flips_on_the_way_down_is_loaded(url, proxy):
+    refused = []
+
+    def load(_: int) -> None:
+        try:
+            assert is_right(marlin_ckpt.load(url))
+        except MarlinError as error:
+            refused.append(error)
+
+    with_each_request_failing_once(proxy, Fault.FLIPPED_DOWN, load)
+    assert refused
+
+
+def test_a_load_in_which_a_third_of_the_answers_is_lost_and_a_third_is_cut_ends_right(url, proxy):
+    faults = iter([Fault.LOST_ANSWER, Fault.CUT_DOWN, None] * 100)
+    proxy.rule = lambda _: next(faults)
+    assert is_right(marlin_ckpt.load(url))
+
+
+def test_an_upload_that_the_store_gives_no_time_says_so_whatever_becomes_of_its_end(s3, proxy):
+    with opened(s3, proxy.endpoint, give_up_after="1s") as hasty:
+        hasty.guard = lambda: None
+        proxy.rule = lambda one: Fault.SLOW_DOWN if "Upload" in one.kind and one.number else None
+        with pytest.raises(MarlinError, match=r"cannot write: .*(SlowDown|503)"):
+            write(hasty)
+    proxy.reset()
+
+
+def test_two_that_are_reached_differently_in_one_process_each_keep_their_settings(s3, proxy):
+    with opened(s3, proxy.endpoint) as one, opened(s3, proxy.endpoint, conditional="allow-without") as other:
+        write(one, "model_1.pt", b"one")
+        proxy.reset()
+        assert one._client.settings.conditional == "require"
+        assert other._client.settings.conditional == "allow-without"
+
+
+def test_a_save_ends_well_or_with_an_error_where_the_server_restarts_in_the_middle(tmp_path, s3, cases):
+    if not cases(0, 1):
+        pytest.skip("takes a server of its own, which starts twice: in the campaign alone")
+    port = s3_servers.free_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    server = s3_servers.started(tmp_path, port)
+
+    def fill(target) -> None:
+        nonlocal server
+        target.put(DATA)
+        server.kill()
+        server.wait()
+        server = s3_servers.started(tmp_path, port)
+        target.put(DATA)
+
+    try:
+        s3_servers.make_bucket(endpoint)
+        with opened(s3, endpoint, give_up_after="1m") as store:
+            write(store, "model_0.pt")
+            with contextlib.suppress(StorageError):
+                store.publish("model_1.pt", 2 * len(DATA), fill)
+            assert "model_1.pt" not in store.list().objects or read(store, "model_1.pt") == DATA + DATA
+            assert read(store, "model_0.pt") == DATA
+            write(store, "model_2.pt")
+            assert read(store, "model_2.pt") == DATA
+    finally:
+        server.kill()
+        server.wait()
