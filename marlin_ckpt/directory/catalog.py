@@ -17,7 +17,7 @@ from marlin_ckpt.formats.layouts.layout import foreign_name
 from marlin_ckpt.storage.local.descent import directory_identity
 from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.local.store import item_of
-from marlin_ckpt.storage.paths import is_folder, look, open_store
+from marlin_ckpt.storage.paths import is_folder, look, nearby, open_store
 from marlin_ckpt.storage.store import Store
 from marlin_ckpt.urls import is_bucket, is_url
 
@@ -182,7 +182,7 @@ def named(paths: Iterable[str], extensions: Iterable[str], *, recursive: bool = 
         else:
             missing = "no such file or directory"
             if is_url(path):
-                raise CheckpointNotFoundError("no such object, and none below", path)
+                raise CheckpointNotFoundError("no such object, and none below", path, nearby(path))
             # No file has a name with a null byte in it: ValueError.
             with contextlib.suppress(ValueError), doing("cannot look at", path, missing):
                 os.stat(path)

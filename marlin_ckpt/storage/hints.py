@@ -30,6 +30,17 @@ def instead_of_missing(path: str, *, is_directory: bool) -> str:
     if not last:
         return ""
     names = _names_in(place or os.curdir, folders_alone=is_directory or last != os.path.basename(path))
+    return like(place, last, names)
+
+
+def like(place: str, last: str, names: Collection[str]) -> str:
+    """The hint where a directory has no such name: one like it, or what it has.
+
+    Args:
+        place: the directory; "" is the working directory.
+        last: the name that it lacks.
+        names: those that it has, sorted.
+    """
     from difflib import get_close_matches  # noqa: PLC0415 - here, since commands start faster without
 
     if near := get_close_matches(last, names, n=1):
@@ -52,15 +63,18 @@ def instead_of_directory(path: str) -> str:
         listed = list(found)
         sizes = {one.name: one.stat().st_size for one in listed if one.is_file(follow_symlinks=False)}
         names = sorted(sizes, key=lambda name: (-sizes[name], name))
-        if not listed:
-            return "it is empty"
-        if not names:
-            return f"marlin-ckpt list {shlex.quote(path)} --recursive shows the checkpoints in it"
-        hint = f"name a file in it: {_some(names)}"
-        if any(naming.parse_any(name, name.rpartition(".")[2]) for name in names):
-            hint += f"; marlin-ckpt latest {shlex.quote(path)} prints the newest"
-        return hint
+        return name_one_of(path, names) if listed else "it is empty"
     return ""
+
+
+def name_one_of(path: str, names: Collection[str]) -> str:
+    """The hint where a directory that holds something was named in place of one of the files in it."""
+    if not names:
+        return f"marlin-ckpt list {shlex.quote(path)} --recursive shows the checkpoints in it"
+    hint = f"name a file in it: {_some(names)}"
+    if any(naming.parse_any(name, name.rpartition(".")[2]) for name in names):
+        hint += f"; marlin-ckpt latest {shlex.quote(path)} prints the newest"
+    return hint
 
 
 def _some(names: Collection[str]) -> str:

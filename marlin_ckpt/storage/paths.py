@@ -7,6 +7,7 @@ seen, and not before.
 import contextlib
 import errno
 import functools
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from marlin_ckpt.entries import Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.fields import PathText
+from marlin_ckpt.storage import hints
 from marlin_ckpt.storage.local import files, publishing
 from marlin_ckpt.storage.local import store as local
 from marlin_ckpt.storage.local.publishing import Published
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.remote import RemoteArguments
     from marlin_ckpt.storage.s3.store import S3Store
 
+_MOST_READ = 1000  # names of a store, which one request has
 # By the URL of a directory, how a run says that its store is reached; all others as boto3 is set up.
 _settings: dict[str, "RemoteArguments"] = {}
 _guards: dict[str, Callable[[], None]] = {}  # by the URL of a directory whose lease this process holds
@@ -85,14 +88,50 @@ def open_source(path: str) -> Iterator[Source]:
             yield source
         return
     place, name = _split(path)
-    with open_remote(place) as store, store.open(name) as found:
-        yield found
+    with open_remote(place) as store, contextlib.ExitStack() as stack:
+        yield _opened(store, name, stack)
+
+
+def _opened(store: "S3Store", name: str, stack: contextlib.ExitStack) -> Source:
+    try:
+        return stack.enter_context(store.open(name))
+    except CheckpointNotFoundError as error:
+        objects, folders = _names_in(store)
+        if name in folders:
+            path = f"{store.place}/{name}"
+            what, hint = "cannot read: Is a directory", hints.name_one_of(path, _names_in(store, name)[0])
+            raise StorageError(what, path, hint, errno=errno.EISDIR) from None
+        error.hint = hints.like(store.place, name, sorted((*objects, *folders)))
+        raise
+
+
+def nearby(url: str) -> str:
+    """The hint where nothing has a URL: what is in the prefix that it would be in; "" of a bucket."""
+    if is_bucket(url):
+        return ""
+    place, name = _split(url)
+    with open_remote(place) as store:
+        objects, folders = _names_in(store)
+    return hints.like(place, name, sorted((*objects, *folders)))
+
+
+def _names_in(store: "S3Store", folder: str = "") -> tuple[list[str], list[str]]:
+    """Some of the objects and of the folders in a folder, for a hint; none where the store does not say."""
+    start = len(folder) + bool(folder)
+    objects, folders = set[str](), set[str]()
+    with contextlib.suppress(StorageError):
+        for one in itertools.islice(store.items(folder), _MOST_READ):
+            first, more, _ = one.name[start:].partition("/")
+            if first[:1] != ".":
+                (folders if more else objects).add(first)
+    return sorted(objects), sorted(folders)
 
 
 def _split(url: str) -> tuple[str, str]:
     """The URL of the directory of an object, and its name there."""
     if is_bucket(url):
-        raise StorageError("names a bucket, and no object in it", url, errno=errno.EISDIR)
+        hint = hints.name_one_of(url, ())
+        raise StorageError("names a bucket, and no object in it", url, hint, errno=errno.EISDIR)
     place, name = os.path.split(url.rstrip("/"))
     return place, name
 

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from marlin_ckpt.storage.paths import open_remote
 from marlin_ckpt.storage.s3 import client, retrying
+from marlin_ckpt.storage.target import whole
 from tests.support import s3_servers
 
 SECRET = "pa55word"
@@ -56,6 +58,25 @@ def test_what_is_not_there_ends_with_the_code_for_that(run_main, s3):
     for command in ("show", "verify", "latest", "log"):
         code, _, err = run_main(command, f"{s3}/model_9.pt")
         assert (code, err.startswith("error: no ")) == (4, True), err
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "code", "said"),
+    [
+        ("show", "runs/model_3.pt", 4, "did you mean {}/runs/model_2.pt?"),
+        ("verify", "rnus", 4, "did you mean {}/runs?"),
+        ("list", "rnus", 0, "did you mean {}/runs?"),
+        ("show", "runs", 1, "name a file in it: model_2.pt; marlin-ckpt latest {}/runs prints the newest"),
+        ("export", "x/y", 4, ""),
+    ],
+)
+def test_the_hint_is_a_name_like_it_or_what_is_there(run_main, s3, command, name, code, said):
+    with open_remote(s3) as store:
+        store.publish("runs/model_2.pt", 4, whole(b"data"))
+    output = ["-o", "x.pt"] if command == "export" else []
+    found, out, err = run_main(command, f"{s3}/{name}", *output)
+    hints = [line.removeprefix("hint: ") for line in err.splitlines() if line.startswith("hint: ")]
+    assert (found, hints) == (code, [said.format(s3)] * bool(said)), out + err
 
 
 def test_without_credentials_and_without_a_server_the_message_says_what_to_set(run_main, s3, monkeypatch):

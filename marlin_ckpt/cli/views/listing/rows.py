@@ -16,6 +16,8 @@ from marlin_ckpt.naming import EXTENSIONS
 from marlin_ckpt.operations.listing.looking import Listing
 from marlin_ckpt.operations.listing.order import metric_by_run, run_of
 from marlin_ckpt.operations.listing.wanted import Wanted
+from marlin_ckpt.storage.paths import nearby
+from marlin_ckpt.urls import is_url
 
 _COMPLETE = {True: "yes", False: "no", None: "?"}
 _COLOURS = {True: "", False: "red", None: "yellow"}
@@ -183,6 +185,8 @@ def _tell_of_others(wanted: Wanted) -> None:
         output.talk(
             f"hint: it holds other files ({', '.join(each)}{more}); --ext E lists those of an extension"
         )
+    elif is_url(wanted.directory) and (hint := nearby(wanted.directory)):
+        output.talk(f"hint: {escape(hint)}")
 
 
 def _kind(one: Inspection) -> str:
