@@ -85,7 +85,7 @@ class DefaultCheckpointerArguments(Checked):
         layout: what a checkpoint is. `file` is one file; where each of several processes has a part of the
             state, the first gathers it, tensor by tensor. `sharded` is a folder `{file_prefix}_{index}.dcp`
             to which each process writes what it has. `auto` is `sharded` where a tensor is a DTensor (with
-            `backend: fsdp2`), else `file`.
+            `backend: fsdp2`), else `file`. In an object store `auto` is `file`.
         save_timeout: how long one of several processes that save together waits for the others, such as `10m`
             or `90s`; then the save has failed.
         remote: how `s3://bucket/prefix` is reached, where a directory is one. `None` takes the defaults.

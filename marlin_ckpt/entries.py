@@ -21,6 +21,7 @@ class Item(NamedTuple):
         inode: device and inode of a local file, which all its names share; () elsewhere.
         is_folder: whether it is a folder.
         is_link: whether a symbolic link has the name, and all else is of what it leads to.
+        about: what its writer has said of it beside it, where the store keeps that; see `Manifest.brief`.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Item(NamedTuple):
     inode: tuple[int, ...] = ()
     is_folder: bool = False
     is_link: bool = False
+    about: str = ""
 
     @property
     def same(self) -> Identity:

@@ -1,12 +1,14 @@
 """The URLs of object stores, in the place of paths: `s3://bucket/prefix`."""
 
+import errno
 import os
 import re
 from typing import Any, NamedTuple, TypeGuard
 
-from marlin_ckpt.errors import ArgumentsError, Fault
+from marlin_ckpt.errors import ArgumentsError, Fault, StorageError
 
 SCHEME = "s3://"
+NOT_KEPT = "are not kept in object stores in this version"
 _ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; older buckets had "_" and
 # capital letters, which other stores still allow.
@@ -62,6 +64,22 @@ def fault(path: str | os.PathLike[str]) -> str:
         if scheme is None
         else f"{scheme.group()} is not known here: expected a directory, or s3://bucket/prefix"
     )
+
+
+def refuse(path: Any, what: str, hint: str = "") -> None:
+    """Refuses the URL of an object store for what is not kept there in this version.
+
+    Args:
+        path: any path or URL.
+        what: is not kept there.
+        hint: what to do about it.
+
+    Raises:
+        StorageError: it is a URL (`errno` is ENOTSUP).
+    """
+    if is_url(path):
+        told = f"{what} {NOT_KEPT}"
+        raise StorageError(told, path, hint or "take a local or a shared directory", errno=errno.ENOTSUP)
 
 
 def parse(url: str) -> Place:

@@ -11,6 +11,7 @@ from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.run_saves import RunSaves
 from marlin_ckpt.directory import lease, leftovers, needed_space
 from marlin_ckpt.directory.history import removals
+from marlin_ckpt.directory.reaching import layout_in
 from marlin_ckpt.distributed.failures import told_by_main
 from marlin_ckpt.saving import predicted_size
 from marlin_ckpt.saving.job import Form
@@ -55,6 +56,6 @@ def check(
     if not args.check_space:
         return
     size_bytes = predicted_size.predicted_bytes(payload, optimizers)
-    if saves.engine.form(payload, args.layout) is not Form.FILE:  # each rank has a part of it
+    if saves.engine.form(payload, layout_in(args)) is not Form.FILE:  # each rank has a part of it
         size_bytes = int(crew.here.total(size_bytes)[0])
     told_by_main(crew.here, lambda: needed_space.check(args, size_bytes, indices, saves.lineage.run_id))

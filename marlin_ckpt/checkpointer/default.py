@@ -36,7 +36,7 @@ _LOGGER_NAME = "marlin_ckpt.checkpointer"
 
 
 class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
-    """Saves to and loads from `{file_prefix}_{index}.{file_ext}` in directories of the local file system.
+    """Saves to and loads from `{file_prefix}_{index}.{file_ext}` in directories, or in an object store.
 
     The ranks of a process group load together, and they save together what holds DTensors, or anything with
     `layout: sharded`: all make the same calls, and what fails at one is raised at all. When `save` returns,
@@ -45,7 +45,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
 
     Attributes:
         args: the arguments. Each call checks and obeys them as they are then.
-        loaded_path: what `load` has loaded last; "" where it has loaded nothing.
+        loaded_path: what `load` has loaded last, or "".
         is_alone: whether this process saves and loads by itself; a trainer of one process sets it.
         is_shared: whether all ranks save together from the beginning; a trainer of many sets it.
     """

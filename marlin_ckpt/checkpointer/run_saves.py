@@ -16,6 +16,7 @@ from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import leftovers
 from marlin_ckpt.directory.lease import Lease
 from marlin_ckpt.directory.neighbours import Neighbours
+from marlin_ckpt.directory.reaching import layout_in
 from marlin_ckpt.directory.retention.in_run import Keeper
 from marlin_ckpt.directory.transaction import Transaction
 from marlin_ckpt.distributed.ranks import Ranks
@@ -152,7 +153,7 @@ class RunSaves:
         if crew.is_together is None and (args.layout == "sharded" or has_parts(wanted.state)):
             crew.is_together = True
         ranks = self.meet(args)
-        form = self.engine.form(wanted.state, "file" if wanted.is_model else args.layout)
+        form = self.engine.form(wanted.state, "file" if wanted.is_model else layout_in(args))
 
         def begin() -> Job:
             manifest = wanted.describe()

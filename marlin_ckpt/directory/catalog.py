@@ -5,6 +5,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory.walk import Level, OnError, walk
@@ -87,11 +88,12 @@ def find_in(  # noqa: PLR0913 - what is searched for, each by its name
 
     Of sub-folders that cannot be read `on_error` is told, where it is given, in place of the log.
     """
-    found = []
+    found: list[Entry] = []
     extensions = (extension,) if isinstance(extension, str) else extension
     for level in readable(store, recursive=recursive, on_error=on_error):
         folders = (one for one in level.checkpoints if foreign or not layouts.is_foreign(one))
         found += [one for one in folders if prefix in (None, one.name and one.name.prefix)]
+        fitting: list[tuple[str, naming.FileName | None]] = []
         for path in level.objects:
             last = path.rpartition("/")[2]
             its = naming.extension_among(last, extensions)
@@ -101,8 +103,9 @@ def find_in(  # noqa: PLR0913 - what is searched for, each by its name
             if foreign and name is None and prefix is None:
                 read = foreign_name(last[: -len(its) - 1])
                 name = read and replace(read, extension=its)
-            if (name or prefix is None) and (item := regular_file(store, path)):
-                found.append(Entry(store.place, item, name))
+            if name or prefix is None:
+                fitting.append((path, name))
+        found += [Entry(store.place, item, name) for item, name in _regular_files(store, fitting) if item]
     return sorted(found, key=_order)
 
 
@@ -233,6 +236,18 @@ def _look(store: Store, name: str) -> Item | None:
         if is_url(store.place):  # it would pass for one that has no checkpoint
             raise
         return None  # what cannot be looked at is passed over
+
+
+def _regular_files(
+    store: Store, fitting: list[tuple[str, naming.FileName | None]]
+) -> Iterator[tuple[Item | None, naming.FileName | None]]:
+    """Looks at names, each with what it says; several at a time where the store is far away."""
+    look = partial(regular_file, store)
+    if not is_url(store.place):
+        return ((look(path), name) for path, name in fitting)
+    from marlin_ckpt.storage.threads import in_order  # noqa: PLC0415 - few directories are remote
+
+    return zip(in_order(look, [path for path, _ in fitting]), [name for _, name in fitting], strict=True)
 
 
 def regular_file(store: Store, name: str) -> Item | None:

@@ -36,6 +36,9 @@ def delete_existing(directory: str, extension: str, logger: logging.Logger) -> t
 def sweep_beside(path: PathText) -> None:
     """Removes what dead processes left half written in the directory of a file that is to be written."""
     directory = os.path.dirname(os.fspath(path)) or os.curdir
+    if is_url(directory):  # without its lease nobody knows whose uploads have been left
+        with paths.open_store(directory):  # reached here first, and not when the program ends
+            return
     sweep(os.path.realpath(directory) if os.path.islink(directory) else directory, _logger)
 
 

@@ -29,6 +29,7 @@ from marlin_ckpt.storage.local.store import LocalStore, open_store
 from marlin_ckpt.storage.store import levels_below
 from marlin_ckpt.storage.sums import sums
 from marlin_ckpt.storage.target import Target
+from marlin_ckpt.urls import refuse
 
 _RESERVED = ("", ".", "..", naming.TRASH, naming.OWN_DIRECTORY, naming.MANIFEST.partition("/")[0])
 
@@ -65,10 +66,12 @@ class Transaction:
 
         Raises:
             ArgumentsError: no folder may have this name.
-            StorageError: the directory is relative, and there is no working directory any more.
+            StorageError: the directory is relative, and there is no working directory any more; or it is in
+                an object store.
         """
         if name in _RESERVED or "/" in name or "\0" in name or temporary.is_temporary(name):
             raise ArgumentsError([Fault("name", f"expected the name of a folder, not {name!r}")])
+        refuse(directory, "folders", "save a file there")
         self._directory = absolute(directory)
         self._name = name
         self.path = os.path.join(self._directory, name)

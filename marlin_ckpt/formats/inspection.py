@@ -1,5 +1,6 @@
 """What can be said of files without reading their data."""
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterable
@@ -8,13 +9,22 @@ from marlin_ckpt import naming
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import BadFileError, drop_frames
 from marlin_ckpt.formats import layouts
+from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.registry import open_format
-from marlin_ckpt.formats.verdicts import Inspection, status_of
+from marlin_ckpt.formats.verdicts import Inspection, Status, status_of
 from marlin_ckpt.storage.paths import open_source, open_store
 
 
 def inspect(entry: Entry) -> Inspection:
-    """Looks at the structure of one checkpoint and at its manifest, not at its data."""
+    """Looks at the structure of one checkpoint and at its manifest, not at its data.
+
+    An object of which a store has its manifest, in brief, is not opened for that: it is there as a whole, or
+    not at all, and the store has compared its checksum.
+    """
+    if entry.item.about:
+        with contextlib.suppress(BadFileError, ValueError):
+            manifest = Manifest.from_json(entry.item.about.encode(), entry.path)
+            return Inspection(entry, Status.COMPLETE, "", manifest)
     try:
         if layout := layouts.of(entry):
             with open_store(entry.place or os.curdir) as store:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
 from marlin_ckpt.errors import UnknownFormatError
@@ -18,6 +18,9 @@ FORMAT_VERSION = 1
 _MOST_BYTES = 8 << 20  # beside what it says of each record; reading JSON takes 25 times its length of memory
 
 _SUM_BYTES = len('{"checksum":"00000000",')
+# Object stores take 2 KB of metadata with an object, the names in it and those of others included:
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html
+_MOST_BRIEF = 1_900
 _MOST_SHOWN = 100  # characters of a value that is none
 _NOT_FINITE = ("nan", "inf", "-inf")  # as `json_ready` writes them
 
@@ -134,6 +137,15 @@ class Manifest:
             values["sharded"] = {**self.sharded._asdict(), "mesh": mesh}
         data = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
         return summed(data) if self.layout else data
+
+    def brief(self) -> str:
+        """What a listing shows, in few letters that any store takes, for `from_json`; "" where it is much.
+
+        It is without the records and the optimizers. Blanks are spelled out, since some that follow another
+        get lost in headers of HTTP.
+        """
+        text = replace(self, records=[], optimizers={}).to_json().decode().replace(" ", "\\u0020")
+        return text if len(text) <= _MOST_BRIEF else ""
 
     @classmethod
     def from_json(cls, data: bytes, path: str = "") -> Manifest:

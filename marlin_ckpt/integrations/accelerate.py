@@ -20,6 +20,7 @@ from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations.folders import accelerate as folders
 from marlin_ckpt.operations.folders import numbered
 from marlin_ckpt.saving.recording import Recording, recorded_folder
+from marlin_ckpt.urls import refuse
 
 PRIVATE = (
     "_custom_objects",
@@ -28,6 +29,7 @@ PRIVATE = (
     "_schedulers",
 )  # what is read beyond public attributes
 _LEFT = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")  # values of `DistributedType`
+_FOLDERS = "the folders of Accelerate"
 _warn_once = functools.cache(get_logger(__name__).warning)
 
 
@@ -64,11 +66,14 @@ class MarlinAccelerator(Accelerator):
             kwargs: as for `Accelerator.save_state`.
 
         Raises:
-            StorageError: the folder cannot be written, or not by another process; or it holds files that no
+            StorageError: the folder cannot be written, or not by another process, or is to be in an object
+                store; or it holds files that no
                 save has written; or a state of this number or a later one is there already.
         """
         if not self._is_covered():
             return super().save_state(output_dir, safe_serialization, **kwargs)
+        refuse(output_dir, _FOLDERS)
+        refuse(self.project_dir, _FOLDERS)
         config = self.project_configuration
         number, is_named = config.iteration, config.automatic_checkpoint_naming
         path = f"{self._directory()}/checkpoint_{number}" if is_named else os.path.abspath(output_dir)

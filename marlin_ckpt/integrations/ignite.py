@@ -16,6 +16,7 @@ from marlin_ckpt.saving.afterwards import Afterwards
 from marlin_ckpt.saving.closing import Closing
 from marlin_ckpt.saving.saver import Saver
 from marlin_ckpt.storage.local.publishing import make_directory
+from marlin_ckpt.urls import refuse
 
 _STEP = re.compile(r"_(?P<step>[0-9]+)(?:_.*)?\.[^.]*", re.DOTALL)  # of what follows the basename
 _WHY = "Checkpoint keeps no more"  # by its `n_saved`
@@ -62,8 +63,9 @@ class MarlinSaver(Closing, DiskSaver):
 
         Raises:
             ValueError: there is no such directory, or it is not empty.
-            StorageError: the directory cannot be made.
+            StorageError: the directory cannot be made, or is in an object store.
         """
+        refuse(dirname, "the files of Ignite", "save by a CheckpointDirectory in a handler of your own")
         saves = idist.get_rank() == save_on_rank
         if saves and create_dir:
             make_directory(os.path.expanduser(os.fspath(dirname)))

@@ -21,6 +21,8 @@ from marlin_ckpt.loading.anything import load
 from marlin_ckpt.saving.afterwards import Afterwards
 from marlin_ckpt.saving.copying.owners import KnownOptimizers
 from marlin_ckpt.saving.saver import Saver
+from marlin_ckpt.storage.paths import look
+from marlin_ckpt.urls import is_url
 
 # Of Lightning's two packages the one that was imported already, or that is there: both take seconds.
 _IS_SPLIT = {*sys.modules} & {"lightning", "lightning_fabric"} == {"lightning_fabric"}
@@ -34,8 +36,9 @@ _logger = get_logger(__name__)
 class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
     """Saves checkpoints that are durable, whole and have checksums, and compares these when it loads.
 
-    It works with Lightning, pytorch_lightning and Fabric. A path that is not on a local file system is left
-    to Lightning's own plugin, with a warning. `afterwards` holds what is to be done when a save is durable.
+    It works with Lightning, pytorch_lightning and Fabric. A path is a local one or, where boto3 is installed,
+    `s3://bucket/prefix/name.ckpt`; any other is left to Lightning's own plugin, with a warning.
+    `afterwards` holds what is to be done when a save is durable.
     """
 
     def __init__(self, *, async_save: bool = False, **how: Any) -> None:
@@ -102,7 +105,7 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
                 raise
             _logger.warning("Passed over: %s; %s is loaded in its place.", error, intact)
             local, state = intact, read(intact)
-        if not self._has_saved and os.path.isfile(local):
+        if not self._has_saved and (found := look(local)) and not found.is_folder:
             self._saver.continue_run(local)
             self._saver.recording.passes_over(passed_over)
         return state
@@ -130,6 +133,8 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
         self.afterwards.all_durable(is_last=is_last)
 
     def _local(self, path: PathText) -> str | None:
+        if is_url(path) and find_spec("boto3"):
+            return path
         system, local = url_to_fs(str(path))
         if isinstance(system, LocalFileSystem):
             return str(local)

@@ -19,8 +19,10 @@ from marlin_ckpt.naming import Kind
 from marlin_ckpt.operations.folders import numbered
 from marlin_ckpt.operations.folders import transformers as folders
 from marlin_ckpt.saving.recording import Recording, recorded_folder
+from marlin_ckpt.urls import refuse
 
 _PARALLEL = ("not_parallel", "not_distributed", "distributed")  # of transformers.training_args.ParallelMode
+_FOLDERS = "the folders of Transformers"
 _warn_once = functools.cache(get_logger(__name__).warning)
 
 
@@ -32,7 +34,11 @@ def protect(trainer: Any) -> Any:
 
     Returns:
         the same trainer, which is now a `MarlinCheckpoints` too.
+
+    Raises:
+        StorageError: its folders are to be in an object store.
     """
+    refuse(trainer.args.output_dir, _FOLDERS)
     kind = type(trainer)
     if not issubclass(kind, MarlinCheckpoints):
         trainer.__class__ = type(kind.__name__, (MarlinCheckpoints, kind), {"__module__": kind.__module__})
@@ -63,7 +69,9 @@ class MarlinCheckpoints(Trainer):
         Raises:
             CorruptCheckpointError: the named folder, or every folder, is damaged or incomplete.
             CheckpointNotFoundError: there is no folder of that name.
+            StorageError: the folders are to be in an object store.
         """
+        refuse(self.args.output_dir, _FOLDERS)
         self._recording = Recording("Transformers")
         if resume_from_checkpoint and self._is_covered():
             named = "" if resume_from_checkpoint is True else str(resume_from_checkpoint)

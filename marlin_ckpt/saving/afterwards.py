@@ -11,6 +11,8 @@ from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.local.links import place_link
+from marlin_ckpt.storage.paths import open_store
+from marlin_ckpt.urls import is_url
 
 _logger = get_logger(__name__)
 
@@ -106,12 +108,16 @@ class Afterwards:
         for path, number in self._doomed.copy().items():
             if number < first and (is_last or not _is_linked(path)):
                 del self._doomed[path]
-                if os.path.lexists(path):
-                    self._on_removed(path, _remove(path))
+                if (size := _remove(path)) is not None:
+                    self._on_removed(path, size)
 
 
-def _remove(path: str) -> int:
-    """Removes a file or folder; returns its size in bytes."""
+def _remove(path: str) -> int | None:
+    """Removes a file, an object or a folder; returns its size in bytes, None where there is nothing."""
+    if is_url(path):
+        return _remove_object(path)
+    if not os.path.lexists(path):
+        return None
     size = size_of(path)
     with doing("cannot remove", path):
         is_folder = os.path.isdir(path) and not os.path.islink(path)
@@ -119,8 +125,19 @@ def _remove(path: str) -> int:
     return size
 
 
+def _remove_object(url: str) -> int | None:
+    place, name = os.path.split(url)
+    with open_store(place) as store:
+        found = store.head(name)
+        if found is not None:
+            store.remove(name, found.identity)
+    return found and found.size_bytes
+
+
 def _is_linked(path: str) -> bool:
-    """Whether a symbolic link beside a file leads to it."""
+    """Whether a symbolic link beside a file leads to it; there is none in an object store."""
+    if is_url(path):
+        return False
     real = os.path.realpath(path)
     directory = os.path.dirname(path)
     if not os.path.isdir(directory):

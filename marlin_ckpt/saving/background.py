@@ -14,6 +14,7 @@ from typing import Any
 
 from marlin_ckpt.errors import MarlinError, StorageError, drop_frames
 
+_SILENT_S = 2.0  # for which nobody asks why a program waits
 _NOTE = "In the background:\n"
 
 
@@ -28,6 +29,7 @@ class _Shared:
         is_left: whether the owner is gone, so that an error can only be logged.
         process: in which the thread runs.
         thread: the identity of the thread while it runs, else 0.
+        what: is saved.
     """
 
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -36,6 +38,13 @@ class _Shared:
     is_left: bool = False
     process: int = field(default_factory=os.getpid)
     thread: int = 0
+    what: str = ""
+
+    def waits(self, logger: logging.Logger, level: int, text: str) -> None:
+        """Waits until no task is under way, and says so where that takes long; called with `changed` held."""
+        if not self.changed.wait_for(lambda: not self.is_busy, _SILENT_S):
+            logger.log(level, text, self.what)
+            self.changed.wait_for(lambda: not self.is_busy)
 
 
 class Background:
@@ -59,14 +68,19 @@ class Background:
         """Whether the task is what calls this, which cannot wait for its own end."""
         return self.is_busy() and self._shared.thread == threading.get_ident()
 
-    def start(self, work: Callable[[], None]) -> None:
+    def start(self, work: Callable[[], None], what: str) -> None:
         """Runs a task in the background; the one before it must have ended.
+
+        Args:
+            work: the task.
+            what: it saves, for whoever waits.
 
         Raises:
             StorageError: no thread can be started.
         """
         shared, logger, tasks = self._shared, self._logger, [work]
-        shared.is_busy = True
+        shared.is_busy, shared.what = True, what
+        _tell_at_the_end(shared, logger)
 
         def run() -> None:
             shared.thread = threading.get_ident()
@@ -75,6 +89,7 @@ class Background:
                 shared.thread = 0  # a later thread may have the same identity
                 shared.error = error
                 shared.is_busy = False
+                _under_way.pop(id(shared), None)
                 shared.changed.notify_all()
                 if shared.is_left:
                     _tell(shared, logger)
@@ -83,6 +98,7 @@ class Background:
             threading.Thread(target=run, name="marlin-ckpt save").start()
         except RuntimeError as error:
             shared.is_busy = False
+            _under_way.pop(id(shared), None)
             raise StorageError(f"cannot start a thread that saves: {error}") from error
 
     def ended(self) -> BaseException | None:
@@ -94,7 +110,7 @@ class Background:
         self._forget_parent()
         shared = self._shared
         with shared.changed:
-            shared.changed.wait_for(lambda: not shared.is_busy)
+            shared.waits(self._logger, logging.INFO, "Waiting until %s is saved.")
             error, shared.error = shared.error, None
             return error
 
@@ -105,6 +121,28 @@ class Background:
             self._shared.changed = threading.Condition()
             self._shared.is_busy = False
             self._shared.error = None
+
+
+_under_way: dict[int, tuple[_Shared, logging.Logger]] = {}
+_is_telling = False
+
+
+def _tell_at_the_end(shared: _Shared, logger: logging.Logger) -> None:
+    """Has somebody who waits for the program's end told what it waits for: an upload may take minutes."""
+    global _is_telling  # noqa: PLW0603 - once in a process
+    _under_way[id(shared)] = shared, logger
+    if not _is_telling:
+        _is_telling = True
+        # What `atexit` calls comes when the threads have ended; concurrent.futures needs this as well.
+        with contextlib.suppress(AttributeError, RuntimeError):
+            threading._register_atexit(_wait_for_all)  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _wait_for_all() -> None:
+    for shared, logger in list(_under_way.values()):
+        if shared.process == os.getpid():
+            with shared.changed:
+                shared.waits(logger, logging.WARNING, "The program ends once %s is saved.")
 
 
 def _attempt(tasks: list[Callable[[], None]]) -> BaseException | None:

@@ -193,7 +193,7 @@ class Engine:
         staged = self._together(here, lambda: self._begin_copy(job, image, memory))
         staged.stall_s = time.perf_counter() - began
         try:
-            self._background.start(lambda: self._finish(job, image, memory, staged))
+            self._background.start(lambda: self._finish(job, image, memory, staged), job.path)
         except MarlinError:
             self._awaited.give_up()
             staged.device_copies.wait()

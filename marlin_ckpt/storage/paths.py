@@ -10,7 +10,7 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -217,7 +217,7 @@ def publish(  # noqa: PLR0913 - keywords
     image: memoryview | None = None,
     before_renaming: Callable[[], None] = lambda: None,
     overwrite: bool = True,
-    about: Mapping[str, str] | None = None,
+    about: str = "",
 ) -> Published:
     """Writes a file or an object under its final name, whole and durable, or not at all.
 
@@ -229,7 +229,7 @@ def publish(  # noqa: PLR0913 - keywords
         image: as for `publishing.publish`.
         before_renaming: called when all is stored, and only the name is not yet there.
         overwrite: as for `publishing.publish`.
-        about: what `S3Store.about` says of an object; a file has none.
+        about: that the `Item` of an object will have; a file has none.
 
     Raises:
         StorageError: as `publishing.publish`; or another writer was faster.
@@ -253,7 +253,7 @@ def publish(  # noqa: PLR0913 - keywords
             raise publishing.is_taken(path)
         item = store.publish(
             name, expected_bytes, fill,
-            replaces=found and found.identity, metadata=about, image=image, before_commit=committing,
+            replaces=found and found.identity, about=about, image=image, before_commit=committing,
         )  # fmt: skip
     return publishing.Published(item.size_bytes, stored - began, time.perf_counter() - stored)
 

@@ -131,6 +131,20 @@ def save_and_load(directory: str) -> dict[str, Any]:
     return found
 
 
+def save_in_store(url: str) -> list[Any]:
+    """Saves a run behind the loop to an object store, and loads it: the path, and whether it is the same."""
+    run, other = Run(), Run(seed=9)
+    with checkpointer(url, async_save=True) as one:
+        run.step()
+        was, path = run.whole(), one.save(run.state(), 1)
+        run.step()
+    other.step()
+    checkpointer(url).load(into=Checkpoint(other.model, {"optimizers": [other.optimizer]}))
+    now = other.whole()
+    optimizers = (whole["trainer"]["optimizers"] for whole in (was, now))
+    return [path, same(was["model"], now["model"]), same(*optimizers)]
+
+
 def save_anything(directory: str) -> list[bool]:
     """A folder by `marlin_ckpt.save` and by a Saver: whether it is what was there."""
     run, found = Run(), []

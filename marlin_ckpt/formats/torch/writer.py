@@ -83,7 +83,8 @@ def write_file(  # noqa: PLR0913, PLR0917 - all but the first three are seldom g
             yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
 
     fill = _filling(encoded, data(), manifest, has_statistics=has_statistics)
-    done = publish(path, fill, encoded.size_bytes, overwrite=overwrite)
+    about = manifest.brief() if is_url(path) else ""
+    done = publish(path, fill, encoded.size_bytes, overwrite=overwrite, about=about)
     return _written(path, encoded, done)
 
 
@@ -122,6 +123,7 @@ def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
     done = publish(
         path, fill, encoded.size_bytes,
         image=image.memory, before_renaming=before_renaming, overwrite=overwrite,
+        about=manifest.brief() if is_url(path) else "",
     )  # fmt: skip
     return _written(path, encoded, done)
 

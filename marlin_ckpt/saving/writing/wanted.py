@@ -22,7 +22,7 @@ from marlin_ckpt.saving.writing.choosing import has_parts
 from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.storage.local.publishing import is_taken
 from marlin_ckpt.storage.paths import exists, make_directory
-from marlin_ckpt.urls import is_url
+from marlin_ckpt.urls import is_url, refuse
 
 _ALONE = Crew()
 _TOGETHER = "all ranks save DTensors, and what ends in .dcp, together; if one has failed, its log says why"
@@ -144,7 +144,6 @@ class Wanted:
 
     def _check_url(self) -> None:
         if self.form is Form.SHARDED:
-            what = "sharded checkpoints are not kept in object stores in this version"
-            raise StorageError(what, self.path, "save a file, or to a shared directory", errno=errno.ENOTSUP)
+            refuse(self.path, "sharded checkpoints", "save a file, or to a shared directory")
         if not self._overwrite and exists(self.path):
             raise is_taken(self.path)

@@ -19,6 +19,8 @@ from marlin_ckpt.storage.s3.source import S3Source
 from marlin_ckpt.storage.store import Listing
 from marlin_ckpt.urls import Place
 
+ABOUT = "marlin-about"  # in the metadata of an object: `Item.about`
+
 
 class S3Reading:
     """A prefix that is read; see `S3Store`.
@@ -64,13 +66,9 @@ class S3Reading:
             return next((one for one in self.uploads("") if one.name == name), None)
         found = parts.head(self._key(name), self._retrying)
         if found is not None:
-            return _item(name, found["ContentLength"], found["LastModified"], found["ETag"])
+            item = _item(name, found["ContentLength"], found["LastModified"], found["ETag"])
+            return item._replace(about=found["Metadata"].get(ABOUT, ""))
         return self._folder(name)
-
-    def about(self, name: str) -> dict[str, str] | None:
-        """What the writer of an object has said of it; None where there is none."""
-        found = parts.head(self._key(name), self._retrying)
-        return None if found is None else dict(found["Metadata"])
 
     def _folder(self, name: str) -> Item | None:
         hashed, newest_ns, count = hashlib.blake2b(digest_size=16), 0, 0
@@ -100,21 +98,19 @@ class S3Reading:
     def _pages(self, before: str, delimiter: str) -> Iterator[dict[str, Any]]:
         more: dict[str, str] = {}
         while True:
-            page: dict[str, Any] = self._retrying.do(
-                partial(
-                    self._client.control.list_objects_v2,
-                    Bucket=self._bucket,
-                    Prefix=self._prefix + before,
-                    Delimiter=delimiter,
-                    **more,
-                ),
-                "cannot list the store",
-                self._path(before.removesuffix("/")),
-            )
+            request = partial(self._page, before, delimiter, more)
+            page = self._retrying.do(request, "cannot list the store", self._path(before.removesuffix("/")))
             yield page
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _page(self, before: str, delimiter: str, more: dict[str, str]) -> dict[str, Any]:
+        # Asked for anew each time: the client that has failed may have had credentials that were renewed.
+        found: dict[str, Any] = self._client.control.list_objects_v2(
+            Bucket=self._bucket, Prefix=self._prefix + before, Delimiter=delimiter, **more
+        )
+        return found
 
     def _key(self, name: str) -> Key:
         if any(part in ("", ".", "..") for part in name.split("/")):

@@ -2,7 +2,7 @@
 
 import contextlib
 import errno
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -12,7 +12,7 @@ from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage.s3 import answers, conditions, moving, parts, uploads
 from marlin_ckpt.storage.s3.client import Client, client, now_s
 from marlin_ckpt.storage.s3.parts import Key, Upload
-from marlin_ckpt.storage.s3.reading import S3Reading
+from marlin_ckpt.storage.s3.reading import ABOUT, S3Reading
 from marlin_ckpt.storage.s3.retrying import Retrying
 from marlin_ckpt.storage.target import Fill
 from marlin_ckpt.storage.writer import Writer
@@ -69,7 +69,7 @@ class S3Store(S3Reading):
         fill: Fill,
         *,
         replaces: Identity | None = None,
-        metadata: Mapping[str, str] | None = None,
+        about: str = "",
         image: memoryview | None = None,
         before_commit: Callable[[], None] = lambda: None,
     ) -> Item:
@@ -80,7 +80,7 @@ class S3Store(S3Reading):
             size_bytes: how long it will be, roughly.
             fill: as for `Store.publish`.
             replaces: as for `Store.publish`.
-            metadata: what `about` will say of it; ASCII, at most 2 KB.
+            about: that its `Item` will have; ASCII, at most 2 KB with all else.
             image: memory for the whole object; see `Upload`.
             before_commit: called when all is in the store but the commit; may raise.
         """
@@ -89,7 +89,7 @@ class S3Store(S3Reading):
         if self._client.settings.conditional != "require":
             condition = {}
         self._check_expected(key, replaces)
-        upload = Upload(key, size_bytes, metadata or {}, image, self._patience_s)
+        upload = Upload(key, size_bytes, {ABOUT: about} if about else {}, image, self._patience_s)
         try:
             writer = Writer(upload)
             fill(writer)

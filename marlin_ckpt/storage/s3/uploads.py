@@ -25,16 +25,7 @@ def under_way(folder: Key, before: str, retrying: Retrying, *, is_trash: bool = 
     """
     more = {} if is_trash else {"Delimiter": "/"}
     while True:
-        page: dict[str, Any] = retrying.do(
-            partial(
-                folder.client.control.list_multipart_uploads,
-                Bucket=folder.bucket,
-                Prefix=folder.key,
-                **more,
-            ),
-            "cannot list the uploads",
-            folder.path,
-        )
+        page = retrying.do(partial(_page, folder, more), "cannot list the uploads", folder.path)
         for one in page.get("Uploads", ()):
             rest = one["Key"][len(folder.key) :]
             # SeaweedFS does not obey the delimiter; and others upload other names.
@@ -46,3 +37,10 @@ def under_way(folder: Key, before: str, retrying: Retrying, *, is_trash: bool = 
         if not page.get("IsTruncated"):
             return
         more |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+
+def _page(folder: Key, more: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = folder.client.control.list_multipart_uploads(
+        Bucket=folder.bucket, Prefix=folder.key, **more
+    )
+    return found

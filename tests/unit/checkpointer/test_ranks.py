@@ -33,6 +33,11 @@ def test_what_ranks_save_in_each_form_is_what_was_there_at_the_call_bit_for_bit(
     assert read_statistics(tmp_path / "sync" / "model_3.dcp") is None
 
 
+def test_ranks_save_one_whole_file_to_an_object_store_and_each_loads_its_part_of_it(s3: str):
+    found = ranks.run(2, f"{_WORK}:save_in_store", url=s3)
+    assert found == [[f"{s3}/model_1.pt", True, True]] * 2
+
+
 def test_a_name_of_a_folder_has_all_ranks_save_anything_together(tmp_path):
     found = ranks.run(2, f"{_WORK}:save_anything", directory=str(tmp_path))
     assert found == [[True] * 6] * 2

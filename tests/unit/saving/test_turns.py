@@ -166,11 +166,11 @@ def test_threads_that_save_by_one_checkpointer_take_turns_and_number_their_saves
 def test_a_thread_that_has_the_identity_of_one_that_saved_before_is_not_taken_for_it(monkeypatch):
     # The system gives an identity again at once: a thread of the user's was refused its save.
     identities, one = [], background.Background(logging.getLogger(__name__))
-    one.start(lambda: identities.append((threading.get_ident(), one.is_here())))
+    one.start(lambda: identities.append((threading.get_ident(), one.is_here())), "a")
     assert one.ended() is None
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", lambda _: None)  # the next one has not begun to run
-        one.start(lambda: None)
+        one.start(lambda: None, "a")
         patch.setattr(threading, "get_ident", lambda: identities[0][0])
         assert (one.is_busy(), one.is_here()) == (True, False)
     one._shared.is_busy = False
