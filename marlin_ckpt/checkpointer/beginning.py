@@ -11,7 +11,7 @@ from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.run_saves import RunSaves
 from marlin_ckpt.directory import lease, leftovers, needed_space
 from marlin_ckpt.directory.history import removals
-from marlin_ckpt.directory.reaching import layout_in
+from marlin_ckpt.directory.remote.reaching import layout_in
 from marlin_ckpt.distributed.failures import told_by_main
 from marlin_ckpt.saving import predicted_size
 from marlin_ckpt.saving.job import Form

@@ -16,7 +16,7 @@ from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import leftovers
 from marlin_ckpt.directory.lease import Lease
 from marlin_ckpt.directory.neighbours import Neighbours
-from marlin_ckpt.directory.reaching import layout_in
+from marlin_ckpt.directory.remote.reaching import layout_in
 from marlin_ckpt.directory.retention.in_run import Keeper
 from marlin_ckpt.directory.transaction import Transaction
 from marlin_ckpt.distributed.ranks import Ranks

@@ -1,7 +1,8 @@
 """What formats read from: the bytes of one object of a store, at any offset."""
 
 import io
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, runtime_checkable
 
 
 class Source(Protocol):
@@ -31,6 +32,27 @@ class Source(Protocol):
 
     def read(self, offset: int, size: int) -> bytes:
         """Reads up to `size` bytes, fewer only where the object ends; raises as `read_into`."""
+
+
+@runtime_checkable
+class _Far(Protocol):
+    """A source that takes long to begin to answer."""
+
+    def stretch(self, offset: int, size: int) -> AbstractContextManager[Source]:
+        """As the function below."""
+
+
+def stretch(source: Source, offset: int, size: int) -> AbstractContextManager[Source]:
+    """The same source for a reader that goes through a stretch of it, piece by piece and in order.
+
+    An object in a store is then asked for once, and not for each piece.
+
+    Args:
+        source: that is read.
+        offset: where the stretch begins.
+        size: its length.
+    """
+    return source.stretch(offset, size) if isinstance(source, _Far) else nullcontext(source)
 
 
 class SourceFile(io.RawIOBase):

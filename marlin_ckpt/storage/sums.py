@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from isal import isal_zlib
 
-from marlin_ckpt.storage.source import Source
+from marlin_ckpt.storage.source import Source, stretch
 from marlin_ckpt.storage.threads import in_order
 
 _PIECE_BYTES = 512 << 10  # fits the second-level cache, where the CRC costs least
@@ -105,11 +105,12 @@ def _read(part: _Part) -> tuple[int, int]:
     """Reads a part; returns how many bytes were still there, and their CRC32."""
     memory = memoryview(bytearray(min(part.size, _PIECE_BYTES)))
     done = crc32 = 0
-    while done < part.size:
-        piece = memory[: min(_PIECE_BYTES, part.size - done)]
-        read = part.source.read_into(part.start + done, piece)
-        crc32 = isal_zlib.crc32(piece[:read], crc32)
-        done += read
-        if read < len(piece):
-            break
+    with stretch(part.source, part.start, part.size) as source:
+        while done < part.size:
+            piece = memory[: min(_PIECE_BYTES, part.size - done)]
+            read = source.read_into(part.start + done, piece)
+            crc32 = isal_zlib.crc32(piece[:read], crc32)
+            done += read
+            if read < len(piece):
+                break
     return done, crc32

@@ -12,7 +12,7 @@ from marlin_ckpt.formats.pickle.storages import record_sizes, tensor_names
 from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.inflation import InflationError, inflated
 from marlin_ckpt.formats.zip.structures import Record
-from marlin_ckpt.storage.source import Source
+from marlin_ckpt.storage.source import Source, stretch
 from marlin_ckpt.storage.threads import in_order
 
 _PIECE_BYTES = 512 << 10  # fits the second-level cache, where the CRC costs least
@@ -67,12 +67,15 @@ def read_records(
     def read(task: list[_Part]) -> list[tuple[_Part, int | None]]:
         scratch = memoryview(bytearray(_PIECE_BYTES))
         found = []
-        for part in task:
-            place = places.get(part.record.name) if places else None
-            if place is not None:
-                place = place[part.start : part.start + part.size]
-            found.append((part, _read_part(source, part, place, scratch)))
-            on_bytes(part.size)
+        first, last = task[0], task[-1]
+        end = last.offset + (last.record.deflated_bytes or last.size)
+        with stretch(source, first.offset, end - first.offset) as near:
+            for part in task:
+                place = places.get(part.record.name) if places else None
+                if place is not None:
+                    place = place[part.start : part.start + part.size]
+                found.append((part, _read_part(near, part, place, scratch)))
+                on_bytes(part.size)
         return found
 
     for parts in in_order(read, _tasks(records, container.data_offsets)):

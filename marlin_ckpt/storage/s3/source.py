@@ -1,8 +1,10 @@
 """An object that is read by ranges, all of them of the version that it had when it was opened."""
 
+import contextlib
 import errno
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import urllib3.exceptions
@@ -11,6 +13,8 @@ from marlin_ckpt.errors import StorageError
 from marlin_ckpt.storage.s3 import answers
 from marlin_ckpt.storage.s3.client import Client, Target
 from marlin_ckpt.storage.s3.retrying import Retrying
+from marlin_ckpt.storage.s3.streaming import Stream, check_is_of
+from marlin_ckpt.storage.source import Source
 from marlin_ckpt.storage.threads import in_order
 
 # The end of a checkpoint: of most its directory and its manifest.
@@ -71,6 +75,43 @@ class S3Source:
             for _ in in_order(lambda at: self._fill(offset + at, view[at : at + _RANGE_BYTES]), ranges):
                 pass
         return size
+
+    @contextlib.contextmanager
+    def stretch(self, offset: int, size: int) -> Iterator[Source]:
+        """Reads a stretch by one request, from its front to its back; see `source.stretch`."""
+        if size <= _SMALL_BYTES or offset >= self.size_bytes - len(self._tail):
+            yield self
+            return
+        with contextlib.closing(Stream(self, offset, min(size, self.size_bytes - offset))) as stream:
+            yield stream
+
+    def begin(self, start: int, end: int) -> Any:
+        """Asks for a range, and returns the answer, whose body is not read yet; called by `asking`."""
+        headers = {"Range": f"bytes={start}-{end - 1}", "If-Match": self.etag}
+        response = self._client.send("GET", self._target, headers)
+        try:
+            check_is_of(response.headers, self.etag, start)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def asking(self, request: Callable[[], None]) -> None:
+        """Makes a request when it is its turn, and again where it fails in passing.
+
+        Raises:
+            StorageError: it cannot be answered, or the object was replaced.
+        """
+
+        def in_turn() -> None:
+            with self._client.turn:
+                request()
+
+        try:
+            self._retrying.do(in_turn, "cannot read", self.path, passes=(answers.CHANGED,))
+        except answers.RefusedError:
+            what = "cannot read: the object was replaced while it was read"
+            raise StorageError(what, self.path, errno=errno.ESTALE) from None
 
     def read(self, offset: int, size: int) -> bytes:
         """Reads bytes; see `Source.read`."""
