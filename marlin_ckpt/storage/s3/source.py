@@ -13,14 +13,13 @@ from marlin_ckpt.errors import StorageError
 from marlin_ckpt.storage.s3 import answers
 from marlin_ckpt.storage.s3.client import Client, Target
 from marlin_ckpt.storage.s3.retrying import Retrying
-from marlin_ckpt.storage.s3.streaming import Stream, check_is_of
+from marlin_ckpt.storage.s3.streaming import Stream
 from marlin_ckpt.storage.source import Source
 from marlin_ckpt.storage.threads import in_order
 
 # The end of a checkpoint: of most its directory and its manifest.
 _TAIL_BYTES = 128 << 10
 _RANGE_BYTES = 16 << 20  # of one request; several are under way at the same time
-_PIECE_BYTES = 512 << 10  # taken from a connection at a time: urllib3 copies it
 # What is shorter is read with what is around it: a request takes as long as a MiB.
 _SMALL_BYTES = 256 << 10
 _BLOCK_BYTES = 1 << 20
@@ -90,7 +89,7 @@ class S3Source:
         headers = {"Range": f"bytes={start}-{end - 1}", "If-Match": self.etag}
         response = self._client.send("GET", self._target, headers)
         try:
-            check_is_of(response.headers, self.etag, start)
+            self._check_start(response.headers, start)
         except BaseException:
             response.close()
             raise
@@ -144,29 +143,8 @@ class S3Source:
 
     def _fill(self, offset: int, view: memoryview) -> None:
         """Fills memory with a range; a request that breaks off goes on where it did."""
-        done = 0
-
-        def request() -> None:
-            nonlocal done
-            headers = {"Range": f"bytes={offset + done}-{offset + len(view) - 1}", "If-Match": self.etag}
-            with self._client.turn:
-                response = self._client.send("GET", self._target, headers)
-                try:
-                    self._check_start(response.headers, offset + done)
-                    while done < len(view):
-                        read = response.readinto(view[done : done + _PIECE_BYTES])
-                        _check_more(read)
-                        done += read
-                except BaseException:
-                    response.close()
-                    raise
-                response.release_conn()
-
-        try:
-            self._retrying.do(request, "cannot read", self.path, passes=(answers.CHANGED,))
-        except answers.RefusedError:
-            what = "cannot read: the object was replaced while it was read"
-            raise StorageError(what, self.path, errno=errno.ESTALE) from None
+        with contextlib.closing(Stream(self, offset, len(view))) as stream:
+            stream.read_into(offset, view)
 
     def _check_start(self, headers: Any, offset: int) -> None:
         """Looks whether an answer is of the version and the range that were asked for.
@@ -195,11 +173,6 @@ class S3Source:
             return self._retrying.do(request, "cannot read", self.path, passes=(_UNSATISFIABLE,))
         except answers.RefusedError:  # it has no last byte
             return 0, b"", {}
-
-
-def _check_more(read: int) -> None:
-    if not read:
-        raise urllib3.exceptions.ProtocolError("the answer ended early")
 
 
 def _whole(response: Any) -> bytes:

@@ -4,8 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import urllib3.exceptions
 
-from marlin_ckpt.storage.s3 import answers
-
 if TYPE_CHECKING:
     from marlin_ckpt.storage.s3.source import S3Source
 
@@ -73,17 +71,3 @@ class Stream:
         if not read:
             raise urllib3.exceptions.ProtocolError("the answer ended early")
         return read
-
-
-def check_is_of(headers: Any, etag: str, offset: int) -> None:
-    """Looks whether an answer begins where it should, in the version of the object that was asked for.
-
-    Raises:
-        RefusedError: it is of another version, though that was the condition.
-        ProtocolError: it begins elsewhere.
-    """
-    if str(headers.get("ETag", "")) != etag:
-        raise answers.RefusedError(answers.Answer(answers.CHANGED, "", "another version"))
-    start: str = headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
-    if start != str(offset):
-        raise urllib3.exceptions.ProtocolError("the answer is of another range")
