@@ -57,7 +57,7 @@ def about(store, name: str) -> dict:
 
 @pytest.mark.usefixtures("_low_limit")
 def test_an_object_that_is_too_large_to_copy_at_once_goes_to_the_trash_and_back_as_it_was(store, proxy):
-    item = write(store, metadata={"run": "abc"})
+    item = write(store, about="abc")
     before = about(store, "model_1.pt")
     store.move("model_1.pt", TRASHED, item.identity)
     assert store.head("model_1.pt") is None
@@ -66,7 +66,7 @@ def test_an_object_that_is_too_large_to_copy_at_once_goes_to_the_trash_and_back_
     assert read(store) == DATA
     assert about(store, "model_1.pt") == before
     assert before["ChecksumType"] == "FULL_OBJECT"
-    assert before["Metadata"]["run"] == "abc"
+    assert store.head("model_1.pt").about == "abc"
     assert proxy.kinds().count("UploadPartCopy") == 4
     assert store.unfinished(".trash") == store.unfinished() == ()
 
