@@ -251,6 +251,8 @@ def publish(  # noqa: PLR0913 - keywords
         found = store.head(name)
         if found is not None and not overwrite:
             raise publishing.is_taken(path)
+        if found is not None and found.is_folder:
+            raise StorageError("a directory has the name", os.fspath(path), errno=errno.EISDIR)
         item = store.publish(
             name, expected_bytes, fill,
             replaces=found and found.identity, about=about, image=image, before_commit=committing,

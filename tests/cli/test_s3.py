@@ -198,6 +198,8 @@ def test_a_report_is_of_a_store_and_goes_to_one(ok, run_main, s3, tmp_path, monk
     for _ in range(2):  # the second replaces the first
         ok("report", f"{s3}/model_2.pt", "-o", f"{s3}/report.html")
     assert names(s3)[-1] == "report.html"
+    code, _, err = run_main("report", s3, "-o", s3, "--force")
+    assert (code, "a directory has the name" in err) == (1, True)
     code, _, err = run_main("report", s3, "-o", f"{s3}/model_1.pt")
     assert (code, "no report of marlin-ckpt" in err) == (1, True)
     assert os.listdir(tmp_path) == ["report.html"]

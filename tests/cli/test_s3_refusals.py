@@ -10,6 +10,7 @@ from marlin_ckpt.storage.paths import open_remote
 from marlin_ckpt.storage.s3 import client, retrying
 from marlin_ckpt.storage.target import whole
 from tests.support import s3_servers
+from tests.support.faulty_proxy import Fault, faulty_proxy
 
 SECRET = "pa55word"
 
@@ -77,6 +78,25 @@ def test_the_hint_is_a_name_like_it_or_what_is_there(run_main, s3, command, name
     found, out, err = run_main(command, f"{s3}/{name}", *output)
     hints = [line.removeprefix("hint: ") for line in err.splitlines() if line.startswith("hint: ")]
     assert (found, hints) == (code, [said.format(s3)] * bool(said)), out + err
+
+
+@pytest.mark.parametrize("kind", ["HeadObject", "ListObjects", "GetObject"])
+def test_a_refused_request_is_an_error_and_never_a_directory_without_checkpoints(
+    run_main, s3, s3_endpoint, monkeypatch, kind
+):
+    with open_remote(s3) as store:
+        store.publish("a/model_2.pt", 4, whole(b"data"))
+    with faulty_proxy(s3_endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        monkeypatch.setattr(client, "_clients", {})
+        # Of looks only those at the checkpoint itself: that one must not be passed over.
+        keys = "model_2.pt" if kind == "HeadObject" else ""
+        proxy.rule = lambda one: Fault.SKEWED if one.kind.startswith(kind) and keys in one.key else None
+        for command in (["list", f"{s3}/a"], ["list", s3, "--recursive"], ["latest", s3, "--intact"]):
+            code, out, err = run_main(*command, "--json")
+            said = out + err
+            assert code or (kind == "GetObject" and "cannot be read" in said), (command, said)
+            assert "no checkpoint" not in said
 
 
 def test_without_credentials_and_without_a_server_the_message_says_what_to_set(run_main, s3, monkeypatch):

@@ -41,8 +41,8 @@ _NO_CREDENTIALS = (
 )  # fmt: skip
 _SIGN_IN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws login`"
 _HINTS = {
-    "AccessDenied": "the credentials may not do this: s3:ListBucket, s3:GetObject, s3:PutObject, "
-    "s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucketMultipartUploads are needed",
+    "AccessDenied": "the credentials are wrong, or may not do this: s3:ListBucket, s3:GetObject, "
+    "s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucketMultipartUploads are needed",
     "InvalidAccessKeyId": _SIGN_IN,
     "SignatureDoesNotMatch": "the secret key is another one's, or a proxy changes the request",
     "RequestTimeTooSkewed": "the clock of this machine is wrong: set it",
