@@ -33,6 +33,8 @@ from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.s3 import parts
 from marlin_ckpt.storage.s3.client import client
 from marlin_ckpt.storage.s3.store import S3Store
+from marlin_ckpt.storage.source import stretch
+from marlin_ckpt.storage.target import whole
 from tests.support.folders import REPOSITORY
 
 
@@ -76,6 +78,22 @@ def test_a_look_at_each_checkpoint_is_one_request_that_reads_nothing_of_it(s3: s
     assert repr(found[2].manifest) == repr(replace(inside, records=[], optimizers={}))
     assert [(one.complete, one.manifest.index) for one in found] == [(True, 0), (True, 1), (True, 2)]
     assert repr(sorted(found[0].metrics.items())) == repr(sorted(metrics.items()))
+
+
+def test_a_stretch_takes_one_request_across_small_gaps_and_another_after_a_large_one(s3: str):
+    data, path = os.urandom(8 << 20), f"{s3}/some.bin"
+    paths.publish(path, whole(data), len(data))
+    reads = [(0, 1000), (5000, 600 << 10), (3 << 20, 300 << 10), (100, 300 << 10)]
+    found = []
+
+    def read() -> None:
+        with stretch(source, 0, 7 << 20) as near:
+            found.extend(near.read(at, size) for at, size in reads)
+
+    with paths.open_source(path) as source:
+        made = requests_of(read)
+    assert found == [data[at : at + size] for at, size in reads]
+    assert made == {"GET data": 3}
 
 
 def test_metrics_that_are_too_many_for_an_object_to_have_beside_it_are_read_from_it(s3: str):
