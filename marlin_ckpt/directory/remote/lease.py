@@ -54,7 +54,7 @@ def holder(directory: str) -> dict[str, Any]:
             left_s = _left_s(found, store)
     except MarlinError:
         return {}
-    return {**found, "left_s": left_s} if left_s else {}
+    return {**found, "left_s": left_s} if left_s and not processes.has_died(found) else {}
 
 
 def _read(store: S3Store) -> tuple[dict[str, Any], str | None]:
