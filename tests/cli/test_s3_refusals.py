@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from marlin_ckpt.cli import output, stopping
 from marlin_ckpt.storage.paths import open_remote
 from marlin_ckpt.storage.s3 import client, retrying
 from marlin_ckpt.storage.target import whole
@@ -120,3 +121,10 @@ def test_without_credentials_and_without_a_server_the_message_says_what_to_set(r
         assert why in document["message"]
         assert hint in document["hint"]
         assert s3_servers.SECRET not in out + err
+
+
+def test_a_command_that_is_stopped_says_how_to_find_out_what_a_store_has(monkeypatch):
+    monkeypatch.setattr(output.documents, "when_stopped", None)
+    stopping.writes("s3://bucket/run/a.pt")
+    told = "`marlin-ckpt list s3://bucket/run` says whether it is written"
+    assert (stopping.line(130), stopping.line(143)) == (f"interrupted: {told}", f"terminated: {told}")
