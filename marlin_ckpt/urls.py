@@ -10,6 +10,7 @@ from marlin_ckpt.errors import ArgumentsError, Fault, StorageError
 SCHEME = "s3://"
 NOT_KEPT = "are not kept in object stores in this version"
 _ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_BY_PATHLIB = re.compile(r"(s3|gs|az):/(?!/)")  # which makes one slash of two
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; older buckets had "_" and
 # capital letters, which other stores still allow.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -50,20 +51,31 @@ def fault(path: str | os.PathLike[str]) -> str:
 
     What looks like the URL of a store that is not known here would become a local folder.
     """
-    if not isinstance(path, str):
-        return ""
-    if is_url(path):
+    text = os.fspath(path)
+    if is_url(text):
         try:
-            parse(path)
+            parse(text)
         except ArgumentsError as error:
             return error.faults[0].message
         return ""
-    scheme = _ANY_SCHEME.match(path)
+    if _BY_PATHLIB.match(text):
+        return "a URL has two slashes, of which a Path keeps one: expected s3://bucket/prefix as a string"
+    scheme = _ANY_SCHEME.match(text)
     return (
         ""
         if scheme is None
         else f"{scheme.group()} is not known here: expected a directory, or s3://bucket/prefix"
     )
+
+
+def check(path: str | os.PathLike[str]) -> None:
+    """Refuses what looks like the URL of a store that is not known here.
+
+    Raises:
+        ArgumentsError: it does, or is such a URL and leads nowhere.
+    """
+    if why := fault(path):
+        raise ArgumentsError([Fault("path", why)])
 
 
 def refuse(path: Any, what: str, hint: str = "") -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 
 import torch
 
-from marlin_ckpt import errors
+from marlin_ckpt import errors, urls
 from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.directory.others.kinds import newest_of_any
@@ -112,6 +112,7 @@ def load(  # noqa: PLR0913 - all but the path are names
             folder that another tool has to load.
     """
     text = os.fspath(path)
+    urls.check(text)
     is_of_all = paths.is_folder(text) or text.rstrip("/").endswith(_FOLDER)
     ranks = shared() if is_of_all else Ranks.alone()
     return Load(into, map_location, strict, strip_prefix, weights_only, ranks).run(text)

@@ -22,7 +22,7 @@ from marlin_ckpt.saving.writing.choosing import has_parts
 from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.storage.local.publishing import is_taken
 from marlin_ckpt.storage.paths import exists, make_directory
-from marlin_ckpt.urls import is_url, refuse
+from marlin_ckpt.urls import check, is_url, refuse
 
 _ALONE = Crew()
 _TOGETHER = "all ranks save DTensors, and what ends in .dcp, together; if one has failed, its log says why"
@@ -58,10 +58,12 @@ class Wanted:
             as_is: as for `Saver`.
 
         Raises:
+            ArgumentsError: the path looks like the URL of a store that is not known here.
             UnsavableStateError: the object is nested too deeply.
             StorageError: as `job`, already now where no other rank would wait for this one.
         """
         self.path, self._overwrite = os.fspath(path), overwrite
+        check(self.path)
         self.form = Form.SHARDED if self.path.endswith(f".{naming.SHARDS}") else Form.FILE
         if not (dist.is_available() and dist.is_initialized()):
             self._check()

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from marlin_ckpt import ArgumentsError, DefaultCheckpointerArguments, RemoteArguments
+import marlin_ckpt
+from marlin_ckpt import (
+    ArgumentsError,
+    CheckpointDirectory,
+    DefaultCheckpointerArguments,
+    RemoteArguments,
+    Saver,
+)
 from marlin_ckpt.config import read_config
 from marlin_ckpt.errors import ConfigError
 
@@ -90,6 +98,25 @@ def test_a_url_that_leads_nowhere_is_refused_as_each_directory_and_shows_no_pass
         DefaultCheckpointerArguments(**dict.fromkeys(names, url))
     assert [fault.field for fault in caught.value.faults] == names
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["gs://bucket/a/b.pt", Path("s3://bucket/a/b.pt"), "s3://me:hunter2@bucket/b.pt"]
+)
+def test_no_file_or_directory_is_made_of_what_looks_like_a_url(
+    path: Any, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for use in (
+        partial(marlin_ckpt.save, {}),
+        partial(Saver().save, {}),
+        marlin_ckpt.load,
+        CheckpointDirectory,
+    ):
+        with pytest.raises(ArgumentsError) as caught:
+            use(path)
+        assert "hunter2" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_slash_at_the_end_of_a_url_and_a_colon_in_a_path_are_no_faults() -> None:
