@@ -11,7 +11,7 @@ import marlin_ckpt
 from marlin_ckpt import MarlinError, StorageError
 from marlin_ckpt.storage import paths
 from tests.support import s3_servers
-from tests.support.faulty_proxy import Fault
+from tests.support.faulty_proxy import Fault, once
 from tests.support.s3_stores import (
     DATA,
     PASSING,
@@ -66,6 +66,16 @@ def test_a_save_under_a_lease_survives_whatever_happens_to_one_of_its_requests(
     assert len(lost) == (fault in (Fault.LOST_ANSWER, Fault.CUT_DOWN))
     for name in lost:
         store.remove(name, ())
+
+
+@pytest.mark.parametrize("kind", ["PutObject", "CompleteMultipartUpload"])
+def test_a_commit_is_tried_again_where_the_store_says_that_it_met_another_request(store, proxy, kind):
+    if kind == "PutObject":
+        store.guard = None
+    proxy.rule = once(kind, Fault.CONFLICT)
+    write(store, data=b"short")
+    assert proxy.kinds().count(kind) == 2
+    assert read(store) == b"short"
 
 
 @pytest.mark.parametrize("fault", [one for one in PASSING if one is not Fault.CUT_UP])

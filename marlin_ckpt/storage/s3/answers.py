@@ -30,7 +30,7 @@ _AGAIN_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _AGAIN_CODES = {
     "BadDigest", "XAmzContentChecksumMismatch", "InternalError", "OperationAborted", "RequestTimeout",
     "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded",
-    "IncompleteBody",
+    "IncompleteBody", "ConditionalRequestConflict",
 }  # fmt: skip
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _FULL = {"QuotaExceeded", "EntityTooLarge", "XMinioStorageFull", "InsufficientStorage"}

@@ -42,7 +42,8 @@ class Retrying:
             request: makes it anew at each call, and changes nothing that a second one would not change alike.
             action: what it does, for messages, such as `cannot read`.
             where: the URL that it is about.
-            passes: statuses of answers that the caller understands; their errors pass through.
+            passes: statuses of answers that the caller understands; their errors pass through, but for those
+                of a conflict that is to be tried again, as one with our own request whose answer was lost.
 
         Returns:
             what it returns.
@@ -61,7 +62,7 @@ class Retrying:
                 if isinstance(error, MarlinError) or not answers.is_of_store(error):
                     raise
                 answer = answers.answer_of(error)
-                if answer is not None and answer.status in passes:
+                if answer is not None and answer.status in passes and not answer.is_passing:
                     raise
                 if answer is not None and answer.is_expired and not was_renewed:
                     was_renewed = True
