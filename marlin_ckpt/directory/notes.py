@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from marlin_ckpt.directory import own
 from marlin_ckpt.directory.catalog import entry
 from marlin_ckpt.errors import CorruptCheckpointError, MarlinError, NotACheckpointError
+from marlin_ckpt.urls import is_url
 
 _NOTES = "notes.json"
 _STARTS, _SAVE, _LAUNCH = "starts", "save_seconds", "launch"
@@ -135,4 +136,8 @@ def _starts(directory: str) -> dict[str, int]:
 def _identity(path: str) -> str:
     """What tells a file from another one of its name."""
     found = entry(path)
-    return f"{found.size_bytes}/{found.modified_ns}/{os.path.basename(path)}" if found else ""
+    if not found:
+        return ""
+    # A store tells times to a second, in which an object may be replaced by one of its size.
+    version = f"{found.item.identity[0]}/" if is_url(path) and found.item.identity else ""
+    return f"{version}{found.size_bytes}/{found.modified_ns}/{os.path.basename(path)}"
