@@ -56,11 +56,16 @@ def meet(rank: int, world_size: int, timeout_s: float) -> Group:
     except RuntimeError as error:  # the store has gone
         raise RankError(roll_call.without_store().in_words(timeout_s), hint=HINT) from error
     where = dist.PrefixStore(name, store)  # type: ignore[attr-defined]
+    backend: Any = None
     try:
-        return Group(name, dist.ProcessGroupGloo(where, rank, world_size, timedelta(seconds=timeout_s)))
+        backend = dist.ProcessGroupGloo(where, rank, world_size, timedelta(seconds=timeout_s))
+        # One that goes on and ends while others are still being connected would end them, too.
+        backend.barrier().wait()
     except RuntimeError as error:  # a rank that had come has gone, and others may have left because of that
+        backend = None  # its end shows those that still use it that it has failed
         absent = roll_call.missing(name, rank, world_size, min(roll_call.PATIENCE_S, timeout_s))
         raise RankError(absent.in_words(timeout_s), hint=HINT) from error
+    return Group(name, backend)
 
 
 def _opened(store: Any, world_size: int, timeout_s: float) -> str:

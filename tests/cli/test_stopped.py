@@ -12,7 +12,7 @@ import torch
 
 from marlin_ckpt.formats import verification
 from marlin_ckpt.operations.pairs import Pairs
-from marlin_ckpt.storage.local import publishing
+from marlin_ckpt.storage.local import writer
 from marlin_ckpt.storage.local.store import LocalStore
 from tests.support.folders import visible
 
@@ -82,7 +82,7 @@ def test_the_document_of_a_stopped_verify_has_the_verdicts_so_far(run_main, stop
 def test_a_command_that_writes_says_that_nothing_was_written_and_leaves_nothing(
     run_main, stop, files, command
 ):
-    code, verb = stop(publishing, "open_writer")
+    code, verb = stop(writer, "open_writer")
     assert run_main(*command.split()) == (code, "", f"{verb}: nothing was written\n")
     assert visible(".") == ["checkpoints"]
 
