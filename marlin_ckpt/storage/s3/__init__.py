@@ -10,6 +10,7 @@ memory, through the connections that botocore makes. Both are imported here alon
 - `retrying`: which failed requests are made again, when, and for how long.
 - `source`: an object that is read by ranges, all of them of the same version.
 - `streaming`: a stretch of an object that is read by one request.
+- `keys`: one object by its key: what the store says of it, and the uploads that will be it.
 - `parts`: an object that is uploaded in parts, and committed by one request.
 - `uploads`: those that are under way.
 - `conditions`: whether the store obeys them.

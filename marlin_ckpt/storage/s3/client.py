@@ -76,7 +76,6 @@ class Client:
     Attributes:
         settings: how.
         has_answered: whether the endpoint has ever answered a request.
-        counts: how many requests were made, by what they asked for.
         offset_s: of the server's clock from `now_s`, in seconds: at least that, as its answers show it.
         doubt_s: by how much more it may be.
         turn: held while data is on its way, by as many threads as `settings.parallel` says.
@@ -90,7 +89,6 @@ class Client:
         """
         self.settings = settings
         self.has_answered = False
-        self.counts: dict[str, int] = {}
         self.offset_s, self.doubt_s, self._heard_s = time.time() - now_s(), math.inf, now_s()
         self._sent = threading.local()
         self.turn = threading.BoundedSemaphore(settings.parallel)
@@ -115,7 +113,7 @@ class Client:
         self.control = session.client(
             "s3", region_name=self._region, endpoint_url=settings.endpoint, config=config
         )
-        self.control.meta.events.register("before-send.s3", self._counted)
+        self.control.meta.events.register("before-send.s3", self._sending)
         self.control.meta.events.register("response-received.s3", self._answered)
         self._credentials = session.get_credentials()
         endpoint = self.control.meta.endpoint_url
@@ -161,7 +159,6 @@ class Client:
         if self._credentials is not None:
             frozen = self._credentials.get_frozen_credentials()
             _Signer(frozen, "s3", self._region or self.control.meta.region_name).add_auth(request)
-        self._count(f"{method} data")
         sent_s = now_s()
         prepared = AWSPreparedRequest(method, url, dict(request.headers.items()), body, stream_output=True)
         response = self._connections.send(prepared)
@@ -194,13 +191,8 @@ class Client:
             self._addresses[bucket] = signed.partition("?")[0].removesuffix("k")
         return self._addresses[bucket]
 
-    def _counted(self, request: Any, **_: Any) -> None:
+    def _sending(self, **_: Any) -> None:
         self._sent.at_s = now_s()
-        self._count(f"{request.method} control")
-
-    def _count(self, what: str) -> None:
-        with self._changing:
-            self.counts[what] = self.counts.get(what, 0) + 1
 
     def _answered(self, response_dict: Any, **_: Any) -> None:
         if response_dict is not None:
@@ -219,8 +211,16 @@ class Client:
 
 _clients: dict[tuple[Any, ...], Client] = {}
 _opening = threading.Lock()
-# Connections may not be shared with a parent process, whose answers would be mixed up with ours.
-os.register_at_fork(after_in_child=_clients.clear)
+
+
+def _forget() -> None:
+    """Leaves the parent of a forked process its connections, whose answers would be mixed up with ours."""
+    global _opening  # noqa: PLW0603 - a thread of the parent may hold it, which is not there to let it go
+    _clients.clear()
+    _opening = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def client(settings: RemoteArguments) -> Client:

@@ -6,7 +6,8 @@ from botocore.exceptions import ClientError
 
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.storage.s3 import answers
-from marlin_ckpt.storage.s3.parts import Key, Upload
+from marlin_ckpt.storage.s3.keys import Key
+from marlin_ckpt.storage.s3.parts import Upload
 from marlin_ckpt.storage.writer import Writer
 
 # The second names a version that no object has.

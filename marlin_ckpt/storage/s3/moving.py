@@ -8,8 +8,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
-from marlin_ckpt.storage.s3 import answers, parts
-from marlin_ckpt.storage.s3.parts import NONCE, Key
+from marlin_ckpt.storage.s3 import answers, keys
+from marlin_ckpt.storage.s3.keys import Key
+from marlin_ckpt.storage.s3.parts import NONCE
 from marlin_ckpt.storage.s3.retrying import Retrying
 
 # CopyObject takes no more: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
@@ -31,12 +32,8 @@ def copy(source: Key, to: Key, etag: str) -> None:
         CheckpointNotFoundError: it is not there.
     """
     retrying = Retrying(source.client)
-    about = parts.head(source, retrying)
-    if about is None:
-        raise CheckpointNotFoundError("no such object", source.path)
-    if about["ETag"] != etag:
-        raise another(source.path)
-    found = parts.head(to, retrying)
+    about = _unchanged(source, etag, retrying)
+    found = keys.head(to, retrying)
     if found is not None:
         if is_same(found, about):
             return
@@ -68,7 +65,7 @@ def _do(request: Any, retrying: Retrying, source: Key, to: Key, about: dict[str,
     try:
         retrying.do(request, "cannot move", to.path, passes=passes)
     except ClientError as error:
-        found = parts.head(to, retrying)
+        found = keys.head(to, retrying)
         if found is not None and is_same(found, about):
             return
         if found is not None:
@@ -83,15 +80,7 @@ def _do(request: Any, retrying: Retrying, source: Key, to: Key, about: dict[str,
 
 def _copy_in_parts(source: Key, to: Key, about: dict[str, Any], retrying: Retrying) -> None:
     control = to.client
-
-    def begin() -> str:
-        answer = control.control.create_multipart_upload(
-            Bucket=to.bucket, Key=to.key, Metadata=about["Metadata"],
-            ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT",
-        )  # fmt: skip
-        return str(answer["UploadId"])
-
-    upload_id = retrying.do(begin, "cannot move", to.path)
+    upload_id = keys.begin(to, about["Metadata"], retrying, "cannot move")
     size, copied = int(about["ContentLength"]), []
     try:
         for number, start in enumerate(range(0, size, _RANGE_BYTES), 1):
@@ -117,7 +106,7 @@ def _copy_in_parts(source: Key, to: Key, about: dict[str, Any], retrying: Retryi
         _do(complete, retrying, source, to, about)
     except BaseException:
         with contextlib.suppress(MarlinError):  # what stays is ended by whoever takes the lease next
-            parts.abort(to, upload_id, Retrying(to.client, patience_s=5.0))
+            keys.abort(to, upload_id, Retrying(to.client, patience_s=5.0))
         raise
 
 
@@ -129,11 +118,7 @@ def remove(key: Key, etag: str) -> None:
         CheckpointNotFoundError: it was not there.
     """
     retrying = Retrying(key.client)
-    found = parts.head(key, retrying)
-    if found is None:
-        raise CheckpointNotFoundError("no such object", key.path)
-    if found["ETag"] != etag:
-        raise another(key.path)
+    _unchanged(key, etag, retrying)
 
     def request() -> None:
         key.client.control.delete_object(Bucket=key.bucket, Key=key.key, IfMatch=etag)
@@ -142,8 +127,18 @@ def remove(key: Key, etag: str) -> None:
     try:
         retrying.do(request, "cannot remove", key.path, passes=passes)
     except ClientError:
-        if parts.head(key, retrying) is not None:
+        if keys.head(key, retrying) is not None:
             raise another(key.path) from None
+
+
+def _unchanged(key: Key, etag: str, retrying: Retrying) -> dict[str, Any]:
+    """What the store says of an object that is as it was."""
+    found = keys.head(key, retrying)
+    if found is None:
+        raise CheckpointNotFoundError("no such object", key.path)
+    if found["ETag"] != etag:
+        raise another(key.path)
+    return found
 
 
 def another(path: str) -> StorageError:

@@ -10,17 +10,17 @@ import mmap
 import queue
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
-from botocore.exceptions import ClientError
 from isal import isal_zlib
 
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage.piece_threads import PieceThreads
-from marlin_ckpt.storage.s3 import answers
-from marlin_ckpt.storage.s3.client import Client, Target
+from marlin_ckpt.storage.s3 import answers, keys
+from marlin_ckpt.storage.s3.client import Target
+from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.retrying import Retrying
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: at most 10,000 parts.
@@ -43,22 +43,6 @@ def part_bytes(settings: RemoteArguments, size_bytes: int) -> int:
 def base64_of(crc32: int) -> str:
     """A CRC32 as S3 writes it."""
     return base64.b64encode(crc32.to_bytes(4, "big")).decode()
-
-
-class Key(NamedTuple):
-    """Where an object is.
-
-    Attributes:
-        client: that reaches it.
-        bucket: its bucket.
-        key: its key.
-        path: its URL.
-    """
-
-    client: Client
-    bucket: str
-    key: str
-    path: str
 
 
 class _Part(NamedTuple):
@@ -202,20 +186,11 @@ class Upload:
         ours, self._sender.upload_id = self._sender.upload_id, ""
         # Why it is not committed is to be raised, not why this fails; the next run ends what stays.
         with contextlib.suppress(MarlinError):
-            abort(self._key, ours, Retrying(self._key.client, patience_s=5.0))
+            keys.abort(self._key, ours, Retrying(self._key.client, patience_s=5.0))
 
     def _begin(self) -> None:
         self._sender.sent.clear()
-        control = self._key.client
-
-        def request() -> str:
-            answer = control.control.create_multipart_upload(
-                Bucket=self._key.bucket, Key=self._key.key, Metadata=self._metadata,
-                ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT",
-            )  # fmt: skip
-            return str(answer["UploadId"])
-
-        self._sender.upload_id = self._retrying.do(request, "cannot write", self._key.path)
+        self._sender.upload_id = keys.begin(self._key, self._metadata, self._retrying, "cannot write")
 
     def _put(self, condition: Mapping[str, str]) -> str:
         headers = {
@@ -243,7 +218,7 @@ class Upload:
 
     def _mine(self) -> str | None:
         """The ETag of what has the name, if it is this upload's."""
-        found = head(self._key, self._retrying)
+        found = keys.head(self._key, self._retrying)
         return None if found is None or found["Metadata"].get(NONCE) != self.nonce else str(found["ETag"])
 
 
@@ -264,37 +239,3 @@ def put(key: Key, headers: Mapping[str, str], body: memoryview, query: str = "")
 
 
 _HEADERS = {"IfMatch": "If-Match", "IfNoneMatch": "If-None-Match"}
-
-
-def head(key: Key, retrying: Retrying) -> dict[str, Any] | None:
-    """What the store says of an object; None where there is none.
-
-    Raises:
-        StorageError: the store refuses to say, or does not answer.
-        CheckpointNotFoundError: there is no such bucket.
-    """
-
-    def request() -> dict[str, Any]:
-        how = {"Bucket": key.bucket, "Key": key.key, "ChecksumMode": "ENABLED"}
-        found: dict[str, Any] = key.client.control.head_object(**how)
-        answers.etag_in(found)
-        return found
-
-    try:
-        return retrying.do(request, "cannot look at", key.path, passes=(answers.MISSING,))
-    except ClientError:
-        return None
-
-
-def abort(key: Key, upload_id: str, retrying: Retrying) -> None:
-    """Ends an upload that is not to be committed; one that has ended stays ended.
-
-    Raises:
-        StorageError: the store refuses, or does not answer.
-    """
-
-    def request() -> None:
-        key.client.control.abort_multipart_upload(Bucket=key.bucket, Key=key.key, UploadId=upload_id)
-
-    with contextlib.suppress(ClientError):
-        retrying.do(request, "cannot end an upload", key.path, passes=(answers.MISSING,))

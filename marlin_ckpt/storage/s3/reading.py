@@ -11,9 +11,9 @@ from typing import Any
 from marlin_ckpt import naming
 from marlin_ckpt.entries import Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
-from marlin_ckpt.storage.s3 import parts, uploads
+from marlin_ckpt.storage.s3 import keys, uploads
 from marlin_ckpt.storage.s3.client import Client
-from marlin_ckpt.storage.s3.parts import Key
+from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.retrying import Retrying
 from marlin_ckpt.storage.s3.source import S3Source
 from marlin_ckpt.storage.store import Listing
@@ -64,7 +64,7 @@ class S3Reading:
         """Looks at one object or folder; see `Store.head`."""
         if uploads.MARK in name:
             return next((one for one in self.uploads("") if one.name == name), None)
-        found = parts.head(self._key(name), self._retrying)
+        found = keys.head(self._key(name), self._retrying)
         if found is not None:
             item = _item(name, found["ContentLength"], found["LastModified"], found["ETag"])
             return item._replace(about=found["Metadata"].get(ABOUT, ""))

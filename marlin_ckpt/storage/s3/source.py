@@ -34,8 +34,6 @@ class S3Source:
         path: its URL.
         size_bytes: its length.
         etag: of the version.
-        modified: when it was written, in HTTP's words.
-        metadata: what its writer said of it.
     """
 
     def __init__(self, client: Client, bucket: str, key: str, path: str) -> None:
@@ -52,13 +50,6 @@ class S3Source:
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self.size_bytes, self._tail, headers = self._read_tail()
         self.etag = str(headers.get("ETag", ""))  # "" of an object without a byte
-        self.modified = str(headers.get("Last-Modified", ""))
-        before = "x-amz-meta-"
-        self.metadata = {
-            name.lower().removeprefix(before): value
-            for name, value in headers.items()
-            if name.lower().startswith(before)
-        }
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fills a buffer; see `Source.read_into`."""

@@ -9,9 +9,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.remote import RemoteArguments
-from marlin_ckpt.storage.s3 import answers, conditions, moving, parts, uploads
+from marlin_ckpt.storage.s3 import answers, conditions, keys, moving, uploads
 from marlin_ckpt.storage.s3.client import Client, client, now_s
-from marlin_ckpt.storage.s3.parts import Key, Upload
+from marlin_ckpt.storage.s3.keys import Key
+from marlin_ckpt.storage.s3.parts import Upload
 from marlin_ckpt.storage.s3.reading import ABOUT, S3Reading
 from marlin_ckpt.storage.s3.retrying import Retrying
 from marlin_ckpt.storage.target import Fill
@@ -140,7 +141,7 @@ class S3Store(S3Reading):
 
     def _check_expected(self, key: Key, replaces: Identity | None) -> None:
         """Refuses what the commit would refuse, before anything is sent."""
-        found = parts.head(key, self._retrying)
+        found = keys.head(key, self._retrying)
         if found is None and replaces is not None:
             raise moving.another(key.path)
         if found is not None and replaces is None:
@@ -169,7 +170,7 @@ class S3Store(S3Reading):
             moving.remove(source, etag)
             return
         members = list(self.items(name))
-        if parts.head(target, self._retrying) is not None or self._holds_others(to, name, members):
+        if keys.head(target, self._retrying) is not None or self._holds_others(to, name, members):
             raise _taken(target.path, "cannot move")
         for one in members:
             moving.copy(self._key(one.name), self._key(to + one.name[len(name) :]), str(one.identity[0]))
@@ -186,7 +187,7 @@ class S3Store(S3Reading):
         self._check_guard()
         if uploads.MARK in name:
             key, _, upload_id = name.partition(uploads.MARK)
-            parts.abort(self._key(key), upload_id, self._retrying)
+            keys.abort(self._key(key), upload_id, self._retrying)
             return
         found = self._unchanged(name, identity)
         members = list(self.items(name)) if found.is_folder else [found]

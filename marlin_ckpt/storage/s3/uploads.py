@@ -6,7 +6,7 @@ from typing import Any
 
 from marlin_ckpt import naming
 from marlin_ckpt.entries import Item
-from marlin_ckpt.storage.s3.parts import Key
+from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.retrying import Retrying
 
 # Between the name of an object and the upload that will be it. No name of ours holds it: S3's own URLs of an

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -30,7 +31,7 @@ from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.saving import background
 from marlin_ckpt.storage import paths
-from marlin_ckpt.storage.s3 import parts
+from marlin_ckpt.storage.s3 import keys
 from marlin_ckpt.storage.s3.client import client
 from marlin_ckpt.storage.s3.store import S3Store
 from marlin_ckpt.storage.source import stretch
@@ -40,10 +41,24 @@ from tests.support.folders import REPOSITORY
 
 def requests_of(work) -> dict[str, int]:
     """How many requests some work makes, by their kind."""
-    counts = client(RemoteArguments()).counts
-    before = dict(counts)
-    work()
-    return {kind: count - before.get(kind, 0) for kind, count in counts.items() if count != before.get(kind)}
+    one, found = client(RemoteArguments()), Counter[str]()
+    send = one.send
+
+    def sent(method, *request):
+        found[f"{method} data"] += 1
+        return send(method, *request)
+
+    def asked(request, **_):
+        found[f"{request.method} control"] += 1
+
+    one.control.meta.events.register("before-send.s3", asked)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(one, "send", sent)
+            work()
+    finally:
+        one.control.meta.events.unregister("before-send.s3", asked)
+    return dict(found)
 
 
 def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -116,7 +131,7 @@ def test_what_a_store_lists_and_does_not_show_is_an_error_and_no_older_checkpoin
     for index in range(2):
         save({"w": torch.ones(3)}, f"{s3}/model_{index}.pt")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "head", refused(parts.head, "model_1.pt"))
+        patch.setattr(keys, "head", refused(keys.head, "model_1.pt"))
         with pytest.raises(StorageError, match="AccessDenied"):
             DefaultCheckpointer.get_latest_file(s3, "model")
         with pytest.raises(StorageError, match="AccessDenied"):

@@ -1,0 +1,78 @@
+"""One object by its key: what the store says of it, and the uploads that will be it."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from botocore.exceptions import ClientError
+
+from marlin_ckpt.storage.s3 import answers
+from marlin_ckpt.storage.s3.client import Client
+from marlin_ckpt.storage.s3.retrying import Retrying
+
+
+class Key(NamedTuple):
+    """Where an object is.
+
+    Attributes:
+        client: that reaches it.
+        bucket: its bucket.
+        key: its key.
+        path: its URL.
+    """
+
+    client: Client
+    bucket: str
+    key: str
+    path: str
+
+
+def head(key: Key, retrying: Retrying) -> dict[str, Any] | None:
+    """What the store says of an object; None where there is none.
+
+    Raises:
+        StorageError: the store refuses to say, or does not answer.
+        CheckpointNotFoundError: there is no such bucket.
+    """
+
+    def request() -> dict[str, Any]:
+        how = {"Bucket": key.bucket, "Key": key.key, "ChecksumMode": "ENABLED"}
+        found: dict[str, Any] = key.client.control.head_object(**how)
+        answers.etag_in(found)
+        return found
+
+    try:
+        return retrying.do(request, "cannot look at", key.path, passes=(answers.MISSING,))
+    except ClientError:
+        return None
+
+
+def begin(key: Key, metadata: Mapping[str, str], retrying: Retrying, action: str) -> str:
+    """Begins an upload in parts, whose commit tells the CRC32 of the whole; returns its id.
+
+    Raises:
+        StorageError: the store refuses, or does not answer.
+    """
+
+    def request() -> str:
+        answer = key.client.control.create_multipart_upload(
+            Bucket=key.bucket, Key=key.key, Metadata=metadata,
+            ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT",
+        )  # fmt: skip
+        return str(answer["UploadId"])
+
+    return retrying.do(request, action, key.path)
+
+
+def abort(key: Key, upload_id: str, retrying: Retrying) -> None:
+    """Ends an upload that is not to be committed; one that has ended stays ended.
+
+    Raises:
+        StorageError: the store refuses, or does not answer.
+    """
+
+    def request() -> None:
+        key.client.control.abort_multipart_upload(Bucket=key.bucket, Key=key.key, UploadId=upload_id)
+
+    with contextlib.suppress(ClientError):
+        retrying.do(request, "cannot end an upload", key.path, passes=(answers.MISSING,))
