@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
 import signal
+import stat
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -35,6 +38,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # What a run tells of itself is looked at in `caplog`; the library sets no levels.
 for name in ("marlin_ckpt.checkpointer", "marlin_ckpt.training.trainer"):
     logging.getLogger(name).setLevel(logging.INFO)
+
+# What tests are not to change, here and at the end of each.
+_SYSTEMS = Path(tempfile.gettempdir())
+_MODE = stat.S_IMODE(_SYSTEMS.stat().st_mode)
 
 collect_ignore = ["browser", "peers"]  # which need what `make test-browser` and `make test-peers` install
 
@@ -79,6 +86,39 @@ def cases(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
 def _as_wide_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets no shell around the tests, and no earlier test, say how wide the output is."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Names a test that closes the system's temporary folder to other programs, and opens it again."""
+    yield
+    if (mode := stat.S_IMODE(_SYSTEMS.stat().st_mode)) != _MODE:
+        _SYSTEMS.chmod(_MODE)
+        pytest.fail(f"{_SYSTEMS} had the mode {_MODE:04o}, and had {mode:04o} after this test")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """Finds what all tests together have changed in this process."""
+
+    def state() -> tuple[str, int]:
+        umask = os.umask(0o77)
+        os.umask(umask)
+        return os.getcwd(), umask
+
+    before = state()
+    yield
+    assert state() == before
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """An empty directory that every user can reach, unlike `tmp_path`."""
+    directory = Path(tempfile.mkdtemp(prefix="marlin-ckpt-test-", dir=_SYSTEMS))
+    directory.chmod(0o755)
+    yield directory
+    subprocess.run(["chmod", "-R", "u+rwx", directory], check=True)  # what is closed to its owner
+    shutil.rmtree(directory)
 
 
 @pytest.fixture

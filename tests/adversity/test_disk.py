@@ -8,9 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,8 +18,7 @@ from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArgu
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.naming import OWN_DIRECTORY
 from tests.support.folders import visible
-
-NOBODY = 65534
+from tests.support.users import unprivileged
 
 
 def checkpointer_in(directory: Path, **fields) -> DefaultCheckpointer:
@@ -63,32 +60,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def fill(disk: Path, leaving: int) -> None:
     status = os.statvfs(disk)
     (disk / "filler").write_bytes(bytes(status.f_bavail * status.f_frsize - leaving))
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Without root's power to write anywhere."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.fixture
-def public(repository) -> Iterator[Path]:
-    """A directory that every user can reach, unlike `tmp_path`, with the configuration of CI jobs in it."""
-    directory = Path(tempfile.mkdtemp(prefix="marlin-ckpt-test-"))
-    directory.chmod(0o755)
-    shutil.copy(repository / "configs" / "ci.yaml", directory)
-    yield directory
-    for path in [directory, *directory.rglob("*")]:
-        if path.is_dir():
-            path.chmod(0o700)
-    shutil.rmtree(directory)
 
 
 def train(config: Path, save_dir: Path, *options: str) -> int:
@@ -184,7 +155,8 @@ def test_a_directory_that_may_not_be_made_is_named(public, mode):
 
 
 @pytest.mark.parametrize("where", ["closed", "closed/below"])
-def test_train_where_it_may_not_write_exits_1_and_names_path_and_cause(public, capsys, where):
+def test_train_where_it_may_not_write_exits_1_and_names_path_and_cause(public, repository, capsys, where):
+    shutil.copy(repository / "configs" / "ci.yaml", public)
     # Once with all permissions, so that nothing is left to import where an unprivileged user may not read.
     assert train(public / "ci.yaml", public / "open") == 0
     (public / "closed").mkdir()

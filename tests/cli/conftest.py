@@ -21,6 +21,7 @@ from marlin_ckpt.formats.manifest import json_ready
 from marlin_ckpt.saving import lineage
 from tests.support import documents
 from tests.support.terminal import HOSTILE, run_on_terminal
+from tests.support.users import NOBODY, unprivileged
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,15 @@ def log(run_main):
 def on_terminal(tmp_path):
     """Runs the command on a terminal, in the test's own directory."""
     return functools.partial(run_on_terminal, tmp_path)
+
+
+@pytest.fixture
+def users_directory(public) -> Iterator[Path]:
+    """A directory of an ordinary user, who acts from now on: root passes all permissions."""
+    if os.geteuid() == 0:
+        os.chown(public, NOBODY, NOBODY)
+    with unprivileged():
+        yield public
 
 
 @pytest.fixture

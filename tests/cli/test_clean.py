@@ -8,14 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from marlin_ckpt.storage.local import temporary
-
-_NOBODY = 65534  # the user id that owns nothing, nobody(5)
 
 
 @pytest.fixture
@@ -143,22 +140,6 @@ def test_a_link_in_place_of_the_directory_is_refused_with_the_name_to_use(clean,
     assert "symbolic link" in err
     assert f"hint: name the directory that it points to: {tmp_path / 'real'}\n" in err
     assert (tmp_path / "real" / "model_1.pt").exists()
-
-
-@pytest.fixture
-def users_directory():
-    """A directory of an ordinary user, who acts from now on: root passes all permissions."""
-    with tempfile.TemporaryDirectory() as name:
-        is_root = os.geteuid() == 0
-        if is_root:
-            os.chown(name, _NOBODY, _NOBODY)
-            os.seteuid(_NOBODY)
-        yield Path(name)
-        if is_root:
-            os.seteuid(0)
-        for path in (Path(name), *Path(name).rglob("*")):
-            if path.is_dir():
-                path.chmod(0o700)
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["plain", "json"])

@@ -21,8 +21,8 @@ import torch
 from marlin_ckpt import __version__
 from marlin_ckpt.operations import environment
 from marlin_ckpt.storage.local import abilities, mounts, system_calls, temporary
+from tests.support.users import unprivileged
 
-_NOBODY = 65534
 WORKS = {"works": True, "reason": None}
 NOT_TRIED = {"works": None, "reason": None}
 
@@ -164,25 +164,15 @@ def test_a_file_in_place_of_the_directory_exits_1(run_main, tmp_path):
     assert hint == f"hint: it is a file; marlin-ckpt show {tmp_path / 'file'} looks into it"
 
 
-def test_a_directory_that_may_not_be_read_exits_1_and_one_that_is_read_only_0(run_main, tmp_path):
-    for above in (tmp_path, *tmp_path.parents[:3]):
-        os.chmod(above, 0o755)
-    (tmp_path / "closed").mkdir(0o700)
-    (tmp_path / "open").mkdir(0o755)
-    user = os.geteuid()
-    os.seteuid(_NOBODY if user == 0 else user)
-    try:
-        if user:
-            os.chmod(tmp_path / "closed", 0)
-            os.chmod(tmp_path / "open", 0o555)
-        closed = run_main("env", tmp_path / "closed")
-        code, out, _ = run_main("env", tmp_path / "open", "--json")
-    finally:
-        os.seteuid(user)
-        os.chmod(tmp_path / "closed", 0o700)
+def test_a_directory_that_may_not_be_read_exits_1_and_one_that_is_read_only_0(run_main, public):
+    (public / "closed").mkdir(0)
+    (public / "open").mkdir(0o555)
+    with unprivileged():
+        closed = run_main("env", public / "closed")
+        code, out, _ = run_main("env", public / "open", "--json")
     assert closed[:2] == (1, "")
     error, hint = closed[2].splitlines()
-    assert error == f"error: cannot read the directory: Permission denied: {tmp_path / 'closed'}"
+    assert error == f"error: cannot read the directory: Permission denied: {public / 'closed'}"
     assert "permissions" in hint
     assert (code, json.loads(out)["refusal"]) == (0, "Permission denied")
 

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import struct
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,6 @@ STATES = {
     "trainer_state": {},
     "trainer_backend_state": {},
 }
-_NOBODY = 65534  # the user id that owns nothing, nobody(5)
 LIGHTNING = {"epoch": 3, "global_step": 100, "pytorch-lightning_version": "2.5.0", "state_dict": {}}
 
 
@@ -45,19 +43,6 @@ def complete_column(capsys):
         return [row[begin:end].rstrip(" >") for row in rows]
 
     return run
-
-
-@pytest.fixture
-def users_directory():
-    """A directory of an ordinary user, who acts from now on: root passes all permissions."""
-    with tempfile.TemporaryDirectory() as name:
-        is_root = os.geteuid() == 0
-        if is_root:
-            os.chown(name, _NOBODY, _NOBODY)
-            os.seteuid(_NOBODY)
-        yield Path(name)
-        if is_root:
-            os.seteuid(0)
 
 
 def torch_save(content: object, **options) -> Callable[[Path], None]:

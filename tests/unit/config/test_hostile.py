@@ -10,6 +10,7 @@ import pytest
 
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.config import read_config
+from tests.support.users import unprivileged
 
 SPIRAL = b"module: {name: spiral}\n"
 _MERGE_BOMB = b"a0: &a0 {k: v}\n" + b"".join(
@@ -154,20 +155,14 @@ def test_what_is_no_file_is_refused_without_waiting_for_it(make, reason, tmp_pat
     assert reason in message
 
 
-def test_a_file_that_may_not_be_read_is_refused_with_the_reason(tmp_path, refusal):
-    path = tmp_path / "run.yaml"
+def test_a_file_that_may_not_be_read_is_refused_with_the_reason(public, refusal):
+    path = public / "run.yaml"
     path.write_bytes(SPIRAL)
     # What the command imports late must be there before the rights to read it are given up.
     assert read_config(path).module.name == "spiral"
     path.chmod(0)
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
+    with unprivileged():
         message = refusal(path)
-    finally:
-        if root:
-            os.seteuid(0)
     assert message.startswith(f"{path}: ")
     assert "Permission denied" in message
 
