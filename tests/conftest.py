@@ -111,6 +111,12 @@ def _as_it_was() -> Iterator[None]:
     assert state() == before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Has what this process and its children leave behind, killed ones too, removed by pytest in the end."""
+    os.environ["TMPDIR"] = tempfile.tempdir = str(tmp_path_factory.mktemp("left", numbered=False))
+
+
 @pytest.fixture
 def public() -> Iterator[Path]:
     """An empty directory that every user can reach, unlike `tmp_path`."""

@@ -132,8 +132,7 @@ def test_a_save_ends_well_or_with_an_error_where_the_server_restarts_in_the_midd
     def fill(target) -> None:
         nonlocal server
         target.put(DATA)
-        server.kill()
-        server.wait()
+        s3_servers.end(server)
         server = s3_servers.started(tmp_path, port)
         target.put(DATA)
 
@@ -148,5 +147,4 @@ def test_a_save_ends_well_or_with_an_error_where_the_server_restarts_in_the_midd
             write(store, "model_2.pt")
             assert read(store, "model_2.pt") == DATA
     finally:
-        server.kill()
-        server.wait()
+        s3_servers.end(server)

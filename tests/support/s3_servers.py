@@ -90,6 +90,16 @@ def started(folder: Path, port: int) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
+def end(server: subprocess.Popen[bytes]) -> None:
+    """Kills a server, and removes its sockets, for which it knows no folder but this one."""
+    server.kill()
+    server.wait()
+    ports = {one.rpartition("=")[2] for one in server.args if ".port" in one}
+    for left in Path("/tmp").glob("seaweedfs-*.sock"):
+        if left.stem.rpartition("-")[2] in ports:
+            left.unlink()
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -150,8 +160,7 @@ def _keep(folder: Path, owner: int) -> None:
         (folder / "endpoint.new").rename(folder / "endpoint")
         select.select([watched], [], [])
     finally:
-        server.kill()
-        server.wait()
+        end(server)
         shutil.rmtree(data, ignore_errors=True)
 
 
