@@ -45,12 +45,15 @@ class Signals:
         self.stop = 0
         self.save = False
         self.at_once: Callable[[], None] = lambda: None
+        self._raises = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler's signature
         """Notes a signal; a second one that asks to stop ends the process at once."""
         if number == SAVES:
             self.save = True
             return
+        if self._raises:
+            raise Preempted(number, None)
         if self.stop:
             if os.isatty(2):
                 os.write(2, _SHOW_CURSOR)
@@ -58,6 +61,21 @@ class Signals:
             self.at_once()
             os.kill(os.getpid(), number)
         self.stop = number
+
+    @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
+        """A context in which nothing has begun that could be saved: what asks to stop, or has asked, ends it.
+
+        Raises:
+            Preempted: a signal asks to stop.
+        """
+        self._raises = True
+        try:
+            if self.stop:
+                raise Preempted(self.stop, None)
+            yield
+        finally:
+            self._raises = False
 
 
 _listening: list[Signals] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -21,6 +23,7 @@ from marlin_ckpt.directory import lease, notes, own, runs
 from marlin_ckpt.directory.remote import lease as remote
 from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.target import whole
+from marlin_ckpt.training import preemption
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +54,36 @@ def test_beside_a_run_a_second_one_and_a_removal_exit_5_and_change_nothing(
     assert main(["clean", s3, "--keep-last", "1", "--yes"]) == 0
     assert not paths.exists(f"{s3}/model_0.pt")
     assert lease.holder(s3) == {}
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "verb"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_ends_a_start_that_waits_for_another_run_and_one_that_came_before_ends_it_too(
+    s3: str, capsys, repository, monkeypatch, number, code, verb
+):
+    save({"index": 0}, f"{s3}/model_0.pt")
+    train = ["train", "--config", str(repository / "configs/ci.yaml"), "--resume"]
+    train += ["--set", f"checkpointer.save_dir={s3}"]
+    other = remote.RemoteLock(s3, "theirs")
+    left_s, looks = remote._left_s, []
+
+    def looked(*args) -> float:
+        looks.append(args)
+        if len(looks) == 2:  # after the first pause
+            os.kill(os.getpid(), number)
+        return left_s(*args)
+
+    monkeypatch.setattr(remote, "_left_s", looked)
+    assert main(train) == code
+    assert len(looks) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"{verb}: the run had not begun"
+    with preemption.listening():
+        os.kill(os.getpid(), number)
+        assert main(train) == code
+    assert len(looks) == 2
+    other.drop()
+    remote.RemoteLock(s3, "next").drop()
 
 
 def test_emptying_the_directory_of_a_live_run_is_refused_and_a_runs_end_frees_it(s3: str):

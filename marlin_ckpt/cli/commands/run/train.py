@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from marlin_ckpt.cli import log, output
+from marlin_ckpt.cli import log, output, stopping
 from marlin_ckpt.cli.options import Json, flag, option
 from marlin_ckpt.cli.ranks import printing
 from marlin_ckpt.escaping import get_logger
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
     from marlin_ckpt.config import Config as Settings
     from marlin_ckpt.operations.starting import ByMain
+    from marlin_ckpt.training.preemption import Signals
 
 EXAMPLE = "Example: marlin-ckpt train --config configs/quickstart.yaml --set trainer.epochs=2 --resume"
 
@@ -95,7 +96,7 @@ def _run(settings: Settings, *, resume: bool, guards: bool, quiet: bool) -> tupl
         # torch complains at each start where NumPy is not installed; nothing here needs it.
         warnings.filterwarnings("ignore", "Failed to initialize NumPy")
         by_main = _by_main(settings)
-        resume = _leased(stack, settings, by_main, resume=resume)
+        resume = _leased(stack, settings, by_main, signals, resume=resume)
         starter = starting.Starter(
             checkpointer,
             epochs=epochs,
@@ -154,18 +155,26 @@ def _by_main(settings: Settings) -> ByMain:
     return joining.by_main(settings.trainer)
 
 
-def _leased(stack: contextlib.ExitStack, settings: Settings, by_main: ByMain, *, resume: bool) -> bool:
-    """Takes the lease, for as long as the context lasts; returns whether to resume."""
+def _leased(
+    stack: contextlib.ExitStack, settings: Settings, by_main: ByMain, signals: Signals, *, resume: bool
+) -> bool:
+    """Takes the lease, for as long as the context lasts; returns whether to resume.
+
+    A signal ends the command here: it may wait a minute for another run's lease, or longer for a store.
+    """
     from marlin_ckpt.operations import launched, restarts, starting
 
     checkpointer, launch = settings.checkpointer, launched.launch()
 
     def take() -> bool:
-        resumes = resume or restarts.resumes(checkpointer, launch)
-        stack.enter_context(starting.leased(checkpointer, epochs=settings.trainer.epochs, resume=resumes))
-        restarts.begins(checkpointer, launch)
-        return resumes
+        with signals.raising():
+            resumes = resume or restarts.resumes(checkpointer, launch)
+            stack.enter_context(starting.leased(checkpointer, epochs=settings.trainer.epochs, resume=resumes))
+            restarts.begins(checkpointer, launch)
+            return resumes
 
+    stopping.says(lambda: "the run had not begun")
     resumes: bool = by_main(take)
+    output.documents.when_stopped = None  # from here on the progress of the run says it
     printing.part.keep_log_in(os.fspath(checkpointer.save_dir))
     return resumes
