@@ -58,6 +58,7 @@ class Store(Protocol):
             name: of the object.
             size_bytes: how long it will be; there are stores that need it to the byte.
             fill: is given the empty object, and puts its content into it; what it raises passes through.
+                Called again where the store has lost what it was given.
             replaces: the identity of the object that has the name now; None: there must be none.
         """
 

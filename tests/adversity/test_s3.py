@@ -8,10 +8,14 @@ import pytest
 import torch
 
 import marlin_ckpt
-from marlin_ckpt import MarlinError, StorageError
+from marlin_ckpt import MarlinError, Saver, StorageError
+from marlin_ckpt.formats.torch.memory import memory
+from marlin_ckpt.formats.torch.writer import write_file
 from marlin_ckpt.storage import paths
+from marlin_ckpt.storage.s3 import uploads
 from tests.support import s3_servers
-from tests.support.faulty_proxy import Fault, once
+from tests.support.faulty_proxy import Fault, always, once
+from tests.support.run_directories import manifest
 from tests.support.s3_stores import (
     DATA,
     PASSING,
@@ -76,6 +80,84 @@ def test_a_commit_is_tried_again_where_the_store_says_that_it_met_another_reques
     write(store, data=b"short")
     assert proxy.kinds().count(kind) == 2
     assert read(store) == b"short"
+
+
+def ended_by_another_request(store, times: int = 1):
+    """The commit of an upload is answered 409, after which there is no such upload, as AWS has it."""
+
+    def rule(request):
+        if request.kind != "CompleteMultipartUpload" or request.number >= times:
+            return None
+        for name in store.orphans():
+            key, _, upload_id = name.partition(uploads.MARK)
+            store._client.control.abort_multipart_upload(
+                Bucket=store._bucket, Key=store._prefix + key, UploadId=upload_id
+            )
+        return Fault.CONFLICT
+
+    return rule
+
+
+@pytest.mark.parametrize("data", [b"short", DATA], ids=["short", "in parts"])
+def test_an_upload_that_has_ended_as_it_met_another_request_is_made_anew_under_the_lease(store, proxy, data):
+    looks = []
+    store.guard = lambda: looks.append(proxy.kinds().count("CreateMultipartUpload"))
+    proxy.rule = ended_by_another_request(store)
+    write(store, data=data)
+    assert read(store) == data
+    assert looks == [1, 2]  # at the lease once more, after the new upload has begun
+    assert store.unfinished() == ()
+
+
+def test_an_upload_that_meets_other_requests_again_and_again_is_given_up(store, proxy):
+    proxy.rule = always("CompleteMultipartUpload", Fault.CONFLICT)
+    with pytest.raises(StorageError, match="other requests to the same object have ended each upload"):
+        write(store)
+    proxy.reset()
+    assert store.head("model_1.pt") is None
+    assert store.unfinished() == ()
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_a_state_is_saved_anew_from_where_it_is_or_from_its_image(s3, proxy, is_behind):
+    paths.use(s3, settings(proxy.endpoint))
+    state = {"weight": torch.arange(1_500_000.0), "epoch": 3}
+    with opened(s3, proxy.endpoint) as store:
+        proxy.rule = ended_by_another_request(store)
+    if is_behind:
+        with Saver() as saver:
+            saver.save(state, f"{s3}/model_1.pt")
+    else:
+        marlin_ckpt.save(state, f"{s3}/model_1.pt")
+    assert proxy.kinds().count("CreateMultipartUpload") == 2
+    loaded = marlin_ckpt.load(f"{s3}/model_1.pt")
+    assert torch.equal(loaded["weight"], state["weight"])
+
+
+def test_a_state_that_other_ranks_have_sent_once_is_not_asked_for_again(s3, proxy):
+    paths.use(s3, settings(proxy.endpoint))
+    asked = []
+
+    def data_of(storage):
+        asked.append(storage)
+        return memory(storage.data_ptr(), storage.nbytes())
+
+    with opened(s3, proxy.endpoint) as store:
+        proxy.rule = ended_by_another_request(store)
+        state = {"weight": torch.arange(1_500_000.0)}
+        with pytest.raises(StorageError, match="what was gathered for it is gone"):
+            write_file(f"{s3}/model_1.pt", state, manifest(1, 0), data_of=data_of)
+        assert len(asked) == 1
+        assert store.head("model_1.pt") is None
+        assert store.unfinished() == ()
+
+
+def test_an_object_that_went_while_its_successor_was_written_is_said_to_be_another(store, proxy):
+    store.guard = None
+    item = write(store, data=b"old")
+    proxy.rule = always("PutObject", Fault.GONE)
+    with pytest.raises(StorageError, match="another object has taken its place"):
+        write(store, data=b"new", replaces=item.identity)
 
 
 @pytest.mark.parametrize("fault", [one for one in PASSING if one is not Fault.CUT_UP])

@@ -10,7 +10,7 @@ from marlin_ckpt import StorageError
 from marlin_ckpt.directory import lease
 from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.s3 import moving
-from tests.support.faulty_proxy import Fault
+from tests.support.faulty_proxy import Fault, always
 from tests.support.s3_stores import (
     DATA,
     MIB,
@@ -129,6 +129,47 @@ def test_an_object_that_is_replaced_while_it_is_moved_stays(store, other, proxy,
     assert caught.value.errno == errno.ESTALE
     assert read(other) == b"new"
     assert other.unfinished(".trash") == other.unfinished() == ()
+
+
+@pytest.mark.usefixtures("_low_limit")
+def test_a_copy_in_parts_that_has_ended_as_it_met_another_request_is_made_anew_or_given_up(
+    store, other, proxy
+):
+    item = write(store)
+
+    def end(request) -> Fault | None:
+        if request.kind != "CompleteMultipartUpload" or request.number:
+            return None
+        for name in other.orphans():
+            other.remove(name, ())
+        return Fault.CONFLICT
+
+    proxy.reset()
+    proxy.rule = end
+    store.move("model_1.pt", TRASHED, item.identity)
+    assert read(other, TRASHED) == DATA
+    proxy.rule = always("CompleteMultipartUpload", Fault.CONFLICT)
+    with pytest.raises(StorageError, match="cannot move: other requests"):
+        store.move(TRASHED, "model_1.pt", other.head(TRASHED).identity)
+    assert read(other, TRASHED) == DATA
+    assert other.head("model_1.pt") is None
+    assert other.orphans() == ()
+
+
+@pytest.mark.usefixtures("_low_limit")
+def test_a_copy_whose_upload_another_run_has_ended_fails_and_says_so(store, other, proxy):
+    item = write(store)
+
+    def end(request) -> None:
+        if request.kind == "CompleteMultipartUpload":
+            for name in other.orphans():
+                other.remove(name, ())
+
+    proxy.reset()
+    proxy.rule = end
+    with pytest.raises(StorageError, match="another run has taken the directory over"):
+        store.move("model_1.pt", TRASHED, item.identity)
+    assert read(other) == DATA
 
 
 def test_nothing_moves_over_what_is_written_there_meanwhile(store, other, proxy):

@@ -20,6 +20,7 @@ class Fault(Enum):
     SLOW_DOWN = "the answer is 503 SlowDown, and the server never hears of it"
     EXPIRED = "the answer is 400 ExpiredToken"
     CONFLICT = "the answer is 409 ConditionalRequestConflict"
+    GONE = "the answer is 404 NoSuchKey"
     SKEWED = "the answer is 403 RequestTimeTooSkewed"
     ERROR_IN_200 = "the answer is 200 with an error in its body"
     LOST_ANSWER = "the server does it, and its answer is lost"
@@ -207,6 +208,7 @@ _ANSWERS = {
     Fault.SLOW_DOWN: (503, "SlowDown"),
     Fault.EXPIRED: (400, "ExpiredToken"),
     Fault.CONFLICT: (409, "ConditionalRequestConflict"),
+    Fault.GONE: (404, "NoSuchKey"),
     Fault.SKEWED: (403, "RequestTimeTooSkewed"),
     Fault.ERROR_IN_200: (200, "InternalError"),
 }

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from torch.storage import UntypedStorage
 
-from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import statistics
 from marlin_ckpt.formats.manifest import Manifest
@@ -73,8 +73,14 @@ def write_file(  # noqa: PLR0913, PLR0917 - all but the first three are seldom g
         StorageError: the file cannot be written. Either way the old file stands; see `publish`.
     """
     encoded = encode(state)
+    was_read = False
 
     def data() -> Iterator[tuple[str, memoryview]]:
+        nonlocal was_read
+        if data_of is not None and was_read:
+            what = "cannot write: the store has ended the upload, and what was gathered for it is gone"
+            raise StorageError(what, os.fspath(path), "save again")
+        was_read = True
         for key, storage in encoded.storages.items():
             if data_of is not None:
                 yield f"data/{key}", data_of(storage)
@@ -82,7 +88,7 @@ def write_file(  # noqa: PLR0913, PLR0917 - all but the first three are seldom g
             local = on_cpu(storage)
             yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
 
-    fill = _filling(encoded, data(), manifest, has_statistics=has_statistics)
+    fill = _filling(encoded, data, manifest, has_statistics=has_statistics)
     about = manifest.brief() if is_url(path) else ""
     done = publish(path, fill, encoded.size_bytes, overwrite=overwrite, about=about)
     return _written(path, encoded, done)
@@ -119,7 +125,7 @@ def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
     """
     sizes = _sizes(encoded)
     data = [(name, image.memory[at : at + sizes[name]]) for name, at in image.plan.offsets.items()]
-    fill = _filling(encoded, data, manifest, has_statistics=has_statistics)
+    fill = _filling(encoded, lambda: data, manifest, has_statistics=has_statistics)
     done = publish(
         path, fill, encoded.size_bytes,
         image=image.memory, before_renaming=before_renaming, overwrite=overwrite,
@@ -129,11 +135,15 @@ def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
 
 
 def _filling(
-    encoded: Encoded, data: Iterable[tuple[str, memoryview]], manifest: Manifest, *, has_statistics: bool
+    encoded: Encoded,
+    data: Callable[[], Iterable[tuple[str, memoryview]]],
+    manifest: Manifest,
+    *,
+    has_statistics: bool,
 ) -> Fill:
     def fill(target: Target) -> None:
         observer = _gathering(encoded) if has_statistics else None
-        write_state(target, encoded.pickle, BYTEORDER, data, manifest, observer)
+        write_state(target, encoded.pickle, BYTEORDER, data(), manifest, observer)
 
     return fill
 

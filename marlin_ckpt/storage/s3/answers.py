@@ -24,6 +24,7 @@ from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 CHANGED = 412  # a condition does not hold: RFC 9110, 15.5.13
 CONFLICT = 409  # of two writers at the same time one is told this
 MISSING = 404
+OF_CONDITIONS = (CHANGED, CONFLICT, MISSING)  # which whoever changes an object on a condition understands
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _AGAIN_STATUS = {408, 425, 429, 500, 502, 503, 504}
@@ -97,6 +98,19 @@ class RefusedError(Exception):
     def __init__(self, answer: Answer) -> None:
         super().__init__(f"{answer.status} {answer.code}")
         self.answer = answer
+
+
+class OvertakenError(Exception):
+    """Another request to the same object has ended an upload at its commit: it is to be made anew.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html, of the answer 409.
+    """
+
+
+def overtaken(action: str, where: str) -> StorageError:
+    """The error where every upload of an object has ended so."""
+    what = f"{action}: other requests to the same object have ended each upload of it"
+    return StorageError(what, where, "see who else writes there, and try again", errno=errno.EBUSY)
 
 
 def answer_of(error: BaseException) -> Answer | None:

@@ -1,14 +1,19 @@
 """One object by its key: what the store says of it, and the uploads that will be it."""
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from botocore.exceptions import ClientError
 
 from marlin_ckpt.storage.s3 import answers
 from marlin_ckpt.storage.s3.client import Client
 from marlin_ckpt.storage.s3.retrying import Retrying
+
+MOST_UPLOADS = 3  # of one object, of which others end each
+_MOST_CONFLICTS = 4  # of one commit, which may have met an earlier request of its own that is still under way
+
+_T = TypeVar("_T")
 
 
 class Key(NamedTuple):
@@ -62,6 +67,37 @@ def begin(key: Key, metadata: Mapping[str, str], retrying: Retrying, action: str
         return str(answer["UploadId"])
 
     return retrying.do(request, action, key.path)
+
+
+def complete(key: Key, request: Callable[[], _T], retrying: Retrying, action: str) -> _T:
+    """Makes the request that commits an upload in parts.
+
+    Args:
+        key: of the object.
+        request: commits it.
+        retrying: makes the request.
+        action: for messages.
+
+    Raises:
+        OvertakenError: other requests to the object have ended the upload.
+        ClientError: a condition does not hold, or there is no such upload.
+        StorageError: the store refuses, or does not answer.
+    """
+    conflicts = 0
+
+    def once() -> _T:
+        nonlocal conflicts
+        try:
+            return request()
+        except ClientError as error:
+            answer = answers.answer_of(error)
+            status = 0 if answer is None else answer.status
+            conflicts += status == answers.CONFLICT
+            if conflicts > _MOST_CONFLICTS or (conflicts and status == answers.MISSING):
+                raise answers.OvertakenError from None
+            raise
+
+    return retrying.do(once, action, key.path, passes=answers.OF_CONDITIONS)
 
 
 def abort(key: Key, upload_id: str, retrying: Retrying) -> None:

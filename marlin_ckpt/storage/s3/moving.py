@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -48,7 +49,8 @@ def copy(source: Key, to: Key, etag: str) -> None:
             CopySourceIfMatch=etag, IfNoneMatch="*",
         )  # fmt: skip
 
-    _do(request, retrying, source, to, about)
+    passes = answers.OF_CONDITIONS
+    _do(lambda: retrying.do(request, "cannot move", to.path, passes=passes), source, to, about)
 
 
 def is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -59,26 +61,37 @@ def is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return bool(one["ETag"] == other["ETag"] and one["ContentLength"] == other["ContentLength"])
 
 
-def _do(request: Any, retrying: Retrying, source: Key, to: Key, about: dict[str, Any]) -> None:
-    """Makes a request that copies, of which an earlier answer may have been lost."""
-    passes = (answers.CHANGED, answers.CONFLICT, answers.MISSING)
+def _do(request: Callable[[], None], source: Key, to: Key, about: dict[str, Any]) -> None:
+    """Makes a request that copies, and makes it again, of which an earlier answer may have been lost."""
     try:
-        retrying.do(request, "cannot move", to.path, passes=passes)
-    except ClientError as error:
-        found = keys.head(to, retrying)
+        request()
+    except (ClientError, answers.OvertakenError) as error:
+        found = keys.head(to, Retrying(to.client))
         if found is not None and is_same(found, about):
             return
         if found is not None:
             raise StorageError.of(
                 "cannot move", to.path, FileExistsError(errno.EEXIST, "File exists")
             ) from None
+        if isinstance(error, answers.OvertakenError):
+            raise
         answer = answers.answer_of(error)
+        if answer is not None and answer.code == "NoSuchUpload":
+            raise answers.error_for(error, "cannot move", to.path) from None
         if answer is not None and answer.status == answers.MISSING:
             raise CheckpointNotFoundError("no such object", source.path) from None
         raise another(source.path) from None
 
 
 def _copy_in_parts(source: Key, to: Key, about: dict[str, Any], retrying: Retrying) -> None:
+    for _ in range(keys.MOST_UPLOADS):
+        with contextlib.suppress(answers.OvertakenError):
+            _copy_in_parts_once(source, to, about, retrying)
+            return
+    raise answers.overtaken("cannot move", to.path)
+
+
+def _copy_in_parts_once(source: Key, to: Key, about: dict[str, Any], retrying: Retrying) -> None:
     control = to.client
     upload_id = keys.begin(to, about["Metadata"], retrying, "cannot move")
     size, copied = int(about["ContentLength"]), []
@@ -103,7 +116,7 @@ def _copy_in_parts(source: Key, to: Key, about: dict[str, Any], retrying: Retryi
                 IfNoneMatch="*", **summed,
             )  # fmt: skip
 
-        _do(complete, retrying, source, to, about)
+        _do(lambda: keys.complete(to, complete, retrying, "cannot move"), source, to, about)
     except BaseException:
         with contextlib.suppress(MarlinError):  # what stays is ended by whoever takes the lease next
             keys.abort(to, upload_id, Retrying(to.client, patience_s=5.0))
@@ -123,9 +136,8 @@ def remove(key: Key, etag: str) -> None:
     def request() -> None:
         key.client.control.delete_object(Bucket=key.bucket, Key=key.key, IfMatch=etag)
 
-    passes = (answers.CHANGED, answers.CONFLICT, answers.MISSING)
     try:
-        retrying.do(request, "cannot remove", key.path, passes=passes)
+        retrying.do(request, "cannot remove", key.path, passes=answers.OF_CONDITIONS)
     except ClientError:
         if keys.head(key, retrying) is not None:
             raise another(key.path) from None

@@ -74,8 +74,7 @@ class _Sender(PieceThreads):
 class Upload:
     """Parts of memory, and the way from there to an object; the `Pieces` of a `Writer`.
 
-    Attributes:
-        nonce: by which the object is known as this one, whatever becomes of the answer.
+    An object is known as this one by its nonce, whatever becomes of the answer to its commit.
     """
 
     def __init__(
@@ -91,15 +90,15 @@ class Upload:
         Args:
             key: where the object will be.
             size_bytes: how long it will be, roughly.
-            metadata: of the object.
+            metadata: of the object; `NONCE` in it where another upload may have been this object already.
             image: memory for the whole object, in which any part of it may lie at its place already; None
                 for buffers.
             patience_s: as for `Retrying`.
         """
         settings = key.client.settings
         self._key = key
-        self.nonce = uuid.uuid4().hex
-        self._metadata = {**metadata, NONCE: self.nonce}
+        self._metadata = {NONCE: uuid.uuid4().hex, **metadata}
+        self._nonce = self._metadata[NONCE]
         self._part_bytes = part_bytes(settings, size_bytes)
         self._body = memoryview(b"")
         free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
@@ -162,17 +161,21 @@ class Upload:
         Raises:
             RefusedError, ClientError: the condition does not hold (412, 409), or another process has aborted
                 the upload (404).
+            OvertakenError: see `keys.complete`.
             StorageError: the store does not answer; whether the object is there is not known.
         """
-        request = self._complete if self._sender.upload_id else self._put
-        passes = (answers.CHANGED, answers.CONFLICT, answers.MISSING)
         try:
-            etag = self._retrying.do(
-                lambda: request(condition), "cannot write", self._key.path, passes=passes
-            )
+            if self._sender.upload_id:
+                etag = keys.complete(
+                    self._key, lambda: self._complete(condition), self._retrying, "cannot write"
+                )
+            else:
+                passes, path = answers.OF_CONDITIONS, self._key.path
+                etag = self._retrying.do(lambda: self._put(condition), "cannot write", path, passes=passes)
         except Exception as error:
             # The answer to an earlier request may have been lost, and the object be there.
-            found = self._mine() if answers.answer_of(error) is not None else None
+            is_told = isinstance(error, answers.OvertakenError) or answers.answer_of(error) is not None
+            found = self._mine() if is_told else None
             if found is None:
                 raise
             etag = found
@@ -219,7 +222,7 @@ class Upload:
     def _mine(self) -> str | None:
         """The ETag of what has the name, if it is this upload's."""
         found = keys.head(self._key, self._retrying)
-        return None if found is None or found["Metadata"].get(NONCE) != self.nonce else str(found["ETag"])
+        return None if found is None or found["Metadata"].get(NONCE) != self._nonce else str(found["ETag"])
 
 
 def put(key: Key, headers: Mapping[str, str], body: memoryview, query: str = "") -> str:

@@ -2,22 +2,26 @@
 
 import contextlib
 import errno
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage.s3 import answers, conditions, keys, moving, uploads
 from marlin_ckpt.storage.s3.client import Client, client, now_s
 from marlin_ckpt.storage.s3.keys import Key
-from marlin_ckpt.storage.s3.parts import Upload
+from marlin_ckpt.storage.s3.parts import NONCE, Upload
 from marlin_ckpt.storage.s3.reading import ABOUT, S3Reading
 from marlin_ckpt.storage.s3.retrying import Retrying
 from marlin_ckpt.storage.target import Fill
 from marlin_ckpt.storage.writer import Writer
 from marlin_ckpt.urls import Place, parse
+
+_logger = get_logger(__name__)
 
 
 @contextlib.contextmanager
@@ -84,27 +88,38 @@ class S3Store(S3Reading):
             about: that its `Item` will have; ASCII, at most 2 KB with all else.
             image: memory for the whole object; see `Upload`.
             before_commit: called when all is in the store but the commit; may raise.
+
+        Where another request to the object ends an upload, the object is uploaded anew: then `fill` and
+        `before_commit` are called again.
         """
         key = self._key(name)
         condition = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": str(replaces[0])}
         if self._client.settings.conditional != "require":
             condition = {}
         self._check_expected(key, replaces)
-        upload = Upload(key, size_bytes, {ABOUT: about} if about else {}, image, self._patience_s)
-        try:
-            writer = Writer(upload)
-            fill(writer)
-            writer.finish()
-            before_commit()
-            if self.guard is not None:
-                upload.fence()
-                self.guard()
-            etag = upload.commit(condition)
-        except (answers.RefusedError, ClientError) as error:
-            raise self._not_committed(error, key, replaces) from None
-        finally:
-            upload.stop()
-            upload.abort()
+        metadata = {NONCE: uuid.uuid4().hex, **({ABOUT: about} if about else {})}
+        etag = ""
+        for _ in range(keys.MOST_UPLOADS):
+            upload = Upload(key, size_bytes, metadata, image, self._patience_s)
+            try:
+                writer = Writer(upload)
+                fill(writer)
+                writer.finish()
+                before_commit()
+                if self.guard is not None:
+                    upload.fence()
+                    self.guard()
+                etag = upload.commit(condition)
+                break
+            except answers.OvertakenError:
+                _logger.info("Uploading %s anew: the store says that it met another request.", key.path)
+            except (answers.RefusedError, ClientError) as error:
+                raise self._not_committed(error, key, replaces) from None
+            finally:
+                upload.stop()
+                upload.abort()
+        else:
+            raise answers.overtaken("cannot write", key.path)
         found = self.head(name)
         if found is None:
             raise moving.another(key.path)
@@ -153,7 +168,8 @@ class S3Store(S3Reading):
         self, error: BaseException, key: Key, replaces: Identity | None
     ) -> StorageError | CheckpointNotFoundError:
         answer = answers.answer_of(error)
-        if answer is not None and answer.status == answers.MISSING:  # the bucket, or the upload
+        # The bucket, or the upload; AWS says so of the object, too, where it is to be replaced and has gone.
+        if answer is not None and answer.status == answers.MISSING and answer.code != "NoSuchKey":
             return answers.error_for(error, "cannot write", key.path)
         return _taken(key.path) if replaces is None else moving.another(key.path)
 
