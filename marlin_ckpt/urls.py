@@ -10,7 +10,7 @@ from marlin_ckpt.errors import ArgumentsError, Fault, StorageError
 SCHEME = "s3://"
 NOT_KEPT = "are not kept in object stores in this version"
 _ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_BY_PATHLIB = re.compile(r"(s3|gs|az):/(?!/)")  # which makes one slash of two
+_BY_PATHLIB = re.compile(r"(s3|gs|az):/(?!/)", re.IGNORECASE)  # which makes one slash of two
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; older buckets had "_" and
 # capital letters, which other stores still allow.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -59,7 +59,7 @@ def fault(path: str | os.PathLike[str]) -> str:
             return error.faults[0].message
         return ""
     if _BY_PATHLIB.match(text):
-        return "a URL has two slashes, of which a Path keeps one: expected s3://bucket/prefix as a string"
+        return "a slash is missing, as in a URL made a Path: expected s3://bucket/prefix, as a string"
     scheme = _ANY_SCHEME.match(text)
     return (
         ""
@@ -128,6 +128,8 @@ def _url_fault(rest: str, bucket: str, prefix: str) -> str:  # noqa: PLR0911 - o
         return "an empty name between two slashes"
     if "." in parts or ".." in parts:
         return ". and .. are names like others in a store, and lead nowhere"
+    if "\\" in prefix:
+        return "a backslash, which some stores make a slash of"
     if any(ord(one) < ord(" ") or one == "\x7f" for one in prefix):
         return "it holds a control character"
     return (

@@ -35,7 +35,7 @@ def directory(tmp_path):
 
 
 def test_each_event_has_a_line_with_its_time_its_run_and_what_happened(log, directory):
-    cost = "(1.4 GB, stall 20 ms, 900 ms to disk)"
+    cost = "(1.4 GB, stall 20 ms, 900 ms to write)"
     versions, newer = "marlin-ckpt 0.2.0, torch 2.13.0", "torch 2.13.1 (was 2.13.0)"
     assert log(directory) == [
         f"2026-11-27 12:00:00  3fa1c2  began: run {ONE}, 1 rank, commit abc1234, {versions}",
@@ -99,7 +99,7 @@ def _ended(minute: int) -> Ended:
 def test_a_checkpoint_that_somebody_took_away_is_said_to_be_gone(log, tmp_path):
     lines = log(write(tmp_path, save(0, 1), save(1, 2), _ended(3), names=("model_1.pt",)))
     assert lines[0].endswith(
-        "model_0.pt (1.4 GB, stall 20 ms, 900 ms to disk); it is no longer there  val_loss 0.9"
+        "model_0.pt (1.4 GB, stall 20 ms, 900 ms to write); it is no longer there  val_loss 0.9"
     )
     assert "no longer" not in lines[1]
 

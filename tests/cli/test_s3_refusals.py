@@ -24,6 +24,8 @@ SECRET = "pa55word"
         ("s3:///run", "names no bucket"),
         ("s3://bucket/a/../b", ". and .."),
         ("s3://bucket/a//b", "between two slashes"),
+        ("s3://bucket/a\\b", "a backslash"),
+        ("S3:/bucket/run", "a slash is missing"),
         ("gs://bucket/run", "gs:// is not known here"),
         (f"http://user:{SECRET}@host/run", "http:// is not known here"),
     ],

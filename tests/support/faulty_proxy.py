@@ -30,6 +30,10 @@ class Fault(Enum):
     CUT_UP = "the connection ends in the middle of the body on its way to the server"
     CUT_DOWN = "the answer's body ends in the middle"
     NO_CONDITION = "the server does not hear of the condition"
+    CUT_UNSIZED = "the answer comes without its length, and its body ends in the middle"
+    OTHER_RANGE = "the answer says that its bytes are of another range"
+    NO_RANGE = "the answer says that its bytes are of no range"
+    CAPITALS = "the names of the answer's headers are in capitals"
     STALLED = "the answer does not come until the proxy ends"
 
 
@@ -157,13 +161,16 @@ def faulty_proxy(server: str) -> Iterator[Proxy]:
             if fault is Fault.FLIPPED_DOWN and data:
                 data[len(data) // 2] ^= 1
             self.send_response_only(answer.status)
+            left_out = ["connection", "transfer-encoding"] + ["content-length"] * (fault is Fault.CUT_UNSIZED)
             for name, value in answer.getheaders():
-                if name.lower() not in ("connection", "transfer-encoding"):
-                    self.send_header(name, value)
-            if not answer.getheader("content-length"):
+                if name.lower() in left_out:
+                    continue
+                told = _RANGES.get(fault, value) if name.lower() == "content-range" else value
+                self.send_header(name.upper() if fault is Fault.CAPITALS else name, told)
+            if not answer.getheader("content-length") and fault is not Fault.CUT_UNSIZED:
                 self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            if fault is Fault.CUT_DOWN:
+            if fault in (Fault.CUT_DOWN, Fault.CUT_UNSIZED):
                 self.wfile.write(data[: len(data) // 2])
                 self._end()
             else:
@@ -204,6 +211,7 @@ def faulty_proxy(server: str) -> Iterator[Proxy]:
         serving.join()
 
 
+_RANGES = {Fault.OTHER_RANGE: "bytes 7-9/10", Fault.NO_RANGE: "bytes */10"}
 _ANSWERS = {
     Fault.SLOW_DOWN: (503, "SlowDown"),
     Fault.EXPIRED: (400, "ExpiredToken"),

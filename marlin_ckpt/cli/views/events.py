@@ -60,8 +60,8 @@ def _local_minute(text: str) -> str:
 
 
 def _saved(event: Saved, row: Row, name_of: NameOf) -> _Words:
-    to_disk = duration(event.write_s + event.sync_s)
-    costs = size(event.size_bytes), f"stall {duration(event.stall_s)}", f"{to_disk} to disk"
+    written = duration(event.write_s + event.sync_s)
+    costs = size(event.size_bytes), f"stall {duration(event.stall_s)}", f"{written} to write"
     how = f"({', '.join([one.replace(' ', GLUE) for one in costs])})"
     gone = "; it is no longer there" if row.is_gone else ""
     return "saved", f"{name_of(event.name)} {how}{gone}{_metrics(event)}"

@@ -44,6 +44,8 @@ def head(key: Key, retrying: Retrying) -> dict[str, Any] | None:
         how = {"Bucket": key.bucket, "Key": key.key, "ChecksumMode": "ENABLED"}
         found: dict[str, Any] = key.client.control.head_object(**how)
         answers.etag_in(found)
+        # They are names of headers, of which some servers and proxies change the case.
+        found["Metadata"] = {name.lower(): value for name, value in found.get("Metadata", {}).items()}
         return found
 
     try:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
+from botocore.exceptions import ClientError
 from isal import isal_zlib
 
 from marlin_ckpt.errors import MarlinError
@@ -172,10 +173,15 @@ class Upload:
             else:
                 passes, path = answers.OF_CONDITIONS, self._key.path
                 etag = self._retrying.do(lambda: self._put(condition), "cannot write", path, passes=passes)
-        except Exception as error:
+        except (answers.OvertakenError, answers.RefusedError, ClientError):
             # The answer to an earlier request may have been lost, and the object be there.
-            is_told = isinstance(error, answers.OvertakenError) or answers.answer_of(error) is not None
-            found = self._mine() if is_told else None
+            if (found := self._mine(self._retrying)) is None:
+                raise
+            etag = found
+        except MarlinError:  # all answers, for as long as we ask: it is looked at once
+            found = None
+            with contextlib.suppress(MarlinError):
+                found = self._mine(Retrying(self._key.client, patience_s=0))
             if found is None:
                 raise
             etag = found
@@ -219,9 +225,9 @@ class Upload:
         )  # fmt: skip
         return str(answer["ETag"])
 
-    def _mine(self) -> str | None:
+    def _mine(self, retrying: Retrying) -> str | None:
         """The ETag of what has the name, if it is this upload's."""
-        found = keys.head(self._key, self._retrying)
+        found = keys.head(self._key, retrying)
         return None if found is None or found["Metadata"].get(NONCE) != self._nonce else str(found["ETag"])
 
 

@@ -40,11 +40,12 @@ class S3Reading:
         before = f"{folder}/" if folder else ""
         if folder:
             self._key(folder)
-        objects, folders = [], []
+        objects: list[str] = []
+        folders: list[str] = []
         for page in self._pages(before, "/"):
-            folders += [self._name(one["Prefix"].removesuffix("/")) for one in page.get("CommonPrefixes", ())]
-            # Some tools put an empty object there to have the folder shown.
-            objects += [self._name(one["Key"]) for one in page.get("Contents", ()) if one["Key"][-1:] != "/"]
+            found = (self._name(one["Prefix"].removesuffix("/")) for one in page.get("CommonPrefixes", ()))
+            folders += filter(_is_name, found)
+            objects += filter(_is_name, (self._name(one["Key"]) for one in page.get("Contents", ())))
         if folder and not (objects or folders):
             raise CheckpointNotFoundError("no such folder", self._path(folder))
         return Listing(tuple(objects), tuple(folders))
@@ -57,8 +58,8 @@ class S3Reading:
         """The objects in a folder and below, with their sizes: what `list` and `head` say, in one go."""
         for page in self._pages(f"{folder}/" if folder else "", ""):
             for one in page.get("Contents", ()):
-                if one["Key"][-1:] != "/":
-                    yield _item(self._name(one["Key"]), one["Size"], one["LastModified"], one["ETag"])
+                if _is_name(name := self._name(one["Key"])):
+                    yield _item(name, one["Size"], one["LastModified"], one["ETag"])
 
     def head(self, name: str) -> Item | None:
         """Looks at one object or folder; see `Store.head`."""
@@ -113,7 +114,7 @@ class S3Reading:
         return found
 
     def _key(self, name: str) -> Key:
-        if any(part in ("", ".", "..") for part in name.split("/")):
+        if not _is_name(name):
             raise StorageError("not a name in a store", self._path(name), errno=errno.EINVAL)
         return Key(self._client, self._bucket, self._prefix + name, self._path(name))
 
@@ -122,6 +123,15 @@ class S3Reading:
 
     def _path(self, name: str) -> str:
         return f"{self.place}/{name}" if name else self.place
+
+
+def _is_name(name: str) -> bool:
+    """Whether a store of ours can have an object or a folder of a name.
+
+    Buckets can have others: of tools that put an empty object `folder/` there to have a folder shown, or that
+    have joined names by two slashes.
+    """
+    return not any(part in ("", ".", "..") for part in name.split("/"))
 
 
 def _item(name: str, size_bytes: int, modified: datetime.datetime, etag: str) -> Item:

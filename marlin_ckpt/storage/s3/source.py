@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -157,13 +158,32 @@ class S3Source:
                 response = self._client.send("GET", self._target, headers)
                 data = _whole(response)
                 answers.etag_in(response.headers)
-            _, _, total = response.headers.get("Content-Range", f"/{len(data)}").rpartition("/")
-            return int(total), data, response.headers
+            return _length(response.headers, len(data)), data, response.headers
 
         try:
             return self._retrying.do(request, "cannot read", self.path, passes=(_UNSATISFIABLE,))
         except answers.RefusedError:  # it has no last byte
             return 0, b"", {}
+
+
+def _length(headers: Any, size: int) -> int:
+    """The length of an object, by the answer that has its last bytes.
+
+    Args:
+        headers: of the answer.
+        size: how many bytes it has.
+
+    Raises:
+        ProtocolError: they are others than were asked for.
+    """
+    told = headers.get("Content-Range")
+    if told is None:  # all of it
+        return size
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", told)
+    start, last, total = map(int, found.groups()) if found else (-1, -1, -1)
+    if (start, last) != (max(0, total - _TAIL_BYTES), total - 1) or size != total - start:
+        raise urllib3.exceptions.ProtocolError("the answer is of another range")
+    return total
 
 
 def _whole(response: Any) -> bytes:
