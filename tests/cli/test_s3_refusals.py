@@ -70,6 +70,7 @@ def test_what_is_not_there_ends_with_the_code_for_that(run_main, s3):
         ("show", "runs/model_3.pt", 4, "did you mean {}/runs/model_2.pt?"),
         ("verify", "rnus", 4, "did you mean {}/runs?"),
         ("list", "rnus", 0, "did you mean {}/runs?"),
+        ("clean", "rnus", 0, "did you mean {}/runs?"),
         ("show", "runs", 1, "name a file in it: model_2.pt; marlin-ckpt latest {}/runs prints the newest"),
         ("export", "x/y", 4, ""),
     ],

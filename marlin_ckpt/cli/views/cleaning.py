@@ -21,6 +21,8 @@ from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CheckpointNotFoundError
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.keep import RetentionArguments
+from marlin_ckpt.storage.paths import exists, nearby
+from marlin_ckpt.urls import is_url
 
 
 def remove(how: How, plan: Plan) -> int:
@@ -49,6 +51,12 @@ def tell_of_more(directory: str, prefix: str | None, extension: str, *, recursiv
     ways = left_out.options(directory, prefix=prefix, extensions={extension}, recursive=recursive)
     if ways:
         output.talk(f"hint: there are files with {' or '.join(ways)}")
+
+
+def tell_of_names_like(directory: str) -> None:
+    """Names what is beside a prefix of a store under which there is nothing: that may be a slip."""
+    if is_url(directory) and not exists(directory) and (hint := nearby(directory)):
+        output.talk(f"hint: {escape(hint)}")
 
 
 def _report(how: How, done: Outcome) -> int:

@@ -1,4 +1,4 @@
-"""Answers that one server or proxy gives and another does not: other names, ranges, lengths, or none at all."""
+"""Answers that one server or proxy gives and others do not: of other names, ranges and lengths, or none."""
 
 from __future__ import annotations
 

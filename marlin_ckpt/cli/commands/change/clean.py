@@ -87,7 +87,10 @@ def clean(
     if given is None:
         cleaning.tell_of_folders(folders)
         files = removing.plan_cleaning(directory, prefix=prefix, extension=ext, recursive=recursive)
-        return cleaning.remove(how, files)
+        code = cleaning.remove(how, files)
+        if not (files.removals or json):
+            cleaning.tell_of_names_like(directory)
+        return code
     plan = Keeping().plan(
         directory,
         given,
@@ -103,4 +106,5 @@ def clean(
     code = cleaning.retain(how, plan, rest, given, run)
     if not (plan.decisions or json):
         cleaning.tell_of_more(directory, prefix, ext, recursive=recursive)
+        cleaning.tell_of_names_like(directory)
     return code
