@@ -19,6 +19,7 @@ class Fault(Enum):
 
     SLOW_DOWN = "the answer is 503 SlowDown, and the server never hears of it"
     EXPIRED = "the answer is 400 ExpiredToken"
+    UNKNOWN_KEY = "the answer is 403 InvalidAccessKeyId"
     CONFLICT = "the answer is 409 ConditionalRequestConflict"
     GONE = "the answer is 404 NoSuchKey"
     SKEWED = "the answer is 403 RequestTimeTooSkewed"
@@ -215,6 +216,7 @@ _RANGES = {Fault.OTHER_RANGE: "bytes 7-9/10", Fault.NO_RANGE: "bytes */10"}
 _ANSWERS = {
     Fault.SLOW_DOWN: (503, "SlowDown"),
     Fault.EXPIRED: (400, "ExpiredToken"),
+    Fault.UNKNOWN_KEY: (403, "InvalidAccessKeyId"),
     Fault.CONFLICT: (409, "ConditionalRequestConflict"),
     Fault.GONE: (404, "NoSuchKey"),
     Fault.SKEWED: (403, "RequestTimeTooSkewed"),

@@ -89,7 +89,9 @@ class Answer(NamedTuple):
     def is_expired(self) -> bool:
         """Whether the credentials are refused that may have been renewed meanwhile."""
         # The answer to a HEAD has no body that would say so: of expired ones AWS makes 400.
-        return self.code in _EXPIRED or (self.status in (400, 403) and self.code in ("", "InvalidToken"))
+        # A key that was replaced is an unknown one, or a wrong one, by the word of each store.
+        is_silent = self.status == 400 and self.code in ("", "InvalidToken")  # noqa: PLR2004
+        return self.code in _EXPIRED or self.status == 403 or is_silent  # noqa: PLR2004
 
 
 class RefusedError(Exception):

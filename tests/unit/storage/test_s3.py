@@ -12,8 +12,9 @@ import zlib
 import pytest
 
 from marlin_ckpt import CheckpointNotFoundError, StorageError
+from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage.s3 import retrying
-from marlin_ckpt.storage.s3.parts import base64_of
+from marlin_ckpt.storage.s3.parts import base64_of, part_bytes
 from tests.support import s3_servers
 from tests.support.faulty_proxy import Fault, always, once
 from tests.support.s3_stores import DATA, MIB, opened, read, write
@@ -144,11 +145,18 @@ def test_a_clock_that_is_wrong_is_said(store, proxy):
     assert "clock" in caught.value.hint
 
 
-def test_expired_credentials_are_found_again_once(store, proxy):
-    proxy.rule = once("ListObjects", Fault.EXPIRED)
+@pytest.mark.parametrize("fault", [Fault.EXPIRED, Fault.UNKNOWN_KEY], ids=["expired", "replaced"])
+def test_credentials_that_are_refused_are_found_again_once(store, proxy, fault: Fault):
+    proxy.rule = once("ListObjects", fault)
     assert store.list().objects == ()
-    proxy.rule = once("PutObject", Fault.EXPIRED)
+    proxy.rule = once("PutObject", fault)
     write(store, data=b"data")
+    proxy.rule = always("ListObjects", fault)
+    with pytest.raises(StorageError, match=r"ExpiredToken|InvalidAccessKeyId"):
+        store.list()
+
+
+def test_credentials_that_stay_expired_are_to_be_renewed_by_a_person(store, proxy):
     proxy.rule = always(".*", Fault.EXPIRED)
     with pytest.raises(StorageError, match="ExpiredToken") as caught:
         store.list()
@@ -208,6 +216,14 @@ def test_uploads_of_names_in_folders_and_of_other_prefixes_are_not_ours(store, s
     assert name.startswith("model_1.pt?uploadId=")
     store.remove(name, store.head(name).identity)
     assert store.unfinished() == ()
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 9000 * (16 << 20), 9000 * (16 << 20) + 1, 10**12, 5 << 40])
+def test_an_object_of_any_length_takes_no_more_parts_than_a_store_allows(size_bytes: int):
+    size = part_bytes(RemoteArguments(), size_bytes)
+    assert size % MIB == 0
+    assert 16 * MIB <= size <= 5 << 30
+    assert -(-size_bytes // size) <= 9000
 
 
 def test_more_names_than_a_page_are_all_listed(store, proxy, monkeypatch: pytest.MonkeyPatch):
