@@ -30,12 +30,26 @@ class Fault(Enum):
     FLIPPED_DOWN = "a bit of the answer's body is flipped"
     CUT_UP = "the connection ends in the middle of the body on its way to the server"
     CUT_DOWN = "the answer's body ends in the middle"
-    NO_CONDITION = "the server does not hear of the condition"
     CUT_UNSIZED = "the answer comes without its length, and its body ends in the middle"
     OTHER_RANGE = "the answer says that its bytes are of another range"
     NO_RANGE = "the answer says that its bytes are of no range"
     CAPITALS = "the names of the answer's headers are in capitals"
     STALLED = "the answer does not come until the proxy ends"
+
+
+@dataclass(frozen=True)
+class Canned:
+    """What one request is answered with, and the server never hears of it."""
+
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def error(cls, status: int, code: str, message: str = "injected", **headers: str) -> Canned:
+        """As a store says it."""
+        text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        return cls(status, text.encode(), {name.replace("_", "-"): one for name, one in headers.items()})
 
 
 @dataclass
@@ -47,15 +61,18 @@ class Request:
         kind: what it does, in S3's words: `PutObject`, `UploadPart`, ...
         key: of the object, with its bucket.
         number: of this kind, from 0.
+        headers: by their names in small letters.
     """
 
     method: str
     kind: str
     key: str
     number: int
+    headers: dict[str, str]
 
 
-Rule = Callable[[Request], "Fault | None"]
+Harm = Fault | Canned | None
+Rule = Callable[[Request], Harm]
 
 
 @dataclass
@@ -86,12 +103,12 @@ class Proxy:
             self.seen.clear()
             self.headers.clear()
 
-    def note(self, method: str, target: str, headers: dict[str, str]) -> tuple[Request, Fault | None]:
+    def note(self, method: str, target: str, headers: dict[str, str]) -> tuple[Request, Harm]:
         parts = urlsplit(target)
         kind = kind_of(method, parts.path, parse_qs(parts.query, keep_blank_values=True), headers)
         with self._changing:
             number = sum(one.kind == kind for one in self.seen)
-            request = Request(method, kind, parts.path, number)
+            request = Request(method, kind, parts.path, number, headers)
             self.seen.append(request)
             self.headers.append(headers)
         return request, self.rule(request)
@@ -135,13 +152,12 @@ def faulty_proxy(server: str) -> Iterator[Proxy]:
             if fault in (Fault.LOST_REQUEST, Fault.STALLED):
                 self._end()
                 return
-            if fault in _ANSWERS:
-                self._answer(*_ANSWERS[fault])
+            canned = fault if isinstance(fault, Canned) else _ANSWERS.get(fault)
+            if canned is not None:
+                self._answer(canned)
                 return
             if fault is Fault.FLIPPED_UP and body:
                 body[len(body) // 2] ^= 1
-            if fault is Fault.NO_CONDITION:
-                headers = {name: value for name, value in headers.items() if not name.startswith("if-")}
             there = http.client.HTTPConnection(upstream, timeout=60)
             try:
                 there.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -177,11 +193,11 @@ def faulty_proxy(server: str) -> Iterator[Proxy]:
             else:
                 self.wfile.write(data)
 
-        def _answer(self, status: int, code: str) -> None:
-            text = f"<Error><Code>{code}</Code><Message>injected</Message></Error>"
-            body = b"" if self.command == "HEAD" else text.encode()
-            self.send_response_only(status)
-            self.send_header("Content-Length", str(len(body)))
+        def _answer(self, canned: Canned) -> None:
+            body = b"" if self.command == "HEAD" else canned.body
+            self.send_response_only(canned.status)
+            for name, value in {**canned.headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
 
@@ -213,22 +229,22 @@ def faulty_proxy(server: str) -> Iterator[Proxy]:
 
 
 _RANGES = {Fault.OTHER_RANGE: "bytes 7-9/10", Fault.NO_RANGE: "bytes */10"}
-_ANSWERS = {
-    Fault.SLOW_DOWN: (503, "SlowDown"),
-    Fault.EXPIRED: (400, "ExpiredToken"),
-    Fault.UNKNOWN_KEY: (403, "InvalidAccessKeyId"),
-    Fault.CONFLICT: (409, "ConditionalRequestConflict"),
-    Fault.GONE: (404, "NoSuchKey"),
-    Fault.SKEWED: (403, "RequestTimeTooSkewed"),
-    Fault.ERROR_IN_200: (200, "InternalError"),
+_ANSWERS: dict[Fault | None, Canned] = {
+    Fault.SLOW_DOWN: Canned.error(503, "SlowDown"),
+    Fault.EXPIRED: Canned.error(400, "ExpiredToken"),
+    Fault.UNKNOWN_KEY: Canned.error(403, "InvalidAccessKeyId"),
+    Fault.CONFLICT: Canned.error(409, "ConditionalRequestConflict"),
+    Fault.GONE: Canned.error(404, "NoSuchKey"),
+    Fault.SKEWED: Canned.error(403, "RequestTimeTooSkewed"),
+    Fault.ERROR_IN_200: Canned.error(200, "InternalError"),
 }
 
 
-def once(kind: str, fault: Fault, number: int = 0) -> Rule:
+def once(kind: str, fault: Fault | Canned, number: int = 0) -> Rule:
     """The first request of a kind fails, or the one of a number."""
     return lambda request: fault if re.fullmatch(kind, request.kind) and request.number == number else None
 
 
-def always(kind: str, fault: Fault) -> Rule:
+def always(kind: str, fault: Fault | Canned) -> Rule:
     """All requests of a kind fail."""
     return lambda request: fault if re.fullmatch(kind, request.kind) else None

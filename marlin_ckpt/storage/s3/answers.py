@@ -5,21 +5,11 @@ import re
 from typing import Any, NamedTuple
 
 import urllib3.exceptions
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    EndpointConnectionError,
-    HTTPClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    SSLError,
-    TokenRetrievalError,
-    UnauthorizedSSOTokenError,
-)
-from botocore.exceptions import ConnectionError as OfConnection
+from botocore.exceptions import BotoCoreError, ClientError
 
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.storage.s3 import unreached
+from marlin_ckpt.storage.s3.unreached import LOOK_AT_ENDPOINT, SIGN_IN
 
 CHANGED = 412  # a condition does not hold: RFC 9110, 15.5.13
 CONFLICT = 409  # of two writers at the same time one is told this
@@ -36,21 +26,27 @@ _AGAIN_CODES = {
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _FULL = {"QuotaExceeded", "EntityTooLarge", "XMinioStorageFull", "InsufficientStorage"}
 _NO_BUCKET = {"NoSuchBucket"}
-_NO_CREDENTIALS = (
-    NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError,
-    UnauthorizedSSOTokenError,
-)  # fmt: skip
-_SIGN_IN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws login`"
+_UNIMPLEMENTED = 501
+# What Backblaze says of a checksum that it does not know, and what others may say.
+_ODD = {"InvalidArgument", "InvalidRequest", "BadRequest", "NotSupported", "UnsupportedOperation"}
+_BY_PROXY = 407
+_LOOK_AT_REGION = "look at the region: checkpointer.remote.region, AWS_DEFAULT_REGION"
 _HINTS = {
     "AccessDenied": "the credentials are wrong, or may not do this: s3:ListBucket, s3:GetObject, "
     "s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucketMultipartUploads are needed",
-    "InvalidAccessKeyId": _SIGN_IN,
+    "InvalidAccessKeyId": SIGN_IN,
     "SignatureDoesNotMatch": "the secret key is another one's, or a proxy changes the request",
     "RequestTimeTooSkewed": "the clock of this machine is wrong: set it",
     "ExpiredToken": "the credentials have expired, and were found so again: sign in anew",
     "NoSuchUpload": "look which run saves there: marlin-ckpt log shows it",
     "NoSuchBucket": "make the bucket, or look at its name and the endpoint",
     "InvalidBucketName": "look at the name of the bucket",
+    "InvalidObjectState": "it was moved to an archive: have the store restore it first (RestoreObject)",
+    "AuthorizationHeaderMalformed": _LOOK_AT_REGION,
+    "IllegalLocationConstraintException": _LOOK_AT_REGION,
+    "PermanentRedirect": f"{_LOOK_AT_REGION}; and at the endpoint",
+    "NotImplemented": "if that is a condition: set checkpointer.remote.conditional: allow-without, with one "
+    "run alone; else use another store",
 }
 _MOST_LETTERS = 300  # of what a server says
 
@@ -62,11 +58,13 @@ class Answer(NamedTuple):
         status: of HTTP.
         code: the store's word for it, such as `NoSuchKey`; "" where it gives none.
         message: the store's sentence.
+        is_of_s3: whether it is written as a store does, and not as a web server or a proxy.
     """
 
     status: int
     code: str
     message: str
+    is_of_s3: bool = True
 
     @classmethod
     def read(cls, status: int, body: bytes) -> "Answer":
@@ -78,7 +76,7 @@ class Answer(NamedTuple):
             else ""
             for name in ("Code", "Message")
         )
-        return cls(status, code, message)
+        return cls(status, code, message, is_of_s3=bool(code) or not body)
 
     @property
     def is_passing(self) -> bool:
@@ -90,8 +88,18 @@ class Answer(NamedTuple):
         """Whether the credentials are refused that may have been renewed meanwhile."""
         # The answer to a HEAD has no body that would say so: of expired ones AWS makes 400.
         # A key that was replaced is an unknown one, or a wrong one, by the word of each store.
-        is_silent = self.status == 400 and self.code in ("", "InvalidToken")  # noqa: PLR2004
-        return self.code in _EXPIRED or self.status == 403 or is_silent  # noqa: PLR2004
+        is_silent = self.status == 400 and self.is_of_s3 and self.code in ("", "InvalidToken")  # noqa: PLR2004
+        return self.code in _EXPIRED or (self.status == 403 and self.is_of_s3) or is_silent  # noqa: PLR2004
+
+    @property
+    def is_unimplemented(self) -> bool:
+        """Whether the store does not know what it was asked for, or a header of it."""
+        return self.status == _UNIMPLEMENTED or self.code == "NotImplemented"
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether the store may not know a header; not all that do not say so alike."""
+        return self.is_unimplemented or self.code in _ODD
 
 
 class RefusedError(Exception):
@@ -123,8 +131,10 @@ def answer_of(error: BaseException) -> Answer | None:
         about = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         code = str(about.get("Code", ""))
-        # Of a HEAD there is no body, and botocore takes the status for the code.
-        return Answer(status, "" if code == str(status) else code, str(about.get("Message", "")))
+        # Of a HEAD there is no body, and botocore takes the status for the code, as of what is no XML.
+        is_worded = code != str(status)
+        is_of_s3 = is_worded or error.operation_name.startswith("Head")
+        return Answer(status, code if is_worded else "", str(about.get("Message", "")), is_of_s3)
     return None
 
 
@@ -132,11 +142,11 @@ def etag_in(headers: Any) -> str:
     """The version that an answer is about.
 
     Raises:
-        ProtocolError: it names none, so that it is not the store's, whatever its status says.
+        NotOfStoreError: it names none, so that it is not the store's, whatever its status says.
     """
     etag = headers.get("ETag")
     if not etag:
-        raise urllib3.exceptions.ProtocolError("the answer names no version of the object")
+        raise unreached.NotOfStoreError("the answer names no version of the object")
     return str(etag)
 
 
@@ -150,22 +160,12 @@ def is_of_store(error: BaseException) -> bool:
 def may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed a little later."""
     answer = answer_of(error)
-    if answer is not None:
-        return answer.is_passing
-    if isinstance(error, (*_NO_CREDENTIALS, SSLError, StorageError)):
-        return False
-    return _is_of_connection(error) or isinstance(error, (urllib3.exceptions.HTTPError, OSError))
+    return unreached.may_pass(error) if answer is None else answer.is_passing
 
 
-def _is_of_connection(error: Any) -> bool:
-    """Whether botocore could not send or receive; its other errors say that the request is wrong."""
-    if type(error) is HTTPClientError:  # around whatever was raised, a fault of a program as well
-        cause = error.kwargs.get("error")
-        return isinstance(cause, (urllib3.exceptions.HTTPError, OSError))
-    return isinstance(error, HTTPClientError | OfConnection)
-
-
-def error_for(error: BaseException, action: str, where: str) -> StorageError | CheckpointNotFoundError:
+def error_for(  # noqa: PLR0911 - one for each reason
+    error: BaseException, action: str, where: str
+) -> StorageError | CheckpointNotFoundError:
     """What is raised in the place of an error.
 
     Args:
@@ -175,7 +175,13 @@ def error_for(error: BaseException, action: str, where: str) -> StorageError | C
     """
     answer = answer_of(error)
     if answer is None:
-        return _unanswered(error, action, where)
+        return unreached.error_for(error, action, where)
+    if answer.status == _BY_PROXY:
+        why, hint = unreached.by_proxy(answer.status)
+        return StorageError(f"{action}: {why}", where, hint, errno=errno.EACCES)
+    if not answer.is_of_s3:
+        what = f"{action}: {unreached.NOT_S3} (status {answer.status})"
+        return StorageError(what, where, f"{LOOK_AT_ENDPOINT}, the network and the proxy", errno=errno.EPROTO)
     if answer.code in _NO_BUCKET:
         # No CheckpointNotFoundError: a name that is wrong must not pass for a directory without checkpoints.
         return StorageError("no such bucket", where, _HINTS["NoSuchBucket"], errno=errno.EREMOTEIO)
@@ -203,27 +209,3 @@ def _number(answer: Answer) -> int:
     if answer.status in (CHANGED, CONFLICT):
         return errno.ESTALE
     return errno.ETIMEDOUT if answer.is_passing else errno.EREMOTEIO
-
-
-def _unanswered(error: BaseException, action: str, where: str) -> StorageError:
-    if isinstance(error, _NO_CREDENTIALS):
-        what = f"{action}: there are no credentials for the store"
-        return StorageError(what, where, _SIGN_IN, errno=errno.EACCES)
-    if isinstance(error, SSLError):
-        hint = "name the store's CA bundle by AWS_CA_BUNDLE, or look at the endpoint"
-        return StorageError(f"{action}: no secure connection to the store", where, hint, errno=errno.EPROTO)
-    if may_pass(error):
-        is_absent = isinstance(error, EndpointConnectionError)
-        why = "cannot be reached" if is_absent else f"does not answer ({_kind(error)})"
-        hint = (
-            "look at the endpoint (checkpointer.remote.endpoint, AWS_ENDPOINT_URL), the network and the proxy"
-        )
-        return StorageError(f"{action}: the store {why}", where, hint, errno=errno.ETIMEDOUT)
-    # botocore's own sentences name parameters, profiles and regions, and no secrets.
-    return StorageError(f"{action}: {str(error)[:_MOST_LETTERS]}", where, errno=errno.EREMOTEIO)
-
-
-def _kind(error: Any) -> str:
-    """What happened to a connection, in a word or two: the text of such errors holds URLs and addresses."""
-    name = type(error).__name__.removesuffix("Error").removesuffix("Exception")
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()

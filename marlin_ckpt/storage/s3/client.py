@@ -1,4 +1,4 @@
-"""What talks to one endpoint: boto3's client for questions, and connections of botocore's for data.
+"""What talks to one endpoint: boto3's client for questions, and its connections for data.
 
 boto3 finds credentials, region, endpoint, proxy and CA bundle. Requests for data are signed in headers, not
 in their URL, which would be a key to the object in every log that shows it. Their body is not signed: its
@@ -21,11 +21,10 @@ import boto3
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.config import Config
-from botocore.httpsession import URLLib3Session
-from botocore.utils import get_environ_proxies
 
 from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage.s3.answers import Answer, RefusedError
+from marlin_ckpt.storage.s3.sums import Sums
 from marlin_ckpt.version import __version__
 
 _CONNECT_S = 10.0
@@ -75,9 +74,11 @@ class Client:
 
     Attributes:
         settings: how.
-        has_answered: whether the endpoint has ever answered a request.
+        has_answered: whether the endpoint has ever answered a request as a store does.
         offset_s: of the server's clock from `now_s`, in seconds: at least that, as its answers show it.
         doubt_s: by how much more it may be.
+        sums: the most of what an upload is checked by that the store is not known to lack.
+        lacks_conditions: the requests that change objects, for which the store knows no condition.
         turn: held while data is on its way, by as many threads as `settings.parallel` says.
     """
 
@@ -90,6 +91,8 @@ class Client:
         self.settings = settings
         self.has_answered = False
         self.offset_s, self.doubt_s, self._heard_s = time.time() - now_s(), math.inf, now_s()
+        self.sums = Sums.WHOLE
+        self.lacks_conditions: set[str] = set()
         self._sent = threading.local()
         self.turn = threading.BoundedSemaphore(settings.parallel)
         self._changing = threading.Lock()
@@ -116,13 +119,8 @@ class Client:
         self.control.meta.events.register("before-send.s3", self._sending)
         self.control.meta.events.register("response-received.s3", self._answered)
         self._credentials = session.get_credentials()
-        endpoint = self.control.meta.endpoint_url
-        self._connections = URLLib3Session(
-            verify=session._session.get_config_variable("ca_bundle") or True,  # noqa: SLF001 - no other way
-            proxies=get_environ_proxies(endpoint),
-            timeout=(min(_CONNECT_S, settings.timeout_s), settings.timeout_s),
-            max_pool_connections=settings.parallel + _SPARE_CONNECTIONS,
-        )
+        # The same for data, so that both go by one proxy, trust one CA bundle and wait equally long.
+        self._connections = self.control._endpoint.http_session  # noqa: SLF001 - no other way
         self._addresses: dict[str, str] = {}
 
     def renew(self, before: Any) -> None:
@@ -200,7 +198,6 @@ class Client:
 
     def _heard(self, headers: Any, sent_s: float) -> None:
         """Learns the server's time from an answer, unless a faster one has told it better."""
-        self.has_answered = True
         with contextlib.suppress(TypeError, ValueError):  # it has no Date, or none that can be read
             date_s, here_s = parsedate_to_datetime(headers.get("date")).timestamp(), now_s()
             doubt_s = _DATE_S + here_s - sent_s

@@ -9,6 +9,13 @@ from botocore.exceptions import ClientError
 from marlin_ckpt.storage.s3 import answers
 from marlin_ckpt.storage.s3.client import Client
 from marlin_ckpt.storage.s3.retrying import Retrying
+from marlin_ckpt.storage.s3.sums import Sums, checked, learn
+
+_BEGUN_WITH = {
+    Sums.WHOLE: {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"},
+    Sums.PARTS: {"ChecksumAlgorithm": "CRC32"},
+    Sums.MD5: {},
+}
 
 MOST_UPLOADS = 3  # of one object, of which others end each
 _MOST_CONFLICTS = 4  # of one commit, which may have met an earlier request of its own that is still under way
@@ -54,21 +61,28 @@ def head(key: Key, retrying: Retrying) -> dict[str, Any] | None:
         return None
 
 
-def begin(key: Key, metadata: Mapping[str, str], retrying: Retrying, action: str) -> str:
-    """Begins an upload in parts, whose commit tells the CRC32 of the whole; returns its id.
+def begin(key: Key, metadata: Mapping[str, str], retrying: Retrying, action: str) -> tuple[str, Sums]:
+    """Begins an upload in parts.
+
+    Returns:
+        its id, and what it is checked by.
 
     Raises:
         StorageError: the store refuses, or does not answer.
     """
 
-    def request() -> str:
+    def request(sums: Sums) -> tuple[str, Sums]:
         answer = key.client.control.create_multipart_upload(
-            Bucket=key.bucket, Key=key.key, Metadata=metadata,
-            ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT",
-        )  # fmt: skip
-        return str(answer["UploadId"])
+            Bucket=key.bucket, Key=key.key, Metadata=metadata, **_BEGUN_WITH[sums]
+        )
+        # A store that has never heard of it answers as if it had not been asked.
+        if sums is Sums.WHOLE and answer.get("ChecksumType") != "FULL_OBJECT":
+            sums = Sums.PARTS
+        return str(answer["UploadId"]), sums
 
-    return retrying.do(request, action, key.path)
+    upload_id, sums = retrying.do(lambda: checked(key.client, request), action, key.path)
+    learn(key.client, sums)
+    return upload_id, sums
 
 
 def complete(key: Key, request: Callable[[], _T], retrying: Retrying, action: str) -> _T:

@@ -9,10 +9,11 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
-from marlin_ckpt.storage.s3 import answers, keys
+from marlin_ckpt.storage.s3 import answers, conditions, keys
 from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.parts import NONCE
 from marlin_ckpt.storage.s3.retrying import Retrying
+from marlin_ckpt.storage.s3.sums import Sums
 
 # CopyObject takes no more: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
 MOST_AT_ONCE = 5 << 30
@@ -38,19 +39,26 @@ def copy(source: Key, to: Key, etag: str) -> None:
     if found is not None:
         if is_same(found, about):
             return
-        raise StorageError.of("cannot move", to.path, FileExistsError(errno.EEXIST, "File exists"))
+        raise _taken(to)
     if about["ContentLength"] > MOST_AT_ONCE:
         _copy_in_parts(source, to, about, retrying)
         return
 
-    def request() -> None:
+    def request(condition: dict[str, str]) -> None:
         to.client.control.copy_object(
             Bucket=to.bucket, Key=to.key, CopySource={"Bucket": source.bucket, "Key": source.key},
-            CopySourceIfMatch=etag, IfNoneMatch="*",
+            CopySourceIfMatch=etag, **condition,
         )  # fmt: skip
 
+    def look() -> None:
+        if keys.head(to, retrying) is not None:
+            raise _taken(to)
+
+    def copy_it() -> None:
+        conditions.or_look(to.client, "CopyObject", {"IfNoneMatch": "*"}, request, look)
+
     passes = answers.OF_CONDITIONS
-    _do(lambda: retrying.do(request, "cannot move", to.path, passes=passes), source, to, about)
+    _do(lambda: retrying.do(copy_it, "cannot move", to.path, passes=passes), source, to, about)
 
 
 def is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -70,9 +78,7 @@ def _do(request: Callable[[], None], source: Key, to: Key, about: dict[str, Any]
         if found is not None and is_same(found, about):
             return
         if found is not None:
-            raise StorageError.of(
-                "cannot move", to.path, FileExistsError(errno.EEXIST, "File exists")
-            ) from None
+            raise _taken(to) from None
         if isinstance(error, answers.OvertakenError):
             raise
         answer = answers.answer_of(error)
@@ -81,6 +87,10 @@ def _do(request: Callable[[], None], source: Key, to: Key, about: dict[str, Any]
         if answer is not None and answer.status == answers.MISSING:
             raise CheckpointNotFoundError("no such object", source.path) from None
         raise another(source.path) from None
+
+
+def _taken(to: Key) -> StorageError:
+    return StorageError.of("cannot move", to.path, FileExistsError(errno.EEXIST, "File exists"))
 
 
 def _copy_in_parts(source: Key, to: Key, about: dict[str, Any], retrying: Retrying) -> None:
@@ -93,7 +103,7 @@ def _copy_in_parts(source: Key, to: Key, about: dict[str, Any], retrying: Retryi
 
 def _copy_in_parts_once(source: Key, to: Key, about: dict[str, Any], retrying: Retrying) -> None:
     control = to.client
-    upload_id = keys.begin(to, about["Metadata"], retrying, "cannot move")
+    upload_id, sums = keys.begin(to, about["Metadata"], retrying, "cannot move")
     size, copied = int(about["ContentLength"]), []
     try:
         for number, start in enumerate(range(0, size, _RANGE_BYTES), 1):
@@ -107,13 +117,14 @@ def _copy_in_parts_once(source: Key, to: Key, about: dict[str, Any], retrying: R
             done = answer["CopyPartResult"]
             crc32 = {"ChecksumCRC32": done["ChecksumCRC32"]} if "ChecksumCRC32" in done else {}
             copied.append({"PartNumber": number, "ETag": done["ETag"], **crc32})
-        whole = about.get("ChecksumCRC32") if about.get("ChecksumType") == "FULL_OBJECT" else None
+        is_whole = about.get("ChecksumType") == "FULL_OBJECT" and sums is Sums.WHOLE
+        whole = about.get("ChecksumCRC32") if is_whole else None
         summed = {"ChecksumCRC32": whole, "ChecksumType": "FULL_OBJECT"} if whole else {}
 
         def complete() -> None:
             control.control.complete_multipart_upload(
                 Bucket=to.bucket, Key=to.key, UploadId=upload_id, MultipartUpload={"Parts": copied},
-                IfNoneMatch="*", **summed,
+                **conditions.over_nothing(to.client), **summed,
             )  # fmt: skip
 
         _do(lambda: keys.complete(to, complete, retrying, "cannot move"), source, to, about)
@@ -133,11 +144,19 @@ def remove(key: Key, etag: str) -> None:
     retrying = Retrying(key.client)
     _unchanged(key, etag, retrying)
 
-    def request() -> None:
-        key.client.control.delete_object(Bucket=key.bucket, Key=key.key, IfMatch=etag)
+    def request(condition: dict[str, str]) -> None:
+        key.client.control.delete_object(Bucket=key.bucket, Key=key.key, **condition)
+
+    def look() -> None:
+        found = keys.head(key, retrying)
+        if found is not None and found["ETag"] != etag:
+            raise another(key.path)
+
+    def remove_it() -> None:
+        conditions.or_look(key.client, "DeleteObject", {"IfMatch": etag}, request, look)
 
     try:
-        retrying.do(request, "cannot remove", key.path, passes=answers.OF_CONDITIONS)
+        retrying.do(remove_it, "cannot remove", key.path, passes=answers.OF_CONDITIONS)
     except ClientError:
         if keys.head(key, retrying) is not None:
             raise another(key.path) from None

@@ -1,10 +1,9 @@
 """An object that is uploaded in parts, several at a time, and committed by one request.
 
 Parts have one size but for the last, as Cloudflare R2 wants them. Each is sent with its CRC32, and the commit
-with that of the whole, which the server compares with what it has stored.
+with that of the whole, which the server compares with what it has stored; see `sums` for those that cannot.
 """
 
-import base64
 import contextlib
 import mmap
 import queue
@@ -23,6 +22,8 @@ from marlin_ckpt.storage.s3 import answers, keys
 from marlin_ckpt.storage.s3.client import Target
 from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.retrying import Retrying
+from marlin_ckpt.storage.s3.sums import Sums, base64_of, checked
+from marlin_ckpt.storage.s3.sums import headers as headers_of
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: at most 10,000 parts.
 _LEAST_PART, _MOST_PARTS, _MIB = 16 << 20, 9_000, 1 << 20
@@ -41,15 +42,11 @@ def part_bytes(settings: RemoteArguments, size_bytes: int) -> int:
     return max(settings.part_bytes or _LEAST_PART, needed)
 
 
-def base64_of(crc32: int) -> str:
-    """A CRC32 as S3 writes it."""
-    return base64.b64encode(crc32.to_bytes(4, "big")).decode()
-
-
 class _Part(NamedTuple):
     etag: str
     crc32: int
     size_bytes: int
+    is_summed: bool  # by its CRC32
 
 
 class _Sender(PieceThreads):
@@ -59,17 +56,21 @@ class _Sender(PieceThreads):
         super().__init__(on_sent, key.client.settings.parallel)
         self._key, self._part_bytes = key, part_bytes
         self.retrying = Retrying(key.client)
-        self.upload_id = ""
+        self.upload_id, self.sums = "", Sums.WHOLE
         self.sent: dict[int, _Part] = {}
 
     def write_at(self, piece: memoryview, offset: int) -> None:
         """Sends a part."""
         number = offset // self._part_bytes + 1
         crc32 = isal_zlib.crc32(piece)
-        headers = {"x-amz-checksum-crc32": base64_of(crc32)}
         query = f"partNumber={number}&uploadId={quote(self.upload_id, safe='')}"
-        etag = self.retrying.do(lambda: put(self._key, headers, piece, query), "cannot write", self._key.path)
-        self.sent[number] = _Part(etag, crc32, len(piece))
+
+        def request(sums: Sums) -> _Part:
+            etag = put(self._key, headers_of(sums, piece, crc32), piece, query)
+            return _Part(etag, crc32, len(piece), is_summed=sums is not Sums.MD5)
+
+        client = self._key.client
+        self.sent[number] = self.retrying.do(lambda: checked(client, request), "cannot write", self._key.path)
 
 
 class Upload:
@@ -114,6 +115,11 @@ class Upload:
             self._memory = (image[start : start + self._part_bytes] for start in starts)
         self._sender = _Sender(key, self._part_bytes, free.put)
         self._retrying = self._sender.retrying = Retrying(key.client, patience_s)
+
+    @property
+    def size_bytes(self) -> int:
+        """How long the object is, once all of it was sent."""
+        return sum(one.size_bytes for one in self._sender.sent.values()) or len(self._body)
 
     def next(self) -> memoryview:
         """Memory for the next part; waits until there is some."""
@@ -199,29 +205,37 @@ class Upload:
 
     def _begin(self) -> None:
         self._sender.sent.clear()
-        self._sender.upload_id = keys.begin(self._key, self._metadata, self._retrying, "cannot write")
+        self._sender.upload_id, self._sender.sums = keys.begin(
+            self._key, self._metadata, self._retrying, "cannot write"
+        )
 
     def _put(self, condition: Mapping[str, str]) -> str:
-        headers = {
-            "x-amz-checksum-crc32": base64_of(isal_zlib.crc32(self._body)),
+        others = {
             **{f"x-amz-meta-{name}": value for name, value in self._metadata.items()},
             **{_HEADERS[name]: value for name, value in condition.items()},
         }
-        return put(self._key, headers, self._body)
+        return checked(
+            self._key.client,
+            lambda sums: put(self._key, {**headers_of(sums, self._body), **others}, self._body),
+        )
 
     def _complete(self, condition: Mapping[str, str]) -> str:
         parts = sorted(self._sender.sent.items())
-        whole = 0
-        for _, one in parts:
-            whole = isal_zlib.crc32_combine(whole, one.crc32, one.size_bytes)
+        is_summed = all(one.is_summed for _, one in parts)
         listed = [
-            {"PartNumber": number, "ETag": one.etag, "ChecksumCRC32": base64_of(one.crc32)}
+            {"PartNumber": number, "ETag": one.etag}
+            | ({"ChecksumCRC32": base64_of(one.crc32)} if is_summed else {})
             for number, one in parts
         ]
+        whole = {}
+        if is_summed and self._sender.sums is Sums.WHOLE:
+            crc32 = 0
+            for _, one in parts:
+                crc32 = isal_zlib.crc32_combine(crc32, one.crc32, one.size_bytes)
+            whole = {"ChecksumType": "FULL_OBJECT", "ChecksumCRC32": base64_of(crc32)}
         answer = self._key.client.control.complete_multipart_upload(
             Bucket=self._key.bucket, Key=self._key.key, UploadId=self._sender.upload_id,
-            MultipartUpload={"Parts": listed}, ChecksumType="FULL_OBJECT", ChecksumCRC32=base64_of(whole),
-            **condition,
+            MultipartUpload={"Parts": listed}, **whole, **condition,
         )  # fmt: skip
         return str(answer["ETag"])
 

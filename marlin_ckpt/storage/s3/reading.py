@@ -85,16 +85,16 @@ class S3Reading:
         yield S3Source(self._client, self._bucket, key.key, key.path)
 
     def orphans(self) -> tuple[str, ...]:
-        """The uploads that an earlier holder of the lease can have left: to it, and to its trash."""
-        there = (*self.uploads(""), *self.uploads(naming.TRASH))
-        return tuple(one.name for one in there)
+        """The uploads that an earlier holder of the lease can have left: to it, its trash and bookkeeping."""
+        folders = ("", naming.TRASH, naming.OWN_DIRECTORY)
+        return tuple(one.name for folder in folders for one in self.uploads(folder))
 
     def uploads(self, folder: str) -> Iterator[Item]:
-        """The uploads under way to a folder, as items; to the trash at any depth."""
+        """The uploads under way to a folder, as items; to those that are all ours at any depth."""
         before = f"{folder}/" if folder else ""
         place = Key(self._client, self._bucket, self._prefix + before, self._path(folder))
-        is_trash = folder.split("/", maxsplit=1)[0] == naming.TRASH
-        return uploads.under_way(place, before, self._retrying, is_trash=is_trash)
+        is_own = folder.split("/", maxsplit=1)[0] in (naming.TRASH, naming.OWN_DIRECTORY)
+        return uploads.under_way(place, before, self._retrying, is_own=is_own)
 
     def _pages(self, before: str, delimiter: str) -> Iterator[dict[str, Any]]:
         more: dict[str, str] = {}

@@ -57,11 +57,12 @@ class Retrying:
         while True:
             control = self._client.control
             try:
-                return request()
+                found = request()
             except Exception as error:
                 if isinstance(error, MarlinError) or not answers.is_of_store(error):
                     raise
                 answer = answers.answer_of(error)
+                self._client.has_answered |= answer is not None and answer.is_of_s3
                 if answer is not None and answer.status in passes and not answer.is_passing:
                     raise
                 if answer is not None and answer.is_expired and not was_renewed:
@@ -79,5 +80,8 @@ class Retrying:
                         raised.what += f", tried {attempt + 1} times in {waited:.0f} s"
                     # Not `from error`: its text may hold a signed header.
                     raise raised from None
+            else:
+                self._client.has_answered = True
+                return found
             attempt += 1
             self.stopping.wait(pause)

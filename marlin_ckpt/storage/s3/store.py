@@ -43,7 +43,7 @@ def open_store(url: str, settings: RemoteArguments | None = None) -> Iterator["S
 def _client_of(place: Place, settings: RemoteArguments) -> Client:
     try:
         return client(settings)
-    except BotoCoreError as error:
+    except (BotoCoreError, ValueError) as error:  # the latter of an endpoint that is no URL
         raise answers.error_for(error, "cannot reach the store", str(place)) from None
 
 
@@ -126,6 +126,9 @@ class S3Store(S3Reading):
         # What is returned is what was written here, also where somebody has replaced it since. Some answers
         # have no quotation marks around it.
         is_ours = str(found.identity[0]).strip('"') == etag.strip('"')
+        if is_ours and found.size_bytes != upload.size_bytes:
+            what = f"the store has {found.size_bytes:,} of {upload.size_bytes:,} bytes"
+            raise StorageError(what, key.path, errno=errno.EIO)
         return found if is_ours else found._replace(identity=(etag, name))
 
     def check_conditions(self, name: str) -> None:

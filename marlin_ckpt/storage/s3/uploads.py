@@ -14,23 +14,23 @@ from marlin_ckpt.storage.s3.retrying import Retrying
 MARK = "?uploadId="
 
 
-def under_way(folder: Key, before: str, retrying: Retrying, *, is_trash: bool = False) -> Iterator[Item]:
+def under_way(folder: Key, before: str, retrying: Retrying, *, is_own: bool = False) -> Iterator[Item]:
     """Lists the uploads of names that are ours, directly in a folder; those of others are not to be ended.
 
     Args:
         folder: the prefix of all keys in it.
         before: what its objects' names begin with in the store.
         retrying: makes the requests.
-        is_trash: everything in the folder is ours, and in those below.
+        is_own: everything in the folder is ours, and in those below.
     """
-    more = {} if is_trash else {"Delimiter": "/"}
+    more = {} if is_own else {"Delimiter": "/"}
     while True:
         page = retrying.do(partial(_page, folder, more), "cannot list the uploads", folder.path)
         for one in page.get("Uploads", ()):
             rest = one["Key"][len(folder.key) :]
             # SeaweedFS does not obey the delimiter; and others upload other names.
             is_ours = "/" not in rest and naming.parse_any(rest, naming.split_extension(rest)[1])
-            if not (is_ours or is_trash):
+            if not (is_ours or is_own):
                 continue
             name = f"{before}{rest}{MARK}{one['UploadId']}"
             yield Item(name, 0, int(one["Initiated"].timestamp() * 1e9), (one["UploadId"], name))

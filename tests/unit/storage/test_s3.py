@@ -14,7 +14,8 @@ import pytest
 from marlin_ckpt import CheckpointNotFoundError, StorageError
 from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage.s3 import retrying
-from marlin_ckpt.storage.s3.parts import base64_of, part_bytes
+from marlin_ckpt.storage.s3.parts import part_bytes
+from marlin_ckpt.storage.s3.sums import base64_of
 from tests.support import s3_servers
 from tests.support.faulty_proxy import Fault, always, once
 from tests.support.s3_stores import DATA, MIB, opened, read, write
