@@ -116,6 +116,7 @@ class Client:
         self.control = session.client(
             "s3", region_name=self._region, endpoint_url=settings.endpoint, config=config
         )
+        self.control.meta.events.register_first("needs-retry.s3.HeadBucket", _follow_no_more)
         self.control.meta.events.register("before-send.s3", self._sending)
         self.control.meta.events.register("response-received.s3", self._answered)
         self._credentials = session.get_credentials()
@@ -204,6 +205,11 @@ class Client:
             with self._changing:
                 if doubt_s <= self.doubt_s + _DRIFT * (here_s - self._heard_s):
                     self.offset_s, self.doubt_s, self._heard_s = date_s - here_s, doubt_s, here_s
+
+
+def _follow_no_more(request_dict: Any, **_: Any) -> None:
+    """Has botocore ask once where a bucket is; of a server that answers all by 301 it asks without end."""
+    request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 _clients: dict[tuple[Any, ...], Client] = {}
