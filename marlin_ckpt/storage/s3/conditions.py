@@ -98,6 +98,8 @@ def _check_refused(upload: Upload, condition: dict[str, str], key: Key) -> None:
         if answer is not None and answer.status in (answers.CHANGED, answers.CONFLICT):
             return
         raise answers.error_for(error, "cannot write", key.path) from None
+    except answers.OvertakenError:
+        raise answers.overtaken("cannot write", key.path) from None
     what = "the store ignores conditions, so that nothing keeps two runs from overwriting each other"
     hint = "use another store, or checkpointer.remote.conditional: allow-without with one run alone"
     raise StorageError(what, key.path, hint, errno=errno.ENOTSUP)
