@@ -68,7 +68,7 @@ class Request:
     kind: str
     key: str
     number: int
-    headers: dict[str, str]
+    headers: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 Harm = Fault | Canned | None
