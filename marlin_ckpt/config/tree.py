@@ -9,6 +9,7 @@ from marlin_ckpt.config import scalars
 from marlin_ckpt.errors import ConfigError, Fault
 from marlin_ckpt.storage.hints import instead_of_missing
 from marlin_ckpt.storage.local.files import open_regular
+from marlin_ckpt.urls import is_url
 
 _LARGEST_FILE = 256 << 10  # bytes; a hundred times the size of a usual configuration
 _DEEPEST = 32
@@ -41,6 +42,9 @@ def read_bytes(where: str, most: int, what: str) -> bytes:
     Raises:
         ConfigError: it cannot be read, or is too large.
     """
+    if is_url(where):  # which is not repeated: somebody may have put a password into it
+        hint = "copy it to this machine first: aws s3 cp URL run.yaml"
+        raise ConfigError([Fault(what, "is read from a disk, and not from an object store")], hint)
     try:
         with os.fdopen(open_regular(where), "rb") as file:
             data = file.read(most + 1)

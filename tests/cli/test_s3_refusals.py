@@ -50,6 +50,14 @@ def test_what_needs_a_disk_says_so_of_a_store(run_main, command):
     assert (code, "an object store will not do here" in err) == (2, True)
 
 
+@pytest.mark.parametrize("command", ["train", "prove-resume"])
+def test_a_configuration_in_a_store_is_refused_with_the_way_to_a_disk(run_main, command):
+    code, out, err = run_main(command, "--config", f"s3://user:{SECRET}@bucket/run.yaml")
+    assert (code, "file: is read from a disk, and not from an object store" in err) == (2, True), err
+    assert "hint: copy it to this machine first: aws s3 cp" in err
+    assert SECRET not in out + err
+
+
 @pytest.mark.parametrize("command", ["list", "latest", "log", "verify", "clean", "report"])
 def test_a_bucket_that_is_not_there_is_no_directory_without_checkpoints(run_main, s3, command):
     code, _, err = run_main(command, "s3://no-such-bucket/run")

@@ -7,13 +7,15 @@ memory, through the connections that botocore makes. Both are imported here alon
 - `reading`: what can be asked of it.
 - `client`: what talks to one endpoint: boto3's client, and connections for data.
 - `answers`: what a refused request means, and the error to raise for it, without a secret in it.
+- `unreached`: why there is no answer, and the error to raise for that.
 - `retrying`: which failed requests are made again, when, and for how long.
 - `source`: an object that is read by ranges, all of them of the same version.
 - `streaming`: a stretch of an object that is read by one request.
 - `keys`: one object by its key: what the store says of it, and the uploads that will be it.
 - `parts`: an object that is uploaded in parts, and committed by one request.
+- `sums`: what an upload is checked by, of what the store knows.
 - `uploads`: those that are under way.
-- `conditions`: whether the store obeys them.
+- `conditions`: whether the store obeys them, and what is done without them.
 - `moving`: objects that are copied by the server and removed if they are unchanged.
 """
 
