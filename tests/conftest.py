@@ -173,6 +173,7 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Where the one S3 server of this run of the tests answers."""
     from tests.support import s3_servers
 
+    s3_servers.read_models_once()
     top = tmp_path_factory.getbasetemp()
     is_worker = "PYTEST_XDIST_WORKER" in os.environ
     folder = (top.parent if is_worker else top) / "s3"

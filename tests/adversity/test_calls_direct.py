@@ -43,8 +43,8 @@ def begin(kind: str, directory: Path) -> Campaign:
 
 
 @pytest.fixture(params=KINDS)
-def campaign(request, tmp_path: Path) -> Campaign:
-    return begin(request.param, tmp_path)
+def campaign(request, directory: str) -> Campaign:
+    return begin(request.param, Path(directory))
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +72,13 @@ def faults(campaign: Campaign, codes: dict[str, list[int]], later: str, one_in: 
 
 
 def test_hundreds_of_failures_are_tried_in_every_kind_of_call_that_a_save_makes(
-    tmp_path, cases, codes, one_in
+    directory, cases, codes, one_in
 ):
     tried, made = 0, set()
     for kind in KINDS:
-        (tmp_path / kind).mkdir()
-        campaign = begin(kind, tmp_path / kind)
+        place = Path(directory, kind)
+        place.mkdir()
+        campaign = begin(kind, place)
         tried += sum(1 for later in codes for _ in faults(campaign, codes, later, one_in))
         made |= {campaign.labels[number].split()[0] for number in campaign.own}
     assert made == CALLS - {"scandir"}  # the sweep's
@@ -153,8 +154,8 @@ CARELESS = [
 
 
 @pytest.mark.parametrize(("harm", "owner", "name", "careless"), CARELESS)
-def test_a_precaution_left_out_would_be_noticed(tmp_path, monkeypatch, harm, owner, name, careless):
-    campaign, descriptors = begin("direct", tmp_path), open_descriptors()
+def test_a_precaution_left_out_would_be_noticed(directory, monkeypatch, harm, owner, name, careless):
+    campaign, descriptors = begin("direct", Path(directory)), open_descriptors()
     monkeypatch.setattr(owner, name, careless)
     LET_GO.clear()
     for number in campaign.own:
@@ -165,8 +166,8 @@ def test_a_precaution_left_out_would_be_noticed(tmp_path, monkeypatch, harm, own
     assert any(harm in one for one in campaign.found)
 
 
-def test_a_failure_of_an_asynchronous_save_that_is_told_twice_would_be_noticed(tmp_path, monkeypatch):
-    campaign, told = begin("behind", tmp_path), []
+def test_a_failure_of_an_asynchronous_save_that_is_told_twice_would_be_noticed(directory, monkeypatch):
+    campaign, told = begin("behind", Path(directory)), []
 
     def ended(
         behind: background.Background,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import select
@@ -47,6 +48,15 @@ def environment(endpoint: str) -> dict[str, str]:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+def read_models_once() -> None:
+    """Has botocore read once what describes S3, which takes most of the time in which a client is made."""
+    from botocore.loaders import JSONFileLoader, Loader
+
+    one = JSONFileLoader()
+    one.load_file = functools.cache(one.load_file)
+    Loader.FILE_LOADER_CLASS = staticmethod(lambda: one)
 
 
 def shared(folder: Path, owner: int) -> str:

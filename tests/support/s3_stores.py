@@ -49,13 +49,16 @@ def nth(number: int, fault: Fault) -> Rule:
     return lambda _: fault if next(numbers) == number else None
 
 
-def with_each_request_failing_once(proxy: Proxy, fault: Fault, act: Callable[[int], object]) -> list[str]:
+def with_each_request_failing_once(
+    proxy: Proxy, fault: Fault, act: Callable[[int], object], *, one_in: int = 1
+) -> list[str]:
     """Does something as often as it makes requests; each time another one of them fails.
 
     Args:
         proxy: before the server.
         fault: of each request.
         act: does it, given a number of its own.
+        one_in: takes one request in so many; each fault strikes others.
 
     Returns:
         the requests that it makes, in their order.
@@ -63,7 +66,7 @@ def with_each_request_failing_once(proxy: Proxy, fault: Fault, act: Callable[[in
     proxy.reset()
     act(0)
     kinds = proxy.kinds()
-    for number in range(len(kinds)):
+    for number in range([*Fault].index(fault) % one_in, len(kinds), one_in):
         proxy.reset()
         proxy.rule = nth(number, fault)
         act(number + 1)

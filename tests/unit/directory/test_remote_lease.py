@@ -21,6 +21,7 @@ from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.s3 import retrying
 from marlin_ckpt.storage.s3.parts import Upload
+from tests.support import warm
 from tests.support.faulty_proxy import Fault, faulty_proxy, once
 
 # A process that holds the lease of a directory, for as long as a shorter time as these tests wait.
@@ -59,7 +60,8 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 def holder(url: str, how: str = "saves", ttl_s: float = 60) -> subprocess.Popen:
     """Another process that holds the lease until its standard input ends."""
     command = [sys.executable, "-c", _HOLDS, url, how, str(ttl_s)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    start = subprocess.Popen if how == "stops" else warm.Popen  # a parent alone sees that a child stops
+    process = start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     return process
 
@@ -70,7 +72,7 @@ def go_on(process: subprocess.Popen) -> None:
 
 
 def test_a_second_process_is_refused_while_the_first_lives_and_may_at_once_when_it_is_dead(s3: str, caplog):
-    with holder(s3, ttl_s=8) as first:
+    with holder(s3, ttl_s=5) as first:
         for other in (lease.held(s3, "second"), lease.held_where_used([s3])):
             with pytest.raises(DirectoryInUseError) as caught, other:
                 pytest.fail("two hold it")
@@ -93,7 +95,7 @@ def test_a_second_process_is_refused_while_the_first_lives_and_may_at_once_when_
 
 
 def test_a_run_that_was_stopped_before_its_commit_commits_nothing_after_another_has_taken_over(s3: str):
-    with holder(s3, "stops", ttl_s=3) as first:
+    with holder(s3, "stops", ttl_s=2) as first:
         go_on(first)
         _, status = os.waitpid(first.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
