@@ -47,13 +47,10 @@ class Session:
         return {key: value for key, value in said.items() if value}
 
 
-def attack(
-    directory: Path, groups: list[str], chosen: list[str], one_in: int = 1, one_other_in: int = 1
-) -> Session:
+def attack(directory: Path, groups: list[str], chosen: list[str], one_in: int = 1) -> Session:
     """Makes the files of some groups and hands them to workers, a new one where one has died.
 
-    Each of the chosen calls is made with one in so many of the files; the calls take turns. Of the groups
-    after the first, one file in so many is taken.
+    Each of the chosen calls is made with one in so many of the files; the calls take turns.
     """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     environment.pop("MARLIN_CKPT_TRACEBACK", None)
@@ -62,9 +59,8 @@ def attack(
         [sys.executable, SUPPORT / "hostile_files.py", directory / "files", *groups],
         env=environment, stdout=subprocess.PIPE, check=True, timeout=120,
     )  # fmt: skip
-    first, *others = [[one for one in json.loads(made.stdout) if one["group"] == group] for group in groups]
-    listed = [*first, *[one for group in others for one in group[::one_other_in]]]
-    (directory / "list.json").write_text(json.dumps(listed))
+    (directory / "list.json").write_bytes(made.stdout)
+    listed = json.loads(made.stdout)
     session = Session({one["title"]: one for one in listed}, [], [], [])
     start, calls = 0, ""
     while start < len(listed):

@@ -14,8 +14,7 @@ GROUPS = ["looking", "ordinary", "amplified", "swollen"]
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory, cases: Callable[[int, int], int]) -> Session:
-    calls = CALLS[: cases(2, len(CALLS))]
-    return attack(tmp_path_factory.mktemp("looking"), GROUPS, calls, cases(2, 1), cases(4, 1))
+    return attack(tmp_path_factory.mktemp("looking"), GROUPS, CALLS[: cases(2, len(CALLS))], cases(2, 1))
 
 
 def test_there_are_more_than_40_files_that_lie_about_their_tensors(session):
