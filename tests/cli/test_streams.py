@@ -96,7 +96,16 @@ def test_a_closed_stderr_does_not_change_the_exit_code(redirected, tmp_path):
     assert (ended.returncode, ended.stdout) == (4, b"")
 
 
-@pytest.mark.parametrize("words", ["<&- >&- 2>&-", ">&-", "2>/dev/full"])
+def test_a_closed_stdout_changes_neither_the_exit_code_nor_what_is_said_on_stderr(redirected, tmp_path):
+    (tmp_path / "model_1.pt").write_bytes(b"text")
+    opened = redirected("", "verify", tmp_path)
+    closed = redirected(">&-", "verify", tmp_path)
+    assert (opened.returncode, closed.returncode, closed.stdout) == (0, 0, b"")
+    assert opened.stdout
+    assert opened.stderr == closed.stderr != b""
+
+
+@pytest.mark.parametrize("words", ["<&- >&- 2>&-", "2>/dev/full"])
 def test_a_run_that_nobody_listens_to_ends_as_well_as_another(redirected, repository, tmp_path, words):
     config, one = repository / "configs" / "ci.yaml", "trainer.epochs=1"
     ended = redirected(words, "train", "--config", config, "--set", one, cwd=tmp_path)

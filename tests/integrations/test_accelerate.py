@@ -280,7 +280,7 @@ def test_what_it_does_not_cover_is_left_to_accelerate_which_the_log_says(
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory, cases: Callable[[int, int], int]) -> dict[str, Any]:
-    count = int(os.environ.get("PEER_KILLS", cases(4, 100)))
+    count = int(os.environ.get("PEER_KILLS", cases(2, 100)))
     command = [sys.executable, "-m", "tests.support.accelerate_runs", "kills"]
     command += [str(tmp_path_factory.mktemp("killed")), str(count)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=1800, check=False)

@@ -266,7 +266,7 @@ def test_the_handler_that_it_takes_the_place_of_has_the_methods_that_it_override
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory, cases: Callable[[int, int], int]) -> dict[str, Any]:
-    count = int(os.environ.get("PEER_KILLS", cases(4, 100)))
+    count = int(os.environ.get("PEER_KILLS", cases(2, 100)))
     command = [sys.executable, "-m", "tests.support.ignite_runs", "kills"]
     command += [str(tmp_path_factory.mktemp("killed")), str(count), "1"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=1800, check=False)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:::lightning", "ignore:::pytorch_
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, cases):
-    count = int(os.environ.get("PEER_KILLS", cases(3, 100)))
+    count = int(os.environ.get("PEER_KILLS", cases(2, 100)))
     command = [sys.executable, "-m", "tests.support.lightning_runs", "kills"]
     command += [str(tmp_path_factory.mktemp("killed")), str(count)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=3000, check=False)

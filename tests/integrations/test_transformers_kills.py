@@ -23,7 +23,7 @@ FEW = 4
 @pytest.fixture(scope="module")
 def kills(cases) -> int:
     """How often a training is killed; `make test-peers` and the campaign kill it more often."""
-    return int(os.environ.get("PEER_KILLS", cases(4, 100)))
+    return int(os.environ.get("PEER_KILLS", cases(2, 100)))
 
 
 @pytest.fixture(scope="module")
