@@ -77,5 +77,10 @@ def name_one_of(path: str, names: Collection[str]) -> str:
     return hint
 
 
+def of_file(path: str) -> str:
+    """The hint where a file was named in place of a directory."""
+    return f"it is a file; marlin-ckpt show {shlex.quote(path)} looks into it"
+
+
 def _some(names: Collection[str]) -> str:
     return ", ".join(itertools.islice(names, _MOST_NAMED)) + ", ..." * (len(names) > _MOST_NAMED)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+import marlin_ckpt
 from marlin_ckpt.cli import output, stopping
 from marlin_ckpt.storage.paths import open_remote
 from marlin_ckpt.storage.s3 import client, retrying
@@ -64,6 +65,14 @@ def test_a_bucket_that_is_not_there_is_no_directory_without_checkpoints(run_main
     assert code == 1
     assert "error: no such bucket" in err
     assert "hint: make the bucket, or look at its name and the endpoint" in err
+
+
+@pytest.mark.parametrize("command", ["list", "latest", "clean"])
+def test_an_object_is_no_directory(run_main, s3, command):
+    marlin_ckpt.save({"step": 1}, f"{s3}/model_1.pt")
+    code, _, err = run_main(command, f"{s3}/model_1.pt")
+    assert (code, "Not a directory" in err) == (1, True), err
+    assert f"hint: it is a file; marlin-ckpt show {s3}/model_1.pt looks into it" in err
 
 
 def test_what_is_not_there_ends_with_the_code_for_that(run_main, s3):

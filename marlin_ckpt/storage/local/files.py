@@ -3,14 +3,13 @@
 import contextlib
 import errno
 import os
-import shlex
 import stat
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError, Translating, drop_frames
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage.hints import instead_of_directory, instead_of_missing
+from marlin_ckpt.storage.hints import instead_of_directory, instead_of_missing, of_file
 
 Result = TypeVar("Result")
 
@@ -63,7 +62,7 @@ def doing(action: str, path: str, missing: str = "", *, is_named: bool = True) -
                 raise CheckpointNotFoundError(missing, path, hint) from error
         raised = StorageError.of(action, path, error)
         if missing == NO_DIRECTORY and is_named and os.path.isfile(path):
-            raised.hint = f"it is a file; marlin-ckpt show {shlex.quote(path)} looks into it"
+            raised.hint = of_file(path)
         try:
             raise raised from error
         finally:

@@ -11,6 +11,7 @@ from typing import Any
 from marlin_ckpt import naming
 from marlin_ckpt.entries import Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.storage import hints
 from marlin_ckpt.storage.s3 import keys, uploads
 from marlin_ckpt.storage.s3.client import Client
 from marlin_ckpt.storage.s3.keys import Key
@@ -48,7 +49,16 @@ class S3Reading:
             objects += filter(_is_name, (self._name(one["Key"]) for one in page.get("Contents", ())))
         if folder and not (objects or folders):
             raise CheckpointNotFoundError("no such folder", self._path(folder))
+        if self._prefix and not (folder or objects or folders):
+            self._check_no_object()
         return Listing(tuple(objects), tuple(folders))
+
+    def _check_no_object(self) -> None:
+        """Refuses what is the name of an object in the place of a prefix under which there is nothing."""
+        place = Key(self._client, self._bucket, self._prefix.rstrip("/"), self.place)
+        if keys.head(place, self._retrying) is not None:
+            what = "cannot read the directory: Not a directory"
+            raise StorageError(what, self.place, hints.of_file(self.place), errno=errno.ENOTDIR)
 
     def has_any(self) -> bool:
         """Whether there is an object anywhere in the store."""
