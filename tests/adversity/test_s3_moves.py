@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 
 import pytest
 
 from marlin_ckpt import StorageError
-from marlin_ckpt.directory import lease
+from marlin_ckpt.directory import lease, trash
 from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.s3 import moving
 from tests.support.faulty_proxy import Fault, always
@@ -186,15 +188,61 @@ def test_nothing_moves_over_what_is_written_there_meanwhile(store, other, proxy)
     assert (read(other), read(other, TRASHED)) == (b"mine", b"theirs")
 
 
-def test_whoever_takes_the_lease_ends_what_a_killed_removal_had_half_copied_to_the_trash(store, s3, proxy):
+def test_whoever_takes_the_lease_ends_what_a_killed_removal_or_undo_had_half_copied(store, s3, proxy):
     paths.use(s3, settings(proxy.endpoint))
     client = store._client.control
-    keys = [
-        f"{store._prefix}{name}" for name in (".trash/000001/model_1.pt", ".trash/000002/a/b_2.pt", "a/x")
-    ]
-    for key in keys:
-        client.create_multipart_upload(Bucket=store._bucket, Key=key)
+    for name in ("a/b_3.pt", "held/b_4.pt"):
+        write(store, f".trash/000002/{name}", b"in the trash")
+    ours = [".trash/000001/model_1.pt", ".trash/000002/a/b_2.pt", "a/b_3.pt"]
+    others = ["a/x", "a/b_2.pt", "held/b_4.pt"]
+    with lease.held(f"{s3}/held"):
+        for name in (*ours, *others):
+            client.create_multipart_upload(Bucket=store._bucket, Key=store._prefix + name)
+        with lease.held(s3):
+            pass
+    assert uploads_below(store) == sorted(others)
+
+
+def uploads_below(store) -> list[str]:
+    """The names of all uploads to a prefix, whoever they are of."""
+    found = store._client.control.list_multipart_uploads(Bucket=store._bucket, Prefix=store._prefix)
+    return sorted(one["Key"].removeprefix(store._prefix) for one in found.get("Uploads", ()))
+
+
+@pytest.mark.usefixtures("_low_limit")
+@pytest.mark.parametrize("next_one", ["a run", "an undo"])
+def test_an_undo_that_is_killed_while_it_copies_to_a_folder_leaves_nothing_behind_the_next_one(
+    store, s3, proxy, next_one
+):
+    paths.use(s3, settings(proxy.endpoint))
+    write(store, ".trash/000001/a/model_1.pt")
     with lease.held(s3):
         pass
-    found = client.list_multipart_uploads(Bucket=store._bucket, Prefix=store._prefix)
-    assert [one["Key"] for one in found["Uploads"]] == keys[2:]
+
+    def undo() -> None:
+        with lease.held_where_used([s3]):
+            trash.bring_back(s3)
+
+    def kill(request) -> Fault | None:
+        if request.kind != "UploadPartCopy" or not request.number:
+            return None
+        os.kill(child, signal.SIGKILL)
+        return Fault.LOST_REQUEST
+
+    proxy.reset()
+    proxy.rule = kill
+    child = os.fork()
+    if not child:
+        try:
+            undo()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    proxy.reset()
+    assert uploads_below(store) == ["a/model_1.pt"]
+    if next_one == "a run":
+        with lease.held(s3):
+            assert uploads_below(store) == []
+    undo()
+    assert read(store, "a/model_1.pt") == DATA
+    assert uploads_below(store) == []

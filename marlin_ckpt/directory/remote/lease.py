@@ -16,6 +16,7 @@ from typing import Any
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory.leasing import holders, processes
+from marlin_ckpt.directory.remote import orphans
 from marlin_ckpt.errors import CheckpointNotFoundError, DirectoryInUseError, MarlinError, StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.paths import guard, open_remote, unguard
@@ -50,10 +51,24 @@ def holder(directory: str) -> dict[str, Any]:
     """Who holds the lease now, and in how many seconds it ends, as `left_s`; {} where nobody is known to."""
     try:
         with open_remote(directory) as store:
-            found, _ = _read(store)
-            left_s = _left_s(found, store)
+            return _holder(store)
     except MarlinError:
         return {}
+
+
+def is_held(directory: str) -> bool:
+    """Whether somebody holds the lease of a directory.
+
+    Raises:
+        StorageError: the store does not say.
+    """
+    with open_remote(directory) as store:
+        return bool(_holder(store))
+
+
+def _holder(store: S3Store) -> dict[str, Any]:
+    found, _ = _read(store)
+    left_s = _left_s(found, store)
     return {**found, "left_s": left_s} if left_s and not processes.has_died(found) else {}
 
 
@@ -128,23 +143,10 @@ class RemoteLock:
         try:
             store.check_conditions(LEASE)
             if not self._holder["removes"]:
-                self._end_uploads(store)
+                orphans.end(store, is_held)
         except BaseException:
             self._let_go(store)
             raise
-
-    def _end_uploads(self, store: S3Store) -> None:
-        """Ends what others upload to the directory and to its trash.
-
-        A run that was stopped after its last look at the lease would commit when it goes on. Without its
-        uploads it has nothing to commit.
-
-        Raises:
-            StorageError: the store refuses: then nothing is sure.
-        """
-        for name in store.orphans():
-            store.remove(name, ())
-            _logger.warning("Ended the upload of %s/%s by a run that has died.", store.place, name)
 
     def _free(self, store: S3Store, *, waits: bool) -> str | None:
         """Waits until nobody holds it, unless its holder is alive.

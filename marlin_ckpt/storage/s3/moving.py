@@ -9,7 +9,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
-from marlin_ckpt.storage.s3 import answers, conditions, keys
+from marlin_ckpt.storage.s3 import answers, conditions, keys, uploads
 from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.parts import NONCE
 from marlin_ckpt.storage.s3.retrying import Retrying
@@ -20,13 +20,14 @@ MOST_AT_ONCE = 5 << 30
 _RANGE_BYTES = 1 << 30  # of a larger object that is copied by one request
 
 
-def copy(source: Key, to: Key, etag: str) -> None:
+def copy(source: Key, to: Key, etag: str, *, ends_others: bool = False) -> None:
     """Copies an object over nothing, with its metadata and its checksum.
 
     Args:
         source: the object.
         to: what it is copied to; the same object there, of a copy that was interrupted, is left.
         etag: of the object.
+        ends_others: nobody else may write there, so that the uploads of `to` are of copies that were killed.
 
     Raises:
         StorageError: it is not the object that it was (ESTALE), another has the name (EEXIST), or the store
@@ -41,6 +42,8 @@ def copy(source: Key, to: Key, etag: str) -> None:
             return
         raise _taken(to)
     if about["ContentLength"] > MOST_AT_ONCE:
+        if ends_others:
+            uploads.end_of(to, retrying)
         _copy_in_parts(source, to, about, retrying)
         return
 

@@ -95,16 +95,31 @@ class S3Reading:
         yield S3Source(self._client, self._bucket, key.key, key.path)
 
     def orphans(self) -> tuple[str, ...]:
-        """The uploads that an earlier holder of the lease can have left: to it, its trash and bookkeeping."""
-        folders = ("", naming.TRASH, naming.OWN_DIRECTORY)
-        return tuple(one.name for folder in folders for one in self.uploads(folder))
+        """The uploads that an earlier holder of the lease can have left: to it, its trash and bookkeeping.
+
+        An undo brings back from the trash what was in a folder, too. So an upload to a folder is one of these
+        where an object of that name is in the trash, unless somebody saves in that folder.
+        """
+        found = list(uploads.under_way(self._place(""), "", self._retrying, lambda _: True))
+        names = [one.name.partition(uploads.MARK)[0] for one in found]
+        below = [one for one in names if "/" in one and not _is_own(one)]
+        trashed = {one.name.split("/", 2)[-1] for one in self.items(naming.TRASH)} if below else set()
+        return tuple(
+            one.name
+            for one, name in zip(found, names, strict=True)
+            if uploads.is_checkpoint(name) or _is_own(name) or name in trashed
+        )
 
     def uploads(self, folder: str) -> Iterator[Item]:
         """The uploads under way to a folder, as items; to those that are all ours at any depth."""
+        before, place = f"{folder}/" if folder else "", self._place(folder)
+        if _is_own(before):
+            return uploads.under_way(place, before, self._retrying, lambda _: True)
+        return uploads.in_folder(place, before, self._retrying)
+
+    def _place(self, folder: str) -> Key:
         before = f"{folder}/" if folder else ""
-        place = Key(self._client, self._bucket, self._prefix + before, self._path(folder))
-        is_own = folder.split("/", maxsplit=1)[0] in (naming.TRASH, naming.OWN_DIRECTORY)
-        return uploads.under_way(place, before, self._retrying, is_own=is_own)
+        return Key(self._client, self._bucket, self._prefix + before, self._path(folder))
 
     def _pages(self, before: str, delimiter: str) -> Iterator[dict[str, Any]]:
         more: dict[str, str] = {}
@@ -142,6 +157,11 @@ def _is_name(name: str) -> bool:
     have joined names by two slashes.
     """
     return not any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def _is_own(name: str) -> bool:
+    """Whether a name is in a folder of which everything is ours, and in those below."""
+    return name.split("/", maxsplit=1)[0] in (naming.TRASH, naming.OWN_DIRECTORY) and "/" in name
 
 
 def _item(name: str, size_bytes: int, modified: datetime.datetime, etag: str) -> Item:

@@ -185,14 +185,15 @@ class S3Store(S3Reading):
             if self._folder(to) is not None:
                 raise _taken(target.path, "cannot move")
             etag = str(identity[0])
-            moving.copy(source, target, etag)
+            moving.copy(source, target, etag, ends_others=self.guard is not None)
             moving.remove(source, etag)
             return
         members = list(self.items(name))
         if keys.head(target, self._retrying) is not None or self._holds_others(to, name, members):
             raise _taken(target.path, "cannot move")
         for one in members:
-            moving.copy(self._key(one.name), self._key(to + one.name[len(name) :]), str(one.identity[0]))
+            target = self._key(to + one.name[len(name) :])
+            moving.copy(self._key(one.name), target, str(one.identity[0]), ends_others=self.guard is not None)
         for one in members:
             moving.remove(self._key(one.name), str(one.identity[0]))
 

@@ -1,11 +1,13 @@
 """The uploads under way to a prefix, each by a name of its own among those of objects."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from marlin_ckpt import naming
 from marlin_ckpt.entries import Item
+from marlin_ckpt.storage.s3 import keys
 from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.retrying import Retrying
 
@@ -14,29 +16,51 @@ from marlin_ckpt.storage.s3.retrying import Retrying
 MARK = "?uploadId="
 
 
-def under_way(folder: Key, before: str, retrying: Retrying, *, is_own: bool = False) -> Iterator[Item]:
-    """Lists the uploads of names that are ours, directly in a folder; those of others are not to be ended.
+def is_checkpoint(name: str) -> bool:
+    """Whether a name is one of ours directly in a folder: what others upload there is not to be ended."""
+    return "/" not in name and bool(naming.parse_any(name, naming.split_extension(name)[1]))
+
+
+def in_folder(folder: Key, before: str, retrying: Retrying) -> Iterator[Item]:
+    """Lists the uploads of names that are ours, directly in a folder; see `under_way`."""
+    # SeaweedFS does not obey the delimiter.
+    return under_way(folder, before, retrying, is_checkpoint, {"Delimiter": "/"})
+
+
+def under_way(
+    place: Key,
+    before: str,
+    retrying: Retrying,
+    is_wanted: Callable[[str], bool],
+    how: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Item]:
+    """Lists uploads.
 
     Args:
-        folder: the prefix of all keys in it.
-        before: what its objects' names begin with in the store.
+        place: what their keys begin with.
+        before: what their names begin with in the store.
         retrying: makes the requests.
-        is_own: everything in the folder is ours, and in those below.
+        is_wanted: which of them, by the rest of their keys.
+        how: the requests are made.
     """
-    more = {} if is_own else {"Delimiter": "/"}
+    more = dict(how)
     while True:
-        page = retrying.do(partial(_page, folder, more), "cannot list the uploads", folder.path)
+        page = retrying.do(partial(_page, place, more), "cannot list the uploads", place.path)
         for one in page.get("Uploads", ()):
-            rest = one["Key"][len(folder.key) :]
-            # SeaweedFS does not obey the delimiter; and others upload other names.
-            is_ours = "/" not in rest and naming.parse_any(rest, naming.split_extension(rest)[1])
-            if not (is_ours or is_own):
+            rest = one["Key"][len(place.key) :]
+            if not is_wanted(rest):
                 continue
             name = f"{before}{rest}{MARK}{one['UploadId']}"
             yield Item(name, 0, int(one["Initiated"].timestamp() * 1e9), (one["UploadId"], name))
         if not page.get("IsTruncated"):
             return
         more |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+
+def end_of(key: Key, retrying: Retrying) -> None:
+    """Ends the uploads of one object."""
+    for one in under_way(key, "", retrying, lambda rest: not rest):
+        keys.abort(key, str(one.identity[0]), retrying)
 
 
 def _page(folder: Key, more: dict[str, str]) -> dict[str, Any]:
