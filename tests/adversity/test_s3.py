@@ -14,7 +14,7 @@ from marlin_ckpt.formats.torch.writer import write_file
 from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.s3 import uploads
 from tests.support import s3_servers
-from tests.support.faulty_proxy import Fault, always, once
+from tests.support.faulty_proxy import Canned, Fault, always, once
 from tests.support.run_directories import manifest
 from tests.support.s3_stores import (
     DATA,
@@ -155,7 +155,7 @@ def test_a_state_that_other_ranks_have_sent_once_is_not_asked_for_again(s3, prox
 def test_an_object_that_went_while_its_successor_was_written_is_said_to_be_another(store, proxy):
     store.guard = None
     item = write(store, data=b"old")
-    proxy.rule = always("PutObject", Fault.GONE)
+    proxy.rule = always("PutObject", Canned.error(404, "NoSuchKey"))
     with pytest.raises(StorageError, match="another object has taken its place"):
         write(store, data=b"new", replaces=item.identity)
 

@@ -76,6 +76,8 @@ PARTS = {
         "adversity/test_s3_kills.py",
         "adversity/test_s3_moves.py",
         "adversity/test_s3_many.py",
+        "adversity/test_s3_races.py",
+        "adversity/test_s3_lives.py",
     ],
     "retention": ["adversity/test_removal.py", "adversity/test_retention.py"],
     "resume": [

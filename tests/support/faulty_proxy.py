@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import random
 import re
 import socket
 import threading
@@ -21,7 +22,6 @@ class Fault(Enum):
     EXPIRED = "the answer is 400 ExpiredToken"
     UNKNOWN_KEY = "the answer is 403 InvalidAccessKeyId"
     CONFLICT = "the answer is 409 ConditionalRequestConflict"
-    GONE = "the answer is 404 NoSuchKey"
     SKEWED = "the answer is 403 RequestTimeTooSkewed"
     ERROR_IN_200 = "the answer is 200 with an error in its body"
     LOST_ANSWER = "the server does it, and its answer is lost"
@@ -34,7 +34,8 @@ class Fault(Enum):
     OTHER_RANGE = "the answer says that its bytes are of another range"
     NO_RANGE = "the answer says that its bytes are of no range"
     CAPITALS = "the names of the answer's headers are in capitals"
-    STALLED = "the answer does not come until the proxy ends"
+    STALLED = "the server never hears of it, and no answer comes until the proxy ends"
+    STALLED_ANSWER = "the server does it, and its answer does not come until the proxy ends"
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,9 @@ def faulty_proxy(server: str) -> Iterator[Proxy]:
                 data = bytearray(answer.read())
             finally:
                 there.close()
-            if fault is Fault.LOST_ANSWER:
+            if fault is Fault.STALLED_ANSWER:
+                proxy.ended.wait()
+            if fault in (Fault.LOST_ANSWER, Fault.STALLED_ANSWER):
                 self._end()
                 return
             if fault is Fault.FLIPPED_DOWN and data:
@@ -234,10 +237,15 @@ _ANSWERS: dict[Fault | None, Canned] = {
     Fault.EXPIRED: Canned.error(400, "ExpiredToken"),
     Fault.UNKNOWN_KEY: Canned.error(403, "InvalidAccessKeyId"),
     Fault.CONFLICT: Canned.error(409, "ConditionalRequestConflict"),
-    Fault.GONE: Canned.error(404, "NoSuchKey"),
     Fault.SKEWED: Canned.error(403, "RequestTimeTooSkewed"),
     Fault.ERROR_IN_200: Canned.error(200, "InternalError"),
 }
+
+
+def at_random(seed: int, share: float, *faults: Fault) -> Rule:
+    """A share of all requests fails, drawn from a seed."""
+    rng = random.Random(seed)
+    return lambda _: rng.choice(faults) if rng.random() < share else None
 
 
 def once(kind: str, fault: Fault | Canned, number: int = 0) -> Rule:
@@ -245,6 +253,6 @@ def once(kind: str, fault: Fault | Canned, number: int = 0) -> Rule:
     return lambda request: fault if re.fullmatch(kind, request.kind) and request.number == number else None
 
 
-def always(kind: str, fault: Fault | Canned) -> Rule:
-    """All requests of a kind fail."""
-    return lambda request: fault if re.fullmatch(kind, request.kind) else None
+def always(kind: str, fault: Fault | Canned, number: int = 0) -> Rule:
+    """All requests of a kind fail, or those from a number on."""
+    return lambda request: fault if re.fullmatch(kind, request.kind) and request.number >= number else None

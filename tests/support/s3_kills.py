@@ -1,7 +1,7 @@
 """Kills what saves to an object store again and again and prints, as JSON, what each kill left behind.
 
 A process of its own, so that torch is imported once and no test has started its threads before the forks:
-`python s3_kills.py URL KILLS MEGABYTES`.
+`python s3_kills.py URL KILLS MEGABYTES SEED`.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ FOREIGN = (
 class Kills:
     """Savers that are killed one after the other, each of which goes on from what is there."""
 
-    def __init__(self, url: str, elements: int) -> None:
+    def __init__(self, url: str, elements: int, seed: int) -> None:
         self.url, self.elements = url, elements
-        self.rng = random.Random(20261127)
+        self.rng = random.Random(seed)
         self.found: dict[str, Any] = {"kills": 0, "orphans": 0}
         self.found |= {what: [] for what in ("broken", "lost", "left")}
         self.next, self.period_s = 0, 0.5
@@ -117,9 +117,9 @@ class Kills:
         return "" if found == (number, number, number, self.elements) else f"holds {found}"
 
 
-def main(url: str, kills: int, elements: int) -> dict[str, Any]:
+def main(url: str, kills: int, elements: int, seed: int) -> dict[str, Any]:
     paths.use(url, RemoteArguments(part_size="5MiB"))
-    trial = Kills(url, elements)
+    trial = Kills(url, elements, seed)
     with paths.open_remote(url) as store:
         control, bucket, prefix = store._client.control, store._bucket, store._prefix.removesuffix("/")
     for rest in FOREIGN:
@@ -137,4 +137,5 @@ def main(url: str, kills: int, elements: int) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
-    sys.stdout.write(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) * 250_000)))
+    kills, megabytes, seed = map(int, sys.argv[2:])
+    sys.stdout.write(json.dumps(main(sys.argv[1], kills, megabytes * 250_000, seed)))

@@ -54,7 +54,9 @@ def under_way(
             yield Item(name, 0, int(one["Initiated"].timestamp() * 1e9), (one["UploadId"], name))
         if not page.get("IsTruncated"):
             return
-        more |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+        # SeaweedFS orders uploads by their ids, and gives no key.
+        found = {name: page.get(f"Next{name}") for name in ("KeyMarker", "UploadIdMarker")}
+        more |= {name: marker for name, marker in found.items() if marker}
 
 
 def end_of(key: Key, retrying: Retrying) -> None:

@@ -9,7 +9,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -106,27 +105,6 @@ def test_a_run_that_was_stopped_before_its_commit_commits_nothing_after_another_
             save({"from": "second"}, f"{s3}/model_1.pt")
         first.stdin.close()
     assert load(f"{s3}/model_1.pt") == {"from": "second"}
-
-
-def test_of_twelve_that_take_a_lease_at_the_same_time_one_has_it(s3: str):
-    ready, held, refused = threading.Barrier(12), [], []
-
-    def take() -> None:
-        ready.wait()
-        try:
-            held.append(remote.RemoteLock(s3, "run"))
-        except DirectoryInUseError as error:
-            refused.append(error)
-
-    for _ in range(2):  # where there was none, and where one has ended
-        threads = [threading.Thread(target=take) for _ in range(12)]
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join()
-        assert (len(held), len(refused)) == (1, 11)
-        held.pop().drop()
-        refused.clear()
 
 
 @pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.LOST_REQUEST, Fault.SLOW_DOWN])
