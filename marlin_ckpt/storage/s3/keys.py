@@ -10,6 +10,7 @@ from marlin_ckpt.storage.s3 import answers
 from marlin_ckpt.storage.s3.client import Client
 from marlin_ckpt.storage.s3.retrying import Retrying
 from marlin_ckpt.storage.s3.sums import Sums, checked, learn
+from marlin_ckpt.storage.s3.unreached import NotOfStoreError
 
 _BEGUN_WITH = {
     Sums.WHOLE: {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"},
@@ -51,6 +52,8 @@ def head(key: Key, retrying: Retrying) -> dict[str, Any] | None:
         how = {"Bucket": key.bucket, "Key": key.key, "ChecksumMode": "ENABLED"}
         found: dict[str, Any] = key.client.control.head_object(**how)
         answers.etag_in(found)
+        if "ContentLength" not in found:
+            raise NotOfStoreError("the answer names no length of the object")
         # They are names of headers, of which some servers and proxies change the case.
         found["Metadata"] = {name.lower(): value for name, value in found.get("Metadata", {}).items()}
         return found

@@ -14,13 +14,14 @@ import pytest
 
 from marlin_ckpt import CheckpointNotFoundError, StorageError
 from marlin_ckpt.remote import RemoteArguments
-from marlin_ckpt.storage.s3 import retrying
+from marlin_ckpt.storage.s3 import client, retrying
 from marlin_ckpt.storage.s3.parts import part_bytes
 from marlin_ckpt.storage.s3.sums import base64_of
 from tests.support import s3_servers
 from tests.support.faulty_proxy import Fault, always, once
 from tests.support.s3_stores import DATA, MIB, opened, read, write
 
+TOKEN = "marlintoken0123456789"
 LONGER = DATA + DATA  # three parts
 WRITES = ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload")
 
@@ -238,14 +239,17 @@ def test_more_names_than_a_page_are_all_listed(store, proxy, monkeypatch: pytest
     assert proxy.kinds().count("ListObjects") == 3
 
 
+@pytest.mark.parametrize(("token", "faults"), [("", (None, *Fault)), (TOKEN, (None,))], ids=["", "token"])
 def test_no_key_token_or_signature_is_in_a_log_an_error_or_a_traceback(
-    s3: str, proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    s3: str, proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, token: str, faults
 ):
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "marlintoken0123456789")
+    if token:  # that nobody has given out: the server refuses it
+        monkeypatch.setenv("AWS_SESSION_TOKEN", token)
+        monkeypatch.setattr(client, "_clients", {})
     caplog.set_level(logging.DEBUG)
     said = []
     with opened(s3, proxy.endpoint, timeout="0.3s", give_up_after="0.1s") as store:
-        for number, fault in enumerate([None, *Fault]):
+        for number, fault in enumerate(faults):
             if fault is not None:
                 proxy.rule = always("(Get|Head|Put|List|Delete|Create|Upload).*", fault)
             for call in (
@@ -263,7 +267,8 @@ def test_no_key_token_or_signature_is_in_a_log_an_error_or_a_traceback(
     signatures = {one["authorization"].rpartition("Signature=")[2] for one in proxy.headers}
     assert signatures
     everything = "\n".join([caplog.text, *said])
-    for secret in (s3_servers.SECRET, "marlintoken0123456789", s3_servers.KEY, *signatures):
+    assert all(one.get("x-amz-security-token", "") == token for one in proxy.headers)
+    for secret in (s3_servers.SECRET, TOKEN, s3_servers.KEY, *signatures):
         assert secret not in everything
 
 
