@@ -18,7 +18,7 @@ from marlin_ckpt.formats.layouts.layout import foreign_name
 from marlin_ckpt.storage.local.descent import directory_identity
 from marlin_ckpt.storage.local.files import doing
 from marlin_ckpt.storage.local.store import item_of
-from marlin_ckpt.storage.paths import is_folder, look, nearby, open_store
+from marlin_ckpt.storage.paths import is_folder, nearby, open_remote, open_store
 from marlin_ckpt.storage.store import Store
 from marlin_ckpt.urls import is_bucket, is_url
 
@@ -106,7 +106,7 @@ def find_in(  # noqa: PLR0913 - what is searched for, each by its name
             if name or prefix is None:
                 fitting.append((path, name))
         found += [Entry(store.place, item, name) for item, name in _regular_files(store, fitting) if item]
-    return sorted(found, key=_order)
+    return sorted(found, key=order)
 
 
 def by_age(entries: Iterable[Entry]) -> list[Entry]:
@@ -132,6 +132,8 @@ def link_targets(store: Store, *, recursive: bool = False) -> dict[tuple[int, ..
     Raises:
         StorageError: the store cannot be read.
     """
+    if is_url(store.place):  # where there are none
+        return {}
     links = [name for level in readable(store, recursive=recursive) for name in level.links]
     found = (item for name in sorted(links, reverse=True) if (item := _look(store, name)))
     return {item.inode: item.name for item in found}
@@ -221,12 +223,11 @@ def _object(url: str) -> Entry | None:
     if is_bucket(url):
         return None
     place, last = os.path.split(url)
-    item = look(url)
-    if item is None or item.is_folder:
-        with contextlib.suppress(CheckpointNotFoundError), open_store(place) as store:
-            return item and layouts.recognise(store, last)
-        return None
-    return Entry(place, item, naming.parse_any(last, naming.split_extension(last)[1]))
+    with contextlib.suppress(CheckpointNotFoundError), open_remote(place) as store:
+        if (item := store.head_object(last)) is None:
+            return layouts.recognise(store, last)
+        return Entry(store.place, item, naming.parse_any(last, naming.split_extension(last)[1]))
+    return None
 
 
 def _look(store: Store, name: str) -> Item | None:
@@ -256,7 +257,8 @@ def regular_file(store: Store, name: str) -> Item | None:
     return None if item is None or item.is_folder else item
 
 
-def _order(entry: Entry) -> tuple[bool, int, str, str]:
+def order(entry: Entry) -> tuple[bool, int, str, str]:
+    """The key by which entries are sorted: by index, those without one last."""
     if entry.name is None:
         return (True, 0, "", entry.item.name)
     return (False, entry.name.index, entry.name.kind, entry.item.name)

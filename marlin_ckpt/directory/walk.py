@@ -7,8 +7,9 @@ from typing import NamedTuple
 from marlin_ckpt import naming
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.formats import layouts
-from marlin_ckpt.storage.store import Store
+from marlin_ckpt.storage.store import Listing, Store
 
+_PASSED_OVER = (naming.TRASH, naming.OWN_DIRECTORY)
 OnError = Callable[[str, OSError], None]  # told the name of a folder or object, and what is wrong with it
 
 
@@ -31,8 +32,8 @@ class Level(NamedTuple):
 def walk(store: Store, start: str = "", *, recursive: bool, on_error: OnError) -> Iterator[Level]:
     """Goes through a store, folder by folder.
 
-    A folder that is itself a checkpoint is not entered unless folders in it are no part of it, nor is the
-    trash; of a folder that is one as a whole, no file is found.
+    A folder that is itself a checkpoint is not entered unless folders in it are no part of it, nor are the
+    trash and our own bookkeeping; of a folder that is one as a whole, no file is found.
 
     Args:
         store: that is looked through.
@@ -44,12 +45,12 @@ def walk(store: Store, start: str = "", *, recursive: bool, on_error: OnError) -
         CheckpointNotFoundError: there is no such folder.
         StorageError: the first folder cannot be read.
     """
-    pending = [start]
+    pending: list[tuple[str, Listing | None]] = [(start, None)]
     flat = {start}  # folders that may hold others beside what makes them one checkpoint
     while pending:
-        folder = pending.pop()
+        folder, listing = pending.pop()
         try:
-            listing = store.list(folder)
+            listing = store.list(folder) if listing is None else listing
             known = layouts.layout_of(store, folder, listing) if folder in flat else None
         except OSError as error:
             if folder == start:
@@ -64,7 +65,7 @@ def walk(store: Store, start: str = "", *, recursive: bool, on_error: OnError) -
         within = [one.item.name for one in checkpoints if _is_flat(one)]
         if recursive:
             flat.update(within)
-            pending.extend(name for name in [*others, *within] if os.path.basename(name) != naming.TRASH)
+            pending += [*others, *((name, None) for name in within)]
         if known:  # its files are parts of it
             yield Level(folder, (), (), checkpoints)
         else:
@@ -78,12 +79,15 @@ def _is_flat(entry: Entry) -> bool:
 
 def _sorted_out(
     store: Store, folders: Iterable[str], on_error: OnError | None
-) -> tuple[tuple[Entry, ...], list[str]]:
-    """The folders that are one checkpoint each, and the others; neither has those that cannot be read."""
+) -> tuple[tuple[Entry, ...], list[tuple[str, Listing]]]:
+    """The folders that are one checkpoint each, and the others, listed; neither has what cannot be read."""
     checkpoints, others = [], []
     for name in folders:
+        if os.path.basename(name) in _PASSED_OVER:
+            continue
         try:
-            found = layouts.recognise(store, name)
+            listing = store.list(name)
+            found = layouts.recognise(store, name, listing)
         except OSError as error:
             if on_error and not isinstance(error, FileNotFoundError):  # else it has gone meanwhile
                 on_error(name, error)
@@ -91,5 +95,5 @@ def _sorted_out(
         if found:
             checkpoints.append(found)
         else:
-            others.append(name)
+            others.append((name, listing))
     return tuple(checkpoints), others

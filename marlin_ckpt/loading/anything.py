@@ -113,9 +113,9 @@ def load(  # noqa: PLR0913 - all but the path are names
     """
     text = os.fspath(path)
     urls.check(text)
-    is_of_all = paths.is_folder(text) or text.rstrip("/").endswith(_FOLDER)
-    ranks = shared() if is_of_all else Ranks.alone()
-    return Load(into, map_location, strict, strip_prefix, weights_only, ranks).run(text)
+    is_folder = paths.is_folder(text)
+    ranks = shared() if is_folder or text.rstrip("/").endswith(_FOLDER) else Ranks.alone()
+    return Load(into, map_location, strict, strip_prefix, weights_only, ranks).run(text, is_folder=is_folder)
 
 
 def _check(into: Any, map_location: Any, *, is_strict: bool) -> None:
@@ -150,8 +150,12 @@ class Load:
     weights_only: bool
     ranks: Ranks
 
-    def run(self, path: str) -> Any:
+    def run(self, path: str, *, is_folder: bool) -> Any:
         """Loads what a path names, a file, too, at all of the ranks; they call this together.
+
+        Args:
+            path: what is loaded.
+            is_folder: whether it is a directory; of the ranks the first one decides.
 
         Raises:
             RankError: another rank names something else, has ended, or did not answer in time.
@@ -159,12 +163,15 @@ class Load:
         """
         check_same(self.ranks, path)
         together(self.ranks, lambda: _check(self.into, self.map_location, is_strict=self.strict))
-        is_folder = told_by_main(self.ranks, lambda: paths.is_folder(path))
-        return self._newest(path) if is_folder else self._one(path)
+        if told_by_main(self.ranks, lambda: is_folder):
+            return self._newest(path)
+        return self._one(path, is_folder=False)
 
     def _newest(self, directory: str) -> Any:
         def attempt(entry: Entry) -> list[Any]:
-            found = [self._one(entry.path)]  # which may be None, and is not to be passed over
+            found = [
+                self._one(entry.path, is_folder=bool(entry.layout))
+            ]  # which may be None, and is not to be passed over
             if entry.path.endswith(".safetensors"):
                 self._log(
                     "%s is a safetensors file, which has no checksums: it cannot be verified", entry.path
@@ -175,14 +182,15 @@ class Load:
 
         is_one = told_by_main(self.ranks, lambda: catalog.entry(directory) is not None)
         if is_one:
-            return self._one(directory)
+            return self._one(directory, is_folder=True)
         candidates = partial(newest_of_any, directory, _logger)
         if found := newest_agreed(self.ranks, candidates, attempt, _logger):
             return found[0]
         raise errors.CheckpointNotFoundError("no checkpoint found", directory)
 
-    def _one(self, path: str) -> Any:
-        told_by_main(self.ranks, lambda: _refuse_other_folders(path))
+    def _one(self, path: str, *, is_folder: bool) -> Any:
+        if is_folder:
+            told_by_main(self.ranks, lambda: _refuse_other_folders(path))
         kind = Restoration if self.strict else LenientRestoration
         restoration = None if self.into is None else kind(self.into)
         view: Any = None
@@ -229,7 +237,7 @@ class Load:
 
 
 def _refuse_other_folders(path: str) -> None:
-    if paths.is_folder(path) and (one := catalog.entry(path)) and one.layout not in LAYOUTS:
+    if (one := catalog.entry(path)) and one.layout not in LAYOUTS:
         raise _folder(one)
 
 

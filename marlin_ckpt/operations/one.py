@@ -99,14 +99,20 @@ def read_statistics(path: PathText) -> dict[str, Statistics] | None:
     return None if found is None else found.by_name()
 
 
-def statistics_of(path: str) -> Columns | None:
-    """As `read_statistics`, column by column."""
-    entry = _folder(path)
+def statistics_of(path: str, entry: Entry | None = None) -> Columns | None:
+    """As `read_statistics`, column by column.
+
+    Args:
+        path: of the checkpoint.
+        entry: what has the path, where that is known.
+    """
     if entry is None and is_folder(path):
-        return None
+        entry = catalog.entry(path)
+        if entry is None:
+            return None
 
     def look() -> Columns | None:
-        if entry is not None:
+        if entry is not None and entry.layout:
             with open_store(entry.place or os.curdir) as store:
                 return sharded.statistics_of(store, entry) if entry.layout == sharded.NAME else None
         with open_source(path) as source:

@@ -155,6 +155,13 @@ def look(path: PathText) -> Item | None:
     return None
 
 
+def _what_has(url: str) -> Item | None:
+    place, name = _split(url)
+    with open_remote(place) as store:
+        return store.what_has(name)
+    return None
+
+
 def is_folder(path: PathText) -> bool:
     """Whether it is a directory, or a link to one; or a prefix under which there is something."""
     if not is_url(path):
@@ -168,7 +175,9 @@ def is_folder(path: PathText) -> bool:
 
 def exists(path: PathText) -> bool:
     """Whether there is anything of the name, a link that leads nowhere included."""
-    return look(path) is not None if is_url(path) else os.path.lexists(path)
+    if not is_url(path):
+        return os.path.lexists(path)
+    return is_bucket(path) or _what_has(path) is not None
 
 
 def existing(directory: str) -> Callable[[str], bool]:
@@ -248,7 +257,7 @@ def publish(  # noqa: PLR0913 - keywords
         before_renaming()
 
     with open_remote(place) as store:
-        found = store.head(name)
+        found = store.what_has(name)
         if found is not None and not overwrite:
             raise publishing.is_taken(path)
         if found is not None and found.is_folder:

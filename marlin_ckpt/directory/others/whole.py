@@ -22,8 +22,10 @@ def folders_in(directory: str, *, prefix: str | None = None, recursive: bool = F
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read.
     """
-    found = catalog.find(directory, prefix=prefix, recursive=recursive, foreign=True)
-    inside = [one for one in found if layouts.is_foreign(one)]
+    with open_store(directory) as store:
+        found = [one for level in catalog.readable(store, recursive=recursive) for one in level.checkpoints]
+    foreign = sorted(filter(layouts.is_foreign, found), key=catalog.order)
+    inside = [one for one in foreign if prefix in (None, one.name and one.name.prefix)]
     itself = catalog.entry(directory)
     if itself is None or not layouts.is_foreign(itself) or inside:
         return inside

@@ -44,7 +44,7 @@ def was_held(directory: str) -> bool:
         StorageError: the store does not say.
     """
     with open_remote(directory) as store:
-        return store.head(LEASE) is not None
+        return store.head_object(LEASE) is not None
 
 
 def holder(directory: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def write(directory: str, name: str, values: Mapping[str, Any]) -> None:
     with open_remote(directory) as store:
         store.guard = None
         store.hurry(_PATIENCE_S)
-        found = store.head(path)
+        found = store.head_object(path)
         try:
             store.publish(path, len(data), whole(data), replaces=found and found.identity)
         except StorageError as error:

@@ -57,7 +57,7 @@ def saved(found: Found) -> Figures:
         if inspection.manifest is None or inspection.complete is False:
             continue
         with contextlib.suppress(MarlinError):
-            if known := one.statistics_of(inspection.entry.path):
+            if known := one.statistics_of(inspection.entry.path, inspection.entry):
                 figures.of[name] = _of_module(known)
     return figures
 

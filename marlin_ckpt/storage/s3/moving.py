@@ -140,6 +140,8 @@ def _copy_in_parts_once(source: Key, to: Key, about: dict[str, Any], retrying: R
 def remove(key: Key, etag: str) -> None:
     """Removes an object if it is unchanged; one that an earlier request has removed is removed.
 
+    It is looked at before, since there are stores that obey no condition of this request.
+
     Raises:
         StorageError: another object has its name (ESTALE), or the store refuses.
         CheckpointNotFoundError: it was not there.

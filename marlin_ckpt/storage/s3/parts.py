@@ -28,6 +28,7 @@ from marlin_ckpt.storage.s3.sums import headers as headers_of
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: at most 10,000 parts.
 _LEAST_PART, _MOST_PARTS, _MIB = 16 << 20, 9_000, 1 << 20
 _SMALL_BYTES = 64 << 10  # which wait for no turn
+_QUOTE = '"'
 NONCE = "marlin-save"  # of a save, in the metadata of its object
 
 
@@ -117,9 +118,10 @@ class Upload:
         self._retrying = self._sender.retrying = Retrying(key.client, patience_s)
 
     @property
-    def size_bytes(self) -> int:
-        """How long the object is, once all of it was sent."""
-        return sum(one.size_bytes for one in self._sender.sent.values()) or len(self._body)
+    def is_proven(self) -> bool:
+        """Whether the answer to the commit proves that the store has all of it, by a sum of the whole."""
+        parts = self._sender.sent.values()
+        return not parts or (self._sender.sums is Sums.WHOLE and all(one.is_summed for one in parts))
 
     def next(self) -> memoryview:
         """Memory for the next part; waits until there is some."""
@@ -192,7 +194,7 @@ class Upload:
                 raise
             etag = found
         self._sender.upload_id = ""
-        return etag
+        return f'"{etag.strip(_QUOTE)}"'  # some answers have no quotation marks around it
 
     def abort(self) -> None:
         """Frees what the store keeps of an upload that is not to be committed, if the store lets us."""

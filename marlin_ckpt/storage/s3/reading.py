@@ -4,12 +4,12 @@ import contextlib
 import datetime
 import errno
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 from marlin_ckpt import naming
-from marlin_ckpt.entries import Item
+from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.storage import hints
 from marlin_ckpt.storage.s3 import keys, uploads
@@ -75,18 +75,41 @@ class S3Reading:
         """Looks at one object or folder; see `Store.head`."""
         if uploads.MARK in name:
             return next((one for one in self.uploads("") if one.name == name), None)
+        return self.head_object(name) or self._folder(name)
+
+    def head_object(self, name: str) -> Item | None:
+        """Looks at one object; None where there is none, be it a folder."""
         found = keys.head(self._key(name), self._retrying)
-        if found is not None:
-            item = _item(name, found["ContentLength"], found["LastModified"], found["ETag"])
-            return item._replace(about=found["Metadata"].get(ABOUT, ""))
-        return self._folder(name)
+        if found is None:
+            return None
+        item = _item(name, found["ContentLength"], found["LastModified"], found["ETag"])
+        return item._replace(about=found["Metadata"].get(ABOUT, ""))
+
+    def what_has(self, name: str) -> Item | None:
+        """What has a name, an object or a folder, by one listing: without `about`, or a folder's identity."""
+        key = self._key(name).key
+        for page in self._pages(name, "/"):
+            for one in page.get("Contents", ()):
+                if one["Key"] == key:
+                    return _item(name, one["Size"], one["LastModified"], one["ETag"])
+            folders = [one["Prefix"] for one in page.get("CommonPrefixes", ())]
+            if f"{key}/" in folders:
+                return Item(name, 0, 0, (), is_folder=True)
+            if any(one > f"{key}/" for one in folders):  # names come in their order
+                return None
+        return None
 
     def _folder(self, name: str) -> Item | None:
-        hashed, newest_ns, count = hashlib.blake2b(digest_size=16), 0, 0
-        for one in self.items(name):
-            hashed.update(repr((one.name, one.identity)).encode())
-            newest_ns, count = max(newest_ns, one.modified_ns), count + 1
-        return Item(name, 0, newest_ns, (count, hashed.hexdigest()), is_folder=True) if count else None
+        newest_ns = 0
+
+        def told() -> Iterator[Item]:
+            nonlocal newest_ns
+            for one in self.items(name):
+                newest_ns = max(newest_ns, one.modified_ns)
+                yield one
+
+        identity = identity_of(told())
+        return Item(name, 0, newest_ns, identity, is_folder=True) if identity[0] else None
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[S3Source]:
@@ -162,6 +185,15 @@ def _is_name(name: str) -> bool:
 def _is_own(name: str) -> bool:
     """Whether a name is in a folder of which everything is ours, and in those below."""
     return name.split("/", maxsplit=1)[0] in (naming.TRASH, naming.OWN_DIRECTORY) and "/" in name
+
+
+def identity_of(members: Iterable[Item]) -> Identity:
+    """The identity of a folder: how many objects it has, and which."""
+    hashed, count = hashlib.blake2b(digest_size=16), 0
+    for one in members:
+        hashed.update(repr((one.name, one.identity)).encode())
+        count += 1
+    return count, hashed.hexdigest()
 
 
 def _item(name: str, size_bytes: int, modified: datetime.datetime, etag: str) -> Item:

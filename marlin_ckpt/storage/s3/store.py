@@ -15,7 +15,7 @@ from marlin_ckpt.storage.s3 import answers, conditions, keys, moving, uploads
 from marlin_ckpt.storage.s3.client import Client, client, now_s
 from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.parts import NONCE, Upload
-from marlin_ckpt.storage.s3.reading import ABOUT, S3Reading
+from marlin_ckpt.storage.s3.reading import ABOUT, S3Reading, identity_of
 from marlin_ckpt.storage.s3.retrying import Retrying
 from marlin_ckpt.storage.target import Fill
 from marlin_ckpt.storage.writer import Writer
@@ -80,6 +80,9 @@ class S3Store(S3Reading):
     ) -> Item:
         """Uploads an object whole, or not at all; see `Store.publish`.
 
+        Whether something has the name already is found out by the commit, unless the store knows no conditions:
+        who has not looked before sends all of it for nothing.
+
         Args:
             name: of the object.
             size_bytes: how long it will be, roughly.
@@ -91,20 +94,24 @@ class S3Store(S3Reading):
 
         Where another request to the object ends an upload, the object is uploaded anew: then `fill` and
         `before_commit` are called again.
+
+        Returns:
+            what `head` would say, its time by the server's clock as `now_s` knows it.
         """
         key = self._key(name)
         condition = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": str(replaces[0])}
         if self._client.settings.conditional != "require":
             condition = {}
-        self._check_expected(key, replaces)
+        if not condition:
+            self._check_expected(key, replaces)
         metadata = {NONCE: uuid.uuid4().hex, **({ABOUT: about} if about else {})}
-        etag = ""
+        etag, stored_bytes = "", 0
         for _ in range(keys.MOST_UPLOADS):
             upload = Upload(key, size_bytes, metadata, image, self._patience_s)
             try:
                 writer = Writer(upload)
                 fill(writer)
-                writer.finish()
+                stored_bytes = writer.finish()
                 before_commit()
                 if self.guard is not None:
                     upload.fence()
@@ -120,16 +127,12 @@ class S3Store(S3Reading):
                 upload.abort()
         else:
             raise answers.overtaken("cannot write", key.path)
-        found = self.head(name)
-        if found is None:
-            raise moving.another(key.path)
-        # What is returned is what was written here, also where somebody has replaced it since. Some answers
-        # have no quotation marks around it.
-        is_ours = str(found.identity[0]).strip('"') == etag.strip('"')
-        if is_ours and found.size_bytes != upload.size_bytes:
-            what = f"the store has {found.size_bytes:,} of {upload.size_bytes:,} bytes"
-            raise StorageError(what, key.path, errno=errno.EIO)
-        return found if is_ours else found._replace(identity=(etag, name))
+        if not upload.is_proven:
+            found = keys.head(key, self._retrying)
+            if found is not None and str(found["ETag"]) == etag and found["ContentLength"] != stored_bytes:
+                what = f"the store has {found['ContentLength']:,} of {stored_bytes:,} bytes"
+                raise StorageError(what, key.path, errno=errno.EIO)
+        return Item(name, stored_bytes, int(self.now_s() * 1e9), (etag, name), about=about)
 
     def check_conditions(self, name: str) -> None:
         """Finds out whether the store obeys conditions; see `conditions.check`.
@@ -158,7 +161,7 @@ class S3Store(S3Reading):
         return self._client.doubt_s
 
     def _check_expected(self, key: Key, replaces: Identity | None) -> None:
-        """Refuses what the commit would refuse, before anything is sent."""
+        """Refuses what a store would refuse at the commit that knows conditions."""
         found = keys.head(key, self._retrying)
         if found is None and replaces is not None:
             raise moving.another(key.path)
@@ -180,15 +183,14 @@ class S3Store(S3Reading):
         """Copies and removes an object, or all in a folder; see `Store.move`."""
         self._check_guard()
         source, target = self._key(name), self._key(to)
-        found = self._unchanged(name, identity)
-        if not found.is_folder:
-            if self._folder(to) is not None:
+        if _is_of_object(identity):
+            if any(True for _ in self.items(to)):
                 raise _taken(target.path, "cannot move")
             etag = str(identity[0])
             moving.copy(source, target, etag, ends_others=self.guard is not None)
             moving.remove(source, etag)
             return
-        members = list(self.items(name))
+        members = self._members(name, identity)
         if keys.head(target, self._retrying) is not None or self._holds_others(to, name, members):
             raise _taken(target.path, "cannot move")
         for one in members:
@@ -209,9 +211,10 @@ class S3Store(S3Reading):
             key, _, upload_id = name.partition(uploads.MARK)
             keys.abort(self._key(key), upload_id, self._retrying)
             return
-        found = self._unchanged(name, identity)
-        members = list(self.items(name)) if found.is_folder else [found]
-        for one in members:
+        if _is_of_object(identity):
+            moving.remove(self._key(name), str(identity[0]))
+            return
+        for one in self._members(name, identity):
             moving.remove(self._key(one.name), str(one.identity[0]))
 
     def _check_guard(self) -> None:
@@ -219,13 +222,14 @@ class S3Store(S3Reading):
         if self.guard is not None:
             self.guard()
 
-    def _unchanged(self, name: str, identity: Identity) -> Item:
-        found = self.head(name)
-        if found is None:
+    def _members(self, name: str, identity: Identity) -> list[Item]:
+        """The objects of a folder that is as it was."""
+        members = list(self.items(name))
+        if not members:
             raise CheckpointNotFoundError("no such object", self._path(name))
-        if found.identity != identity:
+        if identity_of(members) != identity:
             raise moving.another(self._path(name))
-        return found
+        return members
 
     def remove_empty(self, folder: str) -> None:
         """Does nothing: a folder without an object is none."""
@@ -255,6 +259,11 @@ class S3Store(S3Reading):
         raise StorageError(
             f"cannot append {len(data):,} bytes to an object", self._path(name), errno=errno.ENOTSUP
         )
+
+
+def _is_of_object(identity: Identity) -> bool:
+    """Whether an identity is one of an object; that of a folder begins with a number."""
+    return isinstance(identity[0], str)
 
 
 def _taken(path: str, action: str = "cannot write") -> StorageError:

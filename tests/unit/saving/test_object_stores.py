@@ -33,7 +33,7 @@ from marlin_ckpt.saving import background
 from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.s3 import keys
 from marlin_ckpt.storage.s3.client import client
-from marlin_ckpt.storage.s3.store import S3Store
+from marlin_ckpt.storage.s3.parts import Upload
 from marlin_ckpt.storage.source import stretch
 from marlin_ckpt.storage.target import whole
 from tests.support.folders import REPOSITORY
@@ -159,11 +159,12 @@ def test_a_save_replaces_what_is_there_only_where_it_may_and_only_what_it_has_se
 
     with pytest.MonkeyPatch.context() as patch:
 
-        def meanwhile(self, key, replaces):
+        def meanwhile(self, condition):
             patch.undo()
             save({"w": torch.full((3,), 3.0)}, path)
+            return self.commit(condition)
 
-        patch.setattr(S3Store, "_check_expected", meanwhile)
+        patch.setattr(Upload, "commit", meanwhile)
         with pytest.raises(StorageError, match="another object has taken its place") as lost:
             save({"w": torch.full((3,), 4.0)}, path)
     assert lost.value.errno == errno.ESTALE
