@@ -106,21 +106,26 @@ def listening(*, really: bool = True) -> Iterator[Signals]:
         _listening.clear()
 
 
-def compare_grace(args: TrainerArguments, save_s: float | None, logger: logging.Logger) -> None:
+def compare_grace(args: TrainerArguments, save_s: float | None, logger: logging.Logger) -> bool:
     """Warns where a save takes longer than the time that a machine leaves after a signal.
 
     Args:
         args: the trainer's.
         save_s: how long a save took, in seconds; None where that is not known.
         logger: what warns.
+
+    Returns:
+        whether it has warned.
     """
-    if args.handle_signals and save_s is not None and save_s > args.preempt_grace_seconds:
+    is_too_long = args.handle_signals and save_s is not None and save_s > args.preempt_grace_seconds
+    if is_too_long:
         logger.warning(
             "A save took %.0f s the last time, longer than preempt_grace_seconds (%g): after a signal, "
             "the machine may be gone before the state is saved.",
             save_s,
             args.preempt_grace_seconds,
         )
+    return is_too_long
 
 
 def compare_shutdown(args: TrainerArguments, logger: logging.Logger) -> None:

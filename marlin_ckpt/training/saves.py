@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from marlin_ckpt.arguments import TrainerArguments
@@ -61,6 +62,7 @@ class Saves:
         self._durable: str | None = None
         self._is_last = False
         self._began_s = time.monotonic()
+        self._compare: Callable[..., object] | None = None  # the first save with the time that a signal leaves
 
     @contextlib.contextmanager
     def running(
@@ -85,7 +87,10 @@ class Saves:
         reporting = run_events.reporting(checkpointer, args, place)
         with hooks_of(checkpointer).running(), listening as self.signals, reporting:
             self._began_s = time.monotonic()
-            preemption.compare_grace(args, hooks_of(checkpointer).usual_save_s(), logger)
+            # A first run does not know how long a save takes, until it has made one.
+            known_s = hooks_of(checkpointer).usual_save_s()
+            if not preemption.compare_grace(args, known_s, logger):
+                self._compare = partial(preemption.compare_grace, args, logger=logger)
             if self._ranks.is_main:
                 preemption.compare_shutdown(args, logger)
             yield
@@ -191,6 +196,9 @@ class Saves:
             self._durable = one[0]
             if self._observer is not None:
                 self._observer.on_save(*one)
+        if durable and self._compare is not None:
+            self._compare(hooks_of(checkpointer).usual_save_s())
+            self._compare = None
 
     def settle(self, checkpointer: AbstractCheckpointer) -> None:
         """Waits until everything that was saved is durable, and reports it.

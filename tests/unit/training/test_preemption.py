@@ -124,7 +124,14 @@ def test_a_machine_that_leaves_too_little_time_is_warned_of_at_the_start(tmp_pat
     trainer_in(tmp_path, StopsAt(), epochs=1).train()
     assert "preempt_grace_seconds" not in caplog.text
     trainer_in(tmp_path, preempt_grace_seconds=1e-9).train()
-    assert "longer than preempt_grace_seconds" in caplog.text
+    assert caplog.text.count("longer than preempt_grace_seconds") == 1
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_a_first_run_is_warned_of_that_once_it_knows_how_long_a_save_takes(tmp_path, caplog, is_behind):
+    checkpointer = {"async_save": is_behind}
+    trainer_in(tmp_path, epochs=3, preempt_grace_seconds=1e-9, checkpointer=checkpointer).train()
+    assert caplog.text.count("longer than preempt_grace_seconds") == 1
 
 
 _TWICE = """
