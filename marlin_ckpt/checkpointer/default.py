@@ -31,6 +31,7 @@ from marlin_ckpt.reports import FailedSave, SaveReport
 from marlin_ckpt.saving.closing import Closing
 from marlin_ckpt.saving.writing.choosing import with_all_ranks
 from marlin_ckpt.storage.paths import make_directory
+from marlin_ckpt.urls import is_url
 
 _LOGGER_NAME = "marlin_ckpt.checkpointer"
 
@@ -216,6 +217,9 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
     def running(self) -> Iterator[None]:
         """A context that holds the lease of `save_dir`, so that no second trainer saves there.
 
+        In an object store that of `model_state_save_dir`, too: only its holder knows there which uploads were
+        left by a run that has died, and ends those of one that wakes up late.
+
         Raises:
             DirectoryInUseError: another run holds the lease.
             StorageError: the directory cannot be made.
@@ -223,7 +227,11 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         if not (self.args.checkpoint and (self.is_alone or launch.is_main())):
             yield
             return
-        with lease.held(os.fspath(self.args.save_dir), self.run_id) as self._saves.lease:
+        models = self.args.model_state_save_dir
+        with contextlib.ExitStack() as leases:
+            self._saves.lease = leases.enter_context(lease.held(os.fspath(self.args.save_dir), self.run_id))
+            if is_url(models):
+                leases.enter_context(lease.held(models, self.run_id))
             yield
 
     def overhead(self) -> float:

@@ -33,7 +33,9 @@ from marlin_ckpt.storage.s3.parts import Upload
 url, how, remote.TTL_S = sys.argv[1], sys.argv[2], float(sys.argv[3])
 commit = Upload.commit
 def stopped(upload, condition):
-    os.kill(os.getpid(), signal.SIGSTOP)
+    if upload._key.path.endswith("model_1.pt"):  # and no renewal of the lease
+        Upload.commit = commit
+        os.kill(os.getpid(), signal.SIGSTOP)
     return commit(upload, condition)
 with lease.held(url, "first"):
     print("held", flush=True)

@@ -22,6 +22,7 @@ from marlin_ckpt.cli.main import main
 from marlin_ckpt.directory import lease, notes, own, runs
 from marlin_ckpt.directory.remote import lease as remote
 from marlin_ckpt.storage import paths
+from marlin_ckpt.storage.s3 import keys
 from marlin_ckpt.storage.target import whole
 from marlin_ckpt.training import preemption
 
@@ -134,3 +135,48 @@ def test_notes_and_runs_are_kept_in_the_store_and_what_is_damaged_counts_as_not_
     notes.note_save(s3, 2.5)
     assert notes.save_seconds(s3) == 2.5
     assert own.read(s3, "missing.json") == {}
+
+
+def test_the_place_of_model_files_has_a_lease_of_its_own_and_what_was_left_there_is_ended(s3: str, tmp_path):
+    models = f"{s3}/models"
+    first, second = (
+        DefaultCheckpointer(
+            DefaultCheckpointerArguments(save_dir=str(tmp_path / name), model_state_save_dir=models)
+        )
+        for name in ("a", "b")
+    )
+    with paths.open_remote(models) as store:
+        key = store._key("model_model_0.pt")
+        keys.begin(key, {}, store._retrying, "cannot write")  # by a run that was killed
+        with first.running():
+            assert list(store.uploads("")) == []
+            first.save(Checkpoint({"v": 1}), 0)
+            first.save_model({"v": 1}, 0)
+            with pytest.raises(DirectoryInUseError), second.running():
+                pass
+    assert load(f"{models}/model_model_0.pt") == {"v": 1}
+    assert load(tmp_path / "a")["module_interface_state"] == {"v": 1}
+    with second.running():
+        second.save_model({"v": 2}, 0)
+    assert load(f"{models}/model_model_0.pt") == {"v": 2}
+    assert lease.holder(models) == {}
+
+
+def test_a_run_in_a_store_keeps_its_model_files_on_a_disk_and_one_on_a_disk_goes_on_from_a_store(
+    s3: str, tmp_path
+):
+    args = DefaultCheckpointerArguments(save_dir=s3, model_state_save_dir=str(tmp_path / "models"))
+    first = DefaultCheckpointer(args)
+    with first.running():
+        first.save(Checkpoint({"v": 1}), 0)
+        first.save_model({"v": 1}, 0)
+    assert load(tmp_path / "models" / "model_model_0.pt") == {"v": 1}
+    here = str(tmp_path / "here")
+    second = DefaultCheckpointer(
+        DefaultCheckpointerArguments(save_dir=here, model_state_save_dir=None, load_dir=s3)
+    )
+    with second.running():
+        found = second.load()
+        second.save(found, 1)
+    assert load(here)["module_interface_state"] == {"v": 1}
+    assert paths.existing(s3)("model_1.pt") is False
