@@ -62,7 +62,7 @@ class Saves:
         self._durable: str | None = None
         self._is_last = False
         self._began_s = time.monotonic()
-        self._compare: Callable[..., object] | None = None  # the first save with the time that a signal leaves
+        self._compare: Callable[..., object] | None = None  # of the first save with what a signal leaves
 
     @contextlib.contextmanager
     def running(

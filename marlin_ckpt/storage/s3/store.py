@@ -80,8 +80,8 @@ class S3Store(S3Reading):
     ) -> Item:
         """Uploads an object whole, or not at all; see `Store.publish`.
 
-        Whether something has the name already is found out by the commit, unless the store knows no conditions:
-        who has not looked before sends all of it for nothing.
+        That something else has the name already is found out by the commit, where the store knows conditions:
+        who does not look before may send all of it for nothing.
 
         Args:
             name: of the object.
