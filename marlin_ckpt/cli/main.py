@@ -105,8 +105,10 @@ def _run(arguments: list[str]) -> int:
         completion.run(arguments)
         return 0
     try:
+        command = _command(app)
+        completion.join_urls()
         with output.writing():  # the help, which Typer prints
-            return _command(app)(arguments, prog_name="marlin-ckpt", standalone_mode=False) or 0
+            return command(arguments, prog_name="marlin-ckpt", standalone_mode=False) or 0
     except CarriedError as carried:
         error: BaseException = carried.args[0]
     if isinstance(error, FileNotFoundError) and not os.path.isabs(getattr(error, "where", "")):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from marlin_ckpt import urls
+from marlin_ckpt.cli import completion
 from marlin_ckpt.fields import extension_fault, name_part_fault, size_of
 
 
@@ -41,7 +42,24 @@ def argument(metavar: str, text: str, *, on_disk: bool = False) -> Any:
         text: as of `option`.
         on_disk: no URL.
     """
-    return typer.Argument(metavar=metavar, help=text, callback=check_on_disk if on_disk else check_places)
+    if on_disk:
+        return typer.Argument(metavar=metavar, help=text, callback=check_on_disk)
+    return typer.Argument(
+        metavar=metavar, help=text, callback=check_places, autocompletion=completion.complete_place
+    )
+
+
+def place(*names: str, metavar: str, text: str) -> Any:
+    """An option whose value is a path or a URL.
+
+    Args:
+        names: with their dashes.
+        metavar: as of `option`.
+        text: as of `option`.
+    """
+    return typer.Option(
+        *names, metavar=metavar, help=text, callback=check_places, autocompletion=completion.complete_place
+    )
 
 
 def check_places(value: Any) -> Any:
@@ -122,12 +140,8 @@ Recursive = Annotated[bool, flag("--recursive", "Look in sub-directories too.")]
 Json = Annotated[bool, flag("--json", "Print one JSON document.")]
 Output = Annotated[
     str,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="OUT",
-        help="A new file (.safetensors, .pt, .pth, .bin), or a new folder/.",
-        callback=check_places,
+    place(
+        "--output", "-o", metavar="OUT", text="A new file (.safetensors, .pt, .pth, .bin), or a new folder/."
     ),
 ]
 ShardSize = Annotated[

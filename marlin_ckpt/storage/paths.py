@@ -2,6 +2,10 @@
 
 What reads and writes checkpoints asks here in the place of `os`. An object store is imported where a URL is
 seen, and not before.
+
+A store of another kind, for gs:// or az://, is a `Store` that passes the suite which all of them pass
+(tests/unit/storage/test_store_conformance.py), a scheme in `urls`, and a choice in `open_remote`. One that
+keeps a mirror, saving on a disk and uploading behind, is a `Store` around two others, chosen in the same place.
 """
 
 import contextlib

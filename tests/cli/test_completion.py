@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,7 +13,11 @@ from pathlib import Path
 import pytest
 import shellingham
 
+from marlin_ckpt.cli import completion
 from marlin_ckpt.cli.main import main
+from marlin_ckpt.storage import paths
+from marlin_ckpt.storage.target import whole
+from tests.support import s3_servers
 from tests.support.folders import REPOSITORY
 
 SHELLS = ["bash", "zsh", "fish"]
@@ -145,3 +150,40 @@ def test_a_home_that_cannot_be_written_to_is_an_error_in_one_line(tmp_path, caps
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert str(Path(tmp_path)) in err
+
+
+def line_of_bash(words: list[str]) -> list[str]:
+    """The words of a line as bash has them, which takes them apart at colons."""
+    return [part for word in words for part in re.split("(:)", word) if part]
+
+
+@pytest.mark.parametrize("splits", [True, False], ids=["at colons", "at blanks alone"])
+def test_bash_completes_the_names_in_a_store_by_one_request(s3, environment, proxy, splits):
+    for name in ("run/model_1.pt", "run/model_2.pt", "run/.marlin-ckpt/notes.json", "runs/x.pt"):
+        paths.publish(f"{s3}/{name}", whole(b"data"), 4)
+    proxy.reset()
+    asked = {**environment, "AWS_ENDPOINT_URL": proxy.endpoint}
+
+    def completed(*words: str) -> list[str]:
+        line = ["marlin-ckpt", *words]
+        return run(["bash", "-c", BASH, "bash", *(line_of_bash(line) if splits else line)], asked).split()
+
+    begin = s3.removeprefix("s3:") if splits else s3
+    assert completed("diff", f"{s3}/run/model_1.pt", f"{s3}/run") == [f"{begin}/run/", f"{begin}/runs/"]
+    assert proxy.kinds() == ["ListObjects"]
+    both = [f"{begin}/run/model_{index}.pt" for index in (1, 2)]
+    assert completed("export", "x.pt", "-o", f"{s3}/run/") == both
+
+
+def test_a_url_that_cannot_be_asked_about_is_completed_by_nothing_and_nothing_is_said(s3, monkeypatch, capfd):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3_servers.free_port()}")
+    monkeypatch.setattr(completion, "_ONE_S", "1ms")
+    for url in (f"{s3}/mo", "s3://", "s3://buck", "s3://user:pass@bucket/x", "s3", "checkpoints/mo"):
+        assert completion.complete_place(url) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_on_a_disk_is_completed_without_what_talks_to_a_store(environment):
+    code = "import sys; from marlin_ckpt.cli.main import main; main([]); sys.exit('boto3' in sys.modules)"
+    line = {"COMP_WORDS": "marlin-ckpt\nshow\nx", "COMP_CWORD": "2", "_MARLIN_CKPT_COMPLETE": "complete_bash"}
+    assert run([sys.executable, "-c", code], {**environment, **line}).strip() == ""

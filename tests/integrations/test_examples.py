@@ -69,6 +69,15 @@ def test_an_own_loop_that_is_killed_and_started_again_ends_with_the_same_state(t
     assert is_same(*states)
 
 
+def test_a_loop_into_a_bucket_that_is_killed_goes_on_there_and_ends_with_the_same_state(s3: str) -> None:
+    bucket = _example("into_a_bucket")
+    assert _run(bucket, f"{s3}/straight") == 0
+    assert _run(bucket, f"{s3}/killed", until="step 30") == -signal.SIGKILL
+    assert _run(bucket, f"{s3}/killed") == 0
+    states = [marlin_ckpt.load(f"{s3}/{name}/model_60.pt") for name in ("straight", "killed")]
+    assert is_same(*states)
+
+
 def test_ranks_of_fsdp2_that_lose_one_and_start_again_end_with_the_same_state(
     tmp_path: Path,
 ) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import errno
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -59,6 +59,13 @@ class S3Reading:
         if keys.head(place, self._retrying) is not None:
             what = "cannot read the directory: Not a directory"
             raise StorageError(what, self.place, hints.of_file(self.place), errno=errno.ENOTDIR)
+
+    def names_like(self, start: str) -> Sequence[str]:
+        """The names that begin so, as many as one request has; those of folders end with "/"."""
+        page = next(self._pages(start, "/"))
+        objects = [self._name(one["Key"]) for one in page.get("Contents", ())]
+        folders = [self._name(one["Prefix"]) for one in page.get("CommonPrefixes", ())]
+        return sorted((*objects, *folders))
 
     def has_any(self) -> bool:
         """Whether there is an object anywhere in the store."""

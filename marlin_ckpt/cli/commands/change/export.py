@@ -2,8 +2,6 @@
 
 from typing import Annotated
 
-import typer
-
 from marlin_ckpt.cli import output, stopping
 from marlin_ckpt.cli.options import (
     Dtype,
@@ -12,9 +10,9 @@ from marlin_ckpt.cli.options import (
     ShardSize,
     StripPrefix,
     argument,
-    check_places,
     flag,
     option,
+    place,
 )
 from marlin_ckpt.errors import ArgumentsError, Fault
 
@@ -26,12 +24,11 @@ def export(
     file: Annotated[str, argument("FILE", "A checkpoint: a file or a folder, or another file of tensors.")],
     destination: Annotated[
         str,
-        typer.Option(
+        place(
             "--output",
             "-o",
             metavar="OUT",
-            help="A new file (.safetensors, .pt, .pth, .bin) or folder/; with --state all a .pt or a .dcp.",
-            callback=check_places,
+            text="A new file (.safetensors, .pt, .pth, .bin) or folder/; with --state all a .pt or a .dcp.",
         ),
     ],
     shard_size: ShardSize = None,

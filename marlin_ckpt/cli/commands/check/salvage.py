@@ -2,10 +2,8 @@
 
 from typing import Annotated
 
-import typer
-
 from marlin_ckpt.cli import output, stopping
-from marlin_ckpt.cli.options import Json, argument, check_places
+from marlin_ckpt.cli.options import Json, argument, place
 from marlin_ckpt.errors import BadFileError
 
 EXAMPLE = "Example: marlin-ckpt salvage model_7.pt -o rescued.pt; exits 3 when anything is lost."
@@ -15,13 +13,7 @@ def salvage(
     file: Annotated[str, argument("FILE", "A truncated or damaged file, or a sharded checkpoint.")],
     destination: Annotated[
         str,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="The new file, for what is intact.",
-            callback=check_places,
-        ),
+        place("--output", "-o", metavar="OUT", text="The new file, for what is intact."),
     ],
     json: Json = False,
 ) -> int:

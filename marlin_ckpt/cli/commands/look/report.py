@@ -2,8 +2,6 @@
 
 from typing import Annotated
 
-import typer
-
 from marlin_ckpt.cli import output, rules, stopping
 from marlin_ckpt.cli.options import (
     Json,
@@ -11,9 +9,8 @@ from marlin_ckpt.cli.options import (
     Recursive,
     UsualExtensions,
     argument,
-    check_places,
     flag,
-    option,
+    place,
 )
 
 EXAMPLE = "Example: marlin-ckpt report checkpoints -o report.html --stats"
@@ -23,19 +20,11 @@ def report(
     path: Annotated[str, argument("DIR_OR_FILE", "A directory of checkpoints, or one checkpoint.")],
     destination: Annotated[
         str,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="The page to write; - is standard output.",
-            callback=check_places,
-        ),
+        place("--output", "-o", metavar="OUT", text="The page to write; - is standard output."),
     ] = "report.html",
     compare: Annotated[
         str | None,
-        option(
-            "--compare", "DIR2", "Show another directory, or checkpoint, beside it.", callback=check_places
-        ),
+        place("--compare", metavar="DIR2", text="Show another directory, or checkpoint, beside it."),
     ] = None,
     stats: Annotated[
         bool, flag("--stats", "Read the tensors of checkpoints that have no statistics in them.")
