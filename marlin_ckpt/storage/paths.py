@@ -4,8 +4,8 @@ What reads and writes checkpoints asks here in the place of `os`. An object stor
 seen, and not before.
 
 A store of another kind, for gs:// or az://, is a `Store` that passes the suite which all of them pass
-(tests/unit/storage/test_store_conformance.py), a scheme in `urls`, and a choice in `open_remote`. One that
-keeps a mirror, saving on a disk and uploading behind, is a `Store` around two others, chosen in the same place.
+(tests/unit/storage/test_store_conformance.py), a scheme in `urls`, and a choice in `open_remote`. A mirror,
+which saves on a disk and uploads behind, is a `Store` around two others, chosen in `open_store`.
 """
 
 import contextlib
