@@ -1,8 +1,9 @@
 """What a checkpointer does before the first step of a run: it looks for room, or makes it."""
 
+import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch.optim import Optimizer
 
@@ -17,6 +18,7 @@ from marlin_ckpt.saving import predicted_size
 from marlin_ckpt.saving.job import Form
 from marlin_ckpt.saving.writing.choosing import check as check_pickled
 from marlin_ckpt.storage.paths import absolute
+from marlin_ckpt.urls import is_url
 
 
 def empty(args: DefaultCheckpointerArguments, run_id: str, logger: logging.Logger) -> None:
@@ -59,3 +61,19 @@ def check(
     if saves.engine.form(payload, layout_in(args)) is not Form.FILE:  # each rank has a part of it
         size_bytes = int(crew.here.total(size_bytes)[0])
     told_by_main(crew.here, lambda: needed_space.check(args, size_bytes, indices, saves.lineage.run_id))
+
+
+@contextlib.contextmanager
+def leased(args: DefaultCheckpointerArguments, run_id: str) -> Iterator[lease.Lease]:
+    """Holds the lease of `save_dir`, and in an object store that of `model_state_save_dir`, too.
+
+    Only its holder knows there which uploads were left by a run that has died, and ends those of one that
+    wakes up late. On a disk what writes says itself whether it is alive.
+
+    Raises:
+        DirectoryInUseError, StorageError: as `lease.held`.
+    """
+    models = args.model_state_save_dir
+    beside = lease.held(models, run_id) if is_url(models) else contextlib.nullcontext()
+    with lease.held(os.fspath(args.save_dir), run_id) as held, beside:
+        yield held

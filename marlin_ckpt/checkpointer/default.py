@@ -16,7 +16,7 @@ from marlin_ckpt.checkpointer import beginning, run_events
 from marlin_ckpt.checkpointer.abstract import AbstractCheckpointer
 from marlin_ckpt.checkpointer.hooks import TrainerHooks
 from marlin_ckpt.checkpointer.run_saves import Request, RunSaves
-from marlin_ckpt.directory import latest, lease, notes
+from marlin_ckpt.directory import latest, notes
 from marlin_ckpt.directory.remote.reaching import reach
 from marlin_ckpt.directory.removing import Removal
 from marlin_ckpt.distributed import launch
@@ -31,7 +31,6 @@ from marlin_ckpt.reports import FailedSave, SaveReport
 from marlin_ckpt.saving.closing import Closing
 from marlin_ckpt.saving.writing.choosing import with_all_ranks
 from marlin_ckpt.storage.paths import make_directory
-from marlin_ckpt.urls import is_url
 
 _LOGGER_NAME = "marlin_ckpt.checkpointer"
 
@@ -217,9 +216,6 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
     def running(self) -> Iterator[None]:
         """A context that holds the lease of `save_dir`, so that no second trainer saves there.
 
-        In an object store that of `model_state_save_dir`, too: only its holder knows there which uploads were
-        left by a run that has died, and ends those of one that wakes up late.
-
         Raises:
             DirectoryInUseError: another run holds the lease.
             StorageError: the directory cannot be made.
@@ -227,11 +223,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         if not (self.args.checkpoint and (self.is_alone or launch.is_main())):
             yield
             return
-        models = self.args.model_state_save_dir
-        with contextlib.ExitStack() as leases:
-            self._saves.lease = leases.enter_context(lease.held(os.fspath(self.args.save_dir), self.run_id))
-            if is_url(models):
-                leases.enter_context(lease.held(models, self.run_id))
+        with beginning.leased(self.args, self.run_id) as self._saves.lease:
             yield
 
     def overhead(self) -> float:

@@ -211,12 +211,7 @@ class CheckpointDirectory(Closing):
         together(ranks, self.wait)
         one = Load(into, map_location, strict, strip_prefix, weights_only, ranks)
         passed_over: dict[str, str] = {}
-        entry, loaded = choice.loaded(
-            ranks,
-            lambda entry: (entry, one.run(entry.path, is_folder=bool(entry.layout))),
-            self.logger,
-            passed_over.__setitem__,
-        )
+        entry, loaded = choice.loaded(ranks, one.found, self.logger, passed_over.__setitem__)
         manifest = told_by_main(ranks, lambda: inspect(entry).manifest)
         self._saves.recording.continues(entry.path, manifest, passed_over)
         return loaded

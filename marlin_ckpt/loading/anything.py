@@ -167,6 +167,10 @@ class Load:
             return self._newest(path)
         return self._one(path, is_folder=False)
 
+    def found(self, entry: Entry) -> tuple[Entry, Any]:
+        """Loads what was found, as `run` does, and says which it was."""
+        return entry, self.run(entry.path, is_folder=bool(entry.layout))
+
     def _newest(self, directory: str) -> Any:
         def attempt(entry: Entry) -> list[Any]:
             found = [

@@ -11,4 +11,8 @@
 - `hints`: what to type instead of a path that is not there.
 - `local`: a directory of this machine as a store; `s3`: a prefix in a bucket.
 - `paths`: which of the two a path or URL is, for all that reads and writes checkpoints.
+
+A store of another kind, for gs:// or az://, is a `Store` that passes the suite which all of them pass
+(tests/unit/storage/test_store_conformance.py), a scheme in `urls`, and a choice in `paths.open_remote`. A
+mirror, which saves on a disk and uploads behind, is a `Store` around two others; `paths.open_store` chooses.
 """

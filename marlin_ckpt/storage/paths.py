@@ -2,10 +2,6 @@
 
 What reads and writes checkpoints asks here in the place of `os`. An object store is imported where a URL is
 seen, and not before.
-
-A store of another kind, for gs:// or az://, is a `Store` that passes the suite which all of them pass
-(tests/unit/storage/test_store_conformance.py), a scheme in `urls`, and a choice in `open_remote`. A mirror,
-which saves on a disk and uploads behind, is a `Store` around two others, chosen in `open_store`.
 """
 
 import contextlib
@@ -159,13 +155,6 @@ def look(path: PathText) -> Item | None:
     return None
 
 
-def _what_has(url: str) -> Item | None:
-    place, name = _split(url)
-    with open_remote(place) as store:
-        return store.what_has(name)
-    return None
-
-
 def is_folder(path: PathText) -> bool:
     """Whether it is a directory, or a link to one; or a prefix under which there is something."""
     if not is_url(path):
@@ -179,9 +168,12 @@ def is_folder(path: PathText) -> bool:
 
 def exists(path: PathText) -> bool:
     """Whether there is anything of the name, a link that leads nowhere included."""
-    if not is_url(path):
-        return os.path.lexists(path)
-    return is_bucket(path) or _what_has(path) is not None
+    if not is_url(path) or is_bucket(path):
+        return is_url(path) or os.path.lexists(path)
+    place, name = _split(path)
+    with open_remote(place) as store:
+        return store.what_has(name) is not None
+    return False
 
 
 def existing(directory: str) -> Callable[[str], bool]:
