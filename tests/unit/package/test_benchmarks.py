@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import warm
+from tests.support import s3_servers, warm
 from tests.support.folders import REPOSITORY
 
 PAGE = "docs/benchmarks.md"
@@ -120,6 +120,25 @@ def test_a_peer_is_measured_where_it_is_installed_and_left_out_with_a_word_where
     assert measured == (find_spec(module) is not None)
     assert (word in printed) != measured
     assert (word in document["left_out"]) != measured
+
+
+def test_object_storage_is_measured_where_its_server_is_and_left_out_with_a_word_where_not(
+    quick: tuple[str, Path],
+) -> None:
+    printed, folder = quick
+    rows = [row for row in json.loads((folder / "b.json").read_text())["rows"] if row["group"] == "remote"]
+    is_there = s3_servers.weed() is not None and find_spec("boto3") is not None
+    assert ("object storage is left out" in printed) != is_there
+    beside = {row["against"] for row in rows}
+    assert ("requests alone" in beside) == is_there
+    for name, module in (("Lightning with s3fs", "s3fs"), ("s3torchconnector", "s3torchconnector")):
+        measured = is_there and find_spec(module) is not None
+        assert (name in beside) == measured
+        assert (f"{name} to S3 is left out, since {module} is not installed" in printed) == (
+            is_there and not measured
+        )
+    acts = {row["what"].split()[0] for row in rows}
+    assert acts == ({"save", "load"} if is_there else set())
 
 
 def test_a_chart_is_drawn_where_matplotlib_is_and_missed_with_a_word_where_not(
