@@ -16,6 +16,7 @@ from benchmarks.states import Training, flat
 
 OURS, RAW, LIGHTNING = "ours", "requests alone", "Lightning with s3fs"
 _PIECE_BYTES, _THREADS = 16 << 20, 4  # of requests alone, as ours has them
+_READ_BYTES = 512 << 10  # at a time, since urllib3 copies it
 Act = Callable[[Training, str], object]
 
 
@@ -132,9 +133,9 @@ def _raw(_: str) -> Acts:
             answer = pool.request(
                 "GET", whole, headers={"Range": f"bytes={start}-{end - 1}"}, preload_content=False
             )
-            into = memory.pop()
-            while answer.readinto(into):
-                pass
+            into, done = memory.pop(), 0
+            while read := answer.readinto(into[done : done + _READ_BYTES]):
+                done += read
             memory.append(into)
             answer.release_conn()
 

@@ -48,6 +48,10 @@ def read_container(source: Source, *, every_header: bool = True) -> Container:
         _refuse_inflation(source, directory)
         own = _labelled(directory, manifest.NAME)
         is_checkpoint = _has_pickle(directory)
+        if every_header and is_checkpoint and own:
+            whole = _read_as_written(source, directory, own[0])
+            if whole is not None:
+                return whole
         # A damaged name must not make a checkpoint something else.
         wanted = own if is_checkpoint and not every_header else directory.records
         data_offsets = _check_headers(source, wanted, directory)
@@ -139,6 +143,38 @@ def _refuse_inflation(source: Source, directory: Directory) -> None:
     if size > _FREE_BYTES + _MOST_TIMES * source.size_bytes:
         what = f"refused: its records inflate to {size:,} bytes, from the {source.size_bytes:,} of the file"
         raise UnsafeCheckpointError(what, source.path)
+
+
+def _read_as_written(source: Source, directory: Directory, own: Record) -> Container | None:
+    """A container that is to the byte as marlin-ckpt lays it out, so that no header is read to find the data.
+
+    In a store each of these reads is a request.
+
+    Args:
+        source: the file.
+        directory: its directory.
+        own: the record of the manifest.
+
+    Returns:
+        None where it is not: another tool has packed it, or it is damaged.
+
+    Raises:
+        StorageError: it cannot be read.
+        UnknownFormatError: a newer marlin-ckpt wrote it.
+    """
+    offsets = {
+        one.name: one.header_offset
+        + structures.local_header_bytes(len(one.name.encode()), one.size, one.header_offset)
+        for one in directory.records
+    }
+    container = Container(source.path, directory.records, offsets)
+    try:
+        found = _read_manifest(source, container, own)
+        if not canonical.is_as_written(source, directory, offsets, has_manifest=True):
+            return None
+    except (StructureError, CorruptCheckpointError, UnsafeCheckpointError):
+        return None
+    return container._replace(manifest=found, repacked=_how_repacked(directory, is_as_written=True))
 
 
 def _check_headers(source: Source, records: Iterable[Record], directory: Directory) -> dict[str, int]:

@@ -21,6 +21,8 @@ from marlin_ckpt.errors import StorageError, UnsafeCheckpointError
 from marlin_ckpt.formats.pickle.reader import unpickling
 from marlin_ckpt.formats.torch.pickler import encode
 from marlin_ckpt.formats.torch.reader import read_file
+from marlin_ckpt.formats.zip.reader import read_container
+from marlin_ckpt.storage.paths import open_source
 
 
 def _saved(directory: str | Path, state: Any) -> str:
@@ -214,3 +216,28 @@ def test_a_refused_file_names_all_that_it_would_import(tmp_path, is_zip):
     ):
         read_file(path, weights_only=True, log=lambda _: None)
     assert caught.value.names == ("fractions.Fraction",)
+
+
+class _Noting:
+    """A source that notes what is read of it."""
+
+    def __init__(self, source):
+        self._source, self.path, self.size_bytes, self.reads = source, source.path, source.size_bytes, []
+
+    def read_into(self, offset, buffer):
+        self.reads.append(range(offset, offset + len(buffer)))
+        return self._source.read_into(offset, buffer)
+
+    def read(self, offset, size):
+        self.reads.append(range(offset, offset + size))
+        return self._source.read(offset, size)
+
+
+def test_each_header_of_a_file_of_ours_is_read_once_since_in_a_store_that_is_a_request(tmp_path):
+    path = save({str(number): torch.zeros(50_000) for number in range(5)}, tmp_path / "model_1.pt").path
+    with open_source(path) as source:
+        noting = _Noting(source)
+        container = read_container(noting)
+    tensors = [record.header_offset for record in container.records if "/data/" in record.name]
+    # The last lies in the end of the file, which is read for the directory.
+    assert [sum(offset in one for one in noting.reads) for offset in tensors[:4]] == [1, 1, 1, 1]
