@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.crew import processes
+from benchmarks.files import durable
 from benchmarks.memory import grown_mib
 from benchmarks.remote_ways import LIGHTNING, OURS, RAW, WAYS
 from benchmarks.report import Row, Setting, amount
@@ -68,7 +69,8 @@ def remote(setting: Setting) -> list[Row]:
         with _server(setting.directory) as endpoint:
             for act, figures in found.items():
                 for name in random.Random(f"{act} {number}").sample(names, len(names)):
-                    os.sync()
+                    for volume in setting.directory.rglob("*.dat"):  # what the act before has left to write
+                        durable(volume)
                     figures[name].append(_child(act, name, setting.sizes.remote, endpoint))
                     setting.tell(f"{act}, {name}: {_text(figures[name][-1])}")
     return [row for act in found for row in _rows(setting, act, size_text(size), found[act])]
