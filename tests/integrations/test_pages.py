@@ -55,7 +55,9 @@ def test_the_index_says_what_each_page_answers():
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # one process saves without it
 @pytest.mark.parametrize("name", sorted({*HOW_TO} - ADAPTERS))
-def test_the_python_of_a_page_runs(name, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_python_of_a_page_runs(name, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request):
+    if name == "object-storage":
+        request.getfixturevalue("s3")  # the server that its bucket is on
     monkeypatch.chdir(tmp_path)
     given: dict[str, Any] = {"__name__": name}
     for block in blocks(name, "python"):
