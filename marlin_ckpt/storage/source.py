@@ -1,8 +1,11 @@
 """What formats read from: the bytes of one object of a store, at any offset."""
 
 import io
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
+
+Item = TypeVar("Item")
 
 
 class Source(Protocol):
@@ -41,6 +44,11 @@ class _Far(Protocol):
     def stretch(self, offset: int, size: int) -> AbstractContextManager[Source]:
         """As the function below."""
 
+    def read_each(
+        self, items: Iterable[Item], place: Callable[[Item], tuple[int, int]]
+    ) -> Iterator[tuple[Item, bytes]]:
+        """As the function below."""
+
 
 def stretch(source: Source, offset: int, size: int) -> AbstractContextManager[Source]:
     """The same source for a reader that goes through a stretch of it, piece by piece and in order.
@@ -53,6 +61,31 @@ def stretch(source: Source, offset: int, size: int) -> AbstractContextManager[So
         size: its length.
     """
     return source.stretch(offset, size) if isinstance(source, _Far) else nullcontext(source)
+
+
+def read_each(
+    source: Source, items: Iterable[Item], place: Callable[[Item], tuple[int, int]]
+) -> Iterator[tuple[Item, bytes]]:
+    """Reads a small stretch for each item, as `Source.read` does.
+
+    An object in a store is asked for several at a time, and for those that are near one another at once.
+
+    Args:
+        source: that is read.
+        items: in the order in which their stretches lie.
+        place: where the stretch of an item begins, and how long it is.
+
+    Yields:
+        each item, and its bytes.
+
+    Raises:
+        StorageError: they cannot be read.
+    """
+    if isinstance(source, _Far):
+        yield from source.read_each(items, place)
+    else:
+        for item in items:
+            yield item, source.read(*place(item))
 
 
 class SourceFile(io.RawIOBase):

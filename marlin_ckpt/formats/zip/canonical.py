@@ -1,13 +1,37 @@
 """What no checksum of a container covers: is it what the writer of its records would write there?"""
 
 import struct
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from marlin_ckpt.formats.zip import structures
 from marlin_ckpt.formats.zip.directory import TAIL, Directory, StructureError
 from marlin_ckpt.formats.zip.structures import Record
-from marlin_ckpt.storage.source import Source
+from marlin_ckpt.storage.source import Source, read_each
 
 _END64_VERSIONS = slice(12, 16)  # of the zip64 end record; those of torch's writer have changed
+
+
+class _Gap(NamedTuple):
+    """What lies before the data of a record, and its entry in the directory, as a writer writes them.
+
+    Attributes:
+        record: the record.
+        offset: where the data of the record before it ends.
+        before: the descriptor of that record.
+        header: of this one.
+        entry: of this one.
+    """
+
+    record: Record
+    offset: int
+    before: bytes
+    header: bytes
+    entry: bytes
+
+    def place(self) -> tuple[int, int]:
+        """Where it begins, and how long it is."""
+        return self.offset, len(self.before) + len(self.header)
 
 
 def is_as_written(
@@ -49,19 +73,13 @@ def _compare(
     fault = ""
     is_padded = False
     before, at = b"", 0  # the descriptor of the record before, and where it starts
-    for record in directory.records:
-        start = data_offsets[record.name]
-        if is_torchs:
-            header, entry = _torchs_header(record, start), _torchs_entry(record)
-        else:
-            header = structures.local_header(record.name, record.size, record.header_offset)
-            entry = structures.central_entry(record)
-        found = source.read(at, len(before) + len(header))
-        is_padded = is_padded or found[len(before) :] == header
-        is_right = found == before + header and record.header_offset == at + len(before)
-        if not is_right or directory.entries[record.name] != entry:
+    for gap, data in read_each(source, _gaps(directory, data_offsets, is_torchs=is_torchs), _Gap.place):
+        record = gap.record
+        is_padded = is_padded or data[len(gap.before) :] == gap.header
+        is_right = data == gap.before + gap.header and record.header_offset == gap.offset + len(gap.before)
+        if not is_right or directory.entries[record.name] != gap.entry:
             fault = fault or f"the header of record {record.name} is damaged"
-        before, at = structures.descriptor(record), start + record.stored_bytes
+        before, at = structures.descriptor(record), data_offsets[record.name] + record.stored_bytes
     size = directory.end_offset - directory.offset
     ends = [
         structures.end_records(len(directory.records), size, directory.offset, always_zip64=always)
@@ -75,6 +93,20 @@ def _compare(
     if not is_right or not is_in_order or end not in ends:
         fault = fault or "the end of the zip directory is damaged"
     return fault, is_padded
+
+
+def _gaps(directory: Directory, data_offsets: dict[str, int], *, is_torchs: bool) -> Iterator[_Gap]:
+    """What a writer puts before the data of each record."""
+    before, at = b"", 0
+    for record in directory.records:
+        start = data_offsets[record.name]
+        if is_torchs:
+            header, entry = _torchs_header(record, start), _torchs_entry(record)
+        else:
+            header = structures.local_header(record.name, record.size, record.header_offset)
+            entry = structures.central_entry(record)
+        yield _Gap(record, at, before, header, entry)
+        before, at = structures.descriptor(record), start + record.stored_bytes
 
 
 def _unversioned(end: bytes) -> bytes:

@@ -5,7 +5,7 @@ import errno
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import urllib3.exceptions
@@ -15,7 +15,7 @@ from marlin_ckpt.storage.s3 import answers
 from marlin_ckpt.storage.s3.client import Client, Target
 from marlin_ckpt.storage.s3.retrying import Retrying
 from marlin_ckpt.storage.s3.streaming import Stream
-from marlin_ckpt.storage.source import Source
+from marlin_ckpt.storage.source import Item, Source
 from marlin_ckpt.storage.threads import in_order
 
 # The end of a checkpoint: of most its directory and its manifest.
@@ -25,6 +25,7 @@ _RANGE_BYTES = 16 << 20  # of one request; several are under way at the same tim
 _SMALL_BYTES = 256 << 10
 _BLOCK_BYTES = 1 << 20
 _MOST_BLOCKS = 16
+_NEAR_BYTES = 64 << 10  # between two stretches that are read by one request
 _UNSATISFIABLE = 416  # RFC 9110, 15.5.17
 
 
@@ -75,6 +76,23 @@ class S3Source:
             return
         with contextlib.closing(Stream(self, offset, min(size, self.size_bytes - offset))) as stream:
             yield stream
+
+    def read_each(
+        self, items: Iterable[Item], place: Callable[[Item], tuple[int, int]]
+    ) -> Iterator[tuple[Item, bytes]]:
+        """Reads small stretches, several requests at a time; see `source.read_each`."""
+
+        def read(group: list[tuple[Item, int, int]]) -> list[tuple[Item, bytes]]:
+            begin, end = group[0][1], group[-1][2]
+            data = bytearray(max(0, min(end, self.size_bytes) - begin))
+            if begin >= self.size_bytes - len(self._tail):
+                self.read_into(begin, memoryview(data))
+            elif data:
+                self._fill(begin, memoryview(data))
+            return [(item, bytes(data[start - begin : end - begin])) for item, start, end in group]
+
+        for found in in_order(read, _near((item, *place(item)) for item in items)):
+            yield from found
 
     def begin(self, start: int, end: int) -> Any:
         """Asks for a range, and returns the answer, whose body is not read yet; called by `asking`."""
@@ -164,6 +182,27 @@ class S3Source:
             return self._retrying.do(request, "cannot read", self.path, passes=(_UNSATISFIABLE,))
         except answers.RefusedError:  # it has no last byte
             return 0, b"", {}
+
+
+def _near(items: Iterable[tuple[Item, int, int]]) -> Iterator[list[tuple[Item, int, int]]]:
+    """Puts those together of which one request takes no longer.
+
+    Args:
+        items: each with where its stretch begins, and how long it is.
+
+    Yields:
+        some of them, each with where its stretch begins and ends.
+    """
+    group: list[tuple[Item, int, int]] = []
+    for item, start, size in items:
+        end = start + size
+        is_near = bool(group) and 0 <= start - group[-1][2] <= _NEAR_BYTES
+        if group and not (is_near and end - group[0][1] <= _BLOCK_BYTES):
+            yield group
+            group = []
+        group.append((item, start, end))
+    if group:
+        yield group
 
 
 def _length(headers: Any, size: int) -> int:
