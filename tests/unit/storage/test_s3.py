@@ -18,6 +18,7 @@ from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage.s3 import client, retrying
 from marlin_ckpt.storage.s3.parts import part_bytes
 from marlin_ckpt.storage.s3.sums import base64_of
+from marlin_ckpt.storage.source import read_each
 from tests.support import s3_servers
 from tests.support.faulty_proxy import Fault, always, once
 from tests.support.s3_stores import DATA, MIB, opened, read, write
@@ -42,6 +43,16 @@ def test_what_is_written_is_read(store, data: bytes):
     item = write(store, data=data)
     assert (item.size_bytes, read(store)) == (len(data), data)
     assert store.unfinished() == ()
+
+
+def test_small_stretches_that_are_near_one_another_are_read_by_one_request(store, proxy):
+    write(store, data=LONGER)
+    places = [(0, 10), (30 << 10, 300), (4 * MIB, 50), (4 * MIB + 50, 70), (5 * MIB, 9), (len(LONGER) - 5, 5)]
+    with store.open("model_1.pt") as source:
+        proxy.reset()
+        found = list(read_each(source, places, lambda place: place))
+    assert found == [((start, size), LONGER[start : start + size]) for start, size in places]
+    assert proxy.kinds() == ["GetObject"] * 3  # the last is in the end, which was read when it was opened
 
 
 def test_parts_have_one_size_but_for_the_last_and_their_checksum_is_the_servers(store, s3: str):
