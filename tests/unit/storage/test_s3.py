@@ -27,7 +27,6 @@ TOKEN = "marlintoken0123456789"
 LONGER = DATA + DATA  # three parts
 WRITES = ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload")
 
-
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
