@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from marlin_ckpt import StorageError
+from marlin_ckpt import DirectoryInUseError, StorageError
 from marlin_ckpt.directory import lease, trash
 from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.s3 import moving
@@ -246,3 +246,21 @@ def test_an_undo_that_is_killed_while_it_copies_to_a_folder_leaves_nothing_behin
     undo()
     assert read(store, "a/model_1.pt") == DATA
     assert uploads_below(store) == []
+
+
+@pytest.mark.parametrize("names", [["model_1.pt"], ["model_1/a", "model_1/b"]], ids=["object", "folder"])
+def test_what_was_copied_stays_where_the_lease_has_ended_meanwhile(store, names):
+    for name in names:
+        write(store, name, b"data")
+    asked = []
+
+    def guard() -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise DirectoryInUseError("the lease was lost", store.place)
+
+    moved = names[0].partition("/")[0]
+    store.guard = guard
+    with pytest.raises(DirectoryInUseError):
+        store.move(moved, f".trash/{moved}", store.head(moved).identity)
+    assert [one.name for one in store.items()] == [*(f".trash/{one}" for one in names), *names]

@@ -2,12 +2,13 @@
 
 import errno
 import re
+import shlex
 from typing import Any, NamedTuple
 
 import urllib3.exceptions
 from botocore.exceptions import BotoCoreError, ClientError
 
-from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
+from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
 from marlin_ckpt.storage.s3 import unreached
 from marlin_ckpt.storage.s3.unreached import LOOK_AT_ENDPOINT, SIGN_IN
 
@@ -123,6 +124,20 @@ def overtaken(action: str, where: str) -> StorageError:
     return StorageError(what, where, "see who else writes there, and try again", errno=errno.EBUSY)
 
 
+def unsure(error: MarlinError, whether: str) -> MarlinError:
+    """An error of a save of which no more answers came, after which it may be whole in the store."""
+    verify = f"marlin-ckpt verify {shlex.quote(error.where)}"
+    error.what += f"; whether {whether} is not known"
+    error.hint = f"once the store answers, {verify} tells" + (f"; {error.hint}" if error.hint else "")
+    return error
+
+
+def endless(action: str, where: str) -> StorageError:
+    """The error where an answer is one page of a list, and does not say where that goes on."""
+    what = f"{action}: the store answers that there is more, and not where it goes on"
+    return StorageError(what, where, LOOK_AT_ENDPOINT, errno=errno.EPROTO)
+
+
 def answer_of(error: BaseException) -> Answer | None:
     """The answer that an error is about; None where the store did not answer."""
     if isinstance(error, RefusedError):
@@ -208,4 +223,6 @@ def _number(answer: Answer) -> int:
         return errno.EACCES
     if answer.status in (CHANGED, CONFLICT):
         return errno.ESTALE
+    if answer.is_unimplemented:
+        return errno.ENOTSUP
     return errno.ETIMEDOUT if answer.is_passing else errno.EREMOTEIO

@@ -137,16 +137,21 @@ def _copy_in_parts_once(source: Key, to: Key, about: dict[str, Any], retrying: R
         raise
 
 
-def remove(key: Key, etag: str) -> None:
+def remove(key: Key, etag: str, patience_s: float | None = None) -> None:
     """Removes an object if it is unchanged; one that an earlier request has removed is removed.
 
     It is looked at before, since there are stores that obey no condition of this request.
+
+    Args:
+        key: of the object.
+        etag: of the object.
+        patience_s: as for `Retrying`.
 
     Raises:
         StorageError: another object has its name (ESTALE), or the store refuses.
         CheckpointNotFoundError: it was not there.
     """
-    retrying = Retrying(key.client)
+    retrying = Retrying(key.client, patience_s)
     _unchanged(key, etag, retrying)
 
     def request(condition: dict[str, str]) -> None:

@@ -5,6 +5,8 @@ with that of the whole, which the server compares with what it has stored; see `
 """
 
 import contextlib
+import errno
+import itertools
 import mmap
 import queue
 import uuid
@@ -15,7 +17,7 @@ from urllib.parse import quote
 from botocore.exceptions import ClientError
 from isal import isal_zlib
 
-from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage.piece_threads import PieceThreads
 from marlin_ckpt.storage.s3 import answers, keys
@@ -29,6 +31,7 @@ from marlin_ckpt.storage.s3.sums import headers as headers_of
 _LEAST_PART, _MOST_PARTS, _MIB = 16 << 20, 9_000, 1 << 20
 _SMALL_BYTES = 64 << 10  # which wait for no turn
 _QUOTE = '"'
+_UNHEARD = (errno.ETIMEDOUT, errno.EPROTO)  # of a request that the store may have heard nevertheless
 NONCE = "marlin-save"  # of a save, in the metadata of its object
 
 
@@ -78,6 +81,10 @@ class Upload:
     """Parts of memory, and the way from there to an object; the `Pieces` of a `Writer`.
 
     An object is known as this one by its nonce, whatever becomes of the answer to its commit.
+
+    Attributes:
+        guard: called before a commit is tried again, which may be minutes after the first time; raises where
+            this process may not save there any more.
     """
 
     def __init__(
@@ -102,6 +109,7 @@ class Upload:
         self._key = key
         self._metadata = {NONCE: uuid.uuid4().hex, **metadata}
         self._nonce = self._metadata[NONCE]
+        self.guard: Callable[[], None] = lambda: None
         self._part_bytes = part_bytes(settings, size_bytes)
         self._body = memoryview(b"")
         free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
@@ -172,24 +180,33 @@ class Upload:
                 the upload (404).
             OvertakenError: see `keys.complete`.
             StorageError: the store does not answer; whether the object is there is not known.
+            DirectoryInUseError: by `guard`.
         """
+        make, attempts = self._complete if self._sender.upload_id else self._put, itertools.count()
+
+        def request() -> str:
+            if next(attempts):
+                self.guard()
+            return make(condition)
+
         try:
             if self._sender.upload_id:
-                etag = keys.complete(
-                    self._key, lambda: self._complete(condition), self._retrying, "cannot write"
-                )
+                etag = keys.complete(self._key, request, self._retrying, "cannot write")
             else:
                 passes, path = answers.OF_CONDITIONS, self._key.path
-                etag = self._retrying.do(lambda: self._put(condition), "cannot write", path, passes=passes)
+                etag = self._retrying.do(request, "cannot write", path, passes=passes)
         except (answers.OvertakenError, answers.RefusedError, ClientError):
             # The answer to an earlier request may have been lost, and the object be there.
             if (found := self._mine(self._retrying)) is None:
                 raise
             etag = found
-        except MarlinError:  # all answers, for as long as we ask: it is looked at once
-            found = None
-            with contextlib.suppress(MarlinError):
+        except MarlinError as error:  # all answers, for as long as we ask: it is looked at once
+            try:
                 found = self._mine(Retrying(self._key.client, patience_s=0))
+            except MarlinError:
+                if isinstance(error, StorageError) and error.errno in _UNHEARD:
+                    raise answers.unsure(error, "it is stored") from None
+                raise error from None
             if found is None:
                 raise
             etag = found

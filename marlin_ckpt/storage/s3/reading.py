@@ -12,7 +12,7 @@ from marlin_ckpt import naming
 from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.storage import hints
-from marlin_ckpt.storage.s3 import keys, uploads
+from marlin_ckpt.storage.s3 import answers, keys, uploads
 from marlin_ckpt.storage.s3.client import Client
 from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.retrying import Retrying
@@ -159,7 +159,10 @@ class S3Reading:
             yield page
             if not page.get("IsTruncated"):
                 return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+            token = page.get("NextContinuationToken")
+            if not token or token == more.get("ContinuationToken"):
+                raise answers.endless("cannot list the store", self._path(before.removesuffix("/")))
+            more = {"ContinuationToken": token}
 
     def _page(self, before: str, delimiter: str, more: dict[str, str]) -> dict[str, Any]:
         # Asked for anew each time: the client that has failed may have had credentials that were renewed.

@@ -116,6 +116,7 @@ class S3Store(S3Reading):
                 if self.guard is not None:
                     upload.fence()
                     self.guard()
+                    upload.guard = self.guard
                 etag = upload.commit(condition)
                 break
             except answers.OvertakenError:
@@ -128,7 +129,10 @@ class S3Store(S3Reading):
         else:
             raise answers.overtaken("cannot write", key.path)
         if not upload.is_proven:
-            found = keys.head(key, self._retrying)
+            try:
+                found = keys.head(key, self._retrying)
+            except StorageError as error:
+                raise answers.unsure(error, "all of it is stored") from None
             if found is not None and str(found["ETag"]) == etag and found["ContentLength"] != stored_bytes:
                 what = f"the store has {found['ContentLength']:,} of {stored_bytes:,} bytes"
                 raise StorageError(what, key.path, errno=errno.EIO)
@@ -188,6 +192,7 @@ class S3Store(S3Reading):
                 raise _taken(target.path, "cannot move")
             etag = str(identity[0])
             moving.copy(source, target, etag, ends_others=self.guard is not None)
+            self._check_guard()  # a copy may take longer than a lease
             moving.remove(source, etag)
             return
         members = self._members(name, identity)
@@ -197,6 +202,7 @@ class S3Store(S3Reading):
             target = self._key(to + one.name[len(name) :])
             moving.copy(self._key(one.name), target, str(one.identity[0]), ends_others=self.guard is not None)
         for one in members:
+            self._check_guard()
             moving.remove(self._key(one.name), str(one.identity[0]))
 
     def _holds_others(self, to: str, name: str, members: Iterable[Item]) -> bool:
@@ -212,7 +218,7 @@ class S3Store(S3Reading):
             keys.abort(self._key(key), upload_id, self._retrying)
             return
         if _is_of_object(identity):
-            moving.remove(self._key(name), str(identity[0]))
+            moving.remove(self._key(name), str(identity[0]), self._patience_s)
             return
         for one in self._members(name, identity):
             moving.remove(self._key(one.name), str(one.identity[0]))

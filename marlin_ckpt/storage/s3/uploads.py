@@ -7,7 +7,7 @@ from typing import Any
 
 from marlin_ckpt import naming
 from marlin_ckpt.entries import Item
-from marlin_ckpt.storage.s3 import keys
+from marlin_ckpt.storage.s3 import answers, keys
 from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.retrying import Retrying
 
@@ -56,7 +56,9 @@ def under_way(
             return
         # SeaweedFS orders uploads by their ids, and gives no key.
         found = {name: page.get(f"Next{name}") for name in ("KeyMarker", "UploadIdMarker")}
-        more |= {name: marker for name, marker in found.items() if marker}
+        before_it, more = more, more | {name: marker for name, marker in found.items() if marker}
+        if more == before_it:
+            raise answers.endless("cannot list the uploads", place.path)
 
 
 def end_of(key: Key, retrying: Retrying) -> None:

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from marlin_ckpt import CheckpointNotFoundError, StorageError
-from marlin_ckpt.storage.s3 import client, retrying
-from tests.support.faulty_proxy import Canned, always
+from marlin_ckpt.storage.s3 import client, parts, retrying
+from tests.support.faulty_proxy import Canned, Fault, always
+from tests.support.s3_stores import DATA as DATA_IN_PARTS
 from tests.support.s3_stores import opened, read, write
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -86,3 +87,46 @@ def test_credentials_that_may_only_read_are_said_before_the_first_byte_is_sent(s
         write(store)
     assert "s3:PutObject" in caught.value.hint
     assert "UploadPart" not in proxy.kinds()
+
+
+@pytest.mark.parametrize("more", [b"", b"<{0}>same</{0}>"], ids=["no mark", "the same again"])
+@pytest.mark.parametrize(
+    ("kind", "result", "mark", "asks"),
+    [
+        ("ListObjects", b"ListBucketResult", b"NextContinuationToken", "list"),
+        ("ListMultipartUploads", b"ListMultipartUploadsResult", b"NextUploadIdMarker", "unfinished"),
+    ],
+)
+def test_a_page_that_is_not_the_last_and_does_not_say_what_comes_next_is_an_error(
+    s3, proxy, kind, result, mark, asks, more
+):
+    mark = more.replace(b"{0}", mark)
+    page = b"<%b><IsTruncated>true</IsTruncated>%b</%b>" % (result, mark, result)
+    answer = Canned(200, page, {"Content-Type": "application/xml"})
+    proxy.rule = lambda one: answer if one.number < 5 else error(403, "AccessDenied", "asked without end")
+    with opened(s3, proxy.endpoint) as store, pytest.raises(StorageError) as caught:
+        getattr(store, asks)()
+    assert "the store answers that there is more, and not where it goes on" in str(caught.value)
+    assert "endpoint" in caught.value.hint
+    assert proxy.kinds() == [kind] * (2 if more else 1)
+
+
+@pytest.mark.parametrize("data", [b"short", DATA_IN_PARTS], ids=["short", "parts"])
+def test_a_save_of_which_no_more_answers_come_says_that_it_may_be_there_and_how_to_find_out(s3, proxy, data):
+    proxy.rule = always("PutObject|CompleteMultipartUpload|HeadObject", Fault.LOST_ANSWER)
+    with opened(s3, proxy.endpoint, give_up_after="0.1s") as store:
+        store._client.has_answered = True
+        with pytest.raises(StorageError, match="whether it is stored is not known") as caught:
+            write(store, data=data)
+        assert f"marlin-ckpt verify {s3}/model_1.pt tells" in caught.value.hint
+        proxy.reset()
+        assert read(store) == data
+
+
+def test_a_save_whose_length_is_to_be_compared_and_cannot_be_says_so(s3, proxy, monkeypatch):
+    monkeypatch.setattr(parts.Upload, "is_proven", False)
+    proxy.rule = always("HeadObject", Fault.SLOW_DOWN)
+    with opened(s3, proxy.endpoint, give_up_after="0.1s") as store:
+        with pytest.raises(StorageError, match="whether all of it is stored is not known") as caught:
+            write(store, data=b"short")
+        assert f"marlin-ckpt verify {s3}/model_1.pt tells" in caught.value.hint
