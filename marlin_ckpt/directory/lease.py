@@ -87,7 +87,7 @@ def held(directory: str, run_id: str = "") -> Iterator["Lease"]:
 
 
 @contextlib.contextmanager
-def held_where_used(directories: Iterable[str], run_id: str = ALONE) -> Iterator[None]:
+def held_where_used(directories: Iterable[str], run_id: str = ALONE, *, moves_in: str = "") -> Iterator[None]:
     """Holds the leases of those of some directories in which a run has ever held one; elsewhere does nothing.
 
     Where another process is removing something it waits for the end of that.
@@ -95,6 +95,9 @@ def held_where_used(directories: Iterable[str], run_id: str = ALONE) -> Iterator
     Args:
         directories: in which something is to be removed.
         run_id: of the run that removes; without one no run of this process may hold a lease of them.
+        moves_in: one of them, into or out of whose trash something is to be moved. An object store copies
+            and then removes: of two moves at once, there and back, each would take the other's copy for its
+            own. So its lease is held there also where no run has ever held it, and nothing is left of it.
 
     Raises:
         DirectoryInUseError: a run saves in one of them.
@@ -103,12 +106,14 @@ def held_where_used(directories: Iterable[str], run_id: str = ALONE) -> Iterator
     with contextlib.ExitStack() as stack:
         for directory in sorted(directories):  # so that no two wait for each other
             lease = Lease(directory, run_id)
-            _take_after_removals(lease, _REMOTE_PAUSE_S if is_url(directory) else _PAUSE_S)
+            is_remote = is_url(directory)
+            makes = is_remote and directory == moves_in
+            _take_after_removals(lease, _REMOTE_PAUSE_S if is_remote else _PAUSE_S, makes=makes)
             stack.callback(lease.drop)
         yield
 
 
-def _take_after_removals(lease: "Lease", pause_s: float) -> None:
+def _take_after_removals(lease: "Lease", pause_s: float, *, makes: bool) -> None:
     """Takes a lease; where another process is removing something, after that has ended.
 
     It tries again and again, since fcntl(2) has no lock that waits for a limited time. It does not wait for
@@ -117,7 +122,7 @@ def _take_after_removals(lease: "Lease", pause_s: float) -> None:
     began_s = time.monotonic()
     while True:
         try:
-            lease.take(makes=False)
+            lease.take(makes=makes)
         except DirectoryInUseError as error:
             # Right after the lock was taken the file beside it may still name an earlier holder, or none.
             patience_s = _REMOVAL_S if error.holder.get("removes") else _NOTING_S

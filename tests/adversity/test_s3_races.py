@@ -1,13 +1,15 @@
-"""Processes that take the lease of a directory in a store at the same time, and that write its history."""
+"""Processes that take the lease of a directory in a store, write its history or move things, all at once."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import threading
 
 import pytest
 
+from marlin_ckpt.cli.main import main
 from marlin_ckpt.directory.history import journal
 from marlin_ckpt.directory.history.events import Event
 from marlin_ckpt.directory.history.recorder import History
@@ -15,7 +17,7 @@ from marlin_ckpt.storage import paths
 from tests.support import s3_servers, warm
 from tests.support.faulty_proxy import Fault, at_random
 from tests.support.folders import REPOSITORY, SUPPORT
-from tests.support.s3_stores import settings
+from tests.support.s3_stores import read, settings, write
 
 RACERS = 12
 
@@ -68,3 +70,41 @@ def test_of_two_that_write_a_history_while_answers_are_lost_no_event_is_missing_
         told = [one["at"] for one in found if one["run_id"] == run_id]
         assert len(told) == batches
         assert told == sorted(set(told))
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_a_removal_and_an_undo_at_the_same_time_leave_one_copy_where_no_run_has_ever_saved(s3, proxy):
+    """The undo comes between the copy to the trash and the removal, each of which takes the other's copy."""
+    paths.use(s3, settings(proxy.endpoint))
+    with paths.open_remote(s3) as store:
+        write(store, data=b"data")
+    waiting, begins = os.pipe()
+    child = os.fork()
+    if not child:
+        code = 70
+        try:
+            os.read(waiting, 1)
+            code = main(["clean", s3, "--undo"])
+        finally:
+            os._exit(code)
+    removing, has_found_it_held = threading.Event(), threading.Event()
+
+    def meets(request) -> None:
+        if request.kind == "DeleteObject" and request.key.endswith("/model_1.pt") and not removing.is_set():
+            removing.set()
+            os.write(begins, b"x")
+            has_found_it_held.wait(10)
+        elif request.kind == "GetObject" and request.key.endswith("/lease.json") and removing.is_set():
+            has_found_it_held.set()
+
+    proxy.reset()
+    proxy.rule = meets
+    assert main(["clean", s3, "--to-trash", "--yes"]) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(waiting)
+    os.close(begins)
+    assert has_found_it_held.is_set()
+    proxy.reset()
+    kept = [one.name for one in store.items() if not one.name.startswith(".marlin-ckpt/events/")]
+    assert kept == ["model_1.pt"]  # and no lease
+    assert read(store) == b"data"

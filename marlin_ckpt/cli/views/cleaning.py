@@ -106,7 +106,7 @@ def _carry_out(plan: Plan, how: How, *, lists: bool) -> Outcome:
         trash.check(how.directory)
     if how.dry_run:
         return Outcome(plan.removals, plan.unreadable)
-    with _alone(how, plan.removals):
+    with _alone(how, plan.removals, moves=how.to_trash and bool(plan.removals)):
         if plan.removals and how.asks:
             removals.confirm_removal(plan, lists=lists)
         try:
@@ -116,9 +116,16 @@ def _carry_out(plan: Plan, how: How, *, lists: bool) -> Outcome:
             history.went(tuple(how.gone), "clean --to-trash" if how.to_trash else "clean")
 
 
-def _alone(how: How, changes: tuple[Removal, ...]) -> AbstractContextManager[None]:
-    """Keeps runs from the directories in which something changes, and fails where one saves there."""
-    return lease.held_where_used({how.directory, *(os.path.dirname(one.path) for one in changes)})
+def _alone(how: How, changes: tuple[Removal, ...], *, moves: bool) -> AbstractContextManager[None]:
+    """Keeps runs from the directories in which something changes, and fails where one saves there.
+
+    Args:
+        how: it is done.
+        changes: what is removed, or moved.
+        moves: whether it goes to the trash or comes from there.
+    """
+    directories = {how.directory, *(os.path.dirname(one.path) for one in changes)}
+    return lease.held_where_used(directories, moves_in=how.directory if moves else "")
 
 
 def _table(decisions: tuple[Decision, ...], directory: str) -> None:
@@ -155,7 +162,7 @@ def undo(how: How) -> int:
     """Brings back what was moved last; returns the exit code."""
     done = trash.bring_back(how.directory, dry_run=True)
     if not how.dry_run:
-        with _alone(how, done.removed):
+        with _alone(how, done.removed, moves=True):
             try:
                 done = trash.bring_back(how.directory, on_moved=how.gone.append)
             finally:

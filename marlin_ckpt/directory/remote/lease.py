@@ -120,19 +120,18 @@ class RemoteLock:
         # The token tells what this process has written, also where the answer to it was lost.
         self._holder = {**holders.this_process(run_id), "token": uuid.uuid4().hex}
         self._process = os.getpid()
-        self._etag = ""
-        self._sure_until_s = 0.0
-        self._changing = threading.Lock()
-        self._ended = threading.Event()
+        self._etag, self._sure_until_s = "", 0.0
+        self._is_passing = False  # of a removal where there was none: its end leaves no trace
+        self._changing, self._ended = threading.Lock(), threading.Event()
         with open_remote(directory) as store:
             store.guard = None
             self._take(store, waits=waits)
         guard(directory, self.check)
-        self._thread = threading.Thread(target=self._renew, name="marlin-ckpt lease", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._renew, name="marlin-ckpt lease", daemon=True).start()
 
     def _take(self, store: S3Store, *, waits: bool) -> None:
         etag = self._free(store, waits=waits)
+        self._is_passing = etag is None and self._holder["removes"]
         try:
             self._write(store, etag)
         except StorageError as error:
@@ -168,9 +167,8 @@ class RemoteLock:
                 return etag
             is_renewed = bool(before) and before.get("nonce") != found.get("nonce")
             if not waits or is_renewed:
-                raise DirectoryInUseError(
-                    "another run saves there", self.directory, holder={**found, "left_s": left_s}
-                )
+                held = {**found, "left_s": left_s}
+                raise DirectoryInUseError("another run saves there", self.directory, holder=held)
             if not before:
                 _logger.warning(
                     "The lease of %s is held by %s: waiting to see whether it lives, for %d s at most.",
@@ -294,6 +292,9 @@ class RemoteLock:
         store.hurry(_LETTING_GO_S)
         if etag:
             try:
-                self._publish(store, etag, 0)
+                if self._is_passing:
+                    store.remove(LEASE, (etag, LEASE))
+                else:
+                    self._publish(store, etag, 0)
             except MarlinError as error:
                 _logger.info("The lease of %s ends by itself: %s", self.directory, error)

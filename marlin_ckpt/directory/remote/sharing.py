@@ -1,5 +1,6 @@
 """The leases in object stores that this process holds, each by one run, which may hold it several times."""
 
+import errno
 import os
 import threading
 
@@ -7,8 +8,11 @@ from marlin_ckpt.directory.leasing import holders
 from marlin_ckpt.directory.leasing.holders import ALONE
 from marlin_ckpt.directory.remote import lease
 from marlin_ckpt.directory.remote.lease import RemoteLock
-from marlin_ckpt.errors import DirectoryInUseError
+from marlin_ckpt.errors import DirectoryInUseError, StorageError
+from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.urls import parse
+
+_logger = get_logger("marlin_ckpt.lease")
 
 
 class _Held:
@@ -59,6 +63,12 @@ def take(directory: str, run_id: str, *, makes: bool) -> bool:
         if _joins(place, run_id):  # another thread was faster
             return True
         raise holders.in_use(place, error.holder, run_id) from None
+    except StorageError as error:
+        # A store without conditions has no leases; a run that is to go on without them leaves one there.
+        if not removes or error.errno != errno.ENOTSUP or lease.was_held(place):
+            raise
+        _logger.warning("There is no lease of %s (%s): let nothing else move there.", place, error.what)
+        return False
     with _here.changing:
         _here.locks[place] = (lock, [run_id])
     return True

@@ -7,6 +7,8 @@ import logging
 import pytest
 
 from marlin_ckpt import StorageError
+from marlin_ckpt.cli.main import main
+from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.s3 import client
 from marlin_ckpt.storage.s3.sums import Sums
 from tests.support.faulty_proxy import Canned, Fault, Request
@@ -156,6 +158,17 @@ def test_a_store_without_conditional_removal_does_not_remove_what_has_taken_the_
     assert store.head("model_1.pt") is not None
 
 
+def test_a_store_that_ignores_conditions_of_removal_is_not_asked_to_remove_what_has_taken_the_place(
+    store, proxy
+):
+    item = write(store, data=b"short")
+    write(store, data=b"the other's", replaces=item.identity)
+    for change in (store.remove, lambda name, identity: store.move(name, ".trash/x", identity)):
+        with pytest.raises(StorageError, match="taken its place"):
+            change("model_1.pt", item.identity)
+    assert not {"DeleteObject", "CopyObject"} & {*proxy.kinds()}
+
+
 @pytest.mark.parametrize("kind", ["PutObject", "CompleteMultipartUpload"])
 @pytest.mark.parametrize("condition", ["if-match", "if-none-match"])
 def test_a_store_that_ignores_one_condition_of_one_request_is_noticed(store, proxy, kind, condition):
@@ -178,3 +191,17 @@ def test_a_store_that_refuses_conditions_says_what_to_set(store, proxy):
     with pytest.raises(StorageError, match="NotImplemented") as caught:
         write(store, data=b"short")
     assert "allow-without" in caught.value.hint
+
+
+@pytest.mark.parametrize("is_leased", [False, True])
+def test_where_a_store_has_no_conditions_things_are_moved_without_a_lease_unless_a_run_holds_one_there(
+    store, s3, proxy, caplog, is_leased
+):
+    paths.use(s3, store._client.settings)
+    write(store, data=b"short")
+    if is_leased:
+        write(store, ".marlin-ckpt/lease.json", b"{}")
+    proxy.rule = b2
+    code = main(["clean", s3, "--to-trash", "--yes"])
+    assert (code, store.list().objects) == ((1, ("model_1.pt",)) if is_leased else (0, ()))
+    assert ("There is no lease of" in caplog.text) is not is_leased
