@@ -37,6 +37,26 @@ class _Open:
         self.process = os.getpid()
         self.lines = b""
         self.etag: str | None = None
+        self.is_unsure = False  # whether the last batch has arrived
+        self.arrived: list[bytes] = []  # batches of which their writers do not know it yet
+
+    def looks_ours(self, store: S3Store) -> bool:
+        """Takes over what is in the object by now; False where that is not what this process has written."""
+        found, etag = _content(store, self.name)
+        if not found.startswith(self.lines) or not found:
+            return False
+        if more := found[len(self.lines) :]:
+            self.arrived.append(more)
+        self.lines, self.etag, self.is_unsure = found, etag, False
+        return True
+
+    def without_arrived(self, lines: bytes) -> bytes:
+        """What of a batch is still to be written: it is tried again whole, and what came since after it."""
+        for batch in self.arrived:
+            if lines.startswith(batch):
+                self.arrived.remove(batch)
+                return lines[len(batch) :]
+        return lines
 
 
 _open: dict[str, _Open] = {}
@@ -63,27 +83,34 @@ def append(directory: str, lines: bytes) -> None:
         store.guard = None
         store.hurry(_PATIENCE_S)  # events are tried again with the next ones, and no save waits long for them
         one = _open.get(directory)
-        if one is None or one.process != os.getpid() or len(one.lines) + len(lines) > _MOST_BYTES:
+        if one is None or one.process != os.getpid():
             one = _open[directory] = _Open(store)
-        data = one.lines + lines
-
-        def write(etag: str | None) -> str:
-            replaces = None if etag is None else (etag,)
-            found = store.publish(one.name, len(data), whole(data), replaces=replaces)
-            return str(found.identity[0])
-
+        if one.is_unsure:
+            one.looks_ours(store)
+        if not (lines := one.without_arrived(lines)):
+            return
+        if len(one.lines) + len(lines) > _MOST_BYTES and one.lines:
+            arrived, one = one.arrived, _Open(store)
+            one.arrived = arrived
+            _open[directory] = one
         try:
-            one.etag = write(one.etag)
+            _add(store, one, lines)
         except StorageError as error:
             if error.errno not in (errno.ESTALE, errno.EEXIST):
                 raise
-            found, etag = _content(store, one.name)
-            if found and data.startswith(found):  # our own, of which the answer was lost
-                one.etag = write(etag)
+            if one.looks_ours(store):
+                lines = one.without_arrived(lines)
             else:  # somebody has removed or changed it: what this process has written goes into another one
                 one.name, one.etag = _Open(store).name, None
-                one.etag = write(None)
-        one.lines = data
+            _add(store, one, lines)
+
+
+def _add(store: S3Store, one: _Open, lines: bytes) -> None:
+    """Writes an object anew with lines more."""
+    data, replaces = one.lines + lines, None if one.etag is None else (one.etag,)
+    one.is_unsure = True
+    one.etag = str(store.publish(one.name, len(data), whole(data), replaces=replaces).identity[0])
+    one.lines, one.is_unsure = data, False
 
 
 def read(directory: str) -> Iterator[bytes]:

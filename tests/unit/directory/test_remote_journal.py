@@ -134,3 +134,47 @@ def test_threads_of_one_process_lose_no_event_of_each_other(s3: str):
     for one in threads:
         one.join()
     assert sorted(read(s3)) == [("a", number) for number in range(8)]
+
+
+@pytest.fixture
+def loses(s3: str, monkeypatch: pytest.MonkeyPatch):
+    """Adds lines that arrive, of which the answer is lost for so long that their writer gives up."""
+    commit = Upload.commit
+
+    def lost(upload: Upload, condition: dict[str, str]) -> str:
+        commit(upload, condition)
+        raise StorageError("the answer was lost", s3)
+
+    def add(lines: bytes) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Upload, "commit", lost)
+            with pytest.raises(StorageError, match="was lost"):
+                append(s3, lines)
+
+    return add
+
+
+@pytest.mark.parametrize("known", [b"", line(0)], ids=["the first batch", "a later one"])
+def test_a_batch_that_arrived_unheard_is_not_told_twice_where_another_writer_of_the_process_comes_first(
+    s3: str, loses, known: bytes
+):
+    if known:
+        append(s3, known)
+    loses(line(1))
+    loses(line(2, "b"))
+    append(s3, line(3, "c"))
+    append(s3, line(1) + line(4))  # as each `History` tries it again, with what came since
+    append(s3, line(2, "b"))
+    assert read(s3) == [("a", 0)] * bool(known) + [("a", 1), ("b", 2), ("c", 3), ("a", 4)]
+    assert len(objects(s3)) == 1
+
+
+def test_a_batch_that_arrived_unheard_in_an_object_that_is_full_is_not_told_twice(
+    s3: str, loses, monkeypatch
+):
+    monkeypatch.setattr(journal, "_MOST_BYTES", 2 * len(line(1)))
+    append(s3, line(1))
+    loses(line(2))
+    append(s3, line(2) + line(3))
+    assert read(s3) == [("a", 1), ("a", 2), ("a", 3)]
+    assert len(objects(s3)) == 2
