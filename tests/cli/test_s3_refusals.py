@@ -67,7 +67,7 @@ def test_a_bucket_that_is_not_there_is_no_directory_without_checkpoints(run_main
     assert "hint: make the bucket, or look at its name and the endpoint" in err
 
 
-@pytest.mark.parametrize("command", ["list", "latest", "clean"])
+@pytest.mark.parametrize("command", ["list", "latest", "clean", "log"])
 def test_an_object_is_no_directory(run_main, s3, command):
     marlin_ckpt.save({"step": 1}, f"{s3}/model_1.pt")
     code, _, err = run_main(command, f"{s3}/model_1.pt")

@@ -1,8 +1,10 @@
 """`marlin-ckpt log`."""
 
 import contextlib
+import errno
 import os
 import shlex
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -10,7 +12,7 @@ import typer
 from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import Directory, Json, flag, option, since
 from marlin_ckpt.cli.text import some
-from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError
+from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
 
 _MOST_LOOKED_AT = 20  # folders of a directory, for a hint
 EXAMPLE = "Example: marlin-ckpt log checkpoints --since 12h"
@@ -72,7 +74,7 @@ def _hint_of_none(directory: str) -> str:
     from marlin_ckpt.directory.history import journal
     from marlin_ckpt.storage.paths import open_store
 
-    with contextlib.suppress(MarlinError), open_store(directory) as store:
+    with _passing_over_all_but_a_file(), open_store(directory) as store:
         found = store.list()
         if not (found.objects or found.folders or found.links):
             return "it is empty"
@@ -81,6 +83,16 @@ def _hint_of_none(directory: str) -> str:
             return f"marlin-ckpt log {shlex.quote(below)} prints the history of a directory in it"
     shows = f"marlin-ckpt list {shlex.quote(directory)} shows the checkpoints"
     return f"version 0.1 and other tools keep none; {shows}"
+
+
+@contextlib.contextmanager
+def _passing_over_all_but_a_file() -> Iterator[None]:
+    """A hint fails for nothing but an object in the place of the directory, which a store finds out here."""
+    try:
+        yield
+    except MarlinError as error:
+        if isinstance(error, StorageError) and error.errno == errno.ENOTDIR:
+            raise
 
 
 def _meant(text: str, run_ids: list[str], directory: str) -> str:
