@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import uuid
@@ -15,6 +16,7 @@ import torch
 
 import marlin_ckpt
 from marlin_ckpt import CheckpointDirectory
+from marlin_ckpt.cli.main import main
 from marlin_ckpt.storage.paths import existing, open_remote
 from marlin_ckpt.storage.target import whole
 from tests.support import s3_servers
@@ -129,6 +131,32 @@ def test_weights_are_exported_and_averaged_from_a_store_and_to_one(run_main, ok,
     ok("export", local, "-o", f"{s3}/from_disk.pt")
     assert marlin_ckpt.load(f"{s3}/mean.safetensors")["weight"][0, 0] == 2
     assert names(s3) == ["from_disk.pt", "mean.safetensors", "model.bin", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.bin", "x.pt"])
+def test_an_export_from_a_store_to_one_writes_to_no_file(runs, s3, name):
+    made = []
+
+    def note(event: str, arguments: tuple) -> None:
+        by_name = event == "open" and isinstance(arguments[0], str | bytes)
+        if event.startswith("tempfile.") or (by_name and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            made.append((event, arguments[0]))
+
+    child = os.fork()
+    if not child:
+        code = 70
+        try:
+            if not name.endswith(".safetensors"):  # whose header is proven in memory that passes for a file
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # of what is not written in Python, too
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            sys.dont_write_bytecode = True
+            sys.addaudithook(note)
+            code = 71 if main(["export", f"{runs}/model_2.pt", "-o", f"{s3}/{name}"]) else len(made)
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert torch.equal(marlin_ckpt.load(f"{s3}/{name}")["weight"], state(2.0)["weight"])
 
 
 def test_all_states_go_from_a_sharded_checkpoint_on_a_disk_to_one_object_and_back(ok, run_main, s3, tmp_path):

@@ -15,6 +15,7 @@ from marlin_ckpt import (
     DefaultCheckpointer,
     DefaultCheckpointerArguments,
     DirectoryInUseError,
+    RetentionArguments,
     load,
     save,
 )
@@ -160,6 +161,27 @@ def test_the_place_of_model_files_has_a_lease_of_its_own_and_what_was_left_there
         second.save_model({"v": 2}, 0)
     assert load(f"{models}/model_model_0.pt") == {"v": 2}
     assert lease.holder(models) == {}
+
+
+def test_a_run_keeps_checkpoints_and_model_files_in_two_places_of_a_store(s3: str):
+    args = DefaultCheckpointerArguments(
+        save_dir=f"{s3}/a",
+        load_dir=f"{s3}/a",
+        model_state_save_dir=f"{s3}/b",
+        keep=RetentionArguments(last=1),
+    )
+    one = DefaultCheckpointer(args)
+    with one.running():
+        for index in range(2):
+            one.save(Checkpoint({"v": index}), index)
+            one.save_model({"v": index}, index)
+        assert [bool(lease.holder(f"{s3}/{name}")) for name in "ab"] == [True, True]
+    assert [lease.holder(f"{s3}/{name}") for name in "ab"] == [{}, {}]
+    assert DefaultCheckpointer(args).load().module_interface_state == {"v": 1}
+    assert load(f"{s3}/b/model_model_1.pt") == {"v": 1}
+    with paths.open_remote(s3) as store:
+        assert store.list("a").objects == ("a/model_1.pt",)
+        assert store.list("b").objects == ("b/model_model_0.pt", "b/model_model_1.pt")
 
 
 def test_a_run_in_a_store_keeps_its_model_files_on_a_disk_and_one_on_a_disk_goes_on_from_a_store(
