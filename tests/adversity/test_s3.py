@@ -105,7 +105,7 @@ def test_an_upload_that_has_ended_as_it_met_another_request_is_made_anew_under_t
     proxy.rule = ended_by_another_request(store)
     write(store, data=data)
     assert read(store) == data
-    assert looks == [1, 2]  # at the lease once more, after the new upload has begun
+    assert looks == [1, 1, 2]  # at the lease before each try, and once more after the new upload has begun
     assert store.unfinished() == ()
 
 
