@@ -1,4 +1,4 @@
-"""Draws how long saving, verifying and restoring take with each package; needs matplotlib."""
+"""Draws how long saving, verifying and restoring take, and what a loop waits; needs matplotlib."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import Any, NamedTuple
 from benchmarks import drawing
 from benchmarks.report import Row, amount
 
-_GROUPS = ("save", "save others", "verify warm", "verify cold", "restore warm", "restore cold")
-_NOTES = {
-    "save": ", until it is durable",
-    "save others": ", beside libraries that were timed apart",
-    "verify warm": ": in the page cache",
-    "verify cold": ": from the disk",
-    "restore warm": ": in the page cache",
-    "restore cold": ": from the disk",
-}
-_LIMITS = ("raw O_DIRECT write", "dd bs=8M of=/dev/null")  # the disk's own speed
-_OURS, _THEIRS, _TEXT, _FAINT = "#1f6feb", "#c3cad3", "#1f2328", "#656d76"
+_TITLES = (  # by group, and by how the work is called where a group has several
+    ("save", "", "Save {size} until it is durable"),
+    ("save others", "", "Save {size} until it is durable, beside libraries that were timed apart"),
+    ("stall", "`text`", "How long an asynchronous save of {size} holds the training loop up"),
+    ("verify cold", "", "Verify {size} from the disk"),
+    ("restore warm", "", "Restore {size} from the page cache"),
+    ("restore cold", "", "Restore {size} from the disk"),
+)
+_UNIT = "time; shorter is better"
+_OURS, _THEIRS, _LIMIT = "#1f6feb", "#c3cad3", "#c93c37"
+_TEXT, _FAINT, _EDGE = "#1f2328", "#57606a", "#d0d7de"
 _FORM = drawing.Form(
-    width_inches=9.0, line_inches=0.26, left=0.345, bars=0.50, margin=0.02, font_points=9, note_points=7,
-    note_characters=150, note_bottom=0.4, card="",
+    width_inches=8.4, line_inches=0.26, left=0.345, bars=0.47, margin=0.025, font_points=9, note_points=7,
+    note_characters=150, note_bottom=0.5, card=_EDGE,
 )  # fmt: skip
+_NAME = "marlin-ckpt"
 
 
 class Bar(NamedTuple):
@@ -35,41 +36,44 @@ class Bar(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Bars that may be compared with one another, ours first."""
+    """Bars that may be compared, ours first, and the least that the machine needs where it is known."""
 
     title: str
     bars: list[Bar]
+    limit: Bar | None
 
 
 def sections(rows: Iterable[Row]) -> list[Section]:
-    """The rows that are drawn."""
-    found = []
-    by_group = [(group, [row for row in rows if row.group == group]) for group in _GROUPS]
-    for group, members in by_group:
+    """What is drawn of the rows: of each group those of one work."""
+    known, found = list(rows), []
+    for group, ending, title in _TITLES:
+        members = [row for row in known if row.group == group and row.what.endswith(ending)]
         if not members:
             continue
         first = members[0]
-        bars = [Bar("marlin-ckpt", first.ours, amount(first.ours, "s"))]
-        for row in sorted(members, key=lambda row: row.other):
-            times = row.other / row.ours
-            bars.append(
-                Bar(row.against.replace("`", ""), row.other, f"{amount(row.other, 's')} ({times:.1f}\u00d7)")
-            )
-        what = first.what.split(",")[0]
-        found.append(Section(what[0].upper() + what[1:] + _NOTES[group], bars))
+        members = sorted((row for row in members if row.what == first.what), key=lambda row: row.other)
+        bars = [Bar(_NAME, first.ours, amount(first.ours, "s"))]
+        bars += [_bar(row, f" ({row.other / row.ours:.1f}\u00d7)") for row in members if not row.limit]
+        limit = next((_bar(row, "") for row in members if row.limit), None)
+        found.append(Section(title.format(size=_size(first.what)), bars, limit))
     return found
 
 
 def draw(rows: Iterable[Row], footnote: str, path: Path) -> bool:
-    """Writes the chart; its numbers are also the picture's description. See `drawing.draw`."""
-    drawn = sections(list(rows))
-    legend = "Medians; \u00d7: times as long as marlin-ckpt; white: the disk's own speed."
+    """Writes the picture on a white card, legible on a dark page too; its numbers describe it.
+
+    Returns:
+        whether it could: see `drawing.draw`.
+    """
+    drawn = sections(rows)
+    legend = f"Medians; \u00d7: times as long as {_NAME}; dashed: what the machine needs at least."
     description = "; ".join(
-        f"{section.title}: " + ", ".join(f"{bar.name} {bar.label.split(' (')[0]}" for bar in section.bars)
+        f"{section.title}: "
+        + ", ".join(f"{bar.name} {bar.label.split(' (')[0]}" for bar in [*section.bars, *_limits(section)])
         for section in drawn
     )
     picture = drawing.Picture(
-        lines=sum(len(section.bars) + 1.6 for section in drawn) + 0.4,
+        lines=sum(_height(section) for section in drawn) + 0.5,
         bars=lambda axes: _draw_sections(axes, drawn),
         note=f"{legend} {footnote}",
         faint=_FAINT,
@@ -79,21 +83,55 @@ def draw(rows: Iterable[Row], footnote: str, path: Path) -> bool:
     return drawing.draw(picture, _FORM, path)
 
 
+def _size(what: str) -> str:
+    """`1.49 GB` of `save 1.49 GB, warm`."""
+    words = what.replace(",", "").split()
+    number = next(at for at, word in enumerate(words) if word in ("GB", "MB", "KB"))
+    return " ".join(words[number - 1 : number + 1])
+
+
+def _bar(row: Row, times: str) -> Bar:
+    return Bar(row.against.replace("`", ""), row.other, f"{amount(row.other, 's')}{times}")
+
+
+def _limits(section: Section) -> list[Bar]:
+    return [] if section.limit is None else [section.limit]
+
+
+def _height(section: Section) -> float:
+    """In lines: the title, the limit's name, the bars, and what is left below them."""
+    return 1 + 0.85 * len(_limits(section)) + len(section.bars) + 0.75
+
+
 def _draw_sections(axes: Any, drawn: Iterable[Section]) -> None:
     top = 0.9
+    axes.text(1.1, top, _UNIT, ha="right", va="center", color=_FAINT, fontsize=8)
     for section in drawn:
-        top = _draw_section(axes, section, top)
+        _draw_section(axes, section, top)
+        top += _height(section)
 
 
-def _draw_section(axes: Any, section: Section, top: float) -> float:
+def _draw_section(axes: Any, section: Section, top: float) -> None:
     edge = (_FORM.margin - _FORM.left) / _FORM.bars
     axes.text(edge, top, section.title, weight="bold", color=_TEXT, va="center", fontsize=10)
-    longest = max(bar.seconds for bar in section.bars)
+    longest = max(bar.seconds for bar in [*section.bars, *_limits(section)])
+    first = top + 1 + 0.85 * len(_limits(section))
     for at, bar in enumerate(section.bars):
-        place, length = top + 1 + at, bar.seconds / longest
-        fill = _OURS if at == 0 else "white" if bar.name in _LIMITS else _THEIRS
-        axes.barh(place, length, height=0.66, color=fill, edgecolor=_OURS if at == 0 else _THEIRS)
-        weight = "bold" if at == 0 else "normal"
+        place, length = first + at, bar.seconds / longest
+        axes.barh(place, length, height=0.66, color=_THEIRS if at else _OURS)
+        weight = "normal" if at else "bold"
         axes.text(-0.015, place, bar.name, ha="right", va="center", color=_TEXT, weight=weight)
         axes.text(length + 0.012, place, bar.label, va="center", color=_TEXT, weight=weight)
-    return top + len(section.bars) + 1.6
+    for limit in _limits(section):
+        where = limit.seconds / longest
+        axes.plot(
+            [where, where],
+            [first - 0.55, first + len(section.bars) - 0.5],
+            color=_LIMIT,
+            linestyle="--",
+            lw=1.2,
+        )
+        side = "right" if where > 0.5 else "left"
+        axes.text(
+            at, first - 0.95, f"{limit.name}: {limit.label}", ha=side, va="center", color=_LIMIT, fontsize=8
+        )

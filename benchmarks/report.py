@@ -53,6 +53,7 @@ class Row:
         rounds: how many the medians are of.
         bound: the most that `ours / other` may be; None where it is only shown.
         unit: `s` or `MiB`.
+        limit: whether the other is not a package but the least that the machine needs, such as a raw write.
     """
 
     group: str
@@ -63,6 +64,7 @@ class Row:
     rounds: int
     bound: float | None = None
     unit: str = "s"
+    limit: bool = False
 
     @property
     def ratio(self) -> float:

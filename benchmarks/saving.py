@@ -69,7 +69,7 @@ def beside_the_disk(setting: Setting) -> list[Row]:
     rows = []
     if raw:
         limit = min(timings[name].wall_s for name in raw)
-        rows = [Row("save", what, "raw O_DIRECT write", mine.wall_s, limit, setting.rounds, 1.1)]
+        rows = [Row("save", what, "raw O_DIRECT write", mine.wall_s, limit, setting.rounds, 1.1, limit=True)]
     bounds = {_TORCH_SAVE: 0.35, **peers.BOUNDS}
     rows += [
         Row("save", what, name, mine.wall_s, timings[name].wall_s, setting.rounds, bounds[name])
@@ -133,7 +133,7 @@ def in_memory(setting: Setting) -> list[Row]:
         raw = {_RAW: partial(write_through_cache, setting.directory / "raw", memory, size)}
         timings = _beside_torch(setting, checkpoint, setting.rounds, raw)
     what = f"save {size_text(size)} to tmpfs"
-    limit = Row("tmpfs", what, _RAW, timings["ours"].wall_s, timings[_RAW].wall_s, setting.rounds, None)
+    limit = Row("tmpfs", what, _RAW, timings["ours"].wall_s, timings[_RAW].wall_s, setting.rounds, limit=True)
     return [limit, _row("tmpfs", what, timings, setting.rounds, 0.45)]
 
 
