@@ -133,5 +133,11 @@ def _draw_section(axes: Any, section: Section, top: float) -> None:
         )
         side = "right" if where > 0.5 else "left"
         axes.text(
-            at, first - 0.95, f"{limit.name}: {limit.label}", ha=side, va="center", color=_LIMIT, fontsize=8
+            where,
+            first - 0.95,
+            f"{limit.name}: {limit.label}",
+            ha=side,
+            va="center",
+            color=_LIMIT,
+            fontsize=8,
         )
