@@ -44,6 +44,11 @@ class OwnLogger(logging.Logger):
         super().__init__(name)
         self._users = self.parent = get_logger(name)
 
+    def setLevel(self, level: int | str) -> None:  # noqa: N802 - as logging has it
+        """Sets its own level, if that is another one: it has all loggers forget what they let through."""
+        if level not in (self.level, logging.getLevelName(self.level)):
+            super().setLevel(level)
+
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - as logging has it
         """Whether both levels let it through."""
         return level >= self.level and self._users.isEnabledFor(level)

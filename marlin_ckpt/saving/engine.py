@@ -21,7 +21,7 @@ from marlin_ckpt.saving.background import Background, take_frames
 from marlin_ckpt.saving.copying.awaited import Awaited
 from marlin_ckpt.saving.copying.owners import KnownOptimizers, stepping
 from marlin_ckpt.saving.copying.snapshot import Snapshot, take
-from marlin_ckpt.saving.copying.staging import Arena
+from marlin_ckpt.saving.copying.staging import Arena, Watched
 from marlin_ckpt.saving.job import Form, Job
 from marlin_ckpt.saving.turn import Turn
 from marlin_ckpt.saving.writing.choosing import Choosing
@@ -204,8 +204,7 @@ class Engine:
         if not image.image_bytes:
             return memoryview(b"")
         before = self._arena.size_bytes
-        is_pinned = any(one.storage.device.type == "cuda" for one in image.pieces)
-        room = self._arena.room(image.image_bytes, is_pinned=is_pinned)
+        room = self._arena.room(image.image_bytes, is_pinned="cuda" in image.pieces.kinds)
         if self._arena.size_bytes != before:
             taken = f"{image.size_bytes:,} bytes"
             self._logger.info("Asynchronous saves keep a copy of the state in memory: %s.", taken)
@@ -220,11 +219,11 @@ class Engine:
             # Inside a step, of its closure or of a hook, its tensors change without another hook, and kernels
             # of fused optimizers change them without autograd's counting it.
             overlaps = is_watching and job.how.overlap and self._may_overlap
-            owned = self._optimizers.tensors() if overlaps and threading.get_ident() not in stepping() else {}
+            can_wait = overlaps and threading.get_ident() not in stepping()
+            owned = self._optimizers.tensors() if can_wait else Watched()
             return take(pieces, memory, owned, is_checked=job.how.check_overlap)
 
-        storages = {one.storage._cdata for one in pieces}  # noqa: SLF001 - their identities
-        return self._awaited.begin(storages, job.path, stage)
+        return self._awaited.begin(pieces.storages, job.path, stage)
 
     def _finish(self, job: Job, image: Image, memory: memoryview, staged: Snapshot) -> None:
         """Finishes the copy and writes it, in the background."""

@@ -131,9 +131,8 @@ class CopiesAtTheBarrier:
         self.late_bytes = 0
 
         def begun(copying: Any, copies: Any, *args: Any) -> None:
-            copies = list(copies)
             copying.settled = threading.Event()
-            self.late_bytes += sum(one.size_bytes for one in copies) if args else 0
+            self.late_bytes += sum(copies.sizes)
             init(copying, copies, *args)
 
         def left_to_the_barrier(copying: Any) -> None:
@@ -157,7 +156,7 @@ def without_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         staging.Copying,
         "__init__",
-        lambda copying, copies, _watched=(), *args: init(copying, copies, (), *args),
+        lambda copying, copies, _watched, *args: init(copying, copies, staging.Watched(), *args),
     )
 
 

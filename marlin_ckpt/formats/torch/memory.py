@@ -1,6 +1,12 @@
 """Memory that tensors own, as buffers."""
 
 import ctypes
+from collections.abc import Callable
+from operator import attrgetter
+
+from torch.storage import UntypedStorage
+
+identity: Callable[[UntypedStorage], int] = attrgetter("_cdata")  # what tells storages from each other
 
 
 def memory(address: int, size_bytes: int) -> memoryview:

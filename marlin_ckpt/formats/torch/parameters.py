@@ -4,7 +4,9 @@ The state of an optimizer numbers its parameters and does not name them, so that
 parameters of the same shape where the order has changed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ from torch.optim import Optimizer
 
 Names = list[list[str]]  # of an optimizer's parameters, group by group
 _MOST_CHARACTERS = 2_000_000  # of all names: a manifest has room for 8 MB
-_Place = tuple[str, int, torch.Size]
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+_device, _shape = attrgetter("device"), attrgetter("shape")
+_Place = tuple[torch.device, int, torch.Size]
 
 
 def names_in(optimizer: Optimizer, modules: Any) -> Names | None:
@@ -25,16 +29,13 @@ def names_in(optimizer: Optimizer, modules: Any) -> Names | None:
     Returns:
         for each group a name for each parameter; None where any of them is not found.
     """
-    named: dict[_Place, str] = {}
-    for name, tensor in _tensors(modules):
-        if (place := _place(tensor)) is not None:
-            named.setdefault(place, name)
-    found = [
-        [named.get(_place(one) or ("", 0, one.shape)) for one in group["params"]]
-        for group in optimizer.param_groups
-    ]
-    names = [[name for name in group if name is not None] for group in found]
-    return names if list(map(len, names)) == list(map(len, found)) else None
+    named: dict[_Place | None, str] = {}
+    if tensors := list(_tensors(modules)):
+        names, values = zip(*reversed(tensors), strict=True)
+        named = dict(zip(_places(values), names, strict=True))  # of tied tensors the first gives the name
+        named.pop(None, None)
+    found = [list(map(named.get, _places(group["params"]))) for group in optimizer.param_groups]
+    return None if any(None in group for group in found) else [list(map(str, group)) for group in found]
 
 
 def names_of_slots(payload: Mapping[str, Any], modules: Any, known: Iterable[Optimizer]) -> dict[str, Names]:
@@ -48,21 +49,25 @@ def names_of_slots(payload: Mapping[str, Any], modules: Any, known: Iterable[Opt
     Returns:
         the names, by where the payload has the state, `trainer_state.optimizer`.
     """
-    # Lists, since another thread's optimizer may be in its first step, where it makes its state.
-    owners = {
-        id(tensor): one for one in known for kept in list(one.state.values()) for tensor in _values(kept)
-    }
+    optimizers = list(known)
     found: dict[str, Names] = {}
-    if not owners:
-        return found
-    for path, slot in _slots(payload):
-        owner = next(
-            (owners[id(one)] for kept in slot.values() for one in _values(kept) if id(one) in owners), None
-        )
+    for path, slot in _slots(payload) if optimizers else ():
+        owner = _owner(slot, optimizers)
         if owner is not None and (names := names_in(owner, modules)):
             found[path] = names
-    length = sum(len(name) for names in found.values() for group in names for name in group)
+    length = sum(sum(map(len, group)) for names in found.values() for group in names)
     return found if length <= _MOST_CHARACTERS else {}  # a save must not fail for them
+
+
+def _owner(slot: Mapping[Any, Any], optimizers: Iterable[Optimizer]) -> Optimizer | None:
+    """The optimizer whose state this is, by the tensors that both have."""
+    for looked_at in (1, None):  # mostly the first parameter tells
+        wanted = {id(one) for kept in itertools.islice(slot.values(), looked_at) for one in _values(kept)}
+        for one in optimizers:
+            # Lists, since another thread's optimizer may be in its first step, where it makes its state.
+            if any(id(tensor) in wanted for held in list(one.state.values()) for tensor in _values(held)):
+                return one
+    return None
 
 
 def _values(kept: Any) -> Iterator[torch.Tensor]:
@@ -78,13 +83,21 @@ def _slots(payload: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
 
 
 def _tensors(modules: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    for path, value in _parts(modules, lambda one: isinstance(one, torch.Tensor)):
+    for path, value in _parts(modules, lambda one: isinstance(one, torch.Tensor), with_tensors=True):
         if isinstance(value, torch.Tensor):
             yield path, value
 
 
-def _parts(whole: Any, is_wanted: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
-    """What is wanted in nested dicts, lists and modules' states, with its path; nothing in it is."""
+def _parts(
+    whole: Any, is_wanted: Callable[[Any], bool], *, with_tensors: bool = False
+) -> Iterator[tuple[str, Any]]:
+    """What is wanted in nested dicts, lists and modules' states, with its path; nothing in it is.
+
+    Args:
+        whole: what is looked through.
+        is_wanted: whether a value is.
+        with_tensors: whether tensors are: many a container has nothing else.
+    """
     pending = [("", whole)]
     seen: set[int] = set()
     while pending:
@@ -95,16 +108,33 @@ def _parts(whole: Any, is_wanted: Callable[[Any], bool]) -> Iterator[tuple[str, 
             pending.append((path, value.state_dict()))
         elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
+            parts = list(value.values()) if isinstance(value, Mapping) else list(value)
+            has_others = not all(issubclass(kind, torch.Tensor) for kind in set(map(type, parts)))
+            if not (has_others or with_tensors):
+                continue
             if isinstance(value, Mapping):
-                inner = [(f"{path}.{key}" if path else str(key), part) for key, part in value.items()]
+                names = [f"{path}.{key}" for key in value] if path else list(map(str, value))
             else:
-                inner = [(f"{path}[{number}]", part) for number, part in enumerate(value)]
-            # The last is taken first; of tied tensors the first one gives the name.
-            pending.extend(reversed(inner))
+                names = [f"{path}[{number}]" for number in range(len(parts))]
+            if has_others:  # the last is taken first; of tied tensors the first one gives the name
+                pending.extend(zip(reversed(names), reversed(parts), strict=True))
+            else:
+                yield from zip(names, parts, strict=True)
+
+
+def _places(tensors: Sequence[torch.Tensor]) -> list[_Place | None]:
+    """What tells each tensor from others, also where one of the two was detached; None where nothing does."""
+    if not _PLAIN.issuperset(map(type, tensors)):
+        return list(map(_place, tensors))
+    try:
+        addresses = list(map(torch.Tensor.data_ptr, tensors))
+    except RuntimeError:  # one without memory of its own
+        return list(map(_place, tensors))
+    places = zip(map(_device, tensors), addresses, map(_shape, tensors), strict=True)
+    return [place if place[1] else None for place in places]
 
 
 def _place(tensor: torch.Tensor) -> _Place | None:
-    """What tells a tensor from others, also where one of the two was detached."""
     # Of a DTensor, whose class takes longer to import than many a save, what is here of it.
     local = getattr(tensor, "_local_tensor", tensor)
     try:
@@ -113,4 +143,4 @@ def _place(tensor: torch.Tensor) -> _Place | None:
             address = local.untyped_storage()._cdata  # noqa: SLF001 - what tells storages from each other
     except RuntimeError:  # a subclass without memory of its own
         return None
-    return (str(tensor.device), address, tensor.shape) if address else None
+    return (tensor.device, address, tensor.shape) if address else None

@@ -19,17 +19,17 @@ from marlin_ckpt.errors import StorageError, UnsavableStateError
 from marlin_ckpt.formats.torch.unpicklable import PARTS, place_of
 from marlin_ckpt.formats.values.dtypes import DTYPES
 
-_PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no later one
+PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no later one
 # What every state of modules and optimizers holds and imports; of anything else torch is asked whether it
 # would load it, at the price of a scan.
 _FAMILIAR_TYPES = frozenset(
     {dict, OrderedDict, list, str, bytes, float, bool, NoneType, torch.Tensor, torch.nn.Parameter}
 )
-_HAS_NAMES = hasattr(torch.Tensor, "names")  # until torch 2.12
+HAS_NAMES = hasattr(torch.Tensor, "names")  # until torch 2.12
 # The opcode LONG1 holds 255 bytes with the sign; weights_only does not know LONG4.
 _HUGE = 1 << (255 * 8 - 1)
 # The dtypes whose storages have a type of their own, by which they are pickled; torch.storage.
-_STORAGE_TYPES: dict[torch.dtype, Any] = {
+STORAGE_TYPES: dict[torch.dtype, Any] = {
     getattr(torch, name): getattr(torch, one.storage)
     for name, one in DTYPES.items()
     if one.storage and not one.is_quantized
@@ -58,7 +58,7 @@ class Encoded(NamedTuple):
     @property
     def size_bytes(self) -> int:
         """How many bytes it has."""
-        return len(self.pickle) + sum(one.nbytes() for one in self.storages.values())
+        return len(self.pickle) + sum(map(UntypedStorage.nbytes, self.storages.values()))
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class _StorageOf:
     dtype: torch.dtype
 
 
-def _reduce_dict(value: OrderedDict[Any, Any]) -> Any:
+def reduce_dict(value: OrderedDict[Any, Any]) -> Any:
     """What its `__reduce__` returns, without a search for slots: the slowest part of a small tensor."""
     return OrderedDict, (), vars(value) or None, None, iter(value.items())
 
@@ -88,17 +88,17 @@ class _TensorReducer:
     def reduce(self, tensor: torch.Tensor) -> Any:
         """What `torch.Tensor.__reduce_ex__` returns, five times as fast where the tensor is a plain one."""
         if (
-            tensor.dtype not in _STORAGE_TYPES
+            tensor.dtype not in STORAGE_TYPES
             or tensor.layout is not torch.strided
             or not tensor.is_cpu
             or tensor.is_nested
             or tensor.is_conj()
             or tensor.is_neg()
-            or (_HAS_NAMES and any(tensor.names))  # type: ignore[attr-defined]
+            or (HAS_NAMES and any(tensor.names))  # type: ignore[attr-defined]
             or tensor._backward_hooks  # noqa: SLF001 - as torch asks
             or vars(tensor)
         ):
-            return tensor.__reduce_ex__(_PROTOCOL)  # type: ignore[no-untyped-call]
+            return tensor.__reduce_ex__(PROTOCOL)  # type: ignore[no-untyped-call]
         storage = _StorageOf(tensor.untyped_storage(), tensor.dtype)
         return _rebuild_tensor_v2, (
             storage, tensor.storage_offset(), self._shared(tensor.shape), self._shared(tensor.stride()),
@@ -121,12 +121,12 @@ class _Pickler(pickle.Pickler):
     """
 
     def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=_PROTOCOL)
+        super().__init__(file, protocol=PROTOCOL)
         tensors = _TensorReducer()
         # A dict, in which the pickler looks without a call. A method of its own in there would make a cycle,
         # which keeps the whole state in memory until the cyclic collector runs.
         self.dispatch_table = {
-            **copyreg.dispatch_table, torch.Tensor: tensors.reduce, OrderedDict: _reduce_dict
+            **copyreg.dispatch_table, torch.Tensor: tensors.reduce, OrderedDict: reduce_dict
         }  # fmt: skip
         self.storages: dict[str, UntypedStorage] = {}
         self.is_familiar = True
@@ -155,7 +155,7 @@ class _Pickler(pickle.Pickler):
             return None
         if kind is _StorageOf:
             numel = obj.storage.nbytes() // obj.dtype.itemsize
-            return self._storage_id(obj.storage, obj.dtype, _STORAGE_TYPES[obj.dtype], numel, "cpu")
+            return self._storage_id(obj.storage, obj.dtype, STORAGE_TYPES[obj.dtype], numel, "cpu")
         if id(obj) in self._familiar:
             return None
         if issubclass(kind, TypedStorage):

@@ -5,12 +5,14 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch.storage import UntypedStorage
 
 from marlin_ckpt.errors import StorageError
+from marlin_ckpt.formats.torch.memory import identity
 from marlin_ckpt.saving.copying.owners import held_by, local_of, stepping
 from marlin_ckpt.saving.copying.snapshot import Snapshot
 from marlin_ckpt.saving.pace import Pace
@@ -63,11 +65,11 @@ class Awaited:
             self._staged.popleft()  # only now: an interrupted wait is taken up by the next one
             self.pace.waited(time.perf_counter() - began)
 
-    def begin(self, storages: set[int], path: str, take: Callable[[], Snapshot]) -> Snapshot:
+    def begin(self, storages: Sequence[UntypedStorage], path: str, take: Callable[[], Snapshot]) -> Snapshot:
         """Begins a copy while no other thread is inside the step of an optimizer of the state.
 
         Args:
-            storages: the identities of those that it is copied from.
+            storages: that it is copied from.
             path: of the file, for messages.
             take: begins the copy; steps that other threads begin meanwhile wait for it.
 
@@ -99,12 +101,12 @@ def _is_being_captured() -> bool:
     return torch.cuda.is_current_stream_capturing()
 
 
-def _is_stepped_by_others(storages: set[int]) -> bool:
+def _is_stepped_by_others(storages: Sequence[UntypedStorage]) -> bool:
     here = threading.get_ident()
+    others = [one for thread, found in stepping().items() if thread != here for one in found]
+    copied = frozenset(map(identity, storages)) if others else frozenset()
     return any(
-        tensor.layout is torch.strided and local_of(tensor).untyped_storage()._cdata in storages  # noqa: SLF001
-        for thread, optimizers in stepping().items()
-        if thread != here
-        for optimizer in optimizers
+        tensor.layout is torch.strided and identity(local_of(tensor).untyped_storage()) in copied
+        for optimizer in others
         for tensor in held_by(optimizer)
     )

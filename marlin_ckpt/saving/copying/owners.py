@@ -1,15 +1,23 @@
 """The tensors that nothing but an optimizer's step changes, and a call before each step."""
 
+import itertools
+import operator
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.storage import UntypedStorage
 
-_PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
+from marlin_ckpt.formats.torch.memory import identity
+from marlin_ckpt.saving.copying.staging import Watched, version_of
+
+_PLAIN_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
+_is_cpu, _is_nested = operator.attrgetter("is_cpu"), operator.attrgetter("is_nested")
+_is_shared: Callable[[UntypedStorage], bool] = UntypedStorage.is_shared
 # torch wraps the `step` of every optimizer in a function of this one code, which also calls the hooks. Hooks
 # alone would not tell who is inside a step: none is called after one that raised, and one that is set during
 # a step has missed its beginning.
@@ -138,29 +146,58 @@ class KnownOptimizers:
             self._forget = None
         self.known.clear()
 
-    def tensors(self) -> dict[int, list[torch.Tensor]]:
-        """The parameters and the state of all known optimizers, by the identity of their storages.
+    def tensors(self) -> Watched:
+        """The parameters and the state of all known optimizers, as they are now.
 
         Excluded are tensors that may change in other ways, or whose changes autograd does not count.
         """
-        found: dict[int, list[torch.Tensor]] = {}
+        found: list[Watched] = []
         for optimizer in self.known:
-            # Its step may be part of a CUDA graph, which is replayed without any hook being called.
-            is_capturable = any(group.get("capturable") for group in optimizer.param_groups)
-            for tensor in held_by(optimizer):
-                local = local_of(tensor)
-                if (
-                    type(local) in _PLAIN_TENSORS
-                    and local.layout is torch.strided
-                    and (_is_ours(local) if local.is_cpu else local.is_cuda and not is_capturable)
-                    and not local.is_nested
-                    and not local.is_inference()
-                ):
-                    # A step changes the parts of DTensors without autograd's counting it, which is why a copy
-                    # is never begun within one; whatever else is counted is counted of one of the two.
-                    both = [tensor] if local is tensor else [tensor, local]
-                    found.setdefault(local.untyped_storage()._cdata, []).extend(both)  # noqa: SLF001
-        return found
+            held = held_by(optimizer)
+            found.append(_all_of(held) or _some_of(held, optimizer))
+        return found[0] if len(found) == 1 else Watched(*map(_joined, zip(*found, strict=True)))
+
+
+def _all_of(tensors: list[torch.Tensor]) -> Watched | None:
+    """Tensors, if all of them are plain ones on the CPU: as `_some_of`, five times as fast."""
+    if not (_PLAIN_TENSORS.issuperset(map(type, tensors)) and all(map(_is_cpu, tensors))):
+        return None
+    try:
+        storages = list(map(torch.Tensor.untyped_storage, tensors))  # sparse ones have none
+        versions = list(map(version_of, tensors))  # nor do those of inference
+    except RuntimeError:
+        return None
+    are_ours = all(map(UntypedStorage.resizable, storages)) and not any(map(_is_shared, storages))
+    if not are_ours or any(map(_is_nested, tensors)):
+        return None
+    return Watched(tensors, versions, list(map(identity, storages)))
+
+
+def _some_of(tensors: Iterable[torch.Tensor], optimizer: Optimizer) -> Watched:
+    """Those tensors of an optimizer that only its step changes, and whose changes are counted."""
+    # Its step may be part of a CUDA graph, which is replayed without any hook being called.
+    is_capturable = any(group.get("capturable") for group in optimizer.param_groups)
+    kept: list[torch.Tensor] = []
+    storages: list[int] = []
+    for tensor in tensors:
+        local = local_of(tensor)
+        if (
+            type(local) in _PLAIN_TENSORS
+            and local.layout is torch.strided
+            and (_is_ours(local) if local.is_cpu else local.is_cuda and not is_capturable)
+            and not local.is_nested
+            and not local.is_inference()
+        ):
+            # A step changes the parts of DTensors without autograd's counting it, which is why a copy is
+            # never begun within one; whatever else is counted is counted of one of the two.
+            both = [tensor] if local is tensor else [tensor, local]
+            kept += both
+            storages += [identity(local.untyped_storage())] * len(both)
+    return Watched(kept, list(map(version_of, kept)), storages)
+
+
+def _joined(columns: Iterable[Sequence[Any]]) -> list[Any]:
+    return list(itertools.chain.from_iterable(columns))
 
 
 def _is_ours(tensor: torch.Tensor) -> bool:
@@ -169,9 +206,12 @@ def _is_ours(tensor: torch.Tensor) -> bool:
     return storage.resizable() and not storage.is_shared()
 
 
-def held_by(optimizer: Optimizer) -> Iterator[torch.Tensor]:
+def held_by(optimizer: Optimizer) -> list[torch.Tensor]:
     """The parameters and the state of an optimizer."""
-    return tensors_in([[group["params"] for group in optimizer.param_groups], optimizer.state])
+    states = list(optimizer.state.values())
+    if {dict}.issuperset(map(type, states)):  # to look into each of many in turn takes twice as long
+        states = list(itertools.chain.from_iterable(map(list, map(dict.values, states))))
+    return tensors_in([[group["params"] for group in optimizer.param_groups], states])
 
 
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -209,14 +249,20 @@ def stepping() -> dict[int, list[Optimizer]]:
     return found
 
 
-def tensors_in(values: Any) -> Iterator[torch.Tensor]:
-    """All tensors in nested lists, tuples and mappings."""
-    pending = [values]
+def tensors_in(values: Any) -> list[torch.Tensor]:
+    """All tensors in nested lists, tuples and mappings, level by level."""
+    found: list[torch.Tensor] = []
+    level = [values]
     seen: set[int] = set()
-    while pending:
-        value = pending.pop()
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
-            seen.add(id(value))
-            pending.extend(value.values() if isinstance(value, Mapping) else value)
+    while level:
+        kinds = list(map(type, level))
+        tensors = {kind for kind in set(kinds) if issubclass(kind, torch.Tensor)}
+        containers = {kind for kind in set(kinds) if issubclass(kind, (Mapping, list, tuple))}
+        found += itertools.compress(level, map(tensors.__contains__, kinds))
+        inner: list[Any] = []
+        for one in itertools.compress(level, map(containers.__contains__, kinds)):
+            if id(one) not in seen:
+                seen.add(id(one))
+                inner += one.values() if isinstance(one, Mapping) else one
+        level = inner
+    return found

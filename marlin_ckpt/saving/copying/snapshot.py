@@ -1,18 +1,21 @@
 """Copies a state into memory: at once what a forward pass may change, the rest during training."""
 
 import ctypes
+import functools
+import itertools
+import operator
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from isal import isal_zlib
+from torch.storage import UntypedStorage
 
-from marlin_ckpt.formats.torch.memory import memory
+from marlin_ckpt.formats.torch.memory import identity, memory
 from marlin_ckpt.formats.torch.writer import on_cpu
 from marlin_ckpt.saving.copying.device import DeviceCopies, Target
-from marlin_ckpt.saving.copying.staging import Copy, Copying, Watched, make, tasks
-from marlin_ckpt.saving.writing.content import Piece
+from marlin_ckpt.saving.copying.staging import Copies, Copying, Watched, chosen, make, split
+from marlin_ckpt.saving.writing.content import Pieces
 from marlin_ckpt.storage.threads import in_order
 
 _WORTH_THREADS_BYTES = 64 << 20  # of copies that the caller waits for
@@ -47,54 +50,57 @@ class Snapshot:
         self.device_copies.wait()
 
 
-def take(
-    pieces: Iterable[Piece], image: memoryview, owned: Mapping[int, list[torch.Tensor]], *, is_checked: bool
-) -> Snapshot:
+def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool) -> Snapshot:
     """Copies at once what may change before the next optimizer step; the rest is left to the snapshot.
 
     Args:
         pieces: of the state.
         image: the memory that they go to.
-        owned: the tensors that nothing but an optimizer's step changes, by the identity of their storages.
+        owned: the tensors that nothing but an optimizer's step changes.
         is_checked: also compare checksums of the source and the copy; what is on a device is then copied at
             once, since the processor cannot read it.
     """
     start = ctypes.addressof(ctypes.c_char.from_buffer(image)) if image else 0
-    now: list[Copy] = []
-    late: list[Copy] = []
+    storages, starts = pieces.storages, pieces.starts or [0] * len(pieces.storages)
+    identities = list(map(identity, storages))
+    is_late = list(map(frozenset(owned.storages).__contains__, identities))
+    is_here = [True] * len(storages)
     device_now: list[Target] = []
     device_late: list[Target] = []
-    watched: list[Watched] = []
-    held = []
-    sums: dict[str, tuple[memoryview, int]] = {}
-    for key, storage, first, size, at in pieces:
-        owners = owned.get(storage._cdata, [])  # noqa: SLF001
-        if storage.device.type == "cuda":
-            is_late = bool(owners) and not is_checked
-            (device_late if is_late else device_now).append((image[at : at + size], storage, first))
-            owners = owners if is_late else []
-        elif owners:
-            source = storage.data_ptr() + first
-            late.append(Copy(start + at, source, size))
-            if is_checked:
-                sums[key] = image[at : at + size], isal_zlib.crc32(memory(source, size))
-        else:
-            local = on_cpu(storage)
-            held.append(local)
-            now.append(Copy(start + at, local.data_ptr() + first, size))
-        watched += [Watched(key, tensor, tensor._version) for tensor in owners]  # noqa: SLF001
+    if "cuda" in pieces.kinds:
+        is_here = [one.device.type != "cuda" for one in storages]
+        for number in itertools.compress(itertools.count(), map(operator.not_, is_here)):
+            is_late[number] &= not is_checked
+            at, size = pieces.places[number], pieces.sizes[number]
+            target = image[at : at + size], storages[number], starts[number]
+            (device_late if is_late[number] else device_now).append(target)
+    if not pieces.kinds <= {"cpu", "cuda"}:
+        storages = [one if one.device.type == "cuda" else on_cpu(one) for one in storages]
+    sources = list(map(operator.add, map(UntypedStorage.data_ptr, storages), starts))
+    copies = Copies(list(map(start.__add__, pieces.places)), sources, pieces.sizes)
+    late_here = list(map(operator.and_, is_here, is_late))
+    late = chosen(copies, late_here)
     at_once = DeviceCopies(device_now)
-    _copy_at_once(now)
+    _copy_at_once(chosen(copies, map(operator.gt, is_here, is_late)))
     at_once.wait()
+    wanted = frozenset(itertools.compress(identities, is_late))
+    if not wanted.issuperset(owned.storages):
+        owned = chosen(owned, map(wanted.__contains__, owned.storages))
+    keys = dict(zip(identities, pieces.keys, strict=True))
+    sums: list[tuple[str, memoryview, int]] = []
+    if is_checked:
+        rows = zip(itertools.compress(pieces.keys, late_here), *late, strict=True)
+        sums = [(key, memory(to, size), isal_zlib.crc32(memory(at, size))) for key, to, at, size in rows]
 
-    def differ() -> list[str]:
-        return [key for key, (copied, crc32) in sums.items() if isal_zlib.crc32(copied) != crc32]
+    def wrong(moved: Iterable[int]) -> list[str]:
+        differ = [key for key, copied, crc32 in sums if isal_zlib.crc32(copied) != crc32]
+        return [*(keys[one] for one in moved), *differ]
 
-    return Snapshot(Copying(late, watched, differ), DeviceCopies(device_late))
+    return Snapshot(Copying(late, owned, wrong), DeviceCopies(device_late))
 
 
-def _copy_at_once(copies: list[Copy]) -> None:
+def _copy_at_once(copies: Copies) -> None:
     """Makes copies; after an interrupt, or several, none is under way, since the memory is reused."""
-    in_turn = map if sum(one.size_bytes for one in copies) < _WORTH_THREADS_BYTES else in_order
-    for _ in in_turn(make, tasks(copies)):
+    in_turn = map if sum(copies.sizes) < _WORTH_THREADS_BYTES else in_order
+    for _ in in_turn(functools.partial(make, copies), split(copies)):
         pass

@@ -7,14 +7,17 @@ image's memory is kept from save to save, since fresh memory costs several times
 import contextlib
 import ctypes
 import errno
+import functools
 import mmap
+import operator
 import os
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -25,35 +28,54 @@ from marlin_ckpt.saving.copying import device
 _TASK_BYTES = 4 << 20  # copied between two looks at what is left
 _PATIENCE_S = 5.0  # how long to wait for a caller who neither steps nor waits: an evaluation may last an hour
 _LOOK_AGAIN_S = 0.05  # between two checks whether the caller's thread still runs
+Task = tuple[tuple[int, int, int], ...]  # the numbers of copies, where in them to begin, and how many bytes
 _MADV_WIPEONFORK = 18  # madvise(2), Linux 4.14; the module mmap does not name it
 
 
-class Copy(NamedTuple):
-    """Bytes to be copied.
+class Copies(NamedTuple):
+    """Bytes to be copied, in columns.
 
     Attributes:
-        target: the address they go to.
-        source: the address where they are.
-        size_bytes: how many.
+        targets: the addresses they go to.
+        sources: the addresses where they are.
+        sizes: how many bytes.
     """
 
-    target: int
-    source: int
-    size_bytes: int
+    targets: Sequence[int] = ()
+    sources: Sequence[int] = ()
+    sizes: Sequence[int] = ()
 
 
 class Watched(NamedTuple):
-    """A tensor that must not change until it is copied.
+    """Tensors that must not change until they are copied, in columns.
 
     Attributes:
-        key: of its storage, `0` for the record `data/0`.
-        tensor: the tensor, which autograd counts the changes of.
-        version: the count when the save was asked for.
+        tensors: of which autograd counts the changes.
+        versions: the counts when the save was asked for.
+        storages: the identities of their storages.
     """
 
-    key: str
-    tensor: torch.Tensor
-    version: int
+    tensors: Sequence[torch.Tensor] = ()
+    versions: Sequence[int] = ()
+    storages: Sequence[int] = ()
+
+    def moved(self) -> Iterator[int]:
+        """The identities of the storages whose tensors have changed since."""
+        now = map(version_of, self.tensors)
+        return compress(self.storages, map(operator.ne, self.versions, now))
+
+
+_Columns = TypeVar("_Columns", Copies, Watched)
+
+
+def chosen(columns: _Columns, flags: Iterable[bool]) -> _Columns:
+    """The rows that have a flag."""
+    flags = list(flags)
+    rows: Any = [list(compress(column, flags)) for column in columns]
+    return type(columns)(*rows)
+
+
+version_of: Callable[[torch.Tensor], int] = operator.attrgetter("_version")
 
 
 class Arena:
@@ -123,30 +145,29 @@ class Copying:
     """Copies that any number of threads make together."""
 
     def __init__(
-        self,
-        copies: Iterable[Copy],
-        watched: Iterable[Watched] = (),
-        differ: Callable[[], Iterable[str]] = tuple,
+        self, copies: Copies, watched: Watched, wrong: Callable[[Iterable[int]], Iterable[str]]
     ) -> None:
         """Takes the copies, which `work` makes.
 
         Args:
             copies: what is to be copied.
             watched: the tensors that it is copied from, which must not change meanwhile.
-            differ: returns, when everything is copied, the keys of storages whose copy is known to be wrong.
+            wrong: asked when everything is copied; given the identities of storages that have changed,
+                returns the keys of these, and of those whose copy is known to be wrong.
         """
-        self._differ = differ
-        self._tasks = deque(tasks(copies))
+        self._copies = copies
+        self._wrong = wrong
+        self._tasks = deque(split(copies))
         self._under_way = 0
         self._changed = threading.Condition()
         self._caller = threading.current_thread()
-        self._watched = list(watched)
+        self._watched = watched
         self._moved: tuple[str, ...] | None = None
 
     def work(self) -> None:
         """Makes the copies that no other thread has begun; on return others may still be under way."""
         while True:
-            task: list[Copy] = []
+            task: Task = ()
             under_way = 0
             try:
                 with self._changed:
@@ -156,8 +177,8 @@ class Copying:
                     under_way = 1
                     task = self._tasks[0]
                     self._tasks.popleft()
-                make(task)
-                task = []
+                make(self._copies, task)
+                task = ()
             finally:
                 with self._changed:
                     if task:  # interrupted, Ctrl-C: the next call of `work` does it
@@ -184,9 +205,8 @@ class Copying:
         self.complete()
         with self._changed:
             if self._moved is None:
-                moved = [key for key, tensor, version in self._watched if tensor._version != version]  # noqa: SLF001
-                self._moved = tuple(dict.fromkeys([*moved, *self._differ()]))
-                self._watched.clear()
+                self._moved = tuple(dict.fromkeys(self._wrong(self._watched.moved())))
+                self._watched = Watched()
                 self._changed.notify_all()
             return self._moved
 
@@ -198,29 +218,37 @@ class Copying:
         """
         deadline = time.monotonic() + _PATIENCE_S
         with self._changed:
-            while self._watched and self._caller.is_alive() and time.monotonic() < deadline:
+            while self._watched.tensors and self._caller.is_alive() and time.monotonic() < deadline:
                 self._changed.wait(_LOOK_AGAIN_S)
 
 
-def make(task: Iterable[Copy]) -> None:
+def make(copies: Copies, task: Task) -> None:
     """Makes the copies of a task."""
-    for target, source, size_bytes in task:
-        ctypes.memmove(target, source, size_bytes)  # lets go of the interpreter's lock
+    targets, sources, _ = copies
+    for number, done, size in task:
+        # It lets go of the interpreter's lock.
+        ctypes.memmove(targets[number] + done, sources[number] + done, size)
 
 
-def tasks(copies: Iterable[Copy]) -> Iterable[list[Copy]]:
-    """Splits the copies into tasks of equal size, except for the last."""
-    task: list[Copy] = []
-    room = _TASK_BYTES
-    for target, source, size_bytes in copies:
+def split(copies: Copies) -> tuple[Task, ...]:
+    """Splits copies into tasks."""
+    return _split(tuple(copies.sizes), _TASK_BYTES)
+
+
+@functools.lru_cache(maxsize=4)  # a loop saves states of the same sizes again and again
+def _split(sizes: tuple[int, ...], most_bytes: int) -> tuple[Task, ...]:
+    """Splits copies of some sizes into tasks of equal size, except for the last."""
+    made: list[Task] = []
+    task: list[tuple[int, int, int]] = []
+    room = most_bytes
+    for number, size_bytes in enumerate(sizes):
         done = 0
         while done < size_bytes:
             size = min(room, size_bytes - done)
-            task.append(Copy(target + done, source + done, size))
+            task.append((number, done, size))
             done += size
             room -= size
             if not room:
-                yield task
-                task, room = [], _TASK_BYTES
-    if task:
-        yield task
+                made.append(tuple(task))
+                task, room = [], most_bytes
+    return (*made, tuple(task)) if task else tuple(made)

@@ -15,6 +15,7 @@ from marlin_ckpt.saving.writing.content import Content
 from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.saving.writing.file import FileContent
 from marlin_ckpt.saving.writing.of_main import OfMain
+from marlin_ckpt.saving.writing.pickles import Pickles
 
 
 class Choosing:
@@ -24,6 +25,7 @@ class Choosing:
         """Takes the ranks."""
         self._crew = crew
         self._plans: Any = None
+        self._pickles = Pickles()
 
     def form(self, state: Any, layout: str = "file") -> Form:
         """The form that a state is saved in; all ranks call this.
@@ -50,6 +52,10 @@ class Choosing:
             RankError: a rank has ended, or does not come.
         """
         crew = job.crew or self._crew
+        if job.form is Form.FILE:
+            if crew.is_alone:
+                return FileContent(job, path, self._pickles)
+            return OfMain(FileContent(job, path, self._pickles) if crew.here.is_main else None, crew)
         state = crew.done(lambda: plain(job.state) if job.makes_plain else job.state)
         if job.form is Form.SHARDED:
             # These import DTensor, which takes longer than many a save.
@@ -58,13 +64,9 @@ class Choosing:
 
             self._plans = self._plans or SavePlans()
             return ShardedContent(job, state, path, crew, self._plans)
-        if job.form is Form.GATHERED:
-            from marlin_ckpt.saving.writing.gathering import GatheredContent  # noqa: PLC0415
+        from marlin_ckpt.saving.writing.gathering import GatheredContent  # noqa: PLC0415
 
-            return GatheredContent(job, state, path, crew)
-        if crew.is_alone:
-            return FileContent(job, state, path)
-        return OfMain(FileContent(job, state, path) if crew.here.is_main else None, crew)
+        return GatheredContent(job, state, path, crew)
 
 
 def has_parts(state: Any) -> bool:

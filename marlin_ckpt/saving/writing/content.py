@@ -1,29 +1,43 @@
 """What the engine asks of what it saves, whether that becomes a file or the shards of a folder."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Protocol
 
+import torch
 from torch.storage import UntypedStorage
 
 from marlin_ckpt.formats.torch.writer import Written
 
+_device_of: Callable[[UntypedStorage], torch.device] = attrgetter("device")
 
-class Piece(NamedTuple):
-    """Bytes of a state that are copied before they are written.
+
+@dataclass(frozen=True)
+class Pieces:
+    """Stretches of a state's memory that are copied before they are written.
+
+    In columns, which Python goes through several times as fast as through as many objects.
 
     Attributes:
-        key: what `Image.names` knows it by.
-        storage: that they are in.
-        start: where they begin in it.
-        size_bytes: how many.
-        at: where they begin in the copy.
+        keys: what `Image.names` knows each by.
+        storages: that they are in.
+        starts: where they begin in these; empty where they begin where these do.
+        sizes: their lengths in bytes.
+        places: where they begin in the copy.
     """
 
-    key: str
-    storage: UntypedStorage
-    start: int
-    size_bytes: int
-    at: int
+    keys: Sequence[str] = ()
+    storages: Sequence[UntypedStorage] = ()
+    starts: Sequence[int] = ()
+    sizes: Sequence[int] = ()
+    places: Sequence[int] = ()
+
+    @functools.cached_property
+    def kinds(self) -> frozenset[str]:
+        """The types of the devices that the storages are on."""
+        return frozenset(one.type for one in set(map(_device_of, self.storages)))
 
 
 class Image(Protocol):
@@ -38,7 +52,7 @@ class Image(Protocol):
         """How much memory that takes; 0: this process copies nothing."""
 
     @property
-    def pieces(self) -> Sequence[Piece]:
+    def pieces(self) -> Pieces:
         """What is copied where."""
 
     def names(self, key: str) -> list[str]:

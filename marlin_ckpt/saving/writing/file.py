@@ -1,48 +1,59 @@
 """A file that this process writes."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
+from torch.storage import UntypedStorage
+
 from marlin_ckpt.formats.pickle.storages import tensor_names
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.formats.torch.pickler import Encoded, encode
+from marlin_ckpt.formats.torch.pickler import Encoded
 from marlin_ckpt.formats.torch.writer import Written
+from marlin_ckpt.formats.zip.writer import Plan
 from marlin_ckpt.saving.job import Job
-from marlin_ckpt.saving.writing.content import Piece
+from marlin_ckpt.saving.plain import plain
+from marlin_ckpt.saving.writing.content import Pieces
+from marlin_ckpt.saving.writing.pickles import About, Pickles
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 
 
 class FileContent:
     """A state that becomes a file; see `Content`."""
 
-    def __init__(self, job: Job, state: Any, path: str) -> None:
+    def __init__(self, job: Job, path: str, pickles: Pickles) -> None:
         """Takes what is saved.
 
         Args:
             job: the save.
-            state: what is pickled.
             path: of the file, absolute where it is written behind a program that may go elsewhere.
+            pickles: of the saves before.
         """
-        self._job, self._state, self._path = job, state, path
+        self._job, self._path, self._pickles = job, path, pickles
 
     def write(self) -> Written:
         """Pickles the state, and writes it."""
         job = self._job
-        return writer.write_file(self._path, self._state, job.manifest, job.overwrite, job.how.statistics)
+        state: Any = plain(job.state) if job.makes_plain else job.state
+        return writer.write_file(self._path, state, job.manifest, job.overwrite, job.how.statistics)
 
     def image(self) -> "FileImage":
         """Pickles the state."""
-        return FileImage(self._job, encode(self._state), self._path)
+        job = self._job
+        about = About(job.makes_plain, job.how.statistics)
+        return FileImage(job, *self._pickles.planned(job.state, about), self._path)
 
 
 class FileImage:
     """A pickled state, of whose storages a copy is written; see `Image`."""
 
-    def __init__(self, job: Job, encoded: Encoded, path: str) -> None:
-        """Takes the state."""
-        self._job, self._encoded, self._path = job, encoded, path
-        self._plan = writer.plan_image(encoded, has_statistics=job.how.statistics)
+    def __init__(self, job: Job, encoded: Encoded, plan: Plan, path: str) -> None:
+        """Takes the state, and where the file will have its bytes."""
+        self._job, self._encoded, self._plan, self._path = job, encoded, plan, path
+        storages = list(encoded.storages.values())
+        sizes = list(map(UntypedStorage.nbytes, storages))
+        # A plan has its places in the order of the storages.
+        places = list(plan.offsets.values())
+        self.pieces = Pieces(list(encoded.storages), storages, (), sizes, places)
 
     @property
     def size_bytes(self) -> int:
@@ -53,15 +64,6 @@ class FileImage:
     def image_bytes(self) -> int:
         """The length of the file, and a block."""
         return self._plan.size_bytes + BLOCK_BYTES
-
-    @functools.cached_property
-    def pieces(self) -> list[Piece]:
-        """The storages."""
-        offsets = self._plan.offsets
-        return [
-            Piece(key, storage, 0, storage.nbytes(), offsets[f"data/{key}"])
-            for key, storage in self._encoded.storages.items()
-        ]
 
     def names(self, key: str) -> list[str]:
         """The names of the tensors in a storage."""

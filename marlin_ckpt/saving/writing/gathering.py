@@ -1,15 +1,15 @@
 """A file that rank 0 writes of tensors of which each rank has a part: one after the other is gathered."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from marlin_ckpt.distributed.failures import share
 from marlin_ckpt.distributed.gathering import Gathering, write_gathered
 from marlin_ckpt.errors import RankError
+from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.formats.torch.pickler import encode
 from marlin_ckpt.formats.torch.writer import Written
 from marlin_ckpt.saving.job import Job
-from marlin_ckpt.saving.writing.content import Piece
+from marlin_ckpt.saving.writing.content import Pieces
 from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.saving.writing.file import FileImage
 from marlin_ckpt.saving.writing.of_main import ImageOfMain
@@ -31,9 +31,15 @@ class GatheredContent:
         """Prepares a copy, which rank 0 has alone."""
         job, path, ranks = self._job, self._path, self._crew.here
         gathering = Gathering(self._state, ranks)
-        image = self._crew.done(
-            lambda: FileImage(job, encode(gathering.state), path) if ranks.is_main else None
-        )
+
+        def prepare() -> FileImage | None:
+            if not ranks.is_main:
+                return None
+            encoded = encode(gathering.state)
+            plan = writer.plan_image(encoded, has_statistics=job.how.statistics)
+            return FileImage(job, encoded, plan, path)
+
+        image = self._crew.done(prepare)
         return GatheredImage(image, gathering, self._crew)
 
 
@@ -46,9 +52,9 @@ class GatheredImage(ImageOfMain):
         self._gathering: Gathering | None = gathering
 
     @property
-    def pieces(self) -> Sequence[Piece]:
+    def pieces(self) -> Pieces:
         """What is left for the engine to copy: nothing."""
-        return ()
+        return Pieces()
 
     def fill(self, memory: memoryview) -> None:
         """Gathers the state, into its places."""
@@ -57,8 +63,9 @@ class GatheredImage(ImageOfMain):
         if gathering is None:
             return
         try:
-            for one in super().pieces:
-                memory[one.at : one.at + one.size_bytes] = gathering.data(one.storage)
+            pieces = super().pieces
+            for storage, size, place in zip(pieces.storages, pieces.sizes, pieces.places, strict=True):
+                memory[place : place + size] = gathering.data(storage)
         except Exception as error:  # noqa: BLE001 - raised again, here and at the other ranks
             failed = error
         try:

@@ -1,10 +1,10 @@
 """A file that rank 0 writes for all: its ends are those of every rank."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from marlin_ckpt.distributed.failures import told_by_main
 from marlin_ckpt.formats.torch.writer import Written
-from marlin_ckpt.saving.writing.content import Content, Image, Piece
+from marlin_ckpt.saving.writing.content import Content, Image, Pieces
 from marlin_ckpt.saving.writing.crew import Crew
 
 
@@ -49,9 +49,9 @@ class ImageOfMain:
         return self._image.image_bytes if self._image else 0
 
     @property
-    def pieces(self) -> Sequence[Piece]:
+    def pieces(self) -> Pieces:
         """What is copied here."""
-        return self._image.pieces if self._image else ()
+        return self._image.pieces if self._image else Pieces()
 
     def names(self, key: str) -> list[str]:
         """The names of the tensors that a piece is of."""

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+from torch.storage import UntypedStorage
+
 from marlin_ckpt.distributed import saving
 from marlin_ckpt.distributed.flat import local_of
 from marlin_ckpt.distributed.planning.plans import SavePlans
-from marlin_ckpt.formats.shards.items import Place
 from marlin_ckpt.formats.torch.writer import Written
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving.job import Job
-from marlin_ckpt.saving.writing.content import Piece
+from marlin_ckpt.saving.writing.content import Pieces
 from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 
@@ -52,9 +53,13 @@ class ShardedImage:
         shard = prepared.plan.shard
         self.image_bytes = shard.size_bytes + BLOCK_BYTES if shard else 0
         places = shard.places[: len(prepared.tensors)] if shard else ()
-        named = zip(prepared.plan.tensors, prepared.tensors, places, strict=True)
-        self.pieces = [_piece(name, tensor, place) for name, tensor, place in named]
-        self.size_bytes = sum(one.size_bytes for one in self.pieces)
+        found = [_memory(one) for one in prepared.tensors]
+        storages, starts = zip(*found, strict=True) if found else ((), ())
+        sizes = [one.data_bytes for one in places]
+        self.pieces = Pieces(
+            prepared.plan.tensors, storages, starts, sizes, [one.data_start for one in places]
+        )
+        self.size_bytes = sum(sizes)
 
     def names(self, key: str) -> list[str]:
         """The name of the one tensor."""
@@ -69,14 +74,14 @@ class ShardedImage:
         return _written(saving.write(self._prepared, behind, memory, before_renaming=before_renaming))
 
 
-def _piece(name: str, tensor: Any, place: Place) -> Piece:
-    """Where the part of a tensor that this rank has is, or a copy of it in the shard's form."""
+def _memory(tensor: Any) -> tuple[UntypedStorage, int]:
+    """Where the part of a tensor that this rank has begins, or a copy of it in the shard's form."""
     local = local_of(tensor).detach()
     is_as_written = local.is_contiguous() and not (local.is_conj() or local.is_neg())
     if not (is_as_written and (local.is_cpu or local.is_cuda)):
         local = saving.plain(tensor)
     start = int(local.storage_offset()) * local.element_size()
-    return Piece(name, local.untyped_storage(), start, place.data_bytes, place.data_start)
+    return local.untyped_storage(), start
 
 
 def _written(report: SaveReport) -> Written:

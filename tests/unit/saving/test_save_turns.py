@@ -116,11 +116,12 @@ def test_the_first_step_of_another_model_meanwhile_ends_no_save(tmp_path):
 
     run = Run()
     run.step()
-    first = next(iter(run.optimizer.state))
+    state, first = run.optimizer.state_dict(), next(iter(run.optimizer.state))
+    state["state"] = {0: dict(state["state"][0])}
     run.optimizer.state[first] = Kept(run.optimizer.state[first])
     with Saver(asynchronous=False) as saver:
         saver.register(run.optimizer)
-        saver.save({"a": 1}, tmp_path / "x.pt")
+        saver.save({"optimizer": state}, tmp_path / "x.pt")
     assert kept
 
 

@@ -1,0 +1,157 @@
+"""The pickles of the last states, by which the next one is pickled where little in it has changed."""
+
+import contextlib
+from collections import deque
+from typing import Any, NamedTuple
+
+from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.formats.torch import writer
+from marlin_ckpt.formats.torch.facts import facts_of
+from marlin_ckpt.formats.torch.memory import identity
+from marlin_ckpt.formats.torch.outline import Outline, outline
+from marlin_ckpt.formats.torch.pickler import Encoded, encode
+from marlin_ckpt.formats.torch.template import MARK, SCALARS, Template, cut
+from marlin_ckpt.formats.zip.writer import Plan
+from marlin_ckpt.saving.plain import plain
+from marlin_ckpt.saving.replacing import replaced
+
+_MOST_KEPT = 2  # a run saves its state, and that of its module alone
+_LONGEST_BYTES = 16 << 20  # of a pickle that is kept
+_MOST_TRIES = 3  # to make templates for a state of which something else changes from save to save
+
+
+class About(NamedTuple):
+    """What a pickle and its plan depend on beside the state.
+
+    Attributes:
+        makes_plain: whether values that `weights_only` refuses are made plain ones; see `Job`.
+        has_statistics: as for `plan_image`.
+    """
+
+    makes_plain: bool
+    has_statistics: bool
+
+
+class Pickles:
+    """Pickles states byte for byte as `encode` does, mostly at a fifth of its price.
+
+    In a training the data of tensors and a few plain values change between two saves, and nothing else. Of a
+    state the pickle is kept, and no object.
+    """
+
+    def __init__(self) -> None:
+        """Knows no state yet."""
+        self._kept: deque[_Kept] = deque(maxlen=_MOST_KEPT)
+
+    def planned(self, state: Any, about: About) -> tuple[Encoded, Plan]:
+        """Pickles a state, and says where its file will have its bytes.
+
+        Raises:
+            UnsavableStateError: it cannot be pickled.
+            StorageError: there is not enough memory.
+        """
+        found = outline(state)
+        done = self._again(found, about)
+        if done is None and about.makes_plain and (made := plain(state)) is not state:
+            state, found = made, outline(made)
+            done = self._again(found, about)
+        if done is not None:
+            return done
+        encoded = encode(state)
+        plan = writer.plan_image(encoded, has_statistics=about.has_statistics)
+        if found is not None and len(encoded.pickle) <= _LONGEST_BYTES:
+            with contextlib.suppress(
+                ValueError, RuntimeError, KeyError
+            ):  # it could change, and nothing show it
+                self._keep(_Kept(found, encoded, plan, about), state)
+        return encoded, plan
+
+    def _again(self, found: Outline | None, about: About) -> tuple[Encoded, Plan] | None:
+        """Pickles a state that is like an earlier one; None where none is."""
+        if found is None:
+            return None
+        fitting = (kept.again(found) for kept in self._kept if kept.about == about)
+        return next((one for one in fitting if one is not None), None)
+
+    def _keep(self, new: "_Kept", state: Any) -> None:
+        """Keeps a pickle, in place of one of the same tensors if there is one."""
+        for old in list(self._kept):
+            if (old.about, old.facts) == (new.about, new.facts):
+                self._kept.remove(old)
+                new.tries = 1 if old.was_filled else old.tries + 1
+                if new.tries <= _MOST_TRIES:
+                    new.make_templates(state)
+        self._kept.append(new)
+
+
+class _Kept:
+    """A pickle, and what it depends on.
+
+    Attributes:
+        about: see `About`.
+        facts: of the tensors.
+        tries: how often templates were made for a state of these tensors.
+        was_filled: whether the templates have served.
+    """
+
+    def __init__(self, found: Outline, encoded: Encoded, plan: Plan, about: About) -> None:
+        """Takes a state that was pickled.
+
+        Raises:
+            ValueError, RuntimeError, KeyError: more decides how it is pickled than is looked at here.
+        """
+        self.about, self.tries, self.was_filled = about, 0, False
+        self.facts, storages = facts_of(found.tensors)
+        places = {identity(one): place for place, one in reversed(list(enumerate(storages)))}
+        if encoded.unreadable or not self.facts.are_all:
+            raise ValueError("more than the outline and the facts decides")
+        self._places = {key: places[identity(one)] for key, one in encoded.storages.items()}
+        self._outline, self._pickle, self._is_familiar = found.pickle, encoded.pickle, encoded.is_familiar
+        self._plan: Plan | None = plan
+        self._templates: tuple[Template, Template] | None = None
+
+    def again(self, found: Outline) -> tuple[Encoded, Plan] | None:
+        """Pickles a state; None where more has changed than plain values and the data of tensors."""
+        if len(found.tensors) != len(self.facts.kinds):
+            return None
+        try:
+            facts, storages = facts_of(found.tensors)
+        except (ValueError, RuntimeError):
+            return None
+        if facts != self.facts or not (found.pickle == self._outline or self._fill(found.pickle)):
+            return None
+        by_key = {key: storages[place] for key, place in self._places.items()}
+        encoded = Encoded(self._pickle, by_key, self._is_familiar, frozenset())
+        if self._plan is None:
+            self._plan = writer.plan_image(encoded, has_statistics=self.about.has_statistics)
+        return encoded, self._plan
+
+    def make_templates(self, state: Any) -> None:
+        """Has plain values replaced from now on, if that makes this pickle of this state, too."""
+        with contextlib.suppress(MarlinError):
+            marked = replaced(state, _is_scalar, lambda one: MARK if _is_scalar(one) else one)
+            if (found := outline(marked)) is None:
+                return
+            lesser, whole = cut(found.pickle), cut(encode(marked).pickle)
+            values = lesser.read(self._outline)
+            if (
+                values is not None
+                and len(whole.pieces) == len(values) + 1
+                and whole.filled(values) == self._pickle
+            ):
+                self._templates = lesser, whole
+
+    def _fill(self, other: bytes) -> bool:
+        """Takes the plain values of another outline, if it differs in nothing else."""
+        values = self._templates[0].read(other) if self._templates else None
+        if self._templates is None or values is None:
+            return False
+        filled = self._templates[1].filled(values)
+        if len(filled) != len(self._pickle):
+            self._plan = None
+        self._outline, self._pickle, self.was_filled = other, filled, True
+        return True
+
+
+def _is_scalar(value: Any) -> bool:
+    return type(value) in SCALARS

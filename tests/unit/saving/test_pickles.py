@@ -1,0 +1,167 @@
+"""What is kept of the pickle of a state: all that the next save may change has to be in its file."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections import OrderedDict
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marlin_ckpt import Saver, UnsavableStateError
+from marlin_ckpt.formats.torch.pickler import encode
+from marlin_ckpt.saving.plain import plain
+from marlin_ckpt.saving.writing import pickles
+from marlin_ckpt.saving.writing.pickles import About, Pickles
+from tests.support.async_runs import Run
+from tests.support.async_trainings import OPTIMIZERS, Training, described_file
+from tests.support.async_trainings import described as described_checkpoint
+from tests.support.changing_states import SCALARS, States, Thing
+
+_ABOUT = About(makes_plain=True, has_statistics=False)
+_AS_IS = About(makes_plain=False, has_statistics=False)
+
+
+@pytest.fixture
+def pickled(monkeypatch):
+    """Each state that a pickler goes through."""
+    inner, states = pickles.encode, []
+
+    def counting(state):
+        states.append(state)
+        return inner(state)
+
+    monkeypatch.setattr(pickles, "encode", counting)
+    return states
+
+
+def outcome(pickled, state):
+    try:
+        return pickled(state)
+    except UnsavableStateError as error:
+        return str(error)
+
+
+@settings(max_examples=40)
+@given(chance=st.randoms(use_true_random=False), about=st.sampled_from([_ABOUT, _AS_IS]))
+@pytest.mark.filterwarnings("ignore")
+def test_a_pickle_is_the_one_of_a_fresh_save_whatever_has_changed_since_the_last(chance, about):
+    states, kept = States(chance), Pickles()
+    state = {"state": states.tree(), "more": states.tree(), "number": 0}
+    for number in range(5):
+        mine = outcome(lambda one: kept.planned(one, about)[0], state)
+        fresh = outcome(lambda one: encode(plain(one) if about.makes_plain else one), state)
+        assert described(mine) == described(fresh)
+        state["number"] = number
+        if number:
+            states.change(state)
+
+
+def described(encoded):
+    if isinstance(encoded, str):
+        return encoded
+    storages = {key: bytes(one.tolist()) for key, one in encoded.storages.items()}
+    return encoded.pickle, storages, encoded.is_familiar, encoded.unreadable
+
+
+def is_fresh(kept, state):
+    return described(kept.planned(state, _ABOUT)[0]) == described(encode(state))
+
+
+_SIX, _COMPLEX = torch.arange(6.0), torch.complex(torch.ones(3), torch.ones(3))
+_ONE_FACT = {
+    "shape": (_SIX[:3], _SIX[:2]),
+    "strides": (_SIX.as_strided((2, 2), (2, 1)), _SIX.as_strided((2, 2), (1, 1))),
+    "offset": (_SIX[:3], _SIX[1:4]),
+    "length of the storage": (torch.arange(6.0)[:2], torch.arange(7.0)[:2]),
+    "dtype": (torch.ones(3), torch.ones(3, dtype=torch.int32)),
+    "device": (torch.empty(0), torch.empty(0, device="meta")),
+    "gradient": (torch.ones(3), torch.ones(3, requires_grad=True)),
+    "type": (torch.ones(3, requires_grad=True), torch.nn.Parameter(torch.ones(3))),
+    "sign": (_COMPLEX.imag, _COMPLEX.conj().imag),
+    "conjugation": (_COMPLEX, _COMPLEX.conj()),
+}
+
+
+@pytest.mark.parametrize("fact", _ONE_FACT)
+def test_a_tensor_that_differs_in_one_fact_alone_is_pickled_anew(fact):
+    before, after = _ONE_FACT[fact]
+    kept, beside = Pickles(), torch.ones(2)
+    assert is_fresh(kept, {"one": before, "beside": beside})
+    assert is_fresh(kept, {"one": after, "beside": beside})
+    assert is_fresh(kept, {"one": before, "beside": beside})
+
+
+def test_so_are_tensors_that_begin_or_cease_to_share_their_storage():
+    one, kept = torch.ones(3), Pickles()
+    for state in ([one, one.clone()], [one, one.detach()], [one, one], [one, one.clone()]):
+        assert is_fresh(kept, state)
+
+
+def test_so_is_a_tensor_that_gets_an_attribute(pickled):
+    one, kept = torch.ones(3), Pickles()
+    kept.planned([one], _ABOUT)
+    one.mark = 1
+    assert is_fresh(kept, [one])
+    assert len(pickled) == 2
+
+
+def test_a_state_in_which_only_tensors_data_has_changed_is_not_pickled_again(pickled):
+    run, kept = Run(), Pickles()
+    for _ in range(4):
+        run.step()
+        assert is_fresh(kept, run.checkpoint().payload())
+    assert len(pickled) == 1
+
+
+def test_nor_is_one_in_which_plain_values_have_changed_too_once_that_was_seen(pickled):
+    kept = Pickles()
+    for number, value in enumerate(SCALARS[:9]):
+        state = {"number": number, "inner": [value, (value, {"value": value})], "tensor": torch.ones(3)}
+        assert is_fresh(kept, state)
+    assert len(pickled) == 2 + 1  # and once with marks in the places of plain values
+
+
+def test_a_state_of_which_something_else_grows_costs_no_more_tries_than_three(pickled, monkeypatch):
+    made, cut = [], pickles.cut
+    monkeypatch.setattr(pickles, "cut", lambda one: made.append(one) or cut(one))
+    state, kept = {"losses": [], "tensor": torch.ones(3)}, Pickles()
+    for number in range(9):
+        state["losses"].append(number)
+        assert is_fresh(kept, state)
+    assert (len(pickled), len(made)) == (9 + 3, 2 * 3)
+
+
+def test_two_states_that_are_saved_in_turn_are_both_known(pickled):
+    kept, states = Pickles(), [{"one": torch.ones(3)}, {"one": torch.ones(3), "two": torch.ones(2)}]
+    for state in states * 3:
+        assert is_fresh(kept, state)
+    assert len(pickled) == 2
+
+
+def test_nothing_of_a_state_is_kept_alive():
+    kept, state = Pickles(), OrderedDict(one=torch.nn.Parameter(torch.ones(3)), more=Thing(torch.ones(2)))
+    gone = [weakref.ref(one) for one in (state, state["one"], state["more"], state["more"].value)]
+    for number in range(4):
+        state["number"] = number
+        kept.planned(state, _ABOUT)
+    del state
+    gc.collect()
+    assert [one() for one in gone] == [None] * 4
+
+
+@pytest.mark.parametrize("optimizers", OPTIMIZERS)
+def test_each_file_of_a_training_has_what_torch_saves(optimizers, tmp_path, pickled):
+    training, saves = Training(optimizers), 6
+    with Saver() as saver:
+        for number in range(saves):
+            training.step()
+            checkpoint = training.checkpoint(number)
+            wanted = described_checkpoint(checkpoint)
+            saver.save(checkpoint.payload(), tmp_path / "one.pt")
+            saver.wait()
+            assert described_file(tmp_path / "one.pt") == wanted
+    assert optimizers == "LBFGS" or len(pickled) < saves  # its history grows
