@@ -1,6 +1,7 @@
 """What a field of a dataclass of arguments may hold: its type in words, and whether a value fits."""
 
 import os
+import pickle
 import re
 from collections.abc import Iterable
 from dataclasses import Field, fields, is_dataclass, replace
@@ -182,6 +183,25 @@ class Checked:
         """
         if faults := self.faults():
             raise ArgumentsError(faults)
+
+
+def check_again(args: Checked, known: bytes) -> bytes:
+    """Checks arguments, unless they are what they were: to look at each field takes longer than a save may.
+
+    Args:
+        args: whose attributes may have been set since.
+        known: what this returned last; b"" at first.
+
+    Raises:
+        ArgumentsError: as `Checked.check`.
+    """
+    try:
+        now = pickle.dumps(args)
+    except Exception:  # noqa: BLE001 - a subclass may hold anything
+        now = b""
+    if not now or now != known:
+        args.check()
+    return now
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kKMGT]?)(i?)B?\s*")

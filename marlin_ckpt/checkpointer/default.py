@@ -24,7 +24,7 @@ from marlin_ckpt.distributed.failures import together
 from marlin_ckpt.distributed.ranks import Ranks, shared
 from marlin_ckpt.errors import ArgumentsError, Fault
 from marlin_ckpt.escaping import OwnLogger, get_logger
-from marlin_ckpt.fields import PathText
+from marlin_ckpt.fields import PathText, check_again
 from marlin_ckpt.loading.load import CheckpointRestoration, Loader
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import FailedSave, SaveReport
@@ -50,7 +50,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         is_shared: whether all ranks save together from the beginning; a trainer of many sets it.
     """
 
-    is_alone, is_shared, loaded_path = False, False, ""
+    is_alone, is_shared, loaded_path, _checked = False, False, "", b""
 
     def __init__(self, args: DefaultCheckpointerArguments) -> None:
         """Takes the arguments; `delete_existing_checkpoints` removes old checkpoints now.
@@ -271,7 +271,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         make_directory(dirpath)
 
     def _obey(self) -> None:
-        self.args.check()
+        self._checked = check_again(self.args, self._checked)
         reach(self.args)
         is_heard = not self.is_shared or launch.is_main()  # else all ranks say the same
         self.logger.setLevel(self.args.log_level if is_heard else logging.CRITICAL)

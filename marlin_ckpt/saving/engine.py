@@ -220,7 +220,7 @@ class Engine:
             # of fused optimizers change them without autograd's counting it.
             overlaps = is_watching and job.how.overlap and self._may_overlap
             can_wait = overlaps and threading.get_ident() not in stepping()
-            owned = self._optimizers.tensors() if can_wait else Watched()
+            owned = self._optimizers.tensors(pieces.kinds) if can_wait else Watched()
             return take(pieces, memory, owned, is_checked=job.how.check_overlap)
 
         return self._awaited.begin(pieces.storages, job.path, stage)

@@ -9,7 +9,7 @@ from marlin_ckpt import grammars, naming
 from marlin_ckpt.checkpoint import plain_metrics
 from marlin_ckpt.formats.manifest import Manifest, Parent
 from marlin_ckpt.formats.times import now
-from marlin_ckpt.formats.torch.parameters import names_of_slots
+from marlin_ckpt.formats.torch.parameters import SlotNames
 from marlin_ckpt.formats.torch.versions import versions
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.saving.copying.owners import KnownOptimizers
@@ -32,6 +32,7 @@ class Lineage:
         self._known.watch()
         self.optimizers = self._known.known
         self._parent: Parent | None = None
+        self._slot_names = SlotNames()
 
     def continues(self, manifest: Manifest | None, path: str) -> None:
         """Takes a loaded checkpoint for the run's last one: a resumed run is the same run.
@@ -73,7 +74,7 @@ class Lineage:
             metrics=plain_metrics(metrics),
             versions=versions(),
             parent=self._parent,
-            optimizers=names_of_slots(parts, modules, self.optimizers),
+            optimizers=self._slot_names.of(parts, modules, self.optimizers),
         )
 
 

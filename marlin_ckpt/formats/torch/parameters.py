@@ -17,6 +17,8 @@ _MOST_CHARACTERS = 2_000_000  # of all names: a manifest has room for 8 MB
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 _device, _shape = attrgetter("device"), attrgetter("shape")
 _Place = tuple[torch.device, int, torch.Size]
+_Places = list[_Place | None]
+_LookedUp = tuple[list[str], _Places, list[_Places]]
 
 
 def names_in(optimizer: Optimizer, modules: Any) -> Names | None:
@@ -29,34 +31,57 @@ def names_in(optimizer: Optimizer, modules: Any) -> Names | None:
     Returns:
         for each group a name for each parameter; None where any of them is not found.
     """
-    named: dict[_Place | None, str] = {}
-    if tensors := list(_tensors(modules)):
-        names, values = zip(*reversed(tensors), strict=True)
-        named = dict(zip(_places(values), names, strict=True))  # of tied tensors the first gives the name
-        named.pop(None, None)
-    found = [list(map(named.get, _places(group["params"]))) for group in optimizer.param_groups]
+    return _names(*_looked_up(optimizer, modules))
+
+
+class SlotNames:
+    """The names of the parameters of all optimizers whose states the payloads of a run have."""
+
+    def __init__(self) -> None:
+        """Knows none yet."""
+        self._last: dict[str, tuple[_LookedUp, Names | None]] = {}
+
+    def of(self, payload: Mapping[str, Any], modules: Any, known: Iterable[Optimizer]) -> dict[str, Names]:
+        """The names, as far as the optimizers are known; those of the payload before where nothing has moved.
+
+        Args:
+            payload: in dicts and lists, the states that `state_dict` returned.
+            modules: as for `names_in`.
+            known: optimizers whose states these may be.
+
+        Returns:
+            the names, by where the payload has the state, `trainer_state.optimizer`.
+        """
+        optimizers = list(known)
+        last, self._last = self._last, {}
+        found: dict[str, Names] = {}
+        for path, slot in _slots(payload) if optimizers else ():
+            if (owner := _owner(slot, optimizers)) is None:
+                continue
+            looked_up = _looked_up(owner, modules)
+            same, names = last.get(path, (None, None))
+            names = names if same == looked_up else _names(*looked_up)
+            self._last[path] = looked_up, names
+            if names:
+                found[path] = names
+        length = sum(sum(map(len, group)) for names in found.values() for group in names)
+        return found if length <= _MOST_CHARACTERS else {}  # a save must not fail for them
+
+
+def _looked_up(optimizer: Optimizer, modules: Any) -> _LookedUp:
+    """The names of tensors, the places of these, and the places of each group's parameters."""
+    found = list(_tensors(modules))
+    names, tensors = zip(*found, strict=True) if found else ((), ())
+    return list(names), _places(tensors), [_places(group["params"]) for group in optimizer.param_groups]
+
+
+def _names(names: list[str], places: _Places, groups: list[_Places]) -> Names | None:
+    named = dict(
+        zip(reversed(places), reversed(names), strict=True)
+    )  # of tied tensors the first gives the name
+    named.pop(None, None)
+    found = [list(map(named.get, group)) for group in groups]
     return None if any(None in group for group in found) else [list(map(str, group)) for group in found]
-
-
-def names_of_slots(payload: Mapping[str, Any], modules: Any, known: Iterable[Optimizer]) -> dict[str, Names]:
-    """The names of the parameters of all optimizers whose states a payload has, as far as they are known.
-
-    Args:
-        payload: in dicts and lists, the states that `state_dict` returned.
-        modules: as for `names_in`.
-        known: optimizers whose states these may be.
-
-    Returns:
-        the names, by where the payload has the state, `trainer_state.optimizer`.
-    """
-    optimizers = list(known)
-    found: dict[str, Names] = {}
-    for path, slot in _slots(payload) if optimizers else ():
-        owner = _owner(slot, optimizers)
-        if owner is not None and (names := names_in(owner, modules)):
-            found[path] = names
-    length = sum(sum(map(len, group)) for names in found.values() for group in names)
-    return found if length <= _MOST_CHARACTERS else {}  # a save must not fail for them
 
 
 def _owner(slot: Mapping[Any, Any], optimizers: Iterable[Optimizer]) -> Optimizer | None:
@@ -122,7 +147,7 @@ def _parts(
                 yield from zip(names, parts, strict=True)
 
 
-def _places(tensors: Sequence[torch.Tensor]) -> list[_Place | None]:
+def _places(tensors: Sequence[torch.Tensor]) -> _Places:
     """What tells each tensor from others, also where one of the two was detached; None where nothing does."""
     if not _PLAIN.issuperset(map(type, tensors)):
         return list(map(_place, tensors))

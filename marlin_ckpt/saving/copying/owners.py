@@ -4,7 +4,7 @@ import itertools
 import operator
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -16,7 +16,7 @@ from marlin_ckpt.formats.torch.memory import identity
 from marlin_ckpt.saving.copying.staging import Watched, version_of
 
 _PLAIN_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
-_is_cpu, _is_nested = operator.attrgetter("is_cpu"), operator.attrgetter("is_nested")
+_is_nested = operator.attrgetter("is_nested")
 _is_shared: Callable[[UntypedStorage], bool] = UntypedStorage.is_shared
 # torch wraps the `step` of every optimizer in a function of this one code, which also calls the hooks. Hooks
 # alone would not tell who is inside a step: none is called after one that raised, and one that is set during
@@ -146,21 +146,24 @@ class KnownOptimizers:
             self._forget = None
         self.known.clear()
 
-    def tensors(self) -> Watched:
+    def tensors(self, kinds: Collection[str]) -> Watched:
         """The parameters and the state of all known optimizers, as they are now.
 
         Excluded are tensors that may change in other ways, or whose changes autograd does not count.
+
+        Args:
+            kinds: the types of devices of which those are asked for, or more.
         """
         found: list[Watched] = []
         for optimizer in self.known:
             held = held_by(optimizer)
-            found.append(_all_of(held) or _some_of(held, optimizer))
+            found.append((_all_of(held) if {"cpu"}.issuperset(kinds) else None) or _some_of(held, optimizer))
         return found[0] if len(found) == 1 else Watched(*map(_joined, zip(*found, strict=True)))
 
 
 def _all_of(tensors: list[torch.Tensor]) -> Watched | None:
-    """Tensors, if all of them are plain ones on the CPU: as `_some_of`, five times as fast."""
-    if not (_PLAIN_TENSORS.issuperset(map(type, tensors)) and all(map(_is_cpu, tensors))):
+    """Tensors, if all that are on the CPU are plain ones: as `_some_of`, five times as fast."""
+    if not _PLAIN_TENSORS.issuperset(map(type, tensors)):
         return None
     try:
         storages = list(map(torch.Tensor.untyped_storage, tensors))  # sparse ones have none

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from isal import isal_zlib
 from torch.storage import UntypedStorage
 
-from marlin_ckpt.formats.torch.memory import identity, memory
+from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.writer import on_cpu
 from marlin_ckpt.saving.copying.device import DeviceCopies, Target
 from marlin_ckpt.saving.copying.staging import Copies, Copying, Watched, chosen, make, split
@@ -61,8 +61,7 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
             once, since the processor cannot read it.
     """
     start = ctypes.addressof(ctypes.c_char.from_buffer(image)) if image else 0
-    storages, starts = pieces.storages, pieces.starts or [0] * len(pieces.storages)
-    identities = list(map(identity, storages))
+    storages, identities = pieces.storages, pieces.identities
     is_late = list(map(frozenset(owned.storages).__contains__, identities))
     is_here = [True] * len(storages)
     device_now: list[Target] = []
@@ -72,11 +71,14 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
         for number in itertools.compress(itertools.count(), map(operator.not_, is_here)):
             is_late[number] &= not is_checked
             at, size = pieces.places[number], pieces.sizes[number]
-            target = image[at : at + size], storages[number], starts[number]
+            start_in = pieces.starts[number] if pieces.starts else 0
+            target = image[at : at + size], storages[number], start_in
             (device_late if is_late[number] else device_now).append(target)
     if not pieces.kinds <= {"cpu", "cuda"}:
         storages = [one if one.device.type == "cuda" else on_cpu(one) for one in storages]
-    sources = list(map(operator.add, map(UntypedStorage.data_ptr, storages), starts))
+    sources = list(map(UntypedStorage.data_ptr, storages))
+    if pieces.starts:
+        sources = list(map(operator.add, sources, pieces.starts))
     copies = Copies(list(map(start.__add__, pieces.places)), sources, pieces.sizes)
     late_here = list(map(operator.and_, is_here, is_late))
     late = chosen(copies, late_here)
@@ -86,7 +88,7 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
     wanted = frozenset(itertools.compress(identities, is_late))
     if not wanted.issuperset(owned.storages):
         owned = chosen(owned, map(wanted.__contains__, owned.storages))
-    keys = dict(zip(identities, pieces.keys, strict=True))
+    pieces_keys = pieces.keys  # and not the storages
     sums: list[tuple[str, memoryview, int]] = []
     if is_checked:
         rows = zip(itertools.compress(pieces.keys, late_here), *late, strict=True)
@@ -94,6 +96,7 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
 
     def wrong(moved: Iterable[int]) -> list[str]:
         differ = [key for key, copied, crc32 in sums if isal_zlib.crc32(copied) != crc32]
+        keys = dict(zip(identities, pieces_keys, strict=True))
         return [*(keys[one] for one in moved), *differ]
 
     return Snapshot(Copying(late, owned, wrong), DeviceCopies(device_late))

@@ -71,6 +71,8 @@ _Columns = TypeVar("_Columns", Copies, Watched)
 def chosen(columns: _Columns, flags: Iterable[bool]) -> _Columns:
     """The rows that have a flag."""
     flags = list(flags)
+    if all(flags):
+        return columns
     rows: Any = [list(compress(column, flags)) for column in columns]
     return type(columns)(*rows)
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch.storage import UntypedStorage
 
+from marlin_ckpt.formats.torch.memory import identity
 from marlin_ckpt.formats.torch.writer import Written
 
 _device_of: Callable[[UntypedStorage], torch.device] = attrgetter("device")
@@ -33,6 +34,11 @@ class Pieces:
     starts: Sequence[int] = ()
     sizes: Sequence[int] = ()
     places: Sequence[int] = ()
+
+    @functools.cached_property
+    def identities(self) -> list[int]:
+        """What tells the storages from each other."""
+        return list(map(identity, self.storages))
 
     @functools.cached_property
     def kinds(self) -> frozenset[str]:

@@ -2,6 +2,8 @@
 
 import contextlib
 from collections import deque
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import MarlinError
@@ -105,7 +107,8 @@ class _Kept:
         places = {identity(one): place for place, one in reversed(list(enumerate(storages)))}
         if encoded.unreadable or not self.facts.are_all:
             raise ValueError("more than the outline and the facts decides")
-        self._places = {key: places[identity(one)] for key, one in encoded.storages.items()}
+        self._keys = list(encoded.storages)
+        self._storages_of = _picker([places[identity(one)] for one in encoded.storages.values()])
         self._outline, self._pickle, self._is_familiar = found.pickle, encoded.pickle, encoded.is_familiar
         self._plan: Plan | None = plan
         self._templates: tuple[Template, Template] | None = None
@@ -120,7 +123,7 @@ class _Kept:
             return None
         if facts != self.facts or not (found.pickle == self._outline or self._fill(found.pickle)):
             return None
-        by_key = {key: storages[place] for key, place in self._places.items()}
+        by_key = dict(zip(self._keys, self._storages_of(storages), strict=True))
         encoded = Encoded(self._pickle, by_key, self._is_familiar, frozenset())
         if self._plan is None:
             self._plan = writer.plan_image(encoded, has_statistics=self.about.has_statistics)
@@ -151,6 +154,13 @@ class _Kept:
             self._plan = None
         self._outline, self._pickle, self.was_filled = other, filled, True
         return True
+
+
+def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """What takes the values at some places out of a row."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: [values[place] for place in places]
 
 
 def _is_scalar(value: Any) -> bool:
