@@ -1,6 +1,7 @@
 """What of tensors is pickled beside their data."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -11,7 +12,8 @@ from torch.storage import UntypedStorage
 from marlin_ckpt.formats.torch.memory import identity
 from marlin_ckpt.formats.torch.pickler import HAS_NAMES, STORAGE_TYPES
 
-_DEVICES = ("cpu", "cuda")
+_DEVICES = frozenset({"cpu", "cuda"})
+_base: Any = torch.Tensor
 _attributes, _device, _dtype = attrgetter("__dict__"), attrgetter("device"), attrgetter("dtype")
 _requires_grad, _shape = attrgetter("requires_grad"), attrgetter("shape")
 
@@ -48,32 +50,45 @@ class Facts(NamedTuple):
     @property
     def are_all(self) -> bool:
         """Whether these are all: a complex tensor may be conjugated, too, and a quantized one has a scale."""
-        return all(one in STORAGE_TYPES and not one.is_complex for one in set(self.dtypes)) and all(
-            one.type in _DEVICES for one in set(self.devices)
-        )
+        are_plain = all(one in STORAGE_TYPES and not one.is_complex for one in set(self.dtypes))
+        return are_plain and {one.type for one in self.devices} <= _DEVICES
 
 
-def facts_of(tensors: Sequence[torch.Tensor]) -> tuple[Facts, list[UntypedStorage]]:
-    """Reads tensors, and their storages.
+def storages_of(tensors: Sequence[torch.Tensor]) -> list[UntypedStorage]:
+    """The storages of tensors.
 
     Raises:
         RuntimeError: one has no memory of its own.
-        ValueError: one has attributes, or names of its dimensions.
+        ValueError: one has attributes, or names of its dimensions, of which the facts say nothing.
     """
-    base: Any = torch.Tensor
-    if any(map(_attributes, tensors)) or (HAS_NAMES and any(map(base.has_names, tensors))):
+    if any(map(_attributes, tensors)) or (HAS_NAMES and any(map(_base.has_names, tensors))):
         raise ValueError("a tensor has more than is looked at here")
-    storages = list(map(base.untyped_storage, tensors))
+    return list(map(_base.untyped_storage, tensors))
+
+
+def facts_of(tensors: Sequence[torch.Tensor], storages: Sequence[UntypedStorage]) -> Facts:
+    """Reads tensors; raises RuntimeError where one has no shape."""
+    return Facts(*_columns(tensors, storages))
+
+
+def have_facts(facts: Facts, tensors: Sequence[torch.Tensor], storages: Sequence[UntypedStorage]) -> bool:
+    """Whether tensors have all the same facts; raises as `facts_of`.
+
+    Column by column, each of which goes before the next one comes: that much memory stays in the processor's
+    cache, and the cyclic collector does not run for it.
+    """
+    return all(map(operator.eq, facts, _columns(tensors, storages)))
+
+
+def _columns(tensors: Sequence[torch.Tensor], storages: Sequence[UntypedStorage]) -> Iterator[Any]:
     firsts: dict[int, int] = {}
-    return Facts(
-        list(map(type, tensors)),
-        list(map(firsts.setdefault, map(identity, storages), count())),
-        list(map(UntypedStorage.nbytes, storages)),
-        list(map(_dtype, tensors)),
-        list(map(_device, tensors)),
-        list(map(_shape, tensors)),
-        list(map(base.stride, tensors)),
-        list(map(base.storage_offset, tensors)),
-        list(map(_requires_grad, tensors)),
-        list(map(base.is_neg, tensors)),
-    ), storages
+    yield list(map(type, tensors))
+    yield list(map(firsts.setdefault, map(identity, storages), count()))
+    yield list(map(UntypedStorage.nbytes, storages))
+    yield list(map(_dtype, tensors))
+    yield list(map(_device, tensors))
+    yield list(map(_shape, tensors))
+    yield list(map(_base.stride, tensors))
+    yield list(map(_base.storage_offset, tensors))
+    yield list(map(_requires_grad, tensors))
+    yield list(map(_base.is_neg, tensors))

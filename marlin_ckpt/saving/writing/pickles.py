@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.formats.torch.facts import facts_of
+from marlin_ckpt.formats.torch.facts import facts_of, have_facts, storages_of
 from marlin_ckpt.formats.torch.memory import identity
 from marlin_ckpt.formats.torch.outline import Outline, outline
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
@@ -103,7 +103,8 @@ class _Kept:
             ValueError, RuntimeError, KeyError: more decides how it is pickled than is looked at here.
         """
         self.about, self.tries, self.was_filled = about, 0, False
-        self.facts, storages = facts_of(found.tensors)
+        storages = storages_of(found.tensors)
+        self.facts = facts_of(found.tensors, storages)
         places = {identity(one): place for place, one in reversed(list(enumerate(storages)))}
         if encoded.unreadable or not self.facts.are_all:
             raise ValueError("more than the outline and the facts decides")
@@ -118,10 +119,11 @@ class _Kept:
         if len(found.tensors) != len(self.facts.kinds):
             return None
         try:
-            facts, storages = facts_of(found.tensors)
+            storages = storages_of(found.tensors)
+            is_alike = have_facts(self.facts, found.tensors, storages)
         except (ValueError, RuntimeError):
             return None
-        if facts != self.facts or not (found.pickle == self._outline or self._fill(found.pickle)):
+        if not (is_alike and (found.pickle == self._outline or self._fill(found.pickle))):
             return None
         by_key = dict(zip(self._keys, self._storages_of(storages), strict=True))
         encoded = Encoded(self._pickle, by_key, self._is_familiar, frozenset())
