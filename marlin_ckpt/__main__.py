@@ -1,6 +1,7 @@
 """Begins the command: `marlin-ckpt`, which is `python -m marlin_ckpt` too."""
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -28,8 +29,11 @@ def main() -> int:
     is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_default:  # an exception within an import may be lost, or turned into another one
         signal.signal(signal.SIGINT, _end)
+    gc.disable()  # what is imported stays, and looking through it several times takes as long as our own part
     from marlin_ckpt.cli.main import main as run  # noqa: PLC0415 - here, where Ctrl-C is looked after
 
+    gc.freeze()
+    gc.enable()
     if is_default:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return run()

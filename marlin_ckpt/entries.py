@@ -1,7 +1,6 @@
 """What a look at a store finds: names, sizes and identities, before any file is opened."""
 
 import os
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from marlin_ckpt import naming
@@ -39,8 +38,7 @@ class Item(NamedTuple):
         return self.inode or self.identity
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A checkpoint, or another file of its extension, known by its name alone.
 
     Attributes:
@@ -73,6 +71,6 @@ class Entry:
         return self.item.modified_ns
 
     @property
-    def index(self) -> int | None:
+    def index(self) -> int | None:  # type: ignore[override] - as in `FileName`
         """The index in its name, or None."""
         return None if self.name is None else self.name.index

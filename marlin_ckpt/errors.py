@@ -21,16 +21,14 @@ MarlinError                       exit 1
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from marlin_ckpt import refusals
 from marlin_ckpt.escaping import escape, escape_lines
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """One thing that is wrong with one argument or key.
 
     Attributes:

@@ -1,15 +1,16 @@
 """What a field of a dataclass of arguments may hold: its type in words, and whether a value fits."""
 
 import os
-import pickle
 import re
 from collections.abc import Iterable
-from dataclasses import Field, fields, is_dataclass, replace
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from marlin_ckpt.errors import ArgumentsError, Fault
+
+if TYPE_CHECKING:
+    from dataclasses import Field
 
 PathText = str | os.PathLike[str]
 
@@ -47,7 +48,7 @@ def words(hint: Any) -> str:
 
 def _word(hint: Any) -> str:
     kind = get_origin(hint) or hint
-    if is_dataclass(kind):
+    if hasattr(kind, "__dataclass_fields__"):
         return "a mapping"
     if kind is Literal:
         return " or ".join(map(str, get_args(hint)))
@@ -86,7 +87,7 @@ def suggestion(text: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _field_faults(field: Field[Any], value: Any, hint: Any) -> list[Fault]:
+def _field_faults(field: "Field[Any]", value: Any, hint: Any) -> list[Fault]:
     if not fits(value, hint):
         return [Fault(field.name, f"expected {words(hint)}, not {value!r}")]
     if message := _bounds_fault(value, field):
@@ -99,10 +100,10 @@ def _inner_faults(where: str, value: Any) -> list[Fault]:
     if isinstance(value, list):
         return [fault for at, part in enumerate(value) for fault in _inner_faults(f"{where}[{at}]", part)]
     found = value.faults() if isinstance(value, Checked) else []
-    return [replace(fault, field=f"{where}.{fault.field}") for fault in found]
+    return [fault._replace(field=f"{where}.{fault.field}") for fault in found]
 
 
-def _bounds_fault(value: Any, field: Field[Any]) -> str:  # noqa: PLR0911 - one for each bound
+def _bounds_fault(value: Any, field: "Field[Any]") -> str:  # noqa: PLR0911 - one for each bound
     bounds = field.metadata
     if value is None:
         return ""
@@ -167,6 +168,8 @@ class Checked:
 
     def faults(self) -> list[Fault]:
         """Everything that is wrong with the values now; a subclass adds what spans fields."""
+        from dataclasses import fields  # noqa: PLC0415 - as for `suggestion`
+
         kind: Any = type(self)
         hints = hints_of(kind)
         return [
@@ -195,6 +198,8 @@ def check_again(args: Checked, known: bytes) -> bytes:
     Raises:
         ArgumentsError: as `Checked.check`.
     """
+    import pickle  # noqa: PLC0415 - as for `suggestion`
+
     try:
         now = pickle.dumps(args)
     except Exception:  # noqa: BLE001 - a subclass may hold anything
@@ -204,8 +209,8 @@ def check_again(args: Checked, known: bytes) -> bytes:
     return now
 
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kKMGT]?)(i?)B?\s*")
-SIZE_PATTERN = f"^{_SIZE.pattern}$"
+_SIZE = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kKMGT]?)(i?)B?\s*"
+SIZE_PATTERN = f"^{_SIZE}$"
 
 
 def size_of(text: str) -> int:
@@ -214,7 +219,7 @@ def size_of(text: str) -> int:
     Raises:
         ValueError: it is not one, or less than one byte.
     """
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text)
     size_bytes = 0
     if match is not None:
         unit = 1024 if match[3] else 1000
@@ -234,8 +239,8 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes:.3g} TB"
 
 
-_DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|min|m|h|d|w)\s*")
-DURATION_PATTERN = f"^{_DURATION.pattern}$"
+_DURATION = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|min|m|h|d|w)\s*"
+DURATION_PATTERN = f"^{_DURATION}$"
 _SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -245,7 +250,7 @@ def duration_of(text: str) -> float:
     Raises:
         ValueError: it is not one, or none at all.
     """
-    match = _DURATION.fullmatch(text)
+    match = re.fullmatch(_DURATION, text)
     seconds = float(match[1]) * _SECONDS[match[2]] if match is not None else 0.0
     if not 0 < seconds < float("inf"):
         raise ValueError(f"expected a time, such as 30min, 12h, 7d or 2w, not {text!r}")

@@ -10,8 +10,8 @@ The index is ASCII digits and nothing else: a regular expression's `\d` would ta
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 # Our record in a checkpoint: in a file by torch the record of this name, in a folder the file.
 MANIFEST = ".marlin/manifest.json"
@@ -25,8 +25,7 @@ EXTENSIONS = ("bin", "ckpt", "pt", "pth", "pth.tar", "safetensors")
 
 _MODEL_MARKS = ("_model", "_mode")
 STATISTICS = "statistics.json"  # in our own folder, what a report keeps of the tensors that it has read
-_HISTORY = re.compile(r"events(\.[0-9]+)?\.jsonl")
-_ANY_STEM = re.compile(r"(?P<prefix>.+?)(?P<mark>_model|_mode)?_(?P<index>[0-9]+)", re.DOTALL)
+_HISTORY = r"events(\.[0-9]+)?\.jsonl"
 
 
 class Kind(StrEnum):
@@ -36,12 +35,11 @@ class Kind(StrEnum):
     MODEL = "model"
 
 
-@dataclass(frozen=True)
-class FileName:
+class FileName(NamedTuple):
     """A file name that fits the grammar."""
 
     prefix: str
-    index: int
+    index: int  # type: ignore[assignment] - of a tuple nobody asks where a value is
     extension: str = "pt"
     kind: Kind = Kind.CHECKPOINT
 
@@ -52,7 +50,7 @@ class FileName:
 
 def is_beside_any(name: str) -> bool:
     """Whether a file in our own folder comes beside other tools' checkpoints, too: a history, statistics."""
-    return name == STATISTICS or _HISTORY.fullmatch(name) is not None
+    return name == STATISTICS or re.fullmatch(_HISTORY, name) is not None
 
 
 def has_extension(name: str, extension: str) -> bool:
@@ -102,11 +100,13 @@ def parse_any(name: str, extension: str) -> FileName | None:
     """
     if not has_extension(name, extension):
         return None
-    match = _ANY_STEM.fullmatch(name[: -len(extension) - 1])
-    if match is None:
+    prefix, _, index = name[: -len(extension) - 1].rpartition("_")
+    if not (prefix and index.isdigit() and index.isascii()):
         return None
-    kind = Kind.MODEL if match["mark"] else Kind.CHECKPOINT
-    return FileName(match["prefix"], int(match["index"]), extension, kind)
+    for mark in _MODEL_MARKS:
+        if prefix.endswith(mark) and prefix != mark:
+            return FileName(prefix.removesuffix(mark), int(index), extension, Kind.MODEL)
+    return FileName(prefix, int(index), extension)
 
 
 def folder_name(name: str) -> FileName | None:

@@ -9,11 +9,11 @@ from marlin_ckpt.errors import ArgumentsError, Fault, StorageError
 
 SCHEME = "s3://"
 NOT_KEPT = "are not kept in object stores in this version"
-_ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_BY_PATHLIB = re.compile(r"(s3|gs|az):/(?!/)", re.IGNORECASE)  # which makes one slash of two
+_ANY_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
+_BY_PATHLIB = r"(?i)(s3|gs|az):/(?!/)"  # which makes one slash of two
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; older buckets had "_" and
 # capital letters, which other stores still allow.
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}"
 _MOST_KEY_BYTES = 1024  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 
 
@@ -58,9 +58,9 @@ def fault(path: str | os.PathLike[str]) -> str:
         except ArgumentsError as error:
             return error.faults[0].message
         return ""
-    if _BY_PATHLIB.match(text):
+    if re.match(_BY_PATHLIB, text):
         return "a slash is missing, as in a URL made a Path: expected s3://bucket/prefix, as a string"
-    scheme = _ANY_SCHEME.match(text)
+    scheme = re.match(_ANY_SCHEME, text)
     return (
         ""
         if scheme is None
@@ -119,7 +119,7 @@ def _url_fault(rest: str, bucket: str, prefix: str) -> str:  # noqa: PLR0911 - o
         return "it may hold no user, password or port; credentials come from where boto3 finds them"
     if not bucket:
         return "it names no bucket"
-    if not _BUCKET.fullmatch(bucket):
+    if not re.fullmatch(_BUCKET, bucket):
         return f"{bucket!r} is no name of a bucket"
     if not prefix:
         return ""

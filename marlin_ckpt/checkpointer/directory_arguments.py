@@ -1,6 +1,5 @@
 """The arguments of a `CheckpointDirectory`, as the saves of a run obey them."""
 
-from dataclasses import replace
 from typing import Literal
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
@@ -50,7 +49,7 @@ def run_arguments(  # noqa: PLR0913, PLR0917 - those of `CheckpointDirectory`
             statistics=statistics,
         )
     except ArgumentsError as error:
-        renamed = (replace(one, field=_NAMES.get(one.field, one.field)) for one in error.faults)
+        renamed = (one._replace(field=_NAMES.get(one.field, one.field)) for one in error.faults)
         raise ArgumentsError([*renamed, *faults]) from None
     if faults:
         raise ArgumentsError(faults)

@@ -4,6 +4,8 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from marlin_ckpt.cli.registry import Registry
+
 ALIASES = {"ls": "list"}  # names that commands have besides their own; no help lists them
 _LONGEST_SUMMARY = 200  # characters, which a narrow terminal has in several lines
 _SECTIONS = {"run": "Run", "look": "Look", "check": "Check", "change": "Change"}
@@ -12,9 +14,19 @@ _SECTIONS = {"run": "Run", "look": "Look", "check": "Check", "change": "Change"}
 class Commands(TyperGroup):
     """The commands, each in the section of the folder that its module is in."""
 
+    def __init__(self, **attributes: Any) -> None:
+        """Takes what Typer has for a group, which knows no commands of its own."""
+        super().__init__(**attributes)
+        known: Any = Registry()  # Typer asks for what can be added to, and adds nothing
+        self.commands = known
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # Typer's types are private
         """The command of a name or an alias; None if there is none."""
         return super().get_command(ctx, ALIASES.get(cmd_name, cmd_name))
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - as Typer calls it
+        """The names, without making the commands."""
+        return [*self.commands]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Writes the sections, with the summaries of all in one column."""

@@ -13,13 +13,12 @@ from types import FrameType
 import typer
 from typer.main import get_command
 
-from marlin_ckpt.cli import completion, log, output, problems
-from marlin_ckpt.cli.app import CarriedError, app, names
+from marlin_ckpt.cli import log, output
+from marlin_ckpt.cli.app import app
 from marlin_ckpt.cli.help import ALIASES
 from marlin_ckpt.cli.ranks import printing
+from marlin_ckpt.cli.registry import CarriedError, names
 from marlin_ckpt.errors import MarlinError, RankError
-from marlin_ckpt.operations import launched
-from marlin_ckpt.storage.local.files import check_working_directory
 
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _READER_GONE = 141  # 128 + SIGPIPE
@@ -90,6 +89,9 @@ def _what_counts(error: BaseException) -> BaseException:
 
 def _end(error: BaseException, arguments: list[str]) -> int:
     """Prints what is to be printed of the error that ended a command, and returns the exit code."""
+    from marlin_ckpt.cli import problems
+    from marlin_ckpt.operations import launched
+
     code = _code_of(error)
     with printing.part.heard_out():
         if "--json" in itertools.takewhile(lambda one: one != "--", arguments):
@@ -101,9 +103,12 @@ def _end(error: BaseException, arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if completion.is_asked_for(arguments):
-        completion.run(arguments)
-        return 0
+    if arguments[0].endswith("-completion"):
+        from marlin_ckpt.cli import completion
+
+        if completion.is_asked_for(arguments):
+            completion.run(arguments)
+            return 0
     try:
         command = _command(app)
         completion.join_urls()
@@ -112,6 +117,8 @@ def _run(arguments: list[str]) -> int:
     except CarriedError as carried:
         error: BaseException = carried.args[0]
     if isinstance(error, FileNotFoundError) and not os.path.isabs(getattr(error, "where", "")):
+        from marlin_ckpt.storage.local.files import check_working_directory
+
         check_working_directory()
     raise error  # here, so that its own cause is shown
 
@@ -129,6 +136,8 @@ def _code_of(error: BaseException) -> int:
 
 def _tell(error: BaseException, code: int) -> None:
     """Prints the error that ended a command for people, where there is something to print."""
+    from marlin_ckpt.cli import problems
+
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         problems.stopped(code)
     if isinstance(error, SystemExit):

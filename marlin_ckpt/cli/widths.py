@@ -3,18 +3,19 @@
 import contextlib
 import os
 import re
-import unicodedata
 from typing import TextIO
 
 _WIDE, _NO_WIDTH = ("W", "F"), ("Mn", "Me")  # East Asian widths, and categories, of Unicode
 # What is between two blanks; or between two quotes, where a blank more would change the word.
-_WORD = re.compile(r"(?<!\S)(?:'[^']*'|\"[^\"]*\")(?!\w)\S*|\S+")
+_WORD = r"(?<!\S)(?:'[^']*'|\"[^\"]*\")(?!\w)\S*|\S+"
 
 
 def width_of(text: str) -> int:
     """How many columns of a terminal a harmless text takes."""
     if text.isascii():
         return len(text)
+    import unicodedata
+
     return sum(
         2 if unicodedata.east_asian_width(one) in _WIDE else unicodedata.category(one) not in _NO_WIDTH
         for one in text
@@ -43,7 +44,7 @@ def _broken(line: str, columns: int) -> str:
     if not columns or width_of(line) <= columns:
         return line
     parts, column, end = [], 0, 0
-    words = [*_WORD.finditer(line)]
+    words = [*re.finditer(_WORD, line)]
     for word in words:
         blanks, width = word.start() - end, width_of(word[0])
         # Behind a word that is not the last one a blank has to fit, too.

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 
 from marlin_ckpt import naming
@@ -213,7 +212,7 @@ def entry(path: PathText) -> Entry | None:
         if item is not None and item.is_folder:
             with open_store(place or os.curdir) as store:
                 found = layouts.recognise(store, last)
-            return found and replace(found, place=place)
+            return found and found._replace(place=place)
     except (OSError, ValueError):  # no file has a name with a null byte in it
         return None
     return item and Entry(place, item, naming.parse_any(last, naming.split_extension(last)[1]))

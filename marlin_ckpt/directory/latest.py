@@ -23,8 +23,8 @@ from marlin_ckpt.formats import layouts
 from marlin_ckpt.storage.paths import open_store
 from marlin_ckpt.storage.store import Store
 
-_INTEGER = re.compile(r"[0-9]+")
-_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+_INTEGER = r"[0-9]+"
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
 
 _logger = get_logger(__name__)
 _Key = tuple[int, ...]
@@ -210,7 +210,7 @@ def _by_other_grammars(stems: dict[str, str]) -> _Keyed:
 def _by_last_integer(
     stems: dict[str, str], logger: logging.Logger, in_doubt: Callable[[str, str], None]
 ) -> _Keyed:
-    integers = {name: [*map(int, _INTEGER.findall(stem))] for name, stem in stems.items()}
+    integers = {name: [*map(int, re.findall(_INTEGER, stem))] for name, stem in stems.items()}
     keyed: _Keyed = sorted(((-found[-1],), name) for name, found in integers.items() if found)
     if keyed:
         newest = keyed[0][1]
@@ -225,7 +225,7 @@ def _by_last_integer(
 
 def _are_in_doubt(newest: str, other: str) -> bool:
     """Whether the integers of two names give different orders, or the last one belongs to a metric."""
-    numbers, others = _NUMBER.findall(newest), _NUMBER.findall(other)
+    numbers, others = re.findall(_NUMBER, newest), re.findall(_NUMBER, other)
     if not (numbers[-1].isdigit() and others[-1].isdigit()):
         return numbers != others
     own, theirs = ([int(one) for one in found if one.isdigit()] for found in (numbers, others))

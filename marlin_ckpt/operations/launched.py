@@ -7,9 +7,10 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-from marlin_ckpt.distribution import DistributedTrainingArguments
+if TYPE_CHECKING:
+    from marlin_ckpt.distribution import DistributedTrainingArguments
 
 COMMAND = "torchrun --nproc-per-node 4 -m marlin_ckpt"
 _PREFIX = "TORCHELASTIC_"
@@ -19,8 +20,7 @@ _SHUTDOWN_S = 30.0
 _SHUTDOWN = "--shutdown-timeout"
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(NamedTuple):
     """One call of torchrun, which starts its processes again where one fails (`--max-restarts`).
 
     Attributes:
@@ -36,7 +36,7 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() else None
 
 
-def launched(environment: Mapping[str, str] = os.environ) -> DistributedTrainingArguments | None:
+def launched(environment: Mapping[str, str] = os.environ) -> "DistributedTrainingArguments | None":
     """Which process of its run this one is, as torchrun says; None where nothing says it.
 
     Args:
@@ -45,6 +45,8 @@ def launched(environment: Mapping[str, str] = os.environ) -> DistributedTraining
     rank, world_size = (_number(environment.get(name)) for name in ("RANK", "WORLD_SIZE"))
     if rank is None or world_size is None:
         return None
+    from marlin_ckpt.distribution import DistributedTrainingArguments  # noqa: PLC0415 - as below
+
     local_rank = _number(environment.get("LOCAL_RANK")) or 0
     return DistributedTrainingArguments(local_rank=local_rank, global_rank=rank, world_size=world_size)
 

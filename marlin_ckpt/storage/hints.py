@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import shlex
 from collections.abc import Collection
 
 from marlin_ckpt import naming
@@ -69,6 +68,8 @@ def instead_of_directory(path: str) -> str:
 
 def name_one_of(path: str, names: Collection[str]) -> str:
     """The hint where a directory that holds something was named in place of one of the files in it."""
+    import shlex  # noqa: PLC0415 - as above
+
     if not names:
         return f"marlin-ckpt list {shlex.quote(path)} --recursive shows the checkpoints in it"
     hint = f"name a file in it: {_some(names)}"
@@ -79,6 +80,8 @@ def name_one_of(path: str, names: Collection[str]) -> str:
 
 def of_file(path: str) -> str:
     """The hint where a file was named in place of a directory."""
+    import shlex  # noqa: PLC0415 - as above
+
     return f"it is a file; marlin-ckpt show {shlex.quote(path)} looks into it"
 
 

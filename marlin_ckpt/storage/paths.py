@@ -18,17 +18,17 @@ from marlin_ckpt.entries import Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage import hints
-from marlin_ckpt.storage.local import files, publishing
+from marlin_ckpt.storage.local import files
 from marlin_ckpt.storage.local import store as local
-from marlin_ckpt.storage.local.publishing import Published
-from marlin_ckpt.storage.source import Source
-from marlin_ckpt.storage.store import Store
-from marlin_ckpt.storage.target import Fill
 from marlin_ckpt.urls import is_bucket, is_url, parse
 
 if TYPE_CHECKING:
     from marlin_ckpt.remote import RemoteArguments
+    from marlin_ckpt.storage.local.publishing import Published
     from marlin_ckpt.storage.s3.store import S3Store
+    from marlin_ckpt.storage.source import Source
+    from marlin_ckpt.storage.store import Store
+    from marlin_ckpt.storage.target import Fill
 
 _MOST_READ = 1000  # names of a store, which one request has
 # By the URL of a directory, how a run says that its store is reached; all others as boto3 is set up.
@@ -51,7 +51,7 @@ def unguard(url: str) -> None:
     _guards.pop(str(parse(url)), None)
 
 
-def open_store(directory: PathText, *, follows: bool = True) -> AbstractContextManager[Store]:
+def open_store(directory: PathText, *, follows: bool = True) -> AbstractContextManager["Store"]:
     """A directory, or a prefix in a bucket, as a store.
 
     Args:
@@ -77,7 +77,7 @@ def open_remote(url: str) -> Iterator["S3Store"]:
 
 
 @contextlib.contextmanager
-def open_source(path: str) -> Iterator[Source]:
+def open_source(path: str) -> Iterator["Source"]:
     """Opens a regular file, or an object.
 
     Raises:
@@ -92,7 +92,7 @@ def open_source(path: str) -> Iterator[Source]:
         yield _opened(store, name, stack)
 
 
-def _opened(store: "S3Store", name: str, stack: contextlib.ExitStack) -> Source:
+def _opened(store: "S3Store", name: str, stack: contextlib.ExitStack) -> "Source":
     try:
         return stack.enter_context(store.open(name))
     except CheckpointNotFoundError as error:
@@ -216,14 +216,14 @@ def real(path: PathText) -> str:
 
 def publish(  # noqa: PLR0913 - keywords
     path: PathText,
-    fill: Fill,
+    fill: "Fill",
     expected_bytes: int,
     *,
     image: memoryview | None = None,
     before_renaming: Callable[[], None] = lambda: None,
     overwrite: bool = True,
     about: str = "",
-) -> Published:
+) -> "Published":
     """Writes a file or an object under its final name, whole and durable, or not at all.
 
     Args:
@@ -239,6 +239,8 @@ def publish(  # noqa: PLR0913 - keywords
     Raises:
         StorageError: as `publishing.publish`; or another writer was faster.
     """
+    from marlin_ckpt.storage.local import publishing  # noqa: PLC0415 - commands that only read go without
+
     if not is_url(path):
         return publishing.publish(
             path, fill, expected_bytes, image=image, before_renaming=before_renaming, overwrite=overwrite
@@ -287,6 +289,8 @@ def make_directory(directory: PathText) -> None:
         StorageError: as `publishing.make_directory`.
     """
     if not is_url(directory):
+        from marlin_ckpt.storage.local import publishing  # noqa: PLC0415 - as above
+
         publishing.make_directory(directory)
 
 
@@ -297,4 +301,6 @@ def make_durable(path: str) -> None:
         StorageError: as `publishing.make_durable`.
     """
     if not is_url(path):
+        from marlin_ckpt.storage.local import publishing  # noqa: PLC0415 - as above
+
         publishing.make_durable(path)

@@ -4,28 +4,28 @@ Each rank keeps a log of its own. The error that ends a run is printed once, by 
 """
 
 import contextlib
+import functools
 import logging
 import os
-import shlex
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import typer
 
 from marlin_ckpt import naming
 from marlin_ckpt.cli import log, output, widths
-from marlin_ckpt.cli.ranks import rank_log
-from marlin_ckpt.distribution import DistributedTrainingArguments
 from marlin_ckpt.errors import ConfigError, Fault, RankError
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.operations import launched
-from marlin_ckpt.training.preemption import Preempted
-from marlin_ckpt.urls import is_url
+
+if TYPE_CHECKING:
+    from marlin_ckpt.cli.ranks.rank_log import RankLog
+    from marlin_ckpt.distribution import DistributedTrainingArguments
 
 _PART_S = 5.0  # for which a rank waits for others that end with the same error
 _CLEAR = "\r\x1b[K"  # of a terminal: the line on which the bar of rank 0 is
@@ -35,25 +35,34 @@ class Part:
     """The part of this process in what the command prints; alone it prints all.
 
     Attributes:
-        where: which process of the run this is.
         is_main: whether it is rank 0, or alone.
     """
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
-        found = launched.launched()
-        self.where = found or DistributedTrainingArguments()
-        self._is_launched = found is not None
+        self._found = launched.launched()
         self._arguments = arguments
-        self.is_main = self.where.global_rank == 0
+        self.is_main = self._found is None or self._found.global_rank == 0
         self._is_many = False
-        self._log = rank_log.RankLog(self.where.global_rank)
         self._directory = ""
         self._terminal: TextIO | None = None  # where stderr is another stream now
         self._before_end: list[Callable[[], None]] = []
 
+    @functools.cached_property
+    def where(self) -> "DistributedTrainingArguments":
+        """Which process of the run this is."""
+        from marlin_ckpt.distribution import DistributedTrainingArguments
+
+        return self._found or DistributedTrainingArguments()
+
+    @functools.cached_property
+    def _log(self) -> "RankLog":
+        from marlin_ckpt.cli.ranks.rank_log import RankLog
+
+        return RankLog(self.where.global_rank)
+
     def begin(self) -> None:
         """Prints from now on what this process has to print; called by a command that many run together."""
-        self._is_many = self.where.world_size > 1
+        self._is_many = self._is_of_many
         if not self._is_many:
             return
         log.add(_Dated(self._log))
@@ -76,7 +85,9 @@ class Part:
         Raises:
             ConfigError: this is one process, or one of many, and the backend is for the other case.
         """
-        if is_for_many and not self._is_launched:
+        if is_for_many and self._found is None:
+            import shlex
+
             what = f"{backend} trains in several processes, and this is one by itself"
             hint = f"start them by: {launched.COMMAND} {shlex.join(self._arguments)}"
         elif self._is_many and not is_for_many:
@@ -92,6 +103,9 @@ class Part:
         Args:
             directory: where the run saves, whose lease it has; an object store keeps no log.
         """
+        from marlin_ckpt.cli.ranks import rank_log
+        from marlin_ckpt.urls import is_url
+
         if is_url(directory):
             return
         start = launched.launch()
@@ -124,7 +138,7 @@ class Part:
             error: that has ended the command.
         """
         is_usage = isinstance(error, typer.TyperException)  # which is met before a command begins
-        if not (self._is_many or (is_usage and self.where.world_size > 1)):
+        if not (self._is_many or (is_usage and self._is_of_many)):
             yield
             return
         is_stop = isinstance(error, (KeyboardInterrupt, SystemExit))
@@ -154,7 +168,12 @@ class Part:
             work()
         if self._terminal is not None:
             sys.stderr = self._terminal
-        self._log.close()
+        if "_log" in vars(self):
+            self._log.close()
+
+    @property
+    def _is_of_many(self) -> bool:
+        return self._found is not None and self._found.world_size > 1
 
     @property
     def _mark(self) -> str:
@@ -173,6 +192,8 @@ class Part:
         not have printed the error yet.
         """
         launch: Any = sys.modules.get("marlin_ckpt.distributed.launch")
+        from marlin_ckpt.training.preemption import Preempted
+
         if launch is None or isinstance(error, Preempted):
             return
         if getattr(error, "is_of_all_ranks", False) and not isinstance(error, RankError):
@@ -215,8 +236,10 @@ class _Stream:
 
     def _begun(self, line: str) -> str:
         """A line with its mark; on a terminal it is broken at blanks, and begins where a line begins."""
+        from marlin_ckpt.cli.ranks.rank_log import RankLog
+
         marked = self._mark + line
-        if isinstance(self._sink, rank_log.RankLog) or not self._sink.isatty():
+        if isinstance(self._sink, RankLog) or not self._sink.isatty():
             return marked
         is_below_bar = self._mark and os.environ.get("TERM") != "dumb"
         return (_CLEAR if is_below_bar else "") + widths.fitted(marked, self._sink)
@@ -241,7 +264,7 @@ class _Stream:
 class _Dated(logging.Handler):
     """Writes into the log of this rank."""
 
-    def __init__(self, sink: rank_log.RankLog) -> None:
+    def __init__(self, sink: "RankLog") -> None:
         super().__init__()
         self._sink = sink
 

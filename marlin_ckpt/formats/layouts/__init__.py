@@ -24,21 +24,15 @@ A layout is a module of its own with one value, registered here; discovery, rete
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from marlin_ckpt import naming
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import StorageError
-from marlin_ckpt.formats.layouts.accelerate import AccelerateLayout
-from marlin_ckpt.formats.layouts.dcp.hugging_face import DcpHuggingFaceLayout
-from marlin_ckpt.formats.layouts.dcp.layout import DcpLayout
-from marlin_ckpt.formats.layouts.deepspeed import DeepSpeedLayout
 from marlin_ckpt.formats.layouts.folder import FolderLayout
-from marlin_ckpt.formats.layouts.hugging_face import HuggingFaceLayout
 from marlin_ckpt.formats.layouts.layout import Layout, Names
-from marlin_ckpt.formats.layouts.peft import PeftLayout
 from marlin_ckpt.formats.layouts.sharded import ShardedLayout
-from marlin_ckpt.formats.layouts.trainer import TrainerLayout
 
 if TYPE_CHECKING:
     from marlin_ckpt.entries import Item
@@ -50,20 +44,20 @@ __all__ = [
 ]  # fmt: skip
 _DEFINING = (".json", ".metadata"), (".index.json", "_state.json", ".metadata")  # ends of names
 
+# Those of other tools, by their names: the module and the class, imported where a folder is not ours.
+_OTHERS = {
+    "trainer": ("trainer", "TrainerLayout"),
+    "accelerate": ("accelerate", "AccelerateLayout"),
+    "dcp": ("dcp.layout", "DcpLayout"),
+    "dcp-hugging-face": ("dcp.hugging_face", "DcpHuggingFaceLayout"),
+    "deepspeed": ("deepspeed", "DeepSpeedLayout"),
+    "hugging-face": ("hugging_face", "HuggingFaceLayout"),
+    "peft": ("peft", "PeftLayout"),
+}
 # The first that knows a folder counts: what holds weights among other things comes before the weights.
-_known: dict[str, Layout] = {
-    one.name: one
-    for one in (
-        ShardedLayout(),
-        FolderLayout(),
-        TrainerLayout(),
-        AccelerateLayout(),
-        DcpLayout(),
-        DcpHuggingFaceLayout(),
-        DeepSpeedLayout(),
-        HuggingFaceLayout(),
-        PeftLayout(),
-    )
+_known: dict[str, Layout | tuple[str, str]] = {
+    **{one.name: one for one in (ShardedLayout(), FolderLayout())},
+    **_OTHERS,
 }
 
 
@@ -74,17 +68,21 @@ def register(layout: Layout) -> None:
 
 def layouts() -> tuple[Layout, ...]:
     """The layouts that are known, in the order in which they were registered."""
-    return tuple(_known.values())
+    return tuple(map(named, _known))
 
 
 def named(name: str) -> Layout:
     """The layout of a name."""
-    return _known[name]
+    found = _known[name]
+    if isinstance(found, tuple):
+        module, kind = found
+        _known[name] = found = getattr(import_module(f"{__name__}.{module}"), kind)()
+    return found
 
 
 def of(entry: Entry) -> Layout | None:
     """The layout of a checkpoint that is a folder; None for a file."""
-    return _known[entry.layout] if entry.layout else None
+    return named(entry.layout) if entry.layout else None
 
 
 def is_foreign(entry: Entry) -> bool:
@@ -107,8 +105,14 @@ def layout_of(store: Store, folder: str, listing: Listing) -> tuple[Layout, tupl
         StorageError: it cannot be found out.
     """
     names = Names(*(frozenset(map(os.path.basename, each)) for each in (listing.objects, listing.folders)))
-    for layout in _known.values():
-        if not layout.recognises(names) or (not layout.is_ours and _is_ours(store, folder, names)):
+    has_ours = any(naming.parse_any(one, "pt") for one in names.files)
+    for name in _known:
+        if has_ours and name in _OTHERS:
+            continue
+        layout = named(name)
+        if not layout.recognises(names):
+            continue
+        if not layout.is_ours and (has_ours or _has_own_folder(store, folder, names)):
             continue
         found = (store.head(one) for one in layout.members(store, folder, names))
         if members := tuple(one for one in found if one):
@@ -138,10 +142,8 @@ def known_by(store: Store, entry: Entry) -> tuple[str, ...]:
     return tuple(sorted(left.files | left.folders))
 
 
-def _is_ours(store: Store, folder: str, names: Names) -> bool:
-    """Whether a folder is a directory of checkpoints of ours; a history and statistics alone are no proof."""
-    if any(naming.parse_any(one, "pt") for one in names.files):
-        return True
+def _has_own_folder(store: Store, folder: str, names: Names) -> bool:
+    """Whether runs of ours have saved in a folder; a history and statistics alone are no proof."""
     if naming.OWN_DIRECTORY not in names.folders:
         return False
     try:

@@ -91,7 +91,7 @@ class Layout(Protocol):
 
 # What follows the start of a name together with the step: of `best_model_300_accuracy=0.9`, and of
 # `rl_model_10000_steps`.
-_COUNTED = re.compile(r"_[0-9]+_(?!.*(?:step|epoch)\Z)[A-Za-z][^=]*\Z")
+_COUNTED = r"_[0-9]+_(?!.*(?:step|epoch)\Z)[A-Za-z][^=]*\Z"
 
 
 def foreign_name(name: str) -> FileName | None:
@@ -107,4 +107,4 @@ def foreign_name(name: str) -> FileName | None:
         return None
     index = found.epoch or 0 if found.step is None else found.step
     start = stem.partition("=")[0] if "=" in stem else stem.rstrip("0123456789")
-    return FileName(_COUNTED.sub("", start).rstrip("-_"), index, "")
+    return FileName(re.sub(_COUNTED, "", start).rstrip("-_"), index, "")

@@ -1,7 +1,7 @@
 """The file system of a directory: what it is, with which options it is mounted, and what is free there."""
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # What changes how saves fare, or how fast they are. Nothing else is reported: an address, a path, an owner.
 # Of an option with a value the part before `=` counts.
@@ -32,8 +32,7 @@ _NETWORK_BY_FUSE = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """A mounted file system.
 
     Attributes:

@@ -17,9 +17,7 @@ from collections.abc import Iterator
 from marlin_ckpt.storage.local.files import close_quietly, closing
 
 SUFFIX = ".marlin-tmp"
-_NAME = re.compile(
-    r"\.(?P<target>.+)\.(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}" + re.escape(SUFFIX), re.DOTALL
-)
+_NAME = r"(?s)\.(?P<target>.+)\.(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}\.marlin-tmp"
 _NAME_MAX = 255  # bytes in one file name, NAME_MAX of linux/limits.h
 # Some file systems have no locks: NFS without its lock daemon, some FUSE ones. NFS wants a descriptor that is
 # open for writing, else EBADF.
@@ -29,7 +27,7 @@ _TO_LOCK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 def is_temporary(name: str) -> bool:
     """Whether a file's name is that of one of our temporary files."""
-    return name.endswith(SUFFIX) and _NAME.fullmatch(name) is not None
+    return name.endswith(SUFFIX) and re.fullmatch(_NAME, name) is not None
 
 
 def _host() -> str:
@@ -136,7 +134,7 @@ def is_abandoned(directory_fd: int, name: str) -> bool:
 
 def _is_dead_here(name: str) -> bool:
     """Without locks only the name is left to judge by, and only on the host that it names."""
-    match = _NAME.fullmatch(name)
+    match = re.fullmatch(_NAME, name)
     if match is None or match["host"] != _host():
         return False
     try:

@@ -54,11 +54,12 @@ def _tell_of_runs(found: Entry, directory: str) -> None:
 def _tell_of_files_beside(found: Entry) -> None:
     """Says where the tool that wrote a folder would go on from another one."""
     from marlin_ckpt.formats import layouts
-    from marlin_ckpt.formats.layouts.beside import said_beside
-    from marlin_ckpt.storage.paths import is_folder, open_store
 
     if not layouts.is_foreign(found):
         return
+    from marlin_ckpt.formats.layouts.beside import said_beside
+    from marlin_ckpt.storage.paths import is_folder, open_store
+
     place, last = os.path.split(found.path)
     with open_store(place or os.curdir) as store:
         said = said_beside(store, last)

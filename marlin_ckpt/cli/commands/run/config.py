@@ -10,8 +10,10 @@ from marlin_ckpt.cli.options import Json, flag, option
 from marlin_ckpt.escaping import escape
 
 SUMMARY = "Show what a YAML file sets, and its schema."
-SHOW_EXAMPLE = "Example: marlin-ckpt config show --config configs/quickstart.yaml --set trainer.epochs=2"
-SCHEMA_EXAMPLE = "Example: marlin-ckpt config schema -o marlin-ckpt.schema.json"
+EXAMPLES = {
+    "show": "Example: marlin-ckpt config show --config configs/quickstart.yaml --set trainer.epochs=2",
+    "schema": "Example: marlin-ckpt config schema -o marlin-ckpt.schema.json",
+}
 
 
 def show(config: Config, overrides: Overrides = None, json: Json = False) -> None:
