@@ -1,4 +1,4 @@
-"""Times `latest` and the search for checkpoints, beside the least that any program needs for them."""
+"""Times the commands that look, and the search for checkpoints, beside the least that any program needs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from benchmarks.interleaved import Call, medians
 from benchmarks.report import Row, Setting
-from marlin_ckpt import get_latest_file
+from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, get_latest_file
 
 _EMPTY_PROGRAM = """
 import typer
@@ -22,7 +24,7 @@ def other(directory: str) -> None:
     return None
 app()
 """
-_OURS = "import sys; from marlin_ckpt.cli.main import main; sys.exit(main())"
+_OURS = "import sys; from marlin_ckpt.__main__ import main; sys.exit(main())"  # as the installed command
 
 
 def _fill(directory: Path, files: int) -> Path:
@@ -32,9 +34,9 @@ def _fill(directory: Path, files: int) -> Path:
     return directory
 
 
-def program(command: str, path: Path) -> Call:
+def program(command: str, path: Path, *options: str) -> Call:
     """Runs a command of marlin-ckpt on a path, in a process of its own."""
-    return _process(_OURS, command, path)
+    return _process(_OURS, command, path, *options)
 
 
 def typer_alone(path: Path) -> Call:
@@ -42,11 +44,12 @@ def typer_alone(path: Path) -> Call:
     return _process(_EMPTY_PROGRAM, "latest", path)
 
 
-def _process(code: str, command: str, path: Path) -> Call:
-    line = [sys.executable, "-c", code, command, str(path)]
+def _process(code: str, command: str, path: Path, *options: str) -> Call:
+    line = [sys.executable, "-c", code, command, str(path), *options]
     # Where bytecode may not be cached, ours alone would be compiled anew each time.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    return lambda: subprocess.run(line, env=environment, stdout=subprocess.DEVNULL, check=True)
+    null = subprocess.DEVNULL
+    return lambda: subprocess.run(line, env=environment, stdout=null, stderr=null, check=True)
 
 
 def _scan(directory: Path) -> None:
@@ -56,17 +59,34 @@ def _scan(directory: Path) -> None:
 
 
 def finding(setting: Setting) -> list[Row]:
-    """`latest` beside a Typer program that does nothing, and the discovery beside one pass of a directory."""
+    """Commands beside a Typer program that does nothing, and the discovery beside one pass of a directory."""
     rounds = setting.rounds * 4
     few = _fill(setting.directory / "few", setting.sizes.few_files)
     many = _fill(setting.directory / "many", setting.sizes.many_files)
-    processes = medians({"ours": program("latest", few), "limit": typer_alone(few)}, rounds)
+    saved = _saved(setting.directory / "saved")
+    commands = {
+        f"`marlin-ckpt latest` of {setting.sizes.few_files:,} files": program("latest", few),
+        "`marlin-ckpt list` of a file, in a pipe": program("list", saved.parent),
+        "`marlin-ckpt list --json` of a file": program("list", saved.parent, "--json"),
+        "`marlin-ckpt show` of a file, in a pipe": program("show", saved),
+        "`marlin-ckpt show --json` of a file": program("show", saved, "--json"),
+    }
+    processes = medians({"limit": typer_alone(few), **commands}, rounds)
+    limit_s = processes["limit"].wall_s
     passes = medians({"ours": lambda: get_latest_file(many, "model"), "limit": lambda: _scan(many)}, rounds)
+    what = f"`get_latest_file` of {setting.sizes.many_files:,} files"
+    times = passes["ours"].wall_s, passes["limit"].wall_s
     return [
-        Row("find", f"{what} of {files:,} files", against, timings["ours"].wall_s, timings["limit"].wall_s,
-            rounds, bound)
-        for what, files, against, timings, bound in (
-            ("`marlin-ckpt latest`", setting.sizes.few_files, "an empty Typer program", processes, 1.5),
-            ("`get_latest_file`", setting.sizes.many_files, "`os.scandir` alone", passes, 3.0),
-        )
-    ]  # fmt: skip
+        *(
+            Row("find", name, "an empty Typer program", processes[name].wall_s, limit_s, rounds, 1.2)
+            for name in commands
+        ),
+        Row("find", what, "`os.scandir` alone", *times, rounds, 3.0),
+    ]
+
+
+def _saved(directory: Path) -> Path:
+    """A small checkpoint of ours."""
+    arguments = DefaultCheckpointerArguments(save_dir=str(directory), model_state_save_dir=None)
+    DefaultCheckpointer(arguments).save(Checkpoint({"weight": torch.zeros(64, 64)}, {}, {}), 0)
+    return directory / "model_0.pt"

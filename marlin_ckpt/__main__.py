@@ -30,7 +30,10 @@ def main() -> int:
     if is_default:  # an exception within an import may be lost, or turned into another one
         signal.signal(signal.SIGINT, _end)
     gc.disable()  # what is imported stays, and looking through it several times takes as long as our own part
-    from marlin_ckpt.cli.main import main as run  # noqa: PLC0415 - here, where Ctrl-C is looked after
+    from marlin_ckpt.cli import sparing  # noqa: PLC0415 - here, where Ctrl-C is looked after
+
+    sparing.import_typer()
+    from marlin_ckpt.cli.main import main as run  # noqa: PLC0415 - as above
 
     gc.freeze()
     gc.enable()

@@ -71,6 +71,6 @@ class Entry(NamedTuple):
         return self.item.modified_ns
 
     @property
-    def index(self) -> int | None:  # type: ignore[override] - as in `FileName`
+    def index(self) -> int | None:  # type: ignore[override]  # as in `FileName`
         """The index in its name, or None."""
         return None if self.name is None else self.name.index

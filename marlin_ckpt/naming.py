@@ -39,7 +39,7 @@ class FileName(NamedTuple):
     """A file name that fits the grammar."""
 
     prefix: str
-    index: int  # type: ignore[assignment] - of a tuple nobody asks where a value is
+    index: int  # type: ignore[assignment]  # nobody asks it where a value is, as one may ask any tuple
     extension: str = "pt"
     kind: Kind = Kind.CHECKPOINT
 

@@ -10,6 +10,7 @@ from typer.cli import get_docs_for_click
 from typer.main import get_command
 
 from marlin_ckpt.cli.app import app
+from marlin_ckpt.cli.registry import groups
 from tools import keys
 
 _ITEM = re.compile(r"^\* `(?P<term>.+?)`: (?P<text>.+)\n", re.MULTILINE)
@@ -48,8 +49,8 @@ def commands() -> str:
     """A section on each command: what it does, its usage, arguments, options and an example."""
     text = re.sub(r"^# .*\n", "## `marlin-ckpt`\n", _generated())
     text = _EXIT_CODES.sub("", _COMMANDS.sub("", text)).replace("\n### ", "\n## ")
-    for one in app.registered_groups:  # of which there is nothing to say but what their commands do
-        text = re.sub(rf"^## `marlin-ckpt {one.name}`\n(?:(?!## ).*\n)*", "", text, flags=re.MULTILINE)
+    for one in groups():  # of which there is nothing to say but what their commands do
+        text = re.sub(rf"^## `marlin-ckpt {one}`\n(?:(?!## ).*\n)*", "", text, flags=re.MULTILINE)
     text = text.replace("```console\n$ ", "```text\n")  # a synopsis, which nobody can type
     text = re.sub(r"(?<=\[OPTIONS\] )(.*)\{(.+?)\}", r"\1\2", text)  # {DIR}: Typer's way to say required
     text = re.sub(r"^\*\*(\w+)\*\*:\n", r"**\1**\n", text, flags=re.MULTILINE)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from marlin_ckpt.cli import app, schemas
+from marlin_ckpt.cli import registry, schemas
 
 _NO_COMMAND = "error"
 _ANY_NUMBER = "number or nan"  # the page has a note on it
@@ -31,7 +31,7 @@ class Key(NamedTuple):
 
 def names() -> list[str]:
     """The name for a command line without a command, then the commands in the order of the help."""
-    found = [one.replace(" ", "-") for one in app.names()]
+    found = [one.replace(" ", "-") for one in registry.names()]
     return [_NO_COMMAND, *(one for one in found if one in schemas.names())]
 
 
@@ -87,7 +87,7 @@ def page() -> str:
     sections = []
     for name in names():
         schema = read(name)
-        command = next((one for one in app.names() if one.replace(" ", "-") == name), name)
+        command = next((one for one in registry.names() if one.replace(" ", "-") == name), name)
         title = f"`{command}`" if name != _NO_COMMAND else "Keys of every command"
         entries = "\n".join(_entry(name, one) for one in _own(name, schema))
         about = f"{schema['description']} [The schema](../../marlin_ckpt/cli/schemas/{name}.schema.json)"

@@ -101,7 +101,7 @@ def find_in(  # noqa: PLR0913 - what is searched for, each by its name
             name = naming.parse(last, prefix, its) if prefix else naming.parse_any(last, its)
             if foreign and name is None and prefix is None:
                 read = foreign_name(last[: -len(its) - 1])
-                name = read and replace(read, extension=its)
+                name = read and read._replace(extension=its)
             if name or prefix is None:
                 fitting.append((path, name))
         found += [Entry(store.place, item, name) for item, name in _regular_files(store, fitting) if item]

@@ -49,7 +49,7 @@ _INTO_SHOW = " | marlin-ckpt show -` looks into it"
 _NEMO = Foreign("a .nemo file, which is a tar", "`tar -xf FILE` unpacks model_weights.ckpt and the rest")
 _MESSAGE = "a server or a script may have left this message in place of the file: fetch it again"
 _FOREIGN = tuple(
-    (re.compile(pattern, re.DOTALL), Foreign(what, hint))
+    (pattern, Foreign(what, hint))  # compiled when the first file is none of the usual ones
     for pattern, what, hint in (
         (rb"\Z", "an empty file", "a full disk or a stopped transfer may have left it: fetch it again"),
         (rb"\0+\Z", "a file that begins with zeros", "a crash or a full disk may have left it"),
@@ -82,10 +82,7 @@ _FOREIGN = tuple(
 )  # fmt: skip
 _NAMED_JSON = Foreign("a JSON file", "name the folder that it is in, or a file of weights beside it")
 _TARS = tuple(one for _, one in _FOREIGN if one.what in ("a tar file", "a gzip file"))
-_SIGNATURES: tuple[tuple[re.Pattern[bytes], Format | Foreign], ...] = (
-    (re.compile(rb"\x80[\x02-\x05]"), Format.PICKLE),
-    *_FOREIGN,
-)
+_SIGNATURES: tuple[tuple[bytes, Format | Foreign], ...] = ((rb"\x80[\x02-\x05]", Format.PICKLE), *_FOREIGN)
 
 
 def detect(source: Source) -> Format | Foreign:
@@ -108,7 +105,7 @@ def detect(source: Source) -> Format | Foreign:
     if is_header or ends_in_header:
         return Format.SAFETENSORS
     for pattern, found in _SIGNATURES:
-        if pattern.match(head):
+        if re.match(pattern, head, re.DOTALL):
             return _by_name(found, source.path)
     if all(byte in b"\t\n\r" or byte >= ord(" ") for byte in head) and b"\x7f" not in head:
         return Foreign("a text file", "read it: a message may lie there in place of the file")

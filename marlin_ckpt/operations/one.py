@@ -11,7 +11,7 @@ from marlin_ckpt.directory import catalog
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.errors import CorruptCheckpointError, MarlinError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats import layouts, statistics, verification
+from marlin_ckpt.formats import layouts, statistics
 from marlin_ckpt.formats.content.contents import Contents, read_contents
 from marlin_ckpt.formats.format import Format, format_of, refuse_shard
 from marlin_ckpt.formats.layouts import sharded
@@ -45,6 +45,8 @@ def verify(path: PathText) -> Verdict:
         StorageError: the file cannot be read.
         MarlinError: the path is a directory that is not one checkpoint.
     """
+    from marlin_ckpt.formats import verification  # noqa: PLC0415 - `show` goes without
+
     text = os.fspath(path)
     if found := catalog.entry(text):
         return verification.verify(found)

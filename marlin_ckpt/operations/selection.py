@@ -30,7 +30,7 @@ CONTAINERS = (NodeKind.MAPPING, NodeKind.LIST, NodeKind.TUPLE)
 # What torch pickles tensors as: calls of these functions.
 _BUILDERS = ("torch._utils._rebuild_", "torch._tensor._rebuild_")
 
-_DIGITS = re.compile(r"(\d+)")
+_DIGITS = r"(\d+)"
 _LONGEST_NAME = 200  # characters that are sorted by; no name that anybody gave is longer
 
 Found = TypeVar("Found")
@@ -72,7 +72,7 @@ def arranged(
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
-    parts = _DIGITS.split(name[:_LONGEST_NAME])
+    parts = re.split(_DIGITS, name[:_LONGEST_NAME])
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 

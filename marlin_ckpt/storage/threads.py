@@ -4,8 +4,10 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 _THREADS = 4  # a disk reads faster when it has more to read; more cores than that add nothing
 _MOST_PENDING = 4 * _THREADS
@@ -35,6 +37,8 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator
     if len(first) < 2:  # noqa: PLR2004 - threads would cost more than they gain
         yield from map(work, first)
         return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - few commands have two items
+
     tasks = _Tasks()
     pool = ThreadPoolExecutor(_THREADS)
     pending: deque[Future[Result]] = deque()
@@ -69,6 +73,8 @@ class _Tasks:
         """Runs a task; the first that fails is the last that is begun."""
         with self._changed:
             if self._is_over:
+                from concurrent.futures import CancelledError  # noqa: PLC0415 - as above
+
                 raise CancelledError  # never seen: results are taken in their order, the failure before this
             self._under_way += 1
         try:

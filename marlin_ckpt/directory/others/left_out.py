@@ -1,13 +1,11 @@
 """What a search of a directory has left out, as the options that find it."""
 
 import itertools
-import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory.catalog import readable
-from marlin_ckpt.directory.others.kinds import names_of_others
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.naming import EXTENSIONS
 from marlin_ckpt.storage.paths import open_store
@@ -63,6 +61,10 @@ def hint_at_prefixes(directory: PathText, extension: str) -> str:
         CheckpointNotFoundError: there is no such directory.
         StorageError: it cannot be read.
     """
+    import shlex  # noqa: PLC0415 - here, since `list` starts faster without
+
+    from marlin_ckpt.directory.others.kinds import names_of_others  # noqa: PLC0415
+
     ways = [
         f"--prefix {shlex.quote(one)}" + f" --ext {shlex.quote(its_own)}" * (its_own != extension)
         for one, its_own in names_of_others(directory, extension)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from isal import isal_zlib
@@ -149,7 +149,7 @@ def opened(path: str, ranks: Ranks) -> Iterator[Sharded]:
         BadFileError, StorageError: as `read_metadata` raises them.
     """
     told = told_by_main(ranks, lambda: _checked(path))
-    entry = replace(told.entry, place=os.path.dirname(path.rstrip("/")) or os.curdir)
+    entry = told.entry._replace(place=os.path.dirname(path.rstrip("/")) or os.curdir)
     index = _index(told.metadata, path)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(open_store(entry.place))

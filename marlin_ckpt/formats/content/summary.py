@@ -16,7 +16,7 @@ _MOST_SPLIT = 10  # levels of the tree, below which no name is split
 _FREE_PLACES = 50_000  # beside one for each tensor, made for the parts of names; further ones are not split
 _MOST_DTYPES = 64  # of a branch, more than torch has; further ones are not told
 _LONGEST_COMPARED = 1_000  # characters of a text, or parts of a container
-_NUMBERED = re.compile(r"(\[?)(\d{1,9})\]?")
+_NUMBERED = r"(\[?)(\d{1,9})\]?"
 _MOST_TOLD = 8  # numbered siblings that differ in their shapes alone and are told one by one
 
 
@@ -125,7 +125,7 @@ def _merged(children: list[Branch]) -> list[Branch]:
     if len(children) < 2:  # noqa: PLR2004 - nothing to merge
         return children
     merged = [_merge(group) for group in _groups(children, 0)]
-    if sum(_NUMBERED.fullmatch(child.key) is not None for child in merged) > _MOST_TOLD:
+    if sum(re.fullmatch(_NUMBERED, child.key) is not None for child in merged) > _MOST_TOLD:
         merged = [_merge(group) for group in _groups(children, 1)]
     return merged
 
@@ -133,7 +133,7 @@ def _merged(children: list[Branch]) -> list[Branch]:
 def _groups(children: list[Branch], which: int) -> Iterator[list[Branch]]:
     def run(numbered: tuple[int, Branch]) -> tuple[int, int]:
         place, child = numbered
-        match = _NUMBERED.fullmatch(child.key)
+        match = re.fullmatch(_NUMBERED, child.key)
         # The same for neighbours whose numbers go up by one; of its own where there is no number.
         return (child.alike[which], int(match[2]) - place) if match else (-1, place)
 
@@ -145,8 +145,8 @@ def _merge(group: list[Branch]) -> Branch:
     first = group[0]
     if len(group) == 1:
         return first
-    match = _NUMBERED.fullmatch(first.key)
-    last = _NUMBERED.fullmatch(group[-1].key)
+    match = re.fullmatch(_NUMBERED, first.key)
+    last = re.fullmatch(_NUMBERED, group[-1].key)
     key = f"{match[1]}{match[2]}-{last[2]}" + "]" * bool(match[1]) if match and last else first.key
     made = _united(group, key)
     made.times = len(group)

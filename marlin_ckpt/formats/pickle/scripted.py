@@ -14,12 +14,11 @@ from marlin_ckpt.formats.pickle.stubs import Stub
 
 _PREFIX = "__torch__"  # of the names of all classes whose code is in the archive
 _PART = 32  # of the budget, for each attribute
-_CLASS = re.compile(
-    r"^class ([^\s():]{1,1000})\(Module\):\n"
-    r"  __parameters__ = \[([^\]\n]*)\]\n(?:  __buffers__ = \[([^\]\n]*)\]\n)?",
-    re.MULTILINE,
+_CLASS = (
+    r"(?m)^class ([^\s():]{1,1000})\(Module\):\n"
+    r"  __parameters__ = \[([^\]\n]*)\]\n(?:  __buffers__ = \[([^\]\n]*)\]\n)?"
 )
-_NAME = re.compile(r'"([^"\\]*)"')
+_NAME = r'"([^"\\]*)"'
 
 
 class ScriptedModules:
@@ -58,8 +57,8 @@ class ScriptedModules:
         """The names of the parameters and buffers of each class of modules in a file."""
         if module not in self._states:
             text = self._read(module.replace(".", "/") + ".py")
-            found = _CLASS.findall(text)
-            self._states[module] = {one: frozenset(_NAME.findall(f"{a},{b}")) for one, a, b in found}
+            found = re.findall(_CLASS, text)
+            self._states[module] = {one: frozenset(re.findall(_NAME, f"{a},{b}")) for one, a, b in found}
         return self._states[module]
 
 

@@ -2,7 +2,6 @@
 
 import pickle
 from collections.abc import Callable, Iterator, Sized
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from marlin_ckpt.formats.budget import Budget
@@ -18,7 +17,6 @@ _GLOBAL = 300
 _PIECE_BYTES = 1 << 20  # of a span
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Global:
     """Stands for what the pickle would import.
 
@@ -26,7 +24,10 @@ class Global:
         name: its module and its name there.
     """
 
-    name: tuple[str, str]
+    __slots__ = ("name",)
+
+    def __init__(self, name: tuple[str, str]) -> None:
+        self.name = name
 
 
 class Globals(dict[tuple[str, str], Global]):

@@ -7,8 +7,6 @@ from isal import isal_zlib
 
 from marlin_ckpt.errors import BadFileError, CorruptCheckpointError
 from marlin_ckpt.formats.budget import LARGEST_PICKLE
-from marlin_ckpt.formats.pickle.reader import unpickling
-from marlin_ckpt.formats.pickle.storages import record_sizes, tensor_names
 from marlin_ckpt.formats.zip.container import Container
 from marlin_ckpt.formats.zip.inflation import InflationError, inflated
 from marlin_ckpt.formats.zip.structures import Record
@@ -142,6 +140,9 @@ def check_storages(source: Source, container: Container) -> None:
         CorruptCheckpointError: some have not; it names the records and their tensors.
         StorageError: the file cannot be read, or there is not enough memory to look into it.
     """
+    from marlin_ckpt.formats.pickle.reader import unpickling  # noqa: PLC0415 - `list` goes without
+    from marlin_ckpt.formats.pickle.storages import record_sizes, tensor_names  # noqa: PLC0415
+
     records = container.by_label
     if records["data.pkl"].size > LARGEST_PICKLE:
         return
@@ -232,6 +233,8 @@ def _tensors(source: Source, container: Container, damaged: list[str]) -> list[s
     if pickle.name in damaged or pickle.size > LARGEST_PICKLE:
         return []
     try:
+        from marlin_ckpt.formats.pickle.storages import tensor_names  # noqa: PLC0415 - as above
+
         names = tensor_names(read_record(source, container, pickle))
     except CorruptCheckpointError:  # it was not looked at before, and tells nothing
         return []

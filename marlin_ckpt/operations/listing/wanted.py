@@ -3,15 +3,14 @@
 import contextlib
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from marlin_ckpt.fields import duration_of
 
 KEYS = ("index", "age", "size", "name")  # of `--sort`, which also takes the name of a metric
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What is to be listed.
 
     Attributes:

@@ -15,9 +15,9 @@ from marlin_ckpt.formats.content.contents import Contents, Node, NodeKind, Tenso
 from marlin_ckpt.formats.values.dtypes import dtype
 from marlin_ckpt.operations import selection
 
-_FOUR_BITS = re.compile(r"(.+)\.(quant_state\.bitsandbytes__(nf4|fp4))", re.DOTALL)
+_FOUR_BITS = r"(?s)(.+)\.(quant_state\.bitsandbytes__(nf4|fp4))"
 _PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
-_SCHEMES = re.compile("(per_tensor_affine|per_channel_affine)[ ,]")
+_SCHEMES = "(per_tensor_affine|per_channel_affine)[ ,]"
 # Of a tensor that torch quantized: what its quantizer is made of, by the keys that it has in the tree.
 _QUANTIZER = {"[1]": "scale", "[2]": "zero_point", "[3]": "axis"}
 
@@ -56,7 +56,7 @@ def quantized(contents: Contents, state: str) -> dict[str, Quantized]:
     named = dict(selection.tensors_of(contents, state)) if contents.tensors else {}
     found = {}
     for name, one in named.items():
-        if match := _FOUR_BITS.fullmatch(name):
+        if match := re.fullmatch(_FOUR_BITS, name):
             found.update(_four_bits(named, match[1], match[2], match[3]))
         elif name.endswith("SCB") and one.dtype == "float32":
             found.update(_eight_bits(named, name.removesuffix("SCB")))
@@ -105,6 +105,6 @@ def _torchs(nodes: Iterable[tuple[str, Node]]) -> Iterator[tuple[str, Quantized]
             made = {_QUANTIZER[child.key]: child for child in node.children if child.key in _QUANTIZER}
             parts = {key: child.tensor for key, child in made.items() if child.tensor is not None}
             numbers = {key: one.value for key, one in made.items() if type(one.value) in (int, float)}
-            is_known = dtype(node.tensor.dtype).is_quantized and _SCHEMES.match(node.label)
+            is_known = dtype(node.tensor.dtype).is_quantized and re.match(_SCHEMES, node.label)
             how = How.TORCH if is_known else How.UNKNOWN
             yield name, Quantized(node.tensor, how, f"{node.tensor.dtype}, {node.label}", parts, numbers)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from marlin_ckpt.cli import output, table
+from marlin_ckpt.cli import output
 from marlin_ckpt.cli.options import (
     Directory,
     Json,
@@ -63,14 +63,15 @@ def list_(
     --recursive the files are grouped by run. Of more than four metrics, four at most are printed: losses, and
     those of evaluations. Long names are cut on a terminal, or where COLUMNS is set. --json has all.
     """
-    from marlin_ckpt.cli.views import checkpoints
-    from marlin_ckpt.cli.views.listing import rows as view
     from marlin_ckpt.operations.listing.looking import look
     from marlin_ckpt.operations.listing.wanted import Wanted, best_by
 
-    if follow and (json or spark or not table.is_terminal()):
-        why = "goes without --json and --spark" if json or spark else "needs a terminal"
-        raise typer.BadParameter(f"{why}; `watch marlin-ckpt list DIR` needs none", param_hint="--follow")
+    if follow:
+        from marlin_ckpt.cli import table
+
+        if json or spark or not table.is_terminal():
+            why = "goes without --json and --spark" if json or spark else "needs a terminal"
+            raise typer.BadParameter(f"{why}; `watch marlin-ckpt list DIR` needs none", param_hint="--follow")
     wanted = Wanted(
         directory=directory,
         prefix=prefix,
@@ -92,8 +93,12 @@ def list_(
         return
     found = look(wanted)
     if json:
+        from marlin_ckpt.cli.views import checkpoints
+
         output.document(checkpoints.document(directory, found.rows))
         return
+    from marlin_ckpt.cli.views.listing import rows as view
+
     hint = view.show(found, now_s=time.time())
     if not quiet:
         view.tell(found, wanted, hint)

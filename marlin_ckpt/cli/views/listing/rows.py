@@ -8,7 +8,6 @@ from dataclasses import replace
 from marlin_ckpt.cli import output, table
 from marlin_ckpt.cli.table import Column
 from marlin_ckpt.cli.text import age, count, size, some, spark
-from marlin_ckpt.directory.others import left_out
 from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats import layouts
 from marlin_ckpt.formats.verdicts import Inspection
@@ -158,6 +157,8 @@ def _extensions(wanted: Wanted) -> frozenset[str]:
 
 def _tell_of_deeper(wanted: Wanted) -> None:
     """Says that there are more in sub-directories, through which `latest` and `verify --recursive` look."""
+    from marlin_ckpt.directory.others import left_out
+
     ways = left_out.options(
         wanted.directory,
         prefix=wanted.prefix,
@@ -170,6 +171,8 @@ def _tell_of_deeper(wanted: Wanted) -> None:
 
 
 def _tell_of_others(wanted: Wanted) -> None:
+    from marlin_ckpt.directory.others import left_out
+
     extensions = _extensions(wanted)
     ways = left_out.options(
         wanted.directory, prefix=wanted.prefix, extensions=extensions, recursive=wanted.recursive
