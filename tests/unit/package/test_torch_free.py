@@ -283,7 +283,8 @@ code = main()
 print(json.dumps([code, sorted(set(sys.modules) - before)]))
 """
 _COMMAND_LINE = {
-    "__main__", "cli.app", "cli.help", "cli.log", "cli.main", "cli.options", "cli.output", "cli.ranks.printing",
+    "__main__", "cli.app", "cli.help", "cli.log", "cli.main", "cli.options", "cli.output",
+    "cli.ranks.printing",
     "cli.registry", "cli.sparing", "cli.text", "cli.widths", "errors", "escaping", "fields", "naming",
     "operations.launched", "refusals", "urls", "version",
 }  # fmt: skip
