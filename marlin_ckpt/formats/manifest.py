@@ -25,6 +25,9 @@ _MOST_SHOWN = 100  # characters of a value that is none
 _NOT_FINITE = ("nan", "inf", "-inf")  # as `json_ready` writes them
 
 _T = TypeVar("_T")
+_ROW_KEYS = 3
+_quoted = json.encoder.encode_basestring_ascii
+_dense = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def most_bytes(names: Iterable[str]) -> int:
@@ -135,7 +138,11 @@ class Manifest:
         else:
             mesh = self.sharded.mesh and self.sharded.mesh._asdict()
             values["sharded"] = {**self.sharded._asdict(), "mesh": mesh}
-        data = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+        # Of thousands of records a text of each takes half of the time that JSON takes for as many dicts.
+        values["records"] = []
+        text = _dense(values)
+        records = ",".join(map(_record_text, self.records))
+        data = text.replace('"records":[]', f'"records":[{records}]', 1).encode()
         return summed(data) if self.layout else data
 
     def brief(self) -> str:
@@ -240,6 +247,17 @@ def _metric(value: Any) -> float:
 
 def _texts(values: Any) -> list[str]:
     return [_of(str, one) for one in _of(list, values)]
+
+
+def _record_text(row: Any) -> str:
+    """A record as the manifest has it; of other forms, which a file may hold, whatever JSON makes of them."""
+    try:
+        crc32, name, size = row["crc32"], row["name"], row["size"]
+        if len(row) == _ROW_KEYS and type(crc32) is type(size) is int:
+            return f'{{"crc32":{crc32},"name":{_quoted(name)},"size":{size}}}'
+    except (KeyError, TypeError):
+        pass
+    return _dense(row)
 
 
 def json_ready(value: Any) -> Any:

@@ -35,7 +35,7 @@ _UTF8 = 0x0800
 _ZIP64_VERSION = 45
 _PADDING_EXTRA = b"FB"
 _EXTRA_HEAD_BYTES = 4
-_DESCRIPTOR_BYTES, _DESCRIPTOR64_BYTES = 16, 24
+_DESCRIPTOR, _DESCRIPTOR64 = struct.Struct("<4sLLL"), struct.Struct("<4sLQQ")
 
 
 class Record(NamedTuple):
@@ -74,11 +74,13 @@ class Record(NamedTuple):
 def local_header(name: str, size: int, offset: int) -> bytes:
     """The header in front of a record's data, padded so that the data starts at a multiple of 64 bytes."""
     encoded = name.encode()
-    extra = zip64_extra((size, size), offset)
-    version = _ZIP64_VERSION if extra else 0
-    shown = UINT32_MAX if size >= UINT32_MAX else 0
+    if size < UINT32_MAX and offset < UINT32_MAX:
+        extra, version, shown = b"", 0, 0
+    else:
+        extra, version = zip64_extra((size, size), offset), _ZIP64_VERSION
+        shown = UINT32_MAX if size >= UINT32_MAX else 0
     unpadded = LOCAL_HEADER.size + len(encoded) + len(extra) + _EXTRA_HEAD_BYTES
-    extra += padding(local_header_bytes(len(encoded), size, offset) - unpadded)
+    extra += _PADDINGS[-(offset + unpadded) % ALIGNMENT]
     fixed = LOCAL_HEADER.pack(
         LOCAL_SIGNATURE, version, flags(size), STORED, 0, 0, 0, shown, shown, len(encoded), len(extra)
     )
@@ -95,7 +97,7 @@ def descriptor_bytes(size: int, offset: int) -> int:
     """The length of what `descriptor` returns for a record of this size whose header is at this offset."""
     if not size:
         return 0
-    return _DESCRIPTOR64_BYTES if size >= UINT32_MAX or offset >= UINT32_MAX else _DESCRIPTOR_BYTES
+    return _DESCRIPTOR64.size if size >= UINT32_MAX or offset >= UINT32_MAX else _DESCRIPTOR.size
 
 
 def central_entry_bytes(name_bytes: int, size: int, offset: int) -> int:
@@ -130,23 +132,27 @@ def padding(size: int) -> bytes:
     return struct.pack("<2sH", _PADDING_EXTRA, size) + b"Z" * size
 
 
+_PADDINGS = tuple(map(padding, range(ALIGNMENT)))
+
+
 def descriptor(record: Record) -> bytes:
     """What follows a record's data; nothing where there is no data."""
     if not record.size:
         return b""
-    sizes = "QQ" if record.is_zip64 else "LL"
-    return struct.pack(f"<4sL{sizes}", DESCRIPTOR_SIGNATURE, record.crc32, record.stored_bytes, record.size)
+    form = _DESCRIPTOR64 if record.is_zip64 else _DESCRIPTOR
+    return form.pack(DESCRIPTOR_SIGNATURE, record.crc32, record.stored_bytes, record.size)
 
 
 def central_entry(record: Record) -> bytes:
     """A record's entry in the directory at the end."""
     encoded = record.name.encode()
-    extra = zip64_extra((record.size, record.stored_bytes), record.header_offset)
+    size, stored, offset, extra = record.size, record.stored_bytes, record.header_offset, b""
+    if size >= UINT32_MAX or stored >= UINT32_MAX or offset >= UINT32_MAX:
+        extra = zip64_extra((size, stored), offset)
+        size, stored, offset = min(size, UINT32_MAX), min(stored, UINT32_MAX), min(offset, UINT32_MAX)
     method = STORED if record.deflated_bytes is None else DEFLATED
-    size, stored = min(record.size, UINT32_MAX), min(record.stored_bytes, UINT32_MAX)
-    offset = min(record.header_offset, UINT32_MAX)
     fixed = CENTRAL_ENTRY.pack(
-        CENTRAL_SIGNATURE, 0, _ZIP64_VERSION if extra else 0, flags(record.size), method, 0, 0,
+        CENTRAL_SIGNATURE, 0, _ZIP64_VERSION if extra else 0, flags(size), method, 0, 0,
         record.crc32, stored, size, len(encoded), len(extra), 0, 0, 0, 0, offset,
     )  # fmt: skip
     return fixed + encoded + extra

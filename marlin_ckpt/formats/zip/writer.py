@@ -74,11 +74,22 @@ class ContainerWriter:
         Raises:
             OSError: the file cannot be written.
         """
-        if not isinstance(data, Stream):
-            view = memoryview(data).cast("B")
-            data = Stream(len(view), (view,))
-        with self.record(name, data.size) as target:
-            return [target.put(piece, on_stored) for piece in data.pieces]
+        if isinstance(data, Stream):
+            with self.record(name, data.size) as target:
+                return [target.put(piece, on_stored) for piece in data.pieces]
+        view = memoryview(data).cast("B")  # without a context, which takes as long as all else of a small one
+        full_name, header_offset, size = f"{structures.ARCHIVE}/{name}", self._offset, len(view)
+        header = structures.local_header(full_name, size, header_offset)
+        if size > _SMALL_BYTES:
+            self._gather(header)
+            record = Record(full_name, size, self.put(view, on_stored), header_offset)
+            self._gather(structures.descriptor(record))
+        else:
+            content, crc32 = self._small(view, on_stored)
+            record = Record(full_name, size, crc32, header_offset)
+            self._gather(header + content + structures.descriptor(record))
+        self.records.append(record)
+        return [record.crc32]
 
     @contextlib.contextmanager
     def record(self, name: str, size: int) -> Iterator[Target]:
@@ -109,11 +120,17 @@ class ContainerWriter:
             self._flush()
             self._offset += len(data)
             return self._target.put(data, on_stored)
-        content = bytes(data)  # another thread may change what it was made from
+        content, crc32 = self._small(data, on_stored)
         self._gather(content)
+        return crc32
+
+    @staticmethod
+    def _small(data: bytes | memoryview, on_stored: OnStored | None) -> tuple[bytes, int]:
+        """What little data holds, and its CRC32."""
+        content = bytes(data)  # another thread may change what it was made from
         if on_stored is not None:
             on_stored(memoryview(content))
-        return isal_zlib.crc32(content)
+        return content, isal_zlib.crc32(content)
 
     def close(self) -> None:
         """Appends the directory.
@@ -127,9 +144,9 @@ class ContainerWriter:
         self._gather(structures.end_records(len(self.records), self._offset - start, start))
         self._flush()
 
-    def _gather(self, *parts: bytes) -> None:
-        size = sum(map(len, parts))
-        self._gathered += parts
+    def _gather(self, part: bytes) -> None:
+        size = len(part)
+        self._gathered.append(part)
         self._gathered_bytes += size
         self._offset += size
         if self._gathered_bytes >= _GATHERED_BYTES:
