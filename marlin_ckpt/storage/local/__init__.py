@@ -4,6 +4,7 @@
 - `files`: opening regular files without waiting, and reading them.
 - `publishing`: a file under its final name, atomically; directories.
 - `staging`: a folder that is filled under a temporary name, and then appears whole.
+- `freeing`: gives back the space of a large file that was replaced, while the program goes on.
 - `links`: a symbolic link, set in one instant.
 - `temporary`: the files on the way there, their names, and whether the run that writes one still lives.
 - `writer`: chooses the way of a file's pieces to the disk.

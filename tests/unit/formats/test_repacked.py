@@ -15,6 +15,7 @@ import torch
 from marlin_ckpt import Checkpoint, CorruptCheckpointError, StorageError, UnsafeCheckpointError
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.formats.content.contents import read_contents
+from marlin_ckpt.formats.pickle import storages
 from marlin_ckpt.formats.values import arrays
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.formats.verification import verify
@@ -102,8 +103,8 @@ def test_the_names_of_many_tensors_that_are_lost_are_looked_up_once(tmp_path: Pa
             if "/data/" not in name:
                 new.writestr(name, old.read(name))
     looked_up: list[int] = []
-    real = records.tensor_names
-    monkeypatch.setattr(records, "tensor_names", lambda pickle: looked_up.append(1) or real(pickle))
+    real = storages.tensor_names
+    monkeypatch.setattr(storages, "tensor_names", lambda pickle: looked_up.append(1) or real(pickle))
     assert len(verify(str(tmp_path / "anew.pt")).tensors) == 50
     assert len(looked_up) == 1
 
@@ -112,7 +113,7 @@ def test_a_file_that_there_is_not_memory_enough_to_look_into_is_not_called_sound
     def fail(pickle: bytes) -> dict[str, int]:
         raise MemoryError
 
-    monkeypatch.setattr(records, "record_sizes", fail)
+    monkeypatch.setattr(storages, "record_sizes", fail)
     whole.write_bytes(repacked(whole))
     with open_source(str(whole)) as source, pytest.raises(StorageError, match="not enough memory"):
         records.check_storages(source, read_container(source))
