@@ -31,6 +31,7 @@ from benchmarks.states import FULL, QUICK
 # leaves the page cache and the disk the most to do; last, who leave threads behind.
 _GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
     "save": saving.beside_the_disk,
+    "over": saving.over_another,
     "small": saving.small,
     "many": saving.many,
     "verify": verifying.verifying,
@@ -54,6 +55,7 @@ _ORDER = (
     "save",
     "save cpu",
     "save others",
+    "over",
     "large",
     "memory",
     "tmpfs",

@@ -67,6 +67,11 @@ def buffer(size: int) -> mmap.mmap:
     return memory
 
 
+def in_blocks(size: int) -> int:
+    """A size rounded up to whole blocks, as O_DIRECT wants it."""
+    return -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
+
+
 def write_raw(path: Path, memory: mmap.mmap, length: int) -> None:
     """Writes `length` bytes past the page cache and makes them durable: no save can be faster.
 
@@ -77,7 +82,7 @@ def write_raw(path: Path, memory: mmap.mmap, length: int) -> None:
     try:
         with contextlib.suppress(OSError):
             os.posix_fallocate(fd, 0, length)
-        rest = -(-length // _BLOCK_BYTES) * _BLOCK_BYTES
+        rest = in_blocks(length)
         with memoryview(memory) as view:
             while rest:
                 with view[: min(rest, len(view))] as piece:
@@ -105,7 +110,7 @@ def write_by_two(path: Path, memory: mmap.mmap, length: int, piece_bytes: int) -
     try:
         with contextlib.suppress(OSError):
             os.posix_fallocate(fd, 0, length)
-        whole = -(-length // _BLOCK_BYTES) * _BLOCK_BYTES
+        whole = in_blocks(length)
         with memoryview(memory) as view:
 
             def write(offset: int) -> None:

@@ -6,18 +6,27 @@ Without reading them, `torch.load(mmap=True)` would end before it has read the m
 
 from __future__ import annotations
 
+import contextlib
+import mmap
+import os
+import shutil
+import subprocess
+from functools import partial
 from typing import Any
 
 import torch
 
 from benchmarks import saving
-from benchmarks.files import evict
+from benchmarks.files import buffer, evict, in_blocks, read_by_two
 from benchmarks.interleaved import Call, medians
 from benchmarks.report import Row, Setting
 from benchmarks.states import Training, size_bytes, size_text, training
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 
 _FLOATS_OF_A_PAGE = 1024
+_DD = "`dd bs=8M of=/dev/null`"
+_DIRECT, _CACHED = "O_DIRECT reads of the same file", "`pread` of the same file by two threads"
+_DIRECT_MIB, _CACHED_MIB = 4, 1
 
 
 class _Live:
@@ -94,14 +103,36 @@ def restoring(setting: Setting) -> list[Row]:
         run.renew()
         evict(path)
 
+    memory = buffer(in_blocks(os.path.getsize(path)))
+    limits: dict[str, dict[str, Call]] = {
+        "warm": {_CACHED: partial(read_by_two, path, memory, _CACHED_MIB << 20)},
+        "cold": _cold_limits(path, memory),
+    }
     rows = []
     for state, before in (("warm", run.renew), ("cold", before_cold)):
-        timings = medians({name: timed(call) for name, call in restorers.items()}, setting.rounds, before)
+        calls = {name: timed(call) for name, call in restorers.items()}
+        timings = medians({**calls, **limits[state]}, setting.rounds, before)
         ours = timings.pop("ours").wall_s
+        what, group = f"restore {size_text(size)}, {state}", f"restore {state}"
+        if fastest := min(limits[state], key=lambda name: timings[name].wall_s, default=""):
+            least = timings[fastest].wall_s
+            rows.append(Row(group, what, fastest, ours, least, setting.rounds, 1.1, limit=True))
         bounds = {"torch.load": 0.35, "torch.load(mmap=True)": 1.2}
         rows += [
-            Row(f"restore {state}", f"restore {size_text(size)}, {state}", f"{name} + load_state_dict", ours,
-                timing.wall_s, setting.rounds, bounds[name])
-            for name, timing in timings.items()
-        ]  # fmt: skip
+            Row(group, what, f"{name} + load_state_dict", ours, timings[name].wall_s, setting.rounds, most)
+            for name, most in bounds.items()
+        ]
     return rows
+
+
+def _cold_limits(path: str, memory: mmap.mmap) -> dict[str, Call]:
+    """The reads of a file that is in no memory, of which the fastest is the limit."""
+    direct = partial(read_by_two, path, memory, _DIRECT_MIB << 20, is_direct=True)
+    found: dict[str, Call] = {}
+    with contextlib.suppress(OSError):  # the file system has no O_DIRECT
+        direct()
+        found[_DIRECT] = direct
+    if dd := shutil.which("dd"):
+        command = [dd, f"if={path}", "of=/dev/null", "bs=8M", "status=none"]
+        found[_DD] = lambda: subprocess.run(command, check=True)
+    return found
