@@ -69,7 +69,7 @@ def record(root: Path, way: str, saves: int) -> Recorded:
         found.trace = recorder.trace
         if way == "renames":
             patch.setattr(staging, "exchange", refuse)
-            patch.setattr(writer, "_DIRECT_FROM_BYTES", 0)  # past the page cache, too
+            patch.setattr(writer, "_LARGE_BYTES", 0)  # past the page cache, too
         plans = [SavePlans() for _ in range(RANKS)]
         for number, name in enumerate(NAMES[:saves]):
 

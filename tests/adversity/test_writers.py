@@ -30,7 +30,7 @@ class Unforeseen(Exception):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(local_writer, "_DIRECT_FROM_BYTES", 0)
+    monkeypatch.setattr(local_writer, "_LARGE_BYTES", 0)
     monkeypatch.setattr(direct, "_PIECE_BYTES", 4096)
     monkeypatch.setattr(direct, "_IMAGE_PIECE_BYTES", 4096)
     monkeypatch.setattr(local_writer, "_CACHED_PIECE_BYTES", 4096)
@@ -119,7 +119,7 @@ def test_a_thread_that_dies_in_the_middle_of_a_save_is_told_of_once_and_the_next
     tmp_path, monkeypatch, way, owner, name, number
 ):
     if way == "buffered":
-        monkeypatch.setattr(local_writer, "_DIRECT_FROM_BYTES", 1 << 40)
+        monkeypatch.setattr(local_writer, "_LARGE_BYTES", 1 << 40)
     assert list(faults_of_a_death(tmp_path, monkeypatch, owner, name, number)) == []
 
 

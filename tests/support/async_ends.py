@@ -45,7 +45,7 @@ def end(directory: str, tell: int, rng: random.Random, how: str, *, fails: bool,
     """Saves a few times and ends while the last save is under way."""
     signal.alarm(PATIENCE_S)
     os.dup2(os.open(os.path.join(directory, "stderr"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    writer._DIRECT_FROM_BYTES = 0 if is_daemon else rng.choice([0, sys.maxsize])
+    writer._LARGE_BYTES = 0 if is_daemon else rng.choice([0, sys.maxsize])
     if is_daemon:
         thread = functools.partial(threading.Thread, daemon=True)
         background.threading = types.SimpleNamespace(Thread=thread, Condition=threading.Condition)

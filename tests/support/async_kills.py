@@ -56,7 +56,7 @@ def saving(directory: str, kind: str, prefix: str) -> Callable[[Checkpoint, int]
             return durable
 
         return save
-    writer._DIRECT_FROM_BYTES = sys.maxsize if kind == "buffered" else 0
+    writer._LARGE_BYTES = sys.maxsize if kind == "buffered" else 0
     if kind == "saver":
         told: deque[int] = deque()
         saver = Saver(on_durable=lambda report: told.append(int(report.metrics["number"])))

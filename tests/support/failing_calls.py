@@ -177,7 +177,7 @@ class Campaign:
         # No mounts are listed, so that in a tmpfs, too, the page cache is gone past where that works.
         mounts = functools.partial(system.call, writer, "open", lambda *_, **__: io.StringIO())
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(writer, "_DIRECT_FROM_BYTES", 0 if self._past_the_cache else 1 << 40)
+            patch.setattr(writer, "_LARGE_BYTES", 0 if self._past_the_cache else 1 << 40)
             patch.setattr(writer, "_CACHED_PIECE_BYTES", 4096)  # a dozen KB of state then take several writes
             patch.setattr(direct, "_PIECE_BYTES", 4096)
             patch.setattr(direct, "_IMAGE_PIECE_BYTES", 4096)

@@ -108,7 +108,7 @@ def record(root: Path, make_save: Callable[[str], Callable[[int], None]]) -> Rec
     """Records all saves, the thresholds lowered so that small files take every way that large ones take."""
     root.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "_DIRECT_FROM_BYTES", 4 * LARGE)
+        patch.setattr(writer, "_LARGE_BYTES", 4 * LARGE)
         patch.setattr(writer, "_CACHED_PIECE_BYTES", 512)
         patch.setattr(direct, "_PIECE_BYTES", 4096)
         patch.setattr(direct, "_IMAGE_PIECE_BYTES", 4096)

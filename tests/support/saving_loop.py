@@ -55,7 +55,7 @@ class Loop:
         self.directory = directory
         self.elements = elements
         self._is_plain = kind == "plain"
-        writer._DIRECT_FROM_BYTES = 0 if kind == "direct" else sys.maxsize
+        writer._LARGE_BYTES = 0 if kind == "direct" else sys.maxsize
 
     def saving(self, prefix: str) -> Save:
         """Makes a function that saves a state which holds a number."""

@@ -103,7 +103,7 @@ def refuse_calls(directory: str, code: str, by: int, step: int) -> dict:
         before = saving.stands()
         refusal = Refusal(number, _CODES[code], lasts=False)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(local_writer, "_DIRECT_FROM_BYTES", 0 if number % 2 else 1 << 40)
+            patch.setattr(local_writer, "_LARGE_BYTES", 0 if number % 2 else 1 << 40)
             if saving.ranks.rank == by:
                 refusal.put_in(patch)
             error = saving.save()

@@ -50,7 +50,7 @@ def save(kind: str, directory: str, value: float, index: int = 1) -> None:
     if kind == "plain":
         torch.save(state_of(value).payload(), os.path.join(directory, f"model_{index}.pt"))
         return
-    writer._DIRECT_FROM_BYTES = 0 if kind == "direct" else sys.maxsize
+    writer._LARGE_BYTES = 0 if kind == "direct" else sys.maxsize
     checkpointer_for(directory).save(state_of(value), index)
 
 

@@ -3,26 +3,17 @@
 The caller fills one piece while threads write others.
 """
 
-import contextlib
-import mmap
 import os
 import queue
 from collections.abc import Iterator
 
-from marlin_ckpt.storage.local import system_calls
+from marlin_ckpt.storage.local import buffers, system_calls
 from marlin_ckpt.storage.local.threads import WritingThreads
 
 BLOCK_BYTES = 4096  # the greatest logical block of a disk in use
-# A buffer that stays in the processor's caches is copied to, summed and read by the disk a fifth faster than
-# one that does not; larger and more ones were no faster on ext4.
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = buffers.PIECE_BYTES
 _IMAGE_PIECE_BYTES = 4 << 20  # of what is in no cache anyway
 _BUFFERS = 4
-_MOST_KEPT = 2 * _BUFFERS
-
-# Buffers of earlier files: a new one costs a page fault for each 4 KiB. A list, since its `append` and `pop`
-# need no lock, which a process that is forked meanwhile could find locked.
-_kept: list[memoryview] = []
 
 
 class DirectPieces:
@@ -55,7 +46,7 @@ class DirectPieces:
         self._memory: Iterator[memoryview]
         self._buffers: list[memoryview] = []
         if image is None:
-            self._buffers = [_buffer() for _ in range(_BUFFERS)]
+            self._buffers = [buffers.take(_PIECE_BYTES) for _ in range(_BUFFERS)]
             for one in self._buffers:
                 free.put(one)
             self._memory = iter(free.get, None)
@@ -87,16 +78,8 @@ class DirectPieces:
         try:
             self._threads.stop()
         finally:
-            buffers, self._buffers = self._buffers, []
-            _kept.extend(buffers[: max(0, _MOST_KEPT - len(_kept))])
-
-
-def _buffer() -> memoryview:
-    """One that was kept, or a new one: private, so that a process that is forked has its own."""
-    with contextlib.suppress(IndexError):
-        if len(kept := _kept.pop()) == _PIECE_BYTES:
-            return kept
-    return memoryview(mmap.mmap(-1, _PIECE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            own, self._buffers = self._buffers, []
+            buffers.give_back(own)
 
 
 def _in_blocks(size: int) -> int:

@@ -21,14 +21,15 @@ class WritingThreads(PieceThreads):
     before.
     """
 
-    def __init__(self, fd: int, on_written: Callable[[memoryview], object]) -> None:
+    def __init__(self, fd: int, on_written: Callable[[memoryview], object], threads: int = _THREADS) -> None:
         """Takes what the first `write` starts the threads with.
 
         Args:
             fd: the file, open for writing.
             on_written: told, from a thread, of each piece whose memory is needed no more.
+            threads: how many of them.
         """
-        super().__init__(on_written, _THREADS)
+        super().__init__(on_written, threads)
         self._owners_fd, self._fd = fd, -1
 
     def finish(self) -> None:
@@ -72,3 +73,16 @@ class WritingThreads(PieceThreads):
                 continue
             rest = rest[written:]
             offset += written
+
+
+class CachedThread(WritingThreads):
+    """Writes pieces through the page cache, and has the disk begin with each."""
+
+    def __init__(self, fd: int, on_written: Callable[[memoryview], object]) -> None:
+        """Takes what `WritingThreads` does; of several threads all but one would wait for the file's lock."""
+        super().__init__(fd, on_written, 1)
+
+    def write_at(self, piece: memoryview, offset: int) -> None:
+        """Writes a piece; see `PieceThreads.write_at`."""
+        super().write_at(piece, offset)
+        system_calls.start_writeback(self._fd, offset, len(piece))

@@ -2,17 +2,21 @@
 
 import contextlib
 import os
+import queue
 from collections.abc import Iterator
 
-from marlin_ckpt.storage.local import system_calls
+from marlin_ckpt.storage.local import buffers, system_calls
 from marlin_ckpt.storage.local.direct import DirectPieces
-from marlin_ckpt.storage.writer import Writer
+from marlin_ckpt.storage.local.threads import CachedThread
+from marlin_ckpt.storage.writer import Pieces, Writer
 
-# Below this the page cache takes the bytes faster than a disk's round trips; measured on ext4.
-_DIRECT_FROM_BYTES = 64 << 20
+# Below this the page cache takes the bytes faster than a disk's round trips, and a thread beside the one that
+# fills gains nothing; measured on ext4.
+_LARGE_BYTES = 64 << 20
 # Calls of 1 MiB write to the page cache several times faster than calls of 64 MiB, which make the kernel take
 # 2 MiB folios.
 _CACHED_PIECE_BYTES = 1 << 20
+_BUFFERS = 3
 _IN_MEMORY = {"tmpfs", "ramfs"}
 
 
@@ -43,6 +47,40 @@ class CachedPieces:
         """Nothing writes any more."""
 
 
+class PassedOnPieces:
+    """Pieces that a thread writes through the page cache, each while the caller fills the next."""
+
+    def __init__(self, fd: int) -> None:
+        """Takes an empty file, open for writing."""
+        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        self._buffers = [buffers.take(_CACHED_PIECE_BYTES) for _ in range(_BUFFERS)]
+        for one in self._buffers:
+            self._free.put(one)
+        self._thread = CachedThread(fd, self._free.put)
+
+    def next(self) -> memoryview:
+        """A buffer; waits until one has been written."""
+        return self._free.get()
+
+    def write(self, piece: memoryview, offset: int) -> None:
+        """Has a piece written."""
+        self._thread.write(piece, offset)
+
+    def finish(self, piece: memoryview, filled: int, offset: int) -> None:
+        """Writes the rest."""
+        if filled:
+            self._thread.write(piece[:filled], offset)
+        self._thread.finish()
+
+    def stop(self) -> None:
+        """Ends the thread; see `WritingThreads.stop`."""
+        try:
+            self._thread.stop()
+        finally:
+            own, self._buffers = self._buffers, []
+            buffers.give_back(own)
+
+
 @contextlib.contextmanager
 def open_writer(fd: int, expected_bytes: int, image: memoryview | None = None) -> Iterator[Writer]:
     """Chooses how to fill an empty file; nothing writes to it any more when the context ends.
@@ -59,14 +97,16 @@ def open_writer(fd: int, expected_bytes: int, image: memoryview | None = None) -
         writer.stop()
 
 
-def _pieces(fd: int, expected_bytes: int, image: memoryview | None) -> DirectPieces | CachedPieces:
-    if expected_bytes >= _DIRECT_FROM_BYTES and not _is_in_memory(fd):
+def _pieces(fd: int, expected_bytes: int, image: memoryview | None) -> Pieces:
+    if expected_bytes < _LARGE_BYTES:
+        return CachedPieces(fd)
+    if not _is_in_memory(fd):
         try:
             return DirectPieces(fd, expected_bytes, image)
         except OSError as error:
             if error.errno not in system_calls.REFUSALS:
                 raise
-    return CachedPieces(fd)
+    return PassedOnPieces(fd)
 
 
 def _is_in_memory(fd: int) -> bool:

@@ -19,11 +19,11 @@ from isal import isal_zlib
 from marlin_ckpt.storage import writer as one_writer
 from marlin_ckpt.storage.local import direct, system_calls, threads, writer
 from marlin_ckpt.storage.local.direct import DirectPieces
-from marlin_ckpt.storage.local.writer import CachedPieces, open_writer
+from marlin_ckpt.storage.local.writer import CachedPieces, PassedOnPieces, open_writer
 from marlin_ckpt.storage.writer import Writer
 from tests.support.leftovers import threads_that_write
 
-Pieces = DirectPieces | CachedPieces
+Pieces = DirectPieces | CachedPieces | PassedOnPieces
 MEBIBYTE = 1 << 20
 SIZES = st.lists(st.one_of(st.integers(0, 300), st.integers(0, 2 * MEBIBYTE)), max_size=24)
 
@@ -44,7 +44,7 @@ def content(fd: int) -> bytes:
     return os.pread(fd, os.fstat(fd).st_size + 1, 0)
 
 
-@pytest.mark.parametrize("make", [CachedPieces, buffers, of_an_image])
+@pytest.mark.parametrize("make", [CachedPieces, PassedOnPieces, buffers, of_an_image])
 @settings(max_examples=25, deadline=None)
 @given(sizes=SIZES)
 def test_a_file_holds_just_the_bytes_that_were_put_in_their_order(
@@ -61,7 +61,7 @@ def test_a_file_holds_just_the_bytes_that_were_put_in_their_order(
         assert content(file.fileno()) == b"".join(data)
 
 
-@pytest.mark.parametrize("make", [CachedPieces, buffers, of_an_image])
+@pytest.mark.parametrize("make", [CachedPieces, PassedOnPieces, buffers, of_an_image])
 def test_a_piece_may_be_changed_once_put_returns(file: int, make: Callable[[int], Pieces]) -> None:
     filling = Writer(make(file))
     piece = bytearray(MEBIBYTE)
@@ -157,9 +157,15 @@ def test_a_file_system_that_refuses_direct_writes_gets_cached_ones(
             raise OSError(errno.EINVAL, "no O_DIRECT here")
         return real(fd, command, *arguments)
 
+    write = os.pwrite
+
+    def through_the_cache(fd: int, data: memoryview, offset: int) -> int:
+        assert not real(fd, fcntl.F_GETFL) & os.O_DIRECT
+        return write(fd, data, offset)
+
     monkeypatch.setattr(system_calls.fcntl, "fcntl", refusing)
     with open_writer(file, 64 * MEBIBYTE) as filling:
-        monkeypatch.setattr(threads.os, "pwrite", lambda *_: pytest.fail("past the page cache"))
+        monkeypatch.setattr(threads.os, "pwrite", through_the_cache)
         filling.put(b"data")
         filling.finish()
     assert content(file) == b"data"
@@ -254,7 +260,7 @@ def test_what_was_written_is_freed_without_the_cyclic_collector(
 
     image = Image(-1, 8 * MEBIBYTE)
     alive = weakref.ref(image)
-    monkeypatch.setattr(writer, "_DIRECT_FROM_BYTES", 1)
+    monkeypatch.setattr(writer, "_LARGE_BYTES", 1)
     if fails:
         monkeypatch.setattr(system_calls.os, "write", failing)
         monkeypatch.setattr(threads.os, "pwrite", failing)
