@@ -24,7 +24,9 @@ class PieceThreads:
         self._count = threads
         self._on_written = on_written
         self._threads: list[threading.Thread] = []
-        self._changed = threading.Condition()  # held to look at the rest
+        self._lock = threading.RLock()  # held to look at the rest
+        # Two, since a wakened thread that finds nothing to do costs processor time with each piece.
+        self._has_work, self._has_ended = (threading.Condition(self._lock) for _ in range(2))
         self._pieces: deque[tuple[memoryview, int]] = deque()
         self._under_way = 0
         self._is_stopped = False
@@ -43,9 +45,9 @@ class PieceThreads:
         """
         if not self._threads:
             self._start()
-        with self._changed:
+        with self._lock:
             self._pieces.append((piece, offset))
-            self._changed.notify_all()
+            self._has_work.notify()
         self.check()
 
     @property
@@ -64,8 +66,8 @@ class PieceThreads:
         Raises:
             Exception: of one that could not be.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._errors or not (self._pieces or self._under_way))
+        with self._lock:
+            self._has_ended.wait_for(lambda: self._errors or not (self._pieces or self._under_way))
         self.check()
         self._end()
 
@@ -91,10 +93,10 @@ class PieceThreads:
     def _end(self) -> None:
         # `join` alone would not do: in Python 3.11 a thread whose join was interrupted counts as ended from
         # then on, though it runs.
-        with self._changed:
+        with self._lock:
             self._is_stopped = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._under_way)
+            self._has_work.notify_all()
+            self._has_ended.wait_for(lambda: not self._under_way)
         for thread in self._threads:
             thread.join()
 
@@ -107,13 +109,15 @@ class PieceThreads:
                 self._errors.append(error)
             finally:
                 self._on_written(piece)
-                with self._changed:
+                with self._lock:
                     self._under_way -= 1
-                    self._changed.notify_all()
+                    self._has_ended.notify_all()
+                    if self._errors:
+                        self._has_work.notify_all()
 
     def _take(self) -> tuple[memoryview, int] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._pieces or self._is_stopped or self._errors)
+        with self._lock:
+            self._has_work.wait_for(lambda: self._pieces or self._is_stopped or self._errors)
             if self._is_stopped or self._errors:
                 return None
             self._under_way += 1
