@@ -38,8 +38,8 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class _Far(Protocol):
-    """A source that takes long to begin to answer."""
+class _InStretches(Protocol):
+    """A source that is faster where it knows what is read next."""
 
     def stretch(self, offset: int, size: int) -> AbstractContextManager[Source]:
         """As the function below."""
@@ -53,14 +53,14 @@ class _Far(Protocol):
 def stretch(source: Source, offset: int, size: int) -> AbstractContextManager[Source]:
     """The same source for a reader that goes through a stretch of it, piece by piece and in order.
 
-    An object in a store is then asked for once, and not for each piece.
+    An object in a store is then asked for once, and not for each piece; of a file the kernel reads ahead.
 
     Args:
         source: that is read.
         offset: where the stretch begins.
         size: its length.
     """
-    return source.stretch(offset, size) if isinstance(source, _Far) else nullcontext(source)
+    return source.stretch(offset, size) if isinstance(source, _InStretches) else nullcontext(source)
 
 
 def read_each(
