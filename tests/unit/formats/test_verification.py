@@ -153,7 +153,7 @@ def test_a_newer_file_that_came_while_one_vanished_is_found(tmp_path: Path) -> N
     older, newer = save(tmp_path), tmp_path / "model_4.pt"
     shutil.copy(older, newer)
     new, old = newest_first(tmp_path, "model")
-    looks = [[replace(new, item=new.item._replace(name="model_3.pt")), old], [new, old]]
+    looks = [[new._replace(item=new.item._replace(name="model_3.pt")), old], [new, old]]
     assert newest_intact(lambda: looks.pop(0)) == new
 
 

@@ -89,7 +89,7 @@ def test_a_look_at_each_checkpoint_is_one_request_that_reads_nothing_of_it(s3: s
     made = requests_of(lambda: found.extend(map(inspect, catalog.find(s3))))
     assert (made.pop("HEAD control"), made) == (3, {"GET control": 1})
     entry = found[2].entry
-    inside = inspect(replace(entry, item=entry.item._replace(about=""))).manifest
+    inside = inspect(entry._replace(item=entry.item._replace(about=""))).manifest
     assert repr(found[2].manifest) == repr(replace(inside, records=[], optimizers={}))
     assert [(one.complete, one.manifest.index) for one in found] == [(True, 0), (True, 1), (True, 2)]
     assert repr(sorted(found[0].metrics.items())) == repr(sorted(metrics.items()))
