@@ -16,7 +16,7 @@ from benchmarks.memory import grown_mib, kib
 from benchmarks.report import Row, Setting
 from benchmarks.states import many_tensors, size_bytes, size_text, training
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
-from marlin_ckpt.storage.local import freeing
+from marlin_ckpt.storage.local.mounts import wait_until_given_back
 
 _TORCH_SAVE = "torch.save + fsync"
 _RAW_MIB = (8, 64)  # in one write; the better one is the limit
@@ -148,7 +148,7 @@ def over_another(setting: Setting) -> list[Row]:
     calls = {"new": ours(checkpoint, new), "old": ours(checkpoint, old)}
 
     def before() -> None:
-        freeing.wait()
+        wait_until_given_back()
         empty(new)
 
     timings = medians(calls, setting.rounds, before)

@@ -5,9 +5,14 @@ import gc
 import os
 import signal
 import sys
-from types import FrameType
+from importlib import import_module
+from types import FrameType, ModuleType
 
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+# Of these nothing is asked before some seldom used function is called, and they take a tenth of the time that
+# a program of Typer's takes to start. Imported, as `import NAME`, by: urllib.parse; shutil; Typer, to start
+# editors and for completion; inspect and linecache; Typer's completion.
+_SELDOM = ("ipaddress", "bz2", "lzma", "subprocess", "tokenize", "shellingham")
 _DOCUMENT = b"""{
   "schema": "marlin-ckpt/error/1",
   "error": {
@@ -30,16 +35,37 @@ def main() -> int:
     if is_default:  # an exception within an import may be lost, or turned into another one
         signal.signal(signal.SIGINT, _end)
     gc.disable()  # what is imported stays, and looking through it several times takes as long as our own part
-    from marlin_ckpt.cli import sparing  # noqa: PLC0415 - here, where Ctrl-C is looked after
-
-    sparing.import_typer()
-    from marlin_ckpt.cli.main import main as run  # noqa: PLC0415 - as above
+    _import_typer()
+    from marlin_ckpt.cli.main import main as run  # noqa: PLC0415 - here, where Ctrl-C is looked after
 
     gc.freeze()
     gc.enable()
     if is_default:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return run()
+
+
+class _Later(ModuleType):
+    """Stands for a module until something of it is asked for."""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):  # asked by the import system
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)
+
+
+def _import_typer() -> None:
+    """Imports Typer without what it seldom needs; whoever imports such a module afterwards gets it itself."""
+    standing = [_Later(name) for name in _SELDOM if name not in sys.modules]
+    sys.modules.update((one.__name__, one) for one in standing)
+    try:
+        import_module("typer.main")
+    finally:
+        for one in standing:
+            if sys.modules.get(one.__name__) is one:
+                del sys.modules[one.__name__]
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -10,7 +10,7 @@ from typer.cli import get_docs_for_click
 from typer.main import get_command
 
 from marlin_ckpt.cli.app import app
-from marlin_ckpt.cli.registry import groups
+from marlin_ckpt.cli.commands.registry import groups
 from tools import keys
 
 _ITEM = re.compile(r"^\* `(?P<term>.+?)`: (?P<text>.+)\n", re.MULTILINE)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from marlin_ckpt.cli import registry, schemas
+from marlin_ckpt.cli import schemas
+from marlin_ckpt.cli.commands import registry
 
 _NO_COMMAND = "error"
 _ANY_NUMBER = "number or nan"  # the page has a note on it

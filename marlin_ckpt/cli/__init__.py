@@ -1,7 +1,6 @@
 """The command `marlin-ckpt`.
 
 - `main` runs the command line and turns what it raises into an exit code; `app` is that line as Typer has it;
-  `registry` has the commands, and imports the module of the one that is asked for; `sparing` imports Typer;
   `help` lists the commands in sections; `completion` shows and installs that of a shell.
 - `commands/` has a module for each command: it reads the options, calls one function of the library and hands
   the result to a view.

@@ -4,7 +4,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-from marlin_ckpt.cli.registry import Registry
+from marlin_ckpt.cli.commands.registry import Registry
 
 ALIASES = {"ls": "list"}  # names that commands have besides their own; no help lists them
 _LONGEST_SUMMARY = 200  # characters, which a narrow terminal has in several lines

@@ -15,9 +15,9 @@ from typer.main import get_command
 
 from marlin_ckpt.cli import log, output
 from marlin_ckpt.cli.app import app
+from marlin_ckpt.cli.commands.registry import CarriedError, names
 from marlin_ckpt.cli.help import ALIASES
 from marlin_ckpt.cli.ranks import printing
-from marlin_ckpt.cli.registry import CarriedError, names
 from marlin_ckpt.errors import MarlinError, RankError
 
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it

@@ -10,8 +10,7 @@ from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.naming import Kind
-from marlin_ckpt.storage.local import freeing
-from marlin_ckpt.storage.local.mounts import free_bytes
+from marlin_ckpt.storage.local.mounts import free_bytes, wait_until_given_back
 from marlin_ckpt.storage.local.publishing import existing_and_missing
 from marlin_ckpt.urls import is_url
 
@@ -34,7 +33,7 @@ def check(args: DefaultCheckpointerArguments, size_bytes: int, indices: int, run
         return
     kept = _most_kept(args, rules, indices)
     needed = needed_bytes(size_bytes, rules, kept)
-    freeing.wait()
+    wait_until_given_back()
     free = free_bytes(existing_and_missing(directory)[0])
     if free is None or needed <= free:
         return

@@ -201,11 +201,7 @@ def existing(directory: str) -> Callable[[str], bool]:
 
 
 def absolute(path: PathText) -> str:
-    """A path from the root; a URL as it is.
-
-    Raises:
-        StorageError: as `files.absolute`.
-    """
+    """A path from the root, raising as `files.absolute` does; a URL as it is."""
     return path if is_url(path) else files.absolute(path)
 
 

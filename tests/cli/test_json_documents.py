@@ -21,8 +21,8 @@ import torch
 
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 from marlin_ckpt.cli import schemas as packaged
+from marlin_ckpt.cli.commands.registry import names
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.cli.registry import names
 from marlin_ckpt.cli.views import checkpoints
 from marlin_ckpt.directory.history.events import Resumed
 from marlin_ckpt.formats.manifest import Mesh, Sharded

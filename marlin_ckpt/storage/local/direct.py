@@ -7,11 +7,11 @@ import os
 import queue
 from collections.abc import Iterator
 
-from marlin_ckpt.storage.local import buffers, system_calls
-from marlin_ckpt.storage.local.threads import WritingThreads
+from marlin_ckpt.storage.local import system_calls
+from marlin_ckpt.storage.local.threads import PIECE_BYTES, WritingThreads, give_back_buffers, take_buffer
 
 BLOCK_BYTES = 4096  # the greatest logical block of a disk in use
-_PIECE_BYTES = buffers.PIECE_BYTES
+_PIECE_BYTES = PIECE_BYTES
 _IMAGE_PIECE_BYTES = 4 << 20  # of what is in no cache anyway
 _BUFFERS = 4
 
@@ -46,7 +46,7 @@ class DirectPieces:
         self._memory: Iterator[memoryview]
         self._buffers: list[memoryview] = []
         if image is None:
-            self._buffers = [buffers.take(_PIECE_BYTES) for _ in range(_BUFFERS)]
+            self._buffers = [take_buffer(_PIECE_BYTES) for _ in range(_BUFFERS)]
             for one in self._buffers:
                 free.put(one)
             self._memory = iter(free.get, None)
@@ -79,7 +79,7 @@ class DirectPieces:
             self._threads.stop()
         finally:
             own, self._buffers = self._buffers, []
-            buffers.give_back(own)
+            give_back_buffers(own)
 
 
 def _in_blocks(size: int) -> int:

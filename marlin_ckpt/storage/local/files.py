@@ -113,15 +113,13 @@ class FileSource:
         begin anew with each read: a file that is in no memory took a fourth longer.
         """
         del offset
-        fd = -1
-        if size >= _WORTH_OPENING_BYTES:
+        with contextlib.ExitStack() as stack:
+            own = self
             with contextlib.suppress(OSError):  # it may not be opened any more, or /proc is not mounted
-                fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
-        if fd < 0:
-            yield self
-            return
-        with closing(fd):
-            yield FileSource(fd, self.path)
+                if size >= _WORTH_OPENING_BYTES:
+                    fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+                    own = FileSource(stack.enter_context(closing(fd)), self.path)
+            yield own
 
     def read(self, offset: int, size: int) -> bytes:
         """Reads bytes; see `Source.read`."""

@@ -1,8 +1,18 @@
-"""The file system of a directory: what it is, with which options it is mounted, and what is free there."""
+"""The file system of a directory: what it is, with which options it is mounted, and what is free there.
 
+It gives the space of a file back when the last descriptor of one without a name is closed, which of a
+gigabyte takes as long as writing a tenth of it, and so goes on behind a save. Nothing depends on it: where the
+process is killed, the kernel closes the descriptor; after a power loss the file system frees what has no name.
+"""
+
+import contextlib
 import os
+import threading
 from typing import NamedTuple
 
+from marlin_ckpt.storage.local.files import close_quietly
+
+_LARGE_BYTES = 64 << 20  # of a file; below this a thread takes longer than giving the space back
 # What changes how saves fare, or how fast they are. Nothing else is reported: an address, a path, an owner.
 # Of an option with a value the part before `=` counts.
 _TELLING = {
@@ -30,6 +40,8 @@ _NETWORK_BY_FUSE = {
     "juicefs", "JuiceFS", "moosefs", "mfs", "seaweedfs", "blobfuse", "blobfuse2", "alluxio", "davfs",
     "curlftpfs", "cvmfs", "beegfs", "hdfs", "fuse_dfs",
 }  # fmt: skip
+
+_giving_back: list[threading.Thread] = []
 
 
 class Mount(NamedTuple):
@@ -71,6 +83,29 @@ def free_bytes(where: str | int) -> int | None:
         return free_bytes_of(os.statvfs(where))
     except OSError:
         return None
+
+
+def give_back(fd: int) -> None:
+    """Closes a descriptor through which nothing was written; that of a large file without a name later."""
+    found = os.fstat(fd)
+    if found.st_nlink or found.st_size < _LARGE_BYTES:
+        close_quietly(fd)
+        return
+    thread = threading.Thread(target=close_quietly, args=(fd,), name="marlin-ckpt freeing")
+    try:
+        thread.start()
+    except RuntimeError:  # there is no room for one, or the interpreter is about to end
+        close_quietly(fd)
+        return
+    _giving_back.append(thread)
+
+
+def wait_until_given_back() -> None:
+    """Waits until all that `give_back` was called for is free, which the next file may need."""
+    for thread in [*_giving_back]:
+        thread.join()
+        with contextlib.suppress(ValueError):  # another thread has waited for it, too
+            _giving_back.remove(thread)
 
 
 def _read(path: str) -> str:

@@ -4,7 +4,7 @@ The order is: write a temporary file in the target's directory, fsync it, rename
 the directory. After `publish` returned, the new file survives a power loss; whatever happens before, the old
 one is whole. Not promised: what a disk does that acknowledges a flush and then forgets it.
 
-The space of a large old file is given back while the program goes on; see `freeing`.
+The space of a large old file is given back while the program goes on; see `mounts`.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.storage.local import freeing, moving, temporary
+from marlin_ckpt.storage.local import mounts, moving, temporary
 from marlin_ckpt.storage.local.files import (
     absolute,
     close_quietly,
@@ -123,7 +123,7 @@ def publish(  # noqa: PLR0913 - keywords
             fill(writer)
             return writer.finish()
 
-    freeing.wait()  # a full disk or a quota may need what the file before this one has replaced
+    mounts.wait_until_given_back()  # a full disk or a quota may need what was replaced last
     with doing("cannot write", text), closing(os.open(directory, _DIRECTORY)) as directory_fd:
         try:
             return _publish_in(directory_fd, name, write, before_renaming, overwrite=overwrite)
@@ -181,7 +181,7 @@ def _publish_in(
                 os.unlink(one, dir_fd=directory_fd)
         close_quietly(lock_fd)
         if old_fd >= 0:
-            freeing.close(old_fd)
+            mounts.give_back(old_fd)
 
 
 def _replaced(directory_fd: int, name: str) -> os.stat_result | None:

@@ -5,9 +5,9 @@ import os
 import queue
 from collections.abc import Iterator
 
-from marlin_ckpt.storage.local import buffers, system_calls
+from marlin_ckpt.storage.local import system_calls
 from marlin_ckpt.storage.local.direct import DirectPieces
-from marlin_ckpt.storage.local.threads import CachedThread
+from marlin_ckpt.storage.local.threads import CachedThread, give_back_buffers, take_buffer
 from marlin_ckpt.storage.writer import Pieces, Writer
 
 # Below this the page cache takes the bytes faster than a disk's round trips, and a thread beside the one that
@@ -53,7 +53,7 @@ class PassedOnPieces:
     def __init__(self, fd: int) -> None:
         """Takes an empty file, open for writing."""
         self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
-        self._buffers = [buffers.take(_CACHED_PIECE_BYTES) for _ in range(_BUFFERS)]
+        self._buffers = [take_buffer(_CACHED_PIECE_BYTES) for _ in range(_BUFFERS)]
         for one in self._buffers:
             self._free.put(one)
         self._thread = CachedThread(fd, self._free.put)
@@ -78,7 +78,7 @@ class PassedOnPieces:
             self._thread.stop()
         finally:
             own, self._buffers = self._buffers, []
-            buffers.give_back(own)
+            give_back_buffers(own)
 
 
 @contextlib.contextmanager

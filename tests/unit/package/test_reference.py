@@ -15,8 +15,8 @@ from typer.main import get_command
 
 import marlin_ckpt
 from marlin_ckpt.cli.app import app
+from marlin_ckpt.cli.commands.registry import names
 from marlin_ckpt.cli.main import main
-from marlin_ckpt.cli.registry import names
 from marlin_ckpt.directory.history.events import KINDS
 from marlin_ckpt.directory.history.lines import from_line, to_line
 from tools import events, keys, layers, reference, schemas

@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-from marlin_ckpt.storage.local import buffers
+from marlin_ckpt.storage.local import threads
 from marlin_ckpt.storage.local.writer import Writer, open_writer
 
 MEBIBYTE = 1 << 20
@@ -17,7 +17,7 @@ MEBIBYTE = 1 << 20
 def test_the_buffers_of_a_file_are_those_of_the_next_and_no_file_has_them_of_one_that_is_written(
     file: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buffers, "_kept", [])
+    monkeypatch.setattr(threads, "_kept", [])
 
     def fill(filling: Writer) -> set[int]:
         used = set()
@@ -37,7 +37,7 @@ def test_the_buffers_of_a_file_are_those_of_the_next_and_no_file_has_them_of_one
     os.ftruncate(file, 0)
     with open_writer(file, 64 * MEBIBYTE) as filling:
         assert fill(filling) <= first
-    assert len(buffers._kept) == buffers.MOST_KEPT
+    assert len(threads._kept) == threads.MOST_KEPT
 
 
 def test_a_process_that_is_forked_does_not_write_into_the_buffers_of_its_parent(file: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from marlin_ckpt.storage.local import freeing
+from marlin_ckpt.storage.local import mounts
 from marlin_ckpt.storage.local.publishing import publish
 from marlin_ckpt.storage.target import Target
 
@@ -34,7 +34,7 @@ def deleted(directory: Path) -> list[str]:
 
 @pytest.fixture
 def any_size(monkeypatch) -> None:
-    monkeypatch.setattr(freeing, "_LARGE_BYTES", 1)
+    monkeypatch.setattr(mounts, "_LARGE_BYTES", 1)
 
 
 @pytest.mark.usefixtures("any_size")
@@ -43,7 +43,7 @@ def test_a_save_ends_before_the_space_of_the_old_file_is_free_and_the_next_begin
 ) -> None:
     events: list[str] = []
     may_free = threading.Event()
-    real = freeing.close_quietly
+    real = mounts.close_quietly
 
     def close(fd: int) -> None:
         assert may_free.wait(60)
@@ -52,14 +52,14 @@ def test_a_save_ends_before_the_space_of_the_old_file_is_free_and_the_next_begin
 
     path = tmp_path / "model_0.pt"
     write(path, b"old", [])
-    monkeypatch.setattr(freeing, "close_quietly", close)
+    monkeypatch.setattr(mounts, "close_quietly", close)
     write(path, b"new", events)
     assert (path.read_bytes(), events, len(deleted(tmp_path))) == (b"new", ["filled"], 1)
     next_one = threading.Thread(target=write, args=(path, b"newer", events))
     next_one.start()
     may_free.set()
     next_one.join()
-    freeing.wait()
+    mounts.wait_until_given_back()
     assert (path.read_bytes(), events) == (b"newer", ["filled", "freed", "filled", "freed"])
     assert (deleted(tmp_path), os.listdir(tmp_path)) == ([], ["model_0.pt"])
 
@@ -82,7 +82,7 @@ def test_a_small_file_and_one_that_has_another_name_start_no_thread(tmp_path, mo
     write(path, b"old", [])
     write(path, b"new", [])
     assert deleted(tmp_path) == []
-    monkeypatch.setattr(freeing, "_LARGE_BYTES", 1)
+    monkeypatch.setattr(mounts, "_LARGE_BYTES", 1)
     os.link(path, tmp_path / "kept.pt")
     write(path, b"newer", [])
     assert ((tmp_path / "kept.pt").read_bytes(), path.read_bytes(), deleted(tmp_path)) == (
