@@ -1,8 +1,9 @@
 """The file system of a directory: what it is, with which options it is mounted, and what is free there.
 
 It gives the space of a file back when the last descriptor of one without a name is closed, which of a
-gigabyte takes as long as writing a tenth of it, and so goes on behind a save. Nothing depends on it: where the
-process is killed, the kernel closes the descriptor; after a power loss the file system frees what has no name.
+gigabyte takes as long as writing a tenth of it, and so goes on behind a save. Nothing depends on it: where
+the process is killed, the kernel closes the descriptor; after a power loss the file system frees what has no
+name.
 """
 
 import contextlib
