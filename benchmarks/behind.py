@@ -19,6 +19,7 @@ from benchmarks.states import flat
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 
 ASYNC_CHECKPOINT_IO = "Lightning's AsyncCheckpointIO"
+TORCH_CHECKPOINTING = "torch_checkpointing, asynchronous"
 DISTRIBUTED = "torch.distributed.checkpoint.async_save"
 
 
@@ -136,7 +137,7 @@ def _lightning(directory: Path) -> Saver:
 
 _PEERS: dict[str, tuple[str, Callable[[Path], Saver]]] = {
     DISTRIBUTED: ("torch", _distributed),
-    "torch_checkpointing, asynchronous": ("torch_checkpointing", _torch_checkpointing),
+    TORCH_CHECKPOINTING: ("torch_checkpointing", _torch_checkpointing),
     ASYNC_CHECKPOINT_IO: ("pytorch_lightning", _lightning),
 }
 

@@ -61,7 +61,7 @@ def _stalls(setting: Setting) -> list[Row]:
     what = f"stall of {_WORLD} ranks that save {size} behind a wide perceptron of FSDP2"
     rows = [
         Row("ranks", what, f"{_STOCK}, in a thread", ours, stock, setting.rounds, 0.33),
-        Row("ranks", what, "one warm copy of the rank's state", ours, copy, setting.rounds, 0.5),
+        Row("ranks", what, "one copy of the rank's state by two threads", ours, copy, setting.rounds, 0.5),
     ]
     for row in rows:
         setting.tell(" | ".join(row.cells()))
