@@ -246,8 +246,8 @@ class Engine:
 
         try:
             self._together(behind, staged.copy_behind)
-            staged.copy_s = time.perf_counter() - began
-            written = self._written(job, behind, lambda: image.write(memory, check))
+            staged.copy_s, sums = time.perf_counter() - began, staged.sums()
+            written = self._written(job, behind, lambda: image.write(memory, check, sums))
         except _Moved as error:
             self._may_overlap = False
             what = (

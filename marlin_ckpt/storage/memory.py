@@ -11,12 +11,14 @@ class MemoryTarget:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
 
-    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
+    def put(
+        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+    ) -> int:
         """Appends bytes; see `Target.put`."""
         self._parts.append(bytes(data))
         if on_stored is not None:
             on_stored(memoryview(self._parts[-1]))
-        return isal_zlib.crc32(self._parts[-1])
+        return isal_zlib.crc32(self._parts[-1]) if crc32 is None else crc32
 
     def content(self) -> bytes:
         """All that it was given."""

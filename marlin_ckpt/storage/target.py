@@ -9,13 +9,16 @@ OnStored = Callable[[memoryview], None]
 class Target(Protocol):
     """A file that is written from its front to its end. A store makes it, and publishes what it was given."""
 
-    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
+    def put(
+        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+    ) -> int:
         """Appends bytes, of any number; the memory may be changed once this returns.
 
         Args:
             data: contiguous bytes.
             on_stored: told of the bytes that are stored, piece by piece in their order, when they are in the
                 processor's cache; it may look at the memory until it returns.
+            crc32: that of the data, where nothing changes them any more and it is known.
 
         Returns:
             the CRC32 of the bytes that are stored. Where another thread changes `data` meanwhile, they are

@@ -41,15 +41,18 @@ class Writer:
         self._filled = 0
         self._offset = 0  # of the piece in the file
 
-    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
+    def put(
+        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+    ) -> int:
         """Appends bytes; see `Target.put`. Those that lie at their place in an image are not copied."""
         view = memoryview(data)
-        crc32 = 0
+        summed = 0
         while view:
             size = min(len(view), len(self._piece) - self._filled, _SUMMED_BYTES)
             place = self._piece[self._filled : self._filled + size]
             _copy(view[:size], place)
-            crc32 = isal_zlib.crc32(place, crc32)
+            if crc32 is None:
+                summed = isal_zlib.crc32(place, summed)
             if on_stored is not None:
                 on_stored(place)
             self._filled += size
@@ -59,7 +62,7 @@ class Writer:
                 self._offset += self._filled
                 self._filled = 0
                 self._piece = self._pieces.next()
-        return crc32
+        return summed if crc32 is None else crc32
 
     def finish(self) -> int:
         """Hands on what remains; of a local file an fsync is still to come.

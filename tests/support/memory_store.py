@@ -37,7 +37,9 @@ class MemoryTarget:
     def __init__(self) -> None:
         self.data = bytearray()
 
-    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
+    def put(
+        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+    ) -> int:
         self.data += data
         if on_stored is not None:
             on_stored(memoryview(data))

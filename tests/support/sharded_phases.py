@@ -57,7 +57,7 @@ class _Acting:
     def __init__(self, target: Any, act: Callable[[], Any]) -> None:
         self._target, self._act = target, act
 
-    def put(self, data: Any, on_stored: Any = None) -> int:
-        crc32: int = self._target.put(data, on_stored)
+    def put(self, data: Any, on_stored: Any = None, crc32: int | None = None) -> int:
+        summed: int = self._target.put(data, on_stored, crc32)
         self._act()
-        return crc32
+        return summed

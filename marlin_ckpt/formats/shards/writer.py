@@ -69,9 +69,11 @@ class _Summed:
         self._target = target
         self.size_bytes = self.crc32 = 0
 
-    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
+    def put(
+        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+    ) -> int:
         """Appends bytes; see `Target.put`."""
-        crc32 = self._target.put(data, on_stored)
+        crc32 = self._target.put(data, on_stored, crc32)
         self.crc32 = isal_zlib.crc32_combine(self.crc32, crc32, len(data))
         self.size_bytes += len(data)
         return crc32

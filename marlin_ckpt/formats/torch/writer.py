@@ -3,8 +3,9 @@
 import io
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch.serialization import get_unsafe_globals_in_checkpoint
@@ -88,7 +89,7 @@ def write_file(  # noqa: PLR0913, PLR0917 - all but the first three are seldom g
             local = on_cpu(storage)
             yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
 
-    fill = _filling(encoded, data, manifest, has_statistics=has_statistics)
+    fill = _filling(encoded, data, manifest, {}, has_statistics=has_statistics)
     about = manifest.brief() if is_url(path) else ""
     done = publish(path, fill, encoded.size_bytes, overwrite=overwrite, about=about)
     return _written(path, encoded, done)
@@ -108,6 +109,7 @@ def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
     before_renaming: Callable[[], None],
     overwrite: bool = True,
     has_statistics: bool = False,
+    sums: Mapping[str, int] = MappingProxyType({}),
 ) -> Written:
     """Writes a pickled state to a file, as `write_file`, from an image of the file.
 
@@ -119,13 +121,15 @@ def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
         before_renaming: called when all is durable but the name; may raise.
         overwrite: whether a file that has the name is replaced.
         has_statistics: as for `write_file`; the image was planned for them.
+        sums: the CRC32 of storages in the image, by their keys, as far as they are known.
 
     Raises:
         As `write_file` does, or what `before_renaming` raised.
     """
     sizes = _sizes(encoded)
     data = [(name, image.memory[at : at + sizes[name]]) for name, at in image.plan.offsets.items()]
-    fill = _filling(encoded, lambda: data, manifest, has_statistics=has_statistics)
+    named = {f"data/{key}": crc32 for key, crc32 in sums.items()}
+    fill = _filling(encoded, lambda: data, manifest, named, has_statistics=has_statistics)
     done = publish(
         path, fill, encoded.size_bytes,
         image=image.memory, before_renaming=before_renaming, overwrite=overwrite,
@@ -138,12 +142,13 @@ def _filling(
     encoded: Encoded,
     data: Callable[[], Iterable[tuple[str, memoryview]]],
     manifest: Manifest,
+    sums: Mapping[str, int],
     *,
     has_statistics: bool,
 ) -> Fill:
     def fill(target: Target) -> None:
         observer = _gathering(encoded) if has_statistics else None
-        write_state(target, encoded.pickle, BYTEORDER, data(), manifest, observer)
+        write_state(target, encoded.pickle, BYTEORDER, data(), manifest, observer, sums)
 
     return fill
 

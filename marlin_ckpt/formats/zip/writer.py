@@ -5,6 +5,7 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from isal import isal_zlib
@@ -59,7 +60,11 @@ class ContainerWriter:
         self.records: list[Record] = []
 
     def add(
-        self, name: str, data: bytes | memoryview | Stream, on_stored: OnStored | None = None
+        self,
+        name: str,
+        data: bytes | memoryview | Stream,
+        on_stored: OnStored | None = None,
+        crc32: int | None = None,
     ) -> list[int]:
         """Appends a record.
 
@@ -67,6 +72,7 @@ class ContainerWriter:
             name: its name inside the archive, `data/0`.
             data: its bytes, contiguous, or in pieces.
             on_stored: told of the bytes, as by `Target.put`.
+            crc32: as for `Target.put`; not of a Stream.
 
         Returns:
             the CRC32 of each piece, as it was stored.
@@ -82,11 +88,11 @@ class ContainerWriter:
         header = structures.local_header(full_name, size, header_offset)
         if size > _SMALL_BYTES:
             self._gather(header)
-            record = Record(full_name, size, self.put(view, on_stored), header_offset)
+            record = Record(full_name, size, self.put(view, on_stored, crc32), header_offset)
             self._gather(structures.descriptor(record))
         else:
-            content, crc32 = self._small(view, on_stored)
-            record = Record(full_name, size, crc32, header_offset)
+            content, summed = self._small(view, on_stored)
+            record = Record(full_name, size, summed, header_offset)
             self._gather(header + content + structures.descriptor(record))
         self.records.append(record)
         return [record.crc32]
@@ -114,15 +120,17 @@ class ContainerWriter:
         self._gather(structures.descriptor(record))
         self.records.append(record)
 
-    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
+    def put(
+        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+    ) -> int:
         """Appends bytes of the record that is open; see `Target.put`."""
         if len(data) > _SMALL_BYTES:
             self._flush()
             self._offset += len(data)
-            return self._target.put(data, on_stored)
-        content, crc32 = self._small(data, on_stored)
+            return self._target.put(data, on_stored, crc32)
+        content, summed = self._small(data, on_stored)
         self._gather(content)
-        return crc32
+        return summed
 
     @staticmethod
     def _small(data: bytes | memoryview, on_stored: OnStored | None) -> tuple[bytes, int]:
@@ -167,9 +175,11 @@ class _Within:
         self._container = container
         self.crc32 = 0
 
-    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
+    def put(
+        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+    ) -> int:
         """Appends bytes; see `Target.put`."""
-        crc32 = self._container.put(data, on_stored)
+        crc32 = self._container.put(data, on_stored, crc32)
         self.crc32 = isal_zlib.crc32_combine(self.crc32, crc32, len(data))
         return crc32
 
@@ -243,6 +253,7 @@ def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
     data: Iterable[tuple[str, bytes | memoryview | Stream]],
     about: Manifest | None,
     observer: Observer | None = None,
+    sums: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
     """Writes a whole container, its records in the order of `torch.save`.
 
@@ -253,6 +264,7 @@ def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
         data: the names (`data/0`) and bytes of the storages.
         about: the manifest, without its records, which are filled in here.
         observer: looks at the data, none of which is a Stream, and adds a record in front of the manifest.
+        sums: the CRC32 of data that nothing changes any more, by the names of their records, if known.
 
     Raises:
         UnsavableStateError: the manifest would be too long to be read again.
@@ -261,7 +273,7 @@ def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
     writer = ContainerWriter(target)
     for name, value in itertools.chain(leading(pickle, byteorder).items(), data, VERSION.items()):
         on_stored = observer.of(name, value) if observer and isinstance(value, memoryview) else None
-        writer.add(name, value, on_stored)
+        writer.add(name, value, on_stored, sums.get(name))
         del value  # so that it is not held while the next one is read
     if observer is not None and (own := observer.record()):
         writer.add(*own)

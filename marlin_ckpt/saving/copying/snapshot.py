@@ -5,7 +5,7 @@ import functools
 import itertools
 import operator
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from isal import isal_zlib
@@ -28,12 +28,14 @@ class Snapshot:
     Attributes:
         copying: the copies within this process's memory.
         device_copies: the copies from devices.
+        keys: of what the copies in memory are of.
         stall_s: how long the caller has waited so far, in seconds.
         copy_s: how long the thread in the background has copied.
     """
 
     copying: Copying
     device_copies: DeviceCopies
+    keys: Sequence[str]
     stall_s: float = 0.0
     copy_s: float = 0.0
 
@@ -48,6 +50,10 @@ class Snapshot:
         """Finishes the copies on another thread than the caller's."""
         self.copying.complete()
         self.device_copies.wait()
+
+    def sums(self) -> dict[str, int]:
+        """The CRC32 of what was summed when it was copied, by its key."""
+        return {self.keys[number]: crc32 for number, crc32 in self.copying.sums().items()}
 
 
 def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool) -> Snapshot:
@@ -81,7 +87,7 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
         sources = list(map(operator.add, sources, pieces.starts))
     copies = Copies(list(map(start.__add__, pieces.places)), sources, pieces.sizes)
     late_here = list(map(operator.and_, is_here, is_late))
-    late = chosen(copies, late_here)
+    late, late_keys = chosen(copies, late_here), list(itertools.compress(pieces.keys, late_here))
     at_once = DeviceCopies(device_now)
     _copy_at_once(chosen(copies, map(operator.gt, is_here, is_late)))
     at_once.wait()
@@ -91,7 +97,7 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
     pieces_keys = pieces.keys  # and not the storages
     sums: list[tuple[str, memoryview, int]] = []
     if is_checked:
-        rows = zip(itertools.compress(pieces.keys, late_here), *late, strict=True)
+        rows = zip(late_keys, *late, strict=True)
         sums = [(key, memory(to, size), isal_zlib.crc32(memory(at, size))) for key, to, at, size in rows]
 
     def wrong(moved: Iterable[int]) -> list[str]:
@@ -99,7 +105,7 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
         keys = dict(zip(identities, pieces_keys, strict=True))
         return [*(keys[one] for one in moved), *differ]
 
-    return Snapshot(Copying(late, owned, wrong), DeviceCopies(device_late))
+    return Snapshot(Copying(late, owned, wrong), DeviceCopies(device_late), late_keys)
 
 
 def _copy_at_once(copies: Copies) -> None:

@@ -20,12 +20,15 @@ from itertools import compress
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from isal import isal_zlib
 
 from marlin_ckpt.errors import StorageError
+from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.operations.memory import available_bytes
 from marlin_ckpt.saving.copying import device
 
 _TASK_BYTES = 4 << 20  # copied between two looks at what is left
+_SUMMED_BYTES = 1 << 20  # copied at a time: still in the processor's cache when they are summed
 _PATIENCE_S = 5.0  # how long to wait for a caller who neither steps nor waits: an evaluation may last an hour
 _LOOK_AGAIN_S = 0.05  # between two checks whether the caller's thread still runs
 Task = tuple[tuple[int, int, int], ...]  # the numbers of copies, where in them to begin, and how many bytes
@@ -158,6 +161,9 @@ class Copying:
                 returns the keys of these, and of those whose copy is known to be wrong.
         """
         self._copies = copies
+        # By the number of a copy and where in it: how many bytes, and their CRC32.
+        self._sums: dict[tuple[int, int], tuple[int, int]] = {}
+        self._is_awaited = False
         self._wrong = wrong
         self._tasks = deque(split(copies))
         self._under_way = 0
@@ -179,7 +185,9 @@ class Copying:
                     under_way = 1
                     task = self._tasks[0]
                     self._tasks.popleft()
-                make(self._copies, task)
+                # Nothing is summed any more once the training waits for the copies.
+                self._is_awaited |= threading.current_thread() is self._caller
+                make(self._copies, task, None if self._is_awaited else self._sums)
                 task = ()
             finally:
                 with self._changed:
@@ -196,6 +204,18 @@ class Copying:
             with self._changed:
                 self._changed.wait_for(lambda: not self._under_way)
                 is_complete = not self._tasks
+
+    def sums(self) -> dict[int, int]:
+        """The CRC32 of each copy that was summed as a whole, by its number."""
+        found: dict[int, int] = {}
+        summed = dict.fromkeys(range(len(self._copies.sizes)), 0)
+        for (number, start), (size_bytes, crc32) in sorted(self._sums.items()):
+            if summed[number] == start:
+                found[number] = isal_zlib.crc32_combine(found.get(number, 0), crc32, size_bytes)
+                summed[number] += size_bytes
+        return {
+            number: crc32 for number, crc32 in found.items() if summed[number] == self._copies.sizes[number]
+        }
 
     def settle(self) -> tuple[str, ...]:
         """Finishes the copies, and decides whether they are valid; the first call decides.
@@ -224,12 +244,22 @@ class Copying:
                 self._changed.wait(_LOOK_AGAIN_S)
 
 
-def make(copies: Copies, task: Task) -> None:
-    """Makes the copies of a task."""
+def make(copies: Copies, task: Task, sums: dict[tuple[int, int], tuple[int, int]] | None = None) -> None:
+    """Makes the copies of a task, and sums them while they are in the processor's cache.
+
+    Args:
+        copies: of which the task is.
+        task: which of them.
+        sums: gets the sums; None: there are none.
+    """
     targets, sources, _ = copies
-    for number, done, size in task:
-        # It lets go of the interpreter's lock.
-        ctypes.memmove(targets[number] + done, sources[number] + done, size)
+    for number, first, size_bytes in task:
+        for done in range(first, first + size_bytes, _SUMMED_BYTES):
+            size = min(_SUMMED_BYTES, first + size_bytes - done)
+            # It lets go of the interpreter's lock.
+            ctypes.memmove(targets[number] + done, sources[number] + done, size)
+            if sums is not None:
+                sums[number, done] = size, isal_zlib.crc32(memory(targets[number] + done, size))
 
 
 def split(copies: Copies) -> tuple[Task, ...]:

@@ -1,7 +1,7 @@
 """What the engine asks of what it saves, whether that becomes a file or the shards of a folder."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Protocol
@@ -67,12 +67,15 @@ class Image(Protocol):
     def fill(self, memory: memoryview) -> None:
         """Copies what this process has no pieces of; called once, by the thread that asked for the save."""
 
-    def write(self, memory: memoryview, before_renaming: Callable[[], None]) -> Written:
+    def write(
+        self, memory: memoryview, before_renaming: Callable[[], None], sums: Mapping[str, int]
+    ) -> Written:
         """Writes the copy.
 
         Args:
             memory: `image_bytes`, beginning at a page's border, with all pieces in their places.
             before_renaming: called when all of this process is durable but the name; may raise.
+            sums: the CRC32 of pieces in the memory, by their keys, as far as they are known.
 
         Raises:
             UnsavableStateError, StorageError, RankError: as the save does; the old file stands.

@@ -1,6 +1,6 @@
 """A file that this process writes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.storage import UntypedStorage
@@ -72,8 +72,10 @@ class FileImage:
     def fill(self, memory: memoryview) -> None:
         """Does nothing: all is in the pieces."""
 
-    def write(self, memory: memoryview, before_renaming: Callable[[], None]) -> Written:
+    def write(
+        self, memory: memoryview, before_renaming: Callable[[], None], sums: Mapping[str, int]
+    ) -> Written:
         """Writes the file from its image."""
         job, image = self._job, writer.Image(memory, self._plan)
-        how = (before_renaming, job.overwrite, job.how.statistics)
+        how = (before_renaming, job.overwrite, job.how.statistics, sums)
         return writer.write_image(self._path, self._encoded, job.manifest, image, *how)

@@ -1,6 +1,6 @@
 """A file that rank 0 writes for all: its ends are those of every rank."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from marlin_ckpt.distributed.failures import told_by_main
 from marlin_ckpt.formats.torch.writer import Written
@@ -62,10 +62,12 @@ class ImageOfMain:
         if self._image is not None:
             self._image.fill(memory)
 
-    def write(self, memory: memoryview, before_renaming: Callable[[], None]) -> Written:
+    def write(
+        self, memory: memoryview, before_renaming: Callable[[], None], sums: Mapping[str, int]
+    ) -> Written:
         """Writes the copy at rank 0."""
         image = self._image
-        work = _at_main if image is None else lambda: image.write(memory, before_renaming)
+        work = _at_main if image is None else lambda: image.write(memory, before_renaming, sums)
         return told_by_main(self._crew.behind, work)
 
 

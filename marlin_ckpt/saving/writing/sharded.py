@@ -1,6 +1,6 @@
 """The shard of this rank, of a folder that all ranks write."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.storage import UntypedStorage
@@ -68,7 +68,12 @@ class ShardedImage:
     def fill(self, memory: memoryview) -> None:
         """Does nothing: all is in the pieces."""
 
-    def write(self, memory: memoryview, before_renaming: Callable[[], None]) -> Written:
+    def write(
+        self,
+        memory: memoryview,
+        before_renaming: Callable[[], None],
+        sums: Mapping[str, int],  # noqa: ARG002 - it has those of blocks
+    ) -> Written:
         """Writes the shard from its image, with the other ranks."""
         behind = self._crew.behind
         return _written(saving.write(self._prepared, behind, memory, before_renaming=before_renaming))

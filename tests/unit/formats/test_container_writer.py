@@ -22,7 +22,9 @@ class Memory:
     def __init__(self) -> None:
         self.content = bytearray()
 
-    def put(self, data: bytes | memoryview, on_stored: OnStored | None = None) -> int:
+    def put(
+        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+    ) -> int:
         stored = bytes(data)
         self.content += stored
         if on_stored is not None:

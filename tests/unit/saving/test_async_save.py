@@ -6,13 +6,15 @@ import copy
 import ctypes
 import os
 import threading
+import zipfile
 
 import pytest
 import torch
 
-from marlin_ckpt import get_latest_file
+from marlin_ckpt import Checkpoint, get_latest_file
+from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.saving.copying import staging
-from tests.support.async_runs import Gate, Run, checkpointer, same
+from tests.support.async_runs import Gate, LateCopies, Run, checkpointer, same
 
 
 def test_each_file_holds_what_the_states_were_when_its_save_was_asked_for(tmp_path):
@@ -206,3 +208,24 @@ def test_a_file_saved_behind_is_byte_for_byte_the_one_that_is_saved_at_once(tmp_
     left, right = ((tmp_path / name / "model_0.pt").read_bytes() for name in "ab")
     assert len(left) == len(right)  # the hour in the manifest and its checksum may differ
     assert sum(one != other for one, other in zip(left, right, strict=True)) < 64
+
+
+@pytest.mark.parametrize("is_behind", [True, False])
+def test_what_is_copied_behind_the_loop_is_summed_there_and_not_read_again(tmp_path, monkeypatch, is_behind):
+    parameters = [torch.nn.Parameter(torch.rand(length)) for length in (5 << 18, 3, 1 << 18, 70_001)]
+    optimizer = torch.optim.SGD(parameters)
+    late = None if is_behind else LateCopies(monkeypatch)
+    given, write = [], writer.write_image
+    monkeypatch.setattr(writer, "write_image", lambda *args: given.append(args[-1]) or write(*args))
+    monkeypatch.setattr(staging, "_TASK_BYTES", 3 << 19)  # tasks end within tensors
+    monkeypatch.setattr(staging, "_PATIENCE_S", 0)
+    with checkpointer(tmp_path) as one:
+        one.register(optimizer)
+        path = one.save(Checkpoint(dict(enumerate(parameters)), {}, {}), 0)
+        if late is None:
+            next(one for one in threading.enumerate() if one.name == "marlin-ckpt save").join()
+        else:
+            optimizer.step()  # which copies all, and does not take the time to sum it
+            late.release()
+    assert zipfile.ZipFile(path).testzip() is None  # it compares the sums
+    assert len(given[0]) == (len(parameters) if is_behind else 0)
