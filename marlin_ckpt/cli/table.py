@@ -4,7 +4,6 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -17,8 +16,7 @@ TENSOR_LETTERS = 44  # whose layer is often in the middle
 _SPACE = "  "  # between two columns
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """One column of a table.
 
     Attributes:
@@ -73,7 +71,7 @@ def show(rows: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
     """
     each = [*zip(*rows, strict=True)] or [()] * len(columns)
     filled = [
-        replace(one, cells=cells) for one, cells in zip(columns, each, strict=True) if any(cells) or not rows
+        one._replace(cells=cells) for one, cells in zip(columns, each, strict=True) if any(cells) or not rows
     ]
     table = fitted(filled, line_width())
     output.data("\n".join(lines(table)))

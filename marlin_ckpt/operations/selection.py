@@ -104,7 +104,9 @@ def module_alone(contents: Contents) -> Contents:
     origin = contents.root.origin
     if isinstance(origin, dict):
         origin = {key: one for key, one in origin.items() if key not in others}
-    return contents._replace(root=replace(contents.root, children=kept, origin=origin), tensors=tensors)
+    root = contents.root.copied()
+    root.children, root.origin = kept, origin
+    return contents._replace(root=root, tensors=tensors)
 
 
 def weights(found: Iterable[Found], tensor: Callable[[Found], TensorInfo]) -> list[Found]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import CorruptCheckpointError
-from marlin_ckpt.formats import bare, legacy
 from marlin_ckpt.formats.budget import LARGEST_PICKLE, Budget
 from marlin_ckpt.formats.content.node import Node, NodeKind
 from marlin_ckpt.formats.content.tree import Builder, FindModule
@@ -17,10 +16,8 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.pickle.modules import module_of
 from marlin_ckpt.formats.pickle.permissions import python_3_name
 from marlin_ckpt.formats.pickle.reader import unpickling
-from marlin_ckpt.formats.pickle.scripted import ScriptedModules, is_own
 from marlin_ckpt.formats.pickle.stubs import StubReader
 from marlin_ckpt.formats.pickle.views import View
-from marlin_ckpt.formats.safetensors import header as safetensors
 from marlin_ckpt.formats.values.tensor import TensorInfo
 from marlin_ckpt.formats.values.unused import unused_bytes
 from marlin_ckpt.formats.values.window import Memory
@@ -156,6 +153,8 @@ def _of_zip(source: Source) -> Contents:
 
     data = _Data(Format.ZIP, place_of, container)
     if reader.is_torch_script(container):
+        from marlin_ckpt.formats.pickle.scripted import ScriptedModules  # noqa: PLC0415 - few files are
+
         data = data._replace(find_module=ScriptedModules(_code_of(source, container)).find)
     return _of_pickle(source, state, unpickler, data)
 
@@ -205,6 +204,8 @@ def _order(source: Source, container: Container) -> str:
 
 
 def _of_legacy(source: Source) -> Contents:
+    from marlin_ckpt.formats import legacy  # noqa: PLC0415 - most files are zips
+
     state, unpickler, places = legacy.read_legacy(source)
 
     def place_of(key: str) -> _Place:
@@ -214,6 +215,8 @@ def _of_legacy(source: Source) -> Contents:
 
 
 def _of_bare_pickle(source: Source) -> Contents:
+    from marlin_ckpt.formats import bare  # noqa: PLC0415 - as above
+
     state, unpickler = bare.read_bare(source)
     nowhere = _Data(Format.PICKLE, lambda _: (0, 0, "little", None))
     return _of_pickle(source, state, unpickler, nowhere)
@@ -234,7 +237,11 @@ def _of_pickle(source: Source, state: Any, unpickler: StubReader, data: _Data) -
         unused += sum(
             one.size for key, one in records.items() if key.startswith("data/") and key not in known
         )
-    names = [name for name in unpickler.names if not (is_script and is_own(name[0]))]
+    names: Iterable[tuple[str, str]] = unpickler.names
+    if is_script:
+        from marlin_ckpt.formats.pickle.scripted import is_own  # noqa: PLC0415 - as above
+
+        names = [name for name in names if not is_own(name[0])]
     imports = sorted({".".join(python_3_name(*name)) for name in names})
     return Contents(
         source.path, data.format, source.size_bytes, root, tuple(builder.tensors), tuple(imports),
@@ -243,6 +250,8 @@ def _of_pickle(source: Source, state: Any, unpickler: StubReader, data: _Data) -
 
 
 def _of_safetensors(source: Source) -> Contents:
+    from marlin_ckpt.formats.safetensors import header as safetensors  # noqa: PLC0415 - as above
+
     header = safetensors.read_header(source)
     nodes = [Node(tensor.name, NodeKind.TENSOR, tensor=tensor) for tensor in header.tensors]
     if header.metadata:

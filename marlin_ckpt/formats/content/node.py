@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -29,7 +28,6 @@ class NodeKind(StrEnum):
     ELSEWHERE = "elsewhere"
 
 
-@dataclass(slots=True, eq=False)
 class Node:
     """One node of the tree of a file.
 
@@ -49,15 +47,33 @@ class Node:
         is_too_deep: whether it is ELSEWHERE because it is nested too deeply.
     """
 
-    key: str
-    kind: NodeKind
-    label: str = ""
-    value: Any = None
-    tensor: TensorInfo | None = None
-    children: Sequence[Node] = ()
-    origin: Any = field(default=None, repr=False)
-    is_too_deep: bool = False
-    in_state: bool = True
+    # No dataclass, which takes longer to make than all else that `show` imports of this folder.
+    __slots__ = (
+        "children", "in_state", "is_too_deep", "key", "kind", "label", "origin", "tensor", "value",
+    )  # fmt: skip
+
+    def __init__(  # noqa: PLR0913, PLR0917 - as many facts
+        self,
+        key: str,
+        kind: NodeKind,
+        label: str = "",
+        value: Any = None,
+        tensor: TensorInfo | None = None,
+        children: Sequence[Node] = (),
+        origin: Any = None,
+        is_too_deep: bool = False,
+        in_state: bool = True,
+    ) -> None:
+        """Takes the facts."""
+        self.key, self.kind, self.label, self.value = key, kind, label, value
+        self.tensor, self.children, self.origin = tensor, children, origin
+        self.is_too_deep, self.in_state = is_too_deep, in_state
+
+    def __repr__(self) -> str:
+        shown = (
+            (name, getattr(self, name)) for name in ("key", "kind", "label", "value", "tensor", "children")
+        )
+        return f"Node({', '.join(f'{name}={value!r}' for name, value in shown)})"
 
     def copied(self) -> Node:
         """A node that is equal to it in all, with the same children."""

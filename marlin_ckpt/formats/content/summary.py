@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sized
-from dataclasses import dataclass, field
 from typing import Any
 
 from marlin_ckpt.formats.content.node import Node, NodeKind
@@ -20,7 +19,6 @@ _NUMBERED = r"(\[?)(\d{1,9})\]?"
 _MOST_TOLD = 8  # numbered siblings that differ in their shapes alone and are told one by one
 
 
-@dataclass(slots=True, eq=False)
 class Branch:
     """One line of the summary, and what lies below it.
 
@@ -38,18 +36,22 @@ class Branch:
         children: below it.
     """
 
-    key: str
-    node: Node | None = None
-    times: int = 1
-    shape: tuple[int, ...] | None = None
-    is_value_common: bool = True
-    dtypes: set[str] = field(default_factory=set)
-    tensors: int = 0
-    numel: int = 0
-    size_bytes: int = 0
-    same_as: str = ""
-    children: list[Branch] = field(default_factory=list)
-    alike: tuple[int, int] = (0, 0)
+    # No dataclass, as `Node` is none.
+    __slots__ = (
+        "alike", "children", "dtypes", "is_value_common", "key", "node", "numel", "same_as", "shape",
+        "size_bytes", "tensors", "times",
+    )  # fmt: skip
+
+    def __init__(self, key: str, node: Node | None = None) -> None:
+        """Takes what is known at first."""
+        self.key, self.node = key, node
+        self.times, self.is_value_common = 1, True
+        self.shape: tuple[int, ...] | None = None
+        self.dtypes: set[str] = set()
+        self.tensors = self.numel = self.size_bytes = 0
+        self.same_as = ""
+        self.children: list[Branch] = []
+        self.alike = (0, 0)
 
     def add(self, other: Branch) -> None:
         """Adds the tensors of another branch to those of this one."""
@@ -98,7 +100,8 @@ class _Summary:
         self._places_left += 1
         memory = (tensor.storage, tensor.offset, tensor.shape, tensor.stride, tensor.dtype)
         first = self._first.setdefault(memory, tensor.name)
-        made = Branch(node.key, node, shape=tensor.shape, dtypes={tensor.dtype}, tensors=1)
+        made = Branch(node.key, node)
+        made.shape, made.dtypes, made.tensors = tensor.shape, {tensor.dtype}, 1
         if first == tensor.name:
             made.numel, made.size_bytes = tensor.numel, tensor.size_bytes
         else:
@@ -156,7 +159,8 @@ def _merge(group: list[Branch]) -> Branch:
 def _united(group: list[Branch], key: str) -> Branch:
     """One branch for several of one structure; their children are of one structure too."""
     first = group[0]
-    made = Branch(key, first.node, first.times, first.shape, alike=first.alike)
+    made = Branch(key, first.node)
+    made.times, made.shape, made.alike = first.times, first.shape, first.alike
     for one in group:
         if one.shape != made.shape:
             made.shape = None

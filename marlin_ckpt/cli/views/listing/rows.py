@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from marlin_ckpt.cli import output, table
 from marlin_ckpt.cli.table import Column
@@ -94,7 +93,7 @@ def columns(listing: Listing, now_s: float) -> list[Column]:
     if len({*runs} - {"-"}) > 1:
         found.insert(0, Column("run", runs, least=_RUN_LETTERS, cut="end"))
     # A column whose cells are all the same says the least.
-    return [replace(one, rank=9) if one.rank in (2, 6) and one.only_cell else one for one in found]
+    return [one._replace(rank=9) if one.rank in (2, 6) and one.only_cell else one for one in found]
 
 
 def _metric(name: str, rows: Sequence[Inspection], best: str | None, *, stays: bool) -> Column:
