@@ -101,6 +101,6 @@ def _slow_down(loop: Loop, setting: Setting) -> list[Row]:
     if all(steps.times.values()):
         during, beside, alone = (statistics.median(times) for times in steps.times.values())
         step, count = f"a step of {loop.name} while a save is under way", len(steps.times[_SAVE])
-        rows.append(Row("slow", step, f"a step beside {copy}", during, beside, count))
-        rows.append(Row("slow", step, "a step", during, alone, count, 1.11))
+        rows.append(Row("slow", step, f"a step beside {copy}", during, beside, count, 0.9))
+        rows.append(Row("slow", step, "a step", during, alone, count))
     return rows
