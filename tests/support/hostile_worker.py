@@ -18,6 +18,7 @@ import inspect
 import io
 import json
 import os
+import pkgutil
 import resource
 import shutil
 import signal
@@ -29,6 +30,7 @@ from typing import Any
 
 import torch
 
+import marlin_ckpt.formats
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, MarlinError
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.naming import OWN_DIRECTORY
@@ -192,10 +194,13 @@ def warm_up(config: str, chosen: list[str]) -> None:
         for name, arguments in calls(os.path.abspath(path), config).items():
             if name in chosen:
                 run(os.path.abspath(path), arguments)
-    # What we import where no name is ours, no checkpoint is good or one can be salvaged, torch when a tensor
-    # is compared or printed, and Python when a control is escaped or a pickle of an old protocol has bytes.
-    ours = ("directory.others.kinds", "grammars", "operations.rescue.shards")
-    for module in (*(f"marlin_ckpt.{one}" for one in ours), "shlex"):
+    # What we import of each format, where no name is ours, no checkpoint is good or one can be salvaged, torch
+    # when a tensor is compared or printed, and Python when a control is escaped or a pickle of an old protocol has bytes.
+    ours = ("directory.others.kinds", "directory.others.left_out", "grammars", "operations.rescue.shards")
+    formats = (
+        one.name for one in pkgutil.walk_packages(marlin_ckpt.formats.__path__, "marlin_ckpt.formats.")
+    )
+    for module in (*(f"marlin_ckpt.{one}" for one in ours), *formats, "shlex", "unicodedata"):
         importlib.import_module(module)
     assert repr(torch.ones(2))
     with contextlib.suppress(ImportError):
