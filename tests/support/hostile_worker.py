@@ -194,8 +194,9 @@ def warm_up(config: str, chosen: list[str]) -> None:
         for name, arguments in calls(os.path.abspath(path), config).items():
             if name in chosen:
                 run(os.path.abspath(path), arguments)
-    # What we import of each format, where no name is ours, no checkpoint is good or one can be salvaged, torch
-    # when a tensor is compared or printed, and Python when a control is escaped or a pickle of an old protocol has bytes.
+    # What we import of each format, and where no name is ours, no checkpoint is good or one can be salvaged;
+    # torch when a tensor is compared or printed; Python when a control is escaped or a pickle of an old
+    # protocol has bytes.
     ours = ("directory.others.kinds", "directory.others.left_out", "grammars", "operations.rescue.shards")
     formats = (
         one.name for one in pkgutil.walk_packages(marlin_ckpt.formats.__path__, "marlin_ckpt.formats.")
