@@ -1,8 +1,8 @@
 """What of tensors is pickled beside their data."""
 
+import itertools
 import operator
 from collections.abc import Iterator, Sequence
-from itertools import count
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -49,7 +49,13 @@ class Facts(NamedTuple):
 
     @property
     def are_all(self) -> bool:
-        """Whether these are all: a complex tensor may be conjugated, too, and a quantized one has a scale."""
+        """Whether these are all.
+
+        A complex tensor may be conjugated, too, a quantized one has a scale, and one that requires a gradient may
+        have hooks, of which torch warns; a parameter is pickled without its own.
+        """
+        if any(one is torch.Tensor for one in itertools.compress(self.kinds, self.gradients)):
+            return False
         are_plain = all(one in STORAGE_TYPES and not one.is_complex for one in set(self.dtypes))
         return are_plain and {one.type for one in self.devices} <= _DEVICES
 
@@ -83,7 +89,7 @@ def have_facts(facts: Facts, tensors: Sequence[torch.Tensor], storages: Sequence
 def _columns(tensors: Sequence[torch.Tensor], storages: Sequence[UntypedStorage]) -> Iterator[Any]:
     firsts: dict[int, int] = {}
     yield list(map(type, tensors))
-    yield list(map(firsts.setdefault, map(identity, storages), count()))
+    yield list(map(firsts.setdefault, map(identity, storages), itertools.count()))
     yield list(map(UntypedStorage.nbytes, storages))
     yield list(map(_dtype, tensors))
     yield list(map(_device, tensors))

@@ -5,6 +5,8 @@ import io
 import pickle
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -16,6 +18,30 @@ from marlin_ckpt.formats.torch.pickler import PROTOCOL, reduce_dict
 # only a reference is pickled.
 _PICKLERS_TEXTS = ("storage", "cpu", "latin1", *map(str, range(10)))
 _MARK = (object, ())
+_TRUSTED = sys.stdlib_module_names | {"torch"}
+_OWN_CODE = ("__reduce_ex__", "__reduce__", "__getstate__")
+
+
+class _Reducers(dict[type, Callable[[Any], Any]]):
+    """Refuses arrays, of any length, and objects with code of others that says how they are pickled.
+
+    It may do something, empty a buffer for one, and so has to run once for a save, not for its outline, too.
+    """
+
+    def __missing__(self, kind: type) -> Callable[[Any], Any]:
+        registered = copyreg.dispatch_table.get(kind)
+        if (numpy := sys.modules.get("numpy")) is not None and issubclass(kind, numpy.ndarray):
+            return _refuse
+        if any(map(_is_of_others, (registered, *(getattr(kind, name, None) for name in _OWN_CODE)))):
+            return _refuse
+        if registered is None:
+            raise KeyError(kind)  # it is pickled as all objects are
+        return registered
+
+
+def _is_of_others(code: Any) -> bool:
+    """Whether this is a function that comes neither with Python nor with torch."""
+    return isinstance(code, FunctionType) and code.__module__.partition(".")[0] not in _TRUSTED
 
 
 class Outline(NamedTuple):
@@ -32,7 +58,7 @@ class Outline(NamedTuple):
 
 
 def outline(state: Any) -> Outline | None:
-    """Pickles all of a state but its tensors; None where that cannot be done, or would take long."""
+    """Pickles all of a state but its tensors; None where that cannot be done, would take long or do more."""
     tensors: list[torch.Tensor] = []
 
     def reduce(tensor: torch.Tensor) -> tuple[Any, ...]:
@@ -41,16 +67,15 @@ def outline(state: Any) -> Outline | None:
 
     file = io.BytesIO()
     pickler = pickle.Pickler(file, PROTOCOL)
-    pickler.dispatch_table = {
-        **copyreg.dispatch_table,
-        OrderedDict: reduce_dict,
-        torch.Tensor: reduce,
-        torch.nn.Parameter: reduce,
-        UntypedStorage: _refuse,
-        TypedStorage: _refuse,
-    }
-    if (numpy := sys.modules.get("numpy")) is not None:
-        pickler.dispatch_table[numpy.ndarray] = _refuse  # of any length
+    pickler.dispatch_table = _Reducers(
+        {
+            OrderedDict: reduce_dict,
+            torch.Tensor: reduce,
+            torch.nn.Parameter: _refuse if torch.nn.Parameter in copyreg.dispatch_table else reduce,
+            UntypedStorage: _refuse,
+            TypedStorage: _refuse,
+        }
+    )
     try:
         pickler.dump((_PICKLERS_TEXTS, state))
     except Exception:  # noqa: BLE001 - whatever the state raises, it raises to the pickler, too

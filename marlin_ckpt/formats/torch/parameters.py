@@ -124,7 +124,7 @@ def _parts(
         with_tensors: whether tensors are: many a container has nothing else.
     """
     pending = [("", whole)]
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # and the objects, so that no later one gets the id of a module's state
     while pending:
         path, value = pending.pop()
         if is_wanted(value):
@@ -132,7 +132,7 @@ def _parts(
         elif isinstance(value, torch.nn.Module):
             pending.append((path, value.state_dict()))
         elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
-            seen.add(id(value))
+            seen[id(value)] = value
             parts = list(value.values()) if isinstance(value, Mapping) else list(value)
             has_others = not all(issubclass(kind, torch.Tensor) for kind in set(map(type, parts)))
             if not (has_others or with_tensors):

@@ -46,19 +46,21 @@ class Encoded(NamedTuple):
     Attributes:
         pickle: the record `data.pkl`.
         storages: the storages of its tensors by record key, each once, in the order met.
+        sizes: their lengths in bytes when it was pickled; the program may resize them before they are written.
         is_familiar: whether it holds and imports only what every state does.
         unreadable: what it holds that `weights_only` does not read, in words.
     """
 
     pickle: bytes
     storages: dict[str, UntypedStorage]
+    sizes: dict[str, int]
     is_familiar: bool
     unreadable: frozenset[str]
 
     @property
     def size_bytes(self) -> int:
         """How many bytes it has."""
-        return len(self.pickle) + sum(map(UntypedStorage.nbytes, self.storages.values()))
+        return len(self.pickle) + sum(self.sizes.values())
 
 
 @dataclass(slots=True)
@@ -236,4 +238,6 @@ def encode(state: Any) -> Encoded:
         opcode.name in ("POP", "POP_MARK") for opcode, *_ in pickletools.genops(file.getvalue())
     ):
         pickler.unreadable.add("a tuple that holds itself")
-    return Encoded(file.getvalue(), pickler.storages, pickler.is_familiar, frozenset(pickler.unreadable))
+    storages, unreadable = pickler.storages, frozenset(pickler.unreadable)
+    sizes = {key: storage.nbytes() for key, storage in storages.items()}
+    return Encoded(file.getvalue(), storages, sizes, pickler.is_familiar, unreadable)

@@ -158,9 +158,8 @@ def _gathering(encoded: Encoded) -> Observer | None:
     from marlin_ckpt.formats.content.contents import tensors_of  # noqa: PLC0415 - most saves go without
     from marlin_ckpt.formats.values.gathering import Gathering  # noqa: PLC0415
 
-    sizes = {key: storage.nbytes() for key, storage in encoded.storages.items()}
     try:
-        return Gathering(tensors_of(encoded.pickle, sizes))
+        return Gathering(tensors_of(encoded.pickle, encoded.sizes))
     except MarlinError:  # no save fails for its statistics
         return None
 
@@ -187,7 +186,7 @@ def on_cpu(storage: UntypedStorage) -> UntypedStorage:
 
 
 def _sizes(encoded: Encoded) -> dict[str, int]:
-    return {f"data/{key}": storage.nbytes() for key, storage in encoded.storages.items()}
+    return {f"data/{key}": size for key, size in encoded.sizes.items()}
 
 
 def _refused(path: str | io.BytesIO, encoded: Encoded) -> tuple[str, ...]:

@@ -102,8 +102,8 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
 
     def wrong(moved: Iterable[int]) -> list[str]:
         differ = [key for key, copied, crc32 in sums if isal_zlib.crc32(copied) != crc32]
-        keys = dict(zip(identities, pieces_keys, strict=True))
-        return [*(keys[one] for one in moved), *differ]
+        changed = itertools.compress(pieces_keys, map(frozenset(moved).__contains__, identities))
+        return [*changed, *differ]
 
     return Snapshot(Copying(late, owned, wrong), DeviceCopies(device_late), late_keys)
 

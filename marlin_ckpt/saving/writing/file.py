@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch.storage import UntypedStorage
-
 from marlin_ckpt.formats.pickle.storages import tensor_names
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.formats.torch.pickler import Encoded
@@ -50,7 +48,7 @@ class FileImage:
         """Takes the state, and where the file will have its bytes."""
         self._job, self._encoded, self._plan, self._path = job, encoded, plan, path
         storages = list(encoded.storages.values())
-        sizes = list(map(UntypedStorage.nbytes, storages))
+        sizes = list(encoded.sizes.values())
         # A plan has its places in the order of the storages.
         places = list(plan.offsets.values())
         self.pieces = Pieces(list(encoded.storages), storages, (), sizes, places)

@@ -19,6 +19,7 @@ from marlin_ckpt.saving.replacing import replaced
 
 _MOST_KEPT = 2  # a run saves its state, and that of its module alone
 _LONGEST_BYTES = 16 << 20  # of a pickle that is kept
+_MOST_PLAIN_BYTES = 256 << 10  # of what is no tensor, for templates, which take long to make of many values
 _MOST_TRIES = 3  # to make templates for a state of which something else changes from save to save
 
 
@@ -44,6 +45,7 @@ class Pickles:
     def __init__(self) -> None:
         """Knows no state yet."""
         self._kept: deque[_Kept] = deque(maxlen=_MOST_KEPT)
+        self._too_long: deque[int] = deque(maxlen=_MOST_KEPT)  # the states whose pickles were, by their keys
 
     def planned(self, state: Any, about: About) -> tuple[Encoded, Plan]:
         """Pickles a state, and says where its file will have its bytes.
@@ -52,16 +54,22 @@ class Pickles:
             UnsavableStateError: it cannot be pickled.
             StorageError: there is not enough memory.
         """
-        found = outline(state)
+        keys = hash(tuple(state)) if isinstance(state, dict) else 0
+        is_long = keys in self._too_long  # an outline of it may take as long as its pickle
+        found = None if is_long else outline(state)
         done = self._again(found, about)
         if done is None and about.makes_plain and (made := plain(state)) is not state:
-            state, found = made, outline(made)
+            state, found = made, None if is_long else outline(made)
             done = self._again(found, about)
         if done is not None:
             return done
         encoded = encode(state)
         plan = writer.plan_image(encoded, has_statistics=about.has_statistics)
-        if found is not None and len(encoded.pickle) <= _LONGEST_BYTES:
+        if is_long:
+            self._too_long.remove(keys)
+        if len(encoded.pickle) > _LONGEST_BYTES:
+            self._too_long.append(keys)
+        elif found is not None:
             with contextlib.suppress(
                 ValueError, RuntimeError, KeyError
             ):  # it could change, and nothing show it
@@ -81,7 +89,7 @@ class Pickles:
             if (old.about, old.facts) == (new.about, new.facts):
                 self._kept.remove(old)
                 new.tries = 1 if old.was_filled else old.tries + 1
-                if new.tries <= _MOST_TRIES:
+                if new.tries <= _MOST_TRIES and new.is_mostly_tensors:
                     new.make_templates(state)
         self._kept.append(new)
 
@@ -108,7 +116,7 @@ class _Kept:
         places = {identity(one): place for place, one in reversed(list(enumerate(storages)))}
         if encoded.unreadable or not self.facts.are_all:
             raise ValueError("more than the outline and the facts decides")
-        self._keys = list(encoded.storages)
+        self._sizes = encoded.sizes
         self._storages_of = _picker([places[identity(one)] for one in encoded.storages.values()])
         self._outline, self._pickle, self._is_familiar = found.pickle, encoded.pickle, encoded.is_familiar
         self._plan: Plan | None = plan
@@ -125,11 +133,16 @@ class _Kept:
             return None
         if not (is_alike and (found.pickle == self._outline or self._fill(found.pickle))):
             return None
-        by_key = dict(zip(self._keys, self._storages_of(storages), strict=True))
-        encoded = Encoded(self._pickle, by_key, self._is_familiar, frozenset())
+        by_key = dict(zip(self._sizes, self._storages_of(storages), strict=True))
+        encoded = Encoded(self._pickle, by_key, self._sizes, self._is_familiar, frozenset())
         if self._plan is None:
             self._plan = writer.plan_image(encoded, has_statistics=self.about.has_statistics)
         return encoded, self._plan
+
+    @property
+    def is_mostly_tensors(self) -> bool:
+        """Whether plain values, and names, are but a part of the pickle, or few."""
+        return len(self._outline) <= max(_MOST_PLAIN_BYTES, len(self._pickle) // 2)
 
     def make_templates(self, state: Any) -> None:
         """Has plain values replaced from now on, if that makes this pickle of this state, too."""

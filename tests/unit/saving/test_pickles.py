@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import gc
 import weakref
 from collections import OrderedDict
@@ -133,6 +134,69 @@ def test_a_state_of_which_something_else_grows_costs_no_more_tries_than_three(pi
         state["losses"].append(number)
         assert is_fresh(kept, state)
     assert (len(pickled), len(made)) == (9 + 3, 2 * 3)
+
+
+def test_templates_are_not_made_of_a_state_that_has_mostly_plain_values(monkeypatch):
+    made, kept = [], Pickles()
+    monkeypatch.setattr(pickles, "cut", made.append)
+    state = {"order": list(range(200_000)), "tensor": torch.ones(3)}
+    for number in range(3):
+        state["number"] = number
+        kept.planned(state, _ABOUT)
+    assert not made
+
+
+def test_no_outline_is_made_of_a_state_whose_last_pickle_was_too_long(monkeypatch, pickled):
+    inner, outlined = pickles.outline, []
+    monkeypatch.setattr(pickles, "outline", lambda state: outlined.append(state) or inner(state))
+    monkeypatch.setattr(pickles, "_LONGEST_BYTES", 5000)
+    state, kept = {"text": "a" * 9000, "tensor": torch.ones(3)}, Pickles()
+    for saves in range(1, 4):
+        kept.planned(state, _ABOUT)
+        kept.planned({"tensor": torch.ones(2)}, _ABOUT)
+        assert len(outlined) == 1 + saves
+    state["text"] = ""
+    for _ in range(3):
+        assert is_fresh(kept, state)
+    assert len(pickled) == 3 + 1 + 2
+
+
+class Buffered:
+    """An object that hands on, once, what it has gathered."""
+
+    def __init__(self) -> None:
+        self.gathered: list[int] = []
+
+    def __getstate__(self) -> dict[str, list[int]]:
+        gathered, self.gathered = self.gathered, []
+        return {"gathered": gathered}
+
+
+def test_an_object_that_does_something_when_it_is_pickled_does_it_once_a_save():
+    one, kept = Buffered(), Pickles()
+    for number in range(3):
+        one.gathered.append(number)
+        encoded, _ = kept.planned({"one": one, "tensor": torch.ones(3)}, _ABOUT)
+        wanted = Buffered()
+        wanted.gathered.append(number)
+        assert encoded.pickle == encode({"one": wanted, "tensor": torch.ones(3)}).pickle
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Parameter, Thing])
+def test_how_a_type_is_pickled_may_be_registered_between_two_saves(kind, monkeypatch):
+    state, kept = [kind(torch.ones(3)), torch.ones(3)], Pickles()
+    assert is_fresh(kept, state)
+    monkeypatch.setitem(copyreg.dispatch_table, kind, lambda _: (list, ((1, 2),)))
+    assert is_fresh(kept, state)
+
+
+def test_a_hook_is_warned_of_in_each_save():
+    one, kept = torch.ones(3, requires_grad=True), Pickles()
+    kept.planned([one, torch.ones(3)], _ABOUT)
+    one.register_hook(lambda _: None)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="will not be serialized"):
+            kept.planned([one, torch.ones(3)], _ABOUT)
 
 
 def test_two_states_that_are_saved_in_turn_are_both_known(pickled):

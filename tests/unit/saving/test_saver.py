@@ -131,6 +131,20 @@ def test_a_file_is_written_where_a_relative_path_led_to_when_it_was_saved(tmp_pa
     assert os.listdir(tmp_path / "there") == []
 
 
+@pytest.mark.parametrize("length", [0, 24, 4096])
+def test_a_storage_may_be_resized_once_its_save_has_returned(tmp_path, gate, length):
+    state = {"one": torch.arange(6.0), "two": torch.ones(2)}
+    wanted = copy.deepcopy(state)
+    with Saver() as saver:
+        saver.save(state, tmp_path / "x.pt")
+        assert gate.reached.wait(60)
+        state["one"].untyped_storage().resize_(length)
+        gate.opened.set()
+        saver.wait()
+        assert saver.take_reports()[0].size_bytes == os.path.getsize(tmp_path / "x.pt")
+    assert is_same(loaded(tmp_path / "x.pt"), wanted)
+
+
 def test_files_are_numbered_and_those_that_fail_take_no_number(tmp_path):
     saver = Saver(asynchronous=False)
     saver.save({"a": 1}, tmp_path / "1.pt", metrics={"loss": 1})
