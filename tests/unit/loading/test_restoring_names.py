@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from marlin_ckpt import Checkpoint, StateMismatchError
+from marlin_ckpt import Checkpoint, StateMismatchError, load, save
 from tests.support.restored import copied, same
 
 
@@ -55,6 +55,15 @@ def test_an_optimizer_that_has_its_parameters_in_another_order_is_refused_where_
     else:  # what older files lack is not held against them
         checkpointer.load(into=into)
         assert other.state
+
+
+def test_so_is_one_whose_parameters_are_those_of_several_live_modules(tmp_path):
+    modules, others = [square() for _ in range(4)], [square() for _ in range(4)]
+    optimizer = stepped(torch.nn.ModuleList(modules), named(torch.nn.ModuleList(modules)))
+    save({"modules": modules, "optimizer": optimizer}, tmp_path / "x.pt")
+    other = named(torch.nn.ModuleList(others), backwards=True)
+    with pytest.raises(StateMismatchError, match=r"in another order.*modules\[0\]\.0\.weight there"):
+        load(tmp_path / "x.pt", into={"modules": others, "optimizer": other})
 
 
 @pytest.mark.parametrize(

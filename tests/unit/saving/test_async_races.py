@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from marlin_ckpt import Checkpoint
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.saving.copying import staging
+from marlin_ckpt.formats.torch.memory import identity
+from marlin_ckpt.saving.copying import snapshot, staging
+from marlin_ckpt.saving.writing.content import Pieces
 from tests.support.async_runs import checkpointer
 from tests.support.async_trainings import CopiesAtTheBarrier, is_behind, without_versions
 
@@ -144,3 +146,14 @@ def test_a_caller_who_neither_steps_nor_waits_again_has_his_file_all_the_same(
             thread.join(60)
     assert os.path.exists(saved[0])
     one.close()
+
+
+def test_of_a_storage_that_has_changed_each_piece_is_named():
+    one = torch.ones(8)
+    storage = one.untyped_storage()
+    pieces = Pieces(("first", "second"), (storage, storage), (0, 16), (16, 16), (0, 16))
+    watched = staging.Watched((one,), (one._version,), (identity(storage),))
+    image = memoryview(bytearray(32))
+    taken = snapshot.take(pieces, image, watched, is_checked=False)
+    one.add_(1)
+    assert taken.copying.settle() == ("first", "second")
