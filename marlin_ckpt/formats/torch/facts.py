@@ -51,8 +51,8 @@ class Facts(NamedTuple):
     def are_all(self) -> bool:
         """Whether these are all.
 
-        A complex tensor may be conjugated, too, a quantized one has a scale, and one that requires a gradient may
-        have hooks, of which torch warns; a parameter is pickled without its own.
+        A complex tensor may be conjugated, too, a quantized one has a scale, and one that requires a gradient
+        may have hooks, of which torch warns; a parameter is pickled without its own.
         """
         if any(one is torch.Tensor for one in itertools.compress(self.kinds, self.gradients)):
             return False

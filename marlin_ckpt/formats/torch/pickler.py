@@ -46,7 +46,7 @@ class Encoded(NamedTuple):
     Attributes:
         pickle: the record `data.pkl`.
         storages: the storages of its tensors by record key, each once, in the order met.
-        sizes: their lengths in bytes when it was pickled; the program may resize them before they are written.
+        sizes: their lengths in bytes when it was pickled; they may be resized before they are written.
         is_familiar: whether it holds and imports only what every state does.
         unreadable: what it holds that `weights_only` does not read, in words.
     """

@@ -59,9 +59,10 @@ def test_an_optimizer_that_has_its_parameters_in_another_order_is_refused_where_
 
 def test_so_is_one_whose_parameters_are_those_of_several_live_modules(tmp_path):
     modules, others = [square() for _ in range(4)], [square() for _ in range(4)]
-    optimizer = stepped(torch.nn.ModuleList(modules), named(torch.nn.ModuleList(modules)))
+    whole = torch.nn.ModuleList(modules)
+    optimizer = stepped(whole, torch.optim.AdamW(whole.parameters()))
     save({"modules": modules, "optimizer": optimizer}, tmp_path / "x.pt")
-    other = named(torch.nn.ModuleList(others), backwards=True)
+    other = torch.optim.AdamW(list(torch.nn.ModuleList(others).parameters())[::-1])
     with pytest.raises(StateMismatchError, match=r"in another order.*modules\[0\]\.0\.weight there"):
         load(tmp_path / "x.pt", into={"modules": others, "optimizer": other})
 
