@@ -44,6 +44,11 @@ class _InStretches(Protocol):
     def stretch(self, offset: int, size: int) -> AbstractContextManager[Source]:
         """As the function below."""
 
+
+@runtime_checkable
+class _Far(Protocol):
+    """A source that takes long to begin to answer."""
+
     def read_each(
         self, items: Iterable[Item], place: Callable[[Item], tuple[int, int]]
     ) -> Iterator[tuple[Item, bytes]]:
