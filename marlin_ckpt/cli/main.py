@@ -111,7 +111,10 @@ def _run(arguments: list[str]) -> int:
             return 0
     try:
         command = _command(app)
-        completion.join_urls()
+        if "_MARLIN_CKPT_COMPLETE" in os.environ:
+            from marlin_ckpt.cli import completion
+
+            completion.join_urls()  # in the place of what Typer has set when it made the command
         with output.writing():  # the help, which Typer prints
             return command(arguments, prog_name="marlin-ckpt", standalone_mode=False) or 0
     except CarriedError as carried:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from marlin_ckpt import urls
-from marlin_ckpt.cli import completion
 from marlin_ckpt.fields import extension_fault, name_part_fault, size_of
 
 
@@ -44,9 +43,7 @@ def argument(metavar: str, text: str, *, on_disk: bool = False) -> Any:
     """
     if on_disk:
         return typer.Argument(metavar=metavar, help=text, callback=check_on_disk)
-    return typer.Argument(
-        metavar=metavar, help=text, callback=check_places, autocompletion=completion.complete_place
-    )
+    return typer.Argument(metavar=metavar, help=text, callback=check_places, autocompletion=_complete_place)
 
 
 def place(*names: str, metavar: str, text: str) -> Any:
@@ -58,8 +55,14 @@ def place(*names: str, metavar: str, text: str) -> Any:
         text: as of `option`.
     """
     return typer.Option(
-        *names, metavar=metavar, help=text, callback=check_places, autocompletion=completion.complete_place
+        *names, metavar=metavar, help=text, callback=check_places, autocompletion=_complete_place
     )
+
+
+def _complete_place(incomplete: str) -> list[str]:
+    from marlin_ckpt.cli import completion  # which no command needs
+
+    return completion.complete_place(incomplete)
 
 
 def check_places(value: Any) -> Any:

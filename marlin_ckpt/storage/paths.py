@@ -1,7 +1,6 @@
 """Paths of files and URLs of objects alike: the one place that knows which of the two it is asked about.
 
-What reads and writes checkpoints asks here in the place of `os`. An object store is imported where a URL is
-seen, and not before.
+Whoever reads and writes checkpoints asks here, not `os`. A store is imported where a URL is seen.
 """
 
 import contextlib
@@ -242,8 +241,7 @@ def publish(  # noqa: PLR0913 - keywords
             path, fill, expected_bytes, image=image, before_renaming=before_renaming, overwrite=overwrite
         )
     place, name = _split(path)
-    began = time.perf_counter()
-    stored = began
+    began = stored = time.perf_counter()
 
     def committing() -> None:
         nonlocal stored
