@@ -192,8 +192,8 @@ def check_again(args: Checked, known: bytes) -> bytes:
     """Checks arguments, unless they are what they were: to look at each field takes longer than a save may.
 
     Args:
-        args: whose attributes may have been set since. Those of a user's subclass, which may look at more than
-            its fields, are always checked.
+        args: whose attributes may have been set since. Those of a user's class are always checked: they may
+            look at more than their fields.
         known: what this returned last; b"" at first.
 
     Raises:

@@ -1,4 +1,10 @@
-"""The pickles of the last states, by which the next one is pickled where little in it has changed."""
+"""The pickles of the last states, by which the next one is pickled where little in it has changed.
+
+How a state is pickled is decided by its outline (the state without its tensors) and by the facts of these
+(all but their data). Where both are those of an earlier state, its pickle is used again. Where the outlines
+differ in plain values alone, these are cut out of the new one by a template, and put into the gaps of the
+pickle by another.
+"""
 
 import contextlib
 from collections import deque
@@ -70,9 +76,8 @@ class Pickles:
         if len(encoded.pickle) > _LONGEST_BYTES:
             self._too_long.append(keys)
         elif found is not None:
-            with contextlib.suppress(
-                ValueError, RuntimeError, KeyError
-            ):  # it could change, and nothing show it
+            # Of one that raises, something could change that nothing here would show.
+            with contextlib.suppress(ValueError, RuntimeError, KeyError):
                 self._keep(_Kept(found, encoded, plan, about), state)
         return encoded, plan
 
@@ -145,7 +150,10 @@ class _Kept:
         return len(self._outline) <= max(_MOST_PLAIN_BYTES, len(self._pickle) // 2)
 
     def make_templates(self, state: Any) -> None:
-        """Has plain values replaced from now on, if that makes this pickle of this state, too."""
+        """Makes templates of a copy of the state with marks for plain values; keeps them if they are right.
+
+        They are, where they cut the values out of this state's outline and make its pickle of these.
+        """
         with contextlib.suppress(MarlinError):
             marked = replaced(state, _is_scalar, lambda one: MARK if _is_scalar(one) else one)
             if (found := outline(marked)) is None:

@@ -21,7 +21,6 @@ from marlin_ckpt import (
     StorageError,
     UnsavableStateError,
 )
-from marlin_ckpt.errors import Fault
 
 
 class _PicklableMock(mock.MagicMock):
@@ -29,14 +28,6 @@ class _PicklableMock(mock.MagicMock):
 
     def __reduce__(self):
         return (mock.MagicMock, ())
-
-
-class _OfProjects(DefaultCheckpointerArguments):
-    """Arguments that are wrong where a project has ended."""
-
-    def faults(self) -> list[Fault]:
-        has_ended = os.path.exists(os.path.join(self.save_dir, "ended"))
-        return [*super().faults(), *([Fault("save_dir", "has ended")] if has_ended else [])]
 
 
 def _listing(directory: Path) -> list[str]:
@@ -173,14 +164,6 @@ def test_arguments_set_between_calls_are_obeyed_by_the_next_call(
     assert checkpointer.save(make_checkpoint(3.0), 1) == str(tmp_path / "other" / "net_1.tar")
     assert checkpointer.load().trainer_state == {"last_epoch": 3}
     assert _listing(directory) == []
-
-
-def test_what_arguments_of_the_users_own_look_at_is_looked_at_by_each_call(tmp_path, make_checkpoint):
-    checkpointer = DefaultCheckpointer(_OfProjects(save_dir=str(tmp_path), load_dir=str(tmp_path)))
-    checkpointer.save(make_checkpoint(), 1)
-    (tmp_path / "ended").touch()
-    with pytest.raises(ArgumentsError, match="has ended"):
-        checkpointer.save(make_checkpoint(), 2)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from marlin_ckpt import (
     AbstractCheckpointer,
     ArgumentsError,
+    Checkpoint,
     DefaultCheckpointer,
     DefaultCheckpointerArguments,
 )
@@ -261,3 +262,19 @@ def test_a_checkpointer_of_ones_own_may_take_a_dataclass_of_its_own(tmp_path: Pa
     assert isinstance(checkpointer, AbstractCheckpointer)
     checkpointer.save(Checkpoint({}, {}, {}), 1)
     assert sorted(os.listdir(tmp_path)) == ["model_1.pt", "model_1.pt.txt"]
+
+
+class OfProjects(DefaultCheckpointerArguments):
+    """Arguments that are wrong where a project has ended."""
+
+    def faults(self) -> list[Fault]:
+        has_ended = os.path.exists(os.path.join(self.save_dir, "ended"))
+        return [*super().faults(), *([Fault("save_dir", "has ended")] if has_ended else [])]
+
+
+def test_what_arguments_of_the_users_own_look_at_is_looked_at_by_each_call(tmp_path: Path):
+    checkpointer = DefaultCheckpointer(OfProjects(save_dir=str(tmp_path), load_dir=str(tmp_path)))
+    checkpointer.save(Checkpoint(), 1)
+    (tmp_path / "ended").touch()
+    with pytest.raises(ArgumentsError, match="has ended"):
+        checkpointer.save(Checkpoint(), 2)
