@@ -24,7 +24,7 @@ from marlin_ckpt.errors import StorageError, UnsavableStateError
 from marlin_ckpt.formats.manifest import Manifest, most_bytes
 from marlin_ckpt.formats.statistics import NAME as STATISTICS
 from marlin_ckpt.naming import MANIFEST, SHARDED
-from marlin_ckpt.storage.local import publishing, staging, trees
+from marlin_ckpt.storage.local import publishing, staging, temporary, trees
 from marlin_ckpt.storage.local.files import absolute, close_quietly, closing, doing, open_regular
 from marlin_ckpt.storage.local.writer import open_writer
 from marlin_ckpt.storage.target import Target
@@ -253,7 +253,10 @@ def abandon(folder: str) -> None:
     """
     directory, name = os.path.split(folder)
     with contextlib.suppress(OSError), closing(os.open(directory, _DIRECTORY)) as fd:
-        trees.remove_folder(fd, name)
+        # By another name no other rank can begin a file in it, which would be left.
+        going = temporary.temporary_name("abandoned")
+        os.rename(name, going, src_dir_fd=fd, dst_dir_fd=fd)
+        trees.remove_folder(fd, going)
 
 
 def _is_seen(path: str, is_right: Callable[[os.stat_result], bool], deadline: float) -> bool:
