@@ -135,10 +135,8 @@ def _warn_of_links(store: Store, links: Iterable[str], logger: logging.Logger) -
 def _by_our_grammar(levels: Iterable[Level], prefix: str, extension: str) -> _Keyed:
     keyed: _Keyed = []
     for level in levels:
-        for name in level.objects:
-            index = naming.checkpoint_index(name.rpartition("/")[2], prefix, extension)
-            if index is not None:
-                keyed.append(((-index,), name))
+        found = naming.indices(level.objects, prefix, extension)
+        keyed += (((-index,), name) for name, index in found)
         for one in level.checkpoints:
             is_ours = one.name and one.name.prefix == prefix and one.name.kind is naming.Kind.CHECKPOINT
             if one.name and is_ours and not layouts.is_foreign(one):

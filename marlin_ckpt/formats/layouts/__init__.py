@@ -104,7 +104,10 @@ def layout_of(store: Store, folder: str, listing: Listing) -> tuple[Layout, tupl
     Raises:
         StorageError: it cannot be found out.
     """
-    names = Names(*(frozenset(map(os.path.basename, each)) for each in (listing.objects, listing.folders)))
+    before = len(folder) + 1 if folder else 0
+    names = Names(
+        *(frozenset(one[before:] for one in each) if before else frozenset(each) for each in listing[:2])
+    )
     has_ours = any(naming.parse_any(one, "pt") for one in names.files)
     for name in _known:
         if has_ours and name in _OTHERS:

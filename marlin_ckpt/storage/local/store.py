@@ -46,14 +46,15 @@ class LocalStore:
         objects, folders, links = [], [], []
         with self._doing("cannot read the directory", folder), os.scandir(self._at.go(folder)) as found:
             for one in found:
-                if temporary.is_temporary(one.name):
+                name = before + one.name
+                if name.endswith(temporary.SUFFIX) and temporary.is_temporary(one.name):
                     continue
                 if one.is_dir(follow_symlinks=False):
-                    folders.append(before + one.name)
+                    folders.append(name)
                     continue
-                objects.append(before + one.name)
+                objects.append(name)
                 if one.is_symlink():
-                    links.append(before + one.name)
+                    links.append(name)
         return Listing(tuple(objects), tuple(folders), tuple(links))
 
     def head(self, name: str) -> Item | None:
