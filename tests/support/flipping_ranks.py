@@ -61,6 +61,7 @@ def load_after_flips(directory: str, kind: str, flips: int) -> dict[str, Any]:
     expected, chance = _local(_state(mesh)), random.Random(20261127)
     found: dict[str, Any] = {"refused": 0, "right": 0, "wrong": [], "files": len(files)}
     silent = {one.name for one in files}
+    ranks.meet()  # rank 0 writes files anew, of which the others have seen the lengths by then
     for number in range(flips):
         file = files[number % len(files)]
         at, bit = chance.randrange(sizes[file]), 1 << chance.randrange(8)
