@@ -83,7 +83,7 @@ def test_the_json_says_what_was_measured_on_what_and_how_often(quick: tuple[str,
     document = json.loads((folder / "b.json").read_text())
     assert document["quick"] is True
     assert document["rounds"] == 1
-    assert {"processor", "cores", "memory_gb", "filesystem", "kernel", "python", "versions"} == set(
+    assert {"processor", "cores", "busy", "memory_gb", "filesystem", "kernel", "python", "versions"} == set(
         document["machine"]
     )
     assert {"marlin-ckpt", "torch"} <= set(document["machine"]["versions"])
