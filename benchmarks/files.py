@@ -6,8 +6,8 @@ import contextlib
 import mmap
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _BLOCK_BYTES = 4096
@@ -72,26 +72,32 @@ def in_blocks(size: int) -> int:
     return -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
-def write_raw(path: Path, memory: mmap.mmap, length: int) -> None:
-    """Writes `length` bytes past the page cache and makes them durable: no save can be faster.
-
-    Raises:
-        OSError: the file system has no O_DIRECT.
-    """
+@contextlib.contextmanager
+def _written_past_the_cache(path: Path, length: int) -> Iterator[int]:
+    """A new file for writes past the page cache, which in the end has that length and is durable."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_DIRECT, 0o644)
     try:
         with contextlib.suppress(OSError):
             os.posix_fallocate(fd, 0, length)
-        rest = in_blocks(length)
-        with memoryview(memory) as view:
-            while rest:
-                with view[: min(rest, len(view))] as piece:
-                    rest -= os.write(fd, piece)
+        yield fd
         os.ftruncate(fd, length)
         os.fsync(fd)
     finally:
         os.close(fd)
     durable(path, files=False)
+
+
+def write_raw(path: Path, memory: mmap.mmap, length: int) -> None:
+    """Writes `length` bytes past the page cache and makes them durable.
+
+    Raises:
+        OSError: the file system has no O_DIRECT.
+    """
+    rest = in_blocks(length)
+    with _written_past_the_cache(path, length) as fd, memoryview(memory) as view:
+        while rest:
+            with view[: min(rest, len(view))] as piece:
+                rest -= os.write(fd, piece)
 
 
 def write_by_two(path: Path, memory: mmap.mmap, length: int, piece_bytes: int) -> None:
@@ -106,50 +112,23 @@ def write_by_two(path: Path, memory: mmap.mmap, length: int, piece_bytes: int) -
     Raises:
         OSError: the file system has no O_DIRECT.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_DIRECT, 0o644)
-    try:
-        with contextlib.suppress(OSError):
-            os.posix_fallocate(fd, 0, length)
-        whole = in_blocks(length)
-        with memoryview(memory) as view:
+    whole = in_blocks(length)
+    with _written_past_the_cache(path, length) as fd, memoryview(memory) as view:
 
-            def write(offset: int) -> None:
-                start, size = offset % len(view), min(piece_bytes, whole - offset)
-                with view[start : start + size] as piece:
-                    if os.pwrite(fd, piece, offset) != size:
-                        raise OSError("short write")
+        def write(offset: int) -> None:
+            start, size = offset % len(view), min(piece_bytes, whole - offset)
+            with view[start : start + size] as piece:
+                if os.pwrite(fd, piece, offset) != size:
+                    raise OSError("short write")
 
-            _by_two(write, range(0, whole, piece_bytes))
-        os.ftruncate(fd, length)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    durable(path, files=False)
+        _by_two(write, range(0, whole, piece_bytes))
 
 
 def _by_two(work: Callable[[int], None], offsets: Iterable[int]) -> None:
     """Does work for each offset on two threads; raises what one of them has failed with."""
-    rest, lock = iter(offsets), threading.Lock()
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        while not errors:
-            with lock:
-                offset = next(rest, None)
-            if offset is None:
-                return
-            try:
-                work(offset)
-            except BaseException as error:  # noqa: BLE001 - raised below
-                errors.append(error)
-
-    threads = [threading.Thread(target=run) for _ in range(2)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    if errors:
-        raise errors[0]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(work, offsets):
+            continue
 
 
 def read_by_two(path: str | Path, memory: mmap.mmap, piece_bytes: int, *, is_direct: bool = False) -> None:

@@ -206,6 +206,15 @@ def proxy(_shared_proxy):
 
 
 @pytest.fixture
+def store(s3: str, proxy):
+    """An empty prefix on the S3 server, reached through the proxy."""
+    from tests.support.s3_stores import opened
+
+    with opened(s3, proxy.endpoint) as one:
+        yield one
+
+
+@pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has requests that failed made again at once."""
     from marlin_ckpt.storage.s3 import retrying

@@ -32,11 +32,10 @@ STATE = {"weight": torch.arange(300_000.0), "bias": torch.arange(7.0), "epoch": 
 
 
 @pytest.fixture
-def store(s3, proxy):
+def store(store):
     """An empty prefix, reached through the proxy, whose lease is held."""
-    with opened(s3, proxy.endpoint) as one:
-        one.guard = lambda: None
-        yield one
+    store.guard = lambda: None
+    return store
 
 
 @pytest.fixture

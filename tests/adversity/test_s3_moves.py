@@ -31,13 +31,6 @@ MOVING = [one for one in PASSING if one not in (Fault.CUT_UP, Fault.CUT_DOWN)]
 
 
 @pytest.fixture
-def store(s3, proxy):
-    """An empty prefix, reached through the proxy."""
-    with opened(s3, proxy.endpoint) as one:
-        yield one
-
-
-@pytest.fixture
 def other(s3, s3_endpoint):
     """The same, as another process reaches it."""
     with opened(s3, s3_endpoint) as one:

@@ -30,13 +30,6 @@ WRITES = ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload")
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
-@pytest.fixture
-def store(s3: str, proxy):
-    """An empty prefix, reached through the proxy."""
-    with opened(s3, proxy.endpoint) as one:
-        yield one
-
-
 @pytest.mark.parametrize("data", [LONGER, b"small", b""], ids=["parts", "small", "empty"])
 def test_what_is_written_is_read(store, data: bytes):
     item = write(store, data=data)

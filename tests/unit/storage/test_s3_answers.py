@@ -17,7 +17,6 @@ pytestmark = pytest.mark.usefixtures("short_pauses")
 error = Canned.error
 PAGE = b"<!DOCTYPE html><html><head><title>Welcome</title></head><body>hello<br></body></html>"
 ALL, DATA = ("list", "head", "read", "write"), ("read",)
-AGAIN = "tried"
 
 
 @pytest.fixture

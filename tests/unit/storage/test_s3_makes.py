@@ -12,13 +12,6 @@ from tests.support.s3_stores import DATA, opened, read, write
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
-@pytest.fixture
-def store(s3: str, proxy):
-    """An empty prefix, reached through the proxy."""
-    with opened(s3, proxy.endpoint) as one:
-        yield one
-
-
 _BROKEN = (
     Fault.CUT_DOWN, Fault.CUT_UNSIZED, Fault.OTHER_RANGE, Fault.NO_RANGE, Fault.LOST_ANSWER, Fault.SLOW_DOWN,
 )  # fmt: skip
