@@ -136,6 +136,8 @@ def _raw(_: str) -> Acts:
             into, done = memory.pop(), 0
             while read := answer.readinto(into[done : done + _READ_BYTES]):
                 done += read
+            if done != end - start:
+                raise OSError(f"short answer: {answer.status}")
             memory.append(into)
             answer.release_conn()
 

@@ -196,6 +196,9 @@ def check_again(args: Checked, known: bytes) -> bytes:
             look at more than their fields.
         known: what this returned last; b"" at first.
 
+    Returns:
+        what to give as `known` the next time; b"" where it is to be checked again then.
+
     Raises:
         ArgumentsError: as `Checked.check`.
     """

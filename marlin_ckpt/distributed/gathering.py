@@ -21,7 +21,7 @@ from marlin_ckpt.distributed.reads.tensors import box_of
 from marlin_ckpt.errors import RankError, UnsavableStateError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.formats.torch.memory import memory
+from marlin_ckpt.formats.torch.memory import identity, memory
 from marlin_ckpt.formats.torch.writer import Written, on_cpu, write_file
 
 _OF_RANKS = "trainer_state", "ranks"
@@ -139,7 +139,7 @@ class Gathering:
         Raises:
             RankError: a rank has ended, or did not answer in time.
         """
-        number = self._numbers.get(storage._cdata)  # noqa: SLF001 - what tells storages from each other
+        number = self._numbers.get(identity(storage))
         if number is None:
             self._held = on_cpu(storage)
             return memory(self._held.data_ptr(), self._held.nbytes())
@@ -208,7 +208,7 @@ class Gathering:
         if key not in self._places:
             place = self._places[key] = torch.empty(tensor.shape, dtype=tensor.dtype)
             if place.numel():
-                self._numbers[place.untyped_storage()._cdata] = number  # noqa: SLF001
+                self._numbers[identity(place.untyped_storage())] = number
         return self._places[key]
 
 

@@ -130,10 +130,10 @@ class CopiesAtTheBarrier:
         init, work, settle = staging.Copying.__init__, staging.Copying.work, staging.Copying.settle
         self.late_bytes = 0
 
-        def begun(copying: Any, copies: Any, *args: Any) -> None:
+        def begun(copying: Any, copies: Any, *args: Any, **how: Any) -> None:
             copying.settled = threading.Event()
             self.late_bytes += sum(copies.sizes)
-            init(copying, copies, *args)
+            init(copying, copies, *args, **how)
 
         def left_to_the_barrier(copying: Any) -> None:
             if is_behind():
@@ -156,7 +156,9 @@ def without_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         staging.Copying,
         "__init__",
-        lambda copying, copies, _watched, *args: init(copying, copies, staging.Watched(), *args),
+        lambda copying, copies, _watched, *args, **how: init(
+            copying, copies, staging.Watched(), *args, **how
+        ),
     )
 
 

@@ -99,10 +99,9 @@ class Registry(Mapping[str, Any]):
 
 def _made(name: str, known: _Command) -> Any:
     module = import_module(f"marlin_ckpt.cli.commands.{known.module}")
-    is_one = isinstance(known.functions, str)
     own = typer.Typer(
         name=name,
-        help=None if is_one else module.SUMMARY,
+        help=None if isinstance(known.functions, str) else module.SUMMARY,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,

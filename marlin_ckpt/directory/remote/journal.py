@@ -99,7 +99,8 @@ def append(directory: str, lines: bytes) -> None:
             if error.errno not in (errno.ESTALE, errno.EEXIST):
                 raise
             if one.looks_ours(store):
-                lines = one.without_arrived(lines)
+                if not (lines := one.without_arrived(lines)):
+                    return
             else:  # somebody has removed or changed it: what this process has written goes into another one
                 one.name, one.etag = _Open(store).name, None
             _add(store, one, lines)

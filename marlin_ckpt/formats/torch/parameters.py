@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from marlin_ckpt.formats.torch.memory import identity
+
 Names = list[list[str]]  # of an optimizer's parameters, group by group
 _MOST_CHARACTERS = 2_000_000  # of all names: a manifest has room for 8 MB
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -165,7 +167,7 @@ def _place(tensor: torch.Tensor) -> _Place | None:
     try:
         address = local.data_ptr()
         if not address and local is not tensor:  # this rank has no element of it
-            address = local.untyped_storage()._cdata  # noqa: SLF001 - what tells storages from each other
+            address = identity(local.untyped_storage())
     except RuntimeError:  # a subclass without memory of its own
         return None
     return (tensor.device, address, tensor.shape) if address else None

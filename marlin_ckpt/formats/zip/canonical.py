@@ -72,14 +72,12 @@ def _compare(
     """What is not in a writer's form, "" where all is, and whether any local header is."""
     fault = ""
     is_padded = False
-    before, at = b"", 0  # the descriptor of the record before, and where it starts
     for gap, data in read_each(source, _gaps(directory, data_offsets, is_torchs=is_torchs), _Gap.place):
         record = gap.record
         is_padded = is_padded or data[len(gap.before) :] == gap.header
         is_right = data == gap.before + gap.header and record.header_offset == gap.offset + len(gap.before)
         if not is_right or directory.entries[record.name] != gap.entry:
             fault = fault or f"the header of record {record.name} is damaged"
-        before, at = structures.descriptor(record), data_offsets[record.name] + record.stored_bytes
     size = directory.end_offset - directory.offset
     ends = [
         structures.end_records(len(directory.records), size, directory.offset, always_zip64=always)
@@ -88,6 +86,8 @@ def _compare(
     end = source.read(directory.end_offset, TAIL)
     if is_torchs:
         end, *ends = map(_unversioned, (end, *ends))
+    last = directory.records[-1]  # there is one: the pickle
+    before, at = structures.descriptor(last), data_offsets[last.name] + last.stored_bytes
     is_right = source.read(at, len(before)) == before and directory.offset == at + len(before)
     is_in_order = [*directory.entries] == [record.name for record in directory.records]
     if not is_right or not is_in_order or end not in ends:

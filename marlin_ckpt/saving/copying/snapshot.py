@@ -105,7 +105,9 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
         changed = itertools.compress(pieces_keys, map(frozenset(moved).__contains__, identities))
         return [*changed, *differ]
 
-    return Snapshot(Copying(late, owned, wrong), DeviceCopies(device_late), late_keys)
+    return Snapshot(
+        Copying(late, owned, wrong, is_summed=pieces.is_summed), DeviceCopies(device_late), late_keys
+    )
 
 
 def _copy_at_once(copies: Copies) -> None:

@@ -150,7 +150,12 @@ class Copying:
     """Copies that any number of threads make together."""
 
     def __init__(
-        self, copies: Copies, watched: Watched, wrong: Callable[[Iterable[int]], Iterable[str]]
+        self,
+        copies: Copies,
+        watched: Watched,
+        wrong: Callable[[Iterable[int]], Iterable[str]],
+        *,
+        is_summed: bool,
     ) -> None:
         """Takes the copies, which `work` makes.
 
@@ -159,8 +164,10 @@ class Copying:
             watched: the tensors that it is copied from, which must not change meanwhile.
             wrong: asked when everything is copied; given the identities of storages that have changed,
                 returns the keys of these, and of those whose copy is known to be wrong.
+            is_summed: whether their CRC32s are taken on the way.
         """
         self._copies = copies
+        self._is_summed = is_summed
         # By the number of a copy and where in it: how many bytes, and their CRC32.
         self._sums: dict[tuple[int, int], tuple[int, int]] = {}
         self._is_awaited = False
@@ -187,7 +194,8 @@ class Copying:
                     self._tasks.popleft()
                 # Nothing is summed any more once the training waits for the copies.
                 self._is_awaited |= threading.current_thread() is self._caller
-                make(self._copies, task, None if self._is_awaited else self._sums)
+                is_summed = self._is_summed and not self._is_awaited
+                make(self._copies, task, self._sums if is_summed else None)
                 task = ()
             finally:
                 with self._changed:

@@ -27,6 +27,7 @@ class Pieces:
         starts: where they begin in these; empty where they begin where these do.
         sizes: their lengths in bytes.
         places: where they begin in the copy.
+        is_summed: whether `Image.write` makes use of the CRC32 of each.
     """
 
     keys: Sequence[str] = ()
@@ -34,6 +35,7 @@ class Pieces:
     starts: Sequence[int] = ()
     sizes: Sequence[int] = ()
     places: Sequence[int] = ()
+    is_summed: bool = True
 
     @functools.cached_property
     def identities(self) -> list[int]:

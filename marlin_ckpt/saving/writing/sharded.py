@@ -57,7 +57,12 @@ class ShardedImage:
         storages, starts = zip(*found, strict=True) if found else ((), ())
         sizes = [one.data_bytes for one in places]
         self.pieces = Pieces(
-            prepared.plan.tensors, storages, starts, sizes, [one.data_start for one in places]
+            prepared.plan.tensors,
+            storages,
+            starts,
+            sizes,
+            [one.data_start for one in places],
+            is_summed=False,
         )
         self.size_bytes = sum(sizes)
 

@@ -1,8 +1,8 @@
 """The file system of a directory: what it is, with which options it is mounted, and what is free there.
 
-It gives the space of a file back when the last descriptor of one without a name is closed, which of a
-gigabyte takes as long as writing a tenth of it, and so goes on behind a save. Nothing depends on it: where
-the process is killed, the kernel closes the descriptor; after a power loss the file system frees what has no
+The space of a file that was replaced is free once its last descriptor is closed. Of a gigabyte that takes as
+long as writing a tenth of it, and so a thread does it behind the save. Nothing depends on it: where the
+process is killed, the kernel closes the descriptor; after a power loss the file system frees what has no
 name.
 """
 
@@ -88,8 +88,11 @@ def free_bytes(where: str | int) -> int | None:
 
 def give_back(fd: int) -> None:
     """Closes a descriptor through which nothing was written; that of a large file without a name later."""
-    found = os.fstat(fd)
-    if found.st_nlink or found.st_size < _LARGE_BYTES:
+    try:
+        found = os.fstat(fd)
+    except OSError:  # a network file system knows it no more; what has replaced it is stored
+        found = None
+    if found is None or found.st_nlink or found.st_size < _LARGE_BYTES:
         close_quietly(fd)
         return
     thread = threading.Thread(target=close_quietly, args=(fd,), name="marlin-ckpt freeing")

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from marlin_ckpt.storage.local.files import close_quietly, closing
 
 SUFFIX = ".marlin-tmp"
-_NAME = r"(?s)\.(?P<target>.+)\.(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}\.marlin-tmp"
+_NAME = r"(?s)\.(?P<target>.+)\.(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}"
+_NAME += SUFFIX.replace(".", r"\.")
 _NAME_MAX = 255  # bytes in one file name, NAME_MAX of linux/limits.h
 # Some file systems have no locks: NFS without its lock daemon, some FUSE ones. NFS wants a descriptor that is
 # open for writing, else EBADF.

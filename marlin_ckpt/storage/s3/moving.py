@@ -73,7 +73,7 @@ def is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _do(request: Callable[[], None], source: Key, to: Key, about: dict[str, Any]) -> None:
-    """Makes a request that copies, and makes it again, of which an earlier answer may have been lost."""
+    """Makes a request that copies; where it fails, the copy may be there: an answer may have been lost."""
     try:
         request()
     except (ClientError, answers.OvertakenError) as error:

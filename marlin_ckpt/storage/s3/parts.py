@@ -73,8 +73,9 @@ class _Sender(PieceThreads):
             etag = put(self._key, headers_of(sums, piece, crc32), piece, query)
             return _Part(etag, crc32, len(piece), is_summed=sums is not Sums.MD5)
 
-        client = self._key.client
-        self.sent[number] = self.retrying.do(lambda: checked(client, request), "cannot write", self._key.path)
+        self.sent[number] = self.retrying.do(
+            lambda: checked(self._key.client, request, Sums.PARTS), "cannot write", self._key.path
+        )
 
 
 class Upload:
@@ -236,6 +237,7 @@ class Upload:
         return checked(
             self._key.client,
             lambda sums: put(self._key, {**headers_of(sums, self._body), **others}, self._body),
+            Sums.PARTS,
         )
 
     def _complete(self, condition: Mapping[str, str]) -> str:

@@ -65,7 +65,7 @@ class S3Reading:
         page = next(self._pages(start, "/"))
         objects = [self._name(one["Key"]) for one in page.get("Contents", ())]
         folders = [self._name(one["Prefix"]) for one in page.get("CommonPrefixes", ())]
-        return sorted((*objects, *folders))
+        return sorted(one for one in (*objects, *folders) if _is_name(one.removesuffix("/")))
 
     def has_any(self) -> bool:
         """Whether there is an object anywhere in the store."""

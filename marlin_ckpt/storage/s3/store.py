@@ -221,7 +221,8 @@ class S3Store(S3Reading):
             moving.remove(self._key(name), str(identity[0]), self._patience_s)
             return
         for one in self._members(name, identity):
-            moving.remove(self._key(one.name), str(one.identity[0]))
+            self._check_guard()
+            moving.remove(self._key(one.name), str(one.identity[0]), self._patience_s)
 
     def _check_guard(self) -> None:
         """Looks whether this process may still change what is here: a run that was stopped may not."""

@@ -55,17 +55,18 @@ def headers(sums: Sums, data: memoryview, crc32: int | None = None) -> dict[str,
     return {"x-amz-checksum-crc32": base64_of(isal_zlib.crc32(data) if crc32 is None else crc32)}
 
 
-def checked(client: "Client", send: Callable[[Sums], _T]) -> _T:
+def checked(client: "Client", send: Callable[[Sums], _T], first: Sums = Sums.WHOLE) -> _T:
     """Makes a request with what the store compares, and with the next simpler where it refuses that.
 
     Args:
         client: remembers what its store has refused.
         send: makes it.
+        first: that is tried; those before it would send the same.
 
     Raises:
         RefusedError, ClientError: the store refuses the request, whatever it is sent with.
     """
-    sums = client.sums
+    sums = begun = max(client.sums, first)
     while True:
         try:
             found = send(sums)
@@ -75,7 +76,8 @@ def checked(client: "Client", send: Callable[[Sums], _T]) -> _T:
                 raise
             sums = Sums(sums + 1)
         else:
-            learn(client, sums)
+            if sums > begun:
+                learn(client, sums)
             return found
 
 

@@ -61,9 +61,9 @@ def test_what_a_known_optimizer_owns_is_copied_while_the_loop_goes_on_and_the_ne
     run.step()
     init = staging.Copying.__init__
 
-    def counting(self: Any, copies: Any, watched: Any, wrong: Any) -> None:
+    def counting(self: Any, copies: Any, watched: Any, wrong: Any, **how: Any) -> None:
         counts.append(len(watched.tensors))
-        init(self, copies, watched, wrong)
+        init(self, copies, watched, wrong, **how)
 
     monkeypatch.setattr(staging.Copying, "__init__", counting)
     with Saver() as saver:

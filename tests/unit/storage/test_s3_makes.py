@@ -61,3 +61,10 @@ def test_names_that_no_store_of_ours_has_are_passed_over(store, monkeypatch: pyt
     assert store.list().folders == ("a",)
     assert store.list("a").objects == ("a/model_1.pt",)
     assert [one.name for one in store.items()] == ["a/model_1.pt"]
+
+
+def test_a_folder_that_is_an_object_too_is_not_among_the_names_in_it(store):
+    place = store._key("folder")
+    store._client.control.put_object(Bucket=place.bucket, Key=f"{place.key}/", Body=b"")
+    write(store, "folder/model_1.pt", b"x")
+    assert list(store.names_like("folder/")) == ["folder/model_1.pt"]
