@@ -65,7 +65,8 @@ class S3Reading:
         page = next(self._pages(start, "/"))
         objects = [self._name(one["Key"]) for one in page.get("Contents", ())]
         folders = [self._name(one["Prefix"]) for one in page.get("CommonPrefixes", ())]
-        return sorted(one for one in (*objects, *folders) if _is_name(one.removesuffix("/")))
+        folders = [one for one in folders if _is_name(one.removesuffix("/"))]
+        return sorted((*filter(_is_name, objects), *folders))
 
     def has_any(self) -> bool:
         """Whether there is an object anywhere in the store."""
