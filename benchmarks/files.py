@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from marlin_ckpt.storage.pages import private_memory
+
 _BLOCK_BYTES = 4096
 _RANDOM_BYTES = 1 << 20
 
@@ -58,12 +60,17 @@ def empty(directory: Path) -> None:
     os.sync()
 
 
-def buffer(size: int) -> mmap.mmap:
-    """Memory that the disk can read from directly, filled, so that none of it is touched first by a write."""
-    memory = mmap.mmap(-1, size)
+def buffer(size: int, *, is_huge: bool = True) -> memoryview:
+    """Memory that the disk can use directly, filled, so that none of it is touched first by what is measured.
+
+    Args:
+        size: how much.
+        is_huge: in huge pages, where the disk is fastest; else as an allocator gives it, in small ones.
+    """
+    memory = private_memory(size) if is_huge else memoryview(mmap.mmap(-1, size))
     some = os.urandom(min(size, _RANDOM_BYTES))
     for start in range(0, size, _RANDOM_BYTES):
-        memory.write(some[: size - start])
+        memory[start : start + _RANDOM_BYTES] = some[: size - start]
     return memory
 
 
@@ -87,7 +94,7 @@ def _written_past_the_cache(path: Path, length: int) -> Iterator[int]:
     durable(path, files=False)
 
 
-def write_raw(path: Path, memory: mmap.mmap, length: int) -> None:
+def write_raw(path: Path, memory: memoryview, length: int) -> None:
     """Writes `length` bytes past the page cache and makes them durable.
 
     Raises:
@@ -100,7 +107,7 @@ def write_raw(path: Path, memory: mmap.mmap, length: int) -> None:
                 rest -= os.write(fd, piece)
 
 
-def write_by_two(path: Path, memory: mmap.mmap, length: int, piece_bytes: int) -> None:
+def write_by_two(path: Path, memory: memoryview, length: int, piece_bytes: int) -> None:
     """Writes past the page cache as `write_raw`, two pieces at a time.
 
     Args:
@@ -131,7 +138,7 @@ def _by_two(work: Callable[[int], None], offsets: Iterable[int]) -> None:
             continue
 
 
-def read_by_two(path: str | Path, memory: mmap.mmap, piece_bytes: int, *, is_direct: bool = False) -> None:
+def read_by_two(path: str | Path, memory: memoryview, piece_bytes: int, *, is_direct: bool = False) -> None:
     """Reads a file into memory that takes all of it, two pieces at a time.
 
     Args:
@@ -156,24 +163,24 @@ def read_by_two(path: str | Path, memory: mmap.mmap, piece_bytes: int, *, is_dir
         os.close(fd)
 
 
-def write_through_cache(path: Path, memory: mmap.mmap, length: int) -> None:
+def write_through_cache(path: Path, memory: memoryview, length: int) -> None:
     """Writes about `length` bytes to a file system that is memory: no save can be faster."""
     with path.open("wb", buffering=0) as file:
         for _ in range(length // len(memory)):
             file.write(memory)
 
 
-def read_raw(path: Path, memory: mmap.mmap) -> None:
+def read_raw(path: Path, memory: memoryview) -> None:
     """Reads a file past the page cache: no load can be faster, of a file that is in no memory."""
     _read(path, memory, os.O_DIRECT)
 
 
-def read_through_cache(path: Path, memory: mmap.mmap) -> None:
+def read_through_cache(path: Path, memory: memoryview) -> None:
     """Reads a file: no load can be faster, of one that is in the page cache."""
     _read(path, memory, 0)
 
 
-def _read(path: Path, memory: mmap.mmap, flags: int) -> None:
+def _read(path: Path, memory: memoryview, flags: int) -> None:
     fd = os.open(path, os.O_RDONLY | flags)
     try:
         while os.readv(fd, [memory]) == len(memory):

@@ -7,7 +7,6 @@ Without reading them, `torch.load(mmap=True)` would end before it has read the m
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import shutil
 import subprocess
@@ -125,7 +124,7 @@ def restoring(setting: Setting) -> list[Row]:
     return rows
 
 
-def _cold_limits(path: str, memory: mmap.mmap) -> dict[str, Call]:
+def _cold_limits(path: str, memory: memoryview) -> dict[str, Call]:
     """The reads of a file that is in no memory, of which the fastest is the limit."""
     direct = partial(read_by_two, path, memory, _DIRECT_MIB << 20, is_direct=True)
     found: dict[str, Call] = {}

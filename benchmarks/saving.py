@@ -23,7 +23,7 @@ _RAW_MIB = (8, 64)  # in one write; the better one is the limit
 _RAW = "raw write"
 # What a save needs at least, from memory that is in no cache, and from some that stays there.
 _COLD, _COLD_MIB = "raw O_DIRECT write from where it is stored", 4
-_HOT, _HOT_MIB = "raw O_DIRECT write of one buffer", 1
+_HOT, _HOT_MIB = "raw O_DIRECT write of one buffer", 4
 _STATISTICS = "with statistics of its tensors"
 _MEMORY_MIB = 64  # that a save may take beyond the state
 _MEMORY_FILE_SYSTEM = Path("/dev/shm")
@@ -130,7 +130,11 @@ def _raw(setting: Setting, size: int) -> dict[str, Call]:
 
 
 def _raw_by_two(setting: Setting, size: int) -> dict[str, Call]:
-    path, cold, hot = setting.directory / "raw", buffer(in_blocks(size)), buffer(_HOT_MIB << 20)
+    path, cold, hot = (
+        setting.directory / "raw",
+        buffer(in_blocks(size), is_huge=False),
+        buffer(_HOT_MIB << 20),
+    )
     return {
         _COLD: partial(write_by_two, path, cold, size, _COLD_MIB << 20),
         _HOT: partial(write_by_two, path, hot, size, _HOT_MIB << 20),

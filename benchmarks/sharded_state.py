@@ -6,7 +6,6 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,7 @@ class Rank:
         if self._ranks.is_main:
             durable(self._directory / STOCK, files=False)  # it syncs the files, but not the directory
 
-    def save_raw(self, memory: mmap) -> None:
+    def save_raw(self, memory: memoryview) -> None:
         """As many bytes, from memory that is in use already."""
         write_raw(self._raw, memory, self.size_bytes())
 
@@ -139,7 +138,7 @@ class Rank:
         """Into the state."""
         load(self._state, checkpoint_id=self._directory / STOCK)
 
-    def load_raw(self, read: Callable[[Path, mmap], None]) -> None:
+    def load_raw(self, read: Callable[[Path, memoryview], None]) -> None:
         """What `save_raw` has written, into memory that is in use already."""
         read(self._raw, next(iter(self._buffers.values())))
 

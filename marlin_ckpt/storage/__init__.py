@@ -7,6 +7,7 @@
 - `sums`: the lengths and CRC32s of objects that are read whole.
 - `writer`: the one writer: it copies content into pieces of memory, and sums it.
 - `piece_threads`: threads that write such pieces.
+- `pages`: memory in huge pages, which a disk takes faster.
 - `threads`: runs tasks on a few threads, and none after the first error.
 - `hints`: what to type instead of a path that is not there.
 - `local`: a directory of this machine as a store; `s3`: a prefix in a bucket.

@@ -11,7 +11,7 @@ from isal import isal_zlib
 
 from marlin_ckpt.storage.target import OnStored
 
-_SUMMED_BYTES = 1 << 20  # copied at a time: still in the processor's cache when they are summed
+_SUMMED_BYTES = 512 << 10  # copied at a time: still in the second-level cache when they are summed
 _WORTH_A_CALL_BYTES = 16 << 10
 
 

@@ -32,7 +32,6 @@ class Unforeseen(Exception):
 def small_pieces(monkeypatch):
     monkeypatch.setattr(local_writer, "_LARGE_BYTES", 0)
     monkeypatch.setattr(direct, "_PIECE_BYTES", 4096)
-    monkeypatch.setattr(direct, "_IMAGE_PIECE_BYTES", 4096)
     monkeypatch.setattr(local_writer, "_CACHED_PIECE_BYTES", 4096)
     monkeypatch.setattr(staging, "_TASK_BYTES", 4096)
 

@@ -180,7 +180,6 @@ class Campaign:
             patch.setattr(writer, "_LARGE_BYTES", 0 if self._past_the_cache else 1 << 40)
             patch.setattr(writer, "_CACHED_PIECE_BYTES", 4096)  # a dozen KB of state then take several writes
             patch.setattr(direct, "_PIECE_BYTES", 4096)
-            patch.setattr(direct, "_IMAGE_PIECE_BYTES", 4096)
             patch.setattr(writer, "open", mounts, raising=False)
             allocate = functools.partial(system.call, system_calls, "allocate", system_calls.allocate)
             patch.setattr(system_calls, "allocate", allocate)

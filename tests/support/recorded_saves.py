@@ -111,7 +111,6 @@ def record(root: Path, make_save: Callable[[str], Callable[[int], None]]) -> Rec
         patch.setattr(writer, "_LARGE_BYTES", 4 * LARGE)
         patch.setattr(writer, "_CACHED_PIECE_BYTES", 512)
         patch.setattr(direct, "_PIECE_BYTES", 4096)
-        patch.setattr(direct, "_IMAGE_PIECE_BYTES", 4096)
         # The same calls on every file system, whether it has O_DIRECT or not.
         patch.setattr(writer, "_is_in_memory", lambda _: False)
         patch.setattr(system_calls, "set_direct", lambda _, *, on: on)

@@ -136,7 +136,7 @@ def run(directory: str, kind: str, inject: str | None) -> dict:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
-    direct._PIECE_BYTES = direct._IMAGE_PIECE_BYTES = writer._CACHED_PIECE_BYTES = 4096
+    direct._PIECE_BYTES = writer._CACHED_PIECE_BYTES = 4096
     for number, case in enumerate(sys.stdin):
         result = run(os.path.join(sys.argv[1], str(number)), *json.loads(case))
         sys.stdout.write(json.dumps(result) + "\n")

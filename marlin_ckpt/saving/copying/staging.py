@@ -4,11 +4,9 @@ The copy is an image of the file: each storage is copied to the offset at which 
 image's memory is kept from save to save, since fresh memory costs several times what a copy into it does.
 """
 
-import contextlib
 import ctypes
 import errno
 import functools
-import mmap
 import operator
 import os
 import threading
@@ -26,13 +24,13 @@ from marlin_ckpt.errors import StorageError
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.operations.memory import available_bytes
 from marlin_ckpt.saving.copying import device
+from marlin_ckpt.storage.pages import private_memory
 
 _TASK_BYTES = 4 << 20  # copied between two looks at what is left
 _SUMMED_BYTES = 1 << 20  # copied at a time: still in the processor's cache when they are summed
 _PATIENCE_S = 5.0  # how long to wait for a caller who neither steps nor waits: an evaluation may last an hour
 _LOOK_AGAIN_S = 0.05  # between two checks whether the caller's thread still runs
 Task = tuple[tuple[int, int, int], ...]  # the numbers of copies, where in them to begin, and how many bytes
-_MADV_WIPEONFORK = 18  # madvise(2), Linux 4.14; the module mmap does not name it
 
 
 class Copies(NamedTuple):
@@ -87,7 +85,7 @@ class Arena:
     """Memory that is reused from save to save, and replaced when a state needs more."""
 
     def __init__(self) -> None:
-        self._memory: mmap.mmap | None = None
+        self._memory: memoryview | None = None
         self._pinned: weakref.finalize[..., Arena] | None = None
         self._process = os.getpid()
         self.size_bytes = 0
@@ -110,22 +108,16 @@ class Arena:
             if available is not None and size_bytes > available:
                 raise _no_memory(size_bytes, f"{available:,} bytes are available")
             try:
-                self._memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+                self._memory = private_memory(size_bytes, is_wiped_by_fork=True)
             except (OSError, OverflowError, MemoryError) as error:
                 raise _no_memory(size_bytes, str(error)) from error
-            with contextlib.suppress(OSError, AttributeError):
-                # After a fork the first write to each page would copy it, or cost a fault at least: with the
-                # workers of a data loader each copy would take three times as long. They see zeros instead.
-                # Without the memory (MADV_DONTFORK) the kernel might map something else of theirs at its
-                # address, which would be unmapped with this object.
-                self._memory.madvise(_MADV_WIPEONFORK)
             self.size_bytes = size_bytes
         if is_pinned and self._pinned is None:
             address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
             if device.pin(address, self.size_bytes):
                 self._pinned = weakref.finalize(self, device.unpin, address)
                 self._pinned.atexit = False  # the process's end does it
-        return memoryview(self._memory)
+        return self._memory
 
     def free(self) -> None:
         """Gives the memory back; it is freed when the last view of it is."""

@@ -12,12 +12,11 @@ from marlin_ckpt.storage.local.threads import PIECE_BYTES, WritingThreads, give_
 
 BLOCK_BYTES = 4096  # the greatest logical block of a disk in use
 _PIECE_BYTES = PIECE_BYTES
-_IMAGE_PIECE_BYTES = 4 << 20  # of what is in no cache anyway
 _BUFFERS = 4
 
 
 class DirectPieces:
-    """Aligned pieces: four buffers of 1 MiB in turn, or those of given memory one after the other."""
+    """Aligned pieces: four buffers in turn, or those of given memory one after the other."""
 
     def __init__(self, fd: int, expected_bytes: int, image: memoryview | None) -> None:
         """Sets the space aside and switches the page cache off.
@@ -51,8 +50,8 @@ class DirectPieces:
                 free.put(one)
             self._memory = iter(free.get, None)
         else:
-            starts = range(0, len(image), _IMAGE_PIECE_BYTES)
-            self._memory = (image[start : start + _IMAGE_PIECE_BYTES] for start in starts)
+            starts = range(0, len(image), _PIECE_BYTES)
+            self._memory = (image[start : start + _PIECE_BYTES] for start in starts)
         self._threads = WritingThreads(fd, free.put)
 
     def next(self) -> memoryview:

@@ -24,6 +24,7 @@ from marlin_ckpt import Checkpoint, StorageError, UnsavableStateError
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.saving import background
 from marlin_ckpt.saving.copying import owners, snapshot, staging
+from marlin_ckpt.storage import pages
 from tests.support import warm
 from tests.support.async_runs import Run, checkpointer
 from tests.support.folders import REPOSITORY
@@ -216,11 +217,11 @@ def test_a_forked_child_that_lets_go_of_the_memory_for_copies_lets_go_of_nothing
 
 def test_what_a_copy_is_made_into_is_not_copied_at_a_fork():
     try:
-        mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE).madvise(staging._MADV_WIPEONFORK)
+        mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE).madvise(pages._MADV_WIPEONFORK)
     except OSError:
         pytest.skip("this kernel does not know MADV_WIPEONFORK")
     arena = staging.Arena()
-    room = arena.room(1 << 20)
+    room = arena.room(4 << 20)
     room[:4] = b"told"
 
     def find_nothing() -> None:

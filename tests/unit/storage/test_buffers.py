@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import tempfile
 
@@ -10,6 +11,7 @@ import pytest
 
 from marlin_ckpt.storage.local import threads
 from marlin_ckpt.storage.local.writer import Writer, open_writer
+from marlin_ckpt.storage.pages import private_memory
 
 MEBIBYTE = 1 << 20
 
@@ -23,7 +25,7 @@ def test_the_buffers_of_a_file_are_those_of_the_next_and_no_file_has_them_of_one
         used = set()
         for _ in range(8):
             used.add(ctypes.addressof(ctypes.c_char.from_buffer(filling._piece)))
-            filling.put(bytes(MEBIBYTE))
+            filling.put(bytes(threads.PIECE_BYTES))
         return used
 
     with open_writer(file, 64 * MEBIBYTE) as filling:
@@ -32,11 +34,11 @@ def test_the_buffers_of_a_file_are_those_of_the_next_and_no_file_has_them_of_one
             tempfile.TemporaryFile(buffering=0) as other,
             open_writer(other.fileno(), 64 * MEBIBYTE) as beside,
         ):
-            assert not fill(beside) & first
+            assert not (second := fill(beside)) & first
         filling.finish()
     os.ftruncate(file, 0)
     with open_writer(file, 64 * MEBIBYTE) as filling:
-        assert fill(filling) <= first
+        assert fill(filling) <= first | second
     assert len(threads._kept) == threads.MOST_KEPT
 
 
@@ -49,3 +51,13 @@ def test_a_process_that_is_forked_does_not_write_into_the_buffers_of_its_parent(
         os.waitpid(child, 0)
         filling.finish()
     assert os.pread(file, 100, 0) == b"parent"
+
+
+@pytest.mark.parametrize("size", [1, 4096, (2 << 20) - 1, 2 << 20, (4 << 20) + 4097])
+def test_memory_has_the_length_that_was_asked_for_and_is_kept_by_each_view_of_it(size: int) -> None:
+    view = private_memory(size)[size // 2 :]
+    address = ctypes.addressof(ctypes.c_char.from_buffer(view)) - size // 2
+    assert address % ((2 << 20) if size >= 2 << 20 else 4096) == 0
+    gc.collect()
+    view[:] = bytes([7]) * len(view)
+    assert bytes(view) == bytes([7]) * (size - size // 2)
