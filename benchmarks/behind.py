@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.loops import Loop
 from benchmarks.states import flat
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
@@ -21,6 +23,7 @@ from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArgu
 ASYNC_CHECKPOINT_IO = "Lightning's AsyncCheckpointIO"
 TORCH_CHECKPOINTING = "torch_checkpointing, asynchronous"
 DISTRIBUTED = "torch.distributed.checkpoint.async_save"
+_CPU = torch.device("cpu")
 
 
 def _nothing() -> float:
@@ -85,24 +88,59 @@ def ours_in_lightning(directory: Path) -> Saver:
 
 
 def _distributed(directory: Path) -> Saver:
+    """With the stager that `async_save` makes by default; all that this can do better needs a GPU."""
+    off = ("use_pinned_memory", "use_shared_memory", "use_async_staging", "use_non_blocking_copy")
+    options = _staging().StagingOptions(**dict.fromkeys(off, False))
+    return _with_stager(directory, lambda: _staging().DefaultStager(options))
+
+
+def _distributed_staged(directory: Path) -> Saver:
+    """With all that its stager can do on a GPU; memory shared with a process is of no use to a thread."""
+    options = _staging().StagingOptions(use_shared_memory=False)
+    return _with_stager(directory, lambda: _staging().DefaultStager(options))
+
+
+def _distributed_pinned(directory: Path) -> Saver:
+    """With a copy in pinned memory that is kept from save to save, for which the call waits."""
+    return _with_stager(directory, lambda: _staging().BlockingAsyncStager(cache_staged_state_dict=True))
+
+
+def _staging() -> Any:
+    return import_module("torch.distributed.checkpoint.staging")
+
+
+def _with_stager(directory: Path, make: Callable[[], Any]) -> Saver:
     warnings.filterwarnings("ignore", "torch.distributed is disabled")
     package = import_module("torch.distributed.checkpoint")
-    staging = import_module("torch.distributed.checkpoint.staging")
-    off = ("use_pinned_memory", "use_shared_memory", "use_async_staging", "use_non_blocking_copy")
-    options = staging.StagingOptions(**dict.fromkeys(off, False))  # they need a GPU
-    stager = staging.DefaultStager(options)
-    under_way: list[Any] = []
+    stagers, under_way = [make()], []
 
     def save(checkpoint: Checkpoint) -> None:
         state = dict(flat(checkpoint.payload()))
+        kept = getattr(stagers[0], "state_dict_cache", None)
+        if kept is not None and len(kept) != len(state):  # it takes no other state than its first, the trial
+            stagers[0] = make()
         path = str(directory / f"dcp-{time.monotonic_ns()}")
-        under_way.append(package.async_save(state, checkpoint_id=path, async_stager=stager))
+        under_way.append(package.async_save(state, checkpoint_id=path, async_stager=stagers[0]))
 
     def finish() -> None:
         response = under_way.pop()
         getattr(response, "upload_completion", response).result()
+        copies = getattr(stagers[0], "_state_dict_stager", None)
+        if copies is not None and not copies._deepcopy_dispatch:  # noqa: SLF001 - torch 2.11 uses each up
+            stagers[0].close()
+            stagers[0] = make()
 
-    return Saver(save, finish)
+    @contextlib.contextmanager
+    def around_step() -> Iterator[None]:
+        for response in under_way:
+            if hasattr(response, "staging_completion"):
+                response.staging_completion.result()
+        yield
+
+    def close() -> None:
+        stagers[0].close()
+
+    return Saver(save, finish, around_step, close=close)
 
 
 def _torch_checkpointing(directory: Path) -> Saver:
@@ -140,20 +178,28 @@ _PEERS: dict[str, tuple[str, Callable[[Path], Saver]]] = {
     TORCH_CHECKPOINTING: ("torch_checkpointing", _torch_checkpointing),
     ASYNC_CHECKPOINT_IO: ("pytorch_lightning", _lightning),
 }
+_PEERS_ON_CUDA: dict[str, tuple[str, Callable[[Path], Saver]]] = {
+    f"{DISTRIBUTED}, staged behind": ("torch", _distributed_staged),
+    f"{DISTRIBUTED}, kept pinned": ("torch", _distributed_pinned),
+}
 
 
 @contextlib.contextmanager
-def others(directory: Path, leave_out: Callable[[str], None]) -> Iterator[dict[str, Saver]]:
+def others(
+    directory: Path, leave_out: Callable[[str], None], device: torch.device = _CPU
+) -> Iterator[dict[str, Saver]]:
     """Those that are installed and can save at all, by name; closed in the end.
 
     Args:
         directory: where they save.
         leave_out: called with a sentence for each package that is left out.
+        device: where the states are.
     """
+    peers = _PEERS | (_PEERS_ON_CUDA if device.type == "cuda" else {})
     savers: dict[str, Saver] = {}
-    trial = Checkpoint({"weight": import_module("torch").zeros(64, 64)}, {}, {})
+    trial = Checkpoint({"weight": torch.zeros(64, 64, device=device)}, {}, {})
     try:
-        for name, (module, make) in _PEERS.items():
+        for name, (module, make) in peers.items():
             if find_spec(module) is None:
                 leave_out(f"{module} is not installed and left out")
                 continue

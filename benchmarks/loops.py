@@ -49,6 +49,16 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def wait(self) -> None:
+        """Returns when the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is."""
+        return next(self.module.parameters()).device
+
     def checkpoint(self) -> Checkpoint:
         """The state, sharing its memory."""
         return Checkpoint(self.module.state_dict(), {"optimizer": self.optimizer.state_dict()}, {})

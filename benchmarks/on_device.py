@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +15,18 @@ from benchmarks.behind import Saver
 from benchmarks.files import empty
 from benchmarks.loops import Loop
 from benchmarks.report import Row, Setting, amount
+from benchmarks.stalling import bound, stall_s
 from benchmarks.states import flat, size_bytes, size_text
 
 _TINY = 100  # as in `loops`
 _STEPS = 40  # of a loop: it then takes longer than the copy of the state
+_OURS, _AT_ONCE, _IN_LIGHTNING = "ours", "at once", "in Lightning"
+_COPY, _TORCH, _DURABLE = "copy", "torch", "durable"
+_Call = Callable[[], float]
 
 
 def on_device(setting: Setting) -> list[Row]:
-    """The stall of asynchronous saves of what is on a CUDA device, beside a copy of it and `torch.save`."""
+    """What asynchronous saves of what is on a CUDA device cost, beside those of others and a bare copy."""
     if not torch.cuda.is_available():
         setting.leave_out("there is no CUDA device: saves of what is on one are left out")
         return []
@@ -30,114 +35,120 @@ def on_device(setting: Setting) -> list[Row]:
 
 def measured(device: torch.device, setting: Setting) -> list[Row]:
     """The rows of a device, which may be the CPU to see whether all of it runs."""
-    width, layers = (2304, 8) if setting.sizes.medium.width > _TINY else (32, 2)
-    loop = loops.wide(width, layers, device)
-    state, directory = size_text(size_bytes(loop.checkpoint())), setting.directory
-    savers = {
-        "ours": behind.ours(loop, directory / "a"),
-        "at once": behind.ours(loop, directory / "b", overlap=False),
-    }
-    stalls: dict[str, list[float]] = {}
+    width, layers = (4224, 7) if setting.sizes.medium.width > _TINY else (32, 2)
+    loop, directory = loops.wide(width, layers, device), setting.directory
+    size = size_bytes(loop.checkpoint())
     first: dict[str, float] = {}
-    for name, saver in savers.items():
-        first[name] = _stall_s(loop, saver)
-        setting.tell(f"{name}, the first time: {amount(first[name], 's')}")
+    times: dict[str, list[float]] = {}
+    with behind.others(directory, setting.leave_out, device) as peers:
+        savers = {
+            _OURS: behind.ours(loop, directory / "a"),
+            _AT_ONCE: behind.ours(loop, directory / "b", overlap=False),
+            **peers,
+        }
+        if behind.ASYNC_CHECKPOINT_IO in peers:
+            savers[_IN_LIGHTNING] = behind.ours_in_lightning(directory / "c")
+        for name, saver in savers.items():
+            first[name] = stall_s(loop, saver, is_long=True)
+            setting.tell(f"{name}, the first time: {amount(first[name], 's')}")
+            empty(directory)
+        calls = _calls(loop, savers, directory)
 
-    def note(name: str, call: Callable[[], float]) -> Callable[[], None]:
-        def measure() -> None:
-            stalls.setdefault(name, []).append(call())
-            setting.tell(f"{name}: {amount(stalls[name][-1], 's')}")
+        def note(name: str, call: _Call) -> Callable[[], None]:
+            def measure() -> None:
+                times.setdefault(name, []).append(call())
+                setting.tell(f"{name}: {amount(times[name][-1], 's')}")
 
-        return measure
+            return measure
 
-    copy, save = _copy(loop), savers["ours"]
-    calls = {
-        **{name: note(name, lambda one=one: _stall_s(loop, one)) for name, one in savers.items()},  # type: ignore[misc]
-        "copy": note("copy", lambda: _seconds(device, copy)),
-        "torch": note("torch", lambda: _seconds(device, lambda: _torch_save(loop, directory / "t.pt"))),
-        "steps": note("steps", lambda: _loop_s(loop, None)),
-        "steps and a save": note("steps and a save", lambda: _loop_s(loop, save)),
-        "durable": note("durable", lambda: _durable_s(loop, save)),
-    }
-    interleaved.medians(calls, setting.rounds, lambda: _synchronize(device))
-    for saver in savers.values():
-        saver.close()
+        def before() -> None:
+            empty(directory)
+            loop.wait()
+
+        interleaved.medians({name: note(name, call) for name, call in calls.items()}, setting.rounds, before)
+        for name in savers.keys() - peers.keys():
+            savers[name].close()
     empty(directory)
-    medians = {name: _median(values[1:]) for name, values in stalls.items()}
+    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+    setting.tell(f"one copy of {size_text(size)}: {size / medians[_COPY] / 1e9:.1f} GB/s")
+    return _rows(size_text(size), list(peers), medians, first[_OURS], setting.rounds)
+
+
+def _calls(loop: Loop, savers: dict[str, Saver], directory: Path) -> dict[str, _Call]:
+    """What is timed, by name; each returns its time in seconds."""
+
+    def stalls(saver: Saver) -> _Call:
+        return lambda: stall_s(loop, saver, is_long=True)
+
+    def steps(saver: Saver | None) -> _Call:
+        return lambda: _loop_s(loop, saver)
+
+    copy, save = _copy(loop), savers[_OURS]
+    return {
+        **{name: stalls(one) for name, one in savers.items()},
+        **{_steps_of(name): steps(one) for name, one in savers.items() if name != _IN_LIGHTNING},
+        _steps_of(""): steps(None),
+        _COPY: lambda: _seconds(loop, copy),
+        _TORCH: lambda: _seconds(loop, lambda: _torch_save(loop, directory / "t.pt")),
+        _DURABLE: lambda: _durable_s(loop, save),
+    }
+
+
+def _steps_of(name: str) -> str:
+    return f"{_STEPS} steps and a save, {name}" if name else f"{_STEPS} steps"
+
+
+def _rows(state: str, peers: list[str], medians: dict[str, float], first_s: float, rounds: int) -> list[Row]:
     what = f"stall of saving {state} on a CUDA device"
     pinned, plain = "one warm copy into pinned memory", "torch.save + fsync"
-    rounds = setting.rounds
-    return [
-        Row("device", what, pinned, medians["ours"], medians["copy"], rounds),
-        Row("device", what, plain, medians["ours"], medians["torch"], rounds),
-        Row("device", f"{what}, the first time", pinned, first["ours"], medians["copy"], 1),
-        Row("device", f"{what}, overlap: false", pinned, medians["at once"], medians["copy"], rounds),
-        Row(
-            "device",
-            f"{_STEPS} steps on a CUDA device with one save of {state}",
-            "without the save",
-            medians["steps and a save"],
-            medians["steps"],
-            rounds,
-        ),
-        Row(
-            "device",
-            f"saving {state} on a CUDA device in the background until it is durable",
-            plain,
-            medians["durable"],
-            medians["torch"],
-            rounds,
-        ),
+    found = [
+        (what, pinned, _OURS, _COPY, 0.25),
+        (what, plain, _OURS, _TORCH, None),
+        *((what, name, _OURS, name, bound(name)) for name in peers),
     ]
+    if behind.ASYNC_CHECKPOINT_IO in peers:
+        name = behind.ASYNC_CHECKPOINT_IO
+        found.append((f"{what} in Lightning", name, _IN_LIGHTNING, name, 0.33))
+    found.append((f"{what}, overlap: false", pinned, _AT_ONCE, _COPY, 1.25))
+    loop, ours = f"{_STEPS} steps on a CUDA device with one save of {state}", _steps_of(_OURS)
+    found.append((loop, "without the save", ours, _steps_of(""), None))
+    found.append((loop, "ours, overlap: false", ours, _steps_of(_AT_ONCE), None))
+    found += [(loop, name, ours, _steps_of(name), None) for name in peers]
+    durable = f"saving {state} on a CUDA device in the background until it is durable"
+    found.append((durable, plain, _DURABLE, _TORCH, None))
+    rows = [
+        Row("device", what, against, medians[ours], medians[other], rounds, most)
+        for what, against, ours, other, most in found
+    ]
+    return [*rows, Row("device", f"{what}, the first time", pinned, first_s, medians[_COPY], 1)]
 
 
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _device(loop: Loop) -> torch.device:
-    return next(loop.module.parameters()).device
-
-
-def _seconds(device: torch.device, call: Callable[[], object]) -> float:
-    _synchronize(device)
+def _seconds(loop: Loop, call: Callable[[], object]) -> float:
+    loop.wait()
     began = time.perf_counter()
     call()
-    _synchronize(device)
+    loop.wait()
     return time.perf_counter() - began
 
 
-def _stall_s(loop: Loop, saver: Saver) -> float:
-    """How long the caller waits, who asks for a save when the device has nothing to do, and then steps."""
-    loop.forward()
-    loop.step()
-    checkpoint = loop.checkpoint()
-    _synchronize(_device(loop))
-    began = time.perf_counter()
-    saver.save(checkpoint)
-    stall_s = time.perf_counter() - began
-    loop.forward()
-    loop.step()
-    saver.finish()
-    return stall_s + saver.hidden_s()
-
-
 def _loop_s(loop: Loop, saver: Saver | None) -> float:
-    """How long a number of steps takes until the device is done with them, with a save after the first."""
+    """How long some steps take until the device is done with them, with a save after the first.
+
+    In this a copy counts that only the device waits for, and not the loop.
+    """
     loop.step()
-    _synchronize(_device(loop))
+    loop.wait()
     began = time.perf_counter()
     for number in range(_STEPS):
         loop.forward()
-        loop.step()
-        if saver is not None and not number:
+        if saver is None:
+            loop.step()
+            continue
+        with saver.around_step():
+            loop.step()
+        if not number:
             saver.save(loop.checkpoint())
-    _synchronize(_device(loop))
+    loop.wait()
     loop_s = time.perf_counter() - began
     if saver is not None:
         saver.finish()
@@ -150,7 +161,7 @@ def _durable_s(loop: Loop, saver: Saver) -> float:
         saver.save(loop.checkpoint())
         saver.finish()
 
-    durable_s = _seconds(_device(loop), save)
+    durable_s = _seconds(loop, save)
     saver.hidden_s()
     return durable_s
 
@@ -158,7 +169,7 @@ def _durable_s(loop: Loop, saver: Saver) -> float:
 def _copy(loop: Loop) -> Callable[[], None]:
     """Copies the state into pinned memory that is there, all of it at once."""
     tensors = [tensor for _, tensor in flat(loop.checkpoint().payload())]
-    is_pinned = _device(loop).type == "cuda"
+    is_pinned = loop.device.type == "cuda"
     pairs = [(torch.empty_like(one, device="cpu", pin_memory=is_pinned), one) for one in tensors]
 
     def copy() -> None:

@@ -42,7 +42,7 @@ def _stalls(loop: Loop, setting: Setting) -> list[Row]:
     group, rounds = "stall", setting.rounds
     return [
         Row(group, what, copy, mine, copy_s, rounds, 0.25),
-        *(Row(group, what, name, mine, medians[name, True], rounds, _bound(name)) for name in peers),
+        *(Row(group, what, name, mine, medians[name, True], rounds, bound(name)) for name in peers),
         *(
             Row(
                 group,
@@ -62,7 +62,8 @@ def _stalls(loop: Loop, setting: Setting) -> list[Row]:
     ]
 
 
-def _bound(peer: str) -> float:
+def bound(peer: str) -> float:
+    """The most that our stall may be of a peer's."""
     # Its call, too, only notes what is to be copied, by a lock that the next step waits for.
     return 2.0 if peer == behind.TORCH_CHECKPOINTING else 0.33
 
@@ -80,11 +81,13 @@ def stall_s(loop: Loop, saver: Saver, *, is_long: bool) -> float:
     checkpoint = loop.checkpoint()
     if not is_long:
         loop.forward()
+    loop.wait()
     began = time.perf_counter()
     saver.save(checkpoint)
     stall_s = time.perf_counter() - began
     if is_long:
         loop.forward()
+    loop.wait()
     began = time.perf_counter()
     with saver.around_step():
         stall_s += time.perf_counter() - began

@@ -190,13 +190,12 @@ class Engine:
         here, image = crew.here, self._choosing.content(job, absolute(job.path)).image()
         memory = self._together(here, lambda: self._room(image))
         image.fill(memory)
-        staged = self._together(here, lambda: self._begin_copy(job, image, memory))
-        staged.stall_s = time.perf_counter() - began
         try:
+            staged = self._together(here, lambda: self._begin_copy(job, image, memory))
+            staged.stall_s = time.perf_counter() - began
             self._background.start(lambda: self._finish(job, image, memory, staged), job.path)
         except MarlinError:
             self._awaited.give_up()
-            staged.device_copies.wait()
             raise
 
     def _room(self, image: Image) -> memoryview:

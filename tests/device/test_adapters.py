@@ -165,6 +165,6 @@ def test_a_loop_with_a_directory_that_is_stopped_twice_ends_as_if_it_had_not_bee
     for stop in (3, 7):
         assert not same(run("cut", stop), whole)
     assert same(run("cut", 9), whole)
-    assert sorted(os.listdir(tmp_path / "cut")) == ["model_8.pt", "model_9.pt"]
+    assert sorted(one.name for one in (tmp_path / "cut").glob("*.pt")) == ["model_8.pt", "model_9.pt"]
     found = torch.load(tmp_path / "cut" / "model_9.pt", weights_only=True)
     assert same({name: found[name] for name in whole}, whole)

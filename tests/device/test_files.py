@@ -74,6 +74,25 @@ def test_an_asynchronous_save_writes_of_odd_tensors_what_a_plain_one_writes(tmp_
     assert behind["module_interface_state"]["half"].device.type == device.type
 
 
+def test_a_save_behind_a_step_of_all_dtypes_on_a_device_comes_back_as_a_plain_save_of_torch(tmp_path, device):
+    """What an optimizer has is copied while the device works, whatever its type."""
+    weight = torch.nn.Parameter(torch.zeros(8, device=device))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    moments = {str(dtype): moved(bits(dtype), device) for dtype in DTYPES if hasattr(bits(dtype), "device")}
+    optimizer.state[weight] = moments
+    checkpoint = Checkpoint({"weight": weight}, {"moments": moments}, {})
+    with checkpointer(tmp_path) as one:
+        one.register(optimizer)
+        torch.save(checkpoint.payload(), tmp_path / "plain.pt")
+        one.save(checkpoint, 0)
+        weight.grad = torch.ones_like(weight)
+        del optimizer.state[weight]
+        optimizer.step()
+    plain, behind = (torch.load(tmp_path / f"{name}.pt", weights_only=False) for name in ("plain", "model_0"))
+    assert describe(behind["trainer_state"]) == describe(plain["trainer_state"])
+    assert describe(behind["module_interface_state"]) == describe(plain["module_interface_state"])
+
+
 @pytest.fixture
 def directory_of_two(tmp_path, device):
     """Two checkpoints of a run on a device, and beside them what is in the second one, on the CPU."""

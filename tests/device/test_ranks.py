@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from tests.support import ranks
+from tests.support.device_runs import path
 from tests.support.folders import REPOSITORY
 
 
@@ -35,7 +36,7 @@ def test_a_run_of_one_rank_by_torchrun_that_is_stopped_ends_as_if_it_had_not_bee
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False,
+            env={**os.environ, "PYTHONPATH": path()}, check=False,
         )  # fmt: skip
 
     def train(folder: str, epochs: int, *more: str) -> None:

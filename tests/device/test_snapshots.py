@@ -126,6 +126,25 @@ def test_memory_that_cannot_be_pinned_takes_the_copy_as_well(tmp_path, device, m
         assert all(same(found[part], state) for part, state in payload.items()), index
 
 
+def test_an_optimizer_of_tensors_here_and_on_a_device_is_saved_as_it_was_before_its_step(tmp_path, device):
+    weights = [large(device, 1.0), torch.nn.Parameter(torch.ones(1 << 16))]
+    optimizer = torch.optim.Adam(weights, lr=0.1, foreach=False)
+    wanted = {}
+    with checkpointer(tmp_path) as one:
+        one.register(optimizer)
+        for index in range(4):
+            for weight in weights:
+                weight.grad = torch.ones_like(weight)
+            state = {"there": weights[0], "part": weights[0].detach()[5:9], "here": weights[1]}
+            checkpoint = Checkpoint(state, {"optimizer": optimizer.state_dict()}, {})
+            wanted[index] = copy.deepcopy(checkpoint.payload())
+            one.save(checkpoint, index)
+            optimizer.step()
+    for index, payload in wanted.items():
+        found = torch.load(tmp_path / f"model_{index}.pt")
+        assert all(same(found[part], state) for part, state in payload.items()), index
+
+
 def test_a_change_on_the_device_outside_of_a_step_gives_the_save_up(tmp_path, cuda, caplog):
     weight = large(cuda)
     optimizer = torch.optim.SGD([weight], lr=1.0)

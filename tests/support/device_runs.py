@@ -45,18 +45,19 @@ def large(device: torch.device, value: float = 0.0) -> torch.nn.Parameter:
 
 def without_devices(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs Python in a process that sees no CUDA device."""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": _path()}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path()}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def fresh(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs Python in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": _path()}
+    environment = {**os.environ, "PYTHONPATH": path()}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-def _path() -> str:
+def path() -> str:
+    """Where Python looks first in a process of its own: here, then where this one was told to."""
     others = [one for one in [os.environ.get("PYTHONPATH")] if one]
     return os.pathsep.join([str(REPOSITORY), *others])

@@ -89,8 +89,10 @@ class Awaited:
             time.sleep(_LOOK_AGAIN_S)
 
     def give_up(self) -> None:
-        """Lets no step wait for the copy any more."""
+        """Lets no step wait for the copy any more, once no device writes into its memory."""
         with self._turn.taken():
+            for staged in self._staged:
+                staged.device_copies.wait()
             self._staged.clear()
 
 

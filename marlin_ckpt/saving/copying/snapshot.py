@@ -89,8 +89,10 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
     late_here = list(map(operator.and_, is_here, is_late))
     late, late_keys = chosen(copies, late_here), list(itertools.compress(pieces.keys, late_here))
     at_once = DeviceCopies(device_now)
-    _copy_at_once(chosen(copies, map(operator.gt, is_here, is_late)))
-    at_once.wait()
+    try:
+        _copy_at_once(chosen(copies, map(operator.gt, is_here, is_late)))
+    finally:
+        at_once.wait()  # after an interrupt, too: the memory is reused
     wanted = frozenset(itertools.compress(identities, is_late))
     if not wanted.issuperset(owned.storages):
         owned = chosen(owned, map(wanted.__contains__, owned.storages))

@@ -11,9 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import chart
-from benchmarks.report import Row
+from benchmarks import chart, on_device
+from benchmarks.report import Row, Setting
+from benchmarks.states import QUICK
 from tests.support import s3_servers, warm
 from tests.support.folders import REPOSITORY
 
@@ -140,6 +142,15 @@ def test_object_storage_is_measured_where_its_server_is_and_left_out_with_a_word
         )
     acts = {row["what"].split()[0] for row in rows}
     assert acts == ({"save", "load"} if is_there else set())
+
+
+def test_what_a_gpu_is_needed_for_runs_without_one_too(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, 1, QUICK, [].append, [].append)
+    rows = on_device.measured(torch.device("cpu"), setting)
+    stalls = {row.against for row in rows if row.what.startswith("stall") and row.bound is not None}
+    assert {"one warm copy into pinned memory", "torch.distributed.checkpoint.async_save"} <= stalls
+    assert all(row.ours > 0 and row.other > 0 for row in rows)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_chart_is_drawn_where_matplotlib_is_and_missed_with_a_word_where_not(

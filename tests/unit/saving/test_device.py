@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from marlin_ckpt.saving.copying import device, staging
+from marlin_ckpt.saving.copying import device, snapshot, staging
 from marlin_ckpt.saving.copying.awaited import Awaited
 from tests.support.async_runs import Run, checkpointer
 
@@ -61,6 +61,35 @@ def test_memory_that_cannot_be_pinned_is_used_as_it_is_and_its_error_ends_with_o
     assert len(arena.room(4096, is_pinned=True)) == 4096
     arena.free()
     assert runtime.calls == ["pin 4096", "kernel"]
+
+
+def test_an_interrupted_copy_waits_for_what_a_device_copies_into_the_same_memory(tmp_path, monkeypatch):
+    calls = []
+
+    def interrupted(_copies: object) -> None:
+        calls.append("interrupted")
+        raise KeyboardInterrupt
+
+    class Copies:
+        def __init__(self, _copies: object) -> None:
+            calls.append("begun")
+
+        def wait(self) -> None:
+            calls.append("waited")
+
+    monkeypatch.setattr(snapshot, "DeviceCopies", Copies)
+    monkeypatch.setattr(snapshot, "_copy_at_once", interrupted)
+    with checkpointer(tmp_path) as one, pytest.raises(KeyboardInterrupt):
+        one.save(Run().checkpoint(), 0)
+    assert calls == ["begun", "interrupted", "waited"]
+
+
+def test_a_copy_that_is_given_up_waits_for_its_devices():
+    waited = []
+    steps = Awaited(is_saving=lambda: True)
+    steps._staged.append(SimpleNamespace(device_copies=SimpleNamespace(wait=lambda: waited.append(1))))
+    steps.give_up()
+    assert (waited, list(steps._staged)) == ([1], [])
 
 
 def test_what_lies_on_no_device_asks_nothing_of_cuda(tmp_path, monkeypatch):
