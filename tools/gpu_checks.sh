@@ -26,9 +26,10 @@ export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
 many=()
 if "$python" -c 'import xdist' 2> /dev/null; then
-    many=(-n 8)
+    many=(-n "$((($(nproc) + 1) / 2))")
 fi
-timeout -k 5 "${TESTS_S:-600}" "$python" -m pytest tests/device -p no:cacheprovider -p no:benchmark \
+# What has failed so far is printed when the time is up, too.
+timeout -s INT -k 10 "${TESTS_S:-600}" "$python" -m pytest tests/device -p no:cacheprovider -p no:benchmark \
     "${many[@]}" --maxfail=50 --durations=8 --tb=short 2>&1 | tee "$results/tests.txt"
 tests=$?
 
