@@ -13,23 +13,19 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from hypothesis import settings
 
-from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments
 from tests.support.campaign import PARTS, part_of
 from tests.support.folders import REPOSITORY
 
-# Derandomised: CI fails only for what a change made fail. No deadline: machines are shared.
-settings.register_profile("ci", derandomize=True, deadline=None)
-settings.load_profile("ci")
+if TYPE_CHECKING:
+    from marlin_ckpt import Checkpoint, DefaultCheckpointer
 
 # One thread, here and in every process started from here: several that wait for one another on busy
 # cores lengthen the small steps of the tests a hundredfold.
 os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
 
 # In the background of a shell SIGINT is ignored; tests that interrupt themselves would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -55,6 +51,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="cuda",
         help="where tests/device/ runs: cuda by default; cpu tries these tests",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Imports what all tests need, but not where they are handed out alone: the workers wait for that."""
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        return
+    import torch
+    from hypothesis import settings
+
+    # Derandomised: CI fails only for what a change made fail. No deadline: machines are shared.
+    settings.register_profile("ci", derandomize=True, deadline=None)
+    settings.load_profile("ci")
+    torch.set_num_threads(1)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -136,6 +145,7 @@ def repository() -> Path:
 @pytest.fixture
 def make_checkpointer(tmp_path: Path) -> Callable[..., DefaultCheckpointer]:
     """Makes checkpointers that save to and load from `tmp_path / "checkpoints"` unless told otherwise."""
+    from marlin_ckpt import DefaultCheckpointer, DefaultCheckpointerArguments
 
     def make(**fields) -> DefaultCheckpointer:
         directory = str(tmp_path / "checkpoints")
@@ -148,6 +158,9 @@ def make_checkpointer(tmp_path: Path) -> Callable[..., DefaultCheckpointer]:
 @pytest.fixture
 def make_checkpoint() -> Callable[..., Checkpoint]:
     """Makes a small checkpoint whose tensors hold `value`."""
+    import torch
+
+    from marlin_ckpt import Checkpoint
 
     def make(value: float = 1.0, **metrics: float) -> Checkpoint:
         return Checkpoint(
