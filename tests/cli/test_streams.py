@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from marlin_ckpt.cli.main import main
+from tests.support import warm
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +106,18 @@ def test_a_closed_stdout_changes_neither_the_exit_code_nor_what_is_said_on_stder
     assert opened.stderr == closed.stderr != b""
 
 
-@pytest.mark.parametrize("words", ["<&- >&- 2>&-", "2>/dev/full"])
-def test_a_run_that_nobody_listens_to_ends_as_well_as_another(redirected, repository, tmp_path, words):
-    config, one = repository / "configs" / "ci.yaml", "trainer.epochs=1"
-    ended = redirected(words, "train", "--config", config, "--set", one, cwd=tmp_path)
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "full"])
+def test_a_run_that_nobody_listens_to_ends_as_well_as_another(redirected, repository, tmp_path, is_closed):
+    train = ["train", "--config", str(repository / "configs" / "ci.yaml"), "--set", "trainer.epochs=1"]
+    if is_closed:
+        ended = redirected("<&- >&- 2>&-", *train, cwd=tmp_path)
+    else:
+        environment = {**os.environ, **_BUFFERED, "PYTHONPATH": str(repository)}
+        command = [sys.executable, "-c", _START, *train]
+        with open("/dev/full", "wb") as full:
+            ended = warm.run(command, cwd=tmp_path, env=environment, stderr=full, timeout=60)
     assert ended.returncode == 0, ended.stderr
-    assert b"rror" not in ended.stderr
+    assert b"rror" not in (ended.stderr or b"")
     # Neither stream's number was taken by a file that the run wrote.
     assert main(["verify", str(tmp_path / "checkpoints" / "ci" / "model_0.pt")]) == 0
 

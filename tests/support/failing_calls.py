@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -68,6 +69,11 @@ class Fault:
         if number == self.number >= 0:
             return self.code
         return self.later if number > max(self.number, self.later_from - 1) else 0
+
+
+@functools.cache
+def _calls_of(module: ModuleType) -> set[str]:
+    return CALLS & set(dir(module))
 
 
 class System:
@@ -129,7 +135,7 @@ class System:
 
     def stand_in(self, module, of) -> object:
         stand_in = type("StandIn", (), {"__getattr__": lambda _, name: getattr(of, name)})()
-        for name in CALLS & set(dir(of)):
+        for name in _calls_of(of):
             setattr(stand_in, name, functools.partial(self.call, module, name, getattr(of, name)))
         return stand_in
 

@@ -22,6 +22,7 @@ from marlin_ckpt.directory import lease
 from marlin_ckpt.directory.remote import lease as remote
 from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.target import whole
+from tests.support import s3_servers
 from tests.support.workers import PATIENCE_S, PR_SET_PDEATHSIG
 
 _TAKE, _LET_GO = b"t", b"l"
@@ -103,6 +104,8 @@ def main(url: str, count: int, races: list[str]) -> list[dict[str, Any]]:
         was said by those who named somebody else, as `odd`; whom the store names, as `stored`.
     """
     remote._RENEWALS, remote._POLL_S = 240, 0.5  # of 60 s: the others look once more after a renewal
+    s3_servers.read_models_once()
+    lease.holder(url)  # so that what it takes to make a client is there before the forks
     racers = [Racer(url, f"run-{number}") for number in range(count)]
     made, found = count, []
     for one in racers:

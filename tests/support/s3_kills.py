@@ -27,6 +27,7 @@ from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.s3.store import S3Store
 from marlin_ckpt.storage.target import whole
+from tests.support import s3_servers
 from tests.support.async_child import PATIENCE_S
 from tests.support.saving_loop import REPORT, next_report
 
@@ -137,5 +138,6 @@ def main(url: str, kills: int, elements: int, seed: int) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
+    s3_servers.read_models_once()
     kills, megabytes, seed = map(int, sys.argv[2:])
     sys.stdout.write(json.dumps(main(sys.argv[1], kills, megabytes * 250_000, seed)))

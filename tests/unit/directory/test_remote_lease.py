@@ -31,6 +31,7 @@ from marlin_ckpt.directory import lease
 from marlin_ckpt.directory.remote import lease as remote
 from marlin_ckpt.storage.s3.parts import Upload
 url, how, remote.TTL_S = sys.argv[1], sys.argv[2], float(sys.argv[3])
+remote._RENEWALS = 20  # so that others need not wait long for one
 commit = Upload.commit
 def stopped(upload, condition):
     if upload._key.path.endswith("model_1.pt"):  # and no renewal of the lease

@@ -8,13 +8,12 @@ import datetime
 import decimal
 import enum
 import io
-import os
+import itertools
 import pathlib
 import pickle
 import random
-import subprocess
-import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -181,14 +180,18 @@ def test_what_looks_alike_is_told_apart_by_its_type_or_its_digest(tmp_path):
 
 
 def test_two_sets_of_texts_are_the_same_in_whatever_order_their_writers_had_them(tmp_path):
-    write = (
-        "import sys, torch; torch.save({'s': {*'abcdefgh'}, 't': {(c, c) for c in 'abcdefgh'}}, sys.argv[1])"
-    )
-    for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
-        subprocess.run([sys.executable, "-c", write, tmp_path / f"{seed}.pt"], check=True, env=environment)
-    assert (tmp_path / "1.pt").read_bytes() != (tmp_path / "2.pt").read_bytes()
-    assert compare(tmp_path / "1.pt", tmp_path / "2.pt").is_same
+    def meeting(what: Callable[[str], Any]) -> list[Any]:
+        """Three that a set of less than five has in the order of their coming: they begin at one place."""
+        found = (what(str(number)) for number in itertools.count())
+        return [*itertools.islice((one for one in found if hash(one) % 8 == 0), 3)]
+
+    texts, pairs = meeting(str), meeting(lambda text: (text, text))
+    before = {"s": set(texts), "t": set(pairs)}
+    after = {"s": {*texts[::-1]}, "t": {*pairs[::-1]}}
+    assert [[*one] for one in before.values()] != [[*one] for one in after.values()]
+    one, other = write_states(tmp_path, before, after)
+    assert one.read_bytes() != other.read_bytes()
+    assert compare(one, other).is_same
 
 
 def test_the_order_of_a_dict_and_whether_it_is_an_ordered_one_do_not_count(tmp_path):
