@@ -41,6 +41,7 @@ class Popen(subprocess.Popen):
     _answers = -1  # its number, and in the end how it ended
 
     def __init__(self, *given, is_torn_down: bool = False, **options):
+        assert not (is_torn_down and self.imports), "what was forked twice ends as the first fork does"
         self._is_torn_down = is_torn_down
         super().__init__(*given, **options)
 
@@ -126,22 +127,20 @@ def server(imports: tuple[str, ...]) -> socket.socket:
 
 @functools.cache
 def _server(_pid: int, imports: tuple[str, ...]) -> socket.socket:
-    """Starts the process that forks, one for each that asks; it ends when nobody can ask any more."""
+    """Starts the process that forks, one for each that asks; it ends when nobody can ask any more.
+
+    One that is to import more is itself forked from the one that has imported torch.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with theirs:
-        command = [
-            sys.executable,
-            "-P",
-            SUPPORT / "warm_server.py",
-            str(theirs.fileno()),
-            REPOSITORY,
-            *imports,
-        ]
-        server = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
-        )
+        script = [SUPPORT / "warm_server.py", str(theirs.fileno()), REPOSITORY, *imports]
+        start, how = (Popen, []) if imports else (subprocess.Popen, ["-P"])
+        server = start(
+            [sys.executable, *how, *script],
+            env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+        )  # fmt: skip
     atexit.register(server.wait)
     atexit.register(ours.close)
     return ours

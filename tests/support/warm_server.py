@@ -175,7 +175,10 @@ def main_module(arguments: list[str]) -> tuple[str, str]:
 if __name__ == "__main__":
     _socket = socket.socket(fileno=int(sys.argv[1]))
     _socket.set_inheritable(False)
-    atexit.register(cut_short)  # before anything that torch's import registers, and so called last
+    if "torch" in sys.modules:  # forked itself, and so ended by what it was forked from
+        sys.path.remove(os.path.dirname(__file__))
+    else:
+        atexit.register(cut_short)  # before anything that torch's import registers, and so called last
     warm_up(*sys.argv[2:])
     _paths, _own = [*sys.path], sys.modules["__main__"]
     gc.freeze()  # which the children need not look through at their end
