@@ -46,7 +46,7 @@ test: .venv/.installed-dev ## lint, types, layer contracts and all tests
 	$(MAKE) --jobs=2 types docs
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-types: .venv/.installed-dev
+types: .venv/.installed-dev ## what mypy says of the types
 	$(BIN)/mypy
 
 test-gpu: .venv/.installed-dev ## what needs a CUDA device, and how long saves from one take; results in build/gpu
