@@ -81,9 +81,14 @@ class Background:
         shared, logger, tasks = self._shared, self._logger, [work]
         shared.is_busy, shared.what = True, what
         _tell_at_the_end(shared, logger)
+        # Else what the task does first would hold the interpreter's lock while the caller waits to go on.
+        begun = threading.Lock()
+        begun.acquire()
 
         def run() -> None:
             shared.thread = threading.get_ident()
+            with begun:
+                pass
             error = _attempt(tasks)
             with shared.changed:
                 shared.thread = 0  # a later thread may have the same identity
@@ -100,6 +105,8 @@ class Background:
             shared.is_busy = False
             _under_way.pop(id(shared), None)
             raise StorageError(f"cannot start a thread that saves: {error}") from error
+        finally:
+            begun.release()
 
     def ended(self) -> BaseException | None:
         """Waits until no task is under way.

@@ -192,8 +192,10 @@ class Engine:
         image.fill(memory)
         try:
             staged = self._together(here, lambda: self._begin_copy(job, image, memory))
-            staged.stall_s = time.perf_counter() - began
+            started = time.perf_counter()
+            staged.stall_s = started - began
             self._background.start(lambda: self._finish(job, image, memory, staged), job.path)
+            staged.stall_s += time.perf_counter() - started
         except MarlinError:
             self._awaited.give_up()
             raise

@@ -2,7 +2,7 @@
 
 import itertools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -74,27 +74,31 @@ def storages_of(tensors: Sequence[torch.Tensor]) -> list[UntypedStorage]:
 
 def facts_of(tensors: Sequence[torch.Tensor], storages: Sequence[UntypedStorage]) -> Facts:
     """Reads tensors; raises RuntimeError where one has no shape."""
-    return Facts(*_columns(tensors, storages))
+    return Facts(*map(list, _columns(tensors, storages)))
 
 
 def have_facts(facts: Facts, tensors: Sequence[torch.Tensor], storages: Sequence[UntypedStorage]) -> bool:
     """Whether tensors have all the same facts; raises as `facts_of`.
 
     Column by column, each of which goes before the next one comes: that much memory stays in the processor's
-    cache, and the cyclic collector does not run for it.
+    cache. Of columns of tuples only one tuple is there at a time: for many the cyclic collector would run.
     """
-    return all(map(operator.eq, facts, _columns(tensors, storages)))
+    return all(map(_are_equal, facts, _columns(tensors, storages)))
 
 
-def _columns(tensors: Sequence[torch.Tensor], storages: Sequence[UntypedStorage]) -> Iterator[Any]:
+def _are_equal(known: Any, column: Iterable[Any]) -> bool:
+    return known == column if isinstance(column, list) else all(map(operator.eq, known, column))
+
+
+def _columns(tensors: Sequence[torch.Tensor], storages: Sequence[UntypedStorage]) -> Iterator[Iterable[Any]]:
     firsts: dict[int, int] = {}
     yield list(map(type, tensors))
     yield list(map(firsts.setdefault, map(identity, storages), itertools.count()))
     yield list(map(UntypedStorage.nbytes, storages))
     yield list(map(_dtype, tensors))
     yield list(map(_device, tensors))
-    yield list(map(_shape, tensors))
-    yield list(map(_base.stride, tensors))
+    yield map(_shape, tensors)
+    yield map(_base.stride, tensors)
     yield list(map(_base.storage_offset, tensors))
     yield list(map(_requires_grad, tensors))
     yield list(map(_base.is_neg, tensors))

@@ -4,10 +4,11 @@ The state of an optimizer numbers its parameters and does not name them, so that
 parameters of the same shape where the order has changed.
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim import Optimizer
@@ -18,8 +19,26 @@ Names = list[list[str]]  # of an optimizer's parameters, group by group
 _MOST_CHARACTERS = 2_000_000  # of all names: a manifest has room for 8 MB
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 _device, _shape = attrgetter("device"), attrgetter("shape")
-_Place = tuple[torch.device, int, torch.Size]
-_Places = list[_Place | None]
+
+
+class _Places(NamedTuple):
+    """What tells tensors from others, also where one of the two was detached; in columns, as `facts.Facts`.
+
+    Attributes:
+        devices: of each.
+        addresses: of each; 0 where nothing tells it from others.
+        shapes: of each.
+    """
+
+    devices: list[Any]
+    addresses: list[int]
+    shapes: list[Any]
+
+    def rows(self) -> list[tuple[Any, ...] | None]:
+        """The place of each tensor; None where it has none."""
+        return [row if row[1] else None for row in zip(*self, strict=True)]
+
+
 _LookedUp = tuple[list[str], _Places, list[_Places]]
 
 
@@ -72,17 +91,15 @@ class SlotNames:
 
 def _looked_up(optimizer: Optimizer, modules: Any) -> _LookedUp:
     """The names of tensors, the places of these, and the places of each group's parameters."""
-    found = list(_tensors(modules))
-    names, tensors = zip(*found, strict=True) if found else ((), ())
-    return list(names), _places(tensors), [_places(group["params"]) for group in optimizer.param_groups]
+    names, tensors = _tensors(modules)
+    return names, _places(tensors), [_places(group["params"]) for group in optimizer.param_groups]
 
 
 def _names(names: list[str], places: _Places, groups: list[_Places]) -> Names | None:
-    named = dict(
-        zip(reversed(places), reversed(names), strict=True)
-    )  # of tied tensors the first gives the name
+    # Of tied tensors the first gives the name.
+    named = dict(zip(reversed(places.rows()), reversed(names), strict=True))
     named.pop(None, None)
-    found = [list(map(named.get, group)) for group in groups]
+    found = [list(map(named.get, group.rows())) for group in groups]
     return None if any(None in group for group in found) else [list(map(str, group)) for group in found]
 
 
@@ -104,21 +121,25 @@ def _values(kept: Any) -> Iterator[torch.Tensor]:
 
 def _slots(payload: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """The states of optimizers: where they are, and what they keep by the number of the parameter."""
-    for path, value in _parts(payload, lambda one: isinstance(one, Mapping) and "param_groups" in one):
-        if isinstance(value, Mapping) and isinstance(value.get("state"), Mapping):
-            yield path, value["state"]
+    for paths, values in _parts(payload, lambda one: isinstance(one, Mapping) and "param_groups" in one):
+        for path, value in zip(paths, values, strict=True):
+            if isinstance(value.get("state"), Mapping):
+                yield path, value["state"]
 
 
-def _tensors(modules: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    for path, value in _parts(modules, lambda one: isinstance(one, torch.Tensor), with_tensors=True):
-        if isinstance(value, torch.Tensor):
-            yield path, value
+def _tensors(modules: Any) -> tuple[list[str], list[torch.Tensor]]:
+    names: list[str] = []
+    tensors: list[torch.Tensor] = []
+    for paths, values in _parts(modules, lambda one: isinstance(one, torch.Tensor), with_tensors=True):
+        names += paths
+        tensors += values
+    return names, tensors
 
 
 def _parts(
     whole: Any, is_wanted: Callable[[Any], bool], *, with_tensors: bool = False
-) -> Iterator[tuple[str, Any]]:
-    """What is wanted in nested dicts, lists and modules' states, with its path; nothing in it is.
+) -> Iterator[tuple[Sequence[str], Sequence[Any]]]:
+    """What is wanted in nested dicts, lists and modules' states, with the paths; nothing in it is.
 
     Args:
         whole: what is looked through.
@@ -130,7 +151,7 @@ def _parts(
     while pending:
         path, value = pending.pop()
         if is_wanted(value):
-            yield path, value
+            yield [path], [value]
         elif isinstance(value, torch.nn.Module):
             pending.append((path, value.state_dict()))
         elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
@@ -146,22 +167,18 @@ def _parts(
             if has_others:  # the last is taken first; of tied tensors the first one gives the name
                 pending.extend(zip(reversed(names), reversed(parts), strict=True))
             else:
-                yield from zip(names, parts, strict=True)
+                yield names, parts
 
 
 def _places(tensors: Sequence[torch.Tensor]) -> _Places:
-    """What tells each tensor from others, also where one of the two was detached; None where nothing does."""
-    if not _PLAIN.issuperset(map(type, tensors)):
-        return list(map(_place, tensors))
-    try:
-        addresses = list(map(torch.Tensor.data_ptr, tensors))
-    except RuntimeError:  # one without memory of its own
-        return list(map(_place, tensors))
-    places = zip(map(_device, tensors), addresses, map(_shape, tensors), strict=True)
-    return [place if place[1] else None for place in places]
+    if _PLAIN.issuperset(map(type, tensors)):
+        with contextlib.suppress(RuntimeError):  # one without memory of its own
+            addresses = list(map(torch.Tensor.data_ptr, tensors))
+            return _Places(list(map(_device, tensors)), addresses, list(map(_shape, tensors)))
+    return _Places(*map(list, zip(*map(_place, tensors), strict=True)))
 
 
-def _place(tensor: torch.Tensor) -> _Place | None:
+def _place(tensor: torch.Tensor) -> tuple[Any, int, Any]:
     # Of a DTensor, whose class takes longer to import than many a save, what is here of it.
     local = getattr(tensor, "_local_tensor", tensor)
     try:
@@ -169,5 +186,5 @@ def _place(tensor: torch.Tensor) -> _Place | None:
         if not address and local is not tensor:  # this rank has no element of it
             address = identity(local.untyped_storage())
     except RuntimeError:  # a subclass without memory of its own
-        return None
-    return (tensor.device, address, tensor.shape) if address else None
+        return None, 0, None
+    return tensor.device, address, tensor.shape

@@ -49,6 +49,7 @@ class Encoded(NamedTuple):
         sizes: their lengths in bytes when it was pickled; they may be resized before they are written.
         is_familiar: whether it holds and imports only what every state does.
         unreadable: what it holds that `weights_only` does not read, in words.
+        kinds: the types of the devices that the storages are on.
     """
 
     pickle: bytes
@@ -56,6 +57,7 @@ class Encoded(NamedTuple):
     sizes: dict[str, int]
     is_familiar: bool
     unreadable: frozenset[str]
+    kinds: frozenset[str]
 
     @property
     def size_bytes(self) -> int:
@@ -240,4 +242,5 @@ def encode(state: Any) -> Encoded:
         pickler.unreadable.add("a tuple that holds itself")
     storages, unreadable = pickler.storages, frozenset(pickler.unreadable)
     sizes = {key: storage.nbytes() for key, storage in storages.items()}
-    return Encoded(file.getvalue(), storages, sizes, pickler.is_familiar, unreadable)
+    kinds = frozenset(storage.device.type for storage in storages.values())
+    return Encoded(file.getvalue(), storages, sizes, pickler.is_familiar, unreadable, kinds)

@@ -5,7 +5,7 @@ import functools
 import itertools
 import operator
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from isal import isal_zlib
@@ -68,7 +68,8 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
     """
     start = ctypes.addressof(ctypes.c_char.from_buffer(image)) if image else 0
     storages, identities = pieces.storages, pieces.identities
-    is_late = list(map(frozenset(owned.storages).__contains__, identities))
+    may_be_late = frozenset(owned.storages)
+    is_late = list(map(may_be_late.__contains__, identities))
     is_here = [True] * len(storages)
     device_now: list[Target] = []
     device_late: list[Target] = []
@@ -90,11 +91,12 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
     late, late_keys = chosen(copies, late_here), list(itertools.compress(pieces.keys, late_here))
     at_once = DeviceCopies(device_now)
     try:
-        _copy_at_once(chosen(copies, map(operator.gt, is_here, is_late)))
+        if not all(late_here):
+            _copy_at_once(chosen(copies, map(operator.gt, is_here, is_late)))
     finally:
         at_once.wait()  # after an interrupt, too: the memory is reused
     wanted = frozenset(itertools.compress(identities, is_late))
-    if not wanted.issuperset(owned.storages):
+    if wanted != may_be_late:
         owned = chosen(owned, map(wanted.__contains__, owned.storages))
     pieces_keys = pieces.keys  # and not the storages
     sums: list[tuple[str, memoryview, int]] = []
@@ -102,8 +104,10 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
         rows = zip(late_keys, *late, strict=True)
         sums = [(key, memory(to, size), isal_zlib.crc32(memory(at, size))) for key, to, at, size in rows]
 
-    def wrong(moved: Iterable[int]) -> list[str]:
+    def wrong(moved: Collection[int]) -> list[str]:
         differ = [key for key, copied, crc32 in sums if isal_zlib.crc32(copied) != crc32]
+        if not moved:
+            return differ
         changed = itertools.compress(pieces_keys, map(frozenset(moved).__contains__, identities))
         return [*changed, *differ]
 

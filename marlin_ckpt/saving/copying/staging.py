@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import compress
 from typing import Any, NamedTuple, TypeVar
 
@@ -60,10 +60,12 @@ class Watched(NamedTuple):
     versions: Sequence[int] = ()
     storages: Sequence[int] = ()
 
-    def moved(self) -> Iterator[int]:
+    def moved(self) -> list[int]:
         """The identities of the storages whose tensors have changed since."""
-        now = map(version_of, self.tensors)
-        return compress(self.storages, map(operator.ne, self.versions, now))
+        now = list(map(version_of, self.tensors))
+        if now == self.versions:
+            return []
+        return list(compress(self.storages, map(operator.ne, self.versions, now)))
 
 
 _Columns = TypeVar("_Columns", Copies, Watched)
@@ -145,7 +147,7 @@ class Copying:
         self,
         copies: Copies,
         watched: Watched,
-        wrong: Callable[[Iterable[int]], Iterable[str]],
+        wrong: Callable[[Collection[int]], Iterable[str]],
         *,
         is_summed: bool,
     ) -> None:

@@ -28,6 +28,7 @@ class Pieces:
         sizes: their lengths in bytes.
         places: where they begin in the copy.
         is_summed: whether `Image.write` makes use of the CRC32 of each.
+        known_kinds: `kinds`, where these are known already.
     """
 
     keys: Sequence[str] = ()
@@ -36,6 +37,7 @@ class Pieces:
     sizes: Sequence[int] = ()
     places: Sequence[int] = ()
     is_summed: bool = True
+    known_kinds: frozenset[str] | None = None
 
     @functools.cached_property
     def identities(self) -> list[int]:
@@ -45,6 +47,8 @@ class Pieces:
     @functools.cached_property
     def kinds(self) -> frozenset[str]:
         """The types of the devices that the storages are on."""
+        if self.known_kinds is not None:
+            return self.known_kinds
         return frozenset(one.type for one in set(map(_device_of, self.storages)))
 
 

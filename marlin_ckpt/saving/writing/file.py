@@ -51,7 +51,7 @@ class FileImage:
         sizes = list(encoded.sizes.values())
         # A plan has its places in the order of the storages.
         places = list(plan.offsets.values())
-        self.pieces = Pieces(list(encoded.storages), storages, (), sizes, places)
+        self.pieces = Pieces(list(encoded.storages), storages, (), sizes, places, known_kinds=encoded.kinds)
 
     @property
     def size_bytes(self) -> int:

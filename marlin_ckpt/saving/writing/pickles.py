@@ -123,7 +123,8 @@ class _Kept:
             raise ValueError("more than the outline and the facts decides")
         self._sizes = encoded.sizes
         self._storages_of = _picker([places[identity(one)] for one in encoded.storages.values()])
-        self._outline, self._pickle, self._is_familiar = found.pickle, encoded.pickle, encoded.is_familiar
+        self._outline, self._pickle = found.pickle, encoded.pickle
+        self._is_familiar, self._kinds = encoded.is_familiar, encoded.kinds
         self._plan: Plan | None = plan
         self._templates: tuple[Template, Template] | None = None
 
@@ -139,7 +140,7 @@ class _Kept:
         if not (is_alike and (found.pickle == self._outline or self._fill(found.pickle))):
             return None
         by_key = dict(zip(self._sizes, self._storages_of(storages), strict=True))
-        encoded = Encoded(self._pickle, by_key, self._sizes, self._is_familiar, frozenset())
+        encoded = Encoded(self._pickle, by_key, self._sizes, self._is_familiar, frozenset(), self._kinds)
         if self._plan is None:
             self._plan = writer.plan_image(encoded, has_statistics=self.about.has_statistics)
         return encoded, self._plan
