@@ -26,10 +26,6 @@ DISTRIBUTED = "torch.distributed.checkpoint.async_save"
 _CPU = torch.device("cpu")
 
 
-def _nothing() -> float:
-    return 0.0
-
-
 @dataclass(frozen=True)
 class Saver:
     """Somebody's asynchronous save.
@@ -38,15 +34,13 @@ class Saver:
         save: begins one, and returns when the loop may go on.
         finish: returns when it is done.
         around_step: what the optimizer's step has to be done in.
-        hidden_s: how long the step itself was held up; asked once the save is done.
         close: ends what it keeps running.
     """
 
     save: Callable[[Checkpoint], object]
     finish: Callable[[], object]
     around_step: Callable[[], AbstractContextManager[object]] = nullcontext
-    hidden_s: Callable[[], float] = _nothing
-    close: Callable[[], object] = _nothing
+    close: Callable[[], object] = lambda: None
 
 
 def ours(loop: Loop, directory: Path, *, overlap: bool = True) -> Saver:
@@ -54,37 +48,19 @@ def ours(loop: Loop, directory: Path, *, overlap: bool = True) -> Saver:
     arguments = DefaultCheckpointerArguments(save_dir=str(directory), async_save=True, overlap=overlap)
     checkpointer = DefaultCheckpointer(arguments)
     checkpointer.register(loop.optimizer)
-    called: list[float] = []
-
-    def save(checkpoint: Checkpoint) -> None:
-        began = time.perf_counter()
-        checkpointer.save(checkpoint, 0)
-        called.append(time.perf_counter() - began)
-
-    def hidden_s() -> float:
-        (report,) = checkpointer.take_reports()
-        return max(report.stall_s - called[-1], 0.0)
-
-    return Saver(save, checkpointer.wait, hidden_s=hidden_s, close=checkpointer.close)
+    return Saver(lambda one: checkpointer.save(one, 0), checkpointer.wait, close=checkpointer.close)
 
 
 def ours_in_lightning(directory: Path) -> Saver:
     """Our plugin for Lightning, which finds the loop's optimizer itself."""
     # Not at the top: Lightning takes seconds, and is not installed everywhere.
     plugin = import_module("marlin_ckpt.integrations.lightning").MarlinCheckpointIO(async_save=True)
-    called: list[float] = []
 
     def save(checkpoint: Checkpoint) -> None:
-        began = time.perf_counter()
         plugin.save_checkpoint(checkpoint.payload(), directory / "ours.ckpt")
-        called.append(time.perf_counter() - began)
-
-    def hidden_s() -> float:
-        (report,) = plugin._saver.take_reports()  # noqa: SLF001 - Lightning asks for none
-        return max(float(report.stall_s) - called[-1], 0.0)
 
     wait = plugin._saver.wait  # noqa: SLF001 - `teardown` would give the memory back, too
-    return Saver(save, wait, hidden_s=hidden_s, close=plugin.teardown)
+    return Saver(save, wait, close=plugin.teardown)
 
 
 def _distributed(directory: Path) -> Saver:

@@ -44,10 +44,16 @@ class Loop:
         """Forward and backward, which leave the state as it is."""
         self.loss().backward()  # type: ignore[no-untyped-call]
 
-    def step(self) -> None:
-        """The optimizer, which changes the state."""
+    def step(self) -> float:
+        """The optimizer, which changes the state; returns for how long it was held before that."""
+        # The hooks of one optimizer are called after those that everybody else has set for all.
+        begun: list[float] = []
+        hook = self.optimizer.register_step_pre_hook(lambda *_: begun.append(time.perf_counter()))
+        asked = time.perf_counter()
         self.optimizer.step()
+        hook.remove()
         self.optimizer.zero_grad()
+        return begun[0] - asked
 
     def wait(self) -> None:
         """Returns when the device has done what it was given."""

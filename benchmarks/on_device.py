@@ -152,7 +152,6 @@ def _loop_s(loop: Loop, saver: Saver | None) -> float:
     loop_s = time.perf_counter() - began
     if saver is not None:
         saver.finish()
-        saver.hidden_s()
     return loop_s
 
 
@@ -161,9 +160,7 @@ def _durable_s(loop: Loop, saver: Saver) -> float:
         saver.save(loop.checkpoint())
         saver.finish()
 
-    durable_s = _seconds(loop, save)
-    saver.hidden_s()
-    return durable_s
+    return _seconds(loop, save)
 
 
 def _copy(loop: Loop) -> Callable[[], None]:

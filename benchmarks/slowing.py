@@ -70,7 +70,6 @@ def _slow_down(loop: Loop, setting: Setting) -> list[Row]:
     def saved() -> float:
         took_s = timed(lambda: saver.save(loop.checkpoint()))
         saver.finish()
-        saver.hidden_s()
         return took_s
 
     def write() -> None:

@@ -7,6 +7,7 @@ parameters of the same shape where the order has changed.
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import compress
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from marlin_ckpt.formats.torch.memory import identity
 Names = list[list[str]]  # of an optimizer's parameters, group by group
 _MOST_CHARACTERS = 2_000_000  # of all names: a manifest has room for 8 MB
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+_INNER = (Mapping, list, tuple, torch.nn.Module)  # may hold what is wanted, or are it
 _device, _shape = attrgetter("device"), attrgetter("shape")
 
 
@@ -144,7 +146,7 @@ def _parts(
     Args:
         whole: what is looked through.
         is_wanted: whether a value is.
-        with_tensors: whether tensors are: many a container has nothing else.
+        with_tensors: whether tensors are; other values than these and containers never are.
     """
     pending = [("", whole)]
     seen: dict[int, Any] = {}  # and the objects, so that no later one gets the id of a module's state
@@ -157,14 +159,20 @@ def _parts(
         elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
             seen[id(value)] = value
             parts = list(value.values()) if isinstance(value, Mapping) else list(value)
-            has_others = not all(issubclass(kind, torch.Tensor) for kind in set(map(type, parts)))
-            if not (has_others or with_tensors):
+            keys: Sequence[Any] = list(value) if isinstance(value, Mapping) else range(len(parts))
+            kinds = list(map(type, parts))
+            inner = {kind for kind in set(kinds) if issubclass(kind, _INNER)}
+            found = {kind for kind in set(kinds) if with_tensors and issubclass(kind, torch.Tensor)}
+            if not (inner or found):
                 continue
+            if not (inner | found).issuperset(kinds):  # names are not made for nothing
+                flags = list(map((inner | found).__contains__, kinds))
+                keys, parts = list(compress(keys, flags)), list(compress(parts, flags))
             if isinstance(value, Mapping):
-                names = [f"{path}.{key}" for key in value] if path else list(map(str, value))
+                names = [f"{path}.{key}" for key in keys] if path else list(map(str, keys))
             else:
-                names = [f"{path}[{number}]" for number in range(len(parts))]
-            if has_others:  # the last is taken first; of tied tensors the first one gives the name
+                names = [f"{path}[{number}]" for number in keys]
+            if inner:  # the last is taken first; of tied tensors the first one gives the name
                 pending.extend(zip(reversed(names), reversed(parts), strict=True))
             else:
                 yield names, parts

@@ -214,7 +214,8 @@ def held_by(optimizer: Optimizer) -> list[torch.Tensor]:
     states = list(optimizer.state.values())
     if {dict}.issuperset(map(type, states)):  # to look into each of many in turn takes twice as long
         states = list(itertools.chain.from_iterable(map(list, map(dict.values, states))))
-    return tensors_in([[group["params"] for group in optimizer.param_groups], states])
+    found = [*itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups), *states]
+    return found if _PLAIN_TENSORS.issuperset(map(type, found)) else tensors_in(found)
 
 
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
