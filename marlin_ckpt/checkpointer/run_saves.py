@@ -26,7 +26,6 @@ from marlin_ckpt.formats.layouts.folder import FolderLayout
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.naming import SHARDS, FileName, Kind
 from marlin_ckpt.reports import FailedSave, SaveReport
-from marlin_ckpt.saving import about
 from marlin_ckpt.saving.engine import Engine
 from marlin_ckpt.saving.job import Form, How, Job
 from marlin_ckpt.saving.recording import Attempt, Recording
@@ -202,7 +201,7 @@ class RunSaves:
         attempt = Attempt(self.recording, args.save_dir, whole.path, whole.manifest)
         with contextlib.ExitStack() as stack:
             with attempt.watched(), whole as staging:
-                self.recording.begin(args.save_dir, {"checkpointer": about.lasting(args)}, args.keep)
+                self.recording.begin(args.save_dir, args)
                 yield staging
                 stack.enter_context(self.engine.alone())
                 whole.manifest = describe()  # with the number and the time that it has by now
@@ -281,7 +280,7 @@ class RunSaves:
             self._swept.add(directory)
             leftovers.sweep(os.fspath(directory), self._logger)
         self._neighbours.saving(os.fspath(directory), name, run_id, args.file_ext)
-        self.recording.begin(args.save_dir, {"checkpointer": about.lasting(args)}, args.keep)
+        self.recording.begin(args.save_dir, args)
 
 
 def _is_passed_over(args: DefaultCheckpointerArguments, error: MarlinError) -> bool:

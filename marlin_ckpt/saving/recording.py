@@ -17,7 +17,6 @@ from marlin_ckpt.directory.transaction import Transaction
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch.versions import versions
-from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving import about
 from marlin_ckpt.saving.job import Job
@@ -67,20 +66,19 @@ class Recording:
         if self._is_on and not self.is_silent:
             self.of(directory).note(*(dataclasses.replace(one, run_id=self.lineage.run_id) for one in events))
 
-    def begin(self, directory: PathText, config: Any = None, keep: RetentionArguments | None = None) -> None:
+    def begin(self, directory: PathText, args: Any = None) -> None:
         """Writes that the run begins to save in a directory, and what it resumed from; once for a directory.
 
         Args:
             directory: which is there.
-            config: what the run was configured by.
-            keep: its rules of retention.
+            args: the checkpointer's; None: there is none.
         """
         if not self._is_on or self.is_silent:
             return
         if (absolute(directory), self.lineage.run_id) not in self._begun:
-            self.start(
-                directory, Started(by=self.by, config_sha256=about.digest(config), keep=about.rules(keep))
-            )
+            config = None if args is None else {"checkpointer": about.lasting(args)}
+            keep = about.rules(getattr(args, "keep", None))
+            self.start(directory, Started(by=self.by, config_sha256=about.digest(config), keep=keep))
         elif self._resumed:
             self.write(directory, *self._taken_up(directory))
 
