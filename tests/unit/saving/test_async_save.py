@@ -14,6 +14,7 @@ import torch
 from marlin_ckpt import Checkpoint, get_latest_file
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.saving.copying import staging
+from marlin_ckpt.saving.copying.snapshot import Snapshot
 from tests.support.async_runs import Gate, LateCopies, Run, checkpointer, same
 
 
@@ -69,6 +70,25 @@ def test_nothing_is_written_while_the_step_that_waits_for_the_copy_is_still_copy
         run.step()
     assert written_too_early == [False]
     assert same(torch.load(tmp_path / "model_0.pt"), wanted)
+
+
+def test_the_copy_behind_begins_once_its_thread_is_started_so_that_the_caller_has_not_to_wait_for_it(
+    tmp_path, monkeypatch
+):
+    run, begun, too_early = Run(), threading.Event(), []
+    start, copy_behind = threading.Thread.start, Snapshot.copy_behind
+
+    def watched(thread):
+        start(thread)
+        if thread.name == "marlin-ckpt save":
+            too_early.append(begun.wait(0.05))
+
+    monkeypatch.setattr(threading.Thread, "start", watched)
+    monkeypatch.setattr(Snapshot, "copy_behind", lambda one: begun.set() or copy_behind(one))
+    with checkpointer(tmp_path) as one:
+        one.save(run.checkpoint(), 0)
+    assert too_early == [False]
+    assert begun.is_set()
 
 
 def test_what_a_forward_pass_changes_is_copied_before_save_returns(tmp_path, late):
