@@ -138,7 +138,14 @@ def _by_two(work: Callable[[int], None], offsets: Iterable[int]) -> None:
             continue
 
 
-def read_by_two(path: str | Path, memory: memoryview, piece_bytes: int, *, is_direct: bool = False) -> None:
+def read_by_two(
+    path: str | Path,
+    memory: memoryview,
+    piece_bytes: int,
+    *,
+    is_direct: bool = False,
+    look: Callable[[memoryview], object] = lambda _: None,
+) -> None:
     """Reads a file into memory that takes all of it, two pieces at a time.
 
     Args:
@@ -146,6 +153,7 @@ def read_by_two(path: str | Path, memory: memoryview, piece_bytes: int, *, is_di
         memory: as long as the file, in whole blocks.
         piece_bytes: of one read.
         is_direct: past the page cache.
+        look: called with each piece that has been read.
     """
     fd = os.open(path, os.O_RDONLY | (os.O_DIRECT if is_direct else 0))
     try:
@@ -156,7 +164,9 @@ def read_by_two(path: str | Path, memory: memoryview, piece_bytes: int, *, is_di
                 done, most = offset, min(offset + piece_bytes, len(view))
                 while done < min(most, size):
                     with view[done:most] as piece:
-                        done += os.preadv(fd, [piece], done)
+                        read_bytes = os.preadv(fd, [piece], done)
+                        look(piece[:read_bytes])
+                        done += read_bytes
 
             _by_two(read, range(0, size, piece_bytes))
     finally:

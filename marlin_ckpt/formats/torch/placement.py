@@ -106,11 +106,12 @@ class Storages:
         Returns:
             where each record is to be read to, by its name.
         """
-        filled = [one for one in self._loaded.values() if one.size_bytes]
-        places = {one.record: memory(one.storage.data_ptr(), one.size_bytes) for one in filled}
-        for one in self._moved(pairs):
-            places[one.record] = memory(one.target, one.size_bytes)
-        return places
+        targets = {id(one): one.target for one in self._moved(pairs)}
+        return {
+            one.record: memory(targets.get(id(one)) or one.storage.data_ptr(), one.size_bytes)
+            for one in self._loaded.values()
+            if one.size_bytes
+        }
 
     def move(self, pairs: Iterable[Pair]) -> None:
         """As `places`, where the bytes are not read by records, and storages may be on any device."""
@@ -123,9 +124,10 @@ class Storages:
             if (owner := owners.get(loaded.untyped_storage()._cdata)) is not None:  # noqa: SLF001
                 owner.pairs.append((loaded, live))
         moved = _without_overlaps([one for one in filled if one.can_move()])
-        for one in moved:
-            for loaded, live in one.pairs:
-                _move(loaded, live)
+        with torch.no_grad():
+            for one in moved:
+                for loaded, live in one.pairs:
+                    _move(loaded, live)
         return moved
 
 
@@ -157,7 +159,9 @@ def _without_overlaps(candidates: list[_Loaded]) -> list[_Loaded]:
 
 
 def _move(loaded: torch.Tensor, live: torch.Tensor) -> None:
-    """Lets a tensor of the state share the live one's memory, and tells autograd that this changes."""
-    with torch.no_grad():
-        loaded.set_(live.untyped_storage(), live.storage_offset(), loaded.size(), loaded.stride())
+    """Lets a tensor of the state share the live one's memory, and tells autograd that this changes.
+
+    Called without gradients, which are switched off once for all tensors.
+    """
+    loaded.set_(live.untyped_storage(), live.storage_offset(), loaded.size(), loaded.stride())
     increment_version(live)

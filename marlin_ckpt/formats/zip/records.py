@@ -61,15 +61,17 @@ def read_records(
     # No mapping: a file that is truncated under one kills the process with SIGBUS.
     records = container.records if records is None else records
     crcs: dict[str, int | None] = {record.name: 0 for record in records}
+    places = places or {}
 
     def read(task: list[_Part]) -> list[tuple[_Part, int | None]]:
-        scratch = memoryview(bytearray(_PIECE_BYTES))
+        forgotten = (part.size for part in task if part.record.name not in places)
+        scratch = memoryview(bytearray(min(max(forgotten, default=0), _PIECE_BYTES)))
         found = []
         first, last = task[0], task[-1]
         end = last.offset + (last.record.deflated_bytes or last.size)
         with stretch(source, first.offset, end - first.offset) as near:
             for part in task:
-                place = places.get(part.record.name) if places else None
+                place = places.get(part.record.name)
                 if place is not None:
                     place = place[part.start : part.start + part.size]
                 found.append((part, _read_part(near, part, place, scratch)))
