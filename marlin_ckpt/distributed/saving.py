@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -66,6 +67,19 @@ class Prepared:
         """What the shard of this rank is made of."""
         slots = zip(self.files, self.plan.slots, strict=True)
         return [*self.plan.items, *(ValueItem(one, slot) for one, slot in slots)]
+
+
+class Image(NamedTuple):
+    """A copy of the tensors that this rank writes.
+
+    Attributes:
+        memory: of this rank's shard, with a block more, in which the data of the tensors is at its places
+            (`Plan.shard`).
+        sums: the CRC32 of each block of the data of tensors, by their names, as far as they are known.
+    """
+
+    memory: memoryview
+    sums: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
 def save_sharded(  # noqa: PLR0913 - a keyword
@@ -144,7 +158,7 @@ def prepare(  # noqa: PLR0913 - keywords
 def write(
     prepared: Prepared,
     ranks: Ranks,
-    image: memoryview | None = None,
+    image: Image | None = None,
     patience_s: float = commit.PATIENCE_S,
     before_renaming: Callable[[], None] = lambda: None,
 ) -> SaveReport:
@@ -153,8 +167,7 @@ def write(
     Args:
         prepared: by `prepare`.
         ranks: over which nothing else happens meanwhile.
-        image: the memory of this rank's shard, with a block more, in which the data of the tensors is at its
-            places (`prepared.plan.shard`); None: they are read where they are.
+        image: a copy of the tensors; None: they are read where they are.
         patience_s: how long a rank looks for the folder that rank 0 has made.
         before_renaming: called at each rank when its shard is durable; where it raises, the save fails.
 
@@ -177,7 +190,7 @@ class _Shard(NamedTuple):
     """The shard of this rank; see `write`."""
 
     prepared: Prepared
-    image: memoryview | None
+    image: Image | None
     patience_s: float
     before_renaming: Callable[[], None]
     statistics: OfRank | None
@@ -189,14 +202,16 @@ class _Shard(NamedTuple):
         shard, facts = prepared.plan.shard, None
         if shard is not None:
             items = prepared.items
-            data = live(prepared.tensors) if image is None else _copied(prepared, image)
+            data = live(prepared.tensors) if image is None else _copied(prepared, image.memory)
+            known = image.sums if image else {}
+            sums = {number: known[name] for number, name in enumerate(prepared.plan.tensors) if name in known}
             told = self.statistics.observers() if self.statistics else ()
             facts = commit.write_durably(
                 folder,
                 shard_name(about.rank),
                 shard.size_bytes,
-                lambda target: write_shard(target, items, data, about, told).crc32,
-                image,
+                lambda target: write_shard(target, items, data, about, told, sums).crc32,
+                image.memory if image else None,
                 published=prepared.path,
             )
         self.before_renaming()

@@ -1,6 +1,9 @@
 """What a shard is made of, and where each of it is."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from isal import isal_zlib
 
 BLOCK_BYTES = 1 << 20  # that have one CRC32
 
@@ -82,3 +85,16 @@ class ShardSums(NamedTuple):
 
     size_bytes: int
     crc32: int
+
+
+def whole_crc32(blocks: Iterable[int], size_bytes: int) -> int:
+    """The CRC32 of data, of that of each block in it.
+
+    Args:
+        blocks: the CRC32s, in their order.
+        size_bytes: the length of the data.
+    """
+    whole = 0
+    for number, crc32 in enumerate(blocks):
+        whole = isal_zlib.crc32_combine(whole, crc32, min(BLOCK_BYTES, size_bytes - number * BLOCK_BYTES))
+    return whole

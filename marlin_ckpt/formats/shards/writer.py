@@ -1,7 +1,8 @@
 """Writes one shard."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from isal import isal_zlib
 
@@ -14,12 +15,13 @@ from marlin_ckpt.formats.zip.writer import ContainerWriter
 from marlin_ckpt.storage.target import OnStored, Target
 
 
-def write_shard(
+def write_shard(  # noqa: PLR0913, PLR0917 - all that a shard is made of
     target: Target,
     items: Sequence[Item],
     data: Iterable[memoryview],
     about: ShardAbout,
     on_stored: Iterable[OnStored | None] = (),
+    sums: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> ShardSums:
     """Writes a shard, exactly as `plan_shard` says.
 
@@ -31,6 +33,8 @@ def write_shard(
         data: of the tensors among the items, in their order; each is asked for when its turn comes.
         about: which shard of which save it is.
         on_stored: of the first of these tensors, what is told of their data, as by `Target.put`.
+        sums: the CRC32 of each block of tensors that nothing changes any more, by their numbers among the
+            items, as far as they are known.
 
     Raises:
         StructureError, ValueError: a value is no file of `torch.save`, or larger than its slot; the data of a
@@ -48,8 +52,11 @@ def write_shard(
                 view = memoryview(next(tensors)).cast("B")
                 if len(view) != one.size_bytes:
                     raise ValueError(f"item {number} has {len(view):,} bytes, not {one.size_bytes:,}")
-                crcs += write_tensor(record, one.pickle, len(view), _blocks(view), next(told))
-                del view  # so that it is not held while the next one is read
+                known = sums.get(number)
+                each = itertools.repeat(None) if known is None else known
+                blocks = zip(_blocks(view), each, strict=known is not None)
+                crcs += write_tensor(record, one.pickle, len(view), blocks, next(told))
+                del view, blocks  # so that it is not held while the next one is read
             else:
                 value = memoryview(padded(one.data, place.size_bytes))
                 crcs += [record.put(block) for block in _blocks(value)]

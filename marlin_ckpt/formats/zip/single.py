@@ -32,7 +32,7 @@ def write_tensor(
     target: Target,
     pickle: bytes,
     size_bytes: int,
-    data: Iterable[memoryview],
+    data: Iterable[tuple[memoryview, int | None]],
     on_stored: OnStored | None = None,
 ) -> list[int]:
     """Writes a container of one tensor of this machine's byte order, as `torch.save` does.
@@ -41,7 +41,7 @@ def write_tensor(
         target: the empty file, or a part of one.
         pickle: the record `data.pkl`.
         size_bytes: of the data.
-        data: of the one storage, in pieces.
+        data: of the one storage, in pieces, each with its CRC32 as for `Target.put`.
         on_stored: told of the data, as by `Target.put`.
 
     Returns:
@@ -53,8 +53,8 @@ def write_tensor(
     frame = _frame(pickle, size_bytes)
     target.put(frame.before)
     crcs, crc32 = [], 0
-    for piece in data:
-        crcs.append(target.put(piece, on_stored))
+    for piece, known in data:
+        crcs.append(target.put(piece, on_stored, known))
         crc32 = isal_zlib.crc32_combine(crc32, crcs[-1], len(piece))
     target.put(frame.after(crc32))
     return crcs

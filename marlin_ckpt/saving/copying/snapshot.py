@@ -51,9 +51,9 @@ class Snapshot:
         self.copying.complete()
         self.device_copies.wait()
 
-    def sums(self) -> dict[str, int]:
-        """The CRC32 of what was summed when it was copied, by its key."""
-        return {self.keys[number]: crc32 for number, crc32 in self.copying.sums().items()}
+    def sums(self) -> dict[str, list[int]]:
+        """The CRC32 of each block of what was summed when it was copied, by its key."""
+        return {self.keys[number]: blocks for number, blocks in self.copying.sums().items()}
 
 
 def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool) -> Snapshot:
@@ -111,9 +111,7 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
         changed = itertools.compress(pieces_keys, map(frozenset(moved).__contains__, identities))
         return [*changed, *differ]
 
-    return Snapshot(
-        Copying(late, owned, wrong, is_summed=pieces.is_summed), DeviceCopies(device_late), late_keys
-    )
+    return Snapshot(Copying(late, owned, wrong), DeviceCopies(device_late), late_keys)
 
 
 def _copy_at_once(copies: Copies) -> None:

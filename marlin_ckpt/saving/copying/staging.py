@@ -21,13 +21,13 @@ import torch
 from isal import isal_zlib
 
 from marlin_ckpt.errors import StorageError
+from marlin_ckpt.formats.shards.items import BLOCK_BYTES
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.operations.memory import available_bytes
 from marlin_ckpt.saving.copying import device
 from marlin_ckpt.storage.pages import private_memory
 
 _TASK_BYTES = 4 << 20  # copied between two looks at what is left
-_SUMMED_BYTES = 1 << 20  # copied at a time: still in the processor's cache when they are summed
 _PATIENCE_S = 5.0  # how long to wait for a caller who neither steps nor waits: an evaluation may last an hour
 _LOOK_AGAIN_S = 0.05  # between two checks whether the caller's thread still runs
 Task = tuple[tuple[int, int, int], ...]  # the numbers of copies, where in them to begin, and how many bytes
@@ -148,8 +148,6 @@ class Copying:
         copies: Copies,
         watched: Watched,
         wrong: Callable[[Collection[int]], Iterable[str]],
-        *,
-        is_summed: bool,
     ) -> None:
         """Takes the copies, which `work` makes.
 
@@ -158,10 +156,8 @@ class Copying:
             watched: the tensors that it is copied from, which must not change meanwhile.
             wrong: asked when everything is copied; given the identities of storages that have changed,
                 returns the keys of these, and of those whose copy is known to be wrong.
-            is_summed: whether their CRC32s are taken on the way.
         """
         self._copies = copies
-        self._is_summed = is_summed
         # By the number of a copy and where in it: how many bytes, and their CRC32.
         self._sums: dict[tuple[int, int], tuple[int, int]] = {}
         self._is_awaited = False
@@ -188,8 +184,7 @@ class Copying:
                     self._tasks.popleft()
                 # Nothing is summed any more once the training waits for the copies.
                 self._is_awaited |= threading.current_thread() is self._caller
-                is_summed = self._is_summed and not self._is_awaited
-                make(self._copies, task, self._sums if is_summed else None)
+                make(self._copies, task, None if self._is_awaited else self._sums)
                 task = ()
             finally:
                 with self._changed:
@@ -207,16 +202,21 @@ class Copying:
                 self._changed.wait_for(lambda: not self._under_way)
                 is_complete = not self._tasks
 
-    def sums(self) -> dict[int, int]:
-        """The CRC32 of each copy that was summed as a whole, by its number."""
-        found: dict[int, int] = {}
+    def sums(self) -> dict[int, list[int]]:
+        """The CRC32 of each block of each copy that was summed as a whole, by its number."""
+        found: dict[int, list[int]] = {}
         summed = dict.fromkeys(range(len(self._copies.sizes)), 0)
         for (number, start), (size_bytes, crc32) in sorted(self._sums.items()):
-            if summed[number] == start:
-                found[number] = isal_zlib.crc32_combine(found.get(number, 0), crc32, size_bytes)
-                summed[number] += size_bytes
+            if summed[number] != start:
+                continue
+            blocks = found.setdefault(number, [])
+            if start % BLOCK_BYTES:
+                blocks[-1] = isal_zlib.crc32_combine(blocks[-1], crc32, size_bytes)
+            else:
+                blocks.append(crc32)
+            summed[number] += size_bytes
         return {
-            number: crc32 for number, crc32 in found.items() if summed[number] == self._copies.sizes[number]
+            number: blocks for number, blocks in found.items() if summed[number] == self._copies.sizes[number]
         }
 
     def settle(self) -> tuple[str, ...]:
@@ -247,7 +247,7 @@ class Copying:
 
 
 def make(copies: Copies, task: Task, sums: dict[tuple[int, int], tuple[int, int]] | None = None) -> None:
-    """Makes the copies of a task, and sums them while they are in the processor's cache.
+    """Makes the copies of a task, and sums each block of them while it is in the processor's cache.
 
     Args:
         copies: of which the task is.
@@ -256,12 +256,14 @@ def make(copies: Copies, task: Task, sums: dict[tuple[int, int], tuple[int, int]
     """
     targets, sources, _ = copies
     for number, first, size_bytes in task:
-        for done in range(first, first + size_bytes, _SUMMED_BYTES):
-            size = min(_SUMMED_BYTES, first + size_bytes - done)
+        done, end = first, first + size_bytes
+        while done < end:
+            size = min(BLOCK_BYTES - done % BLOCK_BYTES, end - done)
             # It lets go of the interpreter's lock.
             ctypes.memmove(targets[number] + done, sources[number] + done, size)
             if sums is not None:
                 sums[number, done] = size, isal_zlib.crc32(memory(targets[number] + done, size))
+            done += size
 
 
 def split(copies: Copies) -> tuple[Task, ...]:

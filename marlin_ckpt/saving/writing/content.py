@@ -27,7 +27,6 @@ class Pieces:
         starts: where they begin in these; empty where they begin where these do.
         sizes: their lengths in bytes.
         places: where they begin in the copy.
-        is_summed: whether `Image.write` makes use of the CRC32 of each.
         known_kinds: `kinds`, where these are known already.
     """
 
@@ -36,7 +35,6 @@ class Pieces:
     starts: Sequence[int] = ()
     sizes: Sequence[int] = ()
     places: Sequence[int] = ()
-    is_summed: bool = True
     known_kinds: frozenset[str] | None = None
 
     @functools.cached_property
@@ -74,14 +72,15 @@ class Image(Protocol):
         """Copies what this process has no pieces of; called once, by the thread that asked for the save."""
 
     def write(
-        self, memory: memoryview, before_renaming: Callable[[], None], sums: Mapping[str, int]
+        self, memory: memoryview, before_renaming: Callable[[], None], sums: Mapping[str, Sequence[int]]
     ) -> Written:
         """Writes the copy.
 
         Args:
             memory: `image_bytes`, beginning at a page's border, with all pieces in their places.
             before_renaming: called when all of this process is durable but the name; may raise.
-            sums: the CRC32 of pieces in the memory, by their keys, as far as they are known.
+            sums: the CRC32 of each block (`formats.shards.items.BLOCK_BYTES`) of pieces in the memory, by
+                their keys, as far as they are known.
 
         Raises:
             UnsavableStateError, StorageError, RankError: as the save does; the old file stands.

@@ -1,9 +1,10 @@
 """A file that this process writes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from marlin_ckpt.formats.pickle.storages import tensor_names
+from marlin_ckpt.formats.shards.items import whole_crc32
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.formats.torch.pickler import Encoded
 from marlin_ckpt.formats.torch.writer import Written
@@ -71,9 +72,10 @@ class FileImage:
         """Does nothing: all is in the pieces."""
 
     def write(
-        self, memory: memoryview, before_renaming: Callable[[], None], sums: Mapping[str, int]
+        self, memory: memoryview, before_renaming: Callable[[], None], sums: Mapping[str, Sequence[int]]
     ) -> Written:
         """Writes the file from its image."""
         job, image = self._job, writer.Image(memory, self._plan)
-        how = (before_renaming, job.overwrite, job.how.statistics, sums)
+        whole = {key: whole_crc32(blocks, self._encoded.sizes[key]) for key, blocks in sums.items()}
+        how = (before_renaming, job.overwrite, job.how.statistics, whole)
         return writer.write_image(self._path, self._encoded, job.manifest, image, *how)

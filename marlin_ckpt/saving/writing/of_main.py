@@ -1,6 +1,6 @@
 """A file that rank 0 writes for all: its ends are those of every rank."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from marlin_ckpt.distributed.failures import told_by_main
 from marlin_ckpt.formats.torch.writer import Written
@@ -63,7 +63,7 @@ class ImageOfMain:
             self._image.fill(memory)
 
     def write(
-        self, memory: memoryview, before_renaming: Callable[[], None], sums: Mapping[str, int]
+        self, memory: memoryview, before_renaming: Callable[[], None], sums: Mapping[str, Sequence[int]]
     ) -> Written:
         """Writes the copy at rank 0."""
         image = self._image

@@ -1,6 +1,6 @@
 """The shard of this rank, of a folder that all ranks write."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch.storage import UntypedStorage
@@ -62,7 +62,6 @@ class ShardedImage:
             starts,
             sizes,
             [one.data_start for one in places],
-            is_summed=False,
         )
         self.size_bytes = sum(sizes)
 
@@ -74,14 +73,13 @@ class ShardedImage:
         """Does nothing: all is in the pieces."""
 
     def write(
-        self,
-        memory: memoryview,
-        before_renaming: Callable[[], None],
-        sums: Mapping[str, int],  # noqa: ARG002 - it has those of blocks
+        self, memory: memoryview, before_renaming: Callable[[], None], sums: Mapping[str, Sequence[int]]
     ) -> Written:
         """Writes the shard from its image, with the other ranks."""
-        behind = self._crew.behind
-        return _written(saving.write(self._prepared, behind, memory, before_renaming=before_renaming))
+        image = saving.Image(memory, sums)
+        return _written(
+            saving.write(self._prepared, self._crew.behind, image, before_renaming=before_renaming)
+        )
 
 
 def _memory(tensor: Any) -> tuple[UntypedStorage, int]:
