@@ -126,6 +126,7 @@ def prepare(  # noqa: PLR0913 - keywords
     overwrite: bool = True,
     has_statistics: bool = False,
     writing: Ranks | None = None,
+    convert: Callable[[Any], Any] = lambda state: state,
 ) -> Prepared:
     """Plans a save; all ranks call it.
 
@@ -139,6 +140,7 @@ def prepare(  # noqa: PLR0913 - keywords
         has_statistics: as for `save_sharded`.
         writing: over which `write` will be called, where these are others. If an earlier save has left them
             broken at any rank, all of them make a new group.
+        convert: makes of the state what is saved; where it fails at one rank, all of them fail.
 
     Raises:
         UnsavableStateError, RankError: as `save_sharded`.
@@ -146,13 +148,10 @@ def prepare(  # noqa: PLR0913 - keywords
     if writing is not None and writing is not ranks and ranks.most(writing.is_broken)[0]:
         plans.drop()
         writing.renew()
-    flat = together(ranks, lambda: flatten(state))
-    planned = plans.plan(flat, ranks)
-    tensors = tuple(flat.tensors[name] for name in planned.plan.tensors)
+    flat, plan, files = plans.plan(lambda: flatten(convert(state)), ranks)
+    tensors = tuple(flat.tensors[name] for name in plan.tensors)
     mesh = mesh_of(flat.tensors.values()) if ranks.is_main else None
-    return Prepared(
-        absolute(path), planned.plan, planned.files, tensors, mesh, manifest, overwrite, plans, has_statistics
-    )
+    return Prepared(absolute(path), plan, files, tensors, mesh, manifest, overwrite, plans, has_statistics)
 
 
 def write(

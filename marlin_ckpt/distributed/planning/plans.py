@@ -8,7 +8,7 @@ rounded lengths of their files; so `.metadata` is part of it, and is the same at
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -66,10 +66,12 @@ class Planned(NamedTuple):
     """A plan, and what of this save it is for.
 
     Attributes:
+        flat: what this rank has.
         plan: the plan.
         files: of the values that this rank writes, in their order.
     """
 
+    flat: Flat
     plan: Plan
     files: tuple[bytes, ...]
 
@@ -100,11 +102,13 @@ class SavePlans:
         """Forgets all plans, after a failure."""
         self._plans.clear()
 
-    def plan(self, flat: Flat, ranks: Ranks) -> Planned:
+    def plan(self, flattened: Callable[[], Flat], ranks: Ranks) -> Planned:
         """Plans a save; all ranks call it.
 
+        Where all of them know the plan and none fails, they compare three numbers once.
+
         Args:
-            flat: what this rank has.
+            flattened: makes what this rank has; it may raise, and does not communicate.
             ranks: of the run.
 
         Raises:
@@ -113,18 +117,23 @@ class SavePlans:
             RankError: a rank has ended, or did not answer.
         """
         failed: Exception | None = None
-        found: Planned | None = None
+        flat = Flat()
         key: tuple[Any, ...] = ()
+        found: Planned | None = None
         try:
+            flat = flattened()
             key = key_of(flat)
             found = self._known(key, flat, ranks)
         except Exception as error:  # noqa: BLE001 - raised again, here and at the other ranks
             failed = error
         try:
-            share(ranks, failed)
+            number = found.plan.number if found else 0
+            have_failed, greatest, least = ranks.most(failed is not None, number, -number)
+            if have_failed:
+                share(ranks, failed)
         finally:
             del failed  # its frames would hold the state
-        if ranks.are_alike(found.plan.number if found else 0) and found is not None:
+        if found is not None and greatest == -least:
             self._plans[key] = self._plans.pop(key)  # the one that was used last is kept longest
             return found
         planned = _plan(flat, ranks)
@@ -144,7 +153,7 @@ class SavePlans:
             return None
         files = tuple(value_file(values[name]) for name in plan.values)
         fits = all(slot_bytes(len(one)) <= slot for one, slot in zip(files, plan.slots, strict=True))
-        return Planned(plan, files) if fits else None
+        return Planned(flat, plan, files) if fits else None
 
 
 def _kinds_name(rank: int) -> str:
@@ -167,7 +176,7 @@ def _plan(flat: Flat, ranks: Ranks) -> Planned:
     plan = _of_this_rank(told, flat, table, files, ranks.rank)
     if decided is not None:
         plan = replace(plan, metadata=decided[1], written=decided[2])
-    return Planned(plan, tuple(files[name] for name in plan.values))
+    return Planned(flat, plan, tuple(files[name] for name in plan.values))
 
 
 def _table(flat: Flat) -> Table:

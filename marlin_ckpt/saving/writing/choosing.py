@@ -56,16 +56,16 @@ class Choosing:
             if crew.is_alone:
                 return FileContent(job, path, self._pickles)
             return OfMain(FileContent(job, path, self._pickles) if crew.here.is_main else None, crew)
-        state = crew.done(lambda: plain(job.state) if job.makes_plain else job.state)
         if job.form is Form.SHARDED:
             # These import DTensor, which takes longer than many a save.
             from marlin_ckpt.distributed.planning.plans import SavePlans  # noqa: PLC0415
             from marlin_ckpt.saving.writing.sharded import ShardedContent  # noqa: PLC0415
 
             self._plans = self._plans or SavePlans()
-            return ShardedContent(job, state, path, crew, self._plans)
+            return ShardedContent(job, path, crew, self._plans)
         from marlin_ckpt.saving.writing.gathering import GatheredContent  # noqa: PLC0415
 
+        state = crew.done(lambda: plain(job.state) if job.makes_plain else job.state)
         return GatheredContent(job, state, path, crew)
 
 

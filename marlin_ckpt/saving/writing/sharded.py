@@ -11,6 +11,7 @@ from marlin_ckpt.distributed.planning.plans import SavePlans
 from marlin_ckpt.formats.torch.writer import Written
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving.job import Job
+from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.saving.writing.content import Pieces
 from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
@@ -19,20 +20,20 @@ from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 class ShardedContent:
     """A state of which each rank saves what it has; see `Content`."""
 
-    def __init__(self, job: Job, state: Any, path: str, crew: Crew, plans: SavePlans) -> None:
+    def __init__(self, job: Job, path: str, crew: Crew, plans: SavePlans) -> None:
         """Plans the save; all ranks call this.
 
         Args:
             job: the save.
-            state: what this rank has of it.
             path: of the folder.
             crew: the ranks.
             plans: of the saver.
         """
         self._crew = crew
         self._prepared = saving.prepare(
-            state, path, crew.here, plans, job.manifest,
+            job.state, path, crew.here, plans, job.manifest,
             overwrite=job.overwrite, has_statistics=job.how.statistics,
+            convert=plain if job.makes_plain else lambda state: state,
         )  # fmt: skip
 
     def write(self) -> Written:

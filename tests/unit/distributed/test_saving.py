@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 import marlin_ckpt
 from marlin_ckpt.distributed.planning.plans import SavePlans
 from marlin_ckpt.distributed.ranks import Ranks
-from marlin_ckpt.distributed.saving import plain, prepare, save_sharded, write
+from marlin_ckpt.distributed.saving import Image, plain, prepare, save_sharded, write
 from marlin_ckpt.errors import StorageError, UnsavableStateError
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
@@ -87,7 +87,7 @@ def test_a_shard_written_from_an_image_is_that_of_the_live_tensors(tmp_path):
     for tensor in state.values():
         if isinstance(tensor, torch.Tensor):
             tensor.zero_()  # as the next step may, while the image is written
-    write(prepared, alone, image)
+    write(prepared, alone, Image(image))
 
     assert (live / ".metadata").read_bytes() == (copied / ".metadata").read_bytes()
     one, other = ((folder / "__0_0.distcp").read_bytes() for folder in (live, copied))
