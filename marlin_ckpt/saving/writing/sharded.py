@@ -85,7 +85,7 @@ class ShardedImage:
 
 def _memory(tensor: Any) -> tuple[UntypedStorage, int]:
     """Where the part of a tensor that this rank has begins, or a copy of it in the shard's form."""
-    local = local_of(tensor).detach()
+    local = local_of(tensor)
     is_as_written = local.is_contiguous() and not (local.is_conj() or local.is_neg())
     if not (is_as_written and (local.is_cpu or local.is_cuda)):
         local = saving.plain(tensor)
