@@ -8,10 +8,14 @@ import json
 import mmap
 import weakref
 
+import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import marlin_ckpt
+from marlin_ckpt.distributed.flat import flatten
 from marlin_ckpt.distributed.planning.plans import SavePlans
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.distributed.saving import Image, plain, prepare, save_sharded, write
@@ -19,6 +23,7 @@ from marlin_ckpt.errors import StorageError, UnsavableStateError
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 from tests.support import ranks
+from tests.support.changing_states import States
 from tests.support.saving_ranks import manifest
 
 _WORK = "tests.support.saving_ranks"
@@ -115,3 +120,28 @@ def test_a_state_whose_save_failed_is_freed_at_once_and_its_plan_is_forgotten(tm
     finally:
         gc.enable()
     assert plans._plans == {}
+
+
+@settings(max_examples=15, deadline=None)
+@given(chance=st.randoms(use_true_random=False))
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_kept_plan_saves_is_what_a_fresh_one_does_whatever_has_changed_since_the_last_save(chance):
+    states, kept = States(chance), SavePlans()
+    state = {"state": states.tree(), "more": states.tree(), "weight": torch.ones(3), "number": 0}
+    for number in range(5):
+        assert _planned(kept, state) == _planned(SavePlans(), state)
+        state["number"] = number
+        if number:
+            states.change(state)
+
+
+def _planned(plans, state):
+    try:
+        flat, plan, files = plans.plan(lambda: flatten(state), Ranks.alone())
+    except UnsavableStateError as error:
+        return str(error)
+    tensors = (plain(flat.tensors[name]) for name in plan.tensors)
+    data = [bytes(memory(one.data_ptr(), one.nbytes)) for one in tensors]
+    # Of a value that has become shorter the place is as long as before, and so `.metadata` differs.
+    places = [(one.data_start, one.data_bytes) for one in plan.shard.places[: len(data)]]
+    return plan.tensors, plan.items, data, places, plan.values, files, flat.paths, flat.ties
