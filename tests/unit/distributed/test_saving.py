@@ -133,6 +133,8 @@ def test_what_a_kept_plan_saves_is_what_a_fresh_one_does_whatever_has_changed_si
         state["number"] = number
         if number:
             states.change(state)
+    for state["weight"] in (torch.ones(3).double(), torch.ones(4), torch.ones(4, 1), torch.ones(1, 4)):
+        assert _planned(kept, state) == _planned(SavePlans(), state)
 
 
 def _planned(plans, state):
