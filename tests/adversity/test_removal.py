@@ -206,12 +206,11 @@ def by_plan(directory: Path) -> None:
 
 @pytest.mark.parametrize(("remove", "swapped"), [(by_plan, "."), (by_plan, "sub"), (delete_existing, ".")])
 def test_a_directory_that_goes_on_being_swapped_for_a_link_leads_no_removal_outside(
-    inside, outside, swapper, cases, remove, swapped
+    inside, outside, swapper, remove, swapped
 ):
-    rounds = cases(1_000, 20_000)
     (inside / "sub").mkdir()
-    went = list(rounds_of_cleaning(swapper(inside / swapped), inside, outside, remove, rounds))
-    assert len(went) == rounds
+    went = list(rounds_of_cleaning(swapper(inside / swapped), inside, outside, remove, 4000))
+    assert len(went) == 4000
     assert set(went) == {True, False}
     assert (outside / "model_1.pt").read_bytes() == b"precious"
 
