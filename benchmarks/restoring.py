@@ -104,8 +104,9 @@ def restoring(setting: Setting) -> list[Row]:
         run.renew()
         evict(path)
 
-    memory = buffer(in_blocks(os.path.getsize(path)))
-    read_warm = partial(read_by_two, path, memory, _CACHED_MIB << 20)
+    size_in_blocks = in_blocks(os.path.getsize(path))
+    memory, live_like = buffer(size_in_blocks), buffer(size_in_blocks, is_huge=False)
+    read_warm = partial(read_by_two, path, live_like, _CACHED_MIB << 20)  # as the module has it
     limits: dict[str, dict[str, Call]] = {
         "warm": {_CACHED: read_warm, _SUMMED: timed(partial(read_warm, look=isal_zlib.crc32))},
         "cold": _cold_limits(path, memory),

@@ -10,6 +10,7 @@ from typing import TypeVar
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError, Translating, drop_frames
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.hints import instead_of_directory, instead_of_missing, of_file
+from marlin_ckpt.storage.local.past_cache import PastCache, past_cache
 
 Result = TypeVar("Result")
 
@@ -86,21 +87,22 @@ def absolute(path: PathText) -> str:
 class FileSource:
     """An open file as a `Source`; whoever opened the descriptor closes it."""
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, path: str, past_cache: PastCache | None = None) -> None:
         self._fd = fd
         self.path = path
+        self._past_cache = past_cache
         with doing("cannot read", path):
             self.size_bytes = os.fstat(fd).st_size
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fills a buffer; see `Source.read_into`."""
-        done = 0
+        done, past = 0, self._past_cache
         try:
             while done < len(buffer):
-                read = os.preadv(self._fd, [buffer[done : done + _LONGEST_READ]], offset + done)
+                piece, at = buffer[done : done + _LONGEST_READ], offset + done
+                done += (read := past.read(piece, at) if past else os.preadv(self._fd, [piece], at))
                 if not read:
                     break
-                done += read
         except OSError as error:
             raise StorageError.of("cannot read", self.path, error) from error
         return done
@@ -109,16 +111,16 @@ class FileSource:
     def stretch(self, offset: int, size: int) -> Iterator["FileSource"]:
         """The same file, opened anew for a reader that goes through a long stretch of it; see `stretch`.
 
-        The kernel reads ahead by where the last read of an open file ended. Threads that share one have it
-        begin anew with each read: a file that is in no memory took a fourth longer.
+        What is in no memory is read past the page cache. Else the kernel reads ahead, by where the last read
+        of an open file ended: threads that share one have it begin anew with each read.
         """
-        del offset
         with contextlib.ExitStack() as stack:
             own = self
             with contextlib.suppress(OSError):  # it may not be opened any more, or /proc is not mounted
                 if size >= _WORTH_OPENING_BYTES:
-                    fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
-                    own = FileSource(stack.enter_context(closing(fd)), self.path)
+                    fd = os.open(path := f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+                    stack.enter_context(closing(fd))
+                    own = FileSource(fd, self.path, stack.enter_context(past_cache(fd, path, offset, size)))
             yield own
 
     def read(self, offset: int, size: int) -> bytes:
@@ -166,8 +168,8 @@ def open_standard_input() -> Iterator[FileSource]:
         return
     import tempfile  # noqa: PLC0415 - few commands need it
 
+    action, place = "cannot copy standard input to a file", tempfile.gettempdir()
     with contextlib.ExitStack() as stack:
-        action, place = "cannot copy standard input to a file", tempfile.gettempdir()
         with doing(action, place):
             copy = stack.enter_context(tempfile.TemporaryFile(buffering=0))
         while piece := _read_standard_input():

@@ -1,0 +1,101 @@
+"""Reads stretches of files that are in no memory past the page cache, at the disk's own speed."""
+
+import contextlib
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator
+
+from marlin_ckpt.storage.local.threads import PIECE_BYTES, give_back_buffers, take_buffer
+
+_BLOCK_BYTES = 4096  # the greatest logical block of a disk in use
+_LIBC = ctypes.CDLL(None, use_errno=True)
+# Of what is mostly in memory the rest is not worth a detour.
+_COLD_SHARE = 8
+_RANKS_HERE = "LOCAL_WORLD_SIZE"  # torchrun sets it
+
+
+class PastCache:
+    """A file that is read in pieces of 4 MiB with O_DIRECT, which the disk fills in a few long stretches.
+
+    Through the page cache it would fill pages of 4 KiB. Measured on ext4 on a virtual disk, cold, two cores:
+    1.57 GB took 440 ms so, 560 ms through the page cache.
+    """
+
+    def __init__(self, fd: int, buffer: memoryview) -> None:
+        """Takes the file, open with O_DIRECT, and memory in whole blocks that begins at a page's border."""
+        self._fd, self._buffer = fd, buffer
+        self._start = self._size = 0  # of what the buffer holds of the file
+
+    def read(self, into: memoryview, offset: int) -> int:
+        """Reads from an offset on; see preadv(2).
+
+        Args:
+            into: writable memory.
+            offset: in the file.
+
+        Returns:
+            how many bytes were read, which may be fewer than there are; 0 where the file ends.
+
+        Raises:
+            OSError: as preadv(2) does.
+        """
+        if not self._start <= offset < self._start + self._size:
+            self._size = 0  # nothing, should this fail
+            self._start = offset - offset % _BLOCK_BYTES
+            self._size = os.preadv(self._fd, [self._buffer], self._start)
+        at = offset - self._start
+        piece = self._buffer[at : min(self._size, at + len(into))]
+        if piece:
+            # memmove(3) through ctypes lets go of the interpreter's lock.
+            there, here = (ctypes.addressof(ctypes.c_char.from_buffer(one)) for one in (piece, into))
+            ctypes.memmove(here, there, len(piece))
+        return len(piece)
+
+
+@contextlib.contextmanager
+def past_cache(fd: int, path: str, offset: int, size: int) -> Iterator[PastCache | None]:
+    """Opens a file anew for a reader that goes through a stretch of it in order.
+
+    Args:
+        fd: the file.
+        path: that opens it, whatever has its name now.
+        offset: where the stretch begins.
+        size: its length.
+
+    Yields:
+        what reads it; None where the page cache is as good: the stretch is in it, other ranks of this machine
+        read the same, or the file system has no O_DIRECT.
+    """
+    if os.environ.get(_RANKS_HERE, "1") != "1" or not _is_cold(fd, offset, size):
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+            stack.callback(os.close, direct)
+            buffer = take_buffer(PIECE_BYTES)
+            stack.callback(give_back_buffers, [buffer])
+            found = PastCache(direct, buffer)
+            found.read(memoryview(bytearray(1)), offset)  # some file systems refuse only now
+        except OSError:  # what the page cache's own read says counts
+            found = None
+        yield found
+
+
+def _is_cold(fd: int, offset: int, size: int) -> bool:
+    """Whether next to nothing of a stretch is in the page cache, by mincore(2); no page of it is touched."""
+    start = offset - offset % mmap.PAGESIZE
+    length = min(offset + size, os.fstat(fd).st_size) - start
+    if length <= 0:
+        return False
+    try:
+        # Private and writable, since ctypes gives no address of memory that is not.
+        with mmap.mmap(fd, length, access=mmap.ACCESS_COPY, offset=start) as mapping:
+            pages = ctypes.create_string_buffer(-(-length // mmap.PAGESIZE))
+            address = ctypes.c_char.from_buffer(mapping)
+            failed = _LIBC.mincore(ctypes.byref(address), ctypes.c_size_t(length), pages)
+            del address  # a mapping with a pointer to it cannot be closed
+    except (OSError, ValueError):  # /proc, pipes
+        return False
+    return not failed and len(pages.raw) - pages.raw.count(0) <= len(pages) // _COLD_SHARE

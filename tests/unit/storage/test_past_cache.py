@@ -1,0 +1,133 @@
+"""Long stretches of files that are in no memory, read past the page cache: the same bytes as through it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from marlin_ckpt.errors import StorageError
+from marlin_ckpt.storage.local import past_cache
+from marlin_ckpt.storage.local.files import FileSource, open_source
+from marlin_ckpt.storage.source import stretch
+
+MEBIBYTE = 1 << 20
+DATA = os.urandom(9 * MEBIBYTE + 12_345)
+PIECE = 300_001
+
+
+@pytest.fixture
+def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that is taken for cold, on whatever file system there is."""
+    monkeypatch.setattr(past_cache, "_is_cold", lambda *_: True)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    path = tmp_path / "cold"
+    path.write_bytes(DATA)
+    return path
+
+
+@pytest.fixture
+def is_direct(cold: Path) -> None:
+    with open(cold, "rb") as file, past_cache.past_cache(file.fileno(), str(cold), 0, len(DATA)) as found:
+        if found is None:
+            pytest.skip("this file system has no O_DIRECT")
+
+
+def _pieces(source: FileSource, start: int, size: int) -> Iterator[bytes]:
+    with stretch(source, start, size) as near:
+        for at in range(start, start + size, PIECE):
+            yield near.read(at, min(PIECE, start + size - at))
+
+
+@pytest.mark.parametrize("start", [0, 1, 4095, 5 * MEBIBYTE - 7])
+def test_a_cold_stretch_has_the_bytes_that_the_page_cache_has(cold: Path, start: int) -> None:
+    with open_source(str(cold)) as source:
+        assert b"".join(_pieces(source, start, len(DATA) - start)) == DATA[start:]
+
+
+def test_a_cold_stretch_is_not_read_into_the_page_cache(
+    is_direct: None, cold: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    fd = os.open(cold, os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    if not past_cache._is_cold(fd, 0, len(DATA)):
+        pytest.skip("this file system keeps the file in memory")
+    with open_source(str(cold)) as source:
+        assert b"".join(_pieces(source, 0, len(DATA))) == DATA
+    assert past_cache._is_cold(fd, 0, len(DATA))
+    assert len(os.pread(fd, len(DATA), 0)) == len(DATA)
+    assert not past_cache._is_cold(fd, 0, len(DATA))
+    os.close(fd)
+
+
+def test_reading_back_and_forth_in_a_cold_stretch_gives_what_is_there(cold: Path) -> None:
+    with open_source(str(cold)) as source, stretch(source, 0, len(DATA)) as near:
+        for at in (8 * MEBIBYTE, 3, 4 * MEBIBYTE - 1, 8 * MEBIBYTE + 1, 0):
+            assert near.read(at, PIECE) == DATA[at : at + PIECE]
+        assert near.read(len(DATA) - 5, 100) == DATA[-5:]
+        assert near.read_into(len(DATA), memoryview(bytearray(10))) == 0
+
+
+def test_a_file_that_is_cut_while_it_is_read_ends_there(cold: Path) -> None:
+    with open_source(str(cold)) as source, stretch(source, 0, len(DATA)) as near:
+        os.truncate(cold, 6 * MEBIBYTE + 5)
+        buffer = memoryview(bytearray(MEBIBYTE))
+        assert near.read_into(6 * MEBIBYTE, buffer) == 5
+        assert bytes(buffer[:5]) == DATA[6 * MEBIBYTE : 6 * MEBIBYTE + 5]
+
+
+def test_a_bad_block_in_a_cold_stretch_is_an_error_and_the_rest_is_read(
+    is_direct: None, cold: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.preadv
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if offset <= 6 * MEBIBYTE < offset + len(buffers[0]):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(fd, buffers, offset)
+
+    with open_source(str(cold)) as source, stretch(source, 0, len(DATA)) as near:
+        monkeypatch.setattr(os, "preadv", preadv)
+        with pytest.raises(StorageError, match="Input/output error"):
+            near.read(6 * MEBIBYTE, 10)
+        assert near.read(MEBIBYTE, PIECE) == DATA[MEBIBYTE : MEBIBYTE + PIECE]
+        with pytest.raises(StorageError, match="Input/output error"):
+            near.read(6 * MEBIBYTE, 10)
+
+
+def test_reads_that_give_less_than_was_asked_for_are_put_together(
+    cold: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, at: real(fd, [buffers[0][: 3 * 4096]], at))
+    with open_source(str(cold)) as source:
+        assert b"".join(_pieces(source, 4097, 5 * MEBIBYTE)) == DATA[4097 : 4097 + 5 * MEBIBYTE]
+
+
+@pytest.mark.parametrize("ranks", ["2", "8", "many"])
+def test_ranks_of_one_machine_share_the_page_cache(
+    cold: Path, ranks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    with open(cold, "rb") as file, past_cache.past_cache(file.fileno(), str(cold), 0, len(DATA)) as found:
+        assert found is None
+
+
+def test_a_file_system_that_refuses_direct_reads_is_read_through_the_page_cache(
+    cold: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def refuse(path: str, flags: int, *rest: int, **named: int) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(path, flags, *rest, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with open_source(str(cold)) as source:
+        assert b"".join(_pieces(source, 0, len(DATA))) == DATA
