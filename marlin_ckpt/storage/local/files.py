@@ -5,12 +5,14 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError, Translating, drop_frames
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.hints import instead_of_directory, instead_of_missing, of_file
-from marlin_ckpt.storage.local.past_cache import PastCache, past_cache
+
+if TYPE_CHECKING:
+    from marlin_ckpt.storage.local.past_cache import PastCache
 
 Result = TypeVar("Result")
 
@@ -20,7 +22,6 @@ NO_DIRECTORY = "no such directory"
 STANDARD_INPUT = "-"  # in place of a path
 _STDIN = 0
 _PIECE_BYTES = 1 << 20  # of standard input, that are copied at once
-_WORTH_OPENING_BYTES = 4 << 20
 _LONGEST_READ = 1 << 30  # bytes that one call is asked for; Linux gives 2 GiB at most: read(2)
 
 
@@ -87,7 +88,7 @@ def absolute(path: PathText) -> str:
 class FileSource:
     """An open file as a `Source`; whoever opened the descriptor closes it."""
 
-    def __init__(self, fd: int, path: str, past_cache: PastCache | None = None) -> None:
+    def __init__(self, fd: int, path: str, past_cache: "PastCache | None" = None) -> None:
         self._fd = fd
         self.path = path
         self._past_cache = past_cache
@@ -109,19 +110,11 @@ class FileSource:
 
     @contextlib.contextmanager
     def stretch(self, offset: int, size: int) -> Iterator["FileSource"]:
-        """The same file, opened anew for a reader that goes through a long stretch of it; see `stretch`.
+        """The same file, for a reader that goes through a stretch of it; see `stretch`."""
+        from marlin_ckpt.storage.local.past_cache import opened_anew  # noqa: PLC0415 - `list` goes without
 
-        What is in no memory is read past the page cache. Else the kernel reads ahead, by where the last read
-        of an open file ended: threads that share one have it begin anew with each read.
-        """
-        with contextlib.ExitStack() as stack:
-            own = self
-            with contextlib.suppress(OSError):  # it may not be opened any more, or /proc is not mounted
-                if size >= _WORTH_OPENING_BYTES:
-                    fd = os.open(path := f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
-                    stack.enter_context(closing(fd))
-                    own = FileSource(fd, self.path, stack.enter_context(past_cache(fd, path, offset, size)))
-            yield own
+        with opened_anew(self._fd, offset, size) as (fd, past_cache):
+            yield FileSource(fd, self.path, past_cache)
 
     def read(self, offset: int, size: int) -> bytes:
         """Reads bytes; see `Source.read`."""

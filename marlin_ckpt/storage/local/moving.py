@@ -7,7 +7,6 @@ import stat
 
 from marlin_ckpt.storage.local import temporary
 from marlin_ckpt.storage.local.files import absolute, doing
-from marlin_ckpt.storage.local.publishing import sync_directory
 
 # What link(2) says where a file system has no hard links.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -83,6 +82,8 @@ def place_link(target: str, path: str) -> None:
     Raises:
         StorageError: a system call failed; what had the path is there unchanged.
     """
+    from marlin_ckpt.storage.local.publishing import sync_directory  # noqa: PLC0415 - `list` goes without
+
     directory, name = os.path.split(absolute(path))
     beside = os.path.join(directory, f".{name}.link")  # of a process that was killed: taken over
     with doing("cannot set the link", path):

@@ -6,10 +6,12 @@ import mmap
 import os
 from collections.abc import Iterator
 
+from marlin_ckpt.storage.local.files import close_quietly
 from marlin_ckpt.storage.local.threads import PIECE_BYTES, give_back_buffers, take_buffer
 
 _BLOCK_BYTES = 4096  # the greatest logical block of a disk in use
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_WORTH_OPENING_BYTES = 4 << 20
 # Of what is mostly in memory the rest is not worth a detour.
 _COLD_SHARE = 8
 _RANKS_HERE = "LOCAL_WORLD_SIZE"  # torchrun sets it
@@ -54,33 +56,38 @@ class PastCache:
 
 
 @contextlib.contextmanager
-def past_cache(fd: int, path: str, offset: int, size: int) -> Iterator[PastCache | None]:
-    """Opens a file anew for a reader that goes through a stretch of it in order.
+def opened_anew(fd: int, offset: int, size: int) -> Iterator[tuple[int, PastCache | None]]:
+    """Opens a file once more for a reader that goes through a long stretch of it in order.
+
+    The kernel reads ahead by where the last read of an open file ended: with each read of another thread it
+    would begin anew, and a file that is in no memory took a fourth longer.
 
     Args:
         fd: the file.
-        path: that opens it, whatever has its name now.
         offset: where the stretch begins.
         size: its length.
 
     Yields:
-        what reads it; None where the page cache is as good: the stretch is in it, other ranks of this machine
-        read the same, or the file system has no O_DIRECT.
+        a descriptor of its own, or `fd` where the stretch is short or the file cannot be opened any more; and
+        what reads it past the page cache, None where that is as good: the stretch is in it, other ranks of
+        this machine read the same, or the file system has no O_DIRECT.
     """
-    if os.environ.get(_RANKS_HERE, "1") != "1" or not _is_cold(fd, offset, size):
-        yield None
-        return
     with contextlib.ExitStack() as stack:
-        try:
-            direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-            stack.callback(os.close, direct)
-            buffer = take_buffer(PIECE_BYTES)
-            stack.callback(give_back_buffers, [buffer])
-            found = PastCache(direct, buffer)
-            found.read(memoryview(bytearray(1)), offset)  # some file systems refuse only now
-        except OSError:  # what the page cache's own read says counts
-            found = None
-        yield found
+        again, past_cache = fd, None
+        with contextlib.suppress(OSError):  # /proc may not be mounted
+            if size >= _WORTH_OPENING_BYTES:
+                path = f"/proc/self/fd/{fd}"
+                again = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(close_quietly, again)
+                if os.environ.get(_RANKS_HERE, "1") == "1" and _is_cold(fd, offset, size):
+                    direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+                    stack.callback(close_quietly, direct)
+                    buffer = take_buffer(PIECE_BYTES)
+                    stack.callback(give_back_buffers, [buffer])
+                    found = PastCache(direct, buffer)
+                    found.read(memoryview(bytearray(1)), offset)  # some file systems refuse only now
+                    past_cache = found
+        yield again, past_cache
 
 
 def _is_cold(fd: int, offset: int, size: int) -> bool:

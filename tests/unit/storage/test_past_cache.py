@@ -31,7 +31,7 @@ def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def is_direct(cold: Path) -> None:
-    with open(cold, "rb") as file, past_cache.past_cache(file.fileno(), str(cold), 0, len(DATA)) as found:
+    with open(cold, "rb") as file, past_cache.opened_anew(file.fileno(), 0, len(DATA)) as (_, found):
         if found is None:
             pytest.skip("this file system has no O_DIRECT")
 
@@ -114,7 +114,7 @@ def test_ranks_of_one_machine_share_the_page_cache(
     cold: Path, ranks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
-    with open(cold, "rb") as file, past_cache.past_cache(file.fileno(), str(cold), 0, len(DATA)) as found:
+    with open(cold, "rb") as file, past_cache.opened_anew(file.fileno(), 0, len(DATA)) as (_, found):
         assert found is None
 
 
