@@ -79,11 +79,11 @@ class Background:
             StorageError: no thread can be started.
         """
         shared, logger, tasks = self._shared, self._logger, [work]
-        shared.is_busy, shared.what = True, what
-        _tell_at_the_end(shared, logger)
         # Else what the task does first would hold the interpreter's lock while the caller waits to go on.
         begun = threading.Lock()
         begun.acquire()
+        shared.is_busy, shared.what = True, what
+        _tell_at_the_end(shared, logger)
 
         def run() -> None:
             shared.thread = threading.get_ident()

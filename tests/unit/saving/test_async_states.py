@@ -87,7 +87,7 @@ def test_a_save_whose_thread_cannot_be_started_fails_at_once_and_the_next_one_is
 
     with checkpointer(tmp_path) as own:
         with monkeypatch.context() as patch:
-            stand_in = types.SimpleNamespace(Thread=refuse, Condition=threading.Condition)
+            stand_in = types.SimpleNamespace(**{**vars(threading), "Thread": refuse})
             patch.setattr(background, "threading", stand_in)
             with pytest.raises(
                 StorageError, match="cannot start a thread that saves: can't start new thread"
