@@ -12,6 +12,7 @@ from marlin_ckpt.storage.local.threads import PIECE_BYTES, give_back_buffers, ta
 _BLOCK_BYTES = 4096  # the greatest logical block of a disk in use
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _WORTH_OPENING_BYTES = 4 << 20
+_LOOKED_AT = 16  # pages of a stretch; to look at all of them takes a seventh of the time of a warm `verify`
 # Of what is mostly in memory the rest is not worth a detour.
 _COLD_SHARE = 8
 _RANKS_HERE = "LOCAL_WORLD_SIZE"  # torchrun sets it
@@ -91,18 +92,24 @@ def opened_anew(fd: int, offset: int, size: int) -> Iterator[tuple[int, PastCach
 
 
 def _is_cold(fd: int, offset: int, size: int) -> bool:
-    """Whether next to nothing of a stretch is in the page cache, by mincore(2); no page of it is touched."""
+    """Whether hardly any page of a stretch is in the page cache, by mincore(2) of some; none is touched."""
     start = offset - offset % mmap.PAGESIZE
     length = min(offset + size, os.fstat(fd).st_size) - start
-    if length <= 0:
+    if length < _LOOKED_AT:
         return False
+    is_there, found = ctypes.c_ubyte(), 0
     try:
         # Private and writable, since ctypes gives no address of memory that is not.
         with mmap.mmap(fd, length, access=mmap.ACCESS_COPY, offset=start) as mapping:
-            pages = ctypes.create_string_buffer(-(-length // mmap.PAGESIZE))
-            address = ctypes.c_char.from_buffer(mapping)
-            failed = _LIBC.mincore(ctypes.byref(address), ctypes.c_size_t(length), pages)
-            del address  # a mapping with a pointer to it cannot be closed
-    except (OSError, ValueError):  # /proc, pipes
+            first = ctypes.c_char.from_buffer(mapping)
+            address = ctypes.addressof(first)
+            del first  # a mapping with a pointer to it cannot be closed
+            for number in range(_LOOKED_AT):
+                at = length * number // _LOOKED_AT
+                place = ctypes.c_void_p(address + at - at % mmap.PAGESIZE)
+                if _LIBC.mincore(place, ctypes.c_size_t(1), ctypes.byref(is_there)):
+                    return False
+                found += is_there.value & 1
+    except (OSError, ValueError):  # of a file that has just been cut, say
         return False
-    return not failed and len(pages.raw) - pages.raw.count(0) <= len(pages) // _COLD_SHARE
+    return found <= _LOOKED_AT // _COLD_SHARE
