@@ -15,7 +15,8 @@ _WORTH_OPENING_BYTES = 4 << 20
 _LOOKED_AT = 16  # pages of a stretch; to look at all of them takes a seventh of the time of a warm `verify`
 # Of what is mostly in memory the rest is not worth a detour.
 _COLD_SHARE = 8
-_RANKS_HERE = "LOCAL_WORLD_SIZE"  # torchrun sets it
+# How many ranks there are on this machine, which torchrun sets, or else in all, which others do.
+_RANKS = ("LOCAL_WORLD_SIZE", "WORLD_SIZE")
 
 
 class PastCache:
@@ -25,10 +26,19 @@ class PastCache:
     1.57 GB took 440 ms so, 560 ms through the page cache.
     """
 
-    def __init__(self, fd: int, buffer: memoryview) -> None:
-        """Takes the file, open with O_DIRECT, and memory in whole blocks that begins at a page's border."""
-        self._fd, self._buffer = fd, buffer
+    def __init__(self, fd: int, direct: int, buffer: memoryview, end: int) -> None:
+        """Takes what it reads with.
+
+        Args:
+            fd: the file.
+            direct: the same file, open with O_DIRECT.
+            buffer: memory in whole blocks that begins at a page's border.
+            end: of the stretch in the file: what comes behind it is another reader's, and not read in vain.
+        """
+        self._fd, self._direct, self._buffer = fd, direct, buffer
+        self._end = -(-end // _BLOCK_BYTES) * _BLOCK_BYTES
         self._start = self._size = 0  # of what the buffer holds of the file
+        self._is_refused = False
 
     def read(self, into: memoryview, offset: int) -> int:
         """Reads from an offset on; see preadv(2).
@@ -43,10 +53,25 @@ class PastCache:
         Raises:
             OSError: as preadv(2) does.
         """
+        # 0: a read that was cut short may have ended within the block, before the offset.
+        return self._read_directly(into, offset) or os.preadv(self._fd, [into], offset)
+
+    def _read_directly(self, into: memoryview, offset: int) -> int:
+        if self._is_refused:
+            return 0
         if not self._start <= offset < self._start + self._size:
             self._size = 0  # nothing, should this fail
             self._start = offset - offset % _BLOCK_BYTES
-            self._size = os.preadv(self._fd, [self._buffer], self._start)
+            wanted = self._end - self._start if self._start < self._end else len(self._buffer)
+            try:
+                self._size = os.preadv(self._direct, [self._buffer[:wanted]], self._start)
+            except OSError as error:
+                if error.errno is None:  # none of the system's: a signal's handler has raised it, an alarm's
+                    raise
+                # Some file systems refuse only now, or some offsets alone; and a bad block elsewhere in the
+                # piece must not cost what is asked for.
+                self._is_refused = True
+                return 0
         at = offset - self._start
         piece = self._buffer[at : min(self._size, at + len(into))]
         if piece:
@@ -80,14 +105,13 @@ def opened_anew(fd: int, offset: int, size: int) -> Iterator[tuple[int, PastCach
                 path = f"/proc/self/fd/{fd}"
                 again = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(close_quietly, again)
-                if os.environ.get(_RANKS_HERE, "1") == "1" and _is_cold(fd, offset, size):
+                ranks = next(filter(None, map(os.environ.get, _RANKS)), "1")
+                if ranks == "1" and _is_cold(fd, offset, size):
                     direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
                     stack.callback(close_quietly, direct)
                     buffer = take_buffer(PIECE_BYTES)
                     stack.callback(give_back_buffers, [buffer])
-                    found = PastCache(direct, buffer)
-                    found.read(memoryview(bytearray(1)), offset)  # some file systems refuse only now
-                    past_cache = found
+                    past_cache = PastCache(again, direct, buffer, offset + size)
         yield again, past_cache
 
 

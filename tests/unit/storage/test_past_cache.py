@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,8 @@ PIECE = 300_001
 def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that is taken for cold, on whatever file system there is."""
     monkeypatch.setattr(past_cache, "_is_cold", lambda *_: True)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
     path = tmp_path / "cold"
     path.write_bytes(DATA)
     return path
@@ -93,6 +95,7 @@ def test_a_bad_block_in_a_cold_stretch_is_an_error_and_the_rest_is_read(
 
     with open_source(str(cold)) as source, stretch(source, 0, len(DATA)) as near:
         monkeypatch.setattr(os, "preadv", preadv)
+        assert near.read(5 * MEBIBYTE, PIECE) == DATA[5 * MEBIBYTE : 5 * MEBIBYTE + PIECE]
         with pytest.raises(StorageError, match="Input/output error"):
             near.read(6 * MEBIBYTE, 10)
         assert near.read(MEBIBYTE, PIECE) == DATA[MEBIBYTE : MEBIBYTE + PIECE]
@@ -100,22 +103,81 @@ def test_a_bad_block_in_a_cold_stretch_is_an_error_and_the_rest_is_read(
             near.read(6 * MEBIBYTE, 10)
 
 
+@pytest.mark.parametrize("given", [3 * 4096, 1023])  # of a network file system
 def test_reads_that_give_less_than_was_asked_for_are_put_together(
+    cold: Path, given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.preadv
+    few = 3 * 4096
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, at: min(real(fd, [buffers[0][:few]], at), given))
+    with open_source(str(cold)) as source, stretch(source, 4097, 5 * MEBIBYTE) as near:
+        assert near.read(4097, PIECE) == DATA[4097 : 4097 + PIECE]
+
+
+def test_of_a_cold_stretch_nothing_beside_it_is_read_but_the_rest_of_its_blocks(
+    cold: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, read = os.preadv, []
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        read.append(real(fd, buffers, offset))
+        return read[-1]
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with open_source(str(cold)) as source:
+        assert b"".join(_pieces(source, 4097, 4 * MEBIBYTE)) == DATA[4097 : 4097 + 4 * MEBIBYTE]
+    assert sum(read) <= 4 * MEBIBYTE + 2 * 4096
+
+
+def test_a_file_system_that_refuses_a_direct_read_is_read_through_the_page_cache_from_there(
     cold: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda fd, buffers, at: real(fd, [buffers[0][: 3 * 4096]], at))
-    with open_source(str(cold)) as source:
-        assert b"".join(_pieces(source, 4097, 5 * MEBIBYTE)) == DATA[4097 : 4097 + 5 * MEBIBYTE]
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if offset % 65536 and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(fd, buffers, offset)
+
+    with open_source(str(cold)) as source, stretch(source, 0, len(DATA)) as near:
+        monkeypatch.setattr(os, "preadv", preadv)
+        for at in (0, 5 * MEBIBYTE + 4096, MEBIBYTE, 0):
+            assert near.read(at, PIECE) == DATA[at : at + PIECE]
 
 
-@pytest.mark.parametrize("ranks", ["2", "8", "many"])
-def test_ranks_of_one_machine_share_the_page_cache(
-    cold: Path, ranks: str, monkeypatch: pytest.MonkeyPatch
+def test_the_alarm_of_a_program_ends_a_direct_read_and_what_reads(
+    cold: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    real, rings = os.preadv, [True]
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if rings:
+            rings.clear()
+            raise TimeoutError("it takes too long")
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with open_source(str(cold)) as source, pytest.raises(StorageError, match="it takes too long"):
+        list(_pieces(source, 0, len(DATA)))
+
+
+@pytest.mark.parametrize(
+    "ranks", [{"LOCAL_WORLD_SIZE": "2"}, {"LOCAL_WORLD_SIZE": "many"}, {"WORLD_SIZE": "8"}]
+)
+def test_ranks_of_one_machine_share_the_page_cache(
+    cold: Path, ranks: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ, **ranks})
     with open(cold, "rb") as file, past_cache.opened_anew(file.fileno(), 0, len(DATA)) as (_, found):
         assert found is None
+
+
+def test_a_rank_that_is_alone_on_its_machine_does_not(
+    is_direct: None, cold: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ, "LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "8"})
+    with open(cold, "rb") as file, past_cache.opened_anew(file.fileno(), 0, len(DATA)) as (_, found):
+        assert found is not None
 
 
 def test_a_file_system_that_refuses_direct_reads_is_read_through_the_page_cache(
