@@ -77,18 +77,19 @@ class Background:
 
         Raises:
             StorageError: no thread can be started.
+            BaseException: what interrupted it; `is_busy` says whether the task goes on all the same.
         """
         shared, logger, tasks = self._shared, self._logger, [work]
         # Else what the task does first would hold the interpreter's lock while the caller waits to go on.
         begun = threading.Lock()
         begun.acquire()
-        shared.is_busy, shared.what = True, what
-        _tell_at_the_end(shared, logger)
 
         def run() -> None:
-            shared.thread = threading.get_ident()
             with begun:
                 pass
+            if not tasks:
+                return
+            shared.thread = threading.get_ident()
             error = _attempt(tasks)
             with shared.changed:
                 shared.thread = 0  # a later thread may have the same identity
@@ -99,12 +100,21 @@ class Background:
                 if shared.is_left:
                     _tell(shared, logger)
 
+        thread: threading.Thread | None = None
         try:
-            threading.Thread(target=run, name="marlin-ckpt save").start()
-        except RuntimeError as error:
-            shared.is_busy = False
-            _under_way.pop(id(shared), None)
-            raise StorageError(f"cannot start a thread that saves: {error}") from error
+            shared.is_busy, shared.what = True, what
+            _tell_at_the_end(shared, logger)
+            thread = threading.Thread(target=run, name="marlin-ckpt save")
+            thread.start()
+        except BaseException as error:
+            # After an interrupt the thread may run, and goes on, or may yet begin, and then finds no task.
+            if thread is None or thread.ident is None:
+                tasks.clear()
+                shared.is_busy = False
+                _under_way.pop(id(shared), None)
+                if isinstance(error, RuntimeError):
+                    raise StorageError(f"cannot start a thread that saves: {error}") from error
+            raise
         finally:
             begun.release()
 

@@ -196,8 +196,9 @@ class Engine:
             staged.stall_s = started - began
             self._background.start(lambda: self._finish(job, image, memory, staged), job.path)
             staged.stall_s += time.perf_counter() - started
-        except MarlinError:
-            self._awaited.give_up()
+        except BaseException:
+            if not self._background.is_busy():  # else an interrupt came when the copy was being made
+                self._awaited.give_up()
             raise
 
     def _room(self, image: Image) -> memoryview:

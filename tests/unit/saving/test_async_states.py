@@ -95,3 +95,26 @@ def test_a_save_whose_thread_cannot_be_started_fails_at_once_and_the_next_one_is
                 own.save(state(), 0)
         own.save(state(), 1)
     assert sorted(os.listdir(tmp_path)) == ["model_1.pt"]
+
+
+@pytest.mark.parametrize("is_started", [False, True])
+def test_an_interrupt_when_the_thread_of_a_save_is_started_leaves_it_running_or_no_save_under_way(
+    tmp_path, monkeypatch, is_started
+):
+    class Interrupted(threading.Thread):
+        def start(self):
+            if is_started:
+                super().start()
+            raise KeyboardInterrupt
+
+    def state(value):
+        return Checkpoint({"weight": torch.full((1000,), value)})
+
+    with checkpointer(tmp_path) as own:
+        with monkeypatch.context() as patch:
+            stand_in = types.SimpleNamespace(**{**vars(threading), "Thread": Interrupted})
+            patch.setattr(background, "threading", stand_in)
+            with pytest.raises(KeyboardInterrupt):
+                own.save(state(0.0), 0)
+        own.save(state(1.0), 1)
+    assert sorted(os.listdir(tmp_path)) == ["model_0.pt"] * is_started + ["model_1.pt"]
