@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from torch.storage import UntypedStorage
 
 from marlin_ckpt.errors import UnsavableStateError
 from marlin_ckpt.formats.shards.nesting import KINDS, OWN, Flattening, Kinds, Path, merged, unflatten
-from marlin_ckpt.formats.torch.unpicklable import PARTS
+from marlin_ckpt.formats.torch.memory import is_freed
+from marlin_ckpt.formats.torch.unpicklable import FREED, FREED_HINT, PARTS
 
 __all__ = [
     "KINDS", "OWN", "Flat", "Kinds", "Path", "beyond", "flatten", "local_of", "merged", "unflatten"
@@ -53,7 +56,7 @@ def flatten(state: Mapping[Any, Any]) -> Flat:
 
     Raises:
         UnsavableStateError: it is no dict, or is nested too deeply; a DTensor is in an object of a class that
-            is not walked.
+            is not walked; the memory of a tensor has been freed.
     """
     if not isinstance(state, dict):
         hint = "put it into a dict: {'model': ...}"
@@ -63,6 +66,7 @@ def flatten(state: Mapping[Any, Any]) -> Flat:
         found.walk((), state)
     except RecursionError as error:
         raise UnsavableStateError("the state is nested too deeply to be saved") from error
+    _check_memory(found.tensors)
     return Flat(found.tensors, found.values, found.paths, _ties(found.tensors), found.kinds)
 
 
@@ -83,6 +87,16 @@ class _Flattening(Flattening):
             raise UnsavableStateError(f"the {kind} at {name} holds a DTensor", "", PARTS["DTensor"])
         if kind in PARTS:
             raise UnsavableStateError(f"this process has only a part of the {kind} {name}", "", PARTS[kind])
+
+
+def _check_memory(tensors: Mapping[str, torch.Tensor]) -> None:
+    storages = map(torch.Tensor.untyped_storage, map(local_of, tensors.values()))
+    with contextlib.suppress(RuntimeError):  # one without memory of its own
+        if all(map(UntypedStorage.nbytes, storages)):
+            return
+    for name, tensor in tensors.items():
+        if is_freed(local_of(tensor)):
+            raise UnsavableStateError(f"{name}: {FREED}", "", FREED_HINT)
 
 
 def _ties(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:

@@ -28,6 +28,8 @@ from marlin_ckpt.formats.shards.items import Item, ShardAbout, TensorItem, Value
 from marlin_ckpt.formats.shards.planning import plan_shard
 from marlin_ckpt.formats.shards.writer import write_shard
 from marlin_ckpt.formats.times import now
+from marlin_ckpt.formats.torch.memory import is_freed
+from marlin_ckpt.formats.torch.unpicklable import FREED, FREED_HINT
 from marlin_ckpt.formats.torch.versions import versions
 from marlin_ckpt.formats.zip.state_dict import tensor_pickle
 from marlin_ckpt.naming import Kind, folder_name
@@ -239,5 +241,7 @@ class MarlinWriter(StorageWriter):
 def _item(name: str, tensor: torch.Tensor) -> TensorItem:
     if tensor.layout is not torch.strided or tensor.is_nested:
         raise UnsavableStateError(f"{name} is a tensor of layout {tensor.layout}, which has no plain data")
+    if is_freed(tensor):
+        raise UnsavableStateError(f"{name}: {FREED}", "", FREED_HINT)
     dtype = str(tensor.dtype).removeprefix("torch.")
     return TensorItem(tensor_pickle(dtype, tuple(tensor.shape)), tensor.nbytes)

@@ -16,7 +16,8 @@ from torch.serialization import location_tag, normalize_storage_type
 from torch.storage import TypedStorage, UntypedStorage
 
 from marlin_ckpt.errors import StorageError, UnsavableStateError
-from marlin_ckpt.formats.torch.unpicklable import PARTS, place_of
+from marlin_ckpt.formats.torch.memory import is_freed
+from marlin_ckpt.formats.torch.unpicklable import FREED, FREED_HINT, PARTS, place_of
 from marlin_ckpt.formats.values.dtypes import DTYPES
 
 PROTOCOL = 2  # torch.serialization.DEFAULT_PROTOCOL; weights_only reads no later one
@@ -102,11 +103,15 @@ class _TensorReducer:
             or tensor._backward_hooks  # noqa: SLF001 - as torch asks
             or vars(tensor)
         ):
+            if is_freed(tensor):
+                raise UnsavableStateError(FREED, "", FREED_HINT)
             return tensor.__reduce_ex__(PROTOCOL)  # type: ignore[no-untyped-call]
-        storage = _StorageOf(tensor.untyped_storage(), tensor.dtype)
+        storage = tensor.untyped_storage()
+        if not storage.nbytes() and tensor.numel():
+            raise UnsavableStateError(FREED, "", FREED_HINT)
         return _rebuild_tensor_v2, (
-            storage, tensor.storage_offset(), self._shared(tensor.shape), self._shared(tensor.stride()),
-            tensor.requires_grad, OrderedDict(),
+            _StorageOf(storage, tensor.dtype), tensor.storage_offset(),
+            self._shared(tensor.shape), self._shared(tensor.stride()), tensor.requires_grad, OrderedDict(),
         )  # fmt: skip
 
     def _shared(self, shape: tuple[int, ...]) -> tuple[int, ...]:

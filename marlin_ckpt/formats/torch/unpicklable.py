@@ -1,4 +1,4 @@
-"""Finds the part of a state that cannot be pickled."""
+"""What cannot be pickled, and which part of a state that is."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +8,10 @@ PARTS = {
     "DTensor": "put sharded tensors into dicts, lists and tuples alone",
     "ShardedTensor": "give FullyShardedDataParallel a device_mesh=, or save by dcp.save with a MarlinWriter",
 }
+
+# What FullyShardedDataParallel, say, does between two uses of a tensor.
+FREED = "its memory has been freed, and its storage has no bytes"
+FREED_HINT = "save where all of the state is in memory: the state_dict of what frees it, or another moment"
 
 
 def place_of(state: Any, fails: Callable[[Any], bool]) -> str:

@@ -41,6 +41,10 @@ def test_one_process_saves_by_dcp_without_a_process_group(tmp_path):
     assert torch.equal(found["w"], state["w"])
     assert found["n"] == {"epoch": 3}
 
+    state["w"].untyped_storage().resize_(0)
+    with pytest.raises(dcp.api.CheckpointException, match="w: its memory has been freed"):
+        dcp.save(state, storage_writer=MarlinWriter(tmp_path / "deep" / "a_1.dcp"))
+
 
 def test_arguments_are_checked_before_anything_is_written(tmp_path):
     for arguments in ({"index": -1}, {"metrics": {"loss": "low"}}):

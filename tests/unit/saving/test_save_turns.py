@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from marlin_ckpt import Saver, StorageError, UnsavableStateError, save
+from marlin_ckpt import Saver, StorageError, UnsavableStateError, load, save
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.saving.copying.owners import Optimizers
@@ -147,6 +147,20 @@ def test_what_cannot_be_pickled_is_refused_by_its_place_and_the_old_file_stands(
         save(nested, tmp_path / "x.pt")
     assert (tmp_path / "x.pt").read_bytes() == b"the old file"
     assert os.listdir(tmp_path) == ["x.pt"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("name", ["x.pt", "x.dcp"])
+def test_a_tensor_whose_memory_has_been_freed_is_refused_and_the_checkpoint_before_stands(
+    tmp_path, name, asynchronous
+):
+    state = {"whole": torch.ones(3), "part": torch.arange(1000.0)[10:]}
+    with Saver(asynchronous=asynchronous) as saver:
+        saver.save(state, tmp_path / name)
+        state["part"].untyped_storage().resize_(0)
+        with pytest.raises(UnsavableStateError, match=r"part: its memory has been freed"):
+            saver.save(state, tmp_path / name)
+    assert torch.equal(load(tmp_path / name)["part"], torch.arange(1000.0)[10:])
 
 
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "rename"])
