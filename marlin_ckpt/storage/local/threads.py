@@ -27,7 +27,9 @@ def take_buffer(size: int) -> memoryview:
     with contextlib.suppress(IndexError):
         if len(kept := _kept.pop()) == size:
             return kept
-    return private_memory(size)
+    # Of what a forked process had, too, the next write would copy each page into a small one, for good; the
+    # workers of a data loader are forked in each epoch.
+    return private_memory(size, is_wiped_by_fork=True)
 
 
 def give_back_buffers(buffers: list[memoryview]) -> None:

@@ -53,6 +53,18 @@ def test_a_process_that_is_forked_does_not_write_into_the_buffers_of_its_parent(
     assert os.pread(file, 100, 0) == b"parent"
 
 
+def test_a_process_that_is_forked_has_no_buffer_of_its_parent_which_the_next_write_would_copy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "_kept", [])
+    buffer = threads.take_buffer(threads.PIECE_BYTES)
+    buffer[-1] = 7
+    if (child := os.fork()) == 0:
+        os._exit(buffer[-1])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert buffer[-1] == 7
+
+
 @pytest.mark.parametrize("size", [1, 4096, (2 << 20) - 1, 2 << 20, (4 << 20) + 4097])
 def test_memory_has_the_length_that_was_asked_for_and_is_kept_by_each_view_of_it(size: int) -> None:
     view = private_memory(size)[size // 2 :]
