@@ -189,13 +189,27 @@ def fail_all(directory: str) -> dict:
     """States that cannot be saved: what each rank raises; then one that can."""
     ranks, plans, found = Ranks(timeout_s=30), SavePlans(), {}
     path = os.path.join(directory, "a_1.dcp")
-    for name, state in _errors(ranks, directory):
+
+    def refused(state: Any) -> str:
         try:
             save_sharded(state, path, ranks, plans, manifest())
         except MarlinError as error:
-            found[name] = f"{type(error).__name__}: {error}"
+            return f"{type(error).__name__}: {error}"
+        return "saved"
+
+    for name, state in _errors(ranks, directory):
+        found[name] = refused(state)
     found["files"] = os.listdir(directory)
-    save_sharded({"w": torch.ones(2)}, path, ranks, plans, manifest())
+    mesh = init_device_mesh("cpu", (ranks.world_size,))
+    again = {"w": distribute_tensor(torch.ones(8), mesh, [Shard(0)], src_data_rank=None), "v": torch.ones(3)}
+    save_sharded(again, path, ranks, plans, manifest())
+    if ranks.rank == 1:
+        again["w"]._local_tensor = torch.ones(3)
+    found["replaced"] = refused(again)
+    if ranks.rank == 1:
+        again["w"]._local_tensor = torch.ones(4)
+        again["v"].untyped_storage().resize_(0)
+    found["freed"] = refused(again)
     return found
 
 

@@ -84,11 +84,16 @@ class Own(NamedTuple):
 
 def key_of(flat: Flat) -> tuple[Any, ...]:
     """What a plan depends on at this rank, but for the lengths of values."""
-    tensors = tuple(
-        (one._spec, one.dtype) if isinstance(one, DTensor) else (one.shape, one.dtype)  # noqa: SLF001
-        for one in flat.tensors.values()
-    )
+    tensors = tuple(map(_key, flat.tensors.values()))
     return (*flat.paths.items(), *flat.tensors, *flat.ties.items(), tensors)
+
+
+def _key(tensor: torch.Tensor) -> tuple[Any, ...]:
+    if not isinstance(tensor, DTensor):
+        return tensor.shape, tensor.dtype
+    # Its part may have been replaced by one that is not what its placement says, which `describe` finds.
+    local = local_of(tensor)
+    return tensor._spec, tensor.dtype, local.shape, local.dtype  # noqa: SLF001
 
 
 def entry_of(name: str, tensor: torch.Tensor) -> Entry:
@@ -170,10 +175,10 @@ class _Chunks:
             sizes, offsets = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
             self._known[key] = Chunk(tuple(offsets), tuple(sizes))
         found = self._known[key]
-        local = tuple(local_of(tensor).shape)
-        if local != found.sizes:
-            what = f"this rank has {local} of {entry.name}, and its placement says {found.sizes}"
-            raise UnsavableStateError(what)
+        local = local_of(tensor)
+        if (sizes := tuple(local.shape)) != found.sizes or local.dtype != tensor.dtype:
+            has, says = f"{sizes} in {local.dtype}", f"{found.sizes} in {tensor.dtype}"
+            raise UnsavableStateError(f"this rank has {has} of {entry.name}, and its placement says {says}")
         if 0 in found.sizes:
             return Chunk((0,) * len(entry.shape), entry.shape) if 0 in entry.shape else None
         return found

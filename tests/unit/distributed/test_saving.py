@@ -52,12 +52,17 @@ def test_stock_readers_read_what_ranks_of_all_kinds_of_meshes_saved(tmp_path):
 def test_a_state_that_cannot_be_saved_is_refused_at_all_ranks_and_the_next_save_works(tmp_path):
     found = ranks.run(2, f"{_WORK}:fail_all", directory=str(tmp_path))
 
-    for name in ("partial", "shapes", "kinds", "unpicklable", "meta", "no dict", "tied"):
+    for name in (
+        "partial", "shapes", "kinds", "unpicklable", "meta", "no dict", "tied", "replaced", "freed"
+    ):  # fmt: skip
         texts = {one[name].replace("rank 0: ", "").replace("rank 1: ", "") for one in found}
         assert len(texts) == 1, texts
         assert texts.pop().startswith("UnsavableStateError")
     what = "ranks.1.w is at rank 1 the tensor w, which rank 0 writes"
     assert what in found[0]["tied"]
+    what = "rank 1: this rank has (3,) in torch.float32 of w, and its placement says (4,)"
+    assert what in found[0]["replaced"]
+    assert "rank 1: v: its memory has been freed" in found[0]["freed"]
     assert found[0]["files"] == []
     assert (tmp_path / "a_1.dcp" / ".metadata").exists()
 
