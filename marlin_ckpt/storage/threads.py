@@ -1,10 +1,13 @@
 """Runs tasks on a few threads, and none after the first error."""
 
+import errno
 import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, TypeVar
+
+from marlin_ckpt.errors import StorageError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -30,7 +33,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator
         the results in the order of the items.
 
     Raises:
-        Whatever the first failing task raised.
+        Whatever the first failing task raised; StorageError (EAGAIN): a thread cannot be started.
     """
     rest = iter(items)
     first = list(itertools.islice(rest, 2))
@@ -44,7 +47,10 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator
     pending: deque[Future[Result]] = deque()
     try:
         for item in itertools.chain(first, rest):
-            pending.append(pool.submit(tasks.run, work, item))
+            try:
+                pending.append(pool.submit(tasks.run, work, item))
+            except RuntimeError as error:
+                raise StorageError(f"cannot start a thread: {error}", errno=errno.EAGAIN) from error
             if len(pending) > _MOST_PENDING:
                 yield pending.popleft().result()
         while pending:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from marlin_ckpt.errors import StorageError
 from marlin_ckpt.storage.threads import in_order
 
 WAIT = threading.Condition.wait.__code__
@@ -46,6 +47,26 @@ def test_items_are_taken_only_a_few_ahead_of_the_results() -> None:
     results = in_order(lambda item: item, items())
     assert next(results) == 0
     assert len(taken) < 30
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_where_no_thread_can_be_started_that_is_said_and_none_is_left(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, started, is_over = threading.active_count(), [], threading.Event()
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if len(started) == most:
+            is_over.set()
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(StorageError, match="cannot start a thread: can't start new thread"):
+        list(in_order(lambda _: is_over.wait(PATIENCE), range(100)))
+    assert threading.active_count() == before
 
 
 class Failure(Exception):
