@@ -9,7 +9,8 @@ Asked by everything above:
     verdicts: the values that these return.
     manifest: our own JSON record inside a file.
     statistics: another one, which says of each tensor what its values are like.
-    times: as both and the history have them.
+    digests: another one, which says of large records what they are equal to in other files.
+    times: as the manifest and the history have them.
     budget: limits on the time and memory that reading the metadata of an untrusted file may take.
 
 The formats:

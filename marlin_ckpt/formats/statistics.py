@@ -9,10 +9,9 @@ from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.budget import check_json
 from marlin_ckpt.formats.manifest import json_ready
-from marlin_ckpt.formats.zip.reader import read_alone
+from marlin_ckpt.formats.zip.reader import read_own
 from marlin_ckpt.storage.source import Source
 
 NAME = ".marlin/statistics.json"
@@ -163,11 +162,7 @@ def read(source: Source) -> Columns | None:
         UnsafeCheckpointError: the record is far larger than any that marlin-ckpt wrote.
         StorageError: it cannot be read.
     """
-    data = read_alone(source, NAME, MOST_BYTES)
-    try:
-        return None if data is None else from_json(data, source.path)
-    except ValueError as error:
-        raise CorruptCheckpointError(str(error), source.path) from error
+    return read_own(source, NAME, MOST_BYTES, from_json)
 
 
 def _names(values: Any) -> list[str]:

@@ -17,8 +17,9 @@ from marlin_ckpt.formats import statistics
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
-from marlin_ckpt.formats.zip import writer
-from marlin_ckpt.formats.zip.writer import BYTEORDER, Observer, Plan, write_state
+from marlin_ckpt.formats.zip import planning, writer
+from marlin_ckpt.formats.zip.planning import Plan
+from marlin_ckpt.formats.zip.writer import BYTEORDER, Observer, write_state
 from marlin_ckpt.storage.local.publishing import Published
 from marlin_ckpt.storage.memory import MemoryTarget
 from marlin_ckpt.storage.paths import publish
@@ -98,7 +99,7 @@ def write_file(  # noqa: PLR0913, PLR0917 - all but the first three are seldom g
 def plan_image(encoded: Encoded, *, has_statistics: bool = False) -> Plan:
     """Where a file of a pickled state will have its bytes."""
     own_bytes = statistics.MOST_BYTES if has_statistics else 0
-    return writer.plan(encoded.pickle, BYTEORDER, _sizes(encoded), own_bytes)
+    return planning.plan(encoded.pickle, BYTEORDER, _sizes(encoded), own_bytes)
 
 
 def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
@@ -148,7 +149,8 @@ def _filling(
 ) -> Fill:
     def fill(target: Target) -> None:
         observer = _gathering(encoded) if has_statistics else None
-        write_state(target, encoded.pickle, BYTEORDER, data(), manifest, observer, sums)
+        observers = () if observer is None else (observer,)
+        write_state(target, encoded.pickle, BYTEORDER, data(), manifest, observers, sums)
 
     return fill
 

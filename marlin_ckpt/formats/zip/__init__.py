@@ -14,6 +14,7 @@ Reading, from the bottom up:
     recovery: looks for the records of a damaged file, and for what ties them together; for `salvage`.
 
 Writing:
+    planning: where a container will have its bytes.
     writer: `ContainerWriter.add` writes a record, `write_state` a whole file.
     single: the file of one tensor, as shards hold many.
     state_dict: a state dict alone, without torch.

@@ -98,12 +98,17 @@ def _compare(
 def _gaps(directory: Directory, data_offsets: dict[str, int], *, is_torchs: bool) -> Iterator[_Gap]:
     """What a writer puts before the data of each record."""
     before, at = b"", 0
+    alignment = structures.alignment_of(directory.records)
     for record in directory.records:
         start = data_offsets[record.name]
         if is_torchs:
             header, entry = _torchs_header(record, start), _torchs_entry(record)
         else:
-            header = structures.local_header(record.name, record.size, record.header_offset)
+            # From where it should begin: from where a hostile file says, it might have no padding that fits.
+            end, named = at + len(before), len(record.name.encode())
+            offset = structures.header_offset(named, record.size, end, alignment)
+            before += bytes(offset - end)
+            header = structures.local_header(record.name, record.size, offset, alignment)
             entry = structures.central_entry(record)
         yield _Gap(record, at, before, header, entry)
         before, at = structures.descriptor(record), start + record.stored_bytes

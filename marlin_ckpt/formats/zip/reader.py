@@ -1,7 +1,8 @@
 """Reads a container without torch and without unpickling anything."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError, UnsafeCheckpointError
 from marlin_ckpt.formats import manifest
@@ -26,6 +27,8 @@ from marlin_ckpt.storage.source import Source
 _FREE_BYTES = 200_000_000
 _MOST_TIMES = 8
 _TORCH_SCRIPT = "constants.pkl"  # the label of a record that only TorchScript archives have
+
+_T = TypeVar("_T")
 
 
 def read_container(source: Source, *, every_header: bool = True) -> Container:
@@ -97,6 +100,29 @@ def read_alone(source: Source, label: str, most_bytes: int) -> bytes | None:
     return read_record(source, Container(source.path, (record,), {record.name: header.data_offset}), record)
 
 
+def read_own(source: Source, label: str, most_bytes: int, parse: Callable[[bytes, str], _T]) -> _T | None:
+    """Reads one of our own records of a zip, as `read_alone`.
+
+    Args:
+        source: the file.
+        label: the record's name inside the archive.
+        most_bytes: how long it may be.
+        parse: makes of its bytes what it says; the second argument is the file, for messages.
+
+    Returns:
+        what `parse` returns; None where there is no such record.
+
+    Raises:
+        CorruptCheckpointError: the file is damaged, as far as it was read, or `parse` raised a ValueError.
+        UnsafeCheckpointError: the record is longer than that, or `parse` refused it.
+    """
+    data = read_alone(source, label, most_bytes)
+    try:
+        return None if data is None else parse(data, source.path)
+    except ValueError as error:
+        raise CorruptCheckpointError(str(error), source.path) from error
+
+
 def read_saved(source: Source) -> Container:
     """Reads the container of a state; raises as `read_container`, also for a TorchScript archive."""
     container = read_container(source)
@@ -162,9 +188,10 @@ def _read_as_written(source: Source, directory: Directory, own: Record) -> Conta
         StorageError: it cannot be read.
         UnknownFormatError: a newer marlin-ckpt wrote it.
     """
+    header_bytes, alignment = structures.local_header_bytes, structures.alignment_of(directory.records)
     offsets = {
         one.name: one.header_offset
-        + structures.local_header_bytes(len(one.name.encode()), one.size, one.header_offset)
+        + header_bytes(len(one.name.encode()), one.size, one.header_offset, alignment)
         for one in directory.records
     }
     container = Container(source.path, directory.records, offsets)

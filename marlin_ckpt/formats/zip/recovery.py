@@ -116,15 +116,18 @@ def from_directory(source: Source) -> list[Found]:
         records = read_directory(source).records
     except StructureError:
         return []
-    return [Found(record, _start(source, record)) for record in records]
+    alignment = structures.alignment_of(records)
+    return [Found(record, _start(source, record, alignment)) for record in records]
 
 
-def _start(source: Source, record: Record) -> int:
+def _start(source: Source, record: Record, alignment: int) -> int:
     """Where a record's data starts, by its header or, where that is damaged, by our own layout."""
     header = read_header(source, record.header_offset)
-    if header is not None and len(header.name) == len(record.name.encode()):
+    named = len(record.name.encode())
+    if header is not None and len(header.name) == named:
         return header.data_offset
-    return record.header_offset + len(structures.local_header(record.name, record.size, record.header_offset))
+    offset = record.header_offset
+    return offset + structures.local_header_bytes(named, record.size, offset, alignment)
 
 
 def from_manifest(own: Manifest, archive: str) -> Iterator[Found]:

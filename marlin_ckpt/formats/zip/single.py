@@ -7,8 +7,9 @@ from typing import NamedTuple
 from isal import isal_zlib
 
 from marlin_ckpt.formats.zip import structures
+from marlin_ckpt.formats.zip.planning import plan_bare
 from marlin_ckpt.formats.zip.structures import Record
-from marlin_ckpt.formats.zip.writer import BYTEORDER, VERSION, leading, plan_bare
+from marlin_ckpt.formats.zip.writer import BYTEORDER, VERSION, leading
 from marlin_ckpt.storage.target import OnStored, Target
 
 _DATA = "data/0"

@@ -10,8 +10,12 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from isal import isal_zlib
+
 ARCHIVE = "archive"
 ALIGNMENT = 64
+MOST_ALIGNMENT = 1 << 16
+ALIGNMENT_LABEL = ".storage_alignment"
 UINT32_MAX = 0xFFFFFFFF
 UINT16_MAX = 0xFFFF
 
@@ -35,6 +39,7 @@ _UTF8 = 0x0800
 _ZIP64_VERSION = 45
 _PADDING_EXTRA = b"FB"
 _EXTRA_HEAD_BYTES = 4
+_GAP_BYTES = 64
 _DESCRIPTOR, _DESCRIPTOR64 = struct.Struct("<4sLLL"), struct.Struct("<4sLQQ")
 
 
@@ -71,8 +76,8 @@ class Record(NamedTuple):
         return self.size >= UINT32_MAX or self.header_offset >= UINT32_MAX
 
 
-def local_header(name: str, size: int, offset: int) -> bytes:
-    """The header in front of a record's data, padded so that the data starts at a multiple of 64 bytes."""
+def local_header(name: str, size: int, offset: int, alignment: int = ALIGNMENT) -> bytes:
+    """The header in front of a record's data, padded so that the data starts at a multiple of `alignment`."""
     encoded = name.encode()
     if size < UINT32_MAX and offset < UINT32_MAX:
         extra, version, shown = b"", 0, 0
@@ -80,17 +85,62 @@ def local_header(name: str, size: int, offset: int) -> bytes:
         extra, version = zip64_extra((size, size), offset), _ZIP64_VERSION
         shown = UINT32_MAX if size >= UINT32_MAX else 0
     unpadded = LOCAL_HEADER.size + len(encoded) + len(extra) + _EXTRA_HEAD_BYTES
-    extra += _PADDINGS[-(offset + unpadded) % ALIGNMENT]
+    padded = -(offset + unpadded) % alignment
+    extra += _PADDINGS[padded] if padded < ALIGNMENT else padding(padded)
     fixed = LOCAL_HEADER.pack(
         LOCAL_SIGNATURE, version, flags(size), STORED, 0, 0, 0, shown, shown, len(encoded), len(extra)
     )
     return fixed + encoded + extra
 
 
-def local_header_bytes(name_bytes: int, size: int, offset: int) -> int:
+def local_header_bytes(name_bytes: int, size: int, offset: int, alignment: int = ALIGNMENT) -> int:
     """The length of a local header, which planning a file takes a million times."""
     unpadded = LOCAL_HEADER.size + name_bytes + _EXTRA_HEAD_BYTES + _zip64_extra_bytes(size, offset)
-    return unpadded + -(offset + unpadded) % ALIGNMENT
+    return unpadded + -(offset + unpadded) % alignment
+
+
+def header_offset(name_bytes: int, size: int, at: int, alignment: int = ALIGNMENT) -> int:
+    """Where the local header of a record begins: where the one before ends, but for an extra field too long.
+
+    An extra field has at most 65,535 bytes, and aligning to 65,536 may need a few more. Then 64 zeros stand
+    in front of the header, and the data starts where it would have. `torch.save` itself, as of 2.13, writes a
+    field that is too long, so that another tensor is read than was saved.
+
+    Args:
+        name_bytes: the length of the record's name.
+        size: of its data.
+        at: where the record before it ends.
+        alignment: as for `local_header`.
+    """
+    if alignment <= UINT16_MAX // 2:
+        return at
+    extra = local_header_bytes(name_bytes, size, at, alignment) - LOCAL_HEADER.size - name_bytes
+    return at + _GAP_BYTES if extra > UINT16_MAX else at
+
+
+def place(name_bytes: int, size: int, at: int, alignment: int = ALIGNMENT) -> tuple[int, int]:
+    """Where a record's local header begins, and where its data; for the arguments see `header_offset`."""
+    offset = header_offset(name_bytes, size, at, alignment)
+    return offset, offset + local_header_bytes(name_bytes, size, offset, alignment)
+
+
+# Powers of two, by the size and the CRC32 of what the record of that name says.
+_ALIGNMENTS = {
+    (len(text), isal_zlib.crc32(text)): 1 << power
+    for power in range(ALIGNMENT.bit_length() - 1, MOST_ALIGNMENT.bit_length())
+    for text in [str(1 << power).encode()]
+}
+
+
+def alignment_of(records: Iterable[Record | tuple[str, int, int]]) -> int:
+    """The multiple at which a file of ours has its data; no record is read to know it.
+
+    Args:
+        records: name, size and CRC32 of each.
+    """
+    name = f"{ARCHIVE}/{ALIGNMENT_LABEL}"
+    said = next((one[1:3] for one in records if one[0] == name), None)
+    return ALIGNMENT if said is None else _ALIGNMENTS.get(said, ALIGNMENT)
 
 
 def descriptor_bytes(size: int, offset: int) -> int:
@@ -162,17 +212,17 @@ def lay_out(records: Iterable[tuple[str, int, int]]) -> Iterator[tuple[Record, i
     """Where records lie one behind the other in a file of ours.
 
     Args:
-        records: name, size and CRC32 of each.
+        records: name, size and CRC32 of each, the one that says the alignment among them.
 
     Yields:
         each record, and where its data starts.
     """
-    at = 0
-    for name, size, crc32 in records:
-        record = Record(name, size, crc32, at)
-        start = at + local_header_bytes(len(name.encode()), size, at)
-        yield record, start
-        at = start + size + descriptor_bytes(size, record.header_offset)
+    at, rows = 0, [*records]
+    alignment = alignment_of(rows)
+    for name, size, crc32 in rows:
+        offset, start = place(len(name.encode()), size, at, alignment)
+        yield Record(name, size, crc32, offset), start
+        at = start + size + descriptor_bytes(size, offset)
 
 
 def end_records(

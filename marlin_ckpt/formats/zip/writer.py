@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
@@ -14,7 +14,7 @@ from marlin_ckpt.errors import UnsavableStateError
 from marlin_ckpt.formats import manifest
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.zip import structures
-from marlin_ckpt.formats.zip.structures import ALIGNMENT, Record
+from marlin_ckpt.formats.zip.structures import ALIGNMENT, ALIGNMENT_LABEL, Record
 from marlin_ckpt.storage.target import OnStored, Target
 
 # Small records are handed on together: copying them twice costs less than three calls for each.
@@ -50,10 +50,17 @@ class Observer(Protocol):
 
 
 class ContainerWriter:
-    """Writes records one after the other into an empty file."""
+    """Writes records one after the other into an empty file.
 
-    def __init__(self, target: Target) -> None:
+    Args:
+        target: the file.
+        alignment: the multiple at which data starts, a power of two from 64 to 65,536; the caller adds the
+            record that says so.
+    """
+
+    def __init__(self, target: Target, alignment: int = ALIGNMENT) -> None:
         self._target = target
+        self._alignment = alignment
         self._offset = 0
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
@@ -84,8 +91,8 @@ class ContainerWriter:
             with self.record(name, data.size) as target:
                 return [target.put(piece, on_stored) for piece in data.pieces]
         view = memoryview(data).cast("B")  # without a context, which takes as long as all else of a small one
-        full_name, header_offset, size = f"{structures.ARCHIVE}/{name}", self._offset, len(view)
-        header = structures.local_header(full_name, size, header_offset)
+        full_name, size = f"{structures.ARCHIVE}/{name}", len(view)
+        header, header_offset = self._header(full_name, size)
         if size > _SMALL_BYTES:
             self._gather(header)
             record = Record(full_name, size, self.put(view, on_stored, crc32), header_offset)
@@ -112,13 +119,20 @@ class ContainerWriter:
             OSError: the file cannot be written.
         """
         full_name = f"{structures.ARCHIVE}/{name}"
-        header_offset = self._offset
-        self._gather(structures.local_header(full_name, size, header_offset))
+        header, header_offset = self._header(full_name, size)
+        self._gather(header)
         into = _Within(self)
         yield into
         record = Record(full_name, size, into.crc32, header_offset)
         self._gather(structures.descriptor(record))
         self.records.append(record)
+
+    def _header(self, name: str, size: int) -> tuple[bytes, int]:
+        """What stands in front of a record's data, and where its local header begins."""
+        at = self._offset
+        offset = structures.header_offset(len(name.encode()), size, at, self._alignment)
+        header = structures.local_header(name, size, offset, self._alignment)
+        return (bytes(offset - at) + header if offset > at else header), offset
 
     def put(
         self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
@@ -187,63 +201,16 @@ class _Within:
 # The records that say how the others are to be read: the version of the container is
 # caffe2::serialize::kProducedFileFormatVersion; format version 1 means that storages are in the order of
 # their numbers; torch.serialization._save.
-_FORMAT = {".format_version": b"1", ".storage_alignment": str(ALIGNMENT).encode()}
+_FORMAT = {".format_version": b"1"}
 VERSION = {"version": b"3\n"}
-CONSTANT_RECORDS = frozenset({*_FORMAT, *VERSION})
+CONSTANT_RECORDS = frozenset({*_FORMAT, ALIGNMENT_LABEL, *VERSION})
 BYTEORDER = sys.byteorder.encode()
-# The headers and entries of the manifest and of an observer's record, and the records that end the file; more
-# than enough.
-_OWN_OVERHEAD_BYTES = 4096
 
 
-def leading(pickle: bytes, byteorder: bytes | None) -> dict[str, bytes]:
+def leading(pickle: bytes, byteorder: bytes | None, alignment: int = ALIGNMENT) -> dict[str, bytes]:
     """The records in front of the data, in their order."""
-    return {"data.pkl": pickle, **_FORMAT, **({} if byteorder is None else {"byteorder": byteorder})}
-
-
-class Plan(NamedTuple):
-    """Where a file will have its bytes.
-
-    Attributes:
-        offsets: of the data of each storage, by the name of its record (`data/0`).
-        size_bytes: what the file takes at most.
-    """
-
-    offsets: dict[str, int]
-    size_bytes: int
-
-
-def plan(pickle: bytes, byteorder: bytes | None, sizes: Mapping[str, int], observed_bytes: int = 0) -> Plan:
-    """Tells where `write_state` will put the data.
-
-    Args:
-        pickle: as for `write_state`.
-        byteorder: as for `write_state`.
-        sizes: the lengths of the storages in bytes, by the names of their records, in their order.
-        observed_bytes: how long the record of an observer may be.
-    """
-    first = {name: len(data) for name, data in leading(pickle, byteorder).items()}
-    bare = plan_bare({**first, **sizes})
-    offsets = {name: bare.offsets[name] for name in sizes}
-    beside = manifest.most_bytes(offsets) + observed_bytes + _OWN_OVERHEAD_BYTES
-    return Plan(offsets, bare.size_bytes + beside)
-
-
-def plan_bare(sizes: Mapping[str, int]) -> Plan:
-    """Tells where a container without a manifest has its bytes, and its exact length.
-
-    Args:
-        sizes: the lengths in bytes of the records before the last, which is the version, by their names.
-    """
-    offsets: dict[str, int] = {}
-    at = directory = 0
-    for name, size in (*sizes.items(), *((name, len(data)) for name, data in VERSION.items())):
-        named = len(f"{structures.ARCHIVE}/{name}".encode())
-        offsets[name] = at + structures.local_header_bytes(named, size, at)
-        directory += structures.central_entry_bytes(named, size, at)
-        at = offsets[name] + size + structures.descriptor_bytes(size, at)
-    end = len(structures.end_records(len(offsets), directory, at))
-    return Plan(offsets, at + directory + end)
+    said = {**_FORMAT, ALIGNMENT_LABEL: str(alignment).encode()}
+    return {"data.pkl": pickle, **said, **({} if byteorder is None else {"byteorder": byteorder})}
 
 
 def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
@@ -252,8 +219,9 @@ def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
     byteorder: bytes | None,
     data: Iterable[tuple[str, bytes | memoryview | Stream]],
     about: Manifest | None,
-    observer: Observer | None = None,
+    observers: Sequence[Observer] = (),
     sums: Mapping[str, int] = MappingProxyType({}),
+    alignment: int = ALIGNMENT,
 ) -> None:
     """Writes a whole container, its records in the order of `torch.save`.
 
@@ -263,19 +231,22 @@ def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
         byteorder: `little` or `big`; None leaves it out, which torch reads as little.
         data: the names (`data/0`) and bytes of the storages.
         about: the manifest, without its records, which are filled in here.
-        observer: looks at the data, none of which is a Stream, and adds a record in front of the manifest.
+        observers: each looks at the data, none of which is a Stream, and adds a record in front of the
+            manifest.
         sums: the CRC32 of data that nothing changes any more, by the names of their records, if known.
+        alignment: the multiple at which all data starts, as by torch's `storage_alignment`; a power of two
+            from 64 to 65,536.
 
     Raises:
         UnsavableStateError: the manifest would be too long to be read again.
         OSError: the file cannot be written.
     """
-    writer = ContainerWriter(target)
-    for name, value in itertools.chain(leading(pickle, byteorder).items(), data, VERSION.items()):
-        on_stored = observer.of(name, value) if observer and isinstance(value, memoryview) else None
+    writer = ContainerWriter(target, alignment)
+    for name, value in itertools.chain(leading(pickle, byteorder, alignment).items(), data, VERSION.items()):
+        on_stored = _told(observers, name, value) if isinstance(value, memoryview) else None
         writer.add(name, value, on_stored, sums.get(name))
         del value  # so that it is not held while the next one is read
-    if observer is not None and (own := observer.record()):
+    for own in filter(None, (one.record() for one in observers)):
         writer.add(*own)
     if about is not None:
         records = [{"name": one.name, "size": one.size, "crc32": one.crc32} for one in writer.records]
@@ -284,3 +255,16 @@ def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
             raise UnsavableStateError(f"the metrics take {len(json):,} bytes, more than {most:,}")
         writer.add(manifest.NAME, json)
     writer.close()
+
+
+def _told(observers: Sequence[Observer], name: str, data: memoryview) -> OnStored | None:
+    """What tells all observers that want to know of the bytes of a record; None where none does."""
+    wanted = [told for one in observers if (told := one.of(name, data)) is not None]
+    if len(wanted) < 2:  # noqa: PLR2004 - none, or the only one
+        return wanted[0] if wanted else None
+
+    def on_stored(stored: memoryview) -> None:
+        for told in wanted:
+            told(stored)
+
+    return on_stored

@@ -231,7 +231,7 @@ def _write(source: Source, salvage: Salvage, output: PathText) -> None:
     def fill(target: Target) -> None:
         orders = [recovery.read_found(source, one) for one in salvage.intact if one.name == "byteorder"]
         order = orders[0] if orders else None
-        write_state(target, salvage.pickle, order, data(), salvage.manifest, _kept(source, salvage))
+        write_state(target, salvage.pickle, order, data(), salvage.manifest, (_kept(source, salvage),))
 
     leftovers.sweep_beside(output)
     publish(output, fill, sum(one.size for one in salvage.intact))
@@ -243,12 +243,12 @@ def _write(source: Source, salvage: Salvage, output: PathText) -> None:
         raise
 
 
-def _kept(source: Source, salvage: Salvage) -> statistics.Kept | None:
+def _kept(source: Source, salvage: Salvage) -> statistics.Kept:
     """The statistics of the damaged file, for the new one; those of what is lost stay in them."""
     for one in salvage.intact:
         if one.name == statistics.NAME and one.size <= statistics.MOST_BYTES:
             return statistics.Kept(recovery.read_found(source, one))
-    return None
+    return statistics.Kept(b"")
 
 
 def _check(output: PathText) -> None:

@@ -142,7 +142,7 @@ def write_file(  # noqa: PLR0913 - keywords
                 yield f"data/{key}", little.view(np.uint8).data
 
     def fill(target: Target) -> None:
-        write_state(target, pickle, b"little", data(), manifest, Kept(statistics))
+        write_state(target, pickle, b"little", data(), manifest, (Kept(statistics),))
 
     leftovers.sweep_beside(path)
     size_bytes = sum(one.size_bytes for one in whole.tensors.values())

@@ -8,7 +8,7 @@ from marlin_ckpt.formats.shards.items import whole_crc32
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.formats.torch.pickler import Encoded
 from marlin_ckpt.formats.torch.writer import Written
-from marlin_ckpt.formats.zip.writer import Plan
+from marlin_ckpt.formats.zip.planning import Plan
 from marlin_ckpt.saving.job import Job
 from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.saving.writing.content import Pieces

@@ -19,7 +19,7 @@ from marlin_ckpt.formats.torch.memory import identity
 from marlin_ckpt.formats.torch.outline import Outline, outline
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
 from marlin_ckpt.formats.torch.template import MARK, SCALARS, Template, cut
-from marlin_ckpt.formats.zip.writer import Plan
+from marlin_ckpt.formats.zip.planning import Plan
 from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.saving.replacing import replaced
 
