@@ -10,6 +10,7 @@ plain           turns values that weights_only refuses into plain ones
 replacing       copies a structure in which such values are replaced
 about           in what setting something is written
 writing         what a save writes: a file, or shards, alone or with other ranks
+sharing         finds what earlier files hold already, so that it is not written again
 copying         copies a state while training goes on
 turn            a lock that neither another thread nor a signal handler gets past
 background      the thread that finishes a save
