@@ -105,6 +105,15 @@ class Hashing:
         self._left = PIECE_BYTES
 
 
+def check_installed() -> None:
+    """Makes sure that digests can be made.
+
+    Raises:
+        StorageError: xxhash is not installed.
+    """
+    _xxh3_128()
+
+
 def first_of(data: memoryview) -> bytes:
     """`Digest.first` of data.
 
@@ -130,9 +139,13 @@ class Digesting:
     Args:
         origin: the save that writes the file.
         known: what is known already of some of the records, by their names; their data is not looked at.
+
+    Raises:
+        StorageError: xxhash is not installed.
     """
 
     def __init__(self, origin: Origin, known: Mapping[str, Digested]) -> None:
+        check_installed()  # before anything is written
         self._origin = origin
         self._known = known
         self._hashing: dict[str, Hashing] = {}
