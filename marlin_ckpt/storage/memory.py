@@ -2,7 +2,7 @@
 
 from isal import isal_zlib
 
-from marlin_ckpt.storage.target import OnStored
+from marlin_ckpt.storage.target import OnStored, Span
 
 
 class MemoryTarget:
@@ -12,7 +12,11 @@ class MemoryTarget:
         self._parts: list[bytes] = []
 
     def put(
-        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+        self,
+        data: bytes | memoryview,
+        on_stored: OnStored | None = None,
+        crc32: int | None = None,
+        same: Span | None = None,  # noqa: ARG002 - memory shares nothing with a disk
     ) -> int:
         """Appends bytes; see `Target.put`."""
         self._parts.append(bytes(data))

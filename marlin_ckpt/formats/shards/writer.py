@@ -12,7 +12,7 @@ from marlin_ckpt.formats.shards.planning import plan_shard
 from marlin_ckpt.formats.shards.slots import padded
 from marlin_ckpt.formats.zip.single import write_tensor
 from marlin_ckpt.formats.zip.writer import ContainerWriter
-from marlin_ckpt.storage.target import OnStored, Target
+from marlin_ckpt.storage.target import OnStored, Span, Target
 
 
 def write_shard(  # noqa: PLR0913, PLR0917 - all that a shard is made of
@@ -77,10 +77,14 @@ class _Summed:
         self.size_bytes = self.crc32 = 0
 
     def put(
-        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+        self,
+        data: bytes | memoryview,
+        on_stored: OnStored | None = None,
+        crc32: int | None = None,
+        same: Span | None = None,
     ) -> int:
         """Appends bytes; see `Target.put`."""
-        crc32 = self._target.put(data, on_stored, crc32)
+        crc32 = self._target.put(data, on_stored, crc32, same)
         self.crc32 = isal_zlib.crc32_combine(self.crc32, crc32, len(data))
         self.size_bytes += len(data)
         return crc32

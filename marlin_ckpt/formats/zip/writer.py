@@ -15,7 +15,7 @@ from marlin_ckpt.formats import manifest
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.zip import structures
 from marlin_ckpt.formats.zip.structures import ALIGNMENT, ALIGNMENT_LABEL, Record
-from marlin_ckpt.storage.target import OnStored, Target
+from marlin_ckpt.storage.target import OnStored, Span, Target
 
 # Small records are handed on together: copying them twice costs less than three calls for each.
 _SMALL_BYTES = 16 << 10
@@ -135,13 +135,17 @@ class ContainerWriter:
         return (bytes(offset - at) + header if offset > at else header), offset
 
     def put(
-        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+        self,
+        data: bytes | memoryview,
+        on_stored: OnStored | None = None,
+        crc32: int | None = None,
+        same: Span | None = None,
     ) -> int:
         """Appends bytes of the record that is open; see `Target.put`."""
         if len(data) > _SMALL_BYTES:
             self._flush()
             self._offset += len(data)
-            return self._target.put(data, on_stored, crc32)
+            return self._target.put(data, on_stored, crc32, same)
         content, summed = self._small(data, on_stored)
         self._gather(content)
         return summed
@@ -190,10 +194,14 @@ class _Within:
         self.crc32 = 0
 
     def put(
-        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+        self,
+        data: bytes | memoryview,
+        on_stored: OnStored | None = None,
+        crc32: int | None = None,
+        same: Span | None = None,
     ) -> int:
         """Appends bytes; see `Target.put`."""
-        crc32 = self._container.put(data, on_stored, crc32)
+        crc32 = self._container.put(data, on_stored, crc32, same)
         self.crc32 = isal_zlib.crc32_combine(self.crc32, crc32, len(data))
         return crc32
 

@@ -7,6 +7,7 @@
 - `temporary`: the files on the way there, their names, and whether the run that writes one still lives.
 - `writer`: chooses the way of a file's pieces to the disk.
 - `direct`: pieces that go past the page cache; `threads`: what writes several of them at a time.
+- `cloning`: bytes on the disk that several files share.
 - `system_calls`: O_DIRECT, space set aside, writeback.
 - `trees`: folders, removed with all in them. `moving`: files from one directory to another, over nothing;
   symbolic links.

@@ -94,6 +94,7 @@ def publish(  # noqa: PLR0913 - keywords
     expected_bytes: int,
     *,
     image: memoryview | None = None,
+    shared_bytes: int | None = None,
     before_renaming: Callable[[], None] = lambda: None,
     overwrite: bool = True,
 ) -> Published:
@@ -104,6 +105,7 @@ def publish(  # noqa: PLR0913 - keywords
         fill: is given the empty file, and puts its content into it.
         expected_bytes: how long the file will be, roughly.
         image: memory in which parts of the file lie at their place already; see `DirectPieces`.
+        shared_bytes: how many of the bytes, roughly, will be shared with other files; see `open_writer`.
         before_renaming: called when the file's content is durable, and only its name is not yet there.
         overwrite: whether a file that has the name is replaced. Of several that take a new name without it,
             at the same time and on a file system that has hard links, one gets it.
@@ -119,7 +121,7 @@ def publish(  # noqa: PLR0913 - keywords
     directory, name = os.path.split(absolute(text))
 
     def write(fd: int) -> int:
-        with open_writer(fd, expected_bytes, image) as writer:
+        with open_writer(fd, expected_bytes, image, shared_bytes=shared_bytes) as writer:
             fill(writer)
             return writer.finish()
 

@@ -8,6 +8,7 @@ import os
 
 # How a file system says that it has no O_DIRECT or sets no space aside; ENOSYS is a kernel's or a sandbox's.
 REFUSALS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+BLOCK_BYTES = 4096  # the greatest logical block of a disk in use
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _RENAME_EXCHANGE = 2  # linux/fs.h

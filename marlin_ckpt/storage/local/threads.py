@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import queue
 from collections.abc import Callable
 
 from marlin_ckpt.storage.local import system_calls
@@ -35,6 +36,31 @@ def take_buffer(size: int) -> memoryview:
 def give_back_buffers(buffers: list[memoryview]) -> None:
     """Takes buffers that nothing reads or writes any more."""
     _kept.extend(buffers[: max(0, MOST_KEPT - len(_kept))])
+
+
+class Buffers:
+    """The buffers of one file, each filled, written and filled again."""
+
+    def __init__(self, count: int, size: int) -> None:
+        """Takes them, all of one size."""
+        self._own = [take_buffer(size) for _ in range(count)]
+        self._whole = {one.obj: one for one in self._own}  # by the memory, of which each has one of its own
+        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        for one in self._own:
+            self._free.put(one)
+
+    def next(self) -> memoryview:
+        """A buffer that has nothing in it any more; waits until there is one."""
+        return self._free.get()
+
+    def is_written(self, piece: memoryview) -> None:
+        """Takes back the buffer of which a piece, or all, was written."""
+        self._free.put(self._whole[piece.obj])
+
+    def give_back(self) -> None:
+        """Gives them to the next file; nothing reads or writes them any more."""
+        own, self._own = self._own, []
+        give_back_buffers(own)
 
 
 class WritingThreads(PieceThreads):

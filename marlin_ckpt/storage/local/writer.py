@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-import queue
 from collections.abc import Iterator
 
-from marlin_ckpt.storage.local import system_calls
+from marlin_ckpt.storage.local import cloning, system_calls
 from marlin_ckpt.storage.local.direct import DirectPieces
-from marlin_ckpt.storage.local.threads import CachedThread, give_back_buffers, take_buffer
+from marlin_ckpt.storage.local.threads import Buffers, CachedThread
+from marlin_ckpt.storage.target import Span
 from marlin_ckpt.storage.writer import Pieces, Writer
 
 # Below this the page cache takes the bytes faster than a disk's round trips, and a thread beside the one that
@@ -29,15 +29,23 @@ class CachedPieces:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._buffer = memoryview(bytearray(_CACHED_PIECE_BYTES))
+        self._end = 0  # of the last piece in the file
 
-    def next(self) -> memoryview:
+    def next(self, offset: int) -> memoryview:  # noqa: ARG002 - it is the same everywhere
         """The one buffer: it is written before the next piece begins."""
         return self._buffer
 
     def write(self, piece: memoryview, offset: int) -> None:
         """Writes a piece."""
+        if offset != self._end:  # behind blocks that are shared
+            os.lseek(self._fd, offset, os.SEEK_SET)
         system_calls.write_all(self._fd, piece)
         system_calls.start_writeback(self._fd, offset, len(piece))
+        self._end = offset + len(piece)
+
+    def share(self, offset: int, span: Span) -> int:
+        """Shares blocks with another file; see `Pieces.share`."""
+        return cloning.share(self._fd, offset, span)
 
     def finish(self, piece: memoryview, filled: int, offset: int) -> None:
         """Writes the rest."""
@@ -52,19 +60,21 @@ class PassedOnPieces:
 
     def __init__(self, fd: int) -> None:
         """Takes an empty file, open for writing."""
-        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
-        self._buffers = [take_buffer(_CACHED_PIECE_BYTES) for _ in range(_BUFFERS)]
-        for one in self._buffers:
-            self._free.put(one)
-        self._thread = CachedThread(fd, self._free.put)
+        self._fd = fd
+        self._buffers = Buffers(_BUFFERS, _CACHED_PIECE_BYTES)
+        self._thread = CachedThread(fd, self._buffers.is_written)
 
-    def next(self) -> memoryview:
+    def next(self, offset: int) -> memoryview:  # noqa: ARG002 - as above
         """A buffer; waits until one has been written."""
-        return self._free.get()
+        return self._buffers.next()
 
     def write(self, piece: memoryview, offset: int) -> None:
         """Has a piece written."""
         self._thread.write(piece, offset)
+
+    def share(self, offset: int, span: Span) -> int:
+        """Shares blocks with another file; see `Pieces.share`."""
+        return cloning.share(self._fd, offset, span)
 
     def finish(self, piece: memoryview, filled: int, offset: int) -> None:
         """Writes the rest."""
@@ -77,32 +87,35 @@ class PassedOnPieces:
         try:
             self._thread.stop()
         finally:
-            own, self._buffers = self._buffers, []
-            give_back_buffers(own)
+            self._buffers.give_back()
 
 
 @contextlib.contextmanager
-def open_writer(fd: int, expected_bytes: int, image: memoryview | None = None) -> Iterator[Writer]:
+def open_writer(
+    fd: int, expected_bytes: int, image: memoryview | None = None, *, shared_bytes: int | None = None
+) -> Iterator[Writer]:
     """Chooses how to fill an empty file; nothing writes to it any more when the context ends.
 
     Args:
         fd: the file, open for writing.
         expected_bytes: how long it will be, roughly.
         image: memory in which parts of the file lie at their place; see `DirectPieces`.
+        shared_bytes: how many of these bytes, roughly, will be shared with other files; None where none can
+            be.
     """
-    writer = Writer(_pieces(fd, expected_bytes, image))
+    writer = Writer(_pieces(fd, expected_bytes, image, shared_bytes))
     try:
         yield writer
     finally:
         writer.stop()
 
 
-def _pieces(fd: int, expected_bytes: int, image: memoryview | None) -> Pieces:
-    if expected_bytes < _LARGE_BYTES:
+def _pieces(fd: int, expected_bytes: int, image: memoryview | None, shared_bytes: int | None) -> Pieces:
+    if expected_bytes - (shared_bytes or 0) < _LARGE_BYTES:
         return CachedPieces(fd)
     if not _is_in_memory(fd):
         try:
-            return DirectPieces(fd, expected_bytes, image)
+            return DirectPieces(fd, expected_bytes, image, shares=shared_bytes is not None)
         except OSError as error:
             if error.errno not in system_calls.REFUSALS:
                 raise

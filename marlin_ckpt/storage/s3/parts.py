@@ -10,7 +10,7 @@ import itertools
 import mmap
 import queue
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -26,6 +26,7 @@ from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.retrying import Retrying
 from marlin_ckpt.storage.s3.sums import Sums, base64_of, checked
 from marlin_ckpt.storage.s3.sums import headers as headers_of
+from marlin_ckpt.storage.target import Span
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: at most 10,000 parts.
 _LEAST_PART, _MOST_PARTS, _MIB = 16 << 20, 9_000, 1 << 20
@@ -114,15 +115,11 @@ class Upload:
         self._part_bytes = part_bytes(settings, size_bytes)
         self._body = memoryview(b"")
         free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
-        self._memory: Iterator[memoryview]
+        self._free, self._image = free, image
         if image is None:
             count = min(settings.parallel + 1, max(1, -(-size_bytes // self._part_bytes)))
             for _ in range(count):
                 free.put(memoryview(mmap.mmap(-1, self._part_bytes)))
-            self._memory = iter(free.get, None)
-        else:
-            starts = range(0, len(image), self._part_bytes)
-            self._memory = (image[start : start + self._part_bytes] for start in starts)
         self._sender = _Sender(key, self._part_bytes, free.put)
         self._retrying = self._sender.retrying = Retrying(key.client, patience_s)
 
@@ -132,16 +129,22 @@ class Upload:
         parts = self._sender.sent.values()
         return not parts or (self._sender.sums is Sums.WHOLE and all(one.is_summed for one in parts))
 
-    def next(self) -> memoryview:
+    def next(self, offset: int) -> memoryview:
         """Memory for the next part; waits until there is some."""
         self._sender.check()
-        return next(self._memory)
+        if self._image is None:
+            return self._free.get()
+        return self._image[offset : offset + self._part_bytes]
 
     def write(self, piece: memoryview, offset: int) -> None:
         """Has a full part uploaded."""
         if not self._sender.upload_id:
             self._begin()
         self._sender.write(piece, offset)
+
+    def share(self, offset: int, span: Span) -> int:  # noqa: ARG002 - another file's bytes are on a disk
+        """Shares nothing; see `Pieces.share`."""
+        return 0
 
     def finish(self, piece: memoryview, filled: int, offset: int) -> None:
         """Uploads the rest; what is one part alone stays here until the commit."""

@@ -24,8 +24,9 @@ def test_the_buffers_of_a_file_are_those_of_the_next_and_no_file_has_them_of_one
     def fill(filling: Writer) -> set[int]:
         used = set()
         for _ in range(8):
+            filling.put(bytes(threads.PIECE_BYTES - 1))
             used.add(ctypes.addressof(ctypes.c_char.from_buffer(filling._piece)))
-            filling.put(bytes(threads.PIECE_BYTES))
+            filling.put(bytes(1))
         return used
 
     with open_writer(file, 64 * MEBIBYTE) as filling:
