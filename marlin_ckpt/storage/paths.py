@@ -131,8 +131,7 @@ def _split(url: str) -> tuple[str, str]:
     if is_bucket(url):
         hint = hints.name_one_of(url, ())
         raise StorageError("names a bucket, and no object in it", url, hint, errno=errno.EISDIR)
-    place, name = os.path.split(url.rstrip("/"))
-    return place, name
+    return os.path.split(url.rstrip("/"))
 
 
 def look(path: PathText) -> Item | None:
@@ -192,8 +191,7 @@ def existing(directory: str) -> Callable[[str], bool]:
         return frozenset()
 
     def holds(name: str) -> bool:
-        # What no store has is not asked for, whatever a history says.
-        is_name = not any(part in ("", ".", "..") for part in name.split("/"))
+        is_name = not any(part in ("", ".", "..") for part in name.split("/"))  # else no store has it
         return is_name and name in names(os.path.dirname(name))
 
     return holds
@@ -215,6 +213,7 @@ def publish(  # noqa: PLR0913 - keywords
     expected_bytes: int,
     *,
     image: memoryview | None = None,
+    shared_bytes: int | None = None,
     before_renaming: Callable[[], None] = lambda: None,
     overwrite: bool = True,
     about: str = "",
@@ -222,11 +221,11 @@ def publish(  # noqa: PLR0913 - keywords
     """Writes a file or an object under its final name, whole and durable, or not at all.
 
     Args:
-        path: as for `publishing.publish`; of an object what has the name now may be replaced, and nothing
-            that comes there meanwhile.
+        path: as for `publishing.publish`; no object is replaced that comes there meanwhile.
         fill: as for `publishing.publish`.
         expected_bytes: as for `publishing.publish`.
         image: as for `publishing.publish`.
+        shared_bytes: as for `publishing.publish`; an object shares none.
         before_renaming: called when all is stored, and only the name is not yet there.
         overwrite: as for `publishing.publish`.
         about: that the `Item` of an object will have; a file has none.
@@ -238,8 +237,9 @@ def publish(  # noqa: PLR0913 - keywords
 
     if not is_url(path):
         return publishing.publish(
-            path, fill, expected_bytes, image=image, before_renaming=before_renaming, overwrite=overwrite
-        )
+            path, fill, expected_bytes,
+            image=image, shared_bytes=shared_bytes, before_renaming=before_renaming, overwrite=overwrite,
+        )  # fmt: skip
     place, name = _split(path)
     began = stored = time.perf_counter()
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.storage.store import Listing
-from marlin_ckpt.storage.target import Fill, OnStored
+from marlin_ckpt.storage.target import Fill, OnStored, Span
 
 
 class MemorySource:
@@ -38,7 +38,11 @@ class MemoryTarget:
         self.data = bytearray()
 
     def put(
-        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+        self,
+        data: bytes | memoryview,
+        on_stored: OnStored | None = None,
+        crc32: int | None = None,
+        same: Span | None = None,
     ) -> int:
         self.data += data
         if on_stored is not None:

@@ -57,7 +57,7 @@ class _Acting:
     def __init__(self, target: Any, act: Callable[[], Any]) -> None:
         self._target, self._act = target, act
 
-    def put(self, data: Any, on_stored: Any = None, crc32: int | None = None) -> int:
-        summed: int = self._target.put(data, on_stored, crc32)
+    def put(self, data: Any, on_stored: Any = None, crc32: int | None = None, same: Any = None) -> int:
+        summed: int = self._target.put(data, on_stored, crc32, same)
         self._act()
         return summed

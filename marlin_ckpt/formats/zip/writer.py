@@ -72,6 +72,7 @@ class ContainerWriter:
         data: bytes | memoryview | Stream,
         on_stored: OnStored | None = None,
         crc32: int | None = None,
+        same: Span | None = None,
     ) -> list[int]:
         """Appends a record.
 
@@ -80,6 +81,7 @@ class ContainerWriter:
             data: its bytes, contiguous, or in pieces.
             on_stored: told of the bytes, as by `Target.put`.
             crc32: as for `Target.put`; not of a Stream.
+            same: as for `Target.put`; not of a Stream.
 
         Returns:
             the CRC32 of each piece, as it was stored.
@@ -95,7 +97,7 @@ class ContainerWriter:
         header, header_offset = self._header(full_name, size)
         if size > _SMALL_BYTES:
             self._gather(header)
-            record = Record(full_name, size, self.put(view, on_stored, crc32), header_offset)
+            record = Record(full_name, size, self.put(view, on_stored, crc32, same), header_offset)
             self._gather(structures.descriptor(record))
         else:
             content, summed = self._small(view, on_stored)

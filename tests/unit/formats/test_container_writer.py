@@ -13,7 +13,7 @@ from isal import isal_zlib
 from marlin_ckpt.formats.zip import structures, writer
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.formats.zip.writer import ContainerWriter
-from marlin_ckpt.storage.target import OnStored
+from marlin_ckpt.storage.target import OnStored, Span
 
 
 class Memory:
@@ -23,7 +23,11 @@ class Memory:
         self.content = bytearray()
 
     def put(
-        self, data: bytes | memoryview, on_stored: OnStored | None = None, crc32: int | None = None
+        self,
+        data: bytes | memoryview,
+        on_stored: OnStored | None = None,
+        crc32: int | None = None,
+        same: Span | None = None,
     ) -> int:
         stored = bytes(data)
         self.content += stored

@@ -105,8 +105,8 @@ def test_records_past_four_gibibytes_are_planned_as_they_are_laid_out():
 
         size_bytes = 0
 
-        def put(self, data, on_stored=None, crc32=None):
-            del on_stored, crc32
+        def put(self, data, on_stored=None, crc32=None, same=None):
+            del on_stored, crc32, same
             self.size_bytes += len(data)
             return 0
 
