@@ -51,6 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="cuda",
         help="where tests/device/ runs: cuda by default; cpu tries these tests",
     )
+    parser.addoption(
+        "--reflinks", help="a directory on XFS, btrfs or bcachefs, for the tests of blocks that files share"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -134,6 +137,15 @@ def public() -> Iterator[Path]:
     yield directory
     subprocess.run(["chmod", "-R", "u+rwx", directory], check=True)  # what is closed to its owner
     shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def reflinks(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """An empty directory on a file system that shares blocks between files."""
+    if (folder := request.config.getoption("--reflinks")) is None:
+        pytest.skip("needs --reflinks with a directory on XFS, btrfs or bcachefs")
+    with tempfile.TemporaryDirectory(dir=folder) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture

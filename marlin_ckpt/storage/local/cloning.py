@@ -21,7 +21,7 @@ _RANGE = struct.Struct("=qQQQ")
 _FIEMAP = 0xC020660B
 _MAP = struct.Struct("=QQLLLL")
 _EXTENT = struct.Struct("=QQQQQLLLL")
-_MAP_SYNC, _IS_LAST, _IS_SHARED = 0x1, 0x1, 0x2000
+_MAP_SYNC, _IS_SHARED = 0x1, 0x2000
 # As many as fit 1 KiB: over more `fcntl.ioctl` keeps the interpreter's lock.
 _EXTENTS = (1024 - _MAP.size) // _EXTENT.size
 
@@ -116,7 +116,7 @@ def clone(fd: int, offset: int, source_fd: int, start: int, size: int) -> bool:
 
 
 def exclusive_bytes(fd: int) -> int | None:
-    """How many bytes of the disk only one file has: what removing it would give back.
+    """How many bytes of a file no other one shares: what removing it would give back.
 
     Args:
         fd: the file, open for reading.
@@ -131,15 +131,19 @@ def exclusive_bytes(fd: int) -> int | None:
 
 
 def _extents(fd: int) -> Iterator[tuple[int, int]]:
-    """The length and the flags of each stretch that a file has on the disk."""
-    at, is_last = 0, False
-    while not is_last:
-        head = _MAP.pack(at, (1 << 64) - 1 - at, _MAP_SYNC, 0, _EXTENTS, 0)
+    """The length and the flags of each stretch of a file that is on the disk.
+
+    What is set aside behind its end is none of these; XFS gives it back when the file is closed.
+    """
+    at, end = 0, os.fstat(fd).st_size
+    while at < end:
+        head = _MAP.pack(at, end - at, _MAP_SYNC, 0, _EXTENTS, 0)
         found = fcntl.ioctl(fd, _FIEMAP, head + bytes(_EXTENTS * _EXTENT.size))
         count = _MAP.unpack_from(found)[3]
-        is_last = not count
         for number in range(count):
-            logical, _, size, _, _, flags, *_ = _EXTENT.unpack_from(found, _MAP.size + number * _EXTENT.size)
-            yield size, flags
-            at = logical + size
-            is_last = is_last or bool(flags & _IS_LAST)
+            start, _, size, _, _, flags, *_ = _EXTENT.unpack_from(found, _MAP.size + number * _EXTENT.size)
+            stop = min(start + size, end)
+            yield stop - max(start, at), flags
+            at = stop
+        if count < _EXTENTS:
+            return
