@@ -20,7 +20,8 @@ import torch
 
 from marlin_ckpt import __version__
 from marlin_ckpt.operations import environment
-from marlin_ckpt.storage.local import abilities, mounts, system_calls, temporary
+from marlin_ckpt.storage.local import abilities, cloning, mounts, system_calls, temporary
+from tests.support.clones import Clones
 from tests.support.users import unprivileged
 
 WORKS = {"works": True, "reason": None}
@@ -111,6 +112,7 @@ def _refuse(code):
     [
         ("direct_io", system_calls, "set_direct", errno.EINVAL),
         ("preallocation", system_calls, "allocate", errno.EOPNOTSUPP),
+        ("shared_blocks", cloning, "clone_range", errno.EOPNOTSUPP),
         ("hard_links", os, "link", errno.EPERM),
         ("exchange", system_calls, "exchange", errno.EINVAL),
         ("flock", fcntl, "flock", errno.ENOLCK),
@@ -121,6 +123,7 @@ def _refuse(code):
 def test_what_a_file_system_refuses_is_said_in_its_words_and_is_no_failure(
     found, run_main, tmp_path, monkeypatch, name, module, call, code
 ):
+    Clones().put_in(monkeypatch)
     monkeypatch.setattr(module, call, _refuse(code))
     document = found()
     assert document["abilities"].pop(name) == {"works": False, "reason": os.strerror(code)}

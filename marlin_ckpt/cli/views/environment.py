@@ -13,6 +13,7 @@ from marlin_ckpt.storage.local.abilities import Place
 _ABILITIES = {
     "direct_io": "O_DIRECT",
     "preallocation": "fallocate",
+    "shared_blocks": "shared blocks",
     "hard_links": "hard links",
     "exchange": "RENAME_EXCHANGE",
     "flock": "flock",

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from marlin_ckpt.storage.local import system_calls, temporary
+from marlin_ckpt.storage.local import cloning, system_calls, temporary
 from marlin_ckpt.storage.local.descent import open_top
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
 from marlin_ckpt.storage.local.files import close_quietly, closing, doing
@@ -84,6 +84,7 @@ def _tried(top: int) -> dict[str, str]:
         tries: dict[str, Callable[[], None]] = {
             "direct_io": trial.write_directly,
             "preallocation": trial.set_space_aside,
+            "shared_blocks": trial.share_blocks,
             "hard_links": trial.link,
             "flock": trial.lock_by_flock,
             "fcntl_locks": trial.lock_by_fcntl,
@@ -129,6 +130,11 @@ class _Trial:
                 os.pwrite(self._fd, page, 0)
         finally:
             system_calls.set_direct(self._fd, on=False)
+
+    def share_blocks(self) -> None:
+        size = cloning.MOST_BLOCK_BYTES  # whole blocks, however large they are
+        os.pwrite(self._fd, bytes(size), 0)
+        cloning.clone_range(self._fd, size, self._fd, 0, size)
 
     def link(self) -> None:
         second = temporary.temporary_name(_TARGET)

@@ -26,7 +26,8 @@ _MAP_SYNC, _IS_SHARED = 0x1, 0x2000
 _EXTENTS = (1024 - _MAP.size) // _EXTENT.size
 
 _IS_FULL = (errno.ENOSPC, errno.EDQUOT)
-# From that of disks, which writes past the page cache need, to the greatest to which records can be aligned.
+MOST_BLOCK_BYTES = 64 << 10  # to which records can be aligned
+# From that of disks, which writes past the page cache need.
 _BLOCK_SIZES = [system_calls.BLOCK_BYTES << doublings for doublings in range(5)]
 _TARGET = "clone"  # what the temporary files are for, in their names
 
@@ -54,7 +55,7 @@ def block_bytes(directory: str) -> int | None:
 def _tried(top: int) -> int | None:
     with contextlib.ExitStack() as stack:
         source, fd = (_made(top, stack) for _ in range(2))
-        data = os.urandom(2 * _BLOCK_SIZES[-1])
+        data = os.urandom(2 * MOST_BLOCK_BYTES)
         os.pwrite(source, data, 0)
         for block in _BLOCK_SIZES:
             if clone(fd, 3 * block, source, block, block):
@@ -107,12 +108,17 @@ def clone(fd: int, offset: int, source_fd: int, start: int, size: int) -> bool:
         OSError: ENOSPC, EDQUOT: the disk or a quota is full, with which writing would fail as well.
     """
     try:
-        fcntl.ioctl(fd, _CLONE_RANGE, _RANGE.pack(source_fd, start, size, offset))
+        clone_range(fd, offset, source_fd, start, size)
     except OSError as error:
         if error.errno in _IS_FULL:
             raise
         return False
     return True
+
+
+def clone_range(fd: int, offset: int, source_fd: int, start: int, size: int) -> None:
+    """Does the same, but raises OSError where it cannot, as ioctl_ficlonerange(2)."""
+    fcntl.ioctl(fd, _CLONE_RANGE, _RANGE.pack(source_fd, start, size, offset))
 
 
 def exclusive_bytes(fd: int) -> int | None:
