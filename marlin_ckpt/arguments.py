@@ -60,10 +60,9 @@ class DefaultCheckpointerArguments(Checked):
         max_overhead: with `period: auto`, the share of the training time that saves may take. The default,
             0.035, is the bound of CheckFreq (FAST '21).
         mean_time_between_failures_hours: with `period: auto`, the mean time between two failures of the
-            machine, in hours. Saves are then no closer together than is best for this rate: the square root
-            of twice its product with the time that a save costs (Young, 1974).
-        async_save: copy the state to memory and write the copy while training goes on. It needs as much
-            memory as the state.
+            machine, in hours. Saves are no closer together than is best then: the square root of twice its
+            product with the time that a save costs (Young, 1974).
+        async_save: copy the state to memory, which takes as much again, and write it while training goes on.
         overlap: with `async_save`, copy also in the background what only the optimizer's step changes; the
             next step waits until that is copied. A tensor that is written to otherwise makes the save fail,
             except through `.data`, which PyTorch does not count: see `check_overlap`.
@@ -82,12 +81,13 @@ class DefaultCheckpointerArguments(Checked):
         statistics: save of each tensor of numbers its L2 norm, minimum, maximum and how many values are NaN
             or infinite, too. `marlin-ckpt report` shows how they change from checkpoint to checkpoint.
             A sharded checkpoint has none.
+        share_unchanged: let large tensors that have not changed share the space of earlier checkpoints, where
+            the file system can (XFS, btrfs). Each stays a whole file; of what is kept two copies stay.
         layout: what a checkpoint is. `file` is one file; where each of several processes has a part of the
             state, the first gathers it, tensor by tensor. `sharded` is a folder `{file_prefix}_{index}.dcp`
             to which each process writes what it has. `auto` is `sharded` where a tensor is a DTensor (with
             `backend: fsdp2`), else `file`. In an object store `auto` is `file`.
-        save_timeout: how long one of several processes that save together waits for the others, such as `10m`
-            or `90s`; then the save has failed.
+        save_timeout: how long processes that save together wait for each other, such as `10m` or `90s`.
         remote: how `s3://bucket/prefix` is reached, where a directory is one. `None` takes the defaults.
 
     Raises:
@@ -116,6 +116,7 @@ class DefaultCheckpointerArguments(Checked):
     weights_only: bool = True
     resume_from: PathText | None = field(default=None, metadata={"yaml": False})
     statistics: bool = False
+    share_unchanged: bool = False
     layout: str = field(default="auto", metadata={"choices": ("auto", "file", "sharded")})
     save_timeout: str = field(default="10m", metadata=DURATION)
     remote: RemoteArguments | None = None

@@ -6,6 +6,7 @@ directory   CheckpointDirectory: what is in a directory, the newest, the best, a
 hooks       what our trainer asks of a checkpointer beyond that
 run_events  what a trainer does, for the history of the directory
 run_saves   the saves of one run into directories, under its names and rules
+sharing     how these share what has not changed
 trial       saves and restores a state to measure what that takes; for `advise`
 
 choice               which checkpoints `CheckpointDirectory.load` tries

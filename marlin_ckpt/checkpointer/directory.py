@@ -61,6 +61,7 @@ class CheckpointDirectory(Closing):
         asynchronous: bool = False,
         layout: Layout = "auto",
         statistics: bool = False,
+        share_unchanged: bool = False,
         on_durable: Callable[[SaveReport], None] | None = None,
     ) -> None:
         """Sets what belongs to the directory; nothing is made or read yet.
@@ -78,6 +79,7 @@ class CheckpointDirectory(Closing):
             layout: with `auto` all ranks save a state with DTensors to one folder, `{prefix}_{index}.dcp`;
                 with `file` rank 0 gathers it for one file; `sharded` has all save any state to a folder.
             statistics: as for `marlin_ckpt.save`.
+            share_unchanged: let files share what stays the same; as in `DefaultCheckpointerArguments`.
             on_durable: called with the report of each durable checkpoint, after `keep` was applied, on the
                 thread that wrote it; where ranks save together, at rank 0 alone. An exception in it counts as
                 a failed save, though the checkpoint is there. Do not call this object in it.
@@ -87,7 +89,7 @@ class CheckpointDirectory(Closing):
         """
         self.path = os.fspath(path)
         self.logger = _logger
-        how = {"asynchronous": asynchronous, "statistics": statistics}
+        how = {"asynchronous": asynchronous, "statistics": statistics, "share_unchanged": share_unchanged}
         self._args = run_arguments(self.path, prefix, ext, keep, run, layout, **how)
         self._series = Series(self.path, prefix, ext, run)
         self._on_durable = on_durable or (lambda _: None)

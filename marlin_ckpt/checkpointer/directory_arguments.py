@@ -22,6 +22,7 @@ def run_arguments(  # noqa: PLR0913, PLR0917 - those of `CheckpointDirectory`
     *,
     asynchronous: bool,
     statistics: bool,
+    share_unchanged: bool,
 ) -> DefaultCheckpointerArguments:
     """Checks the arguments, and brings them into one.
 
@@ -47,6 +48,7 @@ def run_arguments(  # noqa: PLR0913, PLR0917 - those of `CheckpointDirectory`
             async_save=asynchronous,
             layout=layout,
             statistics=statistics,
+            share_unchanged=share_unchanged,
         )
     except ArgumentsError as error:
         renamed = (one._replace(field=_NAMES.get(one.field, one.field)) for one in error.faults)

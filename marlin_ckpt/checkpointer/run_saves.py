@@ -13,6 +13,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
+from marlin_ckpt.checkpointer.sharing import RunSharing
 from marlin_ckpt.directory import leftovers
 from marlin_ckpt.directory.lease import Lease
 from marlin_ckpt.directory.neighbours import Neighbours
@@ -88,7 +89,7 @@ class RunSaves:
         self.save_s: float | None = None
         self.failed: deque[FailedSave] = deque(maxlen=_MOST_FAILED)
         self._logger = logger
-        self._neighbours = Neighbours(logger)
+        self._neighbours, self._sharing = Neighbours(logger), RunSharing(self.keeper, logger)
         self._swept: set[PathText] = set()
 
     def register(self, args: DefaultCheckpointerArguments, *optimizers: Optimizer) -> None:
@@ -258,6 +259,7 @@ class RunSaves:
             may_skip=args.async_save and args.when_busy == "skip" and not wanted.must_be_made,
             gives_up=wanted.gives_up,
             makes_plain=wanted.makes_plain,
+            sharing=self._sharing.of(args, path, manifest, form),
             make_room=lambda: self.keeper.make_room(args, manifest.run_id),
             on_durable=durable,
             on_given_up=attempt.is_given_up,

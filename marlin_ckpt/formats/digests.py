@@ -136,6 +136,9 @@ def is_digested(name: str, size: int) -> bool:
 class Digesting:
     """Makes the digests of a file's large records as they are written; see `zip.writer.Observer`.
 
+    Attributes:
+        found: what is known of all of them, once all is written.
+
     Args:
         origin: the save that writes the file.
         known: what is known already of some of the records, by their names; their data is not looked at.
@@ -147,7 +150,7 @@ class Digesting:
     def __init__(self, origin: Origin, known: Mapping[str, Digested]) -> None:
         check_installed()  # before anything is written
         self._origin = origin
-        self._known = known
+        self._known = self.found = known
         self._hashing: dict[str, Hashing] = {}
 
     def of(self, name: str, data: memoryview) -> Callable[[memoryview], None] | None:
@@ -160,7 +163,8 @@ class Digesting:
     def record(self) -> tuple[str, bytes] | None:
         """The record of the digests, once all is written; None where it is too long to be read."""
         own = {name: Digested(one.digest(), self._origin) for name, one in self._hashing.items()}
-        data = to_json({**self._known, **own})
+        self.found = {**self._known, **own}
+        data = to_json(self.found)
         return (NAME, data) if len(data) <= MOST_BYTES else None
 
 

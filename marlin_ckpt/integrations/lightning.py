@@ -47,7 +47,7 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
         Args:
             async_save: write while training goes on. When a training ends, and outside of one, saves are
                 durable when they return.
-            how: `overlap` and `check_overlap`, as for `marlin_ckpt.Saver`.
+            how: `overlap`, `check_overlap` and `share_unchanged`, as for `marlin_ckpt.Saver`.
         """
         super().__init__()
         self.afterwards = Afterwards(lambda *gone: self._saver.recording.dropped([gone], _WHY))

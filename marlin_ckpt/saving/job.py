@@ -7,6 +7,7 @@ from typing import Any
 
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.saving.sharing.sharing import Sharing
 from marlin_ckpt.saving.writing.crew import Crew
 
 
@@ -60,6 +61,7 @@ class Job:
             written; else it is an error.
         makes_plain: whether values that `weights_only` refuses are saved as plain ones.
         overwrite: whether a file that has the name is replaced.
+        sharing: how a file shares with earlier ones what has not changed; None: not at all.
         make_room: called where the disk is full; returns whether it has removed anything.
         on_durable: told of the file that is durable.
         on_given_up: told why nothing was written, where that is only logged.
@@ -76,6 +78,7 @@ class Job:
     gives_up: bool = False
     makes_plain: bool = True
     overwrite: bool = True
+    sharing: Sharing | None = None
     make_room: Callable[[], bool] = lambda: False
     on_durable: Callable[[SaveReport], None] = lambda _: None
     on_given_up: Callable[[str], None] = lambda _: None

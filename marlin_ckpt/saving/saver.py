@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch.optim import Optimizer
@@ -15,8 +16,9 @@ from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving.closing import Closing
 from marlin_ckpt.saving.engine import Engine
-from marlin_ckpt.saving.job import How
+from marlin_ckpt.saving.job import Form, How
 from marlin_ckpt.saving.recording import Recording, of_this_process, recorded
+from marlin_ckpt.saving.sharing.sharing import Past
 from marlin_ckpt.saving.states import optimizers_in
 from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.saving.writing.wanted import Wanted
@@ -105,6 +107,7 @@ class Saver(Closing):
         check_overlap: bool = False,
         as_is: bool = False,
         statistics: bool = False,
+        share_unchanged: bool = False,
         on_durable: Callable[[SaveReport], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
         history: PathText | None = None,
@@ -120,6 +123,9 @@ class Saver(Closing):
                 copy is noticed.
             as_is: save modules, optimizers and the like as `torch.save` does, not by their `state_dict()`.
             statistics: as for `marlin_ckpt.save`.
+            share_unchanged: let files share large tensors that have not changed since the save before; see
+                `DefaultCheckpointerArguments`. Two copies of what the files hold stay, where those that are
+                removed are the oldest.
             on_durable: called with the report of each durable file before the next save begins, to upload it
                 for example, on the thread that wrote it; at rank 0 alone where ranks save together. An
                 exception in it counts as a failed save, though the file is there. Do not call this Saver in
@@ -138,6 +144,7 @@ class Saver(Closing):
         self.recording = Recording("Saver")
         self._lineage = self.recording.lineage
         self._swept: set[str] = set()
+        self._past = Past(_logger) if share_unchanged else None
 
     @property
     def run_id(self) -> str:
@@ -219,6 +226,8 @@ class Saver(Closing):
             if is_main and directory not in self._swept:
                 self._swept.add(directory)
                 leftovers.sweep_beside(wanted.path)
+            if self._past and job.form is Form.FILE:
+                job = replace(job, sharing=self._past.sharing(job.path, job.manifest))
             with recorded(self.recording, self.history if is_main else None, job) as job:
                 self._engine.save(job)
             self._lineage.saves += self._how.async_save

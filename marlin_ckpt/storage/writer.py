@@ -68,6 +68,8 @@ class Writer:
             if on_stored is not None:
                 _tell(on_stored, view[:shared])
             view = view[shared:]
+            if not shared:  # the memory may have changed since it was compared, and is what is stored
+                crc32 = None
         while view:
             if not self._piece:
                 self._piece = self._pieces.next(self._offset)

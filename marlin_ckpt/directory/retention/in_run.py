@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import removing
 from marlin_ckpt.directory.removing import Removal
-from marlin_ckpt.directory.retention.decide import Decision
+from marlin_ckpt.directory.retention.decide import Candidate, Decision
 from marlin_ckpt.directory.retention.plan import Keeping
 from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.keep import RetentionArguments
 
 OnRemoved = Callable[[DefaultCheckpointerArguments, Iterable[Removal]], None]
@@ -65,6 +66,36 @@ class Keeper:
         because = {"after_save": path}
         self._logger.warning("keep.best does not count %s: it has no %s.", path, why, extra=because)
 
+    def staying(
+        self, args: DefaultCheckpointerArguments, path: str, manifest: Manifest, size_bytes: int
+    ) -> list[Candidate]:
+        """Which other checkpoints of the run the rules keep once a new one is there.
+
+        Args:
+            args: the checkpointer's.
+            path: of the new checkpoint.
+            manifest: of it.
+            size_bytes: its length, roughly.
+
+        Returns:
+            those that count, in order of their index; none where the directory cannot be read.
+        """
+        coming = Candidate(
+            path=os.path.join(_own_directory(args), os.path.basename(path)),
+            index=manifest.index,
+            time_s=time.time(),
+            size_bytes=size_bytes,
+            metrics=manifest.metrics,
+            run_id=manifest.run_id,
+        )
+        names = {"prefix": args.file_prefix, "extension": args.file_ext}
+        try:
+            return self._keeping.staying(
+                coming, args.keep, now_s=coming.time_s, **names, pinned=_named_by_arguments(args)
+            )
+        except (MarlinError, OSError):
+            return []
+
     def make_room(self, args: DefaultCheckpointerArguments, run_id: str) -> bool:
         """Removes what the rules let go already; returns whether that has freed anything."""
         pinned = {}
@@ -78,8 +109,7 @@ class Keeper:
         rules = args.keep
         if not isinstance(rules, RetentionArguments):
             return 0
-        if args.load_dir and args.load_filename:
-            pinned[os.path.join(args.load_dir, args.load_filename)] = "load_filename names it"
+        pinned |= _named_by_arguments(args)
         try:
             plan = self._keeping.plan(
                 _own_directory(args),
@@ -108,6 +138,12 @@ class Keeper:
         for failure in outcome.failures:
             self._logger.warning("Could not remove %s: %s", failure.path, failure.error)
         return outcome.bytes_freed
+
+
+def _named_by_arguments(args: DefaultCheckpointerArguments) -> dict[str, str]:
+    if args.load_dir and args.load_filename:
+        return {os.path.join(args.load_dir, args.load_filename): "load_filename names it"}
+    return {}
 
 
 def _keeps_nothing(decisions: Iterable[Decision], rules: RetentionArguments) -> bool:

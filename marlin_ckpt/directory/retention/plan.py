@@ -21,6 +21,7 @@ from marlin_ckpt.storage.store import Store
 
 Others = Literal["excluded", "kept where needed", "all"]  # what becomes of the folders of other tools
 Verify = Literal["all", "newest", "none"]  # which of the files that stay are read whole before others go
+_NEAREST = 8  # checkpoints on either side of a new one
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,49 @@ class Keeping:
             planned(entries[one.candidate.path], "; ".join(one.reasons)) for one in decisions if not one.keep
         )
         return RetentionPlan(tuple(decisions), Plan(store.place, tuple(removals), tuple(failures)))
+
+    def staying(  # noqa: PLR0913 - as `plan`
+        self,
+        coming: Candidate,
+        rules: RetentionArguments | None,
+        *,
+        now_s: float,
+        prefix: str,
+        extension: str,
+        pinned: Mapping[str, str],
+    ) -> list[Candidate]:
+        """Decides which other checkpoints of a run stay once a new one is there, which none of them proves.
+
+        Args:
+            coming: the new one; what has its path goes.
+            rules: what to keep; None: all, of which the nearest by their index are returned.
+            now_s: the time, in seconds since 1970.
+            prefix: of the run's checkpoints.
+            extension: likewise, without its dot.
+            pinned: as for `plan`.
+
+        Returns:
+            those that count, in order of their index.
+
+        Raises:
+            CheckpointNotFoundError, StorageError: as `plan`.
+        """
+        with open_store(os.path.dirname(coming.path), follows=False) as store:
+            found = catalog.find_in(
+                store, prefix=prefix, extension=extension, on_error=failing(store, []),
+            )  # fmt: skip
+            stay = _pins(store, pinned, recursive=False)
+        entries = [one for one in found if one.name and one.name.kind is Kind.CHECKPOINT]
+        entries = [one for one in entries if one.path != coming.path]
+        if rules is None:
+            split = sum((one.index or 0) < coming.index for one in entries)
+            entries = entries[max(0, split - _NEAREST) : split + _NEAREST]
+        known = (self._survey.candidate(one, coming.run_id, stay) for one in entries)
+        counted = [one for one in known if not one.apart]
+        if rules is None:
+            return counted
+        decisions = decide.decide([*counted, coming], rules, now_s=now_s)
+        return [one.candidate for one in decisions if one.keep and one.candidate is not coming]
 
     def _settle(
         self,

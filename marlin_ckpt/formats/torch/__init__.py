@@ -1,6 +1,7 @@
 """What of the torch formats needs torch: between the records of a container and live tensors.
 
 - `writer` writes a state: `pickler` pickles it and collects its storages; `unpicklable` finds what it cannot.
+  `shared` has what files share with each other.
 - `outline` and `facts` find what of a state and of its tensors decides how it is pickled; a `template` is a
   pickle with gaps for plain values.
 - `parameters` names the parameters of optimizers, `versions` what a checkpoint is written by.

@@ -8,17 +8,21 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from torch.storage import UntypedStorage
 
 from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats import statistics
+from marlin_ckpt.formats import digests, statistics
+from marlin_ckpt.formats.digests import Digesting
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
-from marlin_ckpt.formats.zip import planning, writer
+from marlin_ckpt.formats.torch.shared import Held, Shared
+from marlin_ckpt.formats.zip import planning, structures, writer
 from marlin_ckpt.formats.zip.planning import Plan
+from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.formats.zip.writer import BYTEORDER, Observer, write_state
 from marlin_ckpt.storage.local.publishing import Published
 from marlin_ckpt.storage.memory import MemoryTarget
@@ -96,10 +100,48 @@ def write_file(  # noqa: PLR0913, PLR0917 - all but the first three are seldom g
     return _written(path, encoded, done)
 
 
-def plan_image(encoded: Encoded, *, has_statistics: bool = False) -> Plan:
-    """Where a file of a pickled state will have its bytes."""
+def write_shared(  # noqa: PLR0913, PLR0917 - as `write_file`
+    path: PathText,
+    encoded: Encoded,
+    manifest: Manifest,
+    shared: Shared,
+    before_renaming: Callable[[], None],
+    overwrite: bool = True,
+    has_statistics: bool = False,
+) -> Written:
+    """Writes a pickled state to a local file, as `write_file`, that shares records with others.
+
+    Args:
+        path: the final name.
+        encoded: the state.
+        manifest: as for `write_file`.
+        shared: what is shared; not written from memory, whatever is there by then.
+        before_renaming: called when all is durable but the name; may raise.
+        overwrite: whether a file that has the name is replaced.
+        has_statistics: as for `write_file`.
+
+    Raises:
+        As `write_file` does, or what `before_renaming` raised.
+    """
+
+    def data() -> Iterator[tuple[str, memoryview]]:
+        for key, storage in encoded.storages.items():
+            local = on_cpu(storage)
+            yield f"data/{key}", memory(local.data_ptr(), local.nbytes())
+
+    fill = _filling(encoded, data, manifest, {}, has_statistics=has_statistics, shared=shared)
+    done = publish(
+        path, fill, encoded.size_bytes,
+        shared_bytes=shared.size_bytes, before_renaming=before_renaming, overwrite=overwrite,
+    )  # fmt: skip
+    return _written(path, encoded, done)
+
+
+def plan_image(encoded: Encoded, *, has_statistics: bool = False, alignment: int = ALIGNMENT) -> Plan:
+    """Where a file of a pickled state will have its bytes; see `Shared` for the alignment."""
     own_bytes = statistics.MOST_BYTES if has_statistics else 0
-    return planning.plan(encoded.pickle, BYTEORDER, _sizes(encoded), own_bytes)
+    own_bytes += 0 if alignment == ALIGNMENT else digests.MOST_BYTES
+    return planning.plan(encoded.pickle, BYTEORDER, sizes_of(encoded), own_bytes, alignment)
 
 
 def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
@@ -111,6 +153,7 @@ def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
     overwrite: bool = True,
     has_statistics: bool = False,
     sums: Mapping[str, int] = MappingProxyType({}),
+    shared: Shared | None = None,
 ) -> Written:
     """Writes a pickled state to a file, as `write_file`, from an image of the file.
 
@@ -123,34 +166,51 @@ def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
         overwrite: whether a file that has the name is replaced.
         has_statistics: as for `write_file`; the image was planned for them.
         sums: the CRC32 of storages in the image, by their keys, as far as they are known.
+        shared: what the file shares with others; the image was planned with its alignment.
 
     Raises:
         As `write_file` does, or what `before_renaming` raised.
     """
-    sizes = _sizes(encoded)
+    sizes = sizes_of(encoded)
     data = [(name, image.memory[at : at + sizes[name]]) for name, at in image.plan.offsets.items()]
     named = {f"data/{key}": crc32 for key, crc32 in sums.items()}
-    fill = _filling(encoded, lambda: data, manifest, named, has_statistics=has_statistics)
+    fill = _filling(encoded, lambda: data, manifest, named, has_statistics=has_statistics, shared=shared)
     done = publish(
         path, fill, encoded.size_bytes,
-        image=image.memory, before_renaming=before_renaming, overwrite=overwrite,
+        image=image.memory, shared_bytes=shared and shared.size_bytes,
+        before_renaming=before_renaming, overwrite=overwrite,
         about=manifest.brief() if is_url(path) else "",
     )  # fmt: skip
     return _written(path, encoded, done)
 
 
-def _filling(
+def _filling(  # noqa: PLR0913 - as `write_image`
     encoded: Encoded,
     data: Callable[[], Iterable[tuple[str, memoryview]]],
     manifest: Manifest,
     sums: Mapping[str, int],
     *,
     has_statistics: bool,
+    shared: Shared | None = None,
 ) -> Fill:
+    alignment, same = (ALIGNMENT, {}) if shared is None else (shared.alignment, shared.records)
+    spans = {name: one.span for name, one in same.items()}
+    sums = {**{name: one.crc32 for name, one in same.items()}, **sums}
+
     def fill(target: Target) -> None:
-        observer = _gathering(encoded) if has_statistics else None
-        observers = () if observer is None else (observer,)
-        write_state(target, encoded.pickle, BYTEORDER, data(), manifest, observers, sums)
+        observers: list[Observer] = []
+        if has_statistics and (gathering := _gathering(encoded)):
+            observers.append(gathering)
+        if shared is None or alignment == ALIGNMENT:
+            write_state(target, encoded.pickle, BYTEORDER, data(), manifest, observers, sums)
+            return
+        digesting = Digesting(shared.origin, {name: one.digested for name, one in same.items()})
+        observers.append(digesting)
+        about = (manifest, observers, sums, alignment, spans)
+        for one in write_state(target, encoded.pickle, BYTEORDER, data(), *about):
+            if digested := digesting.found.get(one.label):
+                start = structures.data_offset(one, alignment)
+                shared.held[one.label] = Held(digested, one.crc32, start, one.size)
 
     return fill
 
@@ -187,7 +247,18 @@ def on_cpu(storage: UntypedStorage) -> UntypedStorage:
     return local
 
 
-def _sizes(encoded: Encoded) -> dict[str, int]:
+def data_of(storage: UntypedStorage, most_bytes: int | None) -> memoryview:
+    """The first bytes of a storage, or all where None are asked for; of one on a device a copy."""
+    size = storage.nbytes() if most_bytes is None else min(most_bytes, storage.nbytes())
+    if storage.device.type == "cpu":
+        return memory(storage.data_ptr(), size)
+    bare = torch.empty(0, dtype=torch.uint8, device=storage.device)
+    copy = bare.set_(storage, 0, (size,), (1,)).cpu()
+    return copy.numpy().data
+
+
+def sizes_of(encoded: Encoded) -> dict[str, int]:
+    """The lengths of the records of a state's storages in bytes, by their names."""
     return {f"data/{key}": size for key, size in encoded.sizes.items()}
 
 

@@ -143,6 +143,12 @@ def alignment_of(records: Iterable[Record | tuple[str, int, int]]) -> int:
     return ALIGNMENT if said is None else _ALIGNMENTS.get(said, ALIGNMENT)
 
 
+def data_offset(record: Record, alignment: int = ALIGNMENT) -> int:
+    """Where the data of a record begins that `local_header` has made the header of."""
+    named = len(record.name.encode())
+    return record.header_offset + local_header_bytes(named, record.size, record.header_offset, alignment)
+
+
 def descriptor_bytes(size: int, offset: int) -> int:
     """The length of what `descriptor` returns for a record of this size whose header is at this offset."""
     if not size:

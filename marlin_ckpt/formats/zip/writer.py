@@ -81,7 +81,8 @@ class ContainerWriter:
             data: its bytes, contiguous, or in pieces.
             on_stored: told of the bytes, as by `Target.put`.
             crc32: as for `Target.put`; not of a Stream.
-            same: as for `Target.put`; not of a Stream.
+            same: where the very bytes that `crc32` is of lie: all, or the first ones, where the others may
+                change in memory. Not of a Stream.
 
         Returns:
             the CRC32 of each piece, as it was stored.
@@ -92,6 +93,12 @@ class ContainerWriter:
         if isinstance(data, Stream):
             with self.record(name, data.size) as target:
                 return [target.put(piece, on_stored) for piece in data.pieces]
+        if same is not None and same.size < len(data):
+            with self.record(name, len(data)) as target:
+                return [
+                    target.put(data[: same.size], on_stored, crc32, same),
+                    target.put(data[same.size :], on_stored),
+                ]
         view = memoryview(data).cast("B")  # without a context, which takes as long as all else of a small one
         full_name, size = f"{structures.ARCHIVE}/{name}", len(view)
         header, header_offset = self._header(full_name, size)
@@ -232,7 +239,8 @@ def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
     observers: Sequence[Observer] = (),
     sums: Mapping[str, int] = MappingProxyType({}),
     alignment: int = ALIGNMENT,
-) -> None:
+    same: Mapping[str, Span] = MappingProxyType({}),
+) -> list[Record]:
     """Writes a whole container, its records in the order of `torch.save`.
 
     Args:
@@ -246,6 +254,10 @@ def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
         sums: the CRC32 of data that nothing changes any more, by the names of their records, if known.
         alignment: the multiple at which all data starts, as by torch's `storage_alignment`; a power of two
             from 64 to 65,536.
+        same: where the same data lies in other files, as for `Target.put`, by the names of its records.
+
+    Returns:
+        the records, in their order.
 
     Raises:
         UnsavableStateError: the manifest would be too long to be read again.
@@ -254,7 +266,7 @@ def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
     writer = ContainerWriter(target, alignment)
     for name, value in itertools.chain(leading(pickle, byteorder, alignment).items(), data, VERSION.items()):
         on_stored = _told(observers, name, value) if isinstance(value, memoryview) else None
-        writer.add(name, value, on_stored, sums.get(name))
+        writer.add(name, value, on_stored, sums.get(name), same.get(name))
         del value  # so that it is not held while the next one is read
     for own in filter(None, (one.record() for one in observers)):
         writer.add(*own)
@@ -265,6 +277,7 @@ def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
             raise UnsavableStateError(f"the metrics take {len(json):,} bytes, more than {most:,}")
         writer.add(manifest.NAME, json)
     writer.close()
+    return writer.records
 
 
 def _told(observers: Sequence[Observer], name: str, data: memoryview) -> OnStored | None:

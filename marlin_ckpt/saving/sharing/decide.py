@@ -11,7 +11,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 from marlin_ckpt.formats.digests import Digest, Digested, Origin
 
-FULL_EVERY = 10  # saves, of which one shares nothing: so that no copy that is shared grows old
+# One of so many saves shares nothing, and what twice as many have shared is written anew: blocks grow old.
+FULL_EVERY = 10
 
 Place = TypeVar("Place")
 Records = Mapping[str, Digested]  # what a checkpoint holds, by the names of the records
@@ -35,8 +36,16 @@ def is_full(save_number: int, full_every: int = FULL_EVERY) -> bool:
     return save_number % full_every == 0
 
 
+def oldest_shared(save_number: int, full_every: int = FULL_EVERY) -> int:
+    """The number of the first save whose bytes a save still shares."""
+    return save_number - 2 * full_every + 1
+
+
 def copies(
-    sources: Sequence[tuple[Place, Records]], before: Iterable[Records], after: Iterable[Records]
+    sources: Sequence[tuple[Place, Records]],
+    before: Iterable[Records],
+    after: Iterable[Records],
+    oldest: int = 0,
 ) -> dict[str, list[Copy[Place]]]:
     """Decides which copies a new checkpoint may share, of the records that turn out to be the same.
 
@@ -45,6 +54,7 @@ def copies(
         before: what the checkpoints hold that stay once the new one is there and have a lesser index, the
             greatest index first. As few are looked at as it takes.
         after: likewise of those of a greater index, the least index first.
+        oldest: the number of the first save whose bytes may be shared; see `oldest_shared`.
 
     Returns:
         by the name of the record the copies, of each content one at most, in the order of the sources.
@@ -57,7 +67,8 @@ def copies(
         for name, held in records.items():
             key = name, held.digest
             origins = [there[key] for there in neighbours if key in there]
-            if key not in taken and origins and held.origin not in origins:
+            is_apart = bool(origins) and held.origin not in origins
+            if key not in taken and is_apart and held.origin.save_number >= oldest:
                 taken.add(key)
                 found.setdefault(name, []).append(Copy(place, held))
     return found

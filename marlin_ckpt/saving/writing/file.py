@@ -6,11 +6,14 @@ from typing import Any
 from marlin_ckpt.formats.pickle.storages import tensor_names
 from marlin_ckpt.formats.shards.items import whole_crc32
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.formats.torch.pickler import Encoded
+from marlin_ckpt.formats.torch.pickler import Encoded, encode
+from marlin_ckpt.formats.torch.shared import Shared
 from marlin_ckpt.formats.torch.writer import Written
 from marlin_ckpt.formats.zip.planning import Plan
+from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.saving.job import Job
 from marlin_ckpt.saving.plain import plain
+from marlin_ckpt.saving.sharing.sharing import Data, Sharing
 from marlin_ckpt.saving.writing.content import Pieces
 from marlin_ckpt.saving.writing.pickles import About, Pickles
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
@@ -33,13 +36,31 @@ class FileContent:
         """Pickles the state, and writes it."""
         job = self._job
         state: Any = plain(job.state) if job.makes_plain else job.state
+        if job.sharing is not None:
+            return self._write_shared(job.sharing, encode(state))
         return writer.write_file(self._path, state, job.manifest, job.overwrite, job.how.statistics)
+
+    def _write_shared(self, sharing: Sharing, encoded: Encoded) -> Written:
+        job = self._job
+
+        def of(name: str, most_bytes: int | None) -> memoryview:
+            return writer.data_of(encoded.storages[name.removeprefix("data/")], most_bytes)
+
+        def write(shared: Shared, check: Callable[[], None]) -> Written:
+            how = (shared, check, job.overwrite, job.how.statistics)
+            return writer.write_shared(self._path, encoded, job.manifest, *how)
+
+        return sharing.written(Data(writer.sizes_of(encoded), of, is_final=False), write)
 
     def image(self) -> "FileImage":
         """Pickles the state."""
-        job = self._job
-        about = About(job.makes_plain, job.how.statistics)
-        return FileImage(job, *self._pickles.planned(job.state, about), self._path)
+        return FileImage(self._job, *self._pickles.planned(self._job.state, about(self._job)), self._path)
+
+
+def about(job: Job) -> About:
+    """What the plan of an image depends on."""
+    alignment = ALIGNMENT if job.sharing is None else job.sharing.alignment
+    return About(job.makes_plain, job.how.statistics, alignment)
 
 
 class FileImage:
@@ -77,5 +98,21 @@ class FileImage:
         """Writes the file from its image."""
         job, image = self._job, writer.Image(memory, self._plan)
         whole = {key: whole_crc32(blocks, self._encoded.sizes[key]) for key, blocks in sums.items()}
-        how = (before_renaming, job.overwrite, job.how.statistics, whole)
-        return writer.write_image(self._path, self._encoded, job.manifest, image, *how)
+        own = (self._path, self._encoded, job.manifest, image)
+        how = (job.overwrite, job.how.statistics, whole)
+        if job.sharing is None:
+            return writer.write_image(*own, before_renaming, *how)
+        sizes = writer.sizes_of(self._encoded)
+
+        def of(name: str, most_bytes: int | None) -> memoryview:
+            at = self._plan.offsets[name]
+            return memory[at : at + min(sizes[name], most_bytes or sizes[name])]
+
+        def write(shared: Shared, check: Callable[[], None]) -> Written:
+            def both() -> None:
+                check()
+                before_renaming()
+
+            return writer.write_image(*own, both, *how, shared)
+
+        return job.sharing.written(Data(sizes, of, is_final=True), write)

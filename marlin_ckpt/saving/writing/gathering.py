@@ -5,13 +5,12 @@ from typing import Any
 from marlin_ckpt.distributed.failures import share
 from marlin_ckpt.distributed.gathering import Gathering, write_gathered
 from marlin_ckpt.errors import RankError
-from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.formats.torch.pickler import encode
 from marlin_ckpt.formats.torch.writer import Written
 from marlin_ckpt.saving.job import Job
 from marlin_ckpt.saving.writing.content import Pieces
 from marlin_ckpt.saving.writing.crew import Crew
-from marlin_ckpt.saving.writing.file import FileImage
+from marlin_ckpt.saving.writing.file import FileImage, about
 from marlin_ckpt.saving.writing.of_main import ImageOfMain
 
 
@@ -36,8 +35,7 @@ class GatheredContent:
             if not ranks.is_main:
                 return None
             encoded = encode(gathering.state)
-            plan = writer.plan_image(encoded, has_statistics=job.how.statistics)
-            return FileImage(job, encoded, plan, path)
+            return FileImage(job, encoded, about(job).plan(encoded), path)
 
         image = self._crew.done(prepare)
         return GatheredImage(image, gathering, self._crew)

@@ -20,6 +20,7 @@ from marlin_ckpt.formats.torch.outline import Outline, outline
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
 from marlin_ckpt.formats.torch.template import MARK, SCALARS, Template, cut
 from marlin_ckpt.formats.zip.planning import Plan
+from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.saving.replacing import replaced
 
@@ -35,10 +36,16 @@ class About(NamedTuple):
     Attributes:
         makes_plain: whether values that `weights_only` refuses are made plain ones; see `Job`.
         has_statistics: as for `plan_image`.
+        alignment: as for `plan_image`.
     """
 
     makes_plain: bool
     has_statistics: bool
+    alignment: int = ALIGNMENT
+
+    def plan(self, encoded: Encoded) -> Plan:
+        """The plan of a pickle."""
+        return writer.plan_image(encoded, has_statistics=self.has_statistics, alignment=self.alignment)
 
 
 class Pickles:
@@ -70,7 +77,7 @@ class Pickles:
         if done is not None:
             return done
         encoded = encode(state)
-        plan = writer.plan_image(encoded, has_statistics=about.has_statistics)
+        plan = about.plan(encoded)
         if is_long:
             self._too_long.remove(keys)
         if len(encoded.pickle) > _LONGEST_BYTES:
@@ -142,7 +149,7 @@ class _Kept:
         by_key = dict(zip(self._sizes, self._storages_of(storages), strict=True))
         encoded = Encoded(self._pickle, by_key, self._sizes, self._is_familiar, frozenset(), self._kinds)
         if self._plan is None:
-            self._plan = writer.plan_image(encoded, has_statistics=self.about.has_statistics)
+            self._plan = self.about.plan(encoded)
         return encoded, self._plan
 
     @property

@@ -45,6 +45,7 @@ def test_the_defaults_are_those_of_the_reference_and_of_what_is_ours(tmp_path: P
         "weights_only": True,
         "resume_from": None,
         "statistics": False,
+        "share_unchanged": False,
         "layout": "auto",
         "save_timeout": "10m",
         "remote": None,

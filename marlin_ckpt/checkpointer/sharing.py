@@ -1,0 +1,39 @@
+"""How the saves of a run share what has not changed: with the checkpoints that its rules keep."""
+
+import logging
+
+from marlin_ckpt.arguments import DefaultCheckpointerArguments
+from marlin_ckpt.directory.retention.in_run import Keeper
+from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.naming import Kind
+from marlin_ckpt.saving.job import Form
+from marlin_ckpt.saving.sharing.sharing import Past, Sharing, Staying
+
+
+class RunSharing:
+    """Says how each save of a run shares."""
+
+    def __init__(self, keeper: Keeper, logger: logging.Logger) -> None:
+        """Takes what keeps to the run's rules, and what logs."""
+        self._keeper, self._past = keeper, Past(logger)
+
+    def of(
+        self, args: DefaultCheckpointerArguments, path: str, manifest: Manifest, form: Form
+    ) -> Sharing | None:
+        """How a save shares; None where it does not.
+
+        Args:
+            args: the checkpointer's.
+            path: that the checkpoint will have.
+            manifest: of it.
+            form: what it becomes.
+        """
+
+        def staying(size_bytes: int) -> Staying:
+            found = self._keeper.staying(args, path, manifest, size_bytes)
+            before = [one.path for one in reversed(found) if one.index < manifest.index]
+            return Staying(before, [one.path for one in found if one.index >= manifest.index])
+
+        if not args.share_unchanged or manifest.kind is not Kind.CHECKPOINT or form is Form.SHARDED:
+            return None
+        return self._past.sharing(path, manifest, staying)

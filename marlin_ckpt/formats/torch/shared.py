@@ -1,0 +1,60 @@
+"""What a file shares with others, and what others can share with it."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from marlin_ckpt.formats.digests import Digested, Origin
+from marlin_ckpt.formats.zip.structures import ALIGNMENT
+from marlin_ckpt.storage.target import Span
+
+
+class Held(NamedTuple):
+    """A large record as a file holds it.
+
+    Attributes:
+        digested: what is known of it.
+        crc32: of it, as the one who wrote it had it in memory.
+        start: where its data begins in the file.
+        size: the length of its data in bytes.
+    """
+
+    digested: Digested
+    crc32: int
+    start: int
+    size: int
+
+
+class Same(NamedTuple):
+    """A record that another file holds, too.
+
+    Attributes:
+        span: where; of its first bytes alone where others could still change in memory.
+        crc32: of these.
+        digested: what is known of all.
+    """
+
+    span: Span
+    crc32: int
+    digested: Digested
+
+
+class Shared(NamedTuple):
+    """What a file shares.
+
+    Attributes:
+        alignment: the multiple at which its data starts.
+        origin: of all that it writes.
+        records: those that it shares, by their names (`data/0`).
+        held: gets all large records that it holds, once they are written.
+    """
+
+    alignment: int
+    origin: Origin
+    records: Mapping[str, Same]
+    held: dict[str, Held]
+
+    @property
+    def size_bytes(self) -> int | None:
+        """How many bytes it shares; None where the file system lets it share none."""
+        is_able = self.alignment != ALIGNMENT
+        return sum(one.span.size for one in self.records.values()) if is_able else None
