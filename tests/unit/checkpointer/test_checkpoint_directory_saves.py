@@ -89,10 +89,17 @@ def test_what_fails_in_the_background_is_raised_by_the_next_call_once(tmp_path, 
     here = CheckpointDirectory(tmp_path, keep=1, asynchronous=True)
     here.save(state(1), 1)
     here.wait()
+    has_come = threading.Event()
+
+    def write(*args, **kwargs):
+        has_come.set()
+        full_disk(*args, **kwargs)
+
     with monkeypatch.context() as patch:
-        patch.setattr(writer, "write_image", full_disk)
+        patch.setattr(writer, "write_image", write)
         here.save(state(2), 2)
         here.latest()  # which waits for nothing
+        assert has_come.wait(60)
         with pytest.raises(StorageError, match="no space left"):
             calls = {"save": lambda: here.save(state(3), 3), "with": lambda: here.__exit__(None, None, None)}
             patch.undo()
