@@ -9,8 +9,8 @@ from collections.abc import Callable
 from marlin_ckpt.directory.history.removals import size_of
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.reports import SaveReport
+from marlin_ckpt.storage.links import place_link
 from marlin_ckpt.storage.local.files import doing
-from marlin_ckpt.storage.local.moving import place_link
 from marlin_ckpt.storage.paths import open_store
 from marlin_ckpt.urls import is_url
 

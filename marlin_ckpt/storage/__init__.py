@@ -9,7 +9,9 @@
 - `piece_threads`: threads that write such pieces.
 - `pages`: memory in huge pages, which a disk takes faster.
 - `threads`: runs tasks on a few threads, and none after the first error.
+- `past_cache`: reads what is in no memory past the page cache.
 - `hints`: what to type instead of a path that is not there.
+- `links`: a symbolic link to a file of this machine, set in one instant.
 - `local`: a directory of this machine as a store; `s3`: a prefix in a bucket.
 - `paths`: which of the two a path or URL is, for all that reads and writes checkpoints.
 

@@ -12,7 +12,7 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.hints import instead_of_directory, instead_of_missing, of_file
 
 if TYPE_CHECKING:
-    from marlin_ckpt.storage.local.past_cache import PastCache
+    from marlin_ckpt.storage.past_cache import PastCache
 
 Result = TypeVar("Result")
 
@@ -111,7 +111,7 @@ class FileSource:
     @contextlib.contextmanager
     def stretch(self, offset: int, size: int) -> Iterator["FileSource"]:
         """The same file, for a reader that goes through a stretch of it; see `stretch`."""
-        from marlin_ckpt.storage.local.past_cache import opened_anew  # noqa: PLC0415 - `list` goes without
+        from marlin_ckpt.storage.past_cache import opened_anew  # noqa: PLC0415 - `list` goes without
 
         with opened_anew(self._fd, offset, size) as (fd, past_cache):
             yield FileSource(fd, self.path, past_cache)

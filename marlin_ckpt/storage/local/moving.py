@@ -1,4 +1,4 @@
-"""Files that go from one open directory to another, over nothing; and symbolic links, set in one instant."""
+"""Files that go from one open directory to another, over nothing."""
 
 import contextlib
 import errno
@@ -6,7 +6,6 @@ import os
 import stat
 
 from marlin_ckpt.storage.local import temporary
-from marlin_ckpt.storage.local.files import absolute, doing
 
 # What link(2) says where a file system has no hard links.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -70,30 +69,3 @@ def rename(source: int, name: str, target: int, new: str) -> None:
         os.stat(new, dir_fd=target, follow_symlinks=False)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
     os.rename(name, new, src_dir_fd=source, dst_dir_fd=target)
-
-
-def place_link(target: str, path: str) -> None:
-    """Sets a symbolic link, durably and in one instant, in place of a link or a file that has the path.
-
-    Args:
-        target: where it leads; the link itself says it relative to its own directory.
-        path: of the link.
-
-    Raises:
-        StorageError: a system call failed; what had the path is there unchanged.
-    """
-    from marlin_ckpt.storage.local.publishing import sync_directory  # noqa: PLC0415 - `list` goes without
-
-    directory, name = os.path.split(absolute(path))
-    beside = os.path.join(directory, f".{name}.link")  # of a process that was killed: taken over
-    with doing("cannot set the link", path):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
-        os.symlink(os.path.relpath(target, directory), beside)
-        try:
-            os.replace(beside, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(beside)
-            raise
-        sync_directory(directory)

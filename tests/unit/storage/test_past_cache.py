@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from marlin_ckpt.errors import StorageError
-from marlin_ckpt.storage.local import past_cache
+from marlin_ckpt.storage import past_cache
 from marlin_ckpt.storage.local.files import FileSource, open_source
 from marlin_ckpt.storage.source import stretch
 
