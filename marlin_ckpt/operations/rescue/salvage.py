@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from marlin_ckpt.directory import leftovers
 from marlin_ckpt.errors import CorruptCheckpointError, NotACheckpointError, StorageError
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats import manifest, statistics
+from marlin_ckpt.formats import digests, manifest, statistics
 from marlin_ckpt.formats.content.contents import read_contents
 from marlin_ckpt.formats.format import Format, detect
 from marlin_ckpt.formats.manifest import Manifest
@@ -186,8 +186,9 @@ def _assess(source: Source, found: _Together) -> Salvage:
         raise CorruptCheckpointError(what, source.path)
     pickle = recovery.read_found(source, found.proven[_PICKLE])
     sizes = {f"data/{key}": size for key, size in storages.record_sizes(pickle).items()}
-    # Those of the new file are its own.
-    expected = {*sizes, *found.stated} - {manifest.NAME, recovery.SERIALIZATION_ID} - CONSTANT_RECORDS
+    # Those of the new file are its own; it has no digests, since its data is stored anew.
+    others = {manifest.NAME, digests.NAME, recovery.SERIALIZATION_ID, *CONSTANT_RECORDS}
+    expected = {*sizes, *found.stated} - others
     lost = {name for name in expected if not _is_whole(found, name, sizes.get(name))}
     keys = [name.removeprefix("data/") for name in lost]
     rest = storages.without_records(pickle, keys) if lost else (pickle, {})

@@ -21,6 +21,7 @@ from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.formats.verification import verify
 from marlin_ckpt.formats.zip.reader import read_container
 from marlin_ckpt.formats.zip.writer import BYTEORDER, write_state
+from marlin_ckpt.operations.rescue.salvage import salvage
 from marlin_ckpt.storage.local.files import open_source
 from marlin_ckpt.storage.memory import MemoryTarget
 from tests.support.sources import bytes_source
@@ -109,6 +110,18 @@ def test_statistics_and_digests_are_made_in_one_pass_and_neither_harms_the_file(
     with open_source(str(path)) as source:
         assert statistics.read(source).names == ["a"]
         assert len(digests.read(source)) == 2
+
+
+def test_salvage_loses_nothing_with_the_digests_and_leaves_them_out(tmp_path):
+    content, data = saved()
+    at = content.index(b'"origins"')
+    (tmp_path / "a.pt").write_bytes(content[:at] + b"x" + content[at + 1 :])
+    assert verify(str(tmp_path / "a.pt")).status is Status.CORRUPT
+    assert salvage(str(tmp_path / "a.pt"), str(tmp_path / "b.pt")).lost == ()
+    with open_source(str(tmp_path / "b.pt")) as source:
+        assert digests.read(source) is None
+        records = read_container(source).by_label
+    assert {name: records[name].size for name, _ in data} == {name: len(one) for name, one in data}
 
 
 BYTES = st.binary(min_size=16, max_size=16)
