@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from marlin_ckpt import Checkpoint
+from marlin_ckpt import Checkpoint, CheckpointDirectory
 from tests.support.async_runs import checkpointer
+from tests.support.clones import Clones
 from tests.support.descriptions import describe
 from tests.support.device_runs import DeviceRun, fresh, without_devices
 from tests.support.oracle import differences
+from tests.support.shared_saves import LARGE, origins
 from tests.support.states import DTYPES
 from tests.support.tensors import TENSORS, bits
 
@@ -147,3 +149,19 @@ assert same(loaded["module_interface_state"], wanted["module_interface_state"])
 def test_a_process_without_a_device_loads_what_was_on_one(directory_of_two):
     ended = without_devices("-c", _LOADS, str(directory_of_two))
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_has_not_changed_on_a_device_is_shared_with_an_earlier_file(
+    tmp_path, device, monkeypatch, is_async
+):
+    clones = Clones().put_in(monkeypatch)
+    state = {name: torch.randn(LARGE, device=device) for name in ("frozen", "trained")}
+    with CheckpointDirectory(tmp_path, share_unchanged=True, asynchronous=is_async) as directory:
+        for index in range(3):
+            state["trained"][-1] += 1
+            directory.save(state, index)
+            directory.wait()
+    assert clones.shared
+    assert origins(tmp_path / "model_2.pt") == {"data/0": 1, "data/1": 3}
+    assert describe(torch.load(tmp_path / "model_2.pt")) == describe(state)
