@@ -11,7 +11,6 @@ from marlin_ckpt.storage.local.threads import PIECE_BYTES, give_back_buffers, ta
 
 _BLOCK_BYTES = 4096  # the greatest logical block of a disk in use
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_WORTH_OPENING_BYTES = 4 << 20
 _LOOKED_AT = 16  # pages of a stretch; to look at all of them takes a seventh of the time of a warm `verify`
 # Of what is mostly in memory the rest is not worth a detour.
 _COLD_SHARE = 8
@@ -94,24 +93,23 @@ def opened_anew(fd: int, offset: int, size: int) -> Iterator[tuple[int, PastCach
         size: its length.
 
     Yields:
-        a descriptor of its own, or `fd` where the stretch is short or the file cannot be opened any more; and
-        what reads it past the page cache, None where that is as good: the stretch is in it, other ranks of
-        this machine read the same, or the file system has no O_DIRECT.
+        a descriptor of its own, or `fd` where the file cannot be opened any more; and what reads it past the
+        page cache, None where that is as good: the stretch is in it, other ranks of this machine read the
+        same, or the file system has no O_DIRECT.
     """
     with contextlib.ExitStack() as stack:
         again, past_cache = fd, None
         with contextlib.suppress(OSError):  # /proc may not be mounted
-            if size >= _WORTH_OPENING_BYTES:
-                path = f"/proc/self/fd/{fd}"
-                again = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                stack.callback(close_quietly, again)
-                ranks = next(filter(None, map(os.environ.get, _RANKS)), "1")
-                if ranks == "1" and _is_cold(fd, offset, size):
-                    direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-                    stack.callback(close_quietly, direct)
-                    buffer = take_buffer(PIECE_BYTES)
-                    stack.callback(give_back_buffers, [buffer])
-                    past_cache = PastCache(again, direct, buffer, offset + size)
+            path = f"/proc/self/fd/{fd}"
+            again = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(close_quietly, again)
+            ranks = next(filter(None, map(os.environ.get, _RANKS)), "1")
+            if ranks == "1" and _is_cold(fd, offset, size):
+                direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+                stack.callback(close_quietly, direct)
+                buffer = take_buffer(PIECE_BYTES)
+                stack.callback(give_back_buffers, [buffer])
+                past_cache = PastCache(again, direct, buffer, offset + size)
         yield again, past_cache
 
 

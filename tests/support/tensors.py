@@ -143,13 +143,6 @@ def _copied_on_write() -> list[torch.Tensor]:
     return [base, torch._lazy_clone(base)]
 
 
-def _freed() -> torch.Tensor:
-    """As sharded training leaves a parameter between its uses."""
-    tensor = torch.ones(4)
-    tensor.untyped_storage().resize_(0)
-    return tensor
-
-
 def _mapped() -> list[torch.Tensor]:
     with tempfile.NamedTemporaryFile() as file:
         file.write(bytes(range(64)))
@@ -192,7 +185,6 @@ TENSORS: dict[str, Callable[[], Any]] = {
     "inference": lambda: torch.inference_mode()(torch.ones)(3),
     "imaginary part of the conjugate": lambda: _conjugated()[1].imag,
     "real part of the conjugate": lambda: _conjugated()[1].real,
-    "freed": _freed,
     "mapped": _mapped,
     "empty ones of two dtypes": lambda: [torch.empty(0), torch.empty(0).view(torch.int32)],
 }

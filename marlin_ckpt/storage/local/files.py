@@ -22,6 +22,7 @@ NO_DIRECTORY = "no such directory"
 STANDARD_INPUT = "-"  # in place of a path
 _STDIN = 0
 _PIECE_BYTES = 1 << 20  # of standard input, that are copied at once
+_WORTH_OPENING_BYTES = 4 << 20  # anew, for a stretch
 _LONGEST_READ = 1 << 30  # bytes that one call is asked for; Linux gives 2 GiB at most: read(2)
 
 
@@ -111,6 +112,9 @@ class FileSource:
     @contextlib.contextmanager
     def stretch(self, offset: int, size: int) -> Iterator["FileSource"]:
         """The same file, for a reader that goes through a stretch of it; see `stretch`."""
+        if size < _WORTH_OPENING_BYTES:
+            yield self
+            return
         from marlin_ckpt.storage.past_cache import opened_anew  # noqa: PLC0415 - `list` goes without
 
         with opened_anew(self._fd, offset, size) as (fd, past_cache):

@@ -33,6 +33,16 @@ again = StatefulDataLoader(range(10), batch_size=2)
 again.load_state_dict(marlin_ckpt.load("position.pt")["position"])
 assert [batch.tolist() for batch in again] == [[4, 5], [6, 7], [8, 9]]
 """
+# Digests are what shares; where no file system here shares blocks, the file is written as ever.
+_SHARED = """
+import torch
+from marlin_ckpt import CheckpointDirectory, load
+
+state = {"backbone": torch.randn(1024, 1024), "adapter": torch.zeros(8)}
+with CheckpointDirectory("shared", share_unchanged=True) as checkpoints:
+    saves = [checkpoints.save(state, step) for step in range(3)]
+assert all(torch.equal(load(one.path)["backbone"], state["backbone"]) for one in saves)
+"""
 # What is run in an environment with each extra, from a copy of the tree.
 _USES = {
     "": [
@@ -46,6 +56,7 @@ _USES = {
         "torchrun --standalone --nproc-per-node 2 examples/with_fsdp2.py LICENSE checkpoints/fsdp2",
     ],
     "data": ["python position.py"],
+    "share": ["python shared.py"],
     "s3": [
         "marlin-ckpt train --config configs/ci.yaml --quiet --set checkpointer.save_dir=s3://bucket/extras",
         "marlin-ckpt verify s3://bucket/extras",
@@ -109,6 +120,7 @@ def _install(environment: Path, what: str) -> None:
 def _use(environment: Path, tree: Path, commands: list[str]) -> None:
     shutil.rmtree(tree / "marlin_ckpt")  # what is used is the wheel's
     (tree / "position.py").write_text(_POSITION)
+    (tree / "shared.py").write_text(_SHARED)
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     inherited["PATH"] = f"{environment / 'bin'}{os.pathsep}{inherited['PATH']}"
     for command in commands:

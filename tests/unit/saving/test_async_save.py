@@ -240,9 +240,9 @@ def test_what_is_copied_behind_the_loop_is_summed_there_and_not_read_again(
     late = None if is_behind else LateCopies(monkeypatch)
     summed, put = [], Writer.put
 
-    def counted(self, data, on_stored=None, crc32=None):
+    def counted(self, data, on_stored=None, crc32=None, same=None):
         summed.append(len(data) if crc32 is None else 0)
-        return put(self, data, on_stored, crc32)
+        return put(self, data, on_stored, crc32, same)
 
     monkeypatch.setattr(Writer, "put", counted)
     monkeypatch.setattr(staging, "_TASK_BYTES", 3 << 19)  # tasks end within tensors
