@@ -197,7 +197,10 @@ def warm_up(config: str, chosen: list[str]) -> None:
     # What we import of each format, and where no name is ours, no checkpoint is good or one can be salvaged;
     # torch when a tensor is compared or printed; Python when a control is escaped or a pickle of an old
     # protocol has bytes.
-    ours = ("directory.others.kinds", "directory.others.left_out", "grammars", "operations.rescue.shards")
+    ours = (
+        "directory.others.kinds", "directory.others.left_out", "grammars", "operations.rescue.shards",
+        "storage.past_cache",
+    )  # fmt: skip
     formats = (
         one.name for one in pkgutil.walk_packages(marlin_ckpt.formats.__path__, "marlin_ckpt.formats.")
     )
