@@ -5,8 +5,10 @@ is counted, not measured, so that the same file is always treated alike: opcodes
 room for memory. The limits grow with the metadata; what they allow beside that is 2 seconds and 200 MB.
 """
 
+import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 from marlin_ckpt.errors import UnsafeCheckpointError
 
@@ -109,6 +111,30 @@ def check_json(text: bytes, path: str = "") -> None:
     if room > _FREE_ROOM and text.count(b'"') < _MOST_QUOTES:
         room = _json_room(_JSON_TEXT.sub(b"", text))
     budget.charge(room)
+
+
+def versioned_json(data: bytes, path: str, newest: int) -> Any:
+    """Reads a record of ours: a JSON object with the version of its form in `format_version`.
+
+    Args:
+        data: the bytes of the record.
+        path: the file, for messages.
+        newest: the latest version that is known; the first is 1.
+
+    Returns:
+        the object; None where a newer marlin-ckpt wrote it in another way.
+
+    Raises:
+        ExcessError: it would take more memory than its length allows.
+        ValueError: it is no JSON, or has no known version.
+        KeyError, TypeError, RecursionError: it is no such object.
+    """
+    check_json(data, path)
+    values = json.loads(data)
+    version = values["format_version"]
+    if type(version) is not int or version < 1:
+        raise ValueError("it has no known format")
+    return values if version <= newest else None
 
 
 def _json_room(text: bytes) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from marlin_ckpt.errors import StorageError
-from marlin_ckpt.formats.budget import check_json
+from marlin_ckpt.formats.budget import versioned_json
 from marlin_ckpt.formats.zip.reader import read_own
 from marlin_ckpt.storage.source import Source
 
@@ -198,14 +198,10 @@ def from_json(data: bytes, path: str = "") -> dict[str, Digested] | None:
         UnsafeCheckpointError: it would take more memory than any record of its length that marlin-ckpt wrote.
         ValueError: it is no such record.
     """
-    check_json(data, path)
     try:
-        values = json.loads(data)
-        version = values["format_version"]
-        if type(version) is int and version > _FORMAT_VERSION:
+        values = versioned_json(data, path, _FORMAT_VERSION)
+        if values is None:
             return None
-        if type(version) is not int or version != _FORMAT_VERSION:
-            raise ValueError("the digests have no known format")
         origins = [_origin(one) for one in _list(values["origins"])]
         columns = (_list(values[key]) for key in ("names", "first", "all", "origin"))
         rows = [

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from marlin_ckpt.formats.budget import check_json
+from marlin_ckpt.formats.budget import versioned_json
 from marlin_ckpt.formats.manifest import json_ready
 from marlin_ckpt.formats.zip.reader import read_own
 from marlin_ckpt.storage.source import Source
@@ -134,11 +134,9 @@ def from_json(data: bytes, path: str = "") -> Columns | None:
         UnsafeCheckpointError: it would take more memory than any record of its length that marlin-ckpt wrote.
         ValueError: it is no such record.
     """
-    check_json(data, path)
     try:
-        values = json.loads(data)
-        version = values["format_version"]
-        if type(version) is int and version > _FORMAT_VERSION:
+        values = versioned_json(data, path, _FORMAT_VERSION)
+        if values is None:
             return None
         names = _names(values["names"])
         norms, minima, maxima = (_numbers(values[key], len(names)) for key in ("norm", "min", "max"))

@@ -21,8 +21,8 @@ _RANKS = ("LOCAL_WORLD_SIZE", "WORLD_SIZE")
 class PastCache:
     """A file that is read in pieces of 4 MiB with O_DIRECT, which the disk fills in a few long stretches.
 
-    Through the page cache it would fill pages of 4 KiB. Measured on ext4 on a virtual disk, cold, two cores:
-    1.57 GB took 440 ms so, 560 ms through the page cache.
+    Through the page cache it would fill pages of 4 KiB. Measured on ext4 on a virtual disk, cold, two cores,
+    medians of five: 1.57 GB took 538 ms so, 672 ms through the page cache.
     """
 
     def __init__(self, fd: int, direct: int, buffer: memoryview, end: int) -> None:

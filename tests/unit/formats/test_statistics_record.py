@@ -46,6 +46,7 @@ def test_a_record_of_a_later_format_says_nothing():
 @pytest.mark.parametrize(
     "change",
     [
+        {"format_version": 0}, {"format_version": True}, {"format_version": "1"}, {"format_version": 1.0},
         {"names": [None, "b"]}, {"names": None}, {"names": ["a"]},
         {"names": ["a", 1]}, {"names": {"a": 1, "b": 2}}, {"norm": ["one", 1]}, {"norm": [True, 1]},
         {"norm": [[], 1]}, {"norm": [10**400, 1]}, {"min": {}}, {"min": [None, 1]}, {"max": None},

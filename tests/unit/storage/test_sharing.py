@@ -139,28 +139,17 @@ def test_buffers_of_which_parts_were_written_are_whole_again(
     assert len(clones.shared) == 10
 
 
-def test_of_a_span_that_is_longer_than_the_data_only_the_data_is_shared(
-    file: int, source: int, clones: Clones
+@pytest.mark.parametrize(("length", "span"), [(BLOCK + 5, 4 * BLOCK), (4 * BLOCK, 2 * BLOCK + 5)])
+def test_of_a_span_that_is_not_as_long_as_the_data_what_both_have_is_shared(
+    file: int, source: int, clones: Clones, length: int, span: int
 ) -> None:
     data = os.urandom(4 * BLOCK)
     os.pwrite(source, data, 0)
     with open_writer(file, len(data), shared_bytes=0) as filling:
-        filling.put(data[: BLOCK + 5], None, isal_zlib.crc32(data[: BLOCK + 5]), Span(source, 0, len(data)))
-        assert filling.finish() == BLOCK + 5
-    assert content(file) == data[: BLOCK + 5]
-    assert clones.shared == [(0, BLOCK)]
-
-
-def test_of_a_span_that_is_shorter_than_the_data_the_rest_is_written(
-    file: int, source: int, clones: Clones
-) -> None:
-    data = os.urandom(4 * BLOCK)
-    os.pwrite(source, data, 0)
-    with open_writer(file, len(data), shared_bytes=0) as filling:
-        filling.put(data, None, isal_zlib.crc32(data), Span(source, 0, 2 * BLOCK + 5))
-        assert filling.finish() == len(data)
-    assert content(file) == data
-    assert clones.shared == [(0, 2 * BLOCK)]
+        filling.put(data[:length], None, isal_zlib.crc32(data[:length]), Span(source, 0, span))
+        assert filling.finish() == length
+    assert content(file) == data[:length]
+    assert clones.shared == [(0, min(length, span) // BLOCK * BLOCK)]
 
 
 def test_a_file_in_memory_shares_nothing_and_holds_what_it_is_given() -> None:
