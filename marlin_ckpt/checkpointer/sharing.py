@@ -7,7 +7,8 @@ from marlin_ckpt.directory.retention.in_run import Keeper
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.saving.job import Form
-from marlin_ckpt.saving.sharing.sharing import Past, Sharing, Staying
+from marlin_ckpt.saving.sharing.past import Past, Staying
+from marlin_ckpt.saving.sharing.sharing import Sharing, sharing_of
 
 
 class RunSharing:
@@ -36,4 +37,4 @@ class RunSharing:
 
         if not args.share_unchanged or manifest.kind is not Kind.CHECKPOINT or form is Form.SHARDED:
             return None
-        return self._past.sharing(path, manifest, staying)
+        return sharing_of(self._past, path, manifest, staying)

@@ -18,7 +18,8 @@ from marlin_ckpt.saving.closing import Closing
 from marlin_ckpt.saving.engine import Engine
 from marlin_ckpt.saving.job import Form, How
 from marlin_ckpt.saving.recording import Recording, of_this_process, recorded
-from marlin_ckpt.saving.sharing.sharing import Past
+from marlin_ckpt.saving.sharing.past import Past
+from marlin_ckpt.saving.sharing.sharing import sharing_of
 from marlin_ckpt.saving.states import optimizers_in
 from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.saving.writing.wanted import Wanted
@@ -227,7 +228,7 @@ class Saver(Closing):
                 self._swept.add(directory)
                 leftovers.sweep_beside(wanted.path)
             if self._past and job.form is Form.FILE:
-                job = replace(job, sharing=self._past.sharing(job.path, job.manifest))
+                job = replace(job, sharing=sharing_of(self._past, job.path, job.manifest))
             with recorded(self.recording, self.history if is_main else None, job) as job:
                 self._engine.save(job)
             self._lineage.saves += self._how.async_save

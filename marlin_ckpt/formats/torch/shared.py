@@ -3,9 +3,14 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.formats.digests import Digested, Origin
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.storage.target import Span
+
+
+class ChangedError(MarlinError):
+    """What was to be shared has changed: in the file that has it, or in memory."""
 
 
 class Held(NamedTuple):

@@ -13,7 +13,8 @@ from marlin_ckpt.formats.zip.planning import Plan
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.saving.job import Job
 from marlin_ckpt.saving.plain import plain
-from marlin_ckpt.saving.sharing.sharing import Data, Sharing
+from marlin_ckpt.saving.sharing.comparing import Data
+from marlin_ckpt.saving.sharing.sharing import Sharing
 from marlin_ckpt.saving.writing.content import Pieces
 from marlin_ckpt.saving.writing.pickles import About, Pickles
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES

@@ -1,0 +1,131 @@
+"""What this process has written of a run, and what of it can still be shared with."""
+
+import contextlib
+import itertools
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from marlin_ckpt.entries import Identity
+from marlin_ckpt.formats.torch.shared import Held
+from marlin_ckpt.formats.zip.structures import ALIGNMENT
+from marlin_ckpt.saving.sharing.looking import Looks, identity_of, opened
+from marlin_ckpt.storage.local.cloning import block_bytes
+from marlin_ckpt.storage.local.files import closing
+
+_SOURCES = 2  # of the two newest the one is shared with whose bytes the other has not
+_MOST_OWN = 16  # files that are remembered, most of which have gone by then
+
+
+class Staying(NamedTuple):
+    """The checkpoints that stay once a new one is there.
+
+    Attributes:
+        before: the paths of those of a lesser index, the greatest index first.
+        after: of those of a greater one, the least index first.
+    """
+
+    before: Sequence[str] = ()
+    after: Sequence[str] = ()
+
+
+class Own(NamedTuple):
+    """A checkpoint that this process wrote, or its part of one.
+
+    Attributes:
+        path: the name of the checkpoint.
+        member: the name of the file in it that this process wrote; "": it is a file itself.
+        identity: of the file, from when it became durable.
+        held: the large records that it holds, as they were in memory.
+    """
+
+    path: str
+    member: str
+    identity: Identity
+    held: Mapping[str, Held]
+
+    @property
+    def file(self) -> str:
+        """The name of the file."""
+        return member_of(self.path, self.member)
+
+
+class Past:
+    """What this process has written of a run."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        """Takes what is told where nothing can be shared."""
+        self.looks = Looks()
+        self._own: deque[Own] = deque(maxlen=_MOST_OWN)
+        self._logger = logger
+        self._told: set[str] = set()
+
+    def alignment(self, directory: str) -> int:
+        """The multiple at which data starts in files of a directory, 64 where these can share nothing."""
+        block = block_bytes(directory)
+        if block is None and directory not in self._told:
+            self._told.add(directory)
+            what = "share_unchanged has no effect in %s: its file system lets no files share bytes."
+            self._logger.info(what, directory)
+        return block or ALIGNMENT
+
+    def wrote(self, path: str, held: Mapping[str, Held], member: str = "") -> None:
+        """Remembers a file that is durable.
+
+        Args:
+            path: the name of the checkpoint.
+            held: the large records in the file, as they were in memory.
+            member: the name of the file in the checkpoint, unless it is this itself.
+        """
+        file = member_of(path, member)
+        with contextlib.suppress(OSError), closing(opened(file)) as fd:
+            one = Own(path, member, identity_of(fd), held)
+            self._own.append(one)
+            self.looks.know(file, one.identity, {name: known.digested for name, known in held.items()})
+
+    def still_there(self, directory: str, member: str = "") -> Iterator[tuple[int, Own]]:
+        """The checkpoints that were written to a directory and are unchanged, the newest first.
+
+        Args:
+            directory: in which they are.
+            member: the name of the file in them, unless they are files themselves.
+
+        Yields:
+            each with a descriptor of its file that is open until the next one's turn comes.
+        """
+        seen = set()
+        for one in [*self._own][::-1]:
+            if one.file in seen or one.member != member or os.path.dirname(one.path) != directory:
+                continue
+            seen.add(one.file)
+            with contextlib.suppress(OSError), closing(opened(one.file)) as fd:
+                if identity_of(fd) == one.identity:
+                    yield fd, one
+
+    @contextlib.contextmanager
+    def sources(self, directory: str, member: str = "") -> Iterator["list[Source]"]:
+        """Opens the files of the newest of these, for as long as the context lasts."""
+        with contextlib.ExitStack() as stack:
+            found = []
+            for fd, one in itertools.islice(self.still_there(directory, member), _SOURCES):
+                found.append(Source(stack.enter_context(closing(os.dup(fd))), one))
+            yield found
+
+
+class Source(NamedTuple):
+    """An open file, whose bytes a new one may share.
+
+    Attributes:
+        fd: its descriptor.
+        own: what it is.
+    """
+
+    fd: int
+    own: Own
+
+
+def member_of(path: str, member: str) -> str:
+    """The name of a file in a checkpoint, which "" says is the file itself."""
+    return os.path.join(path, member) if member else path
