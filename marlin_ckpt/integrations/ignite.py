@@ -39,7 +39,7 @@ class MarlinSaver(Closing, DiskSaver):
         logger: where failures in the background are logged.
     """
 
-    def __init__(  # noqa: PLR0913 - the options of DiskSaver, and two of ours
+    def __init__(  # noqa: PLR0913 - the options of DiskSaver, and three of ours
         self,
         dirname: PathText,
         *,
@@ -47,6 +47,7 @@ class MarlinSaver(Closing, DiskSaver):
         create_dir: bool = True,
         require_empty: bool = True,
         save_on_rank: int = 0,
+        share_unchanged: bool = False,
         on_durable: Callable[[SaveReport], None] | None = None,
     ) -> None:
         """Checks the directory, on the rank that saves.
@@ -59,6 +60,7 @@ class MarlinSaver(Closing, DiskSaver):
             require_empty: refuse a directory that holds `.pt` files. A script that is to resume needs False,
                 given here and not to `Checkpoint`.
             save_on_rank: the rank that saves; give the same number to `Checkpoint`.
+            share_unchanged: let files share large tensors that have not changed; as for `marlin_ckpt.Saver`.
             on_durable: called with the report of each durable file, to upload it for example.
 
         Raises:
@@ -76,10 +78,16 @@ class MarlinSaver(Closing, DiskSaver):
             save_on_rank=save_on_rank,
         )
         self._on_durable = on_durable
-        self._saver = Saver(asynchronous=asynchronous, on_durable=self._finish, history=self.dirname)
+        self._saver = Saver(
+            asynchronous=asynchronous,
+            share_unchanged=share_unchanged,
+            on_durable=self._finish,
+            history=self.dirname,
+        )
         self._saver.recording.by = "Ignite"
         self.logger = get_logger(__name__)
         self._afterwards = Afterwards(lambda *gone: self._saver.recording.dropped([gone], _WHY))
+        self._saver.is_going = self._afterwards.is_going
 
     def __call__(
         self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None

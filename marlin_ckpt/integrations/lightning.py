@@ -41,24 +41,29 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
     `afterwards` holds what is to be done when a save is durable.
     """
 
-    def __init__(self, *, async_save: bool = False, **how: Any) -> None:
+    def __init__(self, *, async_save: bool = False, share_unchanged: bool = False, **how: Any) -> None:
         """Sets how to save.
 
         Args:
             async_save: write while training goes on. When a training ends, and outside of one, saves are
                 durable when they return.
-            how: `overlap`, `check_overlap` and `share_unchanged`, as for `marlin_ckpt.Saver`.
+            share_unchanged: let files share large tensors that have not changed; as for `marlin_ckpt.Saver`.
+            how: `overlap` and `check_overlap`, as for `marlin_ckpt.Saver`.
         """
         super().__init__()
         self.afterwards = Afterwards(lambda *gone: self._saver.recording.dropped([gone], _WHY))
+        how = {"share_unchanged": share_unchanged, **how}
         self._made_with = {"async_save": async_save, **how}
         self._saver = Saver(asynchronous=async_save, as_is=True, on_durable=self.afterwards.durable, **how)
+        self._saver.is_going = lambda path: path in self._dropped or self.afterwards.is_going(path)
         self._saver.recording.by = "Lightning"
         self._saver.register()  # watches for steps, so that the first save overlaps, too
         self._stepped = KnownOptimizers(lambda: None)
         self._stepped.watch()
         self._has_saved = self._has_warned = False
         self._latest: tuple[Any, dict[str, float]] = (None, {})
+        self._best: set[str] = set()  # that the callbacks keep
+        self._dropped: set[str] = set()  # and those that they remove once the save returns
         adapt(MarlinCheckpointIO)
 
     def __reduce__(self) -> Any:  # strategies that spawn processes pickle it
@@ -145,10 +150,13 @@ class MarlinCheckpointIO(_plugins.TorchCheckpointIO):
 
     def _facts(self, checkpoint: Any, path: str) -> tuple[int | None, dict[str, float]]:
         step, callbacks, metrics = checkpoint.get("global_step"), checkpoint.get("callbacks"), {}
+        earlier, self._best = self._best, set()
         for state in callbacks.values() if isinstance(callbacks, Mapping) else ():
             best = state.get("best_k_models", {}) if isinstance(state, Mapping) else {}
+            self._best.update(best)
             if path in best and state.get("monitor"):
                 metrics[state["monitor"]] = float(best[path])
+        self._dropped = earlier - self._best
         metrics = metrics or (self._latest[1] if step == self._latest[0] else {})  # as of last.ckpt
         self._latest = step, metrics
         return (step if isinstance(step, int) else None), metrics

@@ -11,7 +11,7 @@ from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.storage.links import place_link
 from marlin_ckpt.storage.local.files import doing
-from marlin_ckpt.storage.paths import open_store
+from marlin_ckpt.storage.paths import absolute, open_store
 from marlin_ckpt.urls import is_url
 
 _logger = get_logger(__name__)
@@ -86,6 +86,11 @@ class Afterwards:
         with self._lock:
             self._doomed[path] = self._number + after_next
             self._do()
+
+    def is_going(self, path: str) -> bool:
+        """Whether a file, by its absolute path, is to be removed."""
+        with self._lock:
+            return path in map(absolute, self._doomed)
 
     def link(self, target: str, path: str) -> None:
         """Sets a symbolic link, in place of a link or a file that has the path.

@@ -98,6 +98,7 @@ class Saver(Closing):
         logger: where failures in the background are logged.
         history: the directory whose history has the saves; may be changed between two of them.
         recording: what is written there.
+        is_going: says of the path of an earlier file whether it is removed once the next one is durable.
     """
 
     def __init__(  # noqa: PLR0913 - keywords
@@ -146,6 +147,7 @@ class Saver(Closing):
         self._lineage = self.recording.lineage
         self._swept: set[str] = set()
         self._past = Past(_logger) if share_unchanged else None
+        self.is_going: Callable[[str], bool] = lambda _: False
 
     @property
     def run_id(self) -> str:
@@ -228,7 +230,8 @@ class Saver(Closing):
                 self._swept.add(directory)
                 leftovers.sweep_beside(wanted.path)
             if self._past and job.form is Form.FILE:
-                job = replace(job, sharing=sharing_of(self._past, job.path, job.manifest))
+                own = (self._past, job.path, job.manifest)
+                job = replace(job, sharing=sharing_of(*own, is_going=self.is_going))
             with recorded(self.recording, self.history if is_main else None, job) as job:
                 self._engine.save(job)
             self._lineage.saves += self._how.async_save

@@ -136,7 +136,11 @@ class Sharing:
 
 
 def sharing_of(
-    past: Past, path: PathText, manifest: Manifest, staying: Callable[[int], Staying] | None = None
+    past: Past,
+    path: PathText,
+    manifest: Manifest,
+    staying: Callable[[int], Staying] | None = None,
+    is_going: Callable[[str], bool] = lambda _: False,
 ) -> Sharing | None:
     """How the next save shares; None where its store lets no files share bytes.
 
@@ -144,7 +148,8 @@ def sharing_of(
         past: what this process has written before.
         path: of the new checkpoint.
         manifest: of it.
-        staying: see `Sharing`; None: all that this process has written and that is still there.
+        staying: see `Sharing`; None: all that this process has written, that is still there and does not go.
+        is_going: says of the path of one of these whether it is removed once the new one is there.
     """
     if is_url(path):
         return None
@@ -152,7 +157,7 @@ def sharing_of(
 
     def all_others(_: int) -> Staying:
         paths = [one.path for _, one in past.still_there(os.path.dirname(own))]
-        return Staying([one for one in paths if one != own])
+        return Staying([one for one in paths if one != own and not is_going(one)])
 
     origin = Origin(manifest.run_id, manifest.save_number)
     return Sharing(past, own, origin, staying or all_others)
