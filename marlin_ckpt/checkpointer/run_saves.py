@@ -259,7 +259,7 @@ class RunSaves:
             may_skip=args.async_save and args.when_busy == "skip" and not wanted.must_be_made,
             gives_up=wanted.gives_up,
             makes_plain=wanted.makes_plain,
-            sharing=self._sharing.of(args, path, manifest, form),
+            sharing=self._sharing.of(args, path, manifest),
             make_room=lambda: self.keeper.make_room(args, manifest.run_id),
             on_durable=durable,
             on_given_up=attempt.is_given_up,

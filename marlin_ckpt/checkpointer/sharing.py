@@ -6,7 +6,6 @@ from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory.retention.in_run import Keeper
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.naming import Kind
-from marlin_ckpt.saving.job import Form
 from marlin_ckpt.saving.sharing.past import Past, Staying
 from marlin_ckpt.saving.sharing.sharing import Sharing, sharing_of
 
@@ -18,16 +17,13 @@ class RunSharing:
         """Takes what keeps to the run's rules, and what logs."""
         self._keeper, self._past = keeper, Past(logger)
 
-    def of(
-        self, args: DefaultCheckpointerArguments, path: str, manifest: Manifest, form: Form
-    ) -> Sharing | None:
+    def of(self, args: DefaultCheckpointerArguments, path: str, manifest: Manifest) -> Sharing | None:
         """How a save shares; None where it does not.
 
         Args:
             args: the checkpointer's.
             path: that the checkpoint will have.
             manifest: of it.
-            form: what it becomes.
         """
 
         def staying(size_bytes: int) -> Staying:
@@ -35,6 +31,6 @@ class RunSharing:
             before = [one.path for one in reversed(found) if one.index < manifest.index]
             return Staying(before, [one.path for one in found if one.index >= manifest.index])
 
-        if not args.share_unchanged or manifest.kind is not Kind.CHECKPOINT or form is Form.SHARDED:
+        if not args.share_unchanged or manifest.kind is not Kind.CHECKPOINT:
             return None
         return sharing_of(self._past, path, manifest, staying)

@@ -15,8 +15,9 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from marlin_ckpt.distributed.durable import Facts, write_durably
 from marlin_ckpt.distributed.failures import together
 from marlin_ckpt.distributed.metadata import NAME as METADATA
 from marlin_ckpt.distributed.ranks import Ranks
@@ -25,9 +26,7 @@ from marlin_ckpt.formats.manifest import Manifest, most_bytes
 from marlin_ckpt.formats.statistics import NAME as STATISTICS
 from marlin_ckpt.naming import MANIFEST, SHARDED
 from marlin_ckpt.storage.local import publishing, staging, temporary, trees
-from marlin_ckpt.storage.local.files import absolute, close_quietly, closing, doing, open_regular
-from marlin_ckpt.storage.local.writer import open_writer
-from marlin_ckpt.storage.target import Target
+from marlin_ckpt.storage.local.files import absolute, close_quietly, closing, doing
 
 PATIENCE_S = 60.0  # network file systems keep what a directory holds for about that long: nfs(5), acdirmax
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -35,20 +34,6 @@ _FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 1.0
 _SHARED = (
     "all ranks save into one directory that they share, on a network file system, not on each node's disk"
 )
-
-
-class Facts(NamedTuple):
-    """A file that is durable.
-
-    Attributes:
-        name: of it, in the folder.
-        size_bytes: its length.
-        crc32: of all its bytes.
-    """
-
-    name: str
-    size_bytes: int
-    crc32: int
 
 
 class Staging:
@@ -153,6 +138,20 @@ class Staging:
             raise StorageError(what, self._path, _SHARED, errno=errno.EIO)
 
 
+class Begun(NamedTuple):
+    """A save that has begun.
+
+    Attributes:
+        folder: its path, under its temporary name.
+        save_id: of the save.
+        more: what else rank 0 has told.
+    """
+
+    folder: str
+    save_id: str
+    more: Any = None
+
+
 class Staged:
     """The folder of a save under its temporary name, at all ranks.
 
@@ -166,64 +165,28 @@ class Staged:
         self._path = absolute(path)
         self._ranks = ranks
 
-    def begin(self, *, overwrite: bool) -> tuple[str, str]:
+    def begin(self, *, overwrite: bool, more: Callable[[], Any] = lambda: None) -> Begun:
         """Makes the folder, at rank 0.
 
-        Returns:
-            its path, and the id of the save.
+        Args:
+            overwrite: whether it replaces a folder that has the name.
+            more: what else rank 0 tells the others.
 
         Raises:
             StorageError: as `Staging`; at all ranks.
         """
-        together(self._ranks, lambda: self._make(overwrite=overwrite) if self._ranks.is_main else None)
-        told = self.main and (os.path.basename(self.main.folder), self.main.save_id)
-        name, save_id = self._ranks.told(told)
-        return os.path.join(os.path.dirname(self._path), name), save_id
+        made = together(self._ranks, lambda: self._made(overwrite, more) if self._ranks.is_main else None)
+        name, *told = self._ranks.told(made)
+        return Begun(os.path.join(os.path.dirname(self._path), name), *told)
 
-    def _make(self, *, overwrite: bool) -> None:
+    def _made(self, overwrite: bool, more: Callable[[], Any]) -> Begun:
         self.main = Staging(self._path, overwrite=overwrite)
+        return Begun(os.path.basename(self.main.folder), self.main.save_id, more())
 
     def discard(self) -> None:
         """Removes the folder if it was made here and not published."""
         if self.main is not None:
             self.main.discard()
-
-
-def write_durably(  # noqa: PLR0913 - a keyword
-    folder: str,
-    name: str,
-    expected_bytes: int,
-    fill: Callable[[Target], int],
-    image: memoryview | None = None,
-    *,
-    published: str,
-) -> Facts:
-    """Writes a new file into a folder that is not yet published.
-
-    Args:
-        folder: its path.
-        name: of the file.
-        expected_bytes: how long it will be.
-        fill: puts its content into it, and returns the CRC32 of that.
-        image: memory in which parts of it are at their place already; see `DirectPieces`.
-        published: the path that the folder will have, for messages.
-
-    Raises:
-        StorageError: a system call failed.
-    """
-    with doing("cannot write", os.path.join(published, name)):
-        path = os.path.join(folder, name)
-        fd = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
-        try:
-            with open_writer(fd, expected_bytes, image) as writer:
-                crc32 = fill(writer)
-                size = writer.finish()
-            os.fsync(fd)
-        except BaseException:
-            close_quietly(fd)
-            raise
-        os.close(fd)  # not quietly: some file systems report a failed write only then
-    return Facts(name, size, crc32)
 
 
 def find(folder: str, path: str, patience_s: float = PATIENCE_S) -> None:
@@ -291,7 +254,7 @@ def check_shared(directory: str, ranks: Ranks, patience_s: float = PATIENCE_S) -
     staged = Staged(os.path.join(absolute(directory), f"shared-{secrets.token_hex(4)}"), ranks)
     patience_s = min(patience_s, ranks.timeout_s / 2)
     try:
-        folder, _ = staged.begin(overwrite=True)
-        together(ranks, lambda: find(folder, directory, patience_s))
+        begun = staged.begin(overwrite=True)
+        together(ranks, lambda: find(begun.folder, directory, patience_s))
     finally:
         staged.discard()

@@ -23,10 +23,12 @@ class OfRank:
 
     def __init__(self, parts: Iterable[tuple[str, int]]) -> None:
         """Takes the dtype and the length in bytes of each part, in the order of the shard."""
-        self._parts = [Stretch(0, size, name) for name, size in parts]
+        self._known = [*parts]
+        self._parts: list[Stretch] = []
 
     def observers(self) -> list[OnStored | None]:
-        """What is told of the data of each part."""
+        """What is told of the data of each part; what earlier ones were told no longer counts."""
+        self._parts = [Stretch(0, size, name) for name, size in self._known]
         return [one.add if has_numbers(one.dtype) else None for one in self._parts]
 
     def to_bytes(self) -> bytes:

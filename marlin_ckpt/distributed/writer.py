@@ -17,10 +17,11 @@ from torch.futures import Future
 from marlin_ckpt.checkpoint import checked_index, plain_metrics
 from marlin_ckpt.directory import leftovers
 from marlin_ckpt.distributed import commit
-from marlin_ckpt.distributed.commit import Facts, Staging
+from marlin_ckpt.distributed.commit import Staging
+from marlin_ckpt.distributed.durable import Facts, write_durably
 from marlin_ckpt.distributed.metadata import to_bytes
 from marlin_ckpt.distributed.planning.laying_out import shard_name
-from marlin_ckpt.distributed.saving import live
+from marlin_ckpt.distributed.shard import live
 from marlin_ckpt.errors import ArgumentsError, Fault, UnsavableStateError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest, Sharded
@@ -184,7 +185,7 @@ class MarlinWriter(StorageWriter):
         if not items:
             return []
         shard = plan_shard(items)
-        facts = commit.write_durably(
+        facts = write_durably(
             folder,
             shard_name(about.rank),
             shard.size_bytes,

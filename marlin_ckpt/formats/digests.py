@@ -123,16 +123,6 @@ def first_of(data: memoryview) -> bytes:
     return _xxh3_128()(data[:PIECE_BYTES]).digest()
 
 
-def is_digested(name: str, size: int) -> bool:
-    """Whether a record has a digest.
-
-    Args:
-        name: of the record, `data/0`.
-        size: of its data in bytes.
-    """
-    return size >= LEAST_BYTES and name.startswith("data/")
-
-
 class Digesting:
     """Makes the digests of a file's large records as they are written; see `zip.writer.Observer`.
 
@@ -155,7 +145,11 @@ class Digesting:
 
     def of(self, name: str, data: memoryview) -> Callable[[memoryview], None] | None:
         """What is to be told of the bytes of a record; None of one that has no digest, or a known one."""
-        if name in self._known or not is_digested(name, len(data)):
+        return self.told(name, len(data)) if name.startswith("data/") else None
+
+    def told(self, name: str, size: int) -> Callable[[memoryview], None] | None:
+        """The same of data of so many bytes, under any name."""
+        if name in self._known or size < LEAST_BYTES:
             return None
         self._hashing[name] = hashing = Hashing()
         return hashing.add

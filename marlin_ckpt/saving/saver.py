@@ -229,7 +229,7 @@ class Saver(Closing):
             if is_main and directory not in self._swept:
                 self._swept.add(directory)
                 leftovers.sweep_beside(wanted.path)
-            if self._past and job.form is Form.FILE:
+            if self._past and job.form is not Form.GATHERED:
                 own = (self._past, job.path, job.manifest)
                 job = replace(job, sharing=sharing_of(*own, is_going=self.is_going))
             with recorded(self.recording, self.history if is_main else None, job) as job:

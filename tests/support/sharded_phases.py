@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from marlin_ckpt.distributed import commit, saving
+from marlin_ckpt.distributed import commit, saving, shard
 from marlin_ckpt.distributed.commit import Staging
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.storage.local import publishing, staging
@@ -17,7 +17,7 @@ from marlin_ckpt.storage.local import publishing, staging
 AT_ALL = {
     "planned": (saving, "_write"),
     "looking": (commit, "find"),
-    "writing": (saving, "write_shard"),
+    "writing": (shard, "write_shard"),
     "voting": (Ranks, "gathered"),
 }
 AT_MAIN = {

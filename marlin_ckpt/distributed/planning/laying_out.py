@@ -12,6 +12,7 @@ from marlin_ckpt.formats.shards.items import Item, ShardPlan, TensorItem, ValueI
 from marlin_ckpt.formats.shards.planning import plan_shard
 from marlin_ckpt.formats.shards.slots import slot_bytes
 from marlin_ckpt.formats.zip.state_dict import tensor_pickle
+from marlin_ckpt.formats.zip.structures import ALIGNMENT
 
 
 def shard_name(rank: int) -> str:
@@ -35,8 +36,14 @@ class Layout(NamedTuple):
     shards: list[ShardPlan | None]
 
 
-def lay_out(world: World, written: Iterable[Written]) -> Layout:
-    """Lays out the shards of all ranks; those that are alike once."""
+def lay_out(world: World, written: Iterable[Written], alignment: int = ALIGNMENT) -> Layout:
+    """Lays out the shards of all ranks; those that are alike once.
+
+    Args:
+        world: what all ranks write.
+        written: what each does.
+        alignment: as for `plan_shard`.
+    """
     count = len(world.rows.rank)
     found = Layout(np.zeros(count, np.int64), np.zeros(count, np.int64), {}, [])
     dtypes = {name: number for number, name in enumerate(dict.fromkeys(one.dtype for one in world.entries))}
@@ -52,7 +59,8 @@ def lay_out(world: World, written: Iterable[Written]) -> Layout:
         alike = (dtype[numbers], dimensions[numbers], world.rows.sizes[rows], np.array(slots))
         key = tuple(one.tobytes() for one in alike)
         if key not in known:
-            plan = plan_shard([*_items(world, rows), *(ValueItem(b"", slot) for slot in slots)])
+            items = [*_items(world, rows), *(ValueItem(b"", slot) for slot in slots)]
+            plan = plan_shard(items, alignment)
             known[key] = plan, np.array([one[:2] for one in plan.places], np.int64).reshape(-1, 2)
         plan, places = known[key]
         found.starts[rows], found.lengths[rows] = places[: len(rows)].T

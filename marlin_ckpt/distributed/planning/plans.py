@@ -28,6 +28,7 @@ from marlin_ckpt.formats.shards.items import Item, ShardPlan, TensorItem, ValueI
 from marlin_ckpt.formats.shards.planning import plan_shard
 from marlin_ckpt.formats.shards.slots import slot_bytes
 from marlin_ckpt.formats.zip.state_dict import tensor_pickle
+from marlin_ckpt.formats.zip.structures import ALIGNMENT
 
 _MOST_KEPT = 4  # states that alternate: a model and its average, say
 _NUMBERS = 1 << 62  # `Ranks.are_alike` compares 63 bits
@@ -48,6 +49,7 @@ class Plan:
         size_bytes: of all shards together, and `.metadata`.
         metadata: the bytes of `.metadata`, at rank 0.
         written: the tensors that all ranks write, at rank 0.
+        alignment: as for `plan_shard`.
     """
 
     number: int
@@ -60,6 +62,7 @@ class Plan:
     size_bytes: int
     metadata: bytes = b""
     written: Tensors | None = None
+    alignment: int = ALIGNMENT
 
 
 class Planned(NamedTuple):
@@ -84,12 +87,14 @@ class _Told(NamedTuple):
         common: who writes which of the table's tensors: a row of bits for each rank.
         others: the names of the other tensors, and of the values, that each rank writes.
         size_bytes: of all that is written.
+        alignment: as for `plan_shard`.
     """
 
     number: int
     common: np.ndarray
     others: list[tuple[list[str], tuple[str, ...]]]
     size_bytes: int
+    alignment: int
 
 
 class SavePlans:
@@ -102,7 +107,7 @@ class SavePlans:
         """Forgets all plans, after a failure."""
         self._plans.clear()
 
-    def plan(self, flattened: Callable[[], Flat], ranks: Ranks) -> Planned:
+    def plan(self, flattened: Callable[[], Flat], ranks: Ranks, alignment: int = ALIGNMENT) -> Planned:
         """Plans a save; all ranks call it.
 
         Where all of them know the plan and none fails, they compare three numbers once.
@@ -110,6 +115,7 @@ class SavePlans:
         Args:
             flattened: makes what this rank has; it may raise, and does not communicate.
             ranks: of the run.
+            alignment: as for `plan_shard`; that of rank 0 counts.
 
         Raises:
             UnsavableStateError: a value cannot be pickled, a tensor is a partial sum, or what the ranks have
@@ -122,7 +128,7 @@ class SavePlans:
         found: Planned | None = None
         try:
             flat = flattened()
-            key = key_of(flat)
+            key = (alignment, *key_of(flat))
             found = self._known(key, flat, ranks)
         except Exception as error:  # noqa: BLE001 - raised again, here and at the other ranks
             failed = error
@@ -136,7 +142,7 @@ class SavePlans:
         if found is not None and greatest == -least:
             self._plans[key] = self._plans.pop(key)  # the one that was used last is kept longest
             return found
-        planned = _plan(flat, ranks)
+        planned = _plan(flat, ranks, alignment)
         while len(self._plans) >= _MOST_KEPT:
             del self._plans[next(iter(self._plans))]
         self._plans[key] = planned.plan
@@ -166,12 +172,12 @@ def _values_of(flat: Flat, rank: int, common: Kinds) -> dict[str, Any]:
     return {**flat.values, **({_kinds_name(rank): kinds} if kinds else {})}
 
 
-def _plan(flat: Flat, ranks: Ranks) -> Planned:
+def _plan(flat: Flat, ranks: Ranks, alignment: int) -> Planned:
     """Plans a save anew."""
     table = ranks.told(together(ranks, lambda: _table(flat) if ranks.is_main else None))
     own, files = together(ranks, lambda: _described(flat, table, ranks.rank))
     gathered = ranks.gathered(own.to_bytes())
-    decided = together(ranks, lambda: _decided(table, gathered, flat.paths) if gathered else None)
+    decided = together(ranks, lambda: _decided(table, gathered, flat.paths, alignment) if gathered else None)
     told = ranks.told(decided and decided[0])
     plan = _of_this_rank(told, flat, table, files, ranks.rank)
     if decided is not None:
@@ -191,18 +197,19 @@ def _described(flat: Flat, table: Table, rank: int) -> tuple[Own, dict[str, byte
 
 
 def _decided(
-    table: Table, gathered: Iterable[bytes], paths: Mapping[str, Path]
+    table: Table, gathered: Iterable[bytes], paths: Mapping[str, Path], alignment: int
 ) -> tuple[_Told, bytes, Tensors]:
     """What each rank writes, `.metadata`, and the tensors that this is."""
     world = assign(table, [Own.from_bytes(one) for one in gathered])
     written = world.by_rank()
-    layout = lay_out(world, written)
+    layout = lay_out(world, written, alignment)
     names = {**paths, KINDS: (KINDS,), **world.paths}
     there = {*(one.name for one in world.entries), *world.values, *world.ties}
     names = {name: path for name, path in names.items() if name in there}
     metadata = to_pickle(world, layout, names)
     size = sum(one.size_bytes for one in layout.shards if one is not None) + len(metadata)
-    return _told(world, written, len(table.entries), size), metadata, _tensors(world, written, names)
+    told = _told(world, written, len(table.entries), size, alignment)
+    return told, metadata, _tensors(world, written, names)
 
 
 def _tensors(world: World, written: Iterable[Written], paths: Mapping[str, Path]) -> Tensors:
@@ -215,7 +222,7 @@ def _tensors(world: World, written: Iterable[Written], paths: Mapping[str, Path]
     )
 
 
-def _told(world: World, written: Iterable[Written], common: int, size_bytes: int) -> _Told:
+def _told(world: World, written: Iterable[Written], common: int, size_bytes: int, alignment: int) -> _Told:
     is_writing = np.zeros((world.world_size, common), bool)
     rows = world.rows
     in_common = rows.entry < common
@@ -224,7 +231,8 @@ def _told(world: World, written: Iterable[Written], common: int, size_bytes: int
         ([world.entries[number].name for number in rows.entry[one.rows] if number >= common], one.values)
         for one in written
     ]
-    return _Told(secrets.randbelow(_NUMBERS) + 1, np.packbits(is_writing, axis=1), others, size_bytes)
+    number = secrets.randbelow(_NUMBERS) + 1
+    return _Told(number, np.packbits(is_writing, axis=1), others, size_bytes, alignment)
 
 
 def _of_this_rank(told: _Told, flat: Flat, table: Table, files: Mapping[str, bytes], rank: int) -> Plan:
@@ -234,8 +242,9 @@ def _of_this_rank(told: _Told, flat: Flat, table: Table, files: Mapping[str, byt
     items = tuple(_item(name, flat.tensors[name]) for name in tensors)
     slots = tuple(slot_bytes(len(files[name])) for name in values)
     whole: list[Item] = [*items, *(ValueItem(b"", slot) for slot in slots)]
-    shard = plan_shard(whole) if whole else None
-    return Plan(told.number, tensors, items, values, slots, shard, table.kinds, told.size_bytes)
+    shard = plan_shard(whole, told.alignment) if whole else None
+    own = (tensors, items, values, slots, shard)
+    return Plan(told.number, *own, table.kinds, told.size_bytes, alignment=told.alignment)
 
 
 def _item(name: str, tensor: torch.Tensor) -> TensorItem:

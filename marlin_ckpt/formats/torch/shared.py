@@ -1,6 +1,6 @@
 """What a file shares with others, and what others can share with it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from marlin_ckpt.errors import MarlinError
@@ -21,12 +21,14 @@ class Held(NamedTuple):
         crc32: of it, as the one who wrote it had it in memory.
         start: where its data begins in the file.
         size: the length of its data in bytes.
+        blocks: in a shard, the CRC32 of each block of it (`formats.shards.items.BLOCK_BYTES`).
     """
 
     digested: Digested
     crc32: int
     start: int
     size: int
+    blocks: Sequence[int] = ()
 
 
 class Same(NamedTuple):
@@ -36,11 +38,13 @@ class Same(NamedTuple):
         span: where; of its first bytes alone where others could still change in memory.
         crc32: of these.
         digested: what is known of all.
+        blocks: those of the other file; see `Held`.
     """
 
     span: Span
     crc32: int
     digested: Digested
+    blocks: Sequence[int] = ()
 
 
 class Shared(NamedTuple):
@@ -49,7 +53,7 @@ class Shared(NamedTuple):
     Attributes:
         alignment: the multiple at which its data starts.
         origin: of all that it writes.
-        records: those that it shares, by their names (`data/0`).
+        records: those that it shares, by their names: `data/0`, or in a shard the flat names of tensors.
         held: gets all large records that it holds, once they are written.
     """
 

@@ -250,11 +250,13 @@ def on_cpu(storage: UntypedStorage) -> UntypedStorage:
 def data_of(storage: UntypedStorage, most_bytes: int | None) -> memoryview:
     """The first bytes of a storage, or all where None are asked for; of one on a device a copy."""
     size = storage.nbytes() if most_bytes is None else min(most_bytes, storage.nbytes())
-    if storage.device.type == "cpu":
-        return memory(storage.data_ptr(), size)
+    return bytes_of(storage, 0, size)
+
+
+def bytes_of(storage: UntypedStorage, start: int, size: int) -> memoryview:
+    """Some bytes of a storage, which lives as long as they do; of one on a device a copy."""
     bare = torch.empty(0, dtype=torch.uint8, device=storage.device)
-    copy = bare.set_(storage, 0, (size,), (1,)).cpu()
-    return copy.numpy().data
+    return bare.set_(storage, start, (size,), (1,)).cpu().numpy().data
 
 
 def sizes_of(encoded: Encoded) -> dict[str, int]:

@@ -10,7 +10,7 @@ from marlin_ckpt.formats.zip import structures
 from marlin_ckpt.formats.zip.planning import plan_bare
 from marlin_ckpt.formats.zip.structures import Record
 from marlin_ckpt.formats.zip.writer import BYTEORDER, VERSION, leading
-from marlin_ckpt.storage.target import OnStored, Target
+from marlin_ckpt.storage.target import OnStored, Span, Target
 
 _DATA = "data/0"
 _MOST_KEPT = 4096
@@ -29,11 +29,25 @@ def plan_tensor(pickle_bytes: int, size_bytes: int) -> tuple[int, int]:
     return found.offsets[_DATA], found.size_bytes
 
 
+class Piece(NamedTuple):
+    """Some of the data of a tensor, as `Target.put` takes it.
+
+    Attributes:
+        data: its bytes.
+        crc32: their CRC32, where it is known.
+        same: where another file has them, too.
+    """
+
+    data: memoryview
+    crc32: int | None = None
+    same: Span | None = None
+
+
 def write_tensor(
     target: Target,
     pickle: bytes,
     size_bytes: int,
-    data: Iterable[tuple[memoryview, int | None]],
+    data: Iterable[Piece],
     on_stored: OnStored | None = None,
 ) -> list[int]:
     """Writes a container of one tensor of this machine's byte order, as `torch.save` does.
@@ -42,7 +56,7 @@ def write_tensor(
         target: the empty file, or a part of one.
         pickle: the record `data.pkl`.
         size_bytes: of the data.
-        data: of the one storage, in pieces, each with its CRC32 as for `Target.put`.
+        data: of the one storage.
         on_stored: told of the data, as by `Target.put`.
 
     Returns:
@@ -54,9 +68,9 @@ def write_tensor(
     frame = _frame(pickle, size_bytes)
     target.put(frame.before)
     crcs, crc32 = [], 0
-    for piece, known in data:
-        crcs.append(target.put(piece, on_stored, known))
-        crc32 = isal_zlib.crc32_combine(crc32, crcs[-1], len(piece))
+    for piece in data:
+        crcs.append(target.put(piece.data, on_stored, piece.crc32, piece.same))
+        crc32 = isal_zlib.crc32_combine(crc32, crcs[-1], len(piece.data))
     target.put(frame.after(crc32))
     return crcs
 

@@ -76,8 +76,16 @@ class Record(NamedTuple):
         return self.size >= UINT32_MAX or self.header_offset >= UINT32_MAX
 
 
-def local_header(name: str, size: int, offset: int, alignment: int = ALIGNMENT) -> bytes:
-    """The header in front of a record's data, padded so that the data starts at a multiple of `alignment`."""
+def local_header(name: str, size: int, offset: int, alignment: int = ALIGNMENT, inner: int = 0) -> bytes:
+    """The header in front of a record's data, padded.
+
+    Args:
+        name: of the record.
+        size: of its data.
+        offset: where the header begins.
+        alignment: at a multiple of this the data starts, or the byte of it that `inner` says.
+        inner: how far this byte is from the data's start.
+    """
     encoded = name.encode()
     if size < UINT32_MAX and offset < UINT32_MAX:
         extra, version, shown = b"", 0, 0
@@ -85,7 +93,7 @@ def local_header(name: str, size: int, offset: int, alignment: int = ALIGNMENT) 
         extra, version = zip64_extra((size, size), offset), _ZIP64_VERSION
         shown = UINT32_MAX if size >= UINT32_MAX else 0
     unpadded = LOCAL_HEADER.size + len(encoded) + len(extra) + _EXTRA_HEAD_BYTES
-    padded = -(offset + unpadded) % alignment
+    padded = -(offset + unpadded + inner) % alignment
     extra += _PADDINGS[padded] if padded < ALIGNMENT else padding(padded)
     fixed = LOCAL_HEADER.pack(
         LOCAL_SIGNATURE, version, flags(size), STORED, 0, 0, 0, shown, shown, len(encoded), len(extra)
@@ -93,13 +101,15 @@ def local_header(name: str, size: int, offset: int, alignment: int = ALIGNMENT) 
     return fixed + encoded + extra
 
 
-def local_header_bytes(name_bytes: int, size: int, offset: int, alignment: int = ALIGNMENT) -> int:
+def local_header_bytes(
+    name_bytes: int, size: int, offset: int, alignment: int = ALIGNMENT, inner: int = 0
+) -> int:
     """The length of a local header, which planning a file takes a million times."""
     unpadded = LOCAL_HEADER.size + name_bytes + _EXTRA_HEAD_BYTES + _zip64_extra_bytes(size, offset)
-    return unpadded + -(offset + unpadded) % alignment
+    return unpadded + -(offset + unpadded + inner) % alignment
 
 
-def header_offset(name_bytes: int, size: int, at: int, alignment: int = ALIGNMENT) -> int:
+def header_offset(name_bytes: int, size: int, at: int, alignment: int = ALIGNMENT, inner: int = 0) -> int:
     """Where the local header of a record begins: where the one before ends, but for an extra field too long.
 
     An extra field has at most 65,535 bytes, and aligning to 65,536 may need a few more. Then 64 zeros stand
@@ -111,17 +121,18 @@ def header_offset(name_bytes: int, size: int, at: int, alignment: int = ALIGNMEN
         size: of its data.
         at: where the record before it ends.
         alignment: as for `local_header`.
+        inner: likewise.
     """
     if alignment <= UINT16_MAX // 2:
         return at
-    extra = local_header_bytes(name_bytes, size, at, alignment) - LOCAL_HEADER.size - name_bytes
+    extra = local_header_bytes(name_bytes, size, at, alignment, inner) - LOCAL_HEADER.size - name_bytes
     return at + _GAP_BYTES if extra > UINT16_MAX else at
 
 
-def place(name_bytes: int, size: int, at: int, alignment: int = ALIGNMENT) -> tuple[int, int]:
+def place(name_bytes: int, size: int, at: int, alignment: int = ALIGNMENT, inner: int = 0) -> tuple[int, int]:
     """Where a record's local header begins, and where its data; for the arguments see `header_offset`."""
-    offset = header_offset(name_bytes, size, at, alignment)
-    return offset, offset + local_header_bytes(name_bytes, size, offset, alignment)
+    offset = header_offset(name_bytes, size, at, alignment, inner)
+    return offset, offset + local_header_bytes(name_bytes, size, offset, alignment, inner)
 
 
 # Powers of two, by the size and the CRC32 of what the record of that name says.

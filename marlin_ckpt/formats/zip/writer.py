@@ -101,7 +101,7 @@ class ContainerWriter:
                 ]
         view = memoryview(data).cast("B")  # without a context, which takes as long as all else of a small one
         full_name, size = f"{structures.ARCHIVE}/{name}", len(view)
-        header, header_offset = self._header(full_name, size)
+        header, header_offset = self._header(full_name, size, self._alignment)
         if size > _SMALL_BYTES:
             self._gather(header)
             record = Record(full_name, size, self.put(view, on_stored, crc32, same), header_offset)
@@ -114,12 +114,14 @@ class ContainerWriter:
         return [record.crc32]
 
     @contextlib.contextmanager
-    def record(self, name: str, size: int) -> Iterator[Target]:
+    def record(self, name: str, size: int, alignment: int | None = None, inner: int = 0) -> Iterator[Target]:
         """Appends a record whose bytes are put into it one after the other; nothing else is added meanwhile.
 
         Args:
             name: its name inside the archive.
             size: how many bytes it will have.
+            alignment: the multiple at which its data starts, or a byte of it; None: as all others.
+            inner: how far this byte is from the data's start.
 
         Yields:
             what they are put into.
@@ -128,7 +130,7 @@ class ContainerWriter:
             OSError: the file cannot be written.
         """
         full_name = f"{structures.ARCHIVE}/{name}"
-        header, header_offset = self._header(full_name, size)
+        header, header_offset = self._header(full_name, size, alignment or self._alignment, inner)
         self._gather(header)
         into = _Within(self)
         yield into
@@ -136,11 +138,11 @@ class ContainerWriter:
         self._gather(structures.descriptor(record))
         self.records.append(record)
 
-    def _header(self, name: str, size: int) -> tuple[bytes, int]:
+    def _header(self, name: str, size: int, alignment: int, inner: int = 0) -> tuple[bytes, int]:
         """What stands in front of a record's data, and where its local header begins."""
         at = self._offset
-        offset = structures.header_offset(len(name.encode()), size, at, self._alignment)
-        header = structures.local_header(name, size, offset, self._alignment)
+        offset = structures.header_offset(len(name.encode()), size, at, alignment, inner)
+        header = structures.local_header(name, size, offset, alignment, inner)
         return (bytes(offset - at) + header if offset > at else header), offset
 
     def put(
@@ -282,7 +284,12 @@ def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
 
 def _told(observers: Sequence[Observer], name: str, data: memoryview) -> OnStored | None:
     """What tells all observers that want to know of the bytes of a record; None where none does."""
-    wanted = [told for one in observers if (told := one.of(name, data)) is not None]
+    return telling(one.of(name, data) for one in observers)
+
+
+def telling(observers: Iterable[OnStored | None]) -> OnStored | None:
+    """What tells all of some that are there; None where none is."""
+    wanted = [one for one in observers if one is not None]
     if len(wanted) < 2:  # noqa: PLR2004 - none, or the only one
         return wanted[0] if wanted else None
 

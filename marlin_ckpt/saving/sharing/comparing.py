@@ -44,7 +44,12 @@ def found(data: Data, alignment: int, name: str, copies: Iterable[Copy[Source]])
     for one in left:
         if one.held.digest == digest:
             known = one.place.own.held[name]
-            return Same(Span(one.place.fd, known.start, size), _crc32_before(known.crc32, rest), one.held)
+            return Same(
+                Span(one.place.fd, known.start, size),
+                _crc32_before(known.crc32, rest),
+                one.held,
+                known.blocks,
+            )
     return None
 
 

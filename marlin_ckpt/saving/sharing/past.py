@@ -85,19 +85,19 @@ class Past:
             self._own.append(one)
             self.looks.know(file, one.identity, {name: known.digested for name, known in held.items()})
 
-    def still_there(self, directory: str, member: str = "") -> Iterator[tuple[int, Own]]:
+    def still_there(self, directory: str, member: str | None = None) -> Iterator[tuple[int, Own]]:
         """The checkpoints that were written to a directory and are unchanged, the newest first.
 
         Args:
             directory: in which they are.
-            member: the name of the file in them, unless they are files themselves.
+            member: the name of the file in them, or "" of files; None: all.
 
         Yields:
             each with a descriptor of its file that is open until the next one's turn comes.
         """
         seen = set()
         for one in [*self._own][::-1]:
-            if one.file in seen or one.member != member or os.path.dirname(one.path) != directory:
+            if one.file in seen or member not in (None, one.member) or os.path.dirname(one.path) != directory:
                 continue
             seen.add(one.file)
             with contextlib.suppress(OSError), closing(opened(one.file)) as fd:

@@ -1,7 +1,6 @@
 """Writes a file that shares what has not changed with those that this process wrote before it."""
 
 import functools
-import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,7 +41,11 @@ class Filled(NamedTuple, Generic[Done]):
 
 
 class Sharing:
-    """How one save shares."""
+    """How one save shares.
+
+    Attributes:
+        path: of the new checkpoint, absolute.
+    """
 
     def __init__(self, past: Past, path: str, origin: Origin, staying: Callable[[int], Staying]) -> None:
         """Takes what is known before it begins.
@@ -53,12 +56,12 @@ class Sharing:
             origin: of the bytes that it writes.
             staying: which checkpoints stay once the new one of this size, in bytes, is there.
         """
-        self._past, self._path, self._origin, self._staying = past, path, origin, staying
+        self._past, self.path, self._origin, self._staying = past, path, origin, staying
 
     @functools.cached_property
     def alignment(self) -> int:
         """The multiple at which the data of the new checkpoint starts."""
-        return self._past.alignment(os.path.dirname(self._path))
+        return self._past.alignment(os.path.dirname(self.path))
 
     def written(self, data: Data, write: Callable[[Shared, Check], Written]) -> Written:
         """Writes a checkpoint that is a file.
@@ -74,10 +77,23 @@ class Sharing:
             Whatever `write` raises; then the file is not there.
         """
         size = sum(data.sizes.values())
-        found = self.filled(data, lambda: self._staying(size), write)
-        if self.alignment != ALIGNMENT:
-            self._past.wrote(self._path, found.held)
+        found = self.filled(data, lambda: self.staying(size), write)
+        self.wrote(found.held)
         return replace(found.done, write_s=found.done.write_s + found.compared_s)
+
+    def staying(self, size_bytes: int) -> Staying:
+        """Which of the nearest checkpoints stay once the new one of this size is there.
+
+        None where it does not matter, since this save shares nothing.
+        """
+        if decide.is_full(self._origin.save_number):
+            return Staying()
+        return Staying(*(one[:_MOST_LOOKED_AT] for one in self._staying(size_bytes)))
+
+    def wrote(self, held: Mapping[str, Held], member: str = "") -> None:
+        """Remembers what a file holds that is durable; `member` as for `filled`."""
+        if self.alignment != ALIGNMENT:
+            self._past.wrote(self.path, held, member)
 
     def filled(
         self,
@@ -102,7 +118,7 @@ class Sharing:
         if self.alignment == ALIGNMENT:
             return Filled(write(nothing, _nothing), nothing.held, 0.0)
         began = time.perf_counter()
-        with self._past.sources(os.path.dirname(self._path), member) as sources:
+        with self._past.sources(os.path.dirname(self.path), member) as sources:
             shared = nothing._replace(records=self._same(sources, data, staying, member))
             compared_s = time.perf_counter() - began
             try:
@@ -131,8 +147,7 @@ class Sharing:
         return {name: one for name, one in same if one is not None}
 
     def _held(self, paths: Iterable[str], member: str) -> Iterator[decide.Records]:
-        nearest = itertools.islice(paths, _MOST_LOOKED_AT)
-        return (self._past.looks.at(member_of(path, member)) for path in nearest)
+        return (self._past.looks.at(member_of(path, member)) for path in paths)
 
 
 def sharing_of(

@@ -5,13 +5,18 @@ from typing import Any
 
 from torch.storage import UntypedStorage
 
-from marlin_ckpt.distributed import saving
+from marlin_ckpt.distributed import saving, shard
 from marlin_ckpt.distributed.flat import local_of
 from marlin_ckpt.distributed.planning.plans import SavePlans
-from marlin_ckpt.formats.torch.writer import Written
+from marlin_ckpt.distributed.shard import Image, Prepared
+from marlin_ckpt.formats import digests
+from marlin_ckpt.formats.torch.writer import Written, bytes_of
+from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving.job import Job
 from marlin_ckpt.saving.plain import plain
+from marlin_ckpt.saving.sharing.comparing import Data
+from marlin_ckpt.saving.sharing.shards import ShardSharing
 from marlin_ckpt.saving.writing.content import Pieces
 from marlin_ckpt.saving.writing.crew import Crew
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES
@@ -29,30 +34,40 @@ class ShardedContent:
             crew: the ranks.
             plans: of the saver.
         """
-        self._crew = crew
+        self._crew, self._sharing = crew, job.sharing
         self._prepared = saving.prepare(
             job.state, path, crew.here, plans, job.manifest,
             overwrite=job.overwrite, has_statistics=job.how.statistics,
             convert=plain if job.makes_plain else lambda state: state,
+            alignment=job.sharing.alignment if job.sharing and crew.here.is_main else ALIGNMENT,
         )  # fmt: skip
 
     def write(self) -> Written:
         """Writes it from where it is."""
-        return _written(saving.write(self._prepared, self._crew.here))
+        return _written(saving.write(self._prepared, self._crew.here, sharing=self._shared(None)))
 
     def image(self) -> "ShardedImage":
         """Says where the tensors of this rank are in its shard."""
-        return ShardedImage(self._prepared, self._crew)
+        return ShardedImage(self._prepared, self._crew, self._shared)
+
+    def _shared(self, image: memoryview | None) -> ShardSharing | None:
+        """How the shard shares, of whose tensors there may be a copy."""
+        if self._sharing is None:
+            return None
+        return ShardSharing(self._sharing, _data(self._prepared, image), self._prepared.plan.size_bytes)
 
 
 class ShardedImage:
     """A shard, of whose tensors a copy is written; see `Image`."""
 
-    def __init__(self, prepared: saving.Prepared, crew: Crew) -> None:
-        """Takes the save, which is planned."""
-        self._prepared, self._crew = prepared, crew
+    def __init__(
+        self, prepared: Prepared, crew: Crew, sharing: Callable[[memoryview], ShardSharing | None]
+    ) -> None:
+        """Takes the save, which is planned, the ranks, and what says how it shares."""
+        self._prepared, self._crew, self._sharing = prepared, crew, sharing
         shard = prepared.plan.shard
-        self.image_bytes = shard.size_bytes + BLOCK_BYTES if shard else 0
+        own_bytes = 0 if prepared.plan.alignment == ALIGNMENT else digests.MOST_BYTES
+        self.image_bytes = shard.size_bytes + own_bytes + BLOCK_BYTES if shard else 0
         places = shard.places[: len(prepared.tensors)] if shard else ()
         found = [_memory(one) for one in prepared.tensors]
         storages, starts = zip(*found, strict=True) if found else ((), ())
@@ -77,10 +92,25 @@ class ShardedImage:
         self, memory: memoryview, before_renaming: Callable[[], None], sums: Mapping[str, Sequence[int]]
     ) -> Written:
         """Writes the shard from its image, with the other ranks."""
-        image = saving.Image(memory, sums)
-        return _written(
-            saving.write(self._prepared, self._crew.behind, image, before_renaming=before_renaming)
-        )
+        own = (self._prepared, self._crew.behind, Image(memory, sums))
+        sharing = self._sharing(memory)
+        return _written(saving.write(*own, before_renaming=before_renaming, sharing=sharing))
+
+
+def _data(prepared: Prepared, image: memoryview | None) -> Data:
+    """The data of the tensors of a shard, in a copy or where they are."""
+    places = prepared.plan.shard.places[: len(prepared.tensors)] if prepared.plan.shard else ()
+    known = dict(zip(prepared.plan.tensors, zip(prepared.tensors, places, strict=True), strict=True))
+
+    def of(name: str, most_bytes: int | None) -> memoryview:
+        tensor, place = known[name]
+        size = min(place.data_bytes, most_bytes or place.data_bytes)
+        if image is not None:
+            return image[place.data_start : place.data_start + size]
+        return bytes_of(*_memory(tensor), size)
+
+    sizes = {name: place.data_bytes for name, (_, place) in known.items()}
+    return Data(sizes, of, is_final=image is not None)
 
 
 def _memory(tensor: Any) -> tuple[UntypedStorage, int]:
@@ -88,7 +118,7 @@ def _memory(tensor: Any) -> tuple[UntypedStorage, int]:
     local = local_of(tensor)
     is_as_written = local.is_contiguous() and not (local.is_conj() or local.is_neg())
     if not (is_as_written and (local.is_cpu or local.is_cuda)):
-        local = saving.plain(tensor)
+        local = shard.plain(tensor)
     start = int(local.storage_offset()) * local.element_size()
     return local.untyped_storage(), start
 
