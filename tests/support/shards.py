@@ -9,8 +9,9 @@ import torch
 
 from marlin_ckpt.formats.shards.items import Item, ShardAbout, ShardPlan, TensorItem, ValueItem
 from marlin_ckpt.formats.shards.planning import plan_shard
-from marlin_ckpt.formats.shards.writer import write_shard
+from marlin_ckpt.formats.shards.writer import Sharing, write_shard
 from marlin_ckpt.formats.zip.state_dict import tensor_pickle
+from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from tests.support.memory_store import MemoryTarget
 
 ABOUT = ShardAbout("5f0c", 3)
@@ -30,11 +31,13 @@ def memory_of(tensor: torch.Tensor) -> memoryview:
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
-def shard_of(items: list[torch.Tensor | bytes], about: ShardAbout = ABOUT) -> tuple[bytes, ShardPlan]:
+def shard_of(
+    items: list[torch.Tensor | bytes], about: ShardAbout = ABOUT, alignment: int = ALIGNMENT
+) -> tuple[bytes, ShardPlan]:
     """A shard of tensors and of values that `torch.save` wrote."""
     described: list[Item] = [ValueItem(one) if isinstance(one, bytes) else tensor_item(one) for one in items]
     target = MemoryTarget()
     data = (memory_of(one) for one in items if not isinstance(one, bytes))
-    sums = write_shard(target, described, data, about)
+    sums = write_shard(target, described, data, about, sharing=Sharing(alignment))
     assert sums == (len(target.data), zlib.crc32(target.data))
-    return bytes(target.data), plan_shard(described)
+    return bytes(target.data), plan_shard(described, alignment)

@@ -31,18 +31,20 @@ from tests.support.shards import ABOUT, memory_of, saved, shard_of
 _MAP_NORESERVE = 0x4000  # mmap(2)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.one_of(st.integers(0, 70_000), st.text(max_size=3000), st.just(BLOCK_BYTES + 5)), max_size=15)
-)
-def test_whatever_the_items_a_shard_is_laid_out_as_planned(kinds):
+_SIZES = st.one_of(st.integers(0, 70_000), st.just(BLOCK_BYTES + 5))
+
+
+@pytest.mark.parametrize("alignment", [64, 4096, 65536])
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.one_of(_SIZES, st.text(max_size=3000)), max_size=15))
+def test_whatever_the_items_a_shard_is_laid_out_as_planned(alignment, kinds):
     items = [
         torch.arange(one, dtype=torch.int64).to(torch.uint8)
         if isinstance(one, int)
         else saved({"value": one})
         for one in kinds
     ]
-    data, plan = shard_of(items)
+    data, plan = shard_of(items, alignment=alignment)
     assert len(data) == plan.size_bytes
     shard = read_shard(MemorySource(data, ""))
     assert shard is not None
@@ -65,7 +67,7 @@ def test_whatever_the_items_a_shard_is_laid_out_as_planned(kinds):
             assert found == torch.load(io.BytesIO(one), weights_only=True)
         else:
             assert torch.equal(found, one)
-            assert place.data_start % 64 == 0
+            assert place.data_start % (alignment if one.nbytes >= BLOCK_BYTES else 64) == 0
             assert data[place.data_start :][: place.data_bytes] == memory_of(one)
         window = Window(MemorySource(data, ""), place.start, place.size_bytes)
         container = read_saved(window)
