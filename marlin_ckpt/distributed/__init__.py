@@ -15,11 +15,9 @@ flat       a nested state and the flat names under which it is stored
 metadata   `.metadata`, torch's pickle in a sharded checkpoint, to and from bytes
 planning/  SavePlans: who writes what, and where
 commit     the folder that all ranks fill, and its one rename
-durable    the files in it
 saving     save_sharded, and its two halves: prepare, and write
-shard      what of that one rank writes
+shards/    what of that each rank writes
 writer     MarlinWriter, by which `dcp.save` writes
-statistics those of the tensors of a sharded checkpoint
 gathering  whole tensors of DTensors, one after the other, at rank 0, for what is written as one file
 loading    what ranks that load together agree on: the newest good checkpoint, and how a load ended
 reads/     what a rank reads of a sharded checkpoint

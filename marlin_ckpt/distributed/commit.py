@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from marlin_ckpt.distributed.durable import Facts, write_durably
 from marlin_ckpt.distributed.failures import together
 from marlin_ckpt.distributed.metadata import NAME as METADATA
 from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.distributed.shards.durable import Facts, write_durably
 from marlin_ckpt.errors import StorageError, UnsavableStateError
 from marlin_ckpt.formats.manifest import Manifest, most_bytes
 from marlin_ckpt.formats.statistics import NAME as STATISTICS

@@ -14,15 +14,15 @@ from typing import Any
 
 from marlin_ckpt.distributed import commit
 from marlin_ckpt.distributed.commit import Staged, Staging
-from marlin_ckpt.distributed.durable import Facts
 from marlin_ckpt.distributed.failures import together
 from marlin_ckpt.distributed.flat import flatten
 from marlin_ckpt.distributed.planning.describing import mesh_of
 from marlin_ckpt.distributed.planning.laying_out import shard_name
 from marlin_ckpt.distributed.planning.plans import Plan, SavePlans
 from marlin_ckpt.distributed.ranks import Ranks
-from marlin_ckpt.distributed.shard import Image, Prepared, Shard, Sharing, parts
-from marlin_ckpt.distributed.statistics import OfRank, combined
+from marlin_ckpt.distributed.shards.durable import Facts
+from marlin_ckpt.distributed.shards.shard import Image, Prepared, Shard, Sharing, parts
+from marlin_ckpt.distributed.shards.statistics import OfRank, combined
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest, Sharded
 from marlin_ckpt.formats.shards.items import ShardAbout

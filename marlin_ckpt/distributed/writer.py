@@ -18,10 +18,10 @@ from marlin_ckpt.checkpoint import checked_index, plain_metrics
 from marlin_ckpt.directory import leftovers
 from marlin_ckpt.distributed import commit
 from marlin_ckpt.distributed.commit import Staging
-from marlin_ckpt.distributed.durable import Facts, write_durably
 from marlin_ckpt.distributed.metadata import to_bytes
 from marlin_ckpt.distributed.planning.laying_out import shard_name
-from marlin_ckpt.distributed.shard import live
+from marlin_ckpt.distributed.shards.durable import Facts, write_durably
+from marlin_ckpt.distributed.shards.shard import live
 from marlin_ckpt.errors import ArgumentsError, Fault, UnsavableStateError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.manifest import Manifest, Sharded

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from marlin_ckpt.distributed import commit, saving, shard
+from marlin_ckpt.distributed import commit, saving
 from marlin_ckpt.distributed.commit import Staging
 from marlin_ckpt.distributed.ranks import Ranks
+from marlin_ckpt.distributed.shards import shard
 from marlin_ckpt.storage.local import publishing, staging
 
 # Where each phase begins: what is called then; those of the second kind are of rank 0 alone.

@@ -23,7 +23,7 @@ from marlin_ckpt.distributed.planning.laying_out import lay_out
 from marlin_ckpt.distributed.planning.metadata_bytes import to_pickle
 from marlin_ckpt.distributed.planning.value_files import value_file
 from marlin_ckpt.distributed.ranks import Ranks
-from marlin_ckpt.distributed.statistics import Tensors, name_of
+from marlin_ckpt.distributed.shards.statistics import Tensors, name_of
 from marlin_ckpt.formats.shards.items import Item, ShardPlan, TensorItem, ValueItem
 from marlin_ckpt.formats.shards.planning import plan_shard
 from marlin_ckpt.formats.shards.slots import slot_bytes

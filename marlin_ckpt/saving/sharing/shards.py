@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from marlin_ckpt.distributed.durable import Facts
+from marlin_ckpt.distributed.shards.durable import Facts
 from marlin_ckpt.formats.torch.shared import Held, Shared
 from marlin_ckpt.saving.sharing.comparing import Data
 from marlin_ckpt.saving.sharing.past import Staying
@@ -13,7 +13,7 @@ _Names = tuple[Sequence[str], Sequence[str]]
 
 
 class ShardSharing:
-    """How the shard of a rank shares; see `distributed.shard.Sharing`.
+    """How the shard of a rank shares; see `distributed.shards.shard.Sharing`.
 
     Each rank decides for itself, with what it wrote itself. Rank 0 alone lists the directory.
     """

@@ -5,10 +5,11 @@ from typing import Any
 
 from torch.storage import UntypedStorage
 
-from marlin_ckpt.distributed import saving, shard
+from marlin_ckpt.distributed import saving
 from marlin_ckpt.distributed.flat import local_of
 from marlin_ckpt.distributed.planning.plans import SavePlans
-from marlin_ckpt.distributed.shard import Image, Prepared
+from marlin_ckpt.distributed.shards.shard import Image, Prepared
+from marlin_ckpt.distributed.shards.shard import plain as plain_of
 from marlin_ckpt.formats import digests
 from marlin_ckpt.formats.torch.writer import Written, bytes_of
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
@@ -118,7 +119,7 @@ def _memory(tensor: Any) -> tuple[UntypedStorage, int]:
     local = local_of(tensor)
     is_as_written = local.is_contiguous() and not (local.is_conj() or local.is_neg())
     if not (is_as_written and (local.is_cpu or local.is_cuda)):
-        local = shard.plain(tensor)
+        local = plain_of(tensor)
     start = int(local.storage_offset()) * local.element_size()
     return local.untyped_storage(), start
 

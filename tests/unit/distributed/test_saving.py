@@ -19,7 +19,7 @@ from marlin_ckpt.distributed.flat import flatten
 from marlin_ckpt.distributed.planning.plans import SavePlans
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.distributed.saving import prepare, save_sharded, write
-from marlin_ckpt.distributed.shard import Image, plain
+from marlin_ckpt.distributed.shards.shard import Image, plain
 from marlin_ckpt.errors import StorageError, UnsavableStateError
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.storage.local.direct import BLOCK_BYTES

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marlin_ckpt.distributed.statistics import OfRank, Tensors, combined, name_of
+from marlin_ckpt.distributed.shards.statistics import OfRank, Tensors, combined, name_of
 from marlin_ckpt.formats import statistics
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.values.accumulating import Accumulator

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from marlin_ckpt.distributed import commit
-from marlin_ckpt.distributed.durable import Facts, write_durably
 from marlin_ckpt.distributed.flat import local_of
 from marlin_ckpt.distributed.planning.laying_out import shard_name
 from marlin_ckpt.distributed.planning.plans import Plan, SavePlans
-from marlin_ckpt.distributed.statistics import OfRank
+from marlin_ckpt.distributed.shards.durable import Facts, write_durably
+from marlin_ckpt.distributed.shards.statistics import OfRank
 from marlin_ckpt.formats.manifest import Manifest, Mesh
 from marlin_ckpt.formats.shards import writer
 from marlin_ckpt.formats.shards.items import Item, ShardAbout, ValueItem
