@@ -78,7 +78,18 @@ def write_file(  # noqa: PLR0913, PLR0917 - all but the first three are seldom g
         MarlinError: what `data_of` raises.
         StorageError: the file cannot be written. Either way the old file stands; see `publish`.
     """
-    encoded = encode(state)
+    return write_encoded(path, encode(state), manifest, overwrite, has_statistics, data_of)
+
+
+def write_encoded(  # noqa: PLR0913, PLR0917 - as `write_file`
+    path: PathText,
+    encoded: Encoded,
+    manifest: Manifest,
+    overwrite: bool = True,
+    has_statistics: bool = False,
+    data_of: Callable[[UntypedStorage], memoryview] | None = None,
+) -> Written:
+    """Writes a pickled state to a file, as `write_file`."""
     was_read = False
 
     def data() -> Iterator[tuple[str, memoryview]]:

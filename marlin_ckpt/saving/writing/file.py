@@ -1,18 +1,16 @@
 """A file that this process writes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from marlin_ckpt.formats.pickle.storages import tensor_names
 from marlin_ckpt.formats.shards.items import whole_crc32
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.formats.torch.pickler import Encoded, encode
+from marlin_ckpt.formats.torch.pickler import Encoded
 from marlin_ckpt.formats.torch.shared import Shared
 from marlin_ckpt.formats.torch.writer import Written
 from marlin_ckpt.formats.zip.planning import Plan
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.saving.job import Job
-from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.saving.sharing.comparing import Data
 from marlin_ckpt.saving.sharing.sharing import Sharing
 from marlin_ckpt.saving.writing.content import Pieces
@@ -36,10 +34,10 @@ class FileContent:
     def write(self) -> Written:
         """Pickles the state, and writes it."""
         job = self._job
-        state: Any = plain(job.state) if job.makes_plain else job.state
+        encoded = self._pickles.encoded(job.state, about(job))
         if job.sharing is not None:
-            return self._write_shared(job.sharing, encode(state))
-        return writer.write_file(self._path, state, job.manifest, job.overwrite, job.how.statistics)
+            return self._write_shared(job.sharing, encoded)
+        return writer.write_encoded(self._path, encoded, job.manifest, job.overwrite, job.how.statistics)
 
     def _write_shared(self, sharing: Sharing, encoded: Encoded) -> Written:
         job = self._job

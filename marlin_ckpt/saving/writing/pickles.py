@@ -28,6 +28,7 @@ _MOST_KEPT = 2  # a run saves its state, and that of its module alone
 _LONGEST_BYTES = 16 << 20  # of a pickle that is kept
 _MOST_PLAIN_BYTES = 256 << 10  # of what is no tensor, for templates, which take long to make of many values
 _MOST_TRIES = 3  # to make templates for a state of which something else changes from save to save
+_MOST_MISSES = 4  # in a row, of saves that kept nothing, a pickle, templates, and these once more
 
 
 class About(NamedTuple):
@@ -59,6 +60,28 @@ class Pickles:
         """Knows no state yet."""
         self._kept: deque[_Kept] = deque(maxlen=_MOST_KEPT)
         self._too_long: deque[int] = deque(maxlen=_MOST_KEPT)  # the states whose pickles were, by their keys
+        self._misses: dict[int, int] = {}  # of `encoded`, by the keys of the states
+
+    def encoded(self, state: Any, about: About) -> Encoded:
+        """Pickles a state of which no plan is needed, for a save that waits for it.
+
+        To keep a pickle takes a quarter of the time that it took to make. So none is kept of the first state
+        of its keys, nor of states that always differ in more than plain values and the data of tensors.
+
+        Raises:
+            UnsavableStateError: it cannot be pickled.
+            StorageError: there is not enough memory.
+        """
+        keys = _keys(state)
+        misses = self._misses.pop(keys, 0)
+        if 0 < misses <= _MOST_MISSES:
+            encoded, _, is_kept_one = self._pickled(state, keys, about)
+        else:
+            encoded, is_kept_one = encode(plain(state) if about.makes_plain else state), False
+        if len(self._misses) >= _MOST_KEPT:
+            self._misses.clear()
+        self._misses[keys] = 1 if is_kept_one else misses + 1
+        return encoded
 
     def planned(self, state: Any, about: About) -> tuple[Encoded, Plan]:
         """Pickles a state, and says where its file will have its bytes.
@@ -67,7 +90,11 @@ class Pickles:
             UnsavableStateError: it cannot be pickled.
             StorageError: there is not enough memory.
         """
-        keys = hash(tuple(state)) if isinstance(state, dict) else 0
+        encoded, kept, _ = self._pickled(state, _keys(state), about)
+        return encoded, about.plan(encoded) if kept is None else kept.plan(encoded)
+
+    def _pickled(self, state: Any, keys: int, about: About) -> tuple[Encoded, "_Kept | None", bool]:
+        """Pickles a state, and keeps that; returns what is kept, too, and whether it was there before."""
         is_long = keys in self._too_long  # an outline of it may take as long as its pickle
         found = None if is_long else outline(state)
         done = self._again(found, about)
@@ -75,9 +102,8 @@ class Pickles:
             state, found = made, None if is_long else outline(made)
             done = self._again(found, about)
         if done is not None:
-            return done
-        encoded = encode(state)
-        plan = about.plan(encoded)
+            return *done, True
+        encoded, kept = encode(state), None
         if is_long:
             self._too_long.remove(keys)
         if len(encoded.pickle) > _LONGEST_BYTES:
@@ -85,15 +111,16 @@ class Pickles:
         elif found is not None:
             # Of one that raises, something could change that nothing here would show.
             with contextlib.suppress(ValueError, RuntimeError, KeyError):
-                self._keep(_Kept(found, encoded, plan, about), state)
-        return encoded, plan
+                kept = _Kept(found, encoded, about)
+                self._keep(kept, state)
+        return encoded, kept, False
 
-    def _again(self, found: Outline | None, about: About) -> tuple[Encoded, Plan] | None:
+    def _again(self, found: Outline | None, about: About) -> tuple[Encoded, "_Kept"] | None:
         """Pickles a state that is like an earlier one; None where none is."""
         if found is None:
             return None
-        fitting = (kept.again(found) for kept in self._kept if kept.about == about)
-        return next((one for one in fitting if one is not None), None)
+        fitting = ((kept.again(found), kept) for kept in self._kept if kept.about == about)
+        return next(((one, kept) for one, kept in fitting if one is not None), None)
 
     def _keep(self, new: "_Kept", state: Any) -> None:
         """Keeps a pickle, in place of one of the same tensors if there is one."""
@@ -116,7 +143,7 @@ class _Kept:
         was_filled: whether the templates have served.
     """
 
-    def __init__(self, found: Outline, encoded: Encoded, plan: Plan, about: About) -> None:
+    def __init__(self, found: Outline, encoded: Encoded, about: About) -> None:
         """Takes a state that was pickled.
 
         Raises:
@@ -132,10 +159,10 @@ class _Kept:
         self._storages_of = _picker([places[identity(one)] for one in encoded.storages.values()])
         self._outline, self._pickle = found.pickle, encoded.pickle
         self._is_familiar, self._kinds = encoded.is_familiar, encoded.kinds
-        self._plan: Plan | None = plan
+        self._plan: Plan | None = None
         self._templates: tuple[Template, Template] | None = None
 
-    def again(self, found: Outline) -> tuple[Encoded, Plan] | None:
+    def again(self, found: Outline) -> Encoded | None:
         """Pickles a state; None where more has changed than plain values and the data of tensors."""
         if len(found.tensors) != len(self.facts.kinds):
             return None
@@ -147,10 +174,13 @@ class _Kept:
         if not (is_alike and (found.pickle == self._outline or self._fill(found.pickle))):
             return None
         by_key = dict(zip(self._sizes, self._storages_of(storages), strict=True))
-        encoded = Encoded(self._pickle, by_key, self._sizes, self._is_familiar, frozenset(), self._kinds)
+        return Encoded(self._pickle, by_key, self._sizes, self._is_familiar, frozenset(), self._kinds)
+
+    def plan(self, encoded: Encoded) -> Plan:
+        """The plan of the pickle that it has now."""
         if self._plan is None:
             self._plan = self.about.plan(encoded)
-        return encoded, self._plan
+        return self._plan
 
     @property
     def is_mostly_tensors(self) -> bool:
@@ -185,6 +215,11 @@ class _Kept:
             self._plan = None
         self._outline, self._pickle, self.was_filled = other, filled, True
         return True
+
+
+def _keys(state: Any) -> int:
+    """What tells states of several kinds from each other, at no price."""
+    return hash(tuple(state)) if isinstance(state, dict) else 0
 
 
 def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:

@@ -50,12 +50,13 @@ def outcome(pickled, state):
 @given(chance=st.randoms(use_true_random=False), about=st.sampled_from([_ABOUT, _AS_IS]))
 @pytest.mark.filterwarnings("ignore")
 def test_a_pickle_is_the_one_of_a_fresh_save_whatever_has_changed_since_the_last(chance, about):
-    states, kept = States(chance), Pickles()
+    states, kept, waiting = States(chance), Pickles(), Pickles()
     state = {"state": states.tree(), "more": states.tree(), "number": 0}
     for number in range(5):
         mine = outcome(lambda one: kept.planned(one, about)[0], state)
+        awaited = outcome(lambda one: waiting.encoded(one, about), state)
         fresh = outcome(lambda one: encode(plain(one) if about.makes_plain else one), state)
-        assert described(mine) == described(fresh)
+        assert described(mine) == described(awaited) == described(fresh)
         state["number"] = number
         if number:
             states.change(state)
@@ -134,6 +135,28 @@ def test_a_state_of_which_something_else_grows_costs_no_more_tries_than_three(pi
         state["losses"].append(number)
         assert is_fresh(kept, state)
     assert (len(pickled), len(made)) == (9 + 3, 2 * 3)
+
+
+def test_a_save_that_waits_keeps_nothing_of_the_first_state_and_pickles_no_third(pickled, monkeypatch):
+    outlined, inner = [], pickles.outline
+    monkeypatch.setattr(pickles, "outline", lambda state: outlined.append(state) or inner(state))
+    run, kept = Run(), Pickles()
+    for saves in range(4):
+        run.step()
+        state = run.checkpoint().payload()
+        assert described(kept.encoded(state, _ABOUT)) == described(encode(state))
+        assert (len(pickled), len(outlined)) == (min(saves + 1, 2), saves)
+
+
+def test_nor_does_it_try_for_ever_where_something_else_grows_from_save_to_save(pickled, monkeypatch):
+    outlined, inner = [], pickles.outline
+    monkeypatch.setattr(pickles, "outline", lambda state: outlined.append(state) or inner(state))
+    state, kept = {"losses": [], "tensor": torch.ones(3)}, Pickles()
+    for number in range(9):
+        state["losses"].append(number)
+        assert described(kept.encoded(state, _ABOUT)) == described(encode(state))
+        tries = tries if number > 5 else len(outlined)
+    assert len(outlined) == tries > 0
 
 
 def test_templates_are_not_made_of_a_state_that_has_mostly_plain_values(monkeypatch):
