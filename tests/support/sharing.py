@@ -67,7 +67,7 @@ def image_of(case: Case) -> memoryview:
 
 Make = Callable[[int, memoryview], "CachedPieces | PassedOnPieces | DirectPieces"]
 WAYS: dict[str, Make] = {
-    "cached": lambda fd, _: CachedPieces(fd),
+    "cached": lambda fd, _: CachedPieces(fd, 1 << 20),
     "passed on": lambda fd, _: PassedOnPieces(fd),
     "direct": lambda fd, _: DirectPieces(fd, 1, None, shares=True),
     "direct, of an image": lambda fd, image: DirectPieces(fd, 1, image, shares=True),

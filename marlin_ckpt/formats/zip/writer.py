@@ -18,7 +18,7 @@ from marlin_ckpt.formats.zip.structures import ALIGNMENT, ALIGNMENT_LABEL, Recor
 from marlin_ckpt.storage.target import OnStored, Span, Target
 
 # Small records are handed on together: copying them twice costs less than three calls for each.
-_SMALL_BYTES = 16 << 10
+SMALL_BYTES = 16 << 10
 _GATHERED_BYTES = 256 << 10
 
 
@@ -99,10 +99,10 @@ class ContainerWriter:
                     target.put(data[: same.size], on_stored, crc32, same),
                     target.put(data[same.size :], on_stored),
                 ]
-        view = memoryview(data).cast("B")  # without a context, which takes as long as all else of a small one
+        view = data if isinstance(data, bytes) else memoryview(data).cast("B")  # a context is slow
         full_name, size = f"{structures.ARCHIVE}/{name}", len(view)
         header, header_offset = self._header(full_name, size, self._alignment)
-        if size > _SMALL_BYTES:
+        if size > SMALL_BYTES:
             self._gather(header)
             record = Record(full_name, size, self.put(view, on_stored, crc32, same), header_offset)
             self._gather(structures.descriptor(record))
@@ -153,7 +153,7 @@ class ContainerWriter:
         same: Span | None = None,
     ) -> int:
         """Appends bytes of the record that is open; see `Target.put`."""
-        if len(data) > _SMALL_BYTES:
+        if len(data) > SMALL_BYTES:
             self._flush()
             self._offset += len(data)
             return self._target.put(data, on_stored, crc32, same)
@@ -267,7 +267,7 @@ def write_state(  # noqa: PLR0913, PLR0917 - all that a file is made of
     """
     writer = ContainerWriter(target, alignment)
     for name, value in itertools.chain(leading(pickle, byteorder, alignment).items(), data, VERSION.items()):
-        on_stored = _told(observers, name, value) if isinstance(value, memoryview) else None
+        on_stored = _told(observers, name, value) if observers and isinstance(value, memoryview) else None
         writer.add(name, value, on_stored, sums.get(name), same.get(name))
         del value  # so that it is not held while the next one is read
     for own in filter(None, (one.record() for one in observers)):

@@ -42,11 +42,12 @@ class Buffers:
     """The buffers of one file, each filled, written and filled again."""
 
     def __init__(self, count: int, size: int) -> None:
-        """Takes them, all of one size."""
-        self._own = [take_buffer(size) for _ in range(count)]
-        self._whole = {one.obj: one for one in self._own}  # by the memory, of which each has one of its own
+        """Takes them, all of one size, which is at most that of a piece."""
+        # All are as long as a piece, however little of each is filled: so any file takes those of any other.
+        self._own = [take_buffer(PIECE_BYTES) for _ in range(count)]
+        self._filled = {one.obj: one[:size] for one in self._own}  # by the memory, of which each has its own
         self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
-        for one in self._own:
+        for one in self._filled.values():
             self._free.put(one)
 
     def next(self) -> memoryview:
@@ -55,11 +56,11 @@ class Buffers:
 
     def is_written(self, piece: memoryview) -> None:
         """Takes back the buffer of which a piece, or all, was written."""
-        self._free.put(self._whole[piece.obj])
+        self._free.put(self._filled[piece.obj])
 
     def give_back(self) -> None:
         """Gives them to the next file; nothing reads or writes them any more."""
-        own, self._own = self._own, []
+        own, self._own, self._filled = self._own, [], {}
         give_back_buffers(own)
 
 

@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 from marlin_ckpt.storage.local import cloning, system_calls
 from marlin_ckpt.storage.local.direct import DirectPieces
-from marlin_ckpt.storage.local.threads import Buffers, CachedThread
+from marlin_ckpt.storage.local.threads import (
+    PIECE_BYTES,
+    Buffers,
+    CachedThread,
+    give_back_buffers,
+    take_buffer,
+)
 from marlin_ckpt.storage.target import Span
 from marlin_ckpt.storage.writer import Pieces, Writer
 
@@ -26,9 +32,15 @@ class CachedPieces:
     The disk begins with each while more is prepared.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, expected_bytes: int) -> None:
+        """Takes an empty file, open for writing, and how long it will be, roughly."""
         self._fd = fd
-        self._buffer = memoryview(bytearray(_CACHED_PIECE_BYTES))
+        self._own: list[memoryview] = []
+        if expected_bytes < _CACHED_PIECE_BYTES:  # a huge page would take longer to clear than to fill
+            self._buffer = memoryview(bytearray(_CACHED_PIECE_BYTES))
+        else:
+            self._own.append(take_buffer(PIECE_BYTES))
+            self._buffer = self._own[0][:_CACHED_PIECE_BYTES]
         self._end = 0  # of the last piece in the file
 
     def next(self, offset: int) -> memoryview:  # noqa: ARG002 - it is the same everywhere
@@ -52,7 +64,9 @@ class CachedPieces:
         self.write(piece[:filled], offset)
 
     def stop(self) -> None:
-        """Nothing writes any more."""
+        """Gives the buffer to the next file; nothing writes any more."""
+        own, self._own, self._buffer = self._own, [], memoryview(b"")
+        give_back_buffers(own)
 
 
 class PassedOnPieces:
@@ -112,7 +126,7 @@ def open_writer(
 
 def _pieces(fd: int, expected_bytes: int, image: memoryview | None, shared_bytes: int | None) -> Pieces:
     if expected_bytes - (shared_bytes or 0) < _LARGE_BYTES:
-        return CachedPieces(fd)
+        return CachedPieces(fd, expected_bytes)
     if not _is_in_memory(fd):
         try:
             return DirectPieces(fd, expected_bytes, image, shares=shared_bytes is not None)

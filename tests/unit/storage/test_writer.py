@@ -28,6 +28,10 @@ MEBIBYTE = 1 << 20
 SIZES = st.lists(st.one_of(st.integers(0, 300), st.integers(0, 2 * MEBIBYTE)), max_size=24)
 
 
+def cached(fd: int) -> CachedPieces:
+    return CachedPieces(fd, 2 * MEBIBYTE)
+
+
 def buffers(fd: int) -> DirectPieces:
     return DirectPieces(fd, 1, None)
 
@@ -44,7 +48,7 @@ def content(fd: int) -> bytes:
     return os.pread(fd, os.fstat(fd).st_size + 1, 0)
 
 
-@pytest.mark.parametrize("make", [CachedPieces, PassedOnPieces, buffers, of_an_image])
+@pytest.mark.parametrize("make", [cached, PassedOnPieces, buffers, of_an_image])
 @settings(max_examples=25, deadline=None)
 @given(sizes=SIZES)
 def test_a_file_holds_just_the_bytes_that_were_put_in_their_order(
@@ -61,7 +65,7 @@ def test_a_file_holds_just_the_bytes_that_were_put_in_their_order(
         assert content(file.fileno()) == b"".join(data)
 
 
-@pytest.mark.parametrize("make", [CachedPieces, PassedOnPieces, buffers, of_an_image])
+@pytest.mark.parametrize("make", [cached, PassedOnPieces, buffers, of_an_image])
 def test_a_piece_may_be_changed_once_put_returns(file: int, make: Callable[[int], Pieces]) -> None:
     filling = Writer(make(file))
     piece = bytearray(MEBIBYTE)
