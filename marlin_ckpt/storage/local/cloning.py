@@ -9,6 +9,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from marlin_ckpt.storage.local import system_calls, temporary
 from marlin_ckpt.storage.local.files import close_quietly, closing
@@ -21,7 +22,8 @@ _RANGE = struct.Struct("=qQQQ")
 _FIEMAP = 0xC020660B
 _MAP = struct.Struct("=QQLLLL")
 _EXTENT = struct.Struct("=QQQQQLLLL")
-_MAP_SYNC, _IS_SHARED = 0x1, 0x2000
+_IS_SHARED, _IS_PACKED = 0x2000, 0x8
+_HAS_NO_PLACE = 0x2 | 0x4 | 0x100 | 0x200 | 0x400  # unknown, still in memory, not aligned, with other data
 # As many as fit 1 KiB: over more `fcntl.ioctl` keeps the interpreter's lock.
 _EXTENTS = (1024 - _MAP.size) // _EXTENT.size
 
@@ -121,35 +123,51 @@ def clone_range(fd: int, offset: int, source_fd: int, start: int, size: int) -> 
     fcntl.ioctl(fd, _CLONE_RANGE, _RANGE.pack(source_fd, start, size, offset))
 
 
-def exclusive_bytes(fd: int) -> int | None:
-    """How many bytes of a file no other one shares: what removing it would give back.
+class Extent(NamedTuple):
+    """A stretch of a file that is on the disk.
+
+    Attributes:
+        start: where it begins in the file.
+        size: its length in bytes.
+        place: where it begins on the disk, or, where `is_packed`, what it is packed in begins; None where it
+            lies with what the file system knows of the file, or is still in memory.
+        is_shared: whether another file has it, too.
+        is_packed: whether the file system has compressed it.
+    """
+
+    start: int
+    size: int
+    place: int | None
+    is_shared: bool
+    is_packed: bool
+
+
+def extents(fd: int) -> Iterator[Extent]:
+    """Where a file lies on the disk.
+
+    What is set aside behind its end is not said; XFS gives it back when the file is closed.
 
     Args:
         fd: the file, open for reading.
 
-    Returns:
-        the bytes; None where the file system does not tell.
-    """
-    try:
-        return sum(size for size, flags in _extents(fd) if not flags & _IS_SHARED)
-    except OSError:
-        return None
+    Yields:
+        its stretches, in their order.
 
-
-def _extents(fd: int) -> Iterator[tuple[int, int]]:
-    """The length and the flags of each stretch of a file that is on the disk.
-
-    What is set aside behind its end is none of these; XFS gives it back when the file is closed.
+    Raises:
+        OSError: the file system does not say.
     """
     at, end = 0, os.fstat(fd).st_size
     while at < end:
-        head = _MAP.pack(at, end - at, _MAP_SYNC, 0, _EXTENTS, 0)
+        head = _MAP.pack(at, end - at, 0, 0, _EXTENTS, 0)
         found = fcntl.ioctl(fd, _FIEMAP, head + bytes(_EXTENTS * _EXTENT.size))
         count = _MAP.unpack_from(found)[3]
         for number in range(count):
-            start, _, size, _, _, flags, *_ = _EXTENT.unpack_from(found, _MAP.size + number * _EXTENT.size)
-            stop = min(start + size, end)
-            yield stop - max(start, at), flags
+            one = _EXTENT.unpack_from(found, _MAP.size + number * _EXTENT.size)
+            first, place, size, flags = one[0], one[1], one[2], one[5]
+            start, stop = max(first, at), min(first + size, end)
+            is_packed = bool(flags & _IS_PACKED)
+            known = None if flags & _HAS_NO_PLACE else place + (0 if is_packed else start - first)
+            yield Extent(start, stop - start, known, bool(flags & _IS_SHARED), is_packed)
             at = stop
         if count < _EXTENTS:
             return
