@@ -73,9 +73,9 @@ class RetentionArguments(Checked):
             one.
         weekly: keep the newest checkpoint of each week (in UTC, from Monday), for this many of the latest
             weeks that have one.
-        max_total: the bytes that all kept checkpoints may take together, such as `50GB`. When they take more,
-            the oldest are removed first, and those that are best by a metric last. Without another rule all
-            are kept up to this size.
+        max_total: the bytes that all kept checkpoints may take together, such as `50GB`. What they share on
+            the disk counts once. When they take more, the oldest are removed first, and those that are best
+            by a metric last. Without another rule all are kept up to this size.
 
     Raises:
         ArgumentsError: at construction, naming every field that is wrong; or nothing would be kept.

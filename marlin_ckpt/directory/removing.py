@@ -8,7 +8,7 @@ in meanwhile makes the removal fail, never go astray.
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from marlin_ckpt import naming
@@ -16,7 +16,9 @@ from marlin_ckpt.directory.walk import OnError, walk
 from marlin_ckpt.entries import Entry, Identity, Item
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import layouts
+from marlin_ckpt.storage import space
 from marlin_ckpt.storage.paths import open_store
+from marlin_ckpt.storage.space import Taken
 from marlin_ckpt.storage.store import Store
 
 # Why something goes, given its name without its folder and, of a folder, the checkpoint; "": it stays.
@@ -53,23 +55,41 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be removed from a directory; nothing is done yet."""
+    """What is to be removed from a directory; nothing is done yet.
+
+    Attributes:
+        directory: of it.
+        removals: each of what goes.
+        unreadable: what could not be read.
+        staying: the paths of what stays and may share bytes with what goes.
+    """
 
     directory: str
     removals: tuple[Removal, ...]
     unreadable: tuple[Failure, ...] = ()
+    staying: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was removed and what could not be."""
+    """What was removed and what could not be.
+
+    Attributes:
+        removed: each of what has gone.
+        failures: each of what has not.
+        unshared_bytes: what that gives back, where files that stay share bytes with it, or it did; None where
+            none does.
+    """
 
     removed: tuple[Removal, ...]
     failures: tuple[Failure, ...]
+    unshared_bytes: int | None = None
 
     @property
     def bytes_freed(self) -> int:
-        """The lengths of the removed files together."""
+        """What the removal gives back: the lengths of the files together, where these share nothing."""
+        if self.unshared_bytes is not None:
+            return self.unshared_bytes
         return sum(removal.size_bytes for removal in self.removed)
 
 
@@ -152,6 +172,7 @@ def plan(
     """
     removals: list[Removal] = []
     failures: list[Failure] = []
+    staying: list[str] = []
     with open_store(directory, follows=False) as store:
         fail = failing(store, failures)
         for level in walk(store, start, recursive=recursive, on_error=fail):
@@ -160,9 +181,17 @@ def plan(
             for name, why in going:
                 if item := _look(store, name, fail):
                     removals.append(planned(Entry(store.place, item, None), why))
+            there = (*level.objects, *(one.item.name for one in level.checkpoints))
+            staying += (os.path.join(store.place, name) for name in there)
             folders = ((one, reason(os.path.basename(one.item.name), one)) for one in level.checkpoints)
             removals += [planned(one, why) for one, why in folders if why]
-    return Plan(store.place, tuple(sorted(removals, key=lambda one: naming.order(one.path))), tuple(failures))
+    gone = {one.path for one in removals}
+    return Plan(
+        store.place,
+        tuple(sorted(removals, key=lambda one: naming.order(one.path))),
+        tuple(failures),
+        tuple(path for path in staying if path not in gone),
+    )
 
 
 def _left_behind(store: Store, folder: str, fail: OnError) -> Iterator[tuple[str, str]]:
@@ -196,6 +225,26 @@ def _remove(store: Store, removal: Removal) -> None:
     store.remove(removal.name, removal.identity)
 
 
+def would_be(plan: Plan) -> Outcome:
+    """What comes of a plan where all that it removes can be removed."""
+    return Outcome(plan.removals, plan.unreadable, _unshared_bytes(_taken(plan), plan.removals))
+
+
+def _taken(plan: Plan) -> dict[str, Taken]:
+    """What all takes that a plan is about, by its path; nothing where none of what goes shares bytes."""
+    going = {one.path: space.taken_at(one.path) or space.alone(one.size_bytes) for one in plan.removals}
+    if not any(one.shares for one in going.values()):
+        return {}
+    staying = {path: found for path in plan.staying if (found := space.taken_at(path))}
+    return going | staying
+
+
+def _unshared_bytes(taken: dict[str, Taken], removed: Iterable[Removal]) -> int | None:
+    gone = {one.path for one in removed}
+    staying = (one for path, one in taken.items() if path not in gone)
+    return space.freed_bytes((taken[path] for path in gone), staying) if taken else None
+
+
 def carry_out(
     plan: Plan, dispose: Dispose = _remove, on_removed: Callable[[Removal], None] = lambda _: None
 ) -> Outcome:
@@ -211,6 +260,7 @@ def carry_out(
     """
     removed: list[Removal] = []
     failures = list(plan.unreadable)
+    taken = _taken(plan)  # before any goes
     with contextlib.ExitStack() as stack:
         store = None
         for removal in plan.removals:
@@ -227,4 +277,4 @@ def carry_out(
                 if error.errno == errno.EAGAIN or (is_rest and error.errno == errno.EBUSY):
                     continue  # locked by whoever removes it, or has begun to write it anew
                 failures.append(Failure(removal.path, error.strerror or str(error)))
-    return Outcome(tuple(removed), tuple(failures))
+    return Outcome(tuple(removed), tuple(failures), _unshared_bytes(taken, removed))

@@ -11,7 +11,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jsonschema
@@ -26,10 +26,12 @@ from marlin_ckpt.cli.main import main
 from marlin_ckpt.cli.views import checkpoints
 from marlin_ckpt.directory.history.events import Resumed
 from marlin_ckpt.formats.manifest import Mesh, Sharded
+from marlin_ckpt.storage import space
 from marlin_ckpt.training.proof import proof
 from marlin_ckpt.training.proof.findings import Difference, Kill, Proof
 from tests.support import checkpoint_directories as directories
 from tests.support import documents, histories, run_directories, sharded_folders
+from tests.support.clones import Clones
 from tests.support.folder_checkpoints import about
 from tests.support.foreign import trainer
 from tools import schemas
@@ -75,6 +77,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
         found.setdefault(document["schema"].split("/")[1], []).append(document)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(space, "_tells", lambda *_: False)
         patch.chdir(tmp_path_factory.mktemp("documents"))
         _prepare()
         _train(run)
@@ -133,6 +136,14 @@ def _with_a_flipped_bit(path: Path) -> bytes:
     return bytes(data)
 
 
+@contextlib.contextmanager
+def _shared_blocks() -> Iterator[None]:
+    """A file system that says which bytes files share."""
+    with pytest.MonkeyPatch.context() as patch:
+        Clones().put_in(patch)
+        yield
+
+
 def _train(run: Run) -> None:
     Path("run.yaml").write_text(
         "module: {name: spiral, points: 60}\n"
@@ -140,7 +151,8 @@ def _train(run: Run) -> None:
         "checkpointer: {save_dir: run, model_state_save_dir: null, keep: {last: 1}}\n"
     )
     run("train", "--config", "run.yaml")
-    run("train", "--config", "run.yaml", "--resume", "--set", "trainer.epochs=3")
+    with _shared_blocks():
+        run("train", "--config", "run.yaml", "--resume", "--set", "trainer.epochs=3")
     Path("blocked/model_0.pt").mkdir(parents=True)
     sets = ("checkpointer.save_dir=blocked", "checkpointer.on_save_error=warn")
     run("train", "--config", "run.yaml", *(part for one in sets for part in ("--set", one)))
@@ -174,6 +186,9 @@ def _prove(run: Run, patch: pytest.MonkeyPatch) -> None:
 
 
 def _look(run: Run, patch: pytest.MonkeyPatch) -> None:
+    with _shared_blocks():
+        run("list", "saved")
+        run("report", "saved")
     for directory in ("saved", "others", "folders", "none"):
         run("list", directory)
         run("latest", directory)

@@ -21,6 +21,7 @@ FILE_KEYS = {
     "kind",
     "layout",
     "size_bytes",
+    "own_bytes",
     "modified",
     "complete",
     "intact",
@@ -114,7 +115,7 @@ def test_json_is_one_document_with_these_keys(list_, make_checkpointer, make_che
     code, out, err = list_(directory, "--json")
     document = json.loads(out)
     assert (code, err) == (0, "")
-    assert document.keys() == {"schema", "directory", "checkpoints"}
+    assert document.keys() == {"schema", "directory", "disk_bytes", "checkpoints"}
     assert document["directory"] == str(directory)
     assert [set(one) for one in document["checkpoints"]] == [FILE_KEYS, FILE_KEYS]
 
@@ -131,6 +132,7 @@ def test_json_says_of_our_file_what_it_is(list_json, make_checkpointer, make_che
     assert abs(created - modified) <= datetime.timedelta(seconds=2)
     assert modified.timestamp() == status.st_mtime_ns // 10**9
     assert document.pop("versions").keys() == {"marlin_ckpt", "torch", "python"}
+    assert document.pop("own_bytes") in (None, status.st_size)
     assert document == {
         "path": path,
         "index": 4,

@@ -1,22 +1,32 @@
 """The checkpoints in the documents of `list` and `train`."""
 
 import datetime
-from collections.abc import Sequence
 from typing import Any
 
 from marlin_ckpt.cli.views.facts import facts
 from marlin_ckpt.formats.verdicts import Inspection
+from marlin_ckpt.operations.listing.looking import Listing
+from marlin_ckpt.storage.space import Taken
 
 
-def document(directory: str, found: Sequence[Inspection]) -> dict[str, Any]:
+def document(listing: Listing) -> dict[str, Any]:
     """The document of `list --json`."""
-    return {"directory": directory, "checkpoints": [checkpoint(one) for one in found]}
+    return {
+        **facts(listing, "directory", "disk_bytes"),
+        "checkpoints": [checkpoint(one, listing.taken.get(one.entry.path)) for one in listing.rows],
+    }
 
 
-def checkpoint(one: Inspection) -> dict[str, Any]:
-    """One file as the documents of `list` and `train` describe it."""
+def checkpoint(one: Inspection, taken: Taken | None) -> dict[str, Any]:
+    """One file as the documents of `list` and `train` describe it.
+
+    Args:
+        one: the file.
+        taken: what it takes on the disk; None where that is not known.
+    """
     return {
         **facts(one.entry, "path", "index", "size_bytes"),
+        **facts(taken, "own_bytes"),
         **facts(one, "kind", "complete"),
         "layout": one.entry.layout or None,
         "intact": None,  # which only `verify` can tell, since it reads the data

@@ -105,7 +105,7 @@ def _carry_out(plan: Plan, how: How, *, lists: bool) -> Outcome:
     if how.to_trash:
         trash.check(how.directory)
     if how.dry_run:
-        return Outcome(plan.removals, plan.unreadable)
+        return removing.would_be(plan)
     with _alone(how, plan.removals, moves=how.to_trash and bool(plan.removals)):
         if plan.removals and how.asks:
             removals.confirm_removal(plan, lists=lists)

@@ -18,6 +18,7 @@ from marlin_ckpt.escaping import escape
 from marlin_ckpt.formats import inspection
 from marlin_ckpt.operations.starting import Start
 from marlin_ckpt.reports import FailedSave, SaveReport
+from marlin_ckpt.storage import space
 from marlin_ckpt.training.preemption import Preempted
 from marlin_ckpt.training.trainer import Trainer
 
@@ -113,7 +114,7 @@ class RunProgress:
             "steps_trained": self._steps,
             "seconds": round(time.monotonic() - self._began_s, 3),
             "metrics": self._metrics,
-            "files": [checkpoints.checkpoint(one) for one in files],
+            "files": [checkpoints.checkpoint(one, space.taken(one.entry)) for one in files],
             "removed": [removals.removal(one) for one in removed],
             "saves": [run.save(one) for one in self._saves],
             "failed_saves": [facts(one, "path", "error") for one in failed],

@@ -86,12 +86,13 @@ def failures(found: Iterable[Failure]) -> None:
 
 
 def removed(how: How, done: Outcome) -> None:
-    """Prints how many files were removed, and their size."""
-    files, total = count(len(done.removed), "file"), size(sum(one.size_bytes for one in done.removed))
-    where = f"{files} in {escape(how.directory)}"
+    """Prints how many files were removed, and what that gave back."""
+    where = f"{count(len(done.removed), 'file')} in {escape(how.directory)}"
     if not how.to_trash:
-        output.talk(f"{where}, {'would free' if how.dry_run else 'freed'} {total}")
+        freed = size(done.bytes_freed)
+        output.talk(f"{where}, {'would free' if how.dry_run else 'freed'} {freed}")
         return
+    total = size(sum(one.size_bytes for one in done.removed))
     output.talk(f"{where} {'would go' if how.dry_run else 'went'} to its .trash, {total}")
     if done.removed and not how.dry_run:
         output.talk("hint: clean --undo brings them back, clean --empty-trash frees the space")

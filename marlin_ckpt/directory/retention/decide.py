@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from marlin_ckpt.keep import BestArguments, RetentionArguments
+from marlin_ckpt.storage import space
+from marlin_ckpt.storage.space import Taken, Together, alone
 
 Found = TypeVar("Found")
 
@@ -28,6 +30,7 @@ class Candidate:
         apart: why it is not one of the run's intact checkpoints, so that it neither counts nor is touched;
             "" where it is one.
         pinned: why it stays whatever the rules say; "" where nothing but the rules keeps it.
+        taken: what it takes on the disk; None where that is its length, as far as is known.
     """
 
     path: str
@@ -38,6 +41,7 @@ class Candidate:
     run_id: str = ""
     apart: str = ""
     pinned: str = ""
+    taken: Taken | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ def decide(candidates: Iterable[Candidate], rules: RetentionArguments, *, now_s:
 
     Kept is what any rule keeps. The newest that counts, by index and by time, always stays. What
     `rules.max_total` then asks for goes the oldest first, those that are best by a metric last and the worst
-    of them first.
+    of them first. What several files share on the disk counts once, for as long as one of them stays.
 
     Args:
         candidates: the files, in any order.
@@ -163,12 +167,21 @@ def _over_budget(
     limit = rules.max_bytes()
     if limit is None:
         return {}
-    total = sum(one.size_bytes for one in kept)
+    together = Together(_taken(one) for one in kept)
     dropped = {}
     for one in sorted(kept, key=lambda one: (one.path in ranks, -ranks.get(one.path, 0))):
-        if total <= limit:
+        if together.size_bytes <= limit:
             break
         if one.path not in staying:
-            total -= one.size_bytes
+            together.remove(_taken(one))
             dropped[one.path] = f"over max_total {rules.max_total}"
     return dropped
+
+
+def _taken(one: Candidate) -> Taken:
+    return one.taken or alone(one.size_bytes)
+
+
+def together_bytes(candidates: Iterable[Candidate]) -> int:
+    """What files take together."""
+    return space.together_bytes(map(_taken, candidates))

@@ -40,8 +40,9 @@ class RetentionPlan:
 class Keeping:
     """Plans retention, for one directory or many; what it knows of a file it does not read again."""
 
-    def __init__(self) -> None:
-        self._survey = Survey()
+    def __init__(self, *, measures: bool = False) -> None:
+        """Takes whether candidates say what they take on the disk, also where no rule asks for it."""
+        self._survey, self._measures = Survey(), measures
         self.trust, self.know = self._survey.trust, self._survey.know
 
     def plan(  # noqa: PLR0913 - what decides, each by its name
@@ -95,10 +96,11 @@ class Keeping:
             holding = {one.path for one in found if holds_others(store, one)}
             needs = needed(store, found) if others == "kept where needed" else {}
             stay = _pins(store, {**needs, **(pinned or {})}, recursive=recursive)
+        measures = self._measures or rules.max_total is not None
         entries = {one.path: one for one in found if one.name and one.name.kind is Kind.CHECKPOINT}
         groups: dict[tuple[str, str, str], list[Candidate]] = {}
         for path, one in entries.items():
-            candidate = self._survey.candidate(one, run_id, stay)
+            candidate = self._survey.candidate(one, run_id, stay, measures=measures)
             if path in holding and not candidate.apart:
                 candidate = replace(candidate, apart="it holds folders that are no part of it")
             own_prefix = one.name.prefix if one.name else ""
@@ -110,7 +112,9 @@ class Keeping:
         removals = (
             planned(entries[one.candidate.path], "; ".join(one.reasons)) for one in decisions if not one.keep
         )
-        return RetentionPlan(tuple(decisions), Plan(store.place, tuple(removals), tuple(failures)))
+        staying = tuple(one.candidate.path for one in decisions if one.keep)
+        removal = Plan(store.place, tuple(removals), tuple(failures), staying)
+        return RetentionPlan(tuple(decisions), removal)
 
     def staying(  # noqa: PLR0913 - as `plan`
         self,
@@ -148,7 +152,8 @@ class Keeping:
         if rules is None:
             split = sum((one.index or 0) < coming.index for one in entries)
             entries = entries[max(0, split - _NEAREST) : split + _NEAREST]
-        known = (self._survey.candidate(one, coming.run_id, stay) for one in entries)
+        measures = rules is not None and rules.max_total is not None
+        known = (self._survey.candidate(one, coming.run_id, stay, measures=measures) for one in entries)
         counted = [one for one in known if not one.apart]
         if rules is None:
             return counted

@@ -40,7 +40,7 @@ def prune(series: Series, rules: RetentionArguments, *, dry_run: bool) -> Prunin
     )
     refuse_what_keeps_nothing(plan, rules, "add last=1 to keep the newest alone")
     if dry_run:
-        outcome = removing.Outcome(plan.removal.removals, plan.removal.unreadable)
+        outcome = removing.would_be(plan.removal)
     else:
         with lease.held_where_used([plan.removal.directory] if plan.removal.removals else []):
             make_newest_durable(plan.decisions if plan.removal.removals else ())

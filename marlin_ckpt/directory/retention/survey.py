@@ -10,6 +10,7 @@ from marlin_ckpt.formats import layouts, verification
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.verdicts import Inspection, Status
 from marlin_ckpt.naming import Kind
+from marlin_ckpt.storage import space
 
 _Seen = tuple[str, int, Identity]
 
@@ -30,13 +31,17 @@ class Survey:
         """Takes what a look at a checkpoint has found, so that it is not looked at again."""
         self._inspections[_seen(found.entry)] = found
 
-    def candidate(self, entry: Entry, run_id: str | None, stay: Mapping[Identity, str]) -> Candidate:
+    def candidate(
+        self, entry: Entry, run_id: str | None, stay: Mapping[Identity, str], *, measures: bool
+    ) -> Candidate:
         """A checkpoint as the rules see it.
 
         Args:
             entry: the checkpoint.
             run_id: of the run whose checkpoints count; None: any.
             stay: by device and inode, why something stays whatever the rules say.
+            measures: whether the file system is asked what the checkpoint takes, which a file's defragmenting
+                changes, so that it is asked each time.
         """
         seen = _seen(entry)
         if seen not in self._inspections:
@@ -52,6 +57,7 @@ class Survey:
             run_id=about.run_id if about else "",
             apart=_apart(found, run_id),
             pinned=stay.get(entry.item.same, ""),
+            taken=space.taken(entry) if measures else None,
         )
 
     def why_not_intact(self, entry: Entry) -> str:

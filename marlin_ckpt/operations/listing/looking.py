@@ -1,7 +1,7 @@
 """Looks through a directory for what is to be listed."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from marlin_ckpt import naming
@@ -15,6 +15,8 @@ from marlin_ckpt.keep import unknown_metric
 from marlin_ckpt.operations.listing.marks import Marks, marks, usual_metrics
 from marlin_ckpt.operations.listing.order import arrange, run_of
 from marlin_ckpt.operations.listing.wanted import Wanted
+from marlin_ckpt.storage import space
+from marlin_ckpt.storage.space import Taken, together_bytes
 
 _ANYTHING = "bin"  # the extension of old weights, and of data of all sorts
 
@@ -30,6 +32,7 @@ class Listing(NamedTuple):
         known: the names of all metrics of what was found.
         metrics: the names of those that are shown.
         marks: what is marked.
+        taken: what checkpoints take on the disk, by their paths, as far as their file system says it.
     """
 
     directory: str
@@ -39,6 +42,19 @@ class Listing(NamedTuple):
     known: Sequence[str]
     metrics: Sequence[str]
     marks: Marks
+    taken: Mapping[str, Taken]
+
+    @property
+    def shares(self) -> bool:
+        """Whether any of them shares bytes with another file."""
+        return any(one.shares for one in self.taken.values())
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """What all that was found takes together; None where that is not known of each."""
+        if not self.found or len(self.taken) < len(self.found):
+            return None
+        return together_bytes(self.taken.values())
 
 
 def look(wanted: Wanted, inspected: Callable[[Entry], Inspection] = inspect) -> Listing:
@@ -70,8 +86,13 @@ def look(wanted: Wanted, inspected: Callable[[Entry], Inspection] = inspect) -> 
     shown = wanted.metrics or usual_metrics(known, wanted.asked)
     return Listing(
         directory, not everything, found, rows[::-1] if wanted.reverse else rows, known, shown,
-        marks(candidates, shown, wanted.best),
+        marks(candidates, shown, wanted.best), _taken(found),
     )  # fmt: skip
+
+
+def _taken(found: Iterable[Inspection]) -> dict[str, Taken]:
+    known = ((one.entry.path, space.taken(one.entry)) for one in found)
+    return {path: one for path, one in known if one is not None}
 
 
 def _is_listed(one: Inspection, extension: str | None) -> bool:

@@ -66,6 +66,7 @@ class Point:
         step: global steps that were done; None where that is not known.
         at: when it was written, in UTC in ISO 8601; "" where that is not known.
         size_bytes: its size in bytes.
+        own_bytes: how many of these no other file shares on the disk; None where that is not known.
         is_there: whether the directory still has it.
         complete: whether its structure holds and nothing is missing; None where nothing says so, and of what
             is not there. The data is not read for this: only `verify` does that.
@@ -91,6 +92,7 @@ class Point:
     step: int | None = None
     at: str = ""
     size_bytes: int = 0
+    own_bytes: int | None = None
     is_there: bool = True
     complete: bool | None = None
     reason: str = ""

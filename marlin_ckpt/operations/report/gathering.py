@@ -31,7 +31,8 @@ from marlin_ckpt.operations.report import (
 from marlin_ckpt.operations.report.course import Happening, Point
 from marlin_ckpt.operations.report.figures import Progress
 from marlin_ckpt.operations.report.values import Report, Totals
-from marlin_ckpt.storage import paths
+from marlin_ckpt.storage import paths, space
+from marlin_ckpt.storage.space import Taken
 from marlin_ckpt.version import __version__
 
 
@@ -155,6 +156,9 @@ def _finished(
     wanted: Wanted,
 ) -> Report:
     """Adds what is known of the newest checkpoint, what moved, sums, and what to know first."""
+    taken = {name: its for name, each in found.items() if (its := space.taken(each.entry))}
+    points = tuple(_with_own_bytes(point, taken.get(point.name)) for point in report.points)
+    report = replace(report, points=points)
     newest = _newest(report.points)
     one = None if newest is None else found.get(report.points[newest].name)
     if one is not None:
@@ -165,7 +169,7 @@ def _finished(
     report = replace(
         report,
         movement=movement.movement(report.points, known, elements),
-        totals=_totals(report.points, report.happenings),
+        totals=_totals(report.points, report.happenings, taken),
     )
     return replace(report, banners=banners.banners(banners.Known(report, history)))
 
@@ -194,13 +198,19 @@ def _newest(points: Sequence[Point]) -> int | None:
     return max(place for place, one in of_state if one.run_id == last[1].run_id)
 
 
-def _totals(points: Sequence[Point], happenings: Iterable[Happening]) -> Totals:
+def _with_own_bytes(point: Point, taken: Taken | None) -> Point:
+    return replace(point, own_bytes=taken.own_bytes) if taken and point.is_there else point
+
+
+def _totals(points: Sequence[Point], happenings: Iterable[Happening], taken: Mapping[str, Taken]) -> Totals:
     there = [one for one in points if one.is_there]
+    known = [taken[one.name] for one in there if one.name in taken]
     gone = [one for one in points if not one.is_there]
     return Totals(
         checkpoints=sum(one.is_state for one in there),
         other_files=sum(not one.is_state for one in there),
         size_bytes=sum(one.size_bytes for one in there),
+        disk_bytes=space.together_bytes(known) if known and len(known) == len(there) else None,
         removed=len(gone),
         freed_bytes=sum(one.size_bytes for one in gone),
         failed_saves=sum(one.kind == "save failed" for one in happenings),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from marlin_ckpt.directory.history.events import Event, Started
-from marlin_ckpt.directory.retention.decide import Decision
+from marlin_ckpt.directory.retention.decide import Decision, together_bytes
 from marlin_ckpt.directory.retention.plan import Keeping
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.formats.verdicts import Inspection
@@ -99,7 +99,7 @@ def kept(
     Returns:
         the points with what becomes of each, and what becomes of all.
     """
-    keeping = Keeping()
+    keeping = Keeping(measures=True)
     for _, inspection in found:
         keeping.know(inspection)
     names = (inspection.entry.name for _, inspection in found)
@@ -135,15 +135,15 @@ def _with(point: Point, decision: Decision | None) -> Point:
 
 def _sum(rules: Rules, run_id: str, decisions: Iterable[Decision]) -> Retention:
     of_run = [one for one in decisions if rules.runs is None or one.candidate.run_id == run_id]
-    stay = [one.candidate.size_bytes for one in of_run if one.keep]
-    go = [one.candidate.size_bytes for one in of_run if not one.keep]
+    stay = [one.candidate for one in of_run if one.keep]
+    kept_bytes = together_bytes(stay)
     return Retention(
         run_id=run_id,
         rules=words(rules.rules),
         source=rules.source,
         kept=len(stay),
-        kept_bytes=sum(stay),
-        removed=len(go),
-        removed_bytes=sum(go),
+        kept_bytes=kept_bytes,
+        removed=len(of_run) - len(stay),
+        removed_bytes=together_bytes(one.candidate for one in of_run) - kept_bytes,
         options=options(rules.rules),
     )

@@ -90,9 +90,9 @@ class Retention:
         rules: in words, such as `last 3, best val_loss:min:2`.
         source: `run` where the run's last start has them, `options` where the command line has.
         kept: how many checkpoints stay.
-        kept_bytes: what those take.
+        kept_bytes: what those take together.
         removed: how many would go.
-        removed_bytes: what those take.
+        removed_bytes: what that would give back.
         options: the same rules as options of `clean`.
     """
 
@@ -155,9 +155,11 @@ class Totals:
     Attributes:
         checkpoints: how many are there, without model files and files of other names.
         other_files: how many of those are there.
-        size_bytes: what all of these take.
+        size_bytes: the lengths of all of these together.
+        disk_bytes: what they take on the disk together, where what they share counts once; None where that
+            is not known.
         removed: how many are no longer there.
-        freed_bytes: what those took.
+        freed_bytes: the lengths of those together.
         failed_saves: how many saves failed.
         incomplete: how many of those that are there are not complete.
     """
@@ -165,6 +167,7 @@ class Totals:
     checkpoints: int = 0
     other_files: int = 0
     size_bytes: int = 0
+    disk_bytes: int | None = None
     removed: int = 0
     freed_bytes: int = 0
     failed_saves: int = 0

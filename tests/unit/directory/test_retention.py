@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlin_ckpt import ArgumentsError, BestArguments, RetentionArguments
-from marlin_ckpt.directory.retention.decide import Candidate, decide
+from marlin_ckpt.directory.retention.decide import Candidate, decide, together_bytes
+from marlin_ckpt.storage.space import Range, Taken
 
 HOUR, DAY = 3600.0, 86400.0
 NOW = 20_000 * DAY  # a Friday
@@ -94,6 +95,19 @@ def test_what_exceeds_max_total_goes_the_oldest_first_and_the_best_last():
     assert kept(files, max_total="50B") == [3, 4, 5, 6, 7]
 
 
+def test_what_checkpoints_share_counts_once_for_max_total_until_the_last_of_them_goes():
+    shared = [Range((1, False), at, at + 6) for at in (0, 100)]
+    files = [
+        replace(candidate(index), taken=Taken(4, (shared[index % 2],), elsewhere_bytes=4))
+        for index in range(6)
+    ]
+    assert kept(files, max_total=12 + 24) == [0, 1, 2, 3, 4, 5]
+    assert kept(files, max_total=12 + 24 - 1) == [1, 2, 3, 4, 5]
+    assert kept(files, max_total=12 + 8) == [4, 5]
+    assert kept(files, max_total=12 + 7) == [5]
+    assert kept([*files, candidate(6)], max_total=12 + 12 + 10) == [3, 4, 5, 6]
+
+
 def test_the_reasons_are_all_told():
     files = [candidate(index, loss=float(index)) for index in range(11)]
     rules = RetentionArguments(last=2, every=5, best=BestArguments("loss"), max_total=45)
@@ -148,7 +162,7 @@ def test_a_rule_of_the_best_that_means_nothing_is_refused(fields):
 VALUES = st.one_of(st.floats(), st.sampled_from([0.0, 1.0, math.nan, math.inf]))
 CANDIDATES = st.lists(
     st.builds(
-        lambda index, when, size, metrics, apart, pinned: Candidate(
+        lambda index, when, size, metrics, apart, pinned, blocks: Candidate(
             path=f"d/model_{index}.pt",
             index=index,
             time_s=NOW - when,
@@ -156,6 +170,7 @@ CANDIDATES = st.lists(
             metrics=metrics,
             apart=apart,
             pinned=pinned,
+            taken=blocks and Taken(0, tuple(Range((1, False), at, at + 10) for at in blocks), size),
         ),
         st.integers(0, 60),
         st.floats(-DAY, 30 * DAY),
@@ -163,6 +178,7 @@ CANDIDATES = st.lists(
         st.dictionaries(st.sampled_from(["loss", "accuracy"]), VALUES),
         st.sampled_from(["", "", "", "corrupt"]),
         st.sampled_from(["", "", "", "", "load_filename names it"]),
+        st.one_of(st.none(), st.sets(st.integers(0, 99), min_size=1, max_size=5)),
     ),
     max_size=40,
     unique_by=lambda one: one.index,
@@ -246,7 +262,7 @@ def test_the_order_of_the_files_does_not_matter(orders, rules, limit):
 def test_max_total_holds_unless_what_must_stay_exceeds_it(candidates, rules, limit):
     decisions = decide(candidates, RetentionArguments(**rules, max_total=limit), now_s=NOW)
     left = [one for one in decisions if one.keep and not one.candidate.apart]
-    total = sum(one.candidate.size_bytes for one in left)
+    total = together_bytes(one.candidate for one in left)
     must = {"newest", "written last", "load_filename names it"}
     assert total <= limit or all(must & set(one.reasons) for one in left)
 

@@ -72,6 +72,13 @@ def test_a_file_is_to_the_byte_what_it_would_be_if_it_shared_nothing(
             assert all(torch.equal(one, state[name]) for name, one in loaded.items())
 
 
+def test_max_total_counts_what_is_shared_once(tmp_path, clones):
+    size = 4 * LARGE
+    rules = RetentionArguments(max_total=6 * size + 250_000)  # two copies of what is frozen, four of the rest
+    left = [os.path.exists(path) for path in saves(tmp_path, states_of_a_run(7), keep=rules)]
+    assert left == [False] * 3 + [True] * 4
+
+
 def test_what_is_kept_has_two_copies_of_what_never_changes_and_what_changes_is_written(tmp_path, clones):
     for last in (2, 3):
         paths = saves(tmp_path / str(last), states_of_a_run(9), keep=last)

@@ -59,9 +59,10 @@ def list_(
     They are files, and folders that are one checkpoint, of whatever tool. Each line has the index (or step),
     kind, size, age (from the manifest, else the file's time) and metrics, and whether it is complete. For
     that only the structure is read; verify reads the data. The kind of another tool's folder is its layout,
-    such as trainer or dcp. The newest checkpoint is marked with > and the best value of a metric with *. With
-    --recursive the files are grouped by run. Of more than four metrics, four at most are printed: losses, and
-    those of evaluations. Long names are cut on a terminal, or where COLUMNS is set. --json has all.
+    such as trainer or dcp. Where files share bytes on the disk, own is what no other file has. The newest
+    checkpoint is marked with > and the best value of a metric with *. With --recursive the files are grouped
+    by run. Of more than four metrics, four at most are printed: losses, and those of evaluations. Long names
+    are cut on a terminal, or where COLUMNS is set. --json has all.
     """
     from marlin_ckpt.operations.listing.looking import look
     from marlin_ckpt.operations.listing.wanted import Wanted, best_by
@@ -95,7 +96,7 @@ def list_(
     if json:
         from marlin_ckpt.cli.views import checkpoints
 
-        output.document(checkpoints.document(directory, found.rows))
+        output.document(checkpoints.document(found))
         return
     from marlin_ckpt.cli.views.listing import rows as view
 

@@ -73,6 +73,7 @@ def columns(listing: Listing, now_s: float) -> list[Column]:
         Column("index", indices, is_right=True),
         Column("kind", [_kind(one) for one in rows], rank=6),
         Column("size", [size(one.entry.size_bytes) for one in rows], is_right=True, rank=5),
+        *([_own(listing)] if listing.shares else []),
         Column("age", [age(now_s - one.written_s) for one in rows], is_right=True, rank=4),
         *(_metric(name, rows, best.get(name), stays=name == first) for name in listing.metrics),
         Column(
@@ -96,6 +97,13 @@ def columns(listing: Listing, now_s: float) -> list[Column]:
     return [one._replace(rank=9) if one.rank in (2, 6) and one.only_cell else one for one in found]
 
 
+def _own(listing: Listing) -> Column:
+    """What each would give back if it were removed."""
+    found = (listing.taken.get(one.entry.path) for one in listing.rows)
+    cells = ["-" if one is None else size(one.own_bytes) for one in found]
+    return Column("own", cells, is_right=True, rank=6)
+
+
 def _metric(name: str, rows: Sequence[Inspection], best: str | None, *, stays: bool) -> Column:
     sign = "" if best is None else " "
     cells = [
@@ -116,6 +124,8 @@ def totals(listing: Listing) -> str:
     parts = [count(number, nouns.get(kind, kind)) for kind, number in sorted(kinds.items())]
     sizes = {one.entry.item.inode or one.entry.path: one.entry.size_bytes for one in listing.found}
     parts.append(size(sum(sizes.values())))
+    if listing.shares and listing.disk_bytes is not None:
+        parts[-1] += f" ({size(listing.disk_bytes)} on the disk)"
     if runs := {run_of(one) for one in listing.found if run_of(one)[1]}:
         parts.append(count(len(runs), "run"))
     if bad := sum(one.complete is False for one in listing.found):

@@ -13,6 +13,7 @@ from marlin_ckpt.operations.report.course import Point
 from marlin_ckpt.operations.report.values import Report
 
 _MOST_METRICS = 8
+_FIGURES = ("Index", "Step", "Size", "Own", "Stall")
 
 
 def show(report: Report) -> Html:
@@ -32,7 +33,8 @@ def show(report: Report) -> Html:
     titles: list[Any] = ["Checkpoint", "State"]
     indexed = any(one.index != one.step for _, one in points)  # else the index is the step
     titles += ["Run"] * several + ["Kind"] * kinds + ["Index"] * indexed
-    titles += ["Step", "Saved (UTC)", "Size", "Stall"]
+    shares = any(one.own_bytes is not None and one.own_bytes < one.size_bytes for _, one in points)
+    titles += ["Step", "Saved (UTC)", "Size"] + ["Own"] * shares + ["Stall"]
     fixed = len(titles)
     titles += [name(metric) for metric in shown]
     rows = []
@@ -41,10 +43,12 @@ def show(report: Report) -> Html:
         cells += [tag("code", one.run_id[:8] or UNKNOWN)] * several + [one.kind] * kinds
         cells += [counted(one.index)] * indexed
         cells += [counted(one.step), at(one.at), size(one.size_bytes)]
+        cells += [UNKNOWN if one.own_bytes is None else size(one.own_bytes)] * shares
         cells.append(UNKNOWN if one.stall_s is None else duration(one.stall_s))
         cells += [_metric(one, metric, best=(place, metric) in best) for metric in shown]
         rows.append(cells)
-    numeric = {*([fixed - 5] if indexed else []), fixed - 4, fixed - 2, fixed - 1, *range(fixed, len(titles))}
+    of_point = {place for place, title in enumerate(titles[:fixed]) if title in _FIGURES}
+    numeric = of_point | {*range(fixed, len(titles))}
     made = table(titles, rows, caption="Checkpoints, the newest first", numeric=numeric, id="points-table")
     more = f"{count(len(rest), 'more metric')} in the table of the metrics." if rest else ""
     return section("checkpoints", "Checkpoints", made, tag("p", more, class_="quiet") if more else "")

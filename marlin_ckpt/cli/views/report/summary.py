@@ -53,7 +53,10 @@ def _facts(report: Report) -> list[Html]:
         ]
     states = sum(one.is_there and one.is_state for one in report.points)
     beside = ", ".join(one for one in held(report.points) if "file" in one)
-    facts = [_fact("Checkpoints", f"{states:,}", beside), _fact("On disk", size(totals.size_bytes))]
+    disk_bytes, shared = totals.size_bytes, ""
+    if totals.disk_bytes is not None and totals.disk_bytes < totals.size_bytes:
+        disk_bytes, shared = totals.disk_bytes, f"{size(totals.size_bytes)} in files"
+    facts = [_fact("Checkpoints", f"{states:,}", beside), _fact("On disk", size(disk_bytes), shared)]
     if report.newest is not None:
         newest = report.points[report.newest]
         facts.append(_fact("Newest", short(where(newest)), short(newest.name)))
