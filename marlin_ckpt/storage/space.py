@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from marlin_ckpt.entries import Entry
-from marlin_ckpt.storage.local.cloning import Extent, extents
+from marlin_ckpt.storage.extents import Extent, extents
 from marlin_ckpt.storage.local.files import closing, open_regular
 from marlin_ckpt.storage.local.mounts import mount_of
 

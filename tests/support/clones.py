@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from marlin_ckpt.storage import space
+from marlin_ckpt.storage import extents, space
 from marlin_ckpt.storage.local import cloning
 
 CLONE_RANGE, EXTENTS = 0x4020940D, 0xC020660B
@@ -53,6 +53,7 @@ class Clones:
 
     def put_in(self, patch: pytest.MonkeyPatch) -> Clones:
         patch.setattr(cloning, "fcntl", self)
+        patch.setattr(extents, "fcntl", self)
         patch.setattr(cloning, "_known", {})
         patch.setattr(space, "_tells", lambda *_: True)
         return self

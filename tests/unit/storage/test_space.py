@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.entries import Entry
 from marlin_ckpt.storage import space
+from marlin_ckpt.storage.extents import Extent
 from marlin_ckpt.storage.local import cloning
 from marlin_ckpt.storage.space import Range, Taken, Together
 from tests.support.clones import BLOCK, Clones
@@ -136,7 +137,7 @@ def test_what_is_packed_has_places_that_no_other_has(file: int, clones: Clones, 
     def packed(_: int):
         for start in range(3):  # each of 128 KiB, which have become a block
             place = start * BLOCK
-            yield cloning.Extent(start << 17, 1 << 17, place, is_shared=start == 1, is_packed=True)
+            yield Extent(start << 17, 1 << 17, place, is_shared=start == 1, is_packed=True)
 
     monkeypatch.setattr(space, "extents", packed)
     path = os.readlink(f"/proc/self/fd/{file}")
