@@ -6,9 +6,11 @@ parameters of the same shape where the order has changed.
 
 import contextlib
 import itertools
+import operator
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import compress
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -17,31 +19,10 @@ from torch.optim import Optimizer
 from marlin_ckpt.formats.torch.memory import identity
 
 Names = list[list[str]]  # of an optimizer's parameters, group by group
+_Groups = list[list[torch.Tensor]]
 _MOST_CHARACTERS = 2_000_000  # of all names: a manifest has room for 8 MB
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 _INNER = (Mapping, list, tuple, torch.nn.Module)  # may hold what is wanted, or are it
-_device, _shape = attrgetter("device"), attrgetter("shape")
-
-
-class _Places(NamedTuple):
-    """What tells tensors from others, also where one of the two was detached; in columns, as `facts.Facts`.
-
-    Attributes:
-        devices: of each.
-        addresses: of each; 0 where nothing tells it from others.
-        shapes: of each.
-    """
-
-    devices: list[Any]
-    addresses: list[int]
-    shapes: list[Any]
-
-    def rows(self) -> list[tuple[Any, ...] | None]:
-        """The place of each tensor; None where it has none."""
-        return [row if row[1] else None for row in zip(*self, strict=True)]
-
-
-_LookedUp = tuple[list[str], _Places, list[_Places]]
 
 
 def names_in(optimizer: Optimizer, modules: Any) -> Names | None:
@@ -54,7 +35,7 @@ def names_in(optimizer: Optimizer, modules: Any) -> Names | None:
     Returns:
         for each group a name for each parameter; None where any of them is not found.
     """
-    return _names(*_looked_up(optimizer, modules))
+    return _names(*_tensors(modules), _groups(optimizer))
 
 
 class SlotNames:
@@ -62,7 +43,7 @@ class SlotNames:
 
     def __init__(self) -> None:
         """Knows none yet."""
-        self._last: dict[str, tuple[_LookedUp, Names | None]] = {}
+        self._last: dict[str, tuple[_Seen, Names | None]] = {}
 
     def of(self, payload: Mapping[str, Any], modules: Any, known: Iterable[Optimizer]) -> dict[str, Names]:
         """The names, as far as the optimizers are known; those of the payload before where nothing has moved.
@@ -78,30 +59,91 @@ class SlotNames:
         optimizers = list(known)
         last, self._last = self._last, {}
         found: dict[str, Names] = {}
+        looked_up: tuple[list[str], list[torch.Tensor]] | None = None
         for path, slot in _slots(payload) if optimizers else ():
             if (owner := _owner(slot, optimizers)) is None:
                 continue
-            looked_up = _looked_up(owner, modules)
-            same, names = last.get(path, (None, None))
-            names = names if same == looked_up else _names(*looked_up)
-            self._last[path] = looked_up, names
-            if names:
-                found[path] = names
+            names, tensors = looked_up = looked_up or _tensors(modules)
+            groups = _groups(owner)
+            seen, named = last.get(path, (None, None))
+            if seen is None or not seen.are_still(names, tensors, groups):
+                named = _names(names, tensors, groups)
+                seen = _Seen.of(names, tensors, groups)
+            if seen is not None:
+                self._last[path] = seen, named
+            if named:
+                found[path] = named
         length = sum(sum(map(len, group)) for names in found.values() for group in names)
         return found if length <= _MOST_CHARACTERS else {}  # a save must not fail for them
 
 
-def _looked_up(optimizer: Optimizer, modules: Any) -> _LookedUp:
-    """The names of tensors, the places of these, and the places of each group's parameters."""
-    names, tensors = _tensors(modules)
-    return names, _places(tensors), [_places(group["params"]) for group in optimizer.param_groups]
+class _Seen(NamedTuple):
+    """By what parameters were named. It keeps no tensor alive.
+
+    Attributes:
+        names: of the tensors of the modules.
+        addresses: of these.
+        shapes: of those that share an address, which have nothing else to tell them from each other.
+        groups: the parameters, group by group.
+        places: the addresses of these.
+    """
+
+    names: list[str]
+    addresses: list[int]
+    shapes: list[torch.Size]
+    groups: list[list[weakref.ref[torch.Tensor]]]
+    places: list[list[int] | None]
+
+    @classmethod
+    def of(cls, names: list[str], tensors: list[torch.Tensor], groups: _Groups) -> "_Seen | None":
+        """What was seen; None where more than this decides."""
+        addresses, places = _addresses(tensors), list(map(_addresses, groups))
+        if addresses is None or None in places:
+            return None
+        known = [list(map(weakref.ref, group)) for group in groups]
+        return cls(names, addresses, _shapes(tensors, addresses), known, places)
+
+    def are_still(self, names: list[str], tensors: list[torch.Tensor], groups: _Groups) -> bool:
+        """Whether all is where it was, and the parameters are the same objects."""
+        return (
+            names == self.names
+            and len(groups) == len(self.groups)
+            and all(map(_are_same, self.groups, groups))
+            and _addresses(tensors) == self.addresses
+            and list(map(_addresses, groups)) == self.places
+            and _shapes(tensors, self.addresses) == self.shapes
+        )
 
 
-def _names(names: list[str], places: _Places, groups: list[_Places]) -> Names | None:
+def _shapes(tensors: list[torch.Tensor], addresses: list[int]) -> list[torch.Size]:
+    """The shapes of tensors that share an address with others."""
+    if len(set(addresses)) == len(addresses):
+        return []
+    counts = Counter(addresses)
+    return [one.shape for one, address in zip(tensors, addresses, strict=True) if counts[address] > 1]
+
+
+def _are_same(known: list[weakref.ref[torch.Tensor]], group: list[torch.Tensor]) -> bool:
+    return len(known) == len(group) and all(map(operator.is_, map(operator.call, known), group))
+
+
+def _addresses(tensors: list[torch.Tensor]) -> list[int] | None:
+    """The addresses of plain tensors; None where there are others, or one without memory of its own."""
+    if _PLAIN.issuperset(map(type, tensors)):
+        with contextlib.suppress(RuntimeError):
+            return list(map(torch.Tensor.data_ptr, tensors))
+    return None
+
+
+def _groups(optimizer: Optimizer) -> _Groups:
+    return [group["params"] for group in optimizer.param_groups]
+
+
+def _names(names: list[str], tensors: list[torch.Tensor], groups: _Groups) -> Names | None:
     # Of tied tensors the first gives the name.
-    named = dict(zip(reversed(places.rows()), reversed(names), strict=True))
+    named = dict(zip(reversed(_places(tensors)), reversed(names), strict=True))
     named.pop(None, None)
-    found = [list(map(named.get, group.rows())) for group in groups]
+    found = [list(map(named.get, _places(group))) for group in groups]
     return None if any(None in group for group in found) else [list(map(str, group)) for group in found]
 
 
@@ -178,21 +220,18 @@ def _parts(
                 yield names, parts
 
 
-def _places(tensors: Sequence[torch.Tensor]) -> _Places:
-    if _PLAIN.issuperset(map(type, tensors)):
-        with contextlib.suppress(RuntimeError):  # one without memory of its own
-            addresses = list(map(torch.Tensor.data_ptr, tensors))
-            return _Places(list(map(_device, tensors)), addresses, list(map(_shape, tensors)))
-    return _Places(*map(list, zip(*map(_place, tensors), strict=True)))
+def _places(tensors: Sequence[torch.Tensor]) -> list[tuple[Any, ...] | None]:
+    """What tells each tensor from others, also where one of the two was detached; None of one without any."""
+    return list(map(_place, tensors))
 
 
-def _place(tensor: torch.Tensor) -> tuple[Any, int, Any]:
-    # Of a DTensor, whose class takes longer to import than many a save, what is here of it.
+def _place(tensor: torch.Tensor) -> tuple[Any, ...] | None:
+    # Of a DTensor, whose class takes longer to import than many a save.
     local = getattr(tensor, "_local_tensor", tensor)
     try:
         address = local.data_ptr()
         if not address and local is not tensor:  # this rank has no element of it
             address = identity(local.untyped_storage())
     except RuntimeError:  # a subclass without memory of its own
-        return None, 0, None
-    return tensor.device, address, tensor.shape
+        return None
+    return (tensor.device, address, tensor.shape) if address else None

@@ -163,21 +163,26 @@ class KnownOptimizers:
 
 def _all_of(tensors: list[torch.Tensor]) -> Watched | None:
     """Tensors, if all that are on the CPU are plain ones: as `_some_of`, several times as fast."""
-    parts = list(map(local_of, tensors))
-    if not _PLAIN_TENSORS.issuperset(map(type, parts)):
-        return None
-    are_wholes = list(map(operator.is_not, tensors, parts))  # DTensors, which are counted beside their parts
-    kept = [*parts, *itertools.compress(tensors, are_wholes)]
+    parts, are_wholes = tensors, [False]
+    if not _PLAIN_TENSORS.issuperset(map(type, tensors)):
+        parts = list(map(local_of, tensors))
+        if not _PLAIN_TENSORS.issuperset(map(type, parts)):
+            return None
+        are_wholes = list(
+            map(operator.is_not, tensors, parts)
+        )  # DTensors, which are counted beside their parts
     try:
         storages = list(map(torch.Tensor.untyped_storage, parts))  # sparse ones have none
-        versions = list(map(version_of, kept))  # nor do those of inference
+        versions = list(map(version_of, parts))  # nor do those of inference
+        others = list(itertools.compress(tensors, are_wholes))
+        versions += map(version_of, others)
     except RuntimeError:
         return None
     are_ours = all(map(UntypedStorage.resizable, storages)) and not any(map(_is_shared, storages))
     if not are_ours or any(map(_is_nested, parts)):
         return None
     identities = list(map(identity, storages))
-    return Watched(kept, versions, [*identities, *itertools.compress(identities, are_wholes)])
+    return Watched([*parts, *others], versions, [*identities, *itertools.compress(identities, are_wholes)])
 
 
 def _some_of(tensors: Iterable[torch.Tensor], optimizer: Optimizer) -> Watched:

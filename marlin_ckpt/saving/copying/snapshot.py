@@ -87,16 +87,17 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
     if pieces.starts:
         sources = list(map(operator.add, sources, pieces.starts))
     copies = Copies(list(map(start.__add__, pieces.places)), sources, pieces.sizes)
-    late_here = list(map(operator.and_, is_here, is_late))
-    late, late_keys = chosen(copies, late_here), list(itertools.compress(pieces.keys, late_here))
+    late_here = is_late if all(is_here) else list(map(operator.and_, is_here, is_late))
+    are_all_late = all(late_here)
+    late, late_keys = (copies, pieces.keys) if are_all_late else _late(copies, pieces.keys, late_here)
     at_once = DeviceCopies(device_now)
     try:
-        if not all(late_here):
+        if not are_all_late:
             _copy_at_once(chosen(copies, map(operator.gt, is_here, is_late)))
     finally:
         at_once.wait()  # after an interrupt, too: the memory is reused
-    wanted = frozenset(itertools.compress(identities, is_late))
-    if wanted != may_be_late:
+    if not (are_all_late and identities):  # else it is no harm to watch what is not in the state, too
+        wanted = frozenset(itertools.compress(identities, is_late))
         owned = chosen(owned, map(wanted.__contains__, owned.storages))
     pieces_keys = pieces.keys  # and not the storages
     sums: list[tuple[str, memoryview, int]] = []
@@ -112,6 +113,10 @@ def take(pieces: Pieces, image: memoryview, owned: Watched, *, is_checked: bool)
         return [*changed, *differ]
 
     return Snapshot(Copying(late, owned, wrong), DeviceCopies(device_late), late_keys)
+
+
+def _late(copies: Copies, keys: Sequence[str], flags: list[bool]) -> tuple[Copies, Sequence[str]]:
+    return chosen(copies, flags), list(itertools.compress(keys, flags))
 
 
 def _copy_at_once(copies: Copies) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.formats.torch.facts import facts_of, have_facts, storages_of
+from marlin_ckpt.formats.torch.facts import Known, storages_of
 from marlin_ckpt.formats.torch.memory import identity
 from marlin_ckpt.formats.torch.outline import Outline, outline
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
@@ -151,7 +151,8 @@ class _Kept:
         """
         self.about, self.tries, self.was_filled = about, 0, False
         storages = storages_of(found.tensors)
-        self.facts = facts_of(found.tensors, storages)
+        self._known = Known(found.tensors, storages)
+        self.facts = self._known.facts
         places = {identity(one): place for place, one in reversed(list(enumerate(storages)))}
         if encoded.unreadable or not self.facts.are_all:
             raise ValueError("more than the outline and the facts decides")
@@ -168,7 +169,7 @@ class _Kept:
             return None
         try:
             storages = storages_of(found.tensors)
-            is_alike = have_facts(self.facts, found.tensors, storages)
+            is_alike = self._known.are_of(found.tensors, storages)
         except (ValueError, RuntimeError):
             return None
         if not (is_alike and (found.pickle == self._outline or self._fill(found.pickle))):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marlin_ckpt import Saver, UnsavableStateError
+from marlin_ckpt.formats.torch import facts
 from marlin_ckpt.formats.torch.pickler import encode
 from marlin_ckpt.saving.plain import plain
 from marlin_ckpt.saving.writing import pickles
@@ -88,13 +89,46 @@ _ONE_FACT = {
 }
 
 
+@pytest.fixture(params=["all at once", "column by column"])
+def compared(request, monkeypatch):
+    """How facts are compared: by torch's guards, or where it has none."""
+    if request.param == "column by column":
+        monkeypatch.delattr(torch._C._dynamo.guards, "TensorGuards")
+    return request.param
+
+
 @pytest.mark.parametrize("fact", _ONE_FACT)
-def test_a_tensor_that_differs_in_one_fact_alone_is_pickled_anew(fact):
+def test_a_tensor_that_differs_in_one_fact_alone_is_pickled_anew(fact, compared):
     before, after = _ONE_FACT[fact]
     kept, beside = Pickles(), torch.ones(2)
-    assert is_fresh(kept, {"one": before, "beside": beside})
+    for _ in range(3):  # the second one finds its like, and from then on they are compared at once
+        assert is_fresh(kept, {"one": before, "beside": beside})
     assert is_fresh(kept, {"one": after, "beside": beside})
     assert is_fresh(kept, {"one": before, "beside": beside})
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu")])
+def test_in_another_mode_of_torch_a_fact_that_differs_is_seen_and_a_like_state_is_known(
+    mode, pickled, compared
+):
+    one, kept = torch.nn.Parameter(torch.ones(3)), Pickles()
+    for _ in range(2):
+        kept.planned([one], _ABOUT)
+    with mode():
+        assert is_fresh(kept, [one])
+        assert len(pickled) == 1
+        assert is_fresh(kept, [torch.nn.Parameter(torch.ones(3), requires_grad=False)])
+
+
+def test_all_facts_of_plain_tensors_are_compared_at_once(monkeypatch):
+    """Else a save would go through all tensors ten times, and nobody would notice."""
+    kept, columns = Pickles(), []
+    inner = facts._columns
+    monkeypatch.setattr(facts, "_columns", lambda *of: (columns.append(one) or one for one in inner(*of)))
+    for _ in range(3):
+        columns.clear()
+        kept.planned([torch.ones(3), torch.zeros(2, 2)], _ABOUT)
+    assert len(columns) == 3
 
 
 def test_so_are_tensors_that_begin_or_cease_to_share_their_storage():
