@@ -10,6 +10,7 @@ Asked by everything above:
     manifest: our own JSON record inside a file.
     statistics: another one, which says of each tensor what its values are like.
     digests: another one, which says of large records what they are equal to in other files.
+    placed: where these records lie in a file.
     times: as the manifest and the history have them.
     budget: limits on the time and memory that reading the metadata of an untrusted file may take.
 

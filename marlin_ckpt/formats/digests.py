@@ -142,6 +142,7 @@ class Digesting:
         self._origin = origin
         self._known = self.found = known
         self._hashing: dict[str, Hashing] = {}
+        self._names: list[str] = []  # in the order of the data in the file
 
     def of(self, name: str, data: memoryview) -> Callable[[memoryview], None] | None:
         """What is to be told of the bytes of a record; None of one that has no digest, or a known one."""
@@ -149,7 +150,10 @@ class Digesting:
 
     def told(self, name: str, size: int) -> Callable[[memoryview], None] | None:
         """The same of data of so many bytes, under any name."""
-        if name in self._known or size < LEAST_BYTES:
+        if size < LEAST_BYTES:
+            return None
+        self._names.append(name)
+        if name in self._known:
             return None
         self._hashing[name] = hashing = Hashing()
         return hashing.add
@@ -157,7 +161,8 @@ class Digesting:
     def record(self) -> tuple[str, bytes] | None:
         """The record of the digests, once all is written; None where it is too long to be read."""
         own = {name: Digested(one.digest(), self._origin) for name, one in self._hashing.items()}
-        self.found = {**self._known, **own}
+        found = {**self._known, **own}
+        self.found = {name: found[name] for name in self._names}
         data = to_json(self.found)
         return (NAME, data) if len(data) <= MOST_BYTES else None
 

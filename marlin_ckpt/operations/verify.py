@@ -10,7 +10,9 @@ from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.layouts import hub
 from marlin_ckpt.formats.verdicts import Status, Verdict
 from marlin_ckpt.formats.zip.records import OnBytes
+from marlin_ckpt.operations.rescue import copies as physical
 from marlin_ckpt.operations.rescue import remedies as rescue
+from marlin_ckpt.operations.rescue.copies import Copies
 from marlin_ckpt.operations.rescue.remedies import Remedy
 from marlin_ckpt.storage.local.files import open_standard_input
 from marlin_ckpt.storage.paths import exists, open_store, real
@@ -77,6 +79,19 @@ def nothing_in(named: Iterable[str], entries: Sequence[Entry]) -> list[Checkpoin
             )
             errors.append(CheckpointNotFoundError("nothing to verify in this directory", path, hint))
     return errors
+
+
+def copies(entries: Iterable[Entry], found: Iterable[Verdict], named: Container[str]) -> Copies:
+    """How many physical copies there are of what the checkpoints in directories share.
+
+    Args:
+        entries: the files.
+        found: the verdicts on them; what is damaged counts as no copy.
+        named: the paths that the user named. What else is in the directory of one, and may have a copy, is
+            not known, so that these are left out.
+    """
+    sound = {one.path for one in found if one.status in _NOT_BAD}
+    return physical.count(one for one in entries if one.path in sound and one.path not in named)
 
 
 def remedies(found: Sequence[Verdict]) -> dict[str, Remedy]:

@@ -6,8 +6,8 @@ File systems say so in different ways, and few at all. Where one does not, a fil
 import contextlib
 import itertools
 import os
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from marlin_ckpt.entries import Entry
@@ -91,22 +91,33 @@ def taken_at(path: str) -> Taken | None:
     return None
 
 
-def ranges_of(path: str, start: int, size: int) -> tuple[Range, ...]:
-    """Where a stretch of a file lies on the disk; nothing where the file system does not say.
+def ranges_of(path: str, spans: Sequence[tuple[int, int]]) -> list[tuple[Range, ...]] | None:
+    """Where stretches of a file lie on the disk.
 
     Args:
         path: of the file.
-        start: of the stretch in it.
-        size: of the stretch.
+        spans: where each of them begins in it, and its length, in order.
+
+    Returns:
+        the ranges of each; None where the file system does not say.
     """
     with contextlib.suppress(OSError), closing(open_regular(path)) as fd:
         device = os.fstat(fd).st_dev
         if not _tells(device, path):
-            return ()
-        stop = start + size
-        within = [one for one in extents(fd) if one.start < stop and one.start + one.size > start]
-        return tuple(_range(device, _cut(one, start, stop)) for one in within if one.place is not None)
-    return ()
+            return None
+        found = [one for one in extents(fd) if one.place is not None]
+        stops = [one.start + one.size for one in found]
+        return [tuple(_ranges(device, found, stops, start, start + size)) for start, size in spans]
+    return None
+
+
+def _ranges(
+    device: int, found: Sequence[Extent], stops: Sequence[int], start: int, stop: int
+) -> Iterator[Range]:
+    at = bisect_right(stops, start)
+    while at < len(found) and found[at].start < stop:
+        yield _range(device, _cut(found[at], start, stop))
+        at += 1
 
 
 def _tells(device: int, path: str) -> bool:

@@ -11,7 +11,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
@@ -31,9 +31,10 @@ from marlin_ckpt.training.proof import proof
 from marlin_ckpt.training.proof.findings import Difference, Kill, Proof
 from tests.support import checkpoint_directories as directories
 from tests.support import documents, histories, run_directories, sharded_folders
-from tests.support.clones import Clones
+from tests.support.clones import shared_blocks
 from tests.support.folder_checkpoints import about
 from tests.support.foreign import trainer
+from tests.support.shared_saves import share_all
 from tools import schemas
 
 COMMANDS = [one for one in schemas.names() if one != "error"]
@@ -136,14 +137,6 @@ def _with_a_flipped_bit(path: Path) -> bytes:
     return bytes(data)
 
 
-@contextlib.contextmanager
-def _shared_blocks() -> Iterator[None]:
-    """A file system that says which bytes files share."""
-    with pytest.MonkeyPatch.context() as patch:
-        Clones().put_in(patch)
-        yield
-
-
 def _train(run: Run) -> None:
     Path("run.yaml").write_text(
         "module: {name: spiral, points: 60}\n"
@@ -151,7 +144,7 @@ def _train(run: Run) -> None:
         "checkpointer: {save_dir: run, model_state_save_dir: null, keep: {last: 1}}\n"
     )
     run("train", "--config", "run.yaml")
-    with _shared_blocks():
+    with shared_blocks():
         run("train", "--config", "run.yaml", "--resume", "--set", "trainer.epochs=3")
     Path("blocked/model_0.pt").mkdir(parents=True)
     sets = ("checkpointer.save_dir=blocked", "checkpointer.on_save_error=warn")
@@ -186,7 +179,7 @@ def _prove(run: Run, patch: pytest.MonkeyPatch) -> None:
 
 
 def _look(run: Run, patch: pytest.MonkeyPatch) -> None:
-    with _shared_blocks():
+    with shared_blocks():
         run("list", "saved")
         run("report", "saved")
     for directory in ("saved", "others", "folders", "none"):
@@ -233,6 +226,9 @@ def _look(run: Run, patch: pytest.MonkeyPatch) -> None:
 def _check(run: Run) -> None:
     run("verify", "saved", "others", "folders", "damaged.pt", "others/text_5.pt")
     run("verify", "none")
+    with shared_blocks():
+        share_all("shared")
+        run("verify", "shared")
     run("salvage", "damaged.pt", "-o", "rescued.pt")
     run("show", "rescued.pt")
     run("salvage", "others/model_9.pt", "-o", "rescued_too.pt")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
 
 from tests.support.clones import Clones
-from tests.support.shared_saves import LARGE, saves, states_of_a_run
+from tests.support.shared_saves import LARGE, saves, share_all, states_of_a_run
 
 TENSOR = 4 * LARGE
 
@@ -24,6 +25,15 @@ def shared(tmp_path, clones):
     paths = saves(tmp_path / "d", states_of_a_run(4))
     assert clones.shared
     return paths
+
+
+@pytest.fixture(params=["as if", "really"])
+def directory(request):
+    """A new directory on a file system that shares blocks."""
+    if request.param == "really":
+        return request.getfixturevalue("reflinks") / request.node.originalname
+    request.getfixturevalue("clones")
+    return request.getfixturevalue("tmp_path") / "d"
 
 
 def is_near(size_bytes: int, expected: int) -> bool:
@@ -86,3 +96,31 @@ def test_report_says_what_all_take_on_the_disk_and_what_each_would_give_back(sha
     page = run_main("report", tmp_path / "d", "-o", "-")[1]
     assert re.search(r"7.3\d MB</dd><dd class=\"about\">9.74 MB in files", page)
     assert ">Own<" in page
+
+
+def test_verify_says_how_many_copies_there_are_of_what_is_shared(directory, run_main):
+    shared = saves(directory, states_of_a_run(4))
+    code, out, err = run_main("verify", directory)
+    assert (code, out.count("(2 copies on the disk of what it shares)"), "warning" in err) == (0, 4, False)
+    document = json.loads(run_main("verify", directory, "--json")[1])
+    assert ([one["copies"] for one in document["files"]], document["one_copy"]) == ([2] * 4, [])
+    document = json.loads(run_main("verify", shared[0], "--json")[1])  # of which the others are not known
+    assert ([one["copies"] for one in document["files"]], document["one_copy"]) == ([None], [])
+    os.unlink(shared[1])
+    code, out, _ = run_main("verify", directory)
+    assert (code, out.count("2 copies on"), out.count(" what it shares")) == (0, 2, 2)
+
+
+def test_verify_warns_of_what_several_hold_and_the_disk_has_once(directory, run_main):
+    paths = share_all(directory)
+    code, out, err = run_main("verify", directory)
+    assert (code, out.count("(1 copy on the disk of what it shares)")) == (0, 2)
+    assert f"warning: {paths[0]}, {paths[1]} have one copy of 2 large tensors (2.4 MB): a bad block" in err
+    assert "warning" in run_main("verify", directory, "--quiet")[2]
+    document = json.loads(run_main("verify", directory, "--json")[1])
+    assert document["one_copy"] == [{"paths": paths, "records": 2, "size_bytes": 2 * TENSOR}]
+    with open(paths[1], "r+b") as file:  # a damaged file counts as no copy
+        file.seek(-3000, os.SEEK_END)
+        file.write(b"?")
+    document = json.loads(run_main("verify", directory, "--json")[1])
+    assert ([one["copies"] for one in document["files"]], document["one_copy"]) == ([None] * 2, [])

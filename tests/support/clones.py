@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import itertools
@@ -125,6 +126,13 @@ class Clones:
         ]
         head = struct.pack("=QQLLLL", start, end - start, 0, len(rows), most, 0)
         return (head + b"".join(rows)).ljust(len(argument), b"\0")
+
+
+@contextlib.contextmanager
+def shared_blocks() -> Iterator[Clones]:
+    """A file system that shares blocks between files, and says which."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield Clones().put_in(patch)
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:

@@ -14,6 +14,7 @@ from marlin_ckpt.formats import digests
 from marlin_ckpt.formats.zip.directory import read_directory
 from marlin_ckpt.storage.paths import open_source
 from tests.support import ranks
+from tests.support.shared_saves import in_place, origins
 
 _WORK = "tests.support.sharing_ranks"
 _RANKS = 2
@@ -47,6 +48,7 @@ def test_each_rank_shares_its_own_and_the_folder_is_what_it_would_be_if_none_did
             assert (folder / ".metadata").read_bytes() == (other / ".metadata").read_bytes()
             for shard, written in zip(shards_of(folder), shards_of(other), strict=True):
                 assert items_of(shard) == items_of(written)
+                assert in_place(shard) == {*origins(shard)} != set()
             assert verify(folder).status is Status.INTACT
             alone = load(folder)  # by one process, of what two saved
             dcp_to_torch_save(folder, tmp_path / "whole.pt")

@@ -27,7 +27,7 @@ from marlin_ckpt.formats import digests
 from marlin_ckpt.formats.zip.reader import read_container
 from marlin_ckpt.saving.sharing import decide
 from marlin_ckpt.storage.paths import open_source
-from tests.support.shared_saves import LARGE, base, origins, saves, states_of_a_run
+from tests.support.shared_saves import LARGE, base, in_place, origins, saves, states_of_a_run
 
 MEBIBYTE = 1 << 20
 
@@ -66,6 +66,7 @@ def test_a_file_is_to_the_byte_what_it_would_be_if_it_shared_nothing(
     assert not clones.shared
     for path, other, state in zip(sharing, writing, states, strict=True):
         assert data_of(path) == data_of(other)
+        assert in_place(path) == {*origins(path)} != set()
         assert verify(path).status is Status.INTACT
         for loaded in (torch.load(path), torch.load(path, mmap=True), load(path)):
             assert loaded.keys() == state.keys()

@@ -113,10 +113,19 @@ def test_a_folder_takes_what_its_files_take(directory: Path) -> None:
 def test_a_stretch_of_a_file_lies_where_the_file_that_it_shares_it_with_has_it(directory: Path) -> None:
     first, second = written(directory / "a", 8), directory / "b"
     clone(second, first, 2 * BLOCK, 4 * BLOCK)
-    of_second = space.ranges_of(str(second), BLOCK + 5, BLOCK)
+    (of_second,) = space.ranges_of(str(second), [(BLOCK + 5, BLOCK)]) or [()]
     assert sum(one.stop - one.start for one in of_second) == BLOCK
-    assert space.ranges_of(str(first), 3 * BLOCK + 5, BLOCK) == of_second
-    assert space.ranges_of(str(first), 4 * BLOCK + 5, BLOCK) != of_second
+    spans = [
+        (0, BLOCK),
+        (3 * BLOCK + 5, BLOCK),
+        (4 * BLOCK + 5, BLOCK),
+        (4 * BLOCK + 5, BLOCK),
+        (9 * BLOCK, 7),
+    ]
+    found = space.ranges_of(str(first), spans) or []
+    assert [one == of_second for one in found] == [False, True, False, False, False]
+    assert sum(one.stop - one.start for one in found[2]) == BLOCK
+    assert found[-1] == ()
     remove(first)
     second.unlink()
 
@@ -128,7 +137,7 @@ def test_where_the_file_system_does_not_say_nothing_is_known(tmp_path: Path, mon
     monkeypatch.setattr(space, "extents", None)  # is not asked
     assert space.taken(entry_of(path)) is None
     assert space.taken_at(str(path)) is None
-    assert space.ranges_of(str(path), 0, 1) == ()
+    assert space.ranges_of(str(path), [(0, 1)]) is None
     assert space.taken_at(str(tmp_path / "missing")) is None
     assert space.taken(Entry("s3://bucket", entry_of(path).item._replace(inode=()), None)) is None
 
@@ -144,7 +153,7 @@ def test_what_is_packed_has_places_that_no_other_has(file: int, clones: Clones, 
     found = taken(Path(path))
     assert (found.own_bytes, found.size_bytes) == (2 << 17, 3 << 17)
     assert space.together_bytes([found, found]) == 3 << 17
-    assert len(space.ranges_of(path, 5, 1 << 17)) == 2
+    assert [len(one) for one in space.ranges_of(path, [(5, 1 << 17)])] == [2]
 
 
 STRETCHES = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=4)

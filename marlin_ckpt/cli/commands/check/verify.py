@@ -24,7 +24,8 @@ def verify(
     Of a directory, all checkpoints and files of weights in it are read. A file that marlin-ckpt wrote is
     intact when every byte is accounted for, and one that torch.save wrote when its checksums hold. A folder
     that is one checkpoint is verified as a whole: nothing of it is missing, each file is sound, and they fit
-    together.
+    together. Of checkpoints in a directory that share bytes on the disk, it says how many copies there are of
+    what they share.
     """
     stopping.says(lambda: "no files were verified")
     from marlin_ckpt.cli.views import verdicts as view
@@ -32,6 +33,7 @@ def verify(
     from marlin_ckpt.formats.verdicts import Verdict
     from marlin_ckpt.naming import EXTENSIONS
     from marlin_ckpt.operations import verify as operation
+    from marlin_ckpt.operations.rescue.copies import Copies
     from marlin_ckpt.storage.local.files import STANDARD_INPUT
 
     named = [path for path in paths if path != STANDARD_INPUT]
@@ -41,14 +43,17 @@ def verify(
         raise nothing_in[0]
     found: list[Verdict] = []
     total = len(entries) + (len(named) < len(paths))
-    stopping.says(lambda: view.so_far(found, total), lambda: view.document(found, {}))
+    stopping.says(lambda: view.so_far(found, total), lambda: view.document(found, {}, Copies({}, [])))
     with output.bytes_bar(sum(entry.size_bytes for entry in entries), quiet=quiet or json) as on_bytes:
         if len(named) < len(paths):
             found.append(operation.verify_standard_input(on_bytes))
         found.extend(operation.verify(entries, on_bytes, deep=deep))
     remedies = operation.remedies(found) if json or not quiet else {}
+    copies = operation.copies(entries, found, named)
     output.result(
-        json, lambda: view.document(found, remedies), lambda: view.show(found, remedies, quiet=quiet)
+        json,
+        lambda: view.document(found, remedies, copies),
+        lambda: view.show(found, remedies, copies, quiet=quiet),
     )
     if deep and not operation.has_digest(entries):
         output.talk("hint: --deep compared nothing: none of them lies in a cache of the Hugging Face hub")
