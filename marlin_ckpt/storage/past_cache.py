@@ -4,13 +4,12 @@ import contextlib
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator
 
 from marlin_ckpt.storage.local.files import close_quietly
 from marlin_ckpt.storage.local.threads import PIECE_BYTES, give_back_buffers, take_buffer
 
 _BLOCK_BYTES = 4096  # the greatest logical block of a disk in use
-_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC = ctypes.PyDLL(None)
 _LOOKED_AT = 16  # pages of a stretch; to look at all of them takes a seventh of the time of a warm `verify`
 # Of what is mostly in memory the rest is not worth a detour.
 _COLD_SHARE = 8
@@ -25,18 +24,26 @@ class PastCache:
     medians of five: 1.57 GB took 538 ms so, 672 ms through the page cache.
     """
 
-    def __init__(self, fd: int, direct: int, buffer: memoryview, end: int) -> None:
+    def __init__(self, fd: int, direct: int, buffer: memoryview) -> None:
         """Takes what it reads with.
 
         Args:
             fd: the file.
             direct: the same file, open with O_DIRECT.
             buffer: memory in whole blocks that begins at a page's border.
-            end: of the stretch in the file: what comes behind it is another reader's, and not read in vain.
         """
         self._fd, self._direct, self._buffer = fd, direct, buffer
+        self._start = self._size = self._end = 0  # of what the buffer holds of the file, and of the stretch
+        self._is_refused = False
+
+    def begin(self, end: int) -> None:
+        """Begins with a stretch.
+
+        Args:
+            end: of the stretch in the file: what comes behind it is another reader's, and not read in vain.
+        """
         self._end = -(-end // _BLOCK_BYTES) * _BLOCK_BYTES
-        self._start = self._size = 0  # of what the buffer holds of the file
+        self._size = 0
         self._is_refused = False
 
     def read(self, into: memoryview, offset: int) -> int:
@@ -80,37 +87,54 @@ class PastCache:
         return len(piece)
 
 
-@contextlib.contextmanager
-def opened_anew(fd: int, offset: int, size: int) -> Iterator[tuple[int, PastCache | None]]:
-    """Opens a file once more for a reader that goes through a long stretch of it in order.
+class Reader:
+    """One reader's own descriptors of a file, each opened when it is needed.
 
-    The kernel reads ahead by where the last read of an open file ended: with each read of another thread it
-    would begin anew, and a file that is in no memory took a fourth longer.
-
-    Args:
-        fd: the file.
-        offset: where the stretch begins.
-        size: its length.
-
-    Yields:
-        a descriptor of its own, or `fd` where the file cannot be opened any more; and what reads it past the
-        page cache, None where that is as good: the stretch is in it, other ranks of this machine read the
-        same, or the file system has no O_DIRECT.
+    Attributes:
+        fd: open for reading; the one that was given where the file cannot be opened any more.
     """
-    with contextlib.ExitStack() as stack:
-        again, past_cache = fd, None
-        with contextlib.suppress(OSError):  # /proc may not be mounted
-            path = f"/proc/self/fd/{fd}"
-            again = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(close_quietly, again)
-            ranks = next(filter(None, map(os.environ.get, _RANKS)), "1")
-            if ranks == "1" and _is_cold(fd, offset, size):
-                direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-                stack.callback(close_quietly, direct)
-                buffer = take_buffer(PIECE_BYTES)
-                stack.callback(give_back_buffers, [buffer])
-                past_cache = PastCache(again, direct, buffer, offset + size)
-        yield again, past_cache
+
+    def __init__(self, fd: int) -> None:
+        """Takes the file, open for reading."""
+        self._stack = contextlib.ExitStack()
+        self._path = f"/proc/self/fd/{fd}"
+        try:
+            self.fd = self._opened(os.O_RDONLY)
+        except OSError:  # /proc may not be mounted
+            self.fd = fd
+        ranks = next(filter(None, map(os.environ.get, _RANKS)), "1")
+        self._may_pass = ranks == "1" and self.fd != fd
+        self._past_cache: PastCache | None = None
+
+    def past_cache(self, offset: int, size: int) -> PastCache | None:
+        """What reads a stretch past the page cache.
+
+        Returns:
+            None where that is no faster: the stretch is in it, other ranks of this machine read the same, or
+            the file system has no O_DIRECT.
+        """
+        if not (self._may_pass and _is_cold(self.fd, offset, size)):
+            return None
+        if self._past_cache is None:
+            try:
+                direct = self._opened(os.O_RDONLY | os.O_DIRECT)
+            except OSError:
+                self._may_pass = False
+                return None
+            buffer = take_buffer(PIECE_BYTES)
+            self._stack.callback(give_back_buffers, [buffer])
+            self._past_cache = PastCache(self.fd, direct, buffer)
+        self._past_cache.begin(offset + size)
+        return self._past_cache
+
+    def _opened(self, flags: int) -> int:
+        fd = os.open(self._path, flags | os.O_CLOEXEC)
+        self._stack.callback(close_quietly, fd)
+        return fd
+
+    def close(self) -> None:
+        """Closes what was opened."""
+        self._stack.close()
 
 
 def _is_cold(fd: int, offset: int, size: int) -> bool:

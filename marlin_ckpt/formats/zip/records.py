@@ -14,7 +14,7 @@ from marlin_ckpt.storage.source import Source, stretch
 from marlin_ckpt.storage.threads import in_order
 
 _PIECE_BYTES = 512 << 10  # fits the second-level cache, where the CRC costs least
-_TASK_BYTES = 16 << 20  # that a thread takes at once
+_TASK_BYTES = 32 << 20  # that a thread takes at once: of 16 MiB it begins twice as often, 64 MiB end unevenly
 _MOST_NAMED = 3
 _LONGEST = 100  # characters of a name that a pickle makes up
 

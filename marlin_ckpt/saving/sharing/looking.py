@@ -26,8 +26,8 @@ class Looks:
             identity = identity_of(fd)
             if self._known.get(path, ((), {}))[0] != identity:
                 found: Records | None = None
-                with contextlib.suppress(MarlinError):
-                    found = digests.read(FileSource(fd, path))
+                with contextlib.suppress(MarlinError), contextlib.closing(FileSource(fd, path)) as source:
+                    found = digests.read(source)
                 self.know(path, identity, found or {})
             self._known.move_to_end(path)
             return self._known[path][1]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError, Translating, drop_frames
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.hints import instead_of_directory, instead_of_missing, of_file
+from marlin_ckpt.storage.local.readers import Readers
 
 if TYPE_CHECKING:
     from marlin_ckpt.storage.past_cache import PastCache
@@ -87,24 +88,23 @@ def absolute(path: PathText) -> str:
 
 
 class FileSource:
-    """An open file as a `Source`; whoever opened the descriptor closes it."""
+    """An open file as a `Source`; whoever opened the descriptor closes it, after `close`."""
 
     def __init__(self, fd: int, path: str, past_cache: "PastCache | None" = None) -> None:
         self._fd = fd
         self.path = path
         self._past_cache = past_cache
+        self._readers = Readers(fd)
         with doing("cannot read", path):
             self.size_bytes = os.fstat(fd).st_size
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fills a buffer; see `Source.read_into`."""
-        done, past = 0, self._past_cache
+        done, read, past = 0, -1, self._past_cache
         try:
-            while done < len(buffer):
+            while read and done < len(buffer):
                 piece, at = buffer[done : done + _LONGEST_READ], offset + done
                 done += (read := past.read(piece, at) if past else os.preadv(self._fd, [piece], at))
-                if not read:
-                    break
         except OSError as error:
             raise StorageError.of("cannot read", self.path, error) from error
         return done
@@ -115,10 +115,12 @@ class FileSource:
         if size < _WORTH_OPENING_BYTES:
             yield self
             return
-        from marlin_ckpt.storage.past_cache import opened_anew  # noqa: PLC0415 - `list` goes without
-
-        with opened_anew(self._fd, offset, size) as (fd, past_cache):
+        with self._readers.reading(offset, size) as (fd, past_cache):
             yield FileSource(fd, self.path, past_cache)
+
+    def close(self) -> None:
+        """Closes what stretches of it were read with, and not the descriptor."""
+        self._readers.close()
 
     def read(self, offset: int, size: int) -> bytes:
         """Reads bytes; see `Source.read`."""
@@ -141,8 +143,8 @@ def open_source(path: str) -> Iterator[FileSource]:
     except StorageError as error:
         error.hint = error.hint or instead_of_directory(path)
         raise
-    with closing(fd):
-        yield FileSource(fd, path)
+    with closing(fd), contextlib.closing(FileSource(fd, path)) as source:
+        yield source
 
 
 @contextlib.contextmanager
@@ -161,7 +163,8 @@ def open_standard_input() -> Iterator[FileSource]:
             raise StorageError("standard input is a terminal", STANDARD_INPUT, hint)
         is_file = stat.S_ISREG(os.fstat(_STDIN).st_mode) and os.lseek(_STDIN, 0, os.SEEK_CUR) == 0
     if is_file:
-        yield FileSource(_STDIN, STANDARD_INPUT)
+        with contextlib.closing(FileSource(_STDIN, STANDARD_INPUT)) as source:
+            yield source
         return
     import tempfile  # noqa: PLC0415 - few commands need it
 
@@ -174,7 +177,7 @@ def open_standard_input() -> Iterator[FileSource]:
                 left = memoryview(piece)
                 while left:
                     left = left[copy.write(left) :]
-        yield FileSource(copy.fileno(), STANDARD_INPUT)
+        yield stack.enter_context(contextlib.closing(FileSource(copy.fileno(), STANDARD_INPUT)))
 
 
 def _read_standard_input() -> bytes:

@@ -80,8 +80,8 @@ class LocalStore:
         """Opens a file for reading; see `Store.open`."""
         with self._opening, self._reaching("cannot read", name) as (folder, last):
             fd = open_regular(last, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
-        with closing(fd):
-            yield FileSource(fd, self._path(name))
+        with closing(fd), contextlib.closing(FileSource(fd, self._path(name))) as source:
+            yield source
 
     def publish(self, name: str, size_bytes: int, fill: Fill, *, replaces: Identity | None = None) -> Item:
         """Writes a file whole and durable, or not at all; see `Store.publish`.

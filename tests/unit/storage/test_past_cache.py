@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -33,9 +34,13 @@ def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def is_direct(cold: Path) -> None:
-    with open(cold, "rb") as file, past_cache.opened_anew(file.fileno(), 0, len(DATA)) as (_, found):
-        if found is None:
-            pytest.skip("this file system has no O_DIRECT")
+    if not _is_past_cache(cold):
+        pytest.skip("this file system has no O_DIRECT")
+
+
+def _is_past_cache(path: Path) -> bool:
+    with open(path, "rb") as file, contextlib.closing(past_cache.Reader(file.fileno())) as reader:
+        return reader.past_cache(0, len(DATA)) is not None
 
 
 def _pieces(source: FileSource, start: int, size: int) -> Iterator[bytes]:
@@ -73,6 +78,33 @@ def test_reading_back_and_forth_in_a_cold_stretch_gives_what_is_there(cold: Path
             assert near.read(at, PIECE) == DATA[at : at + PIECE]
         assert near.read(len(DATA) - 5, 100) == DATA[-5:]
         assert near.read_into(len(DATA), memoryview(bytearray(10))) == 0
+
+
+def test_stretches_read_at_once_and_one_after_the_other_have_their_own_bytes_and_leave_nothing_open(
+    cold: Path,
+) -> None:
+    before, opened = len(os.listdir("/proc/self/fd")), set()
+    with open_source(str(cold)) as source:
+        for start in (0, 4097):
+            with (
+                stretch(source, start, 4 * MEBIBYTE) as one,
+                stretch(source, start + MEBIBYTE, 4 * MEBIBYTE) as other,
+            ):
+                opened.add(len(os.listdir("/proc/self/fd")))
+                for at in range(0, 3 * MEBIBYTE, MEBIBYTE):
+                    assert one.read(start + at, PIECE) == DATA[start + at : start + at + PIECE]
+                    assert other.read(start + MEBIBYTE + at, PIECE) == DATA[start + MEBIBYTE + at :][:PIECE]
+        assert opened == {len(os.listdir("/proc/self/fd"))}
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_stretch_that_outlives_its_file_leaves_nothing_open_when_it_ends(cold: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with contextlib.ExitStack() as stack:
+        with open_source(str(cold)) as source:
+            near = stack.enter_context(stretch(source, 0, len(DATA)))
+        assert near.read(5, PIECE) == DATA[5 : 5 + PIECE]
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_file_that_is_cut_while_it_is_read_ends_there(cold: Path) -> None:
@@ -168,16 +200,14 @@ def test_ranks_of_one_machine_share_the_page_cache(
     cold: Path, ranks: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", {**os.environ, **ranks})
-    with open(cold, "rb") as file, past_cache.opened_anew(file.fileno(), 0, len(DATA)) as (_, found):
-        assert found is None
+    assert not _is_past_cache(cold)
 
 
 def test_a_rank_that_is_alone_on_its_machine_does_not(
     is_direct: None, cold: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", {**os.environ, "LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "8"})
-    with open(cold, "rb") as file, past_cache.opened_anew(file.fileno(), 0, len(DATA)) as (_, found):
-        assert found is not None
+    assert _is_past_cache(cold)
 
 
 def test_a_file_system_that_refuses_direct_reads_is_read_through_the_page_cache(
