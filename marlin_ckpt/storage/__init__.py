@@ -9,7 +9,7 @@
 - `piece_threads`: threads that write such pieces.
 - `pages`: memory in huge pages, which a disk takes faster.
 - `threads`: runs tasks on a few threads, and none after the first error.
-- `past_cache`: reads what is in no memory past the page cache.
+- `reading`: how threads read stretches of a file, past the page cache what is not in it.
 - `extents`: where a file lies on the disk, and what of it others share.
 - `space`: what files take on the disk, and what several of them share there.
 - `hints`: what to type instead of a path that is not there.

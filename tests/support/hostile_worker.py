@@ -199,7 +199,7 @@ def warm_up(config: str, chosen: list[str]) -> None:
     # protocol has bytes.
     ours = (
         "directory.others.kinds", "directory.others.left_out", "grammars", "operations.rescue.shards",
-        "storage.past_cache",
+        "storage.reading.past_cache",
     )  # fmt: skip
     formats = (
         one.name for one in pkgutil.walk_packages(marlin_ckpt.formats.__path__, "marlin_ckpt.formats.")

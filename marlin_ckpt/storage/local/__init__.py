@@ -10,7 +10,8 @@
 - `cloning`: bytes on the disk that several files share.
 - `system_calls`: O_DIRECT, space set aside, writeback.
 - `trees`: folders, removed with all in them. `moving`: files from one directory to another, over nothing.
-- `descent`: goes about a directory tree by descriptors, never through a link.
+- `descent`: goes about a directory tree by descriptors, never through a link; the access of what is made
+  there.
 - `abilities`: what the file system of a directory can do, tried there; `mounts`: what it is, and what is
   free there, also of files that were replaced.
 """

@@ -13,12 +13,13 @@ from marlin_ckpt.storage.local.files import (
     closing,
     doing,
     sync_open_directory,
-    take_access,
 )
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 DirectoryIdentity = tuple[int, int]
 Like = Callable[[str], os.stat_result]
+# What fchmod(2) says where a file system keeps no modes: all its files have those of the mount.
+_NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def open_top(text: str, *, follows: bool) -> int:
@@ -148,3 +149,35 @@ class Descent:
         before, self.fd = self.fd, fd
         if before != self._top:
             close_quietly(before)
+
+
+def take_access(fd: int, model: os.stat_result) -> None:
+    """Gives a new file or directory the owner, group and mode of another one, as far as this process may.
+
+    Where the group cannot be given, its group and all others may do what both could, and nothing more. A file
+    never gets the bits that run it as another user.
+
+    Args:
+        fd: what was made, open to its owner alone so far.
+        model: the status of the other one, of the same kind.
+
+    Raises:
+        OSError: its mode cannot be changed, on a file system that has modes.
+    """
+    bits = 0o7777 if stat.S_ISDIR(model.st_mode) else 0o777
+    made, mode = os.fstat(fd), model.st_mode & bits
+    if made.st_uid != model.st_uid:
+        with contextlib.suppress(OSError):
+            os.fchown(fd, model.st_uid, -1)
+    if made.st_gid != model.st_gid:
+        try:
+            os.fchown(fd, -1, model.st_gid)
+        except OSError:
+            both = mode >> 3 & mode & stat.S_IRWXO
+            mode = mode & ~(stat.S_ISGID | stat.S_IRWXG | stat.S_IRWXO) | both << 3 | both
+    if made.st_mode & bits != mode:
+        try:
+            os.fchmod(fd, mode)
+        except OSError as error:
+            if error.errno not in _NO_MODES:
+                raise

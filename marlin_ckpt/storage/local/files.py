@@ -4,21 +4,20 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError, Translating, drop_frames
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.hints import instead_of_directory, instead_of_missing, of_file
-from marlin_ckpt.storage.local.readers import Readers
+from marlin_ckpt.storage.reading.readers import Readers
 
 if TYPE_CHECKING:
-    from marlin_ckpt.storage.past_cache import PastCache
+    from marlin_ckpt.storage.reading.past_cache import PastCache
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# What fchmod(2) says where a file system keeps no modes: all its files have those of the mount.
-_NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 NO_DIRECTORY = "no such directory"
 STANDARD_INPUT = "-"  # in place of a path
 _STDIN = 0
@@ -117,6 +116,13 @@ class FileSource:
             return
         with self._readers.reading(offset, size) as (fd, past_cache):
             yield FileSource(fd, self.path, past_cache)
+
+    def read_each(
+        self, items: Iterable[Item], place: Callable[[Item], tuple[int, int]]
+    ) -> Iterator[tuple[Item, bytes]]:
+        """Reads small stretches, which the disk is asked for all at once; see `source.read_each`."""
+        for item in self._readers.asked_for(items, place, self.size_bytes):
+            yield item, self.read(*place(item))
 
     def close(self) -> None:
         """Closes what stretches of it were read with, and not the descriptor."""
@@ -230,38 +236,6 @@ def again_if_stale(read: Callable[[], Result]) -> Result:
             raise
         drop_frames(error)
     return read()
-
-
-def take_access(fd: int, model: os.stat_result) -> None:
-    """Gives a new file or directory the owner, group and mode of another one, as far as this process may.
-
-    Where the group cannot be given, its group and all others may do what both could, and nothing more. A file
-    never gets the bits that run it as another user.
-
-    Args:
-        fd: what was made, open to its owner alone so far.
-        model: the status of the other one, of the same kind.
-
-    Raises:
-        OSError: its mode cannot be changed, on a file system that has modes.
-    """
-    bits = 0o7777 if stat.S_ISDIR(model.st_mode) else 0o777
-    made, mode = os.fstat(fd), model.st_mode & bits
-    if made.st_uid != model.st_uid:
-        with contextlib.suppress(OSError):
-            os.fchown(fd, model.st_uid, -1)
-    if made.st_gid != model.st_gid:
-        try:
-            os.fchown(fd, -1, model.st_gid)
-        except OSError:
-            both = mode >> 3 & mode & stat.S_IRWXO
-            mode = mode & ~(stat.S_ISGID | stat.S_IRWXG | stat.S_IRWXO) | both << 3 | both
-    if made.st_mode & bits != mode:
-        try:
-            os.fchmod(fd, mode)
-        except OSError as error:
-            if error.errno not in _NO_MODES:
-                raise
 
 
 def check_working_directory() -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.storage.local import mounts, moving, temporary
+from marlin_ckpt.storage.local.descent import take_access
 from marlin_ckpt.storage.local.files import (
     absolute,
     close_quietly,
@@ -25,7 +26,6 @@ from marlin_ckpt.storage.local.files import (
     doing,
     open_regular,
     sync_open_directory,
-    take_access,
 )
 from marlin_ckpt.storage.target import Fill
 from marlin_ckpt.storage.threads import in_order

@@ -27,7 +27,8 @@ _NAMES = {
     "directory.catalog", "directory.walk", "entries", "formats.layouts.folder", "formats.layouts.layout",
     "formats.layouts.sharded", "storage.hints", "storage.local.descent", "storage.local.files",
     "storage.local.mounts", "storage.local.moving", "storage.local.store", "storage.local.temporary",
-    "storage.local.trees", "storage.paths", "storage.source", "storage.store", "storage.target",
+    "storage.local.trees", "storage.paths", "storage.reading.readers", "storage.source", "storage.store",
+    "storage.target",
 }  # fmt: skip
 _OF_LATEST = {"cli.commands.look.latest", "directory.latest", "directory.own", "directory.runs"}
 # What takes longest of the standard library and of others, none of which these commands need.

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from marlin_ckpt.errors import StorageError
-from marlin_ckpt.storage import past_cache
 from marlin_ckpt.storage.local.files import FileSource, open_source
-from marlin_ckpt.storage.source import stretch
+from marlin_ckpt.storage.reading import past_cache
+from marlin_ckpt.storage.source import read_each, stretch
 
 MEBIBYTE = 1 << 20
 DATA = os.urandom(9 * MEBIBYTE + 12_345)
@@ -24,7 +24,7 @@ PIECE = 300_001
 @pytest.fixture
 def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that is taken for cold, on whatever file system there is."""
-    monkeypatch.setattr(past_cache, "_is_cold", lambda *_: True)
+    monkeypatch.setattr(past_cache, "is_cold", lambda *_: True)
     for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "cold"
@@ -62,14 +62,36 @@ def test_a_cold_stretch_is_not_read_into_the_page_cache(
     fd = os.open(cold, os.O_RDONLY)
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    if not past_cache._is_cold(fd, 0, len(DATA)):
+    if not past_cache.is_cold(fd, 0, len(DATA)):
         pytest.skip("this file system keeps the file in memory")
     with open_source(str(cold)) as source:
         assert b"".join(_pieces(source, 0, len(DATA))) == DATA
-    assert past_cache._is_cold(fd, 0, len(DATA))
+    assert past_cache.is_cold(fd, 0, len(DATA))
     assert len(os.pread(fd, len(DATA), 0)) == len(DATA)
-    assert not past_cache._is_cold(fd, 0, len(DATA))
+    assert not past_cache.is_cold(fd, 0, len(DATA))
     os.close(fd)
+
+
+def test_the_small_stretches_of_a_cold_file_are_asked_for_before_the_first_is_read(
+    cold: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, done = [(0, 3), (5000, 100), (MEBIBYTE, 0), (len(DATA) - 4, 9)], []
+    real_advise, real_read = os.posix_fadvise, os.preadv
+
+    def advise(fd: int, offset: int, size: int, advice: int) -> None:
+        done.append((offset, size))
+        real_advise(fd, offset, size, advice)
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        done.append("a read")
+        return real_read(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(os, "preadv", preadv)
+    with open_source(str(cold)) as source:
+        found = [*read_each(source, places, lambda place: place)]
+    assert found == [(place, DATA[place[0] :][: place[1]]) for place in places]
+    assert done[: len(places) + 1] == [(0, 3), (5000, 100), (MEBIBYTE, 1), (len(DATA) - 4, 9), "a read"]
 
 
 def test_reading_back_and_forth_in_a_cold_stretch_gives_what_is_there(cold: Path) -> None:

@@ -113,7 +113,7 @@ class Reader:
             None where that is no faster: the stretch is in it, other ranks of this machine read the same, or
             the file system has no O_DIRECT.
         """
-        if not (self._may_pass and _is_cold(self.fd, offset, size)):
+        if not (self._may_pass and is_cold(self.fd, offset, size)):
             return None
         if self._past_cache is None:
             try:
@@ -137,7 +137,7 @@ class Reader:
         self._stack.close()
 
 
-def _is_cold(fd: int, offset: int, size: int) -> bool:
+def is_cold(fd: int, offset: int, size: int) -> bool:
     """Whether hardly any page of a stretch is in the page cache, by mincore(2) of some; none is touched."""
     start = offset - offset % mmap.PAGESIZE
     length = min(offset + size, os.fstat(fd).st_size) - start
