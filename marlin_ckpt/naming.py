@@ -9,8 +9,9 @@ The index is ASCII digits and nothing else: a regular expression's `\d` would ta
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import StrEnum
+from itertools import compress
 from typing import NamedTuple
 
 # Our record in a checkpoint: in a file by torch the record of this name, in a folder the file.
@@ -82,22 +83,34 @@ def parse(name: str, prefix: str, extension: str) -> FileName | None:
 
 def checkpoint_index(name: str, prefix: str, extension: str) -> int | None:
     """The index of a name that is exactly `{prefix}_{index}.{extension}`, or None."""
-    return next((index for _, index in indices((name,), prefix, extension)), None)
+    return next(iter(indices((name,), prefix, extension)[1]), None)
 
 
-def indices(names: Iterable[str], prefix: str, extension: str) -> Iterator[tuple[str, int]]:
-    """Those of some names whose last part is exactly `{prefix}_{index}.{extension}`, with the index.
+def indices(
+    names: Iterable[str], prefix: str, extension: str, folder: str = ""
+) -> tuple[list[str], list[int]]:
+    """Those of some names that are exactly `{prefix}_{index}.{extension}`, and their indices.
 
-    Makes no object: a search asks this of 100,000 names.
+    A search asks this of 100,000 names: it goes through them at the speed of comprehensions.
+
+    Args:
+        names: that are read.
+        prefix: of the names.
+        extension: of the names.
+        folder: that all names begin with, and a slash.
     """
-    start, end = f"{prefix}_", f".{extension}"
+    start, end = f"{folder}/{prefix}_" if folder else f"{prefix}_", f".{extension}"
     first, last = len(start), -len(end)
-    for name in names:
-        if name.endswith(end):
-            own = name[name.rfind("/") + 1 :] if "/" in name else name
-            digits = own[first:last]
-            if digits.isdigit() and digits.isascii() and own.startswith(start):
-                yield name, int(digits)
+    found = [one for one in names if one.startswith(start) and one.endswith(end)]
+    digits = [one[first:last] for one in found]
+    if not (all(digits) and _is_index("".join(digits))):
+        fit = list(map(_is_index, digits))
+        found, digits = list(compress(found, fit)), list(compress(digits, fit))
+    return found, list(map(int, digits))
+
+
+def _is_index(text: str) -> bool:
+    return text.isdigit() and text.isascii()
 
 
 def parse_any(name: str, extension: str) -> FileName | None:
@@ -108,7 +121,7 @@ def parse_any(name: str, extension: str) -> FileName | None:
     if not has_extension(name, extension):
         return None
     prefix, _, index = name[: -len(extension) - 1].rpartition("_")
-    if not (prefix and index.isdigit() and index.isascii()):
+    if not (prefix and _is_index(index)):
         return None
     for mark in _MODEL_MARKS:
         if prefix.endswith(mark) and prefix != mark:
@@ -123,7 +136,7 @@ def folder_name(name: str) -> FileName | None:
     """
     for stem, extension in ((name, ""), os.path.splitext(name)):
         prefix, _, index = stem.rpartition("_")
-        if prefix and index.isdigit() and index.isascii():
+        if prefix and _is_index(index):
             return FileName(prefix, int(index), extension[1:])
     return None
 

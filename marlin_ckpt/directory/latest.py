@@ -5,12 +5,13 @@ the last integer of the stem, as PyMarlin does, which says nothing certain.
 """
 
 import contextlib
-import heapq
+import itertools
 import logging
+import operator
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory.catalog import by_age, readable, regular_file
@@ -27,8 +28,18 @@ _INTEGER = r"[0-9]+"
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
 
 _logger = get_logger(__name__)
-_Key = tuple[int, ...]
-_Keyed = list[tuple[_Key, str]]  # keys, the least of which is the newest, and names in the store
+
+
+class _Keyed(NamedTuple):
+    """Names in the store, in columns.
+
+    Attributes:
+        keys: the greatest is that of the newest.
+        names: one for each.
+    """
+
+    keys: Sequence[Any]
+    names: Sequence[str]
 
 
 def get_latest_file(
@@ -115,7 +126,9 @@ def _newest_first(  # noqa: PLR0913 - what both searches share
             stems = _foreign_stems(store.place, levels, prefix, extension)
             if foreign:
                 stems |= _folder_stems(levels, prefix)
-            keyed = _by_other_grammars(stems) or _by_last_integer(stems, logger, in_doubt)
+            keyed = _by_other_grammars(stems)
+            if not keyed.names:
+                keyed = _by_last_integer(stems, logger, in_doubt)
             yield from _in_order(store, keyed, known)
 
 
@@ -133,15 +146,18 @@ def _warn_of_links(store: Store, links: Iterable[str], logger: logging.Logger) -
 
 
 def _by_our_grammar(levels: Iterable[Level], prefix: str, extension: str) -> _Keyed:
-    keyed: _Keyed = []
+    keys: list[int] = []
+    names: list[str] = []
     for level in levels:
-        found = naming.indices(level.objects, prefix, extension)
-        keyed += (((-index,), name) for name, index in found)
+        found, indices = naming.indices(level.objects, prefix, extension, level.folder)
+        names += found
+        keys += indices
         for one in level.checkpoints:
             is_ours = one.name and one.name.prefix == prefix and one.name.kind is naming.Kind.CHECKPOINT
             if one.name and is_ours and not layouts.is_foreign(one):
-                keyed.append(((-one.name.index,), one.item.name))
-    return keyed
+                keys.append(one.name.index)
+                names.append(one.item.name)
+    return _Keyed(keys, names)
 
 
 def repeating_links(place: str, level: Level, prefix: str = "") -> frozenset[str]:
@@ -200,16 +216,15 @@ def _by_other_grammars(stems: dict[str, str]) -> _Keyed:
         column for column in columns[:-1] if None not in column
     ]  # step and epoch, as far as all have them
     if not told and any(value is not None for column in columns[:-1] for value in column):
-        return []
-    keys = zip(*told, *columns[-1:], strict=True)
-    return [(tuple(-value for value in key), name) for key, name in zip(keys, read, strict=True)]
+        return _Keyed((), ())
+    return _Keyed(list(zip(*told, *columns[-1:], strict=True)), list(read))
 
 
 def _by_last_integer(
     stems: dict[str, str], logger: logging.Logger, in_doubt: Callable[[str, str], None]
 ) -> _Keyed:
     integers = {name: [*map(int, re.findall(_INTEGER, stem))] for name, stem in stems.items()}
-    keyed: _Keyed = sorted(((-found[-1],), name) for name, found in integers.items() if found)
+    keyed = sorted((-found[-1], name) for name, found in integers.items() if found)
     if keyed:
         newest = keyed[0][1]
         others = (name for _, name in keyed[1:] if _are_in_doubt(stems[newest], stems[name]))
@@ -218,7 +233,7 @@ def _by_last_integer(
         else:
             what = "Ordered by the last integer of the name, which fits no tool's grammar: %s."
             logger.warning(what, escape(newest))
-    return keyed
+    return _Keyed([-key for key, _ in keyed], [name for _, name in keyed])
 
 
 def _are_in_doubt(newest: str, other: str) -> bool:
@@ -236,14 +251,20 @@ def _in_order(store: Store, keyed: _Keyed, known: dict[str, Entry]) -> Iterator[
 
     Only what is asked for is looked at.
     """
-    heapq.heapify(keyed)  # of 100,000 mostly one is asked for
-    while keyed:
-        key, found = keyed[0][0], []
-        while keyed and keyed[0][0] == key:
-            name = heapq.heappop(keyed)[1]
-            if one := known.get(name) or _entry(store, name):
-                found.append(one)
+    for names in _newest_names(keyed):
+        found = [one for name in names if (one := known.get(name) or _entry(store, name))]
         yield from reversed(by_age(found))
+
+
+def _newest_names(keyed: _Keyed) -> Iterator[list[str]]:
+    """The names of the greatest key, of the next one, and so on; mostly the first alone are asked for."""
+    if not keyed.keys:
+        return
+    newest = max(keyed.keys)
+    yield list(itertools.compress(keyed.names, map(operator.eq, keyed.keys, itertools.repeat(newest))))
+    others = sorted(((key, name) for key, name in zip(*keyed, strict=True) if key != newest), reverse=True)
+    for _, same in itertools.groupby(others, key=operator.itemgetter(0)):
+        yield [name for _, name in same]
 
 
 def _entry(store: Store, name: str) -> Entry | None:

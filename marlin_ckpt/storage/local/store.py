@@ -5,7 +5,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError, Translating
@@ -42,20 +42,18 @@ class LocalStore:
 
     def list(self, folder: str = "") -> Listing:
         """The names in a folder; see `Store.list`."""
-        before = f"{folder}/" if folder else ""
-        objects, folders, links = [], [], []
+        objects: list[str] = []
+        folders: list[str] = []
+        links: list[str] = []
         with self._doing("cannot read the directory", folder), os.scandir(self._at.go(folder)) as found:
-            for one in found:
-                name = before + one.name
-                if name.endswith(temporary.SUFFIX) and temporary.is_temporary(one.name):
-                    continue
-                if one.is_dir(follow_symlinks=False):
-                    folders.append(name)
-                    continue
-                objects.append(name)
+            for one in found:  # there may be 100,000: what can be asked of all together is asked below
                 if one.is_symlink():
-                    links.append(name)
-        return Listing(tuple(objects), tuple(folders), tuple(links))
+                    links.append(one.name)
+                elif one.is_dir():
+                    folders.append(one.name)
+                    continue
+                objects.append(one.name)
+        return Listing(*(_named(names, folder) for names in (objects, folders, links)))
 
     def head(self, name: str) -> Item | None:
         """Looks at one file or folder; see `Store.head`."""
@@ -250,6 +248,12 @@ def item_of(name: str, status: os.stat_result, above: DirectoryIdentity, *, is_l
     inode, modified_ns = (status.st_dev, status.st_ino), status.st_mtime_ns
     size_bytes = 0 if is_folder else status.st_size
     return Item(name, size_bytes, modified_ns, (*above, *inode, modified_ns), inode, is_folder, is_link)
+
+
+def _named(names: Iterable[str], folder: str) -> tuple[str, ...]:
+    """The full names of what lies in a folder and is not being written."""
+    whole = [one for one in names if not (one.endswith(temporary.SUFFIX) and temporary.is_temporary(one))]
+    return tuple([f"{folder}/{one}" for one in whole] if folder else whole)
 
 
 def _split(name: str) -> tuple[str, str]:

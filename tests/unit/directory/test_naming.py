@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from marlin_ckpt.naming import FileName, Kind, has_extension, parse, parse_any
+from marlin_ckpt.naming import FileName, Kind, checkpoint_index, has_extension, indices, parse, parse_any
 
 _characters = st.characters(exclude_characters="/\0", codec=None)
 _prefixes = st.text(_characters, min_size=1, max_size=20) | st.sampled_from(
@@ -126,3 +126,16 @@ def test_leading_zeros_do_not_change_the_index():
 )
 def test_an_extension_is_compared_with_its_dot_and_as_a_whole(name: str, expected: bool):
     assert has_extension(name, "pt") is expected
+
+
+_PIECES = st.lists(
+    st.sampled_from(["a", "_", "3", "07", ".pt", "\u00b2", "\u0663", "-", "a_3.pt"]), max_size=4
+)
+
+
+@given(st.lists(_PIECES.map("".join), max_size=6), st.sampled_from(["", "sub", "a_3"]))
+def test_of_names_that_are_read_together_each_is_read_as_alone(names: list[str], folder: str):
+    alone = [(name, checkpoint_index(name, "a", "pt")) for name in names]
+    whole = [f"{folder}/{name}" if folder else name for name in names]
+    expected = [(path, one[1]) for path, one in zip(whole, alone, strict=True) if one[1] is not None]
+    assert list(zip(*indices(whole, "a", "pt", folder), strict=True)) == expected
