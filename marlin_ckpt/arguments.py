@@ -80,9 +80,9 @@ class DefaultCheckpointerArguments(Checked):
         resume_from: a checkpoint to load, in place of what `load_dir` and `load_filename` say.
         statistics: save of each tensor of numbers its L2 norm, minimum, maximum and how many values are NaN
             or infinite, too. `marlin-ckpt report` shows how they change from checkpoint to checkpoint.
-            A sharded checkpoint has none.
         share_unchanged: let large tensors that have not changed share the space of earlier checkpoints, where
-            the file system can (XFS, btrfs). Each stays a whole file; of what is kept two copies stay.
+            the file system can (XFS, btrfs). Each stays a whole file, or of sharded ones each shard; of what
+            is kept two copies stay.
         layout: what a checkpoint is. `file` is one file; where each of several processes has a part of the
             state, the first gathers it, tensor by tensor. `sharded` is a folder `{file_prefix}_{index}.dcp`
             to which each process writes what it has. `auto` is `sharded` where a tensor is a DTensor (with
