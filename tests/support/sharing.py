@@ -69,8 +69,8 @@ Make = Callable[[int, memoryview], "CachedPieces | PassedOnPieces | DirectPieces
 WAYS: dict[str, Make] = {
     "cached": lambda fd, _: CachedPieces(fd, 1 << 20),
     "passed on": lambda fd, _: PassedOnPieces(fd),
-    "direct": lambda fd, _: DirectPieces(fd, 1, None, shares=True),
-    "direct, of an image": lambda fd, image: DirectPieces(fd, 1, image, shares=True),
+    "direct": lambda fd, _: DirectPieces(fd, 1, None, shared_bytes=0),
+    "direct, of an image": lambda fd, image: DirectPieces(fd, 1, image, shared_bytes=0),
     "direct, with space set aside": lambda fd, _: DirectPieces(fd, 100_000, None),
 }
 

@@ -129,7 +129,7 @@ def _pieces(fd: int, expected_bytes: int, image: memoryview | None, shared_bytes
         return CachedPieces(fd, expected_bytes)
     if not _is_in_memory(fd):
         try:
-            return DirectPieces(fd, expected_bytes, image, shares=shared_bytes is not None)
+            return DirectPieces(fd, expected_bytes, image, shared_bytes=shared_bytes)
         except OSError as error:
             if error.errno not in system_calls.REFUSALS:
                 raise
