@@ -12,11 +12,15 @@ from marlin_ckpt.checkpoint import Checkpoint
 from marlin_ckpt.checkpointer.run_saves import RunSaves
 from marlin_ckpt.directory import lease, leftovers, needed_space
 from marlin_ckpt.directory.history import removals
+from marlin_ckpt.directory.needed_space import Size
 from marlin_ckpt.directory.remote.reaching import layout_in
 from marlin_ckpt.distributed.failures import told_by_main
 from marlin_ckpt.saving import predicted_size
 from marlin_ckpt.saving.job import Form
+from marlin_ckpt.saving.sharing import decide
 from marlin_ckpt.saving.writing.choosing import check as check_pickled
+from marlin_ckpt.storage.local.cloning import block_bytes
+from marlin_ckpt.storage.local.publishing import existing_and_missing
 from marlin_ckpt.storage.paths import absolute
 from marlin_ckpt.urls import is_url
 
@@ -57,10 +61,25 @@ def check(
         crew.done(lambda: check_pickled(payload))
     if not args.check_space:
         return
-    size_bytes = predicted_size.predicted_bytes(payload, optimizers)
+    optimizers = [*optimizers]
+    sizes: list[float] = [predicted_size.predicted_bytes(payload, optimizers)]
+    sizes.append(predicted_size.changing_bytes(payload, optimizers))
     if saves.engine.form(payload, layout_in(args)) is not Form.FILE:  # each rank has a part of it
-        size_bytes = int(crew.here.total(size_bytes)[0])
-    told_by_main(crew.here, lambda: needed_space.check(args, size_bytes, indices, saves.lineage.run_id))
+        sizes = crew.here.total(*sizes)
+    whole, changing = map(int, sizes)
+    size = Size(whole, whole - changing, decide.most_copies)
+
+    def check_room() -> None:
+        needed_space.check(args, size if _shares(args) else Size(size.whole), indices, saves.lineage.run_id)
+
+    told_by_main(crew.here, check_room)
+
+
+def _shares(args: DefaultCheckpointerArguments) -> bool:
+    """Whether what does not change is shared."""
+    if not args.share_unchanged or is_url(args.save_dir):
+        return False
+    return block_bytes(existing_and_missing(args.save_dir)[0]) is not None
 
 
 @contextlib.contextmanager

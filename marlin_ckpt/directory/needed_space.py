@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
 from marlin_ckpt.arguments import DefaultCheckpointerArguments
 from marlin_ckpt.directory import catalog
@@ -12,15 +14,35 @@ from marlin_ckpt.keep import RetentionArguments
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.storage.local.mounts import free_bytes, wait_until_given_back
 from marlin_ckpt.storage.local.publishing import existing_and_missing
+from marlin_ckpt.storage.space import alone, taken, together_bytes
 from marlin_ckpt.urls import is_url
 
 
-def check(args: DefaultCheckpointerArguments, size_bytes: int, indices: int, run_id: str) -> None:
+class Size(NamedTuple):
+    """What one checkpoint of a run takes.
+
+    Attributes:
+        whole: all its bytes.
+        unchanged: how many of these are the same in each checkpoint, which can share them.
+        copies: of what is unchanged, how many there are at most of so many checkpoints.
+    """
+
+    whole: int
+    unchanged: int = 0
+    copies: Callable[[int], int] = lambda checkpoints: checkpoints
+
+    def of(self, checkpoints: int) -> int:
+        """What so many take together."""
+        copies = min(checkpoints, self.copies(checkpoints))
+        return (self.whole - self.unchanged) * checkpoints + self.unchanged * copies
+
+
+def check(args: DefaultCheckpointerArguments, size: Size, indices: int, run_id: str) -> None:
     """Compares what a run will keep with what is free, and with what the run has there already.
 
     Args:
         args: the checkpointer's.
-        size_bytes: of one checkpoint.
+        size: of one checkpoint.
         indices: how many indices the run has still to go through.
         run_id: of the run.
 
@@ -32,20 +54,24 @@ def check(args: DefaultCheckpointerArguments, size_bytes: int, indices: int, run
     if is_url(directory):  # a store has no end
         return
     kept = _most_kept(args, rules, indices)
-    needed = needed_bytes(size_bytes, rules, kept)
+    needed = needed_bytes(size, rules, kept)
     wait_until_given_back()
     free = free_bytes(existing_and_missing(directory)[0])
     if free is None or needed <= free:
         return
     if rules is not None and (own := _own(args, directory, run_id)):  # they count among what it will keep
         kept = _most_kept(args, rules, (own[-1].index or 0) + 1 + indices)
-        whole = needed_bytes(size_bytes, rules, kept) - sum(one.size_bytes for one in own)
+        whole = needed_bytes(size, rules, kept) - together_bytes(
+            taken(one) or alone(one.size_bytes) for one in own
+        )
         needed = max(0, min(needed, whole))
         if needed <= free:
             return
-    what = f"a checkpoint of {size_bytes:,} bytes"
+    what = f"a checkpoint of {size.whole:,} bytes"
     if rules is not None:
-        what = f"{kept} checkpoints of {size_bytes:,} bytes and one more"
+        what = f"{kept} checkpoints of {size.whole:,} bytes and one more"
+        if size.of(kept) < size.whole * kept:
+            what += f", which share {size.unchanged:,} bytes of each"
     hint = "free space, keep fewer (checkpointer.keep), or go on all the same with --no-space-check"
     what = f"too little room for {what}: {needed:,} bytes are needed, {free:,} are free"
     raise StorageError(what, directory, hint, errno=errno.ENOSPC)
@@ -84,16 +110,16 @@ def most_kept(rules: RetentionArguments | None, saves: int, indices: int) -> int
     return max(1, saves if rules.within is not None or not kept else min(kept, saves))
 
 
-def needed_bytes(size_bytes: int, rules: RetentionArguments | None, kept: int) -> int:
+def needed_bytes(size: Size, rules: RetentionArguments | None, kept: int) -> int:
     """What the checkpoints of a run take: those that are kept, and one more, written before any goes.
 
     Args:
-        size_bytes: of one.
+        size: of one.
         rules: what keeps them; None: one is all that is asked for.
         kept: how many are kept at most.
     """
     if rules is None:
-        return size_bytes
+        return size.whole
     limit = rules.max_bytes()
-    kept_bytes = size_bytes * kept
-    return size_bytes + (kept_bytes if limit is None else min(kept_bytes, max(limit, size_bytes)))
+    kept_bytes = size.of(kept)
+    return size.whole + (kept_bytes if limit is None else min(kept_bytes, max(limit, size.whole)))

@@ -19,6 +19,17 @@ def predicted_bytes(state: object, optimizers: Iterable[Optimizer]) -> int:
         state: what would be saved now.
         optimizers: whose states it holds, empty before their first step.
     """
+    return sum(_sizes(state, optimizers))
+
+
+def changing_bytes(state: object, optimizers: Iterable[Optimizer]) -> int:
+    """How many of these bytes are of what the optimizers step, and keep for that; all else may be frozen."""
+    return sum(_sizes(state, optimizers, of_optimizers=True))
+
+
+def _sizes(state: object, optimizers: Iterable[Optimizer], *, of_optimizers: bool = False) -> tuple[int, int]:
+    """The bytes that a state has now, and those that are still to come."""
+    optimizers = [*optimizers]
     # The size of a lazy parameter is not known before the first step.
     found = (local_of(one) for one in tensors_in(state))
     dense = [one for one in found if not is_lazy(one) and one.layout is torch.strided]
@@ -31,7 +42,20 @@ def predicted_bytes(state: object, optimizers: Iterable[Optimizer]) -> int:
         for parameter in group["params"]
         if parameter.requires_grad and parameter not in optimizer.state and not is_lazy(parameter)
     )
-    return int(sum(now.values()) + to_come)
+    if of_optimizers:
+        now = {key: now[key] for key in _stepped(optimizers) & now.keys()}
+    return int(sum(now.values())), int(to_come)
+
+
+def _stepped(optimizers: Iterable[Optimizer]) -> set[int]:
+    """What identifies the storages of parameters that optimizers step, and of what they keep of them."""
+    found: list[torch.Tensor] = []
+    for one in optimizers:
+        stepped = [each for group in one.param_groups for each in group["params"] if each.requires_grad]
+        found += [each for each in stepped if not is_lazy(each)]
+        found += tensors_in(dict(one.state))
+    dense = (one for one in map(local_of, found) if one.layout is torch.strided)
+    return {one.untyped_storage()._cdata for one in dense}  # noqa: SLF001 - as above
 
 
 def _tensors_kept(kind: type[Optimizer], group: Mapping[str, object]) -> int:

@@ -36,6 +36,14 @@ def is_full(save_number: int, full_every: int = FULL_EVERY) -> bool:
     return save_number % full_every == 0
 
 
+def most_copies(checkpoints: int, full_every: int = FULL_EVERY) -> int:
+    """How many copies there are at most of what never changes, of so many checkpoints one after the other.
+
+    Two take turns, and each save that shares nothing writes one more.
+    """
+    return 2 + -(-checkpoints // full_every)
+
+
 def oldest_shared(save_number: int, full_every: int = FULL_EVERY) -> int:
     """The number of the first save whose bytes a save still shares."""
     return save_number - 2 * full_every + 1
