@@ -114,6 +114,15 @@ def check_installed() -> None:
     _xxh3_128()
 
 
+def new_hash() -> xxh3_128:
+    """What makes an XXH3-128.
+
+    Raises:
+        StorageError: xxhash is not installed.
+    """
+    return _xxh3_128()()
+
+
 def first_of(data: memoryview) -> bytes:
     """`Digest.first` of data.
 

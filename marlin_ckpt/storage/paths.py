@@ -23,6 +23,7 @@ from marlin_ckpt.urls import is_bucket, is_url, parse
 
 if TYPE_CHECKING:
     from marlin_ckpt.remote import RemoteArguments
+    from marlin_ckpt.storage.blocks import Earlier
     from marlin_ckpt.storage.local.publishing import Published
     from marlin_ckpt.storage.s3.store import S3Store
     from marlin_ckpt.storage.source import Source
@@ -155,10 +156,8 @@ def look(path: PathText) -> Item | None:
 
 def is_folder(path: PathText) -> bool:
     """Whether it is a directory, or a link to one; or a prefix under which there is something."""
-    if not is_url(path):
-        return os.path.isdir(path)
-    if is_bucket(path):
-        return True
+    if not is_url(path) or is_bucket(path):
+        return is_url(path) or os.path.isdir(path)
     with open_remote(path) as store:
         return store.has_any()
     return False
@@ -214,6 +213,7 @@ def publish(  # noqa: PLR0913 - keywords
     *,
     image: memoryview | None = None,
     shared_bytes: int | None = None,
+    earlier: "Earlier | None" = None,
     before_renaming: Callable[[], None] = lambda: None,
     overwrite: bool = True,
     about: str = "",
@@ -226,6 +226,7 @@ def publish(  # noqa: PLR0913 - keywords
         expected_bytes: as for `publishing.publish`.
         image: as for `publishing.publish`.
         shared_bytes: as for `publishing.publish`; an object shares none.
+        earlier: as for `S3Store.publish`; not of a file.
         before_renaming: called when all is stored, and only the name is not yet there.
         overwrite: as for `publishing.publish`.
         about: that the `Item` of an object will have; a file has none.
@@ -237,10 +238,9 @@ def publish(  # noqa: PLR0913 - keywords
 
     if not is_url(path):
         return publishing.publish(
-            path, fill, expected_bytes,
-            image=image, shared_bytes=shared_bytes, before_renaming=before_renaming, overwrite=overwrite,
+            path, fill, expected_bytes, image=image, shared_bytes=shared_bytes,
+            before_renaming=before_renaming, overwrite=overwrite,
         )  # fmt: skip
-    place, name = _split(path)
     began = stored = time.perf_counter()
 
     def committing() -> None:
@@ -248,15 +248,15 @@ def publish(  # noqa: PLR0913 - keywords
         stored = time.perf_counter()
         before_renaming()
 
+    place, name = _split(path)
     with open_remote(place) as store:
-        found = store.what_has(name)
-        if found is not None and not overwrite:
+        if (found := store.what_has(name)) is not None and not overwrite:
             raise publishing.is_taken(path)
         if found is not None and found.is_folder:
             raise StorageError("a directory has the name", os.fspath(path), errno=errno.EISDIR)
         item = store.publish(
-            name, expected_bytes, fill,
-            replaces=found and found.identity, about=about, image=image, before_commit=committing,
+            name, expected_bytes, fill, replaces=found and found.identity,
+            about=about, image=image, earlier=earlier, before_commit=committing,
         )  # fmt: skip
     return publishing.Published(item.size_bytes, stored - began, time.perf_counter() - stored)
 

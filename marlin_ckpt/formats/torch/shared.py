@@ -6,6 +6,7 @@ from typing import NamedTuple
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.formats.digests import Digested, Origin
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
+from marlin_ckpt.storage.blocks import Earlier
 from marlin_ckpt.storage.target import Span
 
 
@@ -55,12 +56,14 @@ class Shared(NamedTuple):
         origin: of all that it writes.
         records: those that it shares, by their names: `data/0`, or in a shard the flat names of tensors.
         held: gets all large records that it holds, once they are written.
+        earlier: the object of which a store copies what is the same in its successor; of a local file None.
     """
 
     alignment: int
     origin: Origin
     records: Mapping[str, Same]
     held: dict[str, Held]
+    earlier: Earlier | None = None
 
     @property
     def size_bytes(self) -> int | None:

@@ -121,7 +121,7 @@ def write_shared(  # noqa: PLR0913, PLR0917 - as `write_file`
     overwrite: bool = True,
     has_statistics: bool = False,
 ) -> Written:
-    """Writes a pickled state to a local file, as `write_file`, that shares records with others.
+    """Writes a pickled state to a file, as `write_file`, that shares with others.
 
     Args:
         path: the final name.
@@ -139,7 +139,9 @@ def write_shared(  # noqa: PLR0913, PLR0917 - as `write_file`
     fill = _filling(encoded, data, manifest, {}, has_statistics=has_statistics, shared=shared)
     done = publish(
         path, fill, encoded.size_bytes,
-        shared_bytes=shared.size_bytes, before_renaming=before_renaming, overwrite=overwrite,
+        shared_bytes=shared.size_bytes, earlier=shared.earlier,
+        before_renaming=before_renaming, overwrite=overwrite,
+        about=manifest.brief() if is_url(path) else "",
     )  # fmt: skip
     return _written(path, encoded, done)
 
@@ -184,7 +186,7 @@ def write_image(  # noqa: PLR0913, PLR0917 - what `publish` asks for
     fill = _filling(encoded, lambda: data, manifest, named, has_statistics=has_statistics, shared=shared)
     done = publish(
         path, fill, encoded.size_bytes,
-        image=image.memory, shared_bytes=shared and shared.size_bytes,
+        image=image.memory, shared_bytes=shared and shared.size_bytes, earlier=shared and shared.earlier,
         before_renaming=before_renaming, overwrite=overwrite,
         about=manifest.brief() if is_url(path) else "",
     )  # fmt: skip

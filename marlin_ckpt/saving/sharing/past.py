@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from marlin_ckpt.entries import Identity
+from marlin_ckpt.formats.digests import new_hash
 from marlin_ckpt.formats.torch.shared import Held
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.saving.sharing.looking import Looks, identity_of, opened
+from marlin_ckpt.storage.blocks import Earlier
 from marlin_ckpt.storage.local.cloning import block_bytes
 from marlin_ckpt.storage.local.files import closing
 
@@ -59,6 +61,7 @@ class Past:
         """Takes what is told where nothing can be shared."""
         self.looks = Looks()
         self._own: deque[Own] = deque(maxlen=_MOST_OWN)
+        self._earlier: dict[str, Earlier] = {}
         self._logger = logger
         self._told: set[str] = set()
 
@@ -70,6 +73,10 @@ class Past:
             what = "share_unchanged has no effect in %s: its file system lets no files share bytes."
             self._logger.info(what, directory)
         return block or ALIGNMENT
+
+    def earlier(self, directory: str) -> Earlier:
+        """The object that was written last to a directory in a bucket."""
+        return self._earlier.setdefault(directory, Earlier(new_hash))
 
     def wrote(self, path: str, held: Mapping[str, Held], member: str = "") -> None:
         """Remembers a file that is durable.

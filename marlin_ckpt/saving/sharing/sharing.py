@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Generic, NamedTuple, TypeVar
 
 from marlin_ckpt.fields import PathText
-from marlin_ckpt.formats.digests import Origin
+from marlin_ckpt.formats.digests import Origin, check_installed
 from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.torch.shared import ChangedError, Held, Same, Shared
 from marlin_ckpt.formats.torch.writer import Written
@@ -150,14 +150,31 @@ class Sharing:
         return (self._past.looks.at(member_of(path, member)) for path in paths)
 
 
+class InBucket(Sharing):
+    """How a save to a bucket shares: the store copies what is the same in the one before it.
+
+    Each object has bytes of its own. So it needs no other, and data starts in it as in any file.
+    """
+
+    alignment = ALIGNMENT
+
+    def written(self, data: Data, write: Callable[[Shared, Check], Written]) -> Written:  # noqa: ARG002
+        """Writes a checkpoint; see `Sharing.written`."""
+        check_installed()
+        earlier = self._past.earlier(os.path.dirname(self.path))
+        if decide.is_full(self._origin.save_number):
+            earlier.last = None
+        return write(Shared(ALIGNMENT, self._origin, {}, {}, earlier), _nothing)
+
+
 def sharing_of(
     past: Past,
     path: PathText,
     manifest: Manifest,
     staying: Callable[[int], Staying] | None = None,
     is_going: Callable[[str], bool] = lambda _: False,
-) -> Sharing | None:
-    """How the next save shares; None where its store lets no files share bytes.
+) -> Sharing:
+    """How the next save shares.
 
     Args:
         past: what this process has written before.
@@ -166,16 +183,14 @@ def sharing_of(
         staying: see `Sharing`; None: all that this process has written, that is still there and does not go.
         is_going: says of the path of one of these whether it is removed once the new one is there.
     """
-    if is_url(path):
-        return None
-    own = absolute(path)
+    own, origin = absolute(path), Origin(manifest.run_id, manifest.save_number)
 
     def all_others(_: int) -> Staying:
         paths = [one.path for _, one in past.still_there(os.path.dirname(own))]
         return Staying([one for one in paths if one != own and not is_going(one)])
 
-    origin = Origin(manifest.run_id, manifest.save_number)
-    return Sharing(past, own, origin, staying or all_others)
+    kind = InBucket if is_url(path) else Sharing
+    return kind(past, own, origin, staying or all_others)
 
 
 def _nothing() -> None:

@@ -118,6 +118,18 @@ class OvertakenError(Exception):
     """
 
 
+class CopyRefusedError(Exception):
+    """The store does not copy a part of an object: the bytes are to be sent.
+
+    Attributes:
+        is_lasting: whether it never will.
+    """
+
+    def __init__(self, why: str, *, is_lasting: bool) -> None:
+        super().__init__(why)
+        self.is_lasting = is_lasting
+
+
 def overtaken(action: str, where: str) -> StorageError:
     """The error where every upload of an object has ended so."""
     what = f"{action}: other requests to the same object have ended each upload of it"

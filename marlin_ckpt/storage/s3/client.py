@@ -79,6 +79,7 @@ class Client:
         doubt_s: by how much more it may be.
         sums: the most of what an upload is checked by that the store is not known to lack.
         lacks_conditions: the requests that change objects, for which the store knows no condition.
+        lacks_copies: whether the store copies no parts of objects.
         turn: held while data is on its way, by as many threads as `settings.parallel` says.
     """
 
@@ -93,6 +94,7 @@ class Client:
         self.offset_s, self.doubt_s, self._heard_s = time.time() - now_s(), math.inf, now_s()
         self.sums = Sums.WHOLE
         self.lacks_conditions: set[str] = set()
+        self.lacks_copies = False
         self._sent = threading.local()
         self.turn = threading.BoundedSemaphore(settings.parallel)
         self._changing = threading.Lock()

@@ -1,7 +1,8 @@
 """An object that is uploaded in parts, several at a time, and committed by one request.
 
-Parts have one size but for the last, as Cloudflare R2 wants them. Each is sent with its CRC32, and the commit
-with that of the whole, which the server compares with what it has stored; see `sums` for those that cannot.
+Parts have one size but for the last, as Cloudflare R2 wants them; see `copying` for others. Each is sent with
+its CRC32, and the commit with that of the whole, which the server compares with what it has stored; see
+`sums` for those that cannot.
 """
 
 import contextlib
@@ -11,26 +12,24 @@ import mmap
 import queue
 import uuid
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
-from urllib.parse import quote
 
 from botocore.exceptions import ClientError
 from isal import isal_zlib
 
 from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.remote import RemoteArguments
-from marlin_ckpt.storage.piece_threads import PieceThreads
+from marlin_ckpt.storage.blocks import Blocks
 from marlin_ckpt.storage.s3 import answers, keys
-from marlin_ckpt.storage.s3.client import Target
 from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.retrying import Retrying
+from marlin_ckpt.storage.s3.sending import Sender, put
 from marlin_ckpt.storage.s3.sums import Sums, base64_of, checked
 from marlin_ckpt.storage.s3.sums import headers as headers_of
 from marlin_ckpt.storage.target import Span
+from marlin_ckpt.storage.writer import Writer
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: at most 10,000 parts.
 _LEAST_PART, _MOST_PARTS, _MIB = 16 << 20, 9_000, 1 << 20
-_SMALL_BYTES = 64 << 10  # which wait for no turn
 _QUOTE = '"'
 _UNHEARD = (errno.ETIMEDOUT, errno.EPROTO)  # of a request that the store may have heard nevertheless
 NONCE = "marlin-save"  # of a save, in the metadata of its object
@@ -47,38 +46,6 @@ def part_bytes(settings: RemoteArguments, size_bytes: int) -> int:
     return max(settings.part_bytes or _LEAST_PART, needed)
 
 
-class _Part(NamedTuple):
-    etag: str
-    crc32: int
-    size_bytes: int
-    is_summed: bool  # by its CRC32
-
-
-class _Sender(PieceThreads):
-    """Sends parts of one upload, several at a time."""
-
-    def __init__(self, key: Key, part_bytes: int, on_sent: Callable[[memoryview], object]) -> None:
-        super().__init__(on_sent, key.client.settings.parallel)
-        self._key, self._part_bytes = key, part_bytes
-        self.retrying = Retrying(key.client)
-        self.upload_id, self.sums = "", Sums.WHOLE
-        self.sent: dict[int, _Part] = {}
-
-    def write_at(self, piece: memoryview, offset: int) -> None:
-        """Sends a part."""
-        number = offset // self._part_bytes + 1
-        crc32 = isal_zlib.crc32(piece)
-        query = f"partNumber={number}&uploadId={quote(self.upload_id, safe='')}"
-
-        def request(sums: Sums) -> _Part:
-            etag = put(self._key, headers_of(sums, piece, crc32), piece, query)
-            return _Part(etag, crc32, len(piece), is_summed=sums is not Sums.MD5)
-
-        self.sent[number] = self.retrying.do(
-            lambda: checked(self._key.client, request, Sums.PARTS), "cannot write", self._key.path
-        )
-
-
 class Upload:
     """Parts of memory, and the way from there to an object; the `Pieces` of a `Writer`.
 
@@ -89,13 +56,14 @@ class Upload:
             this process may not save there any more.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - of which the last three are seldom given
         self,
         key: Key,
         size_bytes: int,
         metadata: Mapping[str, str],
         image: memoryview | None = None,
         patience_s: float | None = None,
+        least_part_bytes: int = 0,
     ) -> None:
         """Begins nothing yet.
 
@@ -106,13 +74,14 @@ class Upload:
             image: memory for the whole object, in which any part of it may lie at its place already; None
                 for buffers.
             patience_s: as for `Retrying`.
+            least_part_bytes: how long a part is at least, whatever the settings say.
         """
         settings = key.client.settings
         self._key = key
         self._metadata = {NONCE: uuid.uuid4().hex, **metadata}
         self._nonce = self._metadata[NONCE]
         self.guard: Callable[[], None] = lambda: None
-        self._part_bytes = part_bytes(settings, size_bytes)
+        self._part_bytes = max(least_part_bytes, part_bytes(settings, size_bytes))
         self._body = memoryview(b"")
         free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         self._free, self._image = free, image
@@ -120,8 +89,22 @@ class Upload:
             count = min(settings.parallel + 1, max(1, -(-size_bytes // self._part_bytes)))
             for _ in range(count):
                 free.put(memoryview(mmap.mmap(-1, self._part_bytes)))
-        self._sender = _Sender(key, self._part_bytes, free.put)
+        # A piece is in a buffer of its own; that of a part that the store copies is empty.
+        self._sender = Sender(key, lambda piece: free.put(memoryview(piece.obj)) if image is None else None)
         self._retrying = self._sender.retrying = Retrying(key.client, patience_s)
+
+    def writer(self) -> Writer:
+        """What fills the object."""
+        return Writer(self)
+
+    def blocks(self, name: str, etag: str) -> Blocks | None:  # noqa: ARG002 - see `Copying`
+        """What is remembered of the object, so that the next one can be made of it: nothing."""
+        return None
+
+    @property
+    def copies(self) -> bool:
+        """Whether the store was asked to copy a part."""
+        return self._sender.copies
 
     @property
     def is_proven(self) -> bool:
@@ -132,9 +115,11 @@ class Upload:
     def next(self, offset: int) -> memoryview:
         """Memory for the next part; waits until there is some."""
         self._sender.check()
-        if self._image is None:
-            return self._free.get()
-        return self._image[offset : offset + self._part_bytes]
+        if self._image is not None:
+            return self._image[offset : offset + self._part_bytes]
+        while not (buffer := self._free.get()):
+            self._sender.check()
+        return buffer
 
     def write(self, piece: memoryview, offset: int) -> None:
         """Has a full part uploaded."""
@@ -267,22 +252,6 @@ class Upload:
         """The ETag of what has the name, if it is this upload's."""
         found = keys.head(self._key, retrying)
         return None if found is None or found["Metadata"].get(NONCE) != self._nonce else str(found["ETag"])
-
-
-def put(key: Key, headers: Mapping[str, str], body: memoryview, query: str = "") -> str:
-    """Sends an object or a part of one.
-
-    Returns:
-        its ETag.
-
-    Raises:
-        RefusedError: the store refuses it; or what the connection raises.
-    """
-    # A lease is renewed while data takes all turns, however slow the network is.
-    with key.client.turn if len(body) > _SMALL_BYTES else contextlib.nullcontext():
-        response = key.client.send("PUT", Target(key.bucket, key.key, query), headers, body)
-        response.drain_conn()
-        return answers.etag_in(response.headers)
 
 
 _HEADERS = {"IfMatch": "If-Match", "IfNoneMatch": "If-None-Match"}

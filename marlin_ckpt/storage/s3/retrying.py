@@ -21,6 +21,7 @@ class Retrying:
     """Makes requests, and those that fail in passing again, until the time is up or it is stopped.
 
     Attributes:
+        patience_s: for how long they are made again, in seconds.
         stopping: set by whoever wants no request made again.
     """
 
@@ -32,7 +33,7 @@ class Retrying:
             patience_s: for how long, in seconds; None: as the client's settings say.
         """
         self._client = client
-        self._patience_s = client.settings.patience_s if patience_s is None else patience_s
+        self.patience_s = client.settings.patience_s if patience_s is None else patience_s
         self.stopping = threading.Event()
 
     def do(self, request: Callable[[], _T], action: str, where: str, *, passes: tuple[int, ...] = ()) -> _T:
@@ -70,7 +71,7 @@ class Retrying:
                     self._client.renew(control)
                     continue
                 waited = time.monotonic() - began
-                patience_s = self._patience_s
+                patience_s = self.patience_s
                 if not self._client.has_answered:
                     patience_s = min(patience_s, _NEVER_ANSWERED_S)
                 pause = random.uniform(0, min(_LONGEST_S, _FIRST_S * 2**attempt))  # noqa: S311 - no secret

@@ -11,14 +11,14 @@ from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.remote import RemoteArguments
-from marlin_ckpt.storage.s3 import answers, conditions, keys, moving, uploads
+from marlin_ckpt.storage.blocks import Earlier
+from marlin_ckpt.storage.s3 import answers, conditions, copying, keys, moving, uploads
 from marlin_ckpt.storage.s3.client import Client, client, now_s
 from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.parts import NONCE, Upload
 from marlin_ckpt.storage.s3.reading import ABOUT, S3Reading, identity_of
 from marlin_ckpt.storage.s3.retrying import Retrying
 from marlin_ckpt.storage.target import Fill
-from marlin_ckpt.storage.writer import Writer
 from marlin_ckpt.urls import Place, parse
 
 _logger = get_logger(__name__)
@@ -76,6 +76,7 @@ class S3Store(S3Reading):
         replaces: Identity | None = None,
         about: str = "",
         image: memoryview | None = None,
+        earlier: Earlier | None = None,
         before_commit: Callable[[], None] = lambda: None,
     ) -> Item:
         """Uploads an object whole, or not at all; see `Store.publish`.
@@ -90,10 +91,12 @@ class S3Store(S3Reading):
             replaces: as for `Store.publish`.
             about: that its `Item` will have; ASCII, at most 2 KB with all else.
             image: memory for the whole object; see `Upload`.
+            earlier: the object that was written before this, of which the store copies what is the same where
+                it can; remembers this one.
             before_commit: called when all is in the store but the commit; may raise.
 
-        Where another request to the object ends an upload, the object is uploaded anew: then `fill` and
-        `before_commit` are called again.
+        Where another request to the object ends an upload, or the store does not copy what it was to, the
+        object is uploaded anew: then `fill` and `before_commit` are called again.
 
         Returns:
             what `head` would say, its time by the server's clock as `now_s` knows it.
@@ -105,38 +108,57 @@ class S3Store(S3Reading):
         if not condition:
             self._check_expected(key, replaces)
         metadata = {NONCE: uuid.uuid4().hex, **({ABOUT: about} if about else {})}
-        etag, stored_bytes = "", 0
         for _ in range(keys.MOST_UPLOADS):
-            upload = Upload(key, size_bytes, metadata, image, self._patience_s)
+            about_it = (key, size_bytes, metadata, image, self._patience_s)
+            upload = copying.copies_from(earlier, self._key, *about_it) or Upload(*about_it)
             try:
-                writer = Writer(upload)
-                fill(writer)
-                stored_bytes = writer.finish()
-                before_commit()
-                if self.guard is not None:
-                    upload.fence()
-                    self.guard()
-                    upload.guard = self.guard
-                etag = upload.commit(condition)
+                etag, stored_bytes = self._uploaded(upload, fill, before_commit, condition)
                 break
             except answers.OvertakenError:
                 _logger.info("Uploading %s anew: the store says that it met another request.", key.path)
+            except answers.CopyRefusedError as error:
+                copying.give_up(earlier, key, error)
             except (answers.RefusedError, ClientError) as error:
                 raise self._not_committed(error, key, replaces) from None
-            finally:
-                upload.stop()
-                upload.abort()
         else:
             raise answers.overtaken("cannot write", key.path)
         if not upload.is_proven:
-            try:
-                found = keys.head(key, self._retrying)
-            except StorageError as error:
-                raise answers.unsure(error, "all of it is stored") from None
-            if found is not None and str(found["ETag"]) == etag and found["ContentLength"] != stored_bytes:
-                what = f"the store has {found['ContentLength']:,} of {stored_bytes:,} bytes"
-                raise StorageError(what, key.path, errno=errno.EIO)
+            self._check_length(key, etag, stored_bytes)
+        if earlier is not None:
+            earlier.last = upload.blocks(name, etag)
         return Item(name, stored_bytes, int(self.now_s() * 1e9), (etag, name), about=about)
+
+    def _uploaded(
+        self, upload: Upload, fill: Fill, before_commit: Callable[[], None], condition: dict[str, str]
+    ) -> tuple[str, int]:
+        """Fills an upload and commits it, and returns the ETag and the length of the object."""
+        try:
+            writer = upload.writer()
+            fill(writer)
+            stored_bytes = writer.finish()
+            before_commit()
+            if self.guard is not None:
+                upload.fence()
+                self.guard()
+                upload.guard = self.guard
+            return upload.commit(condition), stored_bytes
+        except StorageError as error:
+            if upload.copies and error.errno in copying.REFUSED:
+                raise answers.CopyRefusedError(error.what, is_lasting=True) from None
+            raise
+        finally:
+            upload.stop()
+            upload.abort()
+
+    def _check_length(self, key: Key, etag: str, stored_bytes: int) -> None:
+        """Looks how long an object is of which no sum proves it."""
+        try:
+            found = keys.head(key, self._retrying)
+        except StorageError as error:
+            raise answers.unsure(error, "all of it is stored") from None
+        if found is not None and str(found["ETag"]) == etag and found["ContentLength"] != stored_bytes:
+            what = f"the store has {found['ContentLength']:,} of {stored_bytes:,} bytes"
+            raise StorageError(what, key.path, errno=errno.EIO)
 
     def check_conditions(self, name: str) -> None:
         """Finds out whether the store obeys conditions; see `conditions.check`.
