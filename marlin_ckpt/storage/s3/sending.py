@@ -22,7 +22,6 @@ from marlin_ckpt.storage.s3.unreached import NotOfStoreError
 
 _SMALL_BYTES = 64 << 10  # which wait for no turn
 _COPY_PATIENCE_S = 60.0  # after which it is tried to send the bytes
-_NOT_NOW = (errno.ETIMEDOUT, errno.EPROTO)  # of a store that may copy the next time
 _NOTHING = memoryview(b"")
 
 
@@ -146,7 +145,7 @@ class Sender(PieceThreads):
             why = f"{source.path} is not what it was"
             raise CopyRefusedError(why, is_lasting=False) from None
         except StorageError as error:
-            raise CopyRefusedError(error.what, is_lasting=error.errno not in _NOT_NOW) from None
+            raise CopyRefusedError(error.what, is_lasting=error.errno != errno.ETIMEDOUT) from None
         crc32 = done.get("ChecksumCRC32")
         if crc32 and crc32 != base64_of(copied.crc32):
             raise CopyRefusedError(f"{source.path} has other bytes than were saved", is_lasting=False)
