@@ -82,7 +82,7 @@ class DefaultCheckpointerArguments(Checked):
             or infinite, too. `marlin-ckpt report` shows how they change from checkpoint to checkpoint.
         share_unchanged: let large tensors that have not changed share the space of earlier checkpoints, where
             the file system can (XFS, btrfs). Each stays a whole file, or of sharded ones each shard; of what
-            is kept two copies stay.
+            is kept two copies stay. To a bucket only what has changed is sent.
         layout: what a checkpoint is. `file` is one file; where each of several processes has a part of the
             state, the first gathers it, tensor by tensor. `sharded` is a folder `{file_prefix}_{index}.dcp`
             to which each process writes what it has. `auto` is `sharded` where a tensor is a DTensor (with

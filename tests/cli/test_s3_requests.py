@@ -75,6 +75,20 @@ def of_a_run(what: str, url: str, ends: ExitStack) -> Callable[[], object]:
     return lambda: checkpointer.save(Checkpoint(STATE), 3)
 
 
+def of_a_large_state(url: str) -> Callable[[], object]:
+    """The fourth save of one that has mostly not changed."""
+    sharing, state = CheckpointDirectory(url, keep=2, share_unchanged=True), {"w": torch.zeros(10, 1 << 20)}
+
+    def save(index: int) -> None:
+        state["w"] += 1 if not index else 0
+        state["w"][5, : 1 << 18] = index
+        sharing.save(state, index)
+
+    for index in range(3):
+        save(index)
+    return lambda: save(3)
+
+
 def does(what: str, url: str, ends: ExitStack) -> Callable[[], object]:
     """What a row of the table does, as a function."""
     if what.startswith("marlin-ckpt "):
@@ -83,6 +97,8 @@ def does(what: str, url: str, ends: ExitStack) -> Callable[[], object]:
     beside = url.replace("/run", f"/{uuid.uuid4().hex}")
     if what.startswith("checkpointer.") or what == "lease":
         return of_a_run(what, beside, ends)
+    if what.startswith("sharing."):
+        return of_a_large_state(beside)
     here = CheckpointDirectory(f"{beside}/own", keep=2)
     if what == "checkpoints.save(state, index)":
         for index in range(3):
