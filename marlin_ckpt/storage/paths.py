@@ -23,12 +23,11 @@ from marlin_ckpt.urls import is_bucket, is_url, parse
 
 if TYPE_CHECKING:
     from marlin_ckpt.remote import RemoteArguments
-    from marlin_ckpt.storage.blocks import Earlier
     from marlin_ckpt.storage.local.publishing import Published
     from marlin_ckpt.storage.s3.store import S3Store
     from marlin_ckpt.storage.source import Source
     from marlin_ckpt.storage.store import Store
-    from marlin_ckpt.storage.target import Fill
+    from marlin_ckpt.storage.target import Earlier, Fill
 
 _MOST_READ = 1000  # names of a store, which one request has
 # By the URL of a directory, how a run says that its store is reached; all others as boto3 is set up.

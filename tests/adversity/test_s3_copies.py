@@ -11,8 +11,9 @@ import pytest
 from xxhash import xxh3_128
 
 from marlin_ckpt import StorageError
-from marlin_ckpt.storage.blocks import Blocks, Earlier
-from marlin_ckpt.storage.s3 import client, sending
+from marlin_ckpt.storage.s3 import client
+from marlin_ckpt.storage.s3.uploading import sending
+from marlin_ckpt.storage.target import Blocks, Earlier
 from tests.support import s3_servers
 from tests.support.faulty_proxy import Canned, Fault, Request, always, once
 from tests.support.s3_stores import MIB, opened, read

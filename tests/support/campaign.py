@@ -72,12 +72,14 @@ PARTS = {
     ],
     "remote": [  # object stores, of which requests, answers and savers are lost
         "adversity/test_s3.py",
+        "adversity/test_s3_copies.py",
         "adversity/test_s3_flips.py",
         "adversity/test_s3_kills.py",
         "adversity/test_s3_moves.py",
         "adversity/test_s3_many.py",
         "adversity/test_s3_races.py",
         "adversity/test_s3_lives.py",
+        "unit/storage/test_s3_copying.py",
     ],
     "retention": ["adversity/test_removal.py", "adversity/test_retention.py"],
     "resume": [

@@ -6,8 +6,7 @@ from typing import NamedTuple
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.formats.digests import Digested, Origin
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
-from marlin_ckpt.storage.blocks import Earlier
-from marlin_ckpt.storage.target import Span
+from marlin_ckpt.storage.target import Earlier, Span
 
 
 class ChangedError(MarlinError):

@@ -13,9 +13,9 @@ from marlin_ckpt.formats.digests import new_hash
 from marlin_ckpt.formats.torch.shared import Held
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.saving.sharing.looking import Looks, identity_of, opened
-from marlin_ckpt.storage.blocks import Earlier
 from marlin_ckpt.storage.local.cloning import block_bytes
 from marlin_ckpt.storage.local.files import closing
+from marlin_ckpt.storage.target import Earlier
 
 _SOURCES = 2  # of the two newest the one is shared with whose bytes the other has not
 _MOST_OWN = 16  # files that are remembered, most of which have gone by then

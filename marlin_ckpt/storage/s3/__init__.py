@@ -12,10 +12,7 @@ memory, through the connections that botocore makes. Both are imported here alon
 - `source`: an object that is read by ranges, all of them of the same version.
 - `streaming`: a stretch of an object that is read by one request.
 - `keys`: one object by its key: what the store says of it, and the uploads that will be it.
-- `parts`: an object that is uploaded in parts, and committed by one request.
-- `sending`: the parts of one on their way.
-- `copying`: one of which the store copies what is in the last object.
-- `cutting`: where the parts of that begin and end.
+- `uploading`: an object that is uploaded in parts.
 - `sums`: what an upload is checked by, of what the store knows.
 - `uploads`: those that are under way.
 - `conditions`: whether the store obeys them, and what is done without them.

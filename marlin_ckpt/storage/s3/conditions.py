@@ -10,7 +10,7 @@ from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.s3 import answers
 from marlin_ckpt.storage.s3.client import Client
 from marlin_ckpt.storage.s3.keys import Key
-from marlin_ckpt.storage.s3.parts import Upload
+from marlin_ckpt.storage.s3.uploading.parts import Upload
 from marlin_ckpt.storage.writer import Writer
 
 _logger = get_logger("marlin_ckpt.storage")

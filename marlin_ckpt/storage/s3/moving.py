@@ -11,9 +11,9 @@ from botocore.exceptions import ClientError
 from marlin_ckpt.errors import CheckpointNotFoundError, MarlinError, StorageError
 from marlin_ckpt.storage.s3 import answers, conditions, keys, uploads
 from marlin_ckpt.storage.s3.keys import Key
-from marlin_ckpt.storage.s3.parts import NONCE
 from marlin_ckpt.storage.s3.retrying import Retrying
 from marlin_ckpt.storage.s3.sums import Sums
+from marlin_ckpt.storage.s3.uploading.parts import NONCE
 
 # CopyObject takes no more: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
 MOST_AT_ONCE = 5 << 30

@@ -11,14 +11,14 @@ from marlin_ckpt.entries import Identity, Item
 from marlin_ckpt.errors import CheckpointNotFoundError, StorageError
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.remote import RemoteArguments
-from marlin_ckpt.storage.blocks import Earlier
-from marlin_ckpt.storage.s3 import answers, conditions, copying, keys, moving, uploads
+from marlin_ckpt.storage.s3 import answers, conditions, keys, moving, uploads
 from marlin_ckpt.storage.s3.client import Client, client, now_s
 from marlin_ckpt.storage.s3.keys import Key
-from marlin_ckpt.storage.s3.parts import NONCE, Upload
 from marlin_ckpt.storage.s3.reading import ABOUT, S3Reading, identity_of
 from marlin_ckpt.storage.s3.retrying import Retrying
-from marlin_ckpt.storage.target import Fill
+from marlin_ckpt.storage.s3.uploading import copying
+from marlin_ckpt.storage.s3.uploading.parts import NONCE, Upload
+from marlin_ckpt.storage.target import Earlier, Fill
 from marlin_ckpt.urls import Place, parse
 
 _logger = get_logger(__name__)

@@ -14,7 +14,7 @@ from marlin_ckpt.directory.remote import journal
 from marlin_ckpt.errors import StorageError
 from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.s3 import retrying
-from marlin_ckpt.storage.s3.parts import Upload
+from marlin_ckpt.storage.s3.uploading.parts import Upload
 from tests.support.s3_stores import settings
 
 

@@ -19,7 +19,7 @@ from marlin_ckpt.directory.remote import sharing
 from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.s3 import retrying
-from marlin_ckpt.storage.s3.parts import Upload
+from marlin_ckpt.storage.s3.uploading.parts import Upload
 from tests.support import warm
 from tests.support.faulty_proxy import Fault, faulty_proxy, once
 
@@ -29,7 +29,7 @@ import os, signal, sys
 from marlin_ckpt import MarlinError, save
 from marlin_ckpt.directory import lease
 from marlin_ckpt.directory.remote import lease as remote
-from marlin_ckpt.storage.s3.parts import Upload
+from marlin_ckpt.storage.s3.uploading.parts import Upload
 url, how, remote.TTL_S = sys.argv[1], sys.argv[2], float(sys.argv[3])
 remote._RENEWALS = 20  # so that others need not wait long for one
 commit = Upload.commit

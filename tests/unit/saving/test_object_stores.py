@@ -33,7 +33,7 @@ from marlin_ckpt.saving import background
 from marlin_ckpt.storage import paths
 from marlin_ckpt.storage.s3 import keys
 from marlin_ckpt.storage.s3.client import client
-from marlin_ckpt.storage.s3.parts import Upload
+from marlin_ckpt.storage.s3.uploading.parts import Upload
 from marlin_ckpt.storage.source import stretch
 from marlin_ckpt.storage.target import whole
 from tests.support.folders import REPOSITORY

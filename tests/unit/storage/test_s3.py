@@ -16,8 +16,8 @@ import pytest
 from marlin_ckpt import CheckpointNotFoundError, StorageError
 from marlin_ckpt.remote import RemoteArguments
 from marlin_ckpt.storage.s3 import client, retrying
-from marlin_ckpt.storage.s3.parts import part_bytes
 from marlin_ckpt.storage.s3.sums import base64_of
+from marlin_ckpt.storage.s3.uploading.parts import part_bytes
 from marlin_ckpt.storage.source import read_each
 from tests.support import s3_servers
 from tests.support.faulty_proxy import Fault, always, once

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from marlin_ckpt import CheckpointNotFoundError, StorageError
-from marlin_ckpt.storage.s3 import client, parts, retrying
+from marlin_ckpt.storage.s3 import client, retrying
+from marlin_ckpt.storage.s3.uploading import parts
 from tests.support.faulty_proxy import Canned, Fault, always
 from tests.support.s3_stores import DATA as DATA_IN_PARTS
 from tests.support.s3_stores import opened, read, write

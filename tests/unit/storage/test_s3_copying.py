@@ -8,9 +8,9 @@ import random
 import pytest
 from xxhash import xxh3_128
 
-from marlin_ckpt.storage.blocks import Earlier
-from marlin_ckpt.storage.s3 import copying, cutting, parts
 from marlin_ckpt.storage.s3.store import S3Store
+from marlin_ckpt.storage.s3.uploading import copying, cutting, parts
+from marlin_ckpt.storage.target import Earlier
 from marlin_ckpt.urls import parse
 from tests.support.memory_s3 import MemoryClient
 

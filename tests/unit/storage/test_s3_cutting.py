@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marlin_ckpt.storage.s3 import cutting
-from marlin_ckpt.storage.s3.cutting import LEAST_PART, Cut, Cutter
+from marlin_ckpt.storage.s3.uploading import cutting
+from marlin_ckpt.storage.s3.uploading.cutting import LEAST_PART, Cut, Cutter
 
 MIB = 1 << 20
 PART = 16 * MIB

@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from isal import isal_zlib
 
 from marlin_ckpt.escaping import get_logger
-from marlin_ckpt.storage.blocks import Blocks, Earlier
 from marlin_ckpt.storage.s3.answers import CopyRefusedError
-from marlin_ckpt.storage.s3.cutting import Cut, Cutter
 from marlin_ckpt.storage.s3.keys import Key
-from marlin_ckpt.storage.s3.parts import Upload
-from marlin_ckpt.storage.s3.sending import Copied
-from marlin_ckpt.storage.target import OnStored, Span
+from marlin_ckpt.storage.s3.uploading.cutting import Cut, Cutter
+from marlin_ckpt.storage.s3.uploading.parts import Upload
+from marlin_ckpt.storage.s3.uploading.sending import Copied
+from marlin_ckpt.storage.target import Blocks, Earlier, OnStored, Span
 from marlin_ckpt.storage.writer import Writer
 
 REFUSED = (errno.EREMOTEIO, errno.ENOTSUP)  # of a store that has no use for parts of several lengths

@@ -18,14 +18,13 @@ from isal import isal_zlib
 
 from marlin_ckpt.errors import MarlinError, StorageError
 from marlin_ckpt.remote import RemoteArguments
-from marlin_ckpt.storage.blocks import Blocks
 from marlin_ckpt.storage.s3 import answers, keys
 from marlin_ckpt.storage.s3.keys import Key
 from marlin_ckpt.storage.s3.retrying import Retrying
-from marlin_ckpt.storage.s3.sending import Sender, put
 from marlin_ckpt.storage.s3.sums import Sums, base64_of, checked
 from marlin_ckpt.storage.s3.sums import headers as headers_of
-from marlin_ckpt.storage.target import Span
+from marlin_ckpt.storage.s3.uploading.sending import Sender, put
+from marlin_ckpt.storage.target import Blocks, Span
 from marlin_ckpt.storage.writer import Writer
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: at most 10,000 parts.
