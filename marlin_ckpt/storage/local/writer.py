@@ -20,7 +20,8 @@ from marlin_ckpt.storage.writer import Pieces, Writer
 # fills gains nothing; measured on ext4.
 _LARGE_BYTES = 64 << 20
 # Calls of 1 MiB write to the page cache several times faster than calls of 64 MiB, which make the kernel take
-# 2 MiB folios.
+# 2 MiB folios. A file system in memory makes none, and is faster with whole buffers, which change threads
+# less often: measured on tmpfs, 622 ms in place of 738 ms for 1.49 GB; a raw write took 589 ms.
 _CACHED_PIECE_BYTES = 1 << 20
 _BUFFERS = 3
 _IN_MEMORY = {"tmpfs", "ramfs"}
@@ -72,10 +73,10 @@ class CachedPieces:
 class PassedOnPieces:
     """Pieces that a thread writes through the page cache, each while the caller fills the next."""
 
-    def __init__(self, fd: int) -> None:
-        """Takes an empty file, open for writing."""
+    def __init__(self, fd: int, piece_bytes: int | None = None) -> None:
+        """Takes an empty file, open for writing, and how much is written at once; None: what suits a disk."""
         self._fd = fd
-        self._buffers = Buffers(_BUFFERS, _CACHED_PIECE_BYTES)
+        self._buffers = Buffers(_BUFFERS, piece_bytes or _CACHED_PIECE_BYTES)
         self._thread = CachedThread(fd, self._buffers.is_written)
 
     def next(self, offset: int) -> memoryview:  # noqa: ARG002 - as above
@@ -127,12 +128,13 @@ def open_writer(
 def _pieces(fd: int, expected_bytes: int, image: memoryview | None, shared_bytes: int | None) -> Pieces:
     if expected_bytes - (shared_bytes or 0) < _LARGE_BYTES:
         return CachedPieces(fd, expected_bytes)
-    if not _is_in_memory(fd):
-        try:
-            return DirectPieces(fd, expected_bytes, image, shared_bytes=shared_bytes)
-        except OSError as error:
-            if error.errno not in system_calls.REFUSALS:
-                raise
+    if _is_in_memory(fd):
+        return PassedOnPieces(fd, PIECE_BYTES)
+    try:
+        return DirectPieces(fd, expected_bytes, image, shared_bytes=shared_bytes)
+    except OSError as error:
+        if error.errno not in system_calls.REFUSALS:
+            raise
     return PassedOnPieces(fd)
 
 
