@@ -189,3 +189,25 @@ def test_without_xxhash_a_save_says_what_to_install(tmp_path, clones, monkeypatc
     with CheckpointDirectory(tmp_path, share_unchanged=True) as there, pytest.raises(StorageError) as caught:
         there.save(base(), 0)
     assert "marlin-ckpt[share]" in caught.value.hint
+
+
+def test_of_tensors_in_a_shard_the_bytes_that_are_stored_are_compared_however_they_lie_in_memory(
+    tmp_path, clones
+):
+    values = torch.arange(2.0 * LARGE)
+    state = {
+        "transposed": values.reshape(500, -1).T,
+        "conjugate": values[:LARGE].to(torch.complex64).conj(),
+        "behind": (values % 256).to(torch.bfloat16).repeat(2)[7:],
+        "every other": values.repeat(2)[::2],
+    }
+    for asynchronous in (False, True):
+        here = tmp_path / str(asynchronous)
+        with Saver(share_unchanged=True, asynchronous=asynchronous) as saver:
+            for index in range(3):
+                saver.save(state, here / f"{index}.dcp")
+                saver.wait()
+        assert origins(here / "2.dcp" / "__0_0.distcp") == dict.fromkeys(state, 1)
+        assert verify(here / "2.dcp").status is Status.INTACT
+        loaded = load(here / "2.dcp")
+        assert all(torch.equal(loaded[name], one) for name, one in state.items())
