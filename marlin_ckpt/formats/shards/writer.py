@@ -1,6 +1,7 @@
 """Writes one shard."""
 
 import itertools
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -162,7 +163,8 @@ class _Digests:
     def wrote(self, number: int, place: Place, blocks: Sequence[int]) -> None:
         """Takes where it is, and the CRC32 of each block of it."""
         if self._shared is not None:
-            self._wrote.append((self._names[number], place, blocks))
+            # Kept from save to save, and a list takes ten times as much.
+            self._wrote.append((self._names[number], place, array("I", blocks)))
 
     def record(self) -> tuple[str, bytes] | None:
         """The record, once all is written."""
