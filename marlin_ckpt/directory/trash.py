@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from marlin_ckpt import naming
 from marlin_ckpt.directory import removing
@@ -161,7 +162,8 @@ def plan_emptying(directory: PathText) -> Plan:
     """
     check(directory)
     try:
-        return removing.plan(directory, lambda _, __: "in the trash", TRASH, recursive=True)
+        found = removing.plan(directory, lambda _, __: "in the trash", TRASH, recursive=True)
+        return replace(found, staying=removing.plan_sweeping(directory, recursive=True).staying)
     except CheckpointNotFoundError:
         with open_store(directory, follows=False) as store:
             return Plan(store.place, ())

@@ -86,7 +86,7 @@ def taken_at(path: str) -> Taken | None:
         path: of it.
     """
     with contextlib.suppress(OSError):
-        if _tells(os.lstat(path).st_dev, path):
+        if _tells(os.stat(path).st_dev, path):
             return _together(_files(path))
     return None
 

@@ -180,8 +180,8 @@ def _prove(run: Run, patch: pytest.MonkeyPatch) -> None:
 
 def _look(run: Run, patch: pytest.MonkeyPatch) -> None:
     with shared_blocks():
-        run("list", "saved")
-        run("report", "saved")
+        for command, of in (("list", "saved"), ("report", "saved"), ("show", "saved/model_2.pt")):
+            run(command, of)
     for directory in ("saved", "others", "folders", "none"):
         run("list", directory)
         run("latest", directory)

@@ -20,6 +20,8 @@ from marlin_ckpt.formats.pickle import permissions
 from marlin_ckpt.formats.pickle.permissions import Permission
 from marlin_ckpt.operations.packed.finding import composites
 from marlin_ckpt.operations.selection import Order, walk
+from marlin_ckpt.storage import space
+from marlin_ckpt.storage.space import Taken
 
 _LEAST_UNUSED = 4_096  # bytes that are worth a line
 _MOST_COMPOSITES, _LONGEST_PART = 3, 80  # tensors that are made of others, and characters of what they are
@@ -54,6 +56,10 @@ def _facts(found: Contents, whole: Branch) -> Iterator[tuple[str, str]]:
         yield "file", f"{escape(found.path)}  {size(found.size_bytes)}, {encoded}"
     else:
         yield from _folder(found)
+    taken = _taken(found)
+    if taken is not None and taken.shares:
+        shared = size(taken.size_bytes - taken.own_bytes)
+        yield "own", f"{size(taken.own_bytes)}, and {shared} shared on the disk"
     manifest = found.manifest
     if manifest is not None:
         yield "kind", f"{manifest.kind}, index {manifest.index}, {escape(manifest.created)}"
@@ -75,6 +81,12 @@ def _facts(found: Contents, whole: Branch) -> Iterator[tuple[str, str]]:
     for one in find_optimizers(found.root):
         yield from _optimizer(one)
     yield from _imports(found)
+
+
+def _taken(found: Contents) -> Taken | None:
+    """What it takes on the disk; None also of another tool's folder, which may hold more than is of it."""
+    is_all = found.format in _FORMATS or found.manifest is not None
+    return space.taken_at(found.path) if is_all else None
 
 
 def _composites(found: Contents) -> Iterator[tuple[str, str]]:
@@ -176,6 +188,7 @@ def document(found: Contents) -> dict[str, Any]:
     )
     return {
         **facts(found, "path", "format", "size_bytes", "unused_bytes"),
+        **facts(_taken(found), "own_bytes"),
         **facts(manifest, "kind", "index", "run_id", "save_number", "created", "metrics", "versions"),
         "composites": [{"name": name, "what": what} for name, what in composites(found)],
         **of_tool,
