@@ -78,7 +78,7 @@ def tries(proxy) -> int:
     return found
 
 
-@pytest.mark.parametrize("fault", [Fault.SLOW_DOWN, Fault.LOST_ANSWER, Fault.ERROR_IN_200, Fault.EXPIRED])
+@pytest.mark.parametrize("fault", [Fault.SLOW_DOWN, Fault.LOST_ANSWER, Fault.ERROR_IN_200])
 def test_a_copy_of_which_a_request_or_an_answer_is_lost_is_asked_for_again(store, earlier, proxy, fault):
     proxy.rule = once(COPY, fault)
     save(store, earlier, 2)

@@ -25,11 +25,14 @@ class MemoryClient:
         objects: by their keys, each with its ETag and its bytes.
         sent_bytes: of all that was uploaded.
         copied: how many parts were copied.
+        wants_one_length: whether all parts but the last must be as long as the first.
     """
 
     def __init__(self, least_part: int) -> None:
+        self.wants_one_length = False
         self.settings, self.sums, self.turn = RemoteArguments(), Sums.WHOLE, threading.BoundedSemaphore(4)
         self.has_answered, self.lacks_copies, self.lacks_conditions = True, False, set()
+        self.wants_even_parts = False
         self.offset_s, self.doubt_s = 0.0, 1.0
         self.control = self
         self.objects: dict[str, tuple[str, bytes]] = {}
@@ -77,16 +80,20 @@ class MemoryClient:
         return {"CopyPartResult": {"ETag": f'"{next(self._numbers)}"', "ChecksumCRC32": crc32_of(part)}}
 
     def complete_multipart_upload(self, **how):
-        found = self._uploads.pop(how["UploadId"])
+        found = self._uploads[how["UploadId"]]
         numbers = [one["PartNumber"] for one in how["MultipartUpload"]["Parts"]]
         if numbers != [*range(1, len(found) + 1)]:
             raise refusal(400, "InvalidPart")
         if any(len(found[number]) < self._least for number in numbers[:-1]):
             raise refusal(400, "EntityTooSmall")
+        sizes = [len(found[number]) for number in numbers]
+        if self.wants_one_length and (len({*sizes[:-1]}) > 1 or sizes[-1] > sizes[0]):
+            raise refusal(400, "InvalidPart")
         data = b"".join(found[number] for number in numbers)
         if how["ChecksumCRC32"] != crc32_of(data):
             raise refusal(400, "InvalidDigest")
         self._put(how["Key"], data)
+        del self._uploads[how["UploadId"]]
         return {"ETag": self.objects[how["Key"]][0]}
 
     def abort_multipart_upload(self, **how):

@@ -123,11 +123,12 @@ class CopyRefusedError(Exception):
 
     Attributes:
         is_lasting: whether it never will.
+        is_of_lengths: whether it may, if all parts have one length.
     """
 
-    def __init__(self, why: str, *, is_lasting: bool) -> None:
+    def __init__(self, why: str, *, is_lasting: bool, is_of_lengths: bool = False) -> None:
         super().__init__(why)
-        self.is_lasting = is_lasting
+        self.is_lasting, self.is_of_lengths = is_lasting, is_of_lengths
 
 
 def overtaken(action: str, where: str) -> StorageError:

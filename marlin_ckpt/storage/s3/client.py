@@ -80,6 +80,7 @@ class Client:
         sums: the most of what an upload is checked by that the store is not known to lack.
         lacks_conditions: the requests that change objects, for which the store knows no condition.
         lacks_copies: whether the store copies no parts of objects.
+        wants_even_parts: whether it wants them to have one length.
         turn: held while data is on its way, by as many threads as `settings.parallel` says.
     """
 
@@ -94,7 +95,7 @@ class Client:
         self.offset_s, self.doubt_s, self._heard_s = time.time() - now_s(), math.inf, now_s()
         self.sums = Sums.WHOLE
         self.lacks_conditions: set[str] = set()
-        self.lacks_copies = False
+        self.lacks_copies = self.wants_even_parts = False
         self._sent = threading.local()
         self.turn = threading.BoundedSemaphore(settings.parallel)
         self._changing = threading.Lock()

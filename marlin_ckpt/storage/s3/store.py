@@ -144,7 +144,7 @@ class S3Store(S3Reading):
             return upload.commit(condition), stored_bytes
         except StorageError as error:
             if upload.copies and error.errno in copying.REFUSED:
-                raise answers.CopyRefusedError(error.what, is_lasting=True) from None
+                raise answers.CopyRefusedError(error.what, is_lasting=True, is_of_lengths=True) from None
             raise
         finally:
             upload.stop()

@@ -15,7 +15,7 @@ from isal import isal_zlib
 from marlin_ckpt.escaping import get_logger
 from marlin_ckpt.storage.s3.answers import CopyRefusedError
 from marlin_ckpt.storage.s3.keys import Key
-from marlin_ckpt.storage.s3.uploading.cutting import Cut, Cutter
+from marlin_ckpt.storage.s3.uploading.cutting import Cut, Cutter, EvenCutter
 from marlin_ckpt.storage.s3.uploading.parts import Upload
 from marlin_ckpt.storage.s3.uploading.sending import Copied
 from marlin_ckpt.storage.target import Blocks, Earlier, OnStored, Span
@@ -47,7 +47,10 @@ def give_up(earlier: Earlier | None, key: Key, error: CopyRefusedError) -> None:
     """Has an object uploaded without a copy after one was refused, and all others if that is to last."""
     if earlier is not None:
         earlier.last = None
-    if error.is_lasting and not key.client.lacks_copies:
+    if error.is_of_lengths and not key.client.wants_even_parts:
+        key.client.wants_even_parts = True
+        _logger.info("Uploading %s anew, in parts of one length: %s.", key.path, error)
+    elif error.is_lasting and not key.client.lacks_copies:
         key.client.lacks_copies = True
         _logger.warning("The store copies no parts of objects (%s): all bytes are sent.", error)
     elif not error.is_lasting:
@@ -80,7 +83,10 @@ class Copying(Upload):
         """
         super().__init__(key, size_bytes, metadata, image, patience_s, _LEAST_PART)
         self._earlier, self._key_of = earlier.last, key_of
-        self._cutter = Cutter(self._part_bytes, size_bytes)
+        self._is_even = key.client.wants_even_parts
+        self._cutter: Cutter | EvenCutter = (
+            EvenCutter(self._part_bytes) if self._is_even else Cutter(self._part_bytes, size_bytes)
+        )
         self._block_bytes = max(_LEAST_BLOCK, self._part_bytes // _BLOCKS)
         self._marks: deque[int] = deque()
         self._hash = earlier.hashing()
@@ -177,9 +183,12 @@ class Copying(Upload):
         while start < end:
             while self._marks and self._marks[0] <= start:
                 self._marks.popleft()
+            part_end = (start // self._part_bytes + 1) * self._part_bytes
             start += self._block_bytes
             if self._marks:
                 start = min(start, self._marks[0])
+            if self._is_even:
+                start = min(start, part_end)
             if start > end and not is_last:
                 return
             yield min(start, end)

@@ -131,3 +131,36 @@ class Cutter:
     def _has_spare(self) -> bool:
         rest = -(-max(0, self._size_bytes - self.at) // self._part_bytes)
         return self._count + rest + _SPARE <= _MOST_PARTS
+
+
+class EvenCutter:
+    """Cuts an object into parts of one length, each of which is copied as a whole or sent; see `Cutter`.
+
+    A block ends where a part does.
+    """
+
+    copied_from = None  # of a part it is known once all of it has come
+
+    def __init__(self, part_bytes: int) -> None:
+        """Begins with nothing; see `Cutter`."""
+        self._part_bytes = part_bytes
+        self.at = self.needed_from = 0
+        self._source: int | None = None  # of the part
+
+    def add(self, end: int, source: int | None) -> list[Cut]:
+        """Takes the next block; see `Cutter.add`."""
+        start, self.at = self.at, end
+        if start == self.needed_from:
+            self._source = source
+        elif self._source is None or source != self._source + start - self.needed_from:
+            self._source = None
+        return self.finish() if end - self.needed_from == self._part_bytes else []
+
+    def full(self, end: int) -> list[Cut]:  # noqa: ARG002 - a block has ended there
+        """Returns nothing; see `Cutter.full`."""
+        return []
+
+    def finish(self) -> list[Cut]:
+        """Returns the part that has come last; see `Cutter.finish`."""
+        start, self.needed_from = self.needed_from, self.at
+        return [Cut(start, self.at, self._source)] if self.at > start else []
