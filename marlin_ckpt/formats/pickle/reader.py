@@ -3,6 +3,7 @@
 import errno
 import functools
 import pickle
+import struct
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any, ClassVar, NoReturn
@@ -11,6 +12,7 @@ from marlin_ckpt.errors import CorruptCheckpointError, MarlinError, StorageError
 from marlin_ckpt.formats.budget import Budget
 from marlin_ckpt.formats.pickle.keys import FIRST_ITEM, ITEM, SHORT, Keys
 
+_UINT32 = struct.Struct("<L")
 _CHUNK = 100_000  # opcodes that are run between two looks at the budget
 # Room that one of each takes at most, as sys.getsizeof says it of Python 3.11, with its reference.
 _TUPLE = 64
@@ -48,20 +50,20 @@ class _Memo:
 
     def __init__(self, budget: Budget) -> None:
         self._charge = budget.charge
-        self._counted: list[Any] = []
+        self.counted: list[Any] = []
         self._others: dict[int, Any] = {}
 
     def __len__(self) -> int:
-        return len(self._counted) + len(self._others)
+        return len(self.counted) + len(self._others)
 
     def __getitem__(self, index: int) -> Any:
-        return self._counted[index] if 0 <= index < len(self._counted) else self._others[index]
+        return self.counted[index] if 0 <= index < len(self.counted) else self._others[index]
 
     def __setitem__(self, index: int, value: Any) -> None:
-        if index == len(self._counted):
-            self._counted.append(value)
-        elif 0 <= index < len(self._counted):
-            self._counted[index] = value
+        if index == len(self.counted):
+            self.counted.append(value)
+        elif 0 <= index < len(self.counted):
+            self.counted[index] = value
         else:
             self._charge(ITEM)
             self._others[index] = value
@@ -101,6 +103,7 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
         self._charge = budget.charge
         self.keys = Keys(budget)
         self.memo = _Memo(budget)
+        self._counted = self.memo.counted
 
     def load(self) -> Any:
         """Reads the pickle.
@@ -168,6 +171,34 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one in C makes an array a
     def _instantiate(self, called: Any, arguments: list[Any]) -> None:
         # Of pickle's own load_inst and load_obj.
         self.append(self.call(called, tuple(arguments)))
+
+    # A third of all opcodes refer to what was met before, nearly always as picklers count it.
+
+    def load_binget(self) -> None:
+        index = self.read(1)[0]
+        self.append(self._counted[index] if index < len(self._counted) else self._found(index))
+
+    def load_long_binget(self) -> None:
+        index = _UINT32.unpack(self.read(4))[0]
+        self.append(self._counted[index] if index < len(self._counted) else self._found(index))
+
+    def _found(self, index: int) -> Any:
+        try:
+            return self.memo[index]
+        except KeyError:
+            raise pickle.UnpicklingError(f"Memo value not found at index {index}") from None
+
+    def load_binput(self) -> None:
+        self._remember(self.read(1)[0])
+
+    def load_long_binput(self) -> None:
+        self._remember(_UINT32.unpack(self.read(4))[0])
+
+    def _remember(self, index: int) -> None:
+        if index == len(self._counted):
+            self._counted.append(self.stack[-1])
+        else:
+            self.memo[index] = self.stack[-1]
 
     def load_reduce(self) -> None:
         arguments = _checked(self.stack.pop())

@@ -4,8 +4,9 @@ import io
 import os
 import re
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
@@ -31,6 +32,7 @@ from marlin_ckpt.storage.local.files import again_if_stale
 from marlin_ckpt.storage.paths import open_source
 from marlin_ckpt.storage.source import Source, SourceFile
 
+_rebuild_tensor: Any = torch._utils._rebuild_tensor  # noqa: SLF001 - as torch.load
 # A pickle that imports nothing else makes its tensors without a look at their bytes, which may then be read
 # after it.
 _PLAIN_NAMES = re.compile(
@@ -205,6 +207,20 @@ class _NotPlainError(MarlinError):
 class _PlainUnpickler(unpickling.Unpickler):
     """Reads a pickle that imports nothing beside plain values and tensors."""
 
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, encoding="utf-8")
+        # Under a mode, FakeTensorMode say, torch looks at each tensor that is made.
+        self._is_modeless = not torch._C._len_torch_dispatch_stack()  # noqa: SLF001 - torch has no other way
+
+    def _made(self, called: Any, arguments: tuple[Any, ...]) -> Any:
+        match arguments:
+            # As torch makes it, without the look at modes, which takes twice as long as the tensor does.
+            case (storage, offset, size, stride, False, OrderedDict() as hooks) if (
+                called is torch._utils._rebuild_tensor_v2 and not hooks and self._is_modeless  # noqa: SLF001
+            ):
+                return _rebuild_tensor(storage, offset, size, stride)
+        return super()._made(called, arguments)
+
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         """What torch allows to be imported, if it is plain."""
         if not _PLAIN_NAMES.fullmatch(f"{module_name}.{global_name}"):
@@ -220,7 +236,7 @@ def _make_plain(source: Source, container: Container, *, weights_only: bool) -> 
     if order is None or read_record(source, container, order) != sys.byteorder.encode():
         return None
     storages = Storages(container.path, container.by_label)
-    unpickler = _PlainUnpickler(io.BytesIO(pickle), encoding="utf-8")
+    unpickler = _PlainUnpickler(io.BytesIO(pickle))
     unpickler.persistent_load = storages.load  # type: ignore[method-assign]
     try:
         with told_as_ours(source, weights_only=True):

@@ -57,12 +57,17 @@ class Unpickler(Reader):
     def call(self, called: Any, arguments: tuple[Any, ...]) -> Any:
         """Calls what torch allows, with such arguments as a pickler writes."""
         self._check_call(called, arguments)
-        return _made(called, called(*arguments))
+        return _checked_later(called, self._made(called, arguments))
+
+    def _made(self, called: Any, arguments: tuple[Any, ...]) -> Any:
+        return called(*arguments)
 
     def new(self, kind: Any, arguments: tuple[Any, ...]) -> Any:
         """Makes a new object of a class that torch allows."""
         self._check_call(kind, arguments)
-        return _made(kind, kind(*arguments) if kind is torch.nn.Parameter else kind.__new__(kind, *arguments))
+        return _checked_later(
+            kind, kind(*arguments) if kind is torch.nn.Parameter else kind.__new__(kind, *arguments)
+        )
 
     def _check_call(self, called: Any, arguments: Any) -> None:
         if id(called) not in self._callable:
@@ -114,10 +119,16 @@ class Unpickler(Reader):
         """Refuses a tensor that reaches beyond its storage, which torch would make larger, at any cost."""
         match arguments:
             case (TypedStorage() as storage, int(offset), tuple() | list() as size, stride, *rest):
-                if any(type(one) is not int for one in (*size, *stride)):  # that of tensors may overflow
-                    raise pickle.UnpicklingError("a tensor's sizes or strides are no integers")
-                dtype = next((one for one in rest if type(one) is torch.dtype), storage.dtype)
-                reach = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=False))
+                for one in (*size, *stride):
+                    if type(one) is not int:  # that of tensors may overflow
+                        raise pickle.UnpicklingError("a tensor's sizes or strides are no integers")
+                dtype, reach = storage.dtype, offset + 1
+                for one in rest:
+                    if type(one) is torch.dtype:
+                        dtype = one
+                        break
+                for n, step in zip(size, stride, strict=False):
+                    reach += (n - 1) * step
                 held = storage._untyped_storage.nbytes() * _PACKED.get(dtype, 1)  # noqa: SLF001
                 if all(size) and reach * dtype.itemsize > held:
                     raise pickle.UnpicklingError("a tensor reaches beyond its storage")
@@ -172,7 +183,7 @@ def refused(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in allowed)
 
 
-def _made(called: Any, made: Any) -> Any:
+def _checked_later(called: Any, made: Any) -> Any:
     if called in _SPARSE:
         torch._utils._sparse_tensors_to_validate.append(made)  # noqa: SLF001 - by torch.load, at its end
     return made

@@ -34,5 +34,5 @@ class Container(NamedTuple):
 
         A file may hold a second archive, whose records are of another state.
         """
-        archive = next(one.name.partition("/")[0] for one in self.records if one.label == "data.pkl")
-        return {one.label: one for one in self.records if one.name == f"{archive}/{one.label}"}
+        folder = next(one.name.partition("/")[0] for one in self.records if one.label == "data.pkl") + "/"
+        return {one.name[len(folder) :]: one for one in self.records if one.name.startswith(folder)}
