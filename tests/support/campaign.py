@@ -50,6 +50,7 @@ PARTS = {
         "adversity/test_power.py",
         "adversity/test_power_folders.py",
         "adversity/test_power_sharded.py",
+        "adversity/test_power_shared.py",
         "adversity/test_power_trash.py",
     ],
     "calls": [  # that fail, by themselves, by the kernel, and on a full disk
@@ -57,6 +58,7 @@ PARTS = {
         "adversity/test_calls_direct.py",
         "adversity/test_disk.py",
         "adversity/test_errno.py",
+        "adversity/test_shared_calls.py",
         "adversity/test_strace.py",
         "adversity/test_transaction_calls.py",
     ],

@@ -49,8 +49,13 @@ class Clones:
         self._places: dict[int, list[tuple[int, int, int]]] = {}  # start, stop, place
 
     def __del__(self) -> None:
-        for fd in self._open.values():
-            os.close(fd)
+        self.forget()
+
+    def forget(self) -> None:
+        """Lets go of all files."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+        self._places.clear()
 
     def put_in(self, patch: pytest.MonkeyPatch) -> Clones:
         patch.setattr(cloning, "fcntl", self)

@@ -18,7 +18,7 @@ from marlin_ckpt.formats import verification
 from marlin_ckpt.formats.verdicts import Status
 from marlin_ckpt.storage.local.temporary import is_temporary
 from tests.support.power_loss import Call, Disk, Mark, Tree
-from tests.support.recorded_saves import CHECKPOINTS, checkpointer_for, state_of
+from tests.support.recorded_saves import CHECKPOINTS, FROZEN, checkpointer_for, state_of
 
 SEED = 20261124
 
@@ -120,7 +120,10 @@ def save_in(path: str) -> int | str:
     except MarlinError as error:
         return str(error)
     expected = state_of(state["save"])
-    return state["save"] if torch.equal(state["weight"], expected["weight"]) else "other values"
+    is_same = torch.equal(state["weight"], expected["weight"]) and torch.equal(
+        state.get("frozen", FROZEN), FROZEN
+    )
+    return state["save"] if is_same else "other values"
 
 
 def faults(

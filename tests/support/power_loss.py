@@ -29,6 +29,17 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A stretch of a file that it has from another: what was on the disk of that, as if it were written."""
+
+    node: int
+    offset: int
+    source: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Resize:
     node: int
     size: int
@@ -69,7 +80,7 @@ class Content:
         return cls(data, hashlib.blake2b(data, digest_size=16).digest())
 
 
-Call = Write | Resize | Enter | Sync | Mark
+Call = Write | Share | Resize | Enter | Sync | Mark
 Change = Write | Resize | Enter
 Tree = dict[str, Content | None]  # by path below the recorded directory; None: a directory
 
@@ -85,7 +96,9 @@ class Disk:
 
     def do(self, call: Call) -> None:
         """Makes one more call; after it the power may go."""
-        if isinstance(call, Sync):
+        if isinstance(call, Share):
+            self.do(Write(call.node, call.offset, self._settled(call)))
+        elif isinstance(call, Sync):
             changes = self._pending.pop(call.node, [])
             if self._is_file(call.node, changes):
                 self._files[call.node] = self._file(call.node, changes)
@@ -98,6 +111,12 @@ class Disk:
             self._pending.setdefault(call.node, []).append(call)
             if isinstance(call, Enter):
                 self._named |= {node for _, node in call.entries}
+
+    def _settled(self, share: Share) -> bytes:
+        """What is certain of the bytes that are shared; zeros where nothing is."""
+        there = self._files.get(share.source)
+        data = there.data[share.start : share.start + share.size] if there else b""
+        return data.ljust(share.size, b"\0")
 
     def whole(self) -> Tree:
         """What is there as long as the power stays."""

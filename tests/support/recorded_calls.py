@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from marlin_ckpt.storage.local import staging, system_calls
-from tests.support.power_loss import ROOT, Call, Enter, Mark, Resize, Sync, Write
+from marlin_ckpt.storage.local import cloning, staging, system_calls
+from tests.support.power_loss import ROOT, Call, Enter, Mark, Resize, Share, Sync, Write
 
 
 class Recorder:
@@ -29,6 +29,8 @@ class Recorder:
             monkeypatch.setattr(os, name, functools.partial(method, name, getattr(os, name)))
         allocate = functools.partial(self._changed, "allocate", system_calls.allocate)
         monkeypatch.setattr(system_calls, "allocate", allocate)
+        share = functools.partial(self._share, cloning.clone_range)
+        monkeypatch.setattr(cloning, "clone_range", share)
         monkeypatch.setattr(staging, "exchange", functools.partial(self._exchange, staging.exchange))
 
     def mark(self, path: str, save: int, *, is_reported: bool) -> None:
@@ -48,6 +50,13 @@ class Recorder:
             offset = args[1] if name == "pwrite" else os.lseek(fd, 0, os.SEEK_CUR) - result
             self.trace.append(Write(node, offset, bytes(memoryview(args[0])[:result])))
         return result
+
+    def _share(self, real: Callable, fd: int, offset: int, source: int, start: int, size: int) -> None:
+        real(fd, offset, source, start, size)
+        if fd in self._descriptors:
+            self.names.add("share")
+            node, from_node = self._descriptors[fd][0], self._descriptors[source][0]
+            self.trace.append(Share(node, offset, from_node, start, size))
 
     def _open(self, _: str, real: Callable, path, flags: int, *args, **kwargs) -> int:
         fd = real(path, flags, *args, **kwargs)

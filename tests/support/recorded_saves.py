@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +43,9 @@ SAVES = [
 ]
 
 
+FROZEN = torch.arange(6_000.0)  # five blocks and a part of one: shared where that is asked for
+
+
 def state_of(save: int) -> dict:
     return {"weight": torch.arange(SAVES[save].elements) + 10_000.0 * save, "save": save}
 
@@ -59,6 +62,16 @@ def checkpointer_for(root: str, **fields) -> DefaultCheckpointer:
     return DefaultCheckpointer(
         DefaultCheckpointerArguments(**{**defaults, "model_state_save_dir": models, **fields})
     )
+
+
+def save_sharing(root: str) -> Callable[[int], None]:
+    """Saves checkpoints, which share what stays the same."""
+    checkpointer = checkpointer_for(root, share_unchanged=True)
+
+    def save(number: int) -> None:
+        checkpointer.save(Checkpoint({"frozen": FROZEN, **state_of(number)}, {}, {}), SAVES[number].index)
+
+    return save
 
 
 def save_with_marlin(root: str) -> Callable[[int], None]:
@@ -104,8 +117,10 @@ def save_plainly(*, sync: bool) -> Callable[[str], Callable[[int], None]]:
     return make_save
 
 
-def record(root: Path, make_save: Callable[[str], Callable[[int], None]]) -> Recorder:
-    """Records all saves, the thresholds lowered so that small files take every way that large ones take."""
+def record(
+    root: Path, make_save: Callable[[str], Callable[[int], None]], numbers: Iterable[int] = range(len(SAVES))
+) -> Recorder:
+    """Records saves, the thresholds lowered so that small files take every way that large ones take."""
     root.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "_LARGE_BYTES", 4 * LARGE)
@@ -116,7 +131,7 @@ def record(root: Path, make_save: Callable[[str], Callable[[int], None]]) -> Rec
         patch.setattr(system_calls, "set_direct", lambda _, *, on: on)
         recorder = Recorder(str(root), patch)
         save = make_save(str(root))
-        for number in range(len(SAVES)):
+        for number in numbers:
             path = path_of(str(root), number)
             recorder.mark(path, number, is_reported=False)
             save(number)

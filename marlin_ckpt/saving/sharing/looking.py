@@ -58,3 +58,10 @@ def identity_of(fd: int) -> Identity:
     """
     status = os.fstat(fd)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def is_unchanged(fd: int, identity: Identity) -> bool:
+    """Whether an open file still has an identity; not where the system does not tell."""
+    with contextlib.suppress(OSError):
+        return identity_of(fd) == identity
+    return False

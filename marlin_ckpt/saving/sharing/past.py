@@ -12,7 +12,7 @@ from marlin_ckpt.entries import Identity
 from marlin_ckpt.formats.digests import new_hash
 from marlin_ckpt.formats.torch.shared import Held
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
-from marlin_ckpt.saving.sharing.looking import Looks, identity_of, opened
+from marlin_ckpt.saving.sharing.looking import Looks, identity_of, is_unchanged, opened
 from marlin_ckpt.storage.local.cloning import block_bytes
 from marlin_ckpt.storage.local.files import closing
 from marlin_ckpt.storage.target import Earlier
@@ -108,7 +108,7 @@ class Past:
                 continue
             seen.add(one.file)
             with contextlib.suppress(OSError), closing(opened(one.file)) as fd:
-                if identity_of(fd) == one.identity:
+                if is_unchanged(fd, one.identity):
                     yield fd, one
 
     @contextlib.contextmanager
@@ -117,7 +117,8 @@ class Past:
         with contextlib.ExitStack() as stack:
             found = []
             for fd, one in itertools.islice(self.still_there(directory, member), _SOURCES):
-                found.append(Source(stack.enter_context(closing(os.dup(fd))), one))
+                with contextlib.suppress(OSError):  # no descriptor is free, say
+                    found.append(Source(stack.enter_context(closing(os.dup(fd))), one))
             yield found
 
 

@@ -15,7 +15,7 @@ from marlin_ckpt.formats.torch.writer import Written
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.saving.sharing import decide
 from marlin_ckpt.saving.sharing.comparing import Data, found
-from marlin_ckpt.saving.sharing.looking import identity_of
+from marlin_ckpt.saving.sharing.looking import is_unchanged
 from marlin_ckpt.saving.sharing.past import Past, Source, Staying, member_of
 from marlin_ckpt.storage.paths import absolute
 from marlin_ckpt.storage.threads import in_order
@@ -200,5 +200,5 @@ def _nothing() -> None:
 def _check(sources: Iterable[Source]) -> None:
     """Raises where a file is not what it was: what was shared may be something else."""
     for one in sources:
-        if identity_of(one.fd) != one.own.identity:
+        if not is_unchanged(one.fd, one.own.identity):
             raise ChangedError("has changed while its bytes were shared", one.own.path)
