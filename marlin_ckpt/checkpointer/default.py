@@ -55,8 +55,7 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
     def __init__(self, args: DefaultCheckpointerArguments) -> None:
         """Takes the arguments; `delete_existing_checkpoints` removes old checkpoints now.
 
-        Removed are the regular files directly in `save_dir` whose extension is exactly `file_ext`. What
-        cannot be removed is logged.
+        Removed are regular files right in `save_dir` whose extension is `file_ext`; failures are logged.
 
         Args:
             args: what to save, when, where and how.
@@ -166,10 +165,11 @@ class DefaultCheckpointer(Closing, TrainerHooks, AbstractCheckpointer):
         ranks = Ranks.alone() if self.is_alone else shared()
         together(ranks, self.wait)
         restoration = None if into is None else CheckpointRestoration(into)
-        loaded = Loader(self.args, self.logger, restoration, ranks).load()
+        loaded = Loader(self.args, self.logger, restoration, ranks, self._saves.sharing.reads).load()
         self.loaded_path = os.fspath(loaded.path or "")
         if loaded.path:
             self._saves.recording.continues(loaded.path, loaded.manifest, loaded.passed_over)
+            self._saves.sharing.has_read(self.args, loaded.path)
         return loaded.checkpoint
 
     def wait(self) -> None:

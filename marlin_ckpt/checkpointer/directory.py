@@ -213,7 +213,8 @@ class CheckpointDirectory(Closing):
         together(ranks, self.wait)
         one = Load(into, map_location, strict, strip_prefix, weights_only, ranks)
         passed_over: dict[str, str] = {}
-        entry, loaded = choice.loaded(ranks, one.found, self.logger, passed_over.__setitem__)
+        attempt = self._saves.sharing.reading(self._args, one.found)
+        entry, loaded = choice.loaded(ranks, attempt, self.logger, passed_over.__setitem__)
         manifest = told_by_main(ranks, lambda: inspect(entry).manifest)
         self._saves.recording.continues(entry.path, manifest, passed_over)
         return loaded

@@ -77,19 +77,19 @@ class RunSaves:
         save_s: how long the last checkpoint took until it was durable, in seconds; None before the first.
         failed: the saves that `on_save_error: warn` passed over, the last ones of many.
         recording: of the history of `save_dir`.
+        sharing: says what saves share with earlier files.
     """
 
     def __init__(self, logger: logging.Logger, by: str = "") -> None:
         """Takes what logs, and by what name the history has what saves; see `Recording`."""
         self.recording = Recording(by)
-        self.lineage = self.recording.lineage
-        self.engine = Engine(logger, is_together=None)
+        self.lineage, self.engine = self.recording.lineage, Engine(logger, is_together=None)
         self.keeper = Keeper(logger, lambda args, gone: self.recording.removed(args.save_dir, gone, "keep"))
         self.lease: Lease | None = None
         self.save_s: float | None = None
         self.failed: deque[FailedSave] = deque(maxlen=_MOST_FAILED)
         self._logger = logger
-        self._neighbours, self._sharing = Neighbours(logger), RunSharing(self.keeper, logger)
+        self._neighbours, self.sharing = Neighbours(logger), RunSharing(self.keeper, logger)
         self._swept: set[PathText] = set()
 
     def register(self, args: DefaultCheckpointerArguments, *optimizers: Optimizer) -> None:
@@ -259,7 +259,7 @@ class RunSaves:
             may_skip=args.async_save and args.when_busy == "skip" and not wanted.must_be_made,
             gives_up=wanted.gives_up,
             makes_plain=wanted.makes_plain,
-            sharing=self._sharing.of(args, path, manifest),
+            sharing=self.sharing.of(args, path, manifest),
             make_room=lambda: self.keeper.make_room(args, manifest.run_id),
             on_durable=durable,
             on_given_up=attempt.is_given_up,

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -70,12 +70,14 @@ class Loader:
         logger: is told what is passed over.
         restoration: of live objects; None: the states are only returned.
         ranks: which load together: all of them load the same, or raise the same.
+        on_reading: told the arguments, and the path of what is read next, in full.
     """
 
     args: DefaultCheckpointerArguments
     logger: logging.Logger
     restoration: Restoration | None
     ranks: Ranks = field(default_factory=Ranks.alone)
+    on_reading: Callable[[DefaultCheckpointerArguments, str], None] = lambda *_: None
 
     def load(self) -> Loaded:
         """Loads, and restores the live objects of the restoration.
@@ -134,6 +136,7 @@ class Loader:
 
     def _read(self, path: str) -> Loaded:
         self.logger.debug("Loading checkpoint %s", path)
+        self.on_reading(self.args, path)
 
         def pairs(payload: Any, manifest: Manifest | None) -> Iterable[Pair]:
             check_payload(payload, manifest, path)

@@ -1,6 +1,6 @@
 """Which bytes of a new checkpoint are those of an earlier one, and so need not be written again.
 
-sharing    Sharing: how one save shares with what this process wrote before it; InBucket: the same in a bucket
+sharing    Sharing: how one save shares with what was before it; InBucket: the same in a bucket
 shards     ShardSharing: how the shard of a rank does
 past       Past: what that is
 comparing  what of the new data is the same

@@ -42,8 +42,9 @@ def found(data: Data, alignment: int, name: str, copies: Iterable[Copy[Source]])
     hashing.add(memoryview(rest))
     digest = hashing.digest()
     for one in left:
-        if one.held.digest == digest:
-            known = one.place.own.held[name]
+        own = one.place.own
+        known = own.held[name]
+        if one.held.digest == digest and (own.read_of is None or known.crc32 == _crc32_of(view[:size], rest)):
             return Same(
                 Span(one.place.fd, known.start, size),
                 _crc32_before(known.crc32, rest),
@@ -51,6 +52,10 @@ def found(data: Data, alignment: int, name: str, copies: Iterable[Copy[Source]])
                 known.blocks,
             )
     return None
+
+
+def _crc32_of(data: memoryview, rest: bytes) -> int:
+    return int(isal_zlib.crc32(rest, isal_zlib.crc32(data)))
 
 
 def _crc32_before(crc32: int, rest: bytes) -> int:

@@ -7,6 +7,8 @@ from collections import OrderedDict
 from marlin_ckpt.entries import Identity
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.formats import digests
+from marlin_ckpt.formats.torch.shared import Held
+from marlin_ckpt.formats.zip.reader import read_saved
 from marlin_ckpt.saving.sharing.decide import Records
 from marlin_ckpt.storage.local.files import FileSource, closing, open_regular
 
@@ -65,3 +67,26 @@ def is_unchanged(fd: int, identity: Identity) -> bool:
     with contextlib.suppress(OSError):
         return identity_of(fd) == identity
     return False
+
+
+def held_in(path: str, identity: Identity) -> tuple[str, dict[str, Held]]:
+    """The run and the large records of a file that still has an identity, as the file itself has them.
+
+    Their bytes are not read: whether they have these checksums, the caller has to know.
+
+    Returns:
+        no records where the file is another one, cannot be read, or has no digests or checksums.
+    """
+    with contextlib.suppress(OSError, MarlinError), closing(opened(path)) as fd:
+        with contextlib.closing(FileSource(fd, path)) as source:
+            found, container = digests.read(source) or {}, read_saved(source)
+        records = {label: one for label, one in container.by_label.items() if not one.deflated_bytes}
+        places = container.data_offsets
+        held = {
+            label: Held(digested, records[label].crc32, places[records[label].name], records[label].size)
+            for label, digested in found.items()
+            if label in records
+        }
+        if container.manifest and container.has_checksums and is_unchanged(fd, identity):
+            return container.manifest.run_id, held
+    return "", {}

@@ -1,4 +1,4 @@
-"""What this process has written of a run, and what of it can still be shared with."""
+"""What this process has written of a run, or read to go on from it, and what can still be shared with."""
 
 import contextlib
 import itertools
@@ -9,13 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from marlin_ckpt.entries import Identity
+from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.digests import new_hash
 from marlin_ckpt.formats.torch.shared import Held
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
-from marlin_ckpt.saving.sharing.looking import Looks, identity_of, is_unchanged, opened
+from marlin_ckpt.saving.sharing.looking import Looks, held_in, identity_of, is_unchanged, opened
 from marlin_ckpt.storage.local.cloning import block_bytes
 from marlin_ckpt.storage.local.files import closing
+from marlin_ckpt.storage.paths import absolute
 from marlin_ckpt.storage.target import Earlier
+from marlin_ckpt.urls import is_url
 
 _SOURCES = 2  # of the two newest the one is shared with whose bytes the other has not
 _MOST_OWN = 16  # files that are remembered, most of which have gone by then
@@ -34,19 +37,21 @@ class Staying(NamedTuple):
 
 
 class Own(NamedTuple):
-    """A checkpoint that this process wrote, or its part of one.
+    """A checkpoint that this process wrote, or its part of one; or one that it read in full.
 
     Attributes:
         path: the name of the checkpoint.
         member: the name of the file in it that this process wrote; "": it is a file itself.
-        identity: of the file, from when it became durable.
-        held: the large records that it holds, as they were in memory.
+        identity: of the file, from when it became durable, or from before it was read.
+        held: the large records that it holds, as they were in memory, or as the file says.
+        read_of: the run that wrote it, if this process has only read it: its digests are not our own.
     """
 
     path: str
     member: str
     identity: Identity
     held: Mapping[str, Held]
+    read_of: str | None = None
 
     @property
     def file(self) -> str:
@@ -55,13 +60,14 @@ class Own(NamedTuple):
 
 
 class Past:
-    """What this process has written of a run."""
+    """What this process has written of a run, and what it goes on from."""
 
     def __init__(self, logger: logging.Logger) -> None:
         """Takes what is told where nothing can be shared."""
         self.looks = Looks()
         self._own: deque[Own] = deque(maxlen=_MOST_OWN)
         self._earlier: dict[str, Earlier] = {}
+        self._reading: Own | None = None
         self._logger = logger
         self._told: set[str] = set()
 
@@ -92,8 +98,26 @@ class Past:
             self._own.append(one)
             self.looks.know(file, one.identity, {name: known.digested for name, known in held.items()})
 
+    def reads(self, path: PathText) -> None:
+        """Remembers which file it is that is going to be read in full."""
+        self._reading = None
+        if not is_url(path):
+            with contextlib.suppress(OSError), closing(opened(absolute(path))) as fd:
+                self._reading = Own(absolute(path), "", identity_of(fd), {})
+
+    def has_read(self, path: PathText) -> None:
+        """Takes the file that was read last for one to share with, if all its checksums hold.
+
+        It is none if it has changed since `reads` was told of it.
+        """
+        one, self._reading = self._reading, None
+        if one is None or is_url(path) or one.path != absolute(path):
+            return
+        run_id, held = held_in(one.path, one.identity)
+        self._own.append(one._replace(held=held, read_of=run_id))
+
     def still_there(self, directory: str, member: str | None = None) -> Iterator[tuple[int, Own]]:
-        """The checkpoints that were written to a directory and are unchanged, the newest first.
+        """The checkpoints in a directory that were written or read and are unchanged, the newest first.
 
         Args:
             directory: in which they are.
@@ -112,11 +136,12 @@ class Past:
                     yield fd, one
 
     @contextlib.contextmanager
-    def sources(self, directory: str, member: str = "") -> Iterator["list[Source]"]:
-        """Opens the files of the newest of these, for as long as the context lasts."""
+    def sources(self, directory: str, run_id: str, member: str = "") -> Iterator["list[Source]"]:
+        """Opens the files of the newest of these that are of a run, for as long as the context lasts."""
         with contextlib.ExitStack() as stack:
             found = []
-            for fd, one in itertools.islice(self.still_there(directory, member), _SOURCES):
+            there = (one for one in self.still_there(directory, member) if one[1].read_of in {None, run_id})
+            for fd, one in itertools.islice(there, _SOURCES):
                 with contextlib.suppress(OSError):  # no descriptor is free, say
                     found.append(Source(stack.enter_context(closing(os.dup(fd))), one))
             yield found

@@ -1,4 +1,4 @@
-"""Writes a file that shares what has not changed with those that this process wrote before it."""
+"""Writes a file that shares what has not changed with those that this process wrote or read before it."""
 
 import functools
 import os
@@ -118,7 +118,7 @@ class Sharing:
         if self.alignment == ALIGNMENT:
             return Filled(write(nothing, _nothing), nothing.held, 0.0)
         began = time.perf_counter()
-        with self._past.sources(os.path.dirname(self.path), member) as sources:
+        with self._past.sources(os.path.dirname(self.path), self._origin.run_id, member) as sources:
             shared = nothing._replace(records=self._same(sources, data, staying, member))
             compared_s = time.perf_counter() - began
             try:

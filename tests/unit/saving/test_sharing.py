@@ -103,20 +103,6 @@ def test_with_one_kept_checkpoint_nothing_is_shared_since_one_bad_block_would_th
     assert origins(paths[-1]) == {"data/0": 4, "data/1": 4}
 
 
-def test_a_new_process_writes_all_at_first_and_then_shares_with_its_own_files_alone(tmp_path, clones):
-    def origins_of(index: int) -> int:
-        return origins(tmp_path / f"model_{index}.pt")["data/0"]
-
-    state = base()
-    saves(tmp_path, [state] * 3)
-    with CheckpointDirectory(tmp_path, keep=3, share_unchanged=True) as there:
-        there.load()
-        for index in range(3, 7):
-            there.save(state, index)
-    assert [origins_of(index) for index in range(4, 7)] == [5, 4, 5]
-    assert verify(tmp_path / "model_6.pt").status is Status.INTACT
-
-
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_statistics_are_of_what_is_shared_too(tmp_path, clones, asynchronous):
     paths = saves(tmp_path, [base()] * 3, asynchronous=asynchronous, statistics=True)
