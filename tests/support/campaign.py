@@ -58,6 +58,7 @@ PARTS = {
         "adversity/test_calls_direct.py",
         "adversity/test_disk.py",
         "adversity/test_errno.py",
+        "adversity/test_shared_blocks.py",
         "adversity/test_shared_calls.py",
         "adversity/test_strace.py",
         "adversity/test_transaction_calls.py",
