@@ -187,7 +187,7 @@ def test_the_command_takes_several_paths_and_prints_one_document(
         (str(whole), "intact"),
         (str(tmp_path / "b.pt"), "not a checkpoint"),
     ]
-    assert files[0].keys() == {"path", "status", "reason", "hint", "tensors", "size_bytes"}
+    assert files[0].keys() == {"path", "status", "reason", "hint", "tensors", "size_bytes", "copies"}
 
 
 def test_a_missing_path_exits_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
