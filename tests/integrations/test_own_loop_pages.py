@@ -126,7 +126,7 @@ def test_on_a_full_disk_the_loop_of_the_page_goes_on_and_keeps_what_it_has(
     tmp_path, monkeypatch, capsys, is_async, failing
 ):
     monkeypatch.chdir(tmp_path)
-    write, name = (writer.write_image, "write_image") if is_async else (writer.write_file, "write_file")
+    write, name = (writer.write_image, "write_image") if is_async else (writer.write_encoded, "write_encoded")
 
     def written(path: str, *rest: Any) -> Any:
         if path.endswith(f"model_{failing}.pt"):

@@ -215,7 +215,7 @@ def saves(directory: str) -> dict:
     trained(Path(directory, "compiled-parts"), Compiled, backend="fsdp2", epochs=1)
     failing = trainer_in(Path(directory, "failing"), module=Plain, backend="ddp")
     if rank == 0:
-        writer.write_file = full
+        writer.write_encoded = full
     found["failed"] = failure(failing.train)
     return found
 

@@ -184,7 +184,7 @@ def test_a_checkpoint_of_the_index_is_replaced_and_a_save_that_fails_leaves_it(t
     here = filled(tmp_path, {1: None})
     here.save(state(7), 1)
     assert here.load(1)["step"] == 7
-    monkeypatch.setattr(writer, "write_file", full_disk)
+    monkeypatch.setattr(writer, "write_encoded", full_disk)
     with pytest.raises(StorageError, match="no space left"):
         here.save(state(8), 1)
     assert here.load(1)["step"] == 7

@@ -123,7 +123,7 @@ def test_a_save_that_fails_is_in_the_history_once_and_the_training_says_how_it_e
     def full(*_, **__) -> None:
         raise StorageError("cannot write: no space left", errno=errno.EIO)
 
-    monkeypatch.setattr(writer, "write_image" if async_save else "write_file", full)
+    monkeypatch.setattr(writer, "write_image" if async_save else "write_encoded", full)
     options = {"async_save": async_save, "on_save_error": on_save_error, "keep": None}
     with pytest.raises(StorageError) if raises else contextlib.nullcontext():
         train(tmp_path, 1, **options)
@@ -177,15 +177,15 @@ def test_a_save_is_durable_then_its_line_is_and_only_then_does_retention_remove(
         order.extend(f"remove {one.name}" for one in plan.removals)
         return real_remove(plan, *rest)
 
-    def write_file(*args, **kwargs):
+    def write_encoded(*args, **kwargs):
         done = real_write(*args, **kwargs)
         order.append("durable")
         return done
 
-    real_write = writer.write_file
+    real_write = writer.write_encoded
     monkeypatch.setattr(journal, "append", append)
     monkeypatch.setattr(removing, "carry_out", carry_out)
-    monkeypatch.setattr(writer, "write_file", write_file)
+    monkeypatch.setattr(writer, "write_encoded", write_encoded)
     here = CheckpointDirectory(tmp_path, keep=1)
     here.save(state(1), 1)
     order.clear()

@@ -78,7 +78,7 @@ def test_with_on_save_error_warn_a_failure_is_logged_once_and_the_run_goes_on(
 ):
     run = Run()
     with checkpointer(tmp_path, on_save_error="warn", async_save=is_async) as one:
-        monkeypatch.setattr(writer, "write_image" if is_async else "write_file", full_disk)
+        monkeypatch.setattr(writer, "write_image" if is_async else "write_encoded", full_disk)
         one.save(run.checkpoint(), 0)
         one.wait()
         monkeypatch.undo()

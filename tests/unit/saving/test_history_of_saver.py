@@ -57,7 +57,7 @@ def test_a_state_that_cannot_be_written_is_a_failed_save_and_the_error_is_raised
     def full(*_, **__) -> None:
         raise StorageError("cannot write: no space left")
 
-    monkeypatch.setattr(writer, "write_image" if asynchronous else "write_file", full)
+    monkeypatch.setattr(writer, "write_image" if asynchronous else "write_encoded", full)
     saver = Saver(asynchronous=asynchronous, history=tmp_path)
     with pytest.raises(StorageError, match="no space"):
         saver.save({"a": 1}, tmp_path / "model_1.pt")

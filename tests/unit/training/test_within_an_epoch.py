@@ -270,7 +270,7 @@ def test_the_last_checkpoint_is_handed_over_again_only_where_it_was_not_made(
     observer = StopsAt()
     options = {"async_save": is_behind, "on_save_error": "raise" if is_behind else "warn"}
     trainer = trainer_in(tmp_path, observer, checkpointer=options, epochs=1)
-    name = "write_image" if is_behind else "write_file"
+    name = "write_image" if is_behind else "write_encoded"
     save, forces, write = trainer.checkpointer.save, [], getattr(writer, name)
 
     def noted(state, index, force=False):
