@@ -69,16 +69,19 @@ class Digested(NamedTuple):
 class Hashing:
     """Makes the digest of data that comes piece by piece, in pieces of any size.
 
+    Args:
+        first: that of the first MiB, if it is known; then the bytes behind it are to come.
+
     Raises:
         StorageError: xxhash is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: bytes = b"") -> None:
         self._new = _xxh3_128()
-        self._whole, self._piece = self._new(), self._new()
-        self._first = b""
+        self._whole, self._piece = self._new(first), self._new()
+        self._first = first
         self._left = PIECE_BYTES
-        self._size = 0
+        self._size = PIECE_BYTES if first else 0
 
     def add(self, data: memoryview) -> None:
         """Takes the next bytes."""

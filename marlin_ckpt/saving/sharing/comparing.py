@@ -35,10 +35,10 @@ def found(data: Data, alignment: int, name: str, copies: Iterable[Copy[Source]])
     left = [one for one in copies if one.held.digest.first == first]
     if not left:
         return None
-    view, hashing = data.of(name, None), Hashing()
+    view, hashing = data.of(name, None), Hashing(first)
     size = len(view) if data.is_final else len(view) // alignment * alignment
     rest = bytes(view[size:])  # is written from memory, where it may be something else by then
-    hashing.add(view[:size])
+    hashing.add(view[PIECE_BYTES:size])
     hashing.add(memoryview(rest))
     digest = hashing.digest()
     for one in left:
