@@ -20,9 +20,11 @@ import marlin_ckpt
 from marlin_ckpt.cli.main import main
 from marlin_ckpt.operations.report.gathering import gather
 from tests.support import ranks
+from tests.support.clones import Clones
 from tests.support.equality import is_same
 from tests.support.folders import REPOSITORY
 from tests.support.foreign.corpus import CHECKPOINTS
+from tests.support.shared_saves import origins
 
 EXAMPLES = sorted(path.stem for path in (REPOSITORY / "examples").glob("*.py"))
 
@@ -76,6 +78,19 @@ def test_a_loop_into_a_bucket_that_is_killed_goes_on_there_and_ends_with_the_sam
     assert _run(bucket, f"{s3}/killed") == 0
     states = [marlin_ckpt.load(f"{s3}/{name}/model_60.pt") for name in ("straight", "killed")]
     assert is_same(*states)
+
+
+def test_an_adapter_of_a_frozen_backbone_goes_on_after_a_kill_and_its_files_share_the_backbone(
+    tmp_path: Path, clones: Clones
+) -> None:
+    frozen = _example("frozen_backbone")
+    assert _run(frozen, tmp_path / "straight") == 0
+    assert _run(frozen, tmp_path / "killed", until="step 3") == -signal.SIGKILL
+    assert _run(frozen, tmp_path / "killed") == 0
+    states = [marlin_ckpt.load(tmp_path / name / "model_8.pt") for name in ("straight", "killed")]
+    assert is_same(*states)
+    written = [[*origins(tmp_path / f"straight/model_{step}.pt").values()] for step in range(3, 9)]
+    assert written == [[1], [2], [1], [2], [1], [2]]
 
 
 def test_ranks_of_fsdp2_that_lose_one_and_start_again_end_with_the_same_state(

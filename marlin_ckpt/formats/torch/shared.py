@@ -4,9 +4,22 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from marlin_ckpt.errors import MarlinError
-from marlin_ckpt.formats.digests import Digested, Origin
+from marlin_ckpt.formats.digests import LEAST_BYTES, Digested, Origin
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.storage.target import Earlier, Span
+
+
+def alignment_for(sizes: Mapping[str, int], block: int) -> int:
+    """The multiple at which the data of a file starts: a block, unless that takes more than sharing saves.
+
+    Each record takes up to a block more then. With very many small ones that is most of a file.
+
+    Args:
+        sizes: the lengths of the records in bytes, by their names.
+        block: what shared ranges are multiples of; 64 where nothing can be shared.
+    """
+    large = sum(size for size in sizes.values() if size >= LEAST_BYTES)
+    return block if large > len(sizes) * block else ALIGNMENT
 
 
 class ChangedError(MarlinError):

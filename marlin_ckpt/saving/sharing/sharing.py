@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.digests import Origin, check_installed
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.formats.torch.shared import ChangedError, Held, Same, Shared
+from marlin_ckpt.formats.torch.shared import ChangedError, Held, Same, Shared, alignment_for
 from marlin_ckpt.formats.torch.writer import Written
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.saving.sharing import decide
@@ -77,8 +77,10 @@ class Sharing:
             Whatever `write` raises; then the file is not there.
         """
         size = sum(data.sizes.values())
-        found = self.filled(data, lambda: self.staying(size), write)
-        self.wrote(found.held)
+        alignment = alignment_for(data.sizes, self.alignment)
+        found = self.filled(data, lambda: self.staying(size), write, alignment=alignment)
+        if alignment != ALIGNMENT:
+            self.wrote(found.held)
         return replace(found.done, write_s=found.done.write_s + found.compared_s)
 
     def staying(self, size_bytes: int) -> Staying:
@@ -101,6 +103,7 @@ class Sharing:
         staying: Callable[[], Staying],
         write: Callable[[Shared, Check], Done],
         member: str = "",
+        alignment: int | None = None,
     ) -> Filled[Done]:
         """Has a file written that shares what it can.
 
@@ -110,12 +113,13 @@ class Sharing:
             write: writes it with what is shared, and calls the second argument before the file is final; a
                 second time, and nothing is shared, where this raises.
             member: the name of the file in the checkpoint, unless it is this itself.
+            alignment: the multiple at which the data of this file starts; None: that of all.
 
         Raises:
             Whatever `write` raises.
         """
-        nothing = Shared(self.alignment, self._origin, {}, {})
-        if self.alignment == ALIGNMENT:
+        nothing = Shared(alignment or self.alignment, self._origin, {}, {})
+        if nothing.alignment == ALIGNMENT:
             return Filled(write(nothing, _nothing), nothing.held, 0.0)
         began = time.perf_counter()
         with self._past.sources(os.path.dirname(self.path), self._origin.run_id, member) as sources:

@@ -18,6 +18,7 @@ from marlin_ckpt.formats.torch.facts import Known, storages_of
 from marlin_ckpt.formats.torch.memory import identity
 from marlin_ckpt.formats.torch.outline import Outline, outline
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
+from marlin_ckpt.formats.torch.shared import alignment_for
 from marlin_ckpt.formats.torch.template import MARK, SCALARS, Template, cut
 from marlin_ckpt.formats.zip.planning import Plan
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
@@ -37,7 +38,7 @@ class About(NamedTuple):
     Attributes:
         makes_plain: whether values that `weights_only` refuses are made plain ones; see `Job`.
         has_statistics: as for `plan_image`.
-        alignment: as for `plan_image`.
+        alignment: the multiple at which data may start, so that it can be shared; see `alignment_for`.
     """
 
     makes_plain: bool
@@ -46,7 +47,8 @@ class About(NamedTuple):
 
     def plan(self, encoded: Encoded) -> Plan:
         """The plan of a pickle."""
-        return writer.plan_image(encoded, has_statistics=self.has_statistics, alignment=self.alignment)
+        alignment = alignment_for(writer.sizes_of(encoded), self.alignment)
+        return writer.plan_image(encoded, has_statistics=self.has_statistics, alignment=alignment)
 
 
 class Pickles:

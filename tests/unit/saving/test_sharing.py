@@ -197,3 +197,16 @@ def test_of_tensors_in_a_shard_the_bytes_that_are_stored_are_compared_however_th
         assert verify(here / "2.dcp").status is Status.INTACT
         loaded = load(here / "2.dcp")
         assert all(torch.equal(loaded[name], one) for name, one in state.items())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_state_of_many_small_tensors_takes_no_block_for_each_of_them(tmp_path, clones, asynchronous):
+    many = {f"weight.{number}": torch.ones(8) * number for number in range(600)}  # of 4 KiB each: 2.4 MB
+    saves(tmp_path / "small", [{**many, "large": torch.ones(LARGE)}] * 3, asynchronous=asynchronous)
+    saves(tmp_path / "large", [{**many, "large": torch.ones(3 * LARGE)}] * 3, asynchronous=asynchronous)
+    small, large = (tmp_path / name / "model_2.pt" for name in ("small", "large"))
+    assert os.path.getsize(small) < 4 * LARGE + 600 * 500
+    assert origins(small) == {}
+    assert origins(large) == {"data/600": 1}
+    assert {verify(path).status for path in (small, large)} == {Status.INTACT}
+    assert torch.load(small, mmap=True)["weight.599"].tolist() == [599.0] * 8
