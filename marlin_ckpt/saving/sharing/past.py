@@ -5,7 +5,7 @@ import itertools
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from marlin_ckpt.entries import Identity
@@ -116,7 +116,7 @@ class Past:
         run_id, held = held_in(one.path, one.identity)
         self._own.append(one._replace(held=held, read_of=run_id))
 
-    def still_there(self, directory: str, member: str | None = None) -> Iterator[tuple[int, Own]]:
+    def still_there(self, directory: str, member: str | None = None) -> Generator[tuple[int, Own]]:
         """The checkpoints in a directory that were written or read and are unchanged, the newest first.
 
         Args:
@@ -140,10 +140,12 @@ class Past:
         """Opens the files of the newest of these that are of a run, for as long as the context lasts."""
         with contextlib.ExitStack() as stack:
             found = []
-            there = (one for one in self.still_there(directory, member) if one[1].read_of in {None, run_id})
-            for fd, one in itertools.islice(there, _SOURCES):
+            there = self.still_there(directory, member)
+            of_run = ((fd, one) for fd, one in there if one.read_of in {None, run_id})
+            for fd, one in itertools.islice(of_run, _SOURCES):
                 with contextlib.suppress(OSError):  # no descriptor is free, say
                     found.append(Source(stack.enter_context(closing(os.dup(fd))), one))
+            there.close()
             yield found
 
 
