@@ -48,6 +48,7 @@ PARTS = {
     ],
     "power": [
         "adversity/test_power.py",
+        "adversity/test_power_blocks.py",
         "adversity/test_power_folders.py",
         "adversity/test_power_sharded.py",
         "adversity/test_power_shared.py",
