@@ -141,7 +141,7 @@ def test_a_power_loss_at_any_moment_leaves_what_was_reported_on_the_disk(
     monkeypatch.setattr(writer, "_LARGE_BYTES", 0 if is_direct else sys.maxsize)
     recorded, saves = record(folder, system)
     rng = random.Random(system)
-    moments = rng.choices(recorded.moments(), k=80)
+    moments = rng.choices(recorded.moments(), k=150)
     moments += [moment for saved in saves for moment in (saved.begun, saved.reported)]
     assert list(faults(folder, recorded, saves, moments, rng)) == []
 

@@ -62,6 +62,7 @@ PARTS = {
         "adversity/test_shared_blocks.py",
         "adversity/test_shared_calls.py",
         "adversity/test_strace.py",
+        "adversity/test_strace_shared.py",
         "adversity/test_transaction_calls.py",
     ],
     "races": [  # of processes, of threads, and of those that plant links

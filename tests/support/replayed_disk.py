@@ -96,17 +96,29 @@ def mounted(image: Path, system: System, place: Path) -> Iterator[Path]:
         _run("losetup", "--detach", device)
 
 
+def _made(folder: Path, system: System) -> Path:
+    image = folder / "image"
+    with open(image, "wb") as file:
+        file.truncate(DISK_BYTES)
+    _run(*system.make, image)
+    return image
+
+
+@contextlib.contextmanager
+def new_disk(folder: Path, name: str) -> Iterator[Path]:
+    """A new file system of this name, mounted until the end of the block."""
+    with mounted(_made(folder, SYSTEMS[name]), SYSTEMS[name], folder / "disk") as disk:
+        yield disk
+
+
 @contextlib.contextmanager
 def recording(folder: Path, name: str) -> Iterator[tuple[Recording, Path]]:
     """A new file system of this name, mounted, on a disk that is recorded until the end of the block."""
     system = SYSTEMS[name]
-    image, served, empty, log = (folder / one for one in ("image", "served", "empty", "log"))
-    with open(image, "wb") as file:
-        file.truncate(DISK_BYTES)
+    image = _made(folder, system)
+    served, empty, log = (folder / one for one in ("served", "empty", "log"))
     served.touch()
-    _run(*system.make, image)
     _run("cp", "--sparse=always", image, empty)
-    log.unlink(missing_ok=True)
     command = [sys.executable, logged_disk.__file__, image, log, served]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
