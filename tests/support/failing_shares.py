@@ -98,7 +98,7 @@ class SharingCampaign(Campaign):
         try:
             super()._save(value, system, checkpointer)
         finally:
-            self.shared = len(self._clones.shared)
+            self.shared = len(self._clones.shared) - 1  # the trial
             self._clones.forget()
         return system
 
