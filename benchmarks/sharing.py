@@ -184,7 +184,7 @@ class _Raw:
         self._changed, self._changed_bytes = buffer(_RAW_BYTES), in_blocks(changed_bytes)
         self._rest_bytes = sum(in_blocks(one.nbytes) for one in rest)
         write_raw(source, buffer(_RAW_BYTES), self._rest_bytes)
-        self._source = os.open(source, os.O_RDONLY)
+        self._source = open(source, "rb")  # noqa: SIM115 - as long as this
 
     def digest_and_write(self) -> None:
         """Looks at all that is the same, with two threads, and then does the other."""
@@ -202,7 +202,7 @@ class _Raw:
             at = 0
             for one in self._rest:
                 size = in_blocks(one.nbytes)
-                clone_range(fd, at, self._source, at, size)
+                clone_range(fd, at, self._source.fileno(), at, size)
                 at += size
 
             def write(start: int) -> None:

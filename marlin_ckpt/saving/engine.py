@@ -18,10 +18,11 @@ from marlin_ckpt.formats.torch.writer import Written
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.reports import SaveReport
 from marlin_ckpt.saving.background import Background, take_frames
+from marlin_ckpt.saving.copying.arena import Arena
 from marlin_ckpt.saving.copying.awaited import Awaited
 from marlin_ckpt.saving.copying.owners import KnownOptimizers, stepping
 from marlin_ckpt.saving.copying.snapshot import Snapshot, take
-from marlin_ckpt.saving.copying.staging import Arena, Watched
+from marlin_ckpt.saving.copying.staging import Watched
 from marlin_ckpt.saving.job import Form, Job
 from marlin_ckpt.saving.turn import Turn
 from marlin_ckpt.saving.writing.choosing import Choosing
@@ -214,7 +215,6 @@ class Engine:
 
     def _begin_copy(self, job: Job, image: Image, memory: memoryview) -> Snapshot:
         """Begins the copy of a state."""
-        pieces = image.pieces
         is_watching = self._optimizers.watch()  # before the copy begins: what steps from now on waits for it
 
         def stage() -> Snapshot:
@@ -222,15 +222,16 @@ class Engine:
             # of fused optimizers change them without autograd's counting it.
             overlaps = is_watching and job.how.overlap and self._may_overlap
             can_wait = overlaps and threading.get_ident() not in stepping()
-            owned = self._optimizers.tensors(pieces.kinds) if can_wait else Watched()
-            return take(pieces, memory, owned, is_checked=job.how.check_overlap)
+            owned = self._optimizers.tensors(image.pieces.kinds) if can_wait else Watched()
+            return take(image.pieces, memory, owned, is_checked=job.how.check_overlap)
 
-        return self._awaited.begin(pieces.storages, job.path, stage)
+        return self._awaited.begin(image.pieces.storages, job.path, stage)
 
     def _finish(self, job: Job, image: Image, memory: memoryview, staged: Snapshot) -> None:
         """Finishes the copy and writes it, in the background."""
         try:
             self._write_copy(job, image, memory, staged)
+            self._arena.settle()
         except Exception as error:
             if job.on_error is None:
                 raise
@@ -252,9 +253,8 @@ class Engine:
             written = self._written(job, behind, lambda: image.write(memory, check, sums))
         except _Moved as error:
             self._may_overlap = False
-            what = (
-                f"not written, since {error.what} changed outside of an optimizer's step while it was copied"
-            )
+            when = "outside of an optimizer's step while it was copied"
+            what = f"not written, since {error.what} changed {when}"
             hint = "from now on saves copy everything before they return, as with overlap: false"
             if not job.gives_up:
                 raise StorageError(what, job.path, f"save it again; {hint}", errno=errno.EBUSY) from None

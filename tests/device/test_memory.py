@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from marlin_ckpt.saving.copying import device as copies
-from marlin_ckpt.saving.copying import staging
+from marlin_ckpt.saving.copying.arena import Arena
 from tests.support.async_runs import checkpointer
 from tests.support.device_runs import DeviceRun, fresh
 
@@ -65,7 +65,7 @@ def test_a_save_takes_no_memory_of_the_device(tmp_path, cuda, is_async):
 
 def test_the_memory_that_a_device_copies_to_is_pinned_and_is_not_after_it_is_given_back(cuda):
     torch.ones(1, device=cuda)
-    arena = staging.Arena()
+    arena = Arena()
     for size in (1 << 20, 100, 3 << 20):
         room = arena.room(size + 5, is_pinned=True)
         whole = torch.frombuffer(room, dtype=torch.uint8)
@@ -93,7 +93,7 @@ def test_saves_copy_into_memory_that_the_first_of_them_has_pinned(tmp_path, cuda
 
 
 def test_memory_that_cannot_be_pinned_or_unpinned_leaves_no_error_to_the_next_kernel(cuda):
-    arena = staging.Arena()
+    arena = Arena()
     room = arena.room(1 << 20, is_pinned=True)
     address = ctypes.addressof(ctypes.c_char.from_buffer(room))
     for _ in range(2):

@@ -17,7 +17,7 @@ from typing import Any
 
 from marlin_ckpt import MarlinError
 from marlin_ckpt.saving import background
-from marlin_ckpt.saving.copying import staging
+from marlin_ckpt.saving.copying.arena import Arena
 from marlin_ckpt.storage.local import writer
 from tests.support.async_child import (
     MESSAGE,
@@ -112,9 +112,7 @@ def save_many_times(directory: str, times: int, how: str) -> dict[str, int]:
         limit = (SMALL_FILES_BYTES, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     if how == "leaking":
-        staging.Arena.room = lambda _, size, **_options: memoryview(
-            KEPT.append(mmap.mmap(-1, size)) or KEPT[-1]
-        )
+        Arena.room = lambda _, size, **_options: memoryview(KEPT.append(mmap.mmap(-1, size)) or KEPT[-1])
     one = checkpointer_for(directory)
     for number in range(times):
         training.step()

@@ -1,17 +1,13 @@
 """Copies a state, so that training may go on while the copy is written.
 
-The copy is an image of the file: each storage is copied to the offset at which the file will hold it. The
-image's memory is kept from save to save, since fresh memory costs several times what a copy into it does.
+The copy is an image of the file: each storage is copied to the offset at which the file will hold it.
 """
 
 import ctypes
-import errno
 import functools
 import operator
-import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import compress
@@ -20,12 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from isal import isal_zlib
 
-from marlin_ckpt.errors import StorageError
 from marlin_ckpt.formats.shards.items import BLOCK_BYTES
 from marlin_ckpt.formats.torch.memory import memory
-from marlin_ckpt.operations.memory import available_bytes
-from marlin_ckpt.saving.copying import device
-from marlin_ckpt.storage.pages import private_memory
 
 _TASK_BYTES = 4 << 20  # copied between two looks at what is left
 _PATIENCE_S = 5.0  # how long to wait for a caller who neither steps nor waits: an evaluation may last an hour
@@ -81,63 +73,6 @@ def chosen(columns: _Columns, flags: Iterable[bool]) -> _Columns:
 
 
 version_of: Callable[[torch.Tensor], int] = operator.attrgetter("_version")
-
-
-class Arena:
-    """Memory that is reused from save to save, and replaced when a state needs more."""
-
-    def __init__(self) -> None:
-        self._memory: memoryview | None = None
-        self._pinned: weakref.finalize[..., Arena] | None = None
-        self._process = os.getpid()
-        self.size_bytes = 0
-
-    def room(self, size_bytes: int, *, is_pinned: bool = False) -> memoryview:
-        """Gives memory that begins at a page boundary; what it held before is lost.
-
-        Args:
-            size_bytes: how much, at least.
-            is_pinned: pin it, where the system can, for copies from a device.
-
-        Raises:
-            StorageError: ENOMEM, there is less memory than that.
-        """
-        is_inherited = self._process != os.getpid()  # without its content: see below
-        if self._memory is None or size_bytes > self.size_bytes or is_inherited:
-            self.free()
-            self._process = os.getpid()
-            available = available_bytes()
-            if available is not None and size_bytes > available:
-                raise _no_memory(size_bytes, f"{available:,} bytes are available")
-            try:
-                self._memory = private_memory(size_bytes, is_wiped_by_fork=True)
-            except (OSError, OverflowError, MemoryError) as error:
-                raise _no_memory(size_bytes, str(error)) from error
-            self.size_bytes = size_bytes
-        if is_pinned and self._pinned is None:
-            address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-            if device.pin(address, self.size_bytes):
-                self._pinned = weakref.finalize(self, device.unpin, address)
-                self._pinned.atexit = False  # the process's end does it
-        return self._memory
-
-    def free(self) -> None:
-        """Gives the memory back; it is freed when the last view of it is."""
-        if self._pinned is not None:
-            unpin = self._pinned if self._process == os.getpid() else self._pinned.detach
-            unpin()
-            self._pinned = None
-        self._memory, self.size_bytes = None, 0
-
-
-def _no_memory(size_bytes: int, reason: str) -> StorageError:
-    what = f"no memory for a copy of the state, {size_bytes:,} bytes: {reason}"
-    return StorageError(
-        what,
-        "",
-        "a save that is not asynchronous needs none: async_save: false, or asynchronous=False",
-        errno=errno.ENOMEM,
-    )
 
 
 class Copying:

@@ -23,7 +23,8 @@ import torch
 from marlin_ckpt import Checkpoint, StorageError, UnsavableStateError
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.saving import background
-from marlin_ckpt.saving.copying import owners, snapshot, staging
+from marlin_ckpt.saving.copying import arena, owners, snapshot, staging
+from marlin_ckpt.saving.copying.arena import Arena
 from marlin_ckpt.storage import pages
 from tests.support import warm
 from tests.support.async_runs import Run, checkpointer
@@ -114,7 +115,7 @@ def test_a_failure_that_nobody_asks_for_is_logged_when_the_checkpointer_is_dropp
 
 
 def test_a_save_that_no_memory_can_be_had_for_says_how_much_and_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(arena, "available_bytes", lambda: 1000)
     with checkpointer(tmp_path) as one:
         with pytest.raises(StorageError, match=r"no memory .* 1,000 bytes are available") as caught:
             one.save(Run().checkpoint(), 0)
@@ -203,12 +204,12 @@ def test_a_forked_child_neither_waits_for_the_parents_save_nor_is_told_of_it(tmp
 
 
 def test_a_forked_child_that_lets_go_of_the_memory_for_copies_lets_go_of_nothing_else():
-    arena = staging.Arena()
-    size = len(arena.room(1 << 20))
+    taken = Arena()
+    size = len(taken.room(1 << 20))
 
     def let_go() -> None:
         own = [mmap.mmap(-1, size) for _ in range(50)]  # would fill a hole where the memory is not there
-        arena.free()
+        taken.free()
         for one in own:
             one[size - 1] = 1
 
@@ -220,8 +221,8 @@ def test_what_a_copy_is_made_into_is_not_copied_at_a_fork():
         mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE).madvise(pages._MADV_WIPEONFORK)
     except OSError:
         pytest.skip("this kernel does not know MADV_WIPEONFORK")
-    arena = staging.Arena()
-    room = arena.room(4 << 20)
+    taken = Arena()
+    room = taken.room(4 << 20)
     room[:4] = b"told"
 
     def find_nothing() -> None:

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from marlin_ckpt.saving.copying import device, snapshot, staging
+from marlin_ckpt.saving.copying import device, snapshot
+from marlin_ckpt.saving.copying.arena import Arena
 from marlin_ckpt.saving.copying.awaited import Awaited
 from tests.support.async_runs import Run, checkpointer
 
@@ -31,7 +32,7 @@ class _Runtime:
 def test_memory_is_pinned_once_and_unpinned_before_it_is_given_back(monkeypatch):
     runtime = _Runtime(0)
     monkeypatch.setattr(device, "_runtime", lambda: runtime)
-    arena = staging.Arena()
+    arena = Arena()
     for size in (4096, 100, 8192):
         arena.room(size, is_pinned=True)
     arena.free()
@@ -42,7 +43,7 @@ def test_memory_is_pinned_once_and_unpinned_before_it_is_given_back(monkeypatch)
 def test_memory_of_an_arena_that_is_dropped_is_unpinned(monkeypatch):
     runtime = _Runtime(0)
     monkeypatch.setattr(device, "_runtime", lambda: runtime)
-    arena = staging.Arena()
+    arena = Arena()
     arena.room(4096, is_pinned=True)
     del arena
     assert runtime.calls == ["pin 4096", "unpin"]
@@ -57,7 +58,7 @@ def test_memory_that_cannot_be_pinned_is_used_as_it_is_and_its_error_ends_with_o
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(device, "_run_a_kernel", kernel)
-    arena = staging.Arena()
+    arena = Arena()
     assert len(arena.room(4096, is_pinned=True)) == 4096
     arena.free()
     assert runtime.calls == ["pin 4096", "kernel"]

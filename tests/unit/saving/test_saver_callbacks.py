@@ -17,7 +17,7 @@ from marlin_ckpt import Saver, SaveReport, StorageError, UnsavableStateError, sa
 from marlin_ckpt.directory import catalog
 from marlin_ckpt.formats.inspection import inspect
 from marlin_ckpt.formats.torch import writer
-from marlin_ckpt.saving.copying import staging
+from marlin_ckpt.saving.copying.arena import Arena
 from tests.support import warm
 from tests.support.async_runs import Gate
 from tests.support.folders import REPOSITORY
@@ -199,7 +199,7 @@ def test_what_on_durable_asks_of_its_own_saver_is_refused_and_does_not_hang(tmp_
 
 
 def test_a_signals_handler_is_refused_by_the_saver_that_it_interrupts(tmp_path, monkeypatch):
-    saver, caught, room = Saver(), [], staging.Arena.room
+    saver, caught, room = Saver(), [], Arena.room
 
     def handler(*_: Any) -> None:
         with pytest.raises(StorageError, match="in the middle of a save") as error:
@@ -210,7 +210,7 @@ def test_a_signals_handler_is_refused_by_the_saver_that_it_interrupts(tmp_path, 
         os.kill(os.getpid(), signal.SIGUSR1)
         return room(*args, **options)
 
-    monkeypatch.setattr(staging.Arena, "room", interrupted)
+    monkeypatch.setattr(Arena, "room", interrupted)
     before = signal.signal(signal.SIGUSR1, handler)
     try:
         saver.save({"a": 1}, tmp_path / "x.pt")

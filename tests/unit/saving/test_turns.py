@@ -18,6 +18,7 @@ import torch
 from marlin_ckpt import Checkpoint, StorageError
 from marlin_ckpt.saving import background, engine
 from marlin_ckpt.saving.copying import owners, staging
+from marlin_ckpt.saving.copying.arena import Arena
 from tests.support.async_runs import Gate, LateCopies, Run, checkpointer, same
 
 
@@ -37,9 +38,9 @@ def test_what_a_signals_handler_asks_for_in_the_middle_of_a_save_is_refused_at_o
         os.kill(os.getpid(), signal.SIGUSR1)
         return room(*args, **options)
 
-    room = staging.Arena.room
+    room = Arena.room
     before = signal.signal(signal.SIGUSR1, handler)
-    monkeypatch.setattr(staging.Arena, "room", interrupted)
+    monkeypatch.setattr(Arena, "room", interrupted)
     try:
         own.save(Run().checkpoint(), 0)
     finally:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import os
+import re
 import tempfile
+from pathlib import Path
 
 import pytest
 
+from marlin_ckpt.saving.copying.arena import Arena
 from marlin_ckpt.storage.local import threads
 from marlin_ckpt.storage.local.writer import Writer, open_writer
 from marlin_ckpt.storage.pages import private_memory
@@ -74,3 +78,42 @@ def test_memory_has_the_length_that_was_asked_for_and_is_kept_by_each_view_of_it
     gc.collect()
     view[:] = bytes([7]) * len(view)
     assert bytes(view) == bytes([7]) * (size - size // 2)
+
+
+def huge_kib(address: int) -> int:
+    """How much of the mapping that holds an address is in huge pages."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    begins = [at for at, line in enumerate(lines) if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line)]
+    for at, end in itertools.pairwise([*begins, len(lines)]):
+        start, stop = (int(one, 16) for one in lines[at].split()[0].split("-"))
+        if start <= address < stop:
+            return sum(int(line.split()[1]) for line in lines[at:end] if line.startswith("AnonHugePages:"))
+    raise AssertionError("no mapping holds it")
+
+
+def test_memory_for_copies_comes_into_huge_pages_quarter_by_quarter_and_keeps_what_it_holds() -> None:
+    arena = Arena()
+    room = arena.room((32 << 20) + 4097)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    room[:] = pattern = bytes(range(251)) * (len(room) // 251) + bytes(len(room) % 251)
+    before, after = huge_kib(address), []
+    for _ in range(5):
+        arena.settle()
+        after.append(huge_kib(address))
+    if not any(after):
+        pytest.skip("this system has no huge pages, or none that are free")
+    assert before == 0
+    assert after == sorted(after)
+    assert after[-1] >= 16 << 10  # of 32 MiB: under memory pressure some are refused
+    assert room == pattern
+
+
+def test_memory_too_short_for_a_huge_page_and_none_settle_without_effect() -> None:
+    arena = Arena()
+    arena.settle()
+    room = arena.room(5000)
+    room[:] = bytes(5000 // 100) * 100
+    arena.settle()
+    arena.free()
+    arena.settle()
+    assert bytes(room) == bytes(5000)
