@@ -121,7 +121,11 @@ def _draw_section(axes: Any, section: Section, top: float) -> None:
         axes.barh(place, length, height=0.66, color=_THEIRS if at else _OURS)
         weight = "normal" if at else "bold"
         axes.text(-0.015, place, bar.name, ha="right", va="center", color=_TEXT, weight=weight)
-        axes.text(length + 0.012, place, bar.label, va="center", color=_TEXT, weight=weight)
+        # Above the line of a limit, which else goes through it.
+        axes.text(
+            length + 0.012, place, bar.label, va="center", color=_TEXT, weight=weight,
+            zorder=4, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+        )  # fmt: skip
     for limit in _limits(section):
         where = limit.seconds / longest
         axes.plot(
