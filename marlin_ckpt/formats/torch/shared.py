@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from marlin_ckpt.errors import MarlinError
-from marlin_ckpt.formats.digests import LEAST_BYTES, Digested, Origin
+from marlin_ckpt.formats import digests
+from marlin_ckpt.formats.digests import Digested, Origin
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.storage.target import Earlier, Span
 
@@ -18,7 +19,7 @@ def alignment_for(sizes: Mapping[str, int], block: int) -> int:
         sizes: the lengths of the records in bytes, by their names.
         block: what shared ranges are multiples of; 64 where nothing can be shared.
     """
-    large = sum(size for size in sizes.values() if size >= LEAST_BYTES)
+    large = sum(size for size in sizes.values() if size >= digests.LEAST_BYTES)
     return block if large > len(sizes) * block else ALIGNMENT
 
 

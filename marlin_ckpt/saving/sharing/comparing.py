@@ -35,10 +35,12 @@ def found(data: Data, alignment: int, name: str, copies: Iterable[Copy[Source]])
     left = [one for one in copies if one.held.digest.first == first]
     if not left:
         return None
-    view, hashing = data.of(name, None), Hashing(first)
+    view = data.of(name, None)
     size = len(view) if data.is_final else len(view) // alignment * alignment
+    is_looked_at = size >= PIECE_BYTES
+    hashing = Hashing(first if is_looked_at else b"")
     rest = bytes(view[size:])  # is written from memory, where it may be something else by then
-    hashing.add(view[PIECE_BYTES:size])
+    hashing.add(view[PIECE_BYTES if is_looked_at else 0 : size])
     hashing.add(memoryview(rest))
     digest = hashing.digest()
     for one in left:
