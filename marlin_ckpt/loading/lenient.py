@@ -111,10 +111,10 @@ class LenientRestoration(Restoration):
 
     def _why_no_optimizer(self, saved: Any, live: Optimizer, path: str) -> str:
         names = self._saved_names.get(path), names_in(live, self._named())
-        found = optimizers.differences(saved, live, path or "optimizer", *names)
-        found = found or [
+        found, kept = optimizers.compared(saved, live, path or "optimizer", *names)
+        found += [
             f"{join(path, one.name)} is {one.saved.dtype} in the file, {one.dtype} here"
-            for one in optimizers.kept(saved, live)
+            for one in kept
             if not can_convert(one.saved.dtype, one.dtype)
         ]
         return "; ".join(found[:1]) + (f"; and {len(found) - 1} more" if len(found) > 1 else "")

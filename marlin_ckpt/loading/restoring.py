@@ -242,15 +242,15 @@ class Restoration:
 
     def _compare_optimizers(self, saved: Any, live: Optimizer, path: str) -> Iterator[Pair]:
         names = self._saved_names.get(path), names_in(live, self._named())
-        if found := optimizers.differences(saved, live, path or "optimizer", *names):
-            self._differences += found
-            return
-        for one in optimizers.kept(saved, live):
-            name = join(path, one.name)
-            if not can_convert(one.saved.dtype, one.dtype):
-                self._differences.append(f"{name} is {one.saved.dtype} in the file, {one.dtype} here")
-            elif one.saved.dtype != one.dtype:
-                self._conversions.append(Conversion(name, local_of(one.saved), one.dtype))
+        told, kept = optimizers.compared(saved, live, path or "optimizer", *names)
+        self._differences += told
+        for one in kept:
+            if one.saved.dtype != one.dtype:
+                name = join(path, one.name)
+                if can_convert(one.saved.dtype, one.dtype):
+                    self._conversions.append(Conversion(name, local_of(one.saved), one.dtype))
+                else:
+                    self._differences.append(f"{name} is {one.saved.dtype} in the file, {one.dtype} here")
             elif one.live is not None and one.live.dtype == one.dtype and not one.live.is_inference():
                 yield one.saved, one.live
 

@@ -137,6 +137,8 @@ def _of_memory(live: torch.Tensor) -> str:
 
 
 def _overlaps_itself(live: torch.Tensor) -> bool:
+    if live.is_contiguous():
+        return False
     strides = sorted(
         (stride, size) for stride, size in zip(live.stride(), live.shape, strict=True) if size > 1
     )
@@ -161,11 +163,11 @@ def sharing(targets: Iterable[Target]) -> list[list[Target]]:
     Returns:
         groups, in each of which `conflict` has to look at the values.
     """
-    groups: dict[tuple[str, int], list[Target]] = {}
+    groups: dict[tuple[torch.device, int], list[Target]] = {}
     for one in targets:
         live = one.live
         if type(live) in _PLAIN and live.layout is torch.strided and not live.is_nested and live.numel():
-            groups.setdefault((str(live.device), live.untyped_storage().data_ptr()), []).append(one)
+            groups.setdefault((live.device, live.untyped_storage().data_ptr()), []).append(one)
     return [group for group in groups.values() if len(group) > 1 and _may_differ(group)]
 
 

@@ -15,7 +15,7 @@ from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.zip.structures import Record
 
 # Beside the order in which all tensors may be.
-_CHANNELS_LAST = {4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 # What `torch.load` takes to place the storages of tensors.
@@ -23,7 +23,7 @@ MapLocation = str | torch.device | dict[str, str] | Callable[[Any, str], Any] | 
 FindPairs = Callable[[Any, Manifest | None], Iterable[Pair]]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Loaded:
     """A storage that a pickle refers to.
 
@@ -120,14 +120,14 @@ class Storages:
     def _moved(self, pairs: Iterable[Pair]) -> list[_Loaded]:
         filled = [one for one in self._loaded.values() if one.size_bytes]
         owners = {one.storage._cdata: one for one in filled}  # noqa: SLF001 - it may have no memory yet
-        for loaded, live in pairs:
-            if (owner := owners.get(loaded.untyped_storage()._cdata)) is not None:  # noqa: SLF001
-                owner.pairs.append((loaded, live))
+        for pair in pairs:
+            if (owner := owners.get(pair[0].untyped_storage()._cdata)) is not None:  # noqa: SLF001
+                owner.pairs.append(pair)
         moved = _without_overlaps([one for one in filled if one.can_move()])
-        with torch.no_grad():
-            for one in moved:
-                for loaded, live in one.pairs:
-                    _move(loaded, live)
+        for one in moved:
+            for loaded, live in one.pairs:
+                loaded.data = live  # from now on it shares that memory
+        increment_version([live for one in moved for _, live in one.pairs])  # autograd is told
         return moved
 
 
@@ -137,17 +137,23 @@ def _agree(loaded: torch.Tensor, live: torch.Tensor, size_bytes: int) -> bool:
         type(live) in (torch.Tensor, torch.nn.Parameter)
         and live.device == loaded.device
         and not live.is_inference()
-        and live.layout == torch.strided
+        and live.layout is torch.strided
         and not live.is_nested
-        and live.dtype == loaded.dtype
+        and live.dtype is loaded.dtype
         and live.shape == loaded.shape
         and loaded.nbytes == size_bytes
         and not (live.is_conj() or live.is_neg() or loaded.is_conj() or loaded.is_neg())
-        and any(
-            loaded.is_contiguous(memory_format=order) and live.is_contiguous(memory_format=order)
-            for order in (torch.contiguous_format, *_CHANNELS_LAST.get(loaded.dim(), ()))
-        )
+        and (_are_contiguous(loaded, live) or _are_channels_last(loaded, live))
     )
+
+
+def _are_contiguous(loaded: torch.Tensor, live: torch.Tensor) -> bool:
+    return loaded.is_contiguous() and live.is_contiguous()
+
+
+def _are_channels_last(loaded: torch.Tensor, live: torch.Tensor) -> bool:
+    order = _CHANNELS_LAST.get(loaded.dim())
+    return order is not None and all(one.is_contiguous(memory_format=order) for one in (loaded, live))
 
 
 def _without_overlaps(candidates: list[_Loaded]) -> list[_Loaded]:
@@ -156,12 +162,3 @@ def _without_overlaps(candidates: list[_Loaded]) -> list[_Loaded]:
     are_apart = [one.target + one.size_bytes <= after.target for one, after in itertools.pairwise(spans)]
     sides = zip(spans, [True, *are_apart], [*are_apart, True], strict=False)  # of no span there is no side
     return [one for one, before, after in sides if before and after]
-
-
-def _move(loaded: torch.Tensor, live: torch.Tensor) -> None:
-    """Lets a tensor of the state share the live one's memory, and tells autograd that this changes.
-
-    Called without gradients, which are switched off once for all tensors.
-    """
-    loaded.set_(live.untyped_storage(), live.storage_offset(), loaded.size(), loaded.stride())
-    increment_version(live)

@@ -11,8 +11,7 @@ from marlin_ckpt.arguments import TrainerArguments
 from marlin_ckpt.errors import StateMismatchError
 from marlin_ckpt.formats.torch.parameters import Names, names_in
 from marlin_ckpt.loading.live import changes_its_state
-from marlin_ckpt.loading.optimizers import differences as optimizer_differences
-from marlin_ckpt.loading.optimizers import other_order
+from marlin_ckpt.loading.optimizers import compared, other_order
 from marlin_ckpt.loading.words import HINT
 from marlin_ckpt.training.parallel.names import plain
 from marlin_ckpt.training.sizes import accumulation
@@ -88,7 +87,7 @@ def _differences(
     found = [
         told
         for number, (one, saved, *both) in enumerate(named)
-        for told in optimizer_differences(saved, one, f"optimizers[{number}]", *both)
+        for told in compared(saved, one, f"optimizers[{number}]", *both)[0]
     ]
     if not found and (told := other_order(_all(saved_names), _all(live_names))):
         found = [f"the optimizers have each other's parameters in the file: {told}"]
