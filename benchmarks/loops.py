@@ -20,6 +20,7 @@ from marlin_ckpt.training.toys.text import Text
 _TEXT = Path(__file__).parent.parent / "configs" / "sonnets.txt"
 _WINDOWS = 2  # a step then takes longer than the copy of the state
 _SAMPLES = 64  # likewise
+_FEW_SAMPLES = 4  # a step then takes less than half of a save
 _PIECE_BYTES = 4 << 20  # copied in one call, which lets go of the interpreter's lock
 _TINY = 100  # the width of what --quick trains is less
 
@@ -93,16 +94,27 @@ def copy_s(pairs: list[tuple[torch.Tensor, torch.Tensor]], rounds: int) -> float
 
 def both(shape: Shape) -> Iterator[Callable[[], Loop]]:
     """Makes a wide perceptron, then the module `text`, each of about as many parameters as a GPT-2 has."""
-    width, layers = (4096, 7) if shape.width > _TINY else (shape.width, 2)
-    yield lambda: wide(width, layers)
+    yield lambda: wide(*_wide(shape))
     yield lambda: text(shape)
 
 
-def wide(
+def short(shape: Shape) -> Loop:
+    """The wide perceptron with few samples, of whose steps several fall into one save."""
+    return wide(*_wide(shape), name="a wide perceptron, few samples", samples=_FEW_SAMPLES)
+
+
+def _wide(shape: Shape) -> tuple[int, int]:
+    return (4096, 7) if shape.width > _TINY else (shape.width, 2)
+
+
+def wide(  # noqa: PLR0913 - each is a property of the loop
     width: int,
     layers: int,
     device: torch.device | None = None,
     prepare: Callable[[torch.nn.Module], object] = lambda _: None,
+    *,
+    name: str = "a wide perceptron",
+    samples: int = _SAMPLES,
 ) -> Loop:
     """A perceptron of large matrices.
 
@@ -111,6 +123,8 @@ def wide(
         layers: how many.
         device: where it is; by default on the CPU.
         prepare: called with it before it gets its optimizer.
+        name: of the loop.
+        samples: in each step.
     """
     torch.manual_seed(0)
     module = torch.nn.Sequential(
@@ -118,8 +132,8 @@ def wide(
     )
     module.to(device)
     prepare(module)
-    batch = torch.randn(_SAMPLES, width, device=device)
-    return _begun("a wide perceptron", module, lambda: module(batch).square().mean())
+    batch = torch.randn(samples, width, device=device)
+    return _begun(name, module, lambda: module(batch).square().mean())
 
 
 def text(shape: Shape) -> Loop:

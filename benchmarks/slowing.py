@@ -18,6 +18,7 @@ from benchmarks.states import size_bytes, size_text
 
 _STEPS = 10
 _RAW_BYTES = 8 << 20
+_COPY = "a copy and a raw write of as much"
 _SAVE, _LIMIT, _RAW = "marlin-ckpt save", "copy and write", "write"  # names of threads
 
 
@@ -51,12 +52,41 @@ def _beside(name: str, work: Callable[[], None]) -> Any:
 
 
 def slowing(setting: Setting) -> list[Row]:
-    """Two loops with a save in every ten steps, with what no save can do without, and with nothing."""
-    return [row for make in loops.both(setting.sizes.medium) for row in _slow_down(make(), setting)]
+    """Steps with a save in every ten of them, with what no save can do without, and with nothing."""
+    rows = [row for make in loops.both(setting.sizes.medium) for row in _blocks(make(), setting)]
+    return rows + _single(loops.short(setting.sizes.medium), setting)
 
 
-def _slow_down(loop: Loop, setting: Setting) -> list[Row]:
-    directory, size = setting.directory, size_bytes(loop.checkpoint())
+def _blocks(loop: Loop, setting: Setting) -> list[Row]:
+    """Ten steps of a loop whose steps take about as long as a save, or longer."""
+    blocks, _ = _taken(loop, setting)
+    mine, raw, limit, alone = (statistics.median(times) for times in zip(*blocks, strict=True))
+    what, rounds = f"{_STEPS} steps of {loop.name}, saving {size_text(_size(loop))}", setting.rounds
+    return [
+        Row("slow", what, "a raw write of as much beside them", mine, raw, rounds, 1.035),
+        Row("slow", what, f"{_COPY} beside them", mine, limit, rounds),
+        Row("slow", what, "no save", mine, alone, rounds),
+    ]
+
+
+def _single(loop: Loop, setting: Setting) -> list[Row]:
+    """Single steps of a loop, those of which the whole falls into a save."""
+    _, steps = _taken(loop, setting)
+    during, beside, alone = (statistics.median(times) for times in steps.times.values())
+    what, count = f"a step of {loop.name}, while {size_text(_size(loop))} is saved", len(steps.times[_SAVE])
+    return [
+        Row("slow", what, f"a step beside {_COPY}", during, beside, count, 0.9),
+        Row("slow", what, "a step", during, alone, count),
+    ]
+
+
+def _size(loop: Loop) -> int:
+    return size_bytes(loop.checkpoint())
+
+
+def _taken(loop: Loop, setting: Setting) -> tuple[list[tuple[float, ...]], _Steps]:
+    """Seconds of ten steps beside a save, a write, a copy and a write, and nothing; those of each step."""
+    directory, size = setting.directory, _size(loop)
     saver, memory, steps = behind.ours(loop, directory / "a"), buffer(_RAW_BYTES), _Steps()
     pairs = loops.aside(loop)
 
@@ -80,26 +110,12 @@ def _slow_down(loop: Loop, setting: Setting) -> list[Row]:
             ctypes.memmove(target.data_ptr(), source.data_ptr(), source.nbytes)
         write()
 
-    rounds = setting.rounds
     blocks: list[tuple[float, ...]] = []
     saved()  # takes fresh memory, and does not count
     steps.times[_SAVE].clear()
-    for _ in range(rounds):
+    for _ in range(setting.rounds):
         limit_s = timed(lambda: None, _beside(_LIMIT, copy_and_write))
         blocks.append((saved(), timed(lambda: None, _beside(_RAW, write)), limit_s, timed(lambda: None)))
         empty(directory)
     saver.close()
-    mine, raw, limit, alone = (statistics.median(times) for times in zip(*blocks, strict=True))
-    what = f"{_STEPS} steps of {loop.name}, saving {size_text(size)}"
-    copy = "a copy and a raw write of as much"
-    rows = [
-        Row("slow", what, "a raw write of as much beside them", mine, raw, rounds, 1.035),
-        Row("slow", what, f"{copy} beside them", mine, limit, rounds),
-        Row("slow", what, "no save", mine, alone, rounds),
-    ]
-    if all(steps.times.values()):
-        during, beside, alone = (statistics.median(times) for times in steps.times.values())
-        step, count = f"a step of {loop.name} while a save is under way", len(steps.times[_SAVE])
-        rows.append(Row("slow", step, f"a step beside {copy}", during, beside, count, 0.9))
-        rows.append(Row("slow", step, "a step", during, alone, count))
-    return rows
+    return blocks, steps
