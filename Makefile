@@ -77,6 +77,7 @@ campaign: .venv/.installed-dev ## the adversity tests at their full size
 bench: .venv/.installed ## time it all beside the disk and the peers, and put the figures into docs/ and README.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks --json docs/benchmarks.json --chart docs/benchmarks.svg --page docs/benchmarks.md
+	$(BIN)/python -m benchmarks --busy 2 --rounds 3 --json docs/benchmarks-busy.json
 	$(BIN)/python -m tools.figures
 
 bench-remote: .venv-peers/.installed ## time saves to an S3 server on this machine and loads from it, beside the peers

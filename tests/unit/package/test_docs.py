@@ -107,8 +107,9 @@ def test_the_readme_is_short_and_has_what_a_newcomer_looks_for_in_this_order() -
     assert len(set(re.findall(r"^!\[.+\]\((.+)\)$", text, re.MULTILINE))) == 3
 
 
-def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
+def test_the_figures_of_the_readme_and_those_beside_busy_cores_are_those_that_were_measured() -> None:
     assert figures.table() in PAGES[0].read_text()
+    assert figures.busy_table() in (REPOSITORY / "docs" / "benchmarks.md").read_text()
 
 
 def anchors(page: Path) -> set[str]:
