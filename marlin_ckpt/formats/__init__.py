@@ -11,6 +11,7 @@ Asked by everything above:
     statistics: another one, which says of each tensor what its values are like.
     digests: another one, which says of large records what they are equal to in other files.
     placed: where these records lie in a file.
+    shared: what a file shares with others by them.
     times: as the manifest and the history have them.
     budget: limits on the time and memory that reading the metadata of an untrusted file may take.
 

@@ -19,8 +19,8 @@ from marlin_ckpt.formats.manifest import Manifest, Mesh
 from marlin_ckpt.formats.shards import writer
 from marlin_ckpt.formats.shards.items import Item, ShardAbout, ValueItem
 from marlin_ckpt.formats.shards.writer import write_shard
+from marlin_ckpt.formats.shared import Shared
 from marlin_ckpt.formats.torch.memory import memory
-from marlin_ckpt.formats.torch.shared import Shared
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.storage.target import Target
 

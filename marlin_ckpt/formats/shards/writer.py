@@ -21,7 +21,7 @@ from marlin_ckpt.formats.shards.items import (
 )
 from marlin_ckpt.formats.shards.planning import alignment_of, plan_shard
 from marlin_ckpt.formats.shards.slots import padded
-from marlin_ckpt.formats.torch.shared import ChangedError, Held, Same, Shared
+from marlin_ckpt.formats.shared import ChangedError, Held, Same, Shared
 from marlin_ckpt.formats.zip.single import Piece, write_tensor
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.formats.zip.writer import ContainerWriter, telling

@@ -2,11 +2,9 @@
 
 import io
 import os
-import re
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,6 +22,7 @@ from marlin_ckpt.formats.pickle.reader import unpickling as structure_of
 from marlin_ckpt.formats.torch import unpickling
 from marlin_ckpt.formats.torch.failures import OWN, is_no_memory, no_memory, told_as_ours, unplaced
 from marlin_ckpt.formats.torch.placement import FindPairs, MapLocation, Storages
+from marlin_ckpt.formats.torch.plain import NotPlainError, PlainUnpickler
 from marlin_ckpt.formats.torch.weights import read_weights
 from marlin_ckpt.formats.zip import reader
 from marlin_ckpt.formats.zip.container import Container
@@ -31,16 +30,6 @@ from marlin_ckpt.formats.zip.records import read_record, read_records
 from marlin_ckpt.storage.local.files import again_if_stale
 from marlin_ckpt.storage.paths import open_source
 from marlin_ckpt.storage.source import Source, SourceFile
-
-_rebuild_tensor: Any = torch._utils._rebuild_tensor  # noqa: SLF001 - as torch.load
-# A pickle that imports nothing else makes its tensors without a look at their bytes, which may then be read
-# after it.
-_PLAIN_NAMES = re.compile(
-    r"torch\.(Size|[A-Za-z0-9]+Storage|b?float\w+|u?int\d+|bool|complex\d+|storage\.UntypedStorage)"
-    r"|torch\._utils\._rebuild_(parameter|tensor_v2|tensor_v3)"
-    r"|collections\.(Counter|OrderedDict|defaultdict)|__builtin__\.(complex|set)|_codecs\.encode",
-    re.ASCII,
-)
 
 
 class _How(NamedTuple):
@@ -200,34 +189,6 @@ def _check_legacy(source: Source, *, weights_only: bool) -> None:
             raise ExcessError(error.what, source.path, OWN) from error
 
 
-class _NotPlainError(MarlinError):
-    """A pickle imports something beside plain values and tensors."""
-
-
-class _PlainUnpickler(unpickling.Unpickler):
-    """Reads a pickle that imports nothing beside plain values and tensors."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="utf-8")
-        # Under a mode, FakeTensorMode say, torch looks at each tensor that is made.
-        self._is_modeless = not torch._C._len_torch_dispatch_stack()  # noqa: SLF001 - torch has no other way
-
-    def _made(self, called: Any, arguments: tuple[Any, ...]) -> Any:
-        match arguments:
-            # As torch makes it, without the look at modes, which takes twice as long as the tensor does.
-            case (storage, offset, size, stride, False, OrderedDict() as hooks) if (
-                called is torch._utils._rebuild_tensor_v2 and not hooks and self._is_modeless  # noqa: SLF001
-            ):
-                return _rebuild_tensor(storage, offset, size, stride)
-        return super()._made(called, arguments)
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """What torch allows to be imported, if it is plain."""
-        if not _PLAIN_NAMES.fullmatch(f"{module_name}.{global_name}"):
-            raise _NotPlainError(global_name)
-        return super().find_class(module_name, global_name)
-
-
 def _make_plain(source: Source, container: Container, *, weights_only: bool) -> tuple[Any, Storages] | None:
     """Makes the state of a file whose tensors can be made before their bytes are read; None for another."""
     records = container.by_label
@@ -235,13 +196,11 @@ def _make_plain(source: Source, container: Container, *, weights_only: bool) -> 
     order = records.get("byteorder")
     if order is None or read_record(source, container, order) != sys.byteorder.encode():
         return None
-    storages = Storages(container.path, container.by_label)
-    unpickler = _PlainUnpickler(io.BytesIO(pickle))
-    unpickler.persistent_load = storages.load  # type: ignore[method-assign]
+    storages = Storages(container.path, records)
     try:
         with told_as_ours(source, weights_only=True):
-            state = unpickler.load()
-    except _NotPlainError:
+            state = PlainUnpickler(pickle, storages).load()
+    except NotPlainError:
         return None
     except UnsafeCheckpointError:
         if weights_only:

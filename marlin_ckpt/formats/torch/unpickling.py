@@ -21,7 +21,7 @@ from marlin_ckpt.formats.pickle.keys import ITEM
 from marlin_ckpt.formats.pickle.permissions import python_3_name
 from marlin_ckpt.formats.pickle.reader import Reader
 
-_CALL = 250  # bytes of memory that what a call makes takes: a tensor, an ordered dict
+CALL = 250  # bytes of memory that what a call makes takes: a tensor, an ordered dict
 
 
 class Unpickler(Reader):
@@ -74,7 +74,7 @@ class Unpickler(Reader):
             raise pickle.UnpicklingError("it would call what it may not")
         if type(arguments) is not tuple:
             raise pickle.UnpicklingError("arguments that are no tuple")
-        self.budget.charge(_CALL)
+        self.budget.charge(CALL)
         check = _CHECKS.get(called)
         if arguments and (called in _MADE_BY_OTHERS or (check and not check(self, arguments))):
             self.budget.refuse(f"no state that was saved calls {called.__name__} with such arguments")

@@ -19,9 +19,9 @@ from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats import digests, statistics
 from marlin_ckpt.formats.digests import Digesting
 from marlin_ckpt.formats.manifest import Manifest
+from marlin_ckpt.formats.shared import Held, Shared
 from marlin_ckpt.formats.torch.memory import memory
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
-from marlin_ckpt.formats.torch.shared import Held, Shared
 from marlin_ckpt.formats.zip import planning, structures, writer
 from marlin_ckpt.formats.zip.planning import Plan
 from marlin_ckpt.formats.zip.structures import ALIGNMENT

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from isal import isal_zlib
 
 from marlin_ckpt.formats.digests import PIECE_BYTES, Hashing, first_of
-from marlin_ckpt.formats.torch.shared import Same
+from marlin_ckpt.formats.shared import Same
 from marlin_ckpt.saving.sharing.decide import Copy
 from marlin_ckpt.saving.sharing.past import Source
 from marlin_ckpt.storage.target import Span

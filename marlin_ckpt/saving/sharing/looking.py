@@ -7,7 +7,7 @@ from collections import OrderedDict
 from marlin_ckpt.entries import Identity
 from marlin_ckpt.errors import MarlinError
 from marlin_ckpt.formats import digests
-from marlin_ckpt.formats.torch.shared import Held
+from marlin_ckpt.formats.shared import Held
 from marlin_ckpt.formats.zip.reader import read_saved
 from marlin_ckpt.saving.sharing.decide import Records
 from marlin_ckpt.storage.local.files import FileSource, closing, open_regular

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from marlin_ckpt.entries import Identity
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.digests import new_hash
-from marlin_ckpt.formats.torch.shared import Held
+from marlin_ckpt.formats.shared import Held
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.saving.sharing.looking import Looks, held_in, identity_of, is_unchanged, opened
 from marlin_ckpt.storage.local.cloning import block_bytes

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from marlin_ckpt.distributed.shards.durable import Facts
-from marlin_ckpt.formats.torch.shared import Held, Shared
+from marlin_ckpt.formats.shared import Held, Shared
 from marlin_ckpt.saving.sharing.comparing import Data
 from marlin_ckpt.saving.sharing.past import Staying
 from marlin_ckpt.saving.sharing.sharing import Sharing

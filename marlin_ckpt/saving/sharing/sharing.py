@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 from marlin_ckpt.fields import PathText
 from marlin_ckpt.formats.digests import Origin, check_installed
 from marlin_ckpt.formats.manifest import Manifest
-from marlin_ckpt.formats.torch.shared import ChangedError, Held, Same, Shared, alignment_for
+from marlin_ckpt.formats.shared import ChangedError, Held, Same, Shared, alignment_for
 from marlin_ckpt.formats.torch.writer import Written
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
 from marlin_ckpt.saving.sharing import decide

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from marlin_ckpt.formats.pickle.storages import tensor_names
 from marlin_ckpt.formats.shards.items import whole_crc32
+from marlin_ckpt.formats.shared import Shared
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.formats.torch.pickler import Encoded
-from marlin_ckpt.formats.torch.shared import Shared
 from marlin_ckpt.formats.torch.writer import Written
 from marlin_ckpt.formats.zip.planning import Plan
 from marlin_ckpt.formats.zip.structures import ALIGNMENT

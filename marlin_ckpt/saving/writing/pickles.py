@@ -13,12 +13,12 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from marlin_ckpt.errors import MarlinError
+from marlin_ckpt.formats.shared import alignment_for
 from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.formats.torch.facts import Known, storages_of
 from marlin_ckpt.formats.torch.memory import identity
 from marlin_ckpt.formats.torch.outline import Outline, outline
 from marlin_ckpt.formats.torch.pickler import Encoded, encode
-from marlin_ckpt.formats.torch.shared import alignment_for
 from marlin_ckpt.formats.torch.template import MARK, SCALARS, Template, cut
 from marlin_ckpt.formats.zip.planning import Plan
 from marlin_ckpt.formats.zip.structures import ALIGNMENT
