@@ -55,9 +55,12 @@ class Crew:
 
 
 def processes() -> ForkServerContext:
-    """Makes processes that are forked from one which has imported what all of them need, and no more."""
+    """Makes processes that are forked from one which has imported what all of them need, and no more.
+
+    That is what each process looks into when it starts, and what the first optimizer imports.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.__main__"])  # which each process looks into when it starts
+    context.set_forkserver_preload(["benchmarks.__main__", "torch._dynamo"])
     return context
 
 

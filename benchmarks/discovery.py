@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.interleaved import Call, medians
 from benchmarks.report import Row, Setting
+from benchmarks.states import QUICK
 from marlin_ckpt import Checkpoint, DefaultCheckpointer, DefaultCheckpointerArguments, get_latest_file
 
 _EMPTY_PROGRAM = """
@@ -60,7 +61,7 @@ def _scan(directory: Path) -> None:
 
 def finding(setting: Setting) -> list[Row]:
     """Commands beside a Typer program that does nothing, and the discovery beside one pass of a directory."""
-    rounds = setting.rounds * 4
+    rounds = setting.rounds * (1 if setting.sizes is QUICK else 4)
     few = _fill(setting.directory / "few", setting.sizes.few_files)
     many = _fill(setting.directory / "many", setting.sizes.many_files)
     saved = _saved(setting.directory / "saved")

@@ -11,7 +11,7 @@ MOST_KILLS = 60  # until one does harm
 
 @pytest.fixture(scope="module")
 def killed(cases):
-    many = cases(5, 150)
+    many = cases(3, 150)
     harming = {"early": MOST_KILLS, "plain": MOST_KILLS}
     return found_by("async_kills.py", direct=many, buffered=many, saver=many, **harming)
 

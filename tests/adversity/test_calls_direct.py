@@ -72,7 +72,7 @@ def codes(cases: Callable[[int, int], int]) -> dict[str, list[int]]:
 @pytest.fixture(scope="module")
 def one_in(cases: Callable[[int, int], int]) -> int:
     """Each call fails with one in so many of the errors; the errors take turns with the calls."""
-    return cases(3, 1)
+    return cases(5, 1)
 
 
 def faults(campaign: Campaign, codes: dict[str, list[int]], later: str, one_in: int) -> Iterator[Fault]:

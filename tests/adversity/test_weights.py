@@ -25,7 +25,7 @@ small_disk = test_disk.small_disk  # a fixture
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory, cases) -> Session:
     groups = ["looking", "ordinary", "amplified", "swollen", "slow"][: cases(3, 5)]
-    return attack(tmp_path_factory.mktemp("hostile"), groups, [*FILES_READ], cases(6, 1))
+    return attack(tmp_path_factory.mktemp("hostile"), groups, [*FILES_READ], cases(12, 1))
 
 
 def test_nothing_of_any_file_runs_and_nothing_is_left(session):

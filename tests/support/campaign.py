@@ -64,6 +64,7 @@ PARTS = {
         "adversity/test_strace.py",
         "adversity/test_strace_shared.py",
         "adversity/test_transaction_calls.py",
+        "unit/checkpointer/test_sharing_of_ranks.py",
     ],
     "races": [  # of processes, of threads, and of those that plant links
         "adversity/test_planted.py",
@@ -91,7 +92,9 @@ PARTS = {
         "cli/test_prove_resume.py",
         "cli/test_train_ranks.py",
         "cli/test_terminal.py",
+        "unit/distributed/test_resharding.py",
         "unit/package/test_docs.py",
+        "unit/training/parallel/test_ddp.py",
     ],
     "supervisor": ["adversity/test_supervisor.py"],
     "torchrun": ["adversity/test_torchrun_kills.py", "integrations/test_torchrun.py"],

@@ -119,10 +119,14 @@ def _loads(path: str, step: int) -> bool:
     return all(same(full(one), full(state)) for one in (found, ours))
 
 
-def share_all(directory: str) -> dict[str, Any]:
+WAYS = {"behind": {"asynchronous": True, "statistics": True}, "at once": {}}
+
+
+def share_all(directory: str, ways: list[str]) -> dict[str, Any]:
     """Runs that share and one that does not: what each rank shares, and whether all is read as it was."""
     found: dict[str, Any] = {}
-    for name, how in {"at once": {}, "behind": {"asynchronous": True, "statistics": True}}.items():
+    for name in ways:
+        how = WAYS[name]
         with clones() as made:
             paths = _saved(os.path.join(directory, name), 5, keep=2, **how)[3:]
             shared = made.large
@@ -195,16 +199,16 @@ def _rotten(shard: Path) -> None:
     os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-_CHANGES = [
-    (_replaced, "before"), (_gone, "before"), (_rotten, "before"), (_truncated, "meanwhile"),
-    (_flipped, "meanwhile"),
+CHANGES = [
+    (_replaced, "before"), (_rotten, "before"), (_flipped, "meanwhile"), (_gone, "before"),
+    (_truncated, "meanwhile"),
 ]  # fmt: skip
 
 
-def meddle_all(directory: str) -> dict[str, Any]:
+def meddle_all(directory: str, count: int) -> dict[str, Any]:
     """Sources that change at rank 1: before it looks at them, and while it shares."""
     found: dict[str, Any] = {}
-    for change, when in _CHANGES:
+    for change, when in CHANGES[:count]:
         name = f"{change.__name__[1:]} {when}"
         here = os.path.join(directory, name)
         with clones() as made:

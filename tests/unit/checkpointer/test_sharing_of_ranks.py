@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +16,15 @@ from marlin_ckpt.formats.zip.directory import read_directory
 from marlin_ckpt.storage.paths import open_source
 from tests.support import ranks
 from tests.support.shared_saves import in_place, origins
+from tests.support.sharing_ranks import CHANGES, WAYS
 
 _WORK = "tests.support.sharing_ranks"
 _RANKS = 2
+
+
+@pytest.fixture
+def place(directory: str) -> Path:
+    return Path(directory)
 
 
 def items_of(path) -> bytes:
@@ -31,10 +38,11 @@ def shards_of(folder) -> list[str]:
     return [os.path.join(folder, f"__{rank}_0.distcp") for rank in range(_RANKS)]
 
 
-def test_each_rank_shares_its_own_and_the_folder_is_what_it_would_be_if_none_did(tmp_path):
-    found = ranks.run(_RANKS, f"{_WORK}:share_all", directory=str(tmp_path))
+def test_each_rank_shares_its_own_and_the_folder_is_what_it_would_be_if_none_did(place, cases):
+    ways = [*WAYS][: cases(1, len(WAYS))]
+    found = ranks.run(_RANKS, f"{_WORK}:share_all", directory=str(place), ways=ways)
 
-    for name in ("at once", "behind"):
+    for name in ways:
         for rank, one in enumerate(each[name] for each in found):
             assert one["shared"]
             assert one["loads"] == [True] * 2
@@ -44,24 +52,24 @@ def test_each_rank_shares_its_own_and_the_folder_is_what_it_would_be_if_none_did
             assert [each["trained"] for each in one["origins"]] == [4, 5]
             assert [each["turns"] for each in one["origins"]] == [4, 5]
         for index in (3, 4):
-            folder, other = (tmp_path / one / f"model_{index}.dcp" for one in (name, "written"))
+            folder, other = (place / one / f"model_{index}.dcp" for one in (name, "written"))
             assert (folder / ".metadata").read_bytes() == (other / ".metadata").read_bytes()
             for shard, written in zip(shards_of(folder), shards_of(other), strict=True):
                 assert items_of(shard) == items_of(written)
                 assert in_place(shard) == {*origins(shard)} != set()
             assert verify(folder).status is Status.INTACT
             alone = load(folder)  # by one process, of what two saved
-            dcp_to_torch_save(folder, tmp_path / "whole.pt")
-            stock = torch.load(tmp_path / "whole.pt", weights_only=False)
+            dcp_to_torch_save(folder, place / "whole.pt")
+            stock = torch.load(place / "whole.pt", weights_only=False)
             for key in ("frozen", "turns", "trained", "alike", "small"):
                 assert torch.equal(alone[key], stock[key])
-    kept, other = (read_statistics(tmp_path / one / "model_4.dcp") for one in ("behind", "written"))
+    kept, other = (read_statistics(place / one / "model_4.dcp") for one in ("behind", "written"))
     for name, one in kept.items():
         assert tuple(one) == pytest.approx(tuple(other[name]))
 
 
-def test_a_saver_and_a_checkpointer_share_and_where_files_cannot_nothing_is_laid_out_otherwise(tmp_path):
-    for rank, found in enumerate(ranks.run(_RANKS, f"{_WORK}:save_in_each_way", directory=str(tmp_path))):
+def test_a_saver_and_a_checkpointer_share_and_where_files_cannot_nothing_is_laid_out_otherwise(place):
+    for rank, found in enumerate(ranks.run(_RANKS, f"{_WORK}:save_in_each_way", directory=str(place))):
         own = f"by rank.{rank}"
         assert found["saver"]["frozen"] == found["saver"][own] == 1
         assert found["saver"]["trained"] == 3
@@ -70,14 +78,17 @@ def test_a_saver_and_a_checkpointer_share_and_where_files_cannot_nothing_is_laid
         assert found["unable"] == found["without"]
 
 
-def test_a_shard_that_somebody_changes_is_not_shared_with_and_where_one_has_rotted_it_is_found(tmp_path):
-    for rank, found in enumerate(ranks.run(_RANKS, f"{_WORK}:meddle_all", directory=str(tmp_path))):
+def test_a_shard_that_somebody_changes_is_not_shared_with_and_where_one_has_rotted_it_is_found(place, cases):
+    count = cases(3, len(CHANGES))
+    all_found = ranks.run(_RANKS, f"{_WORK}:meddle_all", directory=str(place), count=count)
+    for rank, found in enumerate(all_found):
+        assert len(found) == count
         for name, (origin, was_met, loads) in found.items():
             assert was_met
             is_rotten = "rotten" in name
             assert loads is not is_rotten, name
             assert origin == (3 if (rank and not is_rotten) or "gone" in name else 1), name
-    for folder in tmp_path.glob("*/model_2.dcp"):
+    for folder in place.glob("*/model_2.dcp"):
         found = verify(folder)
         if "rotten" in str(folder):
             assert found.status is Status.CORRUPT
@@ -88,12 +99,12 @@ def test_a_shard_that_somebody_changes_is_not_shared_with_and_where_one_has_rott
             assert read_statistics(folder)["frozen"].norm == pytest.approx(wanted)
 
 
-def test_what_a_system_refuses_to_share_is_written_and_a_full_disk_fails_the_save_at_all_ranks(tmp_path):
-    found = ranks.run(_RANKS, f"{_WORK}:refuse_all", directory=str(tmp_path))
+def test_what_a_system_refuses_to_share_is_written_and_a_full_disk_fails_the_save_at_all_ranks(place):
+    found = ranks.run(_RANKS, f"{_WORK}:refuse_all", directory=str(place))
 
     for one in found:
         assert one["EIO"] == [0, ["model_0.dcp", "model_1.dcp", "model_2.dcp"], [True] * 3]
         assert one["ENOSPC"] == [errno.ENOSPC, ["model_0.dcp", "model_1.dcp"], [True] * 3]
         assert one["changes meanwhile"]
-    for folder in tmp_path.glob("*/*.dcp"):
+    for folder in place.glob("*/*.dcp"):
         assert verify(folder).status is Status.INTACT

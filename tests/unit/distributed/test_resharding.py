@@ -10,11 +10,11 @@ _WORK = "tests.support.loading_ranks"
 _SAVED = {"rows": "run", "columns": "stock", "fsdp+tp": "run"}  # how it is sharded, and who saves it
 _LOADED = {
     4: [
-        ("columns", "rows"),
-        ("rows", "columns"),
         ("rows", "hsdp"),
         ("fsdp+tp", "tp"),
         ("columns", "fsdp+tp"),
+        ("columns", "rows"),
+        ("rows", "columns"),
     ],
     2: [("columns", "rows"), ("fsdp+tp", "columns"), ("rows", "plain")],
     1: [("columns", "plain"), ("fsdp+tp", "plain")],
@@ -30,11 +30,11 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.parametrize("world_size", _LOADED)
-def test_modules_and_optimizers_get_what_was_saved_at_another_number_of_ranks(folders, world_size):
-    cases = [[folders[saved], kind] for saved, kind in _LOADED[world_size]]
+def test_modules_and_optimizers_get_what_was_saved_at_another_number_of_ranks(folders, world_size, cases):
+    chosen = [[folders[saved], kind] for saved, kind in _LOADED[world_size]][: cases(3, 5)]
 
-    for found in ranks.run(world_size, f"{_WORK}:reshard", cases=cases):
-        assert len(found) == 2 * len(cases)
+    for found in ranks.run(world_size, f"{_WORK}:reshard", cases=chosen):
+        assert len(found) == 2 * len(chosen)
         assert {case: differences for case, differences in found.items() if differences} == {}
 
 

@@ -254,7 +254,7 @@ def test_no_key_token_or_signature_is_in_a_log_an_error_or_a_traceback(
         monkeypatch.setattr(client, "_clients", {})
     caplog.set_level(logging.DEBUG)
     said = []
-    with opened(s3, proxy.endpoint, timeout="0.3s", give_up_after="0.1s") as store:
+    with opened(s3, proxy.endpoint, timeout="0.1s", give_up_after="0.05s") as store:
         for number, fault in enumerate(faults):
             if fault is not None:
                 proxy.rule = always("(Get|Head|Put|List|Delete|Create|Upload).*", fault)
