@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import tempfile
 import time
 import traceback
@@ -105,6 +106,7 @@ def _rank(
 ) -> None:
     rank, world_size, store = place
     torch.set_num_threads(1)
+    os.environ["LOCAL_WORLD_SIZE"] = str(world_size)  # as torchrun does
     dist.init_process_group("gloo", init_method=Path(store).as_uri(), rank=rank, world_size=world_size)
     commands: Commands = {}
     with contextlib.suppress(EOFError):  # nobody has commands any more

@@ -41,7 +41,7 @@ class Source(Protocol):
 class _InStretches(Protocol):
     """A source that is faster where it knows what is read next."""
 
-    def stretch(self, offset: int, size: int) -> AbstractContextManager[Source]:
+    def stretch(self, offset: int, size: int, *, is_own: bool = False) -> AbstractContextManager[Source]:
         """As the function below."""
 
 
@@ -55,7 +55,9 @@ class _Far(Protocol):
         """As the function below."""
 
 
-def stretch(source: Source, offset: int, size: int) -> AbstractContextManager[Source]:
+def stretch(
+    source: Source, offset: int, size: int, *, is_own: bool = False
+) -> AbstractContextManager[Source]:
     """The same source for a reader that goes through a stretch of it, piece by piece and in order.
 
     An object in a store is then asked for once, and not for each piece; of a file the kernel reads ahead.
@@ -64,8 +66,13 @@ def stretch(source: Source, offset: int, size: int) -> AbstractContextManager[So
         source: that is read.
         offset: where the stretch begins.
         size: its length.
+        is_own: whether no other rank reads it; else those of one machine share what one of them has read.
     """
-    return source.stretch(offset, size) if isinstance(source, _InStretches) else nullcontext(source)
+    return (
+        source.stretch(offset, size, is_own=is_own)
+        if isinstance(source, _InStretches)
+        else nullcontext(source)
+    )
 
 
 def read_each(

@@ -14,11 +14,13 @@ from marlin_ckpt.distributed.reads.scattering import scatter, straight
 from marlin_ckpt.errors import CorruptCheckpointError
 from marlin_ckpt.formats.zip.records import holds
 from marlin_ckpt.formats.zip.structures import Record
-from marlin_ckpt.storage.source import Source
+from marlin_ckpt.storage.source import Source, stretch
 from marlin_ckpt.storage.threads import in_order
 
 _PIECE_BYTES = 512 << 10  # fits the second-level cache, where the CRC costs least
 _TASK_BYTES = 16 << 20  # that a thread takes at once
+_NEAR_BYTES = 64 << 10  # between two parts; to read it costs less than to ask anew
+_SPARSE_SHARE = 8  # of what is read for a piece, if one part in so many is not needed
 
 
 class Data(NamedTuple):
@@ -92,11 +94,13 @@ class Fill:
         data: of the piece.
         runs: of its bytes, in their order.
         target: that they go to; it expects this fill.
+        is_own: whether no other rank is going to need these bytes.
     """
 
     data: Data
     runs: list[Runs]
     target: Target
+    is_own: bool = False
     _left: int = 0
     _crcs: dict[int, tuple[int, int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -120,6 +124,11 @@ class Fill:
                 else:
                     found.append((first, last))
         return found
+
+    def is_dense(self) -> bool:
+        """Whether nearly all that has to be read is needed here; else it may be another rank's as well."""
+        read = sum(end - start for start, end in self.stretches())
+        return (read - sum(one.size * one.number for one in self.runs)) * _SPARSE_SHARE <= read
 
     def begin(self, parts: int) -> None:
         """Says in how many parts it is going to be read."""
@@ -154,6 +163,10 @@ class _Part(NamedTuple):
     @property
     def size(self) -> int:
         return self.end - self.start
+
+    @property
+    def offset(self) -> int:
+        return self.fill.data.start + self.start
 
 
 def _is(data: Data, stated: int, crc32: int) -> bool:
@@ -211,11 +224,32 @@ def _do(task: list[_Part]) -> None:
     scratch = memoryview(
         bytearray(_PIECE_BYTES if len(task) > 1 or task[0].size > _PIECE_BYTES else task[0].size)
     )
+    for group in _together(task):
+        (source, is_own), start = _reader_of(group[0]), group[0].offset
+        with stretch(source, start, group[-1].offset + group[-1].size - start, is_own=is_own) as near:
+            for part in group:
+                _read(part, near, scratch)
+
+
+def _reader_of(part: _Part) -> tuple[Source, bool]:
+    """What a part is read from, and whether by this rank alone."""
+    return part.fill.data.source, part.fill.is_own
+
+
+def _together(task: list[_Part]) -> Iterator[list[_Part]]:
+    """Puts those parts together that one reader goes through in order."""
+    group: list[_Part] = []
     for part in task:
-        _read(part, scratch)
+        if group:
+            gap = part.offset - group[-1].offset - group[-1].size
+            if not (0 <= gap <= _NEAR_BYTES and _reader_of(part) == _reader_of(group[-1])):
+                yield group
+                group = []
+        group.append(part)
+    yield group
 
 
-def _read(part: _Part, scratch: memoryview) -> None:
+def _read(part: _Part, source: Source, scratch: memoryview) -> None:
     fill, data = part.fill, part.fill.data
     memory = fill.target.memory
     starts = [one.source for one in fill.runs]
@@ -225,7 +259,7 @@ def _read(part: _Part, scratch: memoryview) -> None:
         end = min(start + _PIECE_BYTES, part.end)
         here = straight(fill.runs, starts, start, end)
         piece = scratch[: end - start] if here is None else memory[here : here + end - start]
-        if data.source.read_into(data.start + start, piece) < len(piece):
+        if source.read_into(data.start + start, piece) < len(piece):
             what = f"truncated: the file ends within tensor {data.name}"
             raise CorruptCheckpointError(what, data.source.path, tensors=(data.name,))
         if data.blocks:

@@ -106,7 +106,7 @@ def read_tensors(sharded: Sharded, wanted: Iterable[Wanted]) -> None:
 
 
 class _Job(NamedTuple):
-    """A piece of a tensor, and what of it goes where."""
+    """A piece of a tensor, and what of it goes where; whether other ranks load the rest of the tensor."""
 
     item: Item
     box: Box
@@ -114,10 +114,13 @@ class _Job(NamedTuple):
     stride: tuple[int, ...]
     item_bytes: int
     target: Target
+    is_split: bool
 
     def fill(self, data: Any) -> Fill:
         found = runs(self.box, self.place, self.stride, self.item_bytes)
-        return Fill(data, found, self.target)
+        fill = Fill(data, found, self.target)
+        fill.is_own = self.is_split and fill.is_dense()
+        return fill
 
 
 def pieces_of(index: Index, name: str, box: Box, path: str) -> list[tuple[Item, Box]]:
@@ -151,9 +154,10 @@ def pieces_of(index: Index, name: str, box: Box, path: str) -> list[tuple[Item, 
 def _jobs(sharded: Sharded, one: Wanted) -> Iterator[_Job]:
     dtype = dtype_of(sharded, one.name)
     target, stride = _target(one, dtype)
+    is_split = one.box.shape != tuple(sharded.index.shape(one.name))
     for item, box in pieces_of(sharded.index, one.name, one.box, sharded.path):
         target.expect()
-        yield _Job(item, box, one.box, stride, dtype.itemsize, target)
+        yield _Job(item, box, one.box, stride, dtype.itemsize, target, is_split)
 
 
 def _target(one: Wanted, dtype: torch.dtype) -> tuple[Target, tuple[int, ...]]:

@@ -109,12 +109,12 @@ class FileSource:
         return done
 
     @contextlib.contextmanager
-    def stretch(self, offset: int, size: int) -> Iterator["FileSource"]:
+    def stretch(self, offset: int, size: int, *, is_own: bool = False) -> Iterator["FileSource"]:
         """The same file, for a reader that goes through a stretch of it; see `stretch`."""
         if size < _WORTH_OPENING_BYTES:
             yield self
             return
-        with self._readers.reading(offset, size) as (fd, past_cache):
+        with self._readers.reading(offset, size, is_own=is_own) as (fd, past_cache):
             yield FileSource(fd, self.path, past_cache)
 
     def read_each(

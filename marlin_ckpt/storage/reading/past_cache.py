@@ -103,17 +103,23 @@ class Reader:
         except OSError:  # /proc may not be mounted
             self.fd = fd
         ranks = next(filter(None, map(os.environ.get, _RANKS)), "1")
-        self._may_pass = ranks == "1" and self.fd != fd
+        self._is_alone = ranks == "1"
+        self._may_pass = self.fd != fd
         self._past_cache: PastCache | None = None
 
-    def past_cache(self, offset: int, size: int) -> PastCache | None:
+    def past_cache(self, offset: int, size: int, *, is_own: bool = False) -> PastCache | None:
         """What reads a stretch past the page cache.
+
+        Args:
+            offset: where the stretch begins.
+            size: its length.
+            is_own: whether no other rank reads it; else all of this machine may read the same.
 
         Returns:
             None where that is no faster: the stretch is in it, other ranks of this machine read the same, or
             the file system has no O_DIRECT.
         """
-        if not (self._may_pass and is_cold(self.fd, offset, size)):
+        if not (self._may_pass and (is_own or self._is_alone) and is_cold(self.fd, offset, size)):
             return None
         if self._past_cache is None:
             try:

@@ -31,12 +31,15 @@ class Readers:
         self._is_closed = False
 
     @contextlib.contextmanager
-    def reading(self, offset: int, size: int) -> Iterator[tuple[int, "PastCache | None"]]:
+    def reading(
+        self, offset: int, size: int, *, is_own: bool = False
+    ) -> Iterator[tuple[int, "PastCache | None"]]:
         """Opens the file for a stretch, or takes what was opened for another one that has ended.
 
         Args:
             offset: where the stretch begins.
             size: its length.
+            is_own: whether no other rank reads it.
 
         Yields:
             a descriptor of its own, and what reads the stretch past the page cache; see `past_cache.Reader`.
@@ -48,7 +51,7 @@ class Readers:
         except IndexError:
             reader = Reader(self._fd)
         try:
-            yield reader.fd, reader.past_cache(offset, size)
+            yield reader.fd, reader.past_cache(offset, size, is_own=is_own)
         finally:
             self._free.append(reader)
             if self._is_closed:

@@ -69,8 +69,9 @@ class S3Source:
         return size
 
     @contextlib.contextmanager
-    def stretch(self, offset: int, size: int) -> Iterator[Source]:
+    def stretch(self, offset: int, size: int, *, is_own: bool = False) -> Iterator[Source]:
         """Reads a stretch by one request, from its front to its back; see `source.stretch`."""
+        del is_own
         if size <= _SMALL_BYTES or offset >= self.size_bytes - len(self._tail):
             yield self
             return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from isal import isal_zlib
 
-from marlin_ckpt.distributed.reads import filling
+from marlin_ckpt.distributed.reads import filling, tensors
 from marlin_ckpt.distributed.reads.boxes import Box, is_ordered, runs, shared
 from marlin_ckpt.distributed.reads.filling import Data, Fill, Target, fill_all, fill_now
 from marlin_ckpt.errors import CorruptCheckpointError
@@ -33,6 +35,19 @@ class _File:
 
     def read(self, offset: int, size: int) -> bytes:
         return self._data[offset : offset + size]
+
+
+class _InStretches(_File):
+    """The same, which notes as what stretches it is read."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.stretches: list[tuple[int, int, bool]] = []
+
+    @contextlib.contextmanager
+    def stretch(self, offset: int, size: int, *, is_own: bool = False) -> Iterator[_File]:
+        self.stretches.append((offset, offset + size, is_own))
+        yield self
 
 
 @st.composite
@@ -118,6 +133,52 @@ def test_each_flip_in_what_is_read_is_found(has_blocks):
         with pytest.raises(CorruptCheckpointError, match="the CRC of tensor w does not hold") as caught:
             fill_all([fill])
         assert caught.value.tensors == ("w",)
+
+
+def test_pieces_that_are_near_one_another_in_a_file_are_read_as_one_stretch():
+    data, box = bytes(range(100)), Box((0,), (100,))
+    far = 200 + filling._NEAR_BYTES + 101
+    file, other = _InStretches(bytes(far + 200)), _InStretches(bytes(100))
+    places = [
+        (file, 0, True),
+        (file, 150, True),
+        (file, far, True),
+        (file, far + 100, False),
+        (other, 0, False),
+    ]
+    fills, targets = [], []
+    for source, start, is_own in places:
+        source._data = source._data[:start] + data + source._data[start + 100 :]
+        targets.append(bytearray(100))
+        target = Target(lambda own=targets[-1]: memoryview(own))
+        target.expect()
+        about = Data("w", source, start, 100, isal_zlib.crc32(data))
+        fills.append(Fill(about, runs(box, box, (1,), 1), target, is_own))
+    fill_now(fills)
+    assert targets == [data] * len(places)
+    assert file.stretches == [(0, 250, True), (far, far + 100, True), (far + 100, far + 200, False)]
+    assert other.stretches == [(0, 100, False)]
+
+
+@pytest.mark.parametrize(
+    ("place", "is_split", "is_own"),
+    [
+        (Box((0, 0), (16, 32)), True, True),
+        (Box((0, 0), (16, 32)), False, False),  # every rank has the whole tensor
+        (Box((0, 0), (16, 16)), True, False),  # the columns of all ranks are in each block
+        (Box((4, 0), (8, 32)), True, True),
+        (Box((4, 0), (1, 32)), True, False),  # half of the block is another rank's
+    ],
+)
+def test_what_a_rank_needs_of_a_piece_is_its_own_where_it_is_a_part_of_the_tensor_in_whole_blocks(
+    place, is_split, is_own
+):
+    data = bytes(512)
+    about = _data(_File(data), data, has_blocks=True)
+    target = Target(lambda: memoryview(bytearray(512)))
+    stride = place.shape[1], 1
+    job = tensors._Job(None, Box((0, 0), (16, 32)), place, stride, 1, target, is_split)
+    assert job.fill(about).is_own == is_own
 
 
 def test_a_file_that_ends_early_is_corrupt():

@@ -225,6 +225,20 @@ def test_ranks_of_one_machine_share_the_page_cache(
     assert not _is_past_cache(cold)
 
 
+def test_what_one_of_several_ranks_reads_alone_is_read_past_the_page_cache(
+    is_direct: None, cold: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ, "LOCAL_WORLD_SIZE": "2"})
+    opened: list[int] = []
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags: opened.append(flags) or real(path, flags))
+    with open(cold, "rb") as file, contextlib.closing(FileSource(file.fileno(), str(cold))) as source:
+        for is_own in (False, True):
+            with stretch(source, 0, len(DATA), is_own=is_own) as near:
+                assert near.read(4097, PIECE) == DATA[4097 : 4097 + PIECE]
+            assert any(flags & os.O_DIRECT for flags in opened) == is_own
+
+
 def test_a_rank_that_is_alone_on_its_machine_does_not(
     is_direct: None, cold: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
