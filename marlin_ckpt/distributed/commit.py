@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from marlin_ckpt.distributed.failures import together
+from marlin_ckpt.distributed.failures import together, told_by_main
 from marlin_ckpt.distributed.metadata import NAME as METADATA
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.distributed.shards.durable import Facts, write_durably
@@ -175,8 +175,7 @@ class Staged:
         Raises:
             StorageError: as `Staging`; at all ranks.
         """
-        made = together(self._ranks, lambda: self._made(overwrite, more) if self._ranks.is_main else None)
-        name, *told = self._ranks.told(made)
+        name, *told = told_by_main(self._ranks, lambda: self._made(overwrite, more))
         return Begun(os.path.join(os.path.dirname(self._path), name), *told)
 
     def _made(self, overwrite: bool, more: Callable[[], Any]) -> Begun:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -15,6 +16,10 @@ from marlin_ckpt.errors import RankError, Translating
 
 # gloo's own limit is 30 minutes, after which nobody knows any more what has happened.
 DEFAULT_TIMEOUT_S = 600.0
+# What is told goes around with its length in front, and is hardly ever longer. A second round would take
+# 0.3 ms, and where other threads are awake one in ten takes 3 ms (measured with two ranks on two cores).
+_AT_ONCE_BYTES = 512
+_LENGTH = struct.Struct("<Q")
 
 
 class Ranks:
@@ -119,11 +124,12 @@ class Ranks:
         if self.world_size == 1:
             return value
         data = pickle.dumps(value) if self.rank == by else b""
-        size = torch.tensor([len(data)])
-        self._broadcast(size, by)
-        sent = torch.frombuffer(bytearray(data or bytes(int(size))), dtype=torch.uint8)
-        self._broadcast(sent, by)
-        return value if self.rank == by else pickle.loads(sent.numpy().tobytes())  # noqa: S301 - of our own run
+        sent = _LENGTH.pack(len(data)) + data
+        told = self._broadcast(sent[:_AT_ONCE_BYTES].ljust(_AT_ONCE_BYTES, b"\0"), by)
+        end = _LENGTH.size + _LENGTH.unpack_from(told)[0]
+        if end > _AT_ONCE_BYTES:
+            told += self._broadcast(sent[_AT_ONCE_BYTES:] or bytes(end - _AT_ONCE_BYTES), by)
+        return value if self.rank == by else pickle.loads(told[_LENGTH.size : end])  # noqa: S301 - of our own run
 
     def gathered(self, data: bytes, *, is_fixed: bool = False) -> list[bytes] | None:
         """The bytes of each rank, in their order, at rank 0; None at the others.
@@ -186,10 +192,14 @@ class Ranks:
         options.reduceOp = by
         self._together(lambda group: group.allreduce([tensor], options))
 
-    def _broadcast(self, tensor: torch.Tensor, by: int) -> None:
+    def _broadcast(self, data: bytes, by: int) -> bytearray:
+        """What one rank has; the others give as many bytes, whatever these are."""
+        found = bytearray(data)
         options = dist.BroadcastOptions()
         options.rootRank, options.rootTensor = by, 0
-        self._together(lambda group: group.broadcast([tensor], options))
+        sent = torch.frombuffer(found, dtype=torch.uint8)
+        self._together(lambda group: group.broadcast([sent], options))
+        return found
 
     def _of_all(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         found = [torch.empty_like(tensor) for _ in range(self.world_size)]

@@ -18,6 +18,8 @@ from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import CorruptCheckpointError, MarlinError, RankError
 from tests.support.rank_modules import free_port
 
+LENGTHS_TOLD = [*range(470, 530), 100_000]  # with and without a second round
+
 
 def agree() -> dict:
     ranks = Ranks()
@@ -28,6 +30,9 @@ def agree() -> dict:
         "alike": ranks.are_alike(7, 2**62),
         "differ": ranks.are_alike(7, ranks.rank),
         "told": [ranks.told({"by": ranks.rank}), ranks.told("x" * ranks.rank, by=1)],
+        "lengths": [
+            len(ranks.told(b"z" * length if ranks.rank == 2 else None, by=2)) for length in LENGTHS_TOLD
+        ],
         "gathered": [len(one) for one in ranks.gathered(b"y" * ranks.rank) or []],
     }
 

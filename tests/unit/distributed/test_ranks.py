@@ -13,6 +13,7 @@ from marlin_ckpt.distributed.loading import agreed
 from marlin_ckpt.distributed.ranks import Ranks
 from marlin_ckpt.errors import MarlinError
 from tests.support import ranks
+from tests.support.agreeing_ranks import LENGTHS_TOLD
 
 _WORK = "tests.support.agreeing_ranks"
 
@@ -26,6 +27,7 @@ def test_three_ranks_agree_on_numbers_and_values():
         assert one["total"] == [1.5, 3.0]
         assert (one["alike"], one["differ"]) == (True, False)
         assert one["told"] == [{"by": 0}, "x"]
+        assert one["lengths"] == LENGTHS_TOLD
         assert one["gathered"] == ([0, 1, 2] if rank == 0 else [])
 
 
