@@ -8,6 +8,7 @@ import os
 from marlin_ckpt.storage.local.files import close_quietly
 from marlin_ckpt.storage.local.threads import PIECE_BYTES, give_back_buffers, take_buffer
 
+_PIECE_BYTES = 4 << 20  # of a buffer
 _BLOCK_BYTES = 4096  # the greatest logical block of a disk in use
 _LIBC = ctypes.PyDLL(None)
 _LOOKED_AT = 16  # pages of a stretch; to look at all of them takes a seventh of the time of a warm `verify`
@@ -129,7 +130,7 @@ class Reader:
                 return None
             buffer = take_buffer(PIECE_BYTES)
             self._stack.callback(give_back_buffers, [buffer])
-            self._past_cache = PastCache(self.fd, direct, buffer)
+            self._past_cache = PastCache(self.fd, direct, buffer[:_PIECE_BYTES])
         self._past_cache.begin(offset + size)
         return self._past_cache
 
