@@ -72,12 +72,24 @@ def _xfs(setting: Setting, size: int) -> Iterator[Path | None]:
         # Where it is sparse, the first write to each place is that of the file system below, and slow.
         write_raw(image, buffer(_RAW_BYTES), in_blocks(size))
         subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=True)
-        subprocess.run(["mount", "-o", "loop", image, top], check=True)
-        try:
-            yield top
-        finally:
-            wait_until_given_back()
-            subprocess.run(["umount", top], check=True)
+        with _looped(image) as device:
+            subprocess.run(["mount", device, top], check=True)
+            try:
+                yield top
+            finally:
+                wait_until_given_back()
+                subprocess.run(["umount", top], check=True)
+
+
+@contextlib.contextmanager
+def _looped(image: Path) -> Iterator[str]:
+    """A block device of that file, which writes past the page cache as a disk does: else the fsync would."""
+    command = ["losetup", "--find", "--show", "--direct-io=on", image]
+    device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 class _State:
