@@ -84,7 +84,7 @@ def _xfs(setting: Setting, size: int) -> Iterator[Path | None]:
 @contextlib.contextmanager
 def _looped(image: Path) -> Iterator[str]:
     """A block device of that file, which writes past the page cache as a disk does: else the fsync would."""
-    command = ["losetup", "--find", "--show", "--direct-io=on", image]
+    command = ["losetup", "--find", "--show", "--direct-io=on", str(image)]
     device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     try:
         yield device

@@ -22,6 +22,7 @@ from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.storage.local import files, publishing, system_calls, temporary
 from marlin_ckpt.storage.local.publishing import publish
+from tests.support.failing_calls import open_descriptors
 
 SYSTEM_CALLS = {"open", "mkdir", "write", "fsync", "close", "dup", "rename", "unlink", "flock"}
 
@@ -83,11 +84,6 @@ class Failing:
 
 def checkpoint(value: float) -> Checkpoint:
     return Checkpoint({"large": torch.full((300_000,), value), "small": torch.full((3,), value)}, {}, {})
-
-
-def open_descriptors() -> set[int]:
-    listed = set(map(int, os.listdir("/proc/self/fd")))  # with the one that the listing itself used
-    return {fd for fd in listed if os.path.lexists(f"/proc/self/fd/{fd}")}
 
 
 def faults_of_a_failed_save(checkpointer, seam, failing: Failing, code: int) -> Iterator[str]:
