@@ -22,7 +22,7 @@ from marlin_ckpt.formats.torch import writer
 from marlin_ckpt.naming import Kind
 from marlin_ckpt.storage.local import files, publishing, system_calls, temporary
 from marlin_ckpt.storage.local.publishing import publish
-from tests.support.failing_calls import open_descriptors
+from tests.support.leftovers import open_descriptors
 
 SYSTEM_CALLS = {"open", "mkdir", "write", "fsync", "close", "dup", "rename", "unlink", "flock"}
 

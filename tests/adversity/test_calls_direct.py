@@ -23,8 +23,8 @@ from tests.support.failing_calls import (
     REFUSALS,
     Campaign,
     Fault,
-    open_descriptors,
 )
+from tests.support.leftovers import open_descriptors
 
 KINDS = {
     "direct": {},

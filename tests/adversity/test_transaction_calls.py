@@ -12,8 +12,8 @@ from marlin_ckpt import StorageError
 from marlin_ckpt.directory import catalog, leftovers
 from marlin_ckpt.formats import verification
 from marlin_ckpt.storage.local import staging
-from tests.support.failing_calls import open_descriptors
 from tests.support.folder_checkpoints import read_all, save, staged
+from tests.support.leftovers import open_descriptors
 from tests.support.refused_calls import Refusal, refusals
 
 NAME = "checkpoint-500"

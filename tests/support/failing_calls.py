@@ -29,6 +29,7 @@ from marlin_ckpt.storage.local import (
     threads,
     writer,
 )
+from tests.support.leftovers import open_descriptors
 from tests.support.workers import PATIENCE_S
 
 CALLS = {"open", "close", "dup", "fstat", "stat", "scandir", "fcntl", "flock", "write", "pwrite"}
@@ -293,13 +294,3 @@ class Campaign:
             state = DefaultCheckpointer(self._arguments).load().module_interface_state
             return torch.equal(state["weight"], torch.full((3000,), 2.0))
         return False
-
-
-def open_descriptors() -> set[int]:
-    """Those of files and folders: a test's server in this process may open and close sockets meanwhile."""
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
-            if not os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
-                found.add(int(fd))
-    return found
