@@ -13,7 +13,7 @@ from benchmarks.interleaved import medians
 from benchmarks.report import Row, Setting
 from benchmarks.saving import has_room
 from benchmarks.sharded_loop import sharded_loop
-from benchmarks.sharded_state import forget_cached, rank
+from benchmarks.sharded_state import cache, forget_cached, rank
 from benchmarks.states import size_text
 
 _WORLD = 2
@@ -96,6 +96,7 @@ class _Group:
             if not all(map(partial(math.isclose, rel_tol=1e-6, abs_tol=1e-6), self.sums(), sums)):
                 raise RuntimeError(f"{command}: it has not loaded what was saved")
         self._crew.do(f"save raw {_RAW_MIB[0]}")
+        cache(self._setting.directory)
         text = f"{self._who} {what} {self._size}"
         rows = self._rows(f"{text}, warm", "load", ["load raw warm"], lambda: None, warm)
         if cold is not None:

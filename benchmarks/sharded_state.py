@@ -30,6 +30,8 @@ from marlin_ckpt.formats.manifest import Manifest
 from marlin_ckpt.formats.times import now
 from marlin_ckpt.naming import Kind
 
+_READ_BYTES = 8 << 20
+
 OURS, STOCK = "ours_1.dcp", "stock"  # folders
 State = dict[str, Any]
 
@@ -146,6 +148,14 @@ class Rank:
 def rank(shape: Shape, directory: str, raw_mib: tuple[int, ...]) -> Commands:
     """Makes a rank."""
     return Rank(shape, directory, raw_mib).commands()
+
+
+def cache(directory: Path) -> None:
+    """Brings all files of a directory into the page cache; what is written or read past it is not there."""
+    for path in (one for one in directory.rglob("*") if one.is_file()):
+        with path.open("rb", buffering=0) as file:
+            while file.read(_READ_BYTES):
+                continue
 
 
 def forget_cached(directory: Path) -> None:
