@@ -13,9 +13,10 @@ from marlin_ckpt.storage.piece_threads import PieceThreads
 # With several writes under way the disk does not wait for the next one. Measured on ext4, two cores: 447 ms
 # with three threads for 1.49 GB, 470 ms with two.
 _THREADS = 3
-# Four huge pages. Measured as often as the disk, whose own time varies by a half, asked for: 1.08 of a raw
-# write from 64 MiB with these, 1.14 with 4 MiB, and a seventh less processor time; with two ranks 1.11 and
-# 1.16. Before, in one run: 447 ms with 4 MiB, 511 ms with 2 MiB, 775 ms with 1 MiB in small pages.
+# Four huge pages. The disk's own time varies by a half, so these were measured in turns with it: saves took
+# 1.09 of a raw write's time, 1.15 with 4 MiB, and a seventh less processor time; two ranks 1.11 and 1.16; a
+# cold `verify` of 1.44 GB 627 ms and 695 ms. Before, in one run: saves 447 ms with 4 MiB, 511 ms with 2 MiB,
+# 775 ms with 1 MiB in small pages.
 PIECE_BYTES = 8 << 20
 MOST_KEPT = 4
 

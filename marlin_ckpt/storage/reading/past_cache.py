@@ -6,10 +6,9 @@ import mmap
 import os
 
 from marlin_ckpt.storage.local.files import close_quietly
+from marlin_ckpt.storage.local.system_calls import BLOCK_BYTES
 from marlin_ckpt.storage.local.threads import PIECE_BYTES, give_back_buffers, take_buffer
 
-_PIECE_BYTES = 4 << 20  # of a buffer
-_BLOCK_BYTES = 4096  # the greatest logical block of a disk in use
 _LIBC = ctypes.PyDLL(None)
 _LOOKED_AT = 16  # pages of a stretch; to look at all of them takes a seventh of the time of a warm `verify`
 # Of what is mostly in memory the rest is not worth a detour.
@@ -43,7 +42,7 @@ class PastCache:
         Args:
             end: of the stretch in the file: what comes behind it is another reader's, and not read in vain.
         """
-        self._end = -(-end // _BLOCK_BYTES) * _BLOCK_BYTES
+        self._end = -(-end // BLOCK_BYTES) * BLOCK_BYTES
         self._size = 0
         self._is_refused = False
 
@@ -68,7 +67,7 @@ class PastCache:
             return 0
         if not self._start <= offset < self._start + self._size:
             self._size = 0  # nothing, should this fail
-            self._start = offset - offset % _BLOCK_BYTES
+            self._start = offset - offset % BLOCK_BYTES
             wanted = self._end - self._start if self._start < self._end else len(self._buffer)
             try:
                 self._size = os.preadv(self._direct, [self._buffer[:wanted]], self._start)
@@ -130,7 +129,7 @@ class Reader:
                 return None
             buffer = take_buffer(PIECE_BYTES)
             self._stack.callback(give_back_buffers, [buffer])
-            self._past_cache = PastCache(self.fd, direct, buffer[:_PIECE_BYTES])
+            self._past_cache = PastCache(self.fd, direct, buffer)
         self._past_cache.begin(offset + size)
         return self._past_cache
 
