@@ -10,6 +10,7 @@ import torch
 
 from marlin_ckpt import Checkpoint, StateMismatchError
 from marlin_ckpt.errors import CorruptCheckpointError
+from marlin_ckpt.loading import optimizers
 from tests.support.restored import copied, net, same, saved, trained
 
 
@@ -225,9 +226,24 @@ def test_a_damaged_file_that_was_named_is_an_error_that_names_the_tensor(make_ch
     data = bytearray(path.read_bytes())
     data[data.index(bytes(module.weight.detach().numpy().tobytes()[:64])) + 7] ^= 1
     path.write_bytes(data)
+    live = torch.nn.Linear(64, 64)
+    loss = live(live(torch.ones(1, 64))).sum()
     with pytest.raises(CorruptCheckpointError) as caught:
-        checkpointer.load(into=Checkpoint(torch.nn.Linear(64, 64)))
+        checkpointer.load(into=Checkpoint(live))
     assert caught.value.tensors == ("module_interface_state.weight",)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):  # by what was read so far
+        loss.backward()
+
+
+def test_the_tensors_of_an_optimizer_are_compared_only_where_its_state_fits():
+    module, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 3)
+    state = trained(module).state_dict()
+    told, kept = optimizers.compared(state, trained(module), "optimizer")
+    assert told == []
+    assert {one.name for one in kept} >= {"state[0].exp_avg", "state[1].step"}
+    told, kept = optimizers.compared(state, trained(other), "optimizer")
+    assert told[0] == "optimizer.state[0].exp_avg is (2, 2) in the file, (3, 2) here"
+    assert kept == []
 
 
 def test_nothing_to_load_leaves_the_objects_as_they_are(make_checkpointer):
