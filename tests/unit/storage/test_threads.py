@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 
@@ -113,9 +114,12 @@ def test_an_interrupt_is_raised_when_the_tasks_under_way_have_ended_however_ofte
 
     def work(item: int) -> None:
         for number in range(3 if item == 0 else 0):
-            while len(interrupts) < number or sys._current_frames()[main].f_code is not WAIT:
+            while len(interrupts) <= number:
+                if sys._current_frames()[main].f_code is WAIT:
+                    signal.pthread_kill(main, signal.SIGUSR1)
+                    # Again, if need be: Python tells of one that comes just before a wait when that ends.
+                    time.sleep(0.05)
                 os.sched_yield()
-            signal.pthread_kill(main, signal.SIGUSR1)
         assert goes_on.wait(PATIENCE)
         ended.append(item)
 
@@ -125,7 +129,7 @@ def test_an_interrupt_is_raised_when_the_tasks_under_way_have_ended_however_ofte
             list(in_order(work, range(1000)))
     finally:
         signal.signal(signal.SIGUSR1, old)
-    assert len(interrupts) == 3
+    assert len(interrupts) >= 3
     assert 0 < len(ended) < 30
     for thread in set(threading.enumerate()) - before:
         thread.join(PATIENCE)  # idle ones, which the interrupts kept the pool from waiting for
