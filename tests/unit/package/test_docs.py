@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,16 @@ def test_each_command_of_a_page_prints_what_the_page_shows(
     assert not different, f"make readme puts in what is printed now:\n{different}"
 
 
-@pytest.mark.usefixtures("_served")
+@pytest.fixture
+def _handlers() -> Iterator[None]:
+    """Takes back the handlers of signals that a page's blocks set, which the tests behind this have not."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_served", "_handlers")
 @pytest.mark.parametrize(
     "page", named([page for page in PAGES if python(page) and page.name not in ELSEWHERE])
 )
